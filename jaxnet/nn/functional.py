@@ -1,0 +1,9 @@
+"""torch.nn.functional: the pure functions of this package under one name."""
+
+from jaxnet.losses import cross_entropy, mse_loss
+from jaxnet.nn.activation import relu, tanh
+from jaxnet.nn.conv import conv2d
+from jaxnet.nn.linear import linear
+from jaxnet.nn.pooling import max_pool2d
+
+__all__ = ["conv2d", "cross_entropy", "linear", "max_pool2d", "mse_loss", "relu", "tanh"]

@@ -1,0 +1,1 @@
+"""jaxnet beside PyTorch."""

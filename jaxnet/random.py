@@ -1,0 +1,325 @@
+"""PyTorch's CPU random numbers on the host, without PyTorch.
+
+`torch.manual_seed(s)` seeds an MT19937 twister with `init_genrand(s)`; numpy's
+legacy seeding gives the same 32-bit words. On top of the words this module
+repeats what ATen's CPU kernels do with them (`aten/src/ATen/native/cpu/
+DistributionTemplates.h` and `aten/src/ATen/core/DistributionsHelper.h`), so
+that a program which draws in the same order gets the same numbers.
+
+Everything here returns numpy arrays: drawing happens once, on the host, before
+anything is compiled.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+__all__ = ["Generator"]
+
+# torch.get_rng_state() for the CPU: a packed C++ struct (CPUGeneratorImplState),
+# which wraps the legacy TH layout. Fields in order, without padding surprises.
+_STATE = np.dtype(
+    {
+        "names": [
+            "seed",
+            "left",
+            "seeded",
+            "next",
+            "words",
+            "normal_x",
+            "normal_y",
+            "normal_rho",
+            "normal_is_valid",
+            "next_float_normal",
+            "next_float_is_valid",
+        ],
+        "formats": ["<u8", "<i4", "<i4", "<u8", ("<u8", 624)] + ["<f8"] * 3 + ["<i4", "<f4", "?"],
+        "offsets": [0, 8, 12, 16, 24, 5016, 5024, 5032, 5040, 5048, 5052],
+        "itemsize": 5056,
+    }
+)
+
+
+class Generator:
+    """A CPU random generator that repeats `torch.Generator`.
+
+    Args:
+        seed: any integer that torch takes, in [-2**63, 2**64). Like torch's
+            twister it is cut to its low 32 bits.
+
+    Raises:
+        TypeError: the seed is not an integer.
+        ValueError: the seed does not fit 64 bits.
+
+    Bit for bit torch's: `rand`, `uniform`, `randint`, `random_`, `randperm`,
+    and `bernoulli` of an array of probabilities. `randn` and `normal` agree to
+    4 ulp in float32 (torch's vector build rounds its logarithm, sine and cosine
+    its own way) and to 1e-15 in float64.
+
+    Not reproduced: `torch.Tensor.bernoulli_(p)` with one scalar p, and so the
+    mask of torch's dropout. Torch's x86 builds draw it from a vendor library.
+
+    >>> Generator(1).rand(3)
+    array([0.7576316 , 0.27931088, 0.40306926], dtype=float32)
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.manual_seed(seed)
+
+    def __repr__(self) -> str:
+        return f"Generator(seed={self._seed})"
+
+    def manual_seed(self, seed: int) -> "Generator":
+        """Starts over from `seed` and returns the generator, as torch does."""
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise TypeError(f"seed: {seed!r} is not an integer; give one, such as Generator(0)")
+        if not -(2**63) <= seed < 2**64:
+            raise ValueError(f"seed: {seed} does not fit 64 bits; accepted is [-2**63, 2**64)")
+        self._seed = int(seed) % 2**64
+        legacy: Any = np.random.RandomState(self._seed % 2**32).get_state(legacy=False)
+        self._bits = np.random.MT19937()
+        self._bits.state = {"bit_generator": "MT19937", "state": legacy["state"]}
+        self._next_normal: float | None = None
+        return self
+
+    def initial_seed(self) -> int:
+        """The seed that the generator was started from."""
+        return self._seed
+
+    # words
+
+    def _words(self, n: int) -> np.ndarray:
+        """The next n 32-bit words, as uint64."""
+        return self._bits.random_raw(n)
+
+    def _words64(self, n: int) -> np.ndarray:
+        """n 64-bit words, each from two 32-bit ones, the high half first."""
+        pairs = self._words(2 * n).reshape(n, 2)
+        return (pairs[:, 0] << np.uint64(32)) | pairs[:, 1]
+
+    # continuous
+
+    def rand(self, *size: int | Sequence[int], dtype: DTypeLike = np.float32) -> np.ndarray:
+        """Uniform numbers in [0, 1): `torch.rand`.
+
+        Args:
+            *size: the shape, as separate integers or one sequence.
+            dtype: float32 or float64.
+        """
+        return self.uniform(0.0, 1.0, size, dtype)
+
+    def uniform(
+        self,
+        low: float = 0.0,
+        high: float = 1.0,
+        size: int | Sequence[Any] = (),
+        dtype: DTypeLike = np.float32,
+    ) -> np.ndarray:
+        """Uniform numbers in [low, high): `torch.empty(size).uniform_(low, high)`."""
+        shape, kind = _shape(size), _float(dtype)
+        if not low <= high:
+            raise ValueError(f"low, high: [{low}, {high}) is empty; low must not exceed high")
+        unit = self._unit(math.prod(shape), kind)
+        return _fused(unit, kind(high) - kind(low), kind(low)).reshape(shape)
+
+    def _unit(self, n: int, kind: type[np.floating]) -> np.ndarray:
+        if kind is np.float32:
+            mask = np.uint64(2**24 - 1)
+            return (self._words(n) & mask).astype(np.float32) * np.float32(2.0**-24)
+        return (self._words64(n) & np.uint64(2**53 - 1)).astype(np.float64) * 2.0**-53
+
+    def randn(self, *size: int | Sequence[int], dtype: DTypeLike = np.float32) -> np.ndarray:
+        """Standard normal numbers: `torch.randn`."""
+        return self.normal(0.0, 1.0, size, dtype)
+
+    def normal(
+        self,
+        mean: float = 0.0,
+        std: float = 1.0,
+        size: int | Sequence[Any] = (),
+        dtype: DTypeLike = np.float32,
+    ) -> np.ndarray:
+        """Normal numbers: `torch.empty(size).normal_(mean, std)`.
+
+        Torch has two ways. Under 16 numbers each comes from 53-bit uniforms by
+        Box-Muller, and the second of a pair waits in the generator for the next
+        call. From 16 on, uniforms fill the tensor and are transformed in blocks
+        of 8 + 8; the last 16 are drawn again when the size is no multiple of 16.
+        """
+        shape, kind = _shape(size), _float(dtype)
+        if std < 0:
+            raise ValueError(f"std: {std} is negative; a standard deviation is at least 0")
+        n = math.prod(shape)
+        if n < 16:
+            flat = np.array([self._one_normal() for _ in range(n)], dtype=np.float64)
+            return (flat * std + mean).astype(kind).reshape(shape)
+        flat = self._unit(n, kind)
+        whole = n - n % 16
+        flat[:whole] = _box_muller_blocks(flat[:whole], kind)
+        if whole != n:
+            flat[-16:] = _box_muller_blocks(self._unit(16, kind), kind)
+        return (flat * kind(std) + kind(mean)).reshape(shape)
+
+    def _one_normal(self) -> float:
+        if self._next_normal is not None:
+            value, self._next_normal = self._next_normal, None
+            return value
+        u1, u2 = self._unit(2, np.float64)
+        radius = math.sqrt(-2.0 * math.log1p(-u2))
+        theta = 2.0 * math.pi * u1
+        self._next_normal = radius * math.sin(theta)
+        return radius * math.cos(theta)
+
+    # discrete
+
+    def randint(
+        self, low: int, high: int, size: int | Sequence[int] = (), dtype: DTypeLike = np.int64
+    ) -> np.ndarray:
+        """Integers in [low, high): `torch.randint(low, high, size)`."""
+        shape = _shape(size)
+        width = int(high) - int(low)
+        if width <= 0:
+            raise ValueError(f"low, high: [{low}, {high}) is empty; high must exceed low")
+        n = math.prod(shape)
+        words = self._words64(n) if width >= 2**32 else self._words(n)
+        return ((words % np.uint64(width)).astype(np.int64) + low).astype(dtype).reshape(shape)
+
+    def random_(self, size: int | Sequence[int] = (), dtype: DTypeLike = np.int64) -> np.ndarray:
+        """Numbers over the whole range that torch uses for the dtype: `Tensor.random_()`.
+
+        Integers lie in [0, largest], floats are the integers in [0, 2**digits].
+        """
+        shape, kind = _shape(size), np.dtype(dtype)
+        n = math.prod(shape)
+        if kind == np.bool_:
+            return (self._words(n) & np.uint64(1)).astype(kind).reshape(shape)
+        if kind.kind == "f":
+            top = 2 ** {2: 11, 4: 24, 8: 53}[kind.itemsize] + 1
+        elif kind.kind in "iu":
+            top = int(np.iinfo(kind).max) + 1
+        else:
+            raise ValueError(f"dtype: {kind} has no range; accepted are bool, integers and floats")
+        words = self._words64(n) if kind.itemsize == 8 else self._words(n)
+        if top < 2**64:
+            words = words % np.uint64(top)
+        return words.astype(kind).reshape(shape)
+
+    def randperm(self, n: int) -> np.ndarray:
+        """A random order of 0 .. n-1 as int64: `torch.randperm(n)`."""
+        if n < 0:
+            raise ValueError(f"n: {n} is negative; give the number of items, at least 0")
+        order = list(range(n))
+        if n > 1:
+            words = self._words(n - 1)
+            jumps = (words % np.arange(n, 1, -1, dtype=np.uint64)).tolist()
+            for i, jump in enumerate(jumps):
+                order[i], order[i + jump] = order[i + jump], order[i]
+        return np.array(order, dtype=np.int64)
+
+    def bernoulli(self, p: ArrayLike) -> np.ndarray:
+        """Zeros and ones, one with probability p: `torch.bernoulli(p)` of a tensor.
+
+        Args:
+            p: probabilities, float32 or float64; the result has their shape and dtype.
+        """
+        probabilities = np.asarray(p)
+        if probabilities.dtype not in (np.float32, np.float64):
+            raise ValueError(
+                f"p: dtype {probabilities.dtype}; give float32 or float64 probabilities"
+            )
+        if not ((probabilities >= 0) & (probabilities <= 1)).all():
+            raise ValueError("p: a probability lies outside [0, 1]")
+        draws = self._unit(probabilities.size, _float(probabilities.dtype))
+        return (draws.reshape(probabilities.shape) < probabilities).astype(probabilities.dtype)
+
+    # state
+
+    def get_state(self) -> np.ndarray:
+        """The 5,056 bytes (uint8) that `torch.get_rng_state()` returns."""
+        inner: Any = self._bits.state["state"]
+        position = int(inner["pos"])
+        packed = np.zeros((), _STATE)
+        packed["seed"] = self._seed
+        packed["left"] = 625 - position if position < 624 else 1
+        packed["seeded"] = 1
+        packed["next"] = position if position < 624 else 0
+        packed["words"] = inner["key"]
+        if self._next_normal is not None:
+            packed["normal_y"] = self._next_normal
+            packed["normal_is_valid"] = 1
+        return np.frombuffer(packed.tobytes(), np.uint8).copy()
+
+    def set_state(self, state: ArrayLike) -> "Generator":
+        """Goes on from a `get_state()`, ours or `torch.get_rng_state().numpy()`."""
+        raw = np.asarray(state)
+        if raw.dtype != np.uint8 or raw.shape != (_STATE.itemsize,):
+            raise ValueError(
+                f"state: {raw.dtype}{list(raw.shape)}; accepted is what get_state() or "
+                f"torch.get_rng_state().numpy() gives, uint8[{_STATE.itemsize}]"
+            )
+        packed = np.frombuffer(raw.tobytes(), _STATE)[0]
+        left, following = int(packed["left"]), int(packed["next"])
+        if not (packed["seeded"] == 1 and 1 <= left <= 624 and 0 <= following <= 624):
+            raise ValueError("state: these bytes are not a generator's state")
+        self._seed = int(packed["seed"])
+        # torch counts down in `left` and regenerates the words when it reaches 1.
+        position = 624 if left == 1 else following
+        self._bits = np.random.MT19937()
+        self._bits.state = {
+            "bit_generator": "MT19937",
+            "state": {"key": packed["words"].astype(np.uint32), "pos": position},
+        }
+        self._next_normal = float(packed["normal_y"]) if packed["normal_is_valid"] else None
+        return self
+
+
+def _shape(size: int | Sequence[Any]) -> tuple[int, ...]:
+    """(3, 4), 3, ((3, 4),) and [3, 4] all name a shape."""
+    axes: Any = (size,) if isinstance(size, (int, np.integer)) else size
+    if len(axes) == 1 and not isinstance(axes[0], (int, np.integer)):
+        axes = axes[0]
+    shape = tuple(int(axis) for axis in axes)
+    if any(axis < 0 for axis in shape):
+        raise ValueError(f"size: {shape} has a negative axis; every axis is at least 0")
+    return shape
+
+
+def _float(dtype: DTypeLike) -> type[np.floating]:
+    kind = np.dtype(dtype)
+    if kind == np.float32:
+        return np.float32
+    if kind == np.float64:
+        return np.float64
+    raise ValueError(f"dtype: {kind}; random floats are float32 or float64")
+
+
+def _fused(x: np.ndarray, width: np.floating, start: np.floating) -> np.ndarray:
+    """x * width + start with one rounding: torch's builds contract it to an FMA."""
+    if x.dtype == np.float32:  # the product is exact in float64
+        return (x.astype(np.float64) * float(width) + float(start)).astype(np.float32)
+    # Dekker's product and Knuth's sum keep what a plain float64 would round off.
+    product = x * width
+    x_high, w_high = _upper_half(x), _upper_half(width)
+    x_low, w_low = x - x_high, width - w_high
+    lost = ((x_high * w_high - product) + x_high * w_low + x_low * w_high) + x_low * w_low
+    total = product + start
+    back = total - product
+    return total + (((product - (total - back)) + (start - back)) + lost)
+
+
+def _upper_half(x):
+    scaled = x * 134217729.0  # 2**27 + 1: Veltkamp's split of 53 bits
+    return scaled - (scaled - x)
+
+
+def _box_muller_blocks(uniforms: np.ndarray, kind: type[np.floating]) -> np.ndarray:
+    blocks = uniforms.reshape(-1, 2, 8)
+    # theta is rounded in the working type, as torch does; the rest is exact to
+    # the last place or so, and torch's vector functions differ there anyway.
+    theta = (kind(2.0 * math.pi) * blocks[:, 1]).astype(np.float64)
+    radius = np.sqrt(-2.0 * np.log((kind(1.0) - blocks[:, 0]).astype(np.float64)))
+    out = np.stack([radius * np.cos(theta), radius * np.sin(theta)], axis=1)
+    return out.astype(kind).reshape(uniforms.shape)

@@ -1,0 +1,103 @@
+"""The whole of a training run as one pytree."""
+
+import dataclasses
+from typing import Any, Generic, Self, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+__all__ = ["Structure", "TrainState", "create", "merge", "split"]
+
+M = TypeVar("M", bound=nnx.Module)
+Arrays = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure(Generic[M]):
+    """What a model is apart from its numbers; hashable, so that it can be static."""
+
+    graphdef: nnx.GraphDef[M]
+    paths: tuple[tuple[str, tuple[Any, ...]], ...]
+
+
+def split(model: M) -> tuple[Structure[M], Arrays, Arrays]:
+    """Takes a model apart into structure, parameters and buffers.
+
+    Returns:
+        The structure, then two flat dictionaries under torch's dotted names
+        ("fc1.weight"). A parameter that is used at several places is there once,
+        under the first of its names.
+    """
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, buffers = parts
+    paths: list[tuple[str, tuple[Any, ...]]] = []
+    arrays: list[Arrays] = []
+    for state in (params, buffers):
+        flat = {}
+        for path, variable in nnx.to_flat_state(state):
+            name = ".".join(map(str, path))
+            flat[name] = variable[...]
+            paths.append((name, path))
+        arrays.append(flat)
+    return Structure(graphdef, tuple(paths)), arrays[0], arrays[1]
+
+
+def merge(structure: Structure[M], params: Arrays, buffers: Arrays) -> M:
+    """Puts a model together again: a new object that owns none of the old one."""
+    arrays = {**params, **buffers}
+    state = nnx.from_flat_state([(path, arrays[name]) for name, path in structure.paths])
+    return nnx.merge(structure.graphdef, state)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState(Generic[M]):
+    """A training run between two steps: a pytree that no step changes in place.
+
+    Attributes:
+        step: how many steps are done, int32.
+        params: what is trained, by torch's dotted names.
+        buffers: what is kept but not trained (running statistics), by name.
+        opt_state: the optimizer's state.
+        key: the run's random key; a step uses `fold_in(key, step)`.
+        structure: the model without its numbers; static.
+    """
+
+    step: jax.Array
+    params: Arrays
+    buffers: Arrays
+    opt_state: Any
+    key: jax.Array
+    structure: Structure[M] = dataclasses.field(metadata={"static": True})
+
+    def model(self) -> M:
+        """The trained model, in evaluation mode."""
+        model = merge(self.structure, self.params, self.buffers)
+        model.eval()
+        return model
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def create(model: M, optimizer: optax.GradientTransformation, seed: int = 0) -> TrainState[M]:
+    """The state before the first step.
+
+    Args:
+        model: its numbers are copied; it can be used and changed afterwards.
+        optimizer: the transformation that the step will apply.
+        seed: of the run's random key (dropout and the like).
+    """
+    structure, params, buffers = split(model)
+    params, buffers = jax.tree.map(jnp.copy, (params, buffers))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        buffers=buffers,
+        opt_state=optimizer.init(params),
+        key=jax.random.key(seed),
+        structure=structure,
+    )

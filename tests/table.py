@@ -1,0 +1,259 @@
+"""The shared checks of layers and losses: one row, `Case`, runs them all.
+
+A test module lists its rows and ends with
+
+    CASES = [Case("Linear", (3, 2), inputs=[(5, 3)]), ...]
+    TestLinear = table("nn_linear", CASES)
+
+Because names and arguments are torch's, a row says both programs at once:
+`jaxnet.nn.Linear(3, 2)` and `torch.nn.Linear(3, 2)`. Where torch is installed
+the row is compared with torch itself; without it, with golden arrays that
+`python -m tests.golden.make` wrote with torch. Both are float64 results for the
+same float32-representable weights and inputs.
+"""
+
+import dataclasses
+import importlib.util
+import inspect
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import nn, train, weights
+from jaxnet.parity.tolerances import distance, tolerance
+from jaxnet.random import Generator
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+GOLDEN = Path(__file__).parent / "golden"
+TABLES: dict[str, Sequence["Case"]] = {}
+
+Input = tuple[int, ...] | Callable[[np.random.RandomState], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One configuration of one class that both libraries have.
+
+    Attributes:
+        name: of the class in torch.nn and in jaxnet.nn.
+        args, kwargs: of its constructor. A callable value is called with the
+            library's array maker (so a weight tensor can be an argument).
+        inputs: a shape for normal float input, or a function of a RandomState
+            that gives an array; integer arrays get no gradient.
+        call: keyword arguments of the call.
+        train: whether the module is in training mode.
+        output: picks the float arrays to compare from what the call returned.
+        id: tells apart rows that read alike.
+    """
+
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: Sequence[Input] = ()
+    call: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    train: bool = True
+    output: Callable[[Any], Any] = lambda out: out
+    id: str = ""
+
+    def __str__(self) -> str:
+        words = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.kwargs.items()]
+        words = [w if len(w) < 40 else "..." for w in words]
+        shapes = ["x".join(map(str, i)) for i in self.inputs if isinstance(i, tuple)]
+        text = f"{self.name}({', '.join(words)})[{','.join(shapes)}]"
+        return text + ("" if self.train else ":eval") + (f":{self.id}" if self.id else "")
+
+    def seed(self) -> int:
+        return zlib.crc32(str(self).encode())
+
+    def arrays(self) -> list[np.ndarray]:
+        """The inputs; floats are float64 that float32 holds exactly."""
+        rng = np.random.RandomState(self.seed())
+        made = [
+            i(rng) if callable(i) else rng.standard_normal(i).astype(np.float32)
+            for i in self.inputs
+        ]
+        return [a.astype(np.float32).astype(np.float64) if a.dtype.kind == "f" else a for a in made]
+
+    def module(self, dtype: Any = jnp.float32) -> Any:
+        """Our module with the row's weights."""
+        kind = getattr(nn, self.name)
+        kwargs = {k: _made(v, lambda a: jnp.asarray(a, dtype)) for k, v in self.kwargs.items()}
+        accepted = inspect.signature(kind).parameters
+        if "rngs" in accepted:
+            kwargs["rngs"] = Generator(0)
+        if "dtype" in accepted:
+            kwargs["dtype"] = dtype
+        module = kind(*self.args, **kwargs)
+        weights.load_state_dict(module, fill(weights.state_dict(module), self.seed()))
+        return module.train(self.train)
+
+    def torch_module(self) -> Any:
+        """torch's module with the row's weights, in float64."""
+        import torch
+
+        kwargs = {k: _made(v, lambda a: torch.tensor(a).double()) for k, v in self.kwargs.items()}
+        module = getattr(torch.nn, self.name)(*self.args, **kwargs).double()
+        current = {k: v.numpy() for k, v in module.state_dict().items()}
+        filled = {k: torch.tensor(v) for k, v in fill(current, self.seed()).items()}
+        module.load_state_dict(filled)
+        return module.train(self.train)
+
+
+def _made(value: Any, make: Callable[[Any], Any]) -> Any:
+    return value(make) if callable(value) else value
+
+
+def fill(state: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Weights for every name: normal, positive for variances, counters as they are."""
+    filled = {}
+    for name in sorted(state):
+        value = np.asarray(state[name])
+        rng = np.random.RandomState((seed + zlib.crc32(name.encode())) % 2**32)
+        drawn = (0.5 * rng.standard_normal(value.shape)).astype(np.float32).astype(np.float64)
+        if value.dtype.kind not in "f":
+            drawn = value
+        elif name.endswith("running_var"):
+            drawn = np.abs(drawn) + 0.5
+        filled[name] = drawn
+    return filled
+
+
+def _cotangent(i: int, shape: tuple[int, ...]) -> np.ndarray:
+    rng = np.random.RandomState(1000 + i)
+    return rng.standard_normal(shape).astype(np.float32).astype(np.float64)
+
+
+def torch_results(case: Case) -> dict[str, np.ndarray]:
+    """Outputs, gradients and buffers after one call, from torch in float64."""
+    import torch
+
+    module = case.torch_module()
+    inputs = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in case.arrays()]
+    outputs = case.output(module(*inputs, **case.call))
+    leaves = list(outputs) if isinstance(outputs, tuple) else [outputs]
+    total = sum(
+        (leaf * torch.tensor(_cotangent(i, tuple(leaf.shape)))).sum()
+        for i, leaf in enumerate(leaves)
+    )
+    results = {f"out.{i}": leaf.detach().numpy() for i, leaf in enumerate(leaves)}
+    if total.requires_grad:
+        total.backward()
+    for i, x in enumerate(inputs):
+        if x.requires_grad:
+            results[f"d_input.{i}"] = _grad(x)
+    for name, parameter in module.named_parameters():
+        results[f"d_param.{name}"] = _grad(parameter)
+    for name, buffer in module.named_buffers():
+        results[f"buffer.{name}"] = buffer.numpy()
+    return results
+
+
+def _grad(x: Any) -> np.ndarray:
+    return np.zeros(tuple(x.shape)) if x.grad is None else x.grad.numpy()
+
+
+def our_results(case: Case, dtype: Any, jit: bool) -> dict[str, np.ndarray]:
+    """The same from jaxnet, in the given dtype, eagerly or compiled."""
+    structure, params, buffers = train.split(case.module(dtype))
+    inputs = [jnp.asarray(a, dtype if a.dtype.kind == "f" else None) for a in case.arrays()]
+    floats = [i for i, x in enumerate(inputs) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+    def total(params, moving):
+        values = list(inputs)
+        for i, x in zip(floats, moving, strict=True):
+            values[i] = x
+        module = train.merge(structure, params, buffers)
+        outputs = case.output(module(*values, **case.call))
+        leaves = list(outputs) if isinstance(outputs, tuple) else [outputs]
+        value = sum(
+            (leaf * jnp.asarray(_cotangent(i, leaf.shape), leaf.dtype)).sum()
+            for i, leaf in enumerate(leaves)
+        )
+        kept = {name: buffer[...] for name, buffer in module.named_buffers()}
+        return value, (leaves, kept)
+
+    gradient = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
+    if jit:
+        gradient = jax.jit(gradient)
+    (_, (leaves, kept)), (d_params, d_inputs) = gradient(params, [inputs[i] for i in floats])
+    results = {f"out.{i}": leaf for i, leaf in enumerate(leaves)}
+    results |= {f"d_input.{i}": d for i, d in zip(floats, d_inputs, strict=True)}
+    results |= {f"d_param.{name}": d for name, d in d_params.items()}
+    results |= {f"buffer.{name}": value for name, value in kept.items()}
+    for name, value in results.items():
+        if jnp.issubdtype(value.dtype, jnp.floating):
+            assert value.dtype == dtype, f"{case}: {name} is {value.dtype}, not {dtype}"
+    return {name: np.asarray(value) for name, value in results.items()}
+
+
+@cache
+def _golden(family: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{family}.npz") as archive:
+        return dict(archive)
+
+
+def golden_results(family: str, case: Case) -> dict[str, np.ndarray]:
+    start = f"{case}|"
+    found = {k[len(start) :]: v for k, v in _golden(family).items() if k.startswith(start)}
+    assert found, f"{case} has no golden arrays; run: python -m tests.golden.make {family}"
+    return found
+
+
+def assert_close(case: Case, ours: Mapping, theirs: Mapping, dtype: Any) -> None:
+    assert sorted(ours) == sorted(theirs), f"{case}: names differ"
+    for name, value in theirs.items():
+        kind = "gradient" if name.startswith("d_") else "forward"
+        assert ours[name].shape == value.shape, f"{case}: {name}"
+        gap, allowed = distance(kind, ours[name], value), tolerance(kind, dtype)
+        assert gap <= allowed, f"{case}: {name} is {gap:.2e} off in {dtype}; {allowed:.0e} allowed"
+
+
+def table(family: str, cases: Sequence[Case]) -> type:
+    """The test class that runs every check on every row."""
+    names = [str(case) for case in cases]
+    assert len(set(names)) == len(names), "two rows read alike; give one an id"
+    TABLES[family] = cases
+
+    @pytest.mark.parametrize("case", cases, ids=str)
+    class TestTable:
+        def test_equals_golden(self, case: Case) -> None:
+            assert_close(case, our_results(case, jnp.float32, jit=True),
+                         golden_results(family, case), "float32")  # fmt: skip
+
+        def test_float64_and_torch(self, case: Case) -> None:
+            with jax.enable_x64(True):
+                ours = our_results(case, jnp.float64, jit=True)
+            assert_close(case, ours, golden_results(family, case), "float64")
+            if HAS_TORCH:
+                assert_close(case, ours, torch_results(case), "float64")
+
+        def test_jit_equals_eager(self, case: Case) -> None:
+            compiled = our_results(case, jnp.float32, jit=True)
+            assert_close(case, our_results(case, jnp.float32, jit=False), compiled, "float32")
+
+        def test_state_dict_round_trip(self, case: Case) -> None:
+            module, fresh = case.module(), case.module()
+            state = weights.state_dict(module)
+            weights.load_state_dict(fresh, {k: v + 1 for k, v in state.items()})
+            weights.load_state_dict(fresh, state)
+            after = weights.state_dict(fresh)
+            assert list(after) == list(state)
+            assert all(np.array_equal(after[k], state[k]) for k in state)
+            if HAS_TORCH:
+                theirs = {k: tuple(v.shape) for k, v in case.torch_module().state_dict().items()}
+                assert {k: v.shape for k, v in state.items()} == theirs
+                assert list(state) == list(theirs)
+
+        def test_printed(self, case: Case) -> None:
+            if not HAS_TORCH:
+                pytest.skip("needs torch: pip install torch")
+            assert repr(case.module()) == repr(case.torch_module())
+
+    return TestTable
