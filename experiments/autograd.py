@@ -1,0 +1,99 @@
+"""Gradients of a linear model: jax.grad, the formulas by hand, and the printed figures.
+
+z = w x + b with the loss |z - y|^2 / 3, for tensors drawn from seed 1 as
+`torch.manual_seed(1)` draws them, without torch. By hand,
+
+    d loss / d w = -2 (y - b - w x) x^T / 3        d loss / d b = -2 (y - b - w x) / 3
+
+and then gradient descent along these gradients, as the document sets out to do.
+
+    python -m experiments autograd
+
+Result: tensors, loss and gradients hold to every printed digit.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from experiments import ledger
+from experiments.settings import Settings
+from jaxnet import losses, report, train
+from jaxnet.random import Generator
+
+DATA = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """Settings of autograd."""
+
+    seed: int = 1
+    """Seed of the tensors; the document's figures are for 1."""
+    epochs: int = 50
+    """Steps of gradient descent after the gradients are checked."""
+    lr: float = 0.05
+    """Learning rate of these steps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr <= 0:
+            raise ValueError(f"--lr: {self.lr}; a positive number is needed")
+
+
+def loss_of(params: dict[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
+    """Mean squared error of w x + b."""
+    return losses.mse_loss(params["w"] @ x + params["b"], y)
+
+
+def main(config: Config) -> int:
+    """Checks the gradients, then descends; returns how many figures are off."""
+    cpu = jax.devices("cpu")[0]
+    with jax.default_device(cpu), train.Run(config.out, "autograd", config) as run:
+        generator = Generator(config.seed)
+        x, y = (jnp.asarray(generator.randn(n, 1)) for n in (5, 3))
+        params = {"w": jnp.asarray(generator.randn(3, 5)), "b": jnp.asarray(generator.randn(3, 1))}
+
+        z = params["w"] @ x + params["b"]
+        loss, grads = jax.jit(jax.value_and_grad(loss_of))(params, x, y)
+        by_hand = {"w": -2 * (y - z) @ x.T / 3, "b": -2 * (y - z) / 3}
+        for name, grad in grads.items():
+            gap = float(jnp.abs(grad - by_hand[name]).max())
+            print(f"d loss / d {name}: jax.grad and the formula differ by at most {gap:.1e}")
+            run.metrics[f"{name}_grad_gap"] = gap
+
+        ours = {
+            "w": params["w"],
+            "b": params["b"][:, 0],
+            "z": z[:, 0],
+            "loss": loss,
+            "w_grad": grads["w"],
+            "b_grad": grads["b"][:, 0],
+            "x": x[:, 0],
+            "y": y[:, 0],
+        }
+        figures = {name: np.asarray(value).tolist() for name, value in ours.items()}
+        run.metrics |= figures
+        rows = []
+        if config.seed == 1:
+            rows = ledger.compare("autograd", figures)
+            ledger.show(rows)
+        else:
+            print(f"seed {config.seed}: the document prints figures for seed 1 only")
+
+        def descend(params, _):
+            loss, grads = jax.value_and_grad(loss_of)(params, x, y)
+            return jax.tree.map(lambda p, g: p - config.lr * g, params, grads), loss
+
+        curve = jax.jit(lambda p: lax.scan(descend, p, length=config.epochs)[1])(params)
+        run.metrics["descent"] = curve
+        print(f"{config.epochs} steps of descent: loss {curve[0]:.4f} to {curve[-1]:.3g}")
+        run.metrics["ledger"] = [dataclasses.asdict(row) for row in rows]
+        series = report.Series(f"lr {config.lr:g}", range(1, config.epochs + 1), curve, ".-")
+        panel = report.Panel("Descent along the gradient", "step", "loss", [series], log=True)
+        report.save_panels(run.folder / "descent.png", [panel])
+    print(f"record and plot: {run.folder}")
+    return ledger.failed(rows)

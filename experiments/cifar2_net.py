@@ -1,0 +1,231 @@
+"""Bird or airplane: a small convolutional net on 10,000 images of CIFAR-10.
+
+Two convolutions, two max pools, two linear layers (18,354 parameters); SGD with
+lr 1e-2 on shuffled batches of 64, cross entropy. With `--seed S` the run is the
+PyTorch program's after torch.manual_seed(S): same initial weights, same batches.
+
+    python -m experiments cifar2_net --seeds 5
+    python -m experiments cifar2_net --epochs 2      # a look, in seconds
+
+Result: see README.md, "Experiments".
+"""
+
+import dataclasses
+import datetime
+import time
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from experiments import ledger
+from experiments.settings import Settings
+from jaxnet import data, losses, nn, optim, report, train
+from jaxnet.nn import functional as F
+from jaxnet.random import Generator
+
+DATA = ("cifar10",)
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
+CLASSES = ("airplane", "bird")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """Settings of cifar2_net."""
+
+    epochs: int = 100
+    """Passes over the 10,000 images."""
+    seeds: int = 1
+    """How many runs, from --seed on; three or more are held against the document."""
+    lr: float = 1e-2
+    """Learning rate of SGD."""
+    batch_size: int = 64
+    """Images a step."""
+    form: Literal["module", "functional"] = "module"
+    """How the net is written: layers as modules, or functions where there is no parameter."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr <= 0:
+            raise ValueError(f"--lr: {self.lr}; a positive number is needed")
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size: {self.batch_size}; at least 1 is needed")
+        if self.seeds < 1:
+            raise ValueError(f"--seeds: {self.seeds}; at least 1 is needed")
+
+
+class Net(nn.Module):
+    """The document's net, every layer a module."""
+
+    def __init__(self, *, rngs: nn.init.Rngs) -> None:
+        self.conv1 = nn.Conv2d(3, 16, kernel_size=3, padding=1, rngs=rngs)
+        self.act1 = nn.Tanh()
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(16, 8, kernel_size=3, padding=1, rngs=rngs)
+        self.act2 = nn.Tanh()
+        self.pool2 = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(8 * 8 * 8, 32, rngs=rngs)
+        self.act3 = nn.Tanh()
+        self.fc2 = nn.Linear(32, 2, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = self.pool1(self.act1(self.conv1(x)))
+        out = self.pool2(self.act2(self.conv2(out)))
+        out = out.reshape(-1, 8 * 8 * 8)
+        out = self.act3(self.fc1(out))
+        return self.fc2(out)
+
+
+class FunctionalNet(nn.Module):
+    """The same net with functions for what has no parameters."""
+
+    def __init__(self, *, rngs: nn.init.Rngs) -> None:
+        self.conv1 = nn.Conv2d(3, 16, kernel_size=3, padding=1, rngs=rngs)
+        self.conv2 = nn.Conv2d(16, 8, kernel_size=3, padding=1, rngs=rngs)
+        self.fc1 = nn.Linear(8 * 8 * 8, 32, rngs=rngs)
+        self.fc2 = nn.Linear(32, 2, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = F.max_pool2d(jnp.tanh(self.conv1(x)), 2)
+        out = F.max_pool2d(jnp.tanh(self.conv2(out)), 2)
+        out = out.reshape(-1, 8 * 8 * 8)
+        out = jnp.tanh(self.fc1(out))
+        return self.fc2(out)
+
+
+FORMS = {"module": Net, "functional": FunctionalNet}
+
+
+def two_classes(split: str, config: Config) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """The airplanes (0) and birds (1) of a split: as stored, and as the net takes them."""
+    everything = data.load("cifar10", split=split, data_dir=config.data_dir)
+    wanted = [everything.classes.index(name) for name in CLASSES]
+    rows = np.isin(everything.labels, wanted)
+    images = everything.images[rows]
+    inputs = data.normalize(data.to_tensor(images), MEAN, STD)
+    return images, (inputs, (everything.labels[rows] == wanted[1]).astype(np.int32))
+
+
+def correct(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """How many of the largest scores stand at the right class."""
+    return (outputs.argmax(axis=1) == targets).sum()
+
+
+def train_one(
+    seed: int, config: Config, training: Any, validation: Any
+) -> tuple[Any, dict[str, Any]]:
+    """One run from one seed; gives the last state and the curves."""
+    generator = Generator(seed)
+    optimizer = optim.SGD(lr=config.lr)
+    state = train.create(FORMS[config.form](rngs=generator), optimizer, seed)
+    loss = train.supervised(losses.cross_entropy, {"correct": correct})
+    epoch = train.make_epoch(train.make_train_step(loss, optimizer), config.batch_size)
+    measure = train.make_epoch(train.make_eval_step(loss), batch_size=500)
+
+    def accuracy(state: Any, rows: Any) -> tuple[Any, float]:
+        n = len(rows[1])
+        state, metrics = measure(state, rows, jnp.arange(n))
+        return state, float(metrics["correct"].sum()) / n
+
+    curves: dict[str, Any] = {"train_loss": {}, "train_accuracy": {}, "val_accuracy": {}}
+    began = time.perf_counter()
+    bar = tqdm(range(1, config.epochs + 1), desc=f"seed {seed}", unit=" epochs", disable=None)
+    for i in bar:
+        order = jnp.asarray(data.epoch_order(len(training[1]), generator))
+        state, metrics = epoch(state, training, order)
+        mean_loss = float(np.mean(np.asarray(metrics["loss"], np.float64)))
+        curves["train_loss"][i] = mean_loss
+        if i == 1:
+            curves["seconds_first_epoch"] = time.perf_counter() - began
+        if i == 1 or i % 10 == 0 or i == config.epochs:
+            state, curves["train_accuracy"][i] = accuracy(state, training)
+            state, curves["val_accuracy"][i] = accuracy(state, validation)
+            tqdm.write(f"{datetime.datetime.now()} Epoch {i}, Training loss {mean_loss}")
+        bar.set_postfix(loss=f"{mean_loss:.4f}")
+    curves["seconds"] = time.perf_counter() - began
+    for name, split in (("train", "train_accuracy"), ("val", "val_accuracy")):
+        tqdm.write(f"Accuracy {name}: {curves[split][config.epochs]:.2f}")
+    return state, curves
+
+
+def main(config: Config) -> int:
+    """Trains every seed; returns how many figures are off."""
+    with train.Run(config.out, "cifar2_net", config) as run:
+        training = jax.device_put(two_classes("train", config)[1])
+        pictures, validation = two_classes("test", config)
+        validation = jax.device_put(validation)
+        print(f"{len(training[1])} training and {len(validation[1])} validation images")
+
+        runs = {}
+        for seed in range(config.seed, config.seed + config.seeds):
+            state, runs[seed] = train_one(seed, config, training, validation)
+            if not all(np.isfinite(list(runs[seed]["train_loss"].values()))):
+                raise ValueError(
+                    f"--lr: the loss of seed {seed} is not finite with {config.lr}; give a smaller one"
+                )
+
+        figures = {
+            "train_loss": {
+                i: [curves["train_loss"][i] for curves in runs.values()]
+                for i in range(1, config.epochs + 1)
+            },
+            "train_accuracy": [c["train_accuracy"][config.epochs] for c in runs.values()],
+            "val_accuracy": [c["val_accuracy"][config.epochs] for c in runs.values()],
+        }
+        document = config.epochs == 100 and config.lr == 1e-2 and config.batch_size == 64
+        if config.epochs != 100:
+            del figures["train_accuracy"], figures["val_accuracy"]
+        rows = ledger.compare_over_seeds("cifar2.net", figures, complete=document)
+        ledger.show(rows)
+        if config.seeds < 3:
+            print("one run has no spread to judge by; --seeds 3 or more gives verdicts")
+        run.metrics |= {"runs": runs, "ledger": [dataclasses.asdict(row) for row in rows]}
+        _plot(run.folder, runs)
+        _plot_images(run.folder, state.model(), pictures, validation)
+    print(f"record and plots: {run.folder}")
+    return ledger.failed(rows) if document else 0
+
+
+def _plot(folder: Any, runs: dict[int, Any]) -> None:
+    loss, accuracy = [], []
+    for k, (seed, curves) in enumerate(runs.items()):
+        color = f"C{k % 10}"
+        epochs = list(curves["train_loss"])
+        values = list(curves["train_loss"].values())
+        loss.append(report.Series(f"seed {seed}", epochs, values, f"{color}-"))
+        for split, style in (("train", "--"), ("val", "-")):
+            points = curves[f"{split}_accuracy"]
+            accuracy.append(
+                report.Series(
+                    f"{split}, seed {seed}", list(points), list(points.values()), color + style
+                )
+            )
+    last = max(max(curves["train_loss"]) for curves in runs.values())
+    printed = {
+        int(name.split(".")[1]): float(figure)
+        for name, figure in ledger.documented("cifar2.net").items()
+        if name.startswith("train_loss.") and int(name.split(".")[1]) <= last
+    }
+    loss.append(report.Series("document", list(printed), list(printed.values()), "ko"))
+    panels = [
+        report.Panel("Training loss", "epoch", "mean of the batches' cross entropy", loss),
+        report.Panel("Accuracy", "epoch", "fraction right", accuracy),
+    ]
+    report.save_panels(folder / "curves.png", panels)
+
+
+def _plot_images(folder: Any, model: Any, pictures: np.ndarray, validation: Any) -> None:
+    """The first images of the validation set, six of each class, with their probabilities."""
+    inputs, labels = validation
+    labels = np.asarray(labels)
+    rows = np.concatenate([np.flatnonzero(labels == c)[:6] for c in (0, 1)])
+    bird = np.asarray(jax.nn.softmax(model(inputs[rows]), axis=1))[:, 1]
+    titles = []
+    for row, p in zip(rows, bird, strict=True):
+        guess, sure = ("bird", p) if p > 0.5 else ("airplane", 1 - p)
+        mark = "" if CLASSES[labels[row]] == guess else " (wrong)"
+        titles.append(f"{guess} {sure:.0%}{mark}")
+    report.save_images(folder / "images.png", pictures[rows], titles)

@@ -1,0 +1,173 @@
+"""The documents' figures, and the verdict on ours."""
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Row", "compare", "compare_over_seeds", "documented", "failed", "show"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One figure of the documents beside ours.
+
+    Attributes:
+        figure: its name in the ledger.
+        documented: as printed.
+        ours: one number, or mean and spread over seeds.
+        difference: ours less documented.
+        allowed: the largest difference that passes.
+        verdict: "ok", "OFF", or "not run".
+    """
+
+    figure: str
+    documented: str
+    ours: str
+    difference: str
+    allowed: str
+    verdict: str
+
+
+@cache
+def _ledger() -> dict[str, Any]:
+    # Decimal keeps the printed digits, trailing zeros included.
+    text = Path(__file__).with_name("ledger.toml").read_text()
+    return tomllib.loads(text, parse_float=Decimal)
+
+
+def documented(section: str) -> dict[str, Decimal | int]:
+    """The figures of a section such as "thermometer.split", flat: {"loss.1": ...}."""
+    found: Any = _ledger()
+    for name in section.split("."):
+        found = found[name]
+    return dict(_leaves(found))
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (dict, list, tuple, np.ndarray)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def compare(section: str, ours: Mapping[str, Any], complete: bool = True) -> list[Row]:
+    """Holds our figures against all figures of a section.
+
+    Args:
+        section: of the ledger.
+        ours: nested as the section is; further figures are allowed.
+        complete: whether a missing figure is a failure. It is not when the
+            settings ask for a shorter run than the document's.
+    """
+    found = dict(_leaves(dict(ours)))
+    rows = []
+    for name, figure in documented(section).items():
+        label = f"{section}.{name}"
+        if name not in found:
+            verdict = "OFF" if complete else "not run"
+            rows.append(Row(label, str(figure), "-", "-", "-", verdict))
+            continue
+        value, allowed = float(found[name]), _allowed(figure)
+        if math.isnan(float(figure)):
+            ok, difference = math.isnan(value), 0.0 if math.isnan(value) else math.inf
+        else:
+            difference = value - float(figure)
+            ok = abs(difference) <= allowed
+        verdict = "ok" if ok else "OFF"
+        rows.append(
+            Row(label, str(figure), f"{value:.8g}", f"{difference:+.1e}", f"{allowed:.1e}", verdict)
+        )
+    return rows
+
+
+def compare_over_seeds(
+    section: str, ours: Mapping[str, Any], complete: bool = True
+) -> list[Row]:
+    """The same for figures whose seed nobody knows: ours hold one entry a seed.
+
+    The document's run is one more draw from the same distribution, so its figure
+    has to lie within the 99 % prediction interval of ours (Student's t).
+    """
+    import scipy.stats
+
+    found = dict(_leaves_of_arrays(ours))
+    rows = []
+    for name, figure in documented(section).items():
+        label = f"{section}.{name}"
+        if name not in found:
+            verdict = "OFF" if complete else "not run"
+            rows.append(Row(label, str(figure), "-", "-", "-", verdict))
+            continue
+        values = np.asarray(found[name], np.float64)
+        n, mean = len(values), float(values.mean())
+        difference = mean - float(figure)
+        if n < 3:
+            rows.append(Row(label, str(figure), f"{mean:.4f}", f"{difference:+.1e}", "-", "-"))
+            continue
+        spread = float(values.std(ddof=1))
+        reach = float(scipy.stats.t.ppf(0.995, n - 1)) * spread * math.sqrt(1 + 1 / n)
+        allowed = reach + _half_digit(figure)
+        rows.append(
+            Row(
+                label,
+                str(figure),
+                f"{mean:.4f} ± {spread:.4f} (n={n})",
+                f"{difference:+.1e}",
+                f"{allowed:.1e}",
+                "ok" if abs(difference) <= allowed else "OFF",
+            )
+        )
+    return rows
+
+
+def _leaves_of_arrays(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves_of_arrays(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _half_digit(figure: Decimal | int) -> float:
+    if isinstance(figure, int) or not figure.is_finite():
+        return 0.0
+    exponent = figure.as_tuple().exponent
+    assert isinstance(exponent, int)
+    return 0.5 * 10.0**exponent
+
+
+def _allowed(figure: Decimal | int) -> float:
+    if isinstance(figure, int):
+        return 0.0
+    return max(_half_digit(figure), 1e-5 * abs(float(figure))) if figure.is_finite() else 0.0
+
+
+def failed(rows: Sequence[Row]) -> int:
+    """How many verdicts are OFF."""
+    return sum(row.verdict == "OFF" for row in rows)
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Prints the rows as a table, and how many hold."""
+    heads = [field.name for field in dataclasses.fields(Row)]
+    table = [heads, *[list(dataclasses.astuple(row)) for row in rows]]
+    widths = [max(len(line[i]) for line in table) for i in range(len(heads))]
+    for i, line in enumerate(table):
+        cells = [
+            cell.ljust(w) if k in (0, len(heads) - 1) else cell.rjust(w)
+            for k, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+        if i == 0:
+            print("  ".join("-" * w for w in widths))
+    judged = [row for row in rows if row.verdict in ("ok", "OFF")]
+    print(f"{len(judged) - failed(rows)} of {len(judged)} figures hold")

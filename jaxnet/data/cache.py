@@ -1,0 +1,65 @@
+"""Decoded arrays, kept in the user's cache so that they are decoded once."""
+
+import hashlib
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["cache_folder", "cached"]
+
+_Arrays = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+
+
+def cache_folder() -> Path:
+    """Where jaxnet keeps what it fetched and decoded: JAXNET_CACHE, or the user's cache."""
+    if os.environ.get("JAXNET_CACHE"):
+        return Path(os.environ["JAXNET_CACHE"]).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("jaxnet"))
+
+
+def cached(name: str, source: Path, read: Callable[[], _Arrays]) -> _Arrays:
+    """What `read` gives, from the cache if it was read before from the same files.
+
+    A changed source (path, size or time) is read anew; a damaged cache file too.
+    A cache that cannot be written costs time, not the result.
+    """
+    file = cache_folder() / "decoded" / f"{name}-{_fingerprint(source)}.npz"
+    try:
+        with np.load(file) as kept:
+            return kept["images"], kept["labels"], tuple(kept["classes"].tolist())
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        print(f"{file}: damaged ({error}); decoding again", file=sys.stderr)
+    images, labels, classes = read()
+    try:
+        _write(file, images=images, labels=labels, classes=np.array(classes))
+    except OSError as error:
+        print(f"{file}: not kept for the next start ({error})", file=sys.stderr)
+    return images, labels, classes
+
+
+def _fingerprint(source: Path) -> str:
+    source = source.resolve()
+    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _write(file: Path, **arrays: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".npz")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            np.savez(out, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise

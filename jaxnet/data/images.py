@@ -1,0 +1,28 @@
+"""Images as arrays for a network."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["normalize", "to_tensor"]
+
+
+def to_tensor(images: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W, C) in 0..255 to float32 (N, C, H, W) in 0..1: torchvision's ToTensor."""
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(
+            f"images: {images.dtype} of shape {images.shape}; accepted is uint8 (N, H, W, C)"
+        )
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+
+
+def normalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """(x - mean) / std for each channel of (N, C, H, W): torchvision's Normalize."""
+    channels = images.shape[1]
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(
+            f"mean, std: {len(mean)} and {len(std)} numbers for images of {channels} channels"
+        )
+    shape = (1, channels, 1, 1)
+    shift = np.asarray(mean, images.dtype).reshape(shape)
+    return (images - shift) / np.asarray(std, images.dtype).reshape(shape)

@@ -1,0 +1,111 @@
+"""Prepared tensorflow-datasets folders, read without TensorFlow."""
+
+import contextlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["read", "versions"]
+
+
+def versions(root: Path) -> list[Path]:
+    """The prepared versions below `root` (folders such as 3.0.2), oldest first."""
+    if not root.is_dir():
+        return []
+    found = [
+        folder
+        for folder in root.iterdir()
+        if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and (folder / "dataset_info.json").is_file()
+    ]
+    return sorted(found, key=lambda folder: tuple(map(int, folder.name.split("."))))
+
+
+def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Decodes the images and labels of one split.
+
+    tensorflow-datasets shuffles records when it prepares them, but keeps their
+    place in an id such as `train_00042`; records that have one are put back in
+    that order.
+
+    Raises:
+        ValueError: a record is missing or damaged, naming the folder and record.
+    """
+    from tqdm import tqdm
+
+    records = _open(folder, split)
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    places: list[int] = []
+    for i in tqdm(range(len(records)), desc=f"decoding {split}", unit=" images", leave=False, disable=None):
+        try:
+            record = records[i]
+        except Exception as error:  # the reader raises bare RuntimeErrors
+            raise _damaged(folder, f"record {i} of {split}: {_one_line(error)}") from error
+        images.append(record["image"])
+        labels.append(int(record["label"]))
+        places.append(_place(record.get("id"), i, split, folder))
+    order = np.argsort(places)
+    if not np.array_equal(np.array(places)[order], np.arange(len(places))):
+        raise _damaged(folder, f"the ids of {split} are not 0 to {len(places) - 1}, each once")
+    return np.stack(images)[order], np.array(labels, np.int32)[order], _classes(folder, labels)
+
+
+def _open(folder: Path, split: str):
+    info = json.loads((folder / "dataset_info.json").read_text())
+    if info.get("fileFormat") != "array_record":
+        raise ValueError(
+            f"{folder}: prepared as {info.get('fileFormat')!r}, which only TensorFlow reads; "
+            "prepare it with --file_format array_record"
+        )
+    with _no_opencv_advice():
+        import tensorflow_datasets as tfds
+
+        try:
+            records = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
+            records[0]
+        except Exception as error:
+            raise _damaged(folder, f"{split}: {_one_line(error)}") from error
+    counts = {s["name"]: sum(map(int, s["shardLengths"])) for s in info["splits"]}
+    if len(records) != counts[split]:
+        raise _damaged(folder, f"{split} holds {len(records)} records of {counts[split]}")
+    return records
+
+
+@contextlib.contextmanager
+def _no_opencv_advice() -> Iterator[None]:
+    """tensorflow-datasets advises OpenCV once; Pillow decodes PNG just the same."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _place(record_id: bytes | None, position: int, split: str, folder: Path) -> int:
+    if record_id is None:
+        return position
+    found = re.fullmatch(rf"{split}_(\d+)", record_id.decode())
+    if found is None:
+        raise _damaged(folder, f"record {position} has the id {record_id.decode()!r}")
+    return int(found[1])
+
+
+def _classes(folder: Path, labels: list[int]) -> tuple[str, ...]:
+    names = folder / "label.labels.txt"
+    if names.is_file():
+        return tuple(names.read_text().split())
+    return tuple(str(i) for i in range(max(labels) + 1))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _damaged(folder: Path, what: str) -> ValueError:
+    return ValueError(f"{folder}: damaged data set: {what}; copy or prepare it again")

@@ -1,0 +1,91 @@
+"""Pictures of runs. The only place that imports matplotlib."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = ["Panel", "Series", "save_images", "save_panels"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One line or set of points.
+
+    Attributes:
+        name: shown in the legend.
+        x, y: the same length.
+        style: matplotlib's short form, such as "-", "o" or "kx".
+        band: lower and upper values around y, drawn as a shade.
+    """
+
+    name: str
+    x: ArrayLike
+    y: ArrayLike
+    style: str = "-"
+    band: tuple[ArrayLike, ArrayLike] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One set of axes."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    series: Sequence[Series]
+    log: bool = False
+
+
+def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
+    """Draws panels side by side into a PNG."""
+    figure, all_axes = _figure(len(panels), width=6.0, height=4.2)
+    for axes, panel in zip(all_axes, panels, strict=True):
+        for series in panel.series:
+            x, y = np.asarray(series.x), np.asarray(series.y)
+            axes.plot(x, y, series.style, label=series.name, markersize=6)
+            if series.band is not None:
+                low, high = series.band
+                axes.fill_between(x, low, high, alpha=0.2, color=axes.lines[-1].get_color())
+        axes.set_title(panel.title)
+        axes.set_xlabel(panel.xlabel)
+        axes.set_ylabel(panel.ylabel)
+        if panel.log:
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def save_images(
+    path: str | os.PathLike[str], images: np.ndarray, titles: Sequence[str], columns: int = 6
+) -> None:
+    """Draws images with a title above each into a PNG.
+
+    Args:
+        path: of the PNG.
+        images: uint8 (N, H, W, 3).
+        titles: one for each image.
+        columns: images in a row.
+    """
+    rows = -(-len(images) // columns)
+    figure, all_axes = _figure(columns, rows=rows, width=1.9, height=2.1)
+    for axes in all_axes:
+        axes.axis("off")
+    for axes, image, title in zip(all_axes, images, titles, strict=False):
+        axes.imshow(image)
+        axes.set_title(title, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _figure(columns: int, *, rows: int = 1, width: float, height: float) -> Any:
+    # The object interface needs no display and leaves no global state behind.
+    from matplotlib.figure import Figure
+
+    size = (width * columns, height * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(grid.flat)

@@ -1,0 +1,129 @@
+"""What a run leaves behind: one folder that appears whole or not at all."""
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+__all__ = ["Run", "environment"]
+
+
+class Run:
+    """A run's folder, filled under a hidden name and shown when the run is done.
+
+    Use it as a context manager. Leaving it normally writes `record.json` and
+    renames the folder to its final name, `out/NAME/DATE_TIME`; leaving it through
+    an exception (Ctrl-C too) removes what was written.
+
+    Args:
+        out: folder of all runs; made if it is not there.
+        name: of the experiment.
+        config: what the run was asked to do; a dataclass or a mapping.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+
+    def __init__(self, out: str | os.PathLike[str], name: str, config: Any) -> None:
+        self.name = name
+        self.metrics: dict[str, Any] = {}
+        self._config = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+        self._began = datetime.datetime.now().astimezone()
+        self._clock = time.perf_counter()
+        stamp = self._began.strftime("%Y-%m-%d_%H-%M-%S")
+        home = Path(out) / name
+        home.mkdir(parents=True, exist_ok=True)
+        self.folder = home / f".{stamp}.{os.getpid()}.partial"
+        self.folder.mkdir()
+        self._final = home / stamp
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        try:
+            self._write()
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def _write(self) -> None:
+        record = {
+            "name": self.name,
+            "began": self._began.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self._clock, 3),
+            "command": [Path(sys.executable).name, *sys.orig_argv[1:]],
+            "config": self._config,
+            "environment": environment(),
+            "metrics": self.metrics,
+        }
+        text = json.dumps(plain(record), indent=2, allow_nan=False) + "\n"
+        (self.folder / "record.json").write_text(text)
+        final, i = self._final, 1
+        while final.exists():  # two runs within one second
+            i += 1
+            final = self._final.with_name(f"{self._final.name}_{i}")
+        os.replace(self.folder, final)
+        self.folder = final
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as every record states them."""
+    device = jax.devices()[0]
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "backend": jax.default_backend(),
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON takes it; floats that JSON has no word for become strings."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
