@@ -38,8 +38,8 @@ class Config(Settings):
     lr: float = 0.05
     """Learning rate of these steps."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def validate(self) -> None:
+        super().validate()
         if self.lr <= 0:
             raise ValueError(f"--lr: {self.lr}; a positive number is needed")
 
@@ -51,6 +51,7 @@ def loss_of(params: dict[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Arr
 
 def main(config: Config) -> int:
     """Checks the gradients, then descends; returns how many figures are off."""
+    config.validate()
     cpu = jax.devices("cpu")[0]
     with jax.default_device(cpu), train.Run(config.out, "autograd", config) as run:
         generator = Generator(config.seed)

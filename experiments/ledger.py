@@ -89,9 +89,7 @@ def compare(section: str, ours: Mapping[str, Any], complete: bool = True) -> lis
     return rows
 
 
-def compare_over_seeds(
-    section: str, ours: Mapping[str, Any], complete: bool = True
-) -> list[Row]:
+def compare_over_seeds(section: str, ours: Mapping[str, Any], complete: bool = True) -> list[Row]:
     """The same for figures whose seed nobody knows: ours hold one entry a seed.
 
     The document's run is one more draw from the same distribution, so its figure

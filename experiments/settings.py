@@ -9,12 +9,7 @@ __all__ = ["Settings"]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings of an experiment; each experiment adds its own.
-
-    Raises:
-        ValueError: a number outside its range, naming the flag.
-        FileNotFoundError: `--data-dir` is not there.
-    """
+    """Settings of an experiment; each experiment adds its own."""
 
     seed: int = 0
     """Seed of all random numbers: what torch.manual_seed(seed) draws."""
@@ -25,7 +20,13 @@ class Settings:
     out: Path = Path("runs")
     """Folder of run folders; each run adds OUT/NAME/DATE_TIME with record and pictures."""
 
-    def __post_init__(self) -> None:
+    def validate(self) -> None:
+        """Refuses what cannot be run.
+
+        Raises:
+            ValueError: a number outside its range, naming the flag.
+            FileNotFoundError: `--data-dir` is not there.
+        """
         if self.epochs < 1:
             raise ValueError(f"--epochs: {self.epochs}; at least 1 is needed")
         if not 0 <= self.seed < 2**32:

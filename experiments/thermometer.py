@@ -51,8 +51,8 @@ class Config(Settings):
     seeds: int = 20
     """How many nets to train side by side for the figures of unknown seed."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def validate(self) -> None:
+        super().validate()
         if self.seeds < 3:
             raise ValueError(f"--seeds: {self.seeds}; a spread needs at least 3")
 
@@ -141,6 +141,7 @@ def least_squares(t_u: np.ndarray, t_c: np.ndarray) -> np.ndarray:
 
 def main(config: Config) -> int:
     """Runs all variants; returns how many figures are off."""
+    config.validate()
     cpu = jax.devices("cpu")[0]
     with jax.default_device(cpu), train.Run(config.out, "thermometer", config) as run:
         limit = config.epochs
@@ -192,8 +193,8 @@ def main(config: Config) -> int:
                     "thermometer.mlp", final if limit >= epochs else {}, limit >= epochs
                 )
             run.metrics[name] = {"seeds": list(seeds), **final}
-            means = {k: f"{np.mean(v):.4f}" for k, v in final.items() if k != "output"}
-            print(f"{name}: mean over {len(seeds)} seeds after {min(epochs, limit)} epochs: {means}")
+            means = ", ".join(f"{k} {np.mean(v):.4f}" for k, v in final.items() if k != "output")
+            print(f"{name}: {min(epochs, limit)} epochs, mean over {len(seeds)} seeds: {means}")
 
         print(f"\nmlp: {net(8, Generator(config.seed))}\n")
         ledger.show(rows)

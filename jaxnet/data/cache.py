@@ -32,7 +32,7 @@ def cached(name: str, source: Path, read: Callable[[], _Arrays]) -> _Arrays:
     """
     file = cache_folder() / "decoded" / f"{name}-{_fingerprint(source)}.npz"
     try:
-        with np.load(file) as kept:
+        with open(file, "rb") as raw, np.load(raw) as kept:
             return kept["images"], kept["labels"], tuple(kept["classes"].tolist())
     except FileNotFoundError:
         pass

@@ -40,7 +40,8 @@ def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, .
     images: list[np.ndarray] = []
     labels: list[int] = []
     places: list[int] = []
-    for i in tqdm(range(len(records)), desc=f"decoding {split}", unit=" images", leave=False, disable=None):
+    bar = tqdm(range(len(records)), f"decoding {split}", unit=" images", leave=False, disable=None)
+    for i in bar:
         try:
             record = records[i]
         except Exception as error:  # the reader raises bare RuntimeErrors

@@ -1,0 +1,82 @@
+"""experiments/cifar2_net.py: the net itself, and the run against torch's."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.cifar2_net import Config, FunctionalNet, Net, correct, train_one
+from jaxnet import data, losses, optim, train, weights
+from jaxnet.random import Generator
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+def images(n: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.RandomState(0)
+    labels = (np.arange(n) % 2).astype(np.int32)
+    x = rng.standard_normal((n, 3, 32, 32)).astype(np.float32)
+    return x + labels[:, None, None, None].astype(np.float32), labels
+
+
+def test_shapes_of_the_document():
+    net = Net(rngs=Generator(0))
+    assert net.conv1.weight.shape == (16, 3, 3, 3)
+    assert net.conv1.bias.shape == (16,)
+    assert net.pool1(jnp.zeros((1, 3, 32, 32))).shape == (1, 3, 16, 16)
+    assert net.num_parameters == 18090
+
+
+def test_both_forms_are_one_function():
+    x = jnp.asarray(images(4)[0])
+    module, functional = Net(rngs=Generator(3)), FunctionalNet(rngs=Generator(3))
+    assert list(weights.state_dict(module)) == list(weights.state_dict(functional))
+    np.testing.assert_array_equal(module(x), functional(x))
+
+
+def test_learns_and_repeats_itself():
+    rows = jax.device_put(images(200))
+    config = Config(epochs=3, lr=0.05)
+    runs = [train_one(5, config, rows, rows)[1] for _ in range(2)]
+    assert runs[0]["train_loss"] == runs[1]["train_loss"]
+    assert runs[0]["train_loss"][3] < runs[0]["train_loss"][1]
+    assert runs[0]["val_accuracy"][3] == 1.0
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+def test_follows_the_pytorch_program_step_by_step():
+    import torch
+
+    x, y = images(150)  # two whole batches of 64 and one of 22
+    torch.manual_seed(7)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.Tanh(), torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(16, 8, 3, padding=1), torch.nn.Tanh(), torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(512, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2),
+    )  # fmt: skip
+    rows = torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y).long())
+    loader = torch.utils.data.DataLoader(rows, batch_size=64, shuffle=True)
+    sgd = torch.optim.SGD(net.parameters(), lr=1e-2)
+    theirs = []
+    for _ in range(2):
+        for images_, labels in loader:
+            loss = torch.nn.functional.cross_entropy(net(images_), labels)
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            theirs.append(loss.item())
+
+    generator = Generator(7)
+    optimizer = optim.SGD(lr=1e-2)
+    state = train.create(Net(rngs=generator), optimizer)
+    loss = train.supervised(losses.cross_entropy, {"correct": correct})
+    epoch = train.make_epoch(train.make_train_step(loss, optimizer), 64)
+    ours = []
+    for _ in range(2):
+        order = jnp.asarray(data.epoch_order(150, generator))
+        state, metrics = epoch(state, (jnp.asarray(x), jnp.asarray(y)), order)
+        ours += metrics["loss"].tolist()
+    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)

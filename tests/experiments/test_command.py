@@ -1,0 +1,118 @@
+"""python -m experiments, as a user meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def experiments(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {k: v for k, v in os.environ.items() if k != "JAXNET_DATA"} | environment
+    return subprocess.run(
+        [sys.executable, "-m", "experiments", *map(str, arguments)],
+        cwd=ROOT,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def thermometer(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    return out, experiments("thermometer", "--out", out)
+
+
+def test_alone_lists_every_experiment_on_one_line():
+    done = experiments(JAXNET_CACHE="/nonexistent")
+    assert done.returncode == 0
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line}
+    assert "embedded data" in lines["thermometer"]
+    assert "cifar10: not here" in lines["cifar2_net"]
+    assert "autograd" in lines
+
+
+def test_thermometer_holds_every_figure(thermometer):
+    _, done = thermometer
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert "143 of 143 figures hold" in done.stdout
+    assert "OFF" not in done.stdout
+
+
+def test_thermometer_leaves_record_and_plot(thermometer):
+    out, _ = thermometer
+    (folder,) = (out / "thermometer").iterdir()
+    record = json.loads((folder / "record.json").read_text())
+    assert record["config"]["epochs"] == 5000
+    assert record["environment"]["jax"]
+    assert len(record["metrics"]["ledger"]) == 143
+    assert record["metrics"]["manual_diverging"]["loss"][-1] == "nan"
+    assert (folder / "fit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_shorter_run_says_what_it_did_not_reach(tmp_path):
+    done = experiments("thermometer", "--epochs", 3, "--seeds", 3, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not run" in done.stdout
+
+
+def test_autograd_holds_every_figure(tmp_path):
+    done = experiments("autograd", "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "48 of 48 figures hold" in done.stdout
+
+
+def test_help_shows_the_settings():
+    done = experiments("cifar2_net", "--help")
+    assert done.returncode == 0
+    for flag in ("--seed", "--epochs", "--data-dir", "--out", "--lr", "--form"):
+        assert flag in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["thermomter"], "did you mean thermometer"),
+        (["thermometer", "--epochs", 0], "--epochs: 0; at least 1"),
+        (["thermometer", "--seed", -1], "--seed: -1; accepted is"),
+        (["cifar2_net", "--lr", "nan"], "--lr: nan; a finite number"),
+        (["cifar2_net", "--lr", "-1"], "--lr: -1.0; a positive number"),
+        (["cifar2_net", "--data-dir", "/no/such/folder"], "there is no folder /no/such/folder"),
+        (["autograd", "--out", "/dev/null/runs"], "/dev/null/runs"),
+    ],
+)
+def test_bad_input_gives_one_line_and_fails(arguments, says):
+    done = experiments(*arguments)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert says in lines[0]
+
+
+def test_a_failed_run_leaves_nothing(tmp_path):
+    done = experiments("cifar2_net", "--out", tmp_path, "--data-dir", tmp_path,
+                       JAXNET_CACHE=str(tmp_path / "cache"))  # fmt: skip
+    assert done.returncode == 2
+    assert "cifar10: not found" in done.stderr
+    assert list((tmp_path / "cifar2_net").iterdir()) == []
+
+
+@pytest.mark.skipif(not os.environ.get("JAXNET_DATA"), reason="needs data: set JAXNET_DATA")
+def test_cifar2_net_smoke(tmp_path):
+    done = experiments(
+        "cifar2_net", "--epochs", 2, "--out", tmp_path, JAXNET_DATA=os.environ["JAXNET_DATA"]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "10000 training and 2000 validation images" in done.stdout
+    (folder,) = (tmp_path / "cifar2_net").iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["curves.png", "images.png", "record.json"]
+    curves = json.loads((folder / "record.json").read_text())["metrics"]["runs"]["0"]
+    assert curves["train_loss"]["2"] < curves["train_loss"]["1"] < np.log(2)
+    assert curves["val_accuracy"]["2"] > 0.7

@@ -1,0 +1,50 @@
+"""experiments/ledger.py"""
+
+from decimal import Decimal
+
+import pytest
+
+from experiments import ledger
+
+
+def test_half_of_the_last_printed_digit():
+    assert ledger._allowed(Decimal("0.5480")) == pytest.approx(5e-5)
+    assert ledger._allowed(Decimal("0.548")) == pytest.approx(5e-4)
+    assert ledger._allowed(Decimal("-4.9680e8")) == pytest.approx(5e3)
+
+
+def test_relative_where_the_digits_are_finer_than_float32():
+    assert ledger._allowed(Decimal("5802484.5")) == pytest.approx(58.0, rel=1e-2)
+
+
+def test_off_by_one_digit_is_off():
+    good = ledger.compare("autograd", {"loss": 6.08464}, complete=False)
+    bad = ledger.compare("autograd", {"loss": 6.0847}, complete=False)
+    assert [r.verdict for r in good if r.figure == "autograd.loss"] == ["ok"]
+    assert [r.verdict for r in bad if r.figure == "autograd.loss"] == ["OFF"]
+
+
+def test_missing_figures_fail_a_complete_run():
+    rows = ledger.compare("autograd", {})
+    assert ledger.failed(rows) == len(rows) == 48
+    assert ledger.failed(ledger.compare("autograd", {}, complete=False)) == 0
+
+
+def test_nan_is_a_figure():
+    name = "thermometer.manual_diverging.loss.100"
+    for value, verdict in ((float("nan"), "ok"), (1.0, "OFF"), (float("inf"), "OFF")):
+        rows = ledger.compare("thermometer.manual_diverging", {"loss": {100: value}}, False)
+        assert [r.verdict for r in rows if r.figure == name] == [verdict]
+
+
+def test_seeds_give_a_prediction_interval():
+    near = {"val_accuracy": [0.88, 0.89, 0.90, 0.885, 0.895]}
+    far = {"val_accuracy": [0.80, 0.801, 0.802, 0.799, 0.80]}
+    for values, verdict in ((near, "ok"), (far, "OFF")):
+        rows = ledger.compare_over_seeds("cifar2.net", values, complete=False)
+        assert [r.verdict for r in rows if r.figure.endswith("val_accuracy")] == [verdict]
+
+
+def test_one_run_gets_no_verdict():
+    rows = ledger.compare_over_seeds("cifar2.net", {"val_accuracy": [0.5]}, complete=False)
+    assert [r.verdict for r in rows if r.figure.endswith("val_accuracy")] == ["-"]

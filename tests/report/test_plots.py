@@ -1,0 +1,14 @@
+"""jaxnet/report/plots.py"""
+
+import numpy as np
+
+from jaxnet import report
+
+
+def test_panels_and_images_are_drawn(tmp_path):
+    line = report.Series("a", [1, 2, 3], [1.0, 2.0, 4.0], "C1-", ([0, 1, 2], [2, 3, 5]))
+    report.save_panels(tmp_path / "a.png", [report.Panel("t", "x", "y", [line], log=True)])
+    images = np.zeros((7, 4, 4, 3), np.uint8)
+    report.save_images(tmp_path / "b.png", images, [str(i) for i in range(7)], columns=3)
+    for name in ("a.png", "b.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
