@@ -57,7 +57,7 @@ class Config(Settings):
             raise ValueError(f"--seeds: {self.seeds}; a spread needs at least 3")
 
 
-def line(params: jax.Array, t_u: jax.Array) -> jax.Array:
+def line(params: Any, t_u: Any) -> Any:
     """w * t_u + b."""
     return params[0] * t_u + params[1]
 

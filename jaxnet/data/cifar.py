@@ -19,7 +19,10 @@ def read_archive(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[
             for member in archive:
                 name = member.name.rsplit("/", 1)[-1]
                 if name in [*wanted, "batches.meta"]:
-                    found[name] = _Batch(archive.extractfile(member), encoding="bytes").load()
+                    raw = archive.extractfile(member)
+                    if raw is None:
+                        raise KeyError(f"{name} is no file")
+                    found[name] = _Batch(raw, encoding="bytes").load()
         batches = [found[name] for name in wanted]
         pixels = np.concatenate([batch[b"data"] for batch in batches])
         labels = np.concatenate([batch[b"labels"] for batch in batches])

@@ -37,10 +37,12 @@ class Run:
         OSError: the folder cannot be made or written.
     """
 
-    def __init__(self, out: str | os.PathLike[str], name: str, config: Any) -> None:
+    def __init__(
+        self, out: str | os.PathLike[str], name: str, config: Mapping[str, Any] | Any
+    ) -> None:
         self.name = name
         self.metrics: dict[str, Any] = {}
-        self._config = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+        self._config = config if isinstance(config, Mapping) else dataclasses.asdict(config)
         self._began = datetime.datetime.now().astimezone()
         self._clock = time.perf_counter()
         stamp = self._began.strftime("%Y-%m-%d_%H-%M-%S")
