@@ -1,0 +1,88 @@
+"""Timing of competitors in one run: interleaved, compile apart, medians and spread."""
+
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+__all__ = ["Timing", "interleave", "machine", "markdown"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of one call.
+
+    Attributes:
+        median: of the samples.
+        low, high: the first and third quartile.
+        first: the first call, compilation included.
+        samples: how many there are.
+    """
+
+    median: float
+    low: float
+    high: float
+    first: float
+    samples: int
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], Any]], rounds: int = 15, sample: float = 0.02
+) -> dict[str, Timing]:
+    """Times functions in turn, so that a busy moment of the machine hits all of them.
+
+    Args:
+        candidates: functions that return jax arrays (waited for) or anything else.
+        rounds: samples of each.
+        sample: seconds that one sample lasts at least; short calls are repeated.
+    """
+    first, repeats = {}, {}
+    for name, call in candidates.items():
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        first[name] = time.perf_counter() - began
+        jax.block_until_ready(call())
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        once = time.perf_counter() - began
+        repeats[name] = max(1, int(sample / max(once, 1e-7)))
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            began = time.perf_counter()
+            for _ in range(repeats[name]):
+                result = call()
+            jax.block_until_ready(result)
+            samples[name].append((time.perf_counter() - began) / repeats[name])
+    timings = {}
+    for name, values in samples.items():
+        low, median, high = statistics.quantiles(values, n=4)
+        timings[name] = Timing(median, low, high, first[name], len(values))
+    return timings
+
+
+def machine() -> str:
+    """One line that says where figures come from."""
+    from jaxnet.train import environment
+
+    facts = environment()
+    versions = ", ".join(f"{name} {facts[name]}" for name in ("jax", "flax", "optax", "numpy"))
+    try:
+        from importlib import metadata
+
+        versions += f", torch {metadata.version('torch')}"
+    except metadata.PackageNotFoundError:
+        pass
+    where = f"{facts['processor']}, {os.cpu_count()} cores, {facts['device']}"
+    return f"{where}; Python {facts['python']}, {versions}"
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join(lines)
