@@ -3,7 +3,19 @@
 from jaxnet.losses import cross_entropy, mse_loss
 from jaxnet.nn.activation import relu, tanh
 from jaxnet.nn.conv import conv2d
-from jaxnet.nn.linear import linear
+from jaxnet.nn.embedding import embedding, one_hot
+from jaxnet.nn.linear import bilinear, linear
 from jaxnet.nn.pooling import max_pool2d
 
-__all__ = ["conv2d", "cross_entropy", "linear", "max_pool2d", "mse_loss", "relu", "tanh"]
+__all__ = [
+    "bilinear",
+    "conv2d",
+    "cross_entropy",
+    "embedding",
+    "linear",
+    "max_pool2d",
+    "mse_loss",
+    "one_hot",
+    "relu",
+    "tanh",
+]

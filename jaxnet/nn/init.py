@@ -1,76 +1,63 @@
-"""torch.nn.init: fill parameters in place, from PyTorch's generator or from flax's keys."""
+"""torch.nn.init: fill parameters in place, from PyTorch's generator or from flax's keys.
+
+Every function changes its tensor, a `Parameter` or `Buffer`, and returns it. Where
+torch takes an optional `generator`, here it is a keyword that must be given: a
+`jaxnet.random.Generator`, which draws torch's numbers, or `flax.nnx.Rngs`.
+"""
 
 import math
-from typing import Any
+import warnings
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxnet.random import Generator
+from jaxnet.nn.draw import Rngs, draw_normal, draw_uniform, fill
+from jaxnet.nn.init_structured import dirac_, eye_, orthogonal_, sparse_, trunc_normal_
 
 __all__ = [
     "Rngs",
     "calculate_gain",
     "constant_",
+    "dirac_",
+    "draw_normal",
+    "draw_uniform",
+    "eye_",
     "kaiming_normal_",
     "kaiming_uniform_",
     "normal_",
     "ones_",
+    "orthogonal_",
+    "sparse_",
+    "trunc_normal_",
     "uniform_",
+    "xavier_normal_",
+    "xavier_uniform_",
     "zeros_",
 ]
-
-Rngs = Generator | nnx.Rngs
-"""Where random numbers come from: PyTorch's numbers, or flax's keys."""
 
 _Array = nnx.Variable
 
 
-def draw_uniform(
-    rngs: Rngs, shape: tuple[int, ...], low: float, high: float, dtype: DTypeLike = jnp.float32
-) -> jax.Array:
-    """Uniform numbers in [low, high) from either kind of source."""
-    if isinstance(rngs, Generator):
-        return jnp.asarray(rngs.uniform(low, high, shape, dtype))
-    return jax.random.uniform(_key(rngs), shape, dtype, low, high)
-
-
-def draw_normal(
-    rngs: Rngs, shape: tuple[int, ...], mean: float, std: float, dtype: DTypeLike = jnp.float32
-) -> jax.Array:
-    """Normal numbers from either kind of source."""
-    if isinstance(rngs, Generator):
-        return jnp.asarray(rngs.normal(mean, std, shape, dtype))
-    return jax.random.normal(_key(rngs), shape, dtype) * std + mean
-
-
-def _key(rngs: Any) -> jax.Array:
-    if isinstance(rngs, nnx.Rngs):
-        return rngs.params()
-    raise TypeError(
-        f"rngs: {type(rngs).__name__} is no source of random numbers; "
-        "give jaxnet.random.Generator(seed) or flax.nnx.Rngs(seed)"
-    )
-
-
 def uniform_(tensor: _Array, a: float = 0.0, b: float = 1.0, *, generator: Rngs) -> _Array:
-    """Fills with U(a, b)."""
-    tensor[...] = draw_uniform(generator, tensor.shape, a, b, tensor.dtype)
-    return tensor
+    """Fills with U(a, b).
+
+    >>> from jaxnet.random import Generator
+    >>> weight = nnx.Param(jnp.zeros(3))
+    >>> uniform_(weight, generator=Generator(1))[...]
+    Array([0.7576316 , 0.27931088, 0.40306926], dtype=float32)
+    """
+    return fill(tensor, draw_uniform(generator, tensor.shape, a, b, tensor.dtype))
 
 
 def normal_(tensor: _Array, mean: float = 0.0, std: float = 1.0, *, generator: Rngs) -> _Array:
     """Fills with N(mean, std^2)."""
-    tensor[...] = draw_normal(generator, tensor.shape, mean, std, tensor.dtype)
-    return tensor
+    return fill(tensor, draw_normal(generator, tensor.shape, mean, std, tensor.dtype))
 
 
 def constant_(tensor: _Array, val: float) -> _Array:
     """Fills with one value."""
-    tensor[...] = jnp.full(tensor.shape, val, tensor.dtype)
-    return tensor
+    return fill(tensor, jnp.full(tensor.shape, val, tensor.dtype))
 
 
 def ones_(tensor: _Array) -> _Array:
@@ -102,10 +89,13 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor that keeps the variance through a nonlinearity.
 
     Args:
-        nonlinearity: its name; `leaky_relu` takes its slope as `param` (0.01).
+        nonlinearity: its name in torch.nn.functional, or "linear" or "conv1d" and so on.
+        param: the slope of `leaky_relu` (0.01 if not given); others leave it unread.
     """
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else param
+        if isinstance(slope, bool) or not isinstance(slope, int | float):
+            raise ValueError(f"param: {slope!r}; the negative slope of leaky_relu is a number")
         return math.sqrt(2.0 / (1 + slope**2))
     if nonlinearity not in _GAINS:
         accepted = ", ".join([*_GAINS, "leaky_relu"])
@@ -121,10 +111,31 @@ def fan_in_and_out(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[1] * window, shape[0] * window
 
 
-def _kaiming_std(shape: tuple[int, ...], a: float, mode: str, nonlinearity: str) -> float:
-    if mode not in ("fan_in", "fan_out"):
+def _xavier_std(tensor: _Array, gain: float) -> float:
+    fans = sum(fan_in_and_out(tensor.shape))
+    if fans == 0:
+        raise ValueError(f"tensor: shape {tensor.shape} joins no inputs and no outputs")
+    return gain * math.sqrt(2.0 / float(fans))
+
+
+def xavier_uniform_(tensor: _Array, gain: float = 1.0, *, generator: Rngs) -> _Array:
+    """Glorot's initialisation from U(-a, a), a = gain * sqrt(6 / (fan_in + fan_out))."""
+    a = math.sqrt(3.0) * _xavier_std(tensor, gain)
+    return uniform_(tensor, -a, a, generator=generator)
+
+
+def xavier_normal_(tensor: _Array, gain: float = 1.0, *, generator: Rngs) -> _Array:
+    """Glorot's initialisation from N(0, gain^2 * 2 / (fan_in + fan_out))."""
+    return normal_(tensor, 0.0, _xavier_std(tensor, gain), generator=generator)
+
+
+def _kaiming_std(tensor: _Array, a: float, mode: str, nonlinearity: str) -> float | None:
+    if 0 in tensor.shape:
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
+        return None
+    if mode.lower() not in ("fan_in", "fan_out"):
         raise ValueError(f"mode: {mode!r}; accepted are 'fan_in' and 'fan_out'")
-    fan = fan_in_and_out(shape)[mode == "fan_out"]
+    fan = fan_in_and_out(tensor.shape)[mode.lower() == "fan_out"]
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)
 
 
@@ -136,8 +147,19 @@ def kaiming_uniform_(
     *,
     generator: Rngs,
 ) -> _Array:
-    """He initialisation from U(-bound, bound), bound = gain * sqrt(3 / fan)."""
-    bound = math.sqrt(3.0) * _kaiming_std(tensor.shape, a, mode, nonlinearity)
+    """He's initialisation from U(-bound, bound), bound = gain * sqrt(3 / fan).
+
+    Args:
+        tensor: a weight in torch's layout (out, in, ...).
+        a: the slope of the leaky_relu that follows; unread for other nonlinearities.
+        mode: "fan_in" keeps the variance forwards, "fan_out" backwards.
+        nonlinearity: what follows the layer; see `calculate_gain`.
+        generator: source of the numbers.
+    """
+    std = _kaiming_std(tensor, a, mode, nonlinearity)
+    if std is None:
+        return tensor
+    bound = math.sqrt(3.0) * std
     return uniform_(tensor, -bound, bound, generator=generator)
 
 
@@ -149,9 +171,9 @@ def kaiming_normal_(
     *,
     generator: Rngs,
 ) -> _Array:
-    """He initialisation from N(0, gain^2 / fan)."""
-    std = _kaiming_std(tensor.shape, a, mode, nonlinearity)
-    return normal_(tensor, 0.0, std, generator=generator)
+    """He's initialisation from N(0, gain^2 / fan). Arguments as in `kaiming_uniform_`."""
+    std = _kaiming_std(tensor, a, mode, nonlinearity)
+    return tensor if std is None else normal_(tensor, 0.0, std, generator=generator)
 
 
 def default_weight_and_bias(
@@ -167,12 +189,12 @@ def default_weight_and_bias(
     bound through kaiming_uniform_ with a = sqrt(5), and its roundings are kept.
     """
     fan_in = fan_in_and_out(weight_shape)[0] if fan_in is None else fan_in
-    if fan_in == 0:  # torch leaves a weight without inputs as it is
-        bias = None if bias_size is None else nnx.Param(jnp.zeros((bias_size,), dtype))
-        return nnx.Param(jnp.zeros(weight_shape, dtype)), bias
-    bound = math.sqrt(3.0) * calculate_gain("leaky_relu", math.sqrt(5)) / math.sqrt(fan_in)
-    weight = nnx.Param(draw_uniform(rngs, weight_shape, -bound, bound, dtype))
+    if 0 in weight_shape:  # nothing to draw
+        weight = nnx.Param(jnp.zeros(weight_shape, dtype))
+    else:
+        bound = math.sqrt(3.0) * (calculate_gain("leaky_relu", math.sqrt(5)) / math.sqrt(fan_in))
+        weight = nnx.Param(draw_uniform(rngs, weight_shape, -bound, bound, dtype))
     if bias_size is None:
         return weight, None
-    bound = 1 / math.sqrt(fan_in)
+    bound = 1 / math.sqrt(fan_in) if fan_in > 0 else 0.0
     return weight, nnx.Param(draw_uniform(rngs, (bias_size,), -bound, bound, dtype))

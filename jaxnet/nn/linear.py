@@ -1,13 +1,28 @@
 """Affine layers."""
 
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxnet.nn.init import Rngs, default_weight_and_bias
+from jaxnet.nn.draw import Rngs, draw_uniform
+from jaxnet.nn.init import default_weight_and_bias
 from jaxnet.nn.module import Module, wrong_shape
 
-__all__ = ["Flatten", "Identity", "Linear", "linear"]
+__all__ = [
+    "Bilinear",
+    "Flatten",
+    "Identity",
+    "Linear",
+    "Unflatten",
+    "bilinear",
+    "flatten",
+    "linear",
+    "unflatten",
+]
 
 
 def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -25,6 +40,92 @@ def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -
     if bias is None:
         return output
     return output + jnp.broadcast_to(bias, output.shape)
+
+
+def bilinear(
+    input1: jax.Array, input2: jax.Array, weight: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """y_o = sum_ij x1_i W_oij x2_j + b_o: torch.nn.functional.bilinear.
+
+    Args:
+        input1: (..., in1).
+        input2: (..., in2), with the same leading axes.
+        weight: (out, in1, in2).
+        bias: (out,).
+
+    Returns:
+        (..., out).
+
+    Raises:
+        ValueError: the inputs do not fit the weight or each other.
+    """
+    _, in1, in2 = weight.shape
+    fit = input1.ndim > 0 and input2.ndim > 0
+    if not fit or (*input1.shape, *input2.shape[-1:]) != (*input2.shape[:-1], in1, in2):
+        raise ValueError(
+            f"bilinear: inputs {input1.shape} and {input2.shape}; accepted are (..., {in1}) and "
+            f"(..., {in2}) with the same leading axes"
+        )
+    # One matrix product with all of W, then a sum over the second input.
+    products = jnp.einsum("...i,oij->...oj", input1, weight)  # (..., out, in2)
+    output = jnp.einsum("...oj,...j->...o", products, input2)
+    return output if bias is None else output + jnp.broadcast_to(bias, output.shape)
+
+
+def flatten(input: jax.Array, start_dim: int = 0, end_dim: int = -1) -> jax.Array:
+    """Joins the axes start_dim to end_dim into one: torch.flatten.
+
+    Args:
+        input: any shape; a single number becomes shape (1,).
+        start_dim: first axis to join, negative from the end.
+        end_dim: last axis to join.
+
+    Raises:
+        ValueError: an axis that is not there, or start_dim behind end_dim.
+    """
+    start = _axis("flatten", "start_dim", start_dim, input)
+    end = _axis("flatten", "end_dim", end_dim, input)
+    if start > end:
+        raise ValueError(
+            f"flatten: start_dim={start_dim} lies behind end_dim={end_dim} "
+            f"for an input of shape {input.shape}"
+        )
+    joined = math.prod(input.shape[start : end + 1])
+    return input.reshape(*input.shape[:start], joined, *input.shape[end + 1 :])
+
+
+def unflatten(input: jax.Array, dim: int, sizes: Sequence[int]) -> jax.Array:
+    """Takes one axis apart into several: torch.unflatten.
+
+    Args:
+        input: any shape but a single number.
+        dim: the axis, negative from the end.
+        sizes: of the new axes; one may be -1 and is found from the others.
+
+    Raises:
+        ValueError: an axis that is not there, or sizes that do not multiply up to it.
+    """
+    axis = _axis("unflatten", "dim", dim, input)
+    sizes, length = tuple(sizes), input.shape[axis] if input.ndim else 0
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) == 1 and known > 0 and length % known == 0:
+        sizes = tuple(length // known if size == -1 else size for size in sizes)
+    if not sizes or input.ndim == 0 or min(sizes) < 0 or math.prod(sizes) != length:
+        raise ValueError(
+            f"unflatten: sizes {sizes} do not multiply up to axis {dim} "
+            f"of an input of shape {input.shape}"
+        )
+    return input.reshape(*input.shape[:axis], *sizes, *input.shape[axis + 1 :])
+
+
+def _axis(function: str, name: str, given: int, input: jax.Array) -> int:
+    axes = max(input.ndim, 1)  # torch counts a single number as one axis here
+    if not -axes <= given < axes:
+        raise ValueError(
+            f"{function}: {name}={given} for an input of shape {input.shape}; "
+            f"accepted is {-axes} to {axes - 1}"
+        )
+    return given % axes
 
 
 class Linear(Module):
@@ -83,20 +184,106 @@ class Identity(Module):
         return input
 
 
+class Bilinear(Module):
+    """y = x1^T W x2 + b: torch.nn.Bilinear.
+
+    Args:
+        in1_features: size of the last axis of the first input.
+        in2_features: size of the last axis of the second input.
+        out_features: size of the last axis of the output.
+        bias: whether b is there.
+        rngs: source of the initial weights, U(-1/sqrt(in1), 1/sqrt(in1)) for both.
+        dtype: of the parameters.
+
+    Parameters `weight` (out, in1, in2) and `bias` (out,), as in torch.
+
+    >>> from jaxnet.random import Generator
+    >>> layer = Bilinear(2, 3, 4, rngs=Generator(0))
+    >>> layer(jnp.zeros((5, 2)), jnp.zeros((5, 3))).shape
+    (5, 4)
+    """
+
+    def __init__(
+        self,
+        in1_features: int,
+        in2_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        rngs: Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        if in1_features <= 0:
+            raise ValueError(f"Bilinear: in1_features={in1_features}; it must be above 0")
+        self.in1_features = in1_features
+        self.in2_features = in2_features
+        self.out_features = out_features
+        bound = 1 / math.sqrt(in1_features)
+        shape = (out_features, in1_features, in2_features)
+        self.weight = nnx.Param(draw_uniform(rngs, shape, -bound, bound, dtype))
+        self.bias = (
+            nnx.Param(draw_uniform(rngs, (out_features,), -bound, bound, dtype)) if bias else None
+        )
+
+    def __call__(self, input1: jax.Array, input2: jax.Array) -> jax.Array:
+        """(..., in1_features) and (..., in2_features) to (..., out_features)."""
+        bias = None if self.bias is None else self.bias[...]
+        try:
+            return bilinear(input1, input2, self.weight[...], bias)
+        except ValueError as error:
+            raise ValueError(f"{self!r}: {error}") from None
+
+    def extra_repr(self) -> str:
+        return (
+            f"in1_features={self.in1_features}, in2_features={self.in2_features}, "
+            f"out_features={self.out_features}, bias={self.bias is not None}"
+        )
+
+
 class Flatten(Module):
-    """Joins the axes start_dim to end_dim into one, in (C, H, W) order: torch.nn.Flatten."""
+    """Joins the axes start_dim to end_dim into one, in (C, H, W) order: torch.nn.Flatten.
+
+    >>> Flatten()(jnp.zeros((2, 3, 4, 5))).shape
+    (2, 60)
+    """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         self.start_dim = start_dim
         self.end_dim = end_dim
 
     def __call__(self, input: jax.Array) -> jax.Array:
-        start, end = self.start_dim % input.ndim, self.end_dim % input.ndim
-        if start > end:
-            raise ValueError(
-                f"{self!r}: start_dim lies behind end_dim for an input of shape {input.shape}"
-            )
-        return input.reshape(*input.shape[:start], -1, *input.shape[end + 1 :])
+        """(..., a, ..., z, ...) to (..., a * ... * z, ...)."""
+        return flatten(input, self.start_dim, self.end_dim)
 
     def extra_repr(self) -> str:
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+
+
+class Unflatten(Module):
+    """Takes one axis apart into several: torch.nn.Unflatten.
+
+    Args:
+        dim: the axis, a number: JAX has no named axes.
+        unflattened_size: sizes of the new axes; one may be -1.
+
+    >>> Unflatten(1, (3, -1))(jnp.zeros((2, 12))).shape
+    (2, 3, 4)
+    """
+
+    def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
+        if isinstance(dim, bool) or not isinstance(dim, int):
+            raise TypeError(f"Unflatten: dim={dim!r}; give its number, JAX has no named axes")
+        if not isinstance(unflattened_size, tuple | list):
+            raise TypeError(f"Unflatten: unflattened_size={unflattened_size!r}; give a tuple")
+        for size in unflattened_size:
+            if isinstance(size, bool) or not isinstance(size, int):
+                raise TypeError(f"Unflatten: {size!r} in unflattened_size; give whole numbers")
+        self.dim = dim
+        self.unflattened_size = tuple(unflattened_size)
+
+    def __call__(self, input: jax.Array) -> jax.Array:
+        """(..., a * b, ...) to (..., a, b, ...)."""
+        return unflatten(input, self.dim, self.unflattened_size)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"

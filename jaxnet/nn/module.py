@@ -1,10 +1,12 @@
 """The module that everything in `jaxnet.nn` is: torch.nn.Module's reading side on flax.nnx."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 __all__ = ["Buffer", "Module", "Parameter"]
@@ -14,7 +16,15 @@ Parameter = nnx.Param
 
 
 class Buffer(nnx.Variable):
-    """An array that belongs to a model but is not trained: torch's registered buffer."""
+    """An array that belongs to a model but is not trained: torch.nn.Buffer.
+
+    Args:
+        value: the array.
+        persistent: whether it is part of the state_dict.
+    """
+
+    def __init__(self, value: Any, *, persistent: bool = True, **metadata: Any) -> None:
+        super().__init__(value, persistent=persistent, **metadata)
 
 
 class Module(nnx.Module):
@@ -32,6 +42,7 @@ class Module(nnx.Module):
     """
 
     training: bool = True
+    _members: tuple[str, ...] = ()  # flax sorts attributes by name; torch's order is kept here
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -39,11 +50,116 @@ class Module(nnx.Module):
         own = inspect.signature(cls.__init__)
         cls.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])  # type: ignore[attr-defined]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        old = vars(self).get(name)
+        kind = _kind(value)
+        if kind is None:
+            value = _checked(self, name, old, value)
+        elif old is None and name in vars(self):
+            value = nnx.data(value)  # flax refuses an array where there was a plain None
+        super().__setattr__(name, value)
+        if kind is not None and (name not in self._members or kind is not (_kind(old) or kind)):
+            self._set_members([*(n for n in self._members if n != name), name])
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self._set_members([n for n in self._members if n != name])
+
+    def _set_members(self, names: list[str]) -> None:
+        object.__setattr__(self, "_members", tuple(names))
+
+    def register_parameter(self, name: str, param: nnx.Param | None) -> None:
+        """Adds a trainable array under a name; None keeps its place in the order."""
+        self._check_new_name("parameter", name, nnx.Param)
+        if param is not None and not isinstance(param, nnx.Param):
+            raise TypeError(
+                f"parameter {name!r}: {type(param).__name__} is no Parameter; "
+                "give nn.Parameter(array) or None"
+            )
+        self._register(name, param)
+
+    def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
+        """Adds an array that is kept but not trained.
+
+        Args:
+            name: the attribute that will hold it, as a `Buffer`.
+            tensor: an array, or None for none yet.
+            persistent: whether it is part of the state_dict.
+        """
+        self._check_new_name("buffer", name, Buffer)
+        if isinstance(tensor, Buffer):
+            tensor = tensor[...]
+        if tensor is not None and not isinstance(tensor, jax.Array | np.ndarray):
+            raise TypeError(
+                f"buffer {name!r}: {type(tensor).__name__} is no array; give an array or None"
+            )
+        self._register(
+            name, None if tensor is None else Buffer(jnp.asarray(tensor), persistent=persistent)
+        )
+
+    def add_module(self, name: str, module: nnx.Module | None) -> None:
+        """Adds a child under a name that need not be a Python one, such as "0"."""
+        self._check_new_name("module", name, nnx.Module)
+        if module is not None and not isinstance(module, nnx.Module):
+            raise TypeError(
+                f"{type(self).__name__}: {name!r} is {_described(module)}, not a module; "
+                "write an activation as nn.Tanh(), not nn.Tanh or jnp.tanh"
+            )
+        self._register(name, module)
+
+    def _check_new_name(self, what: str, name: str, kind: type) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"{what} name: {name!r} is not a string")
+        if name == "" or "." in name:
+            raise KeyError(f"{what} name: {name!r}; it must not be empty or hold a dot")
+        known = name in self._members and isinstance(vars(self)[name], kind | None)
+        if hasattr(self, name) and not known:
+            raise KeyError(f"{what} name: {type(self).__name__} already has an attribute {name!r}")
+
+    def _register(self, name: str, value: Any) -> None:
+        setattr(self, name, value)
+        if name not in self._members:
+            self._set_members([*self._members, name])
+
+    def get_submodule(self, target: str) -> nnx.Module:
+        """The module under a dotted name such as "net.0.conv"; "" is this one."""
+        module: Any = self
+        for name in target.split(".") if target else ():
+            module = _member(module, name, nnx.Module, target)
+        return module
+
+    def get_parameter(self, target: str) -> nnx.Param:
+        """The trainable array under a dotted name such as "net.0.weight"."""
+        path, _, name = target.rpartition(".")
+        return _member(self.get_submodule(path), name, nnx.Param, target)
+
+    def get_buffer(self, target: str) -> Buffer:
+        """The buffer under a dotted name such as "net.1.running_mean"."""
+        path, _, name = target.rpartition(".")
+        return _member(self.get_submodule(path), name, Buffer, target)
+
+    def apply(self, fn: Callable[[Any], Any]) -> Self:
+        """Calls fn on every module below, then on this one, and returns this one.
+
+        >>> from jaxnet import nn
+        >>> from jaxnet.random import Generator
+        >>> def zero_bias(module):
+        ...     if isinstance(module, nn.Linear):
+        ...         nn.init.zeros_(module.bias)
+        >>> net = nn.Sequential(nn.Linear(2, 2, rngs=Generator(0)), nn.Tanh()).apply(zero_bias)
+        >>> net[0].bias[...]
+        Array([0., 0.], dtype=float32)
+        """
+        _apply(self, fn)
+        return self
+
     def train(self, mode: bool = True) -> Self:  # type: ignore[override]
         """Puts this module and all below it in training mode (or not), and returns it.
 
         Layers of plain flax below are told in flax's words.
         """
+        if not isinstance(mode, bool):
+            raise ValueError(f"mode: {mode!r}; accepted are True and False")
         for module in self.modules():
             if isinstance(module, Module):
                 module.training = mode
@@ -59,11 +175,7 @@ class Module(nnx.Module):
 
     def named_children(self) -> Iterator[tuple[str, nnx.Module]]:
         """The modules assigned to this one, each once, with their names."""
-        seen = set()
-        for name, value in vars(self).items():
-            if isinstance(value, nnx.Module) and id(value) not in seen:
-                seen.add(id(value))
-                yield name, value
+        return _children(self)
 
     def children(self) -> Iterator[nnx.Module]:
         """The modules assigned to this one, each once."""
@@ -73,11 +185,11 @@ class Module(nnx.Module):
         self, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nnx.Module]]:
         """This module and all below it, parents first, under their dotted names."""
-        yield from _walk(self, prefix, set() if remove_duplicate else None)
+        yield from walk(self, prefix, set() if remove_duplicate else None)
 
-    def modules(self) -> Iterator[nnx.Module]:
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nnx.Module]:
         """This module and all below it, each once."""
-        return (module for _, module in self.named_modules())
+        return (module for _, module in self.named_modules(remove_duplicate=remove_duplicate))
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -105,7 +217,7 @@ class Module(nnx.Module):
             owners = list(self.named_modules(prefix, remove_duplicate))  # type: ignore[arg-type]
         seen = set()
         for owner_name, owner in owners:
-            for name, value in vars(owner).items():
+            for name, value in members(owner):
                 if isinstance(value, kind) and id(value) not in seen:
                     if remove_duplicate:
                         seen.add(id(value))
@@ -121,15 +233,12 @@ class Module(nnx.Module):
         return ""
 
     def __repr__(self) -> str:
-        lines = []
-        for name, value in vars(self).items():
-            if isinstance(value, nnx.Module):
-                lines.append(f"({name}): " + repr(value).replace("\n", "\n  "))
-        extra = self.extra_repr()
-        if not lines:
-            return f"{type(self).__name__}({extra})"
-        head = [extra] if extra else []
-        return f"{type(self).__name__}(\n  " + "\n  ".join(head + lines) + "\n)"
+        lines = [
+            f"({name}): " + repr(value).replace("\n", "\n  ")
+            for name, value in members(self)
+            if isinstance(value, nnx.Module)
+        ]
+        return printed(self, lines)
 
     __str__ = __repr__
 
@@ -137,17 +246,94 @@ class Module(nnx.Module):
         raise NotImplementedError(f"{type(self).__name__} defines no __call__")
 
 
-def _walk(
-    module: nnx.Module, prefix: str, seen: set[int] | None
+def walk(
+    module: nnx.Module, prefix: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, nnx.Module]]:
+    """A module and all below it, parents first; each once if a set is given."""
     if seen is not None:
         if id(module) in seen:
             return
         seen.add(id(module))
     yield prefix, module
-    for name, value in vars(module).items():
+    for name, value in members(module):
         if isinstance(value, nnx.Module):
-            yield from _walk(value, _join(prefix, name), seen)
+            yield from walk(value, _join(prefix, name), seen)
+
+
+def members(module: nnx.Module) -> list[tuple[str, nnx.Module | nnx.Variable]]:
+    """What hangs on a module itself, arrays and modules, in torch's order."""
+    held = vars(module)
+    names = module._members if isinstance(module, Module) else held
+    return [(name, held[name]) for name in names if _kind(held[name]) is not None]
+
+
+def _kind(value: Any) -> type | None:
+    for kind in (nnx.Module, nnx.Param, nnx.Variable):
+        if isinstance(value, kind):
+            return kind
+    return None
+
+
+def _children(module: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
+    seen = set()
+    for name, value in members(module):
+        if isinstance(value, nnx.Module) and id(value) not in seen:
+            seen.add(id(value))
+            yield name, value
+
+
+def _apply(module: nnx.Module, fn: Callable[[Any], Any]) -> None:
+    for _, child in _children(module):
+        _apply(child, fn)
+    fn(module)
+
+
+def _checked(module: nnx.Module, name: str, old: Any, value: Any) -> Any:
+    """A plain value for an attribute, unless it would fall out of the model unseen."""
+    where = f"{type(module).__name__}.{name}"
+    is_array = isinstance(value, jax.Array | np.ndarray)
+    if is_array and isinstance(old, nnx.Param):
+        raise TypeError(
+            f"{where}: an array cannot take the place of a Parameter; "
+            f"write .{name}[...] = array, or assign nn.Parameter(array)"
+        )
+    if is_array and isinstance(old, Buffer):
+        return Buffer(jnp.asarray(value), persistent=is_persistent(old))
+    held = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict | list | tuple) and any(_kind(item) is not None for item in held):
+        raise TypeError(
+            f"{where}: a plain {type(value).__name__} hides the modules and parameters in it; "
+            "use nn.ModuleList, nn.ModuleDict or nn.Sequential, or nnx.List for parameters"
+        )
+    return value
+
+
+def is_persistent(variable: nnx.Variable) -> bool:
+    """Whether a variable is part of the state_dict."""
+    return variable.get_metadata("persistent", True)
+
+
+def _member(module: Any, name: str, kind: type, target: str) -> Any:
+    value = vars(module).get(name)
+    if not isinstance(value, kind):
+        has = ", ".join(n for n, v in members(module) if isinstance(v, kind)) or "none"
+        raise AttributeError(
+            f"{target!r}: {type(module).__name__} has no {kind.__name__} {name!r}; it has {has}"
+        )
+    return value
+
+
+def _described(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def printed(module: Module, children: list[str]) -> str:
+    extra = module.extra_repr()
+    lines = (extra.split("\n") if extra else []) + children
+    name = type(module).__name__
+    if not children and len(lines) < 2:
+        return f"{name}({extra})"
+    return f"{name}(\n  " + "\n  ".join(lines) + "\n)"
 
 
 def _join(prefix: str, name: str) -> str:

@@ -32,16 +32,29 @@ def split(model: M) -> tuple[Structure[M], Arrays, Arrays]:
     """
     parts: Any = nnx.split(model, nnx.Param, ...)
     graphdef, params, buffers = parts
+    first_names = _first_names(model)
     paths: list[tuple[str, tuple[Any, ...]]] = []
     arrays: list[Arrays] = []
     for state in (params, buffers):
         flat = {}
         for path, variable in nnx.to_flat_state(state):
             name = ".".join(map(str, path))
+            name = first_names.get(name, name)
             flat[name] = variable[...]
             paths.append((name, path))
         arrays.append(flat)
     return Structure(graphdef, tuple(paths)), arrays[0], arrays[1]
+
+
+def _first_names(model: Any) -> dict[str, str]:
+    """Every name of a variable to its first in torch's order; flax takes the alphabet's first."""
+    first: dict[int, str] = {}
+    names = {}
+    for listing in ("named_parameters", "named_buffers"):
+        if hasattr(model, listing):
+            for name, variable in getattr(model, listing)(remove_duplicate=False):
+                names[name] = first.setdefault(id(variable), name)
+    return names
 
 
 def merge(structure: Structure[M], params: Arrays, buffers: Arrays) -> M:

@@ -54,14 +54,15 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation) -> Step
             model = merge(state.structure, params, state.buffers)
             model.train()
             value, metrics = _with_metrics(loss(model, batch))
-            return value, (metrics, split(model)[2])
+            return value, (metrics, split(model)[1:])
 
         gradient = jax.value_and_grad(objective, has_aux=True)
-        (value, (metrics, buffers)), grads = gradient(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        (value, (metrics, (params, buffers))), grads = gradient(state.params)
+        # A layer may change its parameters when called, as torch's Embedding(max_norm) does.
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
         state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=optax.apply_updates(params, updates),
             buffers=buffers,
             opt_state=opt_state,
         )

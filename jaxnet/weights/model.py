@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxnet.nn.module import is_persistent, members
+
 __all__ = ["load_state_dict", "state_dict"]
 
 
@@ -53,10 +55,12 @@ def _variables(model: Any) -> dict[str, nnx.Variable]:
 
     def visit(module: nnx.Module, prefix: str) -> None:
         # torch lists a module's parameters, then its buffers, then its children.
-        own = [(n, v) for n, v in vars(module).items() if isinstance(v, nnx.Variable)]
+        own = [
+            (n, v) for n, v in members(module) if isinstance(v, nnx.Variable) and is_persistent(v)
+        ]
         for name, variable in sorted(own, key=lambda item: not isinstance(item[1], nnx.Param)):
             found[prefix + name] = variable
-        for name, value in vars(module).items():
+        for name, value in members(module):
             if isinstance(value, nnx.Module):
                 visit(value, f"{prefix}{name}.")
 
