@@ -1,9 +1,60 @@
 """torch.nn.functional: the pure functions of this package under one name."""
 
-from jaxnet.losses import cross_entropy, mse_loss
+from jaxnet.losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cosine_embedding_loss,
+    cross_entropy,
+    ctc_loss,
+    gaussian_nll_loss,
+    hinge_embedding_loss,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    margin_ranking_loss,
+    mse_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+    nll_loss,
+    pairwise_distance,
+    poisson_nll_loss,
+    smooth_l1_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 from jaxnet.nn.activation import relu, tanh
 from jaxnet.nn.conv import conv2d
 from jaxnet.nn.linear import linear
 from jaxnet.nn.pooling import max_pool2d
 
-__all__ = ["conv2d", "cross_entropy", "linear", "max_pool2d", "mse_loss", "relu", "tanh"]
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "conv2d",
+    "cosine_embedding_loss",
+    "cross_entropy",
+    "ctc_loss",
+    "gaussian_nll_loss",
+    "hinge_embedding_loss",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "linear",
+    "margin_ranking_loss",
+    "max_pool2d",
+    "mse_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "nll_loss",
+    "pairwise_distance",
+    "poisson_nll_loss",
+    "relu",
+    "smooth_l1_loss",
+    "soft_margin_loss",
+    "tanh",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
+]
