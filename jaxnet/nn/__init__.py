@@ -26,7 +26,8 @@ from jaxnet.nn.batchnorm import (
     InstanceNorm3d,
 )
 from jaxnet.nn.container import ModuleDict, ModuleList, Sequential
-from jaxnet.nn.conv import Conv2d
+from jaxnet.nn.conv import Conv1d, Conv2d, Conv3d
+from jaxnet.nn.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from jaxnet.nn.distance import PairwiseDistance
 from jaxnet.nn.dropout import (
     AlphaDropout,
@@ -93,7 +94,12 @@ __all__ = [
     "Bilinear",
     "Buffer",
     "CTCLoss",
+    "Conv1d",
     "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "Dropout",

@@ -1,123 +1,318 @@
-"""Convolutions: torch's layout outside, the form that XLA runs fast inside."""
+"""Convolutions, in torch's words; `jaxnet.nn.correlation` does the arithmetic."""
 
-from functools import partial
+import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 
+from jaxnet.nn.correlation import correlate
 from jaxnet.nn.init import Rngs, default_weight_and_bias
-from jaxnet.nn.module import Module, wrong_shape
+from jaxnet.nn.module import Module, Parameter, wrong_shape
+from jaxnet.nn.window import Size, axis_letters, batched, per_axis
 
-__all__ = ["Conv2d", "conv2d"]
+__all__ = ["Conv1d", "Conv2d", "Conv3d", "conv1d", "conv2d", "conv3d"]
 
-_Pads = tuple[tuple[int, int], ...]
+_PADDING_MODES = {
+    "zeros": "constant",
+    "reflect": "reflect",
+    "replicate": "edge",
+    "circular": "wrap",
+}
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _correlate(
-    x: jax.Array, w: jax.Array, stride: tuple[int, ...], pads: _Pads, dilation: tuple[int, ...]
+def conv1d(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    stride: Size = 1,
+    padding: str | Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
 ) -> jax.Array:
-    """Correlates (N, C, ...) with (O, C, ...), both ways in channels-last form.
+    """Correlates sequences with a kernel: torch.nn.functional.conv1d.
 
-    XLA's own gradient leaves the backward convolutions with dimension numbers
-    that its CPU backend runs about 20 times slower inside a loop (jax issue
-    12868), so both are written out in the form that it knows.
+    Args:
+        input: (N, C, L) or (C, L).
+        weight: (O, C / groups, kL).
+        bias, stride, padding, dilation, groups: as in `conv2d`.
+
+    Returns:
+        (N, O, L') or (O, L').
     """
-    return _channels_first(
-        _channels_last_conv(_channels_last(x), _kernel_last(w), stride, pads, rhs_dilation=dilation)
-    )
-
-
-def _correlate_forward(x, w, stride, pads, dilation):
-    return _correlate(x, w, stride, pads, dilation), (x, w)
-
-
-def _correlate_backward(stride, pads, dilation, saved, dy):
-    x, w = saved
-    spans = [(k - 1) * d for k, d in zip(w.shape[2:], dilation, strict=True)]
-    sizes = list(zip(x.shape[2:], dy.shape[2:], spans, pads, stride, strict=True))
-
-    # The input's gradient: dy, spread by the stride, against the flipped kernel.
-    flipped = jnp.swapaxes(jnp.flip(w, tuple(range(2, w.ndim))), 0, 1)
-    back_pads = [(span - low, n + low - (m - 1) * s - 1) for n, m, span, (low, _), s in sizes]
-    dx = _channels_last_conv(
-        _channels_last(dy),
-        _kernel_last(flipped),
-        (1,) * len(stride),
-        back_pads,
-        lhs_dilation=stride,
-        rhs_dilation=dilation,
-    )
-
-    # The weight's gradient: x against dy, channels and batch trading places.
-    weight_pads = [(low, (m - 1) * s + 1 + span - n - low) for n, m, span, (low, _), s in sizes]
-    swapped_x = jnp.moveaxis(x, 0, -1)  # (C, ..., N)
-    swapped_dy = jnp.moveaxis(dy, (0, 1), (-2, -1))  # (..., N, O)
-    dw = _channels_last_conv(
-        swapped_x, swapped_dy, dilation, weight_pads, rhs_dilation=stride
-    )  # (C, ..., O)
-    return _channels_first(dx), jnp.moveaxis(dw, (-1, 0), (0, 1))
-
-
-_correlate.defvjp(_correlate_forward, _correlate_backward)
-
-
-def _channels_last(x: jax.Array) -> jax.Array:
-    return jnp.moveaxis(x, 1, -1)
-
-
-def _channels_first(x: jax.Array) -> jax.Array:
-    return jnp.moveaxis(x, -1, 1)
-
-
-def _kernel_last(w: jax.Array) -> jax.Array:
-    return jnp.moveaxis(w, (0, 1), (-1, -2))  # (..., C, O)
-
-
-def _channels_last_conv(x, w, stride, pads, lhs_dilation=None, rhs_dilation=None):
-    spatial = "DHW"[-(x.ndim - 2) :]
-    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
-    return lax.conv_general_dilated(
-        x, w, stride, pads, lhs_dilation, rhs_dilation, dimension_numbers=numbers
-    )
+    return _conv(1, input, weight, bias, stride, padding, dilation, groups)
 
 
 def conv2d(
     input: jax.Array,
     weight: jax.Array,
     bias: jax.Array | None = None,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
-    dilation: int | tuple[int, int] = 1,
+    stride: Size = 1,
+    padding: str | Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
 ) -> jax.Array:
     """Correlates images with a kernel: torch.nn.functional.conv2d.
 
     Args:
         input: (N, C, H, W) or (C, H, W).
-        weight: (O, C, kH, kW).
+        weight: (O, C / groups, kH, kW), of the input's dtype.
         bias: (O,).
         stride: step of the window.
-        padding: zeros on each side.
+        padding: zeros on each side; "same" keeps the size (with stride 1), the
+            odd one goes behind; "valid" is 0.
         dilation: step inside the window.
+        groups: output channels fall into this many groups, and each sees the
+            input channels of its own only.
 
     Returns:
         (N, O, H', W') or (O, H', W').
     """
-    batch = input if input.ndim == 4 else input[None]
-    pads = tuple((p, p) for p in _pair(padding))
-    output = _correlate(batch, weight, _pair(stride), pads, _pair(dilation))
-    if bias is not None:
-        output = output + bias[None, :, None, None]
-    return output if input.ndim == 4 else output[0]
+    return _conv(2, input, weight, bias, stride, padding, dilation, groups)
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
+def conv3d(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None = None,
+    stride: Size = 1,
+    padding: str | Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """Correlates volumes with a kernel: torch.nn.functional.conv3d.
+
+    Args:
+        input: (N, C, D, H, W) or (C, D, H, W).
+        weight: (O, C / groups, kD, kH, kW).
+        bias, stride, padding, dilation, groups: as in `conv2d`.
+
+    Returns:
+        (N, O, D', H', W') or (O, D', H', W').
+    """
+    return _conv(3, input, weight, bias, stride, padding, dilation, groups)
 
 
-class Conv2d(Module):
+def _conv(n, input, weight, bias, stride, padding, dilation, groups):
+    name = f"conv{n}d"
+    batch = batched(name, input, n)
+    if weight.ndim != n + 2 or 0 in weight.shape[2:]:
+        raise ValueError(
+            f"{name}: a weight of shape {weight.shape}; accepted is (O, C / groups, and "
+            f"{n} window sizes), none of them 0"
+        )
+    if groups < 1 or weight.shape[0] % groups:
+        raise ValueError(
+            f"{name}: groups {groups} does not divide the {weight.shape[0]} output channels"
+        )
+    if batch.shape[1] != weight.shape[1] * groups:
+        raise ValueError(
+            f"{name}: a weight of shape {weight.shape} with groups {groups} expects "
+            f"{weight.shape[1] * groups} input channels; the input {input.shape} has "
+            f"{batch.shape[1]}"
+        )
+    check_dtypes(name, input, weight, bias)
+    check_bias(name, bias, weight.shape[0])
+    steps = per_axis(name, "stride", stride, n, least=1)
+    inside = per_axis(name, "dilation", dilation, n, least=1)
+    pads = _pads(name, padding, weight.shape[2:], steps, inside)
+    for size, (low, high), k, d in zip(
+        batch.shape[2:], pads, weight.shape[2:], inside, strict=True
+    ):
+        if size == 0 or size + low + high < (k - 1) * d + 1:
+            raise ValueError(
+                f"{name}: the window of {weight.shape[2:]} with dilation {inside} is larger "
+                f"than the input {input.shape} with padding {padding!r}"
+            )
+    output = correlate(batch, weight, steps, pads, inside, groups)
+    return add_bias(output if input.ndim == n + 2 else output[0], bias, n)
+
+
+def check_dtypes(name: str, input: jax.Array, weight: jax.Array, bias: jax.Array | None) -> None:
+    """Complains unless all are floats of one dtype, as torch does."""
+    given = [a.dtype for a in (input, weight, bias) if a is not None]
+    if len(set(given)) > 1 or not jnp.issubdtype(given[0], jnp.inexact):
+        words = ", ".join(map(str, given))
+        raise TypeError(
+            f"{name}: dtypes {words}; input, weight and bias must share one float dtype"
+        )
+
+
+def check_bias(name: str, bias: jax.Array | None, channels: int) -> None:
+    """Complains unless there is one number for each output channel."""
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"{name}: a bias of shape {bias.shape}; accepted is ({channels},)")
+
+
+def add_bias(output: jax.Array, bias: jax.Array | None, n: int) -> jax.Array:
+    """Adds one number to each channel of (..., O, and n spatial axes)."""
+    if bias is None:
+        return output
+    return output + jnp.broadcast_to(bias.reshape(-1, *(1,) * n), output.shape)
+
+
+def _pads(name, padding, window, stride, dilation):
+    if padding == "valid":
+        return ((0, 0),) * len(window)
+    if padding == "same":
+        if max(stride) > 1:
+            raise ValueError(f"{name}: padding 'same' with stride {stride}; it needs stride 1")
+        totals = [d * (k - 1) for k, d in zip(window, dilation, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    if isinstance(padding, str):
+        raise ValueError(f"{name}: padding {padding!r}; accepted words are 'same' and 'valid'")
+    return tuple((p, p) for p in per_axis(name, "padding", padding, len(window)))
+
+
+class Convolution(Module):
+    """What every convolution layer keeps, checks and prints: torch's _ConvNd."""
+
+    _axes: ClassVar[int]
+    weight: Parameter
+    bias: Parameter | None
+
+    def _keep(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size,
+        padding: str | Size,
+        dilation: Size,
+        output_padding: Size,
+        groups: int,
+        padding_mode: str,
+    ) -> None:
+        name, n = type(self).__name__, self._axes
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"{name}: groups {groups} must be positive and divide in_channels {in_channels} "
+                f"and out_channels {out_channels}"
+            )
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = per_axis(name, "kernel_size", kernel_size, n, least=1)
+        self.stride = per_axis(name, "stride", stride, n, least=1)
+        self.padding = (
+            padding if isinstance(padding, str) else per_axis(name, "padding", padding, n)
+        )
+        self.dilation = per_axis(name, "dilation", dilation, n, least=1)
+        self.output_padding = per_axis(name, "output_padding", output_padding, n)
+        self.groups = groups
+        self.padding_mode = padding_mode
+
+    def _check_input(self, input: jax.Array) -> None:
+        n, c = self._axes, self.in_channels
+        if input.ndim not in (n + 1, n + 2) or input.shape[-n - 1] != c:
+            axes = axis_letters(n)
+            raise wrong_shape(self, f"(N, {c}, {axes}) or ({c}, {axes})", input)
+
+    def extra_repr(self) -> str:
+        zeros = (0,) * self._axes
+        text = (
+            f"{self.in_channels}, {self.out_channels}, "
+            f"kernel_size={self.kernel_size}, stride={self.stride}"
+        )
+        if self.padding != zeros:
+            text += f", padding={self.padding}"
+        if set(self.dilation) != {1}:
+            text += f", dilation={self.dilation}"
+        if self.output_padding != zeros:
+            text += f", output_padding={self.output_padding}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        if self.bias is None:
+            text += ", bias=False"
+        if self.padding_mode != "zeros":
+            text += f", padding_mode={self.padding_mode}"
+        return text
+
+
+class _Conv(Convolution):
+    """What the three convolutions share."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: str | Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        rngs: Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(
+                f"{type(self).__name__}: padding_mode {padding_mode!r}; accepted are "
+                f"{', '.join(map(repr, _PADDING_MODES))}"
+            )
+        self._keep(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            0,
+            groups,
+            padding_mode,
+        )
+        _pads(type(self).__name__, padding, self.kernel_size, self.stride, self.dilation)
+        self.weight, self.bias = default_weight_and_bias(
+            (out_channels, in_channels // groups, *self.kernel_size),
+            out_channels if bias else None,
+            rngs,
+            dtype,
+        )
+
+    def __call__(self, input: jax.Array) -> jax.Array:
+        """(N, C, ...) to (N, O, ...); one example without N works too."""
+        self._check_input(input)
+        padding: str | Size = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = self._padded(input), 0
+        bias = None if self.bias is None else self.bias[...]
+        return _conv(
+            self._axes,
+            input,
+            self.weight[...],
+            bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+        )
+
+    def _padded(self, input: jax.Array) -> jax.Array:
+        pads = _pads(repr(self), self.padding, self.kernel_size, self.stride, self.dilation)
+        beyond = {"reflect": -1, "circular": 0}.get(self.padding_mode, math.inf)
+        for size, both in zip(input.shape[-self._axes :], pads, strict=True):
+            if size == 0 or max(both) > size + beyond:
+                raise ValueError(
+                    f"{self!r}: padding {max(both)} is too large for a side of {size}; "
+                    f"'{self.padding_mode}' takes numbers from inside the input {input.shape}"
+                )
+        before = ((0, 0),) * (input.ndim - self._axes)
+        return jnp.pad(input, (*before, *pads), mode=_PADDING_MODES[self.padding_mode])
+
+
+class Conv1d(_Conv):
+    """A convolution over sequences: torch.nn.Conv1d.
+
+    Input (N, C, L) or (C, L); parameters `weight` (O, C / groups, kL) and `bias`
+    (O,). The arguments are those of `Conv2d`.
+    """
+
+    _axes = 1
+
+
+class Conv2d(_Conv):
     """A convolution over images: torch.nn.Conv2d.
 
     Args:
@@ -125,13 +320,18 @@ class Conv2d(Module):
         out_channels: O.
         kernel_size: height and width of the window, or one number for both.
         stride: step of the window.
-        padding: zeros on each side.
+        padding: numbers added on each side; or "same", which keeps the size (with
+            stride 1), or "valid", which is 0.
         dilation: step inside the window.
+        groups: channels fall into this many groups that do not see each other.
         bias: whether a number is added to each output channel.
+        padding_mode: what is added: "zeros", "reflect" (without the edge),
+            "replicate" (the edge) or "circular" (the other side).
         rngs: source of the initial weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
         dtype: of the parameters.
 
-    Parameters `weight` (O, C, kH, kW) and `bias` (O,), as in torch.
+    Input (N, C, H, W) or (C, H, W); parameters `weight` (O, C / groups, kH, kW)
+    and `bias` (O,), as in torch.
 
     >>> from jaxnet.random import Generator
     >>> conv = Conv2d(3, 16, kernel_size=3, padding=1, rngs=Generator(0))
@@ -139,47 +339,14 @@ class Conv2d(Module):
     (1, 16, 32, 32)
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        *,
-        bias: bool = True,
-        rngs: Rngs,
-        dtype: DTypeLike = jnp.float32,
-    ) -> None:
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = _pair(kernel_size)
-        self.stride = _pair(stride)
-        self.padding = _pair(padding)
-        self.dilation = _pair(dilation)
-        shape = (out_channels, in_channels, *self.kernel_size)
-        self.weight, self.bias = default_weight_and_bias(
-            shape, out_channels if bias else None, rngs, dtype
-        )
+    _axes = 2
 
-    def __call__(self, input: jax.Array) -> jax.Array:
-        """(N, C, H, W) to (N, O, H', W'); one image without N works too."""
-        if input.ndim not in (3, 4) or input.shape[-3] != self.in_channels:
-            c = self.in_channels
-            raise wrong_shape(self, f"(N, {c}, H, W) or ({c}, H, W)", input)
-        bias = None if self.bias is None else self.bias[...]
-        return conv2d(input, self.weight[...], bias, self.stride, self.padding, self.dilation)
 
-    def extra_repr(self) -> str:
-        text = (
-            f"{self.in_channels}, {self.out_channels}, "
-            f"kernel_size={self.kernel_size}, stride={self.stride}"
-        )
-        if self.padding != (0, 0):
-            text += f", padding={self.padding}"
-        if self.dilation != (1, 1):
-            text += f", dilation={self.dilation}"
-        if self.bias is None:
-            text += ", bias=False"
-        return text
+class Conv3d(_Conv):
+    """A convolution over volumes: torch.nn.Conv3d.
+
+    Input (N, C, D, H, W) or (C, D, H, W); parameters `weight` (O, C / groups, kD,
+    kH, kW) and `bias` (O,). The arguments are those of `Conv2d`.
+    """
+
+    _axes = 3

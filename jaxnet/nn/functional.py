@@ -40,7 +40,8 @@ from jaxnet.nn.activation import (
     tanhshrink,
 )
 from jaxnet.nn.batchnorm import batch_norm, instance_norm
-from jaxnet.nn.conv import conv2d
+from jaxnet.nn.conv import conv1d, conv2d, conv3d
+from jaxnet.nn.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
 from jaxnet.nn.dropout import (
     alpha_dropout,
     dropout,
@@ -73,7 +74,12 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
+    "conv1d",
     "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "cosine_embedding_loss",
     "cross_entropy",
     "ctc_loss",
