@@ -8,18 +8,26 @@ from jaxnet.nn.linear import Flatten, Identity, Linear
 from jaxnet.nn.loss import CrossEntropyLoss, MSELoss
 from jaxnet.nn.module import Buffer, Module, Parameter
 from jaxnet.nn.pooling import MaxPool2d
+from jaxnet.nn.rnn import GRU, LSTM, RNN
+from jaxnet.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "Buffer",
     "Conv2d",
     "CrossEntropyLoss",
     "Flatten",
+    "GRUCell",
     "Identity",
+    "LSTMCell",
     "Linear",
     "MSELoss",
     "MaxPool2d",
     "Module",
     "Parameter",
+    "RNNCell",
     "ReLU",
     "Sequential",
     "Tanh",
