@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxnet.nn.dropout import dropout
 from jaxnet.nn.init import Rngs, draw_uniform
 from jaxnet.nn.linear import linear
 from jaxnet.nn.module import Module, wrong_shape
@@ -164,6 +165,8 @@ class _RNNBase(Module):
                 outputs.append(output)
                 lasts.append(last)
             x = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
+            if layer < self.num_layers - 1:
+                x = dropout(x, self.dropout, self.training)
         last = tuple(jnp.stack(states) for states in zip(*lasts, strict=True))
         if not batched:
             return x[:, 0], tuple(s[:, 0] for s in last)
@@ -251,7 +254,8 @@ class RNN(_RNNBase):
         bias: whether the two biases are there.
         batch_first: whether a batch is (N, L, ...) and not (L, N, ...). Only input
             and output follow it; hx and h_n stay (layers, N, ...).
-        dropout: probability of zeroing an output between two layers, in training.
+        dropout: probability of zeroing an output between two layers, in training; the
+            random numbers come from the open `nn.keys` context.
         bidirectional: whether a second set of weights reads the sequence from its
             end; its outputs stand behind the first's.
         rngs: source of the initial weights, all U(-1/sqrt(hidden), 1/sqrt(hidden)).

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from jaxnet.keys import keys
 from jaxnet.train.state import TrainState, merge, split
 
 __all__ = ["make_eval_step", "make_train_step", "supervised"]
@@ -40,7 +41,8 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation) -> Step
 
     Args:
         loss: `loss(model, batch)` gives a scalar, or a scalar and a dictionary of
-            metrics. The model comes in training mode.
+            metrics. The model comes in training mode, inside a `jaxnet.keys.keys`
+            context with `fold_in(state.key, state.step)` for dropout and the like.
         optimizer: its updates are added to the parameters.
 
     Returns:
@@ -53,7 +55,8 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation) -> Step
         def objective(params):
             model = merge(state.structure, params, state.buffers)
             model.train()
-            value, metrics = _with_metrics(loss(model, batch))
+            with keys(jax.random.fold_in(state.key, state.step)):
+                value, metrics = _with_metrics(loss(model, batch))
             return value, (metrics, split(model)[2])
 
         gradient = jax.value_and_grad(objective, has_aux=True)

@@ -1,0 +1,367 @@
+"""Normalisation with running statistics: BatchNorm and InstanceNorm.
+
+As in torch, the running variance is the unbiased one, `momentum` weighs the new
+value (flax's weighs the old), and momentum None means the plain average of all
+batches. In training mode a layer writes its new statistics into its buffers, at
+every call: a layer used n times in one forward updates them n times.
+"""
+
+import math
+import warnings
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from jaxnet.nn.module import Buffer, Module, Parameter, wrong_shape
+from jaxnet.nn.norm import affine, check_sizes, moments, value, working
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "batch_norm",
+    "instance_norm",
+]
+
+Statistic = nnx.Variable | jax.Array | None
+
+
+def batch_norm(
+    input: jax.Array,
+    running_mean: Statistic,
+    running_var: Statistic,
+    weight: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    training: bool = False,
+    momentum: float | jax.Array = 0.1,
+    eps: float = 1e-5,
+) -> jax.Array:
+    """(x - mean) / sqrt(var + eps) weight + bias for each channel.
+
+    Args:
+        input: (N, C, ...).
+        running_mean: (C,). In training a `nn.Buffer`, which is written as torch writes
+            its tensor, or None; otherwise an array does too.
+        running_var: (C,), likewise; kept unbiased, while the batch's own is not.
+        weight: factors (C,).
+        bias: summands (C,).
+        training: whether mean and variance come from the batch.
+        momentum: the new value's weight in the running ones.
+        eps: added to the variance.
+
+    Raises:
+        ValueError: a shape does not fit, the statistics are missing, or a channel
+            has a single value in training.
+        TypeError: an array was given in training where a buffer is to be written.
+    """
+    if input.ndim < 2:
+        raise ValueError(f"batch_norm: the input has shape {input.shape}; accepted is (N, C, ...)")
+    channels = input.shape[1]
+    _check_statistics("batch_norm", channels, running_mean, running_var, training)
+    check_sizes("batch_norm", (channels,), weight=weight, bias=bias)
+    if eps < 0 or (training and eps == 0):
+        raise ValueError(f"batch_norm: eps is {eps}; accepted is a positive number")
+    x = working("batch_norm", input)
+    per_channel = (1, channels) + (1,) * (x.ndim - 2)
+    if not training:
+        x = _by_running(x, per_channel, running_mean, running_var, eps)
+        return affine(x, per_channel, weight, bias).astype(input.dtype)
+
+    axes = (0, *range(2, x.ndim))
+    count = math.prod(x.shape[i] for i in axes)
+    if count == 1:
+        raise ValueError(
+            "batch_norm: Expected more than 1 value per channel when training, "
+            f"got input size {input.shape}"
+        )
+    if count:
+        mean, x, var = moments(x, axes)
+        _update(running_mean, mean.reshape(-1), momentum)
+        _update(running_var, var.reshape(-1) * (count / (count - 1)), momentum)
+        x = x * lax.rsqrt(var + eps)
+    return affine(x, per_channel, weight, bias).astype(input.dtype)
+
+
+def instance_norm(
+    input: jax.Array,
+    running_mean: Statistic = None,
+    running_var: Statistic = None,
+    weight: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> jax.Array:
+    """`batch_norm` of each example by itself: torch.nn.functional.instance_norm.
+
+    Args:
+        input: (N, C, ...) with at least one more axis.
+        running_mean: (C,), written with the examples' average; see `batch_norm`.
+        running_var: (C,), likewise.
+        weight: factors (C,).
+        bias: summands (C,).
+        use_input_stats: whether mean and variance come from the input.
+        momentum: the new value's weight in the running ones.
+        eps: added to the variance.
+    """
+    if input.ndim < 2:
+        raise ValueError(
+            f"instance_norm: the input has shape {input.shape}; accepted is (N, C, ...)"
+        )
+    channels = input.shape[1]
+    _check_statistics("instance_norm", channels, running_mean, running_var, use_input_stats)
+    check_sizes("instance_norm", (channels,), weight=weight, bias=bias)
+    x = working("instance_norm", input)
+    per_channel = (1, channels) + (1,) * (x.ndim - 2)
+    if not use_input_stats:
+        x = _by_running(x, per_channel, running_mean, running_var, eps)
+        return affine(x, per_channel, weight, bias).astype(input.dtype)
+
+    count = math.prod(x.shape[2:])
+    if count == 1:
+        raise ValueError(
+            "instance_norm: Expected more than 1 spatial element when training, "
+            f"got input size {input.shape}"
+        )
+    if input.size:
+        mean, x, var = moments(x, tuple(range(2, x.ndim)))
+        _update(running_mean, mean.mean(0).reshape(-1), momentum)
+        _update(running_var, var.mean(0).reshape(-1) * (count / (count - 1)), momentum)
+        x = x * lax.rsqrt(var + eps)
+    return affine(x, per_channel, weight, bias).astype(input.dtype)
+
+
+def _check_statistics(
+    name: str, channels: int, mean: Statistic, var: Statistic, training: bool
+) -> None:
+    if (mean is None) != (var is None):
+        raise ValueError(
+            f"{name}: running_mean and running_var must either both be None or neither be None"
+        )
+    if mean is None and not training:
+        raise ValueError(f"{name}: running_mean and running_var are needed outside of training")
+    for argument, array in (("running_mean", mean), ("running_var", var)):
+        if array is not None and array.shape != (channels,):
+            raise ValueError(
+                f"{name}: {argument} has shape {array.shape}; the input has {channels} channels"
+            )
+        if training and array is not None and not isinstance(array, nnx.Variable):
+            raise TypeError(
+                f"{name}: {argument} would be updated, but an array cannot change; "
+                "give a nn.Buffer, or None to keep no statistics"
+            )
+
+
+def _by_running(
+    x: jax.Array, shape: tuple[int, ...], mean: Statistic, var: Statistic, eps: float
+) -> jax.Array:
+    at, spread = (s[...].reshape(shape).astype(x.dtype) for s in (mean, var))  # type: ignore[index]
+    return (x - at) * lax.rsqrt(spread + eps)
+
+
+def _update(running: Statistic, new: jax.Array, momentum: float | jax.Array) -> None:
+    if isinstance(running, nnx.Variable):
+        new = lax.stop_gradient(new).astype(running.dtype)
+        running[...] = momentum * new + (1 - momentum) * running[...]
+
+
+class _Norm(Module):
+    """What BatchNorm and InstanceNorm share: parameters, buffers, printing."""
+
+    _axes: tuple[int, ...] = ()
+    _layouts = ""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool,
+        bias: bool,
+        dtype: DTypeLike,
+    ) -> None:
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        shape, tracked = (num_features,), track_running_stats
+        self.weight = Parameter(jnp.ones(shape, dtype)) if affine else None
+        self.bias = Parameter(jnp.zeros(shape, dtype)) if affine and bias else None
+        self.running_mean = Buffer(jnp.zeros(shape, dtype)) if tracked else None
+        self.running_var = Buffer(jnp.ones(shape, dtype)) if tracked else None
+        # `int` is int64 under jax.enable_x64 and int32 otherwise.
+        self.num_batches_tracked = Buffer(jnp.zeros((), int)) if tracked else None
+
+    def _wrong_shape(self, input: jax.Array) -> ValueError:
+        return wrong_shape(self, self._layouts.replace("C", str(self.num_features)), input)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={self.affine}, bias={self.bias is not None}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class _BatchNorm(_Norm):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
+
+    def __call__(self, input: jax.Array) -> jax.Array:
+        if input.ndim not in self._axes or input.shape[1] != self.num_features:
+            raise self._wrong_shape(input)
+        momentum: float | jax.Array = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            count = self.num_batches_tracked[...] + 1
+            self.num_batches_tracked[...] = count
+            if self.momentum is None:
+                momentum = 1 / count.astype(self.running_mean.dtype)  # type: ignore[union-attr]
+        return batch_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            value(self.weight),
+            value(self.bias),
+            self.training or self.running_mean is None,
+            momentum,
+            self.eps,
+        )
+
+
+class BatchNorm1d(_BatchNorm):
+    """Normalises each channel over the batch: torch.nn.BatchNorm1d.
+
+    Args:
+        num_features: C.
+        eps: added to the variance.
+        momentum: the new value's weight in the running statistics (0.1; flax's 0.99
+            weighs the old one); None for the average of all batches.
+        affine: whether there are weight and bias.
+        track_running_stats: whether statistics are kept for evaluation mode;
+            without them the batch's own are used there too.
+        bias: whether there is a bias beside the weight.
+        dtype: of parameters and statistics.
+
+    Parameters `weight` (ones) and `bias` (zeros); buffers `running_mean`,
+    `running_var` (C,) and `num_batches_tracked` (int64 as in torch under
+    jax.enable_x64, otherwise int32).
+
+    In a step over a sharded batch the statistics are those of the whole batch, as
+    torch's SyncBatchNorm has them.
+
+    >>> from jaxnet import nn
+    >>> norm = nn.BatchNorm1d(2)
+    >>> norm(jnp.array([[1.0, 10.0], [3.0, 30.0]])).round(3).tolist()
+    [[-1.0, -1.0], [1.0, 1.0]]
+    >>> norm.running_mean[...]
+    Array([0.2, 2. ], dtype=float32)
+    """
+
+    _axes = (2, 3)
+    _layouts = "(N, C) or (N, C, L)"
+
+
+class BatchNorm2d(_BatchNorm):
+    """Normalises each channel of (N, C, H, W): torch.nn.BatchNorm2d. See `BatchNorm1d`."""
+
+    _axes = (4,)
+    _layouts = "(N, C, H, W)"
+
+
+class BatchNorm3d(_BatchNorm):
+    """Normalises each channel of (N, C, D, H, W): torch.nn.BatchNorm3d. See `BatchNorm1d`."""
+
+    _axes = (5,)
+    _layouts = "(N, C, D, H, W)"
+
+
+class _InstanceNorm(_Norm):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        *,
+        bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
+
+    def __call__(self, input: jax.Array) -> jax.Array:
+        if input.ndim not in self._axes:
+            raise self._wrong_shape(input)
+        batched = input.ndim == self._axes[-1]
+        channels = input.shape[1 if batched else 0]
+        if channels != self.num_features:
+            if self.affine or self.track_running_stats:
+                raise self._wrong_shape(input)
+            warnings.warn(
+                f"{self!r}: the input has {channels} channels; it is normalised all the same, "
+                "because num_features is not used without affine",
+                stacklevel=2,
+            )
+        output = instance_norm(
+            input if batched else input[None],
+            self.running_mean,
+            self.running_var,
+            value(self.weight),
+            value(self.bias),
+            self.training or not self.track_running_stats,
+            0.0 if self.momentum is None else self.momentum,
+            self.eps,
+        )
+        return output if batched else output[0]
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Normalises each channel of each example: torch.nn.InstanceNorm1d.
+
+    Args:
+        num_features: C.
+        eps: added to the variance.
+        momentum: the new value's weight in the running statistics. As in torch, None
+            leaves them as they are, and `num_batches_tracked` stays 0.
+        affine: whether there are weight and bias.
+        track_running_stats: whether statistics are kept and used in evaluation mode.
+        bias: whether there is a bias beside the weight.
+        dtype: of parameters and statistics.
+
+    The input is (N, C, L) or (C, L).
+    """
+
+    _axes = (2, 3)
+    _layouts = "(C, L) or (N, C, L)"
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """(N, C, H, W) or (C, H, W): torch.nn.InstanceNorm2d. See `InstanceNorm1d`."""
+
+    _axes = (3, 4)
+    _layouts = "(C, H, W) or (N, C, H, W)"
+
+
+class InstanceNorm3d(_InstanceNorm):
+    """(N, C, D, H, W) or (C, D, H, W): torch.nn.InstanceNorm3d. See `InstanceNorm1d`."""
+
+    _axes = (4, 5)
+    _layouts = "(C, D, H, W) or (N, C, D, H, W)"
