@@ -76,6 +76,8 @@ from jaxnet.nn.piecewise import (
     Threshold,
 )
 from jaxnet.nn.pooling import MaxPool2d
+from jaxnet.nn.rnn import GRU, LSTM, RNN
+from jaxnet.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
 from jaxnet.nn.softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
 from jaxnet.nn.summary import summary
 
@@ -84,6 +86,9 @@ __all__ = [
     "ELU",
     "GELU",
     "GLU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AlphaDropout",
     "BCELoss",
@@ -109,6 +114,7 @@ __all__ = [
     "Embedding",
     "FeatureAlphaDropout",
     "Flatten",
+    "GRUCell",
     "GaussianNLLLoss",
     "GroupNorm",
     "Hardshrink",
@@ -123,6 +129,7 @@ __all__ = [
     "InstanceNorm3d",
     "KLDivLoss",
     "L1Loss",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -145,6 +152,7 @@ __all__ = [
     "Parameter",
     "PoissonNLLLoss",
     "RMSNorm",
+    "RNNCell",
     "ReLU",
     "ReLU6",
     "Sequential",
