@@ -11,6 +11,7 @@ anything is compiled.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,10 @@ _STATE = np.dtype(
         "itemsize": 5056,
     }
 )
+
+
+_DIGITS = {2: 11, 4: 24, 8: 53}  # of a float's significand, by its bytes
+_MOST_ITEMS = (2**32 - 1) // 20  # of randperm's first algorithm
 
 
 class Generator:
@@ -82,6 +87,7 @@ class Generator:
         legacy: Any = np.random.RandomState(self._seed % 2**32).get_state(legacy=False)
         self._bits = np.random.MT19937()
         self._bits.state = {"bit_generator": "MT19937", "state": legacy["state"]}
+        self._fresh = True
         self._next_normal: float | None = None
         return self
 
@@ -93,6 +99,7 @@ class Generator:
 
     def _words(self, n: int) -> np.ndarray:
         """The next n 32-bit words, as uint64."""
+        self._fresh = self._fresh and n == 0
         return self._bits.random_raw(n)
 
     def _words64(self, n: int) -> np.ndarray:
@@ -118,12 +125,19 @@ class Generator:
         size: int | Sequence[Any] = (),
         dtype: DTypeLike = np.float32,
     ) -> np.ndarray:
-        """Uniform numbers in [low, high): `torch.empty(size).uniform_(low, high)`."""
+        """Uniform numbers in [low, high): `torch.empty(size).uniform_(low, high)`.
+
+        A number that rounding lifts to `high` becomes `low`, as in torch.
+        """
         shape, kind = _shape(size), _float(dtype)
         if not low <= high:
             raise ValueError(f"low, high: [{low}, {high}) is empty; low must not exceed high")
-        unit = self._unit(math.prod(shape), kind)
-        return _fused(unit, kind(high) - kind(low), kind(low)).reshape(shape)
+        largest = float(np.finfo(kind).max)
+        if not (-largest <= low and high <= largest and high - low <= largest):
+            raise ValueError(f"low, high: [{low}, {high}) does not fit {kind.__name__}")
+        start, end = kind(low), kind(high)
+        drawn = _fused(self._unit(math.prod(shape), kind), end - start, start)
+        return np.where(drawn == end, start, drawn).reshape(shape)
 
     def _unit(self, n: int, kind: type[np.floating]) -> np.ndarray:
         if kind is np.float32:
@@ -150,18 +164,18 @@ class Generator:
         of 8 + 8; the last 16 are drawn again when the size is no multiple of 16.
         """
         shape, kind = _shape(size), _float(dtype)
-        if std < 0:
-            raise ValueError(f"std: {std} is negative; a standard deviation is at least 0")
+        if not std >= 0:
+            raise ValueError(f"std: {std}; a standard deviation is at least 0")
         n = math.prod(shape)
         if n < 16:
             flat = np.array([self._one_normal() for _ in range(n)], dtype=np.float64)
-            return (flat * std + mean).astype(kind).reshape(shape)
+            return _fused(flat, np.float64(std), np.float64(mean)).astype(kind).reshape(shape)
         flat = self._unit(n, kind)
         whole = n - n % 16
         flat[:whole] = _box_muller_blocks(flat[:whole], kind)
         if whole != n:
             flat[-16:] = _box_muller_blocks(self._unit(16, kind), kind)
-        return (flat * kind(std) + kind(mean)).reshape(shape)
+        return _fused(flat, kind(std), kind(mean)).reshape(shape)
 
     def _one_normal(self) -> float:
         if self._next_normal is not None:
@@ -176,16 +190,38 @@ class Generator:
     # discrete
 
     def randint(
-        self, low: int, high: int, size: int | Sequence[int] = (), dtype: DTypeLike = np.int64
+        self,
+        low: int,
+        high: int | Sequence[int] | None = None,
+        size: int | Sequence[int] = (),
+        dtype: DTypeLike = np.int64,
     ) -> np.ndarray:
-        """Integers in [low, high): `torch.randint(low, high, size)`."""
-        shape = _shape(size)
-        width = int(high) - int(low)
-        if width <= 0:
+        """Integers in [low, high): `torch.randint(low, high, size)`.
+
+        `randint(high, size)` starts at 0, as in torch.
+
+        Args:
+            low: the smallest integer.
+            high: one more than the largest.
+            size: the shape.
+            dtype: bool, an integer, or a float that holds every one of them exactly.
+        """
+        if high is None or isinstance(high, Sequence):
+            low, high, size = 0, low, size if high is None else high
+        low, high = _integer("low", low), _integer("high", high)
+        shape, kind = _shape(size), np.dtype(dtype)
+        if not low < high:
             raise ValueError(f"low, high: [{low}, {high}) is empty; high must exceed low")
-        n = math.prod(shape)
-        words = self._words64(n) if width >= 2**32 else self._words(n)
-        return ((words % np.uint64(width)).astype(np.int64) + low).astype(dtype).reshape(shape)
+        least, most = _range(kind)
+        if low < max(least, -(2**63)) or high - 1 > min(most, 2**63 - 1):
+            raise ValueError(
+                f"low, high: [{low}, {high}) does not fit {kind}, which is drawn from {least} "
+                f"to {most}"
+            )
+        # From 2**28 on torch takes two words, to keep the remainder nearly even.
+        draw = self._words64 if high - low >= 2**28 else self._words
+        offsets = (draw(math.prod(shape)) % np.uint64(high - low)).astype(np.int64)
+        return (offsets + low).astype(kind).reshape(shape)
 
     def random_(self, size: int | Sequence[int] = (), dtype: DTypeLike = np.int64) -> np.ndarray:
         """Numbers over the whole range that torch uses for the dtype: `Tensor.random_()`.
@@ -193,24 +229,20 @@ class Generator:
         Integers lie in [0, largest], floats are the integers in [0, 2**digits].
         """
         shape, kind = _shape(size), np.dtype(dtype)
-        n = math.prod(shape)
-        if kind == np.bool_:
-            return (self._words(n) & np.uint64(1)).astype(kind).reshape(shape)
-        if kind.kind == "f":
-            top = 2 ** {2: 11, 4: 24, 8: 53}[kind.itemsize] + 1
-        elif kind.kind in "iu":
-            top = int(np.iinfo(kind).max) + 1
-        else:
-            raise ValueError(f"dtype: {kind} has no range; accepted are bool, integers and floats")
-        words = self._words64(n) if kind.itemsize == 8 else self._words(n)
-        if top < 2**64:
-            words = words % np.uint64(top)
-        return words.astype(kind).reshape(shape)
+        count = np.uint64(_range(kind)[1] + 1)
+        draw = self._words64 if kind.itemsize == 8 else self._words
+        return (draw(math.prod(shape)) % count).astype(kind).reshape(shape)
 
     def randperm(self, n: int) -> np.ndarray:
         """A random order of 0 .. n-1 as int64: `torch.randperm(n)`."""
+        n = _integer("n", n)
         if n < 0:
             raise ValueError(f"n: {n} is negative; give the number of items, at least 0")
+        if n >= _MOST_ITEMS:
+            raise ValueError(
+                f"n: {n}; torch shuffles {_MOST_ITEMS} items and more in another way, "
+                "which is not reproduced"
+            )
         order = list(range(n))
         if n > 1:
             words = self._words(n - 1)
@@ -223,8 +255,18 @@ class Generator:
         """Zeros and ones, one with probability p: `torch.bernoulli(p)` of a tensor.
 
         Args:
-            p: probabilities, float32 or float64; the result has their shape and dtype.
+            p: an array of probabilities, float32 or float64; the result has its shape and dtype.
+
+        Raises:
+            TypeError: p is one number. Torch's `bernoulli_(p)` of a number draws from a
+                vendor library on x86, which this generator cannot repeat.
+            ValueError: p is not float32 or float64, or lies outside [0, 1].
         """
+        if isinstance(p, (bool, int, float, np.generic)):
+            raise TypeError(
+                f"p: {p!r} is one number, for which torch draws from a vendor library that is "
+                "not reproduced; give an array of probabilities, such as np.full(shape, p)"
+            )
         probabilities = np.asarray(p)
         if probabilities.dtype not in (np.float32, np.float64):
             raise ValueError(
@@ -243,9 +285,9 @@ class Generator:
         position = int(inner["pos"])
         packed = np.zeros((), _STATE)
         packed["seed"] = self._seed
-        packed["left"] = 625 - position if position < 624 else 1
+        packed["left"] = 1 if self._fresh else 625 - position
         packed["seeded"] = 1
-        packed["next"] = position if position < 624 else 0
+        packed["next"] = 0 if self._fresh else position
         packed["words"] = inner["key"]
         if self._next_normal is not None:
             packed["normal_y"] = self._next_normal
@@ -264,9 +306,12 @@ class Generator:
         left, following = int(packed["left"]), int(packed["next"])
         if not (packed["seeded"] == 1 and 1 <= left <= 624 and 0 <= following <= 624):
             raise ValueError("state: these bytes are not a generator's state")
+        if left != 1 and left + following != 625:
+            raise ValueError("state: these bytes are not a generator's state")
         self._seed = int(packed["seed"])
-        # torch counts down in `left` and regenerates the words when it reaches 1.
+        # torch counts down in `left` and makes new words when it has reached 1.
         position = 624 if left == 1 else following
+        self._fresh = left == 1 and following == 0
         self._bits = np.random.MT19937()
         self._bits.state = {
             "bit_generator": "MT19937",
@@ -278,13 +323,31 @@ class Generator:
 
 def _shape(size: int | Sequence[Any]) -> tuple[int, ...]:
     """(3, 4), 3, ((3, 4),) and [3, 4] all name a shape."""
-    axes: Any = (size,) if isinstance(size, (int, np.integer)) else size
-    if len(axes) == 1 and not isinstance(axes[0], (int, np.integer)):
+    axes: Any = size if isinstance(size, Sequence) else (size,)
+    if len(axes) == 1 and isinstance(axes[0], Sequence):
         axes = axes[0]
-    shape = tuple(int(axis) for axis in axes)
+    shape = tuple(_integer("size", axis) for axis in axes)
     if any(axis < 0 for axis in shape):
         raise ValueError(f"size: {shape} has a negative axis; every axis is at least 0")
     return shape
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: {value!r} is not an integer")
+    return operator.index(value)
+
+
+def _range(kind: np.dtype) -> tuple[int, int]:
+    """The integers that torch draws for a dtype, first and last."""
+    if kind == np.bool_:
+        return 0, 1
+    if kind.kind in "iu":
+        return int(np.iinfo(kind).min), int(np.iinfo(kind).max)
+    if kind.kind == "f" and kind.itemsize in _DIGITS:
+        digits = _DIGITS[kind.itemsize]
+        return -(2**digits), 2**digits
+    raise ValueError(f"dtype: {kind} has no range; accepted are bool, integers and floats")
 
 
 def _float(dtype: DTypeLike) -> type[np.floating]:
@@ -298,16 +361,35 @@ def _float(dtype: DTypeLike) -> type[np.floating]:
 
 def _fused(x: np.ndarray, width: np.floating, start: np.floating) -> np.ndarray:
     """x * width + start with one rounding: torch's builds contract it to an FMA."""
+    if start == 0:
+        return x * width
     if x.dtype == np.float32:  # the product is exact in float64
-        return (x.astype(np.float64) * float(width) + float(start)).astype(np.float32)
-    # Dekker's product and Knuth's sum keep what a plain float64 would round off.
+        return _odd_sum(x.astype(np.float64) * float(width), float(start)).astype(np.float32)
+    # Boldo and Melquiond's FMA: the product and both sums with what they round
+    # off, the smallest parts added to odd, so that only the last sum rounds.
+    scale = 2.0 ** -math.frexp(max(abs(width), abs(start)))[1]
+    width, start = width * scale, start * scale  # no overflow in the split
     product = x * width
     x_high, w_high = _upper_half(x), _upper_half(width)
     x_low, w_low = x - x_high, width - w_high
     lost = ((x_high * w_high - product) + x_high * w_low + x_low * w_high) + x_low * w_low
-    total = product + start
-    back = total - product
-    return total + (((product - (total - back)) + (start - back)) + lost)
+    low, lower = _sum(lost, start)
+    total, rest = _sum(product, low)
+    return (total + _odd_sum(rest, lower)) / scale
+
+
+def _sum(a, b):
+    """a + b rounded, and what the rounding took away (Knuth)."""
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
+
+
+def _odd_sum(a, b) -> np.ndarray:
+    """a + b rounded to odd: an inexact sum keeps its last bit set, for a later rounding to see."""
+    total, lost = _sum(a, b)
+    even = (total.view(np.int64) & 1) == 0
+    return np.where((lost != 0) & even, np.nextafter(total, np.copysign(np.inf, lost)), total)
 
 
 def _upper_half(x):

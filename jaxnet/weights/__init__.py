@@ -1,5 +1,7 @@
-"""Weights in and out under torch's names."""
+"""Weights in and out under torch's names, and their files."""
 
-from jaxnet.weights.model import load_state_dict, state_dict
+from jaxnet.weights.errors import FileError
+from jaxnet.weights.files import load, save
+from jaxnet.weights.model import IncompatibleKeys, load_state_dict, state_dict
 
-__all__ = ["load_state_dict", "state_dict"]
+__all__ = ["FileError", "IncompatibleKeys", "load", "load_state_dict", "save", "state_dict"]
