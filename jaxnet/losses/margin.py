@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxnet.losses.kinks import clamp_min_0
 from jaxnet.losses.reduction import (
     broadcast_to,
     check_reduction,
@@ -23,11 +24,6 @@ __all__ = [
     "multilabel_soft_margin_loss",
     "soft_margin_loss",
 ]
-
-
-def clamp_min_0(x: jax.Array) -> jax.Array:
-    """max(x, 0) with the slope 1 at 0, as torch.clamp_min has it (its relu has 0)."""
-    return jnp.where(x < 0, 0, x)
 
 
 def hinge_embedding_loss(

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxnet.losses.kinks import absolute
+
 __all__ = ["l1_penalty", "l2_penalty"]
 
 Where = Callable[[str], bool] | str | None
@@ -32,7 +34,7 @@ def l1_penalty(params: Any, where: Where = None) -> jax.Array:
     >>> l1_penalty({"w": jnp.array([1.0, -2.0]), "b": jnp.array([5.0])}, where="w").item()
     3.0
     """
-    return _penalty("l1_penalty", jnp.abs, params, where)
+    return _penalty("l1_penalty", absolute, params, where)
 
 
 def l2_penalty(params: Any, where: Where = None) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnet.losses.margin import clamp_min_0
+from jaxnet.losses.kinks import absolute, clamp_min_0
 from jaxnet.losses.reduction import broadcast, check_reduction, floats, reduce
 
 __all__ = [
@@ -106,7 +106,7 @@ def pairwise_distance(
 
 def _norm(x: jax.Array, p: float, keepdims: bool) -> jax.Array:
     """The p-norm along the last axis, with slope 0 wherever an entry or the norm is 0."""
-    size = jnp.abs(x)
+    size = absolute(x)
     if p == math.inf:
         return size.max(-1, keepdims=keepdims)
     if p == -math.inf:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxnet.losses.kinks import absolute
 from jaxnet.losses.reduction import (
     broadcast,
     check_reduction,
@@ -72,7 +73,7 @@ def l1_loss(
     """
     input, target = floats("l1_loss", input=input, target=target)
     same_shape("l1_loss", input=input, target=target)
-    return _weighted("l1_loss", jnp.abs(input - target), weight, reduction)
+    return _weighted("l1_loss", absolute(input - target), weight, reduction)
 
 
 def _weighted(loss: str, values: jax.Array, weight: ArrayLike | None, reduction: str) -> jax.Array:
