@@ -33,6 +33,8 @@ from jaxnet.random import Generator
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 GOLDEN = Path(__file__).parent / "golden"
 TABLES: dict[str, Sequence["Case"]] = {}
+# Golden arrays that are no table: what torch gives, by name, for each family.
+MAKERS: dict[str, Callable[[], dict[str, np.ndarray]]] = {}
 
 Input = tuple[int, ...] | Callable[[np.random.RandomState], np.ndarray]
 
@@ -194,14 +196,15 @@ def our_results(case: Case, dtype: Any, jit: bool) -> dict[str, np.ndarray]:
 
 
 @cache
-def _golden(family: str) -> dict[str, np.ndarray]:
+def golden_arrays(family: str) -> dict[str, np.ndarray]:
+    """All of a family's golden arrays by name."""
     with np.load(GOLDEN / f"{family}.npz") as archive:
         return dict(archive)
 
 
 def golden_results(family: str, case: Case) -> dict[str, np.ndarray]:
     start = f"{case}|"
-    found = {k[len(start) :]: v for k, v in _golden(family).items() if k.startswith(start)}
+    found = {k[len(start) :]: v for k, v in golden_arrays(family).items() if k.startswith(start)}
     assert found, f"{case} has no golden arrays; run: python -m tests.golden.make {family}"
     return found
 

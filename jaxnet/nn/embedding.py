@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
@@ -127,11 +128,17 @@ def _check_dense(sparse: bool) -> None:
 def _check_rows(input: jax.Array, rows: int) -> None:
     if not jnp.issubdtype(input.dtype, jnp.integer):
         raise TypeError(f"embedding: row numbers of dtype {input.dtype}; give integers")
-    if isinstance(input, jax.core.Tracer) or input.size == 0:
-        return
-    for worst in (int(input.min()), int(input.max())):
+    for worst in _known_range(input):
         if not 0 <= worst < rows:
             raise IndexError(f"embedding: row {worst} is not in a table of {rows} rows")
+
+
+def _known_range(numbers: jax.Array) -> tuple[int, ...]:
+    """The smallest and the largest, or nothing where there are none or none is known yet."""
+    if isinstance(numbers, jax.core.Tracer) or numbers.size == 0:
+        return ()
+    on_host = np.asarray(numbers)  # jnp would trace them under jit, constants too
+    return int(on_host.min()), int(on_host.max())
 
 
 def one_hot(tensor: jax.Array, num_classes: int = -1) -> jax.Array:
@@ -155,18 +162,17 @@ def one_hot(tensor: jax.Array, num_classes: int = -1) -> jax.Array:
     """
     if not jnp.issubdtype(tensor.dtype, jnp.integer):
         raise TypeError(f"one_hot: classes of dtype {tensor.dtype}; give integers")
-    known = not isinstance(tensor, jax.core.Tracer)
+    known = _known_range(tensor)
     if num_classes == -1:
-        if not known or tensor.size == 0:
-            why = "empty" if known else "not known under jax.jit"
+        if not known:
+            why = "empty" if tensor.size == 0 else "not known under jax.jit"
             raise ValueError(f"one_hot: give num_classes, for the class numbers are {why}")
-        num_classes = int(tensor.max()) + 1
+        num_classes = known[-1] + 1
     if num_classes < 0 or (num_classes == 0 and tensor.size == 0):
         raise ValueError(f"one_hot: num_classes={num_classes}; it must be above 0, or -1")
-    if known and tensor.size:
-        for worst in (int(tensor.min()), int(tensor.max())):
-            if not 0 <= worst < num_classes:
-                raise ValueError(f"one_hot: class {worst}; accepted is 0 to {num_classes - 1}")
+    for worst in known:
+        if not 0 <= worst < num_classes:
+            raise ValueError(f"one_hot: class {worst}; accepted is 0 to {num_classes - 1}")
     classes = jnp.arange(num_classes).reshape((1,) * tensor.ndim + (-1,))
     rows = (tensor[..., None] == classes).astype(int)
     wrong = ((tensor < 0) | (tensor >= num_classes))[..., None]

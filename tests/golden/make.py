@@ -9,25 +9,30 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.table import GOLDEN, TABLES, torch_results
+from tests.table import GOLDEN, MAKERS, TABLES, torch_results
 
 
 def main(families: list[str]) -> None:
     root = Path(__file__).parents[1]
     for path in sorted(root.rglob("test_*.py")):
         importlib.import_module(".".join(("tests", *path.relative_to(root).with_suffix("").parts)))
-    unknown = set(families) - set(TABLES)
+    known = sorted({*TABLES, *MAKERS})
+    unknown = set(families) - set(known)
     if unknown:
-        sys.exit(f"no table {sorted(unknown)}; there are {sorted(TABLES)}")
-    for family in families or sorted(TABLES):
-        arrays = {
-            f"{case}|{name}": value
-            for case in TABLES[family]
-            for name, value in torch_results(case).items()
-        }
+        sys.exit(f"no family {sorted(unknown)}; there are {known}")
+    for family in families or known:
+        arrays = MAKERS[family]() if family in MAKERS else _table_arrays(family)
         np.savez_compressed(GOLDEN / f"{family}.npz", **arrays)  # type: ignore[arg-type]
         size = (GOLDEN / f"{family}.npz").stat().st_size
-        print(f"{family}: {len(TABLES[family])} rows, {size / 1024:.0f} KiB")
+        print(f"{family}: {len(arrays)} arrays, {size / 1024:.0f} KiB")
+
+
+def _table_arrays(family: str) -> dict[str, np.ndarray]:
+    return {
+        f"{case}|{name}": value
+        for case in TABLES[family]
+        for name, value in torch_results(case).items()
+    }
 
 
 if __name__ == "__main__":

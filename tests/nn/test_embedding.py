@@ -1,0 +1,148 @@
+"""jaxnet/nn/embedding.py"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnet import nn, train, weights
+from jaxnet.nn.embedding import embedding_renorm
+from jaxnet.nn.functional import embedding, one_hot
+from jaxnet.random import Generator
+from tests.table import HAS_TORCH, Case, table
+
+ROWS = [lambda rng: rng.randint(0, 5, (3, 4))]
+CASES = [
+    Case("Embedding", (5, 3), {"padding_idx": -2}, ROWS),
+    Case("Embedding", (5, 3), {"padding_idx": 0, "scale_grad_by_freq": True}, ROWS),
+    Case("Embedding", (5, 3), {"max_norm": 0.5, "norm_type": 1.0}, ROWS),
+    Case("Embedding", (5, 3), inputs=[lambda rng: np.zeros((0, 2), int)], id="empty"),
+]
+TestEmbedding = table("nn_embedding", CASES)
+
+
+def layer(**options):
+    return nn.Embedding(4, 3, rngs=Generator(0), **options)
+
+
+@pytest.mark.parametrize("row", [4, -1, 100])
+def test_a_row_out_of_range_is_named(row):
+    with pytest.raises(IndexError, match=f"row {row} is not in a table of 4 rows"):
+        layer()(jnp.array([[0, row]]))
+
+
+def test_a_row_out_of_range_is_nan_under_jit():
+    """JAX alone would give the nearest row, or count a negative one from the end."""
+    module = layer(padding_idx=1, scale_grad_by_freq=True)
+    out = np.asarray(jax.jit(lambda x: module(x))(jnp.array([3, 4, -1, 1])))
+    assert np.isnan(out[1:3]).all()
+    assert np.array_equal(out[[0, 3]], np.asarray(module.weight[...])[[3, 1]])
+
+
+def test_row_numbers_are_integers():
+    with pytest.raises(TypeError, match="row numbers of dtype float32; give integers"):
+        layer()(jnp.array([1.0]))
+
+
+def test_a_single_row_number():
+    assert layer()(jnp.array(3)).shape == (3,)
+
+
+def test_the_padding_row_starts_at_zero_and_must_exist():
+    assert (np.asarray(layer(padding_idx=-1).weight[...])[3] == 0).all()
+    for padding_idx in (4, -5):
+        with pytest.raises(ValueError, match=f"padding_idx: {padding_idx} is no row of a table"):
+            layer(padding_idx=padding_idx)
+
+
+def test_sparse_gradients_are_refused():
+    with pytest.raises(ValueError, match="JAX has no sparse gradients"):
+        layer(sparse=True)
+
+
+def test_max_norm_changes_the_rows_that_were_looked_up():
+    module = layer(max_norm=0.1)
+    before = np.asarray(module.weight[...])
+    out = np.asarray(module(jnp.array([[2, 0], [0, 0]])))
+    after = np.asarray(module.weight[...])
+    assert np.array_equal(after[[1, 3]], before[[1, 3]])
+    np.testing.assert_allclose(np.linalg.norm(after[[0, 2]], axis=1), 0.1, rtol=1e-5)
+    assert np.array_equal(out[0], after[[2, 0]])
+
+
+def test_max_norm_of_an_array_is_refused():
+    with pytest.raises(TypeError, match="changes the weight in place"):
+        embedding(jnp.array([1]), jnp.ones((4, 3)), max_norm=1.0)
+    renormed = embedding_renorm(jnp.ones((4, 3)), jnp.array([1, -1]), 1.0)
+    np.testing.assert_allclose(renormed.sum(1), [3, 3**0.5, 3, 3], rtol=1e-6)
+
+
+def test_training_steps_keep_what_max_norm_changed():
+    """Five steps of SGD; the numbers are torch's."""
+    rows = np.array([[0, 1], [2, 2], [1, 0], [1, 2], [2, 0]])
+    start = np.arange(9, dtype=np.float64).reshape(3, 3) / 4 - 1
+
+    with jax.enable_x64(True):
+        module = nn.Embedding.from_pretrained(jnp.asarray(start), freeze=False, max_norm=0.8)
+        optimizer = optax.sgd(0.1)
+        step = train.make_train_step(lambda model, x: (model(x) ** 3).sum(), optimizer)
+        state = train.create(module, optimizer)
+        for batch in rows:
+            state, _ = jax.jit(step)(state, jnp.asarray(batch))
+        ours = np.asarray(state.params["weight"])
+
+    theirs = [[-0.7374372, -0.48456305, -0.28426807],
+              [-0.31572075, 0.0, 0.20131281],
+              [0.21090597, 0.26849444, 0.30412737]]  # fmt: skip
+    if HAS_TORCH:
+        import torch
+
+        table = torch.nn.Embedding.from_pretrained(torch.tensor(start), False, max_norm=0.8)
+        sgd = torch.optim.SGD(table.parameters(), 0.1)
+        for batch in rows:
+            sgd.zero_grad()
+            (table(torch.tensor(batch)) ** 3).sum().backward()
+            sgd.step()
+        np.testing.assert_allclose(ours, table.weight.detach().numpy(), atol=1e-12)
+    np.testing.assert_allclose(ours, theirs, atol=1e-7)
+
+
+def test_from_pretrained_freezes():
+    table = np.arange(12, dtype=np.float32).reshape(4, 3)
+    frozen = nn.Embedding.from_pretrained(table, padding_idx=1)
+    assert repr(frozen) == "Embedding(4, 3, padding_idx=1)"
+    assert np.array_equal(frozen(jnp.array([1, 3])), table[[1, 3]])
+    assert list(frozen.parameters()) == []
+    assert list(weights.state_dict(frozen)) == ["weight"]
+    free = nn.Embedding.from_pretrained(table, freeze=False)
+    assert [name for name, _ in free.named_parameters()] == ["weight"]
+    with pytest.raises(ValueError, match=r"shape \(3,\); accepted is \(rows, D\)"):
+        nn.Embedding.from_pretrained(jnp.zeros(3))
+
+
+def test_one_hot():
+    assert one_hot(jnp.array([[2], [0]])).tolist() == [[[0, 0, 1]], [[1, 0, 0]]]
+    assert one_hot(jnp.array(1), 3).tolist() == [0, 1, 0]
+    assert one_hot(jnp.array([], int), 3).shape == (0, 3)
+    assert jnp.issubdtype(one_hot(jnp.array([2], jnp.uint8), 300).dtype, jnp.integer)
+
+
+@pytest.mark.parametrize(
+    ("classes", "num_classes", "message"),
+    [([3], 3, "class 3; accepted is 0 to 2"), ([-1], 3, "class -1"), ([], -1, "are empty"),
+     ([], 0, "num_classes=0"), ([1], -2, "num_classes=-2")],
+)  # fmt: skip
+def test_one_hot_says_what_it_takes(classes, num_classes, message):
+    with pytest.raises(ValueError, match=message):
+        one_hot(jnp.array(classes, int), num_classes)
+
+
+def test_one_hot_under_jit():
+    rows = jax.jit(lambda x: one_hot(x, 2))(jnp.array([1, 2, -1]))
+    assert rows[0].tolist() == [0, 1]
+    assert (rows[1:] < -1000).all()
+    with pytest.raises(ValueError, match="not known under"):
+        jax.jit(one_hot)(jnp.array([1]))
+    with pytest.raises(TypeError, match="classes of dtype float32"):
+        one_hot(jnp.array([1.0]))
