@@ -1,6 +1,6 @@
 """torch.optim as optax transformations: update rules, schedules, gradient tools."""
 
-from jaxnet.optim.accumulate import AccumulateState, accumulate
+from jaxnet.optim.accumulation import AccumulateState, accumulate
 from jaxnet.optim.adafactor import Adafactor
 from jaxnet.optim.adam import Adam, Adamax, AdamW
 from jaxnet.optim.averaging import (
@@ -19,7 +19,6 @@ from jaxnet.optim.clip import (
     get_total_norm,
 )
 from jaxnet.optim.cycles import CyclicLR, OneCycleLR
-from jaxnet.optim.groups import frozen, groups
 from jaxnet.optim.lr_scheduler import (
     SWALR,
     ChainedScheduler,
@@ -37,6 +36,7 @@ from jaxnet.optim.lr_scheduler import (
 )
 from jaxnet.optim.muon import Muon
 from jaxnet.optim.optimizer import Optimizer, OptimizerState, get_hyperparams, set_hyperparams
+from jaxnet.optim.parameter_groups import frozen, groups
 from jaxnet.optim.plateau import PlateauState, ReduceLROnPlateau
 from jaxnet.optim.radam import NAdam, RAdam
 from jaxnet.optim.rmsprop import Adadelta, Adagrad, RMSprop

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 __all__ = ["AveragedModel", "AveragedState", "get_ema_avg_fn", "get_swa_avg_fn", "update_bn"]
@@ -100,39 +99,39 @@ def update_bn(loader: Iterable[Any], model: nnx.Module) -> None:
         model: changed in place: its BatchNorms' running statistics. Without any, the
             data is not touched.
     """
+    found: list[Any] = [module for _, module in nnx.iter_modules(model)]
     norms = [
         module
-        for _, module in nnx.iter_modules(model)
+        for module in found
         if getattr(module, "running_mean", None) is not None and hasattr(module, "momentum")
     ]
     if not norms:
         return
-    modes = {
-        id(module): module.training
-        for _, module in nnx.iter_modules(model)
-        if hasattr(module, "training")
-    }
-    momenta = [module.momentum for module in norms]
+    modes = [(module, module.training) for module in found if hasattr(module, "training")]
+    momenta = [(module, module.momentum) for module in norms]
     for module in norms:
         for name, value in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
             statistic = getattr(module, name)
             statistic[...] = jnp.full_like(statistic[...], value)
+        # None makes the layer weigh all batches alike
         module.momentum = None
-    model.train()
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    for module, _ in modes:
+        module.training = True
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, rest = parts
 
     @jax.jit
     def observe(rest: Any, inputs: Any) -> Any:
         seen = nnx.merge(graphdef, params, rest)
         seen(inputs)
-        return nnx.split(seen, nnx.Param, ...)[2]
+        after: Any = nnx.split(seen, nnx.Param, ...)
+        return after[2]
 
     for batch in loader:
         inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        rest = observe(rest, np.asarray(inputs) if not isinstance(inputs, jax.Array) else inputs)
+        rest = observe(rest, jnp.asarray(inputs))
     nnx.update(model, rest)
-    for module, momentum in zip(norms, momenta, strict=True):
+    for module, momentum in momenta:
         module.momentum = momentum
-    for _, module in nnx.iter_modules(model):
-        if id(module) in modes:
-            module.training = modes[id(module)]
+    for module, mode in modes:
+        module.training = mode

@@ -154,8 +154,10 @@ def chain(*parts: optax.GradientTransformation) -> Optimizer:
     >>> from jaxnet import optim
     >>> optimizer = optim.chain(optim.clip_by_norm(1.0), optim.SGD(lr=0.1))
     """
-    whole = optax.chain(*parts)
-    groups = tuple(g for part in parts if isinstance(part, Optimizer) for g in part.groups)
-    return Optimizer(
-        whole.init, optax.with_extra_args_support(whole).update, "chain", groups=groups
-    )
+    optimizers = [part for part in parts if isinstance(part, Optimizer)]
+    if len(optimizers) != 1:
+        raise ValueError(
+            f"chain: it holds {len(optimizers)} optimizers of jaxnet.optim; accepted is one"
+        )
+    whole = optax.with_extra_args_support(optax.chain(*parts))
+    return optimizers[0].around("chain", whole.init, whole.update)

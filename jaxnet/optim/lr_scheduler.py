@@ -407,7 +407,8 @@ class _Combined(Schedule):
 
     def _restart(self) -> None:
         raise ValueError(
-            f"{type(self).__name__} cannot start at a milestone of SequentialLR; torch cannot either"
+            f"{type(self).__name__}: it cannot start at a milestone of SequentialLR, "
+            "in torch neither"
         )
 
     def _changes(self) -> tuple[str, ...]:

@@ -96,8 +96,8 @@ def Muon(
     def check_leaf(name: str, leaf: jax.Array) -> None:
         if jnp.ndim(leaf) != 2:
             raise ValueError(
-                f"Muon: parameter {name!r} has shape {jnp.shape(leaf)}; only matrices are accepted, "
-                "so give the others another optimizer with optim.groups"
+                f"Muon: parameter {name!r} has shape {jnp.shape(leaf)}; only matrices "
+                "are accepted, so give the others another optimizer with optim.groups"
             )
 
     slots = {"momentum_buffer": zeros}

@@ -36,7 +36,7 @@ def skip_nonfinite(optimizer: Optimizer) -> Optimizer:
         updates, inner = _update_if(finite, optimizer, grads, state.inner, params, extra)
         return updates, SkipState(state.skipped + jnp.where(finite, 0, 1), inner)
 
-    return Optimizer(init, update, "skip_nonfinite", groups=optimizer.groups)
+    return optimizer.around("skip_nonfinite", init, update)
 
 
 class ScalerState(NamedTuple):
@@ -116,7 +116,7 @@ def GradScaler(
         scale = jnp.where(finite, scale, state.scale * backoff_factor)
         return updates, ScalerState(scale, jnp.where(grow, 0, tracker), inner)
 
-    return Optimizer(init, update, "GradScaler", groups=optimizer.groups)
+    return optimizer.around("GradScaler", init, update)
 
 
 def loss_scale(opt_state: Any) -> jax.Array:

@@ -229,7 +229,7 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, steps: int, every: int =
         updates, inner = optimizer.update(grads, inner, params, **extra)
         return updates, ScheduledState(state.tables, inner)
 
-    return Optimizer(init, update, "scheduled", groups=optimizer.groups)
+    return optimizer.around("scheduled", init, update)
 
 
 def _at(inner: Any, tables: tuple[Mapping[str, jax.Array], ...], index: Any) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.optim.optimizer import Optimizer, dotted
+from jaxnet.optim.optimizer import Optimizer, leaf_names
 
-__all__ = ["assign", "frozen", "groups"]
+__all__ = ["frozen", "groups"]
 
 Choice = str | Sequence[str] | Callable[[str, Any], bool]
 
@@ -23,7 +23,7 @@ def frozen() -> Optimizer:
         del params, extra
         return jax.tree.map(jnp.zeros_like, grads), state
 
-    return Optimizer(lambda params: (), update, "frozen", groups=())
+    return Optimizer(lambda params: (), update, "frozen", None, (), lambda params: [])
 
 
 def groups(rules: Sequence[tuple[Choice, Optimizer]], default: Optimizer) -> Optimizer:
@@ -64,7 +64,7 @@ def groups(rules: Sequence[tuple[Choice, Optimizer]], default: Optimizer) -> Opt
 
     def init(params: Any) -> tuple[Any, ...]:
         names, leaves = _named(params)
-        parts = assign(choices, names, leaves)
+        parts = _assign(choices, names, leaves)
         for choice, part in zip(choices, parts, strict=False):
             if not part:
                 raise ValueError(
@@ -81,11 +81,11 @@ def groups(rules: Sequence[tuple[Choice, Optimizer]], default: Optimizer) -> Opt
         if params is None:
             raise ValueError("groups: update(grads, state, params) needs the parameters")
         names, leaves = _named(params)
-        treedef = jax.tree.structure(params)
+        treedef: Any = jax.tree.structure(params)
         flat = treedef.flatten_up_to(grads)
         updates: list[Any] = [None] * len(leaves)
         new_state = []
-        parts = assign(choices, names, leaves)
+        parts = _assign(choices, names, leaves)
         for optimizer, part, inner in zip(members, parts, state, strict=True):
             own = {names[i]: flat[i] for i in part}
             changes, inner = optimizer.update(
@@ -96,13 +96,20 @@ def groups(rules: Sequence[tuple[Choice, Optimizer]], default: Optimizer) -> Opt
                 updates[i] = changes[names[i]]
         return treedef.unflatten(updates), tuple(new_state)
 
+    def partition(params: Any) -> list[list[str]]:
+        names, leaves = _named(params)
+        parts = _assign(choices, names, leaves)
+        return [
+            group
+            for optimizer, part in zip(members, parts, strict=True)
+            for group in optimizer.partition({names[i]: leaves[i] for i in part})
+        ]
+
     flat_groups = tuple(group for optimizer in members for group in optimizer.groups)
-    joined = Optimizer(init, update, "groups", groups=flat_groups)
-    joined.choices, joined.members = choices, members  # type: ignore[attr-defined]
-    return joined
+    return Optimizer(init, update, "groups", None, flat_groups, partition)
 
 
-def assign(
+def _assign(
     choices: Sequence[Choice], names: Sequence[str], leaves: Sequence[Any]
 ) -> list[list[int]]:
     """Which parameters, by position, belong to each choice; the rest comes last."""
@@ -125,5 +132,4 @@ def _fits(choice: Choice, name: str, leaf: Any) -> bool:
 
 
 def _named(params: Any) -> tuple[list[str], list[Any]]:
-    pairs = jax.tree_util.tree_leaves_with_path(params)
-    return [dotted(path) for path, _ in pairs], [leaf for _, leaf in pairs]
+    return leaf_names(params), jax.tree.leaves(params)

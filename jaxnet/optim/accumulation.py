@@ -14,7 +14,7 @@ __all__ = ["AccumulateState", "accumulate"]
 class AccumulateState(NamedTuple):
     """Batches since the last update, the sum of their gradients, the optimizer's state."""
 
-    count: jax.Array
+    done: jax.Array
     total: Any
     inner: Any
 
@@ -61,8 +61,8 @@ def accumulate(optimizer: Optimizer, batches: int, reduction: str = "mean") -> O
             updates = jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), shapes)
             return updates, total, inner
 
-        full = state.count + 1 == batches
+        full = state.done + 1 == batches
         updates, total, inner = lax.cond(full, apply, wait, state.inner)
-        return updates, AccumulateState((state.count + 1) % batches, total, inner)
+        return updates, AccumulateState((state.done + 1) % batches, total, inner)
 
-    return Optimizer(init, update, "accumulate", groups=optimizer.groups)
+    return optimizer.around("accumulate", init, update)
