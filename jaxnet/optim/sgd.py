@@ -3,27 +3,72 @@
 from typing import Any
 
 import jax
-import optax
+import jax.numpy as jnp
+
+from jaxnet.optim.optimizer import Optimizer, check, complement, make_optimizer, zeros
 
 __all__ = ["SGD"]
 
 
-def SGD(lr: float = 1e-3) -> optax.GradientTransformation:
-    """p <- p - lr * g: torch.optim.SGD.
+def SGD(
+    lr: float = 1e-3,
+    momentum: float = 0,
+    dampening: float = 0,
+    weight_decay: float = 0,
+    nesterov: bool = False,
+    *,
+    maximize: bool = False,
+) -> Optimizer:
+    """Stochastic gradient descent: torch.optim.SGD.
+
+    g <- g + weight_decay p
+    b <- g at the first step, momentum b + (1 - dampening) g after it
+    g <- g + momentum b with nesterov, b with plain momentum
+    p <- p - lr g
 
     Args:
         lr: learning rate, finite and at least 0.
+        momentum: at least 0; 0 keeps no buffer.
+        dampening: of the gradient on its way into the buffer.
+        weight_decay: times p, added to the gradient before the buffer.
+        nesterov: looks one step ahead; needs momentum and no dampening.
+        maximize: goes uphill.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Torch can turn momentum on in the middle of a run; here an optimizer that was
+    built without momentum has no buffer and refuses.
     """
-    check_lr(lr)
+    check("SGD", lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
+    buffered = isinstance(momentum, jax.Array) or momentum != 0
+    if nesterov and not (buffered and (isinstance(dampening, jax.Array) or dampening == 0)):
+        raise ValueError(
+            f"SGD: nesterov with momentum={momentum} and dampening={dampening}; "
+            "accepted is a momentum above 0 and dampening=0"
+        )
+    defaults = {
+        "lr": lr,
+        "momentum": momentum,
+        "dampening": dampening,
+        "weight_decay": weight_decay,
+        "nesterov": nesterov,
+        "maximize": maximize,
+    }
+    hyperparams = {"lr": lr, "weight_decay": weight_decay}
+    if buffered:
+        hyperparams |= {"momentum": momentum, "one_minus_dampening": complement(dampening)}
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params
-        return jax.tree.map(lambda g: -lr * g, grads), state
+    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
+        return {"share": jnp.where(t == 1, 1, k.one_minus_dampening)} if buffered else {}
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
+        g = q(g + k.weight_decay * p)
+        if not buffered:
+            return -k.lr * g, {}
+        buffer = q(q(k.momentum * s["momentum_buffer"]) + k.share * g)
+        g = q(g + k.momentum * buffer) if nesterov else buffer
+        return -k.lr * g, {"momentum_buffer": buffer}
 
-
-def check_lr(lr: float) -> None:
-    """Refuses a learning rate that torch refuses, and nan and infinity too."""
-    if not 0 <= lr < float("inf"):
-        raise ValueError(f"lr: {lr}; a learning rate is a finite number, at least 0")
+    slots = {"momentum_buffer": zeros} if buffered else {}
+    return make_optimizer("SGD", defaults, hyperparams, rule, slots, scalars)
