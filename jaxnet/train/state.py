@@ -75,6 +75,7 @@ class TrainState(Generic[M]):
         buffers: what is kept but not trained (running statistics), by name.
         opt_state: the optimizer's state.
         key: the run's random key; a step uses `fold_in(key, step)`.
+        average: the state of a running average of the weights, or None.
         structure: the model without its numbers; static.
     """
 
@@ -84,10 +85,18 @@ class TrainState(Generic[M]):
     opt_state: Any
     key: jax.Array
     structure: Structure[M] = dataclasses.field(metadata={"static": True})
+    average: Any = None
 
-    def model(self) -> M:
-        """The trained model, in evaluation mode."""
-        model = merge(self.structure, self.params, self.buffers)
+    def model(self, averaged: bool = False) -> M:
+        """The trained model, in evaluation mode.
+
+        Args:
+            averaged: whether with the running average of the weights.
+        """
+        source: Any = self.average if averaged else self
+        if source is None:
+            raise ValueError("averaged: this state keeps no average; give `average` to create")
+        model = merge(self.structure, source.params, source.buffers)
         model.eval()
         return model
 
@@ -96,13 +105,16 @@ class TrainState(Generic[M]):
         return dataclasses.replace(self, **changes)
 
 
-def create(model: M, optimizer: optax.GradientTransformation, seed: int = 0) -> TrainState[M]:
+def create(
+    model: M, optimizer: optax.GradientTransformation, seed: int = 0, average: Any = None
+) -> TrainState[M]:
     """The state before the first step.
 
     Args:
         model: its numbers are copied; it can be used and changed afterwards.
         optimizer: the transformation that the step will apply.
         seed: of the run's random key (dropout and the like).
+        average: `optim.AveragedModel`, to keep a running average of the weights.
     """
     structure, params, buffers = split(model)
     params, buffers = jax.tree.map(jnp.copy, (params, buffers))
@@ -113,4 +125,5 @@ def create(model: M, optimizer: optax.GradientTransformation, seed: int = 0) -> 
         opt_state=optimizer.init(params),
         key=jax.random.key(seed),
         structure=structure,
+        average=None if average is None else average.init(params, buffers),
     )
