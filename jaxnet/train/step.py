@@ -116,7 +116,7 @@ def make_train_step(
 
     if remat:
         policy = jax.checkpoint_policies.dots_saveable if remat is True else remat
-        objective = jax.checkpoint(objective, policy=policy)  # type: ignore[assignment]
+        objective = jax.checkpoint(objective, policy=policy)
     gradient = jax.grad(objective, has_aux=True)
 
     def parts(state: TrainState, batch: Any, key: jax.Array) -> tuple[Any, Any]:
