@@ -111,7 +111,10 @@ def read_legacy(file: io.BufferedReader) -> Any:
         raise FileError("its list of storages is not that of its tensors")
     for key in keys:
         raw, width = raws[key]
-        if int.from_bytes(file.read(8), "little") * width != raw.size:
+        count = file.read(8)
+        if len(count) != 8:
+            raise FileError("it is cut short between its storages")
+        if int.from_bytes(count, "little") * width != raw.size:
             raise FileError("a storage is not of the size that its tensors say")
         if file.readinto(raw.data) != raw.size:
             raise FileError("it is cut short inside a storage")
