@@ -40,7 +40,7 @@ def read_zip(file: io.BufferedReader) -> Any:
 
     def load_storage(identity: tuple) -> np.ndarray:
         match identity:
-            case ("storage", Global() as of, str(key), _, int(numel)):
+            case (str("storage"), Global() as of, str(key), _, int(numel)):
                 pass
             case _:
                 raise _no_storage(identity)
@@ -76,7 +76,9 @@ def read_legacy(file: io.BufferedReader) -> Any:
     def load_storage(identity: tuple) -> np.ndarray:
         nonlocal room
         match identity:
-            case ("storage", Global() as of, str() | int() as key, _, int(numel), view) if of.dtype:
+            case (str("storage"), Global() as of, str() | int() as key, _, int(numel), view) if (
+                of.dtype is not None
+            ):
                 width = of.dtype.itemsize
             case _:
                 raise _no_storage(identity)
