@@ -128,9 +128,9 @@ def _fitted(value: Any, variable: nnx.Variable) -> np.ndarray:
 def _assign(variable: nnx.Variable, array: np.ndarray) -> None:
     current = variable[...]
     if isinstance(current, jax.Array) and current.committed:  # stays on its devices
-        variable[...] = jax.device_put(array, current.sharding)
+        variable.set_value(jax.device_put(array, current.sharding))
     else:
-        variable[...] = jnp.asarray(array)
+        variable.set_value(jnp.asarray(array))
 
 
 def _counts_batches(name: str) -> bool:

@@ -40,7 +40,7 @@ def read_zip(file: io.BufferedReader) -> Any:
 
     def load_storage(identity: tuple) -> np.ndarray:
         match identity:
-            case ("storage", Global() as of, str(key), _, int(numel)):
+            case (str("storage"), Global() as of, str(key), _, int(numel)):
                 pass
             case _:
                 raise _no_storage(identity)
@@ -76,7 +76,9 @@ def read_legacy(file: io.BufferedReader) -> Any:
     def load_storage(identity: tuple) -> np.ndarray:
         nonlocal room
         match identity:
-            case ("storage", Global() as of, str() | int() as key, _, int(numel), view) if of.dtype:
+            case (str("storage"), Global() as of, str() | int() as key, _, int(numel), view) if (
+                of.dtype is not None
+            ):
                 width = of.dtype.itemsize
             case _:
                 raise _no_storage(identity)
@@ -111,7 +113,10 @@ def read_legacy(file: io.BufferedReader) -> Any:
         raise FileError("its list of storages is not that of its tensors")
     for key in keys:
         raw, width = raws[key]
-        if int.from_bytes(file.read(8), "little") * width != raw.size:
+        count = file.read(8)
+        if len(count) != 8:
+            raise FileError("it is cut short between its storages")
+        if int.from_bytes(count, "little") * width != raw.size:
             raise FileError("a storage is not of the size that its tensors say")
         if file.readinto(raw.data) != raw.size:
             raise FileError("it is cut short inside a storage")

@@ -101,8 +101,8 @@ class Unpickler:
             raise FileError("its pickle is cut short")
         return data
 
-    def _number(self, code: str) -> int:
-        return struct.unpack(code, self._take(struct.calcsize(code)))[0]
+    def _number(self, layout: struct.Struct) -> Any:
+        return layout.unpack(self._take(layout.size))[0]
 
     def _text(self, n: int) -> str:
         try:
@@ -282,7 +282,7 @@ class Unpickler:
 
     def _build_bytes(self, arguments: tuple) -> bytes:
         match arguments:
-            case (str(text), "latin1" | "latin-1"):
+            case (str(text), str("latin1" | "latin-1")):
                 self._spend(len(text))
                 try:
                     return text.encode("latin1")
@@ -326,6 +326,8 @@ class Unpickler:
         return made
 
 
+_U1, _U2, _U4, _U8 = (struct.Struct(f"<{code}") for code in "BHIQ")
+_I4, _F8 = struct.Struct("<i"), struct.Struct(">d")
 _KEYS = frozenset({str, bytes, bool, int, float, complex, type(None)})
 
 _STEPS: dict[bytes, Callable[[Unpickler], Any]] = {
@@ -337,21 +339,21 @@ _STEPS: dict[bytes, Callable[[Unpickler], Any]] = {
     pickle.NONE: lambda u: u._push(None),
     pickle.NEWTRUE: lambda u: u._push(True),
     pickle.NEWFALSE: lambda u: u._push(False),
-    pickle.BININT: lambda u: u._push(u._number("<i")),
-    pickle.BININT1: lambda u: u._push(u._number("<B")),
-    pickle.BININT2: lambda u: u._push(u._number("<H")),
+    pickle.BININT: lambda u: u._push(u._number(_I4)),
+    pickle.BININT1: lambda u: u._push(u._number(_U1)),
+    pickle.BININT2: lambda u: u._push(u._number(_U2)),
     pickle.LONG1: Unpickler._long,
-    pickle.BINFLOAT: lambda u: u._push(u._number(">d")),
-    pickle.BINUNICODE: lambda u: u._push(u._text(u._number("<I"))),
-    pickle.SHORT_BINUNICODE: lambda u: u._push(u._text(u._number("<B"))),
-    pickle.BINUNICODE8: lambda u: u._push(u._text(u._number("<Q"))),
+    pickle.BINFLOAT: lambda u: u._push(u._number(_F8)),
+    pickle.BINUNICODE: lambda u: u._push(u._text(u._number(_U4))),
+    pickle.SHORT_BINUNICODE: lambda u: u._push(u._text(u._number(_U1))),
+    pickle.BINUNICODE8: lambda u: u._push(u._text(u._number(_U8))),
     # Python 2's texts, which torch reads as UTF-8 too.
-    pickle.BINSTRING: lambda u: u._push(u._text(u._number("<I"))),
-    pickle.SHORT_BINSTRING: lambda u: u._push(u._text(u._number("<B"))),
-    pickle.BINBYTES: lambda u: u._push(u._take(u._number("<I"))),
-    pickle.SHORT_BINBYTES: lambda u: u._push(u._take(u._number("<B"))),
-    pickle.BINBYTES8: lambda u: u._push(u._take(u._number("<Q"))),
-    pickle.BYTEARRAY8: lambda u: u._push(bytearray(u._take(u._number("<Q")))),
+    pickle.BINSTRING: lambda u: u._push(u._text(u._number(_U4))),
+    pickle.SHORT_BINSTRING: lambda u: u._push(u._text(u._number(_U1))),
+    pickle.BINBYTES: lambda u: u._push(u._take(u._number(_U4))),
+    pickle.SHORT_BINBYTES: lambda u: u._push(u._take(u._number(_U1))),
+    pickle.BINBYTES8: lambda u: u._push(u._take(u._number(_U8))),
+    pickle.BYTEARRAY8: lambda u: u._push(bytearray(u._take(u._number(_U8)))),
     pickle.EMPTY_LIST: lambda u: u._push([]),
     pickle.EMPTY_DICT: lambda u: u._push({}),
     pickle.EMPTY_SET: lambda u: u._push(set()),
@@ -365,11 +367,11 @@ _STEPS: dict[bytes, Callable[[Unpickler], Any]] = {
     pickle.ADDITEMS: Unpickler._add_items,
     pickle.SETITEM: Unpickler._set_item,
     pickle.SETITEMS: Unpickler._set_items,
-    pickle.BINPUT: lambda u: u._put(u._number("<B")),
-    pickle.LONG_BINPUT: lambda u: u._put(u._number("<I")),
+    pickle.BINPUT: lambda u: u._put(u._number(_U1)),
+    pickle.LONG_BINPUT: lambda u: u._put(u._number(_U4)),
     pickle.MEMOIZE: lambda u: u._put(len(u._memo)),
-    pickle.BINGET: lambda u: u._get(u._number("<B")),
-    pickle.LONG_BINGET: lambda u: u._get(u._number("<I")),
+    pickle.BINGET: lambda u: u._get(u._number(_U1)),
+    pickle.LONG_BINGET: lambda u: u._get(u._number(_U4)),
     pickle.GLOBAL: Unpickler._name_lines,
     pickle.STACK_GLOBAL: Unpickler._name_stack,
     pickle.REDUCE: Unpickler._reduce,

@@ -57,9 +57,6 @@ def _collect(value: Any) -> dict[int, np.ndarray]:
         item, path = waiting.pop()
         if path is None:
             open_containers.discard(id(item))
-        elif is_array(item):
-            if id(item) not in arrays:
-                arrays[id(item)] = _native(item, path)
         elif type(item) in _CONTAINERS:
             if id(item) in open_containers:
                 raise ValueError(f"{_where(path)}: it holds itself; a file cannot")
@@ -68,8 +65,10 @@ def _collect(value: Any) -> dict[int, np.ndarray]:
                 open_containers.add(id(item))
                 waiting.append((item, None))
                 waiting.extend((part, (path, key)) for key, part in _parts(item, path))
-        else:
+        elif type(item) in _LEAVES or not is_array(item):
             _check_leaf(item, path)
+        elif id(item) not in arrays:
+            arrays[id(item)] = _native(item, path)
     return arrays
 
 
