@@ -18,6 +18,7 @@ from jaxnet.nn.loss import CrossEntropyLoss, MSELoss
 from jaxnet.nn.lp_pooling import LPPool1d, LPPool2d, LPPool3d
 from jaxnet.nn.module import Buffer, Module, Parameter
 from jaxnet.nn.pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
+from jaxnet.nn.upsample import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -52,6 +53,9 @@ __all__ = [
     "ReLU",
     "Sequential",
     "Tanh",
+    "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
     "functional",
     "init",
 ]

@@ -32,7 +32,7 @@ OutputSize = int | Sequence[int | None] | None
 
 def adaptive_avg_pool1d(input: jax.Array, output_size: OutputSize) -> jax.Array:
     """torch.nn.functional.adaptive_avg_pool1d on (N, C, L) or (C, L)."""
-    return _adaptive_avg_pool(1, input, output_size)
+    return adaptive_avg_pool(1, input, output_size)
 
 
 def adaptive_avg_pool2d(input: jax.Array, output_size: OutputSize) -> jax.Array:
@@ -50,19 +50,19 @@ def adaptive_avg_pool2d(input: jax.Array, output_size: OutputSize) -> jax.Array:
     >>> adaptive_avg_pool2d(jnp.arange(6.0).reshape(1, 2, 3), (1, 2))
     Array([[[2., 3.]]], dtype=float32)
     """
-    return _adaptive_avg_pool(2, input, output_size)
+    return adaptive_avg_pool(2, input, output_size)
 
 
 def adaptive_avg_pool3d(input: jax.Array, output_size: OutputSize) -> jax.Array:
     """torch.nn.functional.adaptive_avg_pool3d on (N, C, D, H, W) or (C, D, H, W)."""
-    return _adaptive_avg_pool(3, input, output_size)
+    return adaptive_avg_pool(3, input, output_size)
 
 
 def adaptive_max_pool1d(
     input: jax.Array, output_size: OutputSize, return_indices: bool = False
 ) -> Any:
     """torch.nn.functional.adaptive_max_pool1d on (N, C, L) or (C, L)."""
-    return _adaptive_max_pool(1, input, output_size, return_indices)
+    return adaptive_max_pool(1, input, output_size, return_indices)
 
 
 def adaptive_max_pool2d(
@@ -78,14 +78,14 @@ def adaptive_max_pool2d(
         output_size: (H', W'), or one number for both; None keeps a size.
         return_indices: whether the places are returned too.
     """
-    return _adaptive_max_pool(2, input, output_size, return_indices)
+    return adaptive_max_pool(2, input, output_size, return_indices)
 
 
 def adaptive_max_pool3d(
     input: jax.Array, output_size: OutputSize, return_indices: bool = False
 ) -> Any:
     """torch.nn.functional.adaptive_max_pool3d on (N, C, D, H, W) or (C, D, H, W)."""
-    return _adaptive_max_pool(3, input, output_size, return_indices)
+    return adaptive_max_pool(3, input, output_size, return_indices)
 
 
 def _windows(name: str, input: jax.Array, output_size: OutputSize, n: int) -> list[np.ndarray]:
@@ -116,7 +116,7 @@ def _places(bounds: np.ndarray) -> np.ndarray:
     return np.minimum(starts[:, None] + steps, ends[:, None] - 1)
 
 
-def _adaptive_avg_pool(n, input, output_size):
+def adaptive_avg_pool(n, input, output_size):
     name = f"adaptive_avg_pool{n}d"
     check_float(name, input)
     for i, bounds in enumerate(_windows(name, input, output_size, n)):
@@ -137,7 +137,7 @@ def _adaptive_avg_pool(n, input, output_size):
     return input
 
 
-def _adaptive_max_pool(n, input, output_size, return_indices):
+def adaptive_max_pool(n, input, output_size, return_indices):
     name = f"adaptive_max_pool{n}d"
     check_real(name, input)
     bounds = _windows(name, input, output_size, n)
@@ -165,7 +165,7 @@ class _AdaptiveAvgPool(Module):
     def __call__(self, input: jax.Array) -> jax.Array:
         """(N, C, ...) to (N, C, *output_size); one example without N works too."""
         check_axes(self, input, self._axes)
-        return _adaptive_avg_pool(self._axes, input, self.output_size)
+        return adaptive_avg_pool(self._axes, input, self.output_size)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
@@ -201,7 +201,7 @@ class _AdaptiveMaxPool(Module):
     def __call__(self, input: jax.Array) -> Any:
         """(N, C, ...) to (N, C, *output_size); one example without N works too."""
         check_axes(self, input, self._axes)
-        return _adaptive_max_pool(self._axes, input, self.output_size, self.return_indices)
+        return adaptive_max_pool(self._axes, input, self.output_size, self.return_indices)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"

@@ -15,6 +15,7 @@ from jaxnet.nn.conv_transpose import conv_transpose1d, conv_transpose2d, conv_tr
 from jaxnet.nn.linear import linear
 from jaxnet.nn.lp_pooling import lp_pool1d, lp_pool2d, lp_pool3d
 from jaxnet.nn.pooling import avg_pool1d, avg_pool2d, avg_pool3d, max_pool1d, max_pool2d, max_pool3d
+from jaxnet.nn.upsample import interpolate
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -33,6 +34,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "cross_entropy",
+    "interpolate",
     "linear",
     "lp_pool1d",
     "lp_pool2d",

@@ -222,6 +222,10 @@ def avg_pool(
     if divisor_override == 0:
         raise ValueError(f"{name}: divisor_override 0; accepted are other whole numbers and None")
     axes = pooled_axes(name, input, kernel_size, stride, padding, 1, ceil_mode, n)
+    if n == 3 and any(axis.window > axis.size for axis in axes):  # torch asks this of volumes only
+        raise ValueError(
+            f"{name}: windows of {kernel_size!r} are larger than the input {input.shape}"
+        )
     sums = input
     for i in reversed(range(n)):
         sums = totals(sums, input.ndim - n + i, axes[i])
