@@ -17,6 +17,14 @@ from jaxnet.nn.activation import (
     Tanh,
     Tanhshrink,
 )
+from jaxnet.nn.adaptive_pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+)
 from jaxnet.nn.batchnorm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -62,6 +70,7 @@ from jaxnet.nn.loss import (
     TripletMarginLoss,
     TripletMarginWithDistanceLoss,
 )
+from jaxnet.nn.lp_pooling import LPPool1d, LPPool2d, LPPool3d
 from jaxnet.nn.module import Buffer, Module, Parameter
 from jaxnet.nn.norm import GroupNorm, LayerNorm, LocalResponseNorm, RMSNorm
 from jaxnet.nn.piecewise import (
@@ -75,11 +84,12 @@ from jaxnet.nn.piecewise import (
     Softshrink,
     Threshold,
 )
-from jaxnet.nn.pooling import MaxPool2d
+from jaxnet.nn.pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from jaxnet.nn.rnn import GRU, LSTM, RNN
 from jaxnet.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
 from jaxnet.nn.softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
 from jaxnet.nn.summary import summary
+from jaxnet.nn.upsample import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 
 __all__ = [
     "CELU",
@@ -90,7 +100,16 @@ __all__ = [
     "LSTM",
     "RNN",
     "SELU",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
     "AlphaDropout",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
@@ -129,6 +148,9 @@ __all__ = [
     "InstanceNorm3d",
     "KLDivLoss",
     "L1Loss",
+    "LPPool1d",
+    "LPPool2d",
+    "LPPool3d",
     "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
@@ -138,7 +160,9 @@ __all__ = [
     "LogSoftmax",
     "MSELoss",
     "MarginRankingLoss",
+    "MaxPool1d",
     "MaxPool2d",
+    "MaxPool3d",
     "Mish",
     "Module",
     "ModuleDict",
@@ -172,6 +196,9 @@ __all__ = [
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "Unflatten",
+    "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
     "functional",
     "init",
     "keys",

@@ -39,6 +39,14 @@ from jaxnet.nn.activation import (
     tanh,
     tanhshrink,
 )
+from jaxnet.nn.adaptive_pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+)
 from jaxnet.nn.batchnorm import batch_norm, instance_norm
 from jaxnet.nn.conv import conv1d, conv2d, conv3d
 from jaxnet.nn.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
@@ -52,6 +60,7 @@ from jaxnet.nn.dropout import (
 )
 from jaxnet.nn.embedding import embedding, one_hot
 from jaxnet.nn.linear import bilinear, linear
+from jaxnet.nn.lp_pooling import lp_pool1d, lp_pool2d, lp_pool3d
 from jaxnet.nn.norm import group_norm, layer_norm, local_response_norm, rms_norm
 from jaxnet.nn.piecewise import (
     hardshrink,
@@ -64,11 +73,21 @@ from jaxnet.nn.piecewise import (
     softshrink,
     threshold,
 )
-from jaxnet.nn.pooling import max_pool2d
+from jaxnet.nn.pooling import avg_pool1d, avg_pool2d, avg_pool3d, max_pool1d, max_pool2d, max_pool3d
 from jaxnet.nn.softmax import glu, log_softmax, softmax, softmin
+from jaxnet.nn.upsample import interpolate
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
     "alpha_dropout",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
     "batch_norm",
     "bilinear",
     "binary_cross_entropy",
@@ -101,6 +120,7 @@ __all__ = [
     "hinge_embedding_loss",
     "huber_loss",
     "instance_norm",
+    "interpolate",
     "kl_div",
     "l1_loss",
     "layer_norm",
@@ -109,8 +129,13 @@ __all__ = [
     "local_response_norm",
     "log_softmax",
     "logsigmoid",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
     "margin_ranking_loss",
+    "max_pool1d",
     "max_pool2d",
+    "max_pool3d",
     "mish",
     "mse_loss",
     "multi_margin_loss",
