@@ -11,10 +11,9 @@ from jax.typing import ArrayLike
 from jaxnet.losses.reduction import (
     broadcast_to,
     check_reduction,
-    first_where,
+    first_bad,
     floats,
     integers,
-    known,
     reduce,
     same_shape,
 )
@@ -159,14 +158,13 @@ def _classes(
         )
     if weight is not None:
         weight = _class_weight(loss, input, weight)
-    if known(target):
-        count = input.shape[min(input.ndim - 1, 1)]
-        bad = ((target < 0) | (target >= count)) & (target != ignore_index)
-        if (first := first_where(bad, target)) is not None:
-            raise ValueError(
-                f"{loss}: target holds class {first}; accepted are 0 to {count - 1}, "
-                f"and {ignore_index} for what is ignored"
-            )
+    count = input.shape[min(input.ndim - 1, 1)]
+    first = first_bad(target, lambda t: ((t < 0) | (t >= count)) & (t != ignore_index))
+    if first is not None:
+        raise ValueError(
+            f"{loss}: target holds class {first}; accepted are 0 to {count - 1}, "
+            f"and {ignore_index} for what is ignored"
+        )
     return target, weight
 
 
@@ -261,8 +259,8 @@ def binary_cross_entropy(
     input, target = floats(loss, input=input, target=target)
     same_shape(loss, input=input, target=target)
     for name, value in (("input", input), ("target", target)):
-        outside = ~((value >= 0) & (value <= 1))
-        if known(value) and (first := first_where(outside, value)) is not None:
+        first = first_bad(value, lambda v: ~((v >= 0) & (v <= 1)))
+        if first is not None:
             raise ValueError(f"{loss}: {name} holds {first}; accepted are numbers in [0, 1]")
     values = _log_terms(input, jnp.where((target >= 0) & (target <= 1), target, jnp.nan))
     if weight is not None:

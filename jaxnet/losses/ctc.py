@@ -1,5 +1,7 @@
 """Connectionist temporal classification."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,10 @@ from jax.typing import ArrayLike
 
 from jaxnet.losses.reduction import (
     check_reduction,
-    first_where,
+    first_bad,
     floats,
+    host,
     integers,
-    known,
     reduce,
 )
 
@@ -82,20 +84,10 @@ def ctc_loss(
     if targets.ndim != 2 or targets.shape[0] != batch:
         raise ValueError(f"ctc_loss: targets {targets.shape} for a batch of {batch} sequences")
 
+    _check_numbers(targets, lengths, sizes, steps, symbols)
     used = jnp.arange(targets.shape[1])[None] < sizes[:, None]
     strange = used & ((targets < 0) | (targets >= symbols))
     wrong = (lengths < 0) | (lengths > steps) | (sizes < 0) | (sizes > targets.shape[1])
-    if known(targets, lengths, sizes):
-        for name, value, most in (
-            ("input_lengths", lengths, steps),
-            ("target_lengths", sizes, targets.shape[1]),
-        ):
-            if (first := first_where((value < 0) | (value > most), value)) is not None:
-                raise ValueError(f"ctc_loss: {name} holds {first}; accepted are 0 to {most}")
-        if (first := first_where(strange, targets)) is not None:
-            raise ValueError(
-                f"ctc_loss: targets hold symbol {first}; accepted are 0 to {symbols - 1}"
-            )
 
     values = _negative_log_likelihood(log_probs, targets, lengths, sizes, blank)
     # torch's gradient holds exp(log_probs) too. This adds it, and nothing to the value.
@@ -110,11 +102,35 @@ def ctc_loss(
     return reduce(values[0] if single else values, reduction)
 
 
+def _check_numbers(
+    targets: jax.Array, lengths: jax.Array, sizes: jax.Array, steps: int, symbols: int
+) -> None:
+    """Refuses lengths and symbols out of range, where they can be looked at."""
+    longest = targets.shape[1]
+    for name, value, most in (("input_", lengths, steps), ("target_", sizes, longest)):
+        first = first_bad(value, partial(_outside, most=most))
+        if first is not None:
+            raise ValueError(f"ctc_loss: {name}lengths holds {first}; accepted are 0 to {most}")
+    numbers = host(targets, sizes)
+    if numbers is not None:
+        rows, used = numbers[0], np.arange(longest) < numbers[1][:, None]
+        strange = rows[used & ((rows < 0) | (rows >= symbols))]
+        if strange.size:
+            raise ValueError(
+                f"ctc_loss: targets hold symbol {strange[0]}; accepted are 0 to {symbols - 1}"
+            )
+
+
+def _outside(numbers: np.ndarray, most: int) -> np.ndarray:
+    return (numbers < 0) | (numbers > most)
+
+
 def _rows(targets: jax.Array, sizes: jax.Array) -> jax.Array:
     """Targets one after the other, (sum of sizes,), as rows (N, S)."""
     longest = targets.shape[0]
-    if known(sizes):
-        total, longest = int(np.sum(sizes)), int(np.max(sizes))
+    numbers = host(sizes)
+    if numbers is not None:
+        total, longest = int(numbers[0].sum()), int(numbers[0].max())
         if total != targets.shape[0]:
             raise ValueError(
                 f"ctc_loss: targets {targets.shape}, but target_lengths add up to {total}"

@@ -9,10 +9,9 @@ from jaxnet.losses.kinks import clamp_min_0
 from jaxnet.losses.reduction import (
     broadcast_to,
     check_reduction,
-    first_where,
+    first_bad,
     floats,
     integers,
-    known,
     reduce,
     same_shape,
 )
@@ -108,7 +107,8 @@ def multi_margin_loss(
         )
     count = input.shape[-1]
     inside = (target >= 0) & (target < count)
-    if known(target) and (first := first_where(~inside, target)) is not None:
+    first = first_bad(target, lambda t: (t < 0) | (t >= count))
+    if first is not None:
         raise ValueError(f"{loss}: target holds class {first}; accepted are 0 to {count - 1}")
     place = jnp.where(inside, target, 0).reshape(-1, 1)
     scores = input.reshape(-1, count)
@@ -150,8 +150,8 @@ def multilabel_margin_loss(
     if input.ndim not in (1, 2):
         raise ValueError(f"{loss}: scores {input.shape}; accepted are (N, C) and (C,)")
     count = input.shape[-1]
-    outside = (target < -1) | (target >= count)
-    if known(target) and (first := first_where(outside, target)) is not None:
+    first = first_bad(target, lambda t: (t < -1) | (t >= count))
+    if first is not None:
         raise ValueError(f"{loss}: target holds {first}; accepted are -1 to {count - 1}")
     listed = lax.cumsum((target < 0).astype(jnp.int32), target.ndim - 1) == 0
     # (..., list, class): which class each entry of the list names.
@@ -161,6 +161,7 @@ def multilabel_margin_loss(
     short = jax.nn.relu(1 - right[..., None] + input[..., None, :])
     others = listed[..., None] & ~names.any(-2, keepdims=True)
     values = jnp.where(others, short, 0).sum((-2, -1)) / count
+    outside = (target < -1) | (target >= count)
     return reduce(jnp.where(outside.any(-1), jnp.nan, values), reduction)
 
 

@@ -1,5 +1,6 @@
 """What the losses share: the reduction, and the checks of what they are given."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -86,12 +87,18 @@ def broadcast_to(loss: str, name: str, value: ArrayLike, like: jax.Array) -> jax
         ) from None
 
 
-def known(*arrays: jax.Array) -> bool:
-    """Whether the numbers can be looked at: not while being traced, nor on other hosts."""
-    return not any(isinstance(a, jax.core.Tracer) or not a.is_fully_addressable for a in arrays)
+def host(*arrays: jax.Array) -> list[np.ndarray] | None:
+    """The numbers, where they can be looked at: not while traced, nor on other hosts."""
+    if any(isinstance(a, jax.core.Tracer) or not a.is_fully_addressable for a in arrays):
+        return None
+    return [np.asarray(a) for a in arrays]
 
 
-def first_where(bad: jax.Array, values: jax.Array) -> Any:
-    """The first of the values that are bad, as a Python number; None if none is."""
-    found = np.asarray(values)[np.asarray(bad)]
+def first_bad(values: jax.Array, is_bad: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """The first bad one among numbers that can be looked at, else None.
+
+    The test runs in numpy: inside jit, jax.numpy traces even what is known.
+    """
+    numbers = host(values)
+    found = numbers[0][is_bad(numbers[0])] if numbers else np.zeros(0)
     return found[0].item() if found.size else None

@@ -11,9 +11,8 @@ from jaxnet.losses.kinks import absolute
 from jaxnet.losses.reduction import (
     broadcast,
     check_reduction,
-    first_where,
+    first_bad,
     floats,
-    known,
     reduce,
     same_shape,
 )
@@ -193,7 +192,8 @@ def gaussian_nll_loss(
                 f"{loss}: var of shape {var.shape} for input {input.shape}; accepted are that "
                 "shape, that shape without its last axis, or with one axis of size 1"
             )
-    if known(var) and (negative := first_where(var < 0, var)) is not None:
+    negative = first_bad(var, lambda v: v < 0)
+    if negative is not None:
         raise ValueError(f"{loss}: var holds {negative}; variances are at least 0")
     input, target, var = broadcast(loss, input=input, target=target, var=var)
     passing = eps + (var - lax.stop_gradient(var))

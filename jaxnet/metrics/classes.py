@@ -48,8 +48,8 @@ def top_k_accuracy(
         k: at least 1.
         ignore_index: targets of this number are left out.
     """
-    scores, target = jnp.asarray(outputs), jnp.asarray(targets)
-    _read("top_k_accuracy", scores, target)
+    scores = jnp.asarray(outputs)
+    _, target, _ = _read("top_k_accuracy", scores, targets)
     if k < 1:
         raise ValueError(f"top_k_accuracy: k {k}; it must be at least 1")
     if scores.ndim == target.ndim:

@@ -1,0 +1,477 @@
+"""jaxnet/losses and jaxnet/nn/loss.py"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxnet import losses, nn, train
+from jaxnet.parity.tolerances import distance, tolerance
+from jaxnet.random import Generator
+from tests.table import HAS_TORCH, Case, table
+
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+
+
+def uniform(*shape, low=0.0, high=1.0):
+    return lambda rng: rng.uniform(low, high, shape)
+
+
+def classes(count, *shape, ignored=None):
+    """Class numbers; of every three one is `ignored`, if given."""
+
+    def make(rng):
+        numbers = rng.randint(0, count, shape)
+        if ignored is not None:
+            numbers.reshape(-1)[::3] = ignored
+        return numbers
+
+    return make
+
+
+def signs(*shape):
+    return lambda rng: 2 * rng.randint(0, 2, shape) - 1
+
+
+def log_probabilities(*shape):
+    def make(rng):
+        x = rng.standard_normal(shape)
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+    return make
+
+
+def given_array(*values):
+    return lambda rng: np.array(values)
+
+
+def weights(*values):
+    """A weight argument of a constructor: called with the library's array maker."""
+    return lambda make: make(np.asarray(values, np.float32))
+
+
+CASES = [
+    Case("MSELoss", inputs=[(3, 2), (3, 2)]),
+    Case("L1Loss", inputs=[(3, 2), (3, 2)]),
+    Case("L1Loss", kwargs={"reduction": "sum"}, inputs=[(5,), (5,)]),
+    Case("SmoothL1Loss", kwargs={"beta": 0.4}, inputs=[(4, 3), (4, 3)]),
+    Case("HuberLoss", kwargs={"delta": 0.7, "reduction": "sum"}, inputs=[(4, 3), (4, 3)]),
+    Case("GaussianNLLLoss", inputs=[(4, 3), (4, 3), uniform(4, 3)]),
+    Case(
+        "GaussianNLLLoss",
+        kwargs={"full": True, "eps": 0.5, "reduction": "none"},
+        inputs=[(4, 3), (4, 3), uniform(4)],
+    ),
+    Case("PoissonNLLLoss", inputs=[(4, 3), uniform(4, 3, high=4)]),
+    Case(
+        "PoissonNLLLoss",
+        kwargs={"log_input": False, "full": True, "eps": 0.1, "reduction": "sum"},
+        inputs=[uniform(4, 3), uniform(4, 3, low=0.1, high=4)],
+    ),
+    Case("NLLLoss", inputs=[log_probabilities(5, 3), classes(3, 5)]),
+    Case(
+        "NLLLoss",
+        kwargs={"weight": weights(0.5, 2.0, 1.0), "ignore_index": 1},
+        inputs=[(2, 3, 4), classes(3, 2, 4)],
+    ),
+    Case("CrossEntropyLoss", inputs=[(5, 3), classes(3, 5)]),
+    Case("CrossEntropyLoss", inputs=[(3,), classes(3)], id="single"),
+    Case(
+        "CrossEntropyLoss",
+        kwargs={"weight": weights(0.5, 2.0, 1.0), "label_smoothing": 0.2},
+        inputs=[(2, 3, 2, 3), classes(3, 2, 2, 3, ignored=-100)],
+    ),
+    Case(
+        "CrossEntropyLoss",
+        kwargs={"ignore_index": 2, "reduction": "none", "label_smoothing": 1.0},
+        inputs=[(4, 3, 2), classes(3, 4, 2)],
+    ),
+    Case(
+        "CrossEntropyLoss",
+        kwargs={"weight": weights(0.5, 2.0, 1.0), "label_smoothing": 0.1},
+        inputs=[(4, 3, 2), uniform(4, 3, 2)],
+        id="probabilities",
+    ),
+    Case("KLDivLoss", kwargs={"reduction": "batchmean"}, inputs=[(4, 3), uniform(4, 3)]),
+    Case("KLDivLoss", kwargs={"reduction": "none", "log_target": True}, inputs=[(4, 3), (4, 3)]),
+    Case("BCELoss", inputs=[uniform(4, 3), uniform(4, 3)]),
+    Case(
+        "BCELoss",
+        kwargs={"weight": weights(0.5, 2.0, 1.0), "reduction": "sum"},
+        inputs=[uniform(4, 3), uniform(4, 3)],
+    ),
+    Case("BCEWithLogitsLoss", inputs=[(4, 3), uniform(4, 3)]),
+    Case(
+        "BCEWithLogitsLoss",
+        kwargs={"weight": weights([0.5], [2.0]), "pos_weight": weights(3.0, 1.0, 0.2)},
+        inputs=[(2, 3), uniform(2, 3)],
+    ),
+    Case("HingeEmbeddingLoss", (0.6,), inputs=[(4, 3), signs(4, 3)]),
+    Case("SoftMarginLoss", kwargs={"reduction": "none"}, inputs=[(4, 3), signs(4, 3)]),
+    Case("MarginRankingLoss", (0.3,), inputs=[(6,), (6,), signs(6)]),
+    Case("CosineEmbeddingLoss", (0.2,), inputs=[(5, 3), (5, 3), signs(5)]),
+    Case("CosineEmbeddingLoss", inputs=[(3,), (3,), signs()]),
+    Case("TripletMarginLoss", inputs=[(4, 3), (4, 3), (4, 3)]),
+    Case("TripletMarginLoss", (0.5, 1.5), {"swap": True}, inputs=[(3,), (3,), (3,)]),
+    Case(
+        "TripletMarginLoss",
+        kwargs={"p": float("inf"), "eps": 0.1, "reduction": "none"},
+        inputs=[(4, 2, 3), (4, 2, 3), (4, 2, 3)],
+    ),
+    Case(
+        "TripletMarginWithDistanceLoss",
+        kwargs={"swap": True, "margin": 2.0},
+        inputs=[(4, 3), (4, 3), (4, 3)],
+    ),
+    Case("PairwiseDistance", (3.0,), {"keepdim": True}, inputs=[(4, 3), (4, 3)]),
+    Case("MultiMarginLoss", inputs=[(5, 3), classes(3, 5)]),
+    Case(
+        "MultiMarginLoss",
+        (2, 0.7),
+        {"weight": weights(0.5, 2.0, 1.0), "reduction": "none"},
+        inputs=[(5, 3), classes(3, 5)],
+    ),
+    Case(
+        "MultiLabelMarginLoss",
+        inputs=[(3, 4), given_array([3, 0, -1, 1], [-1, 1, 2, 3], [1, 1, 0, 2])],
+    ),
+    Case(
+        "MultiLabelSoftMarginLoss",
+        kwargs={"weight": weights(0.5, 2.0, 1.0), "reduction": "none"},
+        inputs=[(4, 3), classes(2, 4, 3)],
+    ),
+    Case(
+        "CTCLoss",
+        inputs=[
+            log_probabilities(6, 3, 4),
+            given_array([1, 2, 2], [3, 1, 1], [2, 1, 3]),
+            given_array(6, 4, 5),
+            given_array(3, 1, 0),
+        ],
+    ),
+    Case(
+        "CTCLoss",
+        (2,),
+        {"reduction": "none", "zero_infinity": True},
+        inputs=[
+            (5, 2, 4),
+            given_array(1, 1, 3, 0, 3),
+            given_array(5, 3),
+            given_array(3, 2),
+        ],
+        id="one after the other",
+    ),
+]
+TestLoss = table("losses", CASES)
+
+
+def torch_value_and_grads(function, arrays, kwargs):
+    import torch
+
+    tensors = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
+    kwargs = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in kwargs.items()}
+    value = getattr(torch.nn.functional, function)(*tensors, **kwargs)
+    value.sum().backward()
+    grads = [np.zeros(t.shape) if t.grad is None else t.grad.numpy() for t in tensors
+             if t.requires_grad]  # fmt: skip
+    return value.detach().numpy(), grads
+
+
+def our_value_and_grads(function, arrays, kwargs, jit=False):
+    floats = [i for i, a in enumerate(arrays) if a.dtype.kind == "f"]
+
+    def total(*moving):
+        values = list(arrays)
+        for i, x in zip(floats, moving, strict=True):
+            values[i] = x
+        value = getattr(losses, function)(*values, **kwargs)
+        return value.sum(), value
+
+    run = jax.value_and_grad(total, argnums=tuple(range(len(floats))), has_aux=True)
+    (_, value), grads = (jax.jit(run) if jit else run)(*[jnp.asarray(arrays[i]) for i in floats])
+    return value, grads
+
+
+def assert_equals_torch(function, *arrays, jit=False, **kwargs):
+    arrays = [np.asarray(a) for a in arrays]
+    theirs, their_grads = torch_value_and_grads(function, arrays, kwargs)
+    with jax.enable_x64(True):
+        value, grads = our_value_and_grads(function, arrays, kwargs, jit)
+    assert value.dtype == np.float64
+    assert distance("forward", value, theirs) <= tolerance("forward", "float64")
+    for ours, their in zip(grads, their_grads, strict=True):
+        assert distance("gradient", ours, their) <= tolerance("gradient", "float64")
+
+
+INF = float("inf")
+# What lies on a kink or at a point where a plain formula gives nan.
+KINKS = {
+    "l1 at 0": ("l1_loss", ([0.0, 1.0], [0.0, 3.0]), {}),
+    "l1 weighted at 0": ("l1_loss", ([0.0, 1.0], [0.0, 3.0]), {"weight": np.array([1.0, 2.0])}),
+    "smooth l1 at beta and infinity": (
+        "smooth_l1_loss",
+        ([0.0, 1.0, -1.0, INF, -INF], [0.0] * 5),
+        {"reduction": "none"},
+    ),
+    "smooth l1 with beta 0": ("smooth_l1_loss", ([0.0, 1.0], [0.0, 3.0]), {"beta": 0.0}),
+    "huber at delta": (
+        "huber_loss", ([0.0, 2.0, -2.0, INF], [0.0] * 4), {"reduction": "none", "delta": 2.0}
+    ),
+    "gaussian variance below eps": (
+        "gaussian_nll_loss", ([1.0, 2.0, 3.0], [1.0, 2.5, 3.0], [0.0, 1e-3, 2.0]), {"eps": 0.1}
+    ),
+    "poisson at 1": ("poisson_nll_loss", ([1.0, 2.0], [1.0, 1.5]), {"full": True}),
+    "hinge at the margin": ("hinge_embedding_loss", ([1.0, 2.0, 0.5], [-1, -1, 0]), {}),
+    "ranking at the margin": (
+        "margin_ranking_loss", ([1.0, 1.0, 2.0], [1.0, 1.0, 1.0], [1.0, -1.0, -1.0]), {}
+    ),
+    "cosine of zero vectors": (
+        "cosine_embedding_loss",
+        ([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]], [[1.0, 2.0], [0.0, 0.0], [0.0, 1.0]], [1, -1, -1]),
+        {},
+    ),
+    "multi margin at the margin": (
+        "multi_margin_loss", ([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]], [1, 0]), {}
+    ),
+    "logits far out": (
+        "binary_cross_entropy_with_logits", ([800.0, -800.0, 0.0], [0.0, 1.0, 1.0]), {}
+    ),
+    "swap between equal distances": (
+        "triplet_margin_loss", ([[0.0, 0.0]], [[0.0, 0.0]], [[1.0, 0.0]]),
+        {"swap": True, "eps": 0.0},
+    ),
+    "a score of -inf": ("cross_entropy", ([[0.0, -INF, 1.0], [0.0, -INF, 1.0]], [0, 1]), {}),
+    "an ignored log probability of -inf": ("nll_loss", ([[0.0, -INF], [-INF, 0.0]], [1, -100]), {}),
+    "all ignored, sum": ("cross_entropy", ([[0.0, 1.0]], [-100]), {"reduction": "sum"}),
+    "all ignored, mean": ("cross_entropy", ([[0.0, 1.0]], [-100]), {}),
+    "no weight left": ("cross_entropy", ([[0.0, 1.0]], [1]), {"weight": np.array([1.0, 0.0])}),
+    "no samples": ("cross_entropy", (np.zeros((0, 3)), np.zeros((0,), int)), {}),
+    "no samples, sum": ("nll_loss", (np.zeros((0, 3)), np.zeros((0,), int)), {"reduction": "sum"}),
+    "no probabilities": ("cross_entropy", (np.zeros((0, 3)), np.zeros((0, 3))), {}),
+} | {
+    f"distance 0, p={p}": (
+        "triplet_margin_loss",
+        ([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]], [[1.0, 2.0], [1.0, 3.0], [2.0, 3.0]],
+         [[2.0, 1.0], [1.0, 2.0], [1.0, 4.0]]),
+        {"p": p, "eps": 0.0},
+    )
+    for p in (0.5, 1.0, 2.0, 3.0, INF)
+}  # fmt: skip
+
+
+@needs_torch
+@pytest.mark.parametrize("row", KINKS)
+def test_slopes_at_kinks_are_torchs(row):
+    function, arrays, kwargs = KINKS[row]
+    assert_equals_torch(function, *arrays, jit=True, **kwargs)
+
+
+def test_probabilities_of_0_and_1():
+    """Golden: torch's logarithm ends at -100 and its slope at 1e12, on the right side."""
+    p, target = jnp.array([0.0, 0.0, 1.0, 1.0]), jnp.array([0.0, 1.0, 0.0, 1.0])
+    value, slope = jax.vjp(lambda p: losses.binary_cross_entropy(p, target, reduction="none"), p)
+    np.testing.assert_array_equal(value, [0.0, 100.0, 100.0, 0.0])
+    np.testing.assert_array_equal(slope(jnp.ones(4))[0], jnp.array([0.0, -1e12, 1e12, 0.0]))
+    _, forward = jax.jvp(lambda p: losses.binary_cross_entropy(p, target), (p,), (jnp.ones(4),))
+    assert forward == 0.0
+
+
+def test_the_second_derivative_of_bce():
+    def loss(p):
+        return losses.binary_cross_entropy(p, jnp.array([1.0]))
+
+    np.testing.assert_allclose(jax.hessian(loss)(jnp.array([0.25])), [[16.0]], rtol=1e-6)
+
+
+@needs_torch
+def test_kl_mean_is_torchs():
+    import torch
+
+    x, t = np.random.RandomState(0).uniform(0.1, 1, (2, 3, 4))
+    with pytest.warns(UserWarning, match="batchmean"):
+        theirs = torch.nn.functional.kl_div(torch.tensor(x), torch.tensor(t))
+    np.testing.assert_allclose(losses.kl_div(x, t), theirs, rtol=1e-6)
+
+
+@st.composite
+def cross_entropy_calls(draw):
+    """Shapes and options of cross_entropy, all that torch takes."""
+    rng = np.random.RandomState(draw(st.integers(0, 2**31)))
+    shape = draw(st.sampled_from([(3,), (2, 3), (4, 1), (0, 3), (2, 3, 4), (1, 2, 2, 3)]))
+    c, over = shape[min(len(shape) - 1, 1)], shape[: len(shape) - 1][:1] + shape[2:]
+    kwargs = {
+        "reduction": draw(st.sampled_from(["mean", "sum", "none"])),
+        "label_smoothing": draw(st.sampled_from([0.0, 0.1, 1.0])),
+    }
+    if draw(st.booleans()):
+        kwargs["weight"] = rng.uniform(0.1, 2, c)
+    if draw(st.booleans()):
+        target = rng.uniform(size=shape)
+    else:
+        target = np.asarray(rng.randint(0, c, over))
+        if draw(st.booleans()):
+            kwargs["ignore_index"] = draw(st.sampled_from([-100, -1, 0, c - 1, c + 3]))
+            target = np.where(rng.uniform(size=over) < 0.3, kwargs["ignore_index"], target)
+    return (rng.standard_normal(shape), target), kwargs
+
+
+@needs_torch
+@settings(max_examples=30, deadline=None)
+@given(cross_entropy_calls())
+def test_cross_entropy_is_torchs(call):
+    arrays, kwargs = call
+    assert_equals_torch("cross_entropy", *arrays, **kwargs)
+
+
+SCORES = jnp.zeros((2, 3))
+PROBABILITIES = jnp.full((2, 3), 0.5)
+REFUSED = [
+    ("mse_loss", (jnp.zeros(3), jnp.zeros((3, 1))), {}, r"input \(3,\) and target \(3, 1\)"),
+    ("l1_loss", (jnp.zeros(3), jnp.zeros((3, 1))), {}, r"input \(3,\) and target \(3, 1\)"),
+    ("mse_loss", (SCORES, SCORES, "average"), {}, "'average'; accepted are 'mean', 'sum'"),
+    ("mse_loss", (SCORES, SCORES), {"weight": jnp.ones(3)}, r"weight \(3,\) differ"),
+    ("smooth_l1_loss", (SCORES, SCORES), {"beta": -1.0}, "beta -1.0"),
+    ("huber_loss", (SCORES, SCORES), {"delta": 0.0}, "delta 0.0"),
+    ("gaussian_nll_loss", (SCORES, SCORES, jnp.ones(3)), {}, r"var of shape \(3,\)"),
+    ("gaussian_nll_loss", (SCORES, SCORES, -SCORES - 2), {}, "var holds -2.0"),
+    ("gaussian_nll_loss", (SCORES, SCORES, -2.0), {}, "var holds -2.0"),
+    ("cross_entropy", (SCORES, jnp.array([0, 3])), {}, "class 3; accepted are 0 to 2, and -100"),
+    ("cross_entropy", (SCORES, jnp.array([-1, 0])), {}, "class -1; accepted are 0 to 2"),
+    ("cross_entropy", (SCORES, jnp.array([0])), {}, r"scores \(2, 3\) and classes \(1,\)"),
+    ("cross_entropy", (SCORES, jnp.array([[0], [1]])), {}, r"classes \(2, 1\) do not match"),
+    ("cross_entropy", (SCORES, jnp.array([0, 1])), {"weight": jnp.ones(2)}, r"needs one a class"),
+    ("cross_entropy", (SCORES, jnp.array([0, 1])), {"label_smoothing": 1.5}, "smoothing 1.5"),
+    ("cross_entropy", (SCORES, PROBABILITIES), {"ignore_index": 0}, "ignore_index 0 with prob"),
+    ("nll_loss", (SCORES, jnp.array([0, 7])), {}, "class 7"),
+    ("kl_div", (SCORES, SCORES, "batch"), {}, "'batch'; accepted are .*'batchmean'"),
+    ("binary_cross_entropy", (PROBABILITIES + 1, PROBABILITIES), {}, "input holds 1.5"),
+    ("binary_cross_entropy", (PROBABILITIES, PROBABILITIES - 1), {}, "target holds -0.5"),
+    ("binary_cross_entropy", (PROBABILITIES, PROBABILITIES), {"weight": jnp.ones(2)},
+     r"weight of shape \(2,\) does not broadcast to \(2, 3\)"),
+    ("margin_ranking_loss", (SCORES, SCORES, jnp.ones(3)), {}, r"target \(3,\) do not match"),
+    ("cosine_embedding_loss", (SCORES, SCORES, 1), {}, r"\(N, D\) with \(N,\)"),
+    ("triplet_margin_loss", (SCORES, SCORES, SCORES), {"margin": 0.0}, "margin 0.0"),
+    ("triplet_margin_loss", (SCORES, SCORES[0], SCORES), {}, r"positive \(3,\)"),
+    ("multi_margin_loss", (SCORES, jnp.array([0, 3])), {}, "class 3; accepted are 0 to 2"),
+    ("multi_margin_loss", (SCORES, jnp.array([0, 1])), {"p": 3}, "p 3; accepted are 1 and 2"),
+    ("multilabel_margin_loss", (SCORES, jnp.full((2, 3), -2)), {}, "holds -2"),
+    ("ctc_loss", (jnp.zeros((4, 1, 3)), jnp.array([[1]]), [5], [1]), {}, "input_lengths holds 5"),
+    ("ctc_loss", (jnp.zeros((4, 1, 3)), jnp.array([[3]]), [4], [1]), {}, "symbol 3"),
+    ("ctc_loss", (jnp.zeros((4, 1, 3)), jnp.array([1, 1]), [4], [1]), {}, "add up to 1"),
+    ("ctc_loss", (jnp.zeros((4, 1, 3)), jnp.array([[1]]), [4], [1], 3), {}, "blank 3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "args", "kwargs", "says"), REFUSED)
+def test_what_is_refused(function, args, kwargs, says):
+    args = [jnp.asarray(a) if isinstance(a, list) else a for a in args]
+    with pytest.raises(ValueError, match=f"({function}|reduction).*{says}"):
+        getattr(losses, function)(*args, **kwargs)
+
+
+def test_wrong_dtypes():
+    with pytest.raises(TypeError, match="target of dtype float32; give integers"):
+        losses.cross_entropy(SCORES, jnp.zeros(2))
+    with pytest.raises(TypeError, match="holds probabilities and is floating; it is int32"):
+        losses.cross_entropy(SCORES, jnp.zeros((2, 3), int))
+    with pytest.raises(TypeError, match="it needs floating numbers; given are input int32"):
+        losses.mse_loss(jnp.array([1]), jnp.array([2]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "args"),
+    [
+        (losses.cross_entropy, (SCORES, jnp.array([0, 3]))),
+        (losses.nll_loss, (SCORES, jnp.array([-1, 0]))),
+        (losses.multi_margin_loss, (SCORES, jnp.array([0, 3]))),
+        (losses.multilabel_margin_loss, (SCORES, jnp.full((2, 3), 3))),
+        (losses.binary_cross_entropy, (PROBABILITIES + 1, PROBABILITIES)),
+        (losses.binary_cross_entropy, (PROBABILITIES, PROBABILITIES + 1)),
+        (losses.gaussian_nll_loss, (SCORES, SCORES, SCORES - 1)),
+        (losses.ctc_loss, (jnp.zeros((4, 1, 3)), jnp.array([[3]]), jnp.array([4]), jnp.array([1]))),
+        (losses.ctc_loss, (jnp.zeros((4, 1, 3)), jnp.array([[1]]), jnp.array([5]), jnp.array([1]))),
+    ],
+)
+def test_bad_numbers_inside_jit_give_nan(loss, args):
+    assert jnp.isnan(jax.jit(loss)(*args))
+
+
+def test_a_bad_class_inside_jit_spoils_the_gradient_too():
+    for reduction in ("mean", "sum"):
+        loss = jax.jit(lambda x, t, r=reduction: losses.cross_entropy(x, t, reduction=r))
+        assert jnp.isnan(jax.grad(loss)(SCORES, jnp.array([0, 3]))[1]).all()
+
+
+def test_narrow_class_numbers():
+    for dtype in (jnp.uint8, jnp.int8, jnp.int32):
+        value = losses.cross_entropy(SCORES, jnp.array([0, 1], dtype))
+        np.testing.assert_allclose(value, np.log(3), rtol=1e-6)
+
+
+def test_half_precision_counts_exactly():
+    """The mean over 4099 samples divides by 4099, which bfloat16 does not hold."""
+    value = losses.cross_entropy(jnp.zeros((4099, 2), jnp.bfloat16), jnp.zeros(4099, int))
+    assert value.dtype == jnp.bfloat16
+    np.testing.assert_allclose(value.astype(float), np.log(2), rtol=2**-8)
+
+
+@needs_torch
+def test_ctc_without_an_alignment():
+    """Infinite, or 0 with zero_infinity, with a finite gradient behind a log_softmax."""
+    import torch
+
+    scores = np.random.RandomState(0).standard_normal((4, 2, 3))
+    targets, lengths, sizes = np.array([[1, 1], [1, 2]]), np.array([2, 3]), np.array([2, 2])
+
+    def loss(scores, **options):
+        return losses.ctc_loss(jax.nn.log_softmax(scores), targets, lengths, sizes, **options)
+
+    value = loss(scores, reduction="none")
+    assert jnp.isinf(value[0])
+    assert jnp.isfinite(value[1])
+    slope = jax.grad(loss)(jnp.asarray(scores, jnp.float32), zero_infinity=True)
+    x = torch.tensor(scores, requires_grad=True)
+    arguments = [torch.tensor(a) for a in (targets, lengths, sizes)]
+    torch.nn.functional.ctc_loss(x.log_softmax(-1), *arguments, zero_infinity=True).backward()
+    assert distance("gradient", slope, x.grad.numpy()) <= tolerance("gradient", "float32")
+
+
+def test_ctc_one_after_the_other_inside_jit():
+    log_p = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (5, 2, 4)))
+    args = (jnp.array([1, 2, 3]), jnp.array([5, 4]), jnp.array([1, 2]))
+    eager = losses.ctc_loss(log_p, *args)
+    np.testing.assert_allclose(jax.jit(losses.ctc_loss)(log_p, *args), eager, rtol=1e-6)
+
+
+def test_penalties_are_the_documents():
+    model = nn.Sequential(nn.Linear(3, 2, rngs=Generator(0)), nn.Linear(2, 1, rngs=Generator(1)))
+    arrays = {name: np.asarray(p[...]) for name, p in model.named_parameters()}
+    for penalty, power in ((losses.l1_penalty, np.abs), (losses.l2_penalty, np.square)):
+        whole = sum(power(a).sum() for a in arrays.values())
+        matrices = sum(power(a).sum() for name, a in arrays.items() if "weight" in name)
+        np.testing.assert_allclose(penalty(model), whole, rtol=1e-6)
+        np.testing.assert_allclose(penalty(train.split(model)[1]), whole, rtol=1e-6)
+        np.testing.assert_allclose(penalty(model, r"weight$"), matrices, rtol=1e-6)
+        np.testing.assert_allclose(penalty(model, lambda n: n.endswith("weight")), matrices)
+        nested = {"layers": [{"weight": arrays["0.weight"]}, {"bias": arrays["0.bias"]}]}
+        np.testing.assert_allclose(
+            penalty(nested, r"^layers\.0\.weight$"), power(arrays["0.weight"]).sum(), rtol=1e-6
+        )
+    with pytest.raises(ValueError, match=r"l2_penalty: where='wait' leaves none of \['0.weight'"):
+        losses.l2_penalty(model, "wait")
+    with pytest.raises(TypeError, match="'steps' is int32; parameters are floating"):
+        losses.l1_penalty({"steps": jnp.array([1])})
+
+
+def test_the_slope_of_the_l1_penalty_is_0_at_0():
+    np.testing.assert_array_equal(
+        jax.grad(losses.l1_penalty)(jnp.array([0.0, -2.0, 3.0])), [0.0, -1.0, 1.0]
+    )
+
+
+def test_weights_are_buffers():
+    loss = nn.BCEWithLogitsLoss(pos_weight=jnp.array([2.0]))
+    assert [name for name, _ in loss.named_buffers()] == ["pos_weight"]
+    assert not list(loss.named_parameters())
