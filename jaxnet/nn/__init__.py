@@ -17,6 +17,7 @@ from jaxnet.nn.activation import (
     Tanh,
     Tanhshrink,
 )
+from jaxnet.nn.attention import MultiheadAttention
 from jaxnet.nn.batchnorm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -98,6 +99,7 @@ __all__ = [
     "MaxPool2d",
     "Mish",
     "Module",
+    "MultiheadAttention",
     "PReLU",
     "Parameter",
     "RMSNorm",

@@ -16,6 +16,7 @@ from jaxnet.nn.activation import (
     tanh,
     tanhshrink,
 )
+from jaxnet.nn.attention import scaled_dot_product_attention
 from jaxnet.nn.batchnorm import batch_norm, instance_norm
 from jaxnet.nn.conv import conv2d
 from jaxnet.nn.dropout import (
@@ -75,6 +76,7 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
