@@ -25,6 +25,7 @@ from jaxnet.nn.adaptive_pooling import (
     AdaptiveMaxPool2d,
     AdaptiveMaxPool3d,
 )
+from jaxnet.nn.attention import MultiheadAttention
 from jaxnet.nn.batchnorm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -170,6 +171,7 @@ __all__ = [
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
+    "MultiheadAttention",
     "NLLLoss",
     "PReLU",
     "PairwiseDistance",

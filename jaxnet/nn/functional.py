@@ -47,6 +47,7 @@ from jaxnet.nn.adaptive_pooling import (
     adaptive_max_pool2d,
     adaptive_max_pool3d,
 )
+from jaxnet.nn.attention import scaled_dot_product_attention
 from jaxnet.nn.batchnorm import batch_norm, instance_norm
 from jaxnet.nn.conv import conv1d, conv2d, conv3d
 from jaxnet.nn.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
@@ -149,6 +150,7 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
