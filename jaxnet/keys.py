@@ -31,10 +31,13 @@ _WAY_OUT = (
 )
 
 # Part of the name under which JAX keeps what it traced. A function that was
-# traced once and is called again would repeat the draws of its first trace; with
-# a number that changes at every draw, it is traced again and draws anew.
+# traced once and is called again would repeat the draws of its first trace; under
+# another mark it is traced again and draws anew.
 _trace_mark = jax.make_user_context(None)
 _marks = itertools.count(1)
+# Contexts outside of any trace share one mark, for under a new one every operation
+# compiles again. It changes (downwards) once draws were frozen into a trace under it.
+_shared_mark = 0
 
 
 class _Source:
@@ -60,8 +63,6 @@ class _Masks(_Source):
 
 
 _open: ContextVar[tuple[_Source, ...]] = ContextVar("jaxnet_open_sources", default=())
-# Whether draws from a context outside of a trace were ever frozen into one.
-_frozen = False
 
 
 def _tracing() -> bool:
@@ -69,19 +70,18 @@ def _tracing() -> bool:
     return isinstance(lax.add(np.float32(0), np.float32(0)), jax.core.Tracer)
 
 
-def _mark(source: _Source, drawn: bool = False) -> None:
-    """Sets what is traced from here on apart from what was traced before.
+def _mark(innermost: _Source) -> None:
+    """Sets what is traced from here on apart from what was traced before."""
+    mark = next(_marks) if innermost.traced else _shared_mark
+    innermost.entered.enter_context(_trace_mark(mark))
 
-    Outside of any trace every operation would compile again under a new mark, so
-    all contexts there share one until a function was traced inside of them.
-    """
-    global _frozen
-    tracing = _tracing()
-    if drawn and not tracing:
-        return
-    _frozen = _frozen or (drawn and not source.traced)
-    mark = next(_marks) if tracing or _frozen else 0
-    source.entered.enter_context(_trace_mark(mark))
+
+def _note_draw(source: _Source) -> None:
+    global _shared_mark
+    if _tracing():
+        if not source.traced:
+            _shared_mark -= 1
+        _mark(_open.get()[-1])
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def _next_key() -> jax.Array | None:
     for source in reversed(_open.get()):
         if isinstance(source, _Keys):
             key = jax.random.fold_in(source.key, next(source.count))
-            _mark(_open.get()[-1], drawn=True)
+            _note_draw(source)
             return key
     return None
 
@@ -231,7 +231,7 @@ def _recorded(
             f"masks: number {number} has shape {mask.shape}; {name} takes {shape}{also}"
         )
     source.used += 1
-    _mark(_open.get()[-1], drawn=True)
+    _note_draw(source)
     return mask
 
 

@@ -226,7 +226,8 @@ class _BatchNorm(_Norm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
 
     def __call__(self, input: jax.Array) -> jax.Array:
-        if input.ndim not in self._axes or input.shape[1] != self.num_features:
+        counted = self.affine or self.track_running_stats
+        if input.ndim not in self._axes or (counted and input.shape[1] != self.num_features):
             raise self._wrong_shape(input)
         momentum: float | jax.Array = 0.0 if self.momentum is None else self.momentum
         if self.training and self.num_batches_tracked is not None:
@@ -250,7 +251,7 @@ class BatchNorm1d(_BatchNorm):
     """Normalises each channel over the batch: torch.nn.BatchNorm1d.
 
     Args:
-        num_features: C.
+        num_features: C; as in torch not looked at without parameters and statistics.
         eps: added to the variance.
         momentum: the new value's weight in the running statistics (0.1; flax's 0.99
             weighs the old one); None for the average of all batches.

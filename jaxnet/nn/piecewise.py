@@ -8,6 +8,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from jaxnet.nn.activation import with_inplace
@@ -79,9 +80,24 @@ def relu6(input: jax.Array, inplace: bool = False) -> jax.Array:
     return hardtanh(input, 0, 6)
 
 
+@jax.custom_jvp
+def _hardsigmoid(x: jax.Array) -> jax.Array:
+    return (hardtanh(x, -3, 3) + 3) / 6
+
+
+@_hardsigmoid.defjvp
+def _hardsigmoid_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    slope = float(np.float32(1 / 6))  # torch's constant for every dtype
+    return _hardsigmoid(x), jnp.where((x > -3) & (x < 3), slope * dx, 0)
+
+
 def hardsigmoid(input: jax.Array, inplace: bool = False) -> jax.Array:
-    """(x + 3) / 6 cut to [0, 1]; the slope at both ends is 0."""
-    return hardtanh(input, -3, 3) / 6 + 0.5
+    """(x + 3) / 6 cut to [0, 1]; the slope at both ends is 0.
+
+    The slope in between is 1/6 as float32 has it, in float64 too, as in torch.
+    """
+    return _hardsigmoid(input)
 
 
 def hardswish(input: jax.Array, inplace: bool = False) -> jax.Array:
