@@ -19,6 +19,7 @@ from jaxnet.optim.clip import (
     get_total_norm,
 )
 from jaxnet.optim.cycles import CyclicLR, OneCycleLR
+from jaxnet.optim.lbfgs import LBFGS
 from jaxnet.optim.lr_scheduler import (
     SWALR,
     ChainedScheduler,
@@ -47,6 +48,7 @@ from jaxnet.optim.sgd import SGD
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "SWALR",
     "AccumulateState",

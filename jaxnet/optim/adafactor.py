@@ -57,10 +57,7 @@ def Adafactor(
         "beta2_decay": beta2_decay,
         "d": d,
         "weight_decay": weight_decay,
-        "eps2": eps[1],
     }
-    if eps[0] is not None:
-        hyperparams["eps1"] = eps[0]
 
     def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
         return {
@@ -70,8 +67,8 @@ def Adafactor(
         }
 
     def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        eps1 = k.machine_eps if eps[0] is None else k.eps1
-        alpha = jnp.maximum(k.eps2, _rms(p, q)) * k.rho
+        eps1 = k.machine_eps if eps[0] is None else eps[0]
+        alpha = jnp.maximum(eps[1], _rms(p, q)) * k.rho
         decayed = q(shrink(p, k.keep))
         slots = dict(s)
         if p.ndim > 1:

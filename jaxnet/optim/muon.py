@@ -12,6 +12,7 @@ from jaxnet.optim.optimizer import (
     complement,
     lerp,
     make_optimizer,
+    rounding,
     shrink,
     zeros,
 )
@@ -44,8 +45,8 @@ def Muon(
             sqrt(max(1, A / B)); "match_rms_adamw": 0.2 sqrt(max(A, B)).
 
     Only matrices: give the other parameters another optimizer with `groups`. As in
-    torch the iteration runs in bfloat16 whatever the parameter's dtype, so two
-    implementations agree to about two digits of the update, not more.
+    torch the iteration runs in bfloat16 whatever the parameter's dtype; where a sum
+    is done in another order, a last digit of bfloat16 (0.4 %) may fall the other way.
 
     Raises:
         ValueError: an argument is out of range, or (in init) a parameter is no matrix.
@@ -109,22 +110,28 @@ def Muon(
 def newton_schulz(
     u: jax.Array, coefficients: tuple[float, float, float], steps: int, eps: Any
 ) -> jax.Array:
-    """A matrix with u's singular vectors and singular values near 1, in bfloat16."""
+    """A matrix with u's singular vectors and singular values near 1.
+
+    Its entries are float32 numbers rounded to bfloat16: of casts between the two XLA
+    leaves out those it finds needless, and with them torch's rounding.
+    """
     a, b, c = coefficients
+    narrow = rounding(jnp.bfloat16)
     tall = u.shape[0] > u.shape[1]
-    x = u.astype(jnp.bfloat16)
-    x = x.T if tall else x
-    wide = x.astype(jnp.float32)
-    norm = jnp.sqrt(jnp.sum(wide * wide)).astype(jnp.bfloat16)
+    x = narrow(u.astype(jnp.float32))
     # (A, B) with A <= B from here on
-    x = x / jnp.maximum(norm, jnp.asarray(eps, jnp.bfloat16))
+    x = x.T if tall else x
+    norm = narrow(jnp.sqrt(jnp.sum(x * x)))
+    x = narrow(x / jnp.maximum(norm, narrow(jnp.asarray(eps, jnp.float32))))
     for _ in range(steps):
-        gram = _product(x, x.T).astype(jnp.bfloat16)
-        of_gram = (b * gram + c * _product(gram, gram)).astype(jnp.bfloat16)
-        x = (a * x + _product(of_gram, x)).astype(jnp.bfloat16)
+        gram = narrow(_product(x, x.T))
+        # each line is one addmm of torch: summed in float32, rounded once
+        of_gram = narrow(b * gram + c * _product(gram, gram))
+        x = narrow(a * x + _product(of_gram, x))
     return x.T if tall else x
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x y of bfloat16 matrices, summed in float32."""
+    """x y of matrices whose entries bfloat16 holds, summed in float32."""
+    x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
     return jnp.matmul(x, y, preferred_element_type=jnp.float32)

@@ -60,7 +60,10 @@ def SGD(
         hyperparams |= {"momentum": momentum, "one_minus_dampening": complement(dampening)}
 
     def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
-        return {"share": jnp.where(t == 1, 1, k.one_minus_dampening)} if buffered else {}
+        if not buffered:
+            return {}
+        whole = (t == 1) | (k.momentum == 0)
+        return {"share": jnp.where(whole, 1, k.one_minus_dampening)}
 
     def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
         g = q(g + k.weight_decay * p)

@@ -1,0 +1,90 @@
+"""The same gradients through an optimizer of ours and through torch's."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jaxnet import optim
+
+SHAPES: dict[str, tuple[int, ...]] = {"a": (5,), "b": (), "c": (2, 3, 1, 4)}
+MATRICES: dict[str, tuple[int, ...]] = {"a": (3, 5), "b": (8, 4)}
+STEPS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One configuration of an optimizer that both libraries have."""
+
+    name: str
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=lambda: SHAPES)
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.kwargs.items())})"
+
+
+def problem(
+    shapes: Mapping[str, tuple[int, ...]] = SHAPES, steps: int = STEPS
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Parameters, and gradients whose size changes from step to step, in float32."""
+    rng = np.random.RandomState(0)
+    params, grads = {}, {}
+    for name, shape in shapes.items():
+        size = np.exp(rng.standard_normal((steps,) + (1,) * len(shape)))
+        grads[name] = (rng.standard_normal((steps, *shape)) * size).astype(np.float32)
+        params[name] = rng.standard_normal(shape).astype(np.float32)
+    return params, grads
+
+
+def run_ours(row: Row, dtype: Any) -> dict[str, np.ndarray]:
+    """The parameters after every step, compiled as one loop."""
+    params, grads = problem(row.shapes)
+    return run(getattr(optim, row.name)(**row.kwargs), params, grads, dtype)
+
+
+def run(optimizer: Any, params: Any, grads: Any, dtype: Any) -> dict[str, np.ndarray]:
+    with jax.enable_x64(np.dtype(dtype) == np.float64):
+        params, grads = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, grads))
+
+        def step(carry, grads):
+            params, state = carry
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
+
+        @jax.jit
+        def loop(params, grads):
+            return lax.scan(step, (params, optimizer.init(params)), grads)[1]
+
+        return {name: np.asarray(value) for name, value in loop(params, grads).items()}
+
+
+def run_torch(row: Row, dtype: Any) -> dict[str, np.ndarray]:
+    """The same from torch, parameter by parameter (foreach=False)."""
+    import torch
+
+    kind = torch.float64 if np.dtype(dtype) == np.float64 else torch.float32
+    params, grads = problem(row.shapes)
+    tensors = {name: torch.tensor(p, dtype=kind).requires_grad_() for name, p in params.items()}
+    # torch keeps a few scalars of the state in its default dtype
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try:
+        plain = {} if row.name == "Muon" else {"foreach": False}
+        optimizer = getattr(torch.optim, row.name)(list(tensors.values()), **row.kwargs, **plain)
+        seen: dict[str, list[np.ndarray]] = {name: [] for name in params}
+        for i in range(STEPS):
+            for name, tensor in tensors.items():
+                tensor.grad = torch.tensor(grads[name][i], dtype=kind)
+            optimizer.step()
+            for name, tensor in tensors.items():
+                seen[name].append(tensor.detach().numpy().copy())
+    finally:
+        torch.set_default_dtype(before)
+    return {name: np.stack(values) for name, values in seen.items()}
