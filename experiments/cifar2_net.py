@@ -13,11 +13,13 @@ Result: see README.md, "Experiments".
 import dataclasses
 import datetime
 import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from experiments import ledger
@@ -115,13 +117,23 @@ def correct(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def train_one(
-    seed: int, config: Config, training: Any, validation: Any
+    seed: int,
+    config: Config,
+    training: Any,
+    validation: Any,
+    build: Callable[..., nn.Module] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    label: str = "",
 ) -> tuple[Any, dict[str, Any]]:
-    """One run from one seed; gives the last state and the curves."""
+    """One run from one seed; gives the last state and the curves.
+
+    Another model, optimizer or loss (with the metric "correct") makes it a variant.
+    """
     generator = Generator(seed)
-    optimizer = optim.SGD(lr=config.lr)
-    state = train.create(FORMS[config.form](rngs=generator), optimizer, seed)
-    loss = train.supervised(losses.cross_entropy, {"correct": correct})
+    optimizer = optimizer or optim.SGD(lr=config.lr)
+    state = train.create((build or FORMS[config.form])(rngs=generator), optimizer, seed)
+    loss = loss or train.supervised(losses.cross_entropy, {"correct": correct})
     epoch = train.make_epoch(train.make_train_step(loss, optimizer), config.batch_size)
     measure = train.make_epoch(train.make_eval_step(loss), batch_size=500)
 
@@ -132,7 +144,9 @@ def train_one(
 
     curves: dict[str, Any] = {"train_loss": {}, "train_accuracy": {}, "val_accuracy": {}}
     began = time.perf_counter()
-    bar = tqdm(range(1, config.epochs + 1), desc=f"seed {seed}", unit=" epochs", disable=None)
+    bar = tqdm(
+        range(1, config.epochs + 1), desc=label or f"seed {seed}", unit=" epochs", disable=None
+    )
     for i in bar:
         order = jnp.asarray(data.epoch_order(len(training[1]), generator))
         state, metrics = epoch(state, training, order)

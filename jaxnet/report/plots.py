@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Panel", "Series", "save_images", "save_panels"]
+__all__ = ["Panel", "Series", "save_bars", "save_images", "save_panels"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +78,41 @@ def save_images(
     for axes, image, title in zip(all_axes, images, titles, strict=False):
         axes.imshow(image)
         axes.set_title(title, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def save_bars(
+    path: str | os.PathLike[str],
+    names: Sequence[str],
+    bars: Mapping[str, Sequence[Sequence[float]]],
+    title: str,
+    ylabel: str,
+) -> None:
+    """Draws groups of bars into a PNG: the mean of each, its values as dots.
+
+    Args:
+        path: of the PNG.
+        names: one for each group.
+        bars: for each kind of bar, the values of each group.
+        title: above the picture.
+        ylabel: of the values.
+    """
+    figure, (axes,) = _figure(1, width=max(6.0, 1.1 * len(names) + 1), height=4.2)
+    width = 0.8 / len(bars)
+    lowest = min(min(values) for groups in bars.values() for values in groups)
+    for i, (kind, groups) in enumerate(bars.items()):
+        x = np.arange(len(names)) + (i - (len(bars) - 1) / 2) * width
+        means = [float(np.mean(values)) for values in groups]
+        drawn = axes.bar(x, means, width * 0.95, label=kind)
+        axes.bar_label(drawn, [f"{mean:.2f}" for mean in means], fontsize=7, padding=6)
+        for place, values in zip(x, groups, strict=True):
+            axes.plot([place] * len(values), values, "k.", markersize=4)
+    axes.set_xticks(np.arange(len(names)), [name.replace("_", "\n") for name in names])
+    axes.set_ylim(bottom=max(0.0, lowest - 0.1))
+    axes.margins(y=0.15)
+    axes.set_title(title)
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False, ncols=len(bars))
     figure.savefig(path, dpi=120)
 
 
