@@ -118,7 +118,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, n_chans: int, *, rngs: nn.init.Rngs) -> None:
         self.conv = nn.Conv2d(n_chans, n_chans, kernel_size=3, padding=1, bias=False, rngs=rngs)
-        self.batch_norm: Any = nn.BatchNorm2d(num_features=n_chans)
+        self.batch_norm = nn.BatchNorm2d(num_features=n_chans)
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu", generator=rngs)
         nn.init.constant_(self.batch_norm.weight, 0.5)
         nn.init.zeros_(self.batch_norm.bias)

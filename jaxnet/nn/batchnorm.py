@@ -8,6 +8,7 @@ every call: a layer used n times in one forward updates them n times.
 
 import math
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -176,6 +177,8 @@ class _Norm(Module):
 
     _axes: tuple[int, ...] = ()
     _layouts = ""
+    weight: Any  # a Parameter, or None without affine
+    bias: Any
 
     def __init__(
         self,
