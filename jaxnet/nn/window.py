@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+# The jitted functions are small programs of many steps: without a jit around them each
+# step would be compiled alone. Under one, inline leaves no trace of theirs.
+
 __all__ = [
     "Axis",
     "Size",
@@ -195,6 +198,7 @@ def _largest_jvp(axis, primals, tangents):
     return largest(windows, axis), jnp.where(chosen, slopes, 0).sum(axis)
 
 
+@partial(jax.jit, static_argnums=1, inline=True)
 def winner(windows: jax.Array, axis: int) -> jax.Array:
     """The place of the largest as torch finds it: the first one, but the last nan."""
     size = windows.shape[axis]
@@ -216,6 +220,7 @@ def _beats(value, best):
     return (value > best) | (value != value)
 
 
+@partial(jax.jit, static_argnums=(1, 2), inline=True)
 def largest_of_few(x: jax.Array, axis: int, windows: Axis) -> jax.Array:
     """The largest of each window, by as many shifted comparisons as a window is long.
 
@@ -238,6 +243,7 @@ def largest_of_few(x: jax.Array, axis: int, windows: Axis) -> jax.Array:
     return best
 
 
+@partial(jax.jit, static_argnums=(1, 2), inline=True)
 def totals(x: jax.Array, axis: int, windows: Axis) -> jax.Array:
     """The sum of each window, with zeros in the padding."""
     if windows.side_by_side:
