@@ -26,7 +26,7 @@ from jaxnet.nn.batchnorm import (
     InstanceNorm2d,
     InstanceNorm3d,
 )
-from jaxnet.nn.container import Sequential
+from jaxnet.nn.container import ModuleList, Sequential
 from jaxnet.nn.conv import Conv2d
 from jaxnet.nn.dropout import (
     AlphaDropout,
@@ -55,6 +55,12 @@ from jaxnet.nn.pooling import MaxPool2d
 from jaxnet.nn.rnn import GRU, LSTM, RNN
 from jaxnet.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
 from jaxnet.nn.softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
+from jaxnet.nn.transformer import (
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "CELU",
@@ -99,6 +105,7 @@ __all__ = [
     "MaxPool2d",
     "Mish",
     "Module",
+    "ModuleList",
     "MultiheadAttention",
     "PReLU",
     "Parameter",
@@ -118,6 +125,10 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "functional",
     "init",
     "keys",

@@ -1,14 +1,14 @@
 """Modules made of modules."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flax import nnx
 
 from jaxnet.nn.module import Module
 
-__all__ = ["Sequential"]
+__all__ = ["ModuleList", "Sequential"]
 
 
 class Sequential(Module):
@@ -69,3 +69,43 @@ class Sequential(Module):
         """Adds a module at the end, under the next number, and returns self."""
         setattr(self, str(len(self)), module)
         return self
+
+
+class ModuleList(Module):
+    """A list of modules that belong to the model: torch.nn.ModuleList.
+
+    Args:
+        modules: any iterable of modules.
+
+    Neighbours that read alike are printed on one line.
+    """
+
+    def __init__(self, modules: Iterable[nnx.Module] = ()) -> None:
+        for i, module in enumerate(modules):
+            setattr(self, str(i), module)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (m for m in vars(self).values() if isinstance(m, nnx.Module))
+
+    def __len__(self) -> int:
+        return len(list(self))
+
+    def __getitem__(self, index: int) -> Any:
+        return list(self)[index]
+
+    def __repr__(self) -> str:
+        runs: list[tuple[str, int]] = []
+        for text in map(repr, self):
+            if runs and runs[-1][0] == text:
+                runs[-1] = (text, runs[-1][1] + 1)
+            else:
+                runs.append((text, 1))
+        lines, start = [], 0
+        for text, n in runs:
+            text = text.replace("\n", "\n  ")
+            name = f"({start}): " if n == 1 else f"({start}-{start + n - 1}): {n} x "
+            lines.append(f"  {name}{text}\n")
+            start += n
+        return "ModuleList(" + ("\n" if lines else "") + "".join(lines) + ")"
+
+    __str__ = __repr__
