@@ -50,6 +50,8 @@ class Case:
         inputs: a shape for normal float input, or a function of a RandomState
             that gives an array; integer arrays get no gradient.
         call: keyword arguments of the call.
+        apply: calls the module of either library with the arrays, where a plain call
+            with the arrays in order will not do.
         train: whether the module is in training mode.
         output: picks the float arrays to compare from what the call returned.
         id: tells apart rows that read alike.
@@ -60,6 +62,7 @@ class Case:
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     inputs: Sequence[Input] = ()
     call: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    apply: Callable[..., Any] = lambda module, *inputs, **call: module(*inputs, **call)
     train: bool = True
     output: Callable[[Any], Any] = lambda out: out
     id: str = ""
@@ -138,7 +141,7 @@ def torch_results(case: Case) -> dict[str, np.ndarray]:
 
     module = case.torch_module()
     inputs = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in case.arrays()]
-    outputs = case.output(module(*inputs, **case.call))
+    outputs = case.output(case.apply(module, *inputs, **case.call))
     leaves = list(outputs) if isinstance(outputs, tuple) else [outputs]
     total = sum(
         (leaf * torch.tensor(_cotangent(i, tuple(leaf.shape)))).sum()
@@ -172,7 +175,7 @@ def our_results(case: Case, dtype: Any, jit: bool) -> dict[str, np.ndarray]:
         for i, x in zip(floats, moving, strict=True):
             values[i] = x
         module = train.merge(structure, params, buffers)
-        outputs = case.output(module(*values, **case.call))
+        outputs = case.output(case.apply(module, *values, **case.call))
         leaves = list(outputs) if isinstance(outputs, tuple) else [outputs]
         value = sum(
             (leaf * jnp.asarray(_cotangent(i, leaf.shape), leaf.dtype)).sum()

@@ -90,6 +90,12 @@ from jaxnet.nn.rnn import GRU, LSTM, RNN
 from jaxnet.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
 from jaxnet.nn.softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
 from jaxnet.nn.summary import summary
+from jaxnet.nn.transformer import (
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 from jaxnet.nn.upsample import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 
 __all__ = [
@@ -195,6 +201,10 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "Unflatten",

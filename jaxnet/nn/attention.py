@@ -242,9 +242,7 @@ class MultiheadAttention(Module):
         n, length, source = q.shape[0], q.shape[1], k.shape[1]
         # (N, L, E) to (N, heads, L, head_dim)
         q, k, v = (
-            jnp.swapaxes(x.reshape(n, -1, self.num_heads, self.head_dim), 1, 2)
-            if x.size
-            else jnp.zeros((n, self.num_heads, x.shape[1], self.head_dim), x.dtype)
+            jnp.swapaxes(x.reshape(n, x.shape[1], self.num_heads, self.head_dim), 1, 2)
             for x in (q, k, v)
         )
         only_causal = is_causal and key_padding_mask is None and not need_weights

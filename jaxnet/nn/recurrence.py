@@ -32,6 +32,17 @@ def _advance(
     return tuple(jnp.where(valid, after, before) for after, before in zip(new, state, strict=True))
 
 
+# Compiled by itself, so that calls outside of jit do not compile the loop every time.
+@partial(jax.jit, static_argnums=(0, 1))
+def _states(step, reverse, gates, extra, valid, weights, first):
+    def body(state, now):
+        gates, extra, valid = now
+        state = _advance(step, valid, gates + _product(state[0], weights), extra, state)
+        return state, state
+
+    return lax.scan(body, first, (gates, extra, valid), reverse=reverse)[1]
+
+
 # The derivative is written out for speed: differentiating the scan itself adds to the
 # weight's gradient at every step, and takes 26 ms where this takes 14 (two-layer LSTM,
 # batch 64, 50 steps, 64 hidden). All steps are linearised at once outside the loop,
@@ -60,20 +71,21 @@ def recurrence(
     Returns:
         The states, each (L, N, H).
     """
-
-    def body(state, now):
-        gates, extra, valid = now
-        state = _advance(step, valid, gates + _product(state[0], weights), extra, state)
-        return state, state
-
-    return lax.scan(body, first, (gates, extra, valid), reverse=reverse)[1]
+    return _states(step, reverse, gates, extra, valid, weights, first)
 
 
 @recurrence.defjvp
 def _recurrence_jvp(step, reverse, primals, tangents):
-    gates, extra, valid, weights, first = primals
-    d_gates, d_extra, _, d_weights, d_first = tangents
     states = recurrence(step, reverse, *primals)
+    d_gates, d_extra, _, d_weights, d_first = tangents
+    moving = (d_gates, d_extra, d_weights, d_first)
+    return states, _tangents(step, reverse, primals, states, moving)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _tangents(step, reverse, primals, states, tangents):
+    gates, extra, valid, weights, first = primals
+    d_gates, d_extra, d_weights, d_first = tangents
     before = tuple(
         jnp.concatenate([s[1:], s0[None]] if reverse else [s0[None], s[:-1]])
         for s, s0 in zip(states, first, strict=True)
@@ -91,4 +103,4 @@ def _recurrence_jvp(step, reverse, primals, tangents):
         return d_state, d_state
 
     moving = (d_gates + d_product, d_extra, pushes)
-    return states, lax.scan(body, d_first, moving, reverse=reverse)[1]
+    return lax.scan(body, d_first, moving, reverse=reverse)[1]

@@ -1,0 +1,263 @@
+"""jaxnet/nn/rnn.py, rnn_cell.py, recurrence.py"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import nn, train, weights
+from jaxnet.parity.tolerances import distance, tolerance
+from jaxnet.random import Generator
+from tests.table import HAS_TORCH, Case, table
+
+
+def flat(result):
+    """(output, h_n) or (output, (h_n, c_n)) as one tuple."""
+    output, state = result
+    return (output, *state) if isinstance(state, tuple) else (output, state)
+
+
+def with_pair(module, input, h, c):
+    return module(input, (h, c))
+
+
+def with_lengths(*lengths):
+    """Calls our module with lengths, and torch's with a packed sequence."""
+
+    def apply(module, input, *hx):
+        state = None if not hx else hx[0] if len(hx) == 1 else hx
+        if isinstance(module, nn.Module):
+            return module(input, state, lengths=jnp.asarray(lengths))
+        import torch
+        from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+        first = module.batch_first
+        packed = pack_padded_sequence(
+            input, torch.tensor(lengths), batch_first=first, enforce_sorted=False
+        )
+        output, state = module(packed, state)
+        steps = input.shape[1 if first else 0]
+        return pad_packed_sequence(output, batch_first=first, total_length=steps)[0], state
+
+    return apply
+
+
+def recurrent(name, args, kwargs=None, inputs=(), **fields):
+    return Case(name, args, kwargs or {}, inputs, output=flat, **fields)
+
+
+CASES = [
+    recurrent("RNN", (3, 4), inputs=[(5, 2, 3)]),
+    recurrent(
+        "RNN", (2, 3, 1, "relu"), {"bidirectional": True, "bias": False},
+        inputs=[(4, 3, 2), (2, 3, 3)], apply=with_lengths(2, 4, 1),
+    ),
+    recurrent("LSTM", (2, 3), inputs=[(4, 2), (1, 3), (1, 3)], apply=with_pair),
+    recurrent(
+        "LSTM", (2, 3, 2), {"bidirectional": True, "proj_size": 2, "batch_first": True},
+        inputs=[(3, 4, 2), (4, 3, 2), (4, 3, 3)], apply=with_lengths(2, 4, 3),
+    ),
+    recurrent("GRU", (3, 4, 2), inputs=[(1, 2, 3), (2, 2, 4)]),
+    recurrent(
+        "GRU", (2, 3), {"bidirectional": True, "batch_first": True},
+        inputs=[(3, 4, 2)], apply=with_lengths(4, 1, 2),
+    ),
+    Case("RNNCell", (3, 4), {"nonlinearity": "relu"}, inputs=[(2, 3), (2, 4)]),
+    Case("RNNCell", (3, 4, False), inputs=[(3,)]),
+    Case("LSTMCell", (3, 4), inputs=[(2, 3), (2, 4), (2, 4)], apply=with_pair),
+    Case("GRUCell", (3, 4), inputs=[(2, 3), (2, 4)]),
+]  # fmt: skip
+TestRNN = table("nn_rnn", CASES)
+
+KINDS = [nn.RNN, nn.LSTM, nn.GRU]
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs"),
+    [
+        ("RNN", (3, 5, 2), {}),
+        ("LSTM", (3, 6, 2), {"bidirectional": True, "proj_size": 2}),
+        ("GRU", (7, 5), {"bias": False}),
+        ("RNNCell", (3, 5), {}),
+        ("LSTMCell", (3, 5), {}),
+        ("GRUCell", (3, 5, False), {}),
+    ],
+)
+def test_initial_weights_are_torchs(name, args, kwargs):
+    import torch
+
+    for seed in range(100):
+        torch.manual_seed(seed)
+        theirs = getattr(torch.nn, name)(*args, **kwargs).state_dict()
+        ours = weights.state_dict(getattr(nn, name)(*args, **kwargs, rngs=Generator(seed)))
+        assert list(ours) == list(theirs)
+        for key, value in theirs.items():
+            assert np.array_equal(ours[key], value.numpy()), (seed, key)
+
+
+def test_lstm_gates_stand_in_the_order_i_f_g_o():
+    big = 50.0
+    lstm = nn.LSTM(1, 1, rngs=Generator(0))
+    zero = {"weight_ih_l0": np.zeros((4, 1)), "weight_hh_l0": np.zeros((4, 1))}
+    zero |= {"bias_hh_l0": np.zeros(4)}
+
+    def c_n(*bias):
+        weights.load_state_dict(lstm, zero | {"bias_ih_l0": np.array(bias)})
+        _, (_, c) = lstm(jnp.zeros((1, 1)), (jnp.zeros((1, 1)), jnp.ones((1, 1))))
+        return float(c[0, 0])
+
+    assert c_n(-big, big, big, big) == pytest.approx(1)  # input gate shut: c stays
+    assert c_n(big, -big, -big, big) == pytest.approx(-1)  # forget gate shut: c = g
+
+
+def test_gru_resets_behind_the_product_with_two_biases():
+    # With W = 0, r shut and b_hn large, n does not feel b_hn; one joint bias would.
+    cell = nn.GRUCell(1, 1, rngs=Generator(0))
+    zero = np.zeros((3, 1))
+    weights.load_state_dict(
+        cell,
+        {
+            "weight_ih": zero,
+            "weight_hh": zero,
+            "bias_ih": np.array([-50.0, -50.0, 0.0]),
+            "bias_hh": np.array([0.0, 0.0, 9.0]),
+        },
+    )
+    assert float(cell(jnp.zeros(1), jnp.ones(1))[0]) == pytest.approx(0)
+
+
+def test_both_biases_get_gradients_of_their_own():
+    structure, params, buffers = train.split(nn.LSTM(2, 3, rngs=Generator(0)))
+    grads = jax.grad(
+        lambda p: train.merge(structure, p, buffers)(jnp.ones((4, 2)))[0].sum()
+    )(params)  # fmt: skip
+    assert {"bias_ih_l0", "bias_hh_l0"} < set(grads)
+    assert np.array_equal(grads["bias_ih_l0"], grads["bias_hh_l0"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_reaches_neither_result_nor_gradient(kind):
+    layer = kind(2, 3, bidirectional=True, rngs=Generator(0))
+    x = jnp.asarray(Generator(1).randn(5, 2, 2))
+    spoilt = x.at[3:, 1].set(jnp.nan)
+
+    @jax.jit
+    def run(x):
+        def total(x):
+            leaves = flat(layer(x, lengths=jnp.array([5, 3])))
+            return sum(leaf.sum() for leaf in leaves), leaves
+
+        return jax.grad(total, has_aux=True)(x)
+
+    (clean, expected), (gradient, padded) = run(x), run(spoilt)
+    assert np.array_equal(gradient, clean)
+    assert not gradient[3:, 1].any()
+    assert all(map(np.array_equal, padded, expected))
+    assert not padded[0][3:, 1].any()
+    alone = flat(jax.jit(lambda x: layer(x))(x[:3, 1]))
+    assert distance("forward", alone[0], padded[0][:3, 1]) < tolerance("forward", "float32")
+    for one, many in zip(alone[1:], padded[1:], strict=True):
+        assert distance("forward", one, many[:, 1]) < tolerance("forward", "float32")
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_second_derivatives_in_both_modes(kind):
+    with jax.enable_x64(True):
+        layer = kind(2, 2, rngs=Generator(0), dtype=jnp.float64)
+        x, v = (jnp.asarray(Generator(i).randn(3, 1, 2, dtype=np.float64)) for i in (1, 2))
+        slope = jax.jit(jax.grad(lambda x: jnp.sin(layer(x)[0]).sum()))
+        forward = jax.jit(lambda x: jax.jvp(slope, (x,), (v,))[1])(x)
+        reverse = jax.jit(jax.grad(lambda x: (slope(x) * v).sum()))(x)
+        measured = (slope(x + 1e-5 * v) - slope(x - 1e-5 * v)) / 2e-5
+        assert distance("gradient", reverse, forward) < tolerance("gradient", "float64")
+        assert distance("gradient", measured, forward) < 1e-8
+
+
+def test_an_empty_batch_gives_an_empty_result():
+    output, (h_n, c_n) = nn.LSTM(2, 3, proj_size=1, rngs=Generator(0))(jnp.zeros((4, 0, 2)))
+    assert (output.shape, h_n.shape, c_n.shape) == ((4, 0, 1), (1, 0, 1), (1, 0, 3))
+
+
+def test_dropout_stands_between_the_layers_only():
+    layer = nn.GRU(2, 3, 2, dropout=1.0, rngs=Generator(0))
+    x = jnp.asarray(Generator(1).randn(4, 2, 2))
+    output, h_n = layer(x)
+    blind, _ = layer(jnp.zeros_like(x))
+    assert np.array_equal(output, blind)  # the second layer sees nothing of the input
+    assert output.any()  # and its own outputs are not dropped
+    assert not np.array_equal(layer.eval()(x)[0], output)
+    assert np.array_equal(layer(x)[1][0], h_n[0])
+
+
+def test_recorded_masks_stand_for_dropout():
+    layer = nn.LSTM(2, 3, 2, batch_first=True, dropout=0.5, rngs=Generator(0))
+    x = jnp.ones((2, 4, 2))
+    with nn.masks([jnp.ones((4, 2, 3))]):
+        kept, _ = layer(x)
+    state = weights.state_dict(layer)
+    weights.load_state_dict(layer, state | {"weight_ih_l1": 2 * state["weight_ih_l1"]})
+    np.testing.assert_allclose(kept, layer.eval()(x)[0], rtol=1e-6)
+    with pytest.raises(ValueError, match="no random key is at hand"):
+        layer.train()(x)
+
+
+WRONG = [
+    ({}, ((5, 2, 4),), r"LSTM\(3, 4\) expects an input of shape \(L, N, 3\) or \(L, 3\); it got"),
+    ({"batch_first": True}, ((5,),), r"\(N, L, 3\) or \(L, 3\); it got \(5,\)"),
+    ({}, ((0, 2, 3),), r"at least one time step; it got \(0, 2, 3\)"),
+    ({}, ((5, 2, 3), (1, 2, 4), (1, 2, 5)), r"hx\[1\] of shape \(1, 2, 4\).* it got \(1, 2, 5\)"),
+    ({}, ((5, 3), (1, 2, 4), (1, 2, 4)), r"hx\[0\] of shape \(1, 4\).* it got \(1, 2, 4\)"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "shapes", "message"), WRONG)
+def test_wrong_shape_says_layer_expected_and_given(kwargs, shapes, message):
+    layer = nn.LSTM(3, 4, **kwargs, rngs=Generator(0))
+    x, *hx = map(jnp.zeros, shapes)
+    with pytest.raises(ValueError, match=message):
+        layer(x, tuple(hx) or None)
+
+
+def test_wrong_calls_are_named():
+    layer = nn.LSTM(3, 4, rngs=Generator(0))
+    x = jnp.zeros((5, 2, 3))
+    with pytest.raises(TypeError, match=r"hx as a pair \(h, c\); it got"):
+        layer(x, jnp.zeros((1, 2, 4)))
+    with pytest.raises(ValueError, match=r"lengths of shape \(2,\).* it got \(3,\)"):
+        layer(x, lengths=[1, 2, 3])
+    with pytest.raises(ValueError, match="lengths from 1 to 5; they go from 0 to 6"):
+        layer(x, lengths=[0, 6])
+    with pytest.raises(TypeError, match="integer lengths; it got float32"):
+        layer(x, lengths=np.array([1, 2], np.float32))
+    with pytest.raises(ValueError, match="float32 parameters; it got an input of int32"):
+        layer(x.astype(jnp.int32))
+    with pytest.raises(ValueError, match=r"hx\[0\] of bfloat16 with an input of float32"):
+        layer(x, (jnp.zeros((1, 2, 4), jnp.bfloat16), jnp.zeros((1, 2, 4))))
+    cell = nn.GRUCell(3, 4, rngs=Generator(0))
+    with pytest.raises(ValueError, match=r"GRUCell\(3, 4\) expects an input of shape \(N, 3\)"):
+        cell(jnp.zeros((2, 5)))
+    with pytest.raises(ValueError, match=r"hx of shape \(2, 4\) .* it got \(1, 4\)"):
+        cell(jnp.zeros((2, 3)), jnp.zeros((1, 4)))
+
+
+def test_wrong_arguments_are_named():
+    g = Generator(0)
+    for kwargs, message in [
+        ({"hidden_size": 0}, "hidden_size 0 must be greater than 0"),
+        ({"num_layers": 0}, "num_layers 0 must be greater than 0"),
+        ({"dropout": 1.5}, "dropout 1.5 is no probability"),
+        ({"proj_size": 4}, "proj_size 4; accepted are 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            nn.LSTM(**{"input_size": 3, "hidden_size": 4, **kwargs}, rngs=g)
+    for kwargs, message in [
+        ({"input_size": 3.0}, "input_size 3.0 is float, not int"),
+        ({"bias": 1}, "bias 1 is int, not bool"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            nn.GRU(**{"input_size": 3, "hidden_size": 4, **kwargs}, rngs=g)
+    with pytest.raises(ValueError, match="nonlinearity: 'sigmoid'; accepted are"):
+        nn.RNN(3, 4, nonlinearity="sigmoid", rngs=g)
+    with pytest.warns(UserWarning, match="does nothing with num_layers=1"):
+        nn.RNN(3, 4, dropout=0.5, rngs=g)
