@@ -148,7 +148,7 @@ def random_split(
         ValueError: the lengths do not sum to that of the data set.
 
     >>> [part.indices for part in random_split(range(5), [3, 2], Generator(0))]
-    [[4, 1, 3], [0, 2]]
+    [[4, 0, 1], [3, 2]]
     """
     n = len(dataset)
     if math.isclose(sum(lengths), 1) and sum(lengths) <= 1:

@@ -68,7 +68,7 @@ class RandomSampler:
     One of the two generators is needed: nothing here draws from hidden state.
 
     >>> list(RandomSampler(range(5), rngs=Generator(0)))
-    [4, 1, 3, 0, 2]
+    [1, 3, 4, 2, 0]
     """
 
     def __init__(
