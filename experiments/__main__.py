@@ -31,6 +31,8 @@ def missing_data(module: ModuleType, data_dir: Any = None) -> list[str]:
 
 
 def list_all() -> None:
+    from jaxnet import data
+
     lines = []
     for name in names():
         module = load(name)
@@ -38,7 +40,8 @@ def list_all() -> None:
         if not module.DATA:
             need = "embedded data"
         elif missing := missing_data(module):
-            need = f"{', '.join(missing)}: not here, will be fetched"
+            fetched = all(data.fetchable(name) for name in missing)
+            need = f"{', '.join(missing)}: not here{', will be fetched' if fetched else ''}"
         else:
             need = f"{', '.join(module.DATA)}: here"
         lines.append((name, need, claim))

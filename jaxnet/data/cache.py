@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,13 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("jaxnet"))
 
 
-def cached(name: str, source: Path, read: Callable[[], _Arrays]) -> _Arrays:
+def cached(name: str, files: Sequence[Path], read: Callable[[], _Arrays]) -> _Arrays:
     """What `read` gives, from the cache if it was read before from the same files.
 
-    A changed source (path, size or time) is read anew; a damaged cache file too.
+    A changed file (path, size or time) is read anew; a damaged cache file too.
     A cache that cannot be written costs time, not the result.
     """
-    file = cache_folder() / "decoded" / f"{name}-{_fingerprint(source)}.npz"
+    file = cache_folder() / "decoded" / f"{name}-{_fingerprint(files)}.npz"
     try:
         with open(file, "rb") as raw, np.load(raw) as kept:
             return kept["images"], kept["labels"], tuple(kept["classes"].tolist())
@@ -46,10 +46,9 @@ def cached(name: str, source: Path, read: Callable[[], _Arrays]) -> _Arrays:
     return images, labels, classes
 
 
-def _fingerprint(source: Path) -> str:
-    source = source.resolve()
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
-    facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+def _fingerprint(files: Sequence[Path]) -> str:
+    resolved = sorted(file.resolve() for file in files)
+    facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in resolved]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

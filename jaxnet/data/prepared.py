@@ -1,10 +1,11 @@
 """Prepared tensorflow-datasets folders, read without TensorFlow."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,21 @@ def versions(root: Path) -> list[Path]:
     return sorted(found, key=lambda folder: tuple(map(int, folder.name.split("."))))
 
 
-def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def read(
+    folder: Path, split: str, starts: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Decodes the images and labels of one split.
 
-    tensorflow-datasets shuffles records when it prepares them, but keeps their
-    place in an id such as `train_00042`; records that have one are put back in
-    that order.
+    tensorflow-datasets shuffles records when it prepares them. CIFAR's keep their
+    place in an id such as `train_00042` and are put back in that order. MNIST's
+    have no id, but the shuffle is a fixed one (by the MD5 of split and place): it
+    is undone if the labels then begin as they should, and left alone otherwise.
+
+    Args:
+        folder: of one version.
+        split: "train" or "test".
+        starts: the first labels in the makers' order, to tell whether a shuffle
+            without ids was undone rightly.
 
     Raises:
         ValueError: a record is missing or damaged, naming the folder and record.
@@ -39,7 +49,7 @@ def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, .
     records = _open(folder, split)
     images: list[np.ndarray] = []
     labels: list[int] = []
-    places: list[int] = []
+    places: list[int | None] = []
     bar = tqdm(range(len(records)), f"decoding {split}", unit=" images", leave=False, disable=None)
     for i in bar:
         try:
@@ -49,10 +59,29 @@ def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, .
         images.append(record["image"])
         labels.append(int(record["label"]))
         places.append(_place(record.get("id"), i, split, folder))
-    order = np.argsort(places)
-    if not np.array_equal(np.array(places)[order], np.arange(len(places))):
-        raise _damaged(folder, f"the ids of {split} are not 0 to {len(places) - 1}, each once")
-    return np.stack(images)[order], np.array(labels, np.int32)[order], _classes(folder, labels)
+    kept, classes = np.array(labels, np.int32), _classes(folder, labels)
+    if all(place is None for place in places):
+        order = _unshuffled(len(places), split)
+        if starts is None or kept[order][: len(starts)].tolist() != list(starts):
+            order = np.arange(len(places))
+    else:
+        numbers = np.array([-1 if place is None else place for place in places])
+        order = np.argsort(numbers)
+        if not np.array_equal(numbers[order], np.arange(len(places))):
+            raise _damaged(folder, f"the ids of {split} are not 0 to {len(places) - 1}, each once")
+    return np.stack(images)[order], kept[order], classes
+
+
+def _unshuffled(n: int, split: str) -> np.ndarray:
+    """Where the records 0 .. n-1 of the makers lie: the writer sorts them by this MD5."""
+    salted = hashlib.md5(split.encode(), usedforsecurity=False)
+
+    def key(place: int) -> bytes:
+        salt = salted.copy()
+        salt.update(str(place).encode())
+        return salt.digest()
+
+    return np.argsort(sorted(range(n), key=key))
 
 
 def _open(folder: Path, split: str):
@@ -88,9 +117,9 @@ def _no_opencv_advice() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _place(record_id: bytes | None, position: int, split: str, folder: Path) -> int:
+def _place(record_id: bytes | None, position: int, split: str, folder: Path) -> int | None:
     if record_id is None:
-        return position
+        return None
     found = re.fullmatch(rf"{split}_(\d+)", record_id.decode())
     if found is None:
         raise _damaged(folder, f"record {position} has the id {record_id.decode()!r}")
@@ -100,7 +129,7 @@ def _place(record_id: bytes | None, position: int, split: str, folder: Path) -> 
 def _classes(folder: Path, labels: list[int]) -> tuple[str, ...]:
     names = folder / "label.labels.txt"
     if names.is_file():
-        return tuple(names.read_text().split())
+        return tuple(names.read_text().splitlines())  # "Ankle boot" is one name
     return tuple(str(i) for i in range(max(labels) + 1))
 
 

@@ -50,6 +50,13 @@ def archive(path: Path, members=None) -> list[dict]:
     return batches
 
 
+def point_at(monkeypatch, name="cifar10", **changes):
+    """Changes the first form of the catalogue's entry."""
+    entry = catalogue.CATALOGUE[name]
+    forms = (replace(entry.forms[0], **changes), *entry.forms[1:])
+    monkeypatch.setitem(catalogue.CATALOGUE, name, replace(entry, forms=forms))
+
+
 @pytest.fixture
 def small_entry(tmp_path, monkeypatch):
     """The catalogue's entry, made to point at a small archive on a local server."""
@@ -67,9 +74,8 @@ def small_entry(tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     digest = hashlib.sha256((served / "cifar-10-python.tar.gz").read_bytes()).hexdigest()
-    url = f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz"
-    entry = replace(catalogue.CATALOGUE["cifar10"], url=url, sha256=digest)
-    monkeypatch.setitem(catalogue.CATALOGUE, "cifar10", entry)
+    url = f"http://127.0.0.1:{server.server_port}/"
+    point_at(monkeypatch, url=url, files={"cifar-10-python.tar.gz": digest})
     yield served, batches
     server.shutdown()
     server.server_close()
@@ -90,8 +96,7 @@ def test_fetches_once_and_keeps(small_entry, tmp_path, capsys):
 
 
 def test_a_fetched_file_with_another_hash_is_refused(small_entry, monkeypatch):
-    entry = replace(catalogue.CATALOGUE["cifar10"], sha256="0" * 64)
-    monkeypatch.setitem(catalogue.CATALOGUE, "cifar10", entry)
+    point_at(monkeypatch, files={"cifar-10-python.tar.gz": "0" * 64})
     with pytest.raises(FileNotFoundError, match="fetching failed"):
         data.load("cifar10", split="train")
     assert data.available("cifar10") is None
@@ -107,7 +112,7 @@ def test_an_archive_that_names_a_function_is_refused(tmp_path):
     evil = b"cos\nsystem\n(S'touch /tmp/jaxnet-was-here'\ntR."
     archive(tmp_path / "a.tar.gz", {"test_batch": evil})
     with pytest.raises(ValueError, match=r"os\.system"):
-        catalogue.cifar.read_archive(tmp_path / "a.tar.gz", "test")
+        catalogue.cifar.read_python(tmp_path / "a.tar.gz", "test")
     assert not Path("/tmp/jaxnet-was-here").exists()
 
 
@@ -123,7 +128,11 @@ def test_nowhere_names_data_set_folders_and_commands(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "split", "says"),
-    [("cifar11", "train", "no data set 'cifar11'"), ("cifar10", "val", "split: 'val'")],
+    [
+        ("cifar11", "train", "no data set 'cifar11'"),
+        ("cifar10", "val", "split: 'val'"),
+        ("wine", "train", r"find\('wine'\) gives its place"),
+    ],
 )
 def test_unknown_names(name, split, says):
     with pytest.raises(ValueError, match=says):

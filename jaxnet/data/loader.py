@@ -1,0 +1,288 @@
+"""torch.utils.data.DataLoader: the same batches in the same order, as numpy or on a device."""
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet.data.collate import default_collate, default_convert, is_array
+from jaxnet.data.dataset import gather, is_iterable_only
+from jaxnet.data.sampler import (
+    BatchSampler,
+    RandomSampler,
+    SequentialSampler,
+    checked_generators,
+)
+from jaxnet.random import Generator
+
+__all__ = ["DataLoader"]
+
+_END: Any = object()
+
+
+class DataLoader:
+    """Batches of a data set, with torch's arguments, defaults and order.
+
+    Args:
+        dataset: rows by number (`Dataset`, a list, an array), rows one after
+            another (`IterableDataset`), torch's `Dataset` of either kind, or a whole
+            torch DataLoader, whose batches pass through as numpy arrays.
+        batch_size: rows a batch; None gives single rows as they are.
+        shuffle: whether every pass has an order of its own.
+        sampler: gives the rows one by one, instead of `shuffle`.
+        batch_sampler: gives lists of rows, instead of the four other arguments.
+        num_workers: threads that read ahead; 0 reads when a batch is asked for.
+            Threads help where reading waits or leaves Python (files, decoding,
+            numpy); they need no pickling and share the data set.
+        collate_fn: makes a batch of a list of rows.
+        pin_memory: taken for torch's sake, without effect: see `device`.
+        drop_last: whether a last, smaller batch is left out.
+        timeout: seconds to wait for a worker's batch; 0 waits for ever.
+        worker_init_fn: called in each worker thread with its number.
+        multiprocessing_context: must be None, since workers are threads.
+        generator: what the PyTorch program gives as `generator`, if it does.
+        prefetch_factor: batches that each worker reads ahead, 2 if there are any.
+        persistent_workers: torch then draws the seed for its workers once and not
+            every pass, which changes later shuffles; so it does here.
+        pin_memory_device: without effect.
+        in_order: batches come in order in any case.
+        rngs: stands for torch's global generator, after `torch.manual_seed(seed)`:
+            `Generator(seed)`, the one that the layers drew from.
+        device: a JAX device or sharding: batches come as JAX arrays that were sent
+            there ahead of time, `prefetch` of them. None gives numpy arrays.
+        prefetch: batches on their way to the device.
+
+    A shuffled loader needs `rngs` or `generator`, and gives the batches that torch
+    gives for the same seed. A loader that does not shuffle takes them too, and then
+    advances them as torch does: one number a pass.
+
+    Numbers collate to int64 and float64 as in torch; JAX makes them 32 bits wide on
+    its way to the device. A tuple stays a tuple, where torch makes it a list.
+
+    For data that fits the device's memory, `epoch_order` with `train.make_epoch` is
+    the faster way: the whole pass is one compiled call.
+
+    >>> loader = DataLoader(range(5), batch_size=2, shuffle=True, rngs=Generator(0))
+    >>> [batch.tolist() for batch in loader]
+    [[1, 4], [2, 3], [0]]
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int | None = 1,
+        shuffle: bool | None = None,
+        sampler: Iterable[Any] | None = None,
+        batch_sampler: Iterable[list[Any]] | None = None,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        generator: Generator | None = None,
+        *,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        pin_memory_device: str = "",
+        in_order: bool = True,
+        rngs: Generator | None = None,
+        device: Any = None,
+        prefetch: int = 2,
+    ) -> None:
+        _check_numbers(num_workers, timeout, prefetch_factor, persistent_workers, prefetch)
+        if multiprocessing_context is not None:
+            raise ValueError(
+                f"multiprocessing_context: {multiprocessing_context!r}; workers are threads "
+                "here, leave it out"
+            )
+        self._passes_through = _is_loader(dataset)
+        self._iterable = not self._passes_through and is_iterable_only(dataset)
+        given: dict[str, Any] = {
+            "shuffle": shuffle,
+            "sampler": sampler,
+            "batch_sampler": batch_sampler,
+        }
+        if self._passes_through:
+            given |= {"batch_size": None if batch_size == 1 else batch_size}
+            given |= {"drop_last": drop_last, "collate_fn": collate_fn}
+        if self._passes_through or self._iterable:
+            what = "a DataLoader" if self._passes_through else "an iterable data set"
+            for name, value in given.items():
+                if value is not None and value is not False:
+                    raise ValueError(f"{name}: {value!r}; {what} has its own order, leave it out")
+        if sampler is not None and shuffle:
+            raise ValueError("sampler, shuffle: both are given; a sampler is the order itself")
+        if batch_sampler is not None:
+            if batch_size != 1 or shuffle or sampler is not None or drop_last:
+                raise ValueError(
+                    "batch_sampler: it takes the place of batch_size, shuffle, sampler and "
+                    "drop_last; leave these out"
+                )
+            batch_size = None
+        elif batch_size is None and drop_last:
+            raise ValueError("drop_last: there are no batches with batch_size=None; leave it out")
+        if shuffle or generator is not None or rngs is not None:
+            generator, rngs = checked_generators(generator, rngs)
+
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self.timeout = timeout
+        self.worker_init_fn = worker_init_fn
+        self.prefetch_factor = (prefetch_factor or 2) if num_workers else None
+        self.pin_memory = pin_memory
+        self.pin_memory_device = pin_memory_device
+        self.persistent_workers = persistent_workers
+        self.in_order = in_order
+        self.generator, self.rngs = generator, rngs
+        self.device, self.prefetch = device, prefetch
+        if self._passes_through or self._iterable:
+            sampler = itertools.repeat(None)
+        elif sampler is None and shuffle:
+            sampler = RandomSampler(dataset, generator=generator, rngs=rngs)
+        elif sampler is None:
+            sampler = SequentialSampler(dataset)
+        self.sampler = sampler
+        if batch_size is not None and batch_sampler is None:
+            batch_sampler = BatchSampler(sampler, batch_size, drop_last)
+        self.batch_sampler = batch_sampler
+        self._default_collate = collate_fn is None and batch_sampler is not None
+        if collate_fn is None:
+            collate_fn = default_convert if batch_sampler is None else default_collate
+        self.collate_fn = collate_fn
+        self._seeded = False
+
+    def __len__(self) -> int:
+        """Batches a pass."""
+        if self._passes_through:
+            return len(self.dataset)
+        if not self._iterable:
+            return len(self.sampler if self.batch_sampler is None else self.batch_sampler)  # type: ignore[arg-type]
+        n = len(self.dataset)
+        if self.batch_size is None:
+            return n
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        # Torch draws this seed when the pass begins, before any row is drawn.
+        source = self.rngs if self.generator is None else self.generator
+        if source is not None and not (self.persistent_workers and self._seeded):
+            source.random_()
+            self._seeded = True
+        batches = self._batches()
+        return batches if self.device is None else self._sent(batches)
+
+    def _batches(self) -> Iterator[Any]:
+        if self._passes_through:
+            jobs: Iterator[Any] = itertools.repeat(None)
+            rows = iter(self.dataset)
+            read: Callable[[Any], Any] = lambda _: default_convert(next(rows, _END))  # noqa: E731
+        elif self._iterable:
+            jobs, rows = itertools.repeat(None), iter(self.dataset)
+            read = lambda _: self._next_of(rows)  # noqa: E731
+        else:
+            jobs = iter(self.sampler if self.batch_sampler is None else self.batch_sampler)
+            read = self._read
+        if self.num_workers == 0:
+            return itertools.takewhile(lambda batch: batch is not _END, map(read, jobs))
+        # One iterator cannot be read by several threads at once.
+        workers = 1 if self._passes_through or self._iterable else self.num_workers
+        return self._ahead(jobs, read, workers)
+
+    def _read(self, rows: Any) -> Any:
+        if self.batch_sampler is None:
+            return self.collate_fn(self.dataset[rows])
+        if self._default_collate:
+            whole = gather(self.dataset, rows)
+            if whole is not None:
+                return default_convert(whole)
+        if callable(getattr(self.dataset, "__getitems__", None)):
+            return self.collate_fn(self.dataset.__getitems__(rows))
+        return self.collate_fn([self.dataset[row] for row in rows])
+
+    def _next_of(self, rows: Iterator[Any]) -> Any:
+        if self.batch_size is None:
+            row = next(rows, _END)
+            return row if row is _END else self.collate_fn(row)
+        batch = list(itertools.islice(rows, self.batch_size))
+        if not batch or (self.drop_last and len(batch) < self.batch_size):
+            return _END
+        return self.collate_fn(batch)
+
+    def _ahead(
+        self, jobs: Iterator[Any], read: Callable[[Any], Any], workers: int
+    ) -> Iterator[Any]:
+        """Batches in order, read by threads up to `prefetch_factor` batches each ahead."""
+        numbers = itertools.count()
+
+        def begin() -> None:
+            if self.worker_init_fn is not None:
+                self.worker_init_fn(next(numbers))
+
+        pool = ThreadPoolExecutor(workers, "jaxnet-loader", initializer=begin)
+        waiting: collections.deque[Future[Any]] = collections.deque()
+        try:
+            for rows in itertools.islice(jobs, workers * (self.prefetch_factor or 2)):
+                waiting.append(pool.submit(read, rows))
+            while waiting:
+                try:
+                    batch = waiting.popleft().result(self.timeout or None)
+                except FutureTimeoutError as error:
+                    raise RuntimeError(
+                        f"timeout: no batch came within {self.timeout} seconds"
+                    ) from error
+                if batch is _END:
+                    return
+                for rows in itertools.islice(jobs, 1):
+                    waiting.append(pool.submit(read, rows))
+                yield batch
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _sent(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Sends batches to the device before they are asked for."""
+        sent: collections.deque[Any] = collections.deque()
+        for batch in batches:
+            sent.append(jax.tree.map(self._send, batch))
+            if len(sent) > self.prefetch:
+                yield sent.popleft()
+        yield from sent
+
+    def _send(self, leaf: Any) -> Any:
+        numeric = is_array(leaf) or isinstance(leaf, (bool, int, float, np.generic))
+        return jax.device_put(leaf, self.device) if numeric else leaf
+
+
+def _is_loader(dataset: Any) -> bool:
+    """Whether it gives batches already, as torch's DataLoader does."""
+    return hasattr(dataset, "batch_sampler") and hasattr(dataset, "collate_fn")
+
+
+def _check_numbers(
+    num_workers: int,
+    timeout: float,
+    prefetch_factor: int | None,
+    persistent_workers: bool,
+    prefetch: int,
+) -> None:
+    if num_workers < 0:
+        raise ValueError(f"num_workers: {num_workers}; at least 0, which reads in this thread")
+    if timeout < 0:
+        raise ValueError(f"timeout: {timeout}; at least 0, which waits for ever")
+    if prefetch_factor is not None and (num_workers == 0 or prefetch_factor < 1):
+        raise ValueError(
+            f"prefetch_factor: {prefetch_factor} with {num_workers} workers; accepted is a "
+            "positive integer where there are workers"
+        )
+    if persistent_workers and num_workers == 0:
+        raise ValueError("persistent_workers: there are no workers; give num_workers")
+    if prefetch < 0:
+        raise ValueError(f"prefetch: {prefetch}; at least 0")

@@ -1,0 +1,236 @@
+"""Tables of numbers in CSV files, their classes and their statistics."""
+
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from jaxnet.data.text import read_text
+
+__all__ = ["Statistics", "Table", "class_means", "one_hot", "read_table", "standardize"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Numbers in named columns.
+
+    Attributes:
+        columns: the names.
+        values: (rows, columns).
+    """
+
+    columns: tuple[str, ...]
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def index(self, column: str) -> int:
+        """The position of a column.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if column not in self.columns:
+            raise ValueError(f"column: no column {column!r}; there are {', '.join(self.columns)}")
+        return self.columns.index(column)
+
+    def column(self, name: str) -> np.ndarray:
+        """The numbers of one column, (rows,)."""
+        return self.values[:, self.index(name)]
+
+    def split(self, target: str) -> tuple["Table", np.ndarray]:
+        """All columns but one, and that one: what a net is given and what it is to say."""
+        at = self.index(target)
+        rest = self.columns[:at] + self.columns[at + 1 :]
+        return Table(rest, np.delete(self.values, at, axis=1)), self.values[:, at]
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    delimiter: str = ",",
+    columns: Sequence[str] | None = None,
+    converters: Mapping[str, Callable[[str], float]] | None = None,
+    dtype: DTypeLike = np.float32,
+    encoding: str = "utf-8",
+) -> Table:
+    """Reads a CSV file whose first line names the columns.
+
+    Args:
+        path: of the file.
+        delimiter: between the cells.
+        columns: the columns to keep, in this order; all of them if None.
+        converters: functions from text to number for columns that hold no plain
+            numbers, such as dates.
+        dtype: of the values.
+        encoding: of the file.
+
+    Returns:
+        The table. Empty lines are passed over.
+
+    Raises:
+        ValueError: a column that is asked for is missing, a row has more or fewer
+            cells than there are names, a cell is no finite number, or the bytes are
+            not text; file, line and column are named.
+        FileNotFoundError: the file is not there.
+    """
+    path = Path(path)
+    # An editor's mark at the very start is no part of the first name.
+    text = read_text(path, encoding).removeprefix("\ufeff")
+    rows = csv.reader(io.StringIO(text), delimiter=delimiter)
+    names: list[str] | None = None
+    values: list[list[float]] = []
+    converters = converters or {}
+    kept: list[tuple[int, str, Callable[[str], float]]] = []
+    try:
+        for row in rows:
+            if not row:
+                continue
+            if names is None:
+                names = [name.strip() for name in row]
+                kept = _kept(path, names, columns, converters, delimiter)
+                continue
+            if len(row) != len(names):
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: {len(row)} cells, but the first line names "
+                    f"{len(names)} columns (delimiter {delimiter!r})"
+                )
+            values.append(
+                [_number(path, rows.line_num, name, row[at], read) for at, name, read in kept]
+            )
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {rows.line_num}: {error}") from error
+    if not values:
+        raise ValueError(f"{path}: it holds no rows{'' if names else ' and no names'}")
+    with np.errstate(over="ignore"):
+        array = np.array(values, np.float64).astype(dtype)
+    if not np.isfinite(array).all():
+        row_at, column_at = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(
+            f"{path}: {values[row_at][column_at]} in column {kept[column_at][1]!r} does not fit "
+            f"{array.dtype}"
+        )
+    return Table(tuple(name for _, name, _ in kept), array)
+
+
+def _kept(
+    path: Path,
+    names: list[str],
+    columns: Sequence[str] | None,
+    converters: Mapping[str, Callable[[str], float]],
+    delimiter: str,
+) -> list[tuple[int, str, Callable[[str], float]]]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}, line 1: the column {twice[0]!r} is there twice")
+    wanted = list(names if columns is None else columns)
+    for name in [*wanted, *converters]:
+        if name not in names:
+            raise ValueError(
+                f"{path}, line 1: no column {name!r}; with the delimiter {delimiter!r} there are "
+                f"{', '.join(map(repr, names[:40]))}"
+            )
+    return [(names.index(name), name, converters.get(name, _plain)) for name in wanted]
+
+
+def _plain(cell: str) -> float:
+    if "_" in cell:  # Python reads 1_000 as a number; a table means something else by it
+        raise ValueError("not a number")
+    return float(cell)
+
+
+def _number(path: Path, line: int, name: str, cell: str, read: Callable[[str], float]) -> float:
+    try:
+        value = float(read(cell))
+    except (ValueError, IndexError) as error:
+        shown = "an empty cell" if not cell.strip() else f"{cell[:40]!r} is no number"
+        raise ValueError(f"{path}, line {line}, column {name!r}: {shown}") from error
+    if not np.isfinite(value):
+        raise ValueError(f"{path}, line {line}, column {name!r}: {cell!r} is not finite")
+    return value
+
+
+def one_hot(labels: ArrayLike, num_classes: int, dtype: DTypeLike = np.float32) -> np.ndarray:
+    """A 1 at the place of each label, 0 elsewhere: `zeros.scatter_(1, labels[:, None], 1)`.
+
+    Args:
+        labels: whole numbers from 0 to num_classes - 1, of any shape.
+        num_classes: length of the new last axis.
+        dtype: of the result.
+
+    >>> one_hot([2, 0], 3)
+    array([[0., 0., 1.],
+           [1., 0., 0.]], dtype=float32)
+    """
+    given = np.asarray(labels)
+    places = given.astype(np.int64)
+    if (places != given).any():
+        odd = given[places != given].ravel()[0]
+        raise ValueError(f"labels: {odd} is no whole number")
+    wrong = (places < 0) | (places >= num_classes)
+    if wrong.any():
+        raise ValueError(
+            f"labels: {places[wrong].ravel()[0]}; with {num_classes} classes accepted is 0 to "
+            f"{num_classes - 1}"
+        )
+    return (places[..., None] == np.arange(num_classes)).astype(dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of each column; keep those of the training rows."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Statistics":
+        """Of the rows of (rows, columns); the deviation has n - 1 below, as torch's."""
+        if len(values) < 2:
+            raise ValueError(f"values: {len(values)} rows; a deviation needs at least 2")
+        exact = np.asarray(values, np.float64)
+        return cls(
+            exact.mean(axis=0).astype(values.dtype), exact.std(axis=0, ddof=1).astype(values.dtype)
+        )
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """(values - mean) / std."""
+        if (self.std == 0).any():
+            at = int(np.argmax(self.std == 0))
+            raise ValueError(f"values: column {at} is constant; leave it out, it says nothing")
+        return (values - self.mean[None]) / self.std[None]
+
+
+def standardize(values: np.ndarray) -> np.ndarray:
+    """Each column to mean 0 and variance 1: `(x - x.mean(0)) / x.var(0).sqrt()` in torch.
+
+    For data that is split, take `Statistics.of(training)` and apply it to all parts.
+    """
+    return Statistics.of(values).apply(values)
+
+
+def class_means(values: np.ndarray, classes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The mean of every column over the rows of each class.
+
+    Args:
+        values: (rows, columns).
+        classes: booleans (rows,) by the name of the class.
+
+    Raises:
+        ValueError: a class has no rows.
+    """
+    for name, rows in classes.items():
+        if rows.shape != (len(values),) or rows.dtype != np.bool_:
+            raise ValueError(
+                f"classes: {name!r} is {rows.dtype} of shape {rows.shape}; accepted are booleans "
+                f"({len(values)},)"
+            )
+        if not rows.any():
+            raise ValueError(f"classes: {name!r} has no rows")
+    return {name: values[rows].mean(axis=0) for name, rows in classes.items()}

@@ -1,0 +1,283 @@
+"""Transforms of image batches on the device: pure functions of (key, batch).
+
+They stand in for torchvision's, but work on whole batches (N, C, H, W) inside the
+compiled step, each image with random numbers of its own. In a step, the key comes
+from the `keys` context that `train.make_train_step` opens:
+
+    augment = Compose([RandomCrop(32, padding=4), RandomHorizontalFlip()])
+
+    def loss(model, batch):
+        images, labels = batch
+        return losses.cross_entropy(model(augment(nn.next_key(), images)), labels)
+
+so that a resumed run repeats the uninterrupted one. The same key gives the same
+result; the numbers are JAX's, not torch's.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+__all__ = [
+    "ColorJitter",
+    "Compose",
+    "Cutout",
+    "Normalize",
+    "RandomCrop",
+    "RandomHorizontalFlip",
+    "ToTensor",
+]
+
+Transform = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Compose:
+    """One transform after another; the i-th is given fold_in(key, i).
+
+    >>> images = jnp.zeros((2, 28, 28, 1), jnp.uint8)
+    >>> Compose([ToTensor(), Normalize([0.5], [0.5])])(jax.random.key(0), images)[0, 0, 0, :3]
+    Array([-1., -1., -1.], dtype=float32)
+    """
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        self.transforms = tuple(transforms)
+
+    def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
+        for i, transform in enumerate(self.transforms):
+            batch = transform(jax.random.fold_in(key, i), batch)
+        return batch
+
+
+class ToTensor:
+    """uint8 (N, H, W, C) in 0..255 to float32 (N, C, H, W) in 0..1; the key is not used."""
+
+    def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
+        if batch.dtype != jnp.uint8 or batch.ndim != 4:
+            raise ValueError(
+                f"ToTensor: {batch.dtype} of shape {batch.shape}; accepted is uint8 (N, H, W, C)"
+            )
+        # Behind the barrier, XLA divides; it would multiply by 1/255, an ulp off torch.
+        scale = lax.optimization_barrier(jnp.float32(255))
+        return batch.transpose(0, 3, 1, 2).astype(jnp.float32) / scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalize:
+    """(x - mean) / std for each channel; the key is not used."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean, std: {len(self.mean)} and {len(self.std)} numbers")
+        if 0 in list(self.std):
+            raise ValueError(f"std: {list(self.std)} holds a zero, which cannot be divided by")
+
+    def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
+        _check("Normalize", batch, len(self.mean))
+        shape = (1, len(self.mean), 1, 1)
+        mean, std = (jnp.asarray(x, batch.dtype).reshape(shape) for x in (self.mean, self.std))
+        return (batch - mean) / std
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
+    """A piece of each image from a random place.
+
+    Attributes:
+        size: (height, width) of the piece, or one number for both.
+        padding: pixels added at every side first; 4 for 32 x 32 pictures is usual.
+        padding_mode: "constant" (`fill`), "edge", "reflect" (without the border
+            pixel) or "symmetric" (with it), as torchvision names them.
+        fill: what is added in mode "constant".
+    """
+
+    size: int | tuple[int, int]
+    padding: int = 0
+    padding_mode: Literal["constant", "edge", "reflect", "symmetric"] = "constant"
+    fill: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(_pair(self.size)) < 1 or self.padding < 0:
+            raise ValueError(f"size, padding: {self.size}, {self.padding}; at least 1 and 0")
+        modes = ("constant", "edge", "reflect", "symmetric")
+        if self.padding_mode not in modes:
+            raise ValueError(f"padding_mode: {self.padding_mode!r}; accepted: {', '.join(modes)}")
+
+    def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
+        _check("RandomCrop", batch)
+        n, channels, *there = batch.shape
+        height, width = _pair(self.size)
+        room = (there[0] + 2 * self.padding - height, there[1] + 2 * self.padding - width)
+        if min(room) < 0:
+            raise ValueError(
+                f"RandomCrop: size {(height, width)} does not fit images of {tuple(there)} with "
+                f"{self.padding} pixels added at every side"
+            )
+        sides = ((0, 0), (0, 0), (self.padding,) * 2, (self.padding,) * 2)
+        if self.padding_mode == "constant":
+            padded = jnp.pad(batch, sides, constant_values=self.fill)
+        else:
+            padded = jnp.pad(batch, sides, mode=self.padding_mode)
+        tops, lefts = (
+            jax.random.randint(k, (n,), 0, most + 1)
+            for k, most in zip(jax.random.split(key), room, strict=True)
+        )
+
+        def piece(image: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
+            return lax.dynamic_slice(image, (0, top, left), (channels, height, width))
+
+        return jax.vmap(piece)(padded, tops, lefts)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomHorizontalFlip:
+    """Each image mirrored with probability p."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"p: {self.p}; accepted is a probability, 0 to 1")
+
+    def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
+        _check("RandomHorizontalFlip", batch)
+        flipped = jax.random.bernoulli(key, self.p, (len(batch), 1, 1, 1))
+        return jnp.where(flipped, batch[..., ::-1], batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cutout:
+    """A square of each image set to a value, its centre anywhere in the image.
+
+    A square that reaches over the border is cut off there (DeVries and Taylor, 2017).
+
+    Attributes:
+        size: side of the square in pixels.
+        fill: the value; 0 is the mean of normalized images.
+    """
+
+    size: int
+    fill: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size: {self.size}; at least 1")
+
+    def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
+        _check("Cutout", batch)
+        n, _, height, width = batch.shape
+        inside = []
+        for k, side in zip(jax.random.split(key), (height, width), strict=True):
+            start = jax.random.randint(k, (n, 1), 0, side) - self.size // 2
+            place = jnp.arange(side)[None]
+            inside.append((place >= start) & (place < start + self.size))  # (N, side)
+        hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+        return jnp.where(hole, jnp.asarray(self.fill, batch.dtype), batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter:
+    """Brightness, contrast, saturation and hue of each image changed at random.
+
+    For images (N, 3, H, W) in 0..1, before they are normalized. The arithmetic is
+    torchvision's. Its four changes come in an order that is drawn for the batch,
+    not for each image: the four at every order would cost four times the work.
+
+    Attributes:
+        brightness, contrast, saturation: x draws a factor from [max(0, 1 - x),
+            1 + x]; a pair gives the range itself; 0 leaves it alone.
+        hue: x draws a turn of the colour circle from [-x, x], at most 0.5; a pair
+            gives the range itself.
+    """
+
+    brightness: float | tuple[float, float] = 0.0
+    contrast: float | tuple[float, float] = 0.0
+    saturation: float | tuple[float, float] = 0.0
+    hue: float | tuple[float, float] = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation", "hue"):
+            low, high = self._range(name)
+            least, most = (-0.5, 0.5) if name == "hue" else (0.0, float("inf"))
+            if not least <= low <= high <= most:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)}; accepted is a number of at least 0"
+                    f"{' and at most 0.5' if name == 'hue' else ''}, or (low, high) from {least:g}"
+                )
+
+    def _range(self, name: str) -> tuple[float, float]:
+        value = getattr(self, name)
+        if isinstance(value, (tuple, list)):
+            low, high = value
+            return float(low), float(high)
+        if value < 0:
+            return 1.0, 0.0  # an empty range, refused above
+        return (-value, value) if name == "hue" else (max(0.0, 1.0 - value), 1.0 + value)
+
+    def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
+        _check("ColorJitter", batch, 3)
+        changes = {
+            "brightness": lambda x, f: _blend(x, jnp.zeros_like(x), f),
+            "contrast": lambda x, f: _blend(x, _grey(x).mean((1, 2, 3), keepdims=True), f),
+            "saturation": lambda x, f: _blend(x, _grey(x), f),
+            "hue": _turned,
+        }
+        order_key, *keys = jax.random.split(key, 5)
+        used: list[Callable[[jax.Array], jax.Array]] = []
+        for (name, change), k in zip(changes.items(), keys, strict=True):
+            low, high = self._range(name)
+            if (low, high) == ((0.0, 0.0) if name == "hue" else (1.0, 1.0)):
+                continue
+            factor = jax.random.uniform(k, (len(batch), 1, 1, 1), batch.dtype, low, high)
+            used.append(lambda x, change=change, factor=factor: change(x, factor))  # type: ignore[misc]
+        if not used:
+            return batch
+        order = jax.random.permutation(order_key, len(used))
+        return lax.fori_loop(0, len(used), lambda i, x: lax.switch(order[i], used, x), batch)
+
+
+def _blend(image: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
+    return jnp.clip(factor * image + (1 - factor) * other, 0, 1)
+
+
+def _grey(image: jax.Array) -> jax.Array:
+    weights = jnp.asarray([0.2989, 0.587, 0.114], image.dtype).reshape(1, 3, 1, 1)
+    return (image * weights).sum(axis=1, keepdims=True)
+
+
+def _turned(image: jax.Array, turn: jax.Array) -> jax.Array:
+    """The hue turned by a part of the circle: to hue, saturation and value, and back."""
+    red, green, blue = image[:, 0:1], image[:, 1:2], image[:, 2:3]
+    value, least = image.max(axis=1, keepdims=True), image.min(axis=1, keepdims=True)
+    spread = value - least
+    safe = jnp.where(spread == 0, 1, spread)
+    hue = jnp.where(
+        value == red,
+        (green - blue) / safe % 6,
+        jnp.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    hue = (hue / 6 + turn) % 1 * 6
+    # Each channel falls off with its distance on the circle from its own hue.
+    shift = jnp.asarray([5, 3, 1], image.dtype).reshape(1, 3, 1, 1)
+    place = (shift + hue) % 6
+    return value - spread * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _check(name: str, batch: jax.Array, channels: int | None = None) -> None:
+    floating = jnp.issubdtype(batch.dtype, jnp.floating)
+    if batch.ndim != 4 or not floating or channels not in (None, batch.shape[1]):
+        wanted = "C" if channels is None else channels
+        raise ValueError(
+            f"{name}: {batch.dtype} of shape {batch.shape}; accepted is float (N, {wanted}, H, W), "
+            "as ToTensor gives it"
+        )

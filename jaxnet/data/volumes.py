@@ -1,0 +1,123 @@
+"""Volumes: a DICOM series as one array, slices in the order in which they lie."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Volume", "read_volume"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """Slices of one series.
+
+    Attributes:
+        voxels: (depth, height, width): int16 or so as stored, float32 in
+            Hounsfield units.
+        spacing: millimetres from one voxel to the next along depth, height, width.
+        files: the slices' files, in the order of the voxels.
+    """
+
+    voxels: np.ndarray
+    spacing: tuple[float, float, float]
+    files: tuple[Path, ...]
+
+
+def read_volume(folder: str | os.PathLike[str], *, hounsfield: bool = False) -> Volume:
+    """Reads the slices of one DICOM series and puts them in order.
+
+    The order is that of the slices' positions along the axis of the scan, from low
+    to high, whatever the files are called. Files are those that end in .dcm, or all
+    if none does.
+
+    Args:
+        folder: of the series.
+        hounsfield: rescale to Hounsfield units (water 0, air -1000) with the slope
+            and intercept of each slice; otherwise the numbers come as stored.
+
+    Raises:
+        ValueError: no slices, a file that is damaged, slices of several series or
+            sizes, two slices at one place, or a slice missing between two others.
+            One that is missing at an end cannot be told.
+        FileNotFoundError: the folder is not there.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder; give that of a DICOM series")
+    files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
+    files = [f for f in files if f.suffix.lower() == ".dcm"] or files
+    if not files:
+        raise ValueError(f"{folder}: it holds no files; give the folder of a DICOM series")
+    slices = [_Slice(file) for file in files]
+    first = slices[0]
+    for other in slices[1:]:
+        for what in ("series", "shape", "axes", "pixel_spacing"):
+            if getattr(other, what) != getattr(first, what):
+                raise ValueError(
+                    f"{other.file}: its {what.replace('_', ' ')} is {getattr(other, what)}, that "
+                    f"of {first.file.name} is {getattr(first, what)}; a volume is one series"
+                )
+    slices.sort(key=lambda each: each.position)
+    step = _step(slices)
+    voxels = np.stack([each.voxels(hounsfield) for each in slices])
+    return Volume(voxels, (step, *first.pixel_spacing), tuple(each.file for each in slices))
+
+
+class _Slice:
+    """One file, checked for what a volume needs."""
+
+    def __init__(self, file: Path) -> None:
+        import pydicom
+
+        self.file = file
+        try:
+            data: Any = pydicom.dcmread(file)
+            self.series = str(data.SeriesInstanceUID)
+            self.axes = tuple(float(x) for x in data.ImageOrientationPatient)
+            origin = [float(x) for x in data.ImagePositionPatient]
+            rows, columns = (float(x) for x in data.PixelSpacing)
+            self.pixel_spacing = (rows, columns)
+            self.pixels = np.asarray(data.pixel_array)
+            self.slope = float(data.get("RescaleSlope", 1))
+            self.intercept = float(data.get("RescaleIntercept", 0))
+        except Exception as error:  # pydicom and its decoders raise what they like
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{file}: damaged, or no DICOM slice: {reason}") from error
+        if self.pixels.ndim != 2 or len(self.axes) != 6 or len(origin) != 3:
+            raise ValueError(
+                f"{file}: pixels of shape {self.pixels.shape}; accepted is one slice a file"
+            )
+        self.shape = self.pixels.shape
+        self.position = float(np.dot(np.cross(self.axes[:3], self.axes[3:]), origin))
+
+    def voxels(self, hounsfield: bool) -> np.ndarray:
+        if not hounsfield:
+            return self.pixels
+        return self.pixels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+
+
+def _step(slices: Sequence[_Slice]) -> float:
+    """The distance from slice to slice, the same everywhere."""
+    if len(slices) == 1:
+        raise ValueError(f"{slices[0].file}: one slice is no volume; at least two are needed")
+    positions = np.array([each.position for each in slices])
+    steps = np.diff(positions)
+    usual = float(np.median(steps))
+    for i, step in enumerate(steps):
+        before, after = slices[i].file.name, slices[i + 1].file.name
+        where = f"{slices[i].file.parent}: {before} and {after}"
+        if step < 1e-3:
+            raise ValueError(f"{where} both lie at {positions[i]:g} mm; remove one")
+        # Positions are printed with few digits; a missing slice doubles the step.
+        if abs(step - usual) > 0.1 * usual:
+            missing = max(round(step / usual) - 1, 0)
+            what = f"{missing} missing between them" if missing else "slices are uneven"
+            raise ValueError(
+                f"{where} lie at {positions[i]:g} and {positions[i + 1]:g} mm, the others "
+                f"{usual:g} mm apart: {what}; copy the series again"
+            )
+    return float((positions[-1] - positions[0]) / (len(slices) - 1))
