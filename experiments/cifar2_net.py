@@ -7,7 +7,10 @@ PyTorch program's after torch.manual_seed(S): same initial weights, same batches
     python -m experiments cifar2_net --seeds 5
     python -m experiments cifar2_net --epochs 2      # a look, in seconds
 
-Result: see README.md, "Experiments".
+Result, seeds 0 to 4 on two CPU cores: after 100 epochs training loss 0.157 ± 0.005 (the
+document's run: 0.144), accuracy 0.938 ± 0.006 in training (0.95) and 0.890 ± 0.004 in
+validation (0.89). All 13 figures of the document lie within the 99 % prediction interval
+of the five runs: experiments/results/cifar2_net.md.
 """
 
 import dataclasses
@@ -213,11 +216,8 @@ def _plot(folder: Any, runs: dict[int, Any]) -> None:
         loss.append(report.Series(f"seed {seed}", epochs, values, f"{color}-"))
         for split, style in (("train", "--"), ("val", "-")):
             points = curves[f"{split}_accuracy"]
-            accuracy.append(
-                report.Series(
-                    f"{split}, seed {seed}", list(points), list(points.values()), color + style
-                )
-            )
+            name = split if k == 0 else "_"  # one legend entry for all seeds
+            accuracy.append(report.Series(name, list(points), list(points.values()), color + style))
     last = max(max(curves["train_loss"]) for curves in runs.values())
     printed = {
         int(name.split(".")[1]): float(figure)

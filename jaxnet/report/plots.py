@@ -16,7 +16,7 @@ class Series:
     """One line or set of points.
 
     Attributes:
-        name: shown in the legend.
+        name: shown in the legend, unless it begins with "_".
         x, y: the same length.
         style: matplotlib's short form, such as "-", "o" or "kx".
         band: lower and upper values around y, drawn as a shade.
