@@ -9,7 +9,25 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-__all__ = ["computing_in", "unfused_jit"]
+__all__ = ["computing_in", "set_float32_matmul_precision", "unfused_jit"]
+
+_MATMUL = {"highest": "highest", "high": "tensorfloat32", "medium": "bfloat16"}
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """How matrix products and convolutions of float32 multiply: torch's function of that name.
+
+    Plain JAX lets a GPU round the factors to TF32, 10 bits instead of 23. Torch
+    multiplies in full float32, and so does jaxnet: importing it chooses "highest",
+    unless `jax_default_matmul_precision` is set already.
+
+    Args:
+        precision: "highest" (float32), "high" (TF32), or "medium" (bfloat16). A CPU
+            multiplies in float32 whatever is chosen.
+    """
+    if precision not in _MATMUL:
+        raise ValueError(f"precision: {precision!r}; accepted are {', '.join(map(repr, _MATMUL))}")
+    jax.config.update("jax_default_matmul_precision", _MATMUL[precision])
 
 
 def unfused_jit(fun: Callable[..., Any], **kwargs: Any) -> Any:
