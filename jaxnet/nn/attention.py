@@ -334,10 +334,10 @@ class MultiheadAttention(Module):
         lead_shape[time] = source
         for name, x, size in (("key", key, self.kdim), ("value", value, self.vdim)):
             if x.shape != (*lead_shape, size):
-                shape = [
-                    "S" if i == time and not source else str(s) for i, s in enumerate(lead_shape)
-                ]
-                self._wrong(name, f"({', '.join([*shape, str(size)])})", x)
+                expected = [*map(str, lead_shape), str(size)]
+                if name == "key":
+                    expected[time] = "S"
+                self._wrong(name, f"({', '.join(expected)})", x)
         n = query.shape[1 - time] if batched else 1
         length = query.shape[time]
         if attn_mask is not None:
@@ -345,9 +345,9 @@ class MultiheadAttention(Module):
             if attn_mask.shape not in ((length, source), many):
                 self._wrong("attn_mask", f"{(length, source)} or {many}", attn_mask)
         if key_padding_mask is not None:
-            expected = (n, source) if batched else (source,)
-            if key_padding_mask.shape != expected:
-                self._wrong("key_padding_mask", f"{expected}", key_padding_mask)
+            padding = (n, source) if batched else (source,)
+            if key_padding_mask.shape != padding:
+                self._wrong("key_padding_mask", f"{padding}", key_padding_mask)
         return batched
 
     def _wrong(self, name: str, expected: str, given: jax.Array) -> None:

@@ -1,0 +1,252 @@
+"""jaxnet/nn/attention.py"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import nn, weights
+from jaxnet.nn.functional import scaled_dot_product_attention
+from jaxnet.parity.tolerances import distance, tolerance
+from jaxnet.random import Generator
+from tests.table import HAS_TORCH, Case, table
+
+
+def masked(module, q, k, v, attn_mask, key_padding_mask, **call):
+    return module(q, k, v, attn_mask=attn_mask, key_padding_mask=key_padding_mask, **call)
+
+
+def only_output(result):
+    return result[0]
+
+
+def some(*shape):
+    """A boolean mask of a third of the positions, never of the first."""
+
+    def make(rng):
+        mask = rng.random_sample(shape) < 0.3
+        mask[..., 0] = False
+        return mask
+
+    return make
+
+
+CASES = [
+    Case("MultiheadAttention", (4, 2), inputs=[(3, 2, 4), (5, 2, 4), (5, 2, 4)]),
+    Case(
+        "MultiheadAttention", (6, 3), {"add_bias_kv": True, "add_zero_attn": True, "vdim": 5},
+        inputs=[(4, 2, 6), (3, 2, 6), (3, 2, 5), some(4, 3), some(2, 3)], apply=masked,
+        call={"average_attn_weights": False},
+    ),
+    Case(
+        "MultiheadAttention", (4, 2), {"batch_first": True, "bias": False},
+        inputs=[(2, 3, 4), (2, 4, 4), (2, 4, 4), (4, 3, 4), (2, 4)], apply=masked,
+        call={"need_weights": False}, output=only_output,
+    ),
+    Case(
+        "MultiheadAttention", (4, 1), {"kdim": 3},
+        inputs=[(3, 4), (2, 3), (2, 4), (3, 2), (2,)], apply=masked,
+    ),
+]  # fmt: skip
+TestAttention = table("nn_attention", CASES)
+
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+
+
+def arrays(*shapes, seed=0):
+    g = Generator(seed)
+    return [g.randn(*shape, dtype=np.float64) for shape in shapes]
+
+
+def small(seed=0, **kwargs):
+    return nn.MultiheadAttention(4, 2, **kwargs, rngs=Generator(seed))
+
+
+def run(attention, *inputs, **call):
+    return jax.jit(lambda *inputs: attention(*inputs, **call))(*inputs)
+
+
+HIDDEN = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], bool)
+FLOATS = np.where(HIDDEN, np.linspace(-2, 2, 12).reshape(4, 3), -np.inf)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("lead", "mask", "kwargs"),
+    [
+        ((2, 3), None, {}),
+        ((), None, {"is_causal": True}),
+        ((2,), HIDDEN, {"scale": 0.3}),
+        ((1, 2), FLOATS, {}),
+    ],
+)
+def test_sdpa_is_torchs(lead, mask, kwargs):
+    import torch
+
+    q, k, v = given = arrays((*lead, 4, 5), (*lead[1:], 3, 5), (*lead, 3, 2))
+    (cotangent,) = arrays((*lead, 4, 2), seed=1)
+    theirs = [torch.tensor(a, requires_grad=True) for a in given]
+    out = torch.nn.functional.scaled_dot_product_attention(
+        *theirs, attn_mask=None if mask is None else torch.tensor(mask), **kwargs
+    )
+    (out * torch.tensor(cotangent)).sum().backward()
+    with jax.enable_x64(True):
+        bias = None if mask is None else jnp.asarray(mask)
+
+        @jax.jit
+        def total(q, k, v):
+            ours = scaled_dot_product_attention(q, k, v, bias, **kwargs)
+            return (ours * cotangent).sum(), ours
+
+        with_output = jax.value_and_grad(total, (0, 1, 2), has_aux=True)
+        (_, ours), grads = with_output(*map(jnp.asarray, (q, k, v)))
+    assert distance("forward", ours, out.detach()) < tolerance("forward", "float64")
+    for ours, x in zip(grads, theirs, strict=True):
+        assert distance("gradient", ours, x.grad) < tolerance("gradient", "float64")
+
+
+@pytest.mark.parametrize("mask", [HIDDEN, FLOATS.astype(np.float32)])
+def test_sdpa_gives_zeros_where_all_is_masked(mask):
+    q, k, v = (jnp.asarray(a, jnp.float32) for a in arrays((4, 5), (3, 5), (3, 2)))
+    out = scaled_dot_product_attention(q, k, v, mask)
+    assert not out[1].any()
+    assert out[0].any()
+    grads = jax.grad(
+        lambda *a: scaled_dot_product_attention(*a, mask).sum(), (0, 1, 2)
+    )(q, k, v)  # fmt: skip
+    assert all(np.isfinite(g).all() for g in grads)
+    assert not grads[0][1].any()
+
+
+def test_sdpa_repeats_the_heads_of_keys_and_values():
+    q, k, v = arrays((1, 4, 3, 2), (1, 2, 3, 2), (1, 2, 3, 2))
+    grouped = scaled_dot_product_attention(*map(jnp.asarray, (q, k, v)), enable_gqa=True)
+    apart = scaled_dot_product_attention(jnp.asarray(q[:, 3]), jnp.asarray(k[:, 1]), v[:, 1])
+    np.testing.assert_allclose(grouped[:, 3], apart, rtol=1e-6)
+
+
+def test_sdpa_keeps_half_precision_outside_and_computes_in_float32():
+    q, k, v = (jnp.asarray(a, jnp.bfloat16) for a in arrays((3, 4), (3, 4), (3, 4)))
+    out = scaled_dot_product_attention(q, k, v)
+    exact = scaled_dot_product_attention(*(x.astype(jnp.float32) for x in (q, k, v)))
+    assert out.dtype == jnp.bfloat16
+    assert np.array_equal(out, exact.astype(jnp.bfloat16))
+
+
+def test_sdpa_drops_weights_and_not_outputs():
+    q, k, v = jnp.ones((2, 4)), jnp.ones((3, 4)), jnp.eye(3)
+    with nn.masks([np.array([[1, 0, 1], [0, 0, 0]])]):
+        out = scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+    np.testing.assert_allclose(out, np.array([[1, 0, 1], [0, 0, 0]]) * 2 / 3, rtol=1e-6)
+
+
+def test_sdpa_names_what_is_wrong():
+    q, k, v = jnp.ones((2, 4)), jnp.ones((3, 4)), jnp.ones((3, 5))
+    with pytest.raises(ValueError, match=r"query \(2, 4\), key \(3, 3\), value .* do not fit"):
+        scaled_dot_product_attention(q, k[:, :3], v)
+    with pytest.raises(ValueError, match=r"attn_mask \(3, 2\) does not broadcast to .* \(2, 3\)"):
+        scaled_dot_product_attention(q, k, v, jnp.zeros((3, 2)))
+    with pytest.raises(TypeError, match="attn_mask of int32; accepted are booleans and floats"):
+        scaled_dot_product_attention(q, k, v, jnp.zeros((2, 3), jnp.int32))
+    with pytest.raises(ValueError, match="attn_mask or is_causal, not both"):
+        scaled_dot_product_attention(q, k, v, jnp.zeros((2, 3)), is_causal=True)
+    with pytest.raises(ValueError, match=r"at least 2 axes, \(\.\.\., length, features\)"):
+        scaled_dot_product_attention(q[0], k, v)
+    with pytest.raises(ValueError, match="enable_gqa needs heads on axis -3"):
+        scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
+@needs_torch
+@pytest.mark.parametrize("kwargs", [{}, {"kdim": 3, "vdim": 7}, {"bias": False}])
+def test_initial_weights_are_torchs(kwargs):
+    import torch
+
+    for seed in range(100):
+        torch.manual_seed(seed)
+        theirs = torch.nn.MultiheadAttention(6, 2, **kwargs, add_bias_kv=True).state_dict()
+        layer = nn.MultiheadAttention(6, 2, **kwargs, add_bias_kv=True, rngs=Generator(seed))
+        ours = weights.state_dict(layer)
+        assert list(ours) == list(theirs)
+        for key, value in theirs.items():
+            ulp = 4 if key in ("bias_k", "bias_v") else 0  # the ones that are normal
+            np.testing.assert_array_max_ulp(ours[key], value.numpy(), ulp)
+
+
+def test_a_row_with_all_keys_hidden_is_nan_with_weights_and_nothing_without():
+    attention = small(batch_first=True)
+    (x,) = (jnp.asarray(a, jnp.float32) for a in arrays((2, 3, 4)))
+    hidden = jnp.array([[True, True, True], [False, False, True]])
+    output, weights_ = run(attention, x, x, x, hidden)
+    assert np.isnan(output[0]).all()
+    assert np.isnan(weights_[0]).all()
+    assert np.isfinite(output[1]).all()
+    bare, none = attention(x, x, x, hidden, need_weights=False)
+    assert none is None
+    assert np.array_equal(bare[0], np.zeros((3, 4)))  # out_proj.bias starts at 0
+    np.testing.assert_allclose(bare[1], output[1], rtol=1e-5)
+
+
+def test_is_causal_is_a_hint_about_attn_mask():
+    attention = small()
+    (x,) = (jnp.asarray(a, jnp.float32) for a in arrays((3, 2, 4)))
+    causal = jnp.triu(jnp.full((3, 3), -jnp.inf), 1)
+    expected = run(attention, x, x, x, attn_mask=causal)[0]
+    hinted = run(attention, x, x, x, attn_mask=jnp.zeros((3, 3)), is_causal=True)[0]
+    bare = run(attention, x, x, x, attn_mask=jnp.zeros((3, 3)), is_causal=True, need_weights=False)[
+        0
+    ]
+    assert not np.allclose(hinted, expected)  # the mask counts
+    np.testing.assert_allclose(bare, expected, rtol=1e-5)  # the hint counts
+    with pytest.raises(ValueError, match="is_causal says what attn_mask is"):
+        attention(x, x, x, is_causal=True)
+
+
+def test_self_attention_by_one_product_is_attention():
+    attention = small(batch_first=True)
+    (x,) = (jnp.asarray(a, jnp.float32) for a in arrays((2, 3, 4)))
+    joint, apart = attention(x, x, x), attention(x, x + 0, x)
+    for one, other in zip(joint, apart, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_recorded_masks_come_in_torchs_shapes():
+    attention = small(dropout=0.5)
+    (x,) = (jnp.asarray(a, jnp.float32) for a in arrays((3, 2, 4)))
+    with nn.masks([np.zeros((4, 3, 3)), np.zeros((2, 2, 3, 3))]):
+        output, dropped = attention(x, x, x)
+        bare, _ = attention(x, x, x, need_weights=False)
+    assert not dropped.any()
+    assert not output.any()
+    assert not bare.any()
+    assert attention.eval()(x, x, x)[0].any()
+    with pytest.raises(ValueError, match="no random key is at hand"):
+        attention.train()(x, x, x)
+
+
+def test_empty_batches_and_lengths():
+    attention = small(add_bias_kv=True)
+    output, weights_ = attention(*[jnp.zeros((3, 0, 4))] * 3)
+    assert (output.shape, weights_.shape) == ((3, 0, 4), (0, 3, 4))
+    output, weights_ = small()(jnp.ones((2, 1, 4)), *[jnp.zeros((0, 1, 4))] * 2)
+    assert (output.shape, weights_.shape) == ((2, 1, 4), (1, 2, 0))
+    assert not output.any()
+
+
+def test_wrong_shape_says_layer_expected_and_given():
+    attention = small()
+    x = jnp.zeros((3, 2, 4))
+    for inputs, call, message in [
+        ((jnp.zeros((3, 2, 5)), x, x), {}, r"query of shape \(L, N, 4\) or \(L, 4\); it got \(3,"),
+        ((x, jnp.zeros((5, 1, 4)), x), {}, r"key of shape \(S, 2, 4\); it got \(5, 1, 4\)"),
+        ((x, x, jnp.zeros((5, 2, 4))), {}, r"value of shape \(3, 2, 4\); it got \(5, 2, 4\)"),
+        ((x, x[0], x), {}, r"key of shape \(S, 2, 4\); it got \(2, 4\)"),
+        ((x, x, x), {"attn_mask": jnp.zeros((2, 3, 3))}, r"attn_mask of shape \(3, 3\) or \(4, 3"),
+        ((x, x, x), {"key_padding_mask": jnp.zeros((3, 2))}, r"key_padding_mask of shape \(2, 3"),
+    ]:
+        with pytest.raises(ValueError, match=r"MultiheadAttention\(4, 2\) expects " + message):
+            attention(*inputs, **call)
+    with pytest.raises(TypeError, match="attn_mask of int32; accepted are booleans and floats"):
+        attention(x, x, x, attn_mask=jnp.zeros((3, 3), jnp.int32))
+    for sizes in [(5, 2), (0, 2), (4, 0)]:
+        with pytest.raises(ValueError, match=f"embed_dim {sizes[0]} is no positive multiple of"):
+            nn.MultiheadAttention(*sizes, rngs=Generator(0))

@@ -1,0 +1,134 @@
+"""jaxnet/nn/transformer.py"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import nn, weights
+from jaxnet.random import Generator
+from tests.table import HAS_TORCH, Case, table
+
+
+def causal(module, x, **call):
+    """Calls either library's module with the causal mask as attn_mask."""
+    mask = np.triu(np.full((x.shape[0],) * 2, -np.inf), 1)
+    if isinstance(module, nn.Module):
+        return module(x, jnp.asarray(mask, x.dtype), **call)
+    import torch
+
+    return module(x, torch.tensor(mask), **call)
+
+
+def padded(module, x, padding):
+    return module(x, src_key_padding_mask=padding)
+
+
+def remembering(module, tgt, memory, padding):
+    return module(tgt, memory, memory_key_padding_mask=padding)
+
+
+LAST = np.array([[False, False, False], [False, False, True]])
+
+CASES = [
+    Case(
+        "TransformerEncoderLayer", (4, 2, 6, 0.0), {"batch_first": True},
+        inputs=[(2, 3, 4), lambda rng: LAST], apply=padded,
+    ),
+    Case(
+        "TransformerEncoderLayer", (4, 1, 5, 0.0, "gelu", 1e-3),
+        {"norm_first": True, "bias": False},
+        inputs=[(3, 2, 4)], apply=causal, call={"is_causal": True},
+    ),
+    Case(
+        "TransformerDecoderLayer", (4, 2, 6), {"batch_first": True}, train=False,
+        inputs=[(2, 4, 4), (2, 3, 4), lambda rng: LAST], apply=remembering,
+    ),
+]  # fmt: skip
+TestTransformer = table("nn_transformer", CASES)
+
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+
+
+def stacks(library, **kwargs):
+    """Encoder and decoder of one library, drawn in this order."""
+    layer = library.TransformerEncoderLayer(4, 2, 6, batch_first=True, **kwargs)
+    encoder = library.TransformerEncoder(layer, 2)
+    sub = library.TransformerDecoderLayer(4, 2, 6, batch_first=True, norm_first=True, **kwargs)
+    return encoder.eval(), library.TransformerDecoder(sub, 2, library.LayerNorm(4)).eval()
+
+
+@needs_torch
+def test_stacks_draw_print_and_compute_as_torchs():
+    import torch
+
+    for seed in range(20):
+        torch.manual_seed(seed)
+        theirs, ours = stacks(torch.nn), stacks(nn, rngs=Generator(seed))
+        for one, other in zip(ours, theirs, strict=True):
+            assert repr(one) == repr(other)
+            expected = {k: v.numpy() for k, v in other.state_dict().items()}
+            found = weights.state_dict(one)
+            assert list(found) == list(expected)
+            assert all(np.array_equal(found[k], expected[k]) for k in expected)
+    src, tgt = Generator(1).randn(2, 3, 4), Generator(2).randn(2, 5, 4)
+    memory = theirs[0](torch.tensor(src))
+    expected = theirs[1](torch.tensor(tgt), memory).detach().numpy()
+
+    @jax.jit
+    def run(src, tgt):
+        return ours[1](tgt, ours[0](src))
+
+    np.testing.assert_allclose(run(src, tgt), expected, atol=1e-5)
+
+
+def test_copies_start_alike_and_are_their_own():
+    layer = nn.TransformerEncoderLayer(4, 2, 6, rngs=Generator(0))
+    encoder = nn.TransformerEncoder(layer, 2)
+    one, two = encoder.layers
+    assert np.array_equal(one.linear1.weight[...], two.linear1.weight[...])
+    one.linear1.weight[...] = jnp.zeros_like(one.linear1.weight[...])
+    assert two.linear1.weight[...].any()
+    assert layer.linear1.weight[...].any()
+    assert encoder.num_parameters == 2 * layer.num_parameters
+
+
+def test_dropout_takes_keys_and_stops_in_eval():
+    layer = nn.TransformerEncoderLayer(4, 2, 6, 0.5, rngs=Generator(0))
+    x = jnp.asarray(Generator(1).randn(3, 2, 4))
+    outputs = []
+    for seed in (0, 0, 1):
+        with nn.keys(jax.random.key(seed)):
+            outputs.append(layer(x))
+    assert np.array_equal(outputs[0], outputs[1])
+    assert not np.array_equal(outputs[0], outputs[2])
+    # In torch's order and shapes: attention weights, dropout1, dropout, dropout2.
+    with nn.masks([np.ones(s) for s in [(2, 2, 3, 3), (3, 2, 4), (3, 2, 6), (3, 2, 4)]]):
+        layer(x)
+    assert np.array_equal(layer.eval()(x), layer(x))
+
+
+def test_activation_is_a_name_a_function_or_a_module():
+    x = jnp.asarray(Generator(1).randn(3, 4))
+
+    def output(activation):
+        layer = nn.TransformerEncoderLayer(4, 2, 6, 0.0, activation, rngs=Generator(0))
+        return layer(x)
+
+    assert np.array_equal(output("gelu"), output(nn.GELU()))
+    assert np.array_equal(output("relu"), output(jax.nn.relu))
+    assert not np.array_equal(output("relu"), output("gelu"))
+    with pytest.raises(ValueError, match="activation: 'tanh'; accepted are 'relu', 'gelu'"):
+        output("tanh")
+
+
+def test_wrong_shape_says_layer_expected_and_given():
+    layer = nn.TransformerEncoderLayer(4, 2, 6, rngs=Generator(0))
+    with pytest.raises(
+        ValueError,
+        match=r"EncoderLayer expects src of shape \(L, N, 4\) or \(L, 4\); it got \(3, 5\)",
+    ):
+        layer(jnp.zeros((3, 5)))
+    decoder = nn.TransformerDecoderLayer(4, 2, 6, batch_first=True, rngs=Generator(0))
+    with pytest.raises(ValueError, match=r"memory of shape \(N, L, 4\) or \(L, 4\); it got \(2, 3"):
+        decoder(jnp.zeros((2, 3, 4)), jnp.zeros((2, 3, 5)))
