@@ -42,7 +42,7 @@ def _ledger() -> dict[str, Any]:
     return tomllib.loads(text, parse_float=Decimal)
 
 
-def documented(section: str) -> dict[str, Decimal | int]:
+def documented(section: str) -> dict[str, Any]:
     """The figures of a section such as "thermometer.split", flat: {"loss.1": ...}."""
     found: Any = _ledger()
     for name in section.split("."):
@@ -75,6 +75,10 @@ def compare(section: str, ours: Mapping[str, Any], complete: bool = True) -> lis
         if name not in found:
             verdict = "OFF" if complete else "not run"
             rows.append(Row(label, str(figure), "-", "-", "-", verdict))
+            continue
+        if isinstance(figure, str):
+            verdict = "ok" if found[name] == figure else "OFF"
+            rows.append(Row(label, _short(figure), _short(str(found[name])), "-", "-", verdict))
             continue
         value, allowed = float(found[name]), _allowed(figure)
         if math.isnan(float(figure)):
@@ -141,6 +145,10 @@ def _half_digit(figure: Decimal | int) -> float:
     exponent = figure.as_tuple().exponent
     assert isinstance(exponent, int)
     return 0.5 * 10.0**exponent
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 24 else f"{text[:21]}..."
 
 
 def _allowed(figure: Decimal | int) -> float:

@@ -60,9 +60,10 @@ class ToTensor:
             raise ValueError(
                 f"ToTensor: {batch.dtype} of shape {batch.shape}; accepted is uint8 (N, H, W, C)"
             )
-        # Behind the barrier, XLA divides; it would multiply by 1/255, an ulp off torch.
-        scale = lax.optimization_barrier(jnp.float32(255))
-        return batch.transpose(0, 3, 1, 2).astype(jnp.float32) / scale
+        # XLA turns a division by one number into a product with 1/255, an ulp off
+        # torch for half of the values; it keeps one by a whole array.
+        images = batch.transpose(0, 3, 1, 2).astype(jnp.float32)
+        return images / lax.optimization_barrier(jnp.full_like(images, 255))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,13 +61,16 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
 
 
 def save_images(
-    path: str | os.PathLike[str], images: np.ndarray, titles: Sequence[str], columns: int = 6
+    path: str | os.PathLike[str],
+    images: np.ndarray | Sequence[np.ndarray],
+    titles: Sequence[str],
+    columns: int = 6,
 ) -> None:
     """Draws images with a title above each into a PNG.
 
     Args:
         path: of the PNG.
-        images: uint8 (N, H, W, 3).
+        images: uint8 (N, H, W, 3), or pictures (H, W, 3) of different sizes.
         titles: one for each image.
         columns: images in a row.
     """

@@ -1,0 +1,58 @@
+"""CIFAR-10: mean and deviation of each channel, and the normalised images they give.
+
+The numbers that every CIFAR-10 program normalises with, from the 50,000 training
+images, exactly: counted from the bytes, not summed in float32.
+
+    python -m experiments cifar10_stats
+
+Result: mean and deviation hold to the four digits that the document prints.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from experiments import ledger
+from experiments.settings import Settings
+from jaxnet import data, report, train
+
+DATA = ("cifar10",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """Settings of cifar10_stats."""
+
+
+def main(config: Config) -> int:
+    """Computes the statistics; returns how many figures are off."""
+    config.validate()
+    with train.Run(config.out, "cifar10_stats", config) as run:
+        training = data.load("cifar10", split="train", data_dir=config.data_dir)
+        mean, std = data.channel_statistics(training.images)
+        print(f"{len(training)} images: mean {np.round(mean, 4)}, deviation {np.round(std, 4)}")
+        number = 99  # the document's example
+        print(f"image {number}: {training.classes[training.labels[number]]}")
+
+        rows = ledger.compare("cifar10", {"mean": mean, "std": std})
+        ledger.show(rows)
+        run.metrics |= {
+            "mean": mean,
+            "std": std,
+            "images": len(training),
+            "ledger": [dataclasses.asdict(row) for row in rows],
+        }
+        chosen = [number, *(int(np.argmax(training.labels == c)) for c in range(10))]
+        pictures = training.images[chosen]
+        normalized = data.normalize(data.to_tensor(pictures), mean.tolist(), std.tolist())
+        # What the document shows: outside of 0 to 1, a picture is drawn black or white.
+        clipped = (255 * np.clip(normalized, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
+        titles = [f"{i}: {training.classes[training.labels[i]]}" for i in chosen]
+        report.save_images(
+            run.folder / "images.png",
+            np.concatenate([pictures, clipped]),
+            [*titles, *["normalised"] * len(chosen)],
+            columns=len(chosen),
+        )
+    print(f"record and plot: {run.folder}")
+    return ledger.failed(rows)

@@ -1,0 +1,62 @@
+"""A CT scan as a volume: 99 DICOM slices in the order in which they lie.
+
+The files' names say nothing about the order; each slice's position does. The
+document reads (99, 512, 512) and inserts two axes; a 3-D net would take the same
+voxels as (1, 1, 99, 512, 512).
+
+    python -m experiments ct_scan
+
+Result: the shapes of the document hold; 3 mm from slice to slice, 0.56 mm from
+pixel to pixel, Hounsfield units from -1024 to 3071.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from experiments import ledger
+from experiments.settings import Settings
+from jaxnet import data, report, train
+
+DATA = ("ct_scan",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """Settings of ct_scan."""
+
+    window: tuple[float, float] = (-1000.0, 400.0)
+    """Hounsfield units that the picture draws as black and as white."""
+
+    def validate(self) -> None:
+        super().validate()
+        if not self.window[0] < self.window[1]:
+            raise ValueError(f"--window: {self.window}; the first must be below the second")
+
+
+def main(config: Config) -> int:
+    """Reads the volume; returns how many figures are off."""
+    config.validate()
+    with train.Run(config.out, "ct_scan", config) as run:
+        volume = data.read_volume(data.find("ct_scan", config.data_dir), hounsfield=True)
+        voxels = volume.voxels
+        with_axes = np.expand_dims(voxels, (1, 2))  # (99, 1, 1, 512, 512)
+        moved = sum(a != b for a, b in zip(volume.files, sorted(volume.files), strict=True))
+        print(f"{len(voxels)} slices, {moved} of them not where their file's name would put them")
+        print(f"spacing {volume.spacing} mm, {voxels.min():g} to {voxels.max():g} Hounsfield units")
+
+        rows = ledger.compare("ct_scan", {"read": voxels.shape, "with_axes": with_axes.shape})
+        ledger.show(rows)
+        run.metrics |= {
+            "spacing_mm": volume.spacing,
+            "hounsfield": {"lowest": voxels.min(), "highest": voxels.max()},
+            "moved_by_position": moved,
+            "ledger": [dataclasses.asdict(row) for row in rows],
+        }
+        low, high = config.window
+        wanted = np.linspace(0, len(voxels) - 1, 6).round().astype(int)
+        grey = np.clip((voxels[wanted] - low) / (high - low), 0, 1)
+        pictures = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=-1)
+        report.save_images(run.folder / "slices.png", pictures, [f"slice {i}" for i in wanted])
+    print(f"record and plot: {run.folder}")
+    return ledger.failed(rows)

@@ -1,0 +1,62 @@
+"""Pictures as tensors: a dog's photo and a batch of cats, ready for a net.
+
+One JPEG becomes (3, 720, 1280); a folder of PNGs with an alpha channel becomes a
+batch (3, 3, 256, 256) without it, divided by 255 or standardised for each channel
+over the batch, as the document does both.
+
+    python -m experiments images
+
+Result: the shapes of the document hold; standardised channels have mean 0 and
+deviation 1 to 1e-6.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from experiments import ledger
+from experiments.settings import Settings
+from jaxnet import data, report, train
+
+DATA = ("dog", "cats")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """Settings of images."""
+
+
+def main(config: Config) -> int:
+    """Reads the pictures; returns how many figures are off."""
+    config.validate()
+    with train.Run(config.out, "images", config) as run:
+        dog = data.read_image(data.find("dog", config.data_dir))
+        channels_first = data.to_tensor(dog[None])[0]
+        print(f"dog: {dog.shape} as read, {channels_first.shape} for a net, {dog.dtype}")
+
+        cats, names = data.read_images(data.find("cats", config.data_dir))
+        batch = data.to_tensor(cats)
+        mean, std = data.channel_statistics(batch)
+        normalized = data.normalize(batch, mean.tolist(), std.tolist())
+        print(
+            f"cats: {', '.join(names)}: batch {batch.shape}, {batch.dtype}, in [0, 1] after / 255"
+        )
+        print(f"      channels: mean {np.round(mean, 4)}, deviation {np.round(std, 4)}")
+        after = data.channel_statistics(normalized)
+        off = float(max(np.abs(after[0]).max(), np.abs(after[1] - 1).max()))
+        print(f"      standardised: mean 0 and deviation 1 to {off:.0e}")
+        if off > 1e-5:
+            raise ValueError(f"cats: standardised channels are off by {off:.1e}")
+
+        rows = ledger.compare(
+            "images", {"dog": {"read": dog.shape, "channels_first": channels_first.shape}}
+        )
+        ledger.show(rows)
+        run.metrics |= {
+            "cats": {"files": names, "shape": batch.shape, "mean": mean, "std": std},
+            "standardised_off_by": off,
+            "ledger": [dataclasses.asdict(row) for row in rows],
+        }
+        report.save_images(run.folder / "pictures.png", [dog, *cats], ["dog", *names], columns=4)
+    print(f"record and plot: {run.folder}")
+    return ledger.failed(rows)
