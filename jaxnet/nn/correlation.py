@@ -234,6 +234,7 @@ def _channels_last_conv(x, w, stride, pads, lhs_dilation=None, rhs_dilation=None
 # with canonical numbers too, so these are written as shifted copies of x.
 
 
+@partial(jax.jit, static_argnums=(2, 3, 4, 5), inline=True)
 def _correlate_narrow(x, w, stride, pads, dilation, groups):
     padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), *((*p, 0) for p in pads)))
     axes = zip(padded.shape[2:], _spans(w, dilation), stride, strict=True)

@@ -1,6 +1,7 @@
 """Upsampling: images of another size, by torch's index arithmetic."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -96,8 +97,14 @@ def interpolate(
         )
     if mode == "area":
         return adaptive_avg_pool(len(sizes), input, sizes)
+    return _resized(input, sizes, scales, mode, bool(align_corners))
+
+
+# One program: without the jit each of its many steps would be compiled alone.
+@partial(jax.jit, static_argnums=(1, 2, 3, 4), inline=True)
+def _resized(input, sizes, scales, mode, align_corners):
     for axis, (wanted, scale) in enumerate(zip(sizes, scales, strict=True), start=2):
-        places, weights = _taps(input, axis, wanted, scale, mode, bool(align_corners))
+        places, weights = _taps(input, axis, wanted, scale, mode, align_corners)
         if weights is None:
             input = _pick(input, axis, places[0])
             continue
@@ -197,22 +204,18 @@ def _pick(x: jax.Array, axis: int, places: np.ndarray) -> jax.Array:
     input moved by a few places. Slices and a stack of those have a gradient that is
     much faster than a gather's.
     """
-    size = x.shape[axis]
-    if np.array_equal(places, np.arange(size)):
+    size, own = x.shape[axis], np.arange(x.shape[axis])
+    if np.array_equal(places, own):
         return x
-    phases, rest = divmod(len(places), size)
-    middle = size // 2
-    steps = places.reshape(size, phases).T - np.arange(size) if rest == 0 else np.zeros((0, 1), int)
-    moves = [int(step[middle]) for step in steps] if rest == 0 else []
-    regular = all(
-        np.array_equal(np.arange(size) + step, np.clip(np.arange(size) + move, 0, size - 1))
-        for step, move in zip(steps, moves, strict=True)
-    )
-    if rest or not regular:
-        return jnp.take(x, places, axis)
-    moved = {move: _moved(x, axis, move) for move in moves}
-    stacked = jnp.stack([moved[move] for move in moves], axis + 1)
-    return stacked.reshape(*x.shape[:axis], len(places), *x.shape[axis + 1 :])
+    if len(places) % size == 0:
+        phases = places.reshape(size, -1).T  # (phases, size)
+        moves = [int(phase[size // 2]) - size // 2 for phase in phases]
+        clipped = [np.clip(own + move, 0, size - 1) for move in moves]
+        if np.array_equal(phases, clipped):
+            moved = {move: _moved(x, axis, move) for move in moves}
+            stacked = jnp.stack([moved[move] for move in moves], axis + 1)
+            return stacked.reshape(*x.shape[:axis], len(places), *x.shape[axis + 1 :])
+    return jnp.take(x, places, axis)
 
 
 def _moved(x: jax.Array, axis: int, move: int) -> jax.Array:
