@@ -19,9 +19,10 @@ TOLERANCES: dict[tuple[str, str], float] = {
     # Parameters after any of 100 steps, relative to their largest over the run.
     ("optimizer", "float32"): 1e-6,
     ("optimizer", "float64"): 1e-12,
-    # Muon's iteration runs in bfloat16 whatever the parameter is, and amplifies its rounding.
-    ("muon", "float32"): 2e-3,
-    ("muon", "float64"): 2e-3,
+    # Muon's matrix iteration runs in bfloat16 whatever the parameter is: a sum in another
+    # order can move one digit of it, 4e-3 of an update of lr = 1e-3, for good.
+    ("muon", "float32"): 1e-4,
+    ("muon", "float64"): 1e-4,
 }
 
 

@@ -1,9 +1,14 @@
-"""Writes the golden arrays of the optimizers, with torch: python -m tests.golden.make_optim"""
+"""Writes the golden arrays of optimizers and schedules, with torch.
+
+Run it when a row is added or changed: python -m tests.golden.make_optim
+"""
 
 import numpy as np
 
+from tests.optim import schedules
 from tests.optim.runs import run_torch
 from tests.optim.test_optimizers import ROWS, SHOWN
+from tests.optim.test_schedules import PLATEAUS, torch_plateau_rates
 from tests.table import GOLDEN
 
 
@@ -14,9 +19,16 @@ def main() -> None:
         for dtype in ("float32", "float64")
         for name, value in run_torch(row, dtype).items()
     }
-    path = GOLDEN / "optim.npz"
+    _write("optim", arrays)
+    arrays = {name: schedules.torch_values(name)[schedules.SHOWN] for name in schedules.ROWS}
+    arrays |= {f"plateau {i}": torch_plateau_rates(row) for i, row in enumerate(PLATEAUS)}
+    _write("optim_schedules", arrays)
+
+
+def _write(family: str, arrays: dict[str, np.ndarray]) -> None:
+    path = GOLDEN / f"{family}.npz"
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
-    print(f"optim: {len(ROWS)} rows, {path.stat().st_size / 1024:.0f} KiB")
+    print(f"{family}: {len(arrays)} arrays, {path.stat().st_size / 1024:.0f} KiB")
 
 
 if __name__ == "__main__":

@@ -66,15 +66,16 @@ def run(optimizer: Any, params: Any, grads: Any, dtype: Any) -> dict[str, np.nda
 
 
 def run_torch(row: Row, dtype: Any) -> dict[str, np.ndarray]:
-    """The same from torch, parameter by parameter (foreach=False)."""
+    """The same from torch, parameter by parameter (foreach=False); bfloat16 as float32."""
     import torch
 
-    kind = torch.float64 if np.dtype(dtype) == np.float64 else torch.float32
+    kinds = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+    kind = kinds[np.dtype(dtype).name]
     params, grads = problem(row.shapes)
     tensors = {name: torch.tensor(p, dtype=kind).requires_grad_() for name, p in params.items()}
     # torch keeps a few scalars of the state in its default dtype
     before = torch.get_default_dtype()
-    torch.set_default_dtype(kind)
+    torch.set_default_dtype(torch.float32 if kind == torch.bfloat16 else kind)
     try:
         plain = {} if row.name == "Muon" else {"foreach": False}
         optimizer = getattr(torch.optim, row.name)(list(tensors.values()), **row.kwargs, **plain)
@@ -84,7 +85,9 @@ def run_torch(row: Row, dtype: Any) -> dict[str, np.ndarray]:
                 tensor.grad = torch.tensor(grads[name][i], dtype=kind)
             optimizer.step()
             for name, tensor in tensors.items():
-                seen[name].append(tensor.detach().numpy().copy())
+                narrow = tensor.detach()
+                wide = narrow.float() if kind == torch.bfloat16 else narrow
+                seen[name].append(wide.numpy().copy())
     finally:
         torch.set_default_dtype(before)
     return {name: np.stack(values) for name, values in seen.items()}
