@@ -48,3 +48,9 @@ def test_seeds_give_a_prediction_interval():
 def test_one_run_gets_no_verdict():
     rows = ledger.compare_over_seeds("cifar2.net", {"val_accuracy": [0.5]}, complete=False)
     assert [r.verdict for r in rows if r.figure.endswith("val_accuracy")] == ["-"]
+
+
+def test_a_text_is_held_to_the_letter():
+    for given, verdict in (("bennet", "ok"), ("Bennet", "OFF")):
+        rows = ledger.compare("text", {"words": ["impossible", "mr", given]}, complete=False)
+        assert [r.verdict for r in rows if r.figure == "text.words.2"] == [verdict]

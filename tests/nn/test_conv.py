@@ -18,12 +18,10 @@ from tests.table import HAS_TORCH, Case, table
 F = nn.functional
 
 CASES = [
-    Case("Conv1d", (2, 3, 3), inputs=[(2, 2, 7)]),
     Case("Conv1d", (4, 6, 2, 2, 1, 2, 2), inputs=[(4, 9)]),
-    Case("Conv2d", (3, 4, 3), {"padding": 1}, inputs=[(2, 3, 6, 5)]),
+    Case("Conv2d", (3, 4, 3), {"padding": "valid"}, inputs=[(2, 3, 6, 5)]),
     Case("Conv2d", (2, 3, (2, 3), (2, 1), (1, 0), (1, 2), 1, False), inputs=[(2, 2, 6, 7)]),
     Case("Conv2d", (2, 3, (5, 3)), {"padding": "same", "dilation": (1, 2)}, inputs=[(1, 2, 5, 6)]),
-    Case("Conv2d", (2, 3, 2), {"padding": "valid", "stride": 2}, inputs=[(2, 5, 6)]),
     Case("Conv2d", (2, 2, 1), {"padding": 1, "stride": 3}, inputs=[(1, 2, 5, 4)], id="pad > span"),
     Case("Conv2d", (4, 4, 3), {"padding": 1, "stride": 2, "groups": 4}, inputs=[(2, 4, 6, 5)]),
     Case("Conv2d", (4, 6, 3), {"padding": 1, "dilation": 2, "groups": 2}, inputs=[(2, 4, 6, 6)]),
@@ -136,7 +134,7 @@ def test_second_derivative():
         found = {}
         for form in ("loop", "native"):
             with convolution_form(form):
-                found[form] = jax.grad(penalty, (0, 1))(x, w)
+                found[form] = jax.jit(jax.grad(lambda x, w: penalty(x, w), (0, 1)))(x, w)
         for a, b in zip(found["loop"], found["native"], strict=True):
             assert distance("gradient", a, b) <= tolerance("gradient", "float64")
 
@@ -144,8 +142,8 @@ def test_second_derivative():
 def test_vmap():
     x, w = _random((3, 2, 2, 5, 5), (3, 4, 2, 3, 3))
     gradient = jax.grad(lambda w, x: (F.conv2d(x, w) ** 2).sum())
-    together = jax.vmap(gradient)(w, x)
-    alone = jnp.stack([gradient(a, b) for a, b in zip(w, x, strict=True)])
+    together = jax.jit(jax.vmap(gradient))(w, x)
+    alone = jax.lax.map(lambda pair: gradient(*pair), (w, x))
     assert distance("gradient", together, alone) <= tolerance("gradient", "float32")
 
 
@@ -210,7 +208,7 @@ def test_equals_its_definition(case):
 
 
 @pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(convolutions(), st.sampled_from(["zeros", "zeros", "reflect", "replicate", "circular"]))
 def test_equals_torch(case, padding_mode):
     import torch
@@ -238,9 +236,17 @@ def test_equals_torch(case, padding_mode):
                 ours(given_x)
             return
         expected.sum().backward()
-        assert distance("forward", ours(given_x), expected.detach()) <= 1e-10
-        gradient = jax.grad(lambda x: ours(x).sum())(given_x)
-        assert distance("gradient", gradient, x.grad) <= 1e-10
+        output, gradient = jax.jit(_output_and_gradient(ours))(given_x)
+    assert distance("forward", output, expected.detach()) <= 1e-10
+    assert distance("gradient", gradient, x.grad) <= 1e-10
+
+
+def _output_and_gradient(function):
+    def both(x):
+        output, back = jax.vjp(function, x)
+        return output, back(jnp.ones_like(output))[0]
+
+    return both
 
 
 INITIAL = [

@@ -15,7 +15,6 @@ from tests.table import HAS_TORCH, Case, table
 F = nn.functional
 
 CASES = [
-    Case("ConvTranspose1d", (2, 3, 3), inputs=[(2, 2, 4)]),
     Case("ConvTranspose1d", (4, 2, 2, 3, 1, 2, 2, True, 3), inputs=[(4, 5)]),
     Case("ConvTranspose2d", (3, 2, 3), {"stride": 2, "padding": 1}, inputs=[(2, 3, 4, 3)]),
     Case(
@@ -89,7 +88,7 @@ def transposes(draw):
 
 
 @pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(transposes())
 def test_equals_torch(case):
     import torch

@@ -20,11 +20,10 @@ CASES = [
     Case("Upsample", (None, 1.7, "linear"), inputs=[(2, 2, 6)]),
     Case("Upsample", (None, 1.7, "linear", False, True), inputs=[(2, 2, 6)], id="recomputed"),
     Case("Upsample", (None, 2, "bilinear"), inputs=[(1, 2, 3, 4)]),
-    Case("Upsample", ((3, 9), None, "bilinear", True), inputs=[(1, 2, 5, 4)]),
+    Case("UpsamplingBilinear2d", ((5, 4),), inputs=[(1, 2, 3, 3)]),
     Case("Upsample", (None, (1.5, 3.0), "bicubic"), inputs=[(1, 2, 4, 3)]),
     Case("Upsample", ((4, 2, 5), None, "trilinear"), inputs=[(1, 2, 2, 3, 4)]),
     Case("Upsample", (None, 0.6, "area"), inputs=[(1, 2, 5, 4)]),
-    Case("UpsamplingBilinear2d", ((5, 4),), inputs=[(1, 2, 3, 3)]),
     Case("UpsamplingNearest2d", (), {"scale_factor": (3, 2)}, inputs=[(1, 2, 2, 3)]),
 ]
 TestUpsample = table("nn_upsample", CASES)
@@ -64,10 +63,14 @@ def test_equals_torch(case):
     weight = np.random.RandomState(1).standard_normal(expected.shape)
     (expected * torch.tensor(weight)).sum().backward()
     with jax.enable_x64(True):
-        here, weight = jnp.asarray(x), jnp.asarray(weight)
-        assert distance("forward", F.interpolate(here, **options), expected.detach()) <= 1e-10
-        gradient = jax.grad(lambda x: (F.interpolate(x, **options) * weight).sum())(here)
-        assert distance("gradient", gradient, there.grad) <= 1e-10
+
+        def both(x, weight):
+            output, back = jax.vjp(lambda x: F.interpolate(x, **options), x)
+            return output, back(weight)[0]
+
+        output, gradient = jax.jit(both)(jnp.asarray(x), jnp.asarray(weight))
+    assert distance("forward", output, expected.detach()) <= 1e-10
+    assert distance("gradient", gradient, there.grad) <= 1e-10
 
 
 @settings(max_examples=10, deadline=None)

@@ -1,0 +1,59 @@
+"""The experiments on the documents' data: images, ct_scan, wine, bikes, austen, cifar10_stats."""
+
+import importlib
+import json
+import os
+
+import pytest
+
+from experiments.__main__ import names, run
+
+DATA = os.environ.get("JAXNET_DATA")
+FIGURES = {
+    "austen": 28,
+    "bikes": 50,
+    "cifar10_stats": 6,
+    "ct_scan": 8,
+    "images": 6,
+    "wine": 45,
+}
+
+
+@pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_holds(name, tmp_path, capsys):
+    assert run(name, ["--out", str(tmp_path)]) == 0
+    assert f"{FIGURES[name]} of {FIGURES[name]} figures hold" in capsys.readouterr().out
+    (folder,) = (tmp_path / name).iterdir()
+    record = json.loads((folder / "record.json").read_text())
+    assert len(record["metrics"]["ledger"]) == FIGURES[name]
+    assert [path for path in folder.iterdir() if path.suffix == ".png"]
+
+
+@pytest.mark.parametrize("name", FIGURES.keys() - {"cifar10_stats"})
+def test_missing_data_gives_one_error_and_leaves_nothing(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("JAXNET_DATA", raising=False)
+    monkeypatch.setenv("JAXNET_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    arguments = ["--out", str(tmp_path / "runs"), "--data-dir", str(tmp_path / "data")]
+    assert name in names()
+    assert run(name, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert f"in any of\n  {tmp_path / 'data'}" in error
+    assert list((tmp_path / "runs" / name).iterdir()) == []
+    assert importlib.import_module(f"experiments.{name}").DATA
+
+
+@pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
+def test_another_threshold_is_held_against_nothing(tmp_path, capsys):
+    assert run("wine", ["--out", str(tmp_path), "--threshold", "0"]) == 0
+    assert "figures are for 141.83" in capsys.readouterr().out
+
+
+def test_damaged_data_is_one_error(tmp_path, capsys):
+    file = tmp_path / "winequality-white.csv"
+    file.write_text("fixed acidity;quality\n7;good\n")
+    arguments = ["--out", str(tmp_path / "runs"), "--data-dir", str(tmp_path)]
+    assert run("wine", arguments) == 2
+    assert "line 2, column 'quality': 'good' is no number" in capsys.readouterr().err
