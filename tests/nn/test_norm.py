@@ -19,18 +19,14 @@ def faint(shape):
 
 
 CASES = [
-    Case("LayerNorm", (4,), inputs=[(3, 4)]),
     Case("LayerNorm", ((2, 3),), {"bias": False}, inputs=[(4, 2, 3)]),
     Case("LayerNorm", ([3],), {"eps": 0.1, "elementwise_affine": False}, inputs=[(2, 3)]),
     Case("LayerNorm", (4,), inputs=[faint((3, 4))], id="faint"),
-    Case("GroupNorm", (2, 4), inputs=[(2, 4, 3)]),
     Case("GroupNorm", (3, 3), {"bias": False}, inputs=[(2, 3, 2, 2)]),
-    Case("GroupNorm", (1, 4), {"affine": False}, inputs=[(3, 4)]),
     Case("GroupNorm", (2, 4), inputs=[faint((2, 4, 3))], id="faint"),
     Case("RMSNorm", (4,), inputs=[(3, 4)]),
     Case("RMSNorm", ((2, 3),), {"eps": 0.1}, inputs=[(2, 3)]),
     Case("RMSNorm", (3,), {"elementwise_affine": False, "eps": 1e-5}, inputs=[faint((2, 3))]),
-    Case("LocalResponseNorm", (3, 0.5), inputs=[(2, 4, 3)]),
     Case("LocalResponseNorm", (2, 0.5, 1.2, 2.0), inputs=[(2, 3, 2, 2)]),
 ]
 TestNorm = table("nn_norm", CASES)
@@ -79,9 +75,9 @@ def test_normalisation_by_definition(n, groups, per_group, length, centre, sprea
             assert np.allclose(ours, wanted, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("offset", "allowed"), [(1e2, 1e-4), (1e4, 1e-2)])
-def test_numbers_far_from_zero(offset, allowed):
-    # What float32 means alone cost, as in torch; mean(x^2) - mean(x)^2 would give nan or 100s.
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_numbers_far_from_zero(offset):
+    # A float32 mean alone costs 1e-3 at 1e4; mean(x^2) - mean(x)^2 gives nonsense.
     x = (offset + np.random.RandomState(0).standard_normal((4, 6, 50))).astype(np.float32)
     for y, axes in (
         (F.layer_norm(x, 50), 2),
@@ -89,7 +85,7 @@ def test_numbers_far_from_zero(offset, allowed):
         (F.batch_norm(x, None, None, training=True), (0, 2)),
         (F.group_norm(x, 6), 2),
     ):
-        assert np.abs(y - by_definition(x, axes, 1e-5)).max() < allowed
+        assert np.abs(y - by_definition(x, axes, 1e-5)).max() < 1e-5
 
 
 def test_half_precision_is_computed_in_float32():
