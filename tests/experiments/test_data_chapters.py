@@ -57,3 +57,19 @@ def test_damaged_data_is_one_error(tmp_path, capsys):
     arguments = ["--out", str(tmp_path / "runs"), "--data-dir", str(tmp_path)]
     assert run("wine", arguments) == 2
     assert "line 2, column 'quality': 'good' is no number" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("wine_regression", ["--seeds", "1", "--epochs", "30"]),
+        ("bike_forecast", ["--seeds", "1", "--epochs", "12"]),
+    ],
+)
+def test_nets_beat_the_line_in_a_short_run(name, settings, tmp_path, capsys):
+    assert run(name, ["--out", str(tmp_path), *settings]) == 0, capsys.readouterr().out
+    assert run(name, ["--out", str(tmp_path), "--lr", "0"]) == 2
+    assert "--lr: 0.0; a positive number" in capsys.readouterr().err
+    (folder,) = (tmp_path / name).iterdir()
+    assert (folder / "record.json").is_file()

@@ -1,0 +1,198 @@
+"""Tensor operations, PyTorch's line beside JAX's, each run and held to its result.
+
+The operations of the two introductions: creation, dtype, indexing, transposing,
+reshaping, scattering, joining, comparing, multiplying, sharing memory, changing in
+place. Each row is run here in JAX; PyTorch's line is run by the test suite, against
+the same result.
+
+    python -m experiments tensors
+
+Result: every line gives its result. What differs: arrays do not change (`.at[]`
+gives a new one), float64 needs to be asked for, there are no strides to see.
+"""
+
+import dataclasses
+import textwrap
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.settings import Settings
+from jaxnet import report, train
+from jaxnet.random import Generator
+
+DATA = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """Settings of tensors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One operation.
+
+    Attributes:
+        what: its name.
+        torch: PyTorch's expression.
+        jax: JAX's expression.
+        result: of both, as lists and numbers; arrays are compared by their values.
+        differs: what a PyTorch user has to know, if anything.
+    """
+
+    what: str
+    torch: str
+    jax: str
+    result: Any
+    differs: str = ""
+
+
+# In both columns: points is 3 x 2, a is 2 x 3, b is 3 x 2, labels holds 2 and 0.
+START = {
+    "points": [[4.0, 1.0], [5.0, 3.0], [2.0, 1.0]],
+    "a": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]],
+    "b": [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]],
+    "labels": [2, 0],
+}
+
+LINES = (
+    Line("ones", "torch.ones(3)", "jnp.ones(3)", [1.0, 1.0, 1.0]),
+    Line("zeros", "torch.zeros(2, 2)", "jnp.zeros((2, 2))", [[0.0, 0.0]] * 2,
+         "the shape is one tuple"),
+    Line("from a list", "torch.tensor([[4.0, 1.0]])", "jnp.array([[4.0, 1.0]])", [[4.0, 1.0]]),
+    Line("size", "list(points.shape)", "list(points.shape)", [3, 2]),
+    Line("random, after manual_seed(1)", "torch.randn(2).round(decimals=4)",
+         "Generator(1).randn(2).round(4)", [0.6614, 0.2669],
+         "a generator is an object, and jaxnet's draws torch's numbers; jax.random takes keys"),
+    Line("like another", "list(torch.randn_like(points).shape)",
+         "list(jax.random.normal(jax.random.key(0), points.shape).shape)", [3, 2]),
+    Line("one element", "points[0, 1]", "points[0, 1]", 1.0),
+    Line("rows from 1 on", "points[1:, :]", "points[1:, :]", [[5.0, 3.0], [2.0, 1.0]]),
+    Line("beyond the end", "points[1:9]", "points[1:9]", [[5.0, 3.0], [2.0, 1.0]],
+         "a slice stops at the end in both; points[9] is an error in torch, the last row in JAX"),
+    Line("float32 by default", "str(points.dtype).split('.')[-1]", "str(points.dtype)", "float32"),
+    Line("float64", "str(torch.ones(2, dtype=torch.double).dtype).split('.')[-1]",
+         "double('str(jnp.ones(2, dtype=jnp.float64).dtype)')", "float64",
+         "needs jax.enable_x64(True); without it JAX gives float32 and a warning"),
+    Line("to integers", "points.long()", "points.astype(int)", [[4, 1], [5, 3], [2, 1]],
+         "32 bits wide unless x64 is on"),
+    Line("transpose", "points.t()", "points.T", [[4.0, 5.0, 2.0], [1.0, 3.0, 1.0]]),
+    Line("swap two axes", "list(torch.ones(3, 4, 5).transpose(0, 2).shape)",
+         "list(jnp.ones((3, 4, 5)).swapaxes(0, 2).shape)", [5, 4, 3],
+         "jnp's transpose takes all axes, as torch's permute does"),
+    Line("permute", "list(torch.ones(4, 5, 3).permute(2, 0, 1).shape)",
+         "list(jnp.ones((4, 5, 3)).transpose(2, 0, 1).shape)", [3, 4, 5]),
+    Line("contiguous", "points.t().contiguous()", "points.T", [[4.0, 5.0, 2.0], [1.0, 3.0, 1.0]],
+         "no strides: nothing to make contiguous, and no is_contiguous"),
+    Line("view", "a.view(3, 2)", "a.reshape(3, 2)", [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+         "reshape is the only one; the compiler decides whether it copies"),
+    Line("reshape, one side worked out", "a.reshape(-1, 2)", "a.reshape(-1, 2)",
+         [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+    Line("resize_ to fewer", "a.clone().resize_(2, 2)", "a.ravel()[:4].reshape(2, 2)",
+         [[1.0, 2.0], [3.0, 4.0]],
+         "torch's drops elements, or shows unset memory when it grows; here one says which"),
+    Line("unsqueeze", "list(points.unsqueeze(1).shape)", "list(jnp.expand_dims(points, 1).shape)",
+         [3, 1, 2]),
+    Line("one-hot by scatter_", "torch.zeros(2, 3).scatter_(1, labels.unsqueeze(1), 1.0)",
+         "jnp.zeros((2, 3)).at[jnp.arange(2), labels].set(1.0)", [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]],
+         "a new array; jax.nn.one_hot(labels, 3) is shorter"),
+    Line("stack", "torch.stack([points[:, 0], points[:, 1]])",
+         "jnp.stack([points[:, 0], points[:, 1]])", [[4.0, 5.0, 2.0], [1.0, 3.0, 1.0]]),
+    Line("cat", "torch.cat((a, a), dim=0)", "jnp.concatenate((a, a), axis=0)",
+         [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]] * 2),
+    Line("lt", "torch.lt(a, 3.5)", "jnp.less(a, 3.5)", [[True] * 3, [False] * 3], "or a < 3.5"),
+    Line("pick by a mask", "a[a > 4]", "a[a > 4]", [5.0, 6.0],
+         "not inside jit, where the size must be known: jnp.where(a > 4, a, 0)"),
+    Line("sum", "a.sum(dim=0)", "a.sum(axis=0)", [5.0, 7.0, 9.0]),
+    Line("sum to a number", "torch.sum(a).item()", "a.sum().item()", 21.0),
+    Line("mean", "torch.mean(a, dim=0)", "a.mean(axis=0)", [2.5, 3.5, 4.5]),
+    Line("variance", "torch.var(a, dim=0)", "a.var(axis=0, ddof=1)", [4.5, 4.5, 4.5],
+         "torch divides by n - 1; jnp by n unless ddof=1"),
+    Line("mm", "torch.mm(a, b)", "a @ b", [[4.0, 5.0], [10.0, 11.0]],
+         "no mm: it is matmul without broadcasting"),
+    Line("matmul broadcasts", "list(torch.matmul(torch.ones(5, 2, 3), b).shape)",
+         "list(jnp.matmul(jnp.ones((5, 2, 3)), b).shape)", [5, 2, 2]),
+    Line("shapes that do not fit", "fails('torch.mm(a, a)')", "fails('a @ a')", True,
+         "RuntimeError in torch, TypeError in JAX"),
+    Line("from numpy, shared", "shared()", "shared()", {"torch": True, "jax": False},
+         "torch.from_numpy sees later changes of the numpy array; jnp.array copies"),
+    Line("to numpy", "points.numpy().tolist()", "np.asarray(points).tolist()", START["points"],
+         "np.asarray of a JAX array cannot be written to"),
+    Line("add in place", "a.clone().add_(1)", "a + 1", [[2.0, 3.0, 4.0], [5.0, 6.0, 7.0]],
+         "arrays do not change: bind the result"),
+    Line("set an element", "put(points.clone())", "points.at[0, 1].set(9.0)",
+         [[4.0, 9.0], [5.0, 3.0], [2.0, 1.0]], "points[0, 1] = 9 is an error in JAX"),
+    Line("the original stays", "points", "points", START["points"]),
+)  # fmt: skip
+
+
+def evaluate(expression: str) -> Any:
+    """What a JAX expression of the table gives, as lists and numbers."""
+    names: dict[str, Any] = {
+        "jax": jax, "jnp": jnp, "np": np, "Generator": Generator,
+        "fails": lambda line: _fails(line, names), "double": lambda line: _double(line, names),
+        "shared": lambda: {"torch": True, "jax": _shares()},
+        **{name: jnp.asarray(value) for name, value in START.items()},
+    }  # fmt: skip
+    value = eval(expression, dict(names))  # the table's own text
+    return value.tolist() if isinstance(value, (jax.Array, np.ndarray)) else value
+
+
+def _fails(line: str, names: dict) -> bool:
+    try:
+        eval(line, dict(names))
+    except TypeError:
+        return True
+    return False
+
+
+def _double(line: str, names: dict) -> Any:
+    with jax.enable_x64(True):
+        return eval(line, dict(names))
+
+
+def _shares() -> bool:
+    source = np.zeros(3, np.float32)
+    array = jnp.array(source)
+    source[0] = 1
+    return bool(array[0] == 1)
+
+
+def main(config: Config) -> int:
+    """Runs the table; returns how many lines give something else."""
+    config.validate()
+    cpu = jax.devices("cpu")[0]
+    with jax.default_device(cpu), train.Run(config.out, "tensors", config) as run:
+        wrong, record = 0, []
+        for line in LINES:
+            got = evaluate(line.jax)
+            ok = got == line.result or (
+                isinstance(got, list)
+                and np.shape(got) == np.shape(line.result)
+                and np.allclose(got, line.result, rtol=1e-6)
+            )
+            wrong += not ok
+            print(f"{'ok ' if ok else 'OFF'}  {line.what}: {got}")
+            print(f"     torch  {line.torch}\n     jax    {line.jax}")
+            if line.differs:
+                print(textwrap.indent(textwrap.fill(line.differs, 90), "     note   "))
+            record.append(dataclasses.asdict(line) | {"got": got, "verdict": "ok" if ok else "OFF"})
+        print(f"{len(LINES) - wrong} of {len(LINES)} lines give their result")
+        run.metrics["lines"] = record
+        kept = [i for i, row in enumerate(record) if row["verdict"] == "ok"]
+        same = [i for i in kept if not LINES[i].differs]
+        panel = report.Panel(
+            "Operations of the introductions",
+            "line of the table",
+            "1: gives its result; 2: and reads the same in JAX",
+            [
+                report.Series("gives its result", kept, np.ones(len(kept)), "o"),
+                report.Series("nothing to learn anew", same, np.full(len(same), 2), "s"),
+            ],
+        )
+        report.save_panels(run.folder / "lines.png", [panel])
+    print(f"record and plot: {run.folder}")
+    return wrong
