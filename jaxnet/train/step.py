@@ -164,6 +164,7 @@ def make_train_step(
             state = state.replace(average=averaged)
         return state, {"loss": value, **metrics}
 
+    step.recipe = loss, compute_dtype  # type: ignore[attr-defined]  # for train.diagnose
     return step
 
 

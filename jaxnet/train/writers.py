@@ -1,0 +1,267 @@
+"""The numbers of a run, written while it goes on."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxnet.train.records import plain
+
+__all__ = ["Records"]
+
+Line = Mapping[str, Any]
+
+
+class Records:
+    """One line an epoch in FOLDER/history.jsonl, and elsewhere by name.
+
+    Lines are flushed one by one, so that the file of a killed run can be read. A run
+    that goes on from a checkpoint first takes away what was written after it: no line
+    is there twice.
+
+    Args:
+        folder: made if it is not there.
+        *also: "csv" (FOLDER/history.csv), "tensorboard" (event files in FOLDER, read by
+            `tensorboard --logdir FOLDER`), "visdom" (a running server).
+        every_step: whether each step gets a line too.
+        visdom: keyword arguments for `visdom.Visdom`, such as `port=8097, env="main"`.
+
+    Raises:
+        ValueError: an unknown name, or a folder that holds the records of another run.
+        ImportError: the package of a name is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *also: str,
+        every_step: bool = False,
+        visdom: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder).expanduser()
+        self.every_step = every_step
+        writers: dict[str, Any] = {
+            "csv": lambda: _Csv(self.folder / "history.csv"),
+            "tensorboard": lambda: _TensorBoard(self.folder),
+            "visdom": lambda: _Visdom(dict(visdom or {})),
+        }
+        for name in also:
+            if name not in writers:
+                raise ValueError(f"also: {name!r}; accepted are {', '.join(map(repr, writers))}")
+        self._writers = [_Jsonl(self.folder / "history.jsonl"), *(writers[n]() for n in also)]
+
+    def open(self, epoch: int, step: int, resume: bool = False) -> None:
+        """Begins, or goes on after an epoch and a step.
+
+        Args:
+            epoch: whole epochs done.
+            step: steps done.
+            resume: whether what is there belongs to this run; what lies behind the epoch
+                and step is then taken away.
+        """
+        file = self.folder / "history.jsonl"
+        if not resume and file.exists() and file.stat().st_size:
+            raise ValueError(
+                f"records: {file} holds another run; give another folder (a run with a "
+                "checkpoint folder goes on in its own)"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = []
+        for line in _read_lines(file):
+            if line.get("epoch", 0) <= epoch and line.get("step", 0) <= step:
+                kept.append(line)
+        for writer in self._writers:
+            writer.open(kept, step)
+
+    def epoch(self, line: Line) -> None:
+        """The numbers of an epoch: "epoch", "step" and the metrics."""
+        for writer in self._writers:
+            writer.write([line])
+
+    def steps(self, lines: Sequence[Line]) -> None:
+        """The numbers of some steps: "step", "in_epoch" and the metrics."""
+        if self.every_step:
+            for writer in self._writers:
+                writer.write(lines)
+
+    def images(self, name: str, images: Any, step: int = 0) -> None:
+        """A grid of images (N, C, H, W) with values in 0 to 1, where there is a place for it."""
+        for writer in self._writers:
+            if hasattr(writer, "images"):
+                writer.images(name, images, step)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; a killed run may have left half a one at the end."""
+    if not file.exists():
+        return []
+    lines = []
+    for text in file.read_text().splitlines(keepends=True):
+        if not text.endswith("\n"):
+            break
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def _replace(file: Path, text: str) -> None:
+    hidden = file.with_name(f".{file.name}")
+    hidden.write_text(text)
+    os.replace(hidden, file)
+
+
+def _scalars(line: Line) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in line.items()
+        if isinstance(value, float | int) and name not in ("epoch", "step", "in_epoch")
+    }
+
+
+class _Jsonl:
+    def __init__(self, file: Path) -> None:
+        self._path = file
+        self._file: Any = None
+
+    def open(self, kept: Sequence[Line], step: int) -> None:
+        _replace(self._path, "".join(map(self._text, kept)))
+        self._file = open(self._path, "a")  # noqa: SIM115
+
+    def _text(self, line: Line) -> str:
+        return json.dumps(plain(line), allow_nan=False) + "\n"
+
+    def write(self, lines: Sequence[Line]) -> None:
+        self._file.write("".join(map(self._text, lines)))
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _Csv:
+    """Epochs only, one row each; the columns are those of the first."""
+
+    def __init__(self, file: Path) -> None:
+        self._path = file
+        self._columns: list[str] = []
+        self._file: Any = None
+
+    def open(self, kept: Sequence[Line], step: int) -> None:
+        _replace(self._path, "")
+        self._file = open(self._path, "a", newline="")  # noqa: SIM115
+        self.write(kept)
+
+    def write(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            if "epoch" not in line:
+                continue
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            if not self._columns:
+                self._columns = list(line)
+                writer.writerow(self._columns)
+            writer.writerow([line.get(name, "") for name in self._columns])
+            self._file.write(text.getvalue())
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _TensorBoard:
+    """TensorBoard's own event files, without TensorFlow."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import tensorboard.compat.proto.event_pb2
+            import tensorboard.summary.writer.event_file_writer  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                'records: "tensorboard" needs the package: pip install tensorboard'
+            ) from error
+        self._folder = folder
+        self._writer: Any = None
+
+    def open(self, kept: Sequence[Line], step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer = EventFileWriter(str(self._folder))
+        # TensorBoard hides what an earlier, killed process wrote from this step on.
+        start = SessionLog(status=SessionLog.START)
+        self._add(Event(step=step + 1, session_log=start))
+
+    def _add(self, event: Any) -> None:
+        import time
+
+        event.wall_time = time.time()
+        self._writer.add_event(event)
+
+    def write(self, lines: Sequence[Line]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for line in lines:
+            place = "epoch" if "epoch" in line else "step"
+            values = [
+                Summary.Value(tag=f"{place}/{name}", simple_value=float(value))
+                for name, value in _scalars(line).items()
+            ]
+            self._add(Event(step=int(line["step"]), summary=Summary(value=values)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class _Visdom:
+    """A window a metric, with training and validation as two lines in it."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        try:
+            import visdom
+        except ImportError as error:
+            raise ImportError('records: "visdom" needs the package: pip install visdom') from error
+        self._server = visdom.Visdom(**{"raise_exceptions": True, **options})
+
+    def open(self, kept: Sequence[Line], step: int) -> None:
+        self._begun: set[str] = set()
+        self.write(kept)
+
+    def write(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            place = "epoch" if "epoch" in line else "step"
+            for name, value in _scalars(line).items():
+                window = f"{place} {name.removeprefix('val_')}"
+                trace = "validation" if name.startswith("val_") else "training"
+                options = {"title": window, "xlabel": place, "showlegend": True}
+                self._server.line(
+                    X=[line[place]],
+                    Y=[value],
+                    win=window,
+                    name=trace,
+                    update="append" if window in self._begun else None,
+                    opts=options,
+                )
+                self._begun.add(window)
+
+    def images(self, name: str, images: Any, step: int) -> None:
+        import numpy as np
+
+        pixels = np.clip(np.asarray(images, np.float32) * 255, 0, 255).astype(np.uint8)
+        self._server.images(pixels, win=name, nrow=8, opts={"title": f"{name}, step {step}"})
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,256 @@
+"""jaxnet/checkpoint.py: whole checkpoints or none, and errors that say what is wrong."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import checkpoint, losses, nn, optim, train
+from jaxnet.checkpoint import Checkpoints, DamagedError
+from jaxnet.random import Generator
+
+
+def make_state(width: int = 4, optimizer=None) -> train.TrainState:
+    g = Generator(0)
+    model = nn.Sequential(nn.Linear(3, width, rngs=g), nn.BatchNorm1d(width))
+    return train.create(model, optimizer or optim.Adam(lr=0.1), seed=7)
+
+
+def assert_same(a, b) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+
+def saved(folder: Path, *steps: int, **options) -> train.TrainState:
+    state = make_state()
+    with Checkpoints(folder, **options) as run:
+        for step in steps:
+            run.save(step, state, metrics={"loss": abs(step - 3)})
+    return state
+
+
+def test_a_training_state_comes_back_with_all_that_belongs_to_it(tmp_path):
+    optimizer = optim.Adam(lr=0.1)
+    state = make_state(optimizer=optimizer)
+    loss = train.supervised(losses.mse_loss)
+    epoch = train.make_epoch(train.make_train_step(loss, optimizer), 4)
+    data = jnp.ones((8, 3)), jnp.ones((8, 4))
+    state, _ = epoch(state, data, jnp.arange(8))
+    generator = Generator(3)
+    generator.randn(3)
+    with Checkpoints(tmp_path / "run") as run:
+        run.save(
+            2,
+            state,
+            metrics={"loss": np.float32(0.5)},
+            config={"lr": 0.1},
+            host={"generator": generator.get_state().tobytes(), "epoch": 1, "at": [1, None]},
+            arrays={"losses": np.arange(3.0), "none": np.zeros((0, 3), np.int8)},
+        )
+        epoch(state, data, jnp.arange(8))  # the state is given up while it is being written
+    back = Checkpoints(tmp_path / "run").restore(make_state(optimizer=optimizer))
+    again, _ = epoch(make_state(optimizer=optimizer), data, jnp.arange(8))
+    assert_same(back.state, again)
+    assert (back.step, back.metrics, back.config) == (2, {"loss": 0.5}, {"lr": 0.1})
+    assert (back.host["epoch"], back.host["at"]) == (1, [1, None])
+    drawn = Generator(0).set_state(np.frombuffer(back.host["generator"], np.uint8)).rand(5)
+    np.testing.assert_array_equal(drawn, generator.rand(5))
+    np.testing.assert_array_equal(back.arrays["losses"], np.arange(3.0))
+    assert back.arrays["none"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "bool", "int8", "uint32", "complex64"])
+def test_dtypes_and_odd_shapes(tmp_path, dtype):
+    tree = {
+        "a": jnp.ones((2, 1, 3), dtype),
+        "b": (jnp.zeros((), dtype), None, np.ones(2, dtype)),
+        "none": jnp.zeros((0, 2), dtype),
+        "keys": jax.random.split(jax.random.key(1, impl="rbg"), 3),
+        "number": 3,
+    }
+    with Checkpoints(tmp_path / "x") as run:
+        run.save(0, tree)
+        back = run.restore(tree).state
+    assert back.pop("number") == tree.pop("number")
+    assert_same(back, tree)
+    assert isinstance(back["b"][2], np.ndarray)
+
+
+def test_names_that_collide_stay_apart(tmp_path):
+    tree = {"a.b": {"c": jnp.ones(1)}, "a": {"b.c": jnp.zeros(2)}}
+    with Checkpoints(tmp_path) as run:
+        run.save(0, tree)
+        assert_same(run.restore(tree).state, tree)
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    saved(tmp_path, 1, 2, 3, 4, 5, 6, keep=2, best="loss")
+    run = Checkpoints(tmp_path, best="loss")
+    assert run.steps() == [3, 5, 6]
+    assert run.best_step() == 3
+    assert Checkpoints(tmp_path, best="loss", mode="max").best_step() == 6
+    assert run.restore(make_state()).step == 6
+    assert run.restore(make_state(), step=3).metrics == {"loss": 0.0}
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 4; there: 3, 5, 6"):
+        run.restore(make_state(), step=4)
+
+
+def test_a_nan_is_never_the_best(tmp_path):
+    with Checkpoints(tmp_path, keep=1, best="loss") as run:
+        for step, loss in enumerate([2.0, float("nan"), 3.0]):
+            run.save(step, {"w": jnp.zeros(1)}, metrics={"loss": loss})
+    assert run.steps() == [0, 2]
+
+
+def test_a_checkpoint_of_the_same_number_is_replaced(tmp_path):
+    with Checkpoints(tmp_path) as run:
+        run.save(1, {"w": jnp.zeros(1)})
+        run.save(1, {"w": jnp.ones(1)})
+        assert run.restore({"w": jnp.zeros(1)}).state["w"] == 1
+    assert run.steps() == [1]
+
+
+def test_another_model_is_named_array_by_array(tmp_path):
+    saved(tmp_path, 1)
+    with pytest.raises(ValueError, match="another model or optimizer") as error:
+        Checkpoints(tmp_path).restore(make_state(optimizer=optim.SGD(lr=0.1), width=5))
+    text = str(error.value)
+    assert "params.0.weight: float32[4, 3] in the checkpoint, float32[5, 3] asked for" in text
+    assert "only in the checkpoint: opt_state" in text
+    smaller = {"params": {"x": jnp.zeros(1)}}
+    with pytest.raises(ValueError, match=r"not in the checkpoint: params\.x"):
+        Checkpoints(tmp_path).restore(smaller)
+
+
+def test_a_folder_that_is_not_ours_stays_untouched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("words")
+    with pytest.raises(ValueError, match=r"holds thesis\.tex and no .*not a folder of checkpoints"):
+        Checkpoints(tmp_path)
+    with pytest.raises(ValueError, match="a file; give a folder"):
+        Checkpoints(tmp_path / "thesis.tex")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_reading_makes_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        Checkpoints(tmp_path / "none").restore({})
+    assert not (tmp_path / "none").exists()
+
+
+def test_two_writers_at_once(tmp_path):
+    with Checkpoints(tmp_path) as first:
+        first.claim()
+        with pytest.raises(ValueError, match="another process writes"):
+            Checkpoints(tmp_path).claim()
+    Checkpoints(tmp_path).claim()
+
+
+def files_of(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file() and p.stat().st_size)
+
+
+def test_damage_anywhere_is_noticed_and_the_one_before_is_used(tmp_path, capsys):
+    state = saved(tmp_path / "good", 1, 2)
+    files = files_of(tmp_path / "good" / "step_0000000002")
+    assert len(files) > 5
+    for i, file in enumerate(files):
+        for how in ("cut", "flip", "gone") if i < 2 else (("cut", "flip", "gone")[i % 3],):
+            copy = tmp_path / "copy"
+            shutil.copytree(tmp_path / "good", copy)
+            broken = copy / file.relative_to(tmp_path / "good")
+            content = bytearray(broken.read_bytes())
+            if how == "gone":
+                broken.unlink()
+            elif how == "cut":
+                broken.write_bytes(content[: len(content) // 2])
+            else:
+                content[len(content) // 2] ^= 0x10
+                broken.write_bytes(content)
+            back = Checkpoints(copy).restore(state)
+            assert_same(back.state, state)
+            assert back.step == 1
+            said = capsys.readouterr().err
+            assert "step_0000000002: damaged" in said
+            assert "looking for an older one" in said
+            with pytest.raises(DamagedError, match="step_0000000002: damaged"):
+                Checkpoints(copy).restore(state, step=2)
+            shutil.rmtree(copy)
+
+
+def test_all_damaged(tmp_path):
+    state = saved(tmp_path, 1, 2)
+    for step in (1, 2):
+        (tmp_path / f"step_{step:010d}" / "about.json").write_text("{")
+    with pytest.raises(DamagedError, match=r"step_0000000002: damaged.*step_0000000001: damaged"):
+        Checkpoints(tmp_path).restore(state)
+
+
+def test_a_killed_writer_leaves_nothing_that_counts(tmp_path):
+    state = saved(tmp_path, 1, 2)
+    shutil.copytree(tmp_path / "step_0000000002", tmp_path / ".step_0000000003.partial")
+    shutil.copytree(tmp_path / "step_0000000002", tmp_path / ".step_0000000000.gone")
+    os.rename(tmp_path / "step_0000000002", tmp_path / ".step_0000000002.replaced")
+    run = Checkpoints(tmp_path)
+    assert run.steps() == [1]
+    run.claim()
+    run.close()
+    assert run.restore(state).step == 2
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [".lock"]
+
+
+def test_a_file_system_that_refuses(tmp_path, monkeypatch):
+    state = saved(tmp_path / "run", 1)
+
+    def refuse(path, held):
+        raise ValueError("RESOURCE_EXHAUSTED: write failed: No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write_arrays", refuse)
+    run = Checkpoints(tmp_path / "run")
+    run.save(2, state)
+    with pytest.raises(OSError, match=r"run: the disk is full: .*No space left"):
+        run.wait()
+    run.close()
+    assert run.steps() == [1]
+    assert run.restore(state).step == 1
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="the folder cannot be written"):
+        Checkpoints(tmp_path / "file" / "run").save(1, state)
+
+
+def test_a_limit_on_file_size_is_a_full_disk(tmp_path):
+    """The real thing, as far as a test can have it: the system refuses to write on."""
+    program = f"""
+import resource, jax.numpy as jnp, numpy as np
+from jaxnet.checkpoint import Checkpoints
+run = Checkpoints({str(tmp_path)!r})
+run.save(1, {{"w": jnp.ones(10)}}); run.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+run.save(2, {{"w": np.random.RandomState(0).rand(10000)}})
+try:
+    run.wait()
+except OSError as error:
+    print(error)
+print(run.steps(), run.restore({{"w": jnp.ones(10)}}).step)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "the disk is full" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.endswith("[1] 1\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"keep": 0}, "keep: 0"), ({"keep": True}, "keep: True"), ({"mode": "up"}, "mode: 'up'")],
+)
+def test_wrong_arguments(tmp_path, options, says):
+    with pytest.raises(ValueError, match=says):
+        Checkpoints(tmp_path, **options)

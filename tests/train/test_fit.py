@@ -1,0 +1,374 @@
+"""jaxnet/train/fit.py: the loop on the host, and that nothing is lost when it is stopped."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import data, losses, metrics, nn, optim, train
+from jaxnet.checkpoint import Checkpoints
+from jaxnet.random import Generator
+
+LOSS = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
+OPTIMIZER = optim.Adam(lr=0.02)
+STEP = train.make_train_step(LOSS, OPTIMIZER)
+EVAL = train.make_eval_step(LOSS)
+
+
+def rows(n: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    x = np.random.RandomState(0).standard_normal((n, 3)).astype(np.float32)
+    return x, (x.sum(1) > 0).astype(np.int32)
+
+
+def make_state(optimizer=OPTIMIZER) -> train.TrainState:
+    g = Generator(1)
+    layers = nn.Linear(3, 8, rngs=g), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 2, rngs=g)
+    return train.create(nn.Sequential(*layers), optimizer, seed=3)
+
+
+def run(step=STEP, state=None, arrays=None, **options) -> train.Result:
+    options = {"epochs": 3, "batch_size": 8, "compilation_cache": False, "quiet": True} | options
+    return train.fit(state or make_state(), step, arrays or rows(), **options)
+
+
+def assert_same(a: train.Result, b: train.Result) -> None:
+    assert a.history == b.history
+    assert bits(a.state) == bits(b.state)
+
+
+def bits(state: train.TrainState) -> list[bytes]:
+    state = state.replace(key=jax.random.key_data(state.key))
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def test_the_steps_are_those_of_epochs_by_hand():
+    state, generator = make_state(), Generator(5)
+    epoch = train.make_epoch(STEP, 8)
+    expected = []
+    for _ in range(3):
+        order = jnp.asarray(data.epoch_order(50, generator))
+        state, measured = epoch(state, jax.tree.map(jnp.asarray, rows()), order)
+        expected.append(float(np.mean(np.asarray(measured["loss"], np.float64))))
+    given = Generator(5)
+    result = run(generator=given)
+    np.testing.assert_allclose([line["loss"] for line in result.history], expected, rtol=1e-5)
+    for name, value in state.params.items():
+        np.testing.assert_allclose(result.state.params[name], value, rtol=1e-4, atol=1e-5)
+    assert [line["step"] for line in result.history] == [7, 14, 21]
+    assert result.reason == "done"
+    np.testing.assert_array_equal(given.rand(3), generator.rand(3))
+
+
+@pytest.mark.parametrize("options", [{"chunk_steps": 1}, {"chunk_steps": 4}, {"feed": "host"}])
+def test_no_bit_depends_on_how_the_epoch_is_cut(options, capsys):
+    assert_same(run(chunk_steps=1000), run(**options))
+    assert ("fed from the host, as asked for" in capsys.readouterr().out) == ("feed" in options)
+
+
+def test_validation_weighs_rows_and_leaves_the_state_alone():
+    result = run(validation=rows(21), eval_step=EVAL, eval_batch_size=8)
+    _, whole = EVAL(result.state, jax.tree.map(jnp.asarray, rows(21)))
+    assert result.history[-1]["val_loss"] == pytest.approx(float(whole["loss"]), rel=1e-5)
+    assert result.history[-1]["val_accuracy"] == float(whole["accuracy"].compute())
+    assert_same(run(), train.Result(result.state, run().history, "done", 3, 0, 0))
+
+
+def test_patience_gives_back_the_best_weights(capsys):
+    frozen = train.make_train_step(LOSS, optim.SGD(lr=0.0))
+    state = make_state(optim.SGD(lr=0.0))
+    worse = iter([1.0, 0.5, 0.7, 0.6, 0.9])
+    seen = []
+
+    def judge(report):
+        seen.append(report.epoch)
+        return report.state.replace(
+            params=jax.tree.map(lambda p: p * 0 + report.epoch, report.state.params)
+        )
+
+    def eval_step(state, batch):
+        return state, {"loss": jax.pure_callback(lambda: np.float32(next(worse)), SCALAR)}
+
+    result = run(
+        frozen,
+        state,
+        epochs=10,
+        patience=2,
+        callbacks=[judge],
+        validation=rows(8),
+        eval_step=eval_step,
+    )
+    assert (result.reason, result.best_epoch, seen) == ("patience", 2, [1, 2, 3, 4])
+    assert set(np.unique(result.state.params["0.weight"])) == {1.0}  # the second epoch's
+    assert "stopped after epoch 4: patience" in capsys.readouterr().out
+
+
+SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
+
+
+def test_schedule_each_epoch():
+    optimizer = optim.SGD(lr=0.1)
+    schedule = optim.StepLR(optimizer, step_size=1, gamma=0.1)
+    rates = []
+
+    def look(report):
+        rates.append(float(optim.get_hyperparams(report.state.opt_state)["lr"]))
+
+    run(
+        train.make_train_step(LOSS, optimizer),
+        make_state(optimizer),
+        schedule=schedule.apply,
+        callbacks=[look],
+    )
+    np.testing.assert_allclose(rates, [0.1, 0.01, 0.001], rtol=1e-6)
+
+
+def plateau(optimizer):
+    reduce = optim.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0, threshold_mode="abs")
+
+    def cut(memory, state, measured):
+        memory, opt_state = reduce.step(memory, measured["loss"], state.opt_state)
+        return memory, state.replace(opt_state=opt_state)
+
+    return train.EachEpoch(cut, reduce.init())
+
+
+def test_a_callbacks_memory_is_kept(tmp_path):
+    optimizer = optim.SGD(lr=0.1)
+    step = train.make_train_step(LOSS, optimizer)
+    whole = run(step, make_state(optimizer), callbacks=[plateau(optimizer)], epochs=5)
+    rate = float(optim.get_hyperparams(whole.state.opt_state)["lr"])
+    assert rate == pytest.approx(1e-5)
+    for epochs in (2, 5):
+        again = run(
+            step,
+            make_state(optimizer),
+            callbacks=[plateau(optimizer)],
+            epochs=epochs,
+            checkpoint=tmp_path,
+        )
+    assert_same(whole, again)
+    with pytest.raises(ValueError, match=r"lacks callbacks\.1.*other callbacks"):
+        run(step, make_state(optimizer), callbacks=[plateau(optimizer)] * 2, checkpoint=tmp_path)
+
+
+def test_a_callback_stops_the_run():
+    result = run(callbacks=[lambda report: report.stop("enough") if report.epoch == 2 else None])
+    assert (result.reason, len(result.history)) == ("enough", 2)
+
+
+def test_time_budget_and_going_on(tmp_path):
+    results = []
+    for _ in range(60):  # each call does one stretch and stops
+        results.append(run(checkpoint=tmp_path, time_budget=0, chunk_steps=2))
+        if results[-1].reason == "done":
+            break
+    assert {result.reason for result in results[:-1]} == {"time"}
+    assert len(results) > 9
+    assert_same(results[-1], run())
+
+
+def test_patience_survives_being_stopped(tmp_path):
+    options = {"epochs": 6, "patience": 1, "mode": "max"}
+    whole = run(**options)
+    assert whole.reason == "patience"
+    for _ in range(40):
+        again = run(checkpoint=tmp_path, time_budget=0, chunk_steps=4, **options)
+        if again.reason != "time":
+            break
+    assert_same(whole, again)
+    assert again.reason == "patience"
+    assert_same(whole, run(checkpoint=tmp_path, **options))  # nothing is trained any more
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_stops(tmp_path, number):
+    def interrupt(report):
+        if report.epoch == 1:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    result = run(checkpoint=tmp_path, callbacks=[interrupt])
+    assert (result.reason, len(result.history)) == ("interrupted", 1)
+    assert signal.getsignal(number) is before
+    assert Checkpoints(tmp_path).steps() == [7]
+    assert_same(run(checkpoint=tmp_path), run())
+
+
+def test_a_checkpoint_of_other_settings(tmp_path):
+    run(checkpoint=tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="batch_size: 8 before, 4 now"):
+        run(checkpoint=tmp_path, batch_size=4)
+    with pytest.raises(ValueError, match="rows: 50 before, 20 now"):
+        run(checkpoint=tmp_path, arrays=rows(20))
+    with pytest.raises(ValueError, match="holds a run already"):
+        run(checkpoint=tmp_path, resume=False)
+    with pytest.raises(ValueError, match="another model or optimizer"):
+        run(state=make_state(optim.SGD(lr=0.1)), checkpoint=tmp_path)
+
+
+def poisoned(n: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    x, y = rows(n)
+    x[29] = np.nan
+    return x, y
+
+
+def test_a_loss_that_is_not_finite_stops_and_is_explained(tmp_path):
+    with pytest.raises(train.NonFiniteError, match="epoch 1, step 4: not finite") as caught:
+        run(arrays=poisoned(), shuffle=False, checkpoint=tmp_path)
+    found = caught.value
+    assert int(found.state.step) == 3
+    assert found.diagnosis.batch == "[0]"
+    assert found.diagnosis.layer == "0"
+    assert found.diagnosis.parameter is None
+    assert found.diagnosis.gradient == "0.weight"
+    reached = run(arrays=rows(24), shuffle=False, epochs=1)
+    assert bits(found.state) == bits(reached.state)
+
+
+def test_a_gradient_that_is_not_finite_behind_a_finite_loss():
+    class Root(nn.Module):
+        def __init__(self):
+            self.first = nn.Linear(3, 2, rngs=Generator(0))
+            self.scale = nn.Parameter(jnp.zeros(()))
+
+        def __call__(self, x):
+            return self.first(x) + jnp.sqrt(self.scale[...] * 0)
+
+    optimizer = optim.SGD(lr=0.1)
+    step = train.make_train_step(train.supervised(losses.cross_entropy), optimizer)
+    with pytest.raises(train.NonFiniteError, match="epoch 1, step 1:") as caught:
+        run(step, train.create(Root(), optimizer), chunk_steps=3)
+    found = caught.value.diagnosis
+    assert (found.layer, found.parameter, found.gradient) == (None, None, "scale")
+
+
+def test_skip_leaves_the_step_out_and_go_on_goes_on():
+    skipped = run(arrays=poisoned(), shuffle=False, epochs=1, nonfinite="skip")
+    assert np.isfinite(skipped.state.params["0.weight"]).all()
+    assert int(skipped.state.step) == 7
+    on = run(arrays=poisoned(), shuffle=False, epochs=1, nonfinite="go on")
+    assert np.isnan(on.state.params["0.weight"]).all()
+
+
+def test_bar_and_lines(capsys):
+    run(quiet=False)
+    shown = capsys.readouterr().err
+    assert "epoch 3/3: 100%" in shown
+    assert "loss" in shown
+    assert "samples/s" in shown
+    run(quiet=True)
+    out = capsys.readouterr()
+    assert out.err == ""
+    assert re.search(r"compiled training with batches of 8 in [\d.]+ s", out.out)
+    assert re.search(r"epoch 3/3: loss [\d.]+, accuracy [\d.]+, [\d,]+ samples/s", out.out)
+    lines: list[str] = []
+    run(quiet=True, log=lines.append)
+    assert capsys.readouterr().out == ""
+    assert lines[-1].startswith("epoch 3/3")
+
+
+def test_a_function_of_the_epoch_as_data(tmp_path):
+    asked = []
+
+    def arrays(epoch):
+        asked.append(epoch)
+        return jax.tree.map(lambda a: a * (1 + epoch) if a.dtype == np.float32 else a, rows())
+
+    whole = run(arrays=arrays)
+    assert asked == [0, 1, 2]
+    run(arrays=arrays, epochs=2, checkpoint=tmp_path)
+    assert_same(whole, run(arrays=arrays, checkpoint=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"epochs": -1}, "epochs: -1"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"mode": "best"}, "mode: 'best'; accepted are 'min', 'max'"),
+        ({"nonfinite": "no"}, "nonfinite: 'no'"),
+        ({"feed": "disk"}, "feed: 'disk'"),
+        ({"patience": 0}, "patience: 0"),
+        ({"time_budget": -1.0}, "time_budget: -1.0"),
+        ({"validation": rows(4)}, "validation, eval_step: one without the other"),
+        ({"monitor": "f1"}, "monitor: no metric 'f1'; there are loss, accuracy"),
+        ({"arrays": (np.zeros((3, 1)), np.zeros(4))}, r"shapes \[\(3, 1\), \(4,\)\]"),
+        ({"arrays": (np.zeros((0, 1)),)}, "holds no rows"),
+    ],
+)
+def test_wrong_arguments(options, says):
+    with pytest.raises(ValueError, match=says):
+        run(**options)
+
+
+PROGRAM = """
+import sys, zlib
+import numpy as np, jax
+sys.path.insert(0, {root!r})
+from jaxnet import train
+from tests.train import test_fit as here
+from jaxnet.random import Generator
+result = train.fit(
+    here.make_state(), here.STEP, here.rows(), epochs={epochs}, batch_size=8,
+    generator=Generator(2), checkpoint={folder!r}, records={records!r}, patience=100,
+    save_seconds=0.0, chunk_steps=2, quiet=True, keep=2,
+    callbacks=[here.plateau(here.OPTIMIZER)],
+)
+digest = zlib.crc32(b"".join(here.bits(result.state)) + repr(result.history).encode())
+print("digest", digest, flush=True)
+"""
+
+
+def killed_and_not(tmp_path: Path, epochs: int, kills: int, longest: float) -> None:
+    env = os.environ | {"JAXNET_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+
+    def start(name: str) -> subprocess.Popen:
+        names = {"root": str(Path(__file__).parents[2]), "folder": str(tmp_path / name)}
+        program = PROGRAM.format(epochs=epochs, records=str(tmp_path / f"{name}-records"), **names)
+        return subprocess.Popen(
+            [sys.executable, "-c", program], env=env, text=True, stdout=-1, stderr=subprocess.STDOUT
+        )
+
+    whole, error = start("whole").communicate()
+    digest = re.search(r"digest (\d+)", whole)
+    assert digest, whole
+    moments = random.Random(0)
+    killed = 0
+    while True:
+        run = start("killed")
+        if killed < kills:
+            assert run.stdout is not None
+            for line in run.stdout:  # up to where it trains and saves
+                if line.startswith(("compiled", "digest")):
+                    break
+            time.sleep(moments.uniform(0, longest))
+            killed += run.poll() is None
+            run.kill()
+            run.communicate()
+            continue
+        out, _ = run.communicate()
+        break
+    assert f"digest {digest[1]}" in out, out
+    kept = [(tmp_path / f"{name}-records" / "history.jsonl") for name in ("whole", "killed")]
+    timeless = [
+        re.sub(r'"(seconds|samples_per_second)": [^,}]+,? ?', "", k.read_text()) for k in kept
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
+    killed_and_not(tmp_path, epochs=4, kills=2, longest=0.5)
+
+
+@pytest.mark.slow
+def test_killed_many_times(tmp_path):
+    killed_and_not(tmp_path, epochs=30, kills=20, longest=2.0)
