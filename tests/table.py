@@ -229,9 +229,10 @@ def table(family: str, cases: Sequence[Case]) -> type:
 
     @pytest.mark.parametrize("case", cases, ids=str)
     class TestTable:
-        def test_equals_golden(self, case: Case) -> None:
-            assert_close(case, our_results(case, jnp.float32, jit=True),
-                         golden_results(family, case), "float32")  # fmt: skip
+        def test_float32_compiled_and_eager(self, case: Case) -> None:
+            compiled = our_results(case, jnp.float32, jit=True)
+            assert_close(case, compiled, golden_results(family, case), "float32")
+            assert_close(case, our_results(case, jnp.float32, jit=False), compiled, "float32")
 
         def test_float64_and_torch(self, case: Case) -> None:
             with jax.enable_x64(True):
@@ -239,10 +240,6 @@ def table(family: str, cases: Sequence[Case]) -> type:
             assert_close(case, ours, golden_results(family, case), "float64")
             if HAS_TORCH:
                 assert_close(case, ours, torch_results(case), "float64")
-
-        def test_jit_equals_eager(self, case: Case) -> None:
-            compiled = our_results(case, jnp.float32, jit=True)
-            assert_close(case, our_results(case, jnp.float32, jit=False), compiled, "float32")
 
         def test_state_dict_round_trip(self, case: Case) -> None:
             module, fresh = case.module(), case.module()
