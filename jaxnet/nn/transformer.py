@@ -2,11 +2,9 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxnet.nn.activation import gelu, relu
@@ -267,7 +265,7 @@ class TransformerEncoder(Module):
         enable_nested_tensor: bool = True,
         mask_check: bool = True,
     ) -> None:
-        self.layers = ModuleList(_twin(encoder_layer) for _ in range(num_layers))
+        self.layers = ModuleList(copy.deepcopy(encoder_layer) for _ in range(num_layers))
         self.num_layers = num_layers
         self.norm = norm
         self.enable_nested_tensor = enable_nested_tensor
@@ -305,7 +303,7 @@ class TransformerDecoder(Module):
         num_layers: int,
         norm: Callable[[jax.Array], jax.Array] | None = None,
     ) -> None:
-        self.layers = ModuleList(_twin(decoder_layer) for _ in range(num_layers))
+        self.layers = ModuleList(copy.deepcopy(decoder_layer) for _ in range(num_layers))
         self.num_layers = num_layers
         self.norm = norm
 
@@ -327,18 +325,3 @@ class TransformerDecoder(Module):
                 memory_key_padding_mask, bool(tgt_is_causal), memory_is_causal,
             )  # fmt: skip
         return tgt if self.norm is None else self.norm(tgt)
-
-
-def _twin(module: nnx.Module) -> Any:
-    """A copy with arrays of its own."""
-    return _in_order(copy.deepcopy(module), module)
-
-
-def _in_order(twin: nnx.Module, original: nnx.Module) -> nnx.Module:
-    """The copy with its attributes in the order of the original: flax sorts them by name."""
-    held = vars(twin)
-    for name, value in vars(original).items():
-        held[name] = held.pop(name)
-        if isinstance(value, nnx.Module):
-            _in_order(held[name], value)
-    return twin

@@ -56,7 +56,7 @@ def make_chunk(
 
         shapes = jax.eval_shape(once, state, start)[1]
         metrics = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
-        first = state if trains else (), metrics, start, jnp.array(True)
+        first: Any = state if trains else (), metrics, start, jnp.array(True)
         end = lax.while_loop(lambda carry: (carry[2] < stop) & carry[3], body, first)
         finite = _finite(end[0].params) if nonfinite == "stop" else jnp.array(True)
         return end[0], end[1], end[2], finite

@@ -78,7 +78,7 @@ def rows_of(data: Any, name: str) -> int:
             f"{name}: arrays of shapes {shapes}; accepted is a pytree of arrays with the same "
             "number of rows along axis 0"
         )
-    (rows,) = counts
+    rows = int(counts.pop() or 0)
     if rows == 0:
         raise ValueError(f"{name}: it holds no rows")
     return rows

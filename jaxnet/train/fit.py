@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -25,6 +26,9 @@ from jaxnet.train.state import TrainState
 from jaxnet.train.step import Step
 
 __all__ = ["EachEpoch", "EpochReport", "Result", "fit"]
+
+# Compiled stretches by step, so that a second call with the same step does not compile.
+_compiled: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 _SECONDS = 0.25  # how long a compiled call should take: the bar and Ctrl-C wait for it
 
@@ -293,7 +297,6 @@ class _Run:
         self.began = self.last_saved = time.perf_counter()
         self.saved_at: tuple[int, int] | None = None
         self.pace = options.chunk_steps or 1
-        self.compiled: dict[Any, Any] = {}
         self.checkpoints: Checkpoints | None = None
         self.recorder: Recorder | None = None
         self.partial: list[Any] = []  # metrics of the running epoch, by stretches
@@ -380,9 +383,9 @@ class _Run:
             if reason := self._stopped():
                 return reason
             late = time.perf_counter() - self.last_saved
-            if options.save_seconds is not None and stop < self.steps:
-                if late >= options.save_seconds:
-                    self._save()
+            due = options.save_seconds is not None and late >= options.save_seconds
+            if due and stop < self.steps:
+                self._save()
         seconds = time.perf_counter() - began - (self.compile_seconds - compiled)
         samples = self.rows - before * options.batch_size
         return self._end_of_epoch(seconds, samples / max(seconds, 1e-9))
@@ -486,28 +489,31 @@ class _Run:
         """Runs the steps from start to stop, which are number ... of the epoch."""
         step, data, order, size, capacity, training = program
         nonfinite = self.options.nonfinite if training else "go on"
-        shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves((data, order)))
-        name = (size, capacity, training, shapes)
+        leaves, structure = jax.tree.flatten((state, data, order))
+        shapes = tuple((x.shape, str(x.dtype), x.sharding) for x in leaves)
+        precision = getattr(jax.config, "jax_default_matmul_precision", None)
+        name = (size, capacity, training, nonfinite, precision, structure, shapes)
         ends = np.int32(start), np.int32(stop)
-        if name not in self.compiled:
+        compiled = _compiled.setdefault(step, {})
+        if name not in compiled:
             began = time.perf_counter()
             chunk = make_chunk(step, size, capacity, nonfinite=nonfinite, trains=training)
             lowered = jax.jit(chunk).lower(state, data, order, *ends)
-            self.compiled[name] = lowered.compile()
+            compiled[name] = lowered.compile()
             took = time.perf_counter() - began
             self.compile_seconds += took
             what = "training" if training else "validation"
             self.progress.write(f"compiled {what} with batches of {size} in {took:.2f} s")
-            self.progress.start()
-        chunk = self.compiled[name]
+        self.progress.start()
+        chunk = compiled[name]
         began = time.perf_counter()
         new, metrics, end, finite = chunk(state, data, order, *ends)
         count = int(end) - start
         metrics = jax.tree.map(lambda x: np.asarray(x)[:count], metrics)
         self._set_pace((time.perf_counter() - began) / max(count, 1), count)
-        if training and nonfinite == "stop":
-            if (count and not np.isfinite(metrics.get("loss", 0.0)).all()) or not finite:
-                self._explain(chunk, program, state, start, int(end), number)
+        fine = bool(finite) and np.isfinite(metrics.get("loss", 0.0)).all()
+        if training and nonfinite == "stop" and not fine:
+            self._explain(chunk, program, state, start, int(end), number)
         return new if training else state, metrics
 
     def _explain(
@@ -570,7 +576,9 @@ class _Run:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        kept: dict[int, Any] = {
+            number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+        }
 
         def stop(number: int, frame: Any) -> None:
             self.interrupted = True

@@ -25,7 +25,7 @@ def use_compilation_cache(log: Callable[[str], None] = print) -> Path | None:
     """
     from jax.experimental.compilation_cache import compilation_cache
 
-    folder = jax.config.jax_compilation_cache_dir
+    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
     if folder is None:
         folder = str(_cache_folder() / "compiled")
         try:

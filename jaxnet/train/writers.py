@@ -25,9 +25,8 @@ class Records:
     Args:
         folder: made if it is not there.
         *also: "csv" (FOLDER/history.csv), "tensorboard" (event files in FOLDER, read by
-            `tensorboard --logdir FOLDER`), "visdom" (a running server).
+            `tensorboard --logdir FOLDER`).
         every_step: whether each step gets a line too.
-        visdom: keyword arguments for `visdom.Visdom`, such as `port=8097, env="main"`.
 
     Raises:
         ValueError: an unknown name, or a folder that holds the records of another run.
@@ -39,14 +38,12 @@ class Records:
         folder: str | os.PathLike[str],
         *also: str,
         every_step: bool = False,
-        visdom: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder).expanduser()
         self.every_step = every_step
         writers: dict[str, Any] = {
             "csv": lambda: _Csv(self.folder / "history.csv"),
             "tensorboard": lambda: _TensorBoard(self.folder),
-            "visdom": lambda: _Visdom(dict(visdom or {})),
         }
         for name in also:
             if name not in writers:
@@ -86,12 +83,6 @@ class Records:
         if self.every_step:
             for writer in self._writers:
                 writer.write(lines)
-
-    def images(self, name: str, images: Any, step: int = 0) -> None:
-        """A grid of images (N, C, H, W) with values in 0 to 1, where there is a place for it."""
-        for writer in self._writers:
-            if hasattr(writer, "images"):
-                writer.images(name, images, step)
 
     def close(self) -> None:
         for writer in self._writers:
@@ -224,44 +215,3 @@ class _TensorBoard:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-class _Visdom:
-    """A window a metric, with training and validation as two lines in it."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        try:
-            import visdom
-        except ImportError as error:
-            raise ImportError('records: "visdom" needs the package: pip install visdom') from error
-        self._server = visdom.Visdom(**{"raise_exceptions": True, **options})
-
-    def open(self, kept: Sequence[Line], step: int) -> None:
-        self._begun: set[str] = set()
-        self.write(kept)
-
-    def write(self, lines: Sequence[Line]) -> None:
-        for line in lines:
-            place = "epoch" if "epoch" in line else "step"
-            for name, value in _scalars(line).items():
-                window = f"{place} {name.removeprefix('val_')}"
-                trace = "validation" if name.startswith("val_") else "training"
-                options = {"title": window, "xlabel": place, "showlegend": True}
-                self._server.line(
-                    X=[line[place]],
-                    Y=[value],
-                    win=window,
-                    name=trace,
-                    update="append" if window in self._begun else None,
-                    opts=options,
-                )
-                self._begun.add(window)
-
-    def images(self, name: str, images: Any, step: int) -> None:
-        import numpy as np
-
-        pixels = np.clip(np.asarray(images, np.float32) * 255, 0, 255).astype(np.uint8)
-        self._server.images(pixels, win=name, nrow=8, opts={"title": f"{name}, step {step}"})
-
-    def close(self) -> None:
-        pass

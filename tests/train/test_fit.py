@@ -79,7 +79,7 @@ def test_validation_weighs_rows_and_leaves_the_state_alone():
     _, whole = EVAL(result.state, jax.tree.map(jnp.asarray, rows(21)))
     assert result.history[-1]["val_loss"] == pytest.approx(float(whole["loss"]), rel=1e-5)
     assert result.history[-1]["val_accuracy"] == float(whole["accuracy"].compute())
-    assert_same(run(), train.Result(result.state, run().history, "done", 3, 0, 0))
+    assert bits(run().state) == bits(result.state)
 
 
 def test_patience_gives_back_the_best_weights(capsys):
@@ -167,12 +167,12 @@ def test_a_callback_stops_the_run():
 
 def test_time_budget_and_going_on(tmp_path):
     results = []
-    for _ in range(60):  # each call does one stretch and stops
-        results.append(run(checkpoint=tmp_path, time_budget=0, chunk_steps=2))
+    for _ in range(20):  # each call does one stretch and stops
+        results.append(run(checkpoint=tmp_path, time_budget=0, chunk_steps=4))
         if results[-1].reason == "done":
             break
     assert {result.reason for result in results[:-1]} == {"time"}
-    assert len(results) > 9
+    assert len(results) > 5
     assert_same(results[-1], run())
 
 
@@ -265,7 +265,8 @@ def test_bar_and_lines(capsys):
     assert "epoch 3/3: 100%" in shown
     assert "loss" in shown
     assert "samples/s" in shown
-    run(quiet=True)
+    fresh = train.make_train_step(LOSS, OPTIMIZER)
+    run(fresh, quiet=True)
     out = capsys.readouterr()
     assert out.err == ""
     assert re.search(r"compiled training with batches of 8 in [\d.]+ s", out.out)
@@ -338,7 +339,7 @@ def killed_and_not(tmp_path: Path, epochs: int, kills: int, longest: float) -> N
             [sys.executable, "-c", program], env=env, text=True, stdout=-1, stderr=subprocess.STDOUT
         )
 
-    whole, error = start("whole").communicate()
+    whole, _ = start("whole").communicate()
     digest = re.search(r"digest (\d+)", whole)
     assert digest, whole
     moments = random.Random(0)
@@ -351,13 +352,17 @@ def killed_and_not(tmp_path: Path, epochs: int, kills: int, longest: float) -> N
                 if line.startswith(("compiled", "digest")):
                     break
             time.sleep(moments.uniform(0, longest))
-            killed += run.poll() is None
+            if run.poll() is None:
+                killed += 1
+            else:  # it was done sooner: nothing is left to kill
+                kills = killed
             run.kill()
             run.communicate()
             continue
         out, _ = run.communicate()
         break
     assert f"digest {digest[1]}" in out, out
+    assert killed > 0
     kept = [(tmp_path / f"{name}-records" / "history.jsonl") for name in ("whole", "killed")]
     timeless = [
         re.sub(r'"(seconds|samples_per_second)": [^,}]+,? ?', "", k.read_text()) for k in kept
@@ -366,7 +371,7 @@ def killed_and_not(tmp_path: Path, epochs: int, kills: int, longest: float) -> N
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
-    killed_and_not(tmp_path, epochs=4, kills=2, longest=0.5)
+    killed_and_not(tmp_path, epochs=4, kills=2, longest=0.3)
 
 
 @pytest.mark.slow
