@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.optim.optimizer import Optimizer, check, lerp, make_optimizer, shrink
+from jaxnet.optim.optimizer import Optimizer, check, decoupled_decay, lerp, make_optimizer
 
 __all__ = ["Adafactor"]
 
@@ -63,13 +63,12 @@ def Adafactor(
         return {
             "weight": jnp.exp(k.beta2_decay * jnp.log(t)),
             "rho": jnp.minimum(k.lr, 1 / jnp.sqrt(t)),
-            "keep": 1 - k.lr * k.weight_decay,
         }
 
     def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
         eps1 = k.machine_eps if eps[0] is None else eps[0]
         alpha = jnp.maximum(eps[1], _rms(p, q)) * k.rho
-        decayed = q(shrink(p, k.keep))
+        decayed = decoupled_decay(p, k, q)
         slots = dict(s)
         if p.ndim > 1:
             row = slots["row_var"] = q(lerp(s["row_var"], _mean_square(g, -1, q), k.weight))

@@ -9,10 +9,11 @@ from jaxnet.optim.optimizer import (
     Optimizer,
     check,
     complement,
+    coupled_decay,
+    decoupled_decay,
     lerp,
     make_optimizer,
     one_minus_power,
-    shrink,
     zeros,
 )
 
@@ -99,7 +100,6 @@ def _adam(
             "b2": 1 - k.one_minus_beta2,
             "size": k.lr / one_minus_power(k.one_minus_beta1, t),
             "root": jnp.sqrt(one_minus_power(k.one_minus_beta2, t)),
-            "keep": 1 - k.lr * k.weight_decay,
         }
 
     def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
@@ -137,8 +137,8 @@ def decay(
     Decoupled decay leaves the gradient alone and shrinks the parameter.
     """
     if decoupled:
-        return g, q(shrink(p, k.keep))
-    return q(g + k.weight_decay * p), p
+        return g, decoupled_decay(p, k, q)
+    return coupled_decay(p, g, k, q), p
 
 
 def moments(g: jax.Array, s: Any, k: Any, q: Any) -> tuple[jax.Array, jax.Array]:
@@ -185,7 +185,7 @@ def Adamax(
         }
 
     def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = q(g + k.weight_decay * p)
+        g = coupled_decay(p, g, k, q)
         m = q(lerp(s["exp_avg"], g, k.one_minus_beta1))
         u = jnp.maximum(q(k.b2 * s["exp_inf"]), q(jnp.abs(g) + k.eps))
         return -k.size * m / u, {"exp_avg": m, "exp_inf": u}

@@ -10,10 +10,10 @@ from jaxnet.optim.optimizer import (
     Optimizer,
     check,
     complement,
+    decoupled_decay,
     lerp,
     make_optimizer,
     rounding,
-    shrink,
     zeros,
 )
 
@@ -80,7 +80,7 @@ def Muon(
 
     def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
         del t
-        return {"momentum": 1 - k.one_minus_momentum, "keep": 1 - k.lr * k.weight_decay}
+        return {"momentum": 1 - k.one_minus_momentum}
 
     def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
         buffer = q(lerp(s["momentum_buffer"], g, k.one_minus_momentum))
@@ -92,7 +92,7 @@ def Muon(
             ratio = math.sqrt(max(1, rows / columns))
         direction = newton_schulz(u, ns_coefficients, ns_steps, k.eps)
         change = -k.lr * ratio * direction.astype(p.dtype)
-        return (q(shrink(p, k.keep)) - p) + change, {"momentum_buffer": buffer}
+        return (decoupled_decay(p, k, q) - p) + change, {"momentum_buffer": buffer}
 
     def check_leaf(name: str, leaf: jax.Array) -> None:
         if jnp.ndim(leaf) != 2:

@@ -115,7 +115,7 @@ def make_optimizer(
     Args:
         name: torch's name.
         defaults: torch's arguments; `maximize` among them turns the gradient round.
-        hyperparams: what goes into the state, by name.
+        hyperparams: what goes into the state, by name; a weight_decay of 0 does not.
         rule: `rule(p, g, slots, k, q)` gives the update and the new slots of one
             parameter. `k` has the hyperparameters and the scalars as attributes, `q`
             rounds to the parameter's dtype where torch stores an intermediate result.
@@ -128,6 +128,10 @@ def make_optimizer(
     """
     slots, shared = dict(slots or {}), dict(shared or {})
     maximize = bool(defaults.get("maximize", False))
+    # Decay by a zero that is data would read every parameter once more.
+    hyperparams = {
+        key: value for key, value in hyperparams.items() if key != "weight_decay" or given(value)
+    }
 
     def init(params: Any) -> OptimizerState:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -166,6 +170,8 @@ def make_optimizer(
         flat_slots = {key: treedef.flatten_up_to(tree) for key, tree in state.slots.items()}
         step = state.step + 1
         known = {**state.hyperparams, **state.shared}
+        if "weight_decay" in known:
+            known["keep"] = 1 - known["lr"] * known["weight_decay"]
         if scalars is not None:
             t = step.astype(jnp.result_type(float))
             known |= scalars(SimpleNamespace(**known), t)
@@ -212,13 +218,29 @@ def rounding(dtype: Any) -> Callable[[jax.Array], jax.Array]:
     return lambda x: lax.reduce_precision(x, info.nexp, info.nmant)
 
 
+def given(value: Any) -> bool:
+    """Whether a term is there at all: its factor is not 0, or it is data."""
+    return isinstance(value, jax.Array) or value != 0
+
+
 def lerp(a: jax.Array, b: jax.Array, weight: jax.Array) -> jax.Array:
     """a + weight (b - a), exact at both ends, as torch.lerp computes it."""
-    return jnp.where(weight < 0.5, a + weight * (b - a), b - (b - a) * (1 - weight))
+    near = weight < 0.5
+    return jnp.where(near, a, b) + (b - a) * jnp.where(near, weight, weight - 1)
+
+
+def coupled_decay(p: jax.Array, g: jax.Array, k: Any, q: Any) -> jax.Array:
+    """g + weight_decay p, where the optimizer was built with weight decay."""
+    return q(g + k.weight_decay * p) if hasattr(k, "weight_decay") else g
+
+
+def decoupled_decay(p: jax.Array, k: Any, q: Any) -> jax.Array:
+    """(1 - lr weight_decay) p, where the optimizer was built with weight decay."""
+    return q(shrink(p, k.keep)) if hasattr(k, "weight_decay") else p
 
 
 def shrink(p: jax.Array, keep: jax.Array) -> jax.Array:
-    """keep p, rounded: decoupled weight decay, keep = 1 - lr weight_decay.
+    """keep p, rounded.
 
     Torch stores this product. For a parameter that hardly moves its rounding is the
     same at every step and adds up, so it must not be fused into the addition that
@@ -362,7 +384,8 @@ def set_hyperparams(opt_state: Any, group: int | None = None, **values: Any) -> 
             raise ValueError(
                 f"{name}: no hyperparameter of this state; there are "
                 f"{sorted(get_hyperparams(found[chosen[0]]))}. One that was 0 when the "
-                "optimizer was built and takes memory, as momentum does, cannot be turned on later"
+                "optimizer was built, as momentum or weight_decay, cannot be turned on later: "
+                "build it with the value"
             )
 
     def change(i: int, state: OptimizerState) -> OptimizerState:

@@ -68,7 +68,6 @@ def NAdam(
         return {
             "b2": 1 - k.one_minus_beta2,
             "correction2": one_minus_power(k.one_minus_beta2, t),
-            "keep": 1 - k.lr * k.weight_decay,
             "mu_product": product,
             # 1 - mu, without the digits that a difference of near numbers loses
             "of_g": k.lr * (k.one_minus_beta1 + b1 * half) / (1 - product),
@@ -136,7 +135,6 @@ def RAdam(
             "b2": 1 - k.one_minus_beta2,
             "correction1": one_minus_power(k.one_minus_beta1, t),
             "root": jnp.sqrt(one_minus_power(k.one_minus_beta2, t)),
-            "keep": 1 - k.lr * k.weight_decay,
             "rectified": rectified,
             "rect": jnp.sqrt(square),
         }

@@ -5,7 +5,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.optim.optimizer import Optimizer, check, complement, lerp, make_optimizer, zeros
+from jaxnet.optim.optimizer import (
+    Optimizer,
+    check,
+    complement,
+    coupled_decay,
+    given,
+    lerp,
+    make_optimizer,
+    zeros,
+)
 
 __all__ = ["Adadelta", "Adagrad", "RMSprop"]
 
@@ -39,10 +48,10 @@ def RMSprop(
     Raises:
         ValueError: an argument is out of range.
 
-    As with SGD, momentum cannot be turned on in the middle of a run.
+    As with SGD, what was 0 when it was built cannot be turned on later.
     """
     check("RMSprop", lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
-    buffered = isinstance(momentum, jax.Array) or momentum != 0
+    buffered = given(momentum)
     defaults = {
         "lr": lr,
         "momentum": momentum,
@@ -66,7 +75,7 @@ def RMSprop(
         return {"alpha": 1 - k.one_minus_alpha}
 
     def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = q(g + k.weight_decay * p)
+        g = coupled_decay(p, g, k, q)
         v = q(q(k.alpha * s["square_avg"]) + k.one_minus_alpha * g * g)
         slots = {"square_avg": v}
         if centered:
@@ -132,7 +141,7 @@ def Adagrad(
         return {"size": k.lr / (1 + (t - 1) * k.lr_decay)}
 
     def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = q(g + k.weight_decay * p)
+        g = coupled_decay(p, g, k, q)
         total = q(s["sum"] + g * g)
         return -k.size * g / q(q(jnp.sqrt(total)) + k.eps), {"sum": total}
 
@@ -184,7 +193,7 @@ def Adadelta(
         return {"rho": 1 - k.one_minus_rho}
 
     def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = q(g + k.weight_decay * p)
+        g = coupled_decay(p, g, k, q)
         v = q(q(k.rho * s["square_avg"]) + k.one_minus_rho * g * g)
         u = s["acc_delta"]
         delta = q(q(q(jnp.sqrt(q(u + k.eps))) / q(jnp.sqrt(q(v + k.eps)))) * g)

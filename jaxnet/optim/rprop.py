@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.optim.optimizer import Optimizer, check, make_optimizer, shrink, zeros
+from jaxnet.optim.optimizer import Optimizer, check, coupled_decay, make_optimizer, shrink, zeros
 
 __all__ = ["ASGD", "Rprop"]
 
@@ -117,7 +117,7 @@ def ASGD(
         }
 
     def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = q(g + k.weight_decay * p)
+        g = coupled_decay(p, g, k, q)
         new = q(q(shrink(p, k.keep)) - k.eta_now * g)
         ax = s["ax"]
         moved = q(ax + q(q(new - ax) * k.mu_now))

@@ -5,7 +5,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.optim.optimizer import Optimizer, check, complement, make_optimizer, zeros
+from jaxnet.optim.optimizer import (
+    Optimizer,
+    check,
+    complement,
+    coupled_decay,
+    given,
+    make_optimizer,
+    zeros,
+)
 
 __all__ = ["SGD"]
 
@@ -37,12 +45,12 @@ def SGD(
     Raises:
         ValueError: an argument is out of range.
 
-    Torch can turn momentum on in the middle of a run; here an optimizer that was
-    built without momentum has no buffer and refuses.
+    Torch can turn momentum and weight decay on in the middle of a run; here what was
+    0 when the optimizer was built is left out, and `set_hyperparams` refuses it.
     """
     check("SGD", lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
-    buffered = isinstance(momentum, jax.Array) or momentum != 0
-    if nesterov and not (buffered and (isinstance(dampening, jax.Array) or dampening == 0)):
+    buffered = given(momentum)
+    if nesterov and (not buffered or given(dampening)):
         raise ValueError(
             f"SGD: nesterov with momentum={momentum} and dampening={dampening}; "
             "accepted is a momentum above 0 and dampening=0"
@@ -57,19 +65,23 @@ def SGD(
     }
     hyperparams = {"lr": lr, "weight_decay": weight_decay}
     if buffered:
-        hyperparams |= {"momentum": momentum, "one_minus_dampening": complement(dampening)}
+        hyperparams["momentum"] = momentum
+    damped = buffered and given(dampening)
+    if damped:
+        hyperparams["one_minus_dampening"] = complement(dampening)
 
     def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
-        if not buffered:
+        if not damped:
             return {}
         whole = (t == 1) | (k.momentum == 0)
         return {"share": jnp.where(whole, 1, k.one_minus_dampening)}
 
     def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = q(g + k.weight_decay * p)
+        g = coupled_decay(p, g, k, q)
         if not buffered:
             return -k.lr * g, {}
-        buffer = q(q(k.momentum * s["momentum_buffer"]) + k.share * g)
+        buffer = q(k.momentum * s["momentum_buffer"])
+        buffer = q(buffer + (k.share * g if damped else g))
         g = q(g + k.momentum * buffer) if nesterov else buffer
         return -k.lr * g, {"momentum_buffer": buffer}
 

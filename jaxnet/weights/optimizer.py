@@ -38,9 +38,6 @@ for _name in ("RAdam", "Adamax", "RMSprop", "Adadelta", "Rprop", "ASGD"):
 
 _WITHOUT_STEP = ("SGD", "Muon")
 
-_INITIAL = ("dampening", "initial_accumulator_value")
-"""Of no importance once a run is under way; dampening is none without momentum."""
-
 
 def optimizer_state_dict(
     optimizer: Optimizer, opt_state: Any, params: Any, names: Sequence[str]
@@ -221,7 +218,12 @@ def _static_faults(
     """What the two optimizers were built with and cannot be changed."""
     faults = []
     for name, given in group.defaults.items():
-        if stored(name, given, own.hyperparams) or name not in saved or name in _INITIAL:
+        if stored(name, given, own.hyperparams) or name not in saved:
+            continue
+        # without effect: a run under way does not begin again, and without momentum
+        # nothing is dampened
+        idle = name == "dampening" and "momentum" not in own.hyperparams
+        if idle or name == "initial_accumulator_value":
             continue
         theirs = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
         if theirs != given:

@@ -178,6 +178,15 @@ def test_what_does_not_fit_is_named(change: Any, message: str) -> None:
         weights.load_optimizer_state_dict(*faulty(change))
 
 
+def test_dampening_that_was_not_built_in_is_named() -> None:
+    params = {"w": jnp.zeros(2)}
+    damped = optim.SGD(momentum=0.9, dampening=0.5)
+    saved = weights.optimizer_state_dict(damped, damped.init(params), params, ["w"])
+    plain = optim.SGD(momentum=0.9)
+    with pytest.raises(ValueError, match=r"dampening is 0.5, the optimizer was built with 0"):
+        weights.load_optimizer_state_dict(plain, plain.init(params), params, saved, ["w"])
+
+
 def test_names_and_optimizers_that_do_not_fit() -> None:
     optimizer, state, params, saved, _ = faulty(lambda s: None)
     with pytest.raises(ValueError, match=r"missing are \['b'\], repeated are \['a'\]"):
