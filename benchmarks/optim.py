@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from benchmarks.timing import Timing, interleave, machine, markdown
 from jax import lax
 
+from benchmarks.timing import Timing, interleave, machine, markdown
 from jaxnet import optim
 
 STEPS = 20  # in one scan
