@@ -20,6 +20,7 @@ from jaxnet.optim.optimizer import (
     states,
     stored,
 )
+from jaxnet.weights.arrays import as_numpy
 
 __all__ = ["load_optimizer_state_dict", "optimizer_state_dict"]
 
@@ -247,7 +248,7 @@ def _filled(
         return own
     shared = {}
     for key in ("step", *own.shared):
-        found = {float(_array(entry[key])) for entry in entries.values() if key in entry}
+        found = {float(as_numpy(entry[key])) for entry in entries.values() if key in entry}
         if len(found) > 1:
             faults.append(f"{where}: {key} differs between parameters, {sorted(found)}")
         elif found:
@@ -263,7 +264,7 @@ def _filled(
         if slot not in entry:
             faults.append(f"{where}: {dotted(path)} has no {slot}")
             return old
-        value = _array(entry[slot])
+        value = as_numpy(entry[slot])
         if value.shape != old.shape:
             faults.append(
                 f"{where}: {slot} of {dotted(path)} has shape {value.shape}, expected {old.shape}"
@@ -284,11 +285,3 @@ def _filled(
             for slot, tree in own.slots.items()
         },
     )
-
-
-def _array(value: Any) -> np.ndarray:
-    """A tensor or array as numpy; numpy has no bfloat16, and float32 holds it."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.float() if "bfloat16" in str(value.dtype) else value
-    return np.asarray(value)

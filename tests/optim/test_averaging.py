@@ -60,7 +60,6 @@ def test_update_bn_without_batch_norm_reads_no_data() -> None:
     optim.update_bn(iter(lambda: 1 / 0, None), nn.Linear(2, 2, rngs=Generator(0)))
 
 
-@pytest.mark.skipif(not hasattr(nn, "BatchNorm1d"), reason="needs nn.BatchNorm1d")
 def test_update_bn_takes_the_mean_of_all_batches() -> None:
     model = nn.Sequential(
         nn.Linear(3, 4, rngs=Generator(0)),
