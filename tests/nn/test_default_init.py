@@ -165,6 +165,14 @@ def test_equals_torch(net):
         assert_same(net, ours(build, seed), torchs(build, seed))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.parametrize("net", LARGE)
+def test_large_nets_equal_torch_for_every_seed(net):
+    for seed in range(100):
+        assert_same(net, ours(LARGE[net], seed), torchs(LARGE[net], seed))
+
+
 @pytest.mark.parametrize("rngs", [Generator(3), nnx.Rngs(3)], ids=["generator", "rngs"])
 def test_bounds_are_not_flaxs(rngs):
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weight and bias; flax: lecun_normal and zeros."""
