@@ -50,11 +50,14 @@ def documented(section: str) -> dict[str, Any]:
     return dict(_leaves(found))
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (dict, list, tuple, np.ndarray)):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
+def _leaves(
+    value: Any, name: str = "", kinds: Any = (Mapping, list, tuple, np.ndarray)
+) -> Iterator[tuple[str, Any]]:
+    """What is held by containers of some kinds, by dotted name."""
+    if isinstance(value, kinds):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
-            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+            yield from _leaves(item, f"{name}.{key}" if name else str(key), kinds)
     else:
         yield name, value
 
@@ -73,8 +76,7 @@ def compare(section: str, ours: Mapping[str, Any], complete: bool = True) -> lis
     for name, figure in documented(section).items():
         label = f"{section}.{name}"
         if name not in found:
-            verdict = "OFF" if complete else "not run"
-            rows.append(Row(label, str(figure), "-", "-", "-", verdict))
+            rows.append(_missing(label, figure, complete))
             continue
         if isinstance(figure, str):
             verdict = "ok" if found[name] == figure else "OFF"
@@ -101,13 +103,12 @@ def compare_over_seeds(section: str, ours: Mapping[str, Any], complete: bool = T
     """
     import scipy.stats
 
-    found = dict(_leaves_of_arrays(ours))
+    found = dict(_leaves(ours, kinds=Mapping))
     rows = []
     for name, figure in documented(section).items():
         label = f"{section}.{name}"
         if name not in found:
-            verdict = "OFF" if complete else "not run"
-            rows.append(Row(label, str(figure), "-", "-", "-", verdict))
+            rows.append(_missing(label, figure, complete))
             continue
         values = np.asarray(found[name], np.float64)
         n, mean = len(values), float(values.mean())
@@ -131,12 +132,8 @@ def compare_over_seeds(section: str, ours: Mapping[str, Any], complete: bool = T
     return rows
 
 
-def _leaves_of_arrays(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves_of_arrays(item, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
+def _missing(label: str, figure: Any, complete: bool) -> Row:
+    return Row(label, str(figure), "-", "-", "-", "OFF" if complete else "not run")
 
 
 def _half_digit(figure: Decimal | int) -> float:

@@ -75,7 +75,7 @@ def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"compute_dtype: {jnp.dtype(dtype)}; accepted is a floating dtype")
     kept = []
-    for _, variable in _params(model):
+    for variable in _params(model):
         kept.append((variable, variable[...]))
         variable.set_value(variable[...].astype(dtype))
     plain = type(model)
@@ -95,10 +95,8 @@ def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
                 variable.set_value(value)
 
 
-def _params(model: nnx.Module) -> Iterator[tuple[Any, nnx.Param]]:
-    for path, node in nnx.iter_graph(model):
-        if isinstance(node, nnx.Param):
-            yield path, node
+def _params(model: nnx.Module) -> Iterator[nnx.Param]:
+    return (node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Param))
 
 
 def _cast(x: Any, dtype: DTypeLike) -> Any:
