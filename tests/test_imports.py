@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import from tiers above its own (earlier here) and from itself.
 TIERS = [
-    {"random", "tree", "precision", "losses", "keys"},
+    {"random", "tree", "precision", "losses", "keys", "cache"},
+    {"kernels"},
     {"nn", "metrics", "optim", "data", "checkpoint", "sharding"},
     {"weights", "train"},
     {"parity", "report"},

@@ -10,18 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["cache_folder", "cached"]
+from jaxnet.cache import cache_folder
+
+__all__ = ["cached"]
 
 _Arrays = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
-
-
-def cache_folder() -> Path:
-    """Where jaxnet keeps what it fetched and decoded: JAXNET_CACHE, or the user's cache."""
-    if os.environ.get("JAXNET_CACHE"):
-        return Path(os.environ["JAXNET_CACHE"]).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("jaxnet"))
 
 
 def cached(name: str, files: Sequence[Path], read: Callable[[], _Arrays]) -> _Arrays:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxnet.cache import cache_folder
 from jaxnet.data import cifar, idx, prepared
-from jaxnet.data.cache import cache_folder, cached
+from jaxnet.data.cache import cached
 from jaxnet.data.places import PLACES, place
 
 __all__ = ["Labelled", "available", "fetchable", "find", "load"]

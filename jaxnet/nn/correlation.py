@@ -3,10 +3,15 @@
 Layers and functions call `correlate` and its transpose `spread`; only this file
 knows in which form they run:
 
+* "kernel" is jaxnet's own C (`jaxnet.kernels`), with the batch innermost: the choice on
+  a CPU for float32 images in batches, undilated, at stride 1, in one group. XLA joins the
+  transpositions around it with the layers between, so they cost next to nothing.
 * "native" is `lax.conv_general_dilated` with the gradient that XLA finds itself.
 * "loop" keeps its speed inside `lax.scan` on a CPU, where XLA's own backward
-  convolutions are about 20 times slower (jax issue 12868). It writes the
-  backward passes by hand, so forward-mode differentiation does not pass through.
+  convolutions are about 20 times slower (jax issue 12868): what a CPU does with all the rest.
+
+"kernel" and "loop" write the backward passes by hand, so forward-mode differentiation
+does not pass through.
 """
 
 import itertools
@@ -19,13 +24,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnet import kernels
+
 __all__ = ["convolution_form", "correlate", "spread"]
 
 _Sizes = tuple[int, ...]
 _Pads = tuple[tuple[int, int], ...]
 
 _chosen: ContextVar[str | None] = ContextVar("convolution_form", default=None)
-_FORMS = ("loop", "native")
+_FORMS = ("kernel", "loop", "native")
+
+# A vector register holds the same pixel of up to 16 images; with few of them it is idle.
+_KERNEL_BATCH = 8
+# Every task of the kernel has a weight gradient of its own, so large ones go to XLA.
+_KERNEL_WEIGHTS = 2**18
 
 # From this many input channels in a group, one convolution a group is faster
 # than one product of patches for all groups.
@@ -37,8 +49,9 @@ def convolution_form(form: str) -> Iterator[None]:
     """Runs what is traced inside in one form, whatever the backend would choose.
 
     Args:
-        form: "native" (needed for `jax.jvp` and `jax.jacfwd` on a CPU) or "loop".
-            A function that was compiled before keeps its form.
+        form: "native" (needed for `jax.jvp` and `jax.jacfwd` on a CPU), "loop", or
+            "kernel" where it applies and "loop" for the rest. A function that was
+            compiled before keeps its form.
 
     >>> conv = lambda x: correlate(x, jnp.ones((1, 1, 2)), (1,), ((0, 0),), (1,))
     >>> with convolution_form("native"):
@@ -55,7 +68,20 @@ def convolution_form(form: str) -> Iterator[None]:
 
 
 def _form() -> str:
-    return _chosen.get() or ("loop" if jax.default_backend() == "cpu" else "native")
+    return _chosen.get() or ("kernel" if jax.default_backend() == "cpu" else "native")
+
+
+def _for_kernel(x, w, stride, dilation, groups) -> bool:
+    return (
+        _form() == "kernel"
+        and groups == 1
+        and x.ndim == 4
+        and x.dtype == w.dtype == jnp.float32
+        and x.shape[0] >= _KERNEL_BATCH
+        and 0 < w.size <= _KERNEL_WEIGHTS
+        and (*stride, *dilation) == (1, 1, 1, 1)
+        and kernels.available()
+    )
 
 
 def correlate(
@@ -82,6 +108,8 @@ def correlate(
         return lax.conv_general_dilated(
             x, w, stride, pads, rhs_dilation=dilation, feature_group_count=groups
         )
+    if _for_kernel(x, w, stride, dilation, groups):
+        return _last_to_first(_kernel(_first_to_last(x), w, pads))
     if groups == 1:
         return _correlate(x, w, stride, pads, dilation)
     if w.shape[1] < _WIDE_GROUP:
@@ -121,6 +149,9 @@ def spread(
             rhs_dilation=dilation,
             feature_group_count=groups,
         )
+    if _for_kernel(y, w, stride, dilation, groups):
+        pads = _spread_pads(y, w, sizes, stride, low, dilation)
+        return _last_to_first(_kernel(_first_to_last(y), _flipped(w, 1), pads))
     if groups == 1:
         return _spread(y, w, sizes, stride, low, dilation)
     if w.shape[1] == 1 and w.shape[0] == groups:
@@ -152,6 +183,58 @@ def _high_pads(sizes, y, w, stride, low, dilation) -> _Pads:
 def _spread_pads(y, w, sizes, stride, low, dilation) -> _Pads:
     axes = zip(sizes, y.shape[2:], _spans(w, dilation), stride, low, strict=True)
     return tuple((span - p, n + p - (m - 1) * s - 1) for n, m, span, s, p in axes)
+
+
+# The kernel's two functions are each other's derivatives, as often as one likes.
+
+
+def _first_to_last(x):
+    return jnp.moveaxis(x, 0, -1)
+
+
+def _last_to_first(x):
+    return jnp.moveaxis(x, -1, 0)
+
+
+def _back_pads(pads, window) -> _Pads:
+    """The pads with which y, under the flipped window, becomes as large as x."""
+    return tuple((k - 1 - low, k - 1 - high) for (low, high), k in zip(pads, window, strict=True))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _kernel(x, w, pads):
+    return kernels.correlate2d(x, w, pads)
+
+
+def _kernel_forward(x, w, pads):
+    return _kernel(x, w, pads), (x, w)
+
+
+def _kernel_backward(pads, saved, dy):
+    x, w = saved
+    window = w.shape[2:]
+    dx = _kernel(dy, _flipped(w, 1), _back_pads(pads, window))
+    return dx, _kernel_gradient(x, dy, window, pads)
+
+
+_kernel.defvjp(_kernel_forward, _kernel_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _kernel_gradient(x, dy, window, pads):
+    return kernels.correlate2d_weight_gradient(x, dy, window, pads)
+
+
+def _kernel_gradient_forward(x, dy, window, pads):
+    return _kernel_gradient(x, dy, window, pads), (x, dy)
+
+
+def _kernel_gradient_backward(window, pads, saved, dw):
+    x, dy = saved
+    return _kernel(dy, _flipped(dw, 1), _back_pads(pads, window)), _kernel(x, dw, pads)
+
+
+_kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
 
 
 # One group: both directions and the weight's gradient with channels last. These

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxnet.data.cache import cache_folder
+from jaxnet.cache import cache_folder
 
 __all__ = ["Progress", "use_compilation_cache"]
 
@@ -27,7 +27,7 @@ def use_compilation_cache(log: Callable[[str], None] = print) -> Path | None:
 
     folder = getattr(jax.config, "jax_compilation_cache_dir", None)
     if folder is None:
-        folder = str(_cache_folder() / "compiled")
+        folder = str(cache_folder() / "compiled")
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
@@ -38,13 +38,6 @@ def use_compilation_cache(log: Callable[[str], None] = print) -> Path | None:
         compilation_cache.reset_cache()  # it may have looked before, and found it was off
     _once(f"compiled programs are kept in {folder}", log)
     return Path(folder)
-
-
-def _cache_folder() -> Path:
-    try:
-        return cache_folder()
-    except ImportError:  # pooch, which knows the place, comes with jaxnet[data]
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnet"
 
 
 def _once(text: str, log: Callable[[str], None]) -> None:

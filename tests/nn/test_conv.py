@@ -281,7 +281,7 @@ def test_forward_mode_needs_the_native_form():
         _, slope = jax.jvp(lambda x: F.conv1d(x, w), [x], [x])
     assert distance("forward", slope, F.conv1d(x, w)) <= tolerance("forward", "float32")
     with (
-        pytest.raises(ValueError, match="form: 'fast'; accepted are 'loop', 'native'"),
+        pytest.raises(ValueError, match="form: 'fast'; accepted are 'kernel', 'loop', 'native'"),
         convolution_form("fast"),
     ):
         pass

@@ -1,0 +1,444 @@
+// Two-dimensional correlation and its weight gradient on the CPU, as XLA FFI handlers.
+//
+// Arrays lie with the batch innermost, (channels, height, width, batch), so that one
+// vector register holds the same pixel of LANES images and a weight is one number for
+// all of them: every inner operation is a multiply-add without shuffles.
+//
+// A task is a band of output rows of LANES images. It copies what it sees of the input
+// into a small padded slab that stays in the second-level cache, and works from there.
+// How the work is cut depends on the shapes alone, never on the number of threads, and
+// partial sums are added in a fixed order: the same input gives the same bits.
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "xla/ffi/api/c_api.h"
+
+// A register tile of the correlation has OUT_TILE output channels and COL_TILE pixels, one
+// of the weight gradient GRAD_OUT output channels and GRAD_COLS columns of the window.
+#define COL_TILE 2
+#define GRAD_COLS 3
+#if defined(__AVX512F__)
+#define LANES 16
+#define OUT_TILE 8
+#define GRAD_OUT 8
+#else
+#if defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#define OUT_TILE 4
+#define GRAD_OUT 4
+#endif
+
+#define SLAB_FLOATS (96 * 1024)  // 384 KiB, of the second-level cache
+#define SLOPE_FLOATS (8 * 1024)  // 32 KiB, of the first-level cache
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef float vec_at __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+static inline vec load(const float* p) { return *(const vec_at*)p; }
+static inline void store(float* p, vec v) { *(vec_at*)p = v; }
+
+// Holds a vector in a register: gcc would read it from memory again at every use.
+#if defined(__x86_64__)
+#define HELD(v) __asm__("" : "+v"(v))
+#else
+#define HELD(v)
+#endif
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+// ---------------------------------------------------------------- work over threads
+
+typedef void Work(void* shape, int64_t task);
+
+typedef struct {
+  Work* work;
+  void* shape;
+  int64_t tasks;
+  int64_t next;   // the next task that nobody has taken
+  int64_t done;
+  int64_t users;  // who may still look at this struct
+} Job;
+
+static void take_tasks(Job* job) {
+  for (;;) {
+    int64_t task = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
+    if (task >= job->tasks) return;
+    job->work(job->shape, task);
+    __atomic_fetch_add(&job->done, 1, __ATOMIC_RELEASE);
+  }
+}
+
+static void leave(Job* job) {
+  if (__atomic_sub_fetch(&job->users, 1, __ATOMIC_ACQ_REL) == 0) free(job);
+}
+
+static void help(void* data) {
+  take_tasks(data);
+  leave(data);
+}
+
+// The caller works too and waits only for tasks that are already running, so a pool
+// that is busy or of one thread cannot block it.
+static void run(XLA_FFI_CallFrame* frame, Work* work, void* shape, int64_t tasks) {
+  int64_t threads = 1;
+  XLA_FFI_ThreadPool_NumThreads_Args asked = {
+      XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, frame->ctx, &threads};
+  XLA_FFI_Error* error = frame->api->XLA_FFI_ThreadPool_NumThreads(&asked);
+  int64_t helpers = error ? 0 : smaller(threads, tasks) - 1;
+  Job* job = malloc(sizeof(Job));
+  *job = (Job){work, shape, tasks, 0, 0, 1};
+  for (int64_t i = 0; i < helpers; i++) {
+    __atomic_add_fetch(&job->users, 1, __ATOMIC_RELAXED);
+    XLA_FFI_ThreadPool_Schedule_Args args = {
+        XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, frame->ctx, help, job};
+    if (frame->api->XLA_FFI_ThreadPool_Schedule(&args)) leave(job);
+  }
+  take_tasks(job);
+  while (__atomic_load_n(&job->done, __ATOMIC_ACQUIRE) < tasks) {
+  }
+  leave(job);
+}
+
+// One scratch buffer a thread, kept from call to call.
+static float* scratch(int64_t floats) {
+  static __thread float* held = NULL;
+  static __thread int64_t size = 0;
+  if (floats > size) {
+    free(held);
+    held = aligned_alloc(64, (size_t)parts(floats, 16) * 64);
+    size = floats;
+  }
+  return held;
+}
+
+// ------------------------------------------------------------------------- shapes
+
+typedef struct {
+  const float *x, *w, *dy;
+  float *y, *partial;
+  int64_t channels, height, width, batch;  // of x
+  int64_t outputs, rows, cols;             // of y
+  int64_t kh, kw, top, left;               // the window, and the zeros before x
+  int64_t band;                            // output rows of a task
+  int64_t slab_rows, slab_cols;
+  int64_t few_rows;                        // whose slopes fit the first-level cache
+} Conv;
+
+static void plan(Conv* s) {
+  s->slab_cols = parts(s->cols, COL_TILE) * COL_TILE + s->kw - 1;
+  int64_t row = s->channels * s->slab_cols * LANES;
+  int64_t band = SLAB_FLOATS / row - s->kh + 1;
+  if (band < 4) band = 4;
+  int64_t bands = parts(s->rows, band);
+  s->band = parts(s->rows, bands);
+  s->slab_rows = s->band + s->kh - 1;
+  s->few_rows = SLOPE_FLOATS / (s->cols * GRAD_OUT * LANES);
+  if (s->few_rows < 1) s->few_rows = 1;
+}
+
+static int64_t tasks_of(const Conv* s) {
+  return parts(s->batch, LANES) * parts(s->rows, s->band);
+}
+
+// LANES images of a (height, width, batch) plane into (rows, cols, LANES), zeros outside.
+static void pack(float* out, const float* plane, int64_t height, int64_t width, int64_t batch,
+                 int64_t rows, int64_t cols, int64_t top, int64_t left, int64_t image) {
+  int64_t lanes = smaller(LANES, batch - image);
+  for (int64_t r = 0; r < rows; r++) {
+    float* line = out + r * cols * LANES;
+    int64_t from = r - top;
+    if (from < 0 || from >= height) {
+      memset(line, 0, cols * LANES * sizeof(float));
+      continue;
+    }
+    const float* pixels = plane + from * width * batch + image;
+    for (int64_t c = 0; c < cols; c++) {
+      int64_t at = c - left;
+      if (at < 0 || at >= width) {
+        store(line + c * LANES, (vec){0});
+      } else if (lanes == LANES) {
+        store(line + c * LANES, load(pixels + at * batch));
+      } else {
+        for (int64_t n = 0; n < LANES; n++)
+          line[c * LANES + n] = n < lanes ? pixels[at * batch + n] : 0;
+      }
+    }
+  }
+}
+
+static void pack_inputs(const Conv* s, float* slab, int64_t first_row, int64_t image) {
+  for (int64_t c = 0; c < s->channels; c++)
+    pack(slab + c * s->slab_rows * s->slab_cols * LANES,
+         s->x + c * s->height * s->width * s->batch, s->height, s->width, s->batch,
+         s->slab_rows, s->slab_cols, s->top - first_row, s->left, image);
+}
+
+// -------------------------------------------------------------------- correlation
+
+// Weights as (tile, channel, kh, kw, OUT_TILE): a tile is read from front to back.
+static float* pack_weights(const Conv* s) {
+  int64_t window = s->channels * s->kh * s->kw, tiles = parts(s->outputs, OUT_TILE);
+  float* packed = malloc(tiles * window * OUT_TILE * sizeof(float));
+  for (int64_t t = 0; t < tiles; t++)
+    for (int64_t k = 0; k < window; k++)
+      for (int64_t o = 0; o < OUT_TILE; o++) {
+        int64_t output = t * OUT_TILE + o;
+        packed[(t * window + k) * OUT_TILE + o] =
+            output < s->outputs ? s->w[output * window + k] : 0;
+      }
+  return packed;
+}
+
+static inline __attribute__((always_inline)) void correlate_tile(
+    const Conv* s, const float* slab, const float* w, float* y, int outs, int64_t cols,
+    int64_t lanes) {
+  vec sum[OUT_TILE][COL_TILE];
+  for (int o = 0; o < outs; o++)
+    for (int b = 0; b < COL_TILE; b++) sum[o][b] = (vec){0};
+  for (int64_t c = 0; c < s->channels; c++)
+    for (int64_t i = 0; i < s->kh; i++) {
+      const float* line = slab + (c * s->slab_rows + i) * s->slab_cols * LANES;
+      for (int64_t j = 0; j < s->kw; j++, w += OUT_TILE) {
+        vec x[COL_TILE];
+        for (int b = 0; b < COL_TILE; b++) x[b] = load(line + (j + b) * LANES);
+        for (int o = 0; o < outs; o++)
+          for (int b = 0; b < COL_TILE; b++) sum[o][b] += x[b] * w[o];
+      }
+    }
+  int64_t plane = s->rows * s->cols * s->batch;
+  for (int o = 0; o < outs; o++)
+    for (int b = 0; b < COL_TILE; b++) {
+      if (b >= cols) break;
+      float* to = y + o * plane + b * s->batch;
+      if (lanes == LANES)
+        store(to, sum[o][b]);
+      else
+        for (int64_t n = 0; n < lanes; n++) to[n] = sum[o][b][n];
+    }
+}
+
+static void correlate_tile_of(const Conv* s, const float* slab, const float* w, float* y,
+                              int64_t outs, int64_t cols, int64_t lanes) {
+#define CASE(n) \
+  case n:       \
+    return correlate_tile(s, slab, w, y, n, cols, lanes)
+  switch (outs) {
+    CASE(1);
+    CASE(2);
+    CASE(3);
+    CASE(4);
+#if OUT_TILE > 4
+    CASE(5);
+    CASE(6);
+    CASE(7);
+    CASE(8);
+#endif
+  }
+#undef CASE
+}
+
+static void correlate_band(void* shape, int64_t task) {
+  const Conv* s = shape;
+  int64_t bands = parts(s->rows, s->band);
+  int64_t image = task / bands * LANES, first = task % bands * s->band;
+  int64_t last = smaller(first + s->band, s->rows), lanes = smaller(LANES, s->batch - image);
+  float* slab = scratch(s->channels * s->slab_rows * s->slab_cols * LANES);
+  pack_inputs(s, slab, first, image);
+  int64_t window = s->channels * s->kh * s->kw;
+  for (int64_t r = first; r < last; r++)
+    for (int64_t o = 0; o < s->outputs; o += OUT_TILE)
+      for (int64_t c = 0; c < s->cols; c += COL_TILE)
+        correlate_tile_of(s, slab + ((r - first) * s->slab_cols + c) * LANES, s->w + o * window,
+                          s->y + ((o * s->rows + r) * s->cols + c) * s->batch + image,
+                          smaller(OUT_TILE, s->outputs - o), s->cols - c, lanes);
+}
+
+// ---------------------------------------------------------------- weight gradient
+
+static inline float total(vec v) {
+  float lanes[LANES];
+  store(lanes, v);
+  for (int half = LANES / 2; half; half /= 2)
+    for (int n = 0; n < half; n++) lanes[n] += lanes[n + half];
+  return lanes[0];
+}
+
+// Adds to sums (GRAD_OUT, GRAD_COLS) what some rows of slopes give for one row of the window.
+static inline __attribute__((always_inline)) void gradient_tile(
+    const Conv* s, const float* slab, const float* slopes, int64_t rows, float* sums, int outs,
+    int cols) {
+  vec sum[GRAD_OUT][GRAD_COLS];
+  for (int o = 0; o < outs; o++)
+    for (int j = 0; j < cols; j++) sum[o][j] = load(sums + (o * GRAD_COLS + j) * LANES);
+  for (int64_t r = 0; r < rows; r++) {
+    const float* line = slab + r * s->slab_cols * LANES;
+    for (int64_t c = 0; c < s->cols; c++, slopes += GRAD_OUT * LANES) {
+      vec x[GRAD_COLS];
+      for (int j = 0; j < cols; j++) x[j] = load(line + (c + j) * LANES);
+      for (int o = 0; o < outs; o++) {
+        vec slope = load(slopes + o * LANES);
+        HELD(slope);
+        for (int j = 0; j < cols; j++) sum[o][j] += x[j] * slope;
+      }
+    }
+  }
+  for (int o = 0; o < outs; o++)
+    for (int j = 0; j < cols; j++) store(sums + (o * GRAD_COLS + j) * LANES, sum[o][j]);
+}
+
+static void gradient_tile_of(const Conv* s, const float* slab, const float* slopes, int64_t rows,
+                             float* sums, int64_t outs, int64_t cols) {
+#define CASE(o, j) \
+  case 4 * o + j:  \
+    return gradient_tile(s, slab, slopes, rows, sums, o, j)
+#define ROW(o)  \
+  CASE(o, 1);   \
+  CASE(o, 2);   \
+  CASE(o, 3)
+  switch (4 * outs + cols) {
+    ROW(1);
+    ROW(2);
+    ROW(3);
+    ROW(4);
+#if GRAD_OUT > 4
+    ROW(5);
+    ROW(6);
+    ROW(7);
+    ROW(8);
+#endif
+  }
+#undef ROW
+#undef CASE
+}
+
+// Some rows of the slopes of a tile of output channels as (pixel, GRAD_OUT, LANES).
+static void pack_slopes(const Conv* s, float* out, int64_t output, int64_t outs, int64_t row,
+                        int64_t rows, int64_t image) {
+  int64_t lanes = smaller(LANES, s->batch - image), plane = s->rows * s->cols * s->batch;
+  for (int64_t o = 0; o < outs; o++) {
+    const float* from = s->dy + (output + o) * plane + row * s->cols * s->batch + image;
+    float* to = out + o * LANES;
+    for (int64_t c = 0; c < rows * s->cols; c++, from += s->batch, to += GRAD_OUT * LANES) {
+      if (lanes == LANES)
+        store(to, load(from));
+      else
+        for (int64_t n = 0; n < LANES; n++) to[n] = n < lanes ? from[n] : 0;
+    }
+  }
+}
+
+static void gradient_band(void* shape, int64_t task) {
+  const Conv* s = shape;
+  int64_t bands = parts(s->rows, s->band);
+  int64_t image = task / bands * LANES, first = task % bands * s->band;
+  int64_t last = smaller(first + s->band, s->rows);
+  int64_t strips = parts(s->kw, GRAD_COLS), strip = GRAD_OUT * GRAD_COLS * LANES;
+  int64_t inputs = s->channels * s->slab_rows * s->slab_cols * LANES;
+  int64_t sizes = s->channels * s->kh * strips * strip;
+  float* slab = scratch(inputs + sizes + s->few_rows * s->cols * GRAD_OUT * LANES);
+  float *sums = slab + inputs, *slopes = sums + sizes;
+  pack_inputs(s, slab, first, image);
+  int64_t window = s->channels * s->kh * s->kw;
+  for (int64_t o = 0; o < s->outputs; o += GRAD_OUT) {
+    int64_t outs = smaller(GRAD_OUT, s->outputs - o);
+    memset(sums, 0, sizes * sizeof(float));
+    for (int64_t r = first; r < last; r += s->few_rows) {
+      int64_t rows = smaller(s->few_rows, last - r);
+      pack_slopes(s, slopes, o, outs, r, rows, image);
+      float* sum = sums;
+      for (int64_t c = 0; c < s->channels; c++)
+        for (int64_t i = 0; i < s->kh; i++) {
+          const float* line = slab + (c * s->slab_rows + r - first + i) * s->slab_cols * LANES;
+          for (int64_t j = 0; j < s->kw; j += GRAD_COLS, sum += strip)
+            gradient_tile_of(s, line + j * LANES, slopes, rows, sum, outs,
+                             smaller(GRAD_COLS, s->kw - j));
+        }
+    }
+    float* dw = s->partial + (task * s->outputs + o) * window;
+    const float* sum = sums;
+    for (int64_t k = 0; k < s->channels * s->kh; k++)
+      for (int64_t j = 0; j < s->kw; j += GRAD_COLS, sum += strip)
+        for (int64_t n = 0; n < outs; n++)
+          for (int64_t m = 0; m < smaller(GRAD_COLS, s->kw - j); m++)
+            dw[n * window + k * s->kw + j + m] = total(load(sum + (n * GRAD_COLS + m) * LANES));
+  }
+}
+
+// ----------------------------------------------------------------------- handlers
+
+static XLA_FFI_Error* refused(XLA_FFI_CallFrame* frame, const char* message) {
+  XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message,
+                                    XLA_FFI_Error_Code_INVALID_ARGUMENT};
+  return frame->api->XLA_FFI_Error_Create(&args);
+}
+
+// True if XLA only asks which version of the interface this is.
+static int answers_version(XLA_FFI_CallFrame* frame) {
+  XLA_FFI_Extension_Base* asked = frame->extension_start;
+  if (!asked || asked->type != XLA_FFI_Extension_Metadata) return 0;
+  XLA_FFI_Metadata* metadata = ((XLA_FFI_Metadata_Extension*)asked)->metadata;
+  metadata->api_version.major_version = XLA_FFI_API_MAJOR;
+  metadata->api_version.minor_version = XLA_FFI_API_MINOR;
+  return 1;
+}
+
+static int64_t attribute(XLA_FFI_CallFrame* frame, const char* name) {
+  for (int64_t i = 0; i < frame->attrs.size; i++) {
+    XLA_FFI_ByteSpan* span = frame->attrs.names[i];
+    if (span->len == strlen(name) && !memcmp(span->ptr, name, span->len))
+      return *(int64_t*)((XLA_FFI_Scalar*)frame->attrs.attrs[i])->value;
+  }
+  return 0;
+}
+
+static int is_float4(XLA_FFI_Buffer* b) { return b->rank == 4 && b->dtype == XLA_FFI_DataType_F32; }
+
+// x (C, H, W, N) and w (O, C, kh, kw) give y (O, rows, cols, N).
+XLA_FFI_Error* jaxnet_correlate2d(XLA_FFI_CallFrame* frame) {
+  if (answers_version(frame)) return NULL;
+  if (frame->args.size != 2 || frame->rets.size != 1) return refused(frame, "2 arrays give 1");
+  XLA_FFI_Buffer *x = frame->args.args[0], *w = frame->args.args[1], *y = frame->rets.rets[0];
+  if (!is_float4(x) || !is_float4(w) || !is_float4(y))
+    return refused(frame, "accepted are float32 arrays of rank 4");
+  Conv s = {.x = x->data, .w = w->data, .y = y->data,
+            .channels = x->dims[0], .height = x->dims[1], .width = x->dims[2],
+            .batch = x->dims[3], .outputs = y->dims[0], .rows = y->dims[1], .cols = y->dims[2],
+            .kh = w->dims[2], .kw = w->dims[3],
+            .top = attribute(frame, "top"), .left = attribute(frame, "left")};
+  plan(&s);
+  float* packed = pack_weights(&s);
+  s.w = packed;
+  run(frame, correlate_band, &s, tasks_of(&s));
+  free(packed);
+  return NULL;
+}
+
+// x (C, H, W, N) and dy (O, rows, cols, N) give dw (O, C, kh, kw).
+XLA_FFI_Error* jaxnet_correlate2d_gradient(XLA_FFI_CallFrame* frame) {
+  if (answers_version(frame)) return NULL;
+  if (frame->args.size != 2 || frame->rets.size != 1) return refused(frame, "2 arrays give 1");
+  XLA_FFI_Buffer *x = frame->args.args[0], *dy = frame->args.args[1], *dw = frame->rets.rets[0];
+  if (!is_float4(x) || !is_float4(dy) || !is_float4(dw))
+    return refused(frame, "accepted are float32 arrays of rank 4");
+  Conv s = {.x = x->data, .dy = dy->data,
+            .channels = x->dims[0], .height = x->dims[1], .width = x->dims[2],
+            .batch = x->dims[3], .outputs = dy->dims[0], .rows = dy->dims[1],
+            .cols = dy->dims[2], .kh = dw->dims[2], .kw = dw->dims[3],
+            .top = attribute(frame, "top"), .left = attribute(frame, "left")};
+  plan(&s);
+  int64_t tasks = tasks_of(&s), window = s.channels * s.kh * s.kw, size = s.outputs * window;
+  s.partial = malloc(tasks * size * sizeof(float));
+  run(frame, gradient_band, &s, tasks);
+  float* sums = dw->data;
+  memcpy(sums, s.partial, size * sizeof(float));
+  for (int64_t t = 1; t < tasks; t++)
+    for (int64_t i = 0; i < size; i++) sums[i] += s.partial[t * size + i];
+  free(s.partial);
+  return NULL;
+}
