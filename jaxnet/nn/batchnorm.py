@@ -16,6 +16,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxnet.nn.layout import batch_first, batch_last, prefers_batch_last
 from jaxnet.nn.module import Buffer, Module, Parameter, wrong_shape
 from jaxnet.nn.norm import affine, check_sizes, moments, value, working
 
@@ -69,12 +70,17 @@ def batch_norm(
     if eps < 0 or (training and eps == 0):
         raise ValueError(f"batch_norm: eps is {eps}; accepted is a positive number")
     x = working("batch_norm", input)
-    per_channel = (1, channels) + (1,) * (x.ndim - 2)
+    turned = prefers_batch_last(x)
+    if turned:
+        x = batch_last(x)
+    axis = 0 if turned else 1
+    per_channel = tuple(channels if i == axis else 1 for i in range(x.ndim))
     if not training:
         x = _by_running(x, per_channel, running_mean, running_var, eps)
-        return affine(x, per_channel, weight, bias).astype(input.dtype)
+        x = affine(x, per_channel, weight, bias).astype(input.dtype)
+        return batch_first(x) if turned else x
 
-    axes = (0, *range(2, x.ndim))
+    axes = tuple(i for i in range(x.ndim) if i != axis)
     count = math.prod(x.shape[i] for i in axes)
     if count == 1:
         raise ValueError(
@@ -86,7 +92,8 @@ def batch_norm(
         _update(running_mean, mean.reshape(-1), momentum)
         _update(running_var, var.reshape(-1) * (count / (count - 1)), momentum)
         x = x * lax.rsqrt(var + eps)
-    return affine(x, per_channel, weight, bias).astype(input.dtype)
+    x = affine(x, per_channel, weight, bias).astype(input.dtype)
+    return batch_first(x) if turned else x
 
 
 def instance_norm(

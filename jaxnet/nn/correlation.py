@@ -17,7 +17,6 @@ does not pass through.
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -25,17 +24,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import kernels
+from jaxnet.nn.layout import batch_first, batch_last, chosen_form, prefers_batch_last
 
 __all__ = ["convolution_form", "correlate", "spread"]
 
 _Sizes = tuple[int, ...]
 _Pads = tuple[tuple[int, int], ...]
 
-_chosen: ContextVar[str | None] = ContextVar("convolution_form", default=None)
 _FORMS = ("kernel", "loop", "native")
 
-# A vector register holds the same pixel of up to 16 images; with few of them it is idle.
-_KERNEL_BATCH = 8
 # Every task of the kernel has a weight gradient of its own, so large ones go to XLA.
 _KERNEL_WEIGHTS = 2**18
 
@@ -60,27 +57,24 @@ def convolution_form(form: str) -> Iterator[None]:
     """
     if form not in _FORMS:
         raise ValueError(f"form: {form!r}; accepted are {', '.join(map(repr, _FORMS))}")
-    token = _chosen.set(form)
+    token = chosen_form.set(form)
     try:
         yield
     finally:
-        _chosen.reset(token)
+        chosen_form.reset(token)
 
 
 def _form() -> str:
-    return _chosen.get() or ("kernel" if jax.default_backend() == "cpu" else "native")
+    return chosen_form.get() or ("kernel" if jax.default_backend() == "cpu" else "native")
 
 
 def _for_kernel(x, w, stride, dilation, groups) -> bool:
     return (
-        _form() == "kernel"
-        and groups == 1
-        and x.ndim == 4
-        and x.dtype == w.dtype == jnp.float32
-        and x.shape[0] >= _KERNEL_BATCH
-        and 0 < w.size <= _KERNEL_WEIGHTS
+        groups == 1
         and (*stride, *dilation) == (1, 1, 1, 1)
-        and kernels.available()
+        and w.dtype == jnp.float32
+        and 0 < w.size <= _KERNEL_WEIGHTS
+        and prefers_batch_last(x)
     )
 
 
@@ -109,7 +103,7 @@ def correlate(
             x, w, stride, pads, rhs_dilation=dilation, feature_group_count=groups
         )
     if _for_kernel(x, w, stride, dilation, groups):
-        return _last_to_first(_kernel(_first_to_last(x), w, pads))
+        return batch_first(_kernel(batch_last(x), w, pads))
     if groups == 1:
         return _correlate(x, w, stride, pads, dilation)
     if w.shape[1] < _WIDE_GROUP:
@@ -151,7 +145,7 @@ def spread(
         )
     if _for_kernel(y, w, stride, dilation, groups):
         pads = _spread_pads(y, w, sizes, stride, low, dilation)
-        return _last_to_first(_kernel(_first_to_last(y), _flipped(w, 1), pads))
+        return batch_first(_kernel(batch_last(y), _flipped(w, 1), pads))
     if groups == 1:
         return _spread(y, w, sizes, stride, low, dilation)
     if w.shape[1] == 1 and w.shape[0] == groups:
@@ -186,14 +180,6 @@ def _spread_pads(y, w, sizes, stride, low, dilation) -> _Pads:
 
 
 # The kernel's two functions are each other's derivatives, as often as one likes.
-
-
-def _first_to_last(x):
-    return jnp.moveaxis(x, 0, -1)
-
-
-def _last_to_first(x):
-    return jnp.moveaxis(x, -1, 0)
 
 
 def _back_pads(pads, window) -> _Pads:

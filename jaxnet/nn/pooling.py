@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.nn.layout import batch_first, batch_last, prefers_batch_last
 from jaxnet.nn.module import Module, wrong_shape
 from jaxnet.nn.window import (
     Axis,
@@ -112,13 +113,16 @@ def max_pool(n, input, kernel_size, stride, padding, dilation, ceil_mode, return
         )
     if return_indices:
         return largest_and_places(input, [axis.places for axis in axes])
+    turned = prefers_batch_last(input)
+    if turned:
+        input = batch_last(input)
     for i in reversed(range(n)):
-        at = input.ndim - n + i
+        at = input.ndim - n + i - turned
         if few[i]:
             input = largest_of_few(input, at, axes[i])
         else:
             input = largest(unfold(input, at, axes[i].places), at + 1)
-    return input
+    return batch_first(input) if turned else input
 
 
 def largest_and_places(
