@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from experiments.__main__ import names, run
+from experiments.registry import names, run
 
 DATA = os.environ.get("JAXNET_DATA")
 FIGURES = {
