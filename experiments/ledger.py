@@ -24,7 +24,8 @@ class Row:
         ours: one number, or mean and spread over seeds.
         difference: ours less documented.
         allowed: the largest difference that passes.
-        verdict: "ok", "OFF", or "not run".
+        verdict: "ok", "OFF", "not run", or "-" where too few seeds were run to judge.
+        rule: in words, where `allowed` comes from.
     """
 
     figure: str
@@ -33,6 +34,11 @@ class Row:
     difference: str
     allowed: str
     verdict: str
+    rule: str = ""
+
+
+_EQUAL = "equal"
+_SEEDS = "99 % prediction interval of 3 or more seeds"
 
 
 @cache
@@ -80,9 +86,11 @@ def compare(section: str, ours: Mapping[str, Any], complete: bool = True) -> lis
             continue
         if isinstance(figure, str):
             verdict = "ok" if found[name] == figure else "OFF"
-            rows.append(Row(label, _short(figure), _short(str(found[name])), "-", "-", verdict))
+            rows.append(
+                Row(label, _short(figure), _short(str(found[name])), "-", "-", verdict, _EQUAL)
+            )
             continue
-        value, allowed = float(found[name]), _allowed(figure)
+        value, (allowed, rule) = float(found[name]), _allowed(figure)
         if math.isnan(float(figure)):
             ok, difference = math.isnan(value), 0.0 if math.isnan(value) else math.inf
         else:
@@ -90,7 +98,15 @@ def compare(section: str, ours: Mapping[str, Any], complete: bool = True) -> lis
             ok = abs(difference) <= allowed
         verdict = "ok" if ok else "OFF"
         rows.append(
-            Row(label, str(figure), f"{value:.8g}", f"{difference:+.1e}", f"{allowed:.1e}", verdict)
+            Row(
+                label,
+                str(figure),
+                f"{value:.8g}",
+                f"{difference:+.1e}",
+                f"{allowed:.1e}",
+                verdict,
+                rule,
+            )
         )
     return rows
 
@@ -114,7 +130,9 @@ def compare_over_seeds(section: str, ours: Mapping[str, Any], complete: bool = T
         n, mean = len(values), float(values.mean())
         difference = mean - float(figure)
         if n < 3:
-            rows.append(Row(label, str(figure), f"{mean:.4f}", f"{difference:+.1e}", "-", "-"))
+            rows.append(
+                Row(label, str(figure), f"{mean:.4f}", f"{difference:+.1e}", "-", "-", _SEEDS)
+            )
             continue
         spread = float(values.std(ddof=1))
         reach = float(scipy.stats.t.ppf(0.995, n - 1)) * spread * math.sqrt(1 + 1 / n)
@@ -127,6 +145,7 @@ def compare_over_seeds(section: str, ours: Mapping[str, Any], complete: bool = T
                 f"{difference:+.1e}",
                 f"{allowed:.1e}",
                 "ok" if abs(difference) <= allowed else "OFF",
+                _SEEDS,
             )
         )
     return rows
@@ -148,10 +167,11 @@ def _short(text: str) -> str:
     return text if len(text) <= 24 else f"{text[:21]}..."
 
 
-def _allowed(figure: Decimal | int) -> float:
-    if isinstance(figure, int):
-        return 0.0
-    return max(_half_digit(figure), 1e-5 * abs(float(figure))) if figure.is_finite() else 0.0
+def _allowed(figure: Decimal | int) -> tuple[float, str]:
+    if isinstance(figure, int) or not figure.is_finite():
+        return 0.0, _EQUAL
+    digit, part = _half_digit(figure), 1e-5 * abs(float(figure))
+    return (digit, "half of the last digit") if digit >= part else (part, "1e-5 of the value")
 
 
 def failed(rows: Sequence[Row]) -> int:
@@ -161,8 +181,8 @@ def failed(rows: Sequence[Row]) -> int:
 
 def show(rows: Sequence[Row]) -> None:
     """Prints the rows as a table, and how many hold."""
-    heads = [field.name for field in dataclasses.fields(Row)]
-    table = [heads, *[list(dataclasses.astuple(row)) for row in rows]]
+    heads = [field.name for field in dataclasses.fields(Row) if field.name != "rule"]
+    table = [heads, *[[getattr(row, head) for head in heads] for row in rows]]
     widths = [max(len(line[i]) for line in table) for i in range(len(heads))]
     for i, line in enumerate(table):
         cells = [

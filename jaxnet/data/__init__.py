@@ -30,6 +30,7 @@ from jaxnet.data.series import (
     windows,
     with_channels,
 )
+from jaxnet.data.sharded import ShardedIterator, ShardedReader
 from jaxnet.data.tables import Statistics, Table, class_means, one_hot, read_table, standardize
 from jaxnet.data.text import (
     clean_words,
@@ -50,6 +51,8 @@ __all__ = [
     "Labelled",
     "RandomSampler",
     "SequentialSampler",
+    "ShardedIterator",
+    "ShardedReader",
     "Statistics",
     "Subset",
     "SubsetRandomSampler",

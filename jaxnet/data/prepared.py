@@ -7,10 +7,11 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-__all__ = ["read", "versions"]
+__all__ = ["open_split", "read", "versions"]
 
 
 def versions(root: Path) -> list[Path]:
@@ -46,7 +47,7 @@ def read(
     """
     from tqdm import tqdm
 
-    records = _open(folder, split)
+    records = open_split(folder, split)
     images: list[np.ndarray] = []
     labels: list[int] = []
     places: list[int | None] = []
@@ -84,13 +85,21 @@ def _unshuffled(n: int, split: str) -> np.ndarray:
     return np.argsort(sorted(range(n), key=key))
 
 
-def _open(folder: Path, split: str):
+def open_split(folder: Path, split: str) -> Any:
+    """The records of one split by number, each decoded into a dictionary when it is asked for.
+
+    Raises:
+        ValueError: the data set has no such split, is in another format, or is damaged.
+    """
     info = json.loads((folder / "dataset_info.json").read_text())
     if info.get("fileFormat") != "array_record":
         raise ValueError(
             f"{folder}: prepared as {info.get('fileFormat')!r}, which only TensorFlow reads; "
             "prepare it with --file_format array_record"
         )
+    counts = {s["name"]: sum(map(int, s["shardLengths"])) for s in info["splits"]}
+    if split not in counts:
+        raise ValueError(f"split: {split!r}; {folder} has {', '.join(map(repr, counts))}")
     with _no_opencv_advice():
         import tensorflow_datasets as tfds
 
@@ -99,7 +108,6 @@ def _open(folder: Path, split: str):
             records[0]
         except Exception as error:
             raise _damaged(folder, f"{split}: {_one_line(error)}") from error
-    counts = {s["name"]: sum(map(int, s["shardLengths"])) for s in info["splits"]}
     if len(records) != counts[split]:
         raise _damaged(folder, f"{split} holds {len(records)} records of {counts[split]}")
     return records

@@ -22,10 +22,12 @@ class Table:
     Attributes:
         columns: the names.
         values: (rows, columns).
+        source: the file that they come from, for errors.
     """
 
     columns: tuple[str, ...]
     values: np.ndarray
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -37,7 +39,10 @@ class Table:
             ValueError: there is none of that name.
         """
         if column not in self.columns:
-            raise ValueError(f"column: no column {column!r}; there are {', '.join(self.columns)}")
+            raise ValueError(
+                f"{self.source or 'column'}: no column {column!r}; there are "
+                f"{', '.join(self.columns)}"
+            )
         return self.columns.index(column)
 
     def column(self, name: str) -> np.ndarray:
@@ -48,7 +53,7 @@ class Table:
         """All columns but one, and that one: what a net is given and what it is to say."""
         at = self.index(target)
         rest = self.columns[:at] + self.columns[at + 1 :]
-        return Table(rest, np.delete(self.values, at, axis=1)), self.values[:, at]
+        return Table(rest, np.delete(self.values, at, axis=1), self.source), self.values[:, at]
 
 
 def read_table(
@@ -116,7 +121,7 @@ def read_table(
             f"{path}: {values[row_at][column_at]} in column {kept[column_at][1]!r} does not fit "
             f"{array.dtype}"
         )
-    return Table(tuple(name for _, name, _ in kept), array)
+    return Table(tuple(name for _, name, _ in kept), array, str(path))
 
 
 def _kept(

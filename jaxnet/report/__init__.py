@@ -1,5 +1,16 @@
 """Pictures and pages from what runs recorded."""
 
+from jaxnet.report.page import Entry, save_page
 from jaxnet.report.plots import Panel, Series, save_bars, save_images, save_panels
+from jaxnet.report.runs import newest_runs
 
-__all__ = ["Panel", "Series", "save_bars", "save_images", "save_panels"]
+__all__ = [
+    "Entry",
+    "Panel",
+    "Series",
+    "newest_runs",
+    "save_bars",
+    "save_images",
+    "save_page",
+    "save_panels",
+]

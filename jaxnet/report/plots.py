@@ -1,4 +1,7 @@
-"""Pictures of runs. The only place that imports matplotlib."""
+"""Pictures of runs. The only place that imports matplotlib.
+
+Each PNG carries, as its "Description", what it shows in words.
+"""
 
 import dataclasses
 import os
@@ -55,9 +58,11 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
         axes.set_ylabel(panel.ylabel)
         if panel.log:
             axes.set_yscale("log")
+        if all(np.asarray(series.x).dtype.kind in "iu" for series in panel.series):
+            axes.locator_params(axis="x", integer=True)  # no half epochs
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    _save(figure, path, " ".join(_words(panel) for panel in panels))
 
 
 def save_images(
@@ -81,7 +86,8 @@ def save_images(
     for axes, image, title in zip(all_axes, images, titles, strict=False):
         axes.imshow(image)
         axes.set_title(title, fontsize=8)
-    figure.savefig(path, dpi=120)
+    named = ", ".join([*titles[:24], *(["and so on"] if len(titles) > 24 else [])])
+    _save(figure, path, f"{len(images)} images: {named}.")
 
 
 def save_bars(
@@ -116,7 +122,26 @@ def save_bars(
     axes.set_title(title)
     axes.set_ylabel(ylabel)
     axes.legend(frameon=False, ncols=len(bars))
-    figure.savefig(path, dpi=120)
+    heights = [
+        f"{name} {', '.join(f'{kind} {np.mean(groups[i]):.3f}' for kind, groups in bars.items())}"
+        for i, name in enumerate(names)
+    ]
+    _save(figure, path, f"Bars. {title}: {ylabel}. {'; '.join(heights)}.")
+
+
+def _words(panel: Panel) -> str:
+    """A panel for those who cannot see it: axes, and where each line starts and ends."""
+    lines = []
+    for series in panel.series:
+        y = np.asarray(series.y)
+        ends = f" from {y[0]:.4g} to {y[-1]:.4g}" if "-" in series.style and y.size else ""
+        if not series.name.startswith("_"):
+            lines.append(f"{series.name}{ends}")
+    return f"{panel.title}: {panel.ylabel} against {panel.xlabel}. {'; '.join(lines)}."
+
+
+def _save(figure: Any, path: str | os.PathLike[str], description: str) -> None:
+    figure.savefig(path, dpi=120, metadata={"Description": " ".join(description.split())})
 
 
 def _figure(columns: int, *, rows: int = 1, width: float, height: float) -> Any:

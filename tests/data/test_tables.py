@@ -34,8 +34,10 @@ def test_a_table_with_quotes_a_mark_and_blank_lines(tmp_path):
     assert rest.values.tolist() == [[1, 3], [4, 6]]
     assert target.tolist() == [2, 0.5]
     assert data.read_table(path, delimiter=";", columns=["d", "a"]).values[0].tolist() == [3, 1]
-    with pytest.raises(ValueError, match="no column 'x'; there are a, b, c, d"):
+    with pytest.raises(ValueError, match=r"table\.csv: no column 'x'; there are a, b, c, d"):
         table.column("x")
+    with pytest.raises(ValueError, match=r"table\.csv: no column 'b, c'; there are a, d$"):
+        rest.split("b, c")
 
 
 def test_converters(tmp_path):

@@ -4,9 +4,11 @@ import importlib
 import json
 import os
 
+import numpy as np
 import pytest
 
-from experiments.__main__ import names, run
+from experiments import wine_regression
+from experiments.registry import names, run
 
 DATA = os.environ.get("JAXNET_DATA")
 FIGURES = {
@@ -60,16 +62,33 @@ def test_damaged_data_is_one_error(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("wine_regression", ["--seeds", "1", "--epochs", "30"]),
-        ("bike_forecast", ["--seeds", "1", "--epochs", "12"]),
-    ],
-)
-def test_nets_beat_the_line_in_a_short_run(name, settings, tmp_path, capsys):
-    assert run(name, ["--out", str(tmp_path), *settings]) == 0, capsys.readouterr().out
+@pytest.mark.parametrize(("name", "epochs"), [("wine_regression", 30), ("bike_forecast", 12)])
+def test_nets_beat_the_line_in_a_short_run(name, epochs, tmp_path, capsys):
+    settings = ["--out", str(tmp_path), "--seeds", "1", "--epochs", str(epochs)]
+    assert run(name, settings) == 0
+    said = capsys.readouterr().out
+    assert "the net is better than the line; not judged with another --epochs" in said
     assert run(name, ["--out", str(tmp_path), "--lr", "0"]) == 2
     assert "--lr: 0.0; a positive number" in capsys.readouterr().err
     (folder,) = (tmp_path / name).iterdir()
-    assert (folder / "record.json").is_file()
+    (claim,) = json.loads((folder / "record.json").read_text())["metrics"]["claims"]
+    assert float(claim["net"].split()[0]) < float(claim["line"])
+    assert claim["verdict"] == "not run"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "verdict"),
+    [
+        ({}, 1.0, "ok"),
+        ({}, 2.0, "OFF"),
+        ({"seeds": 2, "seed": 7}, 3.0, "OFF"),
+        ({"epochs": 1}, 3.0, "not run"),
+        ({"lr": 1.0}, 1.0, "not run"),
+    ],
+)
+def test_the_claim_is_judged_for_its_own_settings(settings, error, verdict):
+    config = wine_regression.Config(**settings)
+    errors = np.array([error - 0.1, error + 0.1])
+    claim = wine_regression.beats_line(errors, 2.0, config, wine_regression.Config())
+    assert claim["verdict"] == verdict
+    assert claim["net"].endswith("± 0.14 (n=2)")

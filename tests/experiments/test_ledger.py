@@ -8,13 +8,16 @@ from experiments import ledger
 
 
 def test_half_of_the_last_printed_digit():
-    assert ledger._allowed(Decimal("0.5480")) == pytest.approx(5e-5)
-    assert ledger._allowed(Decimal("0.548")) == pytest.approx(5e-4)
-    assert ledger._allowed(Decimal("-4.9680e8")) == pytest.approx(5e3)
+    for figure, allowed in (("0.5480", 5e-5), ("0.548", 5e-4), ("-4.9680e8", 5e3)):
+        found, rule = ledger._allowed(Decimal(figure))
+        assert found == pytest.approx(allowed)
+        assert rule == "half of the last digit"
 
 
 def test_relative_where_the_digits_are_finer_than_float32():
-    assert ledger._allowed(Decimal("5802484.5")) == pytest.approx(58.0, rel=1e-2)
+    allowed, rule = ledger._allowed(Decimal("5802484.5"))
+    assert allowed == pytest.approx(58.0, rel=1e-2)
+    assert rule == "1e-5 of the value"
 
 
 def test_off_by_one_digit_is_off():

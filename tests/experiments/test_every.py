@@ -1,0 +1,148 @@
+"""python -m experiments all, python -m experiments report"""
+
+import dataclasses
+import types
+
+import pytest
+
+from experiments import every, registry
+from experiments.settings import Settings
+from jaxnet import train
+from tests.experiments.test_command import experiments
+
+
+def test_all_with_a_report(tmp_path):
+    done = experiments(
+        "all", "--report", "--epochs", 3, "--out", tmp_path, JAXNET_CACHE=str(tmp_path / "none")
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("autograd", "tensors", "thermometer"):
+        assert len(list((tmp_path / name).iterdir())) == 1
+    assert "skipped: wine is not here" in done.stdout
+    page = (tmp_path / "report.html").read_text()
+    for words in ("48 of 48", "37 of 37", "wine is not here", "data:image/png;base64,"):
+        assert words in page
+    again = tmp_path / "new" / "again.html"
+    assert every.COMMANDS["report"]([str(tmp_path), "--page", str(again)]) == 0
+    assert "48 of 48" in again.read_text()
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """Settings of the experiments below."""
+
+
+def experiment(main, data=()):
+    return types.SimpleNamespace(__doc__="A claim.", DATA=data, Config=Config, main=main)
+
+
+def good(config):
+    config.validate()
+    with train.Run(config.out, "good", config) as run:
+        run.metrics["ledger"] = [{"figure": "a", "ours": "1", "verdict": "ok"}]
+    return 0
+
+
+def off(config):
+    with train.Run(config.out, "off", config) as run:
+        run.metrics["ledger"] = [{"figure": "a", "ours": "2", "verdict": "OFF"}]
+    return 1
+
+
+def bad_data(config):
+    raise ValueError("table.csv, line 3: <b>broken</b>\nlook there")
+
+
+def faulty(config):
+    return 1 // 0
+
+
+def stopped(config):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def given(monkeypatch):
+    def give(**mains):
+        modules = {name: experiment(main) for name, main in mains.items()}
+        modules["none"] = experiment(good, data=("wine",))
+        for place in (every, registry):
+            monkeypatch.setattr(place, "names", lambda: list(modules))
+            monkeypatch.setattr(place, "load", modules.__getitem__)
+        monkeypatch.setenv("JAXNET_DATA", "/nonexistent")
+        monkeypatch.setenv("JAXNET_CACHE", "/nonexistent")
+        return every.COMMANDS["all"]
+
+    return give
+
+
+def test_one_that_fails_is_not_the_end_of_the_others(given, tmp_path, capsys):
+    command = given(bad_data=bad_data, faulty=faulty, off=off, good=good)
+    assert command(["--report", "--out", str(tmp_path), "--seed", "5"]) == 2
+    said = capsys.readouterr()
+    assert [" ".join(line.split()) for line in said.out.splitlines()[-6:]] == [
+        "bad_data error: table.csv, line 3: <b>broken</b>",
+        "faulty error: ZeroDivisionError: integer division or modulo by zero",
+        "off a figure is off",
+        "good ok",
+        "none skipped: wine is not here",
+        f"page: {tmp_path / 'report.html'}",
+    ]
+    assert "in faulty" in said.err
+    page = (tmp_path / "report.html").read_text()
+    for words in ("&lt;b&gt;broken&lt;/b&gt;\nlook there", "ZeroDivisionError", "in faulty",
+                  "1 of 2", "wine is not here", "1 skipped, 2 failed"):  # fmt: skip
+        assert words in page
+    (folder,) = (tmp_path / "good").iterdir()
+    assert '"seed": 5' in (folder / "record.json").read_text()
+
+
+def test_a_figure_that_is_off_and_none(given, tmp_path):
+    assert given(off=off, good=good)(["--out", str(tmp_path)]) == 1
+    assert given(good=good)(["--out", str(tmp_path)]) == 0
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_stopping_ends_all_and_leaves_the_page(given, tmp_path, capsys):
+    command = given(good=good, stopped=stopped, later=good)
+    assert command(["--report", "--out", str(tmp_path)]) == 130
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("Skipped: stopped.") == 3
+    assert "1 of 1" in page
+    assert "later" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--lr", "1"], "--lr: not a setting of `all`, which takes --seed, --epochs, --data-dir"),
+        (["--seeds=3"], "--seeds: not a setting of `all`"),
+        (["--lr", "1"], "give --lr to one experiment (autograd, "),
+        (["wine"], "one experiment alone: python -m experiments wine"),
+        (["--epochs", "0"], "--epochs: 0; at least 1"),
+        (["--data-dir", "/no/such"], "--data-dir: there is no folder /no/such"),
+        (["--out", "/dev/null/runs"], "/dev/null/runs"),
+    ],
+)
+def test_bad_settings_stop_before_anything_runs(arguments, says, capsys):
+    assert every.COMMANDS["all"](arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert len(said.err.splitlines()) == 1
+    assert says in said.err
+
+
+def test_help_teaches(capsys):
+    for name, words in (("all", ("--report", "--data-dir", "Exits with 0", "skipped")),
+                        ("report", ("RUNS", "--page"))):  # fmt: skip
+        with pytest.raises(SystemExit, match="0"):
+            every.COMMANDS[name](["--help"])
+        said = capsys.readouterr().out
+        for word in words:
+            assert word in said
+
+
+def test_a_report_of_nothing(tmp_path, capsys):
+    assert every.COMMANDS["report"]([str(tmp_path)]) == 2
+    assert "no runs in it" in capsys.readouterr().err
