@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import checkpoint, losses, nn, optim, train
-from jaxnet.checkpoint import Checkpoints, DamagedError
+from jaxnet import losses, nn, optim, train
+from jaxnet.checkpoint import Checkpoints, DamagedError, checkpoints
 from jaxnet.random import Generator
 
 
@@ -214,7 +214,7 @@ def test_a_file_system_that_refuses(tmp_path, monkeypatch):
     def refuse(path, held):
         raise ValueError("RESOURCE_EXHAUSTED: write failed: No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_arrays", refuse)
+    monkeypatch.setattr(checkpoints, "write_arrays", refuse)
     run = Checkpoints(tmp_path / "run")
     run.save(2, state)
     with pytest.raises(OSError, match=r"run: the disk is full: .*No space left"):

@@ -18,8 +18,8 @@ from jaxnet import metrics as metric_functions
 from jaxnet.checkpoint import Checkpoints, Restored, named_arrays
 from jaxnet.data.sampler import epoch_order
 from jaxnet.random import Generator
-from jaxnet.train.chunk import make_chunk
 from jaxnet.train.diagnose import NonFiniteError, diagnose
+from jaxnet.train.epoch import make_stretch
 from jaxnet.train.feed import Feed, choose_feed, rows_of
 from jaxnet.train.progress import Progress, use_compilation_cache
 from jaxnet.train.state import TrainState
@@ -497,7 +497,7 @@ class _Run:
         compiled = _compiled.setdefault(step, {})
         if name not in compiled:
             began = time.perf_counter()
-            chunk = make_chunk(step, size, capacity, nonfinite=nonfinite, trains=training)
+            chunk = make_stretch(step, size, capacity, nonfinite=nonfinite, trains=training)
             lowered = jax.jit(chunk).lower(state, data, order, *ends)
             compiled[name] = lowered.compile()
             took = time.perf_counter() - began

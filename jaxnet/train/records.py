@@ -6,10 +6,10 @@ import json
 import math
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,8 @@ from typing import Any, Self
 
 import jax
 import numpy as np
+
+from jaxnet import atomic
 
 __all__ = ["Run", "environment"]
 
@@ -49,10 +51,12 @@ class Run:
         home = Path(out) / name
         home.mkdir(parents=True, exist_ok=True)
         self.folder = home / f".{stamp}.{os.getpid()}.partial"
-        self.folder.mkdir()
         self._final = home / stamp
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        self._stack.enter_context(atomic.filling(self.folder))
+        self._stack.push(self._finish)
         return self
 
     def __exit__(
@@ -61,14 +65,11 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return
-        try:
+        self._stack.__exit__(kind, error, traceback)
+
+    def _finish(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
             self._write()
-        except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise
 
     def _write(self) -> None:
         record = {

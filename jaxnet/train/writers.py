@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxnet import atomic
 from jaxnet.train.records import plain
 
 __all__ = ["Records"]
@@ -104,12 +105,6 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _replace(file: Path, text: str) -> None:
-    hidden = file.with_name(f".{file.name}")
-    hidden.write_text(text)
-    os.replace(hidden, file)
-
-
 def _scalars(line: Line) -> dict[str, float]:
     return {
         name: value
@@ -124,7 +119,7 @@ class _Jsonl:
         self._file: Any = None
 
     def open(self, kept: Sequence[Line], step: int) -> None:
-        _replace(self._path, "".join(map(self._text, kept)))
+        atomic.write_text(self._path, "".join(map(self._text, kept)))
         self._file = open(self._path, "a")  # noqa: SIM115
 
     def _text(self, line: Line) -> str:
@@ -148,7 +143,7 @@ class _Csv:
         self._file: Any = None
 
     def open(self, kept: Sequence[Line], step: int) -> None:
-        _replace(self._path, "")
+        atomic.write_text(self._path, "")
         self._file = open(self._path, "a", newline="")  # noqa: SIM115
         self.write(kept)
 
