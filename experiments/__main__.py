@@ -11,7 +11,7 @@ from typing import Any
 
 import experiments
 
-_PLUMBING = {"__main__", "ledger", "settings"}
+_PLUMBING = {"__main__", "ledger", "mnist_nets", "settings"}
 
 
 def names() -> list[str]:
