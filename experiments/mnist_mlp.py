@@ -96,15 +96,15 @@ class Trained:
     curves: dict[str, Any]
 
 
-def measured(test_metrics: dict[str, Any]) -> dict[str, Any]:
+@jax.jit
+def measured(test_metrics: dict[str, Any]) -> dict[str, jax.Array]:
     """Figures of a test pass from what its steps gave."""
-    confusion = metrics.total(test_metrics["confusion"])
-    counts = confusion.counts()
+    counts = metrics.total(test_metrics["confusion"]).counts()
     return {
-        "test_loss": float(np.mean(np.asarray(test_metrics["loss"], np.float64))),
-        "test_accuracy": float(counts.recall("micro")),
-        "precision": np.asarray(counts.precision(None)),
-        "recall": np.asarray(counts.recall(None)),
+        "test_loss": test_metrics["loss"].mean(),
+        "test_accuracy": counts.recall("micro"),
+        "precision": counts.precision(None),
+        "recall": counts.recall(None),
     }
 
 
@@ -137,7 +137,7 @@ def train_one(
     curves: dict[str, Any] = {
         name: {} for name in ("train_loss", "test_loss", "test_accuracy", "seconds")
     }
-    figures: dict[str, Any] = {}
+    figures: dict[str, np.ndarray] = {}
     for i in range(1, min(program.epochs, config.epochs) + 1):
         began = time.perf_counter()
         order = jnp.asarray(data.epoch_order(rows, generator))
@@ -147,7 +147,7 @@ def train_one(
         if program.tests_in_loop:
             data.epoch_order(len(test[1]), generator, shuffle=False)
         state, done = measure(state, test, in_order)
-        figures = measured(done)
+        figures = jax.device_get(measured(done))
         mean_loss = program.epoch_loss(step_losses, rows)
         for line in program.lines(i, mean_loss, step_losses, rows):
             log(line)
@@ -157,7 +157,7 @@ def train_one(
         )
         curves["train_loss"][i] = mean_loss
         for name in ("test_loss", "test_accuracy"):
-            curves[name][i] = figures[name]
+            curves[name][i] = float(figures[name])
     curves |= {name: figures[name] for name in ("precision", "recall")}
 
     if config.form == "module":
@@ -232,7 +232,7 @@ def three_calls(
     detailed = train.supervised(losses.cross_entropy, {"confusion": metrics.confusion})
     evaluate = train.make_epoch(train.make_eval_step(detailed), batch_size=1000)
     state, done = evaluate(result.state, test, jnp.arange(len(test[1])))
-    figures = measured(done)
+    figures = jax.device_get(measured(done))
 
     def curve(name: str) -> dict[int, float]:
         return {line["epoch"]: line[name] for line in result.history}
@@ -269,6 +269,7 @@ def main(config: Config) -> int:
                     trained = train_one(program, seed, config, training, test, log)
                 else:
                     trained = three_calls(seed, config, training, test, log)
+                trained.curves["parameters"] = sum(map(np.size, trained.arrays.values()))
                 results[name][seed] = trained.curves
                 print(_summary(trained.curves))
                 if seed == config.seed:
@@ -297,6 +298,7 @@ def judge(name: str, config: Config, runs: dict[int, dict[str, Any]]) -> list[le
         section += "_tensors"
     if program.dropout:
         figures: dict[str, Any] = {
+            "parameters": [curves["parameters"] for curves in runs.values()],
             "train_loss": {
                 i: [curves["train_loss"][i] for curves in runs.values()]
                 for i in runs[config.seed]["train_loss"]
@@ -307,7 +309,7 @@ def judge(name: str, config: Config, runs: dict[int, dict[str, Any]]) -> list[le
         return ledger.compare_over_seeds(section, figures, complete)
     if 0 not in runs:
         return []
-    figures = {"train_loss": runs[0]["train_loss"]}
+    figures = {name: runs[0][name] for name in ("parameters", "train_loss")}
     if complete:
         figures["test_accuracy"] = runs[0]["test_accuracy"][program.epochs]
     return ledger.compare(section, figures, complete)
@@ -347,8 +349,8 @@ def _look(
     file = folder / f"{name}.pt"
     weights.save(file, trained.arrays)
     same = np.array_equal(np.asarray(trained.reload(file)(test)), ps)
-    count = sum(np.size(array) for array in trained.arrays.values())
     verdict = "the same predictions" if same else "OTHER PREDICTIONS"
+    count = trained.curves["parameters"]
     print(f"{count} parameters saved to {file.name} and loaded into a fresh net: {verdict}")
     return same
 
