@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Panel", "Series", "save_bars", "save_images", "save_panels"]
+__all__ = ["Panel", "Series", "save_bars", "save_images", "save_panels", "view_classify"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +142,37 @@ def _words(panel: Panel) -> str:
 
 def _save(figure: Any, path: str | os.PathLike[str], description: str) -> None:
     figure.savefig(path, dpi=120, metadata={"Description": " ".join(description.split())})
+
+
+def view_classify(
+    path: str | os.PathLike[str],
+    images: np.ndarray,
+    ps: np.ndarray,
+    titles: Sequence[str],
+    classes: Sequence[str],
+) -> None:
+    """Draws each image beside a bar chart of its class probabilities into a PNG.
+
+    Args:
+        path: of the PNG.
+        images: uint8 (N, H, W, C) with one or three channels.
+        ps: probabilities (N, classes).
+        titles: one for each image.
+        classes: their names.
+    """
+    figure, all_axes = _figure(2, rows=len(images), width=3.0, height=2.6)
+    places = np.arange(len(classes))
+    rows = zip(all_axes[::2], all_axes[1::2], images, ps, titles, strict=True)
+    for picture, chart, image, p, title in rows:
+        picture.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray")
+        picture.axis("off")
+        picture.set_title(title, fontsize=9)
+        chart.barh(places, p)
+        chart.set_yticks(places, list(classes))
+        chart.invert_yaxis()
+        chart.set_xlim(0, 1.1)
+        chart.set_title("Class probability", fontsize=9)
+    figure.savefig(path, dpi=120)
 
 
 def _figure(columns: int, *, rows: int = 1, width: float, height: float) -> Any:

@@ -12,3 +12,11 @@ def test_panels_and_images_are_drawn(tmp_path):
     report.save_images(tmp_path / "b.png", images, [str(i) for i in range(7)], columns=3)
     for name in ("a.png", "b.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_digits_are_drawn_beside_their_probabilities(tmp_path):
+    for channels in (1, 3):
+        images = np.zeros((2, 28, 28, channels), np.uint8)
+        ps = np.full((2, 10), 0.1)
+        report.view_classify(tmp_path / "a.png", images, ps, ["a", "b"], list("0123456789"))
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,294 @@
+"""The five MNIST nets of the documents: as modules, and as functions of plain tensors.
+
+Each `Program` is what one document runs: the net, its loss, optimizer, epochs, batches,
+normalisation and log lines. Where the documents do not show a thing, it is what is usual
+for that program, and the entry in `PROGRAMS` says so.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet import losses, nn, optim
+from jaxnet.nn import functional as F
+from jaxnet.random import Generator
+
+__all__ = ["OUTPUTS", "PROGRAMS", "Program", "make_tensor_steps", "tensor_state"]
+
+Params = dict[str, jax.Array]
+Lines = Callable[[int, float, np.ndarray, int], Iterator[str]]
+Optimizer = Literal["document", "sgd", "adam"]
+
+
+class Network(nn.Module):
+    """784-256-10 with a sigmoid and a softmax, each a module of its own."""
+
+    def __init__(self, *, rngs: nn.init.Rngs) -> None:
+        self.hidden = nn.Linear(784, 256, rngs=rngs)
+        self.output = nn.Linear(256, 10, rngs=rngs)
+        self.sigmoid = nn.Sigmoid()
+        self.softmax = nn.Softmax(dim=1)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.sigmoid(self.hidden(x.reshape(len(x), -1)))
+        return self.softmax(self.output(x))
+
+
+def classifier(*, rngs: nn.init.Rngs) -> nn.Sequential:
+    """784-128-64-10 with ReLU; gives the logarithms of probabilities."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(784, 128, rngs=rngs),
+        nn.ReLU(),
+        nn.Linear(128, 64, rngs=rngs),
+        nn.ReLU(),
+        nn.Linear(64, 10, rngs=rngs),
+        nn.LogSoftmax(dim=1),
+    )
+
+
+class NeuralNetwork(nn.Module):
+    """784-512-512-10 with ReLU; gives logits."""
+
+    def __init__(self, *, rngs: nn.init.Rngs) -> None:
+        self.flatten = nn.Flatten()
+        self.linear_relu_stack = nn.Sequential(
+            nn.Linear(28 * 28, 512, rngs=rngs),
+            nn.ReLU(),
+            nn.Linear(512, 512, rngs=rngs),
+            nn.ReLU(),
+            nn.Linear(512, 10, rngs=rngs),
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.linear_relu_stack(self.flatten(x))
+
+
+class SimpleNet(nn.Module):
+    """784-128-10 with ReLU and dropout; gives the logarithms of probabilities."""
+
+    def __init__(self, *, rngs: nn.init.Rngs) -> None:
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(28 * 28, 128, rngs=rngs)
+        self.relu = nn.ReLU()
+        self.dropout = nn.Dropout(0.2)
+        self.fc2 = nn.Linear(128, 10, rngs=rngs)
+        self.softmax = nn.LogSoftmax(dim=1)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.dropout(self.relu(self.fc1(self.flatten(x))))
+        return self.softmax(self.fc2(x))
+
+
+class MLP(nn.Module):
+    """784-200-200-10 with one activation between the layers; gives logits."""
+
+    def __init__(
+        self, activation: Callable[[], nn.Module] = nn.ReLU, *, rngs: nn.init.Rngs
+    ) -> None:
+        self.model = nn.Sequential(
+            nn.Linear(784, 200, rngs=rngs),
+            activation(),
+            nn.Linear(200, 200, rngs=rngs),
+            activation(),
+            nn.Linear(200, 10, rngs=rngs),
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.model(x.reshape(len(x), -1))
+
+
+# What a net gives: its loss, and how its outputs become probabilities.
+OUTPUTS: dict[str, tuple[Callable[..., jax.Array], Callable[[jax.Array], jax.Array]]] = {
+    "probabilities": (lambda p, y: losses.nll_loss(jnp.log(p), y), lambda p: p),
+    "log_probabilities": (losses.nll_loss, jnp.exp),
+    "logits": (losses.cross_entropy, lambda z: F.softmax(z, dim=1)),
+}
+
+
+def _plain(epoch: int, mean: float, losses: np.ndarray, rows: int) -> Iterator[str]:
+    yield f"Training loss: {mean}"
+
+
+def _counted(epoch: int, mean: float, losses: np.ndarray, rows: int) -> Iterator[str]:
+    yield f"Epoch: {epoch} \tTraining Loss: {mean:.6f}"
+
+
+def _numbered(epoch: int, mean: float, losses: np.ndarray, rows: int) -> Iterator[str]:
+    yield f"Epoch {epoch} - Training loss: {mean}"
+
+
+def _every_hundredth(epoch: int, mean: float, losses: np.ndarray, rows: int) -> Iterator[str]:
+    for i in range(0, len(losses), 100):
+        share = i / len(losses)
+        seen = -(-rows // len(losses)) * i
+        yield f"Train Epoch: {epoch - 1} [{seen}/{rows} ({share:.0%})]\tLoss: {losses[i]:.6f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One training program of the documents.
+
+    Attributes:
+        build: makes the net as a module.
+        sizes: of its layers, input first.
+        activation: between the layers of the plain form.
+        gives: what comes out: a key of `OUTPUTS`.
+        optimizer: the document's, "sgd" or "adam".
+        lr: learning rate of each of the two; the other one's is ours.
+        epochs: the document's passes over the training images.
+        batch_size: images a step.
+        mean, std: of the normalisation of pixels in 0..1.
+        lines: the document's log lines of an epoch, from its number, its mean loss, the
+            losses of its steps and the number of images.
+        weigh_rows: whether an epoch's mean loss is over images, not over batches, the last
+            of which is smaller.
+        dropout: probability, before the last layer.
+        kaiming: whether the plain form starts from kaiming_normal_ and zero biases, as
+            its document does, or as nn.Linear.
+        tests_in_loop: whether each epoch of the PyTorch program goes over a DataLoader of
+            the test images, which draws from the random generator.
+    """
+
+    build: Callable[..., nn.Module]
+    sizes: tuple[int, ...]
+    activation: Callable[[jax.Array], jax.Array]
+    gives: str
+    optimizer: Literal["sgd", "adam"]
+    lr: dict[str, float]
+    epochs: int
+    batch_size: int
+    mean: float
+    std: float
+    lines: Lines
+    weigh_rows: bool = False
+    dropout: float = 0.0
+    kaiming: bool = False
+    tests_in_loop: bool = False
+
+    def make_optimizer(self, name: Optimizer) -> optax.GradientTransformation:
+        """The document's optimizer, or the one that is asked for."""
+        chosen = self.optimizer if name == "document" else name
+        return (optim.SGD if chosen == "sgd" else optim.Adam)(lr=self.lr[chosen])
+
+    def epoch_loss(self, losses: np.ndarray, rows: int) -> float:
+        """The mean loss of an epoch as the document takes it, from those of its steps."""
+        if not self.weigh_rows:
+            return float(losses.mean())
+        sizes = np.minimum(self.batch_size, rows - self.batch_size * np.arange(len(losses)))
+        return float((losses * sizes).sum() / rows)
+
+    def start(self, generator: Generator) -> Params:
+        """Initial plain tensors: w1 (out, in), b1 (out,), w2, ... in torch's layout."""
+        params: Params = {}
+        fans = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        if self.kaiming:
+            # The program draws torch.randn first, which kaiming_normal_ then overwrites.
+            for fan_in, out in fans:
+                generator.randn(out, fan_in)
+            for i, (fan_in, out) in enumerate(fans, 1):
+                std = (2 / fan_in) ** 0.5
+                params[f"w{i}"] = nn.init.draw_normal(generator, (out, fan_in), 0.0, std)
+                params[f"b{i}"] = jnp.zeros(out)
+            return params
+        for i, (fan_in, out) in enumerate(fans, 1):
+            params[f"w{i}"], params[f"b{i}"] = (
+                variable[...] for variable in nn.Linear(fan_in, out, rngs=generator).parameters()
+            )
+        return params
+
+    def forward(self, params: Params, x: jax.Array, training: bool = False) -> jax.Array:
+        """The net as a function of its tensors: (N, 1, 28, 28) to (N, 10)."""
+        x = x.reshape(len(x), -1)
+        last = len(self.sizes) - 1
+        for i in range(1, last):
+            x = self.activation(F.linear(x, params[f"w{i}"], params[f"b{i}"]))
+        x = F.dropout(x, self.dropout, training)
+        x = F.linear(x, params[f"w{last}"], params[f"b{last}"])
+        if self.gives == "logits":
+            return x
+        return F.softmax(x, dim=1) if self.gives == "probabilities" else F.log_softmax(x, dim=1)
+
+
+def tensor_state(
+    program: Program, optimizer: optax.GradientTransformation, seed: int, generator: Generator
+) -> dict[str, Any]:
+    """What the plain form carries from step to step, in a dictionary."""
+    params = program.start(generator)
+    return {
+        "params": params,
+        "opt_state": optimizer.init(params),
+        "key": jax.random.key(seed),
+        "step": jnp.zeros((), jnp.int32),
+    }
+
+
+def make_tensor_steps(
+    program: Program,
+    loss: Callable[..., Any],
+    test_loss: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+) -> tuple[Any, Any]:
+    """The training and the test step without any module: parameters are a dictionary."""
+
+    def objective(params: Params, batch: Any) -> Any:
+        return loss(functools.partial(program.forward, params, training=True), batch)
+
+    def train_step(state: dict[str, Any], batch: Any) -> Any:
+        with nn.keys(jax.random.fold_in(state["key"], state["step"])):
+            (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(
+                state["params"], batch
+            )
+        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        state = {**state, "params": params, "opt_state": opt_state, "step": state["step"] + 1}
+        return state, {"loss": value, **metrics}
+
+    def test_step(state: dict[str, Any], batch: Any) -> Any:
+        value, metrics = test_loss(functools.partial(program.forward, state["params"]), batch)
+        return state, {"loss": value, **metrics}
+
+    return train_step, test_step
+
+
+_SGD, _ADAM = 1e-2, 1e-3
+
+PROGRAMS: dict[str, Program] = {
+    # Built and looked at, but not trained there: loss, optimizer and epochs are ours.
+    "sigmoid": Program(
+        Network, (784, 256, 10), F.sigmoid, "probabilities",
+        "adam", {"sgd": 0.1, "adam": _ADAM}, 5, 64, 0.5, 0.5, _plain,
+    ),
+    # The loader is not shown: batches of 64 and (0.5, 0.5) are the course's that it retells.
+    "classifier": Program(
+        classifier, (784, 128, 64, 10), F.relu, "log_probabilities",
+        "sgd", {"sgd": 0.003, "adam": _ADAM}, 5, 64, 0.5, 0.5, _plain,
+    ),
+    # The loop of 30 epochs is shown without a net, this net without a loop.
+    "stack": Program(
+        NeuralNetwork, (784, 512, 512, 10), F.relu, "logits",
+        "sgd", {"sgd": _SGD, "adam": _ADAM}, 30, 64, 0.0, 1.0, _counted,
+        weigh_rows=True,
+    ),
+    "dropout": Program(
+        SimpleNet, (784, 128, 10), F.relu, "log_probabilities",
+        "adam", {"sgd": _SGD, "adam": _ADAM}, 5, 64, 0.5, 0.5, _numbered, dropout=0.2,
+    ),
+    # The listings break off after a line: the rest is this well-known program's.
+    "mlp": Program(
+        MLP, (784, 200, 200, 10), F.relu, "logits",
+        "sgd", {"sgd": _SGD, "adam": _ADAM}, 10, 200, 0.1307, 0.3081, _every_hundredth,
+        kaiming=True, tests_in_loop=True,
+    ),
+    "leaky": Program(
+        functools.partial(MLP, nn.LeakyReLU), (784, 200, 200, 10), F.leaky_relu, "logits",
+        "sgd", {"sgd": _SGD, "adam": _ADAM}, 10, 200, 0.1307, 0.3081, _every_hundredth,
+        kaiming=True, tests_in_loop=True,
+    ),
+}  # fmt: skip

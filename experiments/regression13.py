@@ -1,0 +1,228 @@
+"""Thirteen features, one number: the smallest net, a net within a net, parameters in files.
+
+One document's `DLModel` is a single `nn.Linear(13, 1)`, written plainly and with a module of
+its own inside. The figures that it prints are first draws of an unknown seed: they have to
+lie among the draws of many seeds. The document trains nothing; here its four parts (data,
+model, loss, optimizer) are put together: the net whose parameters the document prints
+answers 1,000 random questions, and a fresh net learns from the answers alone, by SGD with
+lr 0.005, the document's example, until it has the printed parameters to the last digit.
+These are saved and loaded as a whole, one by one by name, and into the other form's names.
+
+    python -m experiments regression13
+
+Result (2-core CPU, seconds): all 25 figures hold; the net finds the 14 printed parameters
+to 1e-6 in 60 epochs.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import ledger
+from experiments.settings import Settings
+from jaxnet import data, losses, nn, optim, report, train, weights
+from jaxnet.random import Generator
+
+DATA = ()
+
+FEATURES = 13
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """Settings of regression13."""
+
+    epochs: int = 60
+    """Passes over the 1,000 questions."""
+    seeds: int = 200
+    """How many nets to draw for the figures of unknown seed."""
+    lr: float = 0.005
+    """Learning rate of SGD."""
+    batch_size: int = 32
+    """Questions a step."""
+
+    def validate(self) -> None:
+        super().validate()
+        if self.seeds < 3:
+            raise ValueError(f"--seeds: {self.seeds}; a spread needs at least 3")
+        if self.lr <= 0:
+            raise ValueError(f"--lr: {self.lr}; a positive number is needed")
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size: {self.batch_size}; at least 1 is needed")
+
+
+class DLModel(nn.Module):
+    """One linear layer."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nn.init.Rngs) -> None:
+        self.linear = nn.Linear(in_features=in_features, out_features=out_features, rngs=rngs)
+
+    def __call__(self, X: jax.Array) -> jax.Array:
+        return self.linear(X)
+
+
+class NestedModel(nn.Module):
+    """The same function, with a module of our own in place of the layer."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nn.init.Rngs) -> None:
+        self.linear = DLModel(in_features=in_features, out_features=out_features, rngs=rngs)
+
+    def __call__(self, X: jax.Array) -> jax.Array:
+        return self.linear(X)
+
+
+class AddOne:
+    """No net at all: an object that is called is its `__call__`."""
+
+    def __call__(self, x: int) -> int:
+        return x + 1
+
+
+def printed() -> dict[str, np.ndarray]:
+    """The parameters that the document prints, under the model's names."""
+    drawn = ledger.documented("regression13.drawn")
+    weight = [[float(drawn[f"weight.{i}"]) for i in range(FEATURES)]]
+    return {
+        "linear.weight": np.array(weight, np.float32),
+        "linear.bias": np.array([float(drawn["bias"])], np.float32),
+    }
+
+
+def first_draws(seeds: range) -> dict[str, Any]:
+    """What the document's two programs print after each of the seeds."""
+    draws: dict[str, list[np.ndarray]] = {"weight": [], "bias": [], "output": []}
+    for seed in seeds:
+        arrays = weights.state_dict(DLModel(FEATURES, 1, rngs=Generator(seed)))
+        draws["weight"].append(arrays["linear.weight"][0])
+        draws["bias"].append(arrays["linear.bias"][0])
+        generator = Generator(seed)
+        X = jnp.asarray(generator.randn(3, FEATURES))
+        draws["output"].append(np.asarray(NestedModel(FEATURES, 2, rngs=generator)(X)))
+    weight, output = np.array(draws["weight"]), np.array(draws["output"])
+    return {
+        "weight": dict(enumerate(weight.T)),
+        "bias": draws["bias"],
+        "output": {i: dict(enumerate(output[:, i].T)) for i in range(3)},
+    }
+
+
+def learn(config: Config) -> tuple[Any, list[float]]:
+    """A fresh net learns what the printed one answers; gives it and its losses by epoch."""
+    generator = Generator(config.seed)
+    teacher = DLModel(FEATURES, 1, rngs=generator)
+    weights.load_state_dict(teacher, printed())
+    X = jnp.asarray(generator.randn(1000, FEATURES))
+    rows = X, teacher(X)
+    optimizer = optim.SGD(lr=config.lr)
+    state = train.create(DLModel(FEATURES, 1, rngs=generator), optimizer, config.seed)
+    step = train.make_train_step(train.supervised(losses.mse_loss), optimizer)
+    epoch = train.make_epoch(step, config.batch_size)
+    curve = []
+    for _ in range(config.epochs):
+        order = jnp.asarray(data.epoch_order(len(X), generator))
+        state, metrics = epoch(state, rows, order)
+        curve.append(float(metrics["loss"].mean()))
+    return state.model(), curve
+
+
+def saved_and_loaded(model: DLModel, folder: Path, seed: int) -> dict[str, bool]:
+    """Three ways back from a file, each into a fresh net: does it answer the same?"""
+    X = jnp.asarray(Generator(seed).randn(5, FEATURES))
+    file = folder / "m1_param.pkl"
+    weights.save(file, weights.state_dict(model))
+    model_dict_params = weights.load(file)
+
+    whole = DLModel(FEATURES, 1, rngs=Generator(seed + 1))
+    said = weights.load_state_dict(whole, model_dict_params)
+    print(f"as a whole: {said}")
+
+    by_name = DLModel(FEATURES, 1, rngs=Generator(seed + 1))
+    for name, array in model_dict_params.items():
+        left = weights.load_state_dict(by_name, {name: array}, strict=False)
+        print(f"by name: {name} {array.shape}, not given: {', '.join(left.missing_keys)}")
+
+    nested = NestedModel(FEATURES, 1, rngs=Generator(seed + 1))
+    renamed = {f"linear.{name}": array for name, array in model_dict_params.items()}
+    weights.load_state_dict(nested, renamed)
+    print(f"into the nested net: {', '.join(renamed)}")
+
+    fresh = {"whole": whole, "by_name": by_name, "nested": nested}
+    return {name: bool((net(X) == model(X)).all()) for name, net in fresh.items()}
+
+
+def main(config: Config) -> int:
+    """Checks what is printed, trains, saves and loads; returns how many figures are off."""
+    config.validate()
+    cpu = jax.devices("cpu")[0]
+    with jax.default_device(cpu), train.Run(config.out, "regression13", config) as run:
+        model = DLModel(FEATURES, 1, rngs=Generator(config.seed))
+        print(f"{model}\n\n{NestedModel(FEATURES, 2, rngs=Generator(config.seed))}\n")
+        a = jnp.array([[1, 1, 2], [1, 2, 3]])
+        figures = {
+            "model": " ".join(repr(model).split()),
+            "ndim": a.ndim,
+            "shape": a.shape,
+            "call": AddOne()(x=3),
+        }
+        rows = ledger.compare("regression13.printed", figures)
+        seeds = range(config.seed, config.seed + config.seeds)
+        rows += ledger.compare_over_seeds("regression13.drawn", first_draws(seeds))
+
+        faults = 0
+        target = np.append(*(array.ravel() for array in printed().values()))
+        bound = FEATURES**-0.5
+        inside = bool((np.abs(target) <= bound).all())
+        print(f"nn.Linear draws from ±{bound:.4f}; all that is printed lies there: {inside}")
+        faults += not inside
+
+        model, curve = learn(config)
+        if not np.isfinite(curve).all():
+            raise ValueError(f"--lr: at {config.lr} the loss is not finite; lower it")
+        found = np.append(*(array.ravel() for array in weights.state_dict(model).values()))
+        gap = float(np.abs(found - target).max())
+        print(f"\nafter {config.epochs} epochs: loss {curve[-1]:.2e}, parameters {gap:.1e} off")
+        document = config.epochs >= Config.epochs and config.lr == Config.lr
+        if document and config.batch_size == Config.batch_size:
+            faults += gap > 5e-5  # half of the last printed digit
+
+        same = saved_and_loaded(model, run.folder, config.seed)
+        print(f"the same answers after loading: {same}\n")
+        faults += sum(not answer for answer in same.values())
+        ledger.show(rows)
+        run.metrics |= {
+            "loss": curve,
+            "parameters": found,
+            "largest_difference": gap,
+            "same_after_loading": same,
+            "ledger": [dataclasses.asdict(row) for row in rows],
+        }
+        _plot(run.folder / "fit.png", curve, target, found)
+    print(f"record, plot and parameters: {run.folder}")
+    return ledger.failed(rows) + faults
+
+
+def _plot(path: Path, curve: list[float], target: np.ndarray, found: np.ndarray) -> None:
+    places = np.arange(len(target))
+    panels = [
+        report.Panel(
+            "Learning from answers",
+            "epoch",
+            "mean squared error",
+            [report.Series("training loss", range(1, len(curve) + 1), curve, "C0.-")],
+            log=True,
+        ),
+        report.Panel(
+            "Parameters: 13 weights and the bias",
+            "number",
+            "value",
+            [
+                report.Series("printed", places, target, "ko"),
+                report.Series("found", places, found, "C1x"),
+            ],
+        ),
+    ]
+    report.save_panels(path, panels)

@@ -1,0 +1,71 @@
+"""experiments/regression13.py"""
+
+import importlib.util
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.__main__ import run
+from experiments.regression13 import DLModel, NestedModel, first_draws, printed
+from jaxnet import weights
+from jaxnet.random import Generator
+
+
+def test_every_figure_holds_and_the_parameters_are_found(tmp_path, capsys):
+    assert run("regression13", ["--out", str(tmp_path), "--seeds", "50"]) == 0
+    said = capsys.readouterr().out
+    assert "25 of 25 figures hold" in said
+    (folder,) = (tmp_path / "regression13").iterdir()
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"fit.png", "m1_param.pkl", "record.json"}
+    record = json.loads((folder / "record.json").read_text())["metrics"]
+    assert record["largest_difference"] < 5e-6
+    assert set(record["same_after_loading"].values()) == {True}
+    assert list(weights.load(folder / "m1_param.pkl")) == ["linear.weight", "linear.bias"]
+
+
+def test_a_short_run_is_held_to_no_parameters(tmp_path):
+    assert run("regression13", ["--out", str(tmp_path), "--seeds", "20", "--epochs", "1"]) == 0
+
+
+def test_nested_is_the_same_function():
+    plain = DLModel(13, 1, rngs=Generator(0))
+    nested = NestedModel(13, 1, rngs=Generator(0))
+    assert list(weights.state_dict(nested)) == ["linear.linear.weight", "linear.linear.bias"]
+    x = jnp.asarray(Generator(1).randn(4, 13))
+    np.testing.assert_array_equal(plain(x), nested(x))
+    assert printed()["linear.weight"].shape == (1, 13)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="needs torch: pip install torch"
+)
+def test_first_draws_are_torchs():
+    import torch
+
+    draws = first_draws(range(7, 9))
+    torch.manual_seed(8)
+    layer = torch.nn.Linear(13, 1)
+    ours = [float(draws["weight"][i][1]) for i in range(13)]
+    assert ours == layer.weight[0].tolist()
+    torch.manual_seed(8)
+    x = torch.randn(3, 13)
+    theirs = torch.nn.Linear(13, 2)(x).detach().numpy()
+    ours = [[float(draws["output"][i][k][1]) for k in range(2)] for i in range(3)]
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["--seeds", "2"], "--seeds: 2; a spread needs at least 3"),
+        (["--lr", "0"], "--lr: 0.0; a positive number"),
+        (["--batch-size", "0"], "--batch-size: 0; at least 1"),
+        (["--lr", "9"], "the loss is not finite; lower it"),
+    ],
+)
+def test_bad_settings(settings, says, tmp_path, capsys):
+    assert run("regression13", ["--out", str(tmp_path), *settings]) == 2
+    assert says in capsys.readouterr().err
