@@ -11,7 +11,7 @@ from typing import Any
 
 import experiments
 
-_PLUMBING = {"__main__", "ledger", "settings"}
+_PLUMBING = {"__main__", "ledger", "result_table", "settings"}
 
 
 def names() -> list[str]:
@@ -72,8 +72,9 @@ def run(name: str, arguments: Sequence[str]) -> int:
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nstopped; nothing was kept of this run", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        kept = str(stop) or "nothing was kept of this run"
+        print(f"\nstopped; {kept}", file=sys.stderr)
         return 130
 
 
