@@ -239,7 +239,7 @@ def main(config: Config) -> int:
             print("one run has no spread to judge by; --seeds 3 or more gives verdicts")
         run.metrics |= {"runs": runs, "ledger": [dataclasses.asdict(row) for row in rows]}
         _plot(run.folder, runs)
-        _plot_images(run.folder, result.state.model(), pictures, validation)
+        plot_images(run.folder, result.state.model(), pictures, validation)
     print(f"record and plots: {run.folder}")
     return ledger.failed(rows) if document else 0
 
@@ -269,7 +269,7 @@ def _plot(folder: Any, runs: dict[int, Any]) -> None:
     report.save_panels(folder / "curves.png", panels)
 
 
-def _plot_images(folder: Any, model: Any, pictures: np.ndarray, validation: Any) -> None:
+def plot_images(folder: Any, model: Any, pictures: np.ndarray, validation: Any) -> None:
     """The first images of the validation set, six of each class, with their probabilities."""
     inputs, labels = validation
     labels = np.asarray(labels)

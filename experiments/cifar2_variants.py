@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import cifar2_net
-from experiments.result_table import command, mean_and_spread, save_table
+from experiments.result_table import command, mean_and_spread, save_table, seeds_in_words
 from experiments.settings import Settings
 from jaxnet import losses, metrics, nn, optim, report, train
 from jaxnet.nn import functional as F
@@ -367,9 +367,6 @@ def _save_table(path: Path, config: Config, outcomes: dict[str, Outcome]) -> Non
             [name, f"{outcome.parameters:,}", _reached(outcome), loss, *accuracies,
              f"{np.mean(minutes):.1f}"]
         )  # fmt: skip
-    seeds = f"seeds {config.seed} to {config.seed + config.seeds - 1}"
-    if config.seeds == 1:
-        seeds = f"seed {config.seed}"
     notes = [
         "Mean ± standard deviation over seeds, after the last epoch; the training loss is the mean "
         "over the steps of that epoch, penalty included; minutes are of training, one seed.",
@@ -380,5 +377,6 @@ def _save_table(path: Path, config: Config, outcomes: dict[str, Outcome]) -> Non
         notes.append(f"The deep nets have {config.n_blocks} blocks.")
     header = ["variant", "parameters", "epochs", "training loss", "training accuracy",
               "validation accuracy", "minutes"]  # fmt: skip
+    seeds = seeds_in_words(config.seed, config.seeds)
     title = f"cifar2_variants, {config.epochs} epochs, {seeds}"
     save_table(path, title, command("cifar2_variants", config), header, rows, notes)

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.settings import Settings
 from jaxnet import train
 
-__all__ = ["command", "mean_and_spread", "save_table"]
+__all__ = ["command", "mean_and_spread", "save_table", "seeds_in_words"]
 
 
 def command(name: str, config: Settings) -> str:
@@ -42,6 +42,15 @@ def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
     """
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def seeds_in_words(first: int, count: int) -> str:
+    """Which seeds a run had.
+
+    >>> seeds_in_words(0, 5)
+    'seeds 0 to 4'
+    """
+    return f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
 
 
 def save_table(
