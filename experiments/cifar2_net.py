@@ -14,20 +14,16 @@ of the five runs: experiments/results/cifar2_net.md.
 """
 
 import dataclasses
-import datetime
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from tqdm import tqdm
 
 from experiments import ledger
 from experiments.settings import Settings
-from jaxnet import data, losses, nn, optim, report, train
+from jaxnet import data, losses, metrics, nn, optim, report, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
@@ -35,6 +31,9 @@ DATA = ("cifar10",)
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 CLASSES = ("airplane", "bird")
+EVALUATION_BATCH = 500
+
+Rows = tuple[Any, Any]  # inputs and classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,58 +113,96 @@ def two_classes(split: str, config: Config) -> tuple[np.ndarray, tuple[np.ndarra
     return images, (inputs, (everything.labels[rows] == wanted[1]).astype(np.int32))
 
 
-def correct(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """How many of the largest scores stand at the right class."""
-    return (outputs.argmax(axis=1) == targets).sum()
+class Trainer:
+    """A net, an optimizer and a loss on the two classes; compiled once for all seeds.
 
-
-def train_one(
-    seed: int,
-    config: Config,
-    training: Any,
-    validation: Any,
-    build: Callable[..., nn.Module] | None = None,
-    optimizer: optax.GradientTransformation | None = None,
-    loss: Callable[[Any, Any], Any] | None = None,
-    label: str = "",
-) -> tuple[Any, dict[str, Any]]:
-    """One run from one seed; gives the last state and the curves.
-
-    Another model, optimizer or loss (with the metric "correct") makes it a variant.
+    Args:
+        build: gives the net, from `rngs`.
+        optimizer: of `jaxnet.optim`.
+        training, validation: inputs and classes.
+        loss: of (model, batch), with the metric "accuracy"; cross entropy, if None.
     """
-    generator = Generator(seed)
-    optimizer = optimizer or optim.SGD(lr=config.lr)
-    state = train.create((build or FORMS[config.form])(rngs=generator), optimizer, seed)
-    loss = loss or train.supervised(losses.cross_entropy, {"correct": correct})
-    epoch = train.make_epoch(train.make_train_step(loss, optimizer), config.batch_size)
-    measure = train.make_epoch(train.make_eval_step(loss), batch_size=500)
 
-    def accuracy(state: Any, rows: Any) -> tuple[Any, float]:
-        n = len(rows[1])
-        state, metrics = measure(state, rows, jnp.arange(n))
-        return state, float(metrics["correct"].sum()) / n
+    def __init__(
+        self,
+        build: Callable[..., nn.Module],
+        optimizer: optim.Optimizer,
+        training: Rows,
+        validation: Rows,
+        loss: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        loss = loss or train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
+        self.build, self.optimizer = build, optimizer
+        self.training, self.validation = training, validation
+        self.step = train.make_train_step(loss, optimizer)
+        self.eval_step = train.make_eval_step(loss)
+        self._evaluate = train.make_epoch(self.eval_step, EVALUATION_BATCH)
 
-    curves: dict[str, Any] = {"train_loss": {}, "train_accuracy": {}, "val_accuracy": {}}
-    began = time.perf_counter()
-    bar = tqdm(
-        range(1, config.epochs + 1), desc=label or f"seed {seed}", unit=" epochs", disable=None
-    )
-    for i in bar:
-        order = jnp.asarray(data.epoch_order(len(training[1]), generator))
-        state, metrics = epoch(state, training, order)
-        mean_loss = float(np.mean(np.asarray(metrics["loss"], np.float64)))
-        curves["train_loss"][i] = mean_loss
-        if i == 1:
-            curves["seconds_first_epoch"] = time.perf_counter() - began
-        if i == 1 or i % 10 == 0 or i == config.epochs:
-            state, curves["train_accuracy"][i] = accuracy(state, training)
-            state, curves["val_accuracy"][i] = accuracy(state, validation)
-            tqdm.write(f"{datetime.datetime.now()} Epoch {i}, Training loss {mean_loss}")
-        bar.set_postfix(loss=f"{mean_loss:.4f}")
-    curves["seconds"] = time.perf_counter() - began
-    for name, split in (("train", "train_accuracy"), ("val", "val_accuracy")):
-        tqdm.write(f"Accuracy {name}: {curves[split][config.epochs]:.2f}")
-    return state, curves
+    def run(
+        self,
+        seed: int,
+        epochs: int,
+        batch_size: int,
+        callbacks: Sequence[Callable[[train.EpochReport], Any]] = (),
+        **options: Any,
+    ) -> train.Result:
+        """One run: the PyTorch program's after torch.manual_seed(seed).
+
+        Every epoch's line of the history has "loss" and "val_accuracy"; those of the first,
+        each tenth and the last have "train_accuracy" too, of the net as it is then.
+
+        Args:
+            seed: of the initial weights and of every epoch's order.
+            epochs: passes over the training rows.
+            batch_size: rows a step.
+            callbacks: called before the training rows are measured.
+            **options: of `train.fit`.
+
+        Raises:
+            ValueError: the loss is not finite.
+            KeyboardInterrupt: Ctrl-C; what a checkpoint folder holds is whole.
+        """
+
+        def measure(report: train.EpochReport) -> Any:
+            last = report.epoch == report.epochs or report.reason is not None
+            if report.epoch == 1 or report.epoch % 10 == 0 or last:
+                order = jnp.arange(len(self.training[1]))
+                state, measured = self._evaluate(report.state, self.training, order)
+                accuracy = metrics.total(measured["accuracy"]).compute()
+                report.metrics["train_accuracy"] = float(accuracy)
+                return state
+            return None
+
+        generator = Generator(seed)
+        try:
+            result = train.fit(
+                train.create(self.build(rngs=generator), self.optimizer, seed),
+                self.step,
+                self.training,
+                epochs=epochs,
+                batch_size=batch_size,
+                generator=generator,
+                validation=self.validation,
+                eval_step=self.eval_step,
+                eval_batch_size=EVALUATION_BATCH,
+                callbacks=[*callbacks, measure],
+                **options,
+            )
+        except train.NonFiniteError as error:
+            raise ValueError(f"seed {seed}: {error}") from error
+        if result.reason == "interrupted":
+            raise KeyboardInterrupt
+        return result
+
+
+def curves(result: train.Result) -> dict[str, Any]:
+    """What a record keeps of a run: by name, then by epoch."""
+    names = {"loss": "train_loss", "train_accuracy": "", "val_loss": "", "val_accuracy": ""}
+    kept: dict[str, Any] = {
+        name or key: {line["epoch"]: line[key] for line in result.history if key in line}
+        for key, name in names.items()
+    }
+    return kept | {"seconds": result.seconds, "compile_seconds": result.compile_seconds}
 
 
 def main(config: Config) -> int:
@@ -177,18 +214,18 @@ def main(config: Config) -> int:
         validation = jax.device_put(validation)
         print(f"{len(training[1])} training and {len(validation[1])} validation images")
 
+        trainer = Trainer(FORMS[config.form], optim.SGD(lr=config.lr), training, validation)
         runs = {}
         for seed in range(config.seed, config.seed + config.seeds):
-            state, runs[seed] = train_one(seed, config, training, validation)
-            if not all(np.isfinite(list(runs[seed]["train_loss"].values()))):
-                raise ValueError(
-                    f"--lr: at {config.lr} the loss of seed {seed} is not finite; lower it"
-                )
+            print(f"seed {seed}")
+            result = trainer.run(seed, config.epochs, config.batch_size)
+            runs[seed] = curves(result)
+            for split in ("train", "val"):
+                print(f"Accuracy {split}: {result.history[-1][f'{split}_accuracy']:.2f}")
 
         figures = {
             "train_loss": {
-                i: [curves["train_loss"][i] for curves in runs.values()]
-                for i in range(1, config.epochs + 1)
+                i: [c["train_loss"][i] for c in runs.values()] for i in range(1, config.epochs + 1)
             },
             "train_accuracy": [c["train_accuracy"][config.epochs] for c in runs.values()],
             "val_accuracy": [c["val_accuracy"][config.epochs] for c in runs.values()],
@@ -202,23 +239,23 @@ def main(config: Config) -> int:
             print("one run has no spread to judge by; --seeds 3 or more gives verdicts")
         run.metrics |= {"runs": runs, "ledger": [dataclasses.asdict(row) for row in rows]}
         _plot(run.folder, runs)
-        _plot_images(run.folder, state.model(), pictures, validation)
+        plot_images(run.folder, result.state.model(), pictures, validation)
     print(f"record and plots: {run.folder}")
     return ledger.failed(rows) if document else 0
 
 
 def _plot(folder: Any, runs: dict[int, Any]) -> None:
     loss, accuracy = [], []
-    for k, (seed, curves) in enumerate(runs.items()):
+    for k, (seed, run) in enumerate(runs.items()):
         color = f"C{k % 10}"
-        epochs = list(curves["train_loss"])
-        values = list(curves["train_loss"].values())
+        epochs = list(run["train_loss"])
+        values = list(run["train_loss"].values())
         loss.append(report.Series(f"seed {seed}", epochs, values, f"{color}-"))
         for split, style in (("train", "--"), ("val", "-")):
-            points = curves[f"{split}_accuracy"]
+            points = run[f"{split}_accuracy"]
             name = split if k == 0 else "_"  # one legend entry for all seeds
             accuracy.append(report.Series(name, list(points), list(points.values()), color + style))
-    last = max(max(curves["train_loss"]) for curves in runs.values())
+    last = max(max(run["train_loss"]) for run in runs.values())
     printed = {
         int(name.split(".")[1]): float(figure)
         for name, figure in ledger.documented("cifar2.net").items()
@@ -232,7 +269,7 @@ def _plot(folder: Any, runs: dict[int, Any]) -> None:
     report.save_panels(folder / "curves.png", panels)
 
 
-def _plot_images(folder: Any, model: Any, pictures: np.ndarray, validation: Any) -> None:
+def plot_images(folder: Any, model: Any, pictures: np.ndarray, validation: Any) -> None:
     """The first images of the validation set, six of each class, with their probabilities."""
     inputs, labels = validation
     labels = np.asarray(labels)

@@ -4,8 +4,14 @@ The document changes its small net one idea at a time and prints no figures. Eve
 variant trains as `cifar2_net` does (SGD, shuffled batches of 64, cross entropy); one
 bar chart compares train and validation accuracy, mean and spread over seeds.
 
-    python -m experiments cifar2_variants --epochs 100 --seeds 3
-    python -m experiments cifar2_variants --variants net width --epochs 2
+    python -m experiments cifar2_variants --seeds 3
+    python -m experiments cifar2_variants --seeds 3 --hours 1 --variants res_deep res_deep_separate
+    python -m experiments cifar2_variants --variants net width --epochs 2     # a look
+
+Eight variants take minutes a seed on two CPU cores, the two deep ones hours: `--hours 1`
+trains for as many of the 100 epochs as an hour allows, and chart and table say how many.
+A run that is stopped or killed loses at most the epoch it was in: the same command goes
+on from OUT/cifar2_variants/unfinished, which is taken away when all is done.
 
 `res_deep` builds its blocks as the document does, `n_blocks * [block]`: one block,
 used n times, with one set of weights and running statistics. `res_deep_separate` has
@@ -13,18 +19,21 @@ a block of its own at each place.
 """
 
 import dataclasses
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import cifar2_net
+from experiments.result_table import command, mean_and_spread, save_table, seeds_in_words
 from experiments.settings import Settings
-from jaxnet import losses, nn, optim, report, train
+from jaxnet import losses, metrics, nn, optim, report, train
 from jaxnet.nn import functional as F
+from jaxnet.random import Generator
 
 DATA = ("cifar10",)
 
@@ -159,7 +168,7 @@ class Variant:
     """One idea: a model, an optimizer, and what is added to the loss."""
 
     build: Callable[..., nn.Module]
-    optimizer: Callable[[], optax.GradientTransformation] = lambda: optim.SGD(lr=1e-2)
+    optimizer: Callable[[], optim.Optimizer] = lambda: optim.SGD(lr=1e-2)
     penalty: Callable[[nn.Module], jax.Array] | None = None
 
     def loss(self, model: Any, batch: Any) -> Any:
@@ -168,13 +177,13 @@ class Variant:
         value = losses.cross_entropy(outputs, classes)
         if self.penalty is not None and model.training:
             value = value + self.penalty(model)
-        return value, {"correct": cifar2_net.correct(outputs, classes)}
+        return value, {"accuracy": metrics.accuracy(outputs, classes)}
 
 
 def variants(n_blocks: int) -> dict[str, Variant]:
     """All of them by name."""
 
-    def slow() -> optax.GradientTransformation:
+    def slow() -> optim.Optimizer:
         return optim.SGD(lr=3e-3)
 
     def deep(shared: bool) -> Callable[..., nn.Module]:
@@ -209,6 +218,8 @@ class Config(Settings):
     """Which to run; res_deep and res_deep_separate take hours on a CPU at 100 blocks."""
     n_blocks: int = 100
     """Blocks of the deep ones; the document's is 100."""
+    hours: float | None = None
+    """Training time of one variant and seed at most: as many epochs as fit into it."""
 
     def validate(self) -> None:
         super().validate()
@@ -218,50 +229,154 @@ class Config(Settings):
                 raise ValueError(f"--{flag}: {getattr(self, name)}; at least 1 is needed")
         if not self.variants:
             raise ValueError("--variants: none given; name at least one")
+        if self.hours is not None and self.hours <= 0:
+            raise ValueError(f"--hours: {self.hours}; a positive number is needed")
+
+
+class Budget:
+    """Ends a run before the epoch that would take it over its time.
+
+    `train.fit` keeps the seconds in its checkpoints, so that they count across a stop.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.memory = np.zeros((), np.float32)
+
+    def __call__(self, report: train.EpochReport) -> None:
+        self.memory = self.memory + np.float32(report.seconds)
+        if report.epoch < report.epochs and self.memory + report.seconds > self.seconds:
+            report.stop("time")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What the seeds of one variant reached."""
+
+    parameters: int
+    runs: dict[int, dict[str, Any]]
+
+    def last(self, name: str) -> list[float]:
+        """The last value of a curve, one a seed."""
+        return [run[name][max(run[name])] for run in self.runs.values()]
+
+    @property
+    def epochs(self) -> list[int]:
+        return [max(run["train_loss"]) for run in self.runs.values()]
+
+
+def run_variant(
+    name: str,
+    variant: Variant,
+    config: Config,
+    rows: tuple[cifar2_net.Rows, cifar2_net.Rows],
+    home: Path,
+) -> Outcome:
+    """Trains a variant from every seed; what a killed run left in `home` is gone on with."""
+    trainer = cifar2_net.Trainer(variant.build, variant.optimizer(), *rows, variant.loss)
+    runs = {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        print(f"{name}, seed {seed}")
+        budget = Budget(np.inf if config.hours is None else 3600 * config.hours)
+        result = trainer.run(
+            seed,
+            config.epochs,
+            batch_size=64,
+            callbacks=[budget],
+            checkpoint=checkpoint_folder(home, name, seed, config),
+            keep=1,
+        )
+        runs[seed] = cifar2_net.curves(result) | {"seconds": float(budget.memory)}
+    outcome = Outcome(variant.build(rngs=Generator(0)).num_parameters, runs)
+    both = {split: mean_and_spread(outcome.last(f"{split}_accuracy")) for split in ("train", "val")}
+    print(f"{name}: accuracy train {both['train']}, val {both['val']} (n={config.seeds})")
+    return outcome
+
+
+def checkpoint_folder(home: Path, name: str, seed: int, config: Config) -> Path:
+    """Another for all settings that make another run."""
+    parts = [name, f"{config.epochs}epochs"]
+    if name.startswith("res_deep"):
+        parts.append(f"{config.n_blocks}blocks")
+    if config.hours is not None:
+        parts.append(f"{config.hours:g}hours")
+    return home / "_".join([*parts, f"seed{seed}"])
 
 
 def main(config: Config) -> int:
     """Trains the variants; there are no figures to be off, so the result is 0."""
     config.validate()
+    home = config.out / "cifar2_variants" / "unfinished"
     with train.Run(config.out, "cifar2_variants", config) as run:
-        base = cifar2_net.Config(
-            seed=config.seed, epochs=config.epochs, data_dir=config.data_dir, out=config.out
+        base = cifar2_net.Config(data_dir=config.data_dir)
+        training, validation = (
+            jax.device_put(cifar2_net.two_classes(split, base)[1]) for split in ("train", "test")
         )
-        training = jax.device_put(cifar2_net.two_classes("train", base)[1])
-        validation = jax.device_put(cifar2_net.two_classes("test", base)[1])
         chosen = variants(config.n_blocks)
-        results: dict[str, dict[str, list[float]]] = {}
-        for name in config.variants:
-            variant = chosen[name]
-            accuracies: dict[str, list[float]] = {"train": [], "val": []}
-            runs = {}
-            for seed in range(config.seed, config.seed + config.seeds):
-                _, curves = cifar2_net.train_one(
-                    seed,
-                    base,
-                    training,
-                    validation,
-                    build=variant.build,
-                    optimizer=variant.optimizer(),
-                    loss=variant.loss,
-                    label=f"{name}, seed {seed}",
-                )
-                runs[seed] = curves
-                for split in accuracies:
-                    accuracies[split].append(curves[f"{split}_accuracy"][config.epochs])
-            results[name] = accuracies
-            run.metrics[name] = {"accuracy": accuracies, "runs": runs}
-            ddof = min(1, config.seeds - 1)
-            words = [
-                f"{split} {np.mean(values):.3f} ± {np.std(values, ddof=ddof):.3f}"
-                for split, values in accuracies.items()
-            ]
-            print(f"{name}: accuracy {', '.join(words)} (n={config.seeds})")
-        bars = {
-            split: [accuracies[split] for accuracies in results.values()]
-            for split in ("train", "val")
+        try:
+            outcomes: dict[str, Outcome] = {
+                name: run_variant(name, chosen[name], config, (training, validation), home)
+                for name in dict.fromkeys(config.variants)
+            }
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the same command goes on from {home}") from None
+        run.metrics |= {
+            name: {"parameters": outcome.parameters, "runs": outcome.runs}
+            for name, outcome in outcomes.items()
         }
-        title = f"Accuracy after {config.epochs} epochs, {config.seeds} seed(s)"
-        report.save_bars(run.folder / "accuracy.png", list(results), bars, title, "fraction right")
-    print(f"record and plot: {run.folder}")
+        _plot(run.folder / "accuracy.png", config, outcomes)
+        _save_table(run.folder / "result.md", config, outcomes)
+        print((run.folder / "result.md").read_text())
+    for name in outcomes:  # the record holds them now
+        for seed in range(config.seed, config.seed + config.seeds):
+            shutil.rmtree(checkpoint_folder(home, name, seed, config))
+    if not any(home.iterdir()):
+        home.rmdir()
+    print(f"record, plot and table: {run.folder}")
     return 0
+
+
+def _reached(outcome: Outcome) -> str:
+    few, many = min(outcome.epochs), max(outcome.epochs)
+    return str(few) if few == many else f"{few} to {many}"
+
+
+def _plot(path: Path, config: Config, outcomes: dict[str, Outcome]) -> None:
+    names = []
+    for name, outcome in outcomes.items():
+        short = min(outcome.epochs) < config.epochs
+        names.append(f"{name}\n({_reached(outcome)}\nepochs)" if short else name)
+    bars = {
+        words: [outcome.last(f"{split}_accuracy") for outcome in outcomes.values()]
+        for split, words in (("train", "training images"), ("val", "validation images"))
+    }
+    seeds = f"mean ± deviation of {config.seeds} seeds" if config.seeds > 1 else "one seed"
+    title = f"Birds and airplanes: accuracy after {config.epochs} epochs, {seeds}"
+    report.save_bars(path, names, bars, title, "fraction right", digits=3)
+
+
+def _save_table(path: Path, config: Config, outcomes: dict[str, Outcome]) -> None:
+    rows = []
+    for name, outcome in outcomes.items():
+        minutes = [run["seconds"] / 60 for run in outcome.runs.values()]
+        accuracies = [
+            mean_and_spread(outcome.last(f"{split}_accuracy"), 4) for split in ("train", "val")
+        ]
+        loss = mean_and_spread(outcome.last("train_loss"))
+        rows.append(
+            [name, f"{outcome.parameters:,}", _reached(outcome), loss, *accuracies,
+             f"{np.mean(minutes):.1f}"]
+        )  # fmt: skip
+    notes = [
+        "Mean ± standard deviation over seeds, after the last epoch; the training loss is the mean "
+        "over the steps of that epoch, penalty included; minutes are of training, one seed.",
+    ]
+    if config.hours is not None:
+        notes.append(f"A run ends before the epoch that would take it over {config.hours:g} hours.")
+    if any(name.startswith("res_deep") for name in outcomes):
+        notes.append(f"The deep nets have {config.n_blocks} blocks.")
+    header = ["variant", "parameters", "epochs", "training loss", "training accuracy",
+              "validation accuracy", "minutes"]  # fmt: skip
+    seeds = seeds_in_words(config.seed, config.seeds)
+    title = f"cifar2_variants, {config.epochs} epochs, {seeds}"
+    save_table(path, title, command("cifar2_variants", config), header, rows, notes)

@@ -96,8 +96,9 @@ def save_bars(
     bars: Mapping[str, Sequence[Sequence[float]]],
     title: str,
     ylabel: str,
+    digits: int = 2,
 ) -> None:
-    """Draws groups of bars into a PNG: the mean of each, its values as dots.
+    """Draws groups of bars into a PNG: means, values as dots, standard deviations as whiskers.
 
     Args:
         path: of the PNG.
@@ -105,17 +106,23 @@ def save_bars(
         bars: for each kind of bar, the values of each group.
         title: above the picture.
         ylabel: of the values.
+        digits: of the means written above the bars, after the point.
     """
     figure, (axes,) = _figure(1, width=max(6.0, 1.1 * len(names) + 1), height=4.2)
     width = 0.8 / len(bars)
     lowest = min(min(values) for groups in bars.values() for values in groups)
     for i, (kind, groups) in enumerate(bars.items()):
         x = np.arange(len(names)) + (i - (len(bars) - 1) / 2) * width
-        means = [float(np.mean(values)) for values in groups]
-        drawn = axes.bar(x, means, width * 0.95, label=kind)
-        axes.bar_label(drawn, [f"{mean:.2f}" for mean in means], fontsize=7, padding=6)
-        for place, values in zip(x, groups, strict=True):
-            axes.plot([place] * len(values), values, "k.", markersize=4)
+        means = np.array([np.mean(values) for values in groups])
+        spreads = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in groups])
+        axes.bar(x, means, width * 0.95, label=kind)
+        for place, values, mean, spread in zip(x, groups, means, spreads, strict=True):
+            if spread:
+                axes.errorbar(place, mean, spread, color="black", capsize=4, linewidth=1)
+                axes.plot([place + 0.2 * width] * len(values), values, "k.", markersize=3)
+            top = (place, max(mean + spread, *values))
+            text = {"textcoords": "offset points", "ha": "center", "fontsize": 7}
+            axes.annotate(f"{mean:.{digits}f}", top, (0, 3), **text)
     axes.set_xticks(np.arange(len(names)), [name.replace("_", "\n") for name in names])
     axes.set_ylim(bottom=max(0.0, lowest - 0.1))
     axes.margins(y=0.15)

@@ -1,14 +1,15 @@
 """experiments/cifar2_net.py: the net itself, and the run against torch's."""
 
 import importlib.util
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.cifar2_net import Config, FunctionalNet, Net, correct, train_one
-from jaxnet import data, losses, optim, train, weights
+from experiments.cifar2_net import FunctionalNet, Net, Trainer, curves
+from jaxnet import optim, train, weights
 from jaxnet.random import Generator
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -38,15 +39,17 @@ def test_both_forms_are_one_function():
 
 def test_learns_and_repeats_itself():
     rows = jax.device_put(images(200))
-    config = Config(epochs=3, lr=0.05)
-    runs = [train_one(5, config, rows, rows)[1] for _ in range(2)]
+    trainer = Trainer(Net, optim.SGD(lr=0.05), rows, rows)
+    runs = [curves(trainer.run(5, epochs=3, batch_size=64)) for _ in range(2)]
     assert runs[0]["train_loss"] == runs[1]["train_loss"]
     assert runs[0]["train_loss"][3] < runs[0]["train_loss"][1]
     assert runs[0]["val_accuracy"][3] == 1.0
+    # One net, measured twice over the same rows.
+    assert runs[0]["train_accuracy"] == {i: runs[0]["val_accuracy"][i] for i in (1, 3)}
 
 
 @pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
-def test_follows_the_pytorch_program_step_by_step():
+def test_follows_the_pytorch_program_step_by_step(tmp_path):
     import torch
 
     x, y = images(150)  # two whole batches of 64 and one of 22
@@ -69,14 +72,10 @@ def test_follows_the_pytorch_program_step_by_step():
             sgd.step()
             theirs.append(loss.item())
 
-    generator = Generator(7)
-    optimizer = optim.SGD(lr=1e-2)
-    state = train.create(Net(rngs=generator), optimizer)
-    loss = train.supervised(losses.cross_entropy, {"correct": correct})
-    epoch = train.make_epoch(train.make_train_step(loss, optimizer), 64)
-    ours = []
-    for _ in range(2):
-        order = jnp.asarray(data.epoch_order(150, generator))
-        state, metrics = epoch(state, (jnp.asarray(x), jnp.asarray(y)), order)
-        ours += metrics["loss"].tolist()
+    rows = jnp.asarray(x), jnp.asarray(y)
+    trainer = Trainer(Net, optim.SGD(lr=1e-2), rows, rows)
+    trainer.run(7, epochs=2, batch_size=64, records=train.Records(tmp_path, every_step=True))
+    lines = map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines())
+    ours = [line["loss"] for line in lines if "in_epoch" in line]
+    assert len(ours) == 6
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)

@@ -1,10 +1,23 @@
 """experiments/cifar2_variants.py"""
 
+import json
+import os
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments.cifar2_variants import Config, NetResDeep, variants
+from experiments.cifar2_net import Trainer
+from experiments.cifar2_variants import (
+    Budget,
+    Config,
+    NetResDeep,
+    checkpoint_folder,
+    main,
+    run_variant,
+    variants,
+)
 from jaxnet import train, weights
 from jaxnet.random import Generator
 
@@ -52,7 +65,66 @@ def test_shared_blocks_are_one_block():
     assert int(shared.resblocks[0].batch_norm.num_batches_tracked[...]) == 5
 
 
+def images() -> tuple[jax.Array, jax.Array]:
+    labels = jnp.arange(64) % 2
+    x = jax.random.normal(jax.random.key(0), (64, 3, 32, 32))
+    return x + labels[:, None, None, None], labels
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    rows = images()
+    variant = variants(n_blocks=1)["dropout"]
+    config = Config(epochs=3)
+    whole = run_variant("dropout", variant, config, (rows, rows), tmp_path / "whole")
+
+    def die(report):
+        if report.epoch == 2:
+            raise RuntimeError("killed")
+
+    trainer = Trainer(variant.build, variant.optimizer(), rows, rows, variant.loss)
+    folder = checkpoint_folder(tmp_path / "cut", "dropout", 0, config)
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer.run(0, 3, 64, callbacks=[Budget(np.inf), die], checkpoint=folder)
+    cut = run_variant("dropout", variant, config, (rows, rows), tmp_path / "cut")
+    for name in ("train_loss", "val_accuracy", "train_accuracy"):
+        assert cut.runs[0][name] == whole.runs[0][name]
+
+    again = run_variant("dropout", variant, config, (rows, rows), tmp_path / "whole")
+    assert again.runs[0]["train_loss"] == whole.runs[0]["train_loss"]
+    assert again.runs[0]["seconds"] == whole.runs[0]["seconds"]  # nothing was trained again
+
+
+def test_a_run_ends_before_it_is_over_its_hours(tmp_path):
+    rows = images()
+    variant = variants(n_blocks=1)["net"]
+    outcome = run_variant("net", variant, Config(epochs=5, hours=1e-9), (rows, rows), tmp_path)
+    assert outcome.epochs == [1]
+    assert 0.4 < outcome.last("train_accuracy")[0] <= 1.0
+    budget = Budget(seconds=10.0)
+    reasons = []
+    for epoch in range(1, 4):
+        report = train.EpochReport(epoch, 9, {}, None, seconds=4.0, samples_per_second=1.0)
+        budget(report)
+        reasons.append(report.reason)
+    assert reasons == [None, "time", "time"]  # a third epoch would end after 12 seconds
+
+
+@pytest.mark.skipif(not os.environ.get("JAXNET_DATA"), reason="needs data: set JAXNET_DATA")
+def test_smoke(tmp_path):
+    config = Config(epochs=1, variants=("net",), out=tmp_path)
+    assert main(config) == 0
+    (folder,) = (tmp_path / "cifar2_variants").iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["accuracy.png", "record.json", "result.md"]
+    table = (folder / "result.md").read_text()
+    assert "python -m experiments cifar2_variants --epochs 1 --variants net" in table
+    assert "| net | 18,090 | 1 |" in table
+    record = json.loads((folder / "record.json").read_text())["metrics"]
+    assert 0.6 < record["net"]["runs"]["0"]["val_accuracy"]["1"] < 0.95
+
+
 @pytest.mark.parametrize("field", ["seeds", "n_blocks"])
 def test_bad_settings(field):
     with pytest.raises(ValueError, match="at least 1"):
         Config(**{field: 0}).validate()
+    with pytest.raises(ValueError, match="--hours: 0; a positive number"):
+        Config(hours=0).validate()

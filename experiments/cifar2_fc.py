@@ -1,0 +1,274 @@
+"""Bird or airplane: what fully connected nets make of the pixels of 10,000 images.
+
+The document's net of 3,072 pixels, 512 tanh units and 2 log-probabilities, trained by
+SGD with lr 1e-2: on one image a step in the order of the files, on two and on 64
+shuffled ones; and its deeper net of four layers. NLLLoss of LogSoftmax and
+CrossEntropyLoss of the scores are one function: both are computed and compared.
+
+    python -m experiments cifar2_fc                          # five epochs, under a minute
+    python -m experiments cifar2_fc --epochs 100 --seeds 5   # the document's; an hour or two
+
+RESULT
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from experiments import cifar2_net, ledger
+from experiments.result_table import command, mean_and_spread, save_table, seeds_in_words
+from experiments.settings import Settings
+from jaxnet import data, losses, metrics, nn, optim, report, train
+from jaxnet.random import Generator
+
+DATA = ("cifar10",)
+IMAGE = 99  # of CIFAR-10, an automobile: the only one that the document calls `img`
+UNTRAINED = 30  # nets whose loss on it is held against the document's
+
+# The loss of the last step of each epoch, as the document prints it: of one or two images,
+# so it is drawn and not judged.
+PRINTED = {
+    "one": dict(enumerate([8.245017, 8.690164, 7.133948, 2.909860, 11.549189, 4.331132, 9.456457,
+                           11.872355, 9.359488, 10.043870, 4.542089, 7.758786])),
+    "two": dict(enumerate([0.289170, 0.741474, 0.418546, 0.382951, 0.475265, 0.382178, 0.389627,
+                           0.166453, 0.407214, 0.327904, 0.330175, 0.249890, 0.473498, 0.321211,
+                           0.288500, 0.311383, 0.374049, 0.524892, 0.319869, 0.507166, 0.244206,
+                           0.351508, 0.255436, 0.278363, 0.118590]))
+           | {96: 0.012195, 97: 0.021364, 98: 0.011878, 99: 0.015008},
+}  # fmt: skip
+
+
+def fully_connected(*, rngs: nn.init.Rngs) -> nn.Sequential:
+    """The document's net, with log-probabilities."""
+    return nn.Sequential(
+        nn.Linear(3072, 512, rngs=rngs),
+        nn.Tanh(),
+        nn.Linear(512, 2, rngs=rngs),
+        nn.LogSoftmax(dim=1),
+    )
+
+
+def deeper(*, rngs: nn.init.Rngs) -> nn.Sequential:
+    """The document's second net."""
+    return nn.Sequential(
+        nn.Linear(3072, 1024, rngs=rngs),
+        nn.Tanh(),
+        nn.Linear(1024, 512, rngs=rngs),
+        nn.Tanh(),
+        nn.Linear(512, 128, rngs=rngs),
+        nn.Tanh(),
+        nn.Linear(128, 2, rngs=rngs),
+        nn.LogSoftmax(dim=1),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A net and how it is trained.
+
+    Attributes:
+        words: for tables and pictures.
+        build: the net.
+        batch_size: images a step.
+        shuffle: whether each epoch has an order of its own.
+        most_epochs: it is not trained for more.
+    """
+
+    words: str
+    build: Callable[..., nn.Module]
+    batch_size: int
+    shuffle: bool = True
+    most_epochs: int = 100
+
+
+Name = Literal["two", "one", "sixty_four", "deeper"]
+TRIALS: dict[Name, Trial] = {
+    "two": Trial("3072-512-2, batch 2", fully_connected, 2),
+    # The document shows twelve epochs of it, and that they lead nowhere.
+    "one": Trial("3072-512-2, batch 1, in order", fully_connected, 1, False, 12),
+    "sixty_four": Trial("3072-512-2, batch 64", fully_connected, 64, True, 30),
+    "deeper": Trial("3072-1024-512-128-2, batch 64", deeper, 64, True, 30),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """Settings of cifar2_fc."""
+
+    epochs: int = 5
+    """Passes over the 10,000 images at most; one image a step has 12, 64 a step have 30."""
+    seeds: int = 1
+    """How many runs of each, from --seed on; three or more are held against the document."""
+    trials: tuple[Name, ...] = ("two", "one", "sixty_four", "deeper")
+    """Which nets to train; `two` is the one with figures."""
+
+    def validate(self) -> None:
+        super().validate()
+        if self.seeds < 1:
+            raise ValueError(f"--seeds: {self.seeds}; at least 1 is needed")
+        if not self.trials:
+            raise ValueError("--trials: none given; name at least one")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Last(metrics.Metric):
+    """The value of the last step: what a PyTorch loop prints after an epoch."""
+
+    value: jax.Array
+
+    def _merged(self, other: "Last") -> "Last":
+        return other
+
+    def compute(self) -> jax.Array:
+        return self.value
+
+
+def nll_loss(model: Any, batch: Any) -> Any:
+    """NLLLoss of a net that gives log-probabilities."""
+    images, classes = batch
+    outputs = model(images)
+    value = losses.nll_loss(outputs, classes)
+    measured: dict[str, Any] = {"accuracy": metrics.accuracy(outputs, classes)}
+    if model.training:
+        measured["last_loss"] = Last(value)
+    return value, measured
+
+
+def both_forms(seed: int, rows: cifar2_net.Rows) -> float:
+    """How far NLLLoss(LogSoftmax) and CrossEntropyLoss are apart in loss and gradient."""
+    images, classes = rows
+    nets = fully_connected(rngs=Generator(seed)), fully_connected(rngs=Generator(seed))[:-1]
+    criteria = nn.NLLLoss(), nn.CrossEntropyLoss()
+    found = []
+    for net, criterion in zip(nets, criteria, strict=True):
+        structure, params, buffers = train.split(net)
+
+        def loss(params: Any, structure: Any = structure, buffers: Any = buffers,
+                 criterion: Any = criterion) -> jax.Array:  # fmt: skip
+            return criterion(train.merge(structure, params, buffers)(images), classes)
+
+        found.append(jax.value_and_grad(loss)(params))
+    gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), *found)
+    return max(jax.tree.leaves(gaps))
+
+
+def untrained_losses(config: Config) -> list[float]:
+    """The loss of nets of several seeds on one image and its label, before any training."""
+    everything = data.load("cifar10", split="train", data_dir=config.data_dir)
+    image = data.to_tensor(everything.images[IMAGE : IMAGE + 1])
+    pixels = data.normalize(image, cifar2_net.MEAN, cifar2_net.STD).reshape(1, 3072)
+    label = jnp.asarray(everything.labels[IMAGE : IMAGE + 1])
+    return [
+        float(nn.NLLLoss()(fully_connected(rngs=Generator(seed))(pixels), label))
+        for seed in range(config.seed, config.seed + UNTRAINED)
+    ]
+
+
+def main(config: Config) -> int:
+    """Trains the nets from every seed; returns how many figures are off."""
+    config.validate()
+    with train.Run(config.out, "cifar2_fc", config) as run:
+        base = cifar2_net.Config(data_dir=config.data_dir)
+        pictures = {}
+        rows = {}
+        for split in ("train", "test"):
+            pictures[split], (images, classes) = cifar2_net.two_classes(split, base)
+            rows[split] = jax.device_put((images.reshape(-1, 3072), classes))
+        gap = both_forms(config.seed, jax.tree.map(lambda x: x[:64], rows["train"]))
+        print(f"NLLLoss(LogSoftmax) and CrossEntropyLoss: loss and gradient {gap:.1e} apart")
+
+        outcomes: dict[str, dict[int, dict[str, Any]]] = {}
+        for name in dict.fromkeys(config.trials):
+            trial = TRIALS[name]
+            trainer = cifar2_net.Trainer(
+                trial.build, optim.SGD(lr=1e-2), rows["train"], rows["test"], nll_loss
+            )
+            outcomes[name] = {}
+            for seed in range(config.seed, config.seed + config.seeds):
+                print(f"{trial.words}, seed {seed}")
+                epochs = min(config.epochs, trial.most_epochs)
+                result = trainer.run(seed, epochs, trial.batch_size, shuffle=trial.shuffle)
+                last = {line["epoch"]: line["last_loss"] for line in result.history}
+                outcomes[name][seed] = cifar2_net.curves(result) | {"last_loss": last}
+                if name == "two" and seed == config.seed:
+                    model = result.state.model()
+
+        found = _judged(config, outcomes)
+        ledger.show(found)
+        if config.seeds < 3:
+            print("one run has no spread to judge by; --seeds 3 or more gives verdicts")
+        run.metrics |= {
+            "forms_apart": gap,
+            "trials": outcomes,
+            "ledger": [dataclasses.asdict(row) for row in found],
+        }
+        _plot(run.folder / "curves.png", outcomes)
+        _save_table(run.folder / "result.md", config, outcomes, found)
+        if "two" in outcomes:
+            cifar2_net.plot_images(run.folder, model, pictures["test"], rows["test"])
+    print(f"record, plots and table: {run.folder}")
+    return ledger.failed(found)
+
+
+def _judged(config: Config, outcomes: dict[str, dict[int, dict[str, Any]]]) -> list[ledger.Row]:
+    sizes = [p[...].size for p in fully_connected(rngs=Generator(config.seed)).parameters()]
+    found = ledger.compare("cifar2.parameters", {"total": sum(sizes), "each": sizes})
+    untrained = {"loss": untrained_losses(config)}
+    found += ledger.compare_over_seeds("cifar2.untrained", untrained)
+    document = "two" in outcomes and config.epochs >= 100
+    figures = {}
+    if document:
+        figures["val_accuracy"] = [run["val_accuracy"][100] for run in outcomes["two"].values()]
+    return found + ledger.compare_over_seeds("cifar2.fully_connected", figures, document)
+
+
+def _plot(path: Any, outcomes: dict[str, dict[int, dict[str, Any]]]) -> None:
+    printed, accuracy = [], []
+    for k, (name, runs) in enumerate(outcomes.items()):
+        trial = TRIALS[name]  # type: ignore[index]
+        for i, run in enumerate(runs.values()):
+            hidden = "_" if i else ""  # one legend entry for all seeds
+            epochs = list(run["val_accuracy"])
+            values = list(run["val_accuracy"].values())
+            style = f"C{k}-" if len(epochs) > 20 else f"C{k}.-"
+            accuracy.append(report.Series(hidden + trial.words, epochs, values, style))
+            if name in PRINTED:
+                values = list(run["last_loss"].values())
+                printed.append(report.Series(hidden + trial.words, epochs, values, style))
+        if name in PRINTED:
+            theirs = {i + 1: value for i, value in PRINTED[name].items() if i < max(epochs)}
+            words = f"document, batch {trial.batch_size}"
+            marks = "k." if name == "two" else "kx"
+            printed.append(report.Series(words, list(theirs), list(theirs.values()), marks))
+    panels = [report.Panel("Validation", "epoch", "fraction right", accuracy)]
+    if printed:
+        panels.append(
+            report.Panel("The last step of each epoch", "epoch", "its loss", printed, log=True)
+        )
+    report.save_panels(path, panels)
+
+
+def _save_table(
+    path: Any,
+    config: Config,
+    outcomes: dict[str, dict[int, dict[str, Any]]],
+    found: list[ledger.Row],
+) -> None:
+    notes = ["", "| net | epochs | training loss | training accuracy | validation accuracy |"]
+    notes.append("| --- | --- | --- | --- | --- |")
+    for name, runs in outcomes.items():
+        trial = TRIALS[name]  # type: ignore[index]
+        epochs = min(config.epochs, trial.most_epochs)
+        cells = [
+            mean_and_spread([run[curve][epochs] for run in runs.values()], 4)
+            for curve in ("train_loss", "train_accuracy", "val_accuracy")
+        ]
+        notes.append(f"| {trial.words} | {epochs} | {' | '.join(cells)} |")
+    header = [field.name for field in dataclasses.fields(ledger.Row)]
+    rows = [dataclasses.astuple(row) for row in found]
+    title = f"cifar2_fc, {config.epochs} epochs, {seeds_in_words(config.seed, config.seeds)}"
+    save_table(path, title, command("cifar2_fc", config), header, rows, notes)
