@@ -11,7 +11,7 @@ from typing import Any
 
 import experiments
 
-_PLUMBING = {"__main__", "ledger", "result_table", "settings"}
+_PLUMBING = {"__main__", "ledger", "result_table", "settings", "unfinished"}
 
 
 def names() -> list[str]:
