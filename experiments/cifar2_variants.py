@@ -19,7 +19,6 @@ a block of its own at each place.
 """
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +30,7 @@ import numpy as np
 from experiments import cifar2_net
 from experiments.result_table import command, mean_and_spread, save_table, seeds_in_words
 from experiments.settings import Settings
+from experiments.unfinished import Unfinished
 from jaxnet import losses, metrics, nn, optim, report, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
@@ -270,9 +270,9 @@ def run_variant(
     variant: Variant,
     config: Config,
     rows: tuple[cifar2_net.Rows, cifar2_net.Rows],
-    home: Path,
+    kept: Unfinished,
 ) -> Outcome:
-    """Trains a variant from every seed; what a killed run left in `home` is gone on with."""
+    """Trains a variant from every seed, or goes on with what a killed command left."""
     trainer = cifar2_net.Trainer(variant.build, variant.optimizer(), *rows, variant.loss)
     runs = {}
     for seed in range(config.seed, config.seed + config.seeds):
@@ -283,7 +283,7 @@ def run_variant(
             config.epochs,
             batch_size=64,
             callbacks=[budget],
-            checkpoint=checkpoint_folder(home, name, seed, config),
+            checkpoint=checkpoint_folder(kept, name, seed, config),
             keep=1,
         )
         runs[seed] = cifar2_net.curves(result) | {"seconds": float(budget.memory)}
@@ -293,33 +293,32 @@ def run_variant(
     return outcome
 
 
-def checkpoint_folder(home: Path, name: str, seed: int, config: Config) -> Path:
+def checkpoint_folder(kept: Unfinished, name: str, seed: int, config: Config) -> Path:
     """Another for all settings that make another run."""
     parts = [name, f"{config.epochs}epochs"]
     if name.startswith("res_deep"):
         parts.append(f"{config.n_blocks}blocks")
     if config.hours is not None:
         parts.append(f"{config.hours:g}hours")
-    return home / "_".join([*parts, f"seed{seed}"])
+    return kept.folder(*parts, f"seed{seed}")
 
 
 def main(config: Config) -> int:
     """Trains the variants; there are no figures to be off, so the result is 0."""
     config.validate()
-    home = config.out / "cifar2_variants" / "unfinished"
-    with train.Run(config.out, "cifar2_variants", config) as run:
+    with (
+        Unfinished(config.out, "cifar2_variants") as kept,
+        train.Run(config.out, "cifar2_variants", config) as run,
+    ):
         base = cifar2_net.Config(data_dir=config.data_dir)
         training, validation = (
             jax.device_put(cifar2_net.two_classes(split, base)[1]) for split in ("train", "test")
         )
         chosen = variants(config.n_blocks)
-        try:
-            outcomes: dict[str, Outcome] = {
-                name: run_variant(name, chosen[name], config, (training, validation), home)
-                for name in dict.fromkeys(config.variants)
-            }
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"the same command goes on from {home}") from None
+        outcomes: dict[str, Outcome] = {
+            name: run_variant(name, chosen[name], config, (training, validation), kept)
+            for name in dict.fromkeys(config.variants)
+        }
         run.metrics |= {
             name: {"parameters": outcome.parameters, "runs": outcome.runs}
             for name, outcome in outcomes.items()
@@ -327,11 +326,6 @@ def main(config: Config) -> int:
         _plot(run.folder / "accuracy.png", config, outcomes)
         _save_table(run.folder / "result.md", config, outcomes)
         print((run.folder / "result.md").read_text())
-    for name in outcomes:  # the record holds them now
-        for seed in range(config.seed, config.seed + config.seeds):
-            shutil.rmtree(checkpoint_folder(home, name, seed, config))
-    if not any(home.iterdir()):
-        home.rmdir()
     print(f"record, plot and table: {run.folder}")
     return 0
 

@@ -12,7 +12,16 @@ import experiments
 
 __all__ = ["list_all", "load", "missing_data", "names", "one_line", "run"]
 
-_PLUMBING = {"__main__", "every", "ledger", "mnist_nets", "registry", "result_table", "settings"}
+_PLUMBING = {
+    "__main__",
+    "every",
+    "ledger",
+    "mnist_nets",
+    "registry",
+    "result_table",
+    "settings",
+    "unfinished",
+}
 
 
 def names() -> list[str]:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.cifar2_net import FunctionalNet, Net, Trainer, curves
+from experiments import ledger
+from experiments.cifar2_net import FILTERS, FunctionalNet, Net, Trainer, curves, filtered, shapes
 from jaxnet import optim, train, weights
 from jaxnet.random import Generator
 
@@ -23,10 +24,10 @@ def images(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_shapes_of_the_document():
+    image = jnp.zeros((1, 3, 32, 32))
+    assert ledger.failed(ledger.compare("cifar2.conv", shapes(image))) == 0
     net = Net(rngs=Generator(0))
-    assert net.conv1.weight.shape == (16, 3, 3, 3)
-    assert net.conv1.bias.shape == (16,)
-    assert net.pool1(jnp.zeros((1, 3, 32, 32))).shape == (1, 3, 16, 16)
+    assert net.pool1(net.conv1(image)).shape == (1, 16, 16, 16)
     assert net.num_parameters == 18090
 
 
@@ -35,6 +36,21 @@ def test_both_forms_are_one_function():
     module, functional = Net(rngs=Generator(3)), FunctionalNet(rngs=Generator(3))
     assert list(weights.state_dict(module)) == list(weights.state_dict(functional))
     np.testing.assert_array_equal(module(x), functional(x))
+
+
+def test_filters_by_hand():
+    image = jnp.asarray(images(1)[0])
+    padded = np.pad(np.asarray(image[0]).sum(axis=0), 1)
+    blurred, edges = np.zeros((32, 32)), np.zeros((32, 32))
+    for i in range(3):
+        for j in range(3):
+            piece = padded[i : i + 32, j : j + 32]
+            blurred += piece / 9
+            edges += (j - 1) * piece
+    for words, wanted in (("all 1/9", blurred), ("-1 0 1", edges)):
+        ours = filtered(image, FILTERS[words])
+        assert ours.shape == (1, 1, 32, 32)
+        np.testing.assert_allclose(ours[0, 0], wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_learns_and_repeats_itself():

@@ -18,6 +18,7 @@ from experiments.cifar2_variants import (
     run_variant,
     variants,
 )
+from experiments.unfinished import Unfinished
 from jaxnet import train, weights
 from jaxnet.random import Generator
 
@@ -75,21 +76,21 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     rows = images()
     variant = variants(n_blocks=1)["dropout"]
     config = Config(epochs=3)
-    whole = run_variant("dropout", variant, config, (rows, rows), tmp_path / "whole")
+    whole = run_variant("dropout", variant, config, (rows, rows), Unfinished(tmp_path, "whole"))
 
     def die(report):
         if report.epoch == 2:
             raise RuntimeError("killed")
 
     trainer = Trainer(variant.build, variant.optimizer(), rows, rows, variant.loss)
-    folder = checkpoint_folder(tmp_path / "cut", "dropout", 0, config)
+    folder = checkpoint_folder(Unfinished(tmp_path, "cut"), "dropout", 0, config)
     with pytest.raises(RuntimeError, match="killed"):
         trainer.run(0, 3, 64, callbacks=[Budget(np.inf), die], checkpoint=folder)
-    cut = run_variant("dropout", variant, config, (rows, rows), tmp_path / "cut")
+    cut = run_variant("dropout", variant, config, (rows, rows), Unfinished(tmp_path, "cut"))
     for name in ("train_loss", "val_accuracy", "train_accuracy"):
         assert cut.runs[0][name] == whole.runs[0][name]
 
-    again = run_variant("dropout", variant, config, (rows, rows), tmp_path / "whole")
+    again = run_variant("dropout", variant, config, (rows, rows), Unfinished(tmp_path, "whole"))
     assert again.runs[0]["train_loss"] == whole.runs[0]["train_loss"]
     assert again.runs[0]["seconds"] == whole.runs[0]["seconds"]  # nothing was trained again
 
@@ -97,7 +98,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 def test_a_run_ends_before_it_is_over_its_hours(tmp_path):
     rows = images()
     variant = variants(n_blocks=1)["net"]
-    outcome = run_variant("net", variant, Config(epochs=5, hours=1e-9), (rows, rows), tmp_path)
+    outcome = run_variant(
+        "net", variant, Config(epochs=5, hours=1e-9), (rows, rows), Unfinished(tmp_path, "short")
+    )
     assert outcome.epochs == [1]
     assert 0.4 < outcome.last("train_accuracy")[0] <= 1.0
     budget = Budget(seconds=10.0)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxnet import weights
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -112,7 +114,11 @@ def test_cifar2_net_smoke(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10000 training and 2000 validation images" in done.stdout
     (folder,) = (tmp_path / "cifar2_net").iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == ["curves.png", "images.png", "record.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "birds_vs_airplanes.pt", "curves.png", "filters.png", "images.png", "record.json",
+        "result.md",
+    ]  # fmt: skip
+    assert weights.load(folder / "birds_vs_airplanes.pt")["fc2.weight"].shape == (2, 32)
     curves = json.loads((folder / "record.json").read_text())["metrics"]["runs"]["0"]
     assert curves["train_loss"]["2"] < curves["train_loss"]["1"] < np.log(2)
     assert curves["val_accuracy"]["2"] > 0.7

@@ -1,0 +1,37 @@
+"""experiments/unfinished.py"""
+
+import pytest
+
+from experiments.unfinished import Unfinished
+
+
+def test_folders_go_when_all_is_done(tmp_path):
+    with Unfinished(tmp_path, "long") as kept:
+        folder = kept.folder("net", 100, "seed0")
+        folder.mkdir(parents=True)
+        (folder / "state").write_text("x")
+    assert not (tmp_path / "long" / "unfinished").exists()
+
+
+def test_folders_of_other_settings_stay(tmp_path):
+    other = Unfinished(tmp_path, "long").folder("net", 50, "seed0")
+    other.mkdir(parents=True)
+    with Unfinished(tmp_path, "long") as kept:
+        kept.folder("net", 100, "seed0").mkdir()
+    assert list((tmp_path / "long" / "unfinished").iterdir()) == [other]
+
+
+def stopped(kept: Unfinished, error: BaseException) -> None:
+    with kept:
+        kept.folder("net").mkdir(parents=True, exist_ok=True)
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(KeyboardInterrupt(), "the same command goes on from"), (ValueError("broken"), "^broken$")],
+)
+def test_folders_stay_when_it_is_stopped(error, says, tmp_path):
+    with pytest.raises(type(error), match=says):
+        stopped(Unfinished(tmp_path, "long"), error)
+    assert (tmp_path / "long" / "unfinished" / "net").exists()
