@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 import jax
+import jaxlib
 import numpy as np
 
 from jaxnet.cache import cache_folder
@@ -76,7 +77,7 @@ def _compiler() -> list[str]:
 
 def _compiled(compiler: list[str]) -> Path:
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
-    facts = [_SOURCE.read_text(), jax.lib.__version__, *_FLAGS, *compiler, version, _processor()]
+    facts = [_SOURCE.read_text(), jaxlib.__version__, *_FLAGS, *compiler, version, _processor()]
     name = f"conv2d-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
     kept = cache_folder() / "kernels" / name
     if kept.exists():

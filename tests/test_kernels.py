@@ -1,0 +1,157 @@
+"""The convolution in C against XLA's, and what happens without a compiler."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import kernels
+from jaxnet.nn import functional as F
+from jaxnet.nn.correlation import convolution_form, correlate, spread
+from jaxnet.parity.tolerances import distance, tolerance
+
+needs_compiler = pytest.mark.skipif(not kernels.available(), reason="no C compiler")
+
+# x (N, C, H, W), w (O, C, kh, kw), pads: register tiles and bands whole, cut and padded
+SHAPES = [
+    ((64, 3, 32, 32), (16, 3, 3, 3), ((1, 1), (1, 1))),
+    ((8, 1, 5, 4), (1, 1, 3, 3), ((0, 0), (0, 0))),
+    ((17, 5, 7, 9), (11, 5, 1, 1), ((0, 0), (0, 0))),
+    ((33, 2, 9, 8), (9, 2, 5, 4), ((2, 1), (0, 3))),
+    ((16, 40, 17, 17), (24, 40, 3, 3), ((1, 1), (1, 1))),
+    ((16, 3, 6, 11), (7, 3, 2, 7), ((4, 0), (7, 8))),
+    ((9, 2, 8, 8), (3, 2, 3, 3), ((-1, 0), (1, -2))),
+]
+
+
+def arrays(*shapes):
+    rng = np.random.RandomState(0)
+    return [jnp.asarray(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+
+
+def in_form(form, function, *inputs):
+    with convolution_form(form):
+        return jax.tree.leaves(jax.jit(lambda *inputs: function(*inputs))(*inputs))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("x", "w", "pads"), SHAPES)
+def test_the_kernel_gives_what_xla_gives(x, w, pads):
+    sizes = [n + sum(p) - k + 1 for n, p, k in zip(x[2:], pads, w[2:], strict=True)]
+    dy = (x[0], w[0], *sizes)
+
+    def both(x, w, dy):
+        y, back = jax.vjp(lambda x, w: correlate(x, w, (1, 1), pads, (1, 1)), x, w)
+        low = tuple(p for p, _ in pads)
+        again, back_again = jax.vjp(
+            lambda y, w: spread(y, w, x.shape[2:], (1, 1), low, (1, 1)), dy, w
+        )
+        return y, back(dy), again, back_again(x)
+
+    inputs = arrays(x, w, dy)
+    with convolution_form("kernel"):
+        assert "jaxnet_correlate2d_gradient" in jax.jit(both).lower(*inputs).as_text()
+    with jax.enable_x64(True):
+        exact = in_form("native", both, *(np.asarray(a, np.float64) for a in inputs))
+    for ours, theirs in zip(in_form("kernel", both, *inputs), exact, strict=True):
+        assert distance("gradient", ours, theirs) <= tolerance("gradient", "float32")
+
+
+@needs_compiler
+def test_the_same_bits_every_time():
+    x, w = arrays((64, 8, 16, 16), (16, 8, 3, 3))
+
+    def gradient(x, w):
+        return jax.grad(lambda w: (F.conv2d(x, w, padding=1) ** 2).sum())(w)
+
+    first = in_form("kernel", gradient, x, w)[0]
+    for _ in range(5):
+        assert np.array_equal(first, in_form("kernel", gradient, x, w)[0])
+
+
+@needs_compiler
+def test_second_derivative():
+    def penalty(x, w):
+        slopes = jax.grad(lambda x: jnp.sum(jnp.tanh(F.conv2d(x, w, padding=1))))(x)
+        return (slopes**2).sum()
+
+    def second(x, w):
+        return jax.grad(penalty, (0, 1))(x, w)
+
+    x, w = arrays((8, 2, 5, 4), (3, 2, 3, 3))
+    for ours, theirs in zip(*(in_form(f, second, x, w) for f in ("kernel", "native")), strict=True):
+        assert distance("gradient", ours, theirs) <= tolerance("gradient", "float32")
+
+
+@needs_compiler
+def test_a_net_of_convolution_norm_and_pool_alike_in_both_forms():
+    def slopes(x, w, v):
+        def loss(x, w, v):
+            y = F.max_pool2d(jax.nn.relu(F.conv2d(x, w, padding=1)), 2)
+            y = F.batch_norm(F.conv2d(y, v), None, None, training=True)
+            return (F.max_pool2d(y, 3, 1, 1) ** 3).sum()
+
+        return jax.grad(loss, (0, 1, 2))(x, w, v)
+
+    inputs = arrays((10, 3, 8, 8), (4, 3, 3, 3), (5, 4, 3, 3))
+    with convolution_form("kernel"):
+        eager = slopes(*inputs)
+    compiled = in_form("kernel", slopes, *inputs)
+    for ours, direct, theirs in zip(
+        compiled, eager, in_form("native", slopes, *inputs), strict=True
+    ):
+        assert distance("gradient", ours, theirs) <= tolerance("gradient", "float32")
+        assert distance("gradient", ours, direct) <= tolerance("gradient", "float32")
+
+
+@needs_compiler
+def test_vmap():
+    x, w = arrays((2, 8, 2, 5, 5), (2, 4, 2, 3, 3))
+    gradient = jax.grad(lambda w, x: (F.conv2d(x, w) ** 2).sum())
+    together = in_form("kernel", jax.vmap(gradient), w, x)[0]
+    for i in range(2):
+        alone = in_form("kernel", gradient, w[i], x[i])[0]
+        assert np.array_equal(together[i], alone)
+
+
+def test_without_a_compiler_xla_does_it_and_says_so_once(monkeypatch, caplog):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setattr(kernels, "load", kernels.load.__wrapped__)
+    monkeypatch.setattr(kernels, "available", functools.cache(kernels.available.__wrapped__))
+    x, w = arrays((8, 2, 5, 5), (3, 2, 3, 3))
+    ours = F.conv2d(x, w)
+    F.conv2d(x, w)
+    assert [r.message for r in caplog.records] == [
+        "convolutions run in plain XLA, 2 to 4 times slower on a CPU: "
+        "no C compiler 'no-such-compiler', which CC names"
+    ]
+    with convolution_form("native"):
+        assert distance("forward", ours, F.conv2d(x, w)) <= tolerance("forward", "float32")
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_compiled_once_and_kept(monkeypatch, tmp_path, writable):
+    if not kernels.available():
+        pytest.skip("no C compiler")
+    folder = tmp_path / "cache"
+    if not writable:
+        folder.write_text("a file where the folder should be")
+    monkeypatch.setenv("JAXNET_CACHE", str(folder))
+    library = kernels._compiled(kernels._compiler())
+    assert library.is_file()
+    assert (library.parent == folder / "kernels") == writable
+    if writable:
+        before = library.stat().st_mtime_ns
+        assert kernels._compiled(kernels._compiler()) == library
+        assert library.stat().st_mtime_ns == before
+        assert [p.name for p in library.parent.iterdir()] == [library.name]
+
+
+def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXNET_CACHE", str(tmp_path))
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(RuntimeError, match=r"false .*conv2d\.c.* failed"):
+        kernels._compiled(kernels._compiler())
+    assert not list((tmp_path / "kernels").iterdir())
