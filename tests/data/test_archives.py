@@ -199,7 +199,7 @@ def prepared_records(monkeypatch, folder: Path, records: list[dict]) -> None:
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": "array_record"}))
     (folder / "label.labels.txt").write_text("T-shirt/top\nAnkle boot\n")
-    monkeypatch.setattr(prepared, "_open", lambda folder, split: Records(records))
+    monkeypatch.setattr(prepared, "open_split", lambda folder, split: Records(records))
 
 
 def test_a_shuffle_without_ids_is_undone_or_owned_up_to(tmp_path, monkeypatch, capsys):
@@ -214,7 +214,7 @@ def test_a_shuffle_without_ids_is_undone_or_owned_up_to(tmp_path, monkeypatch, c
     assert labels.tolist() == list(starts)
     assert classes == ("T-shirt/top", "Ankle boot")
 
-    monkeypatch.setattr(prepared, "_open", lambda folder, split: Records(records[::-1]))
+    monkeypatch.setattr(prepared, "open_split", lambda folder, split: Records(records[::-1]))
     loaded = data.load("fashion_mnist", split="test", data_dir=tmp_path)
     assert loaded.images.ravel().tolist() == order[::-1]
     assert not loaded.canonical
