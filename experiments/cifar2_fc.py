@@ -31,18 +31,6 @@ DATA = ("cifar10",)
 IMAGE = 99  # of CIFAR-10, an automobile: the only one that the document calls `img`
 UNTRAINED = 30  # nets whose loss on it is held against the document's
 
-# The loss of the last step of each epoch, as the document prints it: of one or two images,
-# so it is drawn and not judged.
-PRINTED = {
-    "one": dict(enumerate([8.245017, 8.690164, 7.133948, 2.909860, 11.549189, 4.331132, 9.456457,
-                           11.872355, 9.359488, 10.043870, 4.542089, 7.758786])),
-    "two": dict(enumerate([0.289170, 0.741474, 0.418546, 0.382951, 0.475265, 0.382178, 0.389627,
-                           0.166453, 0.407214, 0.327904, 0.330175, 0.249890, 0.473498, 0.321211,
-                           0.288500, 0.311383, 0.374049, 0.524892, 0.319869, 0.507166, 0.244206,
-                           0.351508, 0.255436, 0.278363, 0.118590]))
-           | {96: 0.012195, 97: 0.021364, 98: 0.011878, 99: 0.015008},
-}  # fmt: skip
-
 
 def fully_connected(*, rngs: nn.init.Rngs) -> nn.Sequential:
     """The document's net, with log-probabilities."""
@@ -78,6 +66,7 @@ class Trial:
         batch_size: images a step.
         shuffle: whether each epoch has an order of its own.
         most_epochs: it is not trained for more.
+        section: of the ledger, with the document's figures of it.
     """
 
     words: str
@@ -85,15 +74,20 @@ class Trial:
     batch_size: int
     shuffle: bool = True
     most_epochs: int = 100
+    section: str | None = None
 
 
 Name = Literal["sixty_four", "one", "deeper", "two"]
 TRIALS: dict[Name, Trial] = {
-    "sixty_four": Trial("3072-512-2, batch 64", fully_connected, 64),
+    "sixty_four": Trial(
+        "3072-512-2, batch 64", fully_connected, 64, section="cifar2.batches_of_64"
+    ),
     # The document shows twelve epochs of it, and that they lead nowhere.
-    "one": Trial("3072-512-2, batch 1, in order", fully_connected, 1, False, 12),
+    "one": Trial(
+        "3072-512-2, batch 1, in order", fully_connected, 1, False, 12, "cifar2.one_by_one"
+    ),
     "deeper": Trial("3072-1024-512-128-2, batch 64", deeper, 64, True, 30),
-    "two": Trial("3072-512-2, batch 2", fully_connected, 2),
+    "two": Trial("3072-512-2, batch 2", fully_connected, 2, section="cifar2.fully_connected"),
 }
 
 
@@ -233,11 +227,21 @@ def _judged(config: Config, outcomes: dict[str, dict[int, dict[str, Any]]]) -> l
     found = ledger.compare("cifar2.parameters", {"total": sum(sizes), "each": sizes})
     untrained = {"loss": untrained_losses(config)}
     found += ledger.compare_over_seeds("cifar2.untrained", untrained)
-    document = "two" in outcomes and config.epochs >= 100
-    figures = {}
-    if document:
-        figures["val_accuracy"] = [run["val_accuracy"][100] for run in outcomes["two"].values()]
-    return found + ledger.compare_over_seeds("cifar2.fully_connected", figures, document)
+    for name, trial in TRIALS.items():
+        if trial.section is None:
+            continue
+        runs = list(outcomes.get(name, {}).values())
+        figures: dict[str, Any] = {}
+        if runs:
+            # The document counts epochs from 0.
+            epochs = range(1, min(config.epochs, trial.most_epochs) + 1)
+            figures["last_loss"] = {i - 1: [run["last_loss"][i] for run in runs] for i in epochs}
+            if 100 in epochs:
+                figures["val_accuracy"] = [run["val_accuracy"][100] for run in runs]
+        found += ledger.compare_over_seeds(
+            trial.section, figures, config.epochs >= 100 and bool(runs)
+        )
+    return found
 
 
 def _plot(path: Any, outcomes: dict[str, dict[int, dict[str, Any]]]) -> None:
@@ -250,14 +254,15 @@ def _plot(path: Any, outcomes: dict[str, dict[int, dict[str, Any]]]) -> None:
             values = list(run["val_accuracy"].values())
             style = f"C{k}-" if len(epochs) > 20 else f"C{k}.-"
             accuracy.append(report.Series(hidden + trial.words, epochs, values, style))
-            if name in PRINTED:
+            if trial.section and name != "two":
                 values = list(run["last_loss"].values())
                 printed.append(report.Series(hidden + trial.words, epochs, values, style))
-        if name in PRINTED:
-            theirs = {i + 1: value for i, value in PRINTED[name].items() if i < max(epochs)}
-            words = f"document, batch {trial.batch_size}"
-            marks = "k." if name == "two" else "kx"
-            printed.append(report.Series(words, list(theirs), list(theirs.values()), marks))
+        if trial.section and name != "two":
+            figures = ledger.documented(trial.section).items()
+            places = [(int(k.split(".")[1]) + 1, float(v)) for k, v in figures if "." in k]
+            x, y = zip(*[(i, v) for i, v in places if i <= max(epochs)], strict=True)
+            marks = "k." if name == "sixty_four" else "kx"
+            printed.append(report.Series(f"document, batch {trial.batch_size}", x, y, marks))
     panels = [report.Panel("Validation", "epoch", "fraction right", accuracy)]
     if printed:
         panels.append(
