@@ -1,121 +1,27 @@
 // Two-dimensional correlation and its weight gradient on the CPU, as XLA FFI handlers.
 //
-// Arrays lie with the batch innermost, (channels, height, width, batch), so that one
-// vector register holds the same pixel of LANES images and a weight is one number for
+// One vector register holds the same pixel of LANES images and a weight is one number for
 // all of them: every inner operation is a multiply-add without shuffles.
 //
 // A task is a band of output rows of LANES images. It copies what it sees of the input
 // into a small padded slab that stays in the second-level cache, and works from there.
-// How the work is cut depends on the shapes alone, never on the number of threads, and
-// partial sums are added in a fixed order: the same input gives the same bits.
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "xla/ffi/api/c_api.h"
+#include "kernel.h"
 
 // A register tile of the correlation has OUT_TILE output channels and COL_TILE pixels, one
 // of the weight gradient GRAD_OUT output channels and GRAD_COLS columns of the window.
 #define COL_TILE 2
 #define GRAD_COLS 3
 #if defined(__AVX512F__)
-#define LANES 16
 #define OUT_TILE 8
 #define GRAD_OUT 8
 #else
-#if defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
 #define OUT_TILE 4
 #define GRAD_OUT 4
 #endif
 
 #define SLAB_FLOATS (96 * 1024)  // 384 KiB, of the second-level cache
 #define SLOPE_FLOATS (8 * 1024)  // 32 KiB, of the first-level cache
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef float vec_at __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-static inline vec load(const float* p) { return *(const vec_at*)p; }
-static inline void store(float* p, vec v) { *(vec_at*)p = v; }
-
-// Holds a vector in a register: gcc would read it from memory again at every use.
-#if defined(__x86_64__)
-#define HELD(v) __asm__("" : "+v"(v))
-#else
-#define HELD(v)
-#endif
-
-static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
-// ---------------------------------------------------------------- work over threads
-
-typedef void Work(void* shape, int64_t task);
-
-typedef struct {
-  Work* work;
-  void* shape;
-  int64_t tasks;
-  int64_t next;   // the next task that nobody has taken
-  int64_t done;
-  int64_t users;  // who may still look at this struct
-} Job;
-
-static void take_tasks(Job* job) {
-  for (;;) {
-    int64_t task = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
-    if (task >= job->tasks) return;
-    job->work(job->shape, task);
-    __atomic_fetch_add(&job->done, 1, __ATOMIC_RELEASE);
-  }
-}
-
-static void leave(Job* job) {
-  if (__atomic_sub_fetch(&job->users, 1, __ATOMIC_ACQ_REL) == 0) free(job);
-}
-
-static void help(void* data) {
-  take_tasks(data);
-  leave(data);
-}
-
-// The caller works too and waits only for tasks that are already running, so a pool
-// that is busy or of one thread cannot block it.
-static void run(XLA_FFI_CallFrame* frame, Work* work, void* shape, int64_t tasks) {
-  int64_t threads = 1;
-  XLA_FFI_ThreadPool_NumThreads_Args asked = {
-      XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, frame->ctx, &threads};
-  XLA_FFI_Error* error = frame->api->XLA_FFI_ThreadPool_NumThreads(&asked);
-  int64_t helpers = error ? 0 : smaller(threads, tasks) - 1;
-  Job* job = malloc(sizeof(Job));
-  *job = (Job){work, shape, tasks, 0, 0, 1};
-  for (int64_t i = 0; i < helpers; i++) {
-    __atomic_add_fetch(&job->users, 1, __ATOMIC_RELAXED);
-    XLA_FFI_ThreadPool_Schedule_Args args = {
-        XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, frame->ctx, help, job};
-    if (frame->api->XLA_FFI_ThreadPool_Schedule(&args)) leave(job);
-  }
-  take_tasks(job);
-  while (__atomic_load_n(&job->done, __ATOMIC_ACQUIRE) < tasks) {
-  }
-  leave(job);
-}
-
-// One scratch buffer a thread, kept from call to call.
-static float* scratch(int64_t floats) {
-  static __thread float* held = NULL;
-  static __thread int64_t size = 0;
-  if (floats > size) {
-    free(held);
-    held = aligned_alloc(64, (size_t)parts(floats, 16) * 64);
-    size = floats;
-  }
-  return held;
-}
 
 // ------------------------------------------------------------------------- shapes
 
@@ -162,11 +68,8 @@ static void pack(float* out, const float* plane, int64_t height, int64_t width, 
       int64_t at = c - left;
       if (at < 0 || at >= width) {
         store(line + c * LANES, (vec){0});
-      } else if (lanes == LANES) {
-        store(line + c * LANES, load(pixels + at * batch));
       } else {
-        for (int64_t n = 0; n < LANES; n++)
-          line[c * LANES + n] = n < lanes ? pixels[at * batch + n] : 0;
+        store(line + c * LANES, load_some(pixels + at * batch, lanes));
       }
     }
   }
@@ -213,14 +116,8 @@ static inline __attribute__((always_inline)) void correlate_tile(
     }
   int64_t plane = s->rows * s->cols * s->batch;
   for (int o = 0; o < outs; o++)
-    for (int b = 0; b < COL_TILE; b++) {
-      if (b >= cols) break;
-      float* to = y + o * plane + b * s->batch;
-      if (lanes == LANES)
-        store(to, sum[o][b]);
-      else
-        for (int64_t n = 0; n < lanes; n++) to[n] = sum[o][b][n];
-    }
+    for (int b = 0; b < COL_TILE; b++)
+      if (b < cols) store_some(y + o * plane + b * s->batch, sum[o][b], lanes);
 }
 
 static void correlate_tile_of(const Conv* s, const float* slab, const float* w, float* y,
@@ -260,14 +157,6 @@ static void correlate_band(void* shape, int64_t task) {
 }
 
 // ---------------------------------------------------------------- weight gradient
-
-static inline float total(vec v) {
-  float lanes[LANES];
-  store(lanes, v);
-  for (int half = LANES / 2; half; half /= 2)
-    for (int n = 0; n < half; n++) lanes[n] += lanes[n + half];
-  return lanes[0];
-}
 
 // Adds to sums (GRAD_OUT, GRAD_COLS) what some rows of slopes give for one row of the window.
 static inline __attribute__((always_inline)) void gradient_tile(
@@ -317,19 +206,21 @@ static void gradient_tile_of(const Conv* s, const float* slab, const float* slop
 #undef CASE
 }
 
-// Some rows of the slopes of a tile of output channels as (pixel, GRAD_OUT, LANES).
-static void pack_slopes(const Conv* s, float* out, int64_t output, int64_t outs, int64_t row,
-                        int64_t rows, int64_t image) {
+// Some rows of the slopes of a tile of output channels as (pixel, GRAD_OUT, LANES), and
+// their sums, which is the bias's gradient.
+static void pack_slopes(const Conv* s, float* out, vec* sums, int64_t output, int64_t outs,
+                        int64_t row, int64_t rows, int64_t image) {
   int64_t lanes = smaller(LANES, s->batch - image), plane = s->rows * s->cols * s->batch;
   for (int64_t o = 0; o < outs; o++) {
     const float* from = s->dy + (output + o) * plane + row * s->cols * s->batch + image;
     float* to = out + o * LANES;
+    vec sum = {0};
     for (int64_t c = 0; c < rows * s->cols; c++, from += s->batch, to += GRAD_OUT * LANES) {
-      if (lanes == LANES)
-        store(to, load(from));
-      else
-        for (int64_t n = 0; n < LANES; n++) to[n] = n < lanes ? from[n] : 0;
+      vec slope = load_some(from, lanes);
+      store(to, slope);
+      sum += slope;
     }
+    sums[o] += sum;
   }
 }
 
@@ -347,10 +238,11 @@ static void gradient_band(void* shape, int64_t task) {
   int64_t window = s->channels * s->kh * s->kw;
   for (int64_t o = 0; o < s->outputs; o += GRAD_OUT) {
     int64_t outs = smaller(GRAD_OUT, s->outputs - o);
+    vec slope_sums[GRAD_OUT] = {0};
     memset(sums, 0, sizes * sizeof(float));
     for (int64_t r = first; r < last; r += s->few_rows) {
       int64_t rows = smaller(s->few_rows, last - r);
-      pack_slopes(s, slopes, o, outs, r, rows, image);
+      pack_slopes(s, slopes, slope_sums, o, outs, r, rows, image);
       float* sum = sums;
       for (int64_t c = 0; c < s->channels; c++)
         for (int64_t i = 0; i < s->kh; i++) {
@@ -360,7 +252,9 @@ static void gradient_band(void* shape, int64_t task) {
                              smaller(GRAD_COLS, s->kw - j));
         }
     }
-    float* dw = s->partial + (task * s->outputs + o) * window;
+    float* dw = s->partial + task * s->outputs * (window + 1) + o * window;
+    float* db = s->partial + (task + 1) * s->outputs * (window + 1) - s->outputs + o;
+    for (int64_t n = 0; n < outs; n++) db[n] = total(slope_sums[n]);
     const float* sum = sums;
     for (int64_t k = 0; k < s->channels * s->kh; k++)
       for (int64_t j = 0; j < s->kw; j += GRAD_COLS, sum += strip)
@@ -372,46 +266,23 @@ static void gradient_band(void* shape, int64_t task) {
 
 // ----------------------------------------------------------------------- handlers
 
-static XLA_FFI_Error* refused(XLA_FFI_CallFrame* frame, const char* message) {
-  XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message,
-                                    XLA_FFI_Error_Code_INVALID_ARGUMENT};
-  return frame->api->XLA_FFI_Error_Create(&args);
+static Conv shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x, XLA_FFI_Buffer* w,
+                   XLA_FFI_Buffer* y) {
+  Conv s = {.x = x->data, .batch = x->dims[0], .channels = x->dims[1], .height = x->dims[2],
+            .width = x->dims[3], .outputs = y->dims[1], .rows = y->dims[2], .cols = y->dims[3],
+            .kh = w->dims[2], .kw = w->dims[3],
+            .top = whole(frame, "top"), .left = whole(frame, "left")};
+  plan(&s);
+  return s;
 }
 
-// True if XLA only asks which version of the interface this is.
-static int answers_version(XLA_FFI_CallFrame* frame) {
-  XLA_FFI_Extension_Base* asked = frame->extension_start;
-  if (!asked || asked->type != XLA_FFI_Extension_Metadata) return 0;
-  XLA_FFI_Metadata* metadata = ((XLA_FFI_Metadata_Extension*)asked)->metadata;
-  metadata->api_version.major_version = XLA_FFI_API_MAJOR;
-  metadata->api_version.minor_version = XLA_FFI_API_MINOR;
-  return 1;
-}
-
-static int64_t attribute(XLA_FFI_CallFrame* frame, const char* name) {
-  for (int64_t i = 0; i < frame->attrs.size; i++) {
-    XLA_FFI_ByteSpan* span = frame->attrs.names[i];
-    if (span->len == strlen(name) && !memcmp(span->ptr, name, span->len))
-      return *(int64_t*)((XLA_FFI_Scalar*)frame->attrs.attrs[i])->value;
-  }
-  return 0;
-}
-
-static int is_float4(XLA_FFI_Buffer* b) { return b->rank == 4 && b->dtype == XLA_FFI_DataType_F32; }
-
-// x (C, H, W, N) and w (O, C, kh, kw) give y (O, rows, cols, N).
+// x (N, C, H, W) and w (O, C, kh, kw) give y (N, O, rows, cols).
 XLA_FFI_Error* jaxnet_correlate2d(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (frame->args.size != 2 || frame->rets.size != 1) return refused(frame, "2 arrays give 1");
-  XLA_FFI_Buffer *x = frame->args.args[0], *w = frame->args.args[1], *y = frame->rets.rets[0];
-  if (!is_float4(x) || !is_float4(w) || !is_float4(y))
-    return refused(frame, "accepted are float32 arrays of rank 4");
-  Conv s = {.x = x->data, .w = w->data, .y = y->data,
-            .channels = x->dims[0], .height = x->dims[1], .width = x->dims[2],
-            .batch = x->dims[3], .outputs = y->dims[0], .rows = y->dims[1], .cols = y->dims[2],
-            .kh = w->dims[2], .kw = w->dims[3],
-            .top = attribute(frame, "top"), .left = attribute(frame, "left")};
-  plan(&s);
+  if (!fits(frame, 2, 1, "444")) return refused(frame, "accepted are 2 float32 arrays");
+  XLA_FFI_Buffer *w = argument(frame, 1), *y = result(frame, 0);
+  Conv s = shapes(frame, argument(frame, 0), w, y);
+  s.w = w->data, s.y = y->data;
   float* packed = pack_weights(&s);
   s.w = packed;
   run(frame, correlate_band, &s, tasks_of(&s));
@@ -419,26 +290,21 @@ XLA_FFI_Error* jaxnet_correlate2d(XLA_FFI_CallFrame* frame) {
   return NULL;
 }
 
-// x (C, H, W, N) and dy (O, rows, cols, N) give dw (O, C, kh, kw).
+// x (N, C, H, W) and dy (N, O, rows, cols) give dw (O, C, kh, kw) and db (O,).
 XLA_FFI_Error* jaxnet_correlate2d_gradient(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (frame->args.size != 2 || frame->rets.size != 1) return refused(frame, "2 arrays give 1");
-  XLA_FFI_Buffer *x = frame->args.args[0], *dy = frame->args.args[1], *dw = frame->rets.rets[0];
-  if (!is_float4(x) || !is_float4(dy) || !is_float4(dw))
-    return refused(frame, "accepted are float32 arrays of rank 4");
-  Conv s = {.x = x->data, .dy = dy->data,
-            .channels = x->dims[0], .height = x->dims[1], .width = x->dims[2],
-            .batch = x->dims[3], .outputs = dy->dims[0], .rows = dy->dims[1],
-            .cols = dy->dims[2], .kh = dw->dims[2], .kw = dw->dims[3],
-            .top = attribute(frame, "top"), .left = attribute(frame, "left")};
-  plan(&s);
-  int64_t tasks = tasks_of(&s), window = s.channels * s.kh * s.kw, size = s.outputs * window;
-  s.partial = malloc(tasks * size * sizeof(float));
+  if (!fits(frame, 2, 2, "4441")) return refused(frame, "accepted are 2 float32 arrays");
+  XLA_FFI_Buffer *dy = argument(frame, 1), *dw = result(frame, 0), *db = result(frame, 1);
+  Conv s = shapes(frame, argument(frame, 0), dw, dy);
+  s.dy = dy->data;
+  int64_t tasks = tasks_of(&s), size = s.outputs * s.channels * s.kh * s.kw;
+  int64_t all = size + s.outputs;
+  s.partial = malloc(tasks * all * sizeof(float));
   run(frame, gradient_band, &s, tasks);
-  float* sums = dw->data;
-  memcpy(sums, s.partial, size * sizeof(float));
   for (int64_t t = 1; t < tasks; t++)
-    for (int64_t i = 0; i < size; i++) sums[i] += s.partial[t * size + i];
+    for (int64_t i = 0; i < all; i++) s.partial[i] += s.partial[t * all + i];
+  memcpy(dw->data, s.partial, size * sizeof(float));
+  memcpy(db->data, s.partial + size, s.outputs * sizeof(float));
   free(s.partial);
   return NULL;
 }

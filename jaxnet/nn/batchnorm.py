@@ -16,7 +16,8 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxnet.nn.layout import batch_first, batch_last, prefers_batch_last
+from jaxnet import kernels
+from jaxnet.nn.layout import prefers_kernel
 from jaxnet.nn.module import Buffer, Module, Parameter, wrong_shape
 from jaxnet.nn.norm import affine, check_sizes, moments, value, working
 
@@ -70,30 +71,30 @@ def batch_norm(
     if eps < 0 or (training and eps == 0):
         raise ValueError(f"batch_norm: eps is {eps}; accepted is a positive number")
     x = working("batch_norm", input)
-    turned = prefers_batch_last(x)
-    if turned:
-        x = batch_last(x)
-    axis = 0 if turned else 1
-    per_channel = tuple(channels if i == axis else 1 for i in range(x.ndim))
+    per_channel = (1, channels) + (1,) * (x.ndim - 2)
     if not training:
         x = _by_running(x, per_channel, running_mean, running_var, eps)
-        x = affine(x, per_channel, weight, bias).astype(input.dtype)
-        return batch_first(x) if turned else x
+        return affine(x, per_channel, weight, bias).astype(input.dtype)
 
-    axes = tuple(i for i in range(x.ndim) if i != axis)
-    count = math.prod(x.shape[i] for i in axes)
+    count = x.size // channels if channels else 0
     if count == 1:
         raise ValueError(
             "batch_norm: Expected more than 1 value per channel when training, "
             f"got input size {input.shape}"
         )
-    if count:
+    if not count:
+        return affine(x, per_channel, weight, bias).astype(input.dtype)
+    if prefers_kernel(x):
+        factors = jnp.ones(channels) if weight is None else weight
+        summands = jnp.zeros(channels) if bias is None else bias
+        x, mean, var = kernels.batch_norm(x, factors, summands, eps)
+    else:
+        axes = tuple(i for i in range(x.ndim) if i != 1)
         mean, x, var = moments(x, axes)
-        _update(running_mean, mean.reshape(-1), momentum)
-        _update(running_var, var.reshape(-1) * (count / (count - 1)), momentum)
-        x = x * lax.rsqrt(var + eps)
-    x = affine(x, per_channel, weight, bias).astype(input.dtype)
-    return batch_first(x) if turned else x
+        x = affine(x * lax.rsqrt(var + eps), per_channel, weight, bias)
+    _update(running_mean, mean.reshape(-1), momentum)
+    _update(running_var, var.reshape(-1) * (count / (count - 1)), momentum)
+    return x.astype(input.dtype)
 
 
 def instance_norm(

@@ -125,8 +125,8 @@ def _conv(n, input, weight, bias, stride, padding, dilation, groups):
                 f"{name}: the window of {weight.shape[2:]} with dilation {inside} is larger "
                 f"than the input {input.shape} with padding {padding!r}"
             )
-    output = correlate(batch, weight, steps, pads, inside, groups)
-    return add_bias(output if input.ndim == n + 2 else output[0], bias, n)
+    output = correlate(batch, weight, steps, pads, inside, groups, bias)
+    return output if input.ndim == n + 2 else output[0]
 
 
 def check_dtypes(name: str, input: jax.Array, weight: jax.Array, bias: jax.Array | None) -> None:
@@ -143,13 +143,6 @@ def check_bias(name: str, bias: jax.Array | None, channels: int) -> None:
     """Complains unless there is one number for each output channel."""
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"{name}: a bias of shape {bias.shape}; accepted is ({channels},)")
-
-
-def add_bias(output: jax.Array, bias: jax.Array | None, n: int) -> jax.Array:
-    """Adds one number to each channel of (..., O, and n spatial axes)."""
-    if bias is None:
-        return output
-    return output + jnp.broadcast_to(bias.reshape(-1, *(1,) * n), output.shape)
 
 
 def _pads(name, padding, window, stride, dilation):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxnet.nn.conv import Convolution, add_bias, check_bias, check_dtypes
+from jaxnet.nn.conv import Convolution, check_bias, check_dtypes
 from jaxnet.nn.correlation import spread
 from jaxnet.nn.init import Rngs, default_weight_and_bias
 from jaxnet.nn.window import Size, batched, per_axis
@@ -135,8 +135,8 @@ def _conv_transpose(n, input, weight, bias, stride, padding, output_padding, gro
             f"{name}: an input of shape {input.shape} with padding {cut} leaves an output of "
             f"spatial size {sizes}; every side must be at least 1"
         )
-    output = spread(batch, weight, sizes, steps, cut, inside, groups)
-    return add_bias(output if input.ndim == n + 2 else output[0], bias, n)
+    output = spread(batch, weight, sizes, steps, cut, inside, groups, bias)
+    return output if input.ndim == n + 2 else output[0]
 
 
 def _least_sizes(sizes, window, stride, padding, dilation) -> tuple[int, ...]:

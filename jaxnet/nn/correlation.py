@@ -4,8 +4,7 @@ Layers and functions call `correlate` and its transpose `spread`; only this file
 knows in which form they run:
 
 * "kernel" is jaxnet's own C (`jaxnet.kernels`), with the batch innermost: the choice on
-  a CPU for float32 images in batches, undilated, at stride 1, in one group. XLA joins the
-  transpositions around it with the layers between, so they cost next to nothing.
+  a CPU for float32 images in batches, undilated, at stride 1, in one group.
 * "native" is `lax.conv_general_dilated` with the gradient that XLA finds itself.
 * "loop" keeps its speed inside `lax.scan` on a CPU, where XLA's own backward
   convolutions are about 20 times slower (jax issue 12868): what a CPU does with all the rest.
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import kernels
-from jaxnet.nn.layout import batch_first, batch_last, chosen_form, prefers_batch_last
+from jaxnet.nn.layout import chosen_form, prefers_kernel
 
 __all__ = ["convolution_form", "correlate", "spread"]
 
@@ -74,7 +73,7 @@ def _for_kernel(x, w, stride, dilation, groups) -> bool:
         and (*stride, *dilation) == (1, 1, 1, 1)
         and w.dtype == jnp.float32
         and 0 < w.size <= _KERNEL_WEIGHTS
-        and prefers_batch_last(x)
+        and prefers_kernel(x)
     )
 
 
@@ -85,8 +84,9 @@ def correlate(
     pads: _Pads,
     dilation: _Sizes,
     groups: int = 1,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
-    """y[n, o, m] = sum over c, k of x[n, c, m * stride + k * dilation - low] w[o, c, k].
+    """y[n, o, m] = bias[o] + sum over c, k of x[n, c, m * stride + k * dilation - low] w[o, c, k].
 
     Args:
         x: (N, groups * C, ...).
@@ -94,16 +94,28 @@ def correlate(
         stride, dilation: one number for each spatial axis.
         pads: (low, high) zeros for each spatial axis.
         groups: into how many parts the channels fall.
+        bias: (O,) or None.
 
     Returns:
         (N, O, ...).
     """
+    if _for_kernel(x, w, stride, dilation, groups):
+        return kernels.correlate2d(x, w, bias, pads)
+    return _shifted(_without_bias(x, w, stride, pads, dilation, groups), bias)
+
+
+def _shifted(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """One number more in each channel of (N, O, ...)."""
+    if bias is None:
+        return y
+    return y + jnp.broadcast_to(bias.reshape(-1, *(1,) * (y.ndim - 2)), y.shape)
+
+
+def _without_bias(x, w, stride, pads, dilation, groups):
     if _form() == "native":
         return lax.conv_general_dilated(
             x, w, stride, pads, rhs_dilation=dilation, feature_group_count=groups
         )
-    if _for_kernel(x, w, stride, dilation, groups):
-        return batch_first(_kernel(batch_last(x), w, pads))
     if groups == 1:
         return _correlate(x, w, stride, pads, dilation)
     if w.shape[1] < _WIDE_GROUP:
@@ -120,6 +132,7 @@ def spread(
     low: _Sizes,
     dilation: _Sizes,
     groups: int = 1,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
     """The transpose of `correlate` in x: adds y, times the window, into each place it came from.
 
@@ -129,10 +142,18 @@ def spread(
         sizes: the spatial sizes of the result.
         stride, dilation, groups: as in `correlate`.
         low: the zeros that `correlate` puts before each spatial axis.
+        bias: (groups * C,), added to the result, or None.
 
     Returns:
         (N, groups * C, *sizes).
     """
+    if _for_kernel(y, w, stride, dilation, groups):
+        pads = _spread_pads(y, w, sizes, stride, low, dilation)
+        return kernels.correlate2d(y, _flipped(w, 1), bias, pads)
+    return _shifted(_spread_without_bias(y, w, sizes, stride, low, dilation, groups), bias)
+
+
+def _spread_without_bias(y, w, sizes, stride, low, dilation, groups):
     if _form() == "native":
         return lax.conv_general_dilated(
             y,
@@ -143,9 +164,6 @@ def spread(
             rhs_dilation=dilation,
             feature_group_count=groups,
         )
-    if _for_kernel(y, w, stride, dilation, groups):
-        pads = _spread_pads(y, w, sizes, stride, low, dilation)
-        return batch_first(_kernel(batch_last(y), _flipped(w, 1), pads))
     if groups == 1:
         return _spread(y, w, sizes, stride, low, dilation)
     if w.shape[1] == 1 and w.shape[0] == groups:
@@ -177,50 +195,6 @@ def _high_pads(sizes, y, w, stride, low, dilation) -> _Pads:
 def _spread_pads(y, w, sizes, stride, low, dilation) -> _Pads:
     axes = zip(sizes, y.shape[2:], _spans(w, dilation), stride, low, strict=True)
     return tuple((span - p, n + p - (m - 1) * s - 1) for n, m, span, s, p in axes)
-
-
-# The kernel's two functions are each other's derivatives, as often as one likes.
-
-
-def _back_pads(pads, window) -> _Pads:
-    """The pads with which y, under the flipped window, becomes as large as x."""
-    return tuple((k - 1 - low, k - 1 - high) for (low, high), k in zip(pads, window, strict=True))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _kernel(x, w, pads):
-    return kernels.correlate2d(x, w, pads)
-
-
-def _kernel_forward(x, w, pads):
-    return _kernel(x, w, pads), (x, w)
-
-
-def _kernel_backward(pads, saved, dy):
-    x, w = saved
-    window = w.shape[2:]
-    dx = _kernel(dy, _flipped(w, 1), _back_pads(pads, window))
-    return dx, _kernel_gradient(x, dy, window, pads)
-
-
-_kernel.defvjp(_kernel_forward, _kernel_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _kernel_gradient(x, dy, window, pads):
-    return kernels.correlate2d_weight_gradient(x, dy, window, pads)
-
-
-def _kernel_gradient_forward(x, dy, window, pads):
-    return _kernel_gradient(x, dy, window, pads), (x, dy)
-
-
-def _kernel_gradient_backward(window, pads, saved, dw):
-    x, dy = saved
-    return _kernel(dy, _flipped(dw, 1), _back_pads(pads, window)), _kernel(x, dw, pads)
-
-
-_kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
 
 
 # One group: both directions and the weight's gradient with channels last. These

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.nn.layout import batch_first, batch_last, prefers_batch_last
+from jaxnet import kernels
+from jaxnet.nn.layout import prefers_kernel
 from jaxnet.nn.module import Module, wrong_shape
 from jaxnet.nn.window import (
     Axis,
@@ -113,16 +114,16 @@ def max_pool(n, input, kernel_size, stride, padding, dilation, ceil_mode, return
         )
     if return_indices:
         return largest_and_places(input, [axis.places for axis in axes])
-    turned = prefers_batch_last(input)
-    if turned:
-        input = batch_last(input)
+    if n == 2 and prefers_kernel(input) and not any(axis.blind for axis in axes):
+        counts, sizes = zip(*[(axis.outputs, axis[2:]) for axis in axes], strict=True)
+        return kernels.max_pool2d(input, counts, *zip(*sizes, strict=True))
     for i in reversed(range(n)):
-        at = input.ndim - n + i - turned
+        at = input.ndim - n + i
         if few[i]:
             input = largest_of_few(input, at, axes[i])
         else:
             input = largest(unfold(input, at, axes[i].places), at + 1)
-    return batch_first(input) if turned else input
+    return input
 
 
 def largest_and_places(

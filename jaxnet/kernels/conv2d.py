@@ -1,0 +1,87 @@
+"""Two-dimensional correlation: conv2d.c and its derivatives."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.kernels.layout import call
+
+__all__ = ["correlate2d"]
+
+Pads = tuple[tuple[int, int], ...]
+
+
+def correlate2d(x: jax.Array, w: jax.Array, bias: jax.Array | None, pads: Pads) -> jax.Array:
+    """y[n, o, h, w] = bias[o] + sum of x[n, c, h + i - top, w + j - left] w[o, c, i, j].
+
+    The sum is over c, i and j.
+
+    Args:
+        x: (N, C, H, W) float32.
+        w: (O, C, kh, kw) float32.
+        bias: (O,) float32, or None.
+        pads: zeros (top, bottom) and (left, right); negative ones cut off.
+
+    Returns:
+        (N, O, H', W').
+    """
+    return _correlate(x, w, bias, pads)
+
+
+# The two functions are each other's derivatives.
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _correlate(x, w, bias, pads):
+    sizes = [n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[2:], pads, w.shape[2:], strict=True)]
+    shape = (x.shape[0], w.shape[0], *sizes)
+    y = call("jaxnet_correlate2d", [x, w], [shape], (1,), **_corner(pads))[0]
+    # XLA adds the bias: it costs nothing within the activation that usually follows.
+    return y if bias is None else y + jnp.broadcast_to(bias[:, None, None], shape)
+
+
+def _forward(x, w, bias, pads):
+    return _correlate(x, w, bias, pads), (x, w, bias)
+
+
+def _backward(pads, saved, dy):
+    x, w, bias = saved
+    dw, db = _gradient(x, dy, w.shape[2:], pads)
+    return _back(dy, w, pads), dw, None if bias is None else db
+
+
+_correlate.defvjp(_forward, _backward)
+
+
+def _back(dy, w, pads):
+    """What dy, under the flipped window, gives each place of x."""
+    flipped = jnp.swapaxes(jnp.flip(w, (2, 3)), 0, 1)
+    around = tuple((k - 1 - a, k - 1 - b) for (a, b), k in zip(pads, w.shape[2:], strict=True))
+    return correlate2d(dy, flipped, None, around)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _gradient(x, dy, window, pads):
+    """dw (O, C, *window) and db (O,) of y."""
+    outputs = dy.shape[1]
+    shapes = [(outputs, x.shape[1], *window), (outputs,)]
+    return tuple(call("jaxnet_correlate2d_gradient", [x, dy], shapes, (2,), **_corner(pads)))
+
+
+def _gradient_forward(x, dy, window, pads):
+    return _gradient(x, dy, window, pads), (x, dy)
+
+
+def _gradient_backward(window, pads, saved, slopes):
+    x, dy = saved
+    dw, db = slopes
+    return _back(dy, dw, pads), correlate2d(x, dw, db, pads)
+
+
+_gradient.defvjp(_gradient_forward, _gradient_backward)
+
+
+def _corner(pads: Pads) -> dict[str, np.int64]:
+    return {"top": np.int64(pads[0][0]), "left": np.int64(pads[1][0])}

@@ -1,0 +1,45 @@
+"""How the kernels' arrays lie in memory, major to minor."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["call"]
+
+_BATCH_INNERMOST = (1, 2, 3, 0)  # an image batch (N, C, H, W)
+_PLAIN = tuple(range(4))
+
+
+def call(
+    name: str,
+    arrays: Sequence[jax.Array],
+    results: Sequence[tuple[int, ...]],
+    weights: Sequence[int] = (),
+    **attributes: Any,
+) -> Sequence[jax.Array]:
+    """Calls a kernel.
+
+    Args:
+        name: of its handler.
+        arrays: float32; those of four axes are image batches.
+        results: the shapes of what it gives.
+        weights: the numbers of the arrays and results, counted through, that have four
+            axes and are no image batches.
+        attributes: numpy numbers.
+    """
+    shapes = [x.shape for x in arrays] + list(results)
+    layouts = [
+        _BATCH_INNERMOST if len(shape) == 4 and i not in weights else _PLAIN[: len(shape)]
+        for i, shape in enumerate(shapes)
+    ]
+    given = len(arrays)
+    function = jax.ffi.ffi_call(
+        name,
+        [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results],
+        vmap_method="sequential",
+        input_layouts=layouts[:given],
+        output_layouts=layouts[given:],
+    )
+    return function(*arrays, **attributes)

@@ -1,0 +1,126 @@
+// Two-dimensional max pooling on the CPU, as XLA FFI handlers: `pick` takes from every
+// window what stands where x is largest, `spread` puts it back there. Of equal numbers
+// the first one in reading order wins, but the last nan, as in torch.
+
+#include "kernel.h"
+
+typedef struct {
+  const float *x, *from;
+  float* to;
+  int64_t channels, height, width, batch;  // of x
+  int64_t rows, cols;                      // windows
+  int64_t kh, kw, down, right, top, left, step_down, step_right;
+  int apart;                               // no place lies in two windows
+} Pool;
+
+// The part of one axis's window that lies inside: from `first` on, `count` places.
+typedef struct {
+  int64_t first, count;
+} Span;
+
+static inline Span span(int64_t start, int64_t size, int64_t step, int64_t length) {
+  int64_t cut = start < 0 ? parts(-start, step) : 0;
+  int64_t end = start < length ? smaller(size, parts(length - start, step)) : 0;
+  return (Span){start + cut * step, larger(end - cut, 0)};
+}
+
+static inline ivec beats(vec a, vec b) { return (a > b) | (a != a); }
+
+static void pick_plane(void* shape, int64_t c) {
+  const Pool* s = shape;
+  const float *x = s->x + c * s->height * s->width * s->batch;
+  const float *v = s->from + c * s->height * s->width * s->batch;
+  float* y = s->to + c * s->rows * s->cols * s->batch;
+  int same = x == v;
+  for (int64_t r = 0; r < s->rows; r++) {
+    Span high = span(r * s->down - s->top, s->kh, s->step_down, s->height);
+    for (int64_t q = 0; q < s->cols; q++, y += s->batch) {
+      Span wide = span(q * s->right - s->left, s->kw, s->step_right, s->width);
+      int64_t corner = (high.first * s->width + wide.first) * s->batch;
+      for (int64_t n = 0; n < s->batch; n += LANES) {
+        int64_t lanes = s->batch - n;
+        vec best = load_some(x + corner + n, lanes), taken = load_some(v + corner + n, lanes);
+        for (int64_t i = 0; i < high.count; i++) {
+          int64_t at = corner + i * s->step_down * s->width * s->batch + n;
+          for (int64_t j = 0; j < wide.count; j++, at += s->step_right * s->batch) {
+            vec value = load_some(x + at, lanes);
+            ivec better = beats(value, best);
+            best = choose(better, value, best);
+            if (!same) taken = choose(better, load_some(v + at, lanes), taken);
+          }
+        }
+        store_some(y + n, same ? best : taken, lanes);
+      }
+    }
+  }
+}
+
+static void spread_plane(void* shape, int64_t c) {
+  const Pool* s = shape;
+  const float* x = s->x + c * s->height * s->width * s->batch;
+  const float* dy = s->from + c * s->rows * s->cols * s->batch;
+  float* dx = s->to + c * s->height * s->width * s->batch;
+  memset(dx, 0, s->height * s->width * s->batch * sizeof(float));
+  for (int64_t r = 0; r < s->rows; r++) {
+    Span high = span(r * s->down - s->top, s->kh, s->step_down, s->height);
+    for (int64_t q = 0; q < s->cols; q++, dy += s->batch) {
+      Span wide = span(q * s->right - s->left, s->kw, s->step_right, s->width);
+      int64_t corner = (high.first * s->width + wide.first) * s->batch;
+      for (int64_t n = 0; n < s->batch; n += LANES) {
+        int64_t lanes = s->batch - n;
+        vec best = load_some(x + corner + n, lanes);
+        ivec place = {0}, number = {0};
+        for (int64_t i = 0; i < high.count; i++) {
+          int64_t at = corner + i * s->step_down * s->width * s->batch + n;
+          for (int64_t j = 0; j < wide.count; j++, at += s->step_right * s->batch, number += 1) {
+            vec value = load_some(x + at, lanes);
+            ivec better = beats(value, best);
+            best = choose(better, value, best);
+            place = (better & number) | (~better & place);
+          }
+        }
+        vec slope = load_some(dy + n, lanes);
+        number = (ivec){0};
+        for (int64_t i = 0; i < high.count; i++) {
+          int64_t at = corner + i * s->step_down * s->width * s->batch + n;
+          for (int64_t j = 0; j < wide.count; j++, at += s->step_right * s->batch, number += 1) {
+            vec share = (vec)((place == number) & (ivec)slope);
+            if (!s->apart) share += load_some(dx + at, lanes);
+            store_some(dx + at, share, lanes);
+          }
+        }
+      }
+    }
+  }
+}
+
+static Pool shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x, XLA_FFI_Buffer* y) {
+  Pool s = {.x = x->data, .batch = x->dims[0], .channels = x->dims[1], .height = x->dims[2],
+            .width = x->dims[3], .rows = y->dims[2], .cols = y->dims[3],
+            .kh = whole(frame, "kh"), .kw = whole(frame, "kw"),
+            .down = whole(frame, "down"), .right = whole(frame, "right"),
+            .top = whole(frame, "top"), .left = whole(frame, "left"),
+            .step_down = whole(frame, "step_down"), .step_right = whole(frame, "step_right")};
+  s.apart = s.down > (s.kh - 1) * s.step_down && s.right > (s.kw - 1) * s.step_right;
+  return s;
+}
+
+// x (N, C, H, W) and v like it give y (N, C, rows, cols).
+XLA_FFI_Error* jaxnet_max_pool2d_pick(XLA_FFI_CallFrame* frame) {
+  if (answers_version(frame)) return NULL;
+  if (!fits(frame, 2, 1, "444")) return refused(frame, "accepted are 2 float32 arrays");
+  Pool s = shapes(frame, argument(frame, 0), result(frame, 0));
+  s.from = argument(frame, 1)->data, s.to = result(frame, 0)->data;
+  run(frame, pick_plane, &s, s.channels);
+  return NULL;
+}
+
+// x (N, C, H, W) and dy (N, C, rows, cols) give dx like x.
+XLA_FFI_Error* jaxnet_max_pool2d_spread(XLA_FFI_CallFrame* frame) {
+  if (answers_version(frame)) return NULL;
+  if (!fits(frame, 2, 1, "444")) return refused(frame, "accepted are 2 float32 arrays");
+  Pool s = shapes(frame, argument(frame, 0), argument(frame, 1));
+  s.from = argument(frame, 1)->data, s.to = result(frame, 0)->data;
+  run(frame, spread_plane, &s, s.channels);
+  return NULL;
+}
