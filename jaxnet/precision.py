@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-__all__ = ["computing_in", "set_float32_matmul_precision", "unfused_jit"]
+__all__ = ["amax", "amin", "computing_in", "set_float32_matmul_precision", "unfused_jit"]
 
 _MATMUL = {"highest": "highest", "high": "tensorfloat32", "medium": "bfloat16"}
 
@@ -51,6 +51,35 @@ def unfused_jit(fun: Callable[..., Any], **kwargs: Any) -> Any:
     0.0
     """
     return jax.jit(fun, compiler_options={"xla_disable_hlo_passes": "fusion"}, **kwargs)
+
+
+def amax(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs: Any) -> jax.Array:
+    """The largest number, nan if there is one: torch.amax.
+
+    XLA's reduction on a CPU can lose a nan under `jax.jit` (jax 0.10.2), and with it the
+    only sign that a run has gone wrong.
+
+    Args:
+        x: any shape.
+        axis: to reduce; None for all.
+        keepdims: whether the axis stays, with size 1.
+        **kwargs: for `jnp.max`.
+
+    >>> float(jax.jit(amax)(jnp.array([1.0, jnp.nan, 2.0])))
+    nan
+    """
+    largest = jnp.max(x, axis, keepdims=keepdims, **kwargs)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return largest
+    return jnp.where(jnp.isnan(x).any(axis, keepdims=keepdims), jnp.nan, largest)
+
+
+def amin(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs: Any) -> jax.Array:
+    """The smallest number, nan if there is one: torch.amin; see `amax`."""
+    smallest = jnp.min(x, axis, keepdims=keepdims, **kwargs)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return smallest
+    return jnp.where(jnp.isnan(x).any(axis, keepdims=keepdims), jnp.nan, smallest)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import from tiers above its own (earlier here) and from itself.
 TIERS = [
-    {"atomic", "cache", "random", "tree", "precision", "losses", "keys"},
+    {"atomic", "cache", "random", "tree", "precision", "keys"},
+    {"losses"},
     {"kernels"},
     {"nn", "metrics", "optim", "data", "checkpoint", "sharding"},
     {"weights", "train"},

@@ -1,4 +1,4 @@
-"""The convolution in C against XLA's, and what happens without a compiler."""
+"""The layers in C against XLA's, and what happens without a compiler."""
 
 import functools
 
@@ -23,6 +23,12 @@ SHAPES = [
     ((16, 40, 17, 17), (24, 40, 3, 3), ((1, 1), (1, 1))),
     ((16, 3, 6, 11), (7, 3, 2, 7), ((4, 0), (7, 8))),
     ((9, 2, 8, 8), (3, 2, 3, 3), ((-1, 0), (1, -2))),
+    # Winograd's, of whole and of cut tiles
+    ((32, 32, 16, 16), (32, 32, 3, 3), ((1, 1), (1, 1))),
+    ((17, 9, 7, 5), (11, 9, 3, 3), ((2, 0), (0, 3))),
+    ((8, 12, 3, 3), (8, 12, 3, 3), ((0, 0), (0, 0))),
+    ((33, 16, 9, 8), (7, 16, 3, 3), ((-1, 0), (1, -2))),
+    ((8, 70, 5, 4), (10, 70, 3, 3), ((3, 3), (2, 2))),
 ]
 
 
@@ -52,7 +58,8 @@ def test_the_kernel_gives_what_xla_gives(x, w, pads):
 
     inputs = arrays(x, w, dy)
     with convolution_form("kernel"):
-        assert "jaxnet_correlate2d_gradient" in jax.jit(both).lower(*inputs).as_text()
+        name = "jaxnet_winograd" if w[2:] == (3, 3) and w[1] > 8 else "jaxnet_correlate2d"
+        assert f"{name}_gradient" in jax.jit(both).lower(*inputs).as_text()
     with jax.enable_x64(True):
         exact = in_form("native", both, *(np.asarray(a, np.float64) for a in inputs))
     for ours, theirs in zip(in_form("kernel", both, *inputs), exact, strict=True):
@@ -104,6 +111,94 @@ def test_a_net_of_convolution_norm_and_pool_alike_in_both_forms():
     ):
         assert distance("gradient", ours, theirs) <= tolerance("gradient", "float32")
         assert distance("gradient", ours, direct) <= tolerance("gradient", "float32")
+
+
+# window, stride, padding, dilation, ceil_mode: apart, overlapping, cut at the ends
+POOLS = [
+    (2, 2, 0, 1, False),
+    (3, 1, 1, 1, False),
+    ((2, 3), (3, 2), (1, 1), (1, 2), True),
+    (3, 2, 1, 2, True),
+    (1, 1, 0, 1, False),
+    ((5, 1), 4, (2, 0), 1, False),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("batch", [8, 21])
+def test_pooling_is_that_of_xla_bit_for_bit(pool, batch):
+    x = np.random.RandomState(1).randint(-3, 3, (batch, 3, 9, 11)).astype(np.float32)  # many ties
+    x[0, 0, :3, :3] = np.nan
+    x[1, 1] = -np.inf
+
+    def slopes(x):
+        pooled = F.max_pool2d(x, *pool)
+        weights = jnp.arange(float(pooled.size)).reshape(pooled.shape)
+        return jnp.nansum(jnp.where(jnp.isinf(pooled), 0, pooled) * weights), pooled
+
+    both = jax.grad(slopes, has_aux=True)
+    with convolution_form("kernel"):
+        assert "jaxnet_max_pool2d_spread" in jax.jit(both).lower(x).as_text()
+    for ours, theirs in zip(in_form("kernel", both, x), in_form("native", both, x), strict=True):
+        assert np.array_equal(ours, theirs, equal_nan=True)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("shape", "factors"), [
+    ((8, 1, 1, 2), True), ((64, 5, 8, 8), True), ((21, 3, 7, 5), False), ((9, 2, 40, 41), True)
+])  # fmt: skip
+def test_batch_norm_by_definition(shape, factors):
+    x, dy, w, b = arrays(shape, shape, shape[1], shape[1])
+    x, w, b = x * 3 + 100, w if factors else None, b if factors else None
+
+    def both(x, dy, *given):
+        def norm(x, *given):
+            return F.batch_norm(x, None, None, *(given or (None, None)), training=True)
+
+        y, back = jax.vjp(norm, x, *given)
+        return y, back(dy)
+
+    given = [v for v in (w, b) if v is not None]
+    with convolution_form("kernel"):
+        assert "jaxnet_batch_norm_gradient" in jax.jit(both).lower(x, dy, *given).as_text()
+    with jax.enable_x64(True):
+        exact = in_form("native", both, *(np.asarray(a, np.float64) for a in (x, dy, *given)))
+    for ours, theirs in zip(in_form("kernel", both, x, dy, *given), exact, strict=True):
+        # The mean of numbers about 100 is known to a float32's 4e-6, of values about 3.
+        assert distance("gradient", ours, theirs) <= 10 * tolerance("gradient", "float32")
+
+
+@needs_compiler
+def test_running_statistics_are_those_of_xla():
+    from jaxnet import nn
+
+    x = arrays((16, 3, 6, 6))[0] * 2 + 5
+    kept = []
+    for form in ("kernel", "native"):
+        norm = nn.BatchNorm2d(3)
+        norm.train()
+        with convolution_form(form):
+            norm(x)
+        kept.append([norm.running_mean[...], norm.running_var[...]])
+    for ours, theirs in zip(*kept, strict=True):
+        assert np.allclose(ours, theirs, rtol=1e-6)
+
+
+@needs_compiler
+def test_second_derivatives_of_pool_and_norm():
+    def penalty(x, w):
+        def value(x):
+            return jnp.sum(F.max_pool2d(F.batch_norm(x, None, None, w, training=True), 2) ** 3)
+
+        return (jax.grad(value)(x) ** 2).sum()
+
+    def second(x, w):
+        return jax.grad(penalty, (0, 1))(x, w)
+
+    x, w = arrays((8, 2, 6, 4), (2,))
+    for ours, theirs in zip(*(in_form(f, second, x, w) for f in ("kernel", "native")), strict=True):
+        assert distance("gradient", ours, theirs) <= 4 * tolerance("gradient", "float32")
 
 
 @needs_compiler

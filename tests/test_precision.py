@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import nn
+from jaxnet import nn, precision
 from jaxnet.precision import set_float32_matmul_precision, unfused_jit
 from jaxnet.random import Generator
 
@@ -60,3 +60,16 @@ def test_unfused_jit_rounds_after_every_operation():
     rng = np.random.RandomState(0)
     a, b, c = (rng.standard_normal(1000).astype(np.float32) for _ in range(3))
     np.testing.assert_array_equal(unfused_jit(lambda a, b, c: a * b + c)(a, b, c), a * b + c)
+
+
+@pytest.mark.parametrize("shape", [(21, 4, 2), (64, 10), (16, 64), (100, 1)])
+def test_amax_and_amin_keep_a_nan_where_xla_loses_it(shape):
+    for place in range(shape[1]):
+        x = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+        x[3, place] = np.nan
+        for ours, numpys in ((precision.amax, np.max), (precision.amin, np.min)):
+            for axis in (0, 1, -1):
+                found = jax.jit(lambda x, f=ours, a=axis: f(x, a))(x)
+                assert np.array_equal(found, numpys(x, axis), equal_nan=True)
+            assert np.isnan(jax.jit(ours)(x))
+    assert precision.amax(jnp.array([3, 5])) == 5

@@ -29,6 +29,8 @@ _TARGETS = (
     "jaxnet_correlate2d_gradient",
     "jaxnet_max_pool2d_pick",
     "jaxnet_max_pool2d_spread",
+    "jaxnet_winograd",
+    "jaxnet_winograd_gradient",
 )
 
 

@@ -5,6 +5,7 @@
 //
 // A task is a band of output rows of LANES images. It copies what it sees of the input
 // into a small padded slab that stays in the second-level cache, and works from there.
+// Tasks that follow one another take the same rows of other images, which lie beside them.
 
 #include "kernel.h"
 
@@ -142,8 +143,8 @@ static void correlate_tile_of(const Conv* s, const float* slab, const float* w, 
 
 static void correlate_band(void* shape, int64_t task) {
   const Conv* s = shape;
-  int64_t bands = parts(s->rows, s->band);
-  int64_t image = task / bands * LANES, first = task % bands * s->band;
+  int64_t groups = parts(s->batch, LANES);
+  int64_t image = task % groups * LANES, first = task / groups * s->band;
   int64_t last = smaller(first + s->band, s->rows), lanes = smaller(LANES, s->batch - image);
   float* slab = scratch(s->channels * s->slab_rows * s->slab_cols * LANES);
   pack_inputs(s, slab, first, image);
@@ -226,8 +227,8 @@ static void pack_slopes(const Conv* s, float* out, vec* sums, int64_t output, in
 
 static void gradient_band(void* shape, int64_t task) {
   const Conv* s = shape;
-  int64_t bands = parts(s->rows, s->band);
-  int64_t image = task / bands * LANES, first = task % bands * s->band;
+  int64_t groups = parts(s->batch, LANES);
+  int64_t image = task % groups * LANES, first = task / groups * s->band;
   int64_t last = smaller(first + s->band, s->rows);
   int64_t strips = parts(s->kw, GRAD_COLS), strip = GRAD_OUT * GRAD_COLS * LANES;
   int64_t inputs = s->channels * s->slab_rows * s->slab_cols * LANES;

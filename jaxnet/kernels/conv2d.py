@@ -1,4 +1,4 @@
-"""Two-dimensional correlation: conv2d.c and its derivatives."""
+"""Two-dimensional correlation: conv2d.c and winograd.c, and their derivatives."""
 
 from functools import partial
 
@@ -30,6 +30,14 @@ def correlate2d(x: jax.Array, w: jax.Array, bias: jax.Array | None, pads: Pads) 
     return _correlate(x, w, bias, pads)
 
 
+def _kernel(outputs: int, channels: int, window: tuple[int, ...]) -> str:
+    """Which of the two computes it."""
+    # Winograd's algorithm saves 20 of 36 multiplications for each pair of channels, and
+    # pays with about 80 operations for each channel.
+    pays = outputs * channels > 4 * (outputs + channels)
+    return "jaxnet_winograd" if tuple(window) == (3, 3) and pays else "jaxnet_correlate2d"
+
+
 # The two functions are each other's derivatives.
 
 
@@ -37,7 +45,8 @@ def correlate2d(x: jax.Array, w: jax.Array, bias: jax.Array | None, pads: Pads) 
 def _correlate(x, w, bias, pads):
     sizes = [n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[2:], pads, w.shape[2:], strict=True)]
     shape = (x.shape[0], w.shape[0], *sizes)
-    y = call("jaxnet_correlate2d", [x, w], [shape], (1,), **_corner(pads))[0]
+    name = _kernel(*w.shape[:2], w.shape[2:])
+    y = call(name, [x, w], [shape], (1,), **_corner(pads))[0]
     # XLA adds the bias: it costs nothing within the activation that usually follows.
     return y if bias is None else y + jnp.broadcast_to(bias[:, None, None], shape)
 
@@ -65,9 +74,10 @@ def _back(dy, w, pads):
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _gradient(x, dy, window, pads):
     """dw (O, C, *window) and db (O,) of y."""
-    outputs = dy.shape[1]
-    shapes = [(outputs, x.shape[1], *window), (outputs,)]
-    return tuple(call("jaxnet_correlate2d_gradient", [x, dy], shapes, (2,), **_corner(pads)))
+    outputs, channels = dy.shape[1], x.shape[1]
+    name = _kernel(outputs, channels, window) + "_gradient"
+    shapes = [(outputs, channels, *window), (outputs,)]
+    return tuple(call(name, [x, dy], shapes, (2,), **_corner(pads)))
 
 
 def _gradient_forward(x, dy, window, pads):

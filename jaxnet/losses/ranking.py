@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxnet.losses.kinks import absolute, clamp_min_0
 from jaxnet.losses.reduction import broadcast, check_reduction, floats, reduce
+from jaxnet.precision import amax, amin
 
 __all__ = [
     "cosine_embedding_loss",
@@ -108,9 +109,9 @@ def _norm(x: jax.Array, p: float, keepdims: bool) -> jax.Array:
     """The p-norm along the last axis, with slope 0 wherever an entry or the norm is 0."""
     size = absolute(x)
     if p == math.inf:
-        return size.max(-1, keepdims=keepdims)
+        return amax(size, -1, keepdims)
     if p == -math.inf:
-        return size.min(-1, keepdims=keepdims)
+        return amin(size, -1, keepdims)
     if p == 1:
         return size.sum(-1, keepdims=keepdims)
     if p == 0:

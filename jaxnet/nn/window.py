@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnet.precision import amax
+
 # The jitted functions are small programs of many steps: without a jit around them each
 # step would be compiled alone. Under one, inline leaves no trace of theirs.
 
@@ -187,7 +189,7 @@ def largest(windows: jax.Array, axis: int) -> jax.Array:
 
     XLA's own would share it between ties, and it is several times slower.
     """
-    return windows.max(axis)
+    return amax(windows, axis)
 
 
 @largest.defjvp

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxnet.optim.optimizer import Optimizer, rounding
+from jaxnet.precision import amax, amin
 
 __all__ = [
     "chain",
@@ -64,9 +65,9 @@ def _norm(x: jax.Array, p: float) -> jax.Array:
     """The p-norm over all axes, summed at least in float32, in x's dtype."""
     size = jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
     if p == math.inf:
-        result = jnp.max(size, initial=0)
+        result = amax(size, initial=0)
     elif p == -math.inf:
-        result = jnp.min(size, initial=math.inf)
+        result = amin(size, initial=math.inf)
     elif p == 0:
         result = jnp.sum(size != 0).astype(size.dtype)
     elif p == 1:

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxnet.optim.optimizer import Optimizer, OptimizerState, check
 from jaxnet.optim.wolfe import strong_wolfe
+from jaxnet.precision import amax
 
 __all__ = ["LBFGS"]
 
@@ -182,7 +183,7 @@ def LBFGS(
             n_iter=old["n_iter"],
             iterations=jnp.zeros((), jnp.int32),
             evals=jnp.ones((), jnp.int32),
-            stop=jnp.max(jnp.abs(grad), initial=0) <= h["tolerance_grad"],
+            stop=amax(jnp.abs(grad), initial=0) <= h["tolerance_grad"],
         )
 
         def iterate(c: _Loop) -> _Loop:
@@ -217,8 +218,8 @@ def LBFGS(
             stop = (
                 last
                 | (total >= max_eval)
-                | (jnp.max(jnp.abs(c.grad), initial=0) <= h["tolerance_grad"])
-                | (jnp.max(jnp.abs(c.t * c.d), initial=0) <= change)
+                | (amax(jnp.abs(c.grad), initial=0) <= h["tolerance_grad"])
+                | (amax(jnp.abs(c.t * c.d), initial=0) <= change)
                 | (jnp.abs(c.loss - before) < change)
             )
             return c._replace(evals=total, stop=stop)

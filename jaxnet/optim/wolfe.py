@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnet.precision import amax
+
 __all__ = ["strong_wolfe"]
 
 Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -108,7 +110,7 @@ def strong_wolfe(
         search.new,
     )
     ends = jax.tree.map(lambda a, b: jnp.stack([a, b]), low_end, search.new)
-    width = jnp.max(jnp.abs(d), initial=0)
+    width = amax(jnp.abs(d), initial=0)
 
     def shrink(z: _Zoom) -> _Zoom:
         a, b = (jax.tree.map(lambda v, i=i: v[i], z.ends) for i in (0, 1))
