@@ -62,14 +62,13 @@ def test_unfused_jit_rounds_after_every_operation():
     np.testing.assert_array_equal(unfused_jit(lambda a, b, c: a * b + c)(a, b, c), a * b + c)
 
 
-@pytest.mark.parametrize("shape", [(21, 4, 2), (64, 10), (16, 64), (100, 1)])
+@pytest.mark.parametrize("shape", [(21, 4, 2), (64, 10), (16, 64)])
 def test_amax_and_amin_keep_a_nan_where_xla_loses_it(shape):
-    for place in range(shape[1]):
-        x = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
-        x[3, place] = np.nan
-        for ours, numpys in ((precision.amax, np.max), (precision.amin, np.min)):
-            for axis in (0, 1, -1):
-                found = jax.jit(lambda x, f=ours, a=axis: f(x, a))(x)
-                assert np.array_equal(found, numpys(x, axis), equal_nan=True)
-            assert np.isnan(jax.jit(ours)(x))
+    for ours, numpys in ((precision.amax, np.max), (precision.amin, np.min)):
+        for axis in (0, -1, None):
+            compiled = jax.jit(lambda x, f=ours, a=axis: f(x, a))
+            for place in range(shape[1]):
+                x = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+                x[3, place] = np.nan
+                assert np.array_equal(compiled(x), numpys(x, axis), equal_nan=True)
     assert precision.amax(jnp.array([3, 5])) == 5

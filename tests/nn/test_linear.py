@@ -1,11 +1,13 @@
 """jaxnet/nn/linear.py"""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnet import nn
 from jaxnet.nn import linear as functions
+from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
 from tests.table import Case, table
 
@@ -36,6 +38,35 @@ def test_wrong_shape_says_layer_expected_and_given():
 
 def test_linear_takes_a_weight_of_one_dimension():
     assert functions.linear(jnp.ones((4, 3)), jnp.ones(3)).shape == (4,)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_a_large_weight_and_few_rows_differentiate_as_a_product(rows):
+    rng = np.random.RandomState(0)
+    x, w, v = (
+        jnp.asarray(rng.standard_normal(shape).astype(np.float32) / 16)
+        for shape in ((rows, 512), (256, 512), (256, 512))
+    )
+
+    def everything(product):
+        def loss(x, w):
+            return jnp.sum(jnp.tanh(product(x, w)) ** 2)
+
+        def along(x, w):
+            return jnp.vdot(jax.grad(loss, 1)(x, w), v)
+
+        return (
+            jax.grad(loss, (0, 1))(x, w),
+            jax.grad(loss)(x, w),
+            jax.grad(along, (0, 1))(x, w),
+            jax.jvp(loss, (x, w), (x, v)),
+            jax.vmap(jax.grad(loss, 1), (None, 0))(x, jnp.stack([w, v])),
+        )
+
+    ours = jax.jit(lambda: everything(functions.linear))()
+    plain = jax.jit(lambda: everything(lambda x, w: x @ w.T))()
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        assert distance("gradient", a, b) <= tolerance("gradient", "float32")
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
