@@ -13,6 +13,7 @@ typedef struct {
   float *dx, *dweight, *dbias, *to_mean, *to_var;
   int64_t size;  // numbers of a channel
   float eps;
+  int past_cache;  // whether dx is too large to stay in it
 } Norm;
 
 // Of the numbers from x on: sums of dy (x where there is none) and of dy * (x - mean).
@@ -73,12 +74,14 @@ static void differentiate(void* shape, int64_t c) {
   float along = products * inverse * inverse / s->size;
   int64_t i = 0;
   for (; i + LANES <= s->size; i += LANES)
-    store(dx + i, (load(dy + i) - even - (load(x + i) - mean) * along) * scale);
+    stream(dx + i, (load(dy + i) - even - (load(x + i) - mean) * along) * scale, LANES,
+           s->past_cache);
   for (; i < s->size; i++) dx[i] = (dy[i] - even - (x[i] - mean) * along) * scale;
 }
 
 static Norm shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x) {
-  return (Norm){.x = x->data, .size = x->dims[0] * x->dims[2] * x->dims[3],
+  int64_t size = x->dims[0] * x->dims[2] * x->dims[3];
+  return (Norm){.x = x->data, .size = size, .past_cache = x->dims[1] * size * 4 > STREAMED,
                 .eps = *(const float*)attribute(frame, "eps")};
 }
 

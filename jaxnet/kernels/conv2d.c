@@ -35,6 +35,7 @@ typedef struct {
   int64_t band;                            // output rows of a task
   int64_t slab_rows, slab_cols;
   int64_t few_rows;                        // whose slopes fit the first-level cache
+  int past_cache;                          // whether y is too large to stay in it
 } Conv;
 
 static void plan(Conv* s) {
@@ -47,6 +48,7 @@ static void plan(Conv* s) {
   s->slab_rows = s->band + s->kh - 1;
   s->few_rows = SLOPE_FLOATS / (s->cols * GRAD_OUT * LANES);
   if (s->few_rows < 1) s->few_rows = 1;
+  s->past_cache = s->outputs * s->rows * s->cols * s->batch * 4 > STREAMED;
 }
 
 static int64_t tasks_of(const Conv* s) {
@@ -118,7 +120,7 @@ static inline __attribute__((always_inline)) void correlate_tile(
   int64_t plane = s->rows * s->cols * s->batch;
   for (int o = 0; o < outs; o++)
     for (int b = 0; b < COL_TILE; b++)
-      if (b < cols) store_some(y + o * plane + b * s->batch, sum[o][b], lanes);
+      if (b < cols) stream(y + o * plane + b * s->batch, sum[o][b], lanes, s->past_cache);
 }
 
 static void correlate_tile_of(const Conv* s, const float* slab, const float* w, float* y,

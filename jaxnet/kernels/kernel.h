@@ -43,6 +43,25 @@ static inline void store_some(float* p, vec v, int64_t lanes) {
   for (int64_t n = 0; n < lanes; n++) p[n] = v[n];
 }
 
+// Results larger than this go past the cache, straight to memory: the processor need not
+// read first what is overwritten whole, and what the cache holds stays there.
+#define STREAMED (2 << 20)
+
+static inline void stream(float* p, vec v, int64_t lanes, int past_cache) {
+#if defined(__AVX512F__)
+  if (past_cache && lanes >= LANES && (uintptr_t)p % 64 == 0) {
+    __builtin_ia32_movntps512(p, v);
+    return;
+  }
+#elif defined(__AVX__)
+  if (past_cache && lanes >= LANES && (uintptr_t)p % 32 == 0) {
+    __builtin_ia32_movntps256(p, v);
+    return;
+  }
+#endif
+  store_some(p, v, lanes);
+}
+
 static inline float total(vec v) {
   float lanes[LANES];
   store(lanes, v);
@@ -85,6 +104,9 @@ static void take_tasks(Job* job) {
     int64_t task = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
     if (task >= job->tasks) return;
     job->work(job->shape, task);
+#if defined(__AVX__)
+    __builtin_ia32_sfence();  // what was streamed is in memory before the task counts as done
+#endif
     __atomic_fetch_add(&job->done, 1, __ATOMIC_RELEASE);
   }
 }

@@ -11,6 +11,8 @@ typedef struct {
   int64_t rows, cols;                      // windows
   int64_t kh, kw, down, right, top, left, step_down, step_right;
   int apart;                               // no place lies in two windows
+  int covered;                             // every place lies in one
+  int past_cache;                          // whether dx is too large to stay in it
 } Pool;
 
 // The part of one axis's window that lies inside: from `first` on, `count` places.
@@ -60,7 +62,7 @@ static void spread_plane(void* shape, int64_t c) {
   const float* x = s->x + c * s->height * s->width * s->batch;
   const float* dy = s->from + c * s->rows * s->cols * s->batch;
   float* dx = s->to + c * s->height * s->width * s->batch;
-  memset(dx, 0, s->height * s->width * s->batch * sizeof(float));
+  if (!s->covered) memset(dx, 0, s->height * s->width * s->batch * sizeof(float));
   for (int64_t r = 0; r < s->rows; r++) {
     Span high = span(r * s->down - s->top, s->kh, s->step_down, s->height);
     for (int64_t q = 0; q < s->cols; q++, dy += s->batch) {
@@ -86,7 +88,7 @@ static void spread_plane(void* shape, int64_t c) {
           for (int64_t j = 0; j < wide.count; j++, at += s->step_right * s->batch, number += 1) {
             vec share = (vec)((place == number) & (ivec)slope);
             if (!s->apart) share += load_some(dx + at, lanes);
-            store_some(dx + at, share, lanes);
+            stream(dx + at, share, lanes, s->past_cache && s->covered);
           }
         }
       }
@@ -102,6 +104,10 @@ static Pool shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x, XLA_FFI_Buffer* 
             .top = whole(frame, "top"), .left = whole(frame, "left"),
             .step_down = whole(frame, "step_down"), .step_right = whole(frame, "step_right")};
   s.apart = s.down > (s.kh - 1) * s.step_down && s.right > (s.kw - 1) * s.step_right;
+  int dense = (s.kh == 1 || s.step_down == 1) && (s.kw == 1 || s.step_right == 1);
+  s.covered = s.apart && dense && s.down == s.kh && s.right == s.kw &&
+              s.rows * s.kh - s.top >= s.height && s.cols * s.kw - s.left >= s.width;
+  s.past_cache = s.channels * s.height * s.width * s.batch * 4 > STREAMED;
   return s;
 }
 

@@ -31,6 +31,7 @@ typedef struct {
   int64_t block, blocks;                   // tiles in one, and how many an image has
   int64_t some;                            // channels whose transforms are held at once
   int64_t slices;
+  int past_cache;                          // whether y is too large to stay in it
 } Conv;
 
 static int64_t groups(const Conv* s) { return parts(s->batch, LANES); }
@@ -142,8 +143,9 @@ static void transform_outputs(const Conv* s, const float* m, int64_t output, int
       }
       for (int i = 0; i < 2 && row + i < s->rows; i++) {
         float* line = to + i * s->cols * s->batch;
-        store_some(line, d[i][0] + d[i][1] + d[i][2], lanes);
-        if (col + 1 < s->cols) store_some(line + s->batch, d[i][1] - d[i][2] - d[i][3], lanes);
+        stream(line, d[i][0] + d[i][1] + d[i][2], lanes, s->past_cache);
+        if (col + 1 < s->cols)
+          stream(line + s->batch, d[i][1] - d[i][2] - d[i][3], lanes, s->past_cache);
       }
     }
 }
@@ -316,6 +318,7 @@ XLA_FFI_Error* jaxnet_winograd(XLA_FFI_CallFrame* frame) {
   if (!fits(frame, 2, 1, "444")) return refused(frame, "accepted are 2 float32 arrays");
   Conv s = shapes(frame, argument(frame, 0), result(frame, 0));
   s.y = result(frame, 0)->data;
+  s.past_cache = s.outputs * s.rows * s.cols * s.batch * 4 > STREAMED;
   cut(&s, larger(CACHED / (PLACES * LANES * s.channels) / 2 * 2, 2));
   float* u = transform_weights(&s, argument(frame, 1)->data);
   s.u = u;
