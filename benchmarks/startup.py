@@ -2,7 +2,7 @@
 
 Every figure is of fresh processes, one at a time and in turn: from the start of the
 interpreter until the first step is done (imports, data, model, compilation, a batch), and
-the most memory that the process ever held (resident, after three epochs). jaxnet finds its
+the most memory that the process ever held (resident, after two epochs). jaxnet finds its
 programs in the compilation cache, but for the first process, which is shown as "empty
 cache". PyTorch runs eagerly.
 
@@ -97,7 +97,7 @@ def jaxnet_process(name: str) -> None:
     state, metrics = epoch(state, data, jnp.arange(BATCH))
     metrics["loss"].block_until_ready()
     report(began, imported, built)
-    for _ in range(3):
+    for _ in range(2):
         state, metrics = epoch(state, data, jnp.arange(BATCH * STEPS))
     metrics["loss"].block_until_ready()
 
@@ -126,7 +126,7 @@ def torch_process(name: str) -> None:
     built = time.perf_counter()
     step(torch.arange(BATCH))
     report(began, imported, built)
-    for _ in range(3):
+    for _ in range(2):
         for order in torch.arange(BATCH * STEPS).split(BATCH):
             step(order)
 
@@ -165,7 +165,9 @@ def launch(library: str, name: str, cache: Path) -> Process:
     environment = os.environ | {"JAXNET_CACHE": str(cache)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     began = time.perf_counter()
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[1]
+    ) as process:
         assert process.stdout is not None
         phases = process.stdout.readline()
         seconds = time.perf_counter() - began

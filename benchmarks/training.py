@@ -61,8 +61,10 @@ class Workload:
     Attributes:
         ours, theirs: build the models; `theirs` gets `benchmarks.torch_models`.
         shape: of one row.
-        batch, steps: rows a step, steps a sample.
         target: the ratio that was aimed for.
+        batch, steps: rows a step, steps a sample.
+        classes: of the targets.
+        rows: of the data; by default as many as the steps take, each once.
     """
 
     ours: Callable[..., nn.Module]
@@ -72,6 +74,7 @@ class Workload:
     batch: int = 64
     steps: int = 20
     classes: int = 2
+    rows: int | None = None
 
 
 IMAGE = (3, 32, 32)
@@ -127,10 +130,12 @@ WORKLOADS = {
 def rows(work: Workload) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inputs, classes, and the row numbers of every batch (steps, batch)."""
     rng = np.random.RandomState(0)
-    n = max(work.batch * work.steps, 256)
+    taken = work.batch * work.steps
+    n = work.rows or max(taken, 256)
     x = rng.standard_normal((n, *work.shape)).astype(np.float32)
     y = rng.randint(0, work.classes, n).astype(np.int32)
-    return x, y, rng.permutation(n)[: work.batch * work.steps].reshape(work.steps, work.batch)
+    order = np.concatenate([rng.permutation(n) for _ in range(-(-taken // n))])
+    return x, y, order[:taken].reshape(work.steps, work.batch)
 
 
 def jaxnet_trainer(work: Workload) -> Callable[[], Any]:
