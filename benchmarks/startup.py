@@ -2,7 +2,7 @@
 
 Every figure is of fresh processes, one at a time and in turn: from the start of the
 interpreter until the first step is done (imports, data, model, compilation, a batch), and
-the most memory that the process ever held (resident, after two epochs). jaxnet finds its
+the most memory that the process ever held (resident, after an epoch). jaxnet finds its
 programs in the compilation cache, but for the first process, which is shown as "empty
 cache". PyTorch runs eagerly.
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH = 64
-STEPS = 5  # in an epoch
+STEPS = 4  # in an epoch
 TARGET = 2.0  # seconds until the first step is done
 
 
@@ -97,8 +97,7 @@ def jaxnet_process(name: str) -> None:
     state, metrics = epoch(state, data, jnp.arange(BATCH))
     metrics["loss"].block_until_ready()
     report(began, imported, built)
-    for _ in range(2):
-        state, metrics = epoch(state, data, jnp.arange(BATCH * STEPS))
+    state, metrics = epoch(state, data, jnp.arange(BATCH * STEPS))
     metrics["loss"].block_until_ready()
 
 
@@ -126,9 +125,8 @@ def torch_process(name: str) -> None:
     built = time.perf_counter()
     step(torch.arange(BATCH))
     report(began, imported, built)
-    for _ in range(2):
-        for order in torch.arange(BATCH * STEPS).split(BATCH):
-            step(order)
+    for order in torch.arange(BATCH * STEPS).split(BATCH):
+        step(order)
 
 
 def report(began: float, imported: float, built: float) -> None:
