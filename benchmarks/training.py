@@ -4,6 +4,7 @@ Every workload trains on the same random rows in the same batches, gather includ
 PyTorch eager, channels_last (images) and torch.compile; the usual Flax loop of
 `nnx.jit` and `nnx.Optimizer`; and jaxnet's epoch, compiled as one scan. They run in
 one process, interleaved, after warm-up. The ratio is the fastest PyTorch over jaxnet.
+A second table has the start-up and the memory of fresh processes (benchmarks.startup).
 
     python -m benchmarks.training --only Net MLP --rounds 9
 """
@@ -22,6 +23,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from benchmarks import startup
 from benchmarks.timing import interleave, machine, markdown
 from experiments import cifar2_net, cifar2_variants
 from experiments.thermometer import T_C, T_UN
@@ -59,8 +61,10 @@ class Workload:
     Attributes:
         ours, theirs: build the models; `theirs` gets `benchmarks.torch_models`.
         shape: of one row.
-        batch, steps: rows a step, steps a sample.
         target: the ratio that was aimed for.
+        batch, steps: rows a step, steps a sample.
+        classes: of the targets.
+        rows: of the data; by default as many as the steps take, each once.
     """
 
     ours: Callable[..., nn.Module]
@@ -70,6 +74,7 @@ class Workload:
     batch: int = 64
     steps: int = 20
     classes: int = 2
+    rows: int | None = None
 
 
 IMAGE = (3, 32, 32)
@@ -125,10 +130,12 @@ WORKLOADS = {
 def rows(work: Workload) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inputs, classes, and the row numbers of every batch (steps, batch)."""
     rng = np.random.RandomState(0)
-    n = max(work.batch * work.steps, 256)
+    taken = work.batch * work.steps
+    n = work.rows or max(taken, 256)
     x = rng.standard_normal((n, *work.shape)).astype(np.float32)
     y = rng.randint(0, work.classes, n).astype(np.int32)
-    return x, y, rng.permutation(n)[: work.batch * work.steps].reshape(work.steps, work.batch)
+    order = np.concatenate([rng.permutation(n) for _ in range(-(-taken // n))])
+    return x, y, order[:taken].reshape(work.steps, work.batch)
 
 
 def jaxnet_trainer(work: Workload) -> Callable[[], Any]:
@@ -230,7 +237,7 @@ def measure(name: str, rounds: int, forms: list[str], flax: bool) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
-    names = ["thermometer", *WORKLOADS]
+    names = ["thermometer", *WORKLOADS, "start-up"]
     parser.add_argument("--only", nargs="*", default=names, help=f"of {', '.join(names)}")
     parser.add_argument("--rounds", type=int, default=9, help="samples of each candidate")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
@@ -238,10 +245,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for table.md and speed.png")
     options = parser.parse_args()
     forms = ["eager", "channels_last"] + ([] if options.no_compile else ["compile"])
-    table, ratios = [], {}
+    table, ratios, processes = [], {}, ""
     began = time.perf_counter()
     for name in names:
         if not any(name.startswith(asked) for asked in options.only):
+            continue
+        if name == "start-up":
+            processes = f"\n{startup.table(list(startup.MODELS), options.rounds)}"
             continue
         if name == "thermometer":
             result = thermometer(options.rounds)
@@ -266,13 +276,15 @@ def main() -> None:
     heads += ["best torch / jaxnet", "target", "quartiles apart", "first call s"]
     text = (
         f"Milliseconds a step, medians of {options.rounds} interleaved samples.\n"
-        f"{machine()}\n\n{markdown(heads, table)}\n"
+        f"{machine()}\n\n{markdown(heads, table)}\n{processes}"
     )
     print("\n" + text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "table.md").write_text(text)
         shown = {name: ratio for name, ratio in ratios.items() if name != "thermometer"}
+        if not shown:
+            return
         bars = {"best torch / jaxnet": [[ratio] for ratio in shown.values()]}
         labels = [name.replace(", ", "\n").replace(" ", "\n") for name in shown]
         report.save_bars(

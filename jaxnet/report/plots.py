@@ -34,13 +34,21 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One set of axes."""
+    """One set of axes.
+
+    Attributes:
+        title, xlabel, ylabel: as written on it.
+        series: what is drawn.
+        log: whether y grows by factors.
+        log_x: whether x does, with a tick at each value.
+    """
 
     title: str
     xlabel: str
     ylabel: str
     series: Sequence[Series]
     log: bool = False
+    log_x: bool = False
 
 
 def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
@@ -58,7 +66,12 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
         axes.set_ylabel(panel.ylabel)
         if panel.log:
             axes.set_yscale("log")
-        if all(np.asarray(series.x).dtype.kind in "iu" for series in panel.series):
+        if panel.log_x:
+            ticks = sorted({float(x) for series in panel.series for x in np.ravel(series.x)})
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.set_xticks([], minor=True)
+        elif all(np.asarray(series.x).dtype.kind in "iu" for series in panel.series):
             axes.locator_params(axis="x", integer=True)  # no half epochs
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)

@@ -7,6 +7,7 @@ from jaxnet.train.progress import use_compilation_cache
 from jaxnet.train.records import Run, environment
 from jaxnet.train.state import Structure, TrainState, create, merge, split
 from jaxnet.train.step import make_eval_step, make_predict, make_train_step, supervised
+from jaxnet.train.visdom import Visdom
 from jaxnet.train.writers import Records
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Run",
     "Structure",
     "TrainState",
+    "Visdom",
     "create",
     "diagnose",
     "environment",

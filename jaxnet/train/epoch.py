@@ -78,7 +78,8 @@ def make_stretch(
     """
 
     def stretch(state: Any, data: Any, order: jax.Array, start: Any, stop: Any) -> Any:
-        def once(carried: Any, i: Any) -> tuple[Any, Metrics]:
+        @partial(jax.jit, inline=True)  # traced once, for the shapes and for the loop
+        def once(carried: Any, data: Any, order: jax.Array, i: Any) -> tuple[Any, Metrics]:
             rows = lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
             new, metrics = step(carried, jax.tree.map(lambda column: column[rows], data))
             if nonfinite == "skip":
@@ -89,12 +90,12 @@ def make_stretch(
 
         def body(i: Any, carry: Any) -> Any:
             carried, metrics, _ = carry
-            new, measured = once(carried if trains else state, i)
+            new, measured = once(carried if trains else state, data, order, i)
             metrics = jax.tree.map(lambda all, one: all.at[i - start].set(one), metrics, measured)
             fine = _finite(measured.get("loss")) if nonfinite == "stop" else True
             return new if trains else carried, metrics, fine
 
-        shapes = jax.eval_shape(once, state, start)[1]
+        shapes = jax.eval_shape(once, state, data, order, start)[1]
         metrics = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
         first: Any = state if trains else (), metrics, jnp.array(True)
         if nonfinite != "stop":

@@ -130,3 +130,12 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return str(value)
+
+
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of an epoch or step that are one number each."""
+    return {
+        name: value
+        for name, value in line.items()
+        if isinstance(value, float | int) and name not in ("epoch", "step", "in_epoch")
+    }

@@ -117,7 +117,7 @@ def create(
         average: `optim.AveragedModel`, to keep a running average of the weights.
     """
     structure, params, buffers = split(model)
-    params, buffers = jax.tree.map(jnp.copy, (params, buffers))
+    params, buffers = jax.tree.map(_copy, (params, buffers))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -127,3 +127,9 @@ def create(
         structure=structure,
         average=None if average is None else average.init(params, buffers),
     )
+
+
+def _copy(x: Any) -> jax.Array:
+    # device_put makes no program, where jnp.copy compiles one for every shape: most of what
+    # a model with many shapes took to start. It copies arrays of jax only: NumPy's it shares.
+    return jax.device_put(x, may_alias=False) if isinstance(x, jax.Array) else jnp.array(x)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet import atomic
-from jaxnet.train.records import plain
+from jaxnet.train.records import plain, scalars
+from jaxnet.train.visdom import Visdom
 
 __all__ = ["Records"]
 
@@ -26,18 +27,20 @@ class Records:
     Args:
         folder: made if it is not there.
         *also: "csv" (FOLDER/history.csv), "tensorboard" (event files in FOLDER, read by
-            `tensorboard --logdir FOLDER`).
+            `tensorboard --logdir FOLDER`), "visdom" (a server on this machine at port 8097,
+            env FOLDER's name), or a `Visdom` for another server.
         every_step: whether each step gets a line too.
 
     Raises:
         ValueError: an unknown name, or a folder that holds the records of another run.
         ImportError: the package of a name is not installed.
+        ConnectionError: there is no Visdom server.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        *also: str,
+        *also: str | Visdom,
         every_step: bool = False,
     ) -> None:
         self.folder = Path(folder).expanduser()
@@ -45,11 +48,15 @@ class Records:
         writers: dict[str, Any] = {
             "csv": lambda: _Csv(self.folder / "history.csv"),
             "tensorboard": lambda: _TensorBoard(self.folder),
+            "visdom": lambda: Visdom(env=self.folder.resolve().name),
         }
         for name in also:
-            if name not in writers:
-                raise ValueError(f"also: {name!r}; accepted are {', '.join(map(repr, writers))}")
-        self._writers = [_Jsonl(self.folder / "history.jsonl"), *(writers[n]() for n in also)]
+            if not isinstance(name, Visdom) and name not in writers:
+                names = ", ".join(map(repr, writers))
+                raise ValueError(f"also: {name!r}; accepted are {names} and a Visdom")
+        self._writers: list[Any] = [_Jsonl(self.folder / "history.jsonl")]
+        for name in also:
+            self._writers.append(name if isinstance(name, Visdom) else writers[name]())
 
     def open(self, epoch: int, step: int, resume: bool = False) -> None:
         """Begins, or goes on after an epoch and a step.
@@ -103,14 +110,6 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return lines
-
-
-def _scalars(line: Line) -> dict[str, float]:
-    return {
-        name: value
-        for name, value in line.items()
-        if isinstance(value, float | int) and name not in ("epoch", "step", "in_epoch")
-    }
 
 
 class _Jsonl:
@@ -202,7 +201,7 @@ class _TensorBoard:
             place = "epoch" if "epoch" in line else "step"
             values = [
                 Summary.Value(tag=f"{place}/{name}", simple_value=float(value))
-                for name, value in _scalars(line).items()
+                for name, value in scalars(line).items()
             ]
             self._add(Event(step=int(line["step"]), summary=Summary(value=values)))
         self._writer.flush()

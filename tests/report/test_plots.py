@@ -1,6 +1,7 @@
 """jaxnet/report/plots.py"""
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from jaxnet import report
 
@@ -12,6 +13,16 @@ def test_panels_and_images_are_drawn(tmp_path):
     report.save_images(tmp_path / "b.png", images, [str(i) for i in range(7)], columns=3)
     for name in ("a.png", "b.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_log_x_has_a_tick_at_each_value(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    lines = [report.Series("a", [1, 8, 64], [1, 2, 4]), report.Series("b", [4, 64], [1, 2])]
+    report.save_panels(tmp_path / "a.png", [report.Panel("t", "x", "y", lines, log_x=True)])
+    (axes,) = drawn[0].axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "4", "8", "64"]
 
 
 def test_digits_are_drawn_beside_their_probabilities(tmp_path):

@@ -52,6 +52,30 @@ def test_state_does_not_share_with_the_model():
     assert np.isfinite(np.asarray(model(rows(2)[0]))).all()
 
 
+def test_numpy_parameters_are_copied_too():
+    model = small_net()
+    kept = np.zeros((4, 3), np.float32)
+    model[0].weight.set_value(kept)
+    state = train.create(model, optim.SGD(lr=0.1))
+    kept[:] = 1
+    np.testing.assert_array_equal(state.params["0.weight"], np.zeros((4, 3)))
+    assert isinstance(state.params["0.weight"], jax.Array)
+
+
+def test_an_epoch_traces_its_step_once():
+    count = []
+
+    def loss(model, batch):
+        count.append(1)
+        return LOSS(model, batch)
+
+    optimizer = optim.SGD(lr=0.1)
+    epoch = train.make_epoch(train.make_train_step(loss, optimizer), 4)
+    state = train.create(small_net(), optimizer)
+    epoch(state, rows(8), jnp.arange(8))
+    assert len(count) == 1
+
+
 def test_step_is_pure_and_counts():
     optimizer = optim.SGD(lr=0.1)
     state = train.create(small_net(), optimizer)

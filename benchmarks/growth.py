@@ -1,0 +1,202 @@
+"""How the cost of training grows, jaxnet beside PyTorch: python -m benchmarks.growth
+
+A net 784-128-64-10 trains by SGD with one of four quantities varied: the rows of a batch,
+the width of the first hidden layer, the steps of an epoch (one compiled call of jaxnet's,
+one loop of PyTorch's), and the rows of the data that batches are drawn from. PyTorch runs
+eagerly; both run in turn, after warm-up.
+
+The first table has each point. The second one has the line `fixed + each * quantity` that
+fits them best by relative error, and the power with which the cost grows between the two
+largest. A fixed cost is what remains when the quantity goes to nothing: of a step (batch,
+width, data) or of an epoch (steps). Points that bend away from a line (caches, threads)
+show in the plot.
+
+    python -m benchmarks.growth --out runs/growth
+    python -m benchmarks.growth --only batch width --rounds 15
+"""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.timing import Timing, interleave, machine, markdown
+from benchmarks.training import WORKLOADS, Workload, jaxnet_trainer, mlp, torch_trainers
+from jaxnet import nn, report
+
+BASE = dataclasses.replace(WORKLOADS["MLP 784-128-64-10"], steps=10, rows=4096)
+LIBRARIES = ("torch eager", "jaxnet")
+
+
+def wide(width: int) -> Workload:
+    """The net with another first hidden layer."""
+    sizes = (784, width, 64, 10)
+    return dataclasses.replace(
+        BASE,
+        ours=mlp(*sizes, activation=nn.ReLU),
+        theirs=lambda t: t.mlp(*sizes, activation=t.nn.ReLU),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """A quantity, and the training at each of its sizes.
+
+    Attributes:
+        title: of its panel.
+        unit: what it counts.
+        per: what the cost is of: "a step" or "an epoch".
+        works: by size.
+    """
+
+    title: str
+    unit: str
+    per: str
+    works: dict[int, Workload]
+
+
+AXES = {
+    "batch": Axis(
+        "Batch size",
+        "rows a batch",
+        "a step",
+        {n: dataclasses.replace(BASE, batch=n) for n in (1, 4, 16, 64, 256, 1024)},
+    ),
+    "width": Axis(
+        "Model width", "units", "a step", {n: wide(n) for n in (16, 64, 256, 1024, 4096)}
+    ),
+    "steps": Axis(
+        "Steps of an epoch",
+        "steps",
+        "an epoch",
+        {n: dataclasses.replace(BASE, steps=n) for n in (1, 4, 16, 64, 256, 1024)},
+    ),
+    "data": Axis(
+        "Rows of the data",
+        "rows of data",
+        "a step",
+        {n: dataclasses.replace(BASE, rows=n) for n in (256, 1024, 4096, 16384, 65536)},
+    ),
+}
+
+
+def measure(axis: Axis, rounds: int) -> dict[str, list[Timing]]:
+    """Timings of both libraries by size, in seconds of a step or an epoch."""
+    found: dict[str, list[Timing]] = {library: [] for library in LIBRARIES}
+    for work in axis.works.values():
+        candidates = {"jaxnet": jaxnet_trainer(work)} | torch_trainers(work, ["eager"])
+        timings = interleave(candidates, rounds)
+        count = work.steps if axis.per == "a step" else 1
+        for library in LIBRARIES:
+            one = timings[library]
+            scaled = {name: getattr(one, name) / count for name in ("median", "low", "high")}
+            found[library].append(dataclasses.replace(one, **scaled))
+    return found
+
+
+def line(sizes: np.ndarray, cost: np.ndarray) -> tuple[float, float]:
+    """(fixed, each) of the line fixed + each * size closest by relative error, both >= 0."""
+    columns = np.stack([1 / cost, sizes / cost], 1)
+    fixed, each = np.linalg.lstsq(columns, np.ones(len(cost)))[0]
+    if min(fixed, each) < 0:
+        column = columns[:, int(fixed < 0)]
+        only = column.sum() / (column @ column)
+        fixed, each = (0.0, only) if fixed < 0 else (only, 0.0)
+    return float(fixed), float(each)
+
+
+def points(axis: Axis, found: dict[str, list[Timing]]) -> list[list[str]]:
+    """Lines of the first table."""
+    lines = []
+    for size, theirs, ours in zip(axis.works, *(found[name] for name in LIBRARIES), strict=True):
+        spreads = [f"{(one.high - one.low) / one.median:.0%}" for one in (theirs, ours)]
+        lines.append(
+            [
+                f"{size} {axis.unit}",
+                f"{theirs.median * 1e3:.4g}",
+                f"{ours.median * 1e3:.4g}",
+                f"{theirs.median / ours.median:.2f}",
+                *spreads,
+                f"{ours.first:.2f}",
+            ]
+        )
+    return lines
+
+
+def growth(axis: Axis, found: dict[str, list[Timing]]) -> list[list[str]]:
+    """Lines of the second table."""
+    sizes, lines = np.array(list(axis.works), float), []
+    for library in LIBRARIES:
+        cost = np.array([one.median for one in found[library]])
+        fixed, each = line(sizes, cost)
+        power = np.log(cost[-1] / cost[-2]) / np.log(sizes[-1] / sizes[-2])
+        lines.append(
+            [
+                axis.title,
+                library,
+                f"{fixed * 1e3:.3g} ms {axis.per}",
+                f"{each * 1e6:.3g}",
+                f"{power:.2f}",
+            ]
+        )
+    return lines
+
+
+def panel(axis: Axis, found: dict[str, list[Timing]]) -> report.Panel:
+    """Cost against size, with the quartiles as a shade."""
+    sizes = list(axis.works)
+    series = [
+        report.Series(
+            library,
+            sizes,
+            [one.median * 1e3 for one in timings],
+            "o-",
+            ([one.low * 1e3 for one in timings], [one.high * 1e3 for one in timings]),
+        )
+        for library, timings in found.items()
+    ]
+    ylabel = f"ms {axis.per}"
+    return report.Panel(axis.title, axis.unit, ylabel, series, log=True, log_x=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.growth",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=AXES, default=list(AXES), help="quantities; by default all"
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="samples of each point (9)")
+    parser.add_argument("--out", type=Path, help="folder for growth.md and growth.png")
+    options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds: a spread takes at least 2 samples")
+    began, table, fits, panels = time.perf_counter(), [], [], []
+    for name in options.only:
+        axis = AXES[name]
+        found = measure(axis, options.rounds)
+        table += points(axis, found)
+        fits += growth(axis, found)
+        panels.append(panel(axis, found))
+        print(f"[{time.perf_counter() - began:.0f} s] {axis.title}", flush=True)
+    heads = ["quantity", "torch eager ms", "jaxnet ms", "torch / jaxnet"]
+    heads += ["torch quartiles apart", "jaxnet quartiles apart", "jaxnet first call s"]
+    text = (
+        f"Milliseconds a step (steps: an epoch), medians of {options.rounds} interleaved samples; "
+        f"784-128-64-10, batch {BASE.batch}, {BASE.rows} rows unless varied.\n{machine()}\n\n"
+        f"{markdown(heads, table)}\n\n"
+        f"{markdown(['quantity', 'library', 'fixed', 'each µs', 'power'], fits)}\n"
+    )
+    print("\n" + text)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "growth.md").write_text(text)
+        report.save_panels(options.out / "growth.png", panels)
+
+
+if __name__ == "__main__":
+    main()
