@@ -21,7 +21,7 @@ def draw_uniform(
 ) -> jax.Array:
     """Uniform numbers in [low, high) from either kind of source."""
     if isinstance(rngs, Generator):
-        return jnp.asarray(rngs.uniform(low, high, shape, dtype))
+        return jax.device_put(rngs.uniform(low, high, shape, dtype))
     return jax.random.uniform(key(rngs), shape, dtype, low, high)
 
 
@@ -34,7 +34,7 @@ def draw_normal(
 ) -> jax.Array:
     """Normal numbers from either kind of source."""
     if isinstance(rngs, Generator):
-        return jnp.asarray(rngs.normal(mean, std, shape, dtype))
+        return jax.device_put(rngs.normal(mean, std, shape, dtype))
     return jax.random.normal(key(rngs), shape, dtype) * std + mean
 
 
