@@ -50,7 +50,8 @@ def test_flips_alternate():
     rows = alternating("images", np.zeros(1000), seed=3)
     first, second, third = (np.asarray(rows(epoch)[2]) for epoch in range(3))
     assert 400 < first.sum() < 600
-    assert np.array_equal(second, ~first) and np.array_equal(third, first)
+    assert np.array_equal(second, ~first)
+    assert np.array_equal(third, first)
 
 
 def test_filters_and_scales_stay_and_biases_are_faster():
@@ -60,7 +61,8 @@ def test_filters_and_scales_stay_and_biases_are_faster():
     grads = jax.tree.map(jnp.ones_like, state.params)
     updates, _ = optimizer.update(grads, state.opt_state, state.params)
     moved = train.create(net, optimizer).replace(params=updates).model()
-    assert not np.any(moved.whiten.weight[...]) and not np.any(moved.block1.norm1.weight[...])
+    assert not np.any(moved.whiten.weight[...])
+    assert not np.any(moved.block1.norm1.weight[...])
     ratio = float(moved.block1.norm1.bias[0] / moved.block2.conv2.weight[0, 1, 0, 0])
     assert 50 < ratio < 80  # 64, and the weight's decay
 
@@ -85,6 +87,7 @@ def test_smoke(tmp_path):
     (folder,) = [p for p in (tmp_path / "cifar10_fast").iterdir() if p.is_dir()]
     record = json.loads((folder / "record.json").read_text())["metrics"]
     (run,) = record["runs"].values()
-    assert 0 <= run["mirrored"] <= 1 and np.isfinite(run["loss"]["1"])
+    assert 0 <= run["mirrored"] <= 1
+    assert np.isfinite(run["loss"]["1"])
     for name in ("accuracy.png", "filters.png", "result.md"):
         assert (folder / name).stat().st_size > 100
