@@ -36,6 +36,7 @@ typedef struct {
   int64_t slab_rows, slab_cols;
   int64_t few_rows;                        // whose slopes fit the first-level cache
   int past_cache;                          // whether y is too large to stay in it
+  int plain;                               // whether x lies image after image
 } Conv;
 
 static void plan(Conv* s) {
@@ -78,11 +79,39 @@ static void pack(float* out, const float* plane, int64_t height, int64_t width, 
   }
 }
 
+// The same of a channel of images that lie one after another.
+static void pack_images(const Conv* s, float* out, int64_t channel, int64_t top, int64_t image) {
+  int64_t lanes = s->batch - image, plane = s->height * s->width;
+  const float* first = s->x + (image * s->channels + channel) * plane;
+  for (int64_t r = 0; r < s->slab_rows; r++) {
+    float* line = out + r * s->slab_cols * LANES;
+    int64_t from = r - top;
+    memset(line, 0, s->slab_cols * LANES * sizeof(float));
+    if (from < 0 || from >= s->height) continue;
+    for (int64_t at = 0; at < s->width; at += LANES) {
+      vec v[LANES];
+      for (int64_t n = 0; n < LANES; n++) {
+        const float* pixels = first + n * s->channels * plane + from * s->width + at;
+        v[n] = n < lanes ? load_some(pixels, s->width - at) : (vec){0};
+      }
+      transpose(v);
+      for (int64_t j = 0; j < smaller(LANES, s->width - at); j++) {
+        int64_t col = at + j + s->left;
+        if (col >= 0 && col < s->slab_cols) store(line + col * LANES, v[j]);
+      }
+    }
+  }
+}
+
 static void pack_inputs(const Conv* s, float* slab, int64_t first_row, int64_t image) {
-  for (int64_t c = 0; c < s->channels; c++)
-    pack(slab + c * s->slab_rows * s->slab_cols * LANES,
-         s->x + c * s->height * s->width * s->batch, s->height, s->width, s->batch,
-         s->slab_rows, s->slab_cols, s->top - first_row, s->left, image);
+  for (int64_t c = 0; c < s->channels; c++) {
+    float* to = slab + c * s->slab_rows * s->slab_cols * LANES;
+    if (s->plain)
+      pack_images(s, to, c, s->top - first_row, image);
+    else
+      pack(to, s->x + c * s->height * s->width * s->batch, s->height, s->width, s->batch,
+           s->slab_rows, s->slab_cols, s->top - first_row, s->left, image);
+  }
 }
 
 // -------------------------------------------------------------------- correlation
@@ -274,7 +303,8 @@ static Conv shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x, XLA_FFI_Buffer* 
   Conv s = {.x = x->data, .batch = x->dims[0], .channels = x->dims[1], .height = x->dims[2],
             .width = x->dims[3], .outputs = y->dims[1], .rows = y->dims[2], .cols = y->dims[3],
             .kh = w->dims[2], .kw = w->dims[3],
-            .top = whole(frame, "top"), .left = whole(frame, "left")};
+            .top = whole(frame, "top"), .left = whole(frame, "left"),
+            .plain = whole(frame, "plain")};
   plan(&s);
   return s;
 }

@@ -46,7 +46,7 @@ def _correlate(x, w, bias, pads):
     sizes = [n + sum(pad) - k + 1 for n, pad, k in zip(x.shape[2:], pads, w.shape[2:], strict=True)]
     shape = (x.shape[0], w.shape[0], *sizes)
     name = _kernel(*w.shape[:2], w.shape[2:])
-    y = call(name, [x, w], [shape], (1,), **_corner(pads))[0]
+    y = call(name, [x, w], [shape], (1, *_plain(x)), **_facts(x, pads))[0]
     # XLA adds the bias: it costs nothing within the activation that usually follows.
     return y if bias is None else y + jnp.broadcast_to(bias[:, None, None], shape)
 
@@ -77,7 +77,7 @@ def _gradient(x, dy, window, pads):
     outputs, channels = dy.shape[1], x.shape[1]
     name = _kernel(outputs, channels, window) + "_gradient"
     shapes = [(outputs, channels, *window), (outputs,)]
-    return tuple(call(name, [x, dy], shapes, (2,), **_corner(pads)))
+    return tuple(call(name, [x, dy], shapes, (2, *_plain(x)), **_facts(x, pads)))
 
 
 def _gradient_forward(x, dy, window, pads):
@@ -93,5 +93,12 @@ def _gradient_backward(window, pads, saved, slopes):
 _gradient.defvjp(_gradient_forward, _gradient_backward)
 
 
-def _corner(pads: Pads) -> dict[str, np.int64]:
-    return {"top": np.int64(pads[0][0]), "left": np.int64(pads[1][0])}
+def _plain(x: jax.Array) -> tuple[int, ...]:
+    # So few channels are the data's own, which lie image after image: the kernel turns
+    # them while it reads them, where XLA would write out a copy.
+    return (0,) if x.shape[1] <= 4 else ()
+
+
+def _facts(x: jax.Array, pads: Pads) -> dict[str, np.int64]:
+    values = {"top": pads[0][0], "left": pads[1][0], "plain": len(_plain(x))}
+    return {name: np.int64(value) for name, value in values.items()}

@@ -70,6 +70,42 @@ static inline float total(vec v) {
   return lanes[0];
 }
 
+#if LANES == 16
+#define MIXED(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+
+// Rows become columns: afterwards v[i][j] is what was v[j][i].
+static inline void transpose(vec* v) {
+  vec w[LANES];
+  for (int n = 0; n < 8; n++) {
+    w[n] = MIXED(v[n], v[n + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+    w[n + 8] = MIXED(v[n], v[n + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  }
+  for (int m = 0; m < 16; m += 8)
+    for (int n = m; n < m + 4; n++) {
+      v[n] = MIXED(w[n], w[n + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+      v[n + 4] = MIXED(w[n], w[n + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+    }
+  for (int m = 0; m < 16; m += 4)
+    for (int n = m; n < m + 2; n++) {
+      w[n] = MIXED(v[n], v[n + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+      w[n + 2] = MIXED(v[n], v[n + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+  for (int n = 0; n < 16; n += 2) {
+    v[n] = MIXED(w[n], w[n + 1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
+    v[n + 1] = MIXED(w[n], w[n + 1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+  }
+}
+#else
+static inline void transpose(vec* v) {
+  for (int i = 0; i < LANES; i++)
+    for (int j = 0; j < i; j++) {
+      float kept = v[i][j];
+      v[i][j] = v[j][i];
+      v[j][i] = kept;
+    }
+}
+#endif
+
 // Where the mask has ones v, elsewhere w.
 static inline vec choose(ivec mask, vec v, vec w) {
   return (vec)((mask & (ivec)v) | (~mask & (ivec)w));

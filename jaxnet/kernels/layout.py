@@ -16,7 +16,7 @@ def call(
     name: str,
     arrays: Sequence[jax.Array],
     results: Sequence[tuple[int, ...]],
-    weights: Sequence[int] = (),
+    row_by_row: Sequence[int] = (),
     **attributes: Any,
 ) -> Sequence[jax.Array]:
     """Calls a kernel.
@@ -25,13 +25,13 @@ def call(
         name: of its handler.
         arrays: float32; those of four axes are image batches.
         results: the shapes of what it gives.
-        weights: the numbers of the arrays and results, counted through, that have four
-            axes and are no image batches.
+        row_by_row: the numbers of those arrays and results, counted through, that have
+            four axes and are no image batches, or images that lie one after another.
         attributes: numpy numbers.
     """
     shapes = [x.shape for x in arrays] + list(results)
     layouts = [
-        _BATCH_INNERMOST if len(shape) == 4 and i not in weights else _PLAIN[: len(shape)]
+        _BATCH_INNERMOST if len(shape) == 4 and i not in row_by_row else _PLAIN[: len(shape)]
         for i, shape in enumerate(shapes)
     ]
     given = len(arrays)
