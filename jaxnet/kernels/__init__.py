@@ -23,12 +23,26 @@ import jaxlib
 import numpy as np
 
 from jaxnet.cache import cache_folder
+from jaxnet.kernels.recurrent import Layer, recurrent
 
-__all__ = ["available", "correlate2d", "correlate2d_weight_gradient", "load"]
+__all__ = [
+    "Layer",
+    "available",
+    "correlate2d",
+    "correlate2d_weight_gradient",
+    "load",
+    "recurrent",
+]
 
-_SOURCE = Path(__file__).parent / "conv2d.c"
+_HEADER = Path(__file__).parent / "kernel.h"
+_SOURCES = sorted(Path(__file__).parent.glob("*.c"))
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")
-_TARGETS = ("jaxnet_correlate2d", "jaxnet_correlate2d_gradient")
+_TARGETS = (
+    "jaxnet_correlate2d",
+    "jaxnet_correlate2d_gradient",
+    "jaxnet_recurrent",
+    "jaxnet_recurrent_gradient",
+)
 
 
 @functools.cache
@@ -77,8 +91,9 @@ def _compiler() -> list[str]:
 
 def _compiled(compiler: list[str]) -> Path:
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
-    facts = [_SOURCE.read_text(), jaxlib.__version__, *_FLAGS, *compiler, version, _processor()]
-    name = f"conv2d-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
+    texts = [source.read_text() for source in (_HEADER, *_SOURCES)]
+    facts = [*texts, jaxlib.__version__, *_FLAGS, *compiler, version, _processor()]
+    name = f"kernels-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
     kept = cache_folder() / "kernels" / name
     if kept.exists():
         return kept
@@ -89,7 +104,7 @@ def _compiled(compiler: list[str]) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="jaxnet-"))
         kept = folder / name
     library = folder / "new.so"
-    command = [*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", str(_SOURCE), "-o"]
+    command = [*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", *map(str, _SOURCES), "-o"]
     try:
         made = subprocess.run([*command, str(library)], capture_output=True, text=True)
         if made.returncode:

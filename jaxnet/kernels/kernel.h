@@ -1,0 +1,184 @@
+// What the kernels share: vectors of one pixel of several images, threads, and XLA's FFI.
+//
+// Images lie with the batch innermost, (channels, height, width, batch): XLA is told so by
+// the layouts of the call, and the shapes it hands over are still (N, C, H, W).
+//
+// How work is cut into tasks depends on the shapes alone, never on the number of threads,
+// and partial sums are added in a fixed order: the same input gives the same bits.
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "xla/ffi/api/c_api.h"
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef float vec_at __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+static inline vec load(const float* p) { return *(const vec_at*)p; }
+static inline void store(float* p, vec v) { *(vec_at*)p = v; }
+
+// The first `lanes` numbers, zeros behind them; and back.
+static inline vec load_some(const float* p, int64_t lanes) {
+  if (lanes >= LANES) return load(p);
+  vec v = {0};
+  for (int64_t n = 0; n < lanes; n++) v[n] = p[n];
+  return v;
+}
+
+static inline void store_some(float* p, vec v, int64_t lanes) {
+  if (lanes >= LANES) {
+    store(p, v);
+    return;
+  }
+  for (int64_t n = 0; n < lanes; n++) p[n] = v[n];
+}
+
+static inline float total(vec v) {
+  float lanes[LANES];
+  store(lanes, v);
+  for (int half = LANES / 2; half; half /= 2)
+    for (int n = 0; n < half; n++) lanes[n] += lanes[n + half];
+  return lanes[0];
+}
+
+// Where the mask has ones v, elsewhere w.
+static inline vec choose(ivec mask, vec v, vec w) {
+  return (vec)((mask & (ivec)v) | (~mask & (ivec)w));
+}
+
+// Holds a vector in a register: gcc would read it from memory again at every use.
+#if defined(__x86_64__)
+#define HELD(v) __asm__("" : "+v"(v))
+#else
+#define HELD(v)
+#endif
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+// ---------------------------------------------------------------- work over threads
+
+typedef void Work(void* shape, int64_t task);
+
+typedef struct {
+  Work* work;
+  void* shape;
+  int64_t tasks;
+  int64_t next;   // the next task that nobody has taken
+  int64_t done;
+  int64_t users;  // who may still look at this struct
+} Job;
+
+static void take_tasks(Job* job) {
+  for (;;) {
+    int64_t task = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
+    if (task >= job->tasks) return;
+    job->work(job->shape, task);
+    __atomic_fetch_add(&job->done, 1, __ATOMIC_RELEASE);
+  }
+}
+
+static void leave(Job* job) {
+  if (__atomic_sub_fetch(&job->users, 1, __ATOMIC_ACQ_REL) == 0) free(job);
+}
+
+static void help(void* data) {
+  take_tasks(data);
+  leave(data);
+}
+
+// The caller works too and waits only for tasks that are already running, so a pool
+// that is busy or of one thread cannot block it.
+static void run(XLA_FFI_CallFrame* frame, Work* work, void* shape, int64_t tasks) {
+  int64_t threads = 1;
+  XLA_FFI_ThreadPool_NumThreads_Args asked = {
+      XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, frame->ctx, &threads};
+  XLA_FFI_Error* error = frame->api->XLA_FFI_ThreadPool_NumThreads(&asked);
+  int64_t helpers = error ? 0 : smaller(threads, tasks) - 1;
+  Job* job = malloc(sizeof(Job));
+  *job = (Job){work, shape, tasks, 0, 0, 1};
+  for (int64_t i = 0; i < helpers; i++) {
+    __atomic_add_fetch(&job->users, 1, __ATOMIC_RELAXED);
+    XLA_FFI_ThreadPool_Schedule_Args args = {
+        XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, frame->ctx, help, job};
+    if (frame->api->XLA_FFI_ThreadPool_Schedule(&args)) leave(job);
+  }
+  take_tasks(job);
+  while (__atomic_load_n(&job->done, __ATOMIC_ACQUIRE) < tasks) {
+  }
+  leave(job);
+}
+
+// One scratch buffer a thread, kept from call to call.
+static inline float* scratch(int64_t floats) {
+  static __thread float* held = NULL;
+  static __thread int64_t size = 0;
+  if (floats > size) {
+    free(held);
+    held = aligned_alloc(64, (size_t)parts(floats, 16) * 64);
+    size = floats;
+  }
+  return held;
+}
+
+// ------------------------------------------------------------------------ XLA's calls
+
+static inline XLA_FFI_Error* refused(XLA_FFI_CallFrame* frame, const char* message) {
+  XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message,
+                                    XLA_FFI_Error_Code_INVALID_ARGUMENT};
+  return frame->api->XLA_FFI_Error_Create(&args);
+}
+
+// True if XLA only asks which version of the interface this is.
+static inline int answers_version(XLA_FFI_CallFrame* frame) {
+  XLA_FFI_Extension_Base* asked = frame->extension_start;
+  if (!asked || asked->type != XLA_FFI_Extension_Metadata) return 0;
+  XLA_FFI_Metadata* metadata = ((XLA_FFI_Metadata_Extension*)asked)->metadata;
+  metadata->api_version.major_version = XLA_FFI_API_MAJOR;
+  metadata->api_version.minor_version = XLA_FFI_API_MINOR;
+  return 1;
+}
+
+static inline const void* attribute(XLA_FFI_CallFrame* frame, const char* name) {
+  static const int64_t zero = 0;
+  for (int64_t i = 0; i < frame->attrs.size; i++) {
+    XLA_FFI_ByteSpan* span = frame->attrs.names[i];
+    if (span->len == strlen(name) && !memcmp(span->ptr, name, span->len))
+      return ((XLA_FFI_Scalar*)frame->attrs.attrs[i])->value;
+  }
+  return &zero;
+}
+
+static inline int64_t whole(XLA_FFI_CallFrame* frame, const char* name) {
+  return *(const int64_t*)attribute(frame, name);
+}
+
+// Whether a call has these many float32 arrays, of which the ranks are spelled out,
+// those of the arguments and of the results behind one another: "421" is 4, 2 and 1.
+static inline int fits(XLA_FFI_CallFrame* frame, int64_t args, int64_t rets, const char* ranks) {
+  if (frame->args.size != args || frame->rets.size != rets) return 0;
+  for (int64_t i = 0; i < args + rets; i++) {
+    XLA_FFI_Buffer* b = i < args ? frame->args.args[i] : frame->rets.rets[i - args];
+    if (b->rank != ranks[i] - '0' || b->dtype != XLA_FFI_DataType_F32) return 0;
+  }
+  return 1;
+}
+
+static inline XLA_FFI_Buffer* argument(XLA_FFI_CallFrame* frame, int i) {
+  return frame->args.args[i];
+}
+
+static inline XLA_FFI_Buffer* result(XLA_FFI_CallFrame* frame, int i) {
+  return frame->rets.rets[i];
+}
