@@ -32,7 +32,7 @@
 #define UNITS 16
 
 enum { TANH, RELU, LSTM, GRU };
-static const int64_t SLOTS[] = {1, 1, 4, 4}, KEPT[] = {1, 1, 5, 4};
+static const int64_t SLOTS[] = {1, 1, 4, 4};
 
 // ---------------------------------------------------------------- matrix products
 
@@ -137,7 +137,7 @@ static inline vec tanh_of(vec x) {
 // ------------------------------------------------------------------------- shapes
 
 typedef struct {
-  int64_t kind, slots, kept;
+  int64_t kind, slots;
   int64_t steps, batch, inputs, hidden;
   int64_t units;                // hidden, filled up
   int64_t vectors, panels;      // columns of the products
@@ -149,9 +149,10 @@ typedef struct {
   int reverse;
   const float *x, *w_ih, *w_hh, *bias, *h0, *c0, *lengths, *dy, *dh_n, *dc_n;
   float *y, *h_n, *c_n, *dx, *dw_ih, *dw_hh, *d_bias, *dh0, *dc0;
-  float *states;  // (units / LANES, rows, kept, LANES): what a step's derivative needs
-  float *before;  // (rows, units): h before each step
-  float *slopes;  // (panels, rows, PANEL): of the sums in the cell
+  float *slots_kept;  // (panels, rows, PANEL): the gates of an LSTM, n, r, z and n_h of a GRU,
+                      // h of an RNN; the backward pass writes the slopes of the sums over them
+  float *before;      // (rows, units): h before each step
+  float *cells;       // (rows, units): c after each step
   float *packed_x, *packed_h, *packed_bias;
   int64_t tasks;
 } Layer;
@@ -180,12 +181,8 @@ static inline int64_t h_vectors(const Layer* s, int64_t panel) {
   return smaller(s->h_count, vectors_of(s, panel));
 }
 
-static inline float* state_at(const Layer* s, int64_t unit, int64_t row) {
-  return s->states + (unit / LANES * s->rows + row) * s->kept * LANES;
-}
-
-static inline float* slopes_at(const Layer* s, int64_t panel, int64_t row) {
-  return s->slopes + panel * PANEL * s->rows + row * vectors_of(s, panel) * LANES;
+static inline float* slots_at(const Layer* s, int64_t panel, int64_t row) {
+  return s->slots_kept + panel * PANEL * s->rows + row * vectors_of(s, panel) * LANES;
 }
 
 // The row of a weight that a column of the products belongs to; -1 for none.
@@ -268,46 +265,42 @@ typedef struct {
 
 static inline __attribute__((always_inline)) void cells_forward(const Layer* s, const Now* now,
                                                                 int kind) {
-  for (int64_t m = 0; m < now->rows; m++) {
-    int64_t n = now->first + m, row = x_at(s, now->t, n), at = m * s->units + now->unit;
-    int64_t lanes = s->hidden - now->unit;
-    float* y = s->y + y_at(s, now->t, n) * s->hidden + now->unit;
-    const float* sums = now->sums + m * PANEL;
-    vec old = load(now->h + at), h, kept[5];
-    if (now->t >= s->lengths[n]) {
-      store(now->h_new + at, old);
-      if (lanes > 0) store_some(y, (vec){0}, lanes);
-      if (s->states) {
-        float* states = state_at(s, now->unit, row);
-        memset(states, 0, s->kept * LANES * sizeof(float));
-        if (kind == LSTM) store(states + 4 * LANES, load(now->c + at));
-        store(s->before + row * s->units + now->unit, old);
-      }
-      continue;
-    }
-    if (kind == LSTM) {
+  int64_t slots = SLOTS[kind], vector = now->unit / LANES * slots, lanes = s->hidden - now->unit;
+  // An LSTM's tanh(c) waits for all else; by itself it does not hold up the next row.
+  if (kind == LSTM)
+    for (int64_t m = 0; m < now->rows; m++) {
+      float *sums = now->sums + m * PANEL, *c = now->c + m * s->units + now->unit;
       vec i = sigmoid_of(load(sums)), f = sigmoid_of(load(sums + LANES));
       vec g = tanh_of(load(sums + 2 * LANES)), o = sigmoid_of(load(sums + 3 * LANES));
-      vec c = f * load(now->c + at) + i * g;
-      h = o * tanh_of(c);
-      store(now->c + at, c);
-      kept[0] = i, kept[1] = f, kept[2] = g, kept[3] = o, kept[4] = c;
+      store(sums, i), store(sums + LANES, f), store(sums + 2 * LANES, g);
+      store(sums + 3 * LANES, o);
+      if (now->t < s->lengths[now->first + m]) store(c, f * load(c) + i * g);
+    }
+  for (int64_t m = 0; m < now->rows; m++) {
+    int64_t n = now->first + m, row = x_at(s, now->t, n), at = m * s->units + now->unit;
+    float* y = s->y + y_at(s, now->t, n) * s->hidden + now->unit;
+    const float* sums = now->sums + m * PANEL;
+    vec old = load(now->h + at), h, kept[4];
+    if (kind == LSTM) {
+      for (int i = 0; i < 4; i++) kept[i] = load(sums + i * LANES);
+      h = kept[3] * tanh_of(load(now->c + at));
     } else if (kind == GRU) {
       vec r = sigmoid_of(load(sums + LANES)), z = sigmoid_of(load(sums + 2 * LANES));
-      vec n_h = load(sums + 3 * LANES), n = tanh_of(load(sums) + r * n_h);
-      h = (old - n) * z + n;
-      kept[0] = n, kept[1] = r, kept[2] = z, kept[3] = n_h;
+      vec n_h = load(sums + 3 * LANES), value = tanh_of(load(sums) + r * n_h);
+      h = (old - value) * z + value;
+      kept[0] = value, kept[1] = r, kept[2] = z, kept[3] = n_h;
     } else {
       vec sum = load(sums);
       h = kept[0] = kind == TANH ? tanh_of(sum) : choose(sum <= 0, (vec){0}, sum);
     }
-    store(now->h_new + at, h);
-    if (lanes > 0) store_some(y, h, lanes);
-    if (s->states) {
-      float* states = state_at(s, now->unit, row);
-      for (int i = 0; i < KEPT[kind]; i++) store(states + i * LANES, kept[i]);
-      store(s->before + row * s->units + now->unit, old);
-    }
+    int ended = now->t >= s->lengths[n];
+    store(now->h_new + at, ended ? old : h);
+    if (lanes > 0) store_some(y, ended ? (vec){0} : h, lanes);
+    if (!s->before) continue;
+    float* to = slots_at(s, vector / WIDE, row) + vector % WIDE * LANES;
+    for (int64_t i = 0; i < slots; i++) store(to + i * LANES, kept[i]);
+    store(s->before + row * s->units + now->unit, old);
+    if (kind == LSTM) store(s->cells + row * s->units + now->unit, load(now->c + at));
   }
 }
 
@@ -369,12 +362,11 @@ static void forward_rows(void* shape, int64_t task) {
 // Makes the slopes of the sums; of h and c it leaves what passes by without the weights.
 static inline __attribute__((always_inline)) void cells_backward(const Layer* s, const Now* now,
                                                                  int kind) {
-  int64_t slots = SLOTS[kind], vector = now->unit / LANES * slots;
+  int64_t slots = SLOTS[kind], vector = now->unit / LANES * slots, lanes = s->hidden - now->unit;
   for (int64_t m = 0; m < now->rows; m++) {
     int64_t n = now->first + m, row = x_at(s, now->t, n), at = m * s->units + now->unit;
-    int64_t lanes = s->hidden - now->unit;
     float* local = now->slopes + (m * s->vectors + vector) * LANES;
-    float* kept = slopes_at(s, vector / WIDE, row) + vector % WIDE * LANES;
+    float* kept = slots_at(s, vector / WIDE, row) + vector % WIDE * LANES;
     if (now->t >= s->lengths[n]) {
       for (int64_t i = 0; i < slots; i++) {
         store(local + i * LANES, (vec){0});
@@ -382,14 +374,14 @@ static inline __attribute__((always_inline)) void cells_backward(const Layer* s,
       }
       continue;
     }
-    const float* states = state_at(s, now->unit, row);
     vec dh = load(now->h + at), slopes[4], past = {0};
     if (lanes > 0) dh += load_some(s->dy + y_at(s, now->t, n) * s->hidden + now->unit, lanes);
     if (kind == LSTM) {
-      vec i = load(states), f = load(states + LANES), g = load(states + 2 * LANES);
-      vec o = load(states + 3 * LANES), bent = tanh_of(load(states + 4 * LANES)), c = {0};
+      vec i = load(kept), f = load(kept + LANES), g = load(kept + 2 * LANES);
+      vec o = load(kept + 3 * LANES), c = {0};
+      vec bent = tanh_of(load(s->cells + row * s->units + now->unit));
       if (now->before >= 0)
-        c = load(state_at(s, now->unit, x_at(s, now->before, n)) + 4 * LANES);
+        c = load(s->cells + x_at(s, now->before, n) * s->units + now->unit);
       else if (lanes > 0)
         c = load_some(s->c0 + n * s->hidden + now->unit, lanes);
       vec dc = load(now->c + at) + dh * o * (1.0f - bent * bent);
@@ -399,15 +391,15 @@ static inline __attribute__((always_inline)) void cells_backward(const Layer* s,
       slopes[3] = dh * bent * (o * (1.0f - o));
       store(now->c + at, dc * f);
     } else if (kind == GRU) {
-      vec value = load(states), r = load(states + LANES), z = load(states + 2 * LANES);
+      vec value = load(kept), r = load(kept + LANES), z = load(kept + 2 * LANES);
       vec h = load(s->before + row * s->units + now->unit);
       slopes[0] = dh * (1.0f - z) * (1.0f - value * value);
-      slopes[1] = slopes[0] * load(states + 3 * LANES) * (r * (1.0f - r));
+      slopes[1] = slopes[0] * load(kept + 3 * LANES) * (r * (1.0f - r));
       slopes[2] = dh * (h - value) * (z * (1.0f - z));
       slopes[3] = slopes[0] * r;
       past = dh * z;
     } else {
-      vec h = load(states);
+      vec h = load(kept);
       slopes[0] = kind == TANH ? dh * (1.0f - h * h) : choose(h > 0, dh, (vec){0});
     }
     store(now->h + at, past);
@@ -480,7 +472,7 @@ static void backward_rows(void* shape, int64_t task) {
 static void bias_gradient(const Layer* s, int64_t panel) {
   for (int64_t j = 0; j < vectors_of(s, panel); j++) {
     vec sum = {0};
-    for (int64_t r = 0; r < s->rows; r++) sum += load(slopes_at(s, panel, r) + j * LANES);
+    for (int64_t r = 0; r < s->rows; r++) sum += load(slots_at(s, panel, r) + j * LANES);
     int64_t vector = panel * WIDE + j, unit = vector / s->slots * LANES;
     if (unit < s->hidden)
       store_some(s->d_bias + vector % s->slots * s->hidden + unit, sum, s->hidden - unit);
@@ -505,7 +497,7 @@ static void weight_gradient(void* shape, int64_t task) {
   memset(sums, 0, columns * PANEL * sizeof(float));
   for (int64_t r = 0; r < s->rows; r += BLOCK)
     product((Factor){a + r * step, 1, step, smaller(BLOCK, s->rows - r), 1, 0},
-            slopes_at(s, panel, r) + first * LANES, vectors_of(s, panel) * LANES, sums, PANEL,
+            slots_at(s, panel, r) + first * LANES, vectors_of(s, panel) * LANES, sums, PANEL,
             sums, PANEL, columns, vecs);
   float* dw = (of_input ? s->dw_ih : s->dw_hh) + column;
   for (int64_t c = 0; c < vecs * LANES; c++) {
@@ -520,7 +512,7 @@ static void weight_gradient(void* shape, int64_t task) {
 static Layer shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x, XLA_FFI_Buffer* w_hh) {
   Layer s = {.kind = whole(frame, "kind"), .reverse = whole(frame, "reverse") != 0};
   int x_batch_first = whole(frame, "x_batch_first"), y_batch_first = whole(frame, "y_batch_first");
-  s.slots = SLOTS[s.kind], s.kept = KEPT[s.kind];
+  s.slots = SLOTS[s.kind];
   s.batch = x->dims[x_batch_first ? 0 : 1], s.steps = x->dims[x_batch_first ? 1 : 0];
   s.inputs = x->dims[2], s.hidden = w_hh->dims[1];
   s.units = parts(s.hidden, UNITS) * UNITS;
@@ -536,18 +528,20 @@ static Layer shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x, XLA_FFI_Buffer*
 
 // x (L, N, I) or (N, L, I), w_ih (G H, I), w_hh (G H, H), bias (slots H), h0 and c0 (N, H) and
 // lengths (N) give y (L, N, H) or (N, L, H), h_n and c_n (N, H), and what is kept for the
-// backward pass, or nothing if that has no room.
+// backward pass: the slots, h before and c after each step, or nothing if they have no room.
 XLA_FFI_Error* jaxnet_recurrent(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 7, 5, "322122132211")) return refused(frame, "accepted are 7 float32 arrays");
+  if (!fits(frame, 7, 6, "3221221322111")) return refused(frame, "accepted are 7 float32 arrays");
   Layer s = shapes(frame, argument(frame, 0), argument(frame, 2));
   s.x = argument(frame, 0)->data, s.w_ih = argument(frame, 1)->data;
   s.w_hh = argument(frame, 2)->data, s.bias = argument(frame, 3)->data;
   s.h0 = argument(frame, 4)->data, s.c0 = argument(frame, 5)->data;
   s.lengths = argument(frame, 6)->data;
   s.y = result(frame, 0)->data, s.h_n = result(frame, 1)->data, s.c_n = result(frame, 2)->data;
-  if (result(frame, 3)->dims[0])
-    s.states = result(frame, 3)->data, s.before = result(frame, 4)->data;
+  if (result(frame, 3)->dims[0]) {
+    s.slots_kept = result(frame, 3)->data, s.before = result(frame, 4)->data;
+    s.cells = result(frame, 5)->data;
+  }
   int64_t columns = s.panels * PANEL;
   float* packed = malloc(columns * (s.inputs + s.hidden + 1) * sizeof(float));
   s.packed_bias = packed, s.packed_x = packed + columns;
@@ -560,24 +554,25 @@ XLA_FFI_Error* jaxnet_recurrent(XLA_FFI_CallFrame* frame) {
   return NULL;
 }
 
-// x, w_ih, w_hh, c0, lengths and the two kept arrays as above, and the slopes of y, h_n and
-// c_n give those of x (or nothing if that has no room), w_ih, w_hh, bias, h0 and c0, and
-// the slopes of the sums.
+// x, w_ih, w_hh, c0, lengths, what was kept, and the slopes of y, h_n and c_n give those of x
+// (or nothing if that has no room), w_ih, w_hh, bias, h0 and c0, and last those of the sums,
+// which lie where the slots were.
 XLA_FFI_Error* jaxnet_recurrent_gradient(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 10, 7, "32221113223221221"))
-    return refused(frame, "accepted are 10 float32 arrays");
+  if (!fits(frame, 11, 7, "322211113223221221"))
+    return refused(frame, "accepted are 11 float32 arrays");
   Layer s = shapes(frame, argument(frame, 0), argument(frame, 2));
   s.x = argument(frame, 0)->data, s.w_ih = argument(frame, 1)->data;
   s.w_hh = argument(frame, 2)->data, s.c0 = argument(frame, 3)->data;
-  s.lengths = argument(frame, 4)->data;
-  s.states = argument(frame, 5)->data, s.before = argument(frame, 6)->data;
-  s.dy = argument(frame, 7)->data, s.dh_n = argument(frame, 8)->data;
-  s.dc_n = argument(frame, 9)->data;
+  s.lengths = argument(frame, 4)->data, s.before = argument(frame, 6)->data;
+  s.cells = argument(frame, 7)->data, s.dy = argument(frame, 8)->data;
+  s.dh_n = argument(frame, 9)->data, s.dc_n = argument(frame, 10)->data;
   if (result(frame, 0)->dims[0]) s.dx = result(frame, 0)->data;
   s.dw_ih = result(frame, 1)->data, s.dw_hh = result(frame, 2)->data;
   s.d_bias = result(frame, 3)->data, s.dh0 = result(frame, 4)->data;
-  s.dc0 = result(frame, 5)->data, s.slopes = result(frame, 6)->data;
+  s.dc0 = result(frame, 5)->data, s.slots_kept = result(frame, 6)->data;
+  if (s.slots_kept != argument(frame, 5)->data)
+    return refused(frame, "the slopes of the sums belong where the slots are");
   int64_t columns = s.vectors * LANES, x_width = parts(s.inputs, LANES) * LANES;
   float* packed = malloc(columns * (s.units + x_width) * sizeof(float));
   s.packed_h = packed, s.packed_x = packed + columns * s.units;

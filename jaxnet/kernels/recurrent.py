@@ -20,7 +20,6 @@ __all__ = ["Layer", "recurrent"]
 
 _CELLS = {"tanh": 0, "relu": 1, "lstm": 2, "gru": 3}
 _SLOTS = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 4}
-_KEPT = {"tanh": 1, "relu": 1, "lstm": 5, "gru": 4}
 _UNITS = 16  # what the kernel fills the hidden units up to a multiple of
 
 
@@ -95,11 +94,12 @@ def _sizes(layer, x, weights):
     return steps, batch, hidden, -(-hidden // _UNITS) * _UNITS
 
 
-def _call(name, layer, shapes, arrays):
+def _call(name, layer, shapes, arrays, **aliases):
     function = jax.ffi.ffi_call(
         name,
         [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes],
         vmap_method="sequential",
+        **aliases,
     )
     return function(
         *arrays,
@@ -115,16 +115,17 @@ def _forward(layer, x, weights, first, lengths, keep):
     ends = _ends(lengths, steps, batch)
     both = first if layer.cell == "lstm" else (*first, jnp.zeros((0, 0)))
     w_ih, w_hh, b_ih, b_hh = weights
-    kept = steps * batch * units if keep else 0
+    room = steps * batch * units if keep else 0
     shapes = [
         (batch, steps, hidden) if layer.batch_first[1] else (steps, batch, hidden),
         *(state.shape for state in both),
-        (kept * _KEPT[layer.cell],),
-        (kept,),
+        (room * _SLOTS[layer.cell],),
+        (room,),
+        (room if layer.cell == "lstm" else 0,),
     ]
     arrays = (x, w_ih, w_hh, _slots(layer.cell, b_ih, b_hh, hidden), *both, ends)
-    y, *last, states, before = _call("jaxnet_recurrent", layer, shapes, arrays)
-    return (y, tuple(last[: len(first)])), (states, before)
+    y, h_n, c_n, *kept = _call("jaxnet_recurrent", layer, shapes, arrays)
+    return (y, (h_n, c_n)[: len(first)]), tuple(kept)
 
 
 def _ends(lengths, steps, batch):
@@ -168,9 +169,12 @@ def _backward(layer, into_x, inputs, kept, slopes):
     ]
     c0, dc_n = (first[1], d_last[1]) if lstm else (none, none)
     arrays = (x, *weights[:2], c0, _ends(lengths, steps, batch), *kept, dy, d_last[0], dc_n)
-    dx, dw_ih, dw_hh, slots, *d_first, _ = _call("jaxnet_recurrent_gradient", layer, shapes, arrays)
+    name = "jaxnet_recurrent_gradient"
+    # The slots that were kept, the sixth array, make room for their slopes.
+    results = _call(name, layer, shapes, arrays, input_output_aliases={5: 6})
+    dx, dw_ih, dw_hh, slots, dh0, dc0, _ = results
     biases = (None, None) if weights[2] is None else _biases(layer.cell, slots, hidden)
-    return dx if into_x else None, (dw_ih, dw_hh, *biases), tuple(d_first[: len(first)])
+    return dx if into_x else None, (dw_ih, dw_hh, *biases), (dh0, dc0)[: len(first)]
 
 
 @_backward.defjvp
@@ -238,9 +242,7 @@ def _tangents_shapes(*flat, layer, tree, moves):
 
 
 def _tangents_jvp(primals, tangents, **about):
-    filled = [
-        ad.instantiate_zeros(t) if isinstance(t, ad.Zero) else t for t in tangents
-    ]  # fmt: skip
+    filled = tuple(map(ad.instantiate_zeros, tangents))
     return jax.jvp(partial(_plain_tangents, **about), primals, filled)
 
 
@@ -260,11 +262,11 @@ def _tangents_transpose(slopes, *flat, layer, tree, moves):
 
 def _tangents_batched(arguments, axes, **about):
     """One after the other, so that the transpose stays the kernel's."""
-    batched = [axis is not batching.not_mapped for axis in axes]
+    batched = [axis is not None for axis in axes]
     front = [
         jnp.moveaxis(a, axis, 0)
         for a, axis in zip(arguments, axes, strict=True)
-        if axis is not batching.not_mapped
+        if axis is not None
     ]
 
     def one(parts):

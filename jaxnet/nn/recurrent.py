@@ -25,6 +25,10 @@ _STEPS: dict[str, Step] = {
     "gru": gru_step,
 }
 
+# The kernel packs its weights at every call, which takes as long as some 50 rows of input
+# (steps times sequences) take it; with few rows the plain form is done sooner.
+_FEWEST_ROWS = 128
+
 
 class Weights(NamedTuple):
     """Of one layer in one direction; G is 4 for an LSTM, 3 for a GRU, else 1.
@@ -82,7 +86,7 @@ def _for_kernel(input: jax.Array, weights: Weights) -> bool:
     return (
         jax.default_backend() == "cpu"
         and input.dtype == jnp.float32
-        and input.size > 0
+        and input.shape[0] * input.shape[1] >= max(_FEWEST_ROWS, 1)
         and weights.w_hr is None
         and kernels.available()
     )

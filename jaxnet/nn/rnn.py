@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
@@ -186,7 +187,8 @@ class _RNNBase(Module):
         if not jnp.issubdtype(counts.dtype, jnp.integer):
             raise TypeError(f"{self!r} expects integer lengths; it got {counts.dtype}")
         if not isinstance(counts, jax.core.Tracer) and batch:
-            low, high = int(counts.min()), int(counts.max())
+            known = np.asarray(counts)
+            low, high = int(known.min()), int(known.max())
             if low < 1 or high > steps:
                 raise ValueError(
                     f"{self!r} expects lengths from 1 to {steps}; they go from {low} to {high}"
