@@ -73,7 +73,7 @@ def both_ways(cell, x, weights, first, lengths, slopes, reverse=False, batch_fir
 @pytest.fixture
 def any_size(monkeypatch):
     """Small arrays go through the kernel too."""
-    monkeypatch.setattr(recurrent, "_FEWEST_ROWS", 0)
+    monkeypatch.setattr(recurrent, "_for_kernel", lambda x, *_: x.dtype == jnp.float32)
 
 
 def in_float64(arrays):
@@ -281,7 +281,7 @@ def test_without_a_compiler_the_plain_form_runs(monkeypatch):
     close(ours, jax.jit(plain)(*arrays))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 64), (2, 3)])
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (9, 9)])
 def test_few_rows_take_the_plain_form(shape):
     arrays = inputs_of("gru", shape[1], shape[0], 3, 4)
     assert not kernels_in(functools.partial(both_ways, "gru"), *arrays)

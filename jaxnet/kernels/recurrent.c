@@ -24,9 +24,9 @@
 #define WIDE 4
 #define PANEL (WIDE * LANES)
 
-#define TASK_ROWS 16   // rows of the batch in a task
-#define CHUNK 48       // rows of a weight's gradient in a task
-#define BLOCK 128      // rows of the sequences whose slopes stay near
+#define TASK_ROWS 16  // rows of the batch in a task
+#define BLOCK 128     // rows of the sequences whose slopes stay near
+#define FEW_PANELS 8  // with fewer, the gradients of the two weights are tasks apart
 
 // Hidden units are filled up to a multiple of this with zeros, whatever LANES is.
 #define UNITS 16
@@ -142,8 +142,8 @@ typedef struct {
   int64_t units;                // hidden, filled up
   int64_t vectors, panels;      // columns of the products
   int64_t rows;                 // steps * batch
-  int64_t x_step, x_row;        // a row of x, and of all that is kept: t * x_step + n * x_row
-  int64_t y_step, y_row;
+  int64_t x_step, x_row;        // a row of x stands at t * x_step + n * x_row
+  int64_t y_step, y_row;        // and so on; of what is kept at t * batch + n
   int64_t x_first, x_count;     // the vectors of a panel that the input gives something to
   int64_t h_first, h_count;     // and the state
   int reverse;
@@ -164,6 +164,8 @@ static inline int64_t x_at(const Layer* s, int64_t t, int64_t n) {
 static inline int64_t y_at(const Layer* s, int64_t t, int64_t n) {
   return t * s->y_step + n * s->y_row;
 }
+
+static inline int64_t kept_at(const Layer* s, int64_t t, int64_t n) { return t * s->batch + n; }
 
 static inline int64_t step_at(const Layer* s, int64_t i) {
   return s->reverse ? s->steps - 1 - i : i;
@@ -277,7 +279,7 @@ static inline __attribute__((always_inline)) void cells_forward(const Layer* s, 
       if (now->t < s->lengths[now->first + m]) store(c, f * load(c) + i * g);
     }
   for (int64_t m = 0; m < now->rows; m++) {
-    int64_t n = now->first + m, row = x_at(s, now->t, n), at = m * s->units + now->unit;
+    int64_t n = now->first + m, row = kept_at(s, now->t, n), at = m * s->units + now->unit;
     float* y = s->y + y_at(s, now->t, n) * s->hidden + now->unit;
     const float* sums = now->sums + m * PANEL;
     vec old = load(now->h + at), h, kept[4];
@@ -364,7 +366,7 @@ static inline __attribute__((always_inline)) void cells_backward(const Layer* s,
                                                                  int kind) {
   int64_t slots = SLOTS[kind], vector = now->unit / LANES * slots, lanes = s->hidden - now->unit;
   for (int64_t m = 0; m < now->rows; m++) {
-    int64_t n = now->first + m, row = x_at(s, now->t, n), at = m * s->units + now->unit;
+    int64_t n = now->first + m, row = kept_at(s, now->t, n), at = m * s->units + now->unit;
     float* local = now->slopes + (m * s->vectors + vector) * LANES;
     float* kept = slots_at(s, vector / WIDE, row) + vector % WIDE * LANES;
     if (now->t >= s->lengths[n]) {
@@ -381,7 +383,7 @@ static inline __attribute__((always_inline)) void cells_backward(const Layer* s,
       vec o = load(kept + 3 * LANES), c = {0};
       vec bent = tanh_of(load(s->cells + row * s->units + now->unit));
       if (now->before >= 0)
-        c = load(s->cells + x_at(s, now->before, n) * s->units + now->unit);
+        c = load(s->cells + kept_at(s, now->before, n) * s->units + now->unit);
       else if (lanes > 0)
         c = load_some(s->c0 + n * s->hidden + now->unit, lanes);
       vec dc = load(now->c + at) + dh * o * (1.0f - bent * bent);
@@ -479,32 +481,50 @@ static void bias_gradient(const Layer* s, int64_t panel) {
   }
 }
 
-// CHUNK columns of a weight by the rows that a panel's slopes belong to.
+// Adds what a block of rows gives for one weight, (columns of the weight, PANEL).
+static void add_gradient(const Layer* s, float* sums, int of_input, int64_t panel, int64_t t,
+                         int64_t steps, int64_t n, int64_t rows) {
+  Factor x = {s->x + x_at(s, t, n) * s->inputs, 1, s->x_row * s->inputs, rows, steps,
+              s->x_step * s->inputs};
+  Factor h = {s->before + kept_at(s, t, n) * s->units, 1, s->units, rows, steps,
+              s->batch * s->units};
+  const float* slopes = slots_at(s, panel, kept_at(s, t, n));
+  product(of_input ? x : h, slopes + (of_input ? s->x_first : s->h_first) * LANES,
+          vectors_of(s, panel) * LANES, sums, PANEL, sums, PANEL,
+          of_input ? s->inputs : s->hidden,
+          of_input ? x_vectors(s, panel) : h_vectors(s, panel));
+}
+
+static void unpack_gradient(const Layer* s, const float* sums, int of_input, int64_t panel) {
+  int64_t first = panel * PANEL + (of_input ? s->x_first : s->h_first) * LANES;
+  int64_t width = (of_input ? x_vectors(s, panel) : h_vectors(s, panel)) * LANES;
+  int64_t count = of_input ? s->inputs : s->hidden;
+  float* dw = of_input ? s->dw_ih : s->dw_hh;
+  for (int64_t c = 0; c < width; c++) {
+    int64_t row = weight_row(s, first + c, of_input);
+    if (row < 0) continue;
+    for (int64_t k = 0; k < count; k++) dw[row * count + k] = sums[k * PANEL + c];
+  }
+}
+
+// The rows of one or both weights that a panel's slopes belong to.
 static void weight_gradient(void* shape, int64_t task) {
   const Layer* s = shape;
-  int64_t x_chunks = parts(s->inputs, CHUNK), chunks = x_chunks + parts(s->hidden, CHUNK);
-  int64_t panel = task / chunks, chunk = task % chunks;
-  int of_input = chunk < x_chunks;
-  if (chunk == 0) bias_gradient(s, panel);
-  int64_t count = of_input ? s->inputs : s->hidden;
-  int64_t step = of_input ? s->inputs : s->units;
-  int64_t column = (of_input ? chunk : chunk - x_chunks) * CHUNK;
-  int64_t columns = smaller(CHUNK, count - column);
-  int64_t first = of_input ? s->x_first : s->h_first;
-  int64_t vecs = of_input ? x_vectors(s, panel) : h_vectors(s, panel);
-  const float* a = (of_input ? s->x : s->before) + column;
-  float* sums = scratch(CHUNK * PANEL);
-  memset(sums, 0, columns * PANEL * sizeof(float));
-  for (int64_t r = 0; r < s->rows; r += BLOCK)
-    product((Factor){a + r * step, 1, step, smaller(BLOCK, s->rows - r), 1, 0},
-            slots_at(s, panel, r) + first * LANES, vectors_of(s, panel) * LANES, sums, PANEL,
-            sums, PANEL, columns, vecs);
-  float* dw = (of_input ? s->dw_ih : s->dw_hh) + column;
-  for (int64_t c = 0; c < vecs * LANES; c++) {
-    int64_t row = weight_row(s, panel * PANEL + first * LANES + c, of_input);
-    if (row < 0) continue;
-    for (int64_t m = 0; m < columns; m++) dw[row * count + m] = sums[m * PANEL + c];
-  }
+  int apart = s->panels < FEW_PANELS;
+  int64_t panel = apart ? task / 2 : task;
+  int with_x = !apart || task % 2 == 0, with_h = !apart || task % 2 == 1;
+  float *x_sums = scratch((s->inputs + s->hidden) * PANEL), *h_sums = x_sums + s->inputs * PANEL;
+  memset(x_sums, 0, (s->inputs + s->hidden) * PANEL * sizeof(float));
+  int64_t steps = larger(1, BLOCK / s->batch);
+  for (int64_t t = 0; t < s->steps; t += steps)
+    for (int64_t n = 0; n < s->batch; n += BLOCK) {
+      int64_t some = smaller(steps, s->steps - t), rows = smaller(BLOCK, s->batch - n);
+      if (with_x) add_gradient(s, x_sums, 1, panel, t, some, n, rows);
+      if (with_h) add_gradient(s, h_sums, 0, panel, t, some, n, rows);
+    }
+  if (with_x) unpack_gradient(s, x_sums, 1, panel);
+  if (with_h) unpack_gradient(s, h_sums, 0, panel);
+  if (with_x) bias_gradient(s, panel);
 }
 
 // ----------------------------------------------------------------------- handlers
@@ -580,7 +600,6 @@ XLA_FFI_Error* jaxnet_recurrent_gradient(XLA_FFI_CallFrame* frame) {
   if (s.dx) pack_backward(&s, s.packed_x, s.w_ih, s.inputs, 1);
   run(frame, backward_rows, &s, s.tasks);
   free(packed);
-  run(frame, weight_gradient, &s,
-      s.panels * (parts(s.inputs, CHUNK) + parts(s.hidden, CHUNK)));
+  run(frame, weight_gradient, &s, s.panels < FEW_PANELS ? 2 * s.panels : s.panels);
   return NULL;
 }

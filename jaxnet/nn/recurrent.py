@@ -25,9 +25,10 @@ _STEPS: dict[str, Step] = {
     "gru": gru_step,
 }
 
-# The kernel packs its weights at every call, which takes as long as some 50 rows of input
-# (steps times sequences) take it; with few rows the plain form is done sooner.
+# The kernel packs its weights at every call, so it wants many rows (steps times sequences)
+# to use them on. One sequence keeps its registers waiting, and a loop of one step is none.
 _FEWEST_ROWS = 128
+_LEAST_BATCH = 4
 
 
 class Weights(NamedTuple):
@@ -76,18 +77,21 @@ def recurrent_layer(
     Returns:
         h of every step, (L, N, H) or (N, L, H), and the last state.
     """
-    if _for_kernel(input, weights):
+    if _for_kernel(input, weights, batch_first[0]):
         layer = kernels.Layer(cell, _unprojected(cell, reverse, batch_first), reverse, batch_first)
         return kernels.recurrent(layer, input, tuple(weights[:4]), first, lengths)
     return _plain(cell, reverse, batch_first, input, weights, first, lengths)
 
 
-def _for_kernel(input: jax.Array, weights: Weights) -> bool:
+def _for_kernel(input: jax.Array, weights: Weights, batch_first: bool) -> bool:
+    batch, steps = input.shape[:2] if batch_first else input.shape[1::-1]
     return (
         jax.default_backend() == "cpu"
         and input.dtype == jnp.float32
-        and input.shape[0] * input.shape[1] >= max(_FEWEST_ROWS, 1)
         and weights.w_hr is None
+        and batch >= _LEAST_BATCH
+        and steps > 1
+        and batch * steps >= _FEWEST_ROWS
         and kernels.available()
     )
 
