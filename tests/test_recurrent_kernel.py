@@ -106,6 +106,16 @@ def test_the_kernel_gives_what_the_plain_form_gives(any_size, cell, n, steps, si
 
 
 @needs_compiler
+def test_float32_where_float64_is_allowed(any_size):
+    arrays = inputs_of("gru", 5, 3, 2, 4, bias=False)
+    run = functools.partial(both_ways, "gru")
+    ours = jax.jit(run)(*arrays)
+    with jax.enable_x64(True):
+        again = jax.jit(run)(*arrays)
+    assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(again)))
+
+
+@needs_compiler
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_a_module_with_everything(kind):
     """Two layers in both directions, lengths, a batch first: compiled, eager and exact."""

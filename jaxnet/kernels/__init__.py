@@ -34,8 +34,8 @@ __all__ = [
     "recurrent",
 ]
 
-_HEADER = Path(__file__).parent / "kernel.h"
 _SOURCES = sorted(Path(__file__).parent.glob("*.c"))
+_HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 _FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")
 _TARGETS = (
     "jaxnet_correlate2d",
@@ -91,7 +91,7 @@ def _compiler() -> list[str]:
 
 def _compiled(compiler: list[str]) -> Path:
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
-    texts = [source.read_text() for source in (_HEADER, *_SOURCES)]
+    texts = [source.read_text() for source in (*_HEADERS, *_SOURCES)]
     facts = [*texts, jaxlib.__version__, *_FLAGS, *compiler, version, _processor()]
     name = f"kernels-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
     kept = cache_folder() / "kernels" / name

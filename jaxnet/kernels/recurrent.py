@@ -1,4 +1,4 @@
-"""A recurrent layer over whole sequences: recurrent.c and its derivatives.
+"""A recurrent layer over whole sequences: recurrent.c, recurrent_gradient.c, derivatives.
 
 Backward differentiation calls the kernel's own backward pass. Everything else (forward
 differentiation, the derivative of a gradient) goes through `Layer.plain`, the same layer
@@ -113,7 +113,7 @@ def _call(name, layer, shapes, arrays, **aliases):
 def _forward(layer, x, weights, first, lengths, keep):
     steps, batch, hidden, units = _sizes(layer, x, weights)
     ends = _ends(lengths, steps, batch)
-    both = first if layer.cell == "lstm" else (*first, jnp.zeros((0, 0)))
+    both = first if layer.cell == "lstm" else (*first, jnp.zeros((0, 0), jnp.float32))
     w_ih, w_hh, b_ih, b_hh = weights
     room = steps * batch * units if keep else 0
     shapes = [
@@ -135,7 +135,7 @@ def _ends(lengths, steps, batch):
 def _slots(cell, b_ih, b_hh, hidden):
     """The biases of the kernel's sums, whose order for a GRU is n_x, r, z, n_h."""
     if b_ih is None:
-        return jnp.zeros(_SLOTS[cell] * hidden)
+        return jnp.zeros(_SLOTS[cell] * hidden, jnp.float32)
     if cell != "gru":
         return b_ih + b_hh
     both = 2 * hidden
@@ -156,7 +156,7 @@ def _backward(layer, into_x, inputs, kept, slopes):
     x, weights, first, lengths = inputs
     steps, batch, hidden, units = _sizes(layer, x, weights)
     dy, d_last = slopes
-    none = jnp.zeros((0, 0))
+    none = jnp.zeros((0, 0), jnp.float32)
     lstm = layer.cell == "lstm"
     shapes = [
         x.shape if into_x else (0, 0, 0),
