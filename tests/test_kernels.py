@@ -220,7 +220,7 @@ def test_without_a_compiler_xla_does_it_and_says_so_once(monkeypatch, caplog):
     ours = F.conv2d(x, w)
     F.conv2d(x, w)
     assert [r.message for r in caplog.records] == [
-        "convolutions run in plain XLA, 2 to 4 times slower on a CPU: "
+        "images and sequences run in plain XLA, 1.5 to 4 times slower on a CPU: "
         "no C compiler 'no-such-compiler', which CC names"
     ]
     with convolution_form("native"):

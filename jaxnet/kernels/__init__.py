@@ -1,18 +1,28 @@
 """Layers in C for the CPU, compiled where they run.
 
 XLA's own convolutions reach a third to a half of what PyTorch's vendor library does on
-a CPU, and it goes over the images many times for a norm or a pool. As torch.compile does,
-jaxnet compiles its kernels with the system's C compiler, once a machine: `cc`, or what the
-variable CC names. The library lies in the user's cache. Where there is no compiler the
-plain XLA forms run, and a log line says so once.
+a CPU, and it goes over the images many times for a norm or a pool; its loop over time
+steps costs more than the steps. As torch.compile does, jaxnet compiles its kernels with the
+system's C compiler, once a machine: `cc`, or what the variable CC names. The library lies in
+the user's cache. Where there is no compiler the plain XLA forms run, and a log line says so
+once.
 
 Images are (N, C, H, W) and lie with the batch innermost, which the calls tell XLA.
-All functions differentiate, as often as one likes, but not forward (`jax.jvp`).
+All functions differentiate as often as one likes; those of images not forward (`jax.jvp`).
 """
 
 from jaxnet.kernels.batchnorm import batch_norm
 from jaxnet.kernels.build import available, load
 from jaxnet.kernels.conv2d import correlate2d
 from jaxnet.kernels.pool2d import max_pool2d
+from jaxnet.kernels.recurrent import Layer, recurrent
 
-__all__ = ["available", "batch_norm", "correlate2d", "load", "max_pool2d"]
+__all__ = [
+    "Layer",
+    "available",
+    "batch_norm",
+    "correlate2d",
+    "load",
+    "max_pool2d",
+    "recurrent",
+]

@@ -200,7 +200,7 @@ static inline XLA_FFI_Error* refused(XLA_FFI_CallFrame* frame, const char* messa
 
 // True if XLA only asks which version of the interface this is.
 static inline int answers_version(XLA_FFI_CallFrame* frame) {
-  XLA_FFI_Extension_Base* asked = frame->extension_start;
+  __auto_type asked = frame->extension_start;  // its type has another name in each jaxlib
   if (!asked || asked->type != XLA_FFI_Extension_Metadata) return 0;
   XLA_FFI_Metadata* metadata = ((XLA_FFI_Metadata_Extension*)asked)->metadata;
   metadata->api_version.major_version = XLA_FFI_API_MAJOR;

@@ -3,19 +3,19 @@
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxnet.nn.dropout import dropout
 from jaxnet.nn.init import Rngs, draw_uniform
-from jaxnet.nn.linear import linear
 from jaxnet.nn.module import Module, wrong_shape
-from jaxnet.nn.recurrence import State, Step, recurrence
-from jaxnet.nn.rnn_cell import gru_gates, gru_step, lstm_step, pair, relu_step, tanh_step
+from jaxnet.nn.recurrence import State
+from jaxnet.nn.recurrent import Weights, before_end, recurrent_layer
+from jaxnet.nn.rnn_cell import pair
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -23,6 +23,7 @@ __all__ = ["GRU", "LSTM", "RNN"]
 class _RNNBase(Module):
     """What RNN, LSTM and GRU share: parameters, checks, and the loop over the layers."""
 
+    cell: str
     chunks: int
     proj_size: int = 0
 
@@ -94,74 +95,36 @@ class _RNNBase(Module):
     def _suffixes(self, layer: int) -> list[str]:
         return [f"_l{layer}", f"_l{layer}_reverse"][: self._directions]
 
-    def _weight(self, name: str) -> jax.Array | None:
-        variable = getattr(self, name, None)
-        return None if variable is None else variable[...]
-
-    def _step(self) -> Step:
-        raise NotImplementedError
-
-    def _gates(
-        self, input: jax.Array, w_ih: Any, b_ih: jax.Array | None, b_hh: jax.Array | None
-    ) -> tuple[jax.Array, Any]:
-        """What the input of all time steps gives to the step, by one matrix product."""
-        bias = None if b_ih is None or b_hh is None else b_ih + b_hh
-        return linear(input, w_ih, bias), None
-
-    def _direction(
-        self,
-        input: jax.Array,
-        first: State,
-        suffix: str,
-        lengths: jax.Array | None,
-        valid: jax.Array | None,
-    ) -> tuple[jax.Array, State]:
-        """One layer in one direction: outputs (L, N, H) and the last state."""
+    def _weights(self, suffix: str) -> Weights:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        w_ih, w_hh, b_ih, b_hh, w_hr = (self._weight(name + suffix) for name in names)
-        reverse = suffix.endswith("_reverse")
-        gates, extra = self._gates(input, w_ih, b_ih, b_hh)
-        weights: Any = (w_hh,)
-        h0 = first[0]
-        if w_hr is not None:
-            # The loop carries h before its projection, where h0 has no counterpart:
-            # it enters through the gates of the first step.
-            weights = (w_hr, w_hh)
-            start: Any = 0
-            if reverse:
-                start = input.shape[0] - 1 if lengths is None else lengths - 1
-            rows = jnp.arange(h0.shape[0])
-            gates = gates.at[jnp.broadcast_to(start, rows.shape), rows].add(h0 @ w_hh.T)  # type: ignore[union-attr]
-            first = (jnp.zeros_like(first[1]), *first[1:])
-        states = recurrence(self._step(), reverse, gates, extra, valid, weights, first)
-        output = states[0]
-        if w_hr is not None:
-            output = output @ w_hr.T
-        end = 0 if reverse else -1
-        last = (output[end], *(s[end] for s in states[1:]))
-        if valid is not None:
-            output = jnp.where(valid, output, jnp.zeros_like(output))
-        return output, last
+        found = (getattr(self, name + suffix, None) for name in names)
+        return Weights(*(None if v is None else v[...] for v in found))  # type: ignore[arg-type]
 
     def _forward(
         self, input: jax.Array, hx: State | None, lengths: ArrayLike | None
     ) -> tuple[jax.Array, State]:
         self._check_input(input)
         batched = input.ndim == 3
-        time_first = not batched or not self.batch_first
-        x = input if time_first else jnp.swapaxes(input, 0, 1)
-        x = x if batched else x[:, None]  # (L, N, input_size)
-        first = self._first(input, x.shape[1], hx)
-        counts, valid = self._valid(lengths, x)
-        if valid is not None:
+        batch_first = batched and self.batch_first
+        x = input if batched else input[:, None]  # (L, N, I), with batch_first (N, L, I)
+        first = self._first(input, x.shape[0 if batch_first else 1], hx)
+        counts = self._lengths(lengths, *(x.shape[1::-1] if batch_first else x.shape[:2]))
+        if counts is not None:
             # What stands in the padding, nan too, must not reach any gradient.
+            valid = before_end(counts, x.shape[1 if batch_first else 0])
+            valid = (valid.T if batch_first else valid)[..., None]
             x = jnp.where(valid, x, jnp.zeros_like(x))
         lasts: list[State] = []
         for layer in range(self.num_layers):
+            # Between the layers time comes first, as the masks of torch's dropout have it.
+            sides = (batch_first and layer == 0, batch_first and layer == self.num_layers - 1)
             outputs = []
             for suffix in self._suffixes(layer):
                 begin = tuple(s[len(lasts)] for s in first)
-                output, last = self._direction(x, begin, suffix, counts, valid)
+                reverse = suffix.endswith("_reverse")
+                output, last = recurrent_layer(
+                    self.cell, x, self._weights(suffix), begin, counts, reverse, sides
+                )
                 outputs.append(output)
                 lasts.append(last)
             x = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=-1)
@@ -170,7 +133,7 @@ class _RNNBase(Module):
         last = tuple(jnp.stack(states) for states in zip(*lasts, strict=True))
         if not batched:
             return x[:, 0], tuple(s[:, 0] for s in last)
-        return (x if time_first else jnp.swapaxes(x, 0, 1)), last
+        return x, last
 
     def _check_input(self, input: jax.Array) -> None:
         size = self.input_size
@@ -179,7 +142,7 @@ class _RNNBase(Module):
             raise wrong_shape(self, f"{batched} or (L, {size})", input)
         if input.shape[1 if input.ndim == 3 and self.batch_first else 0] == 0:
             raise ValueError(f"{self!r} expects at least one time step; it got {input.shape}")
-        dtype = self._weight("weight_ih_l0").dtype  # type: ignore[union-attr]
+        dtype = self._weights("_l0").w_ih.dtype
         if input.dtype != dtype:
             raise ValueError(
                 f"{self!r} has {dtype} parameters; it got an input of {input.dtype}: "
@@ -209,14 +172,13 @@ class _RNNBase(Module):
                 )
         return hx if input.ndim == 3 else tuple(s[:, None] for s in hx)
 
-    def _valid(
-        self, lengths: ArrayLike | Sequence[int] | None, x: jax.Array
-    ) -> tuple[jax.Array | None, jax.Array | None]:
-        """The lengths as an array, and (L, N, 1), True before each sequence's end."""
+    def _lengths(
+        self, lengths: ArrayLike | Sequence[int] | None, steps: int, batch: int
+    ) -> jax.Array | None:
+        """The lengths as an array, from 1 to steps."""
         if lengths is None:
-            return None, None
+            return None
         counts = jnp.asarray(lengths)
-        steps, batch = x.shape[:2]
         if counts.shape != (batch,):
             raise ValueError(
                 f"{self!r} expects lengths of shape ({batch},), one for each sequence of a "
@@ -225,13 +187,13 @@ class _RNNBase(Module):
         if not jnp.issubdtype(counts.dtype, jnp.integer):
             raise TypeError(f"{self!r} expects integer lengths; it got {counts.dtype}")
         if not isinstance(counts, jax.core.Tracer) and batch:
-            low, high = int(counts.min()), int(counts.max())
+            known = np.asarray(counts)
+            low, high = int(known.min()), int(known.max())
             if low < 1 or high > steps:
                 raise ValueError(
                     f"{self!r} expects lengths from 1 to {steps}; they go from {low} to {high}"
                 )
-        counts = jnp.clip(counts, 1, steps)
-        return counts, (jnp.arange(steps)[:, None] < counts[None, :])[..., None]
+        return jnp.clip(counts, 1, steps)
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
@@ -290,14 +252,11 @@ class RNN(_RNNBase):
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity: {nonlinearity!r}; accepted are 'tanh' and 'relu'")
-        self.nonlinearity = nonlinearity
+        self.nonlinearity = self.cell = nonlinearity
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             rngs, dtype,
         )  # fmt: skip
-
-    def _step(self) -> Step:
-        return tanh_step if self.nonlinearity == "tanh" else relu_step
 
     def __call__(
         self, input: jax.Array, hx: jax.Array | None = None, *, lengths: ArrayLike | None = None
@@ -336,6 +295,7 @@ class GRU(_RNNBase):
     Arguments, parameters, call and result as for `RNN`, without `nonlinearity`.
     """
 
+    cell = "gru"
     chunks = 3
 
     def __init__(
@@ -355,12 +315,6 @@ class GRU(_RNNBase):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             rngs, dtype,
         )  # fmt: skip
-
-    def _step(self) -> Step:
-        return gru_step
-
-    def _gates(self, input, w_ih, b_ih, b_hh):
-        return gru_gates(input, w_ih, b_ih, b_hh)
 
     def __call__(
         self, input: jax.Array, hx: jax.Array | None = None, *, lengths: ArrayLike | None = None
@@ -393,6 +347,7 @@ class LSTM(_RNNBase):
     ((5, 7, 4), (2, 5, 4), (2, 5, 4))
     """
 
+    cell = "lstm"
     chunks = 4
 
     def __init__(
@@ -419,9 +374,6 @@ class LSTM(_RNNBase):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             rngs, dtype,
         )  # fmt: skip
-
-    def _step(self) -> Step:
-        return lstm_step
 
     def _sizes(self) -> list[tuple[str, int]]:
         return [("hx[0]", self._output_size), ("hx[1]", self.hidden_size)]
