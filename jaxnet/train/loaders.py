@@ -4,8 +4,9 @@ import random
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -68,6 +69,11 @@ class Loader:
     def _sharded(self) -> bool:
         return isinstance(self._loader, ShardedReader)
 
+    @property
+    def _jumps(self) -> bool:
+        """Whether a pass can begin at any batch."""
+        return self._sharded or is_mapped(self._loader)
+
     def _check(self) -> None:
         name, loader, epochs = self._name, self._loader, self._epochs
         kind = type(loader).__name__
@@ -95,7 +101,7 @@ class Loader:
     # what the passes draw from
 
     def get_state(self) -> dict[str, Any]:
-        if self._sharded or is_mapped(self._loader):
+        if self._jumps:
             return {}
         drawn = [np.asarray(g.get_state()).tobytes() for g in self._generators]
         return {"generators": drawn, "global": _global_states()}
@@ -120,6 +126,9 @@ class Loader:
         return self._sums.get(step)
 
     def example(self) -> Any:
+        if self._example is None and self._jumps:  # begun at its end: none was read
+            with closing(self._batches(0, 0)) as batches:
+                next(batches)
         return self._example
 
     # batches
@@ -146,7 +155,7 @@ class Loader:
         if group:
             yield _piece(group, first, capacity)
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Any]:
+    def _batches(self, epoch: int, start: int) -> Generator[Any, None, None]:
         """The batches from number `start` on, as numpy arrays."""
         batches = self._open(epoch, start)
         done = start
@@ -323,7 +332,7 @@ def _shapes(batch: Any) -> Any:
 def _checksum(batch: Any) -> int:
     found = 0
     for leaf in jax.tree.leaves(batch):
-        found = zlib.crc32(memoryview(np.ascontiguousarray(leaf).view(np.uint8)), found)
+        found = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, found)
     return found
 
 

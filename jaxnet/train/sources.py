@@ -98,6 +98,8 @@ def _of_loader(
 
 def _is_pytree(data: Any) -> bool:
     """Whether it is an array, or made of several things."""
+    if hasattr(data, "__next__"):  # an iterator: no leaf for jax.tree
+        return False
     leaves = jax.tree.leaves(data)
     return len(leaves) != 1 or leaves[0] is not data or is_array(data)
 
