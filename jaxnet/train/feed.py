@@ -130,7 +130,12 @@ class Arrays:
 
     def example(self) -> Any:
         size = min(self.size, self.rows)
-        return jax.eval_shape(lambda data: jax.tree.map(lambda x: x[:size], data), self._data)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                (size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype)
+            ),
+            self._data,
+        )
 
     def pieces(self, epoch: int, start: int, room: Callable[[Any], int]) -> Pieces:
         order = np.arange(self.rows)

@@ -51,6 +51,7 @@ class Runner:
         self._step, self._progress, self._trains = step, progress, trains
         self._nonfinite, self._chunk_steps = nonfinite, chunk_steps
         self._pace = 1
+        self._measured: dict[Any, Any] = {}
         self.compile_seconds = 0.0
 
     def run(
@@ -77,7 +78,11 @@ class Runner:
 
     def metrics_like(self, state: Any, batch: Any) -> Any:
         """The shapes of one step's metrics."""
-        return jax.eval_shape(lambda s, b: self._step(s, b)[1], state, batch)
+        leaves, structure = jax.tree.flatten(batch)
+        name = structure, tuple((x.shape, str(x.dtype)) for x in leaves)
+        if name not in self._measured:  # once: it takes time, and memory that stays
+            self._measured[name] = jax.eval_shape(lambda s, b: self._step(s, b)[1], state, batch)
+        return self._measured[name]
 
     def _room(self, state: Any, batch: Any, feed: Feed) -> int:
         kept = [self.metrics_like(state, batch)]

@@ -237,7 +237,7 @@ def test_a_loader_that_gives_other_batches_after_the_stop(tmp_path):
     hidden = np.random.default_rng(0)
     stopped = run(Batches(hidden.permutation), checkpoint=tmp_path, time_budget=0, chunk_steps=2)
     assert stopped.reason == "time"
-    with pytest.raises(ValueError, match="does not give the batches again.*give it a generator"):
+    with pytest.raises(ValueError, match=r"does not give the batches again.*give it a generator"):
         run(Batches(hidden.permutation), checkpoint=tmp_path)
     with pytest.raises(ValueError, match="gave 1 batches where it gave 2"):
         run(Batches(count=1), checkpoint=tmp_path)
@@ -339,6 +339,6 @@ def test_free_memory_is_that_of_the_machine():
 
 def test_without_grain_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(ImportError, match='fed from the host.*pip install "grain"'):
+    with pytest.raises(ImportError, match=r'fed from the host.*pip install "grain"'):
         run(rows(), batch_size=8, feed="host")
     run(rows(), batch_size=8)  # from the device it is not needed
