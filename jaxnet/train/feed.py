@@ -131,10 +131,7 @@ class Arrays:
     def example(self) -> Any:
         size = min(self.size, self.rows)
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(
-                (size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype)
-            ),
-            self._data,
+            lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), self._data
         )
 
     def pieces(self, epoch: int, start: int, room: Callable[[Any], int]) -> Pieces:

@@ -52,7 +52,7 @@ class Loader:
     def __init__(self, loader: Any, epochs: int, resumes: bool, name: str = "data") -> None:
         self._loader, self._name, self._resumes = loader, name, resumes
         self._epochs = epochs
-        self.size = getattr(loader, "batch_size", None)
+        self.size = _batch_size(loader)
         self.steps = _length(loader)
         self.rows = _rows(loader)
         self._check()
@@ -184,7 +184,8 @@ class Loader:
             assert n is not None
             grain = load_grain(self._name, "grain")
             rest = loader.repeat()[epoch * n + start : (epoch + 1) * n]
-            return iter(rest.to_iter_dataset(grain.ReadOptions()))
+            # What a filter left out would shift the numbers: it is refused as no batch.
+            return iter(rest.to_iter_dataset(grain.ReadOptions(), allow_nones=True))
         for sampler in _samplers(loader):
             if hasattr(sampler, "set_epoch"):  # torch's DistributedSampler
                 sampler.set_epoch(epoch)
@@ -213,15 +214,8 @@ class Loader:
 
     def _checked(self, batch: Any) -> Any:
         batch = default_convert(batch)
-        self._example = jax.tree.map(
-            lambda x: (
-                jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
-                if hasattr(x, "dtype")
-                else x
-            ),
-            batch,
-        )
         rows_of(batch, f"{self._name}: a batch")
+        self._example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
         return jax.tree.map(np.asarray, batch)
 
 
@@ -250,9 +244,14 @@ def _length(loader: Any) -> int | None:
         return None
 
 
+def _batch_size(loader: Any) -> int | None:
+    size = getattr(loader, "batch_size", None)
+    return size if isinstance(size, int) else None
+
+
 def _rows(loader: Any) -> int | None:
     """Rows of a pass, where the loader cuts a sampler's rows into batches."""
-    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
+    size, sampler = _batch_size(loader), getattr(loader, "sampler", None)
     rows = None if sampler is None else _length(sampler)
     if size is None or rows is None:
         return None

@@ -99,6 +99,12 @@ def torch_loader(**options):
     return library.DataLoader(Torchs(), 8, shuffle=True, **options)
 
 
+def distributed():
+    library = torchs()
+    sampler = library.DistributedSampler(range(N), num_replicas=1, rank=0, seed=8)
+    return library.DataLoader(torch_loader().dataset, 8, sampler=sampler)
+
+
 def seeded_torch_loader():
     torch = pytest.importorskip("torch")
     return torch_loader(generator=torch.Generator().manual_seed(6))
@@ -165,19 +171,20 @@ SOURCES = {
     "Grain": (mapped, {}),
     "torch": (torch_loader, {}),
     "torch, seeded": (seeded_torch_loader, {}),
+    "torch, distributed": (distributed, {}),
     "torch in ours": (lambda: data.DataLoader(seeded_torch_loader()), {}),
 }
 
 
-def interrupted(make, folder, options, **more) -> train.Result:
-    """Stopped after every stretch, each start with a new loader and other global states."""
-    for start in range(40):
+def interrupted(make, folder, options) -> train.Result:
+    """Stopped within each epoch and between them; each start has other global states."""
+    reasons = []
+    for start, stop in enumerate([{"time_budget": 0}, {"epochs": 1}, {"time_budget": 0}, {}]):
         scatter(100 + start)
-        result = run(make(), checkpoint=folder, time_budget=0, chunk_steps=4, **options, **more)
-        if result.reason == "done":
-            assert start >= 4
-            return result
-    raise AssertionError("it does not come to its end")
+        result = run(make(), checkpoint=folder, chunk_steps=4, **{**options, **stop})
+        reasons.append((result.reason, len(result.history)))
+    assert reasons == [("time", 0), ("done", 1), ("time", 1), ("done", 2)]
+    return result
 
 
 def scatter(seed: int) -> None:
@@ -207,9 +214,8 @@ def test_a_shuffled_validation_comes_back_too(tmp_path):
 
     whole = validated()
     assert len({line["val_loss"] for line in whole.history}) == 2
-    for _ in range(9):
-        again = validated(checkpoint=tmp_path, time_budget=0, chunk_steps=4)
-    assert again.reason == "done"
+    for stop in ({"time_budget": 0}, {"epochs": 1}, {"time_budget": 0}, {}):
+        again = validated(checkpoint=tmp_path, chunk_steps=4, **stop)
     assert bits(whole) == bits(again)
 
 
@@ -262,6 +268,7 @@ WRONG = [
     (lambda: Batches(lambda n: np.arange(0)), {}, "arrays of shapes|holds no rows"),
     (lambda: data.DataLoader([], 8), {}, "DataLoader gave no batch"),
     (lambda: mapped().repeat(), {}, "has no end; leave its repeat"),
+    (lambda: mapped().filter(lambda batch: len(batch[1]) < 8), {}, "a batch: arrays of shapes"),
     (
         lambda: loader(rngs=Generator(0), num_workers=1, persistent_workers=True),
         {"checkpoint": "folder"},
