@@ -79,7 +79,8 @@ class Loop:
         self.held: Restored | None = None  # the checkpoint that has those before it
         self.feed_epoch = 0
         self.feed, why = self._open_feed(options.data(0) if self._function else options.data)
-        if isinstance(self.feed, Loader) and generator and not self.feed.draws_from(generator):
+        unused = isinstance(self.feed, Loader) and not self.feed.draws_from(generator)
+        if generator is not None and unused:
             raise ValueError("generator: a loader draws its own order; give it to the loader")
         self.progress = Progress(None, 0, options.quiet, options.log)
         if self.feed.rows is not None:
@@ -260,7 +261,7 @@ class Loop:
     def _turn_to(self, epoch: int) -> None:
         """The data of an epoch, where a function of its number gives it."""
         if self._function and epoch != self.feed_epoch:
-            forced = "device" if self.feed.on_device else None
+            forced = "device" if self.feed.on_device else "host"
             self.feed, _ = self._open_feed(self.options.data(epoch), forced)
             self.feed_epoch = epoch
 
