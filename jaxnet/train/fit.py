@@ -105,6 +105,8 @@ def fit(
 
     Raises:
         ValueError: an argument is out of range, or a checkpoint is of another run.
+        TypeError: the data is nothing that gives rows or batches.
+        ImportError: arrays do not fit the device, and Grain is not installed.
         OSError: the folder of the checkpoints cannot be written.
         NonFiniteError: with nonfinite="stop".
     """

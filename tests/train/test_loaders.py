@@ -2,6 +2,7 @@
 
 import random
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -247,6 +248,29 @@ def test_a_loader_that_gives_other_batches_after_the_stop(tmp_path):
         run(Batches(hidden.permutation), checkpoint=tmp_path)
     with pytest.raises(ValueError, match="gave 1 batches where it gave 2"):
         run(Batches(count=1), checkpoint=tmp_path)
+
+
+def test_the_step_is_named_where_a_loader_gives_what_is_not_finite():
+    x, y = rows()
+    x[29] = np.nan
+    tensors = data.TensorDataset(x, y)
+    with pytest.raises(train.NonFiniteError, match="epoch 1, step 4: not finite") as caught:
+        run(data.DataLoader(tensors, 8))
+    assert int(caught.value.state.step) == 3
+    np.testing.assert_array_equal(caught.value.batch[0], x[24:32])
+
+
+def test_an_error_in_a_data_set_comes_through():
+    class Broken(Rows):
+        def __getitem__(self, i):
+            if i == 30:
+                raise KeyError("no label for row 30")
+            return super().__getitem__(i)
+
+    before = threading.active_count()
+    with pytest.raises(KeyError, match="no label for row 30"):
+        run(Broken(), batch_size=8)
+    assert threading.active_count() <= before
 
 
 def test_progress_knows_a_loaders_rows(capsys):
