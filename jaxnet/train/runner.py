@@ -81,7 +81,8 @@ class Runner:
         leaves, structure = jax.tree.flatten(batch)
         name = structure, tuple((x.shape, str(x.dtype)) for x in leaves)
         if name not in self._measured:  # once: it takes time, and memory that stays
-            self._measured[name] = jax.eval_shape(lambda s, b: self._step(s, b)[1], state, batch)
+            shapes = jax.tree.map(_as_on_the_device, batch)
+            self._measured[name] = jax.eval_shape(lambda s, b: self._step(s, b)[1], state, shapes)
         return self._measured[name]
 
     def _room(self, state: Any, batch: Any, feed: Feed) -> int:
@@ -152,6 +153,11 @@ class Runner:
     def _set_pace(self, seconds: float, count: int) -> None:
         wanted = int(_SECONDS / max(seconds, 1e-7))
         self._pace = max(1, min(wanted, 8 * count))
+
+
+def _as_on_the_device(array: Any) -> jax.ShapeDtypeStruct:
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(array.shape, dtype)
 
 
 def joined(parts: list[Any]) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from jaxnet import data, losses, nn, optim, train
 from jaxnet.random import Generator
-from jaxnet.train import memory, runner, sources
+from jaxnet.train import loaders, memory, runner, sources
 from tests.data.test_sharded import reader, shards  # noqa: F401  (a fixture)
 
 OPTIMIZER = optim.Adam(lr=0.02)
@@ -240,7 +240,8 @@ def test_a_sharded_reader_goes_on_within_an_epoch(shards, tmp_path):  # noqa: F8
         run(source(epochs=1), step)
 
 
-def test_a_loader_that_gives_other_batches_after_the_stop(tmp_path):
+def test_a_loader_that_gives_other_batches_after_the_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(loaders, "_SECONDS", 60.0)  # so that it stops after two steps
     hidden = np.random.default_rng(0)
     stopped = run(Batches(hidden.permutation), checkpoint=tmp_path, time_budget=0, chunk_steps=2)
     assert stopped.reason == "time"
