@@ -30,6 +30,14 @@ def make_state() -> train.TrainState:
     return train.create(nn.Linear(4, 2, rngs=Generator(0)), OPTIMIZER)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_new_objects_are_looked_through():
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Held:
     """What is held after a tenth of the passes each."""
 
