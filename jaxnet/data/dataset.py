@@ -183,6 +183,17 @@ def is_iterable_only(dataset: Any) -> bool:
     return hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")
 
 
+def arrays_of(dataset: Any) -> tuple[Any, ...] | None:
+    """The arrays of a data set that is made of nothing else, ours or torch's; or None."""
+    kind = type(dataset)
+    if kind is Subset or (kind.__name__ == "Subset" and kind.__module__.startswith("torch.")):
+        arrays = arrays_of(dataset.dataset)
+        rows = np.asarray(dataset.indices)
+        return None if arrays is None else tuple(array[rows] for array in arrays)
+    torchs = kind.__name__ == "TensorDataset" and kind.__module__.startswith("torch.")
+    return tuple(dataset.tensors) if kind is TensorDataset or torchs else None
+
+
 def gather(dataset: Any, rows: Sequence[int]) -> tuple[Any, ...] | None:
     """The rows of a data set of arrays at once, or None if it is no such data set."""
     if type(dataset) is Subset:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 from jaxnet.data import prepared
 from jaxnet.data.collate import default_collate
 
-__all__ = ["ShardedIterator", "ShardedReader"]
+__all__ = ["ShardedIterator", "ShardedReader", "load_grain"]
 
 _Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -89,7 +89,7 @@ class ShardedReader:
         process_index: int | None = None,
         process_count: int | None = None,
     ) -> None:
-        grain = _grain()
+        grain = load_grain("ShardedReader", "jaxnet[streaming]")
         _check_integer("batch_size", batch_size, 1)
         _check_integer("num_workers", num_workers, 0)
         _check_integer("prefetch_factor", prefetch_factor, 1)
@@ -122,7 +122,7 @@ class ShardedReader:
             batch_size, drop_remainder=drop_last, batch_fn=lambda part: collate_fn(list(part))
         )
         self.batches_per_epoch = len(dataset)
-        self._epochs = epochs
+        self.epochs = epochs
         self._files = _fingerprint(source)
         self._dataset = dataset.repeat(epochs).to_iter_dataset(
             grain.ReadOptions(
@@ -132,9 +132,9 @@ class ShardedReader:
 
     def __len__(self) -> int:
         """Batches of all epochs."""
-        if self._epochs is None:
+        if self.epochs is None:
             raise TypeError("epochs: None; a reader that never ends has no length")
-        return self.batches_per_epoch * self._epochs
+        return self.batches_per_epoch * self.epochs
 
     def __iter__(self) -> "ShardedIterator":
         facts = {
@@ -146,7 +146,7 @@ class ShardedReader:
             "process_index": self.process_index,
             "process_count": self.process_count,
         }
-        last = None if self._epochs is None else len(self)
+        last = None if self.epochs is None else len(self)
         return ShardedIterator(self._dataset.__iter__(), facts, last)
 
 
@@ -334,13 +334,12 @@ def _fingerprint(source: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _grain() -> Any:
+def load_grain(what: str, package: str) -> Any:
+    """Grain, or an error that says what needs it and which package brings it."""
     try:
         import grain
     except ImportError as error:
-        raise ImportError(
-            'ShardedReader: it needs the package grain: pip install "jaxnet[streaming]"'
-        ) from error
+        raise ImportError(f'{what}: it needs the package grain: pip install "{package}"') from error
     return grain
 
 

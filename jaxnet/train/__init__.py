@@ -1,8 +1,10 @@
 """Functional training: a state, steps over it, and loops of steps."""
 
+from jaxnet.train.callbacks import EachEpoch, EpochReport
 from jaxnet.train.diagnose import Diagnosis, NonFiniteError, diagnose
 from jaxnet.train.epoch import make_epoch, make_repeat
-from jaxnet.train.fit import EachEpoch, EpochReport, Result, fit
+from jaxnet.train.fit import fit
+from jaxnet.train.loop import Result
 from jaxnet.train.progress import use_compilation_cache
 from jaxnet.train.records import Run, environment
 from jaxnet.train.state import Structure, TrainState, create, merge, split

@@ -50,7 +50,7 @@ class Progress:
     """A bar over the samples of a run, or a line an epoch where no one watches.
 
     Args:
-        total: samples of the whole run.
+        total: samples of the whole run; None where that is not known.
         done: of them, at the start.
         quiet: lines instead of a bar; None for a bar on a terminal only.
         log: where lines go; by default standard output.
@@ -58,14 +58,14 @@ class Progress:
 
     def __init__(
         self,
-        total: int,
+        total: int | None,
         done: int,
         quiet: bool | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
         if quiet is None:
             quiet = not sys.stderr.isatty()
-        self._total, self.done = total, done
+        self.total, self.done = total, done
         self._log, self._quiet = log, quiet
         self._bar: Any = None
 
@@ -75,7 +75,7 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=self._total,
+                total=self.total,
                 initial=self.done,
                 unit=" samples",
                 unit_scale=True,

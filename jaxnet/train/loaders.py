@@ -1,0 +1,348 @@
+"""Loaders as training data: batches that come one after another, gathered into pieces."""
+
+import random
+import sys
+import time
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet.data.collate import default_convert
+from jaxnet.data.sharded import ShardedReader, load_grain
+from jaxnet.train.feed import Piece, Pieces, rows_of
+
+__all__ = ["Loader", "innermost", "is_mapped"]
+
+_MOST = 32  # steps of a piece
+_SECONDS = 0.25  # a slow loader is not waited for longer than this to fill a piece
+_END: Any = object()
+
+
+class Loader:
+    """A feed of a loader's batches: jaxnet's, torch's, Grain's, or any iterable of them.
+
+    A thread reads batches, gathers them into pieces and sends them to the device while
+    the steps before are computed.
+
+    A `ShardedReader` and a Grain MapDataset go on at any batch. Of any other loader a
+    resumed run reads the batches that were trained on already once more, after what
+    they draw from has been set back: the generators of the loader and its samplers, and
+    the global ones of Python, numpy and torch.
+
+    Args:
+        loader: gives a pass at each iteration.
+        epochs: how many passes will be asked for.
+        resumes: whether a pass may have to be begun again from a checkpoint.
+        name: of the argument, for errors.
+
+    Raises:
+        ValueError: the loader can be read only once or not as often as asked, or the run
+            could not go on with it after a stop.
+    """
+
+    on_device = False
+
+    def __init__(self, loader: Any, epochs: int, resumes: bool, name: str = "data") -> None:
+        self._loader, self._name, self._resumes = loader, name, resumes
+        self._epochs = epochs
+        self.size = _batch_size(loader)
+        self.steps = _length(loader)
+        self.rows = _rows(loader)
+        self._check()
+        self.facts: dict[str, Any] = {"loader": type(loader).__name__, "batches": self.steps}
+        if self._sharded:
+            state = iter(loader).get_state()
+            self.facts |= {k: v for k, v in state.items() if k != "batches"}
+        self._generators = _generators(loader)
+        self._example: Any = None
+        self._sums: dict[int, int] = {}
+        self._expected: int | None = None
+
+    @property
+    def _sharded(self) -> bool:
+        return isinstance(self._loader, ShardedReader)
+
+    @property
+    def _jumps(self) -> bool:
+        """Whether a pass can begin at any batch."""
+        return self._sharded or is_mapped(self._loader)
+
+    def _check(self) -> None:
+        name, loader, epochs = self._name, self._loader, self._epochs
+        kind = type(loader).__name__
+        if hasattr(loader, "__next__"):
+            raise ValueError(
+                f"{name}: a {kind} gives its batches only once; give what it came from, or a "
+                "function of the epoch's number that makes one"
+            )
+        if self._sharded:
+            self.steps = loader.batches_per_epoch
+            if loader.epochs is not None and loader.epochs < epochs:
+                raise ValueError(
+                    f"{name}: this ShardedReader has {loader.epochs} epochs, the run {epochs}; "
+                    "make it with epochs=None"
+                )
+        elif is_mapped(loader) and self.steps == sys.maxsize:
+            raise ValueError(f"{name}: this {kind} has no end; leave its repeat() out")
+        inner = innermost(loader)
+        if self._resumes and getattr(inner, "persistent_workers", False):
+            raise ValueError(
+                f"{name}: with persistent_workers=True a {kind} does not give its batches again "
+                "after a stop; leave it out, or leave checkpoint out"
+            )
+
+    # what the passes draw from
+
+    def get_state(self) -> dict[str, Any]:
+        if self._jumps:
+            return {}
+        drawn = [np.asarray(g.get_state()).tobytes() for g in self._generators]
+        return {"generators": drawn, "global": _global_states()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._expected = state.get("checksum")
+        drawn = state.get("generators", [])
+        if drawn and len(drawn) != len(self._generators):
+            raise ValueError(
+                f"{self._name}: the checkpoint is of a loader with {len(drawn)} generators, this "
+                f"one has {len(self._generators)}"
+            )
+        _set_global_states(state.get("global", {}))
+        for generator, kept in zip(self._generators, drawn, strict=False):
+            _set(generator, kept)
+
+    def draws_from(self, generator: Any) -> bool:
+        """Whether its passes use this generator."""
+        return any(generator is mine for mine in self._generators)
+
+    def checksum(self, step: int) -> int | None:
+        return self._sums.get(step)
+
+    def example(self) -> Any:
+        if self._example is None and self._jumps:  # begun at its end: none was read
+            with closing(self._batches(0, 0)) as batches:
+                next(batches)
+        return self._example
+
+    # batches
+
+    def pieces(self, epoch: int, start: int, room: Callable[[Any], int]) -> Pieces:
+        self._sums.clear()
+        return _ahead(self._pieces(epoch, start, room))
+
+    def _pieces(self, epoch: int, start: int, room: Callable[[Any], int]) -> Pieces:
+        usual: Any = None
+        group: list[Any] = []
+        first, capacity, began = start, 1, 0.0
+        for batch in self._batches(epoch, start):
+            shapes = _shapes(batch)
+            late = time.perf_counter() - began > _SECONDS
+            if group and (len(group) == capacity or late or shapes != _shapes(group[0])):
+                yield _piece(group, first, capacity)
+                first, group = first + len(group), []
+            if not group:
+                began = time.perf_counter()
+                usual = usual or shapes
+                capacity = max(1, min(_MOST, room(batch))) if shapes == usual else 1
+            group.append(batch)
+        if group:
+            yield _piece(group, first, capacity)
+
+    def _batches(self, epoch: int, start: int) -> Generator[Any, None, None]:
+        """The batches from number `start` on, as numpy arrays."""
+        batches = self._open(epoch, start)
+        done = start
+        try:
+            for batch in batches:
+                batch = self._checked(batch)
+                done += 1
+                if self._resumes:
+                    self._sums[done] = _checksum(batch)
+                yield batch
+        finally:
+            if hasattr(batches, "close"):
+                batches.close()  # else threads and processes that read ahead stay
+        if done == 0:
+            raise ValueError(f"{self._name}: {type(self._loader).__name__} gave no batch")
+
+    def _open(self, epoch: int, start: int) -> Iterator[Any]:
+        loader, n = self._loader, self.steps
+        epoch = min(epoch, self._epochs - 1)  # a function's loader has one pass
+        if self._sharded:
+            assert n is not None
+            reader = iter(loader)
+            reader.set_state({**reader.get_state(), "batches": epoch * n + start})
+            return _first(reader, n - start)
+        if is_mapped(loader):
+            assert n is not None
+            grain = load_grain(self._name, "grain")
+            rest = loader.repeat()[epoch * n + start : (epoch + 1) * n]
+            # What a filter left out would shift the numbers: it is refused as no batch.
+            return iter(rest.to_iter_dataset(grain.ReadOptions(), allow_nones=True))
+        for sampler in _samplers(loader):
+            if hasattr(sampler, "set_epoch"):  # torch's DistributedSampler
+                sampler.set_epoch(epoch)
+        batches = iter(loader)
+        if start:
+            self._read_again(batches, start)
+        return batches
+
+    def _read_again(self, batches: Iterator[Any], count: int) -> None:
+        kind = type(self._loader).__name__
+        last = _END
+        for i in range(count):
+            last = next(batches, _END)
+            if last is _END:
+                raise ValueError(
+                    f"{self._name}: this {kind} gave {i} batches where it gave {count} before the "
+                    "stop; give the same data"
+                )
+        if self._expected is not None and _checksum(self._checked(last)) != self._expected:
+            raise ValueError(
+                f"{self._name}: this {kind} does not give the batches again that it gave before "
+                "the stop, so the run cannot go on exactly. It draws from something that a "
+                "checkpoint does not hold: give it a generator, or give a function of the "
+                "epoch's number that makes the same loader again"
+            )
+
+    def _checked(self, batch: Any) -> Any:
+        batch = default_convert(batch)
+        rows_of(batch, f"{self._name}: a batch")
+        self._example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+        return jax.tree.map(np.asarray, batch)
+
+
+def _first(reader: Any, count: int) -> Iterator[Any]:
+    try:
+        yield from islice(reader, count)
+    finally:
+        reader.close()
+
+
+def is_mapped(data: Any) -> bool:
+    """Whether it is a Grain MapDataset: batches by number."""
+    return all(hasattr(data, name) for name in ("to_iter_dataset", "repeat", "__getitem__"))
+
+
+def innermost(loader: Any) -> Any:
+    """The loader that another one passes on."""
+    inner = getattr(loader, "dataset", None)
+    return innermost(inner) if hasattr(inner, "batch_sampler") else loader
+
+
+def _length(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:  # no length, or not known
+        return None
+
+
+def _batch_size(loader: Any) -> int | None:
+    size = getattr(loader, "batch_size", None)
+    return size if isinstance(size, int) else None
+
+
+def _rows(loader: Any) -> int | None:
+    """Rows of a pass, where the loader cuts a sampler's rows into batches."""
+    size, sampler = _batch_size(loader), getattr(loader, "sampler", None)
+    rows = None if sampler is None else _length(sampler)
+    if size is None or rows is None:
+        return None
+    return rows // size * size if getattr(loader, "drop_last", False) else rows
+
+
+def _samplers(loader: Any) -> list[Any]:
+    inner = innermost(loader)
+    batches = getattr(inner, "batch_sampler", None)
+    found = getattr(inner, "sampler", None), batches, getattr(batches, "sampler", None)
+    return [sampler for sampler in found if sampler is not None]
+
+
+def _generators(loader: Any) -> list[Any]:
+    """All that a loader draws from, ours or torch's, each once."""
+    found: dict[int, Any] = {}
+    for source in (loader, innermost(loader), *_samplers(loader)):
+        for name in ("generator", "rngs"):
+            generator = getattr(source, name, None)
+            if hasattr(generator, "get_state") and hasattr(generator, "set_state"):
+                found[id(generator)] = generator
+    return list(found.values())
+
+
+def _set(generator: Any, kept: bytes) -> None:
+    state = generator.get_state()
+    if hasattr(state, "numpy"):  # torch's own takes a tensor
+        state.numpy()[:] = np.frombuffer(kept, np.uint8)
+    else:
+        state = np.frombuffer(kept, np.uint8)
+    generator.set_state(state)
+
+
+def _global_states() -> dict[str, Any]:
+    version, numbers, gauss = random.getstate()
+    numpy_state: dict[str, Any] = dict(np.random.get_state(legacy=False))
+    key = numpy_state.pop("state")
+    states = {
+        "python": [version, np.array(numbers, np.uint32).tobytes(), gauss],
+        "numpy": {**numpy_state, "key": key["key"].tobytes(), "pos": int(key["pos"])},
+    }
+    if "torch" in sys.modules:
+        drawn = sys.modules["torch"].default_generator.get_state()
+        states["torch"] = drawn.numpy().tobytes()
+    return states
+
+
+def _set_global_states(states: dict[str, Any]) -> None:
+    if "python" in states:
+        version, numbers, gauss = states["python"]
+        random.setstate((version, tuple(np.frombuffer(numbers, np.uint32).tolist()), gauss))
+    if "numpy" in states:
+        kept = dict(states["numpy"])
+        key = np.frombuffer(kept.pop("key"), np.uint32)
+        np.random.set_state({**kept, "state": {"key": key, "pos": kept.pop("pos")}})
+    if "torch" in states and "torch" in sys.modules:
+        _set(sys.modules["torch"].default_generator, states["torch"])
+
+
+def _ahead(pieces: Pieces) -> Pieces:
+    """The same pieces, each made in a thread while the one before is worked on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="jaxnet-loader") as pool:
+        coming = pool.submit(next, pieces, None)
+        try:
+            while (piece := coming.result()) is not None:
+                coming = pool.submit(next, pieces, None)
+                yield piece
+        finally:
+            pool.submit(pieces.close)
+
+
+def _shapes(batch: Any) -> Any:
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
+def _checksum(batch: Any) -> int:
+    found = 0
+    for leaf in jax.tree.leaves(batch):
+        found = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, found)
+    return found
+
+
+def _piece(group: list[Any], first: int, capacity: int) -> Piece:
+    size = rows_of(group[0], "data: a batch")
+    missing = (capacity - len(group)) * size  # filled up, so that one program serves all
+
+    def joined(*columns: Any) -> jax.Array:
+        filling = np.zeros((missing, *columns[0].shape[1:]), columns[0].dtype)
+        return jnp.asarray(np.concatenate([*columns, filling]))
+
+    data = jax.tree.map(joined, *group)
+    order = jnp.arange(capacity * size, dtype=jnp.int32)
+    return Piece(data, order, size, capacity, first, first + len(group), first)
