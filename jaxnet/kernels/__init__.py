@@ -14,14 +14,17 @@ All functions differentiate as often as one likes; those of images not forward (
 from jaxnet.kernels.batchnorm import batch_norm
 from jaxnet.kernels.build import available, load
 from jaxnet.kernels.conv2d import correlate2d
+from jaxnet.kernels.few_rows import MOST_ROWS, few_rows
 from jaxnet.kernels.pool2d import max_pool2d
 from jaxnet.kernels.recurrent import Layer, recurrent
 
 __all__ = [
+    "MOST_ROWS",
     "Layer",
     "available",
     "batch_norm",
     "correlate2d",
+    "few_rows",
     "load",
     "max_pool2d",
     "recurrent",

@@ -27,6 +27,7 @@ _TARGETS = (
     "jaxnet_batch_norm_gradient",
     "jaxnet_correlate2d",
     "jaxnet_correlate2d_gradient",
+    "jaxnet_few_rows",
     "jaxnet_max_pool2d_pick",
     "jaxnet_max_pool2d_spread",
     "jaxnet_recurrent",

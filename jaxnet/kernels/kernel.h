@@ -6,6 +6,7 @@
 // How work is cut into tasks depends on the shapes alone, never on the number of threads,
 // and partial sums are added in a fixed order: the same input gives the same bits.
 
+#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -173,8 +174,9 @@ static void run(XLA_FFI_CallFrame* frame, Work* work, void* shape, int64_t tasks
     if (frame->api->XLA_FFI_ThreadPool_Schedule(&args)) leave(job);
   }
   take_tasks(job);
-  while (__atomic_load_n(&job->done, __ATOMIC_ACQUIRE) < tasks) {
-  }
+  // Who still works is nearly done, unless the system has put it aside: then make room.
+  for (int64_t spins = 0; __atomic_load_n(&job->done, __ATOMIC_ACQUIRE) < tasks; spins++)
+    if (spins > 4096) sched_yield();
   leave(job);
 }
 

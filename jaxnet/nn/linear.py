@@ -9,8 +9,10 @@ from flax import nnx
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 
+from jaxnet import kernels
 from jaxnet.nn.draw import Rngs, draw_uniform
 from jaxnet.nn.init import default_weight_and_bias
+from jaxnet.nn.layout import chosen_form
 from jaxnet.nn.module import Module, wrong_shape
 
 __all__ = [
@@ -43,17 +45,18 @@ def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -
     return output + jnp.broadcast_to(bias, output.shape)
 
 
-# The gradient of a large weight from a few rows is limited by memory. As a product it is
-# written out and read again by the optimizer; as a sum of outer products XLA computes it
-# inside the optimizer's own loop. (3072-512-2, batch 2, CPU: a third off the whole step.)
-_FEW_ROWS = 8
+# A large weight and a few rows are limited by memory. XLA's product takes twice as long as
+# reading the weight does; and the weight's gradient, as a product, is written out and read
+# again by the optimizer, where a sum of outer products is computed in the optimizer's own
+# loop. (3072-512-2, batch 2: half of the whole step's time.)
 _LARGE_WEIGHT = 2**16
 
 
 def _sums_outer(input: jax.Array, weight: jax.Array) -> bool:
     return (
         input.ndim == weight.ndim == 2
-        and 0 < input.shape[0] <= _FEW_ROWS
+        and input.dtype == weight.dtype
+        and 0 < input.shape[0] <= kernels.MOST_ROWS
         and weight.size >= _LARGE_WEIGHT
         and jax.default_backend() == "cpu"
     )
@@ -61,7 +64,8 @@ def _sums_outer(input: jax.Array, weight: jax.Array) -> bool:
 
 @jax.custom_jvp
 def _few_rows(x: jax.Array, w: jax.Array) -> jax.Array:
-    return x @ w.T
+    in_c = x.dtype == jnp.float32 and chosen_form.get() in (None, "kernel")
+    return kernels.few_rows(x, w) if in_c and kernels.available() else x @ w.T
 
 
 def _few_rows_jvp(primals, tangents):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import nn
+from jaxnet import kernels, nn
 from jaxnet.nn import linear as functions
 from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
@@ -40,13 +40,18 @@ def test_linear_takes_a_weight_of_one_dimension():
     assert functions.linear(jnp.ones((4, 3)), jnp.ones(3)).shape == (4,)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8])
-def test_a_large_weight_and_few_rows_differentiate_as_a_product(rows):
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 512, 256), (3, 701, 99), (8, 9, 9000)])
+def test_a_large_weight_and_few_rows_are_a_product(rows, inputs, outputs):
     rng = np.random.RandomState(0)
     x, w, v = (
         jnp.asarray(rng.standard_normal(shape).astype(np.float32) / 16)
-        for shape in ((rows, 512), (256, 512), (256, 512))
+        for shape in ((rows, inputs), (outputs, inputs), (outputs, inputs))
     )
+    if kernels.available():
+        assert "jaxnet_few_rows" in jax.jit(functions.linear).lower(x, w).as_text()
+    exact = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T
+    product = jax.jit(functions.linear)(x, w)
+    assert distance("forward", product, exact) <= tolerance("forward", "float32")
 
     def everything(product):
         def loss(x, w):
