@@ -14,45 +14,49 @@ typedef struct {
 } Product;
 
 static inline __attribute__((always_inline)) void multiply_tile(const Product* s, int64_t first,
-                                                                int64_t outs, int rows) {
+                                                                int outs, int rows) {
   vec sum[TILE][MOST_ROWS];
-  for (int o = 0; o < TILE; o++)
-    for (int n = 0; n < rows; n++) sum[o][n] = (vec){0};
-  for (int64_t i = 0; i < s->inputs; i += LANES) {
-    int64_t lanes = s->inputs - i;
-    vec w[TILE];
-    for (int o = 0; o < TILE; o++)
-      w[o] = o < outs ? load_some(s->w + (first + o) * s->inputs + i, lanes) : (vec){0};
-    for (int n = 0; n < rows; n++) {
-      vec x = load_some(s->x + n * s->inputs + i, lanes);
-      for (int o = 0; o < TILE; o++) sum[o][n] += w[o] * x;
-    }
-  }
   for (int o = 0; o < outs; o++)
-    for (int n = 0; n < rows; n++) s->y[n * s->outputs + first + o] = total(sum[o][n]);
+    for (int n = 0; n < rows; n++) sum[o][n] = (vec){0};
+  const float *x = s->x, *w = s->w + first * s->inputs;
+  int64_t i = 0;
+  for (; i + LANES <= s->inputs; i += LANES)
+    for (int n = 0; n < rows; n++) {
+      vec v = load(x + n * s->inputs + i);
+      for (int o = 0; o < outs; o++) sum[o][n] += v * load(w + o * s->inputs + i);
+    }
+  for (int o = 0; o < outs; o++)
+    for (int n = 0; n < rows; n++) {
+      float rest = 0;
+      for (int64_t k = i; k < s->inputs; k++) rest += x[n * s->inputs + k] * w[o * s->inputs + k];
+      s->y[n * s->outputs + first + o] = total(sum[o][n]) + rest;
+    }
+}
+
+static inline __attribute__((always_inline)) void multiply_rows(const Product* s, int64_t first,
+                                                                int64_t end, int rows) {
+  const int side = rows > 6 ? TILE / 2 : TILE;  // more sums than registers would be slow
+  for (; first + side <= end; first += side) multiply_tile(s, first, side, rows);
+  for (; first < end; first++) multiply_tile(s, first, 1, rows);
 }
 
 static void multiply_block(void* shape, int64_t task) {
   const Product* s = shape;
-  int64_t end = smaller((task + 1) * BLOCK, s->outputs);
-  for (int64_t first = task * BLOCK; first < end; first += TILE) {
-    int64_t outs = smaller(TILE, end - first);
+  int64_t first = task * BLOCK, end = smaller(first + BLOCK, s->outputs);
 #define CASE(n) \
   case n:       \
-    multiply_tile(s, first, outs, n); \
-    break
-    switch (s->rows) {
-      CASE(1);
-      CASE(2);
-      CASE(3);
-      CASE(4);
-      CASE(5);
-      CASE(6);
-      CASE(7);
-      CASE(8);
-    }
-#undef CASE
+    return multiply_rows(s, first, end, n)
+  switch (s->rows) {
+    CASE(1);
+    CASE(2);
+    CASE(3);
+    CASE(4);
+    CASE(5);
+    CASE(6);
+    CASE(7);
+    CASE(8);
   }
+#undef CASE
 }
 
 // x (N, I), N at most 8, and w (O, I) give y (N, O).
