@@ -346,7 +346,7 @@ def _plot(path: Path, config: Config, outcomes: dict[str, Outcome]) -> None:
     }
     seeds = f"mean ± deviation of {config.seeds} seeds" if config.seeds > 1 else "one seed"
     title = f"Birds and airplanes: accuracy after {config.epochs} epochs, {seeds}"
-    report.save_bars(path, names, bars, title, "fraction right", digits=3)
+    report.save_bars(path, names, bars, title, "fraction right", 3, from_zero=False)
 
 
 def _save_table(path: Path, config: Config, outcomes: dict[str, Outcome]) -> None:

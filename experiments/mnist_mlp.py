@@ -388,4 +388,6 @@ def _plot(folder: Path, results: dict[str, dict[int, dict[str, Any]]]) -> None:
         }
         title = f"{name}: each digit, {len(runs)} seed(s)"
         names = [str(digit) for digit in range(10)]
-        report.save_bars(folder / f"{name}_digits.png", names, bars, title, "fraction")
+        report.save_bars(
+            folder / f"{name}_digits.png", names, bars, title, "fraction", from_zero=False
+        )

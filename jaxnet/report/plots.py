@@ -110,6 +110,7 @@ def save_bars(
     title: str,
     ylabel: str,
     digits: int = 2,
+    from_zero: bool = True,
 ) -> None:
     """Draws groups of bars into a PNG: means, values as dots, standard deviations as whiskers.
 
@@ -120,6 +121,8 @@ def save_bars(
         title: above the picture.
         ylabel: of the values.
         digits: of the means written above the bars, after the point.
+        from_zero: whether the bars begin at 0, or a little below the lowest value, which
+            shows small differences but no proportions.
     """
     figure, (axes,) = _figure(1, width=max(6.0, 1.1 * len(names) + 1), height=4.2)
     width = 0.8 / len(bars)
@@ -137,8 +140,8 @@ def save_bars(
             text = {"textcoords": "offset points", "ha": "center", "fontsize": 7}
             axes.annotate(f"{mean:.{digits}f}", top, (0, 3), **text)
     axes.set_xticks(np.arange(len(names)), [name.replace("_", "\n") for name in names])
-    axes.set_ylim(bottom=max(0.0, lowest - 0.1))
     axes.margins(y=0.15)
+    axes.set_ylim(bottom=0.0 if from_zero else max(0.0, lowest - 0.1))
     axes.set_title(title)
     axes.set_ylabel(ylabel)
     axes.legend(frameon=False, ncols=len(bars))
