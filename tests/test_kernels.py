@@ -171,6 +171,25 @@ def test_batch_norm_by_definition(shape, factors):
 
 
 @needs_compiler
+def test_float32_images_among_float64():
+    """With jax_enable_x64 what is made along the way must not become float64."""
+    x, w = arrays((9, 4, 6, 6), (8, 4, 3, 3))
+
+    def slopes(x, w):
+        def loss(x, w):
+            y = F.batch_norm(F.conv2d(x, w), None, None, training=True)
+            return (F.max_pool2d(y, 2) ** 3).mean()
+
+        return jax.grad(loss, (0, 1))(x, w)
+
+    with jax.enable_x64(True):
+        wide = in_form("kernel", slopes, x, w)
+    for ours, theirs in zip(wide, in_form("kernel", slopes, x, w), strict=True):
+        assert ours.dtype == jnp.float32
+        assert np.array_equal(ours, theirs)
+
+
+@needs_compiler
 def test_running_statistics_are_those_of_xla():
     from jaxnet import nn
 

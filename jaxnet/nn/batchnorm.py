@@ -85,8 +85,8 @@ def batch_norm(
     if not count:
         return affine(x, per_channel, weight, bias).astype(input.dtype)
     if prefers_kernel(x):
-        factors = jnp.ones(channels) if weight is None else weight
-        summands = jnp.zeros(channels) if bias is None else bias
+        factors = jnp.ones(channels, x.dtype) if weight is None else weight.astype(x.dtype)
+        summands = jnp.zeros(channels, x.dtype) if bias is None else bias.astype(x.dtype)
         x, mean, var = kernels.batch_norm(x, factors, summands, eps)
     else:
         axes = tuple(i for i in range(x.ndim) if i != 1)
