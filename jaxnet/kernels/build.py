@@ -21,7 +21,7 @@ __all__ = ["available", "load"]
 
 _HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 _SOURCES = sorted(Path(__file__).parent.glob("*.c"))
-_FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-lm")
+_FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC")
 _TARGETS = (
     "jaxnet_batch_moments",
     "jaxnet_batch_norm_gradient",
@@ -96,16 +96,28 @@ def _compiled(compiler: list[str]) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="jaxnet-"))
         kept = folder / name
     library = folder / "new.so"
-    command = [*compiler, f"-I{jax.ffi.include_dir()}", *map(str, _SOURCES), *_FLAGS, "-o"]
+    flags = [*_FLAGS, f"-I{jax.ffi.include_dir()}"]
+    objects = {source: folder / f"{source.stem}.o" for source in _SOURCES}
     try:
-        made = subprocess.run([*command, str(library)], capture_output=True, text=True)
-        if made.returncode:
-            raise RuntimeError(f"{shlex.join(command)} failed: {made.stderr.strip()[:1000]}")
+        _run([[*compiler, *flags, "-c", str(c), "-o", str(o)] for c, o in objects.items()])
+        _run([[*compiler, *map(str, objects.values()), "-shared", "-lm", "-o", str(library)]])
         os.replace(library, kept)  # whole or not at all, also with others doing the same
     finally:
         if kept.parent != folder:
             shutil.rmtree(folder, ignore_errors=True)
     return kept
+
+
+def _run(commands: list[list[str]]) -> None:
+    """Runs commands side by side."""
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for command in commands
+    ]
+    said = [process.communicate()[0] for process in running]
+    for command, process, text in zip(commands, running, said, strict=True):
+        if process.returncode:
+            raise RuntimeError(f"{shlex.join(command)} failed: {text.strip()[:1000]}")
 
 
 def _processor() -> str:
