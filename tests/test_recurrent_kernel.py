@@ -16,6 +16,7 @@ from jaxnet.nn import recurrent
 from jaxnet.nn.recurrent import Weights, recurrent_layer
 from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
+from tests.table import HAS_TORCH
 
 needs_compiler = pytest.mark.skipif(not kernels.available(), reason="no C compiler")
 GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}
@@ -136,6 +137,33 @@ def test_a_module_with_everything(kind):
     close(slopes(params, x), compiled)
     with jax.enable_x64(True):
         close(compiled, jax.jit(slopes)(*in_float64((params, x))))
+
+
+@needs_compiler
+@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_torch_gives_the_same(name):
+    import torch
+
+    torch.manual_seed(0)
+    theirs = getattr(torch.nn, name)(20, 40, 2, batch_first=True, bidirectional=True)
+    layer = getattr(nn, name)(20, 40, 2, batch_first=True, bidirectional=True, rngs=Generator(0))
+    structure, params, buffers = train.split(layer)
+    x = Generator(1).randn(35, 12, 20)
+
+    def loss(params, x):
+        output, _ = train.merge(structure, params, buffers)(x)
+        return (output**2).sum(), output
+
+    assert kernels_in(loss, params, x)
+    (_, output), (slopes, dx) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x)
+    given = torch.tensor(x, requires_grad=True)
+    expected = theirs(given)[0]
+    (expected**2).sum().backward()
+    assert distance("forward", output, expected.detach()) <= tolerance("forward", "float32")
+    close(dx, given.grad.numpy())
+    for key, parameter in theirs.named_parameters():
+        close(slopes[key], parameter.grad.numpy())
 
 
 @needs_compiler
