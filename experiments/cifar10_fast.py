@@ -15,6 +15,7 @@ in 3.29 seconds on a single GPU", 2024), written from their description:
 
     python -m experiments cifar10_fast                 # a quarter of the work, for CPUs
     python -m experiments cifar10_fast --seeds 3
+    python -m experiments cifar10_fast --images 5000 --width 8 --epochs 2       # a look
     python -m experiments cifar10_fast --width 64 --epochs 10 --batch-size 1024 --dtype bfloat16
 
 RESULT
@@ -61,6 +62,8 @@ class Config(Settings):
     """Images a step."""
     lr: float = 10.0
     """Learning rate of 1,024 images, all that momentum adds to it included."""
+    images: int = 50_000
+    """Training images; fewer for a look."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the net's arithmetic; bfloat16 is for GPUs."""
 
@@ -72,6 +75,10 @@ class Config(Settings):
                 raise ValueError(f"--{flag}: {getattr(self, name)}; at least 1 is needed")
         if self.lr <= 0:
             raise ValueError(f"--lr: {self.lr}; a positive number is needed")
+        if not self.batch_size <= self.images <= 50_000:
+            raise ValueError(
+                f"--images: {self.images}; accepted is the batch size, {self.batch_size}, to 50,000"
+            )
 
 
 def whitening_filters(images: np.ndarray, size: int = 2, eps: float = 5e-4) -> np.ndarray:
@@ -165,7 +172,7 @@ def make_optimizer(lr: float, batch_size: int, steps: int) -> optim.Optimizer:
 
 
 def make_average(batch_size: int) -> optim.AveragedModel:
-    """An exponential average over about AVERAGED_IMAGES, shorter at the beginning."""
+    """An exponential average over the last AVERAGED_IMAGES, or a ninth of the run so far."""
     longest = float(np.exp(-batch_size / AVERAGED_IMAGES))
 
     def mix(averaged: jax.Array, current: jax.Array, n: jax.Array) -> jax.Array:
@@ -232,11 +239,12 @@ def main(config: Config) -> int:
         )
         few = data.normalize(data.to_tensor(training.images[:WHITENED]), MEAN, STD)
         filters = whitening_filters(few)
-        images, labels = jax.device_put((training.images, training.labels))
+        images, labels = (x[: config.images] for x in (training.images, training.labels))
+        images, labels = jax.device_put((images, labels))
         tested = data.normalize(data.to_tensor(testing.images), MEAN, STD), testing.labels
         tested = jax.device_put(tested)
 
-        steps = config.epochs * -(-len(training) // config.batch_size)
+        steps = config.epochs * -(-config.images // config.batch_size)
         optimizer = make_optimizer(config.lr, config.batch_size, steps)
         average = make_average(config.batch_size)
         step = train.make_train_step(
