@@ -32,6 +32,7 @@ import numpy as np
 from experiments.cifar2_net import MEAN, STD
 from experiments.result_table import command, mean_and_spread, save_table, seeds_in_words
 from experiments.settings import Settings
+from experiments.unfinished import Unfinished
 from jaxnet import data, losses, metrics, nn, optim, report, train
 from jaxnet.data import transforms
 from jaxnet.keys import next_key
@@ -52,11 +53,11 @@ TEST_BATCH = 1000
 class Config(Settings):
     """Settings of cifar10_fast."""
 
-    epochs: int = 3
+    epochs: int = 5
     """Passes over the 50,000 images."""
     seeds: int = 1
     """How many runs, from --seed on."""
-    width: int = 24
+    width: int = 32
     """Channels of the first block; the other two have four times as many."""
     batch_size: int = 250
     """Images a step."""
@@ -232,7 +233,10 @@ def accuracies(state: Any, rows: Any) -> dict[str, float]:
 def main(config: Config) -> int:
     """Trains from every seed; there are no figures to be off, so the result is 0."""
     config.validate()
-    with train.Run(config.out, "cifar10_fast", config) as run:
+    with (
+        Unfinished(config.out, "cifar10_fast") as kept,
+        train.Run(config.out, "cifar10_fast", config) as run,
+    ):
         training, testing = (
             data.load("cifar10", split=split, data_dir=config.data_dir)
             for split in ("train", "test")
@@ -250,6 +254,8 @@ def main(config: Config) -> int:
         step = train.make_train_step(
             training_loss, optimizer, compute_dtype=config.dtype, average=average
         )
+        settings = (config.epochs, config.width, config.batch_size, config.lr, config.images,
+                    config.dtype)  # fmt: skip
         runs: dict[int, dict[str, Any]] = {}
         for seed in range(config.seed, config.seed + config.seeds):
             print(f"seed {seed}")
@@ -265,6 +271,8 @@ def main(config: Config) -> int:
                 validation=tested,
                 eval_step=averaged_eval_step,
                 eval_batch_size=TEST_BATCH,
+                checkpoint=kept.folder(*settings, f"seed{seed}"),
+                keep=1,
             )
             if result.reason == "interrupted":
                 raise KeyboardInterrupt
