@@ -120,7 +120,7 @@ def test_bad_settings():
 
 @pytest.mark.skipif(not os.environ.get("JAXNET_DATA"), reason="needs data: set JAXNET_DATA")
 def test_smoke(tmp_path):
-    config = Config(images=2000, width=4, epochs=2, batch_size=100, out=tmp_path)
+    config = Config(images=1000, width=4, epochs=2, batch_size=100, out=tmp_path)
     assert main(config) == 0
     (folder,) = (tmp_path / "cifar10_fast").iterdir()
     assert sorted(p.name for p in folder.iterdir()) == [
