@@ -30,7 +30,7 @@ import numpy as np
 from experiments import cifar2_net
 from experiments.result_table import command, mean_and_spread, save_table, seeds_in_words
 from experiments.settings import Settings
-from experiments.unfinished import Unfinished
+from experiments.unfinished import Budget, Unfinished
 from jaxnet import losses, metrics, nn, optim, report, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
@@ -231,22 +231,6 @@ class Config(Settings):
             raise ValueError("--variants: none given; name at least one")
         if self.hours is not None and self.hours <= 0:
             raise ValueError(f"--hours: {self.hours}; a positive number is needed")
-
-
-class Budget:
-    """Ends a run before the epoch that would take it over its time.
-
-    `train.fit` keeps the seconds in its checkpoints, so that they count across a stop.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.memory = np.zeros((), np.float32)
-
-    def __call__(self, report: train.EpochReport) -> None:
-        self.memory = self.memory + np.float32(report.seconds)
-        if report.epoch < report.epochs and self.memory + report.seconds > self.seconds:
-            report.stop("time")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,12 +5,10 @@ import os
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from experiments.cifar2_net import Trainer
 from experiments.cifar2_variants import (
-    Budget,
     Config,
     NetResDeep,
     checkpoint_folder,
@@ -18,7 +16,7 @@ from experiments.cifar2_variants import (
     run_variant,
     variants,
 )
-from experiments.unfinished import Unfinished
+from experiments.unfinished import Budget, Unfinished
 from jaxnet import train, weights
 from jaxnet.random import Generator
 
@@ -85,7 +83,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     trainer = Trainer(variant.build, variant.optimizer(), rows, rows, variant.loss)
     folder = checkpoint_folder(Unfinished(tmp_path, "cut"), "dropout", 0, config)
     with pytest.raises(RuntimeError, match="killed"):
-        trainer.run(0, 3, 64, callbacks=[Budget(np.inf), die], checkpoint=folder)
+        trainer.run(0, 3, 64, callbacks=[Budget(), die], checkpoint=folder)
     cut = run_variant("dropout", variant, config, (rows, rows), Unfinished(tmp_path, "cut"))
     for name in ("train_loss", "val_accuracy", "train_accuracy"):
         assert cut.runs[0][name] == whole.runs[0][name]
@@ -103,13 +101,6 @@ def test_a_run_ends_before_it_is_over_its_hours(tmp_path):
     )
     assert outcome.epochs == [1]
     assert 0.4 < outcome.last("train_accuracy")[0] <= 1.0
-    budget = Budget(seconds=10.0)
-    reasons = []
-    for epoch in range(1, 4):
-        report = train.EpochReport(epoch, 9, {}, None, seconds=4.0, samples_per_second=1.0)
-        budget(report)
-        reasons.append(report.reason)
-    assert reasons == [None, "time", "time"]  # a third epoch would end after 12 seconds
 
 
 @pytest.mark.skipif(not os.environ.get("JAXNET_DATA"), reason="needs data: set JAXNET_DATA")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from experiments.unfinished import Unfinished
+from experiments.unfinished import Budget, Unfinished
+from jaxnet import train
 
 
 def test_folders_go_when_all_is_done(tmp_path):
@@ -35,3 +36,14 @@ def test_folders_stay_when_it_is_stopped(error, says, tmp_path):
     with pytest.raises(type(error), match=says):
         stopped(Unfinished(tmp_path, "long"), error)
     assert (tmp_path / "long" / "unfinished" / "net").exists()
+
+
+def test_a_budget_ends_a_run_in_time():
+    budget = Budget(seconds=10.0)
+    reasons = []
+    for epoch in range(1, 4):
+        report = train.EpochReport(epoch, 9, {}, None, seconds=4.0, samples_per_second=1.0)
+        budget(report)
+        reasons.append(report.reason)
+    assert reasons == [None, "time", "time"]  # a third epoch would end after 12 seconds
+    assert float(budget.memory) == 12.0
