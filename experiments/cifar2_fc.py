@@ -10,7 +10,11 @@ CrossEntropyLoss of the scores are one function: both are computed and compared.
 
 A run that is stopped or killed loses at most five epochs: the same command goes on.
 
-The run of 100 epochs over five seeds has no committed result yet.
+The document prints its losses and its validation accuracy, 0.8235, under a listing with
+two images a step. They are those of 64: that net ends at 0.8178 ± 0.0024 with a training
+loss of 0.017 (five seeds, 48 of 48 figures hold), the one with two images at
+0.7775 ± 0.0039 and 0.24. (A test holds its steps against PyTorch's.) Table: results/cifar2_fc.md
+(two CPU cores of an AMD EPYC).
 """
 
 import dataclasses
@@ -80,14 +84,14 @@ class Trial:
 Name = Literal["sixty_four", "one", "deeper", "two"]
 TRIALS: dict[Name, Trial] = {
     "sixty_four": Trial(
-        "3072-512-2, batch 64", fully_connected, 64, section="cifar2.batches_of_64"
+        "3072-512-2, batch 64", fully_connected, 64, section="cifar2.fully_connected"
     ),
     # The document shows twelve epochs of it, and that they lead nowhere.
     "one": Trial(
         "3072-512-2, batch 1, in order", fully_connected, 1, False, 12, "cifar2.one_by_one"
     ),
     "deeper": Trial("3072-1024-512-128-2, batch 64", deeper, 64, True, 30),
-    "two": Trial("3072-512-2, batch 2", fully_connected, 2, section="cifar2.fully_connected"),
+    "two": Trial("3072-512-2, batch 2", fully_connected, 2),
 }
 
 
@@ -100,7 +104,7 @@ class Config(Settings):
     seeds: int = 1
     """How many runs of each, from --seed on; three or more are held against the document."""
     trials: tuple[Name, ...] = ("sixty_four", "one", "deeper", "two")
-    """Which nets to train; `two` is the one with figures."""
+    """Which nets to train; `sixty_four` and `one` have figures."""
 
     def validate(self) -> None:
         super().validate()
@@ -254,10 +258,10 @@ def _plot(path: Any, outcomes: dict[str, dict[int, dict[str, Any]]]) -> None:
             values = list(run["val_accuracy"].values())
             style = f"C{k}-" if len(epochs) > 20 else f"C{k}.-"
             accuracy.append(report.Series(hidden + trial.words, epochs, values, style))
-            if trial.section and name != "two":
+            if trial.section:
                 values = list(run["last_loss"].values())
                 printed.append(report.Series(hidden + trial.words, epochs, values, style))
-        if trial.section and name != "two":
+        if trial.section:
             figures = ledger.documented(trial.section).items()
             places = [(int(k.split(".")[1]) + 1, float(v)) for k, v in figures if "." in k]
             x, y = zip(*[(i, v) for i, v in places if i <= max(epochs)], strict=True)
@@ -287,6 +291,8 @@ def _save_table(
             for curve in ("train_loss", "train_accuracy", "val_accuracy")
         ]
         notes.append(f"| {trial.words} | {epochs} | {' | '.join(cells)} |")
+    notes += ["", "The document prints the figures `fully_connected` under a listing with two "
+              "images a step; they are held against 64, whose losses they are."]  # fmt: skip
     header = [field.name for field in dataclasses.fields(ledger.Row)]
     rows = [dataclasses.astuple(row) for row in found]
     title = f"cifar2_fc, {config.epochs} epochs, {seeds_in_words(config.seed, config.seeds)}"
