@@ -89,8 +89,8 @@ def run_all(arguments: Sequence[str]) -> int:
         print(f"\n== {name} ({i} of {len(todo)}, {passed:.0f} s so far)", flush=True)
         try:
             entry, code = _run_one(name, given, chosen.out)
-        except KeyboardInterrupt:
-            print("\nstopped; nothing was kept of this run", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print(f"\nstopped; {str(stop) or 'nothing was kept of this run'}", file=sys.stderr)
             stopped = [
                 report.Entry(left, _about(left), skipped="stopped") for left in todo[i - 1 :]
             ]

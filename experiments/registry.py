@@ -84,8 +84,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nstopped; nothing was kept of this run", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\nstopped; {str(stop) or 'nothing was kept of this run'}", file=sys.stderr)
         return 130
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments import registry
 from experiments.unfinished import Budget, Unfinished
 from jaxnet import train
 
@@ -47,3 +48,16 @@ def test_a_budget_ends_a_run_in_time():
         reasons.append(report.reason)
     assert reasons == [None, "time", "time"]  # a third epoch would end after 12 seconds
     assert float(budget.memory) == 12.0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [("the same command goes on from here", "goes on from here"), ("", "nothing was kept")],
+)
+def test_ctrl_c_says_what_is_left(words, says, monkeypatch, capsys):
+    def stop(config):
+        raise KeyboardInterrupt(*filter(None, [words]))
+
+    monkeypatch.setattr("experiments.autograd.main", stop)
+    assert registry.run("autograd", []) == 130
+    assert says in capsys.readouterr().err
