@@ -13,7 +13,7 @@ in 3.29 seconds on a single GPU", 2024), written from their description:
   device, inside the compiled step;
 - an average of the weights over the last steps, and scores averaged with the mirror image's.
 
-    python -m experiments cifar10_fast                 # a quarter of the work, for CPUs
+    python -m experiments cifar10_fast                 # an eighth of the work, for CPUs
     python -m experiments cifar10_fast --seeds 3
     python -m experiments cifar10_fast --images 5000 --width 8 --epochs 2       # a look
     python -m experiments cifar10_fast --width 64 --epochs 10 --batch-size 1024 --dtype bfloat16
