@@ -68,18 +68,21 @@ def amax(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs
     >>> float(jax.jit(amax)(jnp.array([1.0, jnp.nan, 2.0])))
     nan
     """
-    largest = jnp.max(x, axis, keepdims=keepdims, **kwargs)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        return largest
-    return jnp.where(jnp.isnan(x).any(axis, keepdims=keepdims), jnp.nan, largest)
+    return _keeping_nan(jnp.max, x, axis, keepdims, kwargs)
 
 
 def amin(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs: Any) -> jax.Array:
     """The smallest number, nan if there is one: torch.amin; see `amax`."""
-    smallest = jnp.min(x, axis, keepdims=keepdims, **kwargs)
+    return _keeping_nan(jnp.min, x, axis, keepdims, kwargs)
+
+
+def _keeping_nan(
+    reduce: Callable[..., jax.Array], x: jax.Array, axis: int | None, keepdims: bool, kwargs: Any
+) -> jax.Array:
+    found = reduce(x, axis, keepdims=keepdims, **kwargs)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        return smallest
-    return jnp.where(jnp.isnan(x).any(axis, keepdims=keepdims), jnp.nan, smallest)
+        return found
+    return jnp.where(jnp.isnan(x).any(axis, keepdims=keepdims), jnp.nan, found)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ def call(
     arrays: Sequence[jax.Array],
     results: Sequence[tuple[int, ...]],
     row_by_row: Sequence[int] = (),
+    aliases: dict[int, int] | None = None,
     **attributes: Any,
 ) -> Sequence[jax.Array]:
     """Calls a kernel.
@@ -27,6 +28,7 @@ def call(
         results: the shapes of what it gives.
         row_by_row: the numbers of those arrays and results, counted through, that have
             four axes and are no image batches, or images that lie one after another.
+        aliases: arrays whose memory results may take, by their numbers.
         attributes: numpy numbers.
     """
     shapes = [x.shape for x in arrays] + list(results)
@@ -41,5 +43,6 @@ def call(
         vmap_method="sequential",
         input_layouts=layouts[:given],
         output_layouts=layouts[given:],
+        input_output_aliases=aliases,
     )
     return function(*arrays, **attributes)

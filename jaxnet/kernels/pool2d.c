@@ -111,22 +111,23 @@ static Pool shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x, XLA_FFI_Buffer* 
   return s;
 }
 
-// x (N, C, H, W) and v like it give y (N, C, rows, cols).
-XLA_FFI_Error* jaxnet_max_pool2d_pick(XLA_FFI_CallFrame* frame) {
+// The other argument's and the result's shapes are those of x and of the windows.
+static XLA_FFI_Error* run_planes(XLA_FFI_CallFrame* frame, Work* work) {
   if (answers_version(frame)) return NULL;
   if (!fits(frame, 2, 1, "444")) return refused(frame, "accepted are 2 float32 arrays");
-  Pool s = shapes(frame, argument(frame, 0), result(frame, 0));
-  s.from = argument(frame, 1)->data, s.to = result(frame, 0)->data;
-  run(frame, pick_plane, &s, s.channels);
+  XLA_FFI_Buffer *x = argument(frame, 0), *from = argument(frame, 1), *to = result(frame, 0);
+  Pool s = shapes(frame, x, work == pick_plane ? to : from);
+  s.from = from->data, s.to = to->data;
+  run(frame, work, &s, s.channels);
   return NULL;
+}
+
+// x (N, C, H, W) and v like it give y (N, C, rows, cols).
+XLA_FFI_Error* jaxnet_max_pool2d_pick(XLA_FFI_CallFrame* frame) {
+  return run_planes(frame, pick_plane);
 }
 
 // x (N, C, H, W) and dy (N, C, rows, cols) give dx like x.
 XLA_FFI_Error* jaxnet_max_pool2d_spread(XLA_FFI_CallFrame* frame) {
-  if (answers_version(frame)) return NULL;
-  if (!fits(frame, 2, 1, "444")) return refused(frame, "accepted are 2 float32 arrays");
-  Pool s = shapes(frame, argument(frame, 0), argument(frame, 1));
-  s.from = argument(frame, 1)->data, s.to = result(frame, 0)->data;
-  run(frame, spread_plane, &s, s.channels);
-  return NULL;
+  return run_planes(frame, spread_plane);
 }

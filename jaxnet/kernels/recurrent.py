@@ -16,6 +16,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxnet.kernels.layout import call
+
 __all__ = ["Layer", "recurrent"]
 
 _CELLS = {"tanh": 0, "relu": 1, "lstm": 2, "gru": 3}
@@ -94,15 +96,12 @@ def _sizes(layer, x, weights):
     return steps, batch, hidden, -(-hidden // _UNITS) * _UNITS
 
 
-def _call(name, layer, shapes, arrays, **aliases):
-    function = jax.ffi.ffi_call(
+def _call(name, layer, shapes, arrays, aliases=None):
+    return call(
         name,
-        [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes],
-        vmap_method="sequential",
-        **aliases,
-    )
-    return function(
-        *arrays,
+        arrays,
+        shapes,
+        aliases=aliases,
         kind=np.int64(_CELLS[layer.cell]),
         reverse=np.int64(layer.reverse),
         x_batch_first=np.int64(layer.batch_first[0]),
@@ -171,7 +170,7 @@ def _backward(layer, into_x, inputs, kept, slopes):
     arrays = (x, *weights[:2], c0, _ends(lengths, steps, batch), *kept, dy, d_last[0], dc_n)
     name = "jaxnet_recurrent_gradient"
     # The slots that were kept, the sixth array, make room for their slopes.
-    results = _call(name, layer, shapes, arrays, input_output_aliases={5: 6})
+    results = _call(name, layer, shapes, arrays, aliases={5: 6})
     dx, dw_ih, dw_hh, slots, dh0, dc0, _ = results
     biases = (None, None) if weights[2] is None else _biases(layer.cell, slots, hidden)
     return dx if into_x else None, (dw_ih, dw_hh, *biases), (dh0, dc0)[: len(first)]

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import kernels
-from jaxnet.nn.layout import chosen_form, prefers_kernel
+from jaxnet.nn.layout import chosen_form, current_form, prefers_kernel
 
 __all__ = ["convolution_form", "correlate", "spread"]
 
@@ -61,10 +61,6 @@ def convolution_form(form: str) -> Iterator[None]:
         yield
     finally:
         chosen_form.reset(token)
-
-
-def _form() -> str:
-    return chosen_form.get() or ("kernel" if jax.default_backend() == "cpu" else "native")
 
 
 def _for_kernel(x, w, stride, dilation, groups) -> bool:
@@ -112,7 +108,7 @@ def _shifted(y: jax.Array, bias: jax.Array | None) -> jax.Array:
 
 
 def _without_bias(x, w, stride, pads, dilation, groups):
-    if _form() == "native":
+    if current_form() == "native":
         return lax.conv_general_dilated(
             x, w, stride, pads, rhs_dilation=dilation, feature_group_count=groups
         )
@@ -154,7 +150,7 @@ def spread(
 
 
 def _spread_without_bias(y, w, sizes, stride, low, dilation, groups):
-    if _form() == "native":
+    if current_form() == "native":
         return lax.conv_general_dilated(
             y,
             _flipped(w, groups),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnet import kernels
 
-__all__ = ["chosen_form", "prefers_kernel"]
+__all__ = ["chosen_form", "current_form", "prefers_kernel"]
 
 chosen_form: ContextVar[str | None] = ContextVar("convolution_form", default=None)
 """The form that `correlation.convolution_form` asks for; None leaves it to the backend."""
@@ -21,11 +21,15 @@ chosen_form: ContextVar[str | None] = ContextVar("convolution_form", default=Non
 _LEAST_BATCH = 8
 
 
+def current_form() -> str:
+    """The form that was asked for, else the backend's: "kernel" on a CPU, or "native"."""
+    return chosen_form.get() or ("kernel" if jax.default_backend() == "cpu" else "native")
+
+
 def prefers_kernel(x: jax.Array) -> bool:
     """Whether images (N, C, H, W) are worked on with the batch innermost."""
-    form = chosen_form.get() or ("kernel" if jax.default_backend() == "cpu" else "native")
     return (
-        form == "kernel"
+        current_form() == "kernel"
         and x.ndim == 4
         and x.dtype == jnp.float32
         and x.shape[0] >= _LEAST_BATCH

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxnet import kernels
 from jaxnet.nn.draw import Rngs, draw_uniform
 from jaxnet.nn.init import default_weight_and_bias
-from jaxnet.nn.layout import chosen_form
+from jaxnet.nn.layout import current_form
 from jaxnet.nn.module import Module, wrong_shape
 
 __all__ = [
@@ -64,7 +64,7 @@ def _sums_outer(input: jax.Array, weight: jax.Array) -> bool:
 
 @jax.custom_jvp
 def _few_rows(x: jax.Array, w: jax.Array) -> jax.Array:
-    in_c = x.dtype == jnp.float32 and chosen_form.get() in (None, "kernel")
+    in_c = x.dtype == jnp.float32 and current_form() == "kernel"
     return kernels.few_rows(x, w) if in_c and kernels.available() else x @ w.T
 
 
