@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import ledger
+from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import data, nn, report, train
 from jaxnet.random import Generator
@@ -79,10 +80,9 @@ def main(config: Config) -> int:
             "index": {word: index.get(word, -1) for word in printed},
         }
         rows = ledger.compare("text", figures)
-        ledger.show(rows)
+        save_ledger(run, config, rows)
         run.metrics |= figures
         run.metrics |= {"words_in_book": len(book), "embedding_gap": gap}
-        run.metrics["ledger"] = [dataclasses.asdict(row) for row in rows]
 
         counts = np.array(sorted(Counter(book).values(), reverse=True))
         rank = np.arange(1, len(counts) + 1)
@@ -94,5 +94,5 @@ def main(config: Config) -> int:
             log=True,
         )
         report.save_panels(run.folder / "words.png", [panel])
-    print(f"record and plot: {run.folder}")
+    print(f"record, plot and table: {run.folder}")
     return ledger.failed(rows)

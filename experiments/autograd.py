@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 
 from experiments import ledger
+from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import losses, report, train
 from jaxnet.random import Generator
@@ -81,7 +82,6 @@ def main(config: Config) -> int:
         rows = []
         if config.seed == 1:
             rows = ledger.compare("autograd", figures)
-            ledger.show(rows)
         else:
             print(f"seed {config.seed}: the document prints figures for seed 1 only")
 
@@ -91,10 +91,10 @@ def main(config: Config) -> int:
 
         curve = jax.jit(lambda p: lax.scan(descend, p, length=config.epochs)[1])(params)
         run.metrics["descent"] = curve
+        save_ledger(run, config, rows)
         print(f"{config.epochs} steps of descent: loss {curve[0]:.4f} to {curve[-1]:.3g}")
-        run.metrics["ledger"] = [dataclasses.asdict(row) for row in rows]
         series = report.Series(f"lr {config.lr:g}", range(1, config.epochs + 1), curve, ".-")
         panel = report.Panel("Descent along the gradient", "step", "loss", [series], log=True)
         report.save_panels(run.folder / "descent.png", [panel])
-    print(f"record and plot: {run.folder}")
+    print(f"record, plot and table: {run.folder}")
     return ledger.failed(rows)

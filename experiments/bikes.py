@@ -15,6 +15,7 @@ import dataclasses
 import numpy as np
 
 from experiments import ledger
+from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import data, report, train
 
@@ -65,8 +66,7 @@ def main(config: Config) -> int:
             "last_counts": hours[-3:, -3:],
         }
         rows = ledger.compare("bikes", figures)
-        ledger.show(rows)
-        run.metrics["ledger"] = [dataclasses.asdict(row) for row in rows]
+        save_ledger(run, config, rows)
 
         counts = daily[:, :, table.index("cnt")]
         working = daily[:, 0, table.index("workingday")] == 1
@@ -89,5 +89,5 @@ def main(config: Config) -> int:
             ),
         ]
         report.save_panels(run.folder / "bikes.png", panels)
-    print(f"record and plot: {run.folder}")
+    print(f"record, plot and table: {run.folder}")
     return ledger.failed(rows)

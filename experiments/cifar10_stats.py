@@ -13,6 +13,7 @@ import dataclasses
 import numpy as np
 
 from experiments import ledger
+from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import data, report, train
 
@@ -35,12 +36,11 @@ def main(config: Config) -> int:
         print(f"image {number}: {training.classes[training.labels[number]]}")
 
         rows = ledger.compare("cifar10", {"mean": mean, "std": std})
-        ledger.show(rows)
+        save_ledger(run, config, rows)
         run.metrics |= {
             "mean": mean,
             "std": std,
             "images": len(training),
-            "ledger": [dataclasses.asdict(row) for row in rows],
         }
         chosen = [number, *(int(np.argmax(training.labels == c)) for c in range(10))]
         pictures = training.images[chosen]
@@ -54,5 +54,5 @@ def main(config: Config) -> int:
             [*titles, *["normalised"] * len(chosen)],
             columns=len(chosen),
         )
-    print(f"record and plot: {run.folder}")
+    print(f"record, plot and table: {run.folder}")
     return ledger.failed(rows)

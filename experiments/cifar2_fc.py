@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import cifar2_net, ledger
-from experiments.result_table import command, mean_and_spread, save_table, seeds_in_words
+from experiments.result_table import mean_and_spread, save_ledger
 from experiments.settings import Settings
 from experiments.unfinished import Unfinished
 from jaxnet import data, losses, metrics, nn, optim, report, train
@@ -210,16 +210,9 @@ def main(config: Config) -> int:
                     model = result.state.model()
 
         found = _judged(config, outcomes)
-        ledger.show(found)
-        if config.seeds < 3:
-            print("one run has no spread to judge by; --seeds 3 or more gives verdicts")
-        run.metrics |= {
-            "forms_apart": gap,
-            "trials": outcomes,
-            "ledger": [dataclasses.asdict(row) for row in found],
-        }
+        run.metrics |= {"forms_apart": gap, "trials": outcomes}
+        save_ledger(run, config, found, _notes(config, outcomes))
         _plot(run.folder / "curves.png", outcomes)
-        _save_table(run.folder / "result.md", config, outcomes, found)
         if "two" in outcomes:
             cifar2_net.plot_images(run.folder, model, pictures["test"], rows["test"])
     print(f"record, plots and table: {run.folder}")
@@ -275,12 +268,7 @@ def _plot(path: Any, outcomes: dict[str, dict[int, dict[str, Any]]]) -> None:
     report.save_panels(path, panels)
 
 
-def _save_table(
-    path: Any,
-    config: Config,
-    outcomes: dict[str, dict[int, dict[str, Any]]],
-    found: list[ledger.Row],
-) -> None:
+def _notes(config: Config, outcomes: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
     notes = ["", "| net | epochs | training loss | training accuracy | validation accuracy |"]
     notes.append("| --- | --- | --- | --- | --- |")
     for name, runs in outcomes.items():
@@ -291,9 +279,5 @@ def _save_table(
             for curve in ("train_loss", "train_accuracy", "val_accuracy")
         ]
         notes.append(f"| {trial.words} | {epochs} | {' | '.join(cells)} |")
-    notes += ["", "The document prints the figures `fully_connected` under a listing with two "
+    return [*notes, "", "The document prints the figures `fully_connected` under a listing with 2 "
               "images a step; they are held against 64, whose losses they are."]  # fmt: skip
-    header = [field.name for field in dataclasses.fields(ledger.Row)]
-    rows = [dataclasses.astuple(row) for row in found]
-    title = f"cifar2_fc, {config.epochs} epochs, {seeds_in_words(config.seed, config.seeds)}"
-    save_table(path, title, command("cifar2_fc", config), header, rows, notes)

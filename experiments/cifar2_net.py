@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import ledger
-from experiments.result_table import command, save_table, seeds_in_words
+from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import data, losses, metrics, nn, optim, report, train, weights
 from jaxnet.nn import functional as F
@@ -241,14 +241,11 @@ def main(config: Config) -> int:
         exact = ledger.compare("cifar2.conv", shapes(training[0][:1]))
         banded = ledger.compare_over_seeds("cifar2.net", figures, complete=document)
         rows = exact + banded
-        ledger.show(rows)
-        if config.seeds < 3:
-            print("one run has no spread to judge by; --seeds 3 or more gives verdicts")
-        run.metrics |= {"runs": runs, "ledger": [dataclasses.asdict(row) for row in rows]}
+        run.metrics["runs"] = runs
+        save_ledger(run, config, rows, _notes(config, runs))
         _plot(run.folder, runs)
         plot_images(run.folder, result.state.model(), pictures, validation)
         _plot_filters(run.folder, training[0][:1])
-        _save_table(run.folder, config, runs, rows)
         weights.save(run.folder / "birds_vs_airplanes.pt", weights.state_dict(result.state.model()))
     print(f"record, plots, table and the last seed's weights: {run.folder}")
     return ledger.failed(rows if document else exact)
@@ -319,21 +316,16 @@ def _plot_filters(folder: Any, image: jax.Array) -> None:
     report.save_images(folder / "filters.png", stacked, titles, columns=2)
 
 
-def _save_table(folder: Any, config: Config, runs: Any, rows: Sequence[ledger.Row]) -> None:
+def _notes(config: Config, runs: Any) -> list[str]:
     last_losses, accuracies = (
         ", ".join(f"{run[name][config.epochs]:.4f}" for run in runs.values())
         for name in ("train_loss", "val_accuracy")
     )
-    notes = [
+    return [
         "Mean ± standard deviation over seeds; allowed is the 99 % prediction interval of one more "
         "run, and half of the printed digit.",
         f"Last training losses by seed: {last_losses}; validation accuracies: {accuracies}.",
     ]
-    header = [field.name for field in dataclasses.fields(ledger.Row)]
-    title = f"cifar2_net, {config.epochs} epochs, {seeds_in_words(config.seed, config.seeds)}"
-    made_by = command("cifar2_net", config)
-    cells = [dataclasses.astuple(row) for row in rows]
-    save_table(folder / "result.md", title, made_by, header, cells, notes)
 
 
 def plot_images(folder: Any, model: Any, pictures: np.ndarray, validation: Any) -> None:

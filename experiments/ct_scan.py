@@ -15,6 +15,7 @@ import dataclasses
 import numpy as np
 
 from experiments import ledger
+from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import data, report, train
 
@@ -46,17 +47,16 @@ def main(config: Config) -> int:
         print(f"spacing {volume.spacing} mm, {voxels.min():g} to {voxels.max():g} Hounsfield units")
 
         rows = ledger.compare("ct_scan", {"read": voxels.shape, "with_axes": with_axes.shape})
-        ledger.show(rows)
+        save_ledger(run, config, rows)
         run.metrics |= {
             "spacing_mm": volume.spacing,
             "hounsfield": {"lowest": voxels.min(), "highest": voxels.max()},
             "moved_by_position": moved,
-            "ledger": [dataclasses.asdict(row) for row in rows],
         }
         low, high = config.window
         wanted = np.linspace(0, len(voxels) - 1, 6).round().astype(int)
         grey = np.clip((voxels[wanted] - low) / (high - low), 0, 1)
         pictures = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=-1)
         report.save_images(run.folder / "slices.png", pictures, [f"slice {i}" for i in wanted])
-    print(f"record and plot: {run.folder}")
+    print(f"record, plot and table: {run.folder}")
     return ledger.failed(rows)

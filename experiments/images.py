@@ -15,6 +15,7 @@ import dataclasses
 import numpy as np
 
 from experiments import ledger
+from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import data, report, train
 
@@ -51,12 +52,11 @@ def main(config: Config) -> int:
         rows = ledger.compare(
             "images", {"dog": {"read": dog.shape, "channels_first": channels_first.shape}}
         )
-        ledger.show(rows)
+        save_ledger(run, config, rows)
         run.metrics |= {
             "cats": {"files": names, "shape": batch.shape, "mean": mean, "std": std},
             "standardised_off_by": off,
-            "ledger": [dataclasses.asdict(row) for row in rows],
         }
         report.save_images(run.folder / "pictures.png", [dog, *cats], ["dog", *names], columns=4)
-    print(f"record and plot: {run.folder}")
+    print(f"record, plot and table: {run.folder}")
     return ledger.failed(rows)

@@ -41,6 +41,7 @@ from experiments.mnist_nets import (
     make_tensor_steps,
     tensor_state,
 )
+from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import data, losses, metrics, nn, optim, report, train, weights
 from jaxnet.random import Generator
@@ -285,11 +286,11 @@ def main(config: Config) -> int:
                 if seed == config.seed:
                     faults += not _look(run.folder, name, trained, stored["test"], test[0])
             rows += judge(name, config, results[name])
-        run.metrics |= {"runs": results, "ledger": [dataclasses.asdict(row) for row in rows]}
+        run.metrics["runs"] = results
         print()
-        ledger.show(rows)
+        save_ledger(run, config, rows)
         _plot(run.folder, results)
-    print(f"record, plots and parameters: {run.folder}")
+    print(f"record, plots, table and parameters: {run.folder}")
     return ledger.failed(rows) + faults
 
 

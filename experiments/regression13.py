@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import ledger
+from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import data, losses, nn, optim, report, train, weights
 from jaxnet.random import Generator
@@ -192,16 +193,15 @@ def main(config: Config) -> int:
         same = saved_and_loaded(model, run.folder, config.seed)
         print(f"the same answers after loading: {same}\n")
         faults += sum(not answer for answer in same.values())
-        ledger.show(rows)
+        save_ledger(run, config, rows)
         run.metrics |= {
             "loss": curve,
             "parameters": found,
             "largest_difference": gap,
             "same_after_loading": same,
-            "ledger": [dataclasses.asdict(row) for row in rows],
         }
         _plot(run.folder / "fit.png", curve, target, found)
-    print(f"record, plot and parameters: {run.folder}")
+    print(f"record, plot, table and parameters: {run.folder}")
     return ledger.failed(rows) + faults
 
 

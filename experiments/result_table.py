@@ -1,17 +1,18 @@
 """The Markdown page that a measured run leaves: its command, its machine, its table."""
 
+import dataclasses
 import datetime
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
+from experiments import ledger
 from experiments.settings import Settings
 from jaxnet import train
 
-__all__ = ["command", "mean_and_spread", "save_table", "seeds_in_words"]
+__all__ = ["command", "mean_and_spread", "save_ledger", "save_table", "seeds_in_words"]
 
 
 def command(name: str, config: Settings) -> str:
@@ -21,7 +22,7 @@ def command(name: str, config: Settings) -> str:
     'python -m experiments cifar10_stats --seed 3'
     """
     words = ["python -m experiments", name]
-    for field in fields(config):
+    for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value == field.default or field.name in ("data_dir", "out"):
             continue
@@ -51,6 +52,32 @@ def seeds_in_words(first: int, count: int) -> str:
     'seeds 0 to 4'
     """
     return f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
+
+
+def save_ledger(
+    run: train.Run, config: Settings, rows: Sequence[ledger.Row], notes: Sequence[str] = ()
+) -> None:
+    """Prints the figures with their verdicts, and keeps them: in the record and as result.md.
+
+    Args:
+        run: whose record and folder they go to.
+        config: of the run.
+        rows: from `ledger.compare`; without any there is nothing to keep.
+        notes: lines above the table.
+    """
+    run.metrics["ledger"] = [dataclasses.asdict(row) for row in rows]
+    if not rows:
+        return
+    ledger.show(rows)
+    if any(row.verdict == "-" for row in rows):
+        print("fewer than 3 runs have no spread to judge by; --seeds 3 or more gives verdicts")
+    title = run.name
+    if seeds := getattr(config, "seeds", None):
+        title += f", {seeds_in_words(config.seed, seeds)}"
+    header = [field.name for field in dataclasses.fields(ledger.Row)]
+    cells = [dataclasses.astuple(row) for row in rows]
+    made_by = command(run.name, config)
+    save_table(run.folder / "result.md", title, made_by, header, cells, notes)
 
 
 def save_table(

@@ -24,6 +24,7 @@ import optax
 from jax import lax
 
 from experiments import ledger
+from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import losses, nn, optim, report, train
 from jaxnet.precision import unfused_jit
@@ -197,10 +198,9 @@ def main(config: Config) -> int:
             print(f"{name}: {min(epochs, limit)} epochs, mean over {len(seeds)} seeds: {means}")
 
         print(f"\nmlp: {net(8, Generator(config.seed))}\n")
-        ledger.show(rows)
-        run.metrics["ledger"] = [dataclasses.asdict(row) for row in rows]
+        save_ledger(run, config, rows)
         _plot(run.folder / "fit.png", sgd["params"][-1], fits)
-    print(f"\nrecord and plot: {run.folder}")
+    print(f"\nrecord, plot and table: {run.folder}")
     return ledger.failed(rows)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import ledger
+from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import data, report, train
 
@@ -74,13 +75,12 @@ def main(config: Config) -> int:
         if config.threshold != Config.threshold:
             print(f"threshold {config.threshold}: the document's figures are for 141.83")
             rows = [row for row in rows if ".threshold." not in row.figure]
-        ledger.show(rows)
+        save_ledger(run, config, rows)
         print(f"threshold: {threshold}")
         run.metrics |= figures
         run.metrics |= {"threshold": threshold}
-        run.metrics["ledger"] = [dataclasses.asdict(row) for row in rows]
         _plot(run.folder / "wine.png", wines, target, actual)
-    print(f"record and plot: {run.folder}")
+    print(f"record, plot and table: {run.folder}")
     return ledger.failed(rows)
 
 

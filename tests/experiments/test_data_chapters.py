@@ -30,6 +30,9 @@ def test_every_figure_holds(name, tmp_path, capsys):
     record = json.loads((folder / "record.json").read_text())
     assert len(record["metrics"]["ledger"]) == FIGURES[name]
     assert [path for path in folder.iterdir() if path.suffix == ".png"]
+    table = (folder / "result.md").read_text()
+    assert f"    python -m experiments {name}\n" in table
+    assert table.count("| ok |") == FIGURES[name]
 
 
 @pytest.mark.parametrize("name", sorted(FIGURES.keys() - {"cifar10_stats"}))

@@ -19,7 +19,7 @@ def test_every_figure_holds_and_the_parameters_are_found(tmp_path, capsys):
     assert "25 of 25 figures hold" in said
     (folder,) = (tmp_path / "regression13").iterdir()
     names = {path.name for path in folder.iterdir()}
-    assert names == {"fit.png", "m1_param.pkl", "record.json"}
+    assert names == {"fit.png", "m1_param.pkl", "record.json", "result.md"}
     record = json.loads((folder / "record.json").read_text())["metrics"]
     assert record["largest_difference"] < 5e-6
     assert set(record["same_after_loading"].values()) == {True}
