@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checkpoint import Checkpoints, Restored
@@ -20,7 +19,7 @@ from jaxnet.train.place import Keeper, Place, filled
 from jaxnet.train.progress import Progress, use_compilation_cache
 from jaxnet.train.runner import Runner, joined, summary
 from jaxnet.train.sources import gives_batches, is_function, open_feed
-from jaxnet.train.state import TrainState
+from jaxnet.train.state import TrainState, copied
 from jaxnet.train.step import Step
 
 __all__ = ["Loop", "Recorder", "Result"]
@@ -66,8 +65,7 @@ class Loop:
         self, state: TrainState[Any], step: Step, generator: Generator | None, options: Options
     ) -> None:
         self.options, self.generator = options, generator or Generator(0)
-        # Copies of plain types, so that a restored state takes the same compiled program.
-        self.state = jax.tree.map(lambda x: jnp.array(x, dtype=x.dtype), state)
+        self.state = jax.tree.map(copied, state)  # steps give their state's memory away
         self.place = Place()
         self.best = None if options.patience is None else (self.state.params, self.state.buffers)
         self.monitor = options.monitor or ("loss" if options.validation is None else "val_loss")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-__all__ = ["Structure", "TrainState", "create", "merge", "split"]
+__all__ = ["Structure", "TrainState", "copied", "create", "merge", "split"]
 
 M = TypeVar("M", bound=nnx.Module)
 Arrays = dict[str, jax.Array]
@@ -117,7 +117,7 @@ def create(
         average: `optim.AveragedModel`, to keep a running average of the weights.
     """
     structure, params, buffers = split(model)
-    params, buffers = jax.tree.map(_copy, (params, buffers))
+    params, buffers = jax.tree.map(copied, (params, buffers))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -129,7 +129,10 @@ def create(
     )
 
 
-def _copy(x: Any) -> jax.Array:
+def copied(x: Any) -> jax.Array:
+    """A copy whose type is plain: a weak one would make the compiled step another program."""
     # device_put makes no program, where jnp.copy compiles one for every shape: most of what
     # a model with many shapes took to start. It copies arrays of jax only: NumPy's it shares.
-    return jax.device_put(x, may_alias=False) if isinstance(x, jax.Array) else jnp.array(x)
+    if isinstance(x, jax.Array) and not getattr(x, "weak_type", False):
+        return jax.device_put(x, may_alias=False)
+    return jnp.array(x, dtype=getattr(x, "dtype", None))
