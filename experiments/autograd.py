@@ -5,7 +5,8 @@ z = w x + b with the loss |z - y|^2 / 3, for tensors drawn from seed 1 as
 
     d loss / d w = -2 (y - b - w x) x^T / 3        d loss / d b = -2 (y - b - w x) / 3
 
-and then gradient descent along these gradients, as the document sets out to do.
+and then gradient descent along these gradients, as the document sets out to do. A second
+picture has the activation functions of the documents and their slopes, by jax.grad too.
 
     python -m experiments autograd
 
@@ -13,6 +14,8 @@ Result: tensors, loss and gradients hold to every printed digit.
 """
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +26,7 @@ from experiments import ledger
 from experiments.result_table import save_ledger
 from experiments.settings import Settings
 from jaxnet import losses, report, train
+from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
 DATA = ()
@@ -48,6 +52,38 @@ class Config(Settings):
 def loss_of(params: dict[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
     """Mean squared error of w x + b."""
     return losses.mse_loss(params["w"] @ x + params["b"], y)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": jnp.tanh,
+    "sigmoid": F.sigmoid,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "selu": F.selu,
+    "softplus": F.softplus,
+    "hardtanh": F.hardtanh,
+}
+
+
+def plot_activations(path: Path) -> dict[str, dict[str, list[float]]]:
+    """Draws the activation functions and their slopes; gives both at -3, 0 and 3."""
+    x = jnp.linspace(-3, 3, 241)
+    places = jnp.array([-3.0, 0.0, 3.0])
+    values, slopes, table = [], [], {}
+    print("activation: values at -3, 0, 3; slopes there")
+    for name, activation in ACTIVATIONS.items():
+        slope = jax.vmap(jax.grad(activation))
+        values.append(report.Series(name, x, activation(x)))
+        slopes.append(report.Series(name, x, slope(x)))
+        table[name] = {"value": activation(places).tolist(), "slope": slope(places).tolist()}
+        both = ("  ".join(f"{v:7.4f}" for v in row) for row in table[name].values())
+        print(f"  {name:10}  {';  '.join(both)}")
+    panels = [
+        report.Panel("Activation functions", "input", "output", values),
+        report.Panel("Their slopes, by jax.grad", "input", "slope", slopes),
+    ]
+    report.save_panels(path, panels)
+    return table
 
 
 def main(config: Config) -> int:
@@ -93,8 +129,9 @@ def main(config: Config) -> int:
         run.metrics["descent"] = curve
         save_ledger(run, config, rows)
         print(f"{config.epochs} steps of descent: loss {curve[0]:.4f} to {curve[-1]:.3g}")
+        run.metrics["activations"] = plot_activations(run.folder / "activations.png")
         series = report.Series(f"lr {config.lr:g}", range(1, config.epochs + 1), curve, ".-")
         panel = report.Panel("Descent along the gradient", "step", "loss", [series], log=True)
         report.save_panels(run.folder / "descent.png", [panel])
-    print(f"record, plot and table: {run.folder}")
+    print(f"record, plots and table: {run.folder}")
     return ledger.failed(rows)

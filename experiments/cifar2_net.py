@@ -15,6 +15,7 @@ of the five runs: experiments/results/cifar2_net.md.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -217,6 +218,7 @@ def main(config: Config) -> int:
         training = jax.device_put(two_classes("train", config)[1])
         pictures, validation = two_classes("test", config)
         validation = jax.device_put(validation)
+        print(f"Training on device {training[0].device}.")
         print(f"{len(training[1])} training and {len(validation[1])} validation images")
 
         trainer = Trainer(FORMS[config.form], optim.SGD(lr=config.lr), training, validation)
@@ -246,9 +248,13 @@ def main(config: Config) -> int:
         _plot(run.folder, runs)
         plot_images(run.folder, result.state.model(), pictures, validation)
         _plot_filters(run.folder, training[0][:1])
-        weights.save(run.folder / "birds_vs_airplanes.pt", weights.state_dict(result.state.model()))
+        path = run.folder / "birds_vs_airplanes.pt"
+        weights.save(path, weights.state_dict(result.state.model()))
+        same = loaded_gives_the_same(path, config, result.state.model(), validation[0])
+        print(f"a fresh net with the weights of {path.name} gives the same answers: {same}")
+        run.metrics["same_after_loading"] = same
     print(f"record, plots, table and the last seed's weights: {run.folder}")
-    return ledger.failed(rows if document else exact)
+    return ledger.failed(rows if document else exact) + (not same)
 
 
 def shapes(image: jax.Array) -> dict[str, Any]:
@@ -258,6 +264,15 @@ def shapes(image: jax.Array) -> dict[str, Any]:
     print(f"3 x 3 convolution: {conv(image).shape}; with padding=1: {padded(image).shape}")
     parameters = {name: array.shape for name, array in weights.state_dict(conv).items()}
     return parameters | {"pooled": nn.MaxPool2d(2)(image).shape}
+
+
+def loaded_gives_the_same(path: Path, config: Config, model: Any, inputs: jax.Array) -> bool:
+    """Whether a net that began from another seed answers as this one, once it is loaded."""
+    fresh: Any = FORMS[config.form](rngs=Generator(config.seed + config.seeds))
+    fresh.eval()
+    weights.load_state_dict(fresh, weights.load(path))
+    some = inputs[:EVALUATION_BATCH]
+    return bool((fresh(some) == model(some)).all())
 
 
 def filtered(image: jax.Array, kernel: Any) -> jax.Array:
@@ -321,10 +336,12 @@ def _notes(config: Config, runs: Any) -> list[str]:
         ", ".join(f"{run[name][config.epochs]:.4f}" for run in runs.values())
         for name in ("train_loss", "val_accuracy")
     )
+    seconds = ", ".join(f"{run['seconds']:.0f}" for run in runs.values())
     return [
         "Mean ± standard deviation over seeds; allowed is the 99 % prediction interval of one more "
         "run, and half of the printed digit.",
         f"Last training losses by seed: {last_losses}; validation accuracies: {accuracies}.",
+        f"Seconds of training: {seconds}; the document's clock says 341 for its 100 epochs.",
     ]
 
 

@@ -2,7 +2,8 @@
 
 One JPEG becomes (3, 720, 1280); a folder of PNGs with an alpha channel becomes a
 batch (3, 3, 256, 256) without it, divided by 255 or standardised for each channel
-over the batch, as the document does both.
+over the batch, as the document does both. (Its batch has room for 100 pictures and holds
+the cats and 97 black ones, which its statistics count; here the batch is the cats.)
 
     python -m experiments images
 

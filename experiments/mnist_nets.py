@@ -7,6 +7,7 @@ for that program, and the entry in `PROGRAMS` says so.
 
 import dataclasses
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -19,7 +20,14 @@ from jaxnet import losses, nn, optim
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
-__all__ = ["OUTPUTS", "PROGRAMS", "Program", "make_tensor_steps", "tensor_state"]
+__all__ = [
+    "OUTPUTS",
+    "PROGRAMS",
+    "Program",
+    "make_tensor_steps",
+    "tensor_state",
+    "writings_apart",
+]
 
 Params = dict[str, jax.Array]
 Lines = Callable[[int, float, np.ndarray, int], Iterator[str]]
@@ -38,6 +46,38 @@ class Network(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.sigmoid(self.hidden(x.reshape(len(x), -1)))
         return self.softmax(self.output(x))
+
+
+class FunctionalNetwork(nn.Module):
+    """The same with functions where there is no parameter."""
+
+    def __init__(self, *, rngs: nn.init.Rngs) -> None:
+        self.hidden = nn.Linear(784, 256, rngs=rngs)
+        self.output = nn.Linear(256, 10, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = F.sigmoid(self.hidden(x.reshape(len(x), -1)))
+        return F.softmax(self.output(x), dim=1)
+
+
+def named_network(*, rngs: nn.init.Rngs) -> nn.Sequential:
+    """The same as a sequence whose layers have names."""
+    return nn.Sequential(
+        OrderedDict(
+            flatten=nn.Flatten(),
+            hidden=nn.Linear(784, 256, rngs=rngs),
+            sigmoid=nn.Sigmoid(),
+            output=nn.Linear(256, 10, rngs=rngs),
+            softmax=nn.Softmax(dim=1),
+        )
+    )
+
+
+def writings_apart(seed: int, x: jax.Array) -> float:
+    """The largest difference between what the three writings of one net give."""
+    builds: tuple[Any, ...] = (Network, FunctionalNetwork, named_network)
+    first, *others = (build(rngs=Generator(seed))(x) for build in builds)
+    return max(float(jnp.abs(other - first).max()) for other in others)
 
 
 def classifier(*, rngs: nn.init.Rngs) -> nn.Sequential:
@@ -154,6 +194,7 @@ class Program:
             its document does, or as nn.Linear.
         tests_in_loop: whether each epoch of the PyTorch program goes over a DataLoader of
             the test images, which draws from the random generator.
+        closing: the document's last line, from the percentage of the test images.
     """
 
     build: Callable[..., nn.Module]
@@ -171,6 +212,7 @@ class Program:
     dropout: float = 0.0
     kaiming: bool = False
     tests_in_loop: bool = False
+    closing: str = ""
 
     def make_optimizer(self, name: Optimizer) -> optax.GradientTransformation:
         """The document's optimizer, or the one that is asked for."""
@@ -279,6 +321,7 @@ PROGRAMS: dict[str, Program] = {
     "dropout": Program(
         SimpleNet, (784, 128, 10), F.relu, "log_probabilities",
         "adam", {"sgd": _SGD, "adam": _ADAM}, 5, 64, 0.5, 0.5, _numbered, dropout=0.2,
+        closing="Accuracy on test images: %d %%",
     ),
     # The listings break off after a line: the rest is this well-known program's.
     "mlp": Program(

@@ -2,8 +2,8 @@
 
 The operations of the two introductions: creation, dtype, indexing, transposing,
 reshaping, scattering, joining, comparing, multiplying, sharing memory, changing in
-place. Each row is run here in JAX; PyTorch's line is run by the test suite, against
-the same result.
+place, turning gradients off. Each row is run here in JAX; PyTorch's line is run by the
+test suite, against the same result.
 
     python -m experiments tensors
 
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.result_table import command, save_table
 from experiments.settings import Settings
 from jaxnet import report, train
 from jaxnet.random import Generator
@@ -50,7 +51,7 @@ class Line:
     differs: str = ""
 
 
-# In both columns: points is 3 x 2, a is 2 x 3, b is 3 x 2, labels holds 2 and 0.
+# What stands for the names in both columns.
 START = {
     "points": [[4.0, 1.0], [5.0, 3.0], [2.0, 1.0]],
     "a": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]],
@@ -58,6 +59,9 @@ START = {
     "labels": [2, 0],
 }
 
+START_TEXT = [
+    "In both columns: " + "; ".join(f"`{name}` is {value}" for name, value in START.items()) + "."
+]
 LINES = (
     Line("ones", "torch.ones(3)", "jnp.ones(3)", [1.0, 1.0, 1.0]),
     Line("zeros", "torch.zeros(2, 2)", "jnp.zeros((2, 2))", [[0.0, 0.0]] * 2,
@@ -86,9 +90,14 @@ LINES = (
     Line("permute", "list(torch.ones(4, 5, 3).permute(2, 0, 1).shape)",
          "list(jnp.ones((4, 5, 3)).transpose(2, 0, 1).shape)", [3, 4, 5]),
     Line("contiguous", "points.t().contiguous()", "points.T", [[4.0, 5.0, 2.0], [1.0, 3.0, 1.0]],
-         "no strides: nothing to make contiguous, and no is_contiguous"),
+         "no strides: nothing to make contiguous"),
+    Line("is_contiguous", "[points.is_contiguous(), points.t().is_contiguous()]",
+         "[np.asarray(points).flags.c_contiguous, np.asarray(points).T.flags.c_contiguous]",
+         [True, False], "of NumPy's view: a JAX array does not show how it lies in memory"),
     Line("view", "a.view(3, 2)", "a.reshape(3, 2)", [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
-         "reshape is the only one; the compiler decides whether it copies"),
+         "torch's view shares memory; reshape is JAX's only one, and the compiler decides"),
+    Line("view with another count", "fails('a.view(4, 2)')", "fails('a.reshape(4, 2)')", True,
+         "RuntimeError in torch, TypeError in JAX"),
     Line("reshape, one side worked out", "a.reshape(-1, 2)", "a.reshape(-1, 2)",
          [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
     Line("resize_ to fewer", "a.clone().resize_(2, 2)", "a.ravel()[:4].reshape(2, 2)",
@@ -115,17 +124,48 @@ LINES = (
          "no mm: it is matmul without broadcasting"),
     Line("matmul broadcasts", "list(torch.matmul(torch.ones(5, 2, 3), b).shape)",
          "list(jnp.matmul(jnp.ones((5, 2, 3)), b).shape)", [5, 2, 2]),
+    Line("mm takes matrices only", "fails('torch.mm(torch.ones(5, 2, 3), b)')",
+         "fails('jnp.einsum(\"ij,jk\", jnp.ones((5, 2, 3)), b)')", True,
+         "einsum names the axes, and refuses others"),
     Line("shapes that do not fit", "fails('torch.mm(a, a)')", "fails('a @ a')", True,
          "RuntimeError in torch, TypeError in JAX"),
     Line("from numpy, shared", "shared()", "shared()", {"torch": True, "jax": False},
          "torch.from_numpy sees later changes of the numpy array; jnp.array copies"),
     Line("to numpy", "points.numpy().tolist()", "np.asarray(points).tolist()", START["points"],
-         "np.asarray of a JAX array cannot be written to"),
+         "on a CPU neither copies"),
+    Line("writing to that", "changed(points.clone())",
+         "fails('np.asarray(points).__setitem__(0, 9.0)')", True,
+         "torch's tensor changes with it; JAX's cannot be written to"),
+    Line("float64 from numpy", "str(torch.from_numpy(np.ones(2)).dtype).split('.')[-1]",
+         "double('str(jnp.asarray(np.ones(2)).dtype)')", "float64",
+         "without jax.enable_x64(True) JAX makes it float32"),
     Line("add in place", "a.clone().add_(1)", "a + 1", [[2.0, 3.0, 4.0], [5.0, 6.0, 7.0]],
          "arrays do not change: bind the result"),
     Line("set an element", "put(points.clone())", "points.at[0, 1].set(9.0)",
          [[4.0, 9.0], [5.0, 3.0], [2.0, 1.0]], "points[0, 1] = 9 is an error in JAX"),
     Line("the original stays", "points", "points", START["points"]),
+    Line("a random order, after manual_seed(1)", "torch.randperm(11)", "Generator(1).randperm(11)",
+         [0, 10, 2, 3, 7, 6, 4, 8, 1, 9, 5],
+         "the document splits its rows by [:-n_val] and [-n_val:] of it"),
+    Line("probabilities of random scores", "torch.rand(2, 3).softmax(1).round(decimals=4)",
+         "jax.nn.softmax(Generator(1).rand(2, 3), axis=1).round(4)",
+         [[0.4308, 0.2670, 0.3022], [0.3904, 0.1928, 0.4167]]),
+    Line("share of right answers", "(a.softmax(1).argmax(1) == labels).float().mean().item()",
+         "(jax.nn.softmax(a, axis=1).argmax(axis=1) == labels).mean().item()", 0.5),
+    Line("no_grad", "torch.no_grad()(lambda: (points.requires_grad_() * 2).requires_grad)()",
+         "hasattr(points * 2, 'requires_grad')", False,
+         "nothing is recorded until jax.grad asks: there is nothing to turn off"),
+    Line("grad_fn", "type((a.requires_grad_() + b.T).grad_fn).__name__[:3].lower()",
+         "jax.make_jaxpr(jnp.add)(a, b.T).eqns[0].primitive.name", "add",
+         "torch keeps the graph with the result; jax.make_jaxpr shows a function's"),
+    Line("detach", "torch.autograd.functional.jacobian(lambda x: (x * x.detach()).sum(), a)",
+         "jax.grad(lambda x: (x * jax.lax.stop_gradient(x)).sum())(a)", START["a"]),
+    Line("backward twice", "backward_twice(lambda x: (x * x).sum(), a)",
+         "2 * jax.grad(lambda x: (x * x).sum())(a)", [[4.0, 8.0, 12.0], [16.0, 20.0, 24.0]],
+         "torch adds to x.grad until it is cleared; jax.grad returns, and adding is up to you"),
+    Line("to a device", "points.to('cpu').device.type",
+         "jax.device_put(points, jax.devices('cpu')[0]).device.platform", "cpu",
+         "JAX puts arrays on a GPU by itself, if there is one"),
 )  # fmt: skip
 
 
@@ -144,7 +184,7 @@ def evaluate(expression: str) -> Any:
 def _fails(line: str, names: dict) -> bool:
     try:
         eval(line, dict(names))
-    except TypeError:
+    except (TypeError, ValueError):
         return True
     return False
 
@@ -194,5 +234,18 @@ def main(config: Config) -> int:
             ],
         )
         report.save_panels(run.folder / "lines.png", [panel])
-    print(f"record and plot: {run.folder}")
+        cells = [
+            [row["what"], f"`{row['torch']}`", f"`{row['jax']}`", row["got"], row["differs"]]
+            for row in record
+        ]
+        header = ["operation", "PyTorch", "JAX", "result", "what differs"]
+        save_table(
+            run.folder / "result.md",
+            "tensors",
+            command("tensors", config),
+            header,
+            cells,
+            START_TEXT,
+        )
+    print(f"record, plot and table: {run.folder}")
     return wrong

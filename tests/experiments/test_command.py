@@ -44,7 +44,7 @@ def test_alone_lists_every_experiment_on_one_line():
 def test_thermometer_holds_every_figure(thermometer):
     _, done = thermometer
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    assert "143 of 143 figures hold" in done.stdout
+    assert "164 of 164 figures hold" in done.stdout
     assert "OFF" not in done.stdout
 
 
@@ -54,7 +54,7 @@ def test_thermometer_leaves_record_and_plot(thermometer):
     record = json.loads((folder / "record.json").read_text())
     assert record["config"]["epochs"] == 5000
     assert record["environment"]["jax"]
-    assert len(record["metrics"]["ledger"]) == 143
+    assert len(record["metrics"]["ledger"]) == 164
     assert record["metrics"]["manual_diverging"]["loss"][-1] == "nan"
     assert (folder / "fit.png").read_bytes().startswith(b"\x89PNG")
 

@@ -12,7 +12,7 @@ from experiments.registry import names, run
 
 DATA = os.environ.get("JAXNET_DATA")
 FIGURES = {
-    "austen": 28,
+    "austen": 46,
     "bikes": 50,
     "cifar10_stats": 6,
     "ct_scan": 8,

@@ -13,7 +13,14 @@ import pytest
 from experiments import ledger
 from experiments.__main__ import run
 from experiments.mnist_mlp import Config, inputs, keras_net, train_one
-from experiments.mnist_nets import OUTPUTS, PROGRAMS, make_tensor_steps, tensor_state
+from experiments.mnist_nets import (
+    OUTPUTS,
+    PROGRAMS,
+    make_tensor_steps,
+    named_network,
+    tensor_state,
+    writings_apart,
+)
 from jaxnet import data, nn, train, weights
 from jaxnet.random import Generator
 
@@ -311,11 +318,46 @@ def test_smoke(tmp_path, capsys):
     assert "2 of 2 figures hold" in said
     (folder,) = (tmp_path / "mnist_mlp").iterdir()
     pictures = {f"{net}{part}.png" for net in ("classifier", "keras") for part in ("", "_digits")}
-    files = {"curves.png", "record.json", "classifier.pt", "keras.pt"}
+    files = {"curves.png", "record.json", "result.md", "classifier.pt", "keras.pt"}
     assert {path.name for path in folder.iterdir()} == pictures | files
     runs = json.loads((folder / "record.json").read_text())["metrics"]["runs"]
     assert runs["classifier"]["0"]["test_accuracy"]["1"] == pytest.approx(0.6958, abs=2e-3)
     assert runs["keras"]["0"]["test_accuracy"]["1"] > 0.94
+
+
+def test_three_writings_of_a_net_give_the_same():
+    x = jnp.asarray(Generator(3).randn(8, 1, 28, 28))
+    assert writings_apart(0, x) == 0
+    text = str(named_network(rngs=Generator(0)))
+    assert "(hidden): Linear(in_features=784, out_features=256, bias=True)" in text
+
+
+def test_the_keras_net_begins_as_keras_does():
+    net = keras_net(rngs=Generator(0))
+    weight = np.asarray(net[1].weight[...])
+    bound = (6 / (784 + 128)) ** 0.5
+    assert 0.99 * bound < np.abs(weight).max() <= bound
+    assert not np.asarray(net[1].bias[...]).any()
+    assert not np.asarray(net[4].bias[...]).any()
+
+
+@needs_data
+def test_it_draws_on_a_visdom_server(tmp_path, capsys):
+    pytest.importorskip("visdom")
+    from tests.train.test_visdom import start, windows
+
+    (tmp_path / "visdom").mkdir()
+    server, port = start(tmp_path / "visdom")
+    try:
+        arguments = ["--nets", "sigmoid", "--epochs", "1", "--visdom-port", str(port)]
+        assert run("mnist_mlp", [*arguments, "--out", str(tmp_path)]) == 0
+        shown = windows(port, "mnist_mlp_sigmoid")
+        assert shown.keys() == {"loss", "loss_by_step", "accuracy", "x", "pred"}
+        assert len(shown["pred"]["content"].split()) == 200
+    finally:
+        server.kill()
+        server.wait()
+    assert "Sigmoid()" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

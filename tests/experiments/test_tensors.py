@@ -37,7 +37,18 @@ def test_torch_gives_the_result(line):
         tensor[0, 1] = 9.0
         return tensor
 
-    names = {"torch": torch, "fails": fails, "shared": shared, "put": put}
+    def changed(tensor):
+        tensor.numpy()[0] = 9.0
+        return bool((tensor[0] == 9.0).all())
+
+    def backward_twice(function, x):
+        x.requires_grad_()
+        for _ in range(2):
+            function(x).backward()
+        return x.grad
+
+    names = {"torch": torch, "np": np, "fails": fails, "shared": shared, "put": put}
+    names |= {"changed": changed, "backward_twice": backward_twice}
     names |= {name: torch.tensor(value) for name, value in tensors.START.items()}
     torch.manual_seed(1)
     got = eval(line.torch, names)
