@@ -60,7 +60,9 @@ START = {
 }
 
 START_TEXT = [
-    "In both columns: " + "; ".join(f"`{name}` is {value}" for name, value in START.items()) + "."
+    "In both columns: " + "; ".join(f"`{name}` is {value}" for name, value in START.items()) + ".",
+    "`fails` says whether a line raises an error, `double` runs it under jax.enable_x64(True); "
+    "`shared`, `changed`, `put` and `backward_twice` stand in tests/experiments/test_tensors.py.",
 ]
 LINES = (
     Line("ones", "torch.ones(3)", "jnp.ones(3)", [1.0, 1.0, 1.0]),
