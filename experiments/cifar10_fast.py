@@ -18,7 +18,9 @@ in 3.29 seconds on a single GPU", 2024), written from their description:
     python -m experiments cifar10_fast --images 5000 --width 8 --epochs 2       # a look
     python -m experiments cifar10_fast --width 64 --epochs 10 --batch-size 1024 --dtype bfloat16
 
-Not yet measured: neither setting has a committed result.
+Result of the default, seeds 0 to 2 on two CPU cores: 90.1 ± 0.2 % of the test images right
+after 7.6 minutes of training, on a machine that did other work beside it:
+experiments/results/cifar10_fast.md.
 """
 
 import dataclasses

@@ -262,13 +262,36 @@ def shapes(image: jax.Array) -> dict[str, Any]:
     conv = nn.Conv2d(3, 16, kernel_size=3, rngs=Generator(0))
     padded = nn.Conv2d(3, 1, kernel_size=3, padding=1, rngs=Generator(0))
     print(f"3 x 3 convolution: {conv(image).shape}; with padding=1: {padded(image).shape}")
+    for words, flatten in (("as it is", []), ("with nn.Flatten", [nn.Flatten()])):
+        try:
+            outcome = str(as_sequence(flatten)(image).shape)
+        except ValueError as error:
+            outcome = f"refused: {error}"
+        print(f"the net as one nn.Sequential, {words}: {outcome}")
     parameters = {name: array.shape for name, array in weights.state_dict(conv).items()}
     return parameters | {"pooled": nn.MaxPool2d(2)(image).shape}
 
 
+def as_sequence(between: Sequence[nn.Module]) -> nn.Sequential:
+    """The document's first attempt at the net, with what is given before the linear layers."""
+    rngs = Generator(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, kernel_size=3, padding=1, rngs=rngs),
+        nn.Tanh(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 8, kernel_size=3, padding=1, rngs=rngs),
+        nn.Tanh(),
+        nn.MaxPool2d(2),
+        *between,
+        nn.Linear(8 * 8 * 8, 32, rngs=rngs),
+        nn.Tanh(),
+        nn.Linear(32, 2, rngs=rngs),
+    )
+
+
 def loaded_gives_the_same(path: Path, config: Config, model: Any, inputs: jax.Array) -> bool:
     """Whether a net that began from another seed answers as this one, once it is loaded."""
-    fresh: Any = FORMS[config.form](rngs=Generator(config.seed + config.seeds))
+    fresh: Any = FORMS[config.form](rngs=Generator((config.seed + config.seeds) % 2**32))
     fresh.eval()
     weights.load_state_dict(fresh, weights.load(path))
     some = inputs[:EVALUATION_BATCH]

@@ -13,6 +13,13 @@ trains for as many of the 100 epochs as an hour allows, and chart and table say 
 A run that is stopped or killed loses at most the epoch it was in: the same command goes
 on from OUT/cifar2_variants/unfinished, which is taken away when all is done.
 
+Result, seeds 0 to 2 on two CPU cores, accuracy after 100 epochs in training and validation:
+net 0.942 and 0.889, width 0.966 and 0.888, L2 and weight_decay (one and the same) 0.932 and
+0.890, L1 0.886 and 0.867, dropout 0.922 and 0.896, batch norm 0.974 and 0.871, a skip 0.959
+and 0.894. Penalties and dropout give up training accuracy; in validation dropout and
+the skip gain a little, and the spread over seeds is 0.001 to 0.02:
+experiments/results/cifar2_variants.md.
+
 `res_deep` builds its blocks as the document does, `n_blocks * [block]`: one block,
 used n times, with one set of weights and running statistics. `res_deep_separate` has
 a block of its own at each place.

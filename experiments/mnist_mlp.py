@@ -209,7 +209,7 @@ def of_module(
     """A run whose net is a module; `reload` starts from other weights, from the next seed."""
 
     def reload(path: Path) -> Predict:
-        fresh: Any = build(rngs=Generator(seed + 1))
+        fresh: Any = build(rngs=Generator((seed + 1) % 2**32))
         weights.load_state_dict(fresh, weights.load(path))
         fresh.eval()
         return lambda x: to_probabilities(fresh(x))
