@@ -246,11 +246,12 @@ def main(config: Config) -> int:
         run.metrics["runs"] = runs
         save_ledger(run, config, rows, _notes(config, runs))
         _plot(run.folder, runs)
-        plot_images(run.folder, result.state.model(), pictures, validation)
+        model = result.state.model()
+        plot_images(run.folder, model, pictures, validation)
         _plot_filters(run.folder, training[0][:1])
         path = run.folder / "birds_vs_airplanes.pt"
-        weights.save(path, weights.state_dict(result.state.model()))
-        same = loaded_gives_the_same(path, config, result.state.model(), validation[0])
+        weights.save(path, weights.state_dict(model))
+        same = loaded_gives_the_same(path, config, model, validation[0])
         print(f"a fresh net with the weights of {path.name} gives the same answers: {same}")
         run.metrics["same_after_loading"] = same
     print(f"record, plots, table and the last seed's weights: {run.folder}")

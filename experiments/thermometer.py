@@ -118,12 +118,17 @@ def net(hidden: int, rngs: nn.init.Rngs) -> nn.Sequential:
     )
 
 
+def net_rows() -> list[tuple[jax.Array, ...]]:
+    """What the nets see, training then validation: inputs and answers, (rows, 1) each."""
+    column = T_UN[:, None], T_C[:, None]  # (11, 1)
+    val = np.isin(np.arange(len(T_UN)), NET_SPLIT)
+    return [tuple(jnp.asarray(c[rows]) for c in column) for rows in (~val, val)]
+
+
 def by_module(build, lr: float, epochs: int, seeds: range) -> tuple[Any, dict[str, Any]]:
     """Trains one model for each seed, all at once; gives states and losses."""
     optimizer = optim.SGD(lr=lr)
-    column = T_UN[:, None], T_C[:, None]  # (11, 1)
-    val = np.isin(np.arange(len(T_UN)), NET_SPLIT)
-    batch = [tuple(jnp.asarray(c[rows]) for c in column) for rows in (~val, val)]
+    batch = net_rows()
 
     def loss(model, batch):
         (x, y), (x_val, y_val) = batch
@@ -141,8 +146,7 @@ def hidden_grad(states: Any) -> np.ndarray:
     Taken at the trained weights, a step after the document's. It is large where a seed ends,
     as most do and PyTorch's too, in an oscillation: lr 1e-3 is at the edge of what is stable.
     """
-    train_rows = ~np.isin(np.arange(len(T_UN)), NET_SPLIT)
-    x, y = (jnp.asarray(c[train_rows])[:, None] for c in (T_UN, T_C))
+    x, y = net_rows()[0]
 
     def of_one(state):
         def loss(params):
@@ -204,6 +208,7 @@ def main(config: Config) -> int:
             states, metrics = by_module(build, lr, min(epochs, limit), seeds)
             fits[name] = states
             print(f"\n{name}: {build(Generator(config.seed))}")
+            metrics = jax.device_get(metrics)  # (seeds, epochs) each
             curves = {"train_loss": metrics["loss"].T, "val_loss": metrics["val_loss"].T}
             _log(curves, len(seeds))
             final: dict[str, Any] = {key: curve[-1] for key, curve in curves.items()}
@@ -212,7 +217,7 @@ def main(config: Config) -> int:
                 final |= _line_by_module(states, config.seed)
             if name == "mlp":
                 final["hidden_grad"] = dict(enumerate(hidden_grad(states).T))
-                by_epoch = {key: dict(enumerate(curve, 1)) for key, curve in curves.items()}
+                by_epoch = {key: _by_epoch(curve) for key, curve in curves.items()}
                 rows += ledger.compare_over_seeds(
                     "thermometer.mlp",
                     (final if limit >= epochs else {}) | by_epoch,
