@@ -32,8 +32,8 @@ _Pads = tuple[tuple[int, int], ...]
 
 _FORMS = ("kernel", "loop", "native")
 
-# Every task of the kernel has a weight gradient of its own, so large ones go to XLA.
-_KERNEL_WEIGHTS = 2**18
+# Up to 16 parts of the batch have a weight gradient of their own, so the largest go to XLA.
+_KERNEL_WEIGHTS = 2**20
 
 # From this many input channels in a group, one convolution a group is faster
 # than one product of patches for all groups.
