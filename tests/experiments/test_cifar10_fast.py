@@ -10,18 +10,19 @@ import pytest
 
 from experiments.cifar10_fast import (
     BIAS_SCALE,
+    HEAD_LR,
     MOMENTUM,
     Block,
     Config,
     Net,
     alternating,
     main,
-    make_average,
     make_optimizer,
+    of_filters,
     training_loss,
     whitening_filters,
 )
-from jaxnet import train
+from jaxnet import optim, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
@@ -63,9 +64,9 @@ def test_flips_alternate():
 
 def test_one_step_trains_what_it_should():
     net = Net(4, whitening_filters(smooth_images(5)), rngs=Generator(0))
-    optimizer, average = make_optimizer(1.0, 6, steps=10), make_average(6)
-    state = train.create(net, optimizer, 0, average)
-    step = jax.jit(train.make_train_step(training_loss, optimizer, average=average))
+    optimizer = make_optimizer(0.2, 6, steps=10)
+    state = train.create(net, optimizer, 0)
+    step = jax.jit(train.make_train_step(training_loss, optimizer))
     images = jax.random.randint(jax.random.key(0), (6, 32, 32, 3), 0, 256).astype(jnp.uint8)
     batch = images, jnp.arange(6), jnp.arange(6) % 2 == 0
     after, metrics = step(state, batch)
@@ -83,32 +84,55 @@ def test_one_step_trains_what_it_should():
 
 @pytest.mark.parametrize("batch_size", [128, 512])
 def test_rates_are_stated_an_image(batch_size):
-    optimizer = make_optimizer(8.0, batch_size, steps=100)
-    names = ("whiten.weight", "a.norm1.weight", "b.bias", "c.weight")
+    optimizer = make_optimizer(0.2, batch_size, steps=100)
+    names = ("whiten.weight", "a.norm1.weight", "b.bias", "head.weight")
     zeros = {name: jnp.zeros(1) for name in names}
+    zeros["conv.weight"] = jnp.ones((2, 2, 3, 3))
     state = optimizer.init(zeros)
     moved = dict.fromkeys(names, 0.0)
     for i in range(60):
         gradient = {name: jnp.full(1, float(i == 0)) for name in names}
+        gradient["conv.weight"] = jnp.zeros((2, 2, 3, 3))
         updates, state = optimizer.update(gradient, state, zeros)
         moved = {name: moved[name] - float(updates[name][0]) for name in names}
-    # One gradient, and what momentum makes of it under a rate that rises for 23 steps.
-    triangle = np.interp(np.arange(60) / 100, [0, 0.23, 1], [0.2, 1.0, 0.07])
+    # One gradient, and what momentum makes of it under a rate that falls to 0.
+    falling = 1 - np.arange(60) / 100
     acts = MOMENTUM ** (np.arange(60) + 1.0)
     acts[0] += 1
-    wanted = 8.0 * batch_size / 1024 * (triangle * acts).sum() / acts.sum()
-    assert moved["c.weight"] == pytest.approx(wanted, rel=1e-3)
+    wanted = HEAD_LR * batch_size / 1024 * (falling * acts).sum() / acts.sum()
+    assert moved["head.weight"] == pytest.approx(wanted, rel=1e-3)
     assert moved["b.bias"] == pytest.approx(BIAS_SCALE * wanted, rel=1e-3)
     assert moved["whiten.weight"] == moved["a.norm1.weight"] == 0.0
 
 
-def test_the_average_follows():
-    average = make_average(batch_size=2000)
-    state = average.init({"w": jnp.zeros(1)}, {})
-    for _ in range(150):  # fifteen times its reach
-        state = average.update(state, {"w": jnp.ones(1)}, {})
-    state = average.update(state, {"w": jnp.zeros(1)}, {})
-    assert float(state.params["w"][0]) == pytest.approx(np.exp(-2000 / 20_000), abs=1e-3)
+def test_filters_keep_their_length_and_turn_by_the_rate():
+    """A step without a gradient only scales; one with it adds a matrix of singular values near 1"""
+    p = {"w": 3 * Generator(0).randn(4, 2, 3, 3)}
+    optimizer = of_filters(optim.Muon(0.1, weight_decay=0, momentum=0.6, ns_steps=3))
+    state = optimizer.init(p)
+    still, _ = optimizer.update({"w": jnp.zeros((4, 2, 3, 3))}, state, p)
+    unit = np.asarray(p["w"] + still["w"]).reshape(4, -1)
+    np.testing.assert_allclose(np.square(unit).sum(1).mean(), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(unit / unit[0, 0], p["w"].reshape(4, -1) / p["w"][0, 0, 0, 0], 1e-5)
+    pushed, _ = optimizer.update({"w": Generator(1).randn(4, 2, 3, 3)}, state, p)
+    turn = np.asarray(pushed["w"] - still["w"]).reshape(4, -1) / 0.1
+    sizes = np.linalg.svd(turn, compute_uv=False)
+    assert sizes.min() > 0.4
+    assert sizes.max() < 1.3
+
+
+def test_the_rate_of_the_filters_falls():
+    optimizer = make_optimizer(0.2, 512, steps=4)
+    net = Net(4, whitening_filters(smooth_images(5)), rngs=Generator(0))
+    params = train.create(net, optimizer, 0).params
+    state = optimizer.init(params)
+    sizes = []
+    for _ in range(4):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        filters = params["block2.conv1.weight"]
+        scale = len(filters) ** 0.5 / jnp.linalg.norm(filters.reshape(-1))
+        sizes.append(float(jnp.linalg.norm(updates["block2.conv1.weight"] - (scale - 1) * filters)))
+    np.testing.assert_allclose(np.divide(sizes, sizes[0]), [1, 0.75, 0.5, 0.25], rtol=0.01)
 
 
 def test_bad_settings():
@@ -128,5 +152,6 @@ def test_smoke(tmp_path):
     ]  # fmt: skip
     run = json.loads((folder / "record.json").read_text())["metrics"]["runs"]["0"]
     assert run["loss"]["2"] < run["loss"]["1"]
-    assert run["val_accuracy"]["2"] == pytest.approx(run["averaged"])
+    assert run["val_accuracy"]["2"] == pytest.approx(run["plain"])
     assert 0.15 < run["mirrored"] < 0.7
+    assert 0.15 < run["shifted"] < 0.7
