@@ -193,9 +193,7 @@ def make_optimizer(lr: float, batch_size: int, steps: int) -> optim.Optimizer:
     filters = of_filters(optim.Muon(lr, weight_decay=0, momentum=FILTER_MOMENTUM, ns_steps=3))
     rules = [frozen, ("*.bias", sgd(BIAS_SCALE)), ("head.weight", sgd(1.0))]
     optimizer = optim.groups(rules, filters)
-    return optim.scheduled(
-        optimizer, optim.LambdaLR(optimizer, lambda step: 1 - step / steps), steps
-    )
+    return optim.scheduled(optimizer, optim.PolynomialLR(optimizer, total_iters=steps), steps)
 
 
 PREPARE = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
@@ -228,15 +226,16 @@ def accuracies(state: Any, rows: Any) -> dict[str, float]:
     predict = jax.jit(train.make_predict())
     parts: dict[str, list[metrics.Mean]] = {"plain": [], "mirrored": [], "shifted": []}
 
-    def both(x: jax.Array) -> jax.Array:
-        return (predict(state, x) + predict(state, x[..., ::-1])) / 2
+    def both(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        alone = predict(state, x)
+        return alone, (alone + predict(state, x[..., ::-1])) / 2
 
     for start in range(0, len(classes), TEST_BATCH):
         x, y = (column[start : start + TEST_BATCH] for column in (images, classes))
         wide = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
-        straight = both(x)
-        moved = (both(wide[..., :-2, :-2]) + both(wide[..., 2:, 2:])) / 2
-        parts["plain"].append(metrics.accuracy(predict(state, x), y))
+        alone, straight = both(x)
+        moved = (both(wide[..., :-2, :-2])[1] + both(wide[..., 2:, 2:])[1]) / 2
+        parts["plain"].append(metrics.accuracy(alone, y))
         parts["mirrored"].append(metrics.accuracy(straight, y))
         parts["shifted"].append(metrics.accuracy(straight + moved, y))
     return {name: float(sum(p[1:], p[0]).compute()) for name, p in parts.items()}
