@@ -18,8 +18,8 @@ class EpochReport:
         epochs: how many there will be.
         metrics: of the epoch by name, those of the validation with "val_" before it.
         state: after the epoch.
-        seconds: of the epoch's training.
-        samples_per_second: of the same.
+        seconds: of the epoch's training, that before a stop within it included.
+        samples_per_second: since that stop.
     """
 
     epoch: int

@@ -189,10 +189,13 @@ class Loop:
             opt_state = options.schedule(self.state.opt_state, place.epoch)
             self.state = self.state.replace(opt_state=opt_state)
         began, compiled, samples = time.perf_counter(), self.compile_seconds, 0
+        before = place.seconds
         for start, stop, size, state, metrics in self.trainer.run(
             self.state, self.feed, place.epoch, place.batch
         ):
             self.state, place.batch = state, stop
+            here = time.perf_counter() - began - (self.compile_seconds - compiled)
+            place.seconds = before + here
             self._fill()
             self.partial.append(metrics)
             samples += size * (stop - start)
@@ -203,11 +206,11 @@ class Loop:
             due = options.save_seconds is not None and late >= options.save_seconds
             if due and stop != self.feed.steps:
                 self._save()
-        seconds = time.perf_counter() - began - (self.compile_seconds - compiled)
-        return self._end_of_epoch(seconds, samples / max(seconds, 1e-9))
+        return self._end_of_epoch(samples / max(place.seconds - before, 1e-9))
 
-    def _end_of_epoch(self, seconds: float, rate: float) -> str | None:
+    def _end_of_epoch(self, rate: float) -> str | None:
         options, place = self.options, self.place
+        seconds, place.seconds = place.seconds, 0.0
         self._fill()
         measured = summary(self.partial)
         self.partial = []

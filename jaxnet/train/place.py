@@ -21,6 +21,7 @@ class Place:
     Attributes:
         epoch: whole epochs done.
         batch: steps done of the next one.
+        seconds: of training that these took.
         generator: the run's, before the order of that epoch was drawn.
         source, tested: what the loaders of training and validation draw from, then.
         history: one dictionary an epoch.
@@ -31,6 +32,7 @@ class Place:
 
     epoch: int = 0
     batch: int = 0
+    seconds: float = 0.0
     generator: bytes = b""
     source: dict[str, Any] = dataclasses.field(default_factory=dict)
     tested: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -3,8 +3,10 @@
 import os
 import re
 import signal
+import time
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -171,6 +173,21 @@ def test_time_budget_and_going_on(tmp_path):
     assert {result.reason for result in results[:-1]} == {"time"}
     assert len(results) > 5
     assert_same(results[-1], run())
+
+
+def test_the_seconds_of_an_epoch_count_across_a_stop(tmp_path):
+    seconds = []
+
+    def slow(state, batch):  # 50 ms a step at least
+        jax.experimental.io_callback(lambda: time.sleep(0.05), None, ordered=True)
+        return STEP(state, batch)
+
+    options = {"epochs": 1, "callbacks": [lambda report: seconds.append(report.seconds)]}
+    stops = 0
+    while run(slow, checkpoint=tmp_path, time_budget=0, chunk_steps=2, **options).reason == "time":
+        stops += 1
+    assert stops > 2
+    assert 7 * 0.05 <= seconds[0] < 60  # 50 rows in batches of 8: seven steps
 
 
 def test_patience_survives_being_stopped(tmp_path):
