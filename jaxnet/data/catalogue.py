@@ -296,15 +296,32 @@ def _folders(data_dir: str | os.PathLike[str] | None) -> list[Path]:
 def _find(name: str, entry: _Entry, folders: Sequence[Path]) -> _Found | None:
     for folder in folders:
         for form in entry.forms:
-            for home in (folder / name, *(folder / f for f in form.folders), folder):
+            for home in _homes(name, form, folder):
                 files = tuple(home / file for file in form.files)
-                if all(file.is_file() for file in files):
+                # The name of the folder says whose files they are; at its root, the labels.
+                ours = home != folder or _own(entry, form, home)
+                if all(file.is_file() for file in files) and ours:
                     return _Found(home if len(files) > 1 else files[0], files, form)
         for root in (folder / "tfds" / name, folder / name):
             if versions := prepared.versions(root):
                 files = tuple(sorted(f for f in versions[-1].iterdir() if f.is_file()))
                 return _Found(versions[-1], files, None)
     return None
+
+
+def _homes(name: str, form: _Form, folder: Path) -> list[Path]:
+    return [folder / name, *(folder / f for f in form.folders), folder]
+
+
+def _own(entry: _Entry, form: _Form, home: Path) -> bool:
+    """Whether files whose names several data sets share are this one's; damaged ones may be."""
+    labels = home / "t10k-labels-idx1-ubyte.gz"
+    if form.strict or entry.starts is None or not labels.is_file():
+        return True
+    try:
+        return _begins(idx.read_idx(labels), entry.starts["test"])
+    except ValueError:
+        return True  # reading says what is wrong with them
 
 
 def _begins(labels: np.ndarray, starts: tuple[int, ...]) -> bool:
@@ -360,6 +377,11 @@ def _fetch(name: str, entry: _Entry, folders: Sequence[Path]) -> _Found:
 def _nowhere(name: str, entry: _Entry, folders: Sequence[Path], why: str) -> FileNotFoundError:
     searched = "\n  ".join(map(str, folders))
     form = entry.forms[0]
+    for folder in folders:
+        for home in _homes(name, form, folder):
+            lacking = [file for file in form.files if not (home / file).is_file()]
+            if len(lacking) < len(form.files):
+                searched += f"\n{home} lacks {', '.join(lacking) or f'the files of {name}'}"
     commands = "\n".join(
         f"  curl --create-dirs -o {folders[-1] / name / file} {form.url}{file}"
         for file in form.files

@@ -1,5 +1,6 @@
 """CIFAR-10's and CIFAR-100's own archives: pickled batches, or plain bytes, in a tar file."""
 
+import gzip
 import io
 import pickle
 import tarfile
@@ -67,8 +68,10 @@ def read_binary(path: Path, split: str, classes: int = 10) -> Decoded:
 _DAMAGE = (
     OSError,
     EOFError,
-    KeyError,
+    LookupError,
     ValueError,
+    TypeError,
+    AttributeError,
     zlib.error,
     tarfile.TarError,
     pickle.UnpicklingError,
@@ -82,7 +85,7 @@ def _batches(split: str) -> list[str]:
 def _members(path: Path, wanted: list[str]) -> dict[str, Any]:
     """The wanted files of the archive, by their last name, opened."""
     found = {}
-    with tarfile.open(path, "r:gz") as archive:
+    with gzip.open(path) as unzipped, tarfile.open(fileobj=unzipped) as archive:
         for member in archive:
             name = member.name.rsplit("/", 1)[-1]
             if name in wanted:
@@ -90,6 +93,8 @@ def _members(path: Path, wanted: list[str]) -> dict[str, Any]:
                 if raw is None:
                     raise KeyError(f"{name} is no file")
                 found[name] = io.BytesIO(raw.read())
+        while unzipped.read(1 << 20):  # to the end, where the checksum is
+            pass
     for name in wanted:
         if name not in found:
             raise KeyError(f"{name} is missing")

@@ -44,8 +44,10 @@ def read_split(folder: Path, split: str, classes: int) -> tuple[np.ndarray, np.n
     images_file = folder / f"{part}-images-idx3-ubyte.gz"
     labels_file = folder / f"{part}-labels-idx1-ubyte.gz"
     images, labels = read_idx(images_file), read_idx(labels_file)
-    if images.dtype != np.uint8 or images.ndim != 3:
-        raise _damaged(images_file, f"{images.dtype} of shape {images.shape} are no images")
+    if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
+        raise _damaged(
+            images_file, f"{images.dtype} of shape {images.shape} are no images of 28 x 28"
+        )
     if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
         raise _damaged(labels_file, f"{labels.shape} labels for {images.shape[0]} images")
     if labels.size and labels.max() >= classes:

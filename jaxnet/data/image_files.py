@@ -29,8 +29,11 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     path = Path(path)
     try:
         with Image.open(path) as picture:
-            picture.load()
             mode = picture.mode
+            deep = any(";16" in str(tile[3]) for tile in picture.tile)
+            if picture.format == "PNG" and mode in _MODES and deep:
+                mode = f"{mode} of 16 bits"  # Pillow would drop the lower eight
+            picture.load()
             pixels = np.asarray(picture.convert("RGB")) if mode in _MODES else None
     except FileNotFoundError:
         raise
@@ -38,7 +41,10 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: broken, or no picture: {reason}; copy it again") from error
     if pixels is None:
-        raise ValueError(f"{path}: mode {mode}; accepted is 8 bits a channel ({', '.join(_MODES)})")
+        raise ValueError(
+            f"{path}: its colours are {mode}; accepted are 8 bits a channel of "
+            f"{', '.join(_MODES)}: convert it first"
+        )
     return pixels
 
 
@@ -104,7 +110,8 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     >>> channel_statistics(np.array([0, 1], np.float32).reshape(2, 1, 1, 1))
     (array([0.5], dtype=float32), array([0.70710677], dtype=float32))
     """
-    if images.ndim != 4 or 0 in images.shape:
+    accepted = images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)
+    if images.ndim != 4 or 0 in images.shape or not accepted:
         raise ValueError(
             f"images: {images.dtype} of shape {images.shape}; accepted is float (N, C, H, W) or "
             "uint8 (N, H, W, C)"

@@ -40,7 +40,7 @@ def read(
         folder: of one version.
         split: "train" or "test".
         starts: the first labels in the makers' order, to tell whether a shuffle
-            without ids was undone rightly.
+            without ids was undone rightly; None if records have to have ids.
 
     Raises:
         ValueError: a record is missing or damaged, naming the folder and record.
@@ -61,7 +61,12 @@ def read(
         labels.append(int(record["label"]))
         places.append(_place(record.get("id"), i, split, folder))
     kept, classes = np.array(labels, np.int32), _classes(folder, labels)
-    if all(place is None for place in places):
+    for i, image in enumerate(images):
+        if image.shape != images[0].shape:
+            raise _damaged(
+                folder, f"image {i} of {split} is {image.shape}, the first one {images[0].shape}"
+            )
+    if starts is not None and all(place is None for place in places):
         order = _unshuffled(len(places), split)
         if starts is None or kept[order][: len(starts)].tolist() != list(starts):
             order = np.arange(len(places))
@@ -91,13 +96,16 @@ def open_split(folder: Path, split: str) -> Any:
     Raises:
         ValueError: the data set has no such split, is in another format, or is damaged.
     """
-    info = json.loads((folder / "dataset_info.json").read_text())
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text())
+        counts = {s["name"]: sum(map(int, s["shardLengths"])) for s in info["splits"]}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _damaged(folder, f"dataset_info.json: {error!r}"[:300]) from error
     if info.get("fileFormat") != "array_record":
         raise ValueError(
             f"{folder}: prepared as {info.get('fileFormat')!r}, which only TensorFlow reads; "
             "prepare it with --file_format array_record"
         )
-    counts = {s["name"]: sum(map(int, s["shardLengths"])) for s in info["splits"]}
     if split not in counts:
         raise ValueError(f"split: {split!r}; {folder} has {', '.join(map(repr, counts))}")
     with _no_opencv_advice():
@@ -137,7 +145,13 @@ def _place(record_id: bytes | None, position: int, split: str, folder: Path) -> 
 def _classes(folder: Path, labels: list[int]) -> tuple[str, ...]:
     names = folder / "label.labels.txt"
     if names.is_file():
-        return tuple(names.read_text().splitlines())  # "Ankle boot" is one name
+        classes = tuple(names.read_text().splitlines())  # "Ankle boot" is one name
+        if max(labels) >= len(classes) or min(labels) < 0:
+            row = next(i for i, label in enumerate(labels) if not 0 <= label < len(classes))
+            raise _damaged(
+                folder, f"record {row} has label {labels[row]}; {names.name} names {len(classes)}"
+            )
+        return classes
     return tuple(str(i) for i in range(max(labels) + 1))
 
 

@@ -1,5 +1,6 @@
 """Time series: hours into days, channels first, scaled, and cut into windows to forecast."""
 
+import datetime
 import os
 
 import numpy as np
@@ -38,26 +39,44 @@ _BIKE_COLUMNS = [
 
 
 def read_bikes(path: str | os.PathLike[str]) -> Table:
-    """The hours of the bike sharing data, (hours, 17), each day complete.
+    """The hours of the bike sharing data, (hours, 17): 0 to 23 in turn, day after day.
 
-    The date becomes the day of the month, as in the document.
+    The date becomes the day of the month, as in the document. One day of the book's file is
+    put together from two: 13 hours of 29 October 2012 and 11 of the 30th.
 
     Raises:
         ValueError: besides what `read_table` refuses: a day lacks an hour, as in
-            UCI's own hour.csv (hour-fixed.csv has them filled in).
+            UCI's own hour.csv (hour-fixed.csv has them filled in), is there twice or
+            not in its place; a date is not written as 2011-01-31.
     """
-    table = read_table(path, columns=_BIKE_COLUMNS, converters={"dteday": lambda x: float(x[8:10])})
+    table = read_table(path, columns=_BIKE_COLUMNS, converters={"dteday": _day_number})
     hours = table.column("hr")
     expected = np.arange(len(hours)) % 24
     if (hours != expected).any():
         row = int(np.argmax(hours != expected))
         raise ValueError(
-            f"{path}, line {row + 2}: hour {hours[row]:g} where hour {expected[row]} should be; "
-            "every day needs all 24 hours (the book's hour-fixed.csv has them)"
+            f"{path}, line {table.lines[row]}: hour {hours[row]:g} where hour {expected[row]} "
+            "should be; every day needs all 24 hours (the book's hour-fixed.csv has them)"
         )
     if len(hours) % 24:
         raise ValueError(f"{path}: the last day ends after hour {hours[-1]:g}")
+    dates = table.column("dteday")
+    later = np.diff(dates)
+    wrong = (later < (hours[1:] == 0)) | (later > 1)  # midnight comes with the next date
+    if wrong.any():
+        row = int(np.argmax(wrong)) + 1
+        before, after = (datetime.date.fromordinal(int(d)) for d in dates[row - 1 : row + 1])
+        raise ValueError(
+            f"{path}, line {table.lines[row]}: hour {hours[row]:g} of {after} after hour "
+            f"{hours[row - 1]:g} of {before}; the days have to come in turn, each once"
+        )
+    months_days = [datetime.date.fromordinal(int(date)).day for date in dates]
+    table.values[:, table.index("dteday")] = months_days
     return table
+
+
+def _day_number(date: str) -> float:
+    return datetime.date.fromisoformat(date.strip()).toordinal()  # float32 holds it: below 2^24
 
 
 def days(hours: np.ndarray, length: int = 24) -> np.ndarray:
@@ -106,12 +125,26 @@ def with_channels(daily: np.ndarray, channels: np.ndarray, *, axis: int = 1) -> 
 
 
 def scale_ordinal(codes: np.ndarray, classes: int = 4) -> np.ndarray:
-    """1, 2, ..., classes evenly onto 0 to 1: `(x - 1) / 3` for four kinds of weather."""
+    """1, 2, ..., classes evenly onto 0 to 1: `(x - 1) / 3` for four kinds of weather.
+
+    Of the codes' dtype; integers become float32.
+    """
+    if classes < 2:
+        raise ValueError(f"classes: {classes}; at least 2")
+    wrong = ~np.isin(codes, np.arange(1, classes + 1))
+    if wrong.any():
+        raise ValueError(f"codes: {codes[wrong].ravel()[0]:g}; accepted is 1 to {classes}")
+    codes = _floating(codes)
     return (codes - 1) / np.asarray(classes - 1, codes.dtype)
 
 
+def _floating(values: np.ndarray) -> np.ndarray:
+    floating = np.issubdtype(values.dtype, np.floating)
+    return values if floating else values.astype(np.float32)
+
+
 def scale_to_unit(values: np.ndarray) -> np.ndarray:
-    """(x - min) / (max - min): onto 0 to 1.
+    """(x - min) / (max - min): onto 0 to 1, of the values' dtype, float32 for integers.
 
     The document takes the minimum twice and so divides by (min - min) = 0, which
     gives nothing but nan and inf; its text says that 0 to 1 is meant.
@@ -119,6 +152,7 @@ def scale_to_unit(values: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: all values are the same.
     """
+    values = _floating(values)
     low, high = values.min(), values.max()
     if not low < high:
         raise ValueError(f"values: all are {low:g}; there is no range to scale")

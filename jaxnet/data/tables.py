@@ -23,11 +23,13 @@ class Table:
         columns: the names.
         values: (rows, columns).
         source: the file that they come from, for errors.
+        lines: of that file, where each row begins; empty if there is no file.
     """
 
     columns: tuple[str, ...]
     values: np.ndarray
     source: str = ""
+    lines: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -53,7 +55,8 @@ class Table:
         """All columns but one, and that one: what a net is given and what it is to say."""
         at = self.index(target)
         rest = self.columns[:at] + self.columns[at + 1 :]
-        return Table(rest, np.delete(self.values, at, axis=1), self.source), self.values[:, at]
+        others = np.delete(self.values, at, axis=1)
+        return Table(rest, others, self.source, self.lines), self.values[:, at]
 
 
 def read_table(
@@ -70,10 +73,11 @@ def read_table(
     Args:
         path: of the file.
         delimiter: between the cells.
-        columns: the columns to keep, in this order; all of them if None.
+        columns: names of the columns to keep, in this order; all of them if None.
         converters: functions from text to number for columns that hold no plain
             numbers, such as dates.
-        dtype: of the values.
+        dtype: of the values. Floats are rounded to it; a number that is another one
+            as an integer is refused.
         encoding: of the file.
 
     Returns:
@@ -81,47 +85,57 @@ def read_table(
 
     Raises:
         ValueError: a column that is asked for is missing, a row has more or fewer
-            cells than there are names, a cell is no finite number, or the bytes are
-            not text; file, line and column are named.
+            cells than there are names, a quote is not closed, a cell is no finite
+            number or none of `dtype`, or the bytes are not text; file, line and column
+            are named.
         FileNotFoundError: the file is not there.
     """
     path = Path(path)
     # An editor's mark at the very start is no part of the first name.
     text = read_text(path, encoding).removeprefix("\ufeff")
-    rows = csv.reader(io.StringIO(text), delimiter=delimiter)
+    rows = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
+    line = 1  # where a row begins: a quoted cell may go over several
     names: list[str] | None = None
     values: list[list[float]] = []
+    lines: list[int] = []
     converters = converters or {}
     kept: list[tuple[int, str, Callable[[str], float]]] = []
     try:
         for row in rows:
-            if not row:
-                continue
-            if names is None:
+            if row and names is None:
                 names = [name.strip() for name in row]
                 kept = _kept(path, names, columns, converters, delimiter)
-                continue
-            if len(row) != len(names):
-                raise ValueError(
-                    f"{path}, line {rows.line_num}: {len(row)} cells, but the first line names "
-                    f"{len(names)} columns (delimiter {delimiter!r})"
-                )
-            values.append(
-                [_number(path, rows.line_num, name, row[at], read) for at, name, read in kept]
-            )
+            elif row and names is not None:
+                if len(row) != len(names):
+                    raise ValueError(
+                        f"{path}, line {line}: {len(row)} cells, but the first line names "
+                        f"{len(names)} columns (delimiter {delimiter!r})"
+                    )
+                values.append([_number(path, line, name, row[at], read) for at, name, read in kept])
+                lines.append(line)
+            line = rows.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}, line {rows.line_num}: {error}") from error
+        raise ValueError(
+            f"{path}, in the row that begins at line {line}: {error}; look for a quote too many or "
+            "too few"
+        ) from error
     if not values:
         raise ValueError(f"{path}: it holds no rows{'' if names else ' and no names'}")
-    with np.errstate(over="ignore"):
-        array = np.array(values, np.float64).astype(dtype)
-    if not np.isfinite(array).all():
-        row_at, column_at = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    exact = np.array(values, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = exact.astype(dtype)
+    wrong = ~np.isfinite(array)
+    if not np.issubdtype(array.dtype, np.inexact):
+        # From 2^53 on the number may have changed already, as it was read.
+        wrong = (array != exact) | (np.abs(exact) >= 2**53)
+    if wrong.any():
+        row_at, column_at = (int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
-            f"{path}: {values[row_at][column_at]} in column {kept[column_at][1]!r} does not fit "
-            f"{array.dtype}"
+            f"{path}, line {lines[row_at]}, column {kept[column_at][1]!r}: "
+            f"{values[row_at][column_at]:.17g} is no number of {array.dtype}; read it with another "
+            "dtype"
         )
-    return Table(tuple(name for _, name, _ in kept), array, str(path))
+    return Table(tuple(name for _, name, _ in kept), array, str(path), tuple(lines))
 
 
 def _kept(
@@ -134,6 +148,8 @@ def _kept(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{path}, line 1: the column {twice[0]!r} is there twice")
+    if isinstance(columns, str):
+        raise ValueError(f"columns: {columns!r}, a text; give a list of names")
     wanted = list(names if columns is None else columns)
     for name in [*wanted, *converters]:
         if name not in names:
@@ -153,7 +169,7 @@ def _plain(cell: str) -> float:
 def _number(path: Path, line: int, name: str, cell: str, read: Callable[[str], float]) -> float:
     try:
         value = float(read(cell))
-    except (ValueError, IndexError) as error:
+    except (ValueError, TypeError, LookupError) as error:  # a converter may raise any of these
         shown = "an empty cell" if not cell.strip() else f"{cell[:40]!r} is no number"
         raise ValueError(f"{path}, line {line}, column {name!r}: {shown}") from error
     if not np.isfinite(value):
@@ -196,16 +212,24 @@ class Statistics:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Statistics":
-        """Of the rows of (rows, columns); the deviation has n - 1 below, as torch's."""
+        """Of the rows of (rows, columns); the deviation has n - 1 below, as torch's.
+
+        Both are of the values' dtype, float64 for integers.
+        """
         if len(values) < 2:
             raise ValueError(f"values: {len(values)} rows; a deviation needs at least 2")
+        kind = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
         exact = np.asarray(values, np.float64)
-        return cls(
-            exact.mean(axis=0).astype(values.dtype), exact.std(axis=0, ddof=1).astype(values.dtype)
-        )
+        # Rounding leaves a constant column a deviation of some 1e-17.
+        std = np.where(exact.max(axis=0) == exact.min(axis=0), 0, exact.std(axis=0, ddof=1))
+        return cls(exact.mean(axis=0).astype(kind), std.astype(kind))
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """(values - mean) / std."""
+        """(values - mean) / std, of (rows, columns)."""
+        if values.shape[1:] != self.mean.shape:
+            raise ValueError(
+                f"values: shape {values.shape}; accepted is (rows, {len(self.mean)}), as measured"
+            )
         if (self.std == 0).any():
             at = int(np.argmax(self.std == 0))
             raise ValueError(f"values: column {at} is constant; leave it out, it says nothing")
@@ -238,4 +262,8 @@ def class_means(values: np.ndarray, classes: Mapping[str, np.ndarray]) -> dict[s
             )
         if not rows.any():
             raise ValueError(f"classes: {name!r} has no rows")
-    return {name: values[rows].mean(axis=0) for name, rows in classes.items()}
+    kind = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
+    return {
+        name: values[rows].mean(axis=0, dtype=np.float64).astype(kind)
+        for name, rows in classes.items()
+    }

@@ -104,8 +104,15 @@ def word_indices(
     return np.array([index.get(word, unknown) for word in words], np.int32)
 
 
-def words_one_hot(words: Sequence[str], index: Mapping[str, int]) -> np.ndarray:
-    """One row for each word with a 1 at its place, float32 (len(words), len(index))."""
+def words_one_hot(
+    words: Sequence[str], index: Mapping[str, int], unknown: int | None = None
+) -> np.ndarray:
+    """One row for each word with a 1 at its place, float32 (len(words), len(index)).
+
+    Arguments and errors are those of `word_indices`; `unknown` is one of the columns.
+    """
+    if unknown is not None and not 0 <= unknown < len(index):
+        raise ValueError(f"unknown: {unknown}; accepted is a column, 0 to {len(index) - 1}")
     out = np.zeros((len(words), len(index)), np.float32)
-    out[np.arange(len(words)), word_indices(words, index)] = 1
+    out[np.arange(len(words)), word_indices(words, index, unknown)] = 1
     return out

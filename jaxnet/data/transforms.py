@@ -22,6 +22,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 __all__ = [
@@ -76,6 +77,7 @@ class Normalize:
     std: Sequence[float]
 
     def __post_init__(self) -> None:
+        _freeze(self, "mean", "std")
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean, std: {len(self.mean)} and {len(self.std)} numbers")
         if 0 in list(self.std):
@@ -85,7 +87,9 @@ class Normalize:
         _check("Normalize", batch, len(self.mean))
         shape = (1, len(self.mean), 1, 1)
         mean, std = (jnp.asarray(x, batch.dtype).reshape(shape) for x in (self.mean, self.std))
-        return (batch - mean) / std
+        # As in ToTensor; without the first barrier XLA would make one division of both.
+        shifted = lax.optimization_barrier(batch - mean)
+        return shifted / lax.optimization_barrier(jnp.broadcast_to(std, batch.shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,35 +98,48 @@ class RandomCrop:
 
     Attributes:
         size: (height, width) of the piece, or one number for both.
-        padding: pixels added at every side first; 4 for 32 x 32 pictures is usual.
+        padding: pixels added first: at every side, or (left and right, top and bottom),
+            or (left, top, right, bottom); 4 for 32 x 32 pictures is usual.
         padding_mode: "constant" (`fill`), "edge", "reflect" (without the border
             pixel) or "symmetric" (with it), as torchvision names them.
         fill: what is added in mode "constant".
     """
 
     size: int | tuple[int, int]
-    padding: int = 0
+    padding: int | tuple[int, ...] | None = 0
     padding_mode: Literal["constant", "edge", "reflect", "symmetric"] = "constant"
     fill: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(_pair(self.size)) < 1 or self.padding < 0:
-            raise ValueError(f"size, padding: {self.size}, {self.padding}; at least 1 and 0")
+        _freeze(self, "size", "padding")
+        if len(_pair(self.size)) != 2 or min(_pair(self.size)) < 1:
+            raise ValueError(f"size: {self.size}; accepted is a number or two, at least 1")
+        if len(self._sides()) != 4 or min(self._sides()) < 0:
+            raise ValueError(
+                f"padding: {self.padding}; accepted is a number, two or four, at least 0"
+            )
         modes = ("constant", "edge", "reflect", "symmetric")
         if self.padding_mode not in modes:
             raise ValueError(f"padding_mode: {self.padding_mode!r}; accepted: {', '.join(modes)}")
+
+    def _sides(self) -> tuple[int, ...]:
+        """Left, top, right, bottom."""
+        given = self.padding or 0
+        given = given if isinstance(given, tuple) else (given,)
+        return given * (4 // len(given)) if len(given) in (1, 2) else given
 
     def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
         _check("RandomCrop", batch)
         n, channels, *there = batch.shape
         height, width = _pair(self.size)
-        room = (there[0] + 2 * self.padding - height, there[1] + 2 * self.padding - width)
+        left, top, right, bottom = self._sides()
+        room = (there[0] + top + bottom - height, there[1] + left + right - width)
         if min(room) < 0:
             raise ValueError(
                 f"RandomCrop: size {(height, width)} does not fit images of {tuple(there)} with "
-                f"{self.padding} pixels added at every side"
+                f"padding {self.padding}"
             )
-        sides = ((0, 0), (0, 0), (self.padding,) * 2, (self.padding,) * 2)
+        sides = ((0, 0), (0, 0), (top, bottom), (left, right))
         if self.padding_mode == "constant":
             padded = jnp.pad(batch, sides, constant_values=self.fill)
         else:
@@ -150,7 +167,7 @@ class RandomHorizontalFlip:
 
     def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
         _check("RandomHorizontalFlip", batch)
-        flipped = jax.random.bernoulli(key, self.p, (len(batch), 1, 1, 1))
+        flipped = jax.random.bernoulli(key, float(self.p), (len(batch), 1, 1, 1))
         return jnp.where(flipped, batch[..., ::-1], batch)
 
 
@@ -205,9 +222,11 @@ class ColorJitter:
     hue: float | tuple[float, float] = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation", "hue"):
+        names = ("brightness", "contrast", "saturation", "hue")
+        _freeze(self, *names)
+        for name in names:
             low, high = self._range(name)
-            least, most = (-0.5, 0.5) if name == "hue" else (0.0, float("inf"))
+            least, most = (-0.5, 0.5) if name == "hue" else (0.0, float(jnp.finfo(jnp.float32).max))
             if not least <= low <= high <= most:
                 raise ValueError(
                     f"{name}: {getattr(self, name)}; accepted is a number of at least 0"
@@ -216,8 +235,8 @@ class ColorJitter:
 
     def _range(self, name: str) -> tuple[float, float]:
         value = getattr(self, name)
-        if isinstance(value, (tuple, list)):
-            low, high = value
+        if isinstance(value, tuple):
+            low, high = value if len(value) == 2 else (1.0, 0.0)
             return float(low), float(high)
         if value < 0:
             return 1.0, 0.0  # an empty range, refused above
@@ -272,8 +291,16 @@ def _turned(image: jax.Array, turn: jax.Array) -> jax.Array:
     return value - spread * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+def _pair(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def _freeze(transform: object, *names: str) -> None:
+    """Lists become tuples: jax.jit hashes the function that it is given."""
+    for name in names:
+        value = getattr(transform, name)
+        if isinstance(value, (list, np.ndarray)):
+            object.__setattr__(transform, name, tuple(value))
 
 
 def _check(name: str, batch: jax.Array, channels: int | None = None) -> None:

@@ -41,8 +41,10 @@ def read_volume(folder: str | os.PathLike[str], *, hounsfield: bool = False) -> 
 
     Raises:
         ValueError: no slices, a file that is damaged, slices of several series or
-            sizes, two slices at one place, or a slice missing between two others.
-            One that is missing at an end cannot be told.
+            sizes, two slices at one place, slices that do not lie straight above one
+            another, or one that is missing between two others. One that is missing at
+            an end cannot be told. With hounsfield, also a slice that is no CT or does
+            not say its slope and intercept.
         FileNotFoundError: the folder is not there.
     """
     folder = Path(folder)
@@ -61,6 +63,13 @@ def read_volume(folder: str | os.PathLike[str], *, hounsfield: bool = False) -> 
                     f"{other.file}: its {what.replace('_', ' ')} is {getattr(other, what)}, that "
                     f"of {first.file.name} is {getattr(first, what)}; a volume is one series"
                 )
+        shift = np.abs(np.subtract(other.corner, first.corner))
+        if (shift > 0.5 * np.array(first.pixel_spacing[::-1])).any():
+            raise ValueError(
+                f"{other.file}: it lies {shift[0]:g} and {shift[1]:g} mm beside {first.file.name} "
+                "along its rows and columns; a volume's slices lie straight above one another "
+                "(a tilted series has to be resampled first)"
+            )
     slices.sort(key=lambda each: each.position)
     step = _step(slices)
     voxels = np.stack([each.voxels(hounsfield) for each in slices])
@@ -82,8 +91,9 @@ class _Slice:
             rows, columns = (float(x) for x in data.PixelSpacing)
             self.pixel_spacing = (rows, columns)
             self.pixels = np.asarray(data.pixel_array)
-            self.slope = float(data.get("RescaleSlope", 1))
-            self.intercept = float(data.get("RescaleIntercept", 0))
+            self.modality = str(data.get("Modality", "CT"))
+            scale = data.get("RescaleSlope"), data.get("RescaleIntercept")
+            self.rescale = None if None in scale else (float(scale[0]), float(scale[1]))
         except Exception as error:  # pydicom and its decoders raise what they like
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{file}: damaged, or no DICOM slice: {reason}") from error
@@ -92,12 +102,21 @@ class _Slice:
                 f"{file}: pixels of shape {self.pixels.shape}; accepted is one slice a file"
             )
         self.shape = self.pixels.shape
-        self.position = float(np.dot(np.cross(self.axes[:3], self.axes[3:]), origin))
+        along_row, along_column = self.axes[:3], self.axes[3:]
+        self.position = float(np.dot(np.cross(along_row, along_column), origin))
+        self.corner = float(np.dot(along_row, origin)), float(np.dot(along_column, origin))
 
     def voxels(self, hounsfield: bool) -> np.ndarray:
         if not hounsfield:
             return self.pixels
-        return self.pixels.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+        if self.rescale is None or self.modality != "CT":
+            what = "no RescaleSlope and RescaleIntercept" if self.rescale is None else self.modality
+            raise ValueError(
+                f"{self.file}: {what}; Hounsfield units are for CT slices with both; "
+                "hounsfield=False gives the numbers as stored"
+            )
+        slope, intercept = map(np.float32, self.rescale)
+        return self.pixels.astype(np.float32) * slope + intercept
 
 
 def _step(slices: Sequence[_Slice]) -> float:
@@ -106,15 +125,14 @@ def _step(slices: Sequence[_Slice]) -> float:
         raise ValueError(f"{slices[0].file}: one slice is no volume; at least two are needed")
     positions = np.array([each.position for each in slices])
     steps = np.diff(positions)
-    usual = float(np.median(steps))
-    for i, step in enumerate(steps):
-        before, after = slices[i].file.name, slices[i + 1].file.name
-        where = f"{slices[i].file.parent}: {before} and {after}"
-        if step < 1e-3:
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # of two steps the shorter one
+    for i in np.argsort(steps, kind="stable"):  # two slices at one place come first
+        where = f"{slices[i].file.parent}: {slices[i].file.name} and {slices[i + 1].file.name}"
+        if steps[i] < 1e-3:
             raise ValueError(f"{where} both lie at {positions[i]:g} mm; remove one")
         # Positions are printed with few digits; a missing slice doubles the step.
-        if abs(step - usual) > 0.1 * usual:
-            missing = max(round(step / usual) - 1, 0)
+        if abs(steps[i] - usual) > 0.1 * usual:
+            missing = max(round(steps[i] / usual) - 1, 0)
             what = f"{missing} missing between them" if missing else "slices are uneven"
             raise ValueError(
                 f"{where} lie at {positions[i]:g} and {positions[i + 1]:g} mm, the others "

@@ -1,5 +1,8 @@
 """jaxnet/data/image_files.py and volumes.py"""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -66,8 +69,29 @@ def test_empty_and_missing_folders(tmp_path):
 
 def test_sixteen_bits_are_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png: mode I;16; accepted is 8 bits"):
+    with pytest.raises(ValueError, match=r"deep\.png: its colours are I;16; accepted are 8 bits"):
         data.read_image(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_of_colour_are_refused(tmp_path, kind, channels):
+    """Pillow would drop the lower eight bits."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + body))
+        return struct.pack(">I", len(body)) + name + body + checksum
+
+    head = struct.pack(">IIBBBBB", 1, 1, 16, kind, 0, 0, 0)
+    row = zlib.compress(b"\0" + b"\x01\x2c" * channels)
+    raw = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+    (tmp_path / "deep.png").write_bytes(raw)
+    with pytest.raises(ValueError, match=r"deep\.png: its colours are \w+ of 16 bits"):
+        data.read_image(tmp_path / "deep.png")
+
+
+def test_statistics_of_whole_numbers_are_refused():
+    with pytest.raises(ValueError, match="images: int32 of shape"):
+        data.channel_statistics(np.ones((2, 3, 4, 4), np.int32))
 
 
 def test_statistics_by_counting_are_those_of_the_floats():
@@ -84,7 +108,7 @@ def test_statistics_by_counting_are_those_of_the_floats():
         data.channel_statistics(floats[0])
 
 
-def dicom(path, z, *, series="1.2.3", size=(2, 3), spacing=(0.5, 0.25), value=None):
+def dicom(path, z, *, series="1.2.3", size=(2, 3), spacing=(0.5, 0.25), value=None, **tags):
     from pydicom.dataset import Dataset, FileMetaDataset
 
     meta = FileMetaDataset()
@@ -103,6 +127,8 @@ def dicom(path, z, *, series="1.2.3", size=(2, 3), spacing=(0.5, 0.25), value=No
     file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
     file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 16, 15, 1
     file.PixelData = np.full(size, z if value is None else value, np.int16).tobytes()
+    for name, given in tags.items():
+        setattr(file, name, given)
     file.save_as(path, enforce_file_format=True)
 
 
@@ -142,12 +168,30 @@ def test_a_missing_slice_is_noticed(series):
         ({"z": 9, "size": (3, 3)}, r"e\.dcm: its shape is \(3, 3\)"),
         ({"z": 9, "spacing": (1, 1)}, r"e\.dcm: its pixel spacing is \(1\.0, 1\.0\)"),
         ({"z": 10}, r"a\.dcm and e\.dcm lie at 6 and 10 mm.*slices are uneven"),
+        ({"z": 9, "ImagePositionPatient": [40, 10, 9]}, r"e\.dcm: it lies 50 and 30 mm beside a"),
+        ({"z": 9, "RescaleSlope": None}, r"e\.dcm: no RescaleSlope and RescaleIntercept; Hounsfi"),
+        ({"z": 9, "Modality": "MR"}, r"e\.dcm: MR; Hounsfield units are for CT"),
     ],
 )
 def test_a_slice_that_does_not_belong(series, options, says):
     dicom(series / "e.dcm", **options)
     with pytest.raises(ValueError, match=says):
-        data.read_volume(series)
+        data.read_volume(series, hounsfield=True)
+
+
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [
+        ((0, 1, 3), "1.dcm and 2.dcm lie at 1 and 3 mm, the others 1 mm apart: 1 missing"),
+        ((0, 2, 3), "0.dcm and 1.dcm lie at 0 and 2 mm, the others 1 mm apart: 1 missing"),
+        ((0, 1, 1), "both lie at 1 mm"),
+    ],
+)
+def test_three_slices(tmp_path, places, says):
+    for i, z in enumerate(places):
+        dicom(tmp_path / f"{i}.dcm", z)
+    with pytest.raises(ValueError, match=says):
+        data.read_volume(tmp_path)
 
 
 def test_a_damaged_slice_is_named(series):

@@ -57,7 +57,17 @@ def test_converters(tmp_path):
         ("a,b\n1,\n", {}, r"line 2, column 'b': an empty cell"),
         ("a,b\n1,1_000\n", {}, r"column 'b': '1_000' is no number"),
         ("a,b\n1,nan\n", {}, r"line 2, column 'b': 'nan' is not finite"),
-        ("a,b\n1,1e60\n", {}, r"1e\+60 in column 'b' does not fit float32"),
+        ("a,b\n1,1e60\n", {}, r"line 2, column 'b': .* is no number of float32"),
+        ("a,b\n1,2\n\n3,4.5\n", {"dtype": int}, r"line 4, column 'b': 4.5 is no number of int64"),
+        ("a\n300\n", {"dtype": np.uint8}, r"column 'a': 300 is no number of uint8"),
+        ("a\n-1\n", {"dtype": np.uint8}, r"column 'a': -1 is no number of uint8"),
+        ("a\n9007199254740993\n", {"dtype": int}, r"is no number of int64"),
+        ('a,b\n1,x\n2,"y\n3,z\n', {"columns": ["a"]}, r"row that begins at line 3.*a quote"),
+        ('a\n"1"2\n', {}, r"row that begins at line 2"),
+        ('a,b\n"1\n",2\n3\n', {}, r"line 4: 1 cells"),
+        ("a\ngreen\n", {"converters": {"a": {"red": 0}.__getitem__}}, "'a': 'green' is no num"),
+        ("a\ngreen\n", {"converters": {"a": {"red": 0}.get}}, "line 2, column 'a': 'green'"),
+        ("a,b\n1,2\n", {"columns": "ab"}, "columns: 'ab', a text; give a list"),
         ("a,a\n1,2\n", {}, r"line 1: the column 'a' is there twice"),
         ("a,b\n", {}, r"table.csv: it holds no rows$"),
         ("", {}, r"table.csv: it holds no rows and no names"),
@@ -65,7 +75,9 @@ def test_converters(tmp_path):
     ],
 )
 def test_bad_tables_name_file_and_place(tmp_path, text, options, says):
-    with pytest.raises(ValueError, match=f"table.csv.*{says}" if "table" not in says else says):
+    if "table" not in says and "columns: " not in says:
+        says = f"table.csv.*{says}"
+    with pytest.raises(ValueError, match=says):
         data.read_table(csv_file(tmp_path, text), **options)
 
 
@@ -94,8 +106,14 @@ def test_statistics_of_training_rows_serve_all_rows():
     assert known.apply(x)[5, 0] > 1
     with pytest.raises(ValueError, match="column 1 is constant"):
         data.standardize(np.array([[1, 2], [3, 2]], np.float32))
+    with pytest.raises(ValueError, match="column 0 is constant"):
+        data.standardize(np.full((10, 1), 0.1))
     with pytest.raises(ValueError, match="1 rows; a deviation"):
         data.standardize(x[:1])
+    with pytest.raises(ValueError, match=r"shape \(6, 1\); accepted is \(rows, 2\)"):
+        known.apply(x[:, :1])
+    whole = data.standardize(np.array([[1], [2], [4]]))
+    np.testing.assert_allclose(whole[:, 0], [-0.87287156, -0.21821789, 1.09108945])
 
 
 @pytest.mark.parametrize(
@@ -111,6 +129,9 @@ def test_class_means():
     means = data.class_means(values, {"low": labels == 0, "high": labels == 1})
     assert means["low"].tolist() == [2]
     assert means["high"].tolist() == [9]
+    tenths = np.full((300_000, 2), 0.1, np.float32)
+    exact = data.class_means(tenths, {"all": np.ones(300_000, bool)})["all"]
+    assert (exact == np.float32(0.1)).all()
     with pytest.raises(ValueError, match="'none' has no rows"):
         data.class_means(values, {"none": labels == 2})
     with pytest.raises(ValueError, match="accepted are booleans"):
@@ -135,6 +156,9 @@ def test_words_by_one_hot_and_by_embedding_are_one_thing():
     assert data.word_indices(["to", "xyz"], index, unknown=0).tolist() == [index["to"], 0]
     with pytest.raises(ValueError, match="'xyz' at 1 is not among the 6"):
         data.words_one_hot(["to", "xyz"], index)
+    assert data.words_one_hot(["xyz"], index, unknown=1).tolist() == [[0, 1, 0, 0, 0, 0]]
+    with pytest.raises(ValueError, match="unknown: 6; accepted is a column, 0 to 5"):
+        data.words_one_hot(["xyz"], index, unknown=6)
     with pytest.raises(ValueError, match="split it into words first"):
         data.vocabulary("to be")
 
@@ -148,23 +172,36 @@ def test_letters_as_the_document_writes_them():
     assert letters[2].sum() == 1
 
 
-def bikes(tmp_path, hours):
+def bikes(tmp_path, hours, dates=None):
     names = (
         "instant,dteday,season,yr,mnth,hr,holiday,weekday,workingday,weathersit,temp,atemp,"
         "hum,windspeed,casual,registered,cnt"
     )
-    rows = [f"{i},2011-01-01,1,0,1,{h},0,6,0,1,.2,.3,.8,0,3,13,16" for i, h in enumerate(hours)]
-    return csv_file(tmp_path, "\n".join([names, *rows]))
+    dates = dates or [f"2011-01-{i // 24 + 1:02}" for i in range(len(hours))]
+    rows = [
+        f"{i},{date},1,0,1,{h},0,6,0,1,.2,.3,.8,0,3,13,16"
+        for i, (h, date) in enumerate(zip(hours, dates, strict=True))
+    ]
+    return csv_file(tmp_path, "\n".join([names, "", *rows]))
 
 
 def test_days_need_all_their_hours(tmp_path):
     table = data.read_bikes(bikes(tmp_path, [*range(24), *range(24)]))
-    assert table.column("dteday").tolist() == [1] * 48
+    assert table.column("dteday").tolist() == [1] * 24 + [2] * 24
     assert data.days(table.values).shape == (2, 24, 17)
-    with pytest.raises(ValueError, match=r"line 7: hour 6 where hour 5 should be"):
+    with pytest.raises(ValueError, match=r"line 8: hour 6 where hour 5 should be"):
         data.read_bikes(bikes(tmp_path, [0, 1, 2, 3, 4, 6]))
     with pytest.raises(ValueError, match="the last day ends after hour 4"):
         data.read_bikes(bikes(tmp_path, range(5)))
+    day = [*range(24)]
+    for dates, wrong in {
+        ("2011-01-31", "2011-02-02"): "line 27: hour 0 of 2011-02-02 after hour 23 of 2011-01-31",
+        ("2011-01-31", "2011-01-31"): "line 27: hour 0 of 2011-01-31 after hour 23 of 2011-01-31",
+        ("2011-01-31", "2011-01-30"): "days have to come in turn",
+        ("2011-01-31", "01/02/2011"): "line 27, column 'dteday': '01/02/2011'",
+    }.items():
+        with pytest.raises(ValueError, match=wrong):
+            data.read_bikes(bikes(tmp_path, day * 2, [d for d in dates for _ in day]))
     with pytest.raises(ValueError, match="a multiple of 24 rows"):
         data.days(np.zeros((25, 3)))
 
@@ -190,6 +227,11 @@ def test_weather_in_both_ways_is_torchs():
 def test_scale_to_unit_takes_the_range_and_not_min_less_min():
     values = np.array([2.0, 4.0, 3.0], np.float32)
     assert data.scale_to_unit(values).tolist() == [0, 1, 0.5]
+    wide = np.array([-32768, 3000, -14884], np.int16)
+    assert data.scale_to_unit(wide).tolist() == [0, 1, 0.5]
+    assert data.scale_ordinal(np.array([1, 4], np.uint8)).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="codes: 0; accepted is 1 to 4"):
+        data.scale_ordinal(np.array([0, 5]))
     with pytest.raises(ValueError, match="all are 2"):
         data.scale_to_unit(values[:1])
 

@@ -32,12 +32,13 @@ def test_to_tensor_and_normalize_are_the_hosts_to_the_bit():
     values = np.tile(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), (1, 1, 1, 3))
     whole = Compose([ToTensor(), Normalize(mean, std)])
     for run in (whole, jax.jit(whole)):
-        np.testing.assert_allclose(
-            run(KEY, values),
-            data.normalize(data.to_tensor(values), mean, std),
-            rtol=3e-7,
-            atol=1e-7,
-        )
+        expected = data.normalize(data.to_tensor(values), mean, std)
+        np.testing.assert_array_equal(run(KEY, values), expected)
+    scale = Normalize([0, 0, 0], list(std))  # nothing between the two divisions
+    expected = data.normalize(data.to_tensor(values), (0, 0, 0), std)
+    for run in (Compose([ToTensor(), scale]), jax.jit(Compose([ToTensor(), scale]))):
+        np.testing.assert_array_equal(run(KEY, values), expected)
+    np.testing.assert_array_equal(jax.jit(scale)(KEY, data.to_tensor(values)), expected)
     for run in (ToTensor(), jax.jit(ToTensor())):
         np.testing.assert_array_equal(run(KEY, jnp.asarray(values)), data.to_tensor(values))
 
@@ -61,6 +62,17 @@ def test_crops_are_pieces_of_the_padded_images():
     assert reached == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize(
+    ("padding", "sides"),
+    [(None, (0, 0, 0, 0)), ([1, 2], (1, 2, 1, 2)), ((1, 2, 3, 4), (1, 2, 3, 4))],
+)
+def test_padding_of_each_side(padding, sides):
+    left, top, right, bottom = sides
+    whole = RandomCrop((8 + top + bottom, 10 + left + right), padding=padding)
+    expected = np.pad(IMAGES, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    np.testing.assert_array_equal(jax.jit(whole)(KEY, IMAGES), expected)
+
+
 @pytest.mark.parametrize("mode", ["edge", "reflect", "symmetric"])
 def test_padding_modes(mode):
     out = np.asarray(RandomCrop((8, 10), padding=3, padding_mode=mode)(KEY, IMAGES[:1]))
@@ -77,6 +89,7 @@ def test_flips_half_of_the_images():
     same = (out == np.asarray(images)).all(axis=(1, 2, 3))
     assert (flipped ^ same).all()
     assert 150 < flipped.sum() < 250
+    np.testing.assert_array_equal(RandomHorizontalFlip(1)(KEY, images), images[..., ::-1])
     np.testing.assert_array_equal(RandomHorizontalFlip(0.0)(KEY, images), images)
     np.testing.assert_array_equal(RandomHorizontalFlip(1.0)(KEY, images), images[..., ::-1])
 
@@ -157,7 +170,11 @@ def test_inside_the_compiled_step_every_step_draws_anew():
         (lambda: Normalize([0.5], [0.5])(KEY, jnp.asarray(IMAGES)), r"\(N, 1, H, W\)"),
         (lambda: Normalize([0.5], [0.0]), "holds a zero"),
         (lambda: Normalize([0.5], [0.5, 1]), "1 and 2 numbers"),
-        (lambda: RandomCrop(0), "at least 1 and 0"),
+        (lambda: RandomCrop(0), "size: 0; .* at least 1"),
+        (lambda: RandomCrop((8, 8, 3)), r"size: \(8, 8, 3\)"),
+        (lambda: RandomCrop(8, padding=(1, 2, 3)), r"padding: \(1, 2, 3\)"),
+        (lambda: RandomCrop(8, padding=-1), "padding: -1"),
+        (lambda: ColorJitter(float("inf")), "brightness: inf"),
         (lambda: RandomCrop(9)(KEY, jnp.asarray(IMAGES)), r"size \(9, 9\) does not fit"),
         (lambda: RandomCrop(2, padding_mode="wrap"), "padding_mode: 'wrap'"),
         (lambda: RandomHorizontalFlip(1.5), "p: 1.5"),
