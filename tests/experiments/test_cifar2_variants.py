@@ -5,6 +5,7 @@ import os
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.cifar2_net import Trainer
@@ -15,9 +16,11 @@ from experiments.cifar2_variants import (
     main,
     run_variant,
     variants,
+    without_eval,
 )
 from experiments.unfinished import Budget, Unfinished
-from jaxnet import train, weights
+from jaxnet import metrics, train, weights
+from jaxnet.keys import keys
 from jaxnet.random import Generator
 
 PARAMETERS = {
@@ -93,6 +96,32 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert again.runs[0]["seconds"] == whole.runs[0]["seconds"]  # nothing was trained again
 
 
+@pytest.mark.parametrize("name", ["net", "batch_norm", "dropout"])
+def test_measured_without_eval(name):
+    images_, labels = images()
+    variant = variants(n_blocks=1)[name]
+    model = variant.build(rngs=Generator(0))
+    state = train.create(model, variant.optimizer())
+    step = jax.jit(without_eval(variant.loss))
+    after, measured = step(state, (images_, labels))
+    for key, buffer in state.buffers.items():
+        np.testing.assert_array_equal(after.buffers[key], buffer)
+
+    fresh = state.model()
+    fresh.train()
+    if name == "dropout":
+        with keys(jax.random.fold_in(state.key, state.step)):
+            outputs = fresh(images_)
+        with keys(jax.random.fold_in(state.key, state.step + 1)):
+            assert not np.allclose(outputs, fresh(images_))
+    else:
+        outputs = fresh(images_)
+    right = metrics.accuracy(outputs, labels).compute()
+    assert float(measured["accuracy"].compute()) == float(right)
+    in_eval_mode = state.model()(images_)
+    assert np.allclose(outputs, in_eval_mode, atol=1e-5) == (name == "net")
+
+
 def test_a_run_ends_before_it_is_over_its_hours(tmp_path):
     rows = images()
     variant = variants(n_blocks=1)["net"]
@@ -108,12 +137,15 @@ def test_smoke(tmp_path):
     config = Config(epochs=1, variants=("net",), out=tmp_path)
     assert main(config) == 0
     (folder,) = (tmp_path / "cifar2_variants").iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == ["accuracy.png", "record.json", "result.md"]
+    pictures = ["accuracy.png", "accuracy_without_eval.png"]
+    assert sorted(p.name for p in folder.iterdir()) == [*pictures, "record.json", "result.md"]
     table = (folder / "result.md").read_text()
     assert "python -m experiments cifar2_variants --epochs 1 --variants net" in table
     assert "| net | 18,090 | 1 |" in table
     record = json.loads((folder / "record.json").read_text())["metrics"]
-    assert 0.6 < record["net"]["runs"]["0"]["val_accuracy"]["1"] < 0.95
+    (run,) = record["net"]["runs"].values()
+    assert 0.6 < run["val_accuracy"]["1"] < 0.95
+    assert run["val_accuracy_without_eval"] == run["val_accuracy"]  # nothing here that eval changes
 
 
 @pytest.mark.parametrize("field", ["seeds", "n_blocks"])
