@@ -53,7 +53,8 @@ class Generator:
 
     Args:
         seed: any integer that torch takes, in [-2**63, 2**64). Like torch's
-            twister it is cut to its low 32 bits.
+            twister it is cut to its low 32 bits. Left out it is that of
+            `torch.Generator()`.
 
     Raises:
         TypeError: the seed is not an integer.
@@ -71,7 +72,7 @@ class Generator:
     array([0.7576316 , 0.27931088, 0.40306926], dtype=float32)
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 67280421310721) -> None:  # torch.Generator()'s
         self.manual_seed(seed)
 
     def __repr__(self) -> str:
@@ -191,14 +192,14 @@ class Generator:
 
     def randint(
         self,
-        low: int,
+        low: int | None = None,
         high: int | Sequence[int] | None = None,
         size: int | Sequence[int] = (),
         dtype: DTypeLike = np.int64,
     ) -> np.ndarray:
         """Integers in [low, high): `torch.randint(low, high, size)`.
 
-        `randint(high, size)` starts at 0, as in torch.
+        `randint(high, size)` and `randint(high=high, size=size)` start at 0, as in torch.
 
         Args:
             low: the smallest integer.
@@ -206,7 +207,9 @@ class Generator:
             size: the shape.
             dtype: bool, an integer, or a float that holds every one of them exactly.
         """
-        if high is None or isinstance(high, Sequence):
+        if low is None:
+            low = 0
+        elif high is None or isinstance(high, Sequence):
             low, high, size = 0, low, size if high is None else high
         low, high = _integer("low", low), _integer("high", high)
         shape, kind = _shape(size), np.dtype(dtype)

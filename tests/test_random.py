@@ -167,6 +167,14 @@ def test_seeds_are_cut_to_32_bits_and_kept_whole():
     np.testing.assert_array_equal(generator.randn(3), Generator(4).randn(3))
 
 
+@needs_torch
+def test_without_a_seed_it_is_torchs_own():
+    import torch
+
+    assert Generator().initial_seed() == torch.Generator().initial_seed()
+    np.testing.assert_array_equal(Generator().rand(5), torch.rand(5, generator=torch.Generator()))
+
+
 @pytest.mark.parametrize("seed", [1.0, True, None, "1", np.float32(1)])
 def test_seed_must_be_an_integer(seed):
     with pytest.raises(TypeError, match=r"seed: .* is not an integer"):
@@ -188,6 +196,9 @@ def test_sizes_are_named_as_torch_names_them():
             assert drawn.shape == (n if isinstance(n, tuple) else (n,))
     np.testing.assert_array_equal(Generator(0).randint(9, (4,)), Generator(0).randint(0, 9, 4))
     np.testing.assert_array_equal(Generator(0).randint(9, size=4), Generator(0).randint(0, 9, [4]))
+    np.testing.assert_array_equal(
+        Generator(0).randint(high=9, size=[4]), Generator(0).randint(0, 9, [4])
+    )
 
 
 def test_empty_draws_leave_the_state():

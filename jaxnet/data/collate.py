@@ -1,8 +1,11 @@
 """From samples to batches: torch.utils.data.default_collate, in numpy."""
 
-from collections.abc import Mapping, Sequence
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 __all__ = ["default_collate", "default_convert"]
@@ -25,7 +28,10 @@ def default_collate(batch: Sequence[Any]) -> Any:
         TypeError: something that cannot be stacked.
     """
     first = batch[0]
+    if isinstance(first, (str, bytes)):
+        return list(batch)
     if is_array(first):
+        _all(batch, is_array, "no array")
         shapes = [tuple(sample.shape) for sample in batch]
         if len(set(shapes)) > 1:
             odd = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
@@ -35,12 +41,14 @@ def default_collate(batch: Sequence[Any]) -> Any:
             )
         return np.stack([as_numpy(sample) for sample in batch])
     if isinstance(first, (bool, int, float, complex, np.generic)):
-        return np.array(batch)
-    if isinstance(first, (str, bytes)):
-        return list(batch)
+        return _numbers(batch)
     if isinstance(first, Mapping):
+        _all(batch, lambda sample: isinstance(sample, Mapping), "no dictionary")
+        for key in first:
+            _all(batch, functools.partial(_has, key), f"without the key {key!r}")
         return {key: default_collate([sample[key] for sample in batch]) for key in first}
     if isinstance(first, Sequence):
+        _all(batch, lambda sample: isinstance(sample, Sequence), "no tuple or list")
         if any(len(sample) != len(first) for sample in batch):
             raise ValueError(
                 f"batch: samples of {sorted({len(sample) for sample in batch})} parts; every "
@@ -53,15 +61,46 @@ def default_collate(batch: Sequence[Any]) -> Any:
     )
 
 
+def _all(batch: Sequence[Any], fits: Callable[[Any], bool], what: str) -> None:
+    for i, sample in enumerate(batch):
+        if not fits(sample):
+            raise ValueError(
+                f"batch: sample 0 is a {type(batch[0]).__name__}, but sample {i} is "
+                f"{what} ({type(sample).__name__}); samples of one structure are stacked"
+            )
+
+
+def _has(key: Any, sample: Mapping[Any, Any]) -> bool:
+    return key in sample
+
+
+def _numbers(batch: Sequence[Any]) -> np.ndarray:
+    kinds = (bool, int, float, complex, np.generic)
+    _all(batch, lambda x: isinstance(x, kinds) and not isinstance(x, (str, bytes)), "no number")
+    numbers = np.array(batch)
+    whole = all(isinstance(number, int) for number in batch)
+    if numbers.dtype.kind in "OSU" or (whole and numbers.dtype.kind not in "bi"):
+        raise ValueError(f"batch: {list(batch)[:4]} do not fit int64 as numbers")
+    return numbers
+
+
 def default_convert(value: Any) -> Any:
     """Torch's tensors become numpy arrays, wherever they are; all else stays as it is."""
-    if is_array(value):
-        return as_numpy(value) if hasattr(value, "detach") else value
+    return each(lambda x: as_numpy(x) if hasattr(x, "detach") else x, value)
+
+
+def own_copy(value: Any) -> Any:
+    """With arrays of its own: a data set may fill the same array again for its next row."""
+    return each(lambda x: x.copy() if isinstance(x, np.ndarray) else x, value)
+
+
+def each(function: Callable[[Any], Any], value: Any) -> Any:
+    """The same dictionaries, tuples and lists, with a function of everything in them."""
     if isinstance(value, Mapping):
-        return {key: default_convert(item) for key, item in value.items()}
+        return {key: each(function, item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return _like(value, [default_convert(item) for item in value])
-    return value
+        return _like(value, [each(function, item) for item in value])
+    return function(value)
 
 
 def is_array(value: Any) -> bool:
@@ -72,7 +111,11 @@ def is_array(value: Any) -> bool:
 def as_numpy(value: Any) -> np.ndarray:
     """The same numbers in numpy; torch is not imported for its tensors."""
     if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # NumPy has none of its own
+            bits = value.contiguous().view(sys.modules["torch"].int16).numpy()
+            return bits.view(ml_dtypes.bfloat16)
+        value = value.numpy()
     array = np.asarray(value)
     if array.dtype.kind in "OSU":
         raise TypeError(f"batch: an array of {array.dtype}; accepted are arrays of numbers")

@@ -5,8 +5,9 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+import jax
 import numpy as np
 
 from jaxnet.random import Generator
@@ -21,7 +22,10 @@ __all__ = [
 ]
 
 
-class Dataset:
+Row = TypeVar("Row", covariant=True)
+
+
+class Dataset(Generic[Row]):
     """Rows by number: define `__getitem__` and `__len__`.
 
     A class of your own need not inherit from this one; a list or an array will do
@@ -35,7 +39,7 @@ class Dataset:
         return ConcatDataset([self, other])
 
 
-class IterableDataset:
+class IterableDataset(Generic[Row]):
     """Rows one after another: define `__iter__`, and `__len__` if it is known."""
 
 
@@ -43,7 +47,8 @@ class TensorDataset(Dataset):
     """Arrays with the rows along axis 0; a row is a tuple of one piece of each.
 
     Args:
-        *tensors: numpy, JAX or torch arrays of the same length.
+        *tensors: numpy, JAX or torch arrays of the same length. Those of JAX are kept
+            in numpy: JAX gives the last row for one that is not there.
 
     >>> TensorDataset(np.arange(6).reshape(3, 2), np.array([7, 8, 9]))[1]
     (array([2, 3]), np.int64(8))
@@ -61,7 +66,7 @@ class TensorDataset(Dataset):
         lengths = [tensor.shape[0] for tensor in tensors]
         if len(set(lengths)) > 1:
             raise ValueError(f"tensors: of {lengths} rows; all need the same number")
-        self.tensors = tensors
+        self.tensors = tuple(by_number(tensor) for tensor in tensors)
 
     def __getitem__(self, index: Any) -> tuple[Any, ...]:
         return tuple(tensor[index] for tensor in self.tensors)
@@ -79,7 +84,7 @@ class Subset(Dataset):
     """
 
     def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
-        self.dataset = dataset
+        self.dataset = by_number(dataset)
         self.indices = indices
 
     def __getitem__(self, index: Any) -> Any:
@@ -89,6 +94,8 @@ class Subset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The rows of a batch; a data set that reads many at once may do so."""
+        if type(self).__getitem__ is not Subset.__getitem__:  # a class of the user's own
+            return [self[i] for i in indices]
         rows = [self.indices[i] for i in indices]
         if callable(getattr(self.dataset, "__getitems__", None)):
             return self.dataset.__getitems__(rows)
@@ -107,7 +114,7 @@ class ConcatDataset(Dataset):
     """
 
     def __init__(self, datasets: Iterable[Any]) -> None:
-        self.datasets = list(datasets)
+        self.datasets = [by_number(dataset) for dataset in datasets]
         if not self.datasets:
             raise ValueError("datasets: none given; give at least one")
         for i, dataset in enumerate(self.datasets):
@@ -145,12 +152,14 @@ def random_split(
         generator: to draw from. Torch draws alike from its global generator.
 
     Raises:
-        ValueError: the lengths do not sum to that of the data set.
+        ValueError: the lengths are not whole or do not sum to that of the data set.
+        TypeError: generator is none of ours.
 
     >>> [part.indices for part in random_split(range(5), [3, 2], Generator(0))]
     [[4, 0, 1], [3, 2]]
     """
     n = len(dataset)
+    checked_generator(generator)
     if math.isclose(sum(lengths), 1) and sum(lengths) <= 1:
         for i, fraction in enumerate(lengths):
             if not 0 <= fraction <= 1:
@@ -162,12 +171,12 @@ def random_split(
             if count == 0:
                 warnings.warn(f"random_split: part {i} gets no rows", stacklevel=2)
     else:
-        counts = [int(length) for length in lengths]
-        if sum(lengths) != n or min(counts) < 0:
+        if sum(lengths) != n or any(length < 0 or length % 1 for length in lengths):
             raise ValueError(
-                f"lengths: {list(lengths)} sum to {sum(lengths)}; accepted are lengths that sum "
-                f"to the data set's {n} rows, or fractions that sum to 1"
+                f"lengths: {list(lengths)} sum to {sum(lengths)}; accepted are whole lengths that "
+                f"sum to the data set's {n} rows, or fractions that sum to 1"
             )
+        counts = [int(length) for length in lengths]
     order = generator.randperm(n).tolist()
     ends = itertools.accumulate(counts)
     return [
@@ -175,12 +184,30 @@ def random_split(
     ]
 
 
+def by_number(dataset: Any) -> Any:
+    """As it is, but in numpy if it is a JAX array, which has no end: x[7] of 3 rows is x[2]."""
+    return np.asarray(dataset) if isinstance(dataset, jax.Array) else dataset
+
+
+def checked_generator(generator: Any) -> None:
+    if not isinstance(generator, Generator):
+        raise TypeError(
+            f"generator: {type(generator).__name__}; accepted is a jaxnet.random.Generator, such "
+            "as Generator(0)"
+        )
+
+
 def is_iterable_only(dataset: Any) -> bool:
     """Whether a data set, torch's or ours, gives rows only one after another."""
     # torch's IterableDataset inherits a __getitem__ that raises.
-    if any(kind.__name__ == "IterableDataset" for kind in type(dataset).__mro__):
-        return True
-    return hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")
+    return is_iterable_data_set(dataset) or (
+        hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")
+    )
+
+
+def is_iterable_data_set(dataset: Any) -> bool:
+    """Whether it is an `IterableDataset`, torch's or ours."""
+    return any(kind.__name__ == "IterableDataset" for kind in type(dataset).__mro__)
 
 
 def arrays_of(dataset: Any) -> tuple[Any, ...] | None:
@@ -188,7 +215,7 @@ def arrays_of(dataset: Any) -> tuple[Any, ...] | None:
     kind = type(dataset)
     if kind is Subset or (kind.__name__ == "Subset" and kind.__module__.startswith("torch.")):
         arrays = arrays_of(dataset.dataset)
-        rows = np.asarray(dataset.indices)
+        rows = np.asarray(dataset.indices, np.int64)
         return None if arrays is None else tuple(array[rows] for array in arrays)
     torchs = kind.__name__ == "TensorDataset" and kind.__module__.startswith("torch.")
     return tuple(dataset.tensors) if kind is TensorDataset or torchs else None
@@ -200,5 +227,7 @@ def gather(dataset: Any, rows: Sequence[int]) -> tuple[Any, ...] | None:
         return gather(dataset.dataset, [dataset.indices[i] for i in rows])
     if type(dataset) is TensorDataset:
         picked = np.asarray(rows)
+        if picked.ndim != 1 or picked.dtype.kind not in "iu":
+            return None  # a sampler may give anything that the data set takes
         return tuple(tensor[picked] for tensor in dataset.tensors)
     return None

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.data.collate import default_collate, default_convert, is_array
-from jaxnet.data.dataset import gather, is_iterable_only
+from jaxnet.data.collate import default_collate, default_convert, each, is_array, own_copy
+from jaxnet.data.dataset import by_number, gather, is_iterable_data_set, is_iterable_only
 from jaxnet.data.sampler import (
     BatchSampler,
     RandomSampler,
@@ -54,7 +54,8 @@ class DataLoader:
         rngs: stands for torch's global generator, after `torch.manual_seed(seed)`:
             `Generator(seed)`, the one that the layers drew from.
         device: a JAX device or sharding: batches come as JAX arrays that were sent
-            there ahead of time, `prefetch` of them. None gives numpy arrays.
+            there ahead of time, `prefetch` of them. A pass that is left early has drawn
+            that much further, as torch's workers do. None gives numpy arrays.
         prefetch: batches on their way to the device.
 
     A shuffled loader needs `rngs` or `generator`, and gives the batches that torch
@@ -102,6 +103,13 @@ class DataLoader:
                 f"multiprocessing_context: {multiprocessing_context!r}; workers are threads "
                 "here, leave it out"
             )
+        _check_data(dataset)
+        if device is not None and not isinstance(device, (jax.Device, jax.sharding.Sharding)):
+            raise ValueError(
+                f"device: {device!r}; accepted is a JAX device, such as jax.devices()[0], or a "
+                "sharding"
+            )
+        dataset = by_number(dataset)
         self._passes_through = _is_loader(dataset)
         self._iterable = not self._passes_through and is_iterable_only(dataset)
         given: dict[str, Any] = {
@@ -130,6 +138,9 @@ class DataLoader:
             raise ValueError("drop_last: there are no batches with batch_size=None; leave it out")
         if shuffle or generator is not None or rngs is not None:
             generator, rngs = checked_generators(generator, rngs)
+        else:  # the program's global generator is then the one that its sampler draws from
+            within: Any = batch_sampler if sampler is None else sampler
+            rngs = getattr(getattr(within, "sampler", within), "rngs", None)
 
         self.dataset = dataset
         self.batch_size = batch_size
@@ -220,18 +231,39 @@ class DataLoader:
     def _ahead(
         self, jobs: Iterator[Any], read: Callable[[Any], Any], workers: int
     ) -> Iterator[Any]:
-        """Batches in order, read by threads up to `prefetch_factor` batches each ahead."""
+        """Batches in order, read by threads up to `prefetch_factor` batches each ahead.
+
+        The first rows are drawn now, as torch draws them, and not with the first batch.
+        """
         numbers = itertools.count()
+        failed: list[Exception] = []
 
         def begin() -> None:
-            if self.worker_init_fn is not None:
-                self.worker_init_fn(next(numbers))
+            try:
+                if self.worker_init_fn is not None:
+                    self.worker_init_fn(next(numbers))
+            except Exception as error:  # the pool would hide it
+                failed.append(error)
+
+        def work(rows: Any) -> Any:
+            if failed:
+                raise RuntimeError(f"worker_init_fn: it raised {failed[0]!r}") from failed[0]
+            batch = read(rows)
+            return batch if self._default_collate else own_copy(batch)
 
         pool = ThreadPoolExecutor(workers, "jaxnet-loader", initializer=begin)
-        waiting: collections.deque[Future[Any]] = collections.deque()
+        ahead = workers * (self.prefetch_factor or 2)
+        waiting = collections.deque(pool.submit(work, r) for r in itertools.islice(jobs, ahead))
+        return self._in_order(pool, waiting, jobs, work)
+
+    def _in_order(
+        self,
+        pool: ThreadPoolExecutor,
+        waiting: collections.deque[Future[Any]],
+        jobs: Iterator[Any],
+        work: Callable[[Any], Any],
+    ) -> Iterator[Any]:
         try:
-            for rows in itertools.islice(jobs, workers * (self.prefetch_factor or 2)):
-                waiting.append(pool.submit(read, rows))
             while waiting:
                 try:
                     batch = waiting.popleft().result(self.timeout or None)
@@ -242,7 +274,7 @@ class DataLoader:
                 if batch is _END:
                     return
                 for rows in itertools.islice(jobs, 1):
-                    waiting.append(pool.submit(read, rows))
+                    waiting.append(pool.submit(work, rows))
                 yield batch
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -250,15 +282,39 @@ class DataLoader:
     def _sent(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Sends batches to the device before they are asked for."""
         sent: collections.deque[Any] = collections.deque()
-        for batch in batches:
-            sent.append(jax.tree.map(self._send, batch))
+        failed: Exception | None = None
+        while failed is None:
+            try:
+                batch = next(batches, _END)
+                if batch is _END:
+                    break
+                # On a CPU the device would share the array's memory.
+                batch = batch if self._default_collate else own_copy(batch)
+                sent.append(each(self._send, batch))
+            except Exception as error:  # the batches before it come first
+                failed = error
             if len(sent) > self.prefetch:
                 yield sent.popleft()
         yield from sent
+        if failed is not None:
+            raise failed
 
     def _send(self, leaf: Any) -> Any:
-        numeric = is_array(leaf) or isinstance(leaf, (bool, int, float, np.generic))
+        numeric = is_array(leaf) or isinstance(leaf, (bool, int, float, np.number, np.bool_))
         return jax.device_put(leaf, self.device) if numeric else leaf
+
+
+def _check_data(dataset: Any) -> None:
+    if hasattr(dataset, "__next__") and not is_iterable_data_set(dataset):
+        raise ValueError(
+            f"dataset: a {type(dataset).__name__} gives its rows once; give a list of them, or an "
+            "IterableDataset whose __iter__ begins anew"
+        )
+    if not (hasattr(dataset, "__iter__") or hasattr(dataset, "__getitem__")):
+        raise ValueError(
+            f"dataset: a {type(dataset).__name__}; accepted is something with rows by number "
+            "(__getitem__ and __len__) or one after another (__iter__)"
+        )
 
 
 def _is_loader(dataset: Any) -> bool:
@@ -273,8 +329,10 @@ def _check_numbers(
     persistent_workers: bool,
     prefetch: int,
 ) -> None:
-    if num_workers < 0:
-        raise ValueError(f"num_workers: {num_workers}; at least 0, which reads in this thread")
+    if not isinstance(num_workers, int) or num_workers < 0:
+        raise ValueError(
+            f"num_workers: {num_workers!r}; accepted is a whole number, 0 to read in this thread"
+        )
     if timeout < 0:
         raise ValueError(f"timeout: {timeout}; at least 0, which waits for ever")
     if prefetch_factor is not None and (num_workers == 0 or prefetch_factor < 1):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.data.dataset import checked_generator
 from jaxnet.random import Generator
 
 __all__ = [
@@ -34,6 +35,7 @@ def epoch_order(n: int, generator: Generator, shuffle: bool = True) -> np.ndarra
     >>> epoch_order(5, Generator(0))
     array([1, 4, 2, 3, 0])
     """
+    checked_generator(generator)
     generator.random_()
     if not shuffle:
         return np.arange(n)
@@ -125,6 +127,7 @@ class SubsetRandomSampler:
     """
 
     def __init__(self, indices: Sequence[int], generator: Generator) -> None:
+        checked_generator(generator)
         self.indices = indices
         self.generator = generator
 

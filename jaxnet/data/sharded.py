@@ -1,6 +1,7 @@
 """Record files that do not fit the memory, read in shuffled batches through Grain."""
 
 import bisect
+import functools
 import hashlib
 import itertools
 import json
@@ -119,7 +120,7 @@ class ShardedReader:
                 f"leaves out smaller batches: give at most {share}, or drop_last=False"
             )
         dataset = dataset.batch(
-            batch_size, drop_remainder=drop_last, batch_fn=lambda part: collate_fn(list(part))
+            batch_size, drop_remainder=drop_last, batch_fn=functools.partial(_batch, collate_fn)
         )
         self.batches_per_epoch = len(dataset)
         self.epochs = epochs
@@ -199,6 +200,16 @@ class ShardedIterator(Iterator[Any]):
         self._batches.close()
 
 
+def _batch(collate_fn: Callable[[list[Any]], Any], samples: Sequence[Any]) -> Any:
+    try:
+        batch = collate_fn(list(samples))
+    except StopIteration as error:  # as in _Samples
+        raise RuntimeError("collate_fn: it raised StopIteration") from error
+    if batch is None:
+        raise ValueError("collate_fn: it gave None; a batch is an array or several")
+    return batch
+
+
 class _Samples:
     """Decoded records; an error of the decoding says where its record lies."""
 
@@ -213,10 +224,15 @@ class _Samples:
         if self._decode is None:
             return record
         try:
-            return self._decode(record)
+            sample = self._decode(record)
+        except StopIteration as error:  # to Grain it would be the end of the data
+            raise RuntimeError(f"decode: StopIteration at {self._source.place(i)}") from error
         except Exception as error:
             error.add_note(f"decode: {self._source.place(i)}")
             raise
+        if sample is None:  # Grain would leave it out
+            raise ValueError(f"decode: it gave None for {self._source.place(i)}")
+        return sample
 
 
 class _Shards:

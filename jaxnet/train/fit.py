@@ -64,6 +64,9 @@ def fit(
             Generator(0). A loader has its own.
         shuffle: whether to shuffle: by default all but loaders and iterable data sets.
         validation: as `data`, but no function; measured after each epoch, not shuffled.
+            A PyTorch program's validation loader draws one number from the global
+            generator in every pass; `DataLoader(..., rngs=generator)` does here, arrays
+            do not, and from the second epoch on the training orders differ.
         eval_step: `make_eval_step(...)`, needed for that.
         eval_batch_size: by default that of the training.
         schedule: of (opt_state, epoch number from 0), gives the opt_state before each

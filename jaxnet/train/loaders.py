@@ -216,7 +216,8 @@ class Loader:
         batch = default_convert(batch)
         rows_of(batch, f"{self._name}: a batch")
         self._example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-        return jax.tree.map(np.asarray, batch)
+        # Copies: a loader may fill the same arrays again for its next batch.
+        return jax.tree.map(np.array, batch)
 
 
 def _first(reader: Any, count: int) -> Iterator[Any]:

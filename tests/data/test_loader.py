@@ -7,6 +7,7 @@ import time
 from collections import namedtuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -224,6 +225,13 @@ def test_collate_goes_into_structures():
         ([(1, 2), (1,)], "samples of"),
         ([np.array(["a"])], "accepted are arrays of numbers"),
         ([object()], "samples of object; accepted are"),
+        ([1, None], "sample 1 is no number"),
+        ([1.0, "a"], r"sample 1 is no number \(str\)"),
+        ([2**70, 1], "do not fit int64"),
+        ([2**63, 1], "do not fit int64"),
+        ([np.zeros(2), 1], "sample 0 is a ndarray, but sample 1 is no array"),
+        ([{"a": 1}, {"b": 2}], "sample 1 is without the key 'a'"),
+        ([(1, 2), 3], "sample 1 is no tuple or list"),
     ],
 )
 def test_what_cannot_be_stacked(batch, says):
@@ -247,6 +255,8 @@ def test_what_cannot_be_stacked(batch, says):
         ({"sampler": [1], "shuffle": True, "rngs": Generator(0)}, "a sampler is the order"),
         ({"batch_sampler": [[1]], "batch_size": 2}, "takes the place of batch_size"),
         ({"prefetch": -1}, "prefetch: -1"),
+        ({"num_workers": 1.5}, "num_workers: 1.5"),
+        ({"device": "cpu"}, "device: 'cpu'; accepted is a JAX device"),
     ],
 )
 def test_options_that_do_not_go_together(options, says):
@@ -267,6 +277,22 @@ def test_data_sets_refuse_what_does_not_fit():
         data.ConcatDataset([[1, 2], [3, 4, 5]])[5]
     with pytest.raises(ValueError, match=r"\[2, 2\] sum to 4"):
         data.random_split(range(5), [2, 2], Generator(0))
+    with pytest.raises(ValueError, match="accepted are whole lengths"):
+        data.random_split(range(5), [2.5, 2.5], Generator(0))
+    with pytest.raises(ValueError, match="sum to nan"):
+        data.random_split(range(5), [float("nan"), 1], Generator(0))
+    assert data.random_split([], [], Generator(0)) == []
+    for draw in (
+        lambda: data.random_split(range(5), [5], 0),
+        lambda: data.SubsetRandomSampler([1], None),
+        lambda: data.epoch_order(5, 0),
+    ):
+        with pytest.raises(TypeError, match=r"generator: .*; accepted is a jaxnet\.random"):
+            draw()
+    with pytest.raises(ValueError, match="a generator gives its rows once"):
+        data.DataLoader(i for i in range(4))
+    with pytest.raises(ValueError, match="dataset: a int; accepted is"):
+        data.DataLoader(5)
     with pytest.warns(UserWarning, match="part 1 gets no rows"):
         data.random_split(range(1), [0.5, 0.5], Generator(0))
     with pytest.raises(ValueError, match="num_samples: 0"):
@@ -275,3 +301,115 @@ def test_data_sets_refuse_what_does_not_fit():
     joined = data.TensorDataset(np.arange(2)) + data.TensorDataset(np.arange(3))
     assert len(joined) == 5
     assert joined[-1] == (2,)
+
+
+def test_rows_of_jax_arrays_end():
+    """JAX gives the last row for one that is not there."""
+    rows = data.TensorDataset(jnp.arange(3.0))
+    assert [row for (row,) in rows] == [0, 1, 2]
+    for dataset in (rows, data.Subset(rows, [7]), data.Subset(jnp.arange(3), [7])):
+        with pytest.raises(IndexError):
+            dataset[len(dataset) - 1 + 4]
+    (batch,) = next(iter(data.DataLoader(rows, 2)))
+    assert isinstance(batch, np.ndarray)
+    twos = data.DataLoader(rows, None, sampler=data.BatchSampler(range(3), 2, False))
+    assert [batch.tolist() for (batch,) in twos] == [[0, 1], [2]]
+
+
+def test_a_subset_of_ones_own():
+    class Doubled(data.Subset):
+        def __getitem__(self, index):
+            return 2 * super().__getitem__(index)
+
+    doubled = Doubled(data.TensorDataset(np.arange(4)).tensors[0], [1, 3])
+    assert lists(data.DataLoader(doubled, 2)) == [[2, 6]]
+
+
+class Refilled(data.IterableDataset):
+    """One array for all rows, as a reader of frames may have it."""
+
+    def __iter__(self):
+        frame = np.zeros(1024, np.float32)
+        for i in range(5):
+            frame[:] = i
+            yield frame
+
+
+@pytest.mark.parametrize("options", [{"device": jax.devices()[0]}, {"num_workers": 1}])
+def test_an_array_that_is_filled_again(options):
+    loader = data.DataLoader(Refilled(), None, **options)
+    assert [float(batch.mean()) for batch in loader] == [0, 1, 2, 3, 4]
+
+
+@needs_torch
+def test_workers_draw_when_the_pass_begins():
+    import torch
+    from torch.utils.data import DataLoader
+
+    torch.manual_seed(0)
+    expected = lists(DataLoader(range(12), 4, True))  # as with workers, which would fork
+    after = torch.rand(1).item()
+    rngs = Generator(0)
+    mine = iter(data.DataLoader(range(12), 4, True, num_workers=1, rngs=rngs))
+    assert float(rngs.rand(1)[0]) == after
+    assert lists(mine) == expected
+
+
+@needs_torch
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_samplers_generator_is_the_programs(batched):
+    import torch
+    from torch.utils import data as theirs
+
+    def loader(kind, **options):
+        sampler = kind.RandomSampler(range(6), **options)
+        if batched:
+            return kind.DataLoader(
+                range(6), batch_sampler=kind.BatchSampler(sampler, 4, drop_last=False)
+            )
+        return kind.DataLoader(range(6), 6, sampler=sampler)
+
+    torch.manual_seed(0)
+    expected = loader(theirs)
+    mine = loader(data, rngs=Generator(0))
+    for _ in range(2):
+        assert lists(mine) == lists(expected)
+
+
+def test_good_batches_come_before_an_error():
+    class Broken(data.Dataset[int]):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, i):
+            if i == 4:
+                raise OSError("row 4")
+            return i
+
+    batches = iter(data.DataLoader(Broken(), 2, device=jax.devices()[0]))
+    assert [next(batches).tolist() for _ in range(2)] == [[0, 1], [2, 3]]
+    with pytest.raises(OSError, match="row 4"):
+        next(batches)
+
+
+def test_a_worker_that_cannot_begin():
+    def begin(worker):
+        raise OSError("no such file")
+
+    with pytest.raises(RuntimeError, match=r"worker_init_fn: it raised OSError\('no such file'\)"):
+        list(data.DataLoader(range(4), 2, num_workers=2, worker_init_fn=begin))
+
+
+@needs_torch
+def test_bfloat16_and_rows_that_are_pairs():
+    import torch
+
+    rows = torch.arange(6.0).to(torch.bfloat16).reshape(3, 2)
+    (batch,) = next(iter(data.DataLoader(data.TensorDataset(rows), 3)))
+    assert str(batch.dtype) == "bfloat16"
+    assert batch.astype(float).tolist() == rows.double().tolist()
+    places = [[(0, 1), (2, 0)]]  # each is a row and a column
+    (picked,) = next(
+        iter(data.DataLoader(data.TensorDataset(np.arange(6).reshape(3, 2)), batch_sampler=places))
+    )
+    assert picked.tolist() == [1, 4]

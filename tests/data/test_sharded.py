@@ -241,6 +241,22 @@ def test_an_error_of_decode_says_where(shards):
     assert any("00001-of-00003, record 1" in note for note in caught.value.__notes__)
 
 
+def test_nothing_is_left_out_in_silence(shards):
+    """Grain takes StopIteration for the end, and None for a row that is filtered out."""
+
+    def ends(record):
+        raise StopIteration
+
+    for options, says in (
+        ({"decode": ends}, "decode: StopIteration at .*record 0"),
+        ({"decode": lambda record: None}, "decode: it gave None for .*record 0"),
+        ({"collate_fn": lambda samples: None}, "collate_fn: it gave None"),
+    ):
+        for workers in (0, 2):
+            with pytest.raises((RuntimeError, ValueError), match=says):
+                list(data.ShardedReader(shards, 2, num_workers=workers, **options))
+
+
 def test_raw_records_and_a_collate_of_ones_own(shards):
     first = next(iter(data.ShardedReader(shards, 3)))
     assert first == [encode(0), encode(1), encode(2)]

@@ -111,6 +111,19 @@ def seeded_torch_loader():
     return torch_loader(generator=torch.Generator().manual_seed(6))
 
 
+class Refilled:
+    """Batches in arrays that are filled again for the next ones."""
+
+    def __iter__(self):
+        x, y = rows()
+        filled = x[:8].copy(), y[:8].copy()
+        for first in range(0, N, 8):
+            parts = x[first : first + 8], y[first : first + 8]
+            for array, part in zip(filled, parts, strict=True):
+                array[: len(part)] = part
+            yield tuple(array[: len(part)] for array, part in zip(filled, parts, strict=True))
+
+
 def test_a_data_set_trains_as_its_arrays_do():
     of_arrays = run(rows(), batch_size=8, generator=Generator(5))
     assert bits(of_arrays) == bits(run(Rows(), batch_size=8, generator=Generator(5)))
@@ -122,6 +135,7 @@ def test_a_data_set_trains_as_its_arrays_do():
     unshuffled = run(rows(), batch_size=8, shuffle=False)
     assert bits(unshuffled) == bits(run(Rows(), batch_size=8, shuffle=False))
     assert bits(unshuffled) == bits(run(Stream(), batch_size=8))
+    assert bits(unshuffled) == bits(run(Refilled()))
 
 
 def test_torchs_loaders_and_data_sets_train_as_arrays_do():
