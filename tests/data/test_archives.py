@@ -233,6 +233,38 @@ def test_a_shuffle_without_ids_is_undone_or_owned_up_to(tmp_path, monkeypatch, c
     assert "own order, not torchvision's" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("records", "says"),
+    [
+        ([{"image": np.zeros((1, 1, 1), np.uint8), "label": 10}], "record 0 has label 10; .* 10"),
+        (
+            [{"image": np.zeros((i, 1, 1), np.uint8), "label": 0} for i in (1, 2)],
+            r"image 1 of test is \(2, 1, 1\), the first one \(1, 1, 1\)",
+        ),
+    ],
+)
+def test_a_damaged_prepared_folder(tmp_path, monkeypatch, records, says):
+    folder = tmp_path / "fashion_mnist" / "3.0.1"
+    prepared_records(monkeypatch, folder, records)
+    with pytest.raises(ValueError, match=f"3.0.1: damaged data set: {says}"):
+        prepared.read(folder, "test", (9, 2))
+
+
+def test_records_without_ids_or_known_labels_are_refused(tmp_path, monkeypatch):
+    """Nothing would tell that they come in another order."""
+    folder = tmp_path / "cifar10" / "3.0.2"
+    prepared_records(monkeypatch, folder, [{"image": np.zeros((1, 1, 1), np.uint8), "label": 0}])
+    with pytest.raises(ValueError, match="the ids of test are not 0 to 0"):
+        prepared.read(folder, "test")
+
+
+@pytest.mark.parametrize("text", ['{"fileFormat": "arr', "[]", '{"fileFormat": "array_record"}'])
+def test_a_damaged_description_is_named(tmp_path, text):
+    (tmp_path / "dataset_info.json").write_text(text)
+    with pytest.raises(ValueError, match=r"damaged data set: dataset_info\.json"):
+        prepared.open_split(tmp_path, "test")
+
+
 @needs_data
 def test_the_prepared_mnist_comes_in_torchvisions_order(tmp_path):
     folder = Path(str(DATA)) / "tfds" / "mnist" / "3.0.1"

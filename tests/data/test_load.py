@@ -188,6 +188,12 @@ def test_damaged_records_are_named(copy_of_test_split, damage, tmp_path):
 def test_a_damaged_cache_is_decoded_again(copy_of_test_split, tmp_path, capsys):
     data.load("cifar10", split="test", data_dir=tmp_path / "data")
     (kept,) = (tmp_path / "cache" / "decoded").iterdir()
-    kept.write_bytes(kept.read_bytes()[:1_000_000])
-    assert len(data.load("cifar10", split="test", data_dir=tmp_path / "data")) == 10000
-    assert "damaged" in capsys.readouterr().err
+    whole = kept.read_bytes()
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    at = whole.index(b"PK\1\2") + 10  # the way of packing: one that zipfile does not know
+    unknown = whole[:at] + b"\x63\0" + whole[at + 2 :]
+    for damaged in (whole[:1_000_000], array.getvalue(), unknown):
+        kept.write_bytes(damaged)
+        assert len(data.load("cifar10", split="test", data_dir=tmp_path / "data")) == 10000
+        assert "damaged" in capsys.readouterr().err
