@@ -262,8 +262,10 @@ def class_means(values: np.ndarray, classes: Mapping[str, np.ndarray]) -> dict[s
             )
         if not rows.any():
             raise ValueError(f"classes: {name!r} has no rows")
-    kind = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
-    return {
-        name: values[rows].mean(axis=0, dtype=np.float64).astype(kind)
+    floating = np.issubdtype(values.dtype, np.floating)
+    kind = values.dtype if floating else np.dtype(np.float64)
+    sums = {
+        name: values[rows].sum(axis=0, dtype=np.float64).astype(kind)
         for name, rows in classes.items()
-    }
+    }  # torch divides the rounded sum, too
+    return {name: total / kind.type(classes[name].sum()) for name, total in sums.items()}
