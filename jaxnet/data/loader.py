@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.data.collate import default_collate, default_convert, each, is_array, own_copy
+from jaxnet.data.collate import default_collate, default_convert, is_array, own_copy
 from jaxnet.data.dataset import by_number, gather, is_iterable_data_set, is_iterable_only
 from jaxnet.data.sampler import (
     BatchSampler,
@@ -288,9 +288,7 @@ class DataLoader:
                 batch = next(batches, _END)
                 if batch is _END:
                     break
-                # On a CPU the device would share the array's memory.
-                batch = batch if self._default_collate else own_copy(batch)
-                sent.append(each(self._send, batch))
+                sent.append(jax.tree.map(self._send, batch))
             except Exception as error:  # the batches before it come first
                 failed = error
             if len(sent) > self.prefetch:
@@ -301,6 +299,8 @@ class DataLoader:
 
     def _send(self, leaf: Any) -> Any:
         numeric = is_array(leaf) or isinstance(leaf, (bool, int, float, np.number, np.bool_))
+        if isinstance(leaf, np.ndarray) and not self._default_collate:
+            leaf = leaf.copy()  # on a CPU the device would share the data set's memory
         return jax.device_put(leaf, self.device) if numeric else leaf
 
 
