@@ -356,7 +356,7 @@ def _plot(folder: Path, config: Config, outcomes: dict[str, Outcome]) -> None:
         short = min(outcome.epochs) < config.epochs
         names.append(f"{name}\n({_reached(outcome)}\nepochs)" if short else name)
     seeds = f"mean ± deviation of {config.seeds} seeds" if config.seeds > 1 else "one seed"
-    for kind, words in (("", ""), (WITHOUT_EVAL, "\nwithout model.eval(), as the document")):
+    for kind, words in (("", ""), (WITHOUT_EVAL, ",\nwithout model.eval(), as in the document")):
         bars = {
             f"{split_words} images": [
                 outcome.last(f"{split}_accuracy{kind}") for outcome in outcomes.values()
