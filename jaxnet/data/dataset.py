@@ -189,10 +189,11 @@ def by_number(dataset: Any) -> Any:
     return np.asarray(dataset) if isinstance(dataset, jax.Array) else dataset
 
 
-def checked_generator(generator: Any) -> None:
+def checked_generator(generator: Any, name: str = "generator") -> None:
+    """Refuses what is no generator of ours, under the argument's name."""
     if not isinstance(generator, Generator):
         raise TypeError(
-            f"generator: {type(generator).__name__}; accepted is a jaxnet.random.Generator, such "
+            f"{name}: {type(generator).__name__}; accepted is a jaxnet.random.Generator, such "
             "as Generator(0)"
         )
 

@@ -146,8 +146,9 @@ def _classes(folder: Path, labels: list[int]) -> tuple[str, ...]:
     names = folder / "label.labels.txt"
     if names.is_file():
         classes = tuple(names.read_text().splitlines())  # "Ankle boot" is one name
-        if max(labels) >= len(classes) or min(labels) < 0:
-            row = next(i for i, label in enumerate(labels) if not 0 <= label < len(classes))
+        wrong = [i for i, label in enumerate(labels) if not 0 <= label < len(classes)]
+        if wrong:
+            row = wrong[0]
             raise _damaged(
                 folder, f"record {row} has label {labels[row]}; {names.name} names {len(classes)}"
             )

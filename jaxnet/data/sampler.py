@@ -175,10 +175,8 @@ class BatchSampler:
 def checked_generators(generator: Any, rngs: Any) -> tuple[Generator | None, Generator | None]:
     """The two, of which exactly one is given."""
     for name, value in (("generator", generator), ("rngs", rngs)):
-        if value is not None and not isinstance(value, Generator):
-            raise TypeError(
-                f"{name}: {type(value).__name__}; accepted is a jaxnet.random.Generator"
-            )
+        if value is not None:
+            checked_generator(value, name)
     if (generator is None) == (rngs is None):
         which = "neither is" if generator is None else "both are"
         raise ValueError(

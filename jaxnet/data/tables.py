@@ -218,7 +218,7 @@ class Statistics:
         """
         if len(values) < 2:
             raise ValueError(f"values: {len(values)} rows; a deviation needs at least 2")
-        kind = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
+        kind = _float_kind(values)
         exact = np.asarray(values, np.float64)
         # Rounding leaves a constant column a deviation of some 1e-17.
         std = np.where(exact.max(axis=0) == exact.min(axis=0), 0, exact.std(axis=0, ddof=1))
@@ -262,10 +262,15 @@ def class_means(values: np.ndarray, classes: Mapping[str, np.ndarray]) -> dict[s
             )
         if not rows.any():
             raise ValueError(f"classes: {name!r} has no rows")
-    floating = np.issubdtype(values.dtype, np.floating)
-    kind = values.dtype if floating else np.dtype(np.float64)
+    kind = _float_kind(values)
     sums = {
         name: values[rows].sum(axis=0, dtype=np.float64).astype(kind)
         for name, rows in classes.items()
     }  # torch divides the rounded sum, too
     return {name: total / kind.type(classes[name].sum()) for name, total in sums.items()}
+
+
+def _float_kind(values: np.ndarray) -> np.dtype:
+    """The values' own dtype if it is a float, float64 for whole numbers."""
+    floating = np.issubdtype(values.dtype, np.floating)
+    return values.dtype if floating else np.dtype(np.float64)
