@@ -33,19 +33,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ledger
+from experiments import ledger, mnist_plots
 from experiments.mnist_nets import (
     OUTPUTS,
     PROGRAMS,
     Optimizer,
     Program,
+    keras_net,
+    layer_by_layer,
     make_tensor_steps,
     tensor_state,
     writings_apart,
 )
 from experiments.result_table import save_ledger
 from experiments.settings import Settings
-from jaxnet import data, losses, metrics, nn, optim, report, train, weights
+from jaxnet import data, losses, metrics, nn, optim, train, weights
 from jaxnet.random import Generator
 
 DATA = ("mnist",)
@@ -99,12 +101,14 @@ class Trained:
     """One run.
 
     Attributes:
+        untrained: probabilities (1, 10) of the first test image before the first step.
         predict: images to probabilities (N, 10).
         arrays: the parameters by name.
         reload: a fresh net's `predict`, after the parameters of a file were loaded into it.
         curves: figures by name; those of epochs are dictionaries from 1 on.
     """
 
+    untrained: np.ndarray
     predict: Predict
     arrays: dict[str, Any]
     reload: Callable[[Path], Predict]
@@ -147,6 +151,14 @@ def train_one(
     else:
         state = tensor_state(program, optimizer, seed, generator)
         step, test_step = make_tensor_steps(program, loss, test_loss, optimizer)
+
+    def predict_with(state: Any) -> Predict:
+        if config.form == "module":
+            net = state.model()
+            return lambda x: to_probabilities(net(x))
+        return lambda x: to_probabilities(program.forward(state["params"], x))
+
+    untrained = np.asarray(predict_with(state)(test[0][:1]))
     epoch = train.make_epoch(step, program.batch_size)
     measure = train.make_epoch(test_step, batch_size=1000)
 
@@ -186,23 +198,21 @@ def train_one(
     curves |= {name: figures[name] for name in ("precision", "recall")}
 
     if config.form == "module":
-        return of_module(program.build, state.model(), to_probabilities, seed, curves)
-
-    def with_params(params: Any) -> Predict:
-        return lambda x: to_probabilities(program.forward(params, x))
-
+        return of_module(program.build, state, to_probabilities, untrained, seed, curves)
     return Trained(
-        with_params(state["params"]),
+        untrained,
+        predict_with(state),
         state["params"],
-        lambda path: with_params(jax.tree.map(jnp.asarray, weights.load(path))),
+        lambda path: predict_with({"params": jax.tree.map(jnp.asarray, weights.load(path))}),
         curves,
     )
 
 
 def of_module(
     build: Callable[..., nn.Module],
-    model: Any,
+    state: train.TrainState[Any],
     to_probabilities: Predict,
+    untrained: np.ndarray,
     seed: int,
     curves: dict[str, Any],
 ) -> Trained:
@@ -214,25 +224,9 @@ def of_module(
         fresh.eval()
         return lambda x: to_probabilities(fresh(x))
 
-    return Trained(lambda x: to_probabilities(model(x)), weights.state_dict(model), reload, curves)
-
-
-def keras_net(*, rngs: nn.init.Rngs) -> nn.Sequential:
-    """784-128-10 with ReLU and dropout; gives logits, the softmax is in the loss.
-
-    It starts as Keras's layers do: Glorot's uniform weights and zero biases.
-    """
-    net = nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(28 * 28, 128, rngs=rngs),
-        nn.ReLU(),
-        nn.Dropout(0.2),
-        nn.Linear(128, 10, rngs=rngs),
-    )
-    for layer in (net[1], net[4]):
-        nn.init.xavier_uniform_(layer.weight, generator=rngs)
-        nn.init.zeros_(layer.bias)
-    return net
+    model = state.model()
+    arrays = weights.state_dict(model)
+    return Trained(untrained, lambda x: to_probabilities(model(x)), arrays, reload, curves)
 
 
 def three_calls(
@@ -244,6 +238,7 @@ def three_calls(
     loss = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
     generator = Generator(seed)
     state = train.create(keras_net(rngs=generator), optimizer, seed)
+    untrained = np.asarray(jax.nn.softmax(state.model()(test[0][:1])))
 
     # model.fit(x_train, y_train, epochs=5)
     result = train.fit(
@@ -277,7 +272,7 @@ def three_calls(
         "precision": figures["precision"],
         "recall": figures["recall"],
     }
-    return of_module(keras_net, state.model(), jax.nn.softmax, seed, curves)
+    return of_module(keras_net, state, jax.nn.softmax, untrained, seed, curves)
 
 
 def main(config: Config) -> int:
@@ -297,6 +292,8 @@ def main(config: Config) -> int:
             if name == "sigmoid":
                 gap = run.metrics["writings_apart"] = writings_apart(config.seed, test[0])
                 print(f"modules, functions, named sequence: outputs differ by at most {gap:.1g}")
+            if name == "mlp":
+                print("layer by layer:", *layer_by_layer(config.seed), sep="\n  ")
             board = None
             if config.visdom_port is not None:
                 board = train.Visdom(port=config.visdom_port, env=f"mnist_mlp_{name}")
@@ -314,12 +311,13 @@ def main(config: Config) -> int:
                 if seed == config.seed:
                     faults += not _look(run.folder, name, trained, stored["test"], test[0])
                     if board is not None:
-                        _show(board, trained, stored["test"], test[0])
+                        images = stored["test"].images[:200]
+                        mnist_plots.show(board, images, trained.predict(test[0][:200]))
             rows += judge(name, config, results[name])
         run.metrics["runs"] = results
         print()
         save_ledger(run, config, rows)
-        _plot(run.folder, results)
+        mnist_plots.save_results(run.folder, results)
     print(f"record, plots, table and parameters: {run.folder}")
     return ledger.failed(rows) + faults
 
@@ -376,17 +374,9 @@ def _summary(curves: dict[str, Any]) -> str:
 def _look(
     folder: Path, name: str, trained: Trained, stored: data.Labelled, test: jax.Array
 ) -> bool:
-    """Draws digits with their probabilities; saves the parameters, loads them and compares."""
+    """Draws digits and what the net says; saves the parameters, loads them and compares."""
     ps = np.asarray(trained.predict(test))
-    guesses = ps.argmax(axis=1)
-    wrong = guesses != stored.labels
-    # The first of the test images, its least sure, and the surest of the mistakes.
-    surest = np.where(wrong, ps.max(axis=1), 0).argmax()
-    chosen = [0, int(ps.max(axis=1).argmin()), int(surest)]
-    titles = [f"{name}: says {guesses[i]}, is {stored.labels[i]}" for i in chosen]
-    report.view_classify(
-        folder / f"{name}.png", stored.images[chosen], ps[chosen], titles, stored.classes
-    )
+    mnist_plots.save_digits(folder / f"{name}.png", name, stored, trained.untrained, ps)
     file = folder / f"{name}.pt"
     weights.save(file, trained.arrays)
     same = np.array_equal(np.asarray(trained.reload(file)(test)), ps)
@@ -394,39 +384,3 @@ def _look(
     count = trained.curves["parameters"]
     print(f"{count} parameters saved to {file.name} and loaded into a fresh net: {verdict}")
     return same
-
-
-def _show(board: train.Visdom, trained: Trained, stored: data.Labelled, test: jax.Array) -> None:
-    """A batch of test images and what the net says they are, in windows "x" and "pred"."""
-    board.images(stored.images[:200].transpose(0, 3, 1, 2), "x", columns=20)
-    guesses = np.asarray(trained.predict(test[:200])).argmax(axis=1)
-    board.text(" ".join(map(str, guesses)), "pred")
-    board.close()
-
-
-def _plot(folder: Path, results: dict[str, dict[int, dict[str, Any]]]) -> None:
-    panels = []
-    for figure, title, label in (
-        ("train_loss", "Training loss", "mean of the batches' losses"),
-        ("test_accuracy", "10,000 test images", "fraction right"),
-    ):
-        series = []
-        for k, (name, runs) in enumerate(results.items()):
-            curves = [runs[seed][figure] for seed in runs]
-            values = np.array([list(curve.values()) for curve in curves])  # (seeds, epochs)
-            band = (values.min(axis=0), values.max(axis=0))
-            series.append(
-                report.Series(name, list(curves[0]), values.mean(axis=0), f"C{k}.-", band)
-            )
-        panels.append(report.Panel(title, "epoch", label, series, log=figure == "train_loss"))
-    report.save_panels(folder / "curves.png", panels)
-    for name, runs in results.items():
-        bars = {
-            figure: list(np.array([curves[figure] for curves in runs.values()]).T)
-            for figure in ("precision", "recall")
-        }
-        title = f"{name}: each digit, {len(runs)} seed(s)"
-        names = [str(digit) for digit in range(10)]
-        report.save_bars(
-            folder / f"{name}_digits.png", names, bars, title, "fraction", from_zero=False
-        )

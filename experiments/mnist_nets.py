@@ -24,6 +24,8 @@ __all__ = [
     "OUTPUTS",
     "PROGRAMS",
     "Program",
+    "keras_net",
+    "layer_by_layer",
     "make_tensor_steps",
     "tensor_state",
     "writings_apart",
@@ -93,6 +95,24 @@ def classifier(*, rngs: nn.init.Rngs) -> nn.Sequential:
     )
 
 
+def keras_net(*, rngs: nn.init.Rngs) -> nn.Sequential:
+    """784-128-10 with ReLU and dropout; gives logits, the softmax is in the loss.
+
+    It starts as Keras's layers do: Glorot's uniform weights and zero biases.
+    """
+    net = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(28 * 28, 128, rngs=rngs),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Linear(128, 10, rngs=rngs),
+    )
+    for layer in (net[1], net[4]):
+        nn.init.xavier_uniform_(layer.weight, generator=rngs)
+        nn.init.zeros_(layer.bias)
+    return net
+
+
 class NeuralNetwork(nn.Module):
     """784-512-512-10 with ReLU; gives logits."""
 
@@ -142,6 +162,17 @@ class MLP(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.model(x.reshape(len(x), -1))
+
+
+def layer_by_layer(seed: int) -> list[str]:
+    """Layers called one after the other on a random row: their texts, and the shapes they give."""
+    generator = Generator(seed)
+    x = jnp.asarray(generator.randn(1, 784))
+    lines = []
+    for layer in MLP(rngs=generator).model:
+        x = layer(x)
+        lines.append(f"{layer}: {x.shape}")
+    return lines
 
 
 # What a net gives: its loss, and how its outputs become probabilities.

@@ -17,6 +17,7 @@ _PLUMBING = {
     "every",
     "ledger",
     "mnist_nets",
+    "mnist_plots",
     "registry",
     "result_table",
     "settings",
