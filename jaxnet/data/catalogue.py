@@ -13,6 +13,7 @@ from jaxnet.cache import cache_folder
 from jaxnet.data import cifar, idx, prepared
 from jaxnet.data.cache import cached
 from jaxnet.data.places import PLACES, place
+from jaxnet.extras import needed
 
 __all__ = ["Labelled", "available", "fetchable", "find", "load"]
 
@@ -297,7 +298,7 @@ def _find(name: str, entry: _Entry, folders: Sequence[Path]) -> _Found | None:
     for folder in folders:
         for form in entry.forms:
             for home in _homes(name, form, folder):
-                files = tuple(home / file for file in form.files)
+                files = tuple(idx.stored(home, file) for file in form.files)
                 # The name of the folder says whose files they are; at its root, the labels.
                 ours = home != folder or _own(entry, form, home)
                 if all(file.is_file() for file in files) and ours:
@@ -315,7 +316,7 @@ def _homes(name: str, form: _Form, folder: Path) -> list[Path]:
 
 def _own(entry: _Entry, form: _Form, home: Path) -> bool:
     """Whether files whose names several data sets share are this one's; damaged ones may be."""
-    labels = home / "t10k-labels-idx1-ubyte.gz"
+    labels = idx.stored(home, "t10k-labels-idx1-ubyte.gz")
     if form.strict or entry.starts is None or not labels.is_file():
         return True
     try:
@@ -344,8 +345,7 @@ def _read(name: str, entry: _Entry, found: _Found, split: str) -> _Decoded:
 
 
 def _check_hashes(name: str, form: _Form, files: Sequence[Path]) -> None:
-    import pooch
-
+    pooch = needed("pooch", name, "jaxnet[data]")
     for file in files:
         if pooch.file_hash(str(file), alg="sha256") != form.files[file.name]:
             raise ValueError(
@@ -355,8 +355,7 @@ def _check_hashes(name: str, form: _Form, files: Sequence[Path]) -> None:
 
 
 def _fetch(name: str, entry: _Entry, folders: Sequence[Path]) -> _Found:
-    import pooch
-
+    pooch = needed("pooch", f"{name}: to be fetched", "jaxnet[data]")
     pooch.get_logger().setLevel("WARNING")
     form, folder = entry.forms[0], cache_folder() / name
     urls = ", ".join(form.url + file for file in form.files)
@@ -379,7 +378,7 @@ def _nowhere(name: str, entry: _Entry, folders: Sequence[Path], why: str) -> Fil
     form = entry.forms[0]
     for folder in folders:
         for home in _homes(name, form, folder):
-            lacking = [file for file in form.files if not (home / file).is_file()]
+            lacking = [file for file in form.files if not idx.stored(home, file).is_file()]
             if len(lacking) < len(form.files):
                 searched += f"\n{home} lacks {', '.join(lacking) or f'the files of {name}'}"
     commands = "\n".join(

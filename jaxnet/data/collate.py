@@ -1,5 +1,7 @@
 """From samples to batches: torch.utils.data.default_collate, in numpy."""
 
+import collections
+import copy
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +99,13 @@ def own_copy(value: Any) -> Any:
 def each(function: Callable[[Any], Any], value: Any) -> Any:
     """The same dictionaries, tuples and lists, with a function of everything in them."""
     if isinstance(value, Mapping):
-        return {key: each(function, item) for key, item in value.items()}
+        parts = {key: each(function, item) for key, item in value.items()}
+        if type(value) is dict or not isinstance(value, (dict, collections.UserDict)):
+            return parts
+        same = copy.copy(value)  # a class of its own: its attributes go along
+        for key, part in parts.items():
+            same[key] = part
+        return same
     if isinstance(value, (tuple, list)):
         return _like(value, [each(function, item) for item in value])
     return function(value)

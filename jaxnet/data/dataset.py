@@ -85,7 +85,7 @@ class Subset(Dataset):
 
     def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
         self.dataset = by_number(dataset)
-        self.indices = indices
+        self.indices = by_number(indices)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, list):

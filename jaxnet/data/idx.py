@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["read_idx", "read_split"]
+__all__ = ["read_idx", "read_split", "stored"]
 
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
@@ -38,11 +38,19 @@ def read_idx(path: Path) -> np.ndarray:
     return values.astype(kind.newbyteorder("="))
 
 
+def stored(folder: Path, name: str) -> Path:
+    """Where a published file lies: an idx file may be there unzipped instead."""
+    zipped = folder / name
+    plain = zipped.with_suffix("")
+    idx = name.endswith("-ubyte.gz")
+    return plain if idx and plain.is_file() and not zipped.is_file() else zipped
+
+
 def read_split(folder: Path, split: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """The images, uint8 (N, 28, 28, 1), and labels, int32 (N,), of MNIST's files in a folder."""
     part = {"train": "train", "test": "t10k"}[split]
-    images_file = folder / f"{part}-images-idx3-ubyte.gz"
-    labels_file = folder / f"{part}-labels-idx1-ubyte.gz"
+    images_file = stored(folder, f"{part}-images-idx3-ubyte.gz")
+    labels_file = stored(folder, f"{part}-labels-idx1-ubyte.gz")
     images, labels = read_idx(images_file), read_idx(labels_file)
     if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
         raise _damaged(

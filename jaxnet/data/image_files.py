@@ -3,8 +3,11 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from jaxnet.extras import needed
 
 __all__ = ["channel_statistics", "read_image", "read_images"]
 
@@ -24,17 +27,18 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         ValueError: the file is broken, no picture, or has more than 8 bits a channel.
         FileNotFoundError: it is not there.
     """
-    from PIL import Image
-
+    Image = needed("PIL.Image", "read_image", "jaxnet[data]")
     path = Path(path)
     try:
+        with Image.open(path) as picture:
+            picture.verify()  # a PNG's checksums, which reading passes over
         with Image.open(path) as picture:
             mode = picture.mode
             deep = any(";16" in str(tile[3]) for tile in picture.tile)
             if picture.format == "PNG" and mode in _MODES and deep:
                 mode = f"{mode} of 16 bits"  # Pillow would drop the lower eight
             picture.load()
-            pixels = np.asarray(picture.convert("RGB")) if mode in _MODES else None
+            pixels = np.array(picture.convert("RGB")) if mode in _MODES else None
     except FileNotFoundError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -57,7 +61,7 @@ def read_images(
     """Reads all pictures of a folder, in the order of their names.
 
     Args:
-        folder: not gone into deeper.
+        folder: not gone into deeper; files whose names begin with a dot are left out.
         size: (height, width) to resize to where a picture has another size; None
             refuses pictures of different sizes.
         suffixes: of the files to read.
@@ -68,13 +72,20 @@ def read_images(
 
     Raises:
         ValueError: there are no pictures, one is broken, or their sizes differ.
-        FileNotFoundError: the folder is not there.
+        FileNotFoundError: the folder is not there, or a link in it leads nowhere.
     """
+    if size is not None:
+        _check_size(size)
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder")
     wanted = tuple(suffix.lower() for suffix in suffixes)
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in wanted and f.is_file())
+    # A link that leads nowhere is a picture that is missing: reading it says so.
+    files = sorted(
+        f
+        for f in folder.iterdir()
+        if f.suffix.lower() in wanted and not f.is_dir() and not f.name.startswith(".")
+    )
     if not files:
         raise ValueError(f"{folder}: no pictures there; looked for {', '.join(wanted)}")
     images = [read_image(file) for file in files]
@@ -89,14 +100,17 @@ def read_images(
     return np.stack(images), tuple(file.name for file in files)
 
 
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    from PIL import Image
+def _check_size(size: Any) -> None:
+    pair = isinstance(size, Sequence) and len(size) == 2
+    if not pair or not all(isinstance(n, (int, np.integer)) and n >= 1 for n in size):
+        raise ValueError(f"size: {size!r}; accepted is (height, width), whole numbers from 1 on")
 
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    Image = needed("PIL.Image", "read_images", "jaxnet[data]")
     if image.shape[:2] == tuple(size):
         return image
     height, width = size
-    if height < 1 or width < 1:
-        raise ValueError(f"size: {size}; accepted is (height, width), at least 1 each")
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized)
 

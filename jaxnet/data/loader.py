@@ -1,16 +1,15 @@
 """torch.utils.data.DataLoader: the same batches in the same order, as numpy or on a device."""
 
-import collections
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnet.data.collate import default_collate, default_convert, is_array, own_copy
+from jaxnet.data.ahead import END, ReadAhead, SendAhead
+from jaxnet.data.collate import default_collate, default_convert, each, is_array, own_copy
 from jaxnet.data.dataset import by_number, gather, is_iterable_data_set, is_iterable_only
 from jaxnet.data.sampler import (
     BatchSampler,
@@ -22,8 +21,6 @@ from jaxnet.random import Generator
 
 __all__ = ["DataLoader"]
 
-_END: Any = object()
-
 
 class DataLoader:
     """Batches of a data set, with torch's arguments, defaults and order.
@@ -34,15 +31,17 @@ class DataLoader:
             torch DataLoader, whose batches pass through as numpy arrays.
         batch_size: rows a batch; None gives single rows as they are.
         shuffle: whether every pass has an order of its own.
-        sampler: gives the rows one by one, instead of `shuffle`.
+        sampler: gives the rows one by one, instead of `shuffle`. Torch's own samplers
+            draw from torch's generators, and the loader then does so too.
         batch_sampler: gives lists of rows, instead of the four other arguments.
         num_workers: threads that read ahead; 0 reads when a batch is asked for.
             Threads help where reading waits or leaves Python (files, decoding,
             numpy); they need no pickling and share the data set.
-        collate_fn: makes a batch of a list of rows.
+        collate_fn: makes a batch of a list of rows. Torch tensors in it become numpy.
         pin_memory: taken for torch's sake, without effect: see `device`.
         drop_last: whether a last, smaller batch is left out.
-        timeout: seconds to wait for a worker's batch; 0 waits for ever.
+        timeout: seconds to wait for a worker's batch; 0 waits for ever. A thread that
+            never comes back delays the program's end by a few seconds, no more.
         worker_init_fn: called in each worker thread with its number.
         multiprocessing_context: must be None, since workers are threads.
         generator: what the PyTorch program gives as `generator`, if it does.
@@ -141,6 +140,7 @@ class DataLoader:
         else:  # the program's global generator is then the one that its sampler draws from
             within: Any = batch_sampler if sampler is None else sampler
             rngs = getattr(getattr(within, "sampler", within), "rngs", None)
+        self._torchs_sampler = _is_torchs_sampler(sampler) or _is_torchs_sampler(batch_sampler)
 
         self.dataset = dataset
         self.batch_size = batch_size
@@ -165,10 +165,11 @@ class DataLoader:
         if batch_size is not None and batch_sampler is None:
             batch_sampler = BatchSampler(sampler, batch_size, drop_last)
         self.batch_sampler = batch_sampler
-        self._default_collate = collate_fn is None and batch_sampler is not None
         if collate_fn is None:
             collate_fn = default_convert if batch_sampler is None else default_collate
         self.collate_fn = collate_fn
+        # Whether a batch's memory is its own, and not a row's that may be filled again.
+        self._stacks = collate_fn is default_collate and not self._passes_through
         self._seeded = False
 
     def __len__(self) -> int:
@@ -185,17 +186,21 @@ class DataLoader:
     def __iter__(self) -> Iterator[Any]:
         # Torch draws this seed when the pass begins, before any row is drawn.
         source = self.rngs if self.generator is None else self.generator
-        if source is not None and not (self.persistent_workers and self._seeded):
-            source.random_()
+        if not (self.persistent_workers and self._seeded):
+            if source is not None:
+                source.random_()
+            elif self._torchs_sampler:
+                torch = sys.modules["torch"]
+                torch.empty((), dtype=torch.int64).random_()
             self._seeded = True
         batches = self._batches()
-        return batches if self.device is None else self._sent(batches)
+        return batches if self.device is None else SendAhead(batches, self._send, self.prefetch)
 
     def _batches(self) -> Iterator[Any]:
         if self._passes_through:
             jobs: Iterator[Any] = itertools.repeat(None)
             rows = iter(self.dataset)
-            read: Callable[[Any], Any] = lambda _: default_convert(next(rows, _END))  # noqa: E731
+            read: Callable[[Any], Any] = lambda _: default_convert(next(rows, END))  # noqa: E731
         elif self._iterable:
             jobs, rows = itertools.repeat(None), iter(self.dataset)
             read = lambda _: self._next_of(rows)  # noqa: E731
@@ -203,103 +208,44 @@ class DataLoader:
             jobs = iter(self.sampler if self.batch_sampler is None else self.batch_sampler)
             read = self._read
         if self.num_workers == 0:
-            return itertools.takewhile(lambda batch: batch is not _END, map(read, jobs))
+            return itertools.takewhile(lambda batch: batch is not END, map(read, jobs))
         # One iterator cannot be read by several threads at once.
         workers = 1 if self._passes_through or self._iterable else self.num_workers
-        return self._ahead(jobs, read, workers)
+        ahead = workers * (self.prefetch_factor or 2)
+        owned = read if self._stacks else lambda rows: own_copy(read(rows))
+        return ReadAhead(jobs, owned, workers, ahead, self.timeout, self.worker_init_fn)
 
     def _read(self, rows: Any) -> Any:
         if self.batch_sampler is None:
-            return self.collate_fn(self.dataset[rows])
-        if self._default_collate:
+            return self._collated(self.dataset[rows])
+        if self._stacks:
             whole = gather(self.dataset, rows)
             if whole is not None:
                 return default_convert(whole)
         if callable(getattr(self.dataset, "__getitems__", None)):
-            return self.collate_fn(self.dataset.__getitems__(rows))
-        return self.collate_fn([self.dataset[row] for row in rows])
+            return self._collated(self.dataset.__getitems__(rows))
+        return self._collated([self.dataset[row] for row in rows])
 
     def _next_of(self, rows: Iterator[Any]) -> Any:
         if self.batch_size is None:
-            row = next(rows, _END)
-            return row if row is _END else self.collate_fn(row)
+            row = next(rows, END)
+            return row if row is END else self._collated(row)
         batch = list(itertools.islice(rows, self.batch_size))
         if not batch or (self.drop_last and len(batch) < self.batch_size):
-            return _END
-        return self.collate_fn(batch)
+            return END
+        return self._collated(batch)
 
-    def _ahead(
-        self, jobs: Iterator[Any], read: Callable[[Any], Any], workers: int
-    ) -> Iterator[Any]:
-        """Batches in order, read by threads up to `prefetch_factor` batches each ahead.
+    def _collated(self, rows: Any) -> Any:
+        batch = self.collate_fn(rows)
+        return batch if self._stacks else default_convert(batch)
 
-        The first rows are drawn now, as torch draws them, and not with the first batch.
-        """
-        numbers = itertools.count()
-        failed: list[Exception] = []
+    def _send(self, batch: Any) -> Any:
+        # JAX would sort a dictionary's keys; it knows the classes that it was told of.
+        return each(lambda part: jax.tree.map(self._send_leaf, part), batch)
 
-        def begin() -> None:
-            try:
-                if self.worker_init_fn is not None:
-                    self.worker_init_fn(next(numbers))
-            except Exception as error:  # the pool would hide it
-                failed.append(error)
-
-        def work(rows: Any) -> Any:
-            if failed:
-                raise RuntimeError(f"worker_init_fn: it raised {failed[0]!r}") from failed[0]
-            batch = read(rows)
-            return batch if self._default_collate else own_copy(batch)
-
-        pool = ThreadPoolExecutor(workers, "jaxnet-loader", initializer=begin)
-        ahead = workers * (self.prefetch_factor or 2)
-        waiting = collections.deque(pool.submit(work, r) for r in itertools.islice(jobs, ahead))
-        return self._in_order(pool, waiting, jobs, work)
-
-    def _in_order(
-        self,
-        pool: ThreadPoolExecutor,
-        waiting: collections.deque[Future[Any]],
-        jobs: Iterator[Any],
-        work: Callable[[Any], Any],
-    ) -> Iterator[Any]:
-        try:
-            while waiting:
-                try:
-                    batch = waiting.popleft().result(self.timeout or None)
-                except FutureTimeoutError as error:
-                    raise RuntimeError(
-                        f"timeout: no batch came within {self.timeout} seconds"
-                    ) from error
-                if batch is _END:
-                    return
-                for rows in itertools.islice(jobs, 1):
-                    waiting.append(pool.submit(work, rows))
-                yield batch
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _sent(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Sends batches to the device before they are asked for."""
-        sent: collections.deque[Any] = collections.deque()
-        failed: Exception | None = None
-        while failed is None:
-            try:
-                batch = next(batches, _END)
-                if batch is _END:
-                    break
-                sent.append(jax.tree.map(self._send, batch))
-            except Exception as error:  # the batches before it come first
-                failed = error
-            if len(sent) > self.prefetch:
-                yield sent.popleft()
-        yield from sent
-        if failed is not None:
-            raise failed
-
-    def _send(self, leaf: Any) -> Any:
+    def _send_leaf(self, leaf: Any) -> Any:
         numeric = is_array(leaf) or isinstance(leaf, (bool, int, float, np.number, np.bool_))
-        if isinstance(leaf, np.ndarray) and not self._default_collate:
+        if isinstance(leaf, np.ndarray) and not self._stacks:
             leaf = leaf.copy()  # on a CPU the device would share the data set's memory
         return jax.device_put(leaf, self.device) if numeric else leaf
 
@@ -315,6 +261,12 @@ def _check_data(dataset: Any) -> None:
             f"dataset: a {type(dataset).__name__}; accepted is something with rows by number "
             "(__getitem__ and __len__) or one after another (__iter__)"
         )
+
+
+def _is_torchs_sampler(sampler: Any) -> bool:
+    """Whether it is one of torch's, or of a class made from them: they draw from torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(sampler, torch.utils.data.Sampler)
 
 
 def _is_loader(dataset: Any) -> bool:

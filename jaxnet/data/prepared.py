@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.extras import needed
+
 __all__ = ["open_split", "read", "versions"]
 
 
@@ -109,7 +111,7 @@ def open_split(folder: Path, split: str) -> Any:
     if split not in counts:
         raise ValueError(f"split: {split!r}; {folder} has {', '.join(map(repr, counts))}")
     with _no_opencv_advice():
-        import tensorflow_datasets as tfds
+        tfds = needed("tensorflow_datasets", f"{folder}", "jaxnet[data]")
 
         try:
             records = tfds.builder_from_directory(str(folder)).as_data_source(split=split)

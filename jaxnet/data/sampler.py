@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.data.dataset import checked_generator
+from jaxnet.data.dataset import by_number, checked_generator
 from jaxnet.random import Generator
 
 __all__ = [
@@ -122,17 +122,27 @@ class SubsetRandomSampler:
 
     Args:
         indices: the rows.
-        generator: to draw from; torch's global one and one that is given to it
-            are used alike here.
+        generator: what torch's program gives as `generator`.
+        rngs: stands for torch's global generator, for a program that gives none. A
+            DataLoader with this sampler draws its seed from it before, as torch's does.
+
+    One of the two generators is needed; both are drawn from directly.
     """
 
-    def __init__(self, indices: Sequence[int], generator: Generator) -> None:
-        checked_generator(generator)
-        self.indices = indices
-        self.generator = generator
+    def __init__(
+        self,
+        indices: Sequence[int],
+        generator: Generator | None = None,
+        *,
+        rngs: Generator | None = None,
+    ) -> None:
+        self.indices = by_number(indices)
+        self.generator, self.rngs = checked_generators(generator, rngs)
 
     def __iter__(self) -> Iterator[int]:
-        for i in self.generator.randperm(len(self.indices)).tolist():
+        source = self.rngs if self.generator is None else self.generator
+        assert source is not None  # checked_generators saw to it
+        for i in source.randperm(len(self.indices)).tolist():
             yield self.indices[i]
 
     def __len__(self) -> int:

@@ -156,7 +156,12 @@ def scale_to_unit(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     if not low < high:
         raise ValueError(f"values: all are {low:g}; there is no range to scale")
-    return (values - low) / (high - low)
+    with np.errstate(over="ignore"):
+        spread = high - low
+    if not np.isfinite(spread):  # more than the dtype holds, though both ends are in it
+        half = values.dtype.type(0.5)
+        values, low, spread = values * half, low * half, high * half - low * half
+    return (values - low) / spread
 
 
 def windows(

@@ -14,8 +14,9 @@ from typing import Any, Protocol, Self
 
 from jaxnet.data import prepared
 from jaxnet.data.collate import default_collate
+from jaxnet.extras import needed
 
-__all__ = ["ShardedIterator", "ShardedReader", "load_grain"]
+__all__ = ["ShardedIterator", "ShardedReader"]
 
 _Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -90,7 +91,7 @@ class ShardedReader:
         process_index: int | None = None,
         process_count: int | None = None,
     ) -> None:
-        grain = load_grain("ShardedReader", "jaxnet[streaming]")
+        grain = needed("grain", "ShardedReader", "jaxnet[streaming]")
         _check_integer("batch_size", batch_size, 1)
         _check_integer("num_workers", num_workers, 0)
         _check_integer("prefetch_factor", prefetch_factor, 1)
@@ -152,20 +153,37 @@ class ShardedReader:
 
 
 class ShardedIterator(Iterator[Any]):
-    """The batches of a `ShardedReader`, and how far it has come."""
+    """The batches of a `ShardedReader`, and how far it has come.
+
+    A batch that raises an error is passed over: the next one is the one after it.
+    """
 
     def __init__(self, batches: Any, facts: Mapping[str, Any], last: int | None) -> None:
         self._batches, self._facts, self._last = batches, dict(facts), last
+        self._given = 0
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
-        return next(self._batches)
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            raise
+        except Exception:
+            # Grain's own place is somewhere among those that it reads ahead.
+            self._go_to(self._given + 1)
+            raise
+        self._given += 1
+        return batch
+
+    def _go_to(self, batches: int) -> None:
+        self._batches.set_state({"next_index": batches})
+        self._given = batches
 
     def get_state(self) -> dict[str, Any]:
-        """How many batches were given, and of what; plain numbers and strings."""
-        return {"batches": int(self._batches.get_state()["next_index"]), **self._facts}
+        """How many batches were given or failed, and of what; plain numbers and strings."""
+        return {"batches": self._given, **self._facts}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on after the batches of a state; what comes next is what came then.
@@ -193,7 +211,7 @@ class ShardedIterator(Iterator[Any]):
                 f"state: {batches} batches were given, but this reader has {self._last}; "
                 "raise epochs"
             )
-        self._batches.set_state({"next_index": batches})
+        self._go_to(batches)
 
     def close(self) -> None:
         """Ends the threads that read ahead; so does the end of the iterator's life."""
@@ -331,10 +349,10 @@ def _whole(folder: Path) -> list[Path]:
 
 
 def _open(path: Path) -> Any:
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-
+    module = "array_record.python.array_record_data_source"
+    reader = needed(module, "ShardedReader", "jaxnet[streaming]")
     try:
-        return ArrayRecordDataSource(str(path))
+        return reader.ArrayRecordDataSource(str(path))
     except Exception as error:  # bare RuntimeErrors again
         raise _damaged(str(path), error) from error
 
@@ -348,15 +366,6 @@ def _fingerprint(source: Any) -> str:
     """Of the files' names and lengths: another folder with the same files is the same."""
     facts = [[file.name for file in source.files], source.ends]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-def load_grain(what: str, package: str) -> Any:
-    """Grain, or an error that says what needs it and which package brings it."""
-    try:
-        import grain
-    except ImportError as error:
-        raise ImportError(f'{what}: it needs the package grain: pip install "{package}"') from error
-    return grain
 
 
 def _processes(index: int | None, count: int | None) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Text as numbers: characters and words, one-hot or as the indices of an embedding."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def letters_one_hot(line: str, size: int = 128) -> np.ndarray:
 
 
 def word_indices(
-    words: Sequence[str], index: Mapping[str, int], unknown: int | None = None
+    words: Iterable[str], index: Mapping[str, int], unknown: int | None = None
 ) -> np.ndarray:
     """The places of words in a vocabulary, int32 (len(words),): what `nn.Embedding` takes.
 
@@ -94,6 +94,7 @@ def word_indices(
     """
     if isinstance(words, str):
         raise ValueError("words: one text; split it into words first, with clean_words")
+    words = list(words)  # also of a generator, which can be gone through once
     if unknown is None:
         for i, word in enumerate(words):
             if word not in index:
@@ -105,7 +106,7 @@ def word_indices(
 
 
 def words_one_hot(
-    words: Sequence[str], index: Mapping[str, int], unknown: int | None = None
+    words: Iterable[str], index: Mapping[str, int], unknown: int | None = None
 ) -> np.ndarray:
     """One row for each word with a 1 at its place, float32 (len(words), len(index)).
 
@@ -113,6 +114,7 @@ def words_one_hot(
     """
     if unknown is not None and not 0 <= unknown < len(index):
         raise ValueError(f"unknown: {unknown}; accepted is a column, 0 to {len(index) - 1}")
+    words = list(words) if not isinstance(words, str) else words
     out = np.zeros((len(words), len(index)), np.float32)
     out[np.arange(len(words)), word_indices(words, index, unknown)] = 1
     return out

@@ -71,22 +71,31 @@ class ToTensor:
 
 @dataclasses.dataclass(frozen=True)
 class Normalize:
-    """(x - mean) / std for each channel; the key is not used."""
+    """(x - mean) / std for each channel; the key is not used.
 
-    mean: Sequence[float]
-    std: Sequence[float]
+    Attributes:
+        mean, std: a number for each channel; one number alone is for a single channel.
+    """
+
+    mean: Sequence[float] | float
+    std: Sequence[float] | float
 
     def __post_init__(self) -> None:
         _freeze(self, "mean", "std")
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"mean, std: {len(self.mean)} and {len(self.std)} numbers")
-        if 0 in list(self.std):
-            raise ValueError(f"std: {list(self.std)} holds a zero, which cannot be divided by")
+        mean, std = self._numbers()
+        if len(mean) != len(std):
+            raise ValueError(f"mean, std: {len(mean)} and {len(std)} numbers")
+        if 0 in std:
+            raise ValueError(f"std: {list(std)} holds a zero, which cannot be divided by")
+
+    def _numbers(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        mean, std = (x if isinstance(x, tuple) else (x,) for x in (self.mean, self.std))
+        return mean, std
 
     def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
-        _check("Normalize", batch, len(self.mean))
-        shape = (1, len(self.mean), 1, 1)
-        mean, std = (jnp.asarray(x, batch.dtype).reshape(shape) for x in (self.mean, self.std))
+        numbers = self._numbers()
+        _check("Normalize", batch, len(numbers[0]))
+        mean, std = (jnp.asarray(x, batch.dtype).reshape(1, -1, 1, 1) for x in numbers)
         # As in ToTensor; without the first barrier XLA would make one division of both.
         shifted = lax.optimization_barrier(batch - mean)
         return shifted / lax.optimization_barrier(jnp.broadcast_to(std, batch.shape))
@@ -121,6 +130,7 @@ class RandomCrop:
         modes = ("constant", "edge", "reflect", "symmetric")
         if self.padding_mode not in modes:
             raise ValueError(f"padding_mode: {self.padding_mode!r}; accepted: {', '.join(modes)}")
+        _check_number("fill", self.fill)
 
     def _sides(self) -> tuple[int, ...]:
         """Left, top, right, bottom."""
@@ -186,8 +196,9 @@ class Cutout:
     fill: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size: {self.size}; at least 1")
+        if not isinstance(self.size, (int, np.integer)) or self.size < 1:
+            raise ValueError(f"size: {self.size!r}; accepted is a whole number, at least 1")
+        _check_number("fill", self.fill)
 
     def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
         _check("Cutout", batch)
@@ -299,8 +310,13 @@ def _freeze(transform: object, *names: str) -> None:
     """Lists become tuples: jax.jit hashes the function that it is given."""
     for name in names:
         value = getattr(transform, name)
-        if isinstance(value, (list, np.ndarray)):
-            object.__setattr__(transform, name, tuple(value))
+        if isinstance(value, (list, np.ndarray, jax.Array)):
+            object.__setattr__(transform, name, tuple(np.ravel(np.asarray(value)).tolist()))
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, (int, float, np.number)):
+        raise ValueError(f"{name}: {value!r}; accepted is one number, for all channels")
 
 
 def _check(name: str, batch: jax.Array, channels: int | None = None) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.extras import needed
+
 __all__ = ["Volume", "read_volume"]
 
 
@@ -50,7 +52,8 @@ def read_volume(folder: str | os.PathLike[str], *, hounsfield: bool = False) -> 
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder; give that of a DICOM series")
-    files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
+    # A link that leads nowhere is a slice that is missing: reading it says so.
+    files = sorted(f for f in folder.iterdir() if not f.is_dir() and not f.name.startswith("."))
     files = [f for f in files if f.suffix.lower() == ".dcm"] or files
     if not files:
         raise ValueError(f"{folder}: it holds no files; give the folder of a DICOM series")
@@ -80,8 +83,7 @@ class _Slice:
     """One file, checked for what a volume needs."""
 
     def __init__(self, file: Path) -> None:
-        import pydicom
-
+        pydicom = needed("pydicom", "read_volume", "jaxnet[data]")
         self.file = file
         try:
             data: Any = pydicom.dcmread(file)
@@ -100,6 +102,11 @@ class _Slice:
         if self.pixels.ndim != 2 or len(self.axes) != 6 or len(origin) != 3:
             raise ValueError(
                 f"{file}: pixels of shape {self.pixels.shape}; accepted is one slice a file"
+            )
+        if not np.isfinite([*self.axes, *origin, *self.pixel_spacing]).all():
+            raise ValueError(
+                f"{file}: its place is not finite: ImagePositionPatient {origin}, "
+                f"ImageOrientationPatient {list(self.axes)}, PixelSpacing {[rows, columns]}"
             )
         self.shape = self.pixels.shape
         along_row, along_column = self.axes[:3], self.axes[3:]

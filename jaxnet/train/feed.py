@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnet import random
 from jaxnet.data.sampler import epoch_order
-from jaxnet.data.sharded import load_grain
+from jaxnet.extras import needed
 
 __all__ = ["Arrays", "Feed", "Piece", "rows_of"]
 
@@ -117,7 +117,7 @@ class Arrays:
             self._data = jax.tree.map(jnp.asarray, data)
         else:
             self._data = data
-            self._grain = load_grain(f"{name}: fed from the host", "grain")
+            self._grain = needed("grain", f"{name}: fed from the host", "grain")
 
     def get_state(self) -> dict[str, Any]:
         return {}  # the order is drawn from the run's own generator

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.data.collate import default_convert
-from jaxnet.data.sharded import ShardedReader, load_grain
+from jaxnet.data.sharded import ShardedReader
+from jaxnet.extras import needed
 from jaxnet.train.feed import Piece, Pieces, rows_of
 
 __all__ = ["Loader", "innermost", "is_mapped"]
@@ -182,7 +183,7 @@ class Loader:
             return _first(reader, n - start)
         if is_mapped(loader):
             assert n is not None
-            grain = load_grain(self._name, "grain")
+            grain = needed("grain", self._name, "grain")
             rest = loader.repeat()[epoch * n + start : (epoch + 1) * n]
             # What a filter left out would shift the numbers: it is refused as no batch.
             return iter(rest.to_iter_dataset(grain.ReadOptions(), allow_nones=True))

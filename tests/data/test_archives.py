@@ -110,6 +110,20 @@ def test_mnist_is_found_in_its_folders(tmp_path, where):
     assert data.available("fashion_mnist", tmp_path) is None
 
 
+@pytest.mark.parametrize("where", ["mnist", "MNIST/raw", "."])
+def test_mnist_is_found_unzipped(tmp_path, where):
+    images = mnist_files(tmp_path / where, catalogue.CATALOGUE["mnist"].starts)
+    zipped = sorted((tmp_path / where).glob("*.gz"))
+    for file in zipped[1:]:  # and one of them still zipped
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
+    test = data.load("mnist", split="test", data_dir=tmp_path, download=False)
+    np.testing.assert_array_equal(test.images[..., 0], images["test"])
+    zipped[2].with_suffix("").unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks {zipped[2].name}"):
+        data.load("mnist", split="test", data_dir=tmp_path, download=False)
+
+
 def test_mnist_under_the_name_of_fashion_is_refused(tmp_path):
     mnist_files(tmp_path / "fashion_mnist", catalogue.CATALOGUE["mnist"].starts)
     with pytest.raises(ValueError, match="not the test labels of fashion_mnist"):

@@ -1,6 +1,7 @@
 """jaxnet/data/image_files.py and volumes.py"""
 
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -56,6 +57,70 @@ def test_broken_pictures_are_named(tmp_path, name, damage):
     (tmp_path / name).write_bytes(damage(raw))
     with pytest.raises(ValueError, match=rf"{name}: broken, or no picture"):
         data.read_images(tmp_path)
+
+
+def right_or_refused(file, pixels):
+    try:
+        return np.array_equal(data.read_image(file), pixels)
+    except ValueError as error:
+        return "broken, or no picture" in str(error)
+
+
+def test_a_png_with_one_wrong_bit_is_noticed(tmp_path):
+    rows, columns = np.mgrid[:40, :50]
+    pixels = np.stack([rows * 6, columns * 5, rows + columns], -1).astype(np.uint8)
+    file = tmp_path / "a.png"
+    Image.fromarray(pixels).save(file)
+    raw = file.read_bytes()
+    for i in range(8, len(raw)):  # behind the signature
+        wrong = bytearray(raw)
+        wrong[i] ^= 1
+        file.write_bytes(wrong)
+        if i < len(raw) - 12:
+            with pytest.raises(ValueError, match=r"a\.png: "):
+                data.read_image(file)
+        else:  # the end chunk holds nothing
+            assert right_or_refused(file, pixels)
+    for end in range(1, 5):  # the checksum of nothing
+        file.write_bytes(raw[:-end])
+        assert right_or_refused(file, pixels)
+    for end in range(5, 20):
+        file.write_bytes(raw[:-end])
+        with pytest.raises(ValueError, match=r"a\.png: broken, or no picture"):
+            data.read_image(file)
+    file.write_bytes(raw)
+    read = data.read_image(file)
+    np.testing.assert_array_equal(read, pixels)
+    read[0, 0] = 0  # an array of one's own
+
+
+def test_hidden_files_are_left_out_and_links_to_nowhere_are_not(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"what a Mac leaves")
+    assert data.read_images(tmp_path)[1] == ("a.png",)
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    assert data.read_images(tmp_path)[1] == ("a.png", "b.png")
+    (tmp_path / "c.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"c\.png"):
+        data.read_images(tmp_path)
+
+
+@pytest.mark.parametrize("size", [8, (8,), (8.0, 8.0), "88", (8, -1)])
+def test_sizes_that_are_none(tmp_path, size):
+    picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"size: .*; accepted is \(height, width\)"):
+        data.read_images(tmp_path, size=size)
+
+
+@pytest.mark.parametrize(
+    ("missing", "read"), [("PIL.Image", data.read_image), ("pydicom", data.read_volume)]
+)
+def test_a_package_that_is_not_there(series, monkeypatch, missing, read):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(
+        ImportError, match=r'it needs the package \w+: pip install "jaxnet\[data\]"'
+    ):
+        read(series)
 
 
 def test_empty_and_missing_folders(tmp_path):
@@ -192,6 +257,19 @@ def test_three_slices(tmp_path, places, says):
         dicom(tmp_path / f"{i}.dcm", z)
     with pytest.raises(ValueError, match=says):
         data.read_volume(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+def test_a_slice_without_a_place(series):
+    dicom(series / "e.dcm", 9, ImagePositionPatient=["nan", 0, 9])
+    with pytest.raises(ValueError, match=r"e\.dcm: its place is not finite: .*\[nan, 0"):
+        data.read_volume(series)
+
+
+def test_a_slice_that_is_a_link_to_nowhere(series):
+    (series / "e.dcm").symlink_to(series / "nowhere")
+    with pytest.raises(ValueError, match=r"e\.dcm: damaged, or no DICOM slice: .*No such file"):
+        data.read_volume(series)
 
 
 def test_a_damaged_slice_is_named(series):

@@ -241,6 +241,34 @@ def test_an_error_of_decode_says_where(shards):
     assert any("00001-of-00003, record 1" in note for note in caught.value.__notes__)
 
 
+@pytest.mark.parametrize("workers", [0, 4])
+def test_after_an_error_the_batches_behind_it_come(shards, workers):
+    def bad(record):
+        values, i = decode(record)
+        if i in (9, 46):
+            raise OSError(f"record {i}")
+        return values, i
+
+    batches = iter(reader(shards, decode=bad, num_workers=workers))
+    seen, states = [], []
+    while (batch := _next(batches)) is not None:
+        seen.append(batch if isinstance(batch, str) else batch[1].tolist())
+        states.append(batches.get_state()["batches"])
+    whole = rows(reader(shards))
+    assert seen == [whole[0], "record 9", *whole[2:5], "record 46"]
+    assert states == [1, 2, 3, 4, 5, 6]
+    again = reader(shards, num_workers=workers).__iter__()
+    again.set_state({**batches.get_state(), "batches": 3})
+    assert rows(again) == whole[3:]
+
+
+def _next(batches):
+    try:
+        return next(batches, None)
+    except OSError as error:
+        return str(error)
+
+
 def test_nothing_is_left_out_in_silence(shards):
     """Grain takes StopIteration for the end, and None for a row that is filtered out."""
 

@@ -81,6 +81,29 @@ def test_bad_tables_name_file_and_place(tmp_path, text, options, says):
         data.read_table(csv_file(tmp_path, text), **options)
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, AttributeError, OverflowError, KeyError])
+def test_whatever_a_converter_raises_is_given_its_place(tmp_path, error):
+    def bad(cell):
+        raise error("no")
+
+    path = csv_file(tmp_path, "a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"table\.csv, line 2, column 'b': '2' is no number"):
+        data.read_table(path, converters={"b": bad})
+
+
+def test_the_line_of_the_names(tmp_path):
+    with pytest.raises(ValueError, match=r"table\.csv, line 3: no column 'x'"):
+        data.read_table(csv_file(tmp_path, "\n\na,b\n1,2\n"), columns=["x"])
+    with pytest.raises(ValueError, match=r"table\.csv, line 3: the column 'a' is there twice"):
+        data.read_table(csv_file(tmp_path, "\n\na,a\n1,2\n"))
+
+
+def test_a_table_of_bfloat16(tmp_path):
+    values = data.read_table(csv_file(tmp_path, "a,b\n0.1,2\n3,4\n"), dtype=jnp.bfloat16).values
+    assert values.dtype == jnp.bfloat16
+    assert values.tolist() == np.array([[0.1, 2], [3, 4]], jnp.bfloat16).tolist()
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nope\.csv"):
         data.read_table(tmp_path / "nope.csv")
@@ -163,6 +186,17 @@ def test_words_by_one_hot_and_by_embedding_are_one_thing():
         data.vocabulary("to be")
 
 
+def test_words_may_come_from_a_generator():
+    index = {"a": 0, "b": 1}
+    assert data.word_indices((word for word in "abb"), index).tolist() == [0, 1, 1]
+    hot = data.words_one_hot((word for word in "ab"), index)
+    assert hot.tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(ValueError, match="'c' at 1 is not among"):
+        data.word_indices((word for word in "ac"), index)
+    with pytest.raises(ValueError, match="words: one text"):
+        data.words_one_hot("ab", index)
+
+
 def test_letters_as_the_document_writes_them():
     line = "  Ab“ "
     letters = data.letters_one_hot(line)
@@ -232,6 +266,8 @@ def test_scale_to_unit_takes_the_range_and_not_min_less_min():
     assert data.scale_ordinal(np.array([1, 4], np.uint8)).tolist() == [0, 1]
     with pytest.raises(ValueError, match="codes: 0; accepted is 1 to 4"):
         data.scale_ordinal(np.array([0, 5]))
+    far = np.array([-60000, 60000, 0], np.float16)  # their distance is more than float16 holds
+    assert data.scale_to_unit(far).tolist() == [0, 1, 0.5]
     with pytest.raises(ValueError, match="all are 2"):
         data.scale_to_unit(values[:1])
 

@@ -163,6 +163,15 @@ def test_inside_the_compiled_step_every_step_draws_anew():
     assert len(set(metrics["left"].tolist())) > 1
 
 
+def test_numbers_of_normalize_in_whatever_they_are_given():
+    grey = jnp.asarray(IMAGES[:, :1])
+    expected = Normalize([0.5], [0.25])(KEY, grey)
+    for mean, std in ((0.5, 0.25), (np.float32(0.5), np.array(0.25)), (jnp.array([0.5]), (0.25,))):
+        normalize = Normalize(mean, std)
+        for called in (normalize, jax.jit(normalize)):
+            np.testing.assert_array_equal(called(KEY, grey), expected)
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -180,6 +189,9 @@ def test_inside_the_compiled_step_every_step_draws_anew():
         (lambda: RandomHorizontalFlip(1.5), "p: 1.5"),
         (lambda: RandomHorizontalFlip()(KEY, jnp.asarray(BYTES)), "as ToTensor gives it"),
         (lambda: Cutout(0), "size: 0"),
+        (lambda: Cutout((2, 3)), r"size: \(2, 3\); accepted is a whole number"),
+        (lambda: Cutout(2, fill=(0, 1, 2)), r"fill: \(0, 1, 2\); accepted is one number"),
+        (lambda: RandomCrop(2, padding=1, fill=(7, 9)), r"fill: \(7, 9\); accepted is one number"),
         (lambda: ColorJitter(brightness=-0.1), "brightness: -0.1"),
         (lambda: ColorJitter(hue=0.6), "hue: 0.6"),
         (lambda: ColorJitter(contrast=(1.0, 0.5)), "contrast:"),
