@@ -49,6 +49,8 @@ def main(config: Config) -> int:
         if len(lines) < 201:
             raise ValueError(f"{path}: {len(lines)} lines; the document looks at line 200")
         line = lines[200]
+        if not data.clean_words(line):
+            raise ValueError(f"{path}, line 201: no words; the document looks at this one")
         letters = data.letters_one_hot(line)
         words, book = data.clean_words(line), data.clean_words(text)
         index = data.vocabulary(book)

@@ -126,6 +126,8 @@ def main(config: Config) -> int:
             return jax.tree.map(lambda p, g: p - config.lr * g, params, grads), loss
 
         curve = jax.jit(lambda p: lax.scan(descend, p, length=config.epochs)[1])(params)
+        if not np.isfinite(curve).all():
+            raise ValueError(f"--lr: at {config.lr:g} the loss is not finite; lower it")
         run.metrics["descent"] = curve
         save_ledger(run, config, rows)
         print(f"{config.epochs} steps of descent: loss {curve[0]:.4f} to {curve[-1]:.3g}")

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.settings import Settings
-from experiments.wine_regression import beats_line, least_squares, spread
+from experiments.result_table import mean_and_spread
+from experiments.settings import Settings, from_file
+from experiments.wine_regression import beats_line, least_squares
 from jaxnet import data, losses, nn, optim, report, train
 from jaxnet.random import Generator
 
@@ -54,6 +55,8 @@ def inputs_and_targets(table: data.Table, past: int) -> tuple[np.ndarray, np.nda
     counts = table.column("cnt")
     clock = 2 * np.pi * table.column("hr") / 24
     known = counts[: len(counts) * 4 // 5]  # the scale too is what is known by then
+    if not known.max() > 0:
+        raise ValueError(f"column 'cnt': no bikes in the first {len(known)} hours")
     channels = [counts / known.max(), np.sin(clock), np.cos(clock)]
     channels += [table.column(name) for name in CHANNELS]  # within 0 to 1 in the file
     weather = data.one_hot(table.column("weathersit") - 1, 4)  # (T, 4)
@@ -67,8 +70,14 @@ def main(config: Config) -> int:
     """Trains every seed; returns 1 if the claim is off: a net no better than the line."""
     config.validate()
     with train.Run(config.out, "bike_forecast", config) as run:
-        table = data.read_bikes(data.find("bikes", config.data_dir))
-        x, y, last = inputs_and_targets(table, config.past)
+        path = data.find("bikes", config.data_dir)
+        table = data.read_bikes(path)
+        if config.past > len(table) // 2:
+            raise ValueError(
+                f"--past: {config.past}; {path} has {len(table)} hours, half of them can be given"
+            )
+        with from_file(path):
+            x, y, last = inputs_and_targets(table, config.past)
         cut = len(x) * 4 // 5
         scale = y[:cut].std()
         line = least_squares(x[:cut], y[:cut], x[cut:])
@@ -103,7 +112,7 @@ def main(config: Config) -> int:
             results[seed] = curve
             print(f"seed {seed}: off by {curve[-1]:.1f} bikes an hour (root mean square)")
         final = np.array([curve[-1] for curve in results.values()])
-        print(f"net: {final.mean():.1f} ± {spread(final):.1f} over {len(final)} seeds")
+        print(f"net: {mean_and_spread(final, 1)} over {len(final)} seed(s)")
         for name, value in rmse.items():
             print(f"{name}: {value:.1f}")
         claim = beats_line(final, rmse["line"], config, Config())
@@ -116,7 +125,7 @@ def main(config: Config) -> int:
         epochs = range(1, config.epochs + 1)
         curves = [report.Series(f"net, seed {s}", epochs, curve) for s, curve in results.items()]
         flat = report.Series("line", epochs, np.full(config.epochs, rmse["line"]), "k--")
-        week = np.arange(168)
+        week = np.arange(min(168, len(known)))
         panels = [
             report.Panel("The last months", "epoch", "off by, bikes an hour", [*curves, flat]),
             report.Panel(
@@ -124,9 +133,9 @@ def main(config: Config) -> int:
                 "hour",
                 "bikes",
                 [
-                    report.Series("counted", week, y[cut:][:168], "k-"),
-                    report.Series("net", week, forecast[:168], "C0-"),
-                    report.Series("line", week, line[:168], "C1--"),
+                    report.Series("counted", week, y[cut:][week], "k-"),
+                    report.Series("net", week, forecast[week], "C0-"),
+                    report.Series("line", week, line[week], "C1--"),
                 ],
             ),
         ]

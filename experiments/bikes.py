@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments import ledger
 from experiments.result_table import save_ledger
-from experiments.settings import Settings
+from experiments.settings import Settings, from_file
 from jaxnet import data, report, train
 
 DATA = ("bikes",)
@@ -31,7 +31,8 @@ def main(config: Config) -> int:
     """Shapes the series; returns how many figures are off."""
     config.validate()
     with train.Run(config.out, "bikes", config) as run:
-        table = data.read_bikes(data.find("bikes", config.data_dir))
+        path = data.find("bikes", config.data_dir)
+        table = data.read_bikes(path)
         hours = table.values
         daily = data.days(hours)  # (730, 24, 17)
         channels_first = daily.transpose(0, 2, 1)  # (730, 17, 24)
@@ -41,7 +42,8 @@ def main(config: Config) -> int:
         with_weather = data.with_channels(channels_first, one_hot)  # (730, 21, 24)
         scaled = with_weather.copy()
         scaled[:, weather] = data.scale_ordinal(scaled[:, weather])
-        scaled[:, temperature] = data.scale_to_unit(scaled[:, temperature])
+        with from_file(path):
+            scaled[:, temperature] = data.scale_to_unit(scaled[:, temperature])
         for name, channel in (("weather", weather), ("temperature", temperature)):
             before, after = with_weather[:, channel], scaled[:, channel]
             print(

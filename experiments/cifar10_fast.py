@@ -38,7 +38,7 @@ import numpy as np
 from experiments.cifar2_net import MEAN, STD
 from experiments.result_table import command, mean_and_spread, save_table, seeds_in_words
 from experiments.settings import Settings
-from experiments.unfinished import Budget, Unfinished
+from experiments.unfinished import Budget, Unfinished, checksum
 from jaxnet import data, losses, metrics, nn, optim, report, train
 from jaxnet.data import transforms
 from jaxnet.keys import next_key
@@ -263,7 +263,7 @@ def main(config: Config) -> int:
         optimizer = make_optimizer(config.lr, config.batch_size, steps)
         step = train.make_train_step(training_loss, optimizer, compute_dtype=config.dtype)
         settings = (config.epochs, config.width, config.batch_size, config.lr, config.images,
-                    config.dtype)  # fmt: skip
+                    config.dtype, checksum(images, labels, *tested))  # fmt: skip
         runs: dict[int, dict[str, Any]] = {}
         for seed in range(config.seed, config.seed + config.seeds):
             print(f"seed {seed}")

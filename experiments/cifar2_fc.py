@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from experiments import cifar2_net, ledger
 from experiments.result_table import mean_and_spread, save_ledger
 from experiments.settings import Settings
-from experiments.unfinished import Unfinished
+from experiments.unfinished import Budget, Unfinished, checksum
 from jaxnet import data, losses, metrics, nn, optim, report, train
 from jaxnet.random import Generator
 
@@ -185,6 +185,7 @@ def main(config: Config) -> int:
         gap = both_forms(config.seed, jax.tree.map(lambda x: x[:64], rows["train"]))
         print(f"NLLLoss(LogSoftmax) and CrossEntropyLoss: loss and gradient {gap:.1e} apart")
 
+        given = checksum(*jax.tree.leaves(rows))
         outcomes: dict[str, dict[int, dict[str, Any]]] = {}
         for name in dict.fromkeys(config.trials):
             trial = TRIALS[name]
@@ -195,17 +196,22 @@ def main(config: Config) -> int:
             for seed in range(config.seed, config.seed + config.seeds):
                 print(f"{trial.words}, seed {seed}")
                 epochs = min(config.epochs, trial.most_epochs)
+                clock = Budget()
                 result = trainer.run(
                     seed,
                     epochs,
                     trial.batch_size,
                     shuffle=trial.shuffle,
-                    checkpoint=kept.folder(name, f"{epochs}epochs", f"seed{seed}"),
+                    callbacks=[clock],
+                    checkpoint=kept.folder(name, f"{epochs}epochs", f"seed{seed}", given),
                     save_every=5,
                     keep=1,
                 )
                 last = {line["epoch"]: line["last_loss"] for line in result.history}
-                outcomes[name][seed] = cifar2_net.curves(result) | {"last_loss": last}
+                outcomes[name][seed] = cifar2_net.curves(result) | {
+                    "last_loss": last,
+                    "seconds": float(clock.memory),
+                }
                 if name == "two" and seed == config.seed:
                     model = result.state.model()
 

@@ -237,12 +237,15 @@ def main(config: Config) -> int:
             "train_accuracy": [c["train_accuracy"][config.epochs] for c in runs.values()],
             "val_accuracy": [c["val_accuracy"][config.epochs] for c in runs.values()],
         }
-        document = config.epochs == 100 and config.lr == 1e-2 and config.batch_size == 64
         if config.epochs != 100:
             del figures["train_accuracy"], figures["val_accuracy"]
-        exact = ledger.compare("cifar2.conv", shapes(training[0][:1]))
-        banded = ledger.compare_over_seeds("cifar2.net", figures, complete=document)
-        rows = exact + banded
+        ours = config.lr == Config.lr and config.batch_size == Config.batch_size
+        if not ours:
+            print("the document's figures are for its own --lr and --batch-size: not judged")
+        rows = ledger.compare("cifar2.conv", shapes(training[0][:1]))
+        rows += ledger.compare_over_seeds(
+            "cifar2.net", figures if ours else {}, complete=ours and config.epochs == 100
+        )
         run.metrics["runs"] = runs
         save_ledger(run, config, rows, _notes(config, runs))
         _plot(run.folder, runs)
@@ -253,9 +256,10 @@ def main(config: Config) -> int:
         weights.save(path, weights.state_dict(model))
         same = loaded_gives_the_same(path, config, model, validation[0])
         print(f"a fresh net with the weights of {path.name} gives the same answers: {same}")
-        run.metrics["same_after_loading"] = same
+        what = "a fresh net that the saved weights are loaded into gives the same answers"
+        run.metrics["checks"] = [ledger.check(what, str(same), same)]
     print(f"record, plots, table and the last seed's weights: {run.folder}")
-    return ledger.failed(rows if document else exact) + (not same)
+    return ledger.failed(rows) + (not same)
 
 
 def shapes(image: jax.Array) -> dict[str, Any]:

@@ -44,7 +44,7 @@ import numpy as np
 from experiments import cifar2_net
 from experiments.result_table import command, mean_and_spread, save_table, seeds_in_words
 from experiments.settings import Settings
-from experiments.unfinished import Budget, Unfinished
+from experiments.unfinished import Budget, Unfinished, checksum
 from jaxnet import losses, metrics, nn, optim, report, train
 from jaxnet.keys import keys
 from jaxnet.nn import functional as F
@@ -294,7 +294,7 @@ def run_variant(
             config.epochs,
             batch_size=BATCH,
             callbacks=[budget],
-            checkpoint=checkpoint_folder(kept, name, seed, config),
+            checkpoint=checkpoint_folder(kept, name, seed, config, rows),
             keep=1,
         )
         runs[seed] = cifar2_net.curves(result) | {"seconds": float(budget.memory)}
@@ -309,14 +309,14 @@ def run_variant(
     return outcome
 
 
-def checkpoint_folder(kept: Unfinished, name: str, seed: int, config: Config) -> Path:
-    """Another for all settings that make another run."""
+def checkpoint_folder(kept: Unfinished, name: str, seed: int, config: Config, rows: Any) -> Path:
+    """Another for all settings and data that make another run."""
     parts = [name, f"{config.epochs}epochs"]
     if name.startswith("res_deep"):
         parts.append(f"{config.n_blocks}blocks")
     if config.hours is not None:
         parts.append(f"{config.hours:g}hours")
-    return kept.folder(*parts, f"seed{seed}")
+    return kept.folder(*parts, f"seed{seed}", checksum(*jax.tree.leaves(rows)))
 
 
 def main(config: Config) -> int:

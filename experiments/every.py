@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.registry import load, missing_data, names, one_line
+from experiments.registry import USERS_ERRORS, load, missing_data, names, one_line
 from experiments.settings import Settings
 from jaxnet import report
 
@@ -118,7 +118,7 @@ def _run_one(name: str, given: dict[str, Any], out: Path) -> tuple[report.Entry,
             print(f"skipped: {reason}")
             return report.Entry(name, about, skipped=reason), 0
         code = 1 if module.main(module.Config(**given)) else 0
-    except (ValueError, OSError) as failure:
+    except USERS_ERRORS as failure:
         error, code = one_line(failure), 2
     except Exception as fault:  # one experiment's fault is not the end of the others
         error, code = f"{type(fault).__name__}: {fault}\n\n{traceback.format_exc()}", 2
@@ -129,7 +129,8 @@ def _run_one(name: str, given: dict[str, Any], out: Path) -> tuple[report.Entry,
 
 
 def _folders(home: Path) -> set[Path]:
-    return {folder for folder in home.glob("[!.]*/") if folder.is_dir()}
+    """Finished runs: neither hidden ones nor the checkpoints of an unfinished one."""
+    return {file.parent for file in home.glob("[!.]*/record.json")}
 
 
 def _about(name: str) -> str:
@@ -201,7 +202,7 @@ def _guarded(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]
     def guarded(arguments: Sequence[str]) -> int:
         try:
             return command(arguments)
-        except (ValueError, OSError) as error:
+        except USERS_ERRORS as error:
             if os.environ.get("JAXNET_TRACEBACK"):
                 raise
             print(f"error: {one_line(error)}", file=sys.stderr)

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments import ledger
 from experiments.result_table import save_ledger
-from experiments.settings import Settings
+from experiments.settings import Settings, from_file
 from jaxnet import data, report, train
 
 DATA = ("dog", "cats")
@@ -36,10 +36,12 @@ def main(config: Config) -> int:
         channels_first = data.to_tensor(dog[None])[0]
         print(f"dog: {dog.shape} as read, {channels_first.shape} for a net, {dog.dtype}")
 
-        cats, names = data.read_images(data.find("cats", config.data_dir))
+        folder = data.find("cats", config.data_dir)
+        cats, names = data.read_images(folder)
         batch = data.to_tensor(cats)
         mean, std = data.channel_statistics(batch)
-        normalized = data.normalize(batch, mean.tolist(), std.tolist())
+        with from_file(folder):
+            normalized = data.normalize(batch, mean.tolist(), std.tolist())
         print(
             f"cats: {', '.join(names)}: batch {batch.shape}, {batch.dtype}, in [0, 1] after / 255"
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Row", "compare", "compare_over_seeds", "documented", "failed", "show"]
+__all__ = ["Row", "check", "compare", "compare_over_seeds", "documented", "failed", "show"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +149,17 @@ def compare_over_seeds(section: str, ours: Mapping[str, Any], complete: bool = T
             )
         )
     return rows
+
+
+def check(what: str, found: str, holds: bool) -> dict[str, str]:
+    """Something besides the documents' figures that has to hold, as records keep it.
+
+    Args:
+        what: has to hold.
+        found: what was measured or seen.
+        holds: whether it does.
+    """
+    return {"check": what, "found": found, "verdict": "ok" if holds else "OFF"}
 
 
 def _missing(label: str, figure: Any, complete: bool) -> Row:

@@ -283,7 +283,7 @@ def main(config: Config) -> int:
         print(f"{len(stored['train'])} training and {len(stored['test'])} test images")
         rows: list[ledger.Row] = []
         results: dict[str, dict[int, dict[str, Any]]] = {}
-        faults = 0
+        checks = []
         for name in config.nets:
             program = PROGRAMS.get(name)
             mean, std = (program.mean, program.std) if program else (0.0, 1.0)
@@ -309,17 +309,19 @@ def main(config: Config) -> int:
                 results[name][seed] = trained.curves
                 print(_summary(trained.curves))
                 if seed == config.seed:
-                    faults += not _look(run.folder, name, trained, stored["test"], test[0])
+                    same = _look(run.folder, name, trained, stored["test"], test[0])
+                    what = f"{name}: a fresh net with the saved parameters predicts the same"
+                    checks.append(ledger.check(what, str(same), same))
                     if board is not None:
                         images = stored["test"].images[:200]
                         mnist_plots.show(board, images, trained.predict(test[0][:200]))
             rows += judge(name, config, results[name])
-        run.metrics["runs"] = results
+        run.metrics |= {"runs": results, "checks": checks}
         print()
         save_ledger(run, config, rows)
         mnist_plots.save_results(run.folder, results)
     print(f"record, plots, table and parameters: {run.folder}")
-    return ledger.failed(rows) + faults
+    return ledger.failed(rows) + sum(check["verdict"] == "OFF" for check in checks)
 
 
 def judge(name: str, config: Config, runs: dict[int, dict[str, Any]]) -> list[ledger.Row]:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import experiments
 
-__all__ = ["list_all", "load", "missing_data", "names", "one_line", "run"]
+__all__ = ["USERS_ERRORS", "list_all", "load", "missing_data", "names", "one_line", "run"]
 
 _PLUMBING = {
     "__main__",
@@ -23,6 +23,11 @@ _PLUMBING = {
     "settings",
     "unfinished",
 }
+
+
+USERS_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, OverflowError, MemoryError)
+"""What is the user's to mend and told in a line: settings, files, packages that are not there,
+a loss that is not finite, more than the memory holds. JAXNET_TRACEBACK=1 shows where it was."""
 
 
 def names() -> list[str]:
@@ -80,7 +85,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
             config=(tyro.conf.OmitSubcommandPrefixes,),
         )
         return 1 if module.main(config) else 0
-    except (ValueError, OSError) as error:
+    except USERS_ERRORS as error:
         if os.environ.get("JAXNET_TRACEBACK"):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -93,5 +98,6 @@ def run(name: str, arguments: Sequence[str]) -> int:
 def one_line(error: Exception) -> str:
     """What a user is told of an error that is theirs to mend."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+        # Writing does not know the file's name; that of a full disk goes for all of them.
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__

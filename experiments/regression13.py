@@ -171,14 +171,10 @@ def main(config: Config) -> int:
         }
         rows = ledger.compare("regression13.printed", figures)
         seeds = range(config.seed, config.seed + config.seeds)
-        rows += ledger.compare_over_seeds("regression13.drawn", first_draws(seeds))
-
-        faults = 0
+        draws = first_draws(seeds)
+        rows += ledger.compare_over_seeds("regression13.drawn", draws)
         target = np.append(*(array.ravel() for array in printed().values()))
-        bound = FEATURES**-0.5
-        inside = bool((np.abs(target) <= bound).all())
-        print(f"nn.Linear draws from ±{bound:.4f}; all that is printed lies there: {inside}")
-        faults += not inside
+        checks = within_the_bound(draws, target)
 
         model, curve = learn(config)
         if not np.isfinite(curve).all():
@@ -188,21 +184,59 @@ def main(config: Config) -> int:
         print(f"\nafter {config.epochs} epochs: loss {curve[-1]:.2e}, parameters {gap:.1e} off")
         document = config.epochs >= Config.epochs and config.lr == Config.lr
         if document and config.batch_size == Config.batch_size:
-            faults += gap > 5e-5  # half of the last printed digit
+            what = "the net finds the printed parameters, to half of their last digit"
+            checks.append(ledger.check(what, f"{gap:.1e} off", gap <= 5e-5))
 
         same = saved_and_loaded(model, run.folder, config.seed)
         print(f"the same answers after loading: {same}\n")
-        faults += sum(not answer for answer in same.values())
+        checks += [
+            ledger.check(f"the same answers from a fresh net, loaded {name}", str(answer), answer)
+            for name, answer in same.items()
+        ]
         save_ledger(run, config, rows)
         run.metrics |= {
             "loss": curve,
             "parameters": found,
             "largest_difference": gap,
-            "same_after_loading": same,
+            "checks": checks,
         }
         _plot(run.folder / "fit.png", curve, target, found)
     print(f"record, plot, table and parameters: {run.folder}")
-    return ledger.failed(rows) + faults
+    return ledger.failed(rows) + sum(check["verdict"] == "OFF" for check in checks)
+
+
+def within_the_bound(draws: dict[str, Any], target: np.ndarray) -> list[dict[str, str]]:
+    """Whether nn.Linear's draws, ours and the document's, are those of its distribution.
+
+    The prediction intervals of the ledger are as wide as our draws are; this holds the draws.
+
+    Args:
+        draws: of `first_draws`.
+        target: the parameters that the document prints.
+    """
+    bound = FEATURES**-0.5
+    drawn = np.append(np.ravel([*draws["weight"].values()]), np.ravel(draws["bias"]))
+    largest, spread = np.abs(drawn).max(), drawn.std(ddof=1)
+    expected = bound / 3**0.5
+    # A uniform sample's deviation is off by about 1 / sqrt(5 n), relatively; five of that.
+    allowed = 5 * expected / (5 * drawn.size) ** 0.5
+    words = f"±{bound:.4f}"
+    checks = [
+        ledger.check(
+            f"what the document prints lies within {words}, nn.Linear's range",
+            f"at most {np.abs(target).max():.4f}",
+            bool((np.abs(target) <= bound).all()),
+        ),
+        ledger.check(f"our draws lie within {words}", f"at most {largest:.4f}", largest <= bound),
+        ledger.check(
+            f"their deviation is {expected:.4f}, a uniform distribution's",
+            f"{spread:.4f} of {drawn.size}",
+            bool(abs(spread - expected) <= allowed),
+        ),
+    ]
+    for check in checks:
+        print(f"{check['check']}: {check['found']}, {check['verdict']}")
+    return checks
 
 
 def _plot(path: Path, curve: list[float], target: np.ndarray, found: np.ndarray) -> None:

@@ -35,7 +35,7 @@ def command(name: str, config: Settings) -> str:
     return " ".join(words)
 
 
-def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
+def mean_and_spread(values: Sequence[float] | np.ndarray, digits: int = 3) -> str:
     """Mean ± standard deviation over seeds; the value alone if there is one.
 
     >>> mean_and_spread([0.25, 0.75])

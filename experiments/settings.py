@@ -2,9 +2,22 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "from_file"]
+
+
+@contextmanager
+def from_file(path: Path) -> Iterator[None]:
+    """Puts a file's name before errors about what was read from it."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Settings:
             )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
+            several = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(x, float) and not math.isfinite(x) for x in several):
                 flag = "--" + field.name.replace("_", "-")
                 raise ValueError(f"{flag}: {value}; a finite number is needed")

@@ -1,15 +1,24 @@
 """A long command: its time, and checkpoints, so that one that was killed goes on."""
 
 import shutil
+import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from jaxnet import train
 
-__all__ = ["Budget", "Unfinished"]
+__all__ = ["Budget", "Unfinished", "checksum"]
+
+
+def checksum(*arrays: Any) -> str:
+    """Of the numbers in arrays, for the name of a folder: other data make another run."""
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(np.ascontiguousarray(array).data, found)
+    return f"{found:08x}"
 
 
 class Unfinished:
@@ -29,7 +38,7 @@ class Unfinished:
         self._used: list[Path] = []
 
     def folder(self, *parts: object) -> Path:
-        """Of one run; the parts have to name every setting that makes another run of it."""
+        """Of one run; the parts have to name all that makes another run of it, data too."""
         path = self.home / "_".join(map(str, parts))
         self._used.append(path)
         return path

@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments import ledger
 from experiments.result_table import save_ledger
-from experiments.settings import Settings
+from experiments.settings import Settings, from_file
 from jaxnet import data, report, train
 
 DATA = ("wine",)
@@ -30,15 +30,33 @@ class Config(Settings):
     """Total sulfur dioxide below which a wine is guessed to be good."""
 
 
+def qualities(table: data.Table) -> np.ndarray:
+    """The whole numbers 0 to 9 of the column, int32 (rows,).
+
+    Raises:
+        ValueError: it holds something else; file and line are named.
+    """
+    given = table.column("quality")
+    wrong = (given != given.round()) | (given < 0) | (given > 9)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"{table.source}, line {table.lines[row]}, column 'quality': {given[row]:g}; a quality "
+            "is a whole number from 0 to 9"
+        )
+    return given.astype(np.int32)
+
+
 def main(config: Config) -> int:
     """Computes the table's figures; returns how many are off."""
     config.validate()
     with train.Run(config.out, "wine", config) as run:
-        table = data.read_table(data.find("wine", config.data_dir), delimiter=";")
-        wines, quality = table.split("quality")
-        target = quality.astype(np.int32)
-        one_hot = data.one_hot(target, 10)
-        normalized = data.standardize(wines.values)
+        path = data.find("wine", config.data_dir)
+        table = data.read_table(path, delimiter=";")
+        wines, target = table.split("quality")[0], qualities(table)
+        with from_file(path):
+            one_hot = data.one_hot(target, 10)
+            normalized = data.standardize(wines.values)
         off = float(np.abs(normalized.mean(axis=0, dtype=np.float64)).max())
         print(f"standardised: the columns' means are at most {off:.0e}")
 
@@ -47,7 +65,8 @@ def main(config: Config) -> int:
             "mid": (target > 3) & (target < 7),
             "good": target >= 7,
         }
-        means = data.class_means(wines.values, classes)
+        with from_file(path):
+            means = data.class_means(wines.values, classes)
         for i, name in enumerate(wines.columns):
             print(
                 "{:2} {:20} {:6.2f} {:6.2f} {:6.2f}".format(

@@ -19,11 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.settings import Settings
+from experiments.result_table import mean_and_spread
+from experiments.settings import Settings, from_file
 from jaxnet import data, losses, nn, optim, report, train
 from jaxnet.random import Generator
 
 DATA = ("wine",)
+FEWEST = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +56,6 @@ def least_squares(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> np.ndarray
     return columns[1] @ np.linalg.lstsq(columns[0], y.astype(np.float64), rcond=None)[0]
 
 
-def spread(values: np.ndarray) -> float:
-    """The seeds' standard deviation; 0 for one."""
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
-
-
 def beats_line(
     error: np.ndarray, line: float, settings: Settings, claim: Settings
 ) -> dict[str, Any]:
@@ -85,7 +82,7 @@ def beats_line(
     print(f"; not judged with another {', '.join(other)}" if other else f": {verdict}")
     return {
         "claim": "the net's error is below the line's",
-        "net": f"{error.mean():.4g} ± {spread(error):.2g} (n={len(error)})",
+        "net": f"{mean_and_spread(error, 4)} (n={len(error)})",
         "line": f"{line:.4g}",
         "verdict": verdict,
     }
@@ -137,15 +134,18 @@ def main(config: Config) -> int:
     with train.Run(config.out, "wine_regression", config) as run:
         path = data.find("wine", config.data_dir)
         table = data.read_table(path, delimiter=";")
+        if len(table) < FEWEST:
+            raise ValueError(f"{path}: {len(table)} wines; a fifth is held out: give {FEWEST}")
         seeds = range(config.seed, config.seed + config.seeds)
-        runs = {seed: one_run(table, seed, config) for seed in seeds}
+        with from_file(path):
+            runs = {seed: one_run(table, seed, config) for seed in seeds}
         for seed, result in runs.items():
             print(f"seed {seed}: mean squared error {result['net']:.4f}, line {result['line']:.4f}")
         net, line, mean = (
             np.array([r[name] for r in runs.values()]) for name in ("net", "line", "mean")
         )
         for name, values in (("net", net), ("line", line), ("always the mean", mean)):
-            print(f"{name}: {values.mean():.4f} ± {spread(values):.4f} over {len(values)} seeds")
+            print(f"{name}: {mean_and_spread(values, 4)} over {len(values)} seed(s)")
         if not np.isfinite(net).all():
             raise ValueError(f"--lr: at {config.lr} the loss is not finite; lower it")
         claim = beats_line(net, float(line.mean()), config, Config())

@@ -277,7 +277,8 @@ class Checkpoints:
                 faults.append(str(error))
                 if step is None:
                     print(f"{error}; looking for an older one", file=sys.stderr)
-        raise DamagedError("; ".join(faults))
+        way_out = "" if step is not None else f"; remove {self.folder} to begin anew"
+        raise DamagedError("; ".join(faults) + way_out)
 
     def _read(self, step: int, like: Any) -> Restored:
         path = self._folder.of(step)

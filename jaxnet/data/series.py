@@ -47,7 +47,8 @@ def read_bikes(path: str | os.PathLike[str]) -> Table:
     Raises:
         ValueError: besides what `read_table` refuses: a day lacks an hour, as in
             UCI's own hour.csv (hour-fixed.csv has them filled in), is there twice or
-            not in its place; a date is not written as 2011-01-31.
+            not in its place; a date is not written as 2011-01-31; the weather is not
+            one of the four kinds.
     """
     table = read_table(path, columns=_BIKE_COLUMNS, converters={"dteday": _day_number})
     hours = table.column("hr")
@@ -69,6 +70,14 @@ def read_bikes(path: str | os.PathLike[str]) -> Table:
         raise ValueError(
             f"{path}, line {table.lines[row]}: hour {hours[row]:g} of {after} after hour "
             f"{hours[row - 1]:g} of {before}; the days have to come in turn, each once"
+        )
+    weather = table.column("weathersit")
+    wrong = ~np.isin(weather, (1, 2, 3, 4))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"{path}, line {table.lines[row]}, column 'weathersit': {weather[row]:g}; accepted is "
+            "1 (clear) to 4 (heavy rain)"
         )
     months_days = [datetime.date.fromordinal(int(date)).day for date in dates]
     table.values[:, table.index("dteday")] = months_days

@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 __all__ = ["Picture", "RunFolder", "newest_runs", "read_run"]
+
+
+_MOST_SECONDS = 1e10  # three centuries
+_MOST_LEVELS = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +70,7 @@ def newest_runs(out: Path) -> dict[str, Path]:
     if not out.is_dir():
         raise FileNotFoundError(f"{out}: there is no such folder; give one that holds runs")
     found: dict[str, Path] = {}
-    for folder in sorted(out.glob("*/*/")):
+    for folder in sorted(out.glob("*/*/"), key=_age):
         if folder.name.startswith(".") or folder.parent.name.startswith("."):
             continue  # a run that is not done
         if (folder / "record.json").is_file():
@@ -75,6 +80,11 @@ def newest_runs(out: Path) -> dict[str, Path]:
             f"{out}: no runs in it; a run is a folder {out / 'NAME' / 'DATE_TIME'} with record.json"
         )
     return found
+
+
+def _age(folder: Path) -> tuple[bool, str]:
+    """Sorts by the date in the name; a copy with a name of its own is older than all."""
+    return bool(re.match(r"\d{4}-\d\d-\d\d", folder.name)), folder.name
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -89,6 +99,10 @@ def read_run(folder: Path) -> RunFolder:
         problems.append(f"record.json: {name!r} is {_short(value)}; left out")
         return default
 
+    seconds = part("seconds", (int, float), None) if "seconds" in record else None  # type: ignore[arg-type]
+    if seconds is not None and not 0 <= seconds < _MOST_SECONDS:
+        problems.append(f"record.json: 'seconds' is {_short(seconds)}; left out")
+        seconds = None
     metrics = part("metrics", dict, {})
     judged = {name: rows for name, rows in metrics.items() if _is_judged(rows)}
     if metrics.get("ledger") and "ledger" not in judged:
@@ -97,7 +111,7 @@ def read_run(folder: Path) -> RunFolder:
     return RunFolder(
         folder=folder,
         began=part("began", str, ""),
-        seconds=part("seconds", (int, float), None) if "seconds" in record else None,  # type: ignore[arg-type]
+        seconds=seconds,
         command=tuple(map(str, part("command", list, []))),
         config=part("config", dict, {}),
         environment=part("environment", dict, {}),
@@ -121,10 +135,26 @@ def _record(file: Path, problems: list[str]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # bytes that are not UTF-8; too deep
         problems.append(f"record.json: damaged: {error}")
     else:
-        if isinstance(record, dict):
+        if isinstance(record, dict) and not _deeper(record, _MOST_LEVELS):
             return record
+        if isinstance(record, dict):
+            problems.append(f"record.json: damaged: nested more than {_MOST_LEVELS} deep")
+            return {}
         problems.append(f"record.json: damaged: {_short(record)} instead of an object")
     return {}
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects lie further within one another."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            item
+            for outer in layer
+            if isinstance(outer, (dict, list))
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(layer)
 
 
 def _is_judged(rows: Any) -> bool:
@@ -146,7 +176,8 @@ def _pictures(folder: Path, problems: list[str]) -> tuple[Picture, ...]:
                 width, height = image.size
                 words = image.info.get("Description", "")
             pictures.append(Picture(file.name, file.read_bytes(), width, height, str(words)))
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for a broken file
+        # Pillow's, for a broken file
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             problems.append(f"{file.name}: damaged: {str(error).replace(str(file), 'it')}")
     return tuple(pictures)
 

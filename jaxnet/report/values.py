@@ -1,6 +1,7 @@
 """Recorded values in words: long series by their ends and range."""
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,8 @@ def _walk(value: Any, name: str) -> Iterator[tuple[str, str]]:
 def _is_number(value: Any) -> bool:
     if isinstance(value, str):
         return value in ("nan", "inf", "-inf")  # what JSON has no word for
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return False
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -39,7 +39,7 @@ class Diagnosis:
         return "; ".join(self.lines)
 
 
-class NonFiniteError(ArithmeticError):
+class NonFiniteError(FloatingPointError):
     """A training step whose loss or parameters are not finite.
 
     Attributes:

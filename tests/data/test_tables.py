@@ -236,6 +236,10 @@ def test_days_need_all_their_hours(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=wrong):
             data.read_bikes(bikes(tmp_path, day * 2, [d for d in dates for _ in day]))
+    file = bikes(tmp_path, day)
+    file.write_text(file.read_text().replace("23,0,6,0,1,", "23,0,6,0,7,"))
+    with pytest.raises(ValueError, match=r"line 26, column 'weathersit': 7; accepted is 1 "):
+        data.read_bikes(file)
     with pytest.raises(ValueError, match="a multiple of 24 rows"):
         data.days(np.zeros((25, 3)))
 

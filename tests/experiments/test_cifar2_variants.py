@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
             raise RuntimeError("killed")
 
     trainer = Trainer(variant.build, variant.optimizer(), rows, rows, variant.loss)
-    folder = checkpoint_folder(Unfinished(tmp_path, "cut"), "dropout", 0, config)
+    folder = checkpoint_folder(Unfinished(tmp_path, "cut"), "dropout", 0, config, (rows, rows))
     with pytest.raises(RuntimeError, match="killed"):
         trainer.run(0, 3, 64, callbacks=[Budget(), die], checkpoint=folder)
     cut = run_variant("dropout", variant, config, (rows, rows), Unfinished(tmp_path, "cut"))

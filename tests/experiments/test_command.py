@@ -85,6 +85,8 @@ def test_help_shows_the_settings():
         (["thermometer", "--epochs", 0], "--epochs: 0; at least 1"),
         (["thermometer", "--seed", -1], "--seed: -1; accepted is"),
         (["cifar2_net", "--lr", "nan"], "--lr: nan; a finite number"),
+        (["ct_scan", "--window", "-inf", "400"], "--window: (-inf, 400.0); a finite number"),
+        (["autograd", "--lr", "1e30"], "--lr: at 1e+30 the loss is not finite; lower it"),
         (["cifar2_net", "--lr", "-1"], "--lr: -1.0; a positive number"),
         (["cifar2_net", "--data-dir", "/no/such/folder"], "there is no folder /no/such/folder"),
         (["autograd", "--out", "/dev/null/runs"], "/dev/null/runs"),

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,70 @@ def test_damaged_data_is_one_error(tmp_path, capsys):
     assert "line 2, column 'quality': 'good' is no number" in capsys.readouterr().err
 
 
+NAMES = {
+    "wine": "tabular-wine/winequality-white.csv",
+    "bikes": "bike-sharing-dataset/hour-fixed.csv",
+    "austen": "jane-austen/1342-0.txt",
+}
+
+
+def line(number, old, new):
+    """Changes the line of a text that has this number, from 1 on."""
+
+    def change(text):
+        lines = text.split("\n")
+        assert old in lines[number - 1]
+        return "\n".join(
+            [*lines[: number - 1], lines[number - 1].replace(old, new), *lines[number:]]
+        )
+
+    return change
+
+
+def few(text):
+    return "".join(text.splitlines(keepends=True)[:5])
+
+
+def no_bikes(text):
+    names, *rows = text.strip().split("\n")
+    return "\n".join([names, *(row.rsplit(",", 1)[0] + ",0" for row in rows)])
+
+
+@pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
+@pytest.mark.parametrize(
+    ("name", "file", "damage", "says"),
+    [
+        ("wine", "wine", line(51, ";5", ";12"), "line 51, column 'quality': 12; a quality is"),
+        ("wine", "wine", line(2, ";6", ";6.9"), "line 2, column 'quality': 6.9; a quality is"),
+        ("wine", "wine", few, "white.csv: classes: 'bad' has no rows"),
+        ("wine_regression", "wine", few, "white.csv: 4 wines; a fifth is held out: give 20"),
+        ("bikes", "bikes", line(9, ",1,0.2,", ",7,0.2,"), "line 9, column 'weathersit': 7"),
+        ("bike_forecast", "bikes", no_bikes, "hour-fixed.csv: column 'cnt': no bikes in the first"),
+        ("austen", "austen", lambda text: "\n" * 300, "1342-0.txt, line 201: no words"),
+    ],
+)
+def test_odd_data_is_one_error_with_its_place(name, file, damage, says, tmp_path, capsys):
+    source = Path(str(DATA)) / NAMES[file]
+    (tmp_path / source.name).write_text(damage(source.read_text()))
+    assert run(name, ["--out", str(tmp_path / "runs"), "--data-dir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error
+    assert error.count("\n") == 0
+    assert list((tmp_path / "runs" / name).iterdir()) == []
+
+
+@pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
+def test_a_forecast_from_few_days_or_too_many_hours(tmp_path, capsys):
+    source = Path(str(DATA)) / NAMES["bikes"]
+    month = source.read_text().splitlines(keepends=True)[: 1 + 24 * 30]
+    (tmp_path / source.name).write_text("".join(month))
+    short = ["--epochs", "1", "--seeds", "1"]
+    given = ["--out", str(tmp_path / "runs"), "--data-dir", str(tmp_path)]
+    assert run("bike_forecast", given + short) == 0
+    assert run("bike_forecast", [*given, "--past", "719"]) == 2
+    assert "--past: 719;" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
 @pytest.mark.parametrize(("name", "epochs"), [("wine_regression", 30), ("bike_forecast", 12)])
 def test_nets_beat_the_line_in_a_short_run(name, epochs, tmp_path, capsys):
@@ -94,4 +159,6 @@ def test_the_claim_is_judged_for_its_own_settings(settings, error, verdict):
     errors = np.array([error - 0.1, error + 0.1])
     claim = wine_regression.beats_line(errors, 2.0, config, wine_regression.Config())
     assert claim["verdict"] == verdict
-    assert claim["net"].endswith("± 0.14 (n=2)")
+    assert claim["net"].endswith("± 0.1414 (n=2)")
+    one = wine_regression.beats_line(errors[:1], 2.0, config, wine_regression.Config())
+    assert one["net"] == f"{errors[0]:.4f} (n=1)"  # one run has no spread

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import run
-from experiments.regression13 import DLModel, NestedModel, first_draws, printed
+from experiments.regression13 import DLModel, NestedModel, first_draws, printed, within_the_bound
 from jaxnet import weights
 from jaxnet.random import Generator
 
@@ -22,7 +22,7 @@ def test_every_figure_holds_and_the_parameters_are_found(tmp_path, capsys):
     assert names == {"fit.png", "m1_param.pkl", "record.json", "result.md"}
     record = json.loads((folder / "record.json").read_text())["metrics"]
     assert record["largest_difference"] < 5e-6
-    assert set(record["same_after_loading"].values()) == {True}
+    assert [check["verdict"] for check in record["checks"]] == ["ok"] * 7
     assert list(weights.load(folder / "m1_param.pkl")) == ["linear.weight", "linear.bias"]
 
 
@@ -42,6 +42,16 @@ def test_nested_is_the_same_function():
 @pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="needs torch: pip install torch"
 )
+def test_draws_that_are_not_nn_linears_are_off():
+    target = np.append(*(array.ravel() for array in printed().values()))
+    draws = first_draws(range(50))
+    assert [c["verdict"] for c in within_the_bound(draws, target)] == ["ok"] * 3
+    wide = {"weight": {i: 2 * x for i, x in draws["weight"].items()}, "bias": draws["bias"]}
+    assert [c["verdict"] for c in within_the_bound(wide, target)] == ["ok", "OFF", "OFF"]
+    narrow = {"weight": {i: x / 2 for i, x in draws["weight"].items()}, "bias": draws["bias"]}
+    assert [c["verdict"] for c in within_the_bound(narrow, 2 * target)] == ["OFF", "ok", "OFF"]
+
+
 def test_first_draws_are_torchs():
     import torch
 

@@ -1,9 +1,13 @@
 """experiments/unfinished.py"""
 
+import errno
+
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments import registry
-from experiments.unfinished import Budget, Unfinished
+from experiments.unfinished import Budget, Unfinished, checksum
 from jaxnet import train
 
 
@@ -39,6 +43,15 @@ def test_folders_stay_when_it_is_stopped(error, says, tmp_path):
     assert (tmp_path / "long" / "unfinished" / "net").exists()
 
 
+def test_other_data_have_another_checksum():
+    images, labels = np.arange(12, dtype=np.uint8).reshape(3, 4), jnp.array([1, 2, 3])
+    first = checksum(images, labels)
+    assert first == checksum(images.copy(), np.asarray(labels))
+    assert first == checksum(np.asfortranarray(images), labels)
+    assert first != checksum(images, labels.at[1].set(5))
+    assert len(first) == 8
+
+
 def test_a_budget_ends_a_run_in_time():
     budget = Budget(seconds=10.0)
     reasons = []
@@ -48,6 +61,28 @@ def test_a_budget_ends_a_run_in_time():
         reasons.append(report.reason)
     assert reasons == [None, "time", "time"]  # a third epoch would end after 12 seconds
     assert float(budget.memory) == 12.0
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ValueError("no"), "error: no"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.csv"), "error: a.csv: No such file"),
+        (ImportError("it needs a package"), "error: it needs a package"),
+        (FloatingPointError("loss is nan"), "error: loss is nan"),
+        (OverflowError("too large"), "error: too large"),
+        (MemoryError(), "error: MemoryError"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(error, says, monkeypatch, capsys):
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr("experiments.autograd.main", fail)
+    assert registry.run("autograd", []) == 2
+    assert capsys.readouterr().err == f"{says}\n"
+    assert issubclass(train.NonFiniteError, registry.USERS_ERRORS)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import html.parser
 import re
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -120,6 +122,17 @@ def test_text_never_becomes_markup(tmp_path):
     assert "\x1b" not in found.text
 
 
+def png_of(side):
+    """The start of a picture with more pixels than anybody looks at."""
+
+    def chunk(name, content):
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -136,6 +149,13 @@ def test_text_never_becomes_markup(tmp_path):
         (lambda f: (f / "curve.png").write_bytes((f / "curve.png").read_bytes()[:2000]),
          "curve.png: damaged"),
         (lambda f: (f / "curve.png").write_text("<svg onload=alert(1)>"), "curve.png: damaged"),
+        (lambda f: (f / "record.json").write_text('{"seconds": Infinity}'), "'seconds' is Inf"),
+        (lambda f: (f / "record.json").write_text('{"seconds": NaN}'), "'seconds' is NaN"),
+        (lambda f: (f / "record.json").write_text('{"seconds": 1' + "0" * 400 + "}"),
+         "'seconds' is 1000"),
+        (lambda f: (f / "record.json").write_text('{"config": ' + "[" * 900 + "]" * 900 + "}"),
+         "record.json: damaged: nested more than 50 deep"),
+        (lambda f: (f / "curve.png").write_bytes(png_of(40_000)), "curve.png: damaged: Image size"),
         (shutil.rmtree, "record.json: not there"),
     ],
 )  # fmt: skip
@@ -158,6 +178,8 @@ def test_the_newest_run_of_each_name(tmp_path):
             (tmp_path / name / "record.json").write_text("{}")
     found = report.newest_runs(tmp_path)
     assert found == {"a": tmp_path / "a/2026-01-02", "b": tmp_path / "b/2026-01-01"}
+    shutil.copytree(tmp_path / "a/2026-01-01", tmp_path / "a/old")
+    assert report.newest_runs(tmp_path) == found
     with pytest.raises(FileNotFoundError, match="no such folder"):
         report.newest_runs(tmp_path / "x")
     with pytest.raises(FileNotFoundError, match=r"no runs in it.*record\.json"):
@@ -189,7 +211,7 @@ def test_pictures_say_what_they_show(tmp_path):
     [
         (True, "true"), (None, "none"), (0.1 + 0.2, "0.3"), (12, "12"), ("nan", "nan"),
         ([1.0, 2.5], "[1, 2.5]"), (list(range(11)), "[0, 1, 2, 3, 4, 5, 6, 7, … 3 more]"),
-        ({"a": [1]}, "a: [1]"), ("x" * 400, "x" * 297 + "..."),
+        (10**400, "1" + "0" * 296 + "..."), ({"a": [1]}, "a: [1]"), ("x" * 400, "x" * 297 + "..."),
     ],
 )  # fmt: skip
 def test_values_in_words(value, text):
@@ -197,6 +219,8 @@ def test_values_in_words(value, text):
 
 
 def test_series_are_told_by_their_ends_and_range():
+    huge = flat_values({"n": [*range(9), 10**400]})
+    assert huge[0][1].startswith("[0, 1, 2")
     metrics = {"loss": {str(i): 2.0**-i for i in range(20)}, "bad": [1.0] * 9 + ["nan"], "e": []}
     assert flat_values(metrics) == [
         ("loss", "20 values: first 1, last 1.907349e-06, between 1.907349e-06 and 1"),
