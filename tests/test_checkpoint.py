@@ -191,7 +191,9 @@ def test_all_damaged(tmp_path):
     state = saved(tmp_path, 1, 2)
     for step in (1, 2):
         (tmp_path / f"step_{step:010d}" / "about.json").write_text("{")
-    with pytest.raises(DamagedError, match=r"step_0000000002: damaged.*step_0000000001: damaged"):
+    with pytest.raises(
+        DamagedError, match=r"step_0000000002: damaged.*step_0000000001: damaged.*; remove .* anew$"
+    ):
         Checkpoints(tmp_path).restore(state)
 
 

@@ -57,7 +57,9 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
     for axes, panel in zip(all_axes, panels, strict=True):
         for series in panel.series:
             x, y = np.asarray(series.x), np.asarray(series.y)
-            axes.plot(x, y, series.style, label=series.name, markersize=6)
+            (line,) = axes.plot(x, y, series.style, label=series.name, markersize=6)
+            if x.size == 1 and line.get_marker() == "None":
+                line.set_marker(".")  # a line of one point is nothing
             if series.band is not None:
                 low, high = series.band
                 axes.fill_between(x, low, high, alpha=0.2, color=axes.lines[-1].get_color())

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxnet import report
+from jaxnet import data, report
 
 
 def test_panels_and_images_are_drawn(tmp_path):
@@ -13,6 +13,16 @@ def test_panels_and_images_are_drawn(tmp_path):
     report.save_images(tmp_path / "b.png", images, [str(i) for i in range(7)], columns=3)
     for name in ("a.png", "b.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_curve_of_one_point_is_seen(tmp_path):
+    pixels = []
+    for y in ([0.5], []):
+        series = report.Series("_", [1.0][: len(y)], y, "k-")
+        frame = report.Series("_", [0, 2], [0, 1], "w-")
+        report.save_panels(tmp_path / "a.png", [report.Panel("t", "x", "y", [frame, series])])
+        pixels.append(data.read_image(tmp_path / "a.png"))
+    assert (pixels[0] != pixels[1]).any()
 
 
 def test_log_x_has_a_tick_at_each_value(tmp_path, monkeypatch):
