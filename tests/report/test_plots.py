@@ -18,8 +18,8 @@ def test_panels_and_images_are_drawn(tmp_path):
 def test_a_curve_of_one_point_is_seen(tmp_path):
     pixels = []
     for y in ([0.5], []):
-        series = report.Series("_", [1.0][: len(y)], y, "k-")
-        frame = report.Series("_", [0, 2], [0, 1], "w-")
+        series = report.Series("net", [1.0][: len(y)], y, "k-")
+        frame = report.Series("frame", [0, 2], [0, 1], "w-")
         report.save_panels(tmp_path / "a.png", [report.Panel("t", "x", "y", [frame, series])])
         pixels.append(data.read_image(tmp_path / "a.png"))
     assert (pixels[0] != pixels[1]).any()
