@@ -390,7 +390,7 @@ def _save_table(path: Path, config: Config, outcomes: dict[str, Outcome]) -> Non
         "are dropped, and every batch is normalised by its own statistics.",
     ]
     if config.hours is not None:
-        notes.append(f"A run ends before the epoch that would take it over --hours {config.hours:g}.")
+        notes.append(f"A run ends before the epoch that would take it over {config.hours:g} h.")
     if any(name.startswith("res_deep") for name in outcomes):
         notes.append(f"The deep nets have {config.n_blocks} blocks.")
     header = ["variant", "parameters", "epochs", "training loss", "training accuracy",
