@@ -257,9 +257,9 @@ def main(config: Config) -> int:
         same = loaded_gives_the_same(path, config, model, validation[0])
         print(f"a fresh net with the weights of {path.name} gives the same answers: {same}")
         what = "a fresh net that the saved weights are loaded into gives the same answers"
-        run.metrics["checks"] = [ledger.check(what, str(same), same)]
+        run.metrics["checks"] = checks = [ledger.check(what, str(same), same)]
     print(f"record, plots, table and the last seed's weights: {run.folder}")
-    return ledger.failed(rows) + (not same)
+    return ledger.failed(rows, checks)
 
 
 def shapes(image: jax.Array) -> dict[str, Any]:

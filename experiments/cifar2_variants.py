@@ -285,6 +285,7 @@ def run_variant(
     """Trains a variant from every seed, or goes on with what a killed command left."""
     trainer = cifar2_net.Trainer(variant.build, variant.optimizer(), *rows, variant.loss)
     measure = train.make_epoch(without_eval(variant.loss), BATCH)
+    given = checksum(rows)
     runs = {}
     for seed in range(config.seed, config.seed + config.seeds):
         print(f"{name}, seed {seed}")
@@ -294,7 +295,7 @@ def run_variant(
             config.epochs,
             batch_size=BATCH,
             callbacks=[budget],
-            checkpoint=checkpoint_folder(kept, name, seed, config, rows),
+            checkpoint=checkpoint_folder(kept, name, seed, config, given),
             keep=1,
         )
         runs[seed] = cifar2_net.curves(result) | {"seconds": float(budget.memory)}
@@ -309,14 +310,14 @@ def run_variant(
     return outcome
 
 
-def checkpoint_folder(kept: Unfinished, name: str, seed: int, config: Config, rows: Any) -> Path:
-    """Another for all settings and data that make another run."""
+def checkpoint_folder(kept: Unfinished, name: str, seed: int, config: Config, given: str) -> Path:
+    """Another for all settings and data (`given`, their checksum) that make another run."""
     parts = [name, f"{config.epochs}epochs"]
     if name.startswith("res_deep"):
         parts.append(f"{config.n_blocks}blocks")
     if config.hours is not None:
         parts.append(f"{config.hours:g}hours")
-    return kept.folder(*parts, f"seed{seed}", checksum(*jax.tree.leaves(rows)))
+    return kept.folder(*parts, f"seed{seed}", given)
 
 
 def main(config: Config) -> int:

@@ -41,9 +41,10 @@ Of each experiment below RUNS the newest run is taken.
 
 _INTRO = """The programs of the documents on JAX, each figure that they print beside ours.
 
-A figure holds if it lies within half of its last printed digit, or 1e-5 of its value. Where
-the document's seed is unknown, ours is the mean and spread of several seeds, and the
-document's figure has to lie within their 99 % prediction interval."""
+A figure holds if it lies within half of its last printed digit and 1e-6 of its value
+(float32's rounding), or within 1e-5 of its value. Where the document's seed is unknown, ours
+is the mean and spread of several seeds, and the document's figure has to lie within their
+99 % prediction interval."""
 
 
 def _own(metavar: str, default: str = "each experiment's own") -> Any:

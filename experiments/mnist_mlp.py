@@ -321,7 +321,7 @@ def main(config: Config) -> int:
         save_ledger(run, config, rows)
         mnist_plots.save_results(run.folder, results)
     print(f"record, plots, table and parameters: {run.folder}")
-    return ledger.failed(rows) + sum(check["verdict"] == "OFF" for check in checks)
+    return ledger.failed(rows, checks)
 
 
 def judge(name: str, config: Config, runs: dict[int, dict[str, Any]]) -> list[ledger.Row]:

@@ -1,7 +1,6 @@
 """A long command: its time, and checkpoints, so that one that was killed goes on."""
 
 import shutil
-import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,16 +8,14 @@ from typing import Any, Self
 import numpy as np
 
 from jaxnet import train
+from jaxnet.train import loaders
 
 __all__ = ["Budget", "Unfinished", "checksum"]
 
 
 def checksum(*arrays: Any) -> str:
     """Of the numbers in arrays, for the name of a folder: other data make another run."""
-    found = 0
-    for array in arrays:
-        found = zlib.crc32(np.ascontiguousarray(array).data, found)
-    return f"{found:08x}"
+    return f"{loaders.checksum(arrays):08x}"
 
 
 class Unfinished:

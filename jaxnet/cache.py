@@ -12,6 +12,6 @@ def cache_folder() -> Path:
         return Path(os.environ["JAXNET_CACHE"]).expanduser()
     try:
         import pooch
-    except ImportError:  # it knows the place on every system, and comes with jaxnet[data]
+    except ImportError:  # it knows the place on every system, and comes with the extra "data"
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnet"
     return Path(pooch.os_cache("jaxnet"))

@@ -12,7 +12,8 @@ def needed(module: str, what: str, install: str) -> Any:
     Args:
         module: its name for `import`.
         what: the part of jaxnet that needs it, first in the message.
-        install: what pip is to install.
+        install: what pip is to install: names of packages, not of an extra of jaxnet, since
+            the package of that name on the index is another project's.
 
     Raises:
         ImportError: it, or something that it needs itself, is not installed.
@@ -22,5 +23,5 @@ def needed(module: str, what: str, install: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise ImportError(
-            f'{what}: it needs the package {package}: pip install "{install}" ({error})'
+            f"{what}: it needs the package {package}: pip install {install} ({error})"
         ) from error

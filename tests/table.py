@@ -1,19 +1,24 @@
 """The shared checks of layers and losses: one row, `Case`, runs them all.
 
-A test module lists its rows and ends with
+A family of rows is a file, tests/rows/nn_linear.py,
 
     CASES = [Case("Linear", (3, 2), inputs=[(5, 3)]), ...]
-    TestLinear = table("nn_linear", CASES)
+
+and a test module runs the checks on it with
+
+    TestLinear = table("nn_linear")
 
 Because names and arguments are torch's, a row says both programs at once:
-`jaxnet.nn.Linear(3, 2)` and `torch.nn.Linear(3, 2)`. Where torch is installed
-the row is compared with torch itself; without it, with golden arrays that
-`python -m tests.golden.make` wrote with torch. Both are float64 results for the
-same float32-representable weights and inputs.
+`jaxnet.nn.Linear(3, 2)` and `torch.nn.Linear(3, 2)`. Every row is compared with
+golden arrays, float64 results for float32-representable weights and inputs, which
+`python -m tests.golden.make` wrote with torch; where torch is installed, they are
+compared with what it gives now.
+
+Only `table` imports pytest: a benchmark runs the rows on machines that lack it.
 """
 
 import dataclasses
-import importlib.util
+import importlib
 import inspect
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,15 +29,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jaxnet import nn, train, weights
 from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
 
-HAS_TORCH = importlib.util.find_spec("torch") is not None
 GOLDEN = Path(__file__).parent / "golden"
-TABLES: dict[str, Sequence["Case"]] = {}
+ROWS = Path(__file__).parent / "rows"
 # Golden arrays that are no table: what torch gives, by name, for each family.
 MAKERS: dict[str, Callable[[], dict[str, np.ndarray]]] = {}
 
@@ -199,6 +202,17 @@ def our_results(case: Case, dtype: Any, jit: bool) -> dict[str, np.ndarray]:
 
 
 @cache
+def families() -> dict[str, Sequence[Case]]:
+    """The rows of every family that has a table, by the family's name."""
+    found = {}
+    for path in sorted(ROWS.glob("*.py")):
+        module = importlib.import_module(f"tests.rows.{path.stem}")
+        if hasattr(module, "CASES"):
+            found[path.stem] = module.CASES
+    return found
+
+
+@cache
 def golden_arrays(family: str) -> dict[str, np.ndarray]:
     """All of a family's golden arrays by name."""
     with np.load(GOLDEN / f"{family}.npz") as archive:
@@ -212,35 +226,62 @@ def golden_results(family: str, case: Case) -> dict[str, np.ndarray]:
     return found
 
 
-def assert_close(case: Case, ours: Mapping, theirs: Mapping, dtype: Any) -> None:
+def distances(
+    case: Case, ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], dtype: Any
+) -> dict[str, tuple[float, float]]:
+    """How far each array of `our_results` lies from the other's, and how far it may, in `dtype`."""
     assert sorted(ours) == sorted(theirs), f"{case}: names differ"
+    found = {}
     for name, value in theirs.items():
         kind = "gradient" if name.startswith("d_") else "forward"
         assert ours[name].shape == value.shape, f"{case}: {name}"
-        gap, allowed = distance(kind, ours[name], value), tolerance(kind, dtype)
+        found[name] = distance(kind, ours[name], value), tolerance(kind, dtype)
+    return found
+
+
+def assert_close(case: Case, ours: Mapping, theirs: Mapping, dtype: Any) -> None:
+    for name, (gap, allowed) in distances(case, ours, theirs, dtype).items():
         assert gap <= allowed, f"{case}: {name} is {gap:.2e} off in {dtype}; {allowed:.0e} allowed"
 
 
-def table(family: str, cases: Sequence[Case]) -> type:
-    """The test class that runs every check on every row."""
+def table(family: str) -> type:
+    """The test class that runs every check on every row of a family."""
+    import pytest
+
+    cases = families()[family]
     names = [str(case) for case in cases]
     assert len(set(names)) == len(names), "two rows read alike; give one an id"
-    TABLES[family] = cases
 
-    @pytest.mark.parametrize("case", cases, ids=str)
+    every = pytest.mark.parametrize("case", cases, ids=str)
+    # Eagerly each operation is a program to compile: one row of a class does, but for --slow.
+    firsts = {case.name: case for case in reversed(cases)}.values()
+    slow = [
+        case if case in firsts else pytest.param(case, marks=pytest.mark.slow) for case in cases
+    ]
+
     class TestTable:
-        def test_float32_compiled_and_eager(self, case: Case) -> None:
-            compiled = our_results(case, jnp.float32, jit=True)
-            assert_close(case, compiled, golden_results(family, case), "float32")
-            assert_close(case, our_results(case, jnp.float32, jit=False), compiled, "float32")
+        @every
+        def test_float32(self, case: Case) -> None:
+            ours = our_results(case, jnp.float32, jit=True)
+            assert_close(case, ours, golden_results(family, case), "float32")
 
-        def test_float64_and_torch(self, case: Case) -> None:
+        @pytest.mark.parametrize("case", slow, ids=str)
+        def test_eager(self, case: Case) -> None:
+            ours = our_results(case, jnp.float32, jit=False)
+            assert_close(case, ours, golden_results(family, case), "float32")
+
+        @every
+        def test_float64(self, case: Case) -> None:
             with jax.enable_x64(True):
                 ours = our_results(case, jnp.float64, jit=True)
             assert_close(case, ours, golden_results(family, case), "float64")
-            if HAS_TORCH:
-                assert_close(case, ours, torch_results(case), "float64")
 
+        @pytest.mark.torch
+        @every
+        def test_golden_arrays_are_torchs(self, case: Case) -> None:
+            assert_close(case, golden_results(family, case), torch_results(case), "float64")
+
+        @every
         def test_state_dict_round_trip(self, case: Case) -> None:
             module, fresh = case.module(), case.module()
             state = weights.state_dict(module)
@@ -249,14 +290,18 @@ def table(family: str, cases: Sequence[Case]) -> type:
             after = weights.state_dict(fresh)
             assert list(after) == list(state)
             assert all(np.array_equal(after[k], state[k]) for k in state)
-            if HAS_TORCH:
-                theirs = {k: tuple(v.shape) for k, v in case.torch_module().state_dict().items()}
-                assert {k: v.shape for k, v in state.items()} == theirs
-                assert list(state) == list(theirs)
 
+        @pytest.mark.torch
+        @every
+        def test_state_dict_is_torchs(self, case: Case) -> None:
+            state = weights.state_dict(case.module())
+            theirs = {k: tuple(v.shape) for k, v in case.torch_module().state_dict().items()}
+            assert {k: v.shape for k, v in state.items()} == theirs
+            assert list(state) == list(theirs)
+
+        @pytest.mark.torch
+        @every
         def test_printed(self, case: Case) -> None:
-            if not HAS_TORCH:
-                pytest.skip("needs torch: pip install torch")
             assert repr(case.module()) == repr(case.torch_module())
 
     return TestTable

@@ -36,6 +36,7 @@ def test_batches_take_all_rows_before_one_comes_again():
     assert not np.array_equal(order[:256], order[256:512])
 
 
+@pytest.mark.long
 def test_a_process_tells_when_its_first_step_is_done(tmp_path):
     found = startup.launch("jaxnet", "MLP 784-128-64-10", tmp_path)
     assert 0 < sum(found.phases.values()) < found.seconds

@@ -92,6 +92,7 @@ def test_jit_grad_vmap_and_checkpoint_give_the_same_draws():
     assert jax.jvp(lambda x: dropped(KEY, x), (ONES,), (ONES,))[1].tolist() == slope
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("transform", [jax.jit, jax.checkpoint])
 def test_a_function_that_is_kept_does_not_keep_its_draws(transform):
     kept = transform(lambda x: DROP(x))

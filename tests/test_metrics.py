@@ -149,6 +149,7 @@ def test_uneven_batches_give_one_r2(mean):
         np.testing.assert_allclose(result.compute(), expected, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_many_small_floats_keep_their_digits():
     """Adding 100000 times 0.1 one by one in float32 would be 1e-4 off."""
     steps = 100_001
@@ -214,6 +215,7 @@ def test_nothing_to_divide_by():
     np.testing.assert_allclose((nothing + some).compute(), some.compute())
 
 
+@pytest.mark.long
 def test_through_an_epoch_over_seeds():
     """Straight into train.supervised, stacked by make_epoch, and once more by vmap."""
     model = nn.Linear(3, C, rngs=Generator(0))

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -20,6 +22,7 @@ def test_the_program_runs(capsys):
     assert int(names["state"].step) == 2
 
 
+@pytest.mark.long
 def test_the_long_run_goes_on_where_it_was(tmp_path):
     env = os.environ | {"JAXNET_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     (program,) = (text for text in PROGRAMS if "train.fit" in text)

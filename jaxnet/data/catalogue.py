@@ -345,7 +345,7 @@ def _read(name: str, entry: _Entry, found: _Found, split: str) -> _Decoded:
 
 
 def _check_hashes(name: str, form: _Form, files: Sequence[Path]) -> None:
-    pooch = needed("pooch", name, "jaxnet[data]")
+    pooch = needed("pooch", name, "pooch")
     for file in files:
         if pooch.file_hash(str(file), alg="sha256") != form.files[file.name]:
             raise ValueError(
@@ -355,7 +355,7 @@ def _check_hashes(name: str, form: _Form, files: Sequence[Path]) -> None:
 
 
 def _fetch(name: str, entry: _Entry, folders: Sequence[Path]) -> _Found:
-    pooch = needed("pooch", f"{name}: to be fetched", "jaxnet[data]")
+    pooch = needed("pooch", f"{name}: to be fetched", "pooch")
     pooch.get_logger().setLevel("WARNING")
     form, folder = entry.forms[0], cache_folder() / name
     urls = ", ".join(form.url + file for file in form.files)

@@ -27,7 +27,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         ValueError: the file is broken, no picture, or has more than 8 bits a channel.
         FileNotFoundError: it is not there.
     """
-    Image = needed("PIL.Image", "read_image", "jaxnet[data]")
+    Image = needed("PIL.Image", "read_image", "pillow")
     path = Path(path)
     try:
         with Image.open(path) as picture:
@@ -107,7 +107,7 @@ def _check_size(size: Any) -> None:
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    Image = needed("PIL.Image", "read_images", "jaxnet[data]")
+    Image = needed("PIL.Image", "read_images", "pillow")
     if image.shape[:2] == tuple(size):
         return image
     height, width = size

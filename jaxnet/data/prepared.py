@@ -111,7 +111,11 @@ def open_split(folder: Path, split: str) -> Any:
     if split not in counts:
         raise ValueError(f"split: {split!r}; {folder} has {', '.join(map(repr, counts))}")
     with _no_opencv_advice():
-        tfds = needed("tensorflow_datasets", f"{folder}", "jaxnet[data]")
+        tfds = needed(
+            "tensorflow_datasets",
+            f"{folder}",
+            "tensorflow-datasets array_record importlib_resources",
+        )
 
         try:
             records = tfds.builder_from_directory(str(folder)).as_data_source(split=split)

@@ -46,7 +46,7 @@ class ShardedReader:
         ...
         batches.set_state(json.loads(saved))  # goes on with the second batch
 
-    It needs the package grain: pip install "jaxnet[streaming]".
+    It needs the package grain: pip install grain array_record.
 
     Args:
         files: a folder with array_record files, taken by name; such a file, or a sequence
@@ -91,7 +91,7 @@ class ShardedReader:
         process_index: int | None = None,
         process_count: int | None = None,
     ) -> None:
-        grain = needed("grain", "ShardedReader", "jaxnet[streaming]")
+        grain = needed("grain", "ShardedReader", "grain array_record")
         _check_integer("batch_size", batch_size, 1)
         _check_integer("num_workers", num_workers, 0)
         _check_integer("prefetch_factor", prefetch_factor, 1)
@@ -350,7 +350,7 @@ def _whole(folder: Path) -> list[Path]:
 
 def _open(path: Path) -> Any:
     module = "array_record.python.array_record_data_source"
-    reader = needed(module, "ShardedReader", "jaxnet[streaming]")
+    reader = needed(module, "ShardedReader", "array_record")
     try:
         return reader.ArrayRecordDataSource(str(path))
     except Exception as error:  # bare RuntimeErrors again

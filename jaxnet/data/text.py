@@ -114,7 +114,7 @@ def words_one_hot(
     """
     if unknown is not None and not 0 <= unknown < len(index):
         raise ValueError(f"unknown: {unknown}; accepted is a column, 0 to {len(index) - 1}")
-    words = list(words) if not isinstance(words, str) else words
-    out = np.zeros((len(words), len(index)), np.float32)
-    out[np.arange(len(words)), word_indices(words, index, unknown)] = 1
+    places = word_indices(words, index, unknown)
+    out = np.zeros((len(places), len(index)), np.float32)
+    out[np.arange(len(places)), places] = 1
     return out

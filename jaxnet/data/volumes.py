@@ -83,7 +83,7 @@ class _Slice:
     """One file, checked for what a volume needs."""
 
     def __init__(self, file: Path) -> None:
-        pydicom = needed("pydicom", "read_volume", "jaxnet[data]")
+        pydicom = needed("pydicom", "read_volume", "pydicom")
         self.file = file
         try:
             data: Any = pydicom.dcmread(file)

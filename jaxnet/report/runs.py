@@ -135,12 +135,12 @@ def _record(file: Path, problems: list[str]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # bytes that are not UTF-8; too deep
         problems.append(f"record.json: damaged: {error}")
     else:
-        if isinstance(record, dict) and not _deeper(record, _MOST_LEVELS):
-            return record
-        if isinstance(record, dict):
+        if not isinstance(record, dict):
+            problems.append(f"record.json: damaged: {_short(record)} instead of an object")
+        elif _deeper(record, _MOST_LEVELS):
             problems.append(f"record.json: damaged: nested more than {_MOST_LEVELS} deep")
-            return {}
-        problems.append(f"record.json: damaged: {_short(record)} instead of an object")
+        else:
+            return record
     return {}
 
 

@@ -70,8 +70,8 @@ class Feed(Protocol):
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes back to what `get_state` gave."""
 
-    def checksum(self, step: int) -> int | None:
-        """Of the batch before a step of the running pass; None if it is not needed."""
+    def reached(self, step: int) -> dict[str, Any]:
+        """What `set_state` needs besides to go on at a step of the running pass; JSON."""
 
     def example(self) -> Any:
         """A batch, or its shapes; of a pass that is running."""
@@ -125,8 +125,8 @@ class Arrays:
     def set_state(self, state: dict[str, Any]) -> None:
         pass
 
-    def checksum(self, step: int) -> None:
-        return None
+    def reached(self, step: int) -> dict[str, Any]:
+        return {}
 
     def example(self) -> Any:
         size = min(self.size, self.rows)

@@ -19,7 +19,7 @@ from jaxnet.data.sharded import ShardedReader
 from jaxnet.extras import needed
 from jaxnet.train.feed import Piece, Pieces, rows_of
 
-__all__ = ["Loader", "innermost", "is_mapped"]
+__all__ = ["Loader", "checksum", "innermost", "is_mapped"]
 
 _MOST = 32  # steps of a piece
 _SECONDS = 0.25  # a slow loader is not waited for longer than this to fill a piece
@@ -65,6 +65,7 @@ class Loader:
         self._example: Any = None
         self._sums: dict[int, int] = {}
         self._expected: int | None = None
+        self._usual: str | None = None  # shapes of the first batch of the running pass
 
     @property
     def _sharded(self) -> bool:
@@ -108,7 +109,7 @@ class Loader:
         return {"generators": drawn, "global": _global_states()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._expected = state.get("checksum")
+        self._expected, self._usual = state.get("checksum"), state.get("usual")
         drawn = state.get("generators", [])
         if drawn and len(drawn) != len(self._generators):
             raise ValueError(
@@ -123,8 +124,9 @@ class Loader:
         """Whether its passes use this generator."""
         return any(generator is mine for mine in self._generators)
 
-    def checksum(self, step: int) -> int | None:
-        return self._sums.get(step)
+    def reached(self, step: int) -> dict[str, Any]:
+        sums = {"checksum": self._sums[step]} if step in self._sums else {}
+        return sums | {"usual": self._usual}
 
     def example(self) -> Any:
         if self._example is None and self._jumps:  # begun at its end: none was read
@@ -136,10 +138,11 @@ class Loader:
 
     def pieces(self, epoch: int, start: int, room: Callable[[Any], int]) -> Pieces:
         self._sums.clear()
+        if start == 0:
+            self._usual = None
         return _ahead(self._pieces(epoch, start, room))
 
     def _pieces(self, epoch: int, start: int, room: Callable[[Any], int]) -> Pieces:
-        usual: Any = None
         group: list[Any] = []
         first, capacity, began = start, 1, 0.0
         for batch in self._batches(epoch, start):
@@ -150,8 +153,11 @@ class Loader:
                 first, group = first + len(group), []
             if not group:
                 began = time.perf_counter()
-                usual = usual or shapes
-                capacity = max(1, min(_MOST, room(batch))) if shapes == usual else 1
+                # Batches of the usual shapes share a call. Which are usual is said by the first
+                # of the pass, and kept for a run that goes on within it: another capacity is
+                # another program, and two programs may round differently.
+                self._usual = self._usual or str(shapes)
+                capacity = max(1, min(_MOST, room(batch))) if str(shapes) == self._usual else 1
             group.append(batch)
         if group:
             yield _piece(group, first, capacity)
@@ -165,7 +171,7 @@ class Loader:
                 batch = self._checked(batch)
                 done += 1
                 if self._resumes:
-                    self._sums[done] = _checksum(batch)
+                    self._sums[done] = checksum(batch)
                 yield batch
         finally:
             if hasattr(batches, "close"):
@@ -205,7 +211,7 @@ class Loader:
                     f"{self._name}: this {kind} gave {i} batches where it gave {count} before the "
                     "stop; give the same data"
                 )
-        if self._expected is not None and _checksum(self._checked(last)) != self._expected:
+        if self._expected is not None and checksum(self._checked(last)) != self._expected:
             raise ValueError(
                 f"{self._name}: this {kind} does not give the batches again that it gave before "
                 "the stop, so the run cannot go on exactly. It draws from something that a "
@@ -330,7 +336,8 @@ def _shapes(batch: Any) -> Any:
     return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
 
 
-def _checksum(batch: Any) -> int:
+def checksum(batch: Any) -> int:
+    """Of the numbers in a batch, or in any pytree of arrays."""
     found = 0
     for leaf in jax.tree.leaves(batch):
         found = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, found)

@@ -354,9 +354,7 @@ class Loop:
             return  # with metrics held nothing was trained since that checkpoint
         place = self.place
         tested = {} if self.tested is None else self.tested.get_state()
-        source = place.source
-        if (checksum := self.feed.checksum(place.batch)) is not None:
-            source = source | {"checksum": checksum}
+        source = place.source | self.feed.reached(place.batch)
         metrics = joined(self.partial) if self.partial else None
         now = dataclasses.replace(place, source=source, tested=tested)
         if self.keeper.save(self.state, now, self.best, metrics):

@@ -18,7 +18,6 @@ from jaxnet import data
 from jaxnet.data import catalogue, cifar, idx, prepared
 
 DATA = os.environ.get("JAXNET_DATA")
-needs_data = pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
 
 
 @pytest.fixture(autouse=True)
@@ -279,7 +278,7 @@ def test_a_damaged_description_is_named(tmp_path, text):
         prepared.open_split(tmp_path, "test")
 
 
-@needs_data
+@pytest.mark.data
 def test_the_prepared_mnist_comes_in_torchvisions_order(tmp_path):
     folder = Path(str(DATA)) / "tfds" / "mnist" / "3.0.1"
     archive = data.load("mnist", split="test", data_dir=DATA)

@@ -1,7 +1,5 @@
 """jaxnet/data/images.py and sampler.py"""
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -35,7 +33,7 @@ def test_epoch_order_is_a_permutation_that_moves_on():
     assert first.tolist() != second.tolist()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+@pytest.mark.torch
 @pytest.mark.parametrize("seed", [0, 1, 12345])
 def test_epoch_order_is_the_data_loaders(seed):
     import torch

@@ -1,6 +1,5 @@
 """jaxnet/data/dataset.py, sampler.py, collate.py, loader.py: torch's batches in torch's order."""
 
-import importlib.util
 import itertools
 import threading
 import time
@@ -14,8 +13,6 @@ import pytest
 from jaxnet import data
 from jaxnet.random import Generator
 
-HAS_TORCH = importlib.util.find_spec("torch") is not None
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
 ROWS = [(n, b, d) for n in (1, 12, 13) for b in (1, 4, 20) for d in (False, True)]
 
 
@@ -23,7 +20,7 @@ def lists(loader, most=None):
     return [np.asarray(batch).tolist() for batch in itertools.islice(loader, most)]
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("explicit", [False, True])
 @pytest.mark.parametrize(("n", "batch_size", "drop_last"), ROWS)
 def test_batches_are_torchs(n, batch_size, drop_last, explicit):
@@ -47,7 +44,7 @@ def test_batches_are_torchs(n, batch_size, drop_last, explicit):
     np.testing.assert_array_equal(generator.get_state(), theirs.get_state().numpy())
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("replacement", [False, True])
 @pytest.mark.parametrize("num_samples", [None, 3, 40, 64])
 def test_random_sampler_is_torchs(replacement, num_samples):
@@ -64,7 +61,7 @@ def test_random_sampler_is_torchs(replacement, num_samples):
     assert [list(mine), list(mine)] == [list(given), list(given)]
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("lengths", [[5, 12], [0.5, 0.5], [1 / 3, 1 / 3, 1 / 3], [0.1, 0.9]])
 def test_random_split_is_torchs(lengths):
     import torch
@@ -74,7 +71,7 @@ def test_random_split_is_torchs(lengths):
     assert [part.indices for part in mine] == [part.indices for part in theirs]
 
 
-@needs_torch
+@pytest.mark.torch
 def test_torchs_own_data_sets_and_loaders_are_taken():
     import torch
     from torch.utils import data as theirs
@@ -324,7 +321,7 @@ def test_an_array_that_is_filled_again(options):
     assert [float(batch.mean()) for batch in loader] == [0, 1, 2, 3, 4]
 
 
-@needs_torch
+@pytest.mark.torch
 def test_workers_draw_when_the_pass_begins():
     import torch
     from torch.utils.data import DataLoader
@@ -338,7 +335,7 @@ def test_workers_draw_when_the_pass_begins():
     assert lists(mine) == expected
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("batched", [False, True])
 def test_a_samplers_generator_is_the_programs(batched):
     import torch
@@ -367,7 +364,7 @@ def test_a_worker_that_cannot_begin():
         list(data.DataLoader(range(4), 2, num_workers=2, worker_init_fn=begin))
 
 
-@needs_torch
+@pytest.mark.torch
 def test_bfloat16_and_rows_that_are_pairs():
     import torch
 

@@ -292,7 +292,7 @@ def test_raw_records_and_a_collate_of_ones_own(shards):
     assert list(lengths)[-1] == 2
 
 
-@pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
+@pytest.mark.data
 def test_a_prepared_data_set():
     pytest.importorskip("grain")
     folder = f"{DATA}/tfds/mnist/3.0.1"
@@ -312,5 +312,5 @@ def test_a_prepared_data_set():
 
 def test_without_grain_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(ImportError, match=r'pip install "jaxnet\[streaming\]"'):
+    with pytest.raises(ImportError, match="pip install grain array_record"):
         data.ShardedReader(tmp_path, 1)

@@ -1,6 +1,5 @@
 """jaxnet/data/tables.py, text.py, series.py"""
 
-import importlib.util
 import os
 
 import jax.numpy as jnp
@@ -11,10 +10,6 @@ from jaxnet import data, nn
 from jaxnet.random import Generator
 
 DATA = os.environ.get("JAXNET_DATA")
-needs_data = pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="needs torch: pip install torch"
-)
 
 
 def csv_file(tmp_path, text):
@@ -109,7 +104,7 @@ def test_a_missing_file(tmp_path):
         data.read_table(tmp_path / "nope.csv")
 
 
-@needs_torch
+@pytest.mark.torch
 def test_one_hot_and_standardize_are_torchs():
     import torch
 
@@ -244,7 +239,7 @@ def test_days_need_all_their_hours(tmp_path):
         data.days(np.zeros((25, 3)))
 
 
-@needs_torch
+@pytest.mark.torch
 def test_weather_in_both_ways_is_torchs():
     import torch
 
@@ -289,7 +284,7 @@ def test_windows():
         data.windows(series, 0, 2)
 
 
-@needs_data
+@pytest.mark.data
 def test_the_bikes_that_lack_hours_are_refused():
     with pytest.raises(ValueError, match=r"hour\.csv, line 31: hour 6 where hour 5"):
         data.read_bikes(f"{DATA}/bike-sharing-dataset/hour.csv")

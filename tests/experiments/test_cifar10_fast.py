@@ -1,7 +1,6 @@
 """experiments/cifar10_fast.py"""
 
 import json
-import os
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +141,7 @@ def test_bad_settings():
             Config(**settings).validate()
 
 
-@pytest.mark.skipif(not os.environ.get("JAXNET_DATA"), reason="needs data: set JAXNET_DATA")
+@pytest.mark.data
 def test_smoke(tmp_path):
     config = Config(images=1000, width=4, epochs=2, batch_size=100, out=tmp_path)
     assert main(config) == 0

@@ -1,8 +1,6 @@
 """experiments/cifar2_fc.py"""
 
-import importlib.util
 import json
-import os
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +19,6 @@ from experiments.cifar2_fc import (
 from experiments.cifar2_net import Trainer
 from jaxnet import metrics, optim, train
 from jaxnet.random import Generator
-
-HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def pixels(n: int) -> tuple[jax.Array, jax.Array]:
@@ -45,7 +41,7 @@ def test_the_last_step_is_the_last(steps):
     assert metrics.total(Last(values)).compute() == steps - 1
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 @pytest.mark.parametrize(("batch_size", "shuffle"), [(1, False), (2, True)])
 def test_follows_the_pytorch_program_step_by_step(batch_size, shuffle, tmp_path):
     import torch
@@ -80,7 +76,7 @@ def test_follows_the_pytorch_program_step_by_step(batch_size, shuffle, tmp_path)
     np.testing.assert_allclose([e["last_loss"] for e in result.history], last, atol=1e-5, rtol=0)
 
 
-@pytest.mark.skipif(not os.environ.get("JAXNET_DATA"), reason="needs data: set JAXNET_DATA")
+@pytest.mark.data
 def test_smoke(tmp_path):
     assert main(Config(epochs=1, trials=("sixty_four",), out=tmp_path)) == 0
     (folder,) = (tmp_path / "cifar2_fc").iterdir()

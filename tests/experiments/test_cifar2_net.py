@@ -1,6 +1,5 @@
 """experiments/cifar2_net.py: the net itself, and the run against torch's."""
 
-import importlib.util
 import json
 
 import jax
@@ -12,8 +11,6 @@ from experiments import ledger
 from experiments.cifar2_net import FILTERS, FunctionalNet, Net, Trainer, curves, filtered, shapes
 from jaxnet import optim, train, weights
 from jaxnet.random import Generator
-
-HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def images(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +61,7 @@ def test_learns_and_repeats_itself():
     assert runs[0]["train_accuracy"] == {i: runs[0]["val_accuracy"][i] for i in (1, 3)}
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 def test_follows_the_pytorch_program_step_by_step(tmp_path):
     import torch
 

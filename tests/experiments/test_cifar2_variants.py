@@ -1,7 +1,6 @@
 """experiments/cifar2_variants.py"""
 
 import json
-import os
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from experiments.cifar2_variants import (
     variants,
     without_eval,
 )
-from experiments.unfinished import Budget, Unfinished
+from experiments.unfinished import Budget, Unfinished, checksum
 from jaxnet import metrics, train, weights
 from jaxnet.keys import keys
 from jaxnet.random import Generator
@@ -84,7 +83,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
             raise RuntimeError("killed")
 
     trainer = Trainer(variant.build, variant.optimizer(), rows, rows, variant.loss)
-    folder = checkpoint_folder(Unfinished(tmp_path, "cut"), "dropout", 0, config, (rows, rows))
+    folder = checkpoint_folder(
+        Unfinished(tmp_path, "cut"), "dropout", 0, config, checksum(rows, rows)
+    )
     with pytest.raises(RuntimeError, match="killed"):
         trainer.run(0, 3, 64, callbacks=[Budget(), die], checkpoint=folder)
     cut = run_variant("dropout", variant, config, (rows, rows), Unfinished(tmp_path, "cut"))
@@ -132,7 +133,7 @@ def test_a_run_ends_before_it_is_over_its_hours(tmp_path):
     assert 0.4 < outcome.last("train_accuracy")[0] <= 1.0
 
 
-@pytest.mark.skipif(not os.environ.get("JAXNET_DATA"), reason="needs data: set JAXNET_DATA")
+@pytest.mark.data
 def test_smoke(tmp_path):
     config = Config(epochs=1, variants=("net",), out=tmp_path)
     assert main(config) == 0

@@ -108,7 +108,7 @@ def test_a_failed_run_leaves_nothing(tmp_path):
     assert list((tmp_path / "cifar2_net").iterdir()) == []
 
 
-@pytest.mark.skipif(not os.environ.get("JAXNET_DATA"), reason="needs data: set JAXNET_DATA")
+@pytest.mark.data
 def test_cifar2_net_smoke(tmp_path):
     done = experiments(
         "cifar2_net", "--epochs", 2, "--out", tmp_path, JAXNET_DATA=os.environ["JAXNET_DATA"]

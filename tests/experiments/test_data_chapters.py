@@ -22,7 +22,7 @@ FIGURES = {
 }
 
 
-@pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
+@pytest.mark.data
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_holds(name, tmp_path, capsys):
     assert run(name, ["--out", str(tmp_path)]) == 0
@@ -51,7 +51,7 @@ def test_missing_data_gives_one_error_and_leaves_nothing(name, tmp_path, capsys,
     assert importlib.import_module(f"experiments.{name}").DATA
 
 
-@pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
+@pytest.mark.data
 def test_another_threshold_is_held_against_nothing(tmp_path, capsys):
     assert run("wine", ["--out", str(tmp_path), "--threshold", "0"]) == 0
     assert "figures are for 141.83" in capsys.readouterr().out
@@ -94,7 +94,7 @@ def no_bikes(text):
     return "\n".join([names, *(row.rsplit(",", 1)[0] + ",0" for row in rows)])
 
 
-@pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
+@pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "file", "damage", "says"),
     [
@@ -117,7 +117,7 @@ def test_odd_data_is_one_error_with_its_place(name, file, damage, says, tmp_path
     assert list((tmp_path / "runs" / name).iterdir()) == []
 
 
-@pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
+@pytest.mark.data
 def test_a_forecast_from_few_days_or_too_many_hours(tmp_path, capsys):
     source = Path(str(DATA)) / NAMES["bikes"]
     month = source.read_text().splitlines(keepends=True)[: 1 + 24 * 30]
@@ -129,7 +129,7 @@ def test_a_forecast_from_few_days_or_too_many_hours(tmp_path, capsys):
     assert "--past: 719;" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not DATA, reason="needs data: set JAXNET_DATA")
+@pytest.mark.data
 @pytest.mark.parametrize(("name", "epochs"), [("wine_regression", 30), ("bike_forecast", 12)])
 def test_nets_beat_the_line_in_a_short_run(name, epochs, tmp_path, capsys):
     settings = ["--out", str(tmp_path), "--seeds", "1", "--epochs", str(epochs)]

@@ -11,6 +11,7 @@ from jaxnet import train
 from tests.experiments.test_command import experiments
 
 
+@pytest.mark.long
 def test_all_with_a_report(tmp_path):
     done = experiments(
         "all", "--report", "--epochs", 3, "--out", tmp_path, JAXNET_CACHE=str(tmp_path / "none")

@@ -8,10 +8,18 @@ from experiments import ledger
 
 
 def test_half_of_the_last_printed_digit():
-    for figure, allowed in (("0.5480", 5e-5), ("0.548", 5e-4), ("-4.9680e8", 5e3)):
+    for figure, half in (("0.5480", 5e-5), ("0.548", 5e-4), ("-4.9680e8", 5e3)):
         found, rule = ledger._allowed(Decimal(figure))
-        assert found == pytest.approx(allowed)
-        assert rule == "half of the last digit"
+        assert found == pytest.approx(half + 1e-6 * abs(float(figure)), rel=1e-12)
+        assert rule == "half of the last digit and 1e-6 of the value"
+
+
+def test_a_figure_on_the_border_of_its_last_digit_has_room_for_float32s_rounding():
+    """In float64 this gradient is 3.9682517; float32 sums in two orders give these two."""
+    allowed, _ = ledger._allowed(Decimal("3.9682"))
+    for ours in (3.9682493, 3.9682519):
+        assert abs(ours - 3.9682) < allowed
+    assert abs(3.96826 - 3.9682) > allowed
 
 
 def test_relative_where_the_digits_are_finer_than_float32():

@@ -1,9 +1,7 @@
 """experiments/mnist_mlp.py: the nets in both forms, and their runs against torch's."""
 
-import importlib.util
 import itertools
 import json
-import os
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +21,6 @@ from experiments.mnist_nets import (
 )
 from jaxnet import data, nn, train, weights
 from jaxnet.random import Generator
-
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="needs torch: pip install torch"
-)
-needs_data = pytest.mark.skipif(
-    not os.environ.get("JAXNET_DATA"), reason="needs data: set JAXNET_DATA"
-)
 
 # Torch's dropout masks cannot be drawn here; that net replays recorded ones below.
 REPLAYED = [
@@ -232,8 +223,8 @@ def our_losses(name, form, seed, steps=None, dtype=jnp.float32):
     return before, metrics["loss"]
 
 
-@needs_torch
-@needs_data
+@pytest.mark.torch
+@pytest.mark.data
 @pytest.mark.parametrize(("name", "form"), REPLAYED)
 def test_seed_0_follows_the_pytorch_program(name, form):
     before, theirs = torch_losses(name, form, seed=0, steps=15)
@@ -245,8 +236,8 @@ def test_seed_0_follows_the_pytorch_program(name, form):
 
 
 @pytest.mark.slow
-@needs_torch
-@needs_data
+@pytest.mark.torch
+@pytest.mark.data
 @pytest.mark.parametrize(("name", "form"), PROGRAMS_APART)
 def test_seed_0_follows_the_whole_first_epoch(name, form):
     # In float32 a unit of a ReLU net that rounds to the other side of 0 moves the losses by
@@ -260,8 +251,8 @@ def test_seed_0_follows_the_whole_first_epoch(name, form):
 
 
 @pytest.mark.slow
-@needs_torch
-@needs_data
+@pytest.mark.torch
+@pytest.mark.data
 def test_without_kinks_float32_follows_the_whole_first_epoch():
     _, theirs = torch_losses("sigmoid", "module", seed=0)
     _, ours = our_losses("sigmoid", "module", seed=0)
@@ -269,7 +260,7 @@ def test_without_kinks_float32_follows_the_whole_first_epoch():
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("form", ["module", "tensors"])
 def test_dropout_replays_recorded_masks(form):
     import torch
@@ -307,7 +298,7 @@ def test_dropout_replays_recorded_masks(form):
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
 
 
-@needs_data
+@pytest.mark.data
 def test_smoke(tmp_path, capsys):
     arguments = ["--nets", "classifier", "keras", "--epochs", "1", "--out", str(tmp_path)]
     assert run("mnist_mlp", arguments) == 0
@@ -341,9 +332,9 @@ def test_the_keras_net_begins_as_keras_does():
     assert not np.asarray(net[4].bias[...]).any()
 
 
-@needs_data
+@pytest.mark.data
+@pytest.mark.visdom
 def test_it_draws_on_a_visdom_server(tmp_path, capsys):
-    pytest.importorskip("visdom")
     from tests.train.test_visdom import start, windows
 
     (tmp_path / "visdom").mkdir()

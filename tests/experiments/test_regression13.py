@@ -1,6 +1,5 @@
 """experiments/regression13.py"""
 
-import importlib.util
 import json
 
 import jax.numpy as jnp
@@ -39,9 +38,7 @@ def test_nested_is_the_same_function():
     assert printed()["linear.weight"].shape == (1, 13)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="needs torch: pip install torch"
-)
+@pytest.mark.torch
 def test_draws_that_are_not_nn_linears_are_off():
     target = np.append(*(array.ravel() for array in printed().values()))
     draws = first_draws(range(50))
@@ -52,6 +49,7 @@ def test_draws_that_are_not_nn_linears_are_off():
     assert [c["verdict"] for c in within_the_bound(narrow, 2 * target)] == ["OFF", "ok", "OFF"]
 
 
+@pytest.mark.torch
 def test_first_draws_are_torchs():
     import torch
 

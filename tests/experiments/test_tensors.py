@@ -1,7 +1,5 @@
 """experiments/tensors.py: both columns of its table."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -17,7 +15,7 @@ def test_jax_gives_the_result(line):
         assert got == line.result
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+@pytest.mark.torch
 @pytest.mark.parametrize("line", tensors.LINES, ids=lambda line: line.what)
 def test_torch_gives_the_result(line):
     import torch

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.table import GOLDEN, MAKERS, TABLES, torch_results
+from tests.table import GOLDEN, MAKERS, families, torch_results
 
 
-def main(families: list[str]) -> None:
+def main(asked: list[str]) -> None:
     root = Path(__file__).parents[1]
-    for path in sorted(root.rglob("test_*.py")):
+    for path in sorted(root.rglob("test_*.py")):  # which fill MAKERS
         importlib.import_module(".".join(("tests", *path.relative_to(root).with_suffix("").parts)))
-    known = sorted({*TABLES, *MAKERS})
-    unknown = set(families) - set(known)
+    known = sorted({*families(), *MAKERS})
+    unknown = set(asked) - set(known)
     if unknown:
         sys.exit(f"no family {sorted(unknown)}; there are {known}")
-    for family in families or known:
+    for family in asked or known:
         arrays = MAKERS[family]() if family in MAKERS else _table_arrays(family)
         np.savez_compressed(GOLDEN / f"{family}.npz", **arrays)  # type: ignore[arg-type]
         size = (GOLDEN / f"{family}.npz").stat().st_size
@@ -30,7 +30,7 @@ def main(families: list[str]) -> None:
 def _table_arrays(family: str) -> dict[str, np.ndarray]:
     return {
         f"{case}|{name}": value
-        for case in TABLES[family]
+        for case in families()[family]
         for name, value in torch_results(case).items()
     }
 

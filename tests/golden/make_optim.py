@@ -7,8 +7,8 @@ import numpy as np
 
 from tests.optim import schedules
 from tests.optim.runs import run_torch
-from tests.optim.test_optimizers import ROWS, SHOWN
 from tests.optim.test_schedules import PLATEAUS, torch_plateau_rates
+from tests.rows.optim import ROWS, SHOWN
 from tests.table import GOLDEN
 
 

@@ -8,43 +8,12 @@ import numpy as np
 import pytest
 
 from jaxnet import nn
-from tests.table import HAS_TORCH, Case, table
+from tests.rows.nn_activation import KINKS
+from tests.table import table
 
 F = nn.functional
 
-# Every kink of every default lies among these, so the rows check its slope too.
-KINKS = np.array([-6, -3, -2, -1, -0.5, -0.2, 0, 0.2, 0.5, 1, 2, 3, 6, 20])
-
-
-def around(rng):
-    return np.concatenate([KINKS, 3 * rng.standard_normal(10)])
-
-
-def in_channels(rng):
-    return around(rng).reshape(2, 2, 6)
-
-
-def row(name, *args, **kwargs):
-    return Case(name, args, kwargs, inputs=[around])
-
-
-CASES = [
-    *map(row, ["ReLU", "ReLU6", "Sigmoid", "Tanh", "SiLU", "Mish", "SELU", "LogSigmoid"]),
-    *map(row, ["Softsign", "Tanhshrink", "Hardsigmoid", "Hardswish", "GELU", "Softplus"]),
-    *map(row, ["ELU", "Hardtanh", "LeakyReLU", "Hardshrink", "Softshrink"]),
-    row("GELU", approximate="tanh"),
-    row("CELU", 2.0),
-    row("Softplus", 2.0, 4.0),  # beta * 2 is just the threshold
-    row("Threshold", 0.5, 20.0),
-    Case("PReLU", inputs=[around]),
-    Case("PReLU", (2,), {"init": 0.5}, inputs=[in_channels]),
-    Case("Softmax", (-1,), inputs=[(2, 3, 4)]),
-    Case("LogSoftmax", (1,), inputs=[(2, 3, 4)]),
-    Case("Softmin", (0,), inputs=[(3, 2)]),
-    Case("Softmax2d", inputs=[(2, 3, 2, 2)]),
-    Case("GLU", (1,), inputs=[(2, 4, 3)]),
-]
-TestActivation = table("nn_activation", CASES)
+TestActivation = table("nn_activation")
 
 ELEMENTWISE = [
     F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus,
@@ -99,18 +68,25 @@ def test_softmax_edges():
     assert far.tolist() == [0, -1e4]
 
 
-def test_inplace_is_taken_and_printed_and_changes_nothing():
+INPLACE = ("ReLU", "ReLU6", "SiLU", "Mish", "SELU", "ELU", "CELU", "LeakyReLU", "Hardtanh",
+           "Hardswish", "Hardsigmoid")  # fmt: skip
+
+
+def test_inplace_is_taken_and_changes_nothing():
     x = jnp.array([-1.0, 8.0])
-    for name in ("ReLU", "ReLU6", "SiLU", "Mish", "SELU", "ELU", "CELU", "LeakyReLU", "Hardtanh",
-                 "Hardswish", "Hardsigmoid"):  # fmt: skip
+    for name in INPLACE:
         layer = getattr(nn, name)(inplace=True)
         assert np.array_equal(layer(x), getattr(nn, name)()(x)), name
         assert x.tolist() == [-1, 8]
-        if HAS_TORCH:
-            import torch
-
-            assert repr(layer) == repr(getattr(torch.nn, name)(inplace=True))
     assert F.relu(x, inplace=True).tolist() == [0, 8]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", INPLACE)
+def test_inplace_is_printed_as_torch_prints_it(name):
+    import torch
+
+    assert repr(getattr(nn, name)(inplace=True)) == repr(getattr(torch.nn, name)(inplace=True))
 
 
 def test_prelu_counts_its_slopes():

@@ -1,56 +1,19 @@
 """jaxnet/nn/attention.py"""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnet import nn, weights
-from jaxnet.nn.functional import scaled_dot_product_attention
+from jaxnet.nn.attention import SDPBackend, scaled_dot_product_attention, sdpa_kernel
 from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
-from tests.table import HAS_TORCH, Case, table
+from tests.table import table
 
-
-def masked(module, q, k, v, attn_mask, key_padding_mask, **call):
-    return module(q, k, v, attn_mask=attn_mask, key_padding_mask=key_padding_mask, **call)
-
-
-def only_output(result):
-    return result[0]
-
-
-def some(*shape):
-    """A boolean mask of a third of the positions, never of the first."""
-
-    def make(rng):
-        mask = rng.random_sample(shape) < 0.3
-        mask[..., 0] = False
-        return mask
-
-    return make
-
-
-CASES = [
-    Case("MultiheadAttention", (4, 2), inputs=[(3, 2, 4), (5, 2, 4), (5, 2, 4)]),
-    Case(
-        "MultiheadAttention", (6, 3), {"add_bias_kv": True, "add_zero_attn": True, "vdim": 5},
-        inputs=[(4, 2, 6), (3, 2, 6), (3, 2, 5), some(4, 3), some(2, 3)], apply=masked,
-        call={"average_attn_weights": False},
-    ),
-    Case(
-        "MultiheadAttention", (4, 2), {"batch_first": True, "bias": False},
-        inputs=[(2, 3, 4), (2, 4, 4), (2, 4, 4), (4, 3, 4), (2, 4)], apply=masked,
-        call={"need_weights": False}, output=only_output,
-    ),
-    Case(
-        "MultiheadAttention", (4, 1), {"kdim": 3},
-        inputs=[(3, 4), (2, 3), (2, 4), (3, 2), (2,)], apply=masked,
-    ),
-]  # fmt: skip
-TestAttention = table("nn_attention", CASES)
-
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+TestAttention = table("nn_attention")
 
 
 def arrays(*shapes, seed=0):
@@ -70,7 +33,7 @@ HIDDEN = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], bool)
 FLOATS = np.where(HIDDEN, np.linspace(-2, 2, 12).reshape(4, 3), -np.inf)
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("lead", "mask", "kwargs"),
     [
@@ -125,12 +88,90 @@ def test_sdpa_repeats_the_heads_of_keys_and_values():
     np.testing.assert_allclose(grouped[:, 3], apart, rtol=1e-6)
 
 
-def test_sdpa_keeps_half_precision_outside_and_computes_in_float32():
-    q, k, v = (jnp.asarray(a, jnp.bfloat16) for a in arrays((3, 4), (3, 4), (3, 4)))
+HALF = [(2, 3, 50, 16), (2, 3, 60, 16), (2, 3, 60, 8)]
+
+
+def test_sdpa_of_half_precision_is_computed_in_float32_on_a_cpu():
+    q, k, v = (jnp.asarray(a, jnp.bfloat16) for a in arrays(*HALF))
     out = scaled_dot_product_attention(q, k, v)
     exact = scaled_dot_product_attention(*(x.astype(jnp.float32) for x in (q, k, v)))
     assert out.dtype == jnp.bfloat16
-    assert np.array_equal(out, exact.astype(jnp.bfloat16))
+    gap = np.abs(np.asarray(out, np.float64) - np.asarray(exact))
+    assert (gap <= 2.0**-8 * 1.01 * np.abs(exact)).all()  # half of bfloat16's last digit
+
+
+def half_gradient(q, k, v):
+    return jax.grad(
+        lambda *x: scaled_dot_product_attention(*x).astype(jnp.float32).sum(), (0, 1, 2)
+    )(q, k, v)
+
+
+def test_sdpa_of_half_precision_multiplies_in_half_precision_on_a_gpu():
+    given = [jnp.asarray(a, jnp.bfloat16) for a in arrays(*HALF)]
+    text = jax.jit(half_gradient).trace(*given).lower(lowering_platforms=("cuda",)).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) == 5  # the scores, and the four of the gradients
+    assert all(re.search(r"\(tensor<\S+bf16>, tensor<\S+bf16>\)", line) for line in products)
+
+
+def test_sdpa_of_half_precision_has_all_derivatives():
+    given = [jnp.asarray(a, jnp.bfloat16) for a in arrays(*HALF)]
+    along = [jnp.asarray(a, jnp.bfloat16) for a in arrays(*HALF, seed=1)]
+    _, forward = jax.jvp(
+        lambda *x: scaled_dot_product_attention(*x).astype(jnp.float32).sum(), given, along
+    )
+    backward = sum(
+        jnp.vdot(g.astype(jnp.float32), d.astype(jnp.float32))
+        for g, d in zip(half_gradient(*given), along, strict=True)
+    )
+    assert abs(forward - backward) < 0.02 * abs(backward)
+    mapped = jax.vmap(half_gradient)(*given)
+    for a, b in zip(mapped, half_gradient(*given), strict=True):
+        assert distance("gradient", a, b) < 2.0**-7
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_sdpa_in_half_precision_is_as_exact_as_torchs(dtype, is_causal):
+    import torch
+
+    shapes = [HALF[1], HALF[1], HALF[2]] if is_causal else HALF
+    given = [np.asarray(jnp.asarray(a, dtype).astype(jnp.float32)) for a in arrays(*shapes)]
+
+    def theirs(kind):
+        leaves = [torch.tensor(a).to(kind).requires_grad_() for a in given]
+        out = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=is_causal)
+        out.sum().backward()
+        return [x.detach().double().numpy() for x in (out, *(leaf.grad for leaf in leaves))]
+
+    def value(*leaves):
+        out = scaled_dot_product_attention(*leaves, is_causal=is_causal)
+        return out.sum(dtype=jnp.float32), out
+
+    leaves = [jnp.asarray(a, dtype) for a in given]
+    gradients, out = jax.grad(value, (0, 1, 2), has_aux=True)(*leaves)
+    exact, half = theirs(torch.float64), theirs(getattr(torch, dtype))
+    for ours, other, right in zip([out, *gradients], half, exact, strict=True):
+        ours = np.asarray(ours, np.float64)
+        assert np.sqrt(np.mean((ours - right) ** 2)) <= 1.1 * np.sqrt(np.mean((other - right) ** 2))
+
+
+def test_sdpa_kernel_says_what_cudnn_takes():
+    x = jnp.ones((1, 2, 4, 8), jnp.bfloat16)
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        for given, options in (
+            ([x.astype(jnp.float32)] * 3, {}),
+            ([x[0]] * 3, {}),
+            ([x] * 3, {"attn_mask": jnp.ones((4, 4), bool)}),
+            ([x] * 3, {"dropout_p": 0.5}),
+            ([x, x[:, :, :2], x[:, :, :2]], {"is_causal": True}),
+        ):
+            with pytest.raises(ValueError, match=r"CUDNN_ATTENTION accepts .*leave sdpa_kernel"):
+                scaled_dot_product_attention(*given, **options)
+    scaled_dot_product_attention(x, x, x)  # the choice ends with its context
+    with pytest.raises(TypeError, match=r"backends: 'cudnn'; accepted are SDPBackend\.MATH"):
+        sdpa_kernel("cudnn").__enter__()
 
 
 def test_sdpa_drops_weights_and_not_outputs():
@@ -156,7 +197,7 @@ def test_sdpa_names_what_is_wrong():
         scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("kwargs", [{}, {"kdim": 3, "vdim": 7}, {"bias": False}])
 def test_initial_weights_are_torchs(kwargs):
     import torch

@@ -8,29 +8,12 @@ import pytest
 
 from jaxnet import losses, nn, train
 from jaxnet.random import Generator
-from tests.table import HAS_TORCH, Case, table
+from tests.table import table
 
 F = nn.functional
 
 
-def faint(rng):
-    return 3e-3 * rng.standard_normal((4, 2))
-
-
-CASES = [
-    Case("BatchNorm1d", (3,), inputs=[(4, 3)]),
-    Case("BatchNorm1d", (3,), inputs=[(4, 3)], train=False),
-    Case("BatchNorm1d", (2,), {"momentum": None, "bias": False}, inputs=[(3, 2, 4)]),
-    Case("BatchNorm1d", (2,), inputs=[faint], id="faint"),
-    Case("BatchNorm1d", (2, 1e-5, 0.1, False, False), inputs=[(3, 2)], train=False),
-    Case("BatchNorm2d", (2, 0.1, 0.4), inputs=[(3, 2, 2, 3)]),
-    Case("BatchNorm3d", (2,), inputs=[(2, 2, 1, 2, 3)]),
-    Case("InstanceNorm1d", (3,), inputs=[(2, 3, 4)]),
-    Case("InstanceNorm1d", (3,), {"affine": True}, inputs=[(3, 4)]),
-    Case("InstanceNorm2d", (2,), {"track_running_stats": True}, inputs=[(2, 2, 3)], train=False),
-    Case("InstanceNorm3d", (2, 1e-3, 0.3, True, True), inputs=[(2, 2, 1, 2, 2)]),
-]
-TestBatchNorm = table("nn_batchnorm", CASES)
+TestBatchNorm = table("nn_batchnorm")
 
 X = np.random.RandomState(0).standard_normal((8, 3)).astype(np.float32) * 2 + 1
 
@@ -188,7 +171,7 @@ def test_instance_norm_warns_about_other_channel_counts_as_torch_does():
         assert nn.InstanceNorm1d(2)(jnp.ones((2, 3, 4))).shape == (2, 3, 4)
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 def test_a_training_run_keeps_torchs_statistics():
     import torch
 

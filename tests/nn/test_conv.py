@@ -1,6 +1,7 @@
 """jaxnet/nn/conv.py and jaxnet/nn/correlation.py"""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,35 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnet import nn
-from jaxnet.nn.correlation import convolution_form, correlate, spread
+from jaxnet.backend import arithmetic_form
+from jaxnet.nn.correlation import correlate, spread
 from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
-from tests.table import HAS_TORCH, Case, table
+from tests.table import table
 
 F = nn.functional
 
-CASES = [
-    Case("Conv1d", (4, 6, 2, 2, 1, 2, 2), inputs=[(4, 9)]),
-    Case("Conv2d", (3, 4, 3), {"padding": "valid"}, inputs=[(2, 3, 6, 5)]),
-    Case("Conv2d", (2, 3, (2, 3), (2, 1), (1, 0), (1, 2), 1, False), inputs=[(2, 2, 6, 7)]),
-    Case("Conv2d", (2, 3, (5, 3)), {"padding": "same", "dilation": (1, 2)}, inputs=[(1, 2, 5, 6)]),
-    Case("Conv2d", (2, 2, 1), {"padding": 1, "stride": 3}, inputs=[(1, 2, 5, 4)], id="pad > span"),
-    Case("Conv2d", (4, 4, 3), {"padding": 1, "stride": 2, "groups": 4}, inputs=[(2, 4, 6, 5)]),
-    Case("Conv2d", (4, 6, 3), {"padding": 1, "dilation": 2, "groups": 2}, inputs=[(2, 4, 6, 6)]),
-    Case("Conv2d", (16, 4, 2), {"stride": 2, "groups": 2}, inputs=[(1, 16, 4, 5)]),
-    Case("Conv2d", (1, 2, 3), {"padding": (2, 1), "padding_mode": "reflect"}, inputs=[(1, 4, 3)]),
-    Case(
-        "Conv2d", (2, 2, 4), {"padding": "same", "padding_mode": "circular"}, inputs=[(1, 2, 4, 5)]
-    ),
-    Case("Conv3d", (2, 2, 2, (1, 2, 1), 1), inputs=[(1, 2, 3, 4, 3)]),
-    Case(
-        "Conv3d",
-        (2, 2, 2),
-        {"padding": 1, "groups": 2, "padding_mode": "replicate"},
-        inputs=[(2, 2, 3, 2)],
-    ),
-]
-TestConv = table("nn_conv", CASES)
+TestConv = table("nn_conv")
 
 # x, w, stride, pads, dilation, groups: plain, strided past the edge, dilated with
 # uneven pads, depthwise, few channels a group, many channels a group, 1d, 3d
@@ -71,28 +52,18 @@ def test_both_forms_agree(x, w, stride, pads, dilation, groups):
             )
             return y, back(dy), again, back_again(x)
 
-        with convolution_form(form):
+        with arithmetic_form(form):
             return jax.tree.leaves(jax.jit(both)(*arrays))
 
     with jax.enable_x64(True):
         arrays = _random(x, w)
-        with convolution_form("native"):
+        with arithmetic_form("native"):
             shape = jax.eval_shape(
                 lambda x, w: correlate(x, w, stride, pads, dilation, groups), *arrays
             ).shape
         arrays += [jnp.asarray(np.random.RandomState(1).standard_normal(shape))]
         for loop, native in zip(results("loop"), results("native"), strict=True):
             assert distance("gradient", loop, native) <= tolerance("gradient", "float64")
-
-
-def _convolutions(jaxpr):
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
-            yield equation.params["dimension_numbers"]
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from _convolutions(inner)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -107,19 +78,16 @@ def test_every_convolution_of_a_training_step_has_the_numbers_that_xla_runs_fast
         dx, dw = jax.grad(loss, (0, 1))(x, w)
         return w - dw, dx.sum()
 
-    with convolution_form("loop"):
-        jaxpr = jax.make_jaxpr(lambda w: jax.lax.scan(step, w, length=2))(w).jaxpr
-    found = list(_convolutions(jaxpr))
-    assert len(found) == 6 * groups
-    for numbers in found:
-        assert numbers.lhs_spec == numbers.out_spec == (0, 3, 1, 2)
-        assert numbers.rhs_spec == (3, 2, 0, 1)
+    with arithmetic_form("loop"):
+        text = jax.jit(lambda w: jax.lax.scan(step, w, length=2)).lower(w).as_text()
+    found = re.findall(r"stablehlo.convolution.* dim_numbers = (.*), window", text)
+    assert found == ["[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"] * 6 * groups
 
 
 def test_the_gradient_of_an_input_that_is_not_differentiated_costs_nothing():
     x, w = _random((2, 3, 5, 5), (4, 3, 3, 3))
     gradient = jax.jit(jax.grad(lambda w: (F.conv2d(x, w) ** 2).sum()))
-    with convolution_form("loop"):
+    with arithmetic_form("loop"):
         text = gradient.lower(w).compile().as_text()
     assert text.count(" convolution(") == 2  # forward and the weight's
 
@@ -133,7 +101,7 @@ def test_second_derivative():
         x, w = _random((1, 2, 5, 4), (3, 2, 3, 3))
         found = {}
         for form in ("loop", "native"):
-            with convolution_form(form):
+            with arithmetic_form(form):
                 found[form] = jax.jit(jax.grad(lambda x, w: penalty(x, w), (0, 1)))(x, w)
         for a, b in zip(found["loop"], found["native"], strict=True):
             assert distance("gradient", a, b) <= tolerance("gradient", "float64")
@@ -207,7 +175,7 @@ def test_equals_its_definition(case):
     assert distance("forward", ours, theirs if x.ndim == n + 2 else theirs[0]) <= 1e-12
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 @settings(max_examples=6, deadline=None)
 @given(convolutions(), st.sampled_from(["zeros", "zeros", "reflect", "replicate", "circular"]))
 def test_equals_torch(case, padding_mode):
@@ -260,31 +228,24 @@ INITIAL = [
 
 
 @pytest.mark.parametrize(("name", "args"), INITIAL)
-def test_initial_weights_are_torchs(name, args):
+def test_initial_weights_keep_torchs_bound(name, args):
     layer = getattr(nn, name)(*args, rngs=Generator(3))
     bound = 1 / np.sqrt(np.prod(layer.weight.shape[1:]))  # torch's fan_in
     for parameter in (layer.weight[...], layer.bias[...]):
         assert 0.5 * bound < np.abs(parameter).max() <= bound * (1 + 1e-6)
-    if HAS_TORCH:
-        import torch
-
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            theirs = getattr(torch.nn, name)(*args).state_dict()
-        assert np.array_equal(layer.weight[...], theirs["weight"])
-        assert np.array_equal(layer.bias[...], theirs["bias"])
 
 
-def test_forward_mode_needs_the_native_form():
-    x, w = _random((1, 1, 4), (1, 1, 2))
-    with convolution_form("native"):
-        _, slope = jax.jvp(lambda x: F.conv1d(x, w), [x], [x])
-    assert distance("forward", slope, F.conv1d(x, w)) <= tolerance("forward", "float32")
-    with (
-        pytest.raises(ValueError, match="form: 'fast'; accepted are 'kernel', 'loop', 'native'"),
-        convolution_form("fast"),
-    ):
-        pass
+@pytest.mark.torch
+@pytest.mark.parametrize(("name", "args"), INITIAL)
+def test_initial_weights_are_torchs(name, args):
+    import torch
+
+    layer = getattr(nn, name)(*args, rngs=Generator(3))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        theirs = getattr(torch.nn, name)(*args).state_dict()
+    assert np.array_equal(layer.weight[...], theirs["weight"])
+    assert np.array_equal(layer.bias[...], theirs["bias"])
 
 
 X = jnp.zeros((2, 4, 6, 6))

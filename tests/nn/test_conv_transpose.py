@@ -10,39 +10,11 @@ from hypothesis import strategies as st
 from jaxnet import nn
 from jaxnet.parity.tolerances import distance
 from jaxnet.random import Generator
-from tests.table import HAS_TORCH, Case, table
+from tests.table import table
 
 F = nn.functional
 
-CASES = [
-    Case("ConvTranspose1d", (4, 2, 2, 3, 1, 2, 2, True, 3), inputs=[(4, 5)]),
-    Case("ConvTranspose2d", (3, 2, 3), {"stride": 2, "padding": 1}, inputs=[(2, 3, 4, 3)]),
-    Case(
-        "ConvTranspose2d", (2, 3, (2, 3), (2, 3), (0, 1), (1, 2), 1, False), inputs=[(1, 2, 3, 4)]
-    ),
-    Case("ConvTranspose2d", (2, 2, 3), {"padding": 2, "dilation": (2, 1)}, inputs=[(1, 2, 4, 5)]),
-    Case(
-        "ConvTranspose2d",
-        (4, 4, 3),
-        {"stride": 2, "padding": 1, "groups": 4},
-        inputs=[(2, 4, 3, 3)],
-    ),
-    Case("ConvTranspose2d", (4, 6, 2), {"stride": 3, "groups": 2}, inputs=[(4, 3, 2)]),
-    Case(
-        "ConvTranspose2d",
-        (2, 2, 3),
-        {"stride": 2},
-        inputs=[(1, 2, 3, 3)],
-        call={"output_size": (8, 7)},
-    ),
-    Case(
-        "ConvTranspose3d",
-        (2, 2, 2),
-        {"stride": (2, 1, 2), "padding": 1, "output_padding": (1, 0, 1)},
-        inputs=[(1, 2, 3, 3, 2)],
-    ),
-]
-TestConvTranspose = table("nn_conv_transpose", CASES)
+TestConvTranspose = table("nn_conv_transpose")
 
 
 def test_is_the_transpose_of_the_convolution():
@@ -87,7 +59,7 @@ def transposes(draw):
     return n, shape, weight, options, draw(st.integers(0, 2**16))
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 @settings(max_examples=8, deadline=None)
 @given(transposes())
 def test_equals_torch(case):

@@ -13,7 +13,7 @@ from flax import nnx
 
 from jaxnet import nn, weights
 from jaxnet.random import Generator
-from tests.table import HAS_TORCH, MAKERS, golden_arrays
+from tests.table import MAKERS, golden_arrays
 
 
 class Seeded:
@@ -156,7 +156,7 @@ def test_equals_golden(net):
         assert_same(net, {k: ends(v) for k, v in values.items()}, theirs)
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 @pytest.mark.parametrize("net", [*SMALL, *LARGE])
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_equals_torch(net):
@@ -166,7 +166,7 @@ def test_equals_torch(net):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 @pytest.mark.parametrize("net", LARGE)
 def test_large_nets_equal_torch_for_every_seed(net):
     for seed in range(100):

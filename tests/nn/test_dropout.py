@@ -8,20 +8,11 @@ import numpy as np
 import pytest
 
 from jaxnet import nn
-from tests.table import HAS_TORCH, Case, table
+from tests.table import table
 
 F = nn.functional
 
-CASES = [
-    Case("Dropout", (0.3,), inputs=[(2, 3)], train=False),
-    Case("Dropout", (0.0,), inputs=[(2, 3)]),
-    Case("Dropout1d", (0.3,), inputs=[(2, 3, 2)], train=False),
-    Case("Dropout2d", inputs=[(2, 3, 2, 2)], train=False),
-    Case("Dropout3d", (0.5, True), inputs=[(2, 3, 1, 2, 2)], train=False),
-    Case("AlphaDropout", (0.2,), inputs=[(2, 3)], train=False),
-    Case("FeatureAlphaDropout", (1.0,), inputs=[(2, 3, 2)]),
-]
-TestDropout = table("nn_dropout", CASES)
+TestDropout = table("nn_dropout")
 
 KEY = jax.random.key(0)
 CHANNELS = [
@@ -149,7 +140,7 @@ def test_wrong_inputs_are_named():
         F.dropout(jnp.ones(3, int), key=KEY)
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("name", "shape", "noise"),
     [

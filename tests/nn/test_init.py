@@ -12,7 +12,7 @@ from flax import nnx
 from jaxnet import nn
 from jaxnet.nn import init
 from jaxnet.random import Generator
-from tests.table import HAS_TORCH, MAKERS, golden_arrays
+from tests.table import MAKERS, golden_arrays
 
 # Function, shape, arguments, dtype. Where the golden arrays must agree to the last
 # bit, the row is drawn from uniform numbers alone; others agree to 4 ulp or `close`.
@@ -89,10 +89,14 @@ def assert_same(row, theirs):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=label)
-def test_values_are_torchs(row):
+def test_values_are_golden(row):
     assert_same(row, golden_arrays("nn_init")[label(row)])
-    if HAS_TORCH:
-        assert_same(row, torchs(row))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("row", ROWS, ids=label)
+def test_values_are_torchs(row):
+    assert_same(row, torchs(row))
 
 
 def test_flaxs_keys_fill_too():

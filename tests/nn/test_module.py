@@ -9,7 +9,6 @@ from flax import nnx
 
 from jaxnet import nn, train, weights
 from jaxnet.random import Generator
-from tests.table import HAS_TORCH
 
 G = Generator(0)
 
@@ -146,16 +145,21 @@ class Two(nn.Module):
         return "one\ntwo"
 
 
-def test_printed_as_torch_prints():
-    text = repr(nn.Sequential(Two(nn.Tanh(), nn.Sequential()), Two()))
-    assert text == (
-        "Sequential(\n  (0): Two(\n    one\n    two\n    (part0): Tanh()\n"
-        "    (part1): Sequential()\n  )\n  (1): Two(\n    one\n    two\n  )\n)"
-    )
-    if HAS_TORCH:
-        from torch import nn as theirs
+PRINTED = (
+    "Sequential(\n  (0): Two(\n    one\n    two\n    (part0): Tanh()\n"
+    "    (part1): Sequential()\n  )\n  (1): Two(\n    one\n    two\n  )\n)"
+)
 
-        two = type("Two", (theirs.Module,), {"extra_repr": Two.extra_repr})
-        first = two()
-        first.part0, first.part1 = theirs.Tanh(), theirs.Sequential()
-        assert text == repr(theirs.Sequential(first, two()))
+
+def test_printed_as_torch_prints():
+    assert repr(nn.Sequential(Two(nn.Tanh(), nn.Sequential()), Two())) == PRINTED
+
+
+@pytest.mark.torch
+def test_torch_prints_so():
+    from torch import nn as theirs
+
+    two = type("Two", (theirs.Module,), {"extra_repr": Two.extra_repr})
+    first = two()
+    first.part0, first.part1 = theirs.Tanh(), theirs.Sequential()
+    assert repr(theirs.Sequential(first, two())) == PRINTED

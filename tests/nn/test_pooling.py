@@ -12,39 +12,14 @@ from hypothesis import strategies as st
 
 from jaxnet import nn
 from jaxnet.parity.tolerances import distance
-from tests.table import HAS_TORCH, Case, table
+from tests.table import table
 
 F = nn.functional
 
 NAN, INF = math.nan, math.inf
 
 
-def ties(*shape):
-    """Few different numbers, so that most windows have several largest."""
-    return lambda rng: rng.randint(-1, 2, size=shape).astype(np.float32)
-
-
-CASES = [
-    Case("MaxPool1d", (2,), inputs=[ties(2, 3, 7)]),
-    Case("MaxPool2d", ((2, 3),), inputs=[ties(2, 5, 7)], id="rest left out"),
-    Case("MaxPool2d", (3, 2, 1), inputs=[ties(2, 2, 6, 5)]),
-    Case("MaxPool2d", ((3, 2), (2, 1), (1, 0), (2, 3), False, True), inputs=[ties(1, 2, 7, 6)]),
-    Case("MaxPool3d", (2, 2, 1), inputs=[ties(1, 2, 3, 4, 3)]),
-    Case("AvgPool1d", (3, 2, 1, True), inputs=[(2, 2, 6)]),
-    Case("AvgPool2d", (3, 2, 1, True), inputs=[(1, 2, 6, 5)]),
-    Case("AvgPool2d", ((3, 2), 2, 1, True, False), inputs=[(2, 6, 5)]),
-    Case("AvgPool2d", (3, 1, 1, False, True, 5), inputs=[(1, 2, 4, 4)]),
-    Case("AvgPool3d", (2, 2, 1, True, False), inputs=[(1, 2, 3, 4, 3)]),
-    Case("LPPool1d", (3, 2), {"ceil_mode": True}, [(2, 2, 5)]),
-    Case("LPPool2d", (2, 2, 1), inputs=[ties(1, 2, 4, 4)]),
-    Case("AdaptiveAvgPool1d", (3,), inputs=[(2, 2, 7)]),
-    Case("AdaptiveAvgPool2d", ((3, None),), inputs=[(2, 5, 3)]),
-    Case("AdaptiveAvgPool3d", (2,), inputs=[(1, 2, 3, 4, 2)]),
-    Case("AdaptiveMaxPool1d", (1,), inputs=[ties(2, 2, 12)]),
-    Case("AdaptiveMaxPool2d", ((3, None),), inputs=[ties(2, 2, 5, 3)]),
-    Case("AdaptiveMaxPool3d", ((1, None, 3),), inputs=[ties(2, 3, 2, 4)]),
-]
-TestPooling = table("nn_pooling", CASES)
+TestPooling = table("nn_pooling")
 
 # One window over two rows: its numbers, and the place that torch takes.
 WINNERS = [
@@ -83,7 +58,7 @@ def test_the_gradient_goes_where_torch_sends_it(way):
     assert np.array_equal(pool(x), values, equal_nan=True)
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 def test_winners_are_torchs():
     import torch
 
@@ -190,7 +165,7 @@ def test_equal_their_definitions(case):
         assert np.allclose(inner[at], numbers.mean(axes), rtol=0, atol=1e-12)
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 @settings(max_examples=6, deadline=None)
 @given(pools(), st.integers(1, 2), st.booleans())
 def test_equal_torch(case, dilation, count_include_pad):

@@ -9,24 +9,11 @@ from hypothesis import strategies as st
 
 from jaxnet import nn
 from jaxnet.parity.tolerances import distance
-from tests.table import HAS_TORCH, Case, table
+from tests.table import table
 
 F = nn.functional
 
-CASES = [
-    Case("Upsample", (None, 2), inputs=[(2, 2, 3, 4)]),
-    Case("Upsample", ((7, 3),), inputs=[(1, 2, 4, 5)]),
-    Case("Upsample", (5,), {"mode": "nearest-exact"}, inputs=[(2, 2, 3)]),
-    Case("Upsample", (None, 1.7, "linear"), inputs=[(2, 2, 6)]),
-    Case("Upsample", (None, 1.7, "linear", False, True), inputs=[(2, 2, 6)], id="recomputed"),
-    Case("Upsample", (None, 2, "bilinear"), inputs=[(1, 2, 3, 4)]),
-    Case("UpsamplingBilinear2d", ((5, 4),), inputs=[(1, 2, 3, 3)]),
-    Case("Upsample", (None, (1.5, 3.0), "bicubic"), inputs=[(1, 2, 4, 3)]),
-    Case("Upsample", ((4, 2, 5), None, "trilinear"), inputs=[(1, 2, 2, 3, 4)]),
-    Case("Upsample", (None, 0.6, "area"), inputs=[(1, 2, 5, 4)]),
-    Case("UpsamplingNearest2d", (), {"scale_factor": (3, 2)}, inputs=[(1, 2, 2, 3)]),
-]
-TestUpsample = table("nn_upsample", CASES)
+TestUpsample = table("nn_upsample")
 
 MODES = {
     1: ["nearest", "nearest-exact", "linear", "area"],
@@ -50,7 +37,7 @@ def resizes(draw):
     return (2, 2, *sizes), options
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 @settings(max_examples=12, deadline=None)
 @given(resizes())
 def test_equals_torch(case):

@@ -9,12 +9,9 @@ import pytest
 
 from jaxnet import nn, optim, weights
 from jaxnet.random import Generator
-from tests.table import HAS_TORCH
-
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("use_buffers", [False, True])
 @pytest.mark.parametrize("decay", [None, 0.9])
 def test_averaged_model_equals_torch(decay: float | None, use_buffers: bool) -> None:
@@ -60,7 +57,8 @@ def test_update_bn_without_batch_norm_reads_no_data() -> None:
     optim.update_bn(iter(lambda: 1 / 0, None), nn.Linear(2, 2, rngs=Generator(0)))
 
 
-def test_update_bn_takes_the_mean_of_all_batches() -> None:
+def updated_bn() -> tuple[Any, dict[str, np.ndarray], list[np.ndarray]]:
+    """A model after `update_bn`, its state_dict, and the batches that went through it."""
     model = nn.Sequential(
         nn.Linear(3, 4, rngs=Generator(0)),
         nn.BatchNorm1d(4, momentum=0.3),
@@ -70,7 +68,11 @@ def test_update_bn_takes_the_mean_of_all_batches() -> None:
     rng = np.random.RandomState(0)
     batches = [rng.standard_normal((n, 3)).astype(np.float32) for n in (8, 8, 5)]
     optim.update_bn([(batch, None) for batch in batches], model)
-    after = weights.state_dict(model)
+    return model, weights.state_dict(model), batches
+
+
+def test_update_bn_takes_the_mean_of_all_batches() -> None:
+    model, after, batches = updated_bn()
     hidden = [b @ after["0.weight"].T + after["0.bias"] for b in batches]
     np.testing.assert_allclose(
         after["1.running_mean"], np.mean([h.mean(0) for h in hidden], 0), rtol=1e-5, atol=1e-6
@@ -82,13 +84,13 @@ def test_update_bn_takes_the_mean_of_all_batches() -> None:
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
     assert [norm.momentum for norm in norms] == [0.3, 0.1]
     assert not any(module.training for module in model.modules())
-    if HAS_TORCH:
-        assert_equals_torch(after, batches)
 
 
-def assert_equals_torch(after: Any, batches: Any) -> None:
+@pytest.mark.torch
+def test_update_bn_is_torchs() -> None:
     import torch
 
+    _, after, batches = updated_bn()
     theirs = torch.nn.Sequential(
         torch.nn.Linear(3, 4),
         torch.nn.BatchNorm1d(4),

@@ -11,16 +11,13 @@ import pytest
 from jaxnet import losses, nn, optim, train
 from jaxnet.random import Generator
 from tests.optim.runs import problem, run
-from tests.table import HAS_TORCH
-
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
 
 
 def arrays(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
-@needs_torch
+@pytest.mark.torch
 def test_groups_follow_torch() -> None:
     import torch
 
@@ -94,7 +91,7 @@ TREES = {
 }
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("tree", TREES)
 def test_clipping_equals_torch(tree: str) -> None:
     import torch
@@ -189,7 +186,7 @@ def test_a_step_that_is_not_finite_leaves_everything() -> None:
     jax.tree.map(np.testing.assert_array_equal, arrays(after.inner), arrays(state.inner))
 
 
-@needs_torch
+@pytest.mark.torch
 def test_loss_scaling_follows_torch() -> None:
     import torch
 

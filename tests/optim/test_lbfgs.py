@@ -10,7 +10,6 @@ import pytest
 
 from jaxnet import losses, nn, optim, train
 from jaxnet.random import Generator
-from tests.table import HAS_TORCH
 
 OPTIONS = [
     {"lr": 0.1},
@@ -32,7 +31,7 @@ def start() -> dict[str, np.ndarray]:
     return {"x": rng.standard_normal(6), "y": rng.standard_normal((2, 1))}
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_equals_torch(options: Any) -> None:
     import torch

@@ -11,23 +11,27 @@ from jax import lax
 
 from jaxnet import optim
 from tests.optim.schedules import ROWS, SHOWN, STEPS, our_values, ours, torch_values
-from tests.table import GOLDEN, HAS_TORCH
+from tests.table import GOLDEN
 
 SGD = optim.SGD(lr=0.1, momentum=0.9)
 PARAMS = {"w": jnp.zeros(2)}
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_equals_torch(name: str) -> None:
-    values = our_values(name)
+def test_equals_golden(name: str) -> None:
     with np.load(GOLDEN / "optim_schedules.npz") as archive:
-        np.testing.assert_allclose(values[SHOWN], archive[name], rtol=1e-12, atol=1e-18)
-    if HAS_TORCH:
-        with warnings.catch_warnings():
-            # torch's SequentialLR warns about its own calls
-            warnings.simplefilter("ignore")
-            theirs = torch_values(name)
-        np.testing.assert_allclose(values, theirs, rtol=1e-12, atol=1e-18)
+        expected = archive[name]
+    np.testing.assert_allclose(our_values(name)[SHOWN], expected, rtol=1e-12, atol=1e-18)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ROWS)
+def test_equals_torch(name: str) -> None:
+    with warnings.catch_warnings():
+        # torch's SequentialLR warns about its own calls
+        warnings.simplefilter("ignore")
+        theirs = torch_values(name)
+    np.testing.assert_allclose(our_values(name), theirs, rtol=1e-12, atol=1e-18)
 
 
 @pytest.mark.parametrize("name", ["CosineAnnealingLR", "OneCycleLR", "OneCycleLR epochs"])
@@ -170,12 +174,20 @@ def torch_plateau_rates(kwargs: Any) -> np.ndarray:
     return np.array(rates)
 
 
+def golden_plateau(i: int) -> np.ndarray:
+    with np.load(GOLDEN / "optim_schedules.npz") as archive:
+        return archive[f"plateau {i}"]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("i", range(len(PLATEAUS)))
+def test_plateaus_golden_rates_are_torchs(i: int) -> None:
+    np.testing.assert_array_equal(torch_plateau_rates(PLATEAUS[i]), golden_plateau(i))
+
+
 @pytest.mark.parametrize("i", range(len(PLATEAUS)))
 def test_plateau_equals_torch(i: int) -> None:
-    with np.load(GOLDEN / "optim_schedules.npz") as archive:
-        expected = archive[f"plateau {i}"]
-    if HAS_TORCH:
-        np.testing.assert_array_equal(torch_plateau_rates(PLATEAUS[i]), expected)
+    expected = golden_plateau(i)
     assert len(set(expected)) > 2
     double = plateau_rates(PLATEAUS[i], x64=True, compiled=True)
     np.testing.assert_allclose(double, expected, rtol=1e-12)

@@ -47,6 +47,7 @@ def bits(state: train.TrainState) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.long
 def test_the_steps_are_those_of_epochs_by_hand():
     state, generator = make_state(), Generator(5)
     epoch = train.make_epoch(STEP, 8)
@@ -175,6 +176,7 @@ def test_time_budget_and_going_on(tmp_path):
     assert_same(results[-1], run())
 
 
+@pytest.mark.long
 def test_the_seconds_of_an_epoch_count_across_a_stop(tmp_path):
     seconds = []
 
@@ -235,6 +237,7 @@ def poisoned(n: int = 50) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_stops_and_is_explained(tmp_path):
     with pytest.raises(train.NonFiniteError, match="epoch 1, step 4: not finite") as caught:
         run(arrays=poisoned(), shuffle=False, checkpoint=tmp_path)
@@ -265,6 +268,7 @@ def test_a_gradient_that_is_not_finite_behind_a_finite_loss():
     assert (found.layer, found.parameter, found.gradient) == (None, None, "scale")
 
 
+@pytest.mark.long
 def test_skip_leaves_the_step_out_and_go_on_goes_on():
     skipped = run(arrays=poisoned(), shuffle=False, epochs=1, nonfinite="skip")
     assert np.isfinite(skipped.state.params["0.weight"]).all()

@@ -43,6 +43,7 @@ def assert_same(compiled: dict, eager: dict, zero: tuple[str, ...] = ()) -> None
             assert found <= tolerance("gradient", np.float32), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in WORKLOADS],

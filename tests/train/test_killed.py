@@ -48,6 +48,7 @@ def check_killed_while_saving(tmp_path: Path, epochs: int, moments: list[str]) -
     return "\n".join(ended)
 
 
+@pytest.mark.long
 def test_killed_while_it_saves_it_ends_with_the_same_bits(tmp_path):
     """A save makes about 70 operations on files; the moments lie in the first few saves."""
     ended = check_killed_while_saving(tmp_path, 3, ["20", "66+2", "152", "171"])
@@ -86,6 +87,7 @@ def killed_and_not(tmp_path: Path, epochs: int, kills: int, longest: float) -> N
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
     killed_and_not(tmp_path, epochs=4, kills=2, longest=0.3)
 

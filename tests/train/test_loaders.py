@@ -82,12 +82,9 @@ def mapped():
     return grain.MapDataset.source(Rows()).shuffle(seed=4).batch(8)
 
 
-def torchs():
-    return pytest.importorskip("torch.utils.data")
-
-
 def torch_loader(**options):
-    library = torchs()
+    from torch.utils import data as library
+
     x, y = rows()
 
     class Torchs(library.Dataset):
@@ -101,13 +98,15 @@ def torch_loader(**options):
 
 
 def distributed():
-    library = torchs()
+    from torch.utils import data as library
+
     sampler = library.DistributedSampler(range(N), num_replicas=1, rank=0, seed=8)
     return library.DataLoader(torch_loader().dataset, 8, sampler=sampler)
 
 
 def seeded_torch_loader():
-    torch = pytest.importorskip("torch")
+    import torch
+
     return torch_loader(generator=torch.Generator().manual_seed(6))
 
 
@@ -138,15 +137,18 @@ def test_a_data_set_trains_as_its_arrays_do():
     assert bits(unshuffled) == bits(run(Refilled()))
 
 
+@pytest.mark.torch
 def test_torchs_loaders_and_data_sets_train_as_arrays_do():
-    torch = pytest.importorskip("torch")
+    import torch
+    from torch.utils import data as library
+
     arrays = run(rows(), batch_size=8, generator=Generator(5))
     torch.manual_seed(5)
     assert bits(arrays) == bits(run(torch_loader()))
     assert bits(arrays) == bits(run(torch_loader().dataset, batch_size=8, generator=Generator(5)))
     x, y = map(torch.from_numpy, rows())
     assert bits(arrays) == bits(run((x, y), batch_size=8, generator=Generator(5)))
-    tensors = torchs().TensorDataset(x, y)
+    tensors = library.TensorDataset(x, y)
     said: list[str] = []
     whole = run(tensors, batch_size=8, generator=Generator(5), log=said.append)
     assert bits(arrays) == bits(whole)
@@ -209,9 +211,13 @@ def scatter(seed: int) -> None:
         sys.modules["torch"].manual_seed(seed)
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.torch) if n.startswith("torch") else n for n in SOURCES],
+)
 def test_a_stopped_run_ends_with_the_same_bits(name, tmp_path):
     make, options = SOURCES[name]
+    make()  # imports torch, if this is torch's, so that `scatter` seeds it
     scatter(100)
     whole = run(make(), **options)
     assert bits(whole) == bits(interrupted(make, tmp_path, options))
@@ -385,6 +391,6 @@ def test_free_memory_is_that_of_the_machine():
 
 def test_without_grain_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(ImportError, match=r'fed from the host.*pip install "grain"'):
+    with pytest.raises(ImportError, match=r"fed from the host.*pip install grain"):
         run(rows(), batch_size=8, feed="host")
     run(rows(), batch_size=8)  # from the device it is not needed

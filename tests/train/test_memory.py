@@ -59,6 +59,7 @@ class Held:
         assert self.resident[-1] - self.resident[1] < MOST, self.resident
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [

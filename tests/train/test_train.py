@@ -34,6 +34,7 @@ def test_split_and_merge_give_the_same_model():
     np.testing.assert_array_equal(train.merge(structure, params, buffers)(x), model(x))
 
 
+@pytest.mark.long
 def test_order_of_many_layers_survives():
     g = Generator(0)
     model = nn.Sequential(*[nn.Linear(n, n + 1, rngs=g) for n in range(1, 13)])

@@ -2,7 +2,6 @@
 
 import base64
 import http.server
-import importlib.util
 import io
 import json
 import os
@@ -24,10 +23,7 @@ from jaxnet import losses, nn, optim, train
 from jaxnet.random import Generator
 from jaxnet.train import Records, Visdom, visdom, writers
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("visdom") is None,
-    reason="needs visdom: pip install 'setuptools<81' wheel, then visdom --no-build-isolation",
-)
+pytestmark = pytest.mark.visdom
 HOST = "http://127.0.0.1"
 LINES = [
     {"epoch": 1, "step": 10, "loss": 0.5, "val_loss": 0.75, "confusion": [[1, 0], [0, 1]]},

@@ -1,7 +1,6 @@
 """jaxnet/train/writers.py"""
 
 import csv
-import importlib.util
 import json
 
 import pytest
@@ -66,9 +65,7 @@ def test_another_runs_folder_and_unknown_names_are_refused(tmp_path):
         Records(tmp_path, "wandb")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard: pip install it"
-)
+@pytest.mark.tensorboard
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_reads_what_was_written(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

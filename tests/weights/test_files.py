@@ -19,9 +19,7 @@ from hypothesis.extra import numpy as st_numpy
 from jaxnet import weights
 from jaxnet.weights.torch_types import DTYPES
 from tests.golden.weights import FOLDER, VALUES
-from tests.table import HAS_TORCH
 
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
 FORMS = ("zip", "legacy")
 
 
@@ -117,7 +115,7 @@ def test_views_of_one_storage_share_memory(form):
     assert found["expanded"].strides == (0, 0) or found["expanded"].strides[0] == 0
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_pickle_protocol_of_torch_reads(tmp_path, form, protocol):
@@ -138,7 +136,7 @@ def test_every_pickle_protocol_of_torch_reads(tmp_path, form, protocol):
         assert (found["set"], found["long"], found["data"]) == ({1, "a"}, "x" * 300, b"y" * 300)
 
 
-@needs_torch
+@pytest.mark.torch
 def test_a_torch_training_run_comes_back_nested(tmp_path):
     import torch
 
@@ -178,13 +176,19 @@ def test_a_torch_training_run_comes_back_nested(tmp_path):
 def test_round_trip(tmp_path, name, suffix):
     weights.save(tmp_path / f"a{suffix}", VALUES[name])
     assert_same(weights.load(tmp_path / f"a{suffix}"), VALUES[name])
-    if HAS_TORCH:
-        import torch
 
-        loaded = torch.load(tmp_path / f"a{suffix}", weights_only=True)
-        assert_same(to_numpy(loaded), VALUES[name])
-        mapped = torch.load(tmp_path / f"a{suffix}", weights_only=True, mmap=True)
-        assert_same(to_numpy(mapped), VALUES[name])
+
+@pytest.mark.torch
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pkl"])
+@pytest.mark.parametrize("name", list(VALUES))
+def test_torch_reads_what_was_written(tmp_path, name, suffix):
+    import torch
+
+    weights.save(tmp_path / f"a{suffix}", VALUES[name])
+    loaded = torch.load(tmp_path / f"a{suffix}", weights_only=True)
+    assert_same(to_numpy(loaded), VALUES[name])
+    mapped = torch.load(tmp_path / f"a{suffix}", weights_only=True, mmap=True)
+    assert_same(to_numpy(mapped), VALUES[name])
 
 
 def test_equal_values_give_equal_files(tmp_path):
@@ -193,22 +197,31 @@ def test_equal_values_give_equal_files(tmp_path):
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pth").read_bytes()
 
 
-def test_arrays_in_one_memory_are_written_once(tmp_path):
+def in_one_memory():
+    """Arrays of one memory, and a copy."""
     base = np.random.RandomState(0).standard_normal((300, 40))
-    d = {"a": base, "again": base, "t": base.T, "part": base[5:9, 1:], "other": base.copy()}
+    return {"a": base, "again": base, "t": base.T, "part": base[5:9, 1:], "other": base.copy()}
+
+
+def test_arrays_in_one_memory_are_written_once(tmp_path):
+    d = in_one_memory()
     weights.save(tmp_path / "a.pt", d)
-    assert (tmp_path / "a.pt").stat().st_size < 2.1 * base.nbytes
+    assert (tmp_path / "a.pt").stat().st_size < 2.1 * d["a"].nbytes
     found = weights.load(tmp_path / "a.pt")
     assert_same(found, d)
     assert found["a"] is found["again"]
     assert np.shares_memory(found["a"], found["part"])
     assert not np.shares_memory(found["a"], found["other"])
-    if HAS_TORCH:
-        import torch
 
-        loaded = torch.load(tmp_path / "a.pt", weights_only=True)
-        assert len({t.untyped_storage().data_ptr() for t in loaded.values()}) == 2
-        assert loaded["t"].stride() == (1, 40)
+
+@pytest.mark.torch
+def test_arrays_in_one_memory_are_one_storage_in_torch(tmp_path):
+    import torch
+
+    weights.save(tmp_path / "a.pt", in_one_memory())
+    loaded = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert len({t.untyped_storage().data_ptr() for t in loaded.values()}) == 2
+    assert loaded["t"].stride() == (1, 40)
 
 
 def test_odd_memory_layouts_are_written_by_value(tmp_path):
@@ -239,7 +252,7 @@ def test_jax_arrays_and_numpy_scalars_are_written_as_arrays(tmp_path):
     assert_same(weights.load(tmp_path / "a.pt"), {k: np.asarray(v) for k, v in d.items()})
 
 
-@needs_torch
+@pytest.mark.torch
 def test_torch_tensors_are_written(tmp_path):
     import torch
 
@@ -307,10 +320,18 @@ def test_nested_values_come_back(value):
         path = Path(folder) / "a.pt"
         weights.save(path, value)
         assert_same(weights.load(path), value)
-        if HAS_TORCH:
-            import torch
 
-            assert_same(to_numpy(torch.load(path, weights_only=True)), value)
+
+@pytest.mark.torch
+@settings(max_examples=150, deadline=None)
+@given(NESTED)
+def test_torch_reads_nested_values(value):
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.pt"
+        weights.save(path, value)
+        assert_same(to_numpy(torch.load(path, weights_only=True)), value)
 
 
 @settings(max_examples=60, deadline=None)
@@ -401,10 +422,14 @@ def test_shared_containers_stay_shared(tmp_path):
 # safetensors
 
 
-def test_safetensors_round_trip(tmp_path):
+def of_every_dtype():
     d = {k: v for k, v in VALUES["dtypes"].items() if k != "complex128"}
     d |= {"transposed": np.arange(6.0).reshape(2, 3).T, "scalar": np.array(3), "e": np.ones((0, 2))}
-    d |= {"jax": jnp.ones(2), "backwards": np.arange(3)[::-1], "number": np.float32(1)}
+    return d | {"jax": jnp.ones(2), "backwards": np.arange(3)[::-1], "number": np.float32(1)}
+
+
+def test_safetensors_round_trip(tmp_path):
+    d = of_every_dtype()
     weights.save(tmp_path / "a.safetensors", d)
     found = weights.load(tmp_path / "a.safetensors")
     assert set(found) == set(d)
@@ -415,17 +440,21 @@ def test_safetensors_round_trip(tmp_path):
     assert_same(weights.load(tmp_path / "b.safetensors"), {"foreign": np.arange(3, dtype=np.int32)})
     weights.save(tmp_path / "c.safetensors", {})
     assert weights.load(tmp_path / "c.safetensors") == {}
-    if HAS_TORCH:
-        from safetensors import safe_open
-        from safetensors.torch import load_file
 
-        del d["float8_e8m0fnu"]  # which its torch side does not read
-        weights.save(tmp_path / "a.safetensors", d)
-        loaded = load_file(tmp_path / "a.safetensors")
-        for name, value in d.items():
-            assert_same(to_numpy(loaded[name]), np.asarray(value), name)
-        with safe_open(tmp_path / "a.safetensors", "np") as file:
-            assert file.metadata() == {"format": "pt"}
+
+@pytest.mark.torch
+def test_safetensors_of_torch_reads_what_was_written(tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    d = of_every_dtype()
+    del d["float8_e8m0fnu"]  # which its torch side does not read
+    weights.save(tmp_path / "a.safetensors", d)
+    loaded = load_file(tmp_path / "a.safetensors")
+    for name, value in d.items():
+        assert_same(to_numpy(loaded[name]), np.asarray(value), name)
+    with safe_open(tmp_path / "a.safetensors", "np") as file:
+        assert file.metadata() == {"format": "pt"}
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxnet import nn, weights
 from jaxnet.random import Generator
-from tests.table import HAS_TORCH
-
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
 
 
 class Norm(nn.Module):
@@ -150,7 +147,7 @@ GIVEN = {
 }
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize("name", list(GIVEN))
 def test_values_are_cast_as_torch_casts(name):
     import torch
@@ -210,18 +207,26 @@ def test_arrays_of_every_maker_are_taken():
         "s": 2.5,
         "i": np.arange(4, dtype=">i8"),
     }
-    if HAS_TORCH:
-        import torch
-
-        state["f"] = torch.arange(4, dtype=torch.bfloat16, requires_grad=False)
-        state["h"] = torch.arange(4.0, requires_grad=True)
-        state["c"] = torch.tensor([1j, 2, 3, 4]).conj()
     weights.load_state_dict(net, state, strict=False)
     for name in "fhi":
         np.testing.assert_array_equal(np.asarray(getattr(net, name)[...], np.float32), range(4))
     assert net.s[...] == 2.5
-    if HAS_TORCH:
-        np.testing.assert_array_equal(net.c[...], [-1j, 2, 3, 4])
+
+
+@pytest.mark.torch
+def test_tensors_are_taken():
+    import torch
+
+    net = Kinds()
+    state = {
+        "f": torch.arange(4, dtype=torch.bfloat16, requires_grad=False),
+        "h": torch.arange(4.0, requires_grad=True),
+        "c": torch.tensor([1j, 2, 3, 4]).conj(),
+    }
+    weights.load_state_dict(net, state, strict=False)
+    for name in "fh":
+        np.testing.assert_array_equal(np.asarray(getattr(net, name)[...], np.float32), range(4))
+    np.testing.assert_array_equal(net.c[...], [-1j, 2, 3, 4])
 
 
 def test_the_model_keeps_no_hold_of_the_file_s_arrays():
@@ -243,7 +248,7 @@ def test_sharded_parameters_stay_on_their_devices():
     assert not net.h[...].committed
 
 
-@needs_torch
+@pytest.mark.torch
 def test_missing_unexpected_and_missing_counts_as_torch():
     import torch
 

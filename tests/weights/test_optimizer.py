@@ -11,9 +11,7 @@ import pytest
 from jaxnet import optim, weights
 from jaxnet.parity.tolerances import tolerance
 from tests.optim.runs import MATRICES, problem
-from tests.table import HAS_TORCH
 
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
 NAMES = ["c", "a", "b"]
 """The order in which torch has them; jax sorts."""
 
@@ -63,7 +61,7 @@ def make_run(optimizer: Any) -> Any:
     return lambda params, grads, state: loop((jax.tree.map(jnp.asarray, params), state), grads)
 
 
-@needs_torch
+@pytest.mark.torch
 @pytest.mark.parametrize(("name", "kwargs"), ROWS, ids=lambda x: str(x))
 def test_fifty_and_fifty_make_a_hundred(name: str, kwargs: Any) -> None:
     params, grads = problem(MATRICES) if name == "Muon" else problem()
@@ -121,7 +119,7 @@ def test_hyperparameters_come_back_as_they_were_set() -> None:
     assert float(optim.get_hyperparams(loaded)["lr"]) == pytest.approx(0.05)
 
 
-@needs_torch
+@pytest.mark.torch
 def test_groups_frozen_parameters_and_schedules_pass() -> None:
     import torch
 

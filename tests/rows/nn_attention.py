@@ -1,0 +1,41 @@
+"""Multi-head attention with the masks and keys that torch takes."""
+
+from tests.table import Case
+
+
+def masked(module, q, k, v, attn_mask, key_padding_mask, **call):
+    return module(q, k, v, attn_mask=attn_mask, key_padding_mask=key_padding_mask, **call)
+
+
+def only_output(result):
+    return result[0]
+
+
+def some(*shape):
+    """A boolean mask of a third of the positions, never of the first."""
+
+    def make(rng):
+        mask = rng.random_sample(shape) < 0.3
+        mask[..., 0] = False
+        return mask
+
+    return make
+
+
+CASES = [
+    Case("MultiheadAttention", (4, 2), inputs=[(3, 2, 4), (5, 2, 4), (5, 2, 4)]),
+    Case(
+        "MultiheadAttention", (6, 3), {"add_bias_kv": True, "add_zero_attn": True, "vdim": 5},
+        inputs=[(4, 2, 6), (3, 2, 6), (3, 2, 5), some(4, 3), some(2, 3)], apply=masked,
+        call={"average_attn_weights": False},
+    ),
+    Case(
+        "MultiheadAttention", (4, 2), {"batch_first": True, "bias": False},
+        inputs=[(2, 3, 4), (2, 4, 4), (2, 4, 4), (4, 3, 4), (2, 4)], apply=masked,
+        call={"need_weights": False}, output=only_output,
+    ),
+    Case(
+        "MultiheadAttention", (4, 1), {"kdim": 3},
+        inputs=[(3, 4), (2, 3), (2, 4), (3, 2), (2,)], apply=masked,
+    ),
+]  # fmt: skip
