@@ -14,6 +14,7 @@ TIERS = [
     {"atomic", "cache", "extras", "random", "tree", "precision", "keys"},
     {"losses"},
     {"kernels"},
+    {"backend"},
     {"nn", "metrics", "optim", "data", "checkpoint", "sharding"},
     {"weights", "train"},
     {"parity", "report"},

@@ -16,7 +16,6 @@ from jaxnet.nn import recurrent
 from jaxnet.nn.recurrent import Weights, recurrent_layer
 from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
-from tests.table import HAS_TORCH
 
 needs_compiler = pytest.mark.skipif(not kernels.available(), reason="no C compiler")
 GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}
@@ -116,6 +115,7 @@ def test_float32_where_float64_is_allowed(any_size):
     assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(again)))
 
 
+@pytest.mark.long
 @needs_compiler
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_a_module_with_everything(kind):
@@ -140,7 +140,7 @@ def test_a_module_with_everything(kind):
 
 
 @needs_compiler
-@pytest.mark.skipif(not HAS_TORCH, reason="needs torch: pip install torch")
+@pytest.mark.torch
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
 def test_torch_gives_the_same(name):
     import torch
@@ -166,6 +166,7 @@ def test_torch_gives_the_same(name):
         close(slopes[key], parameter.grad.numpy())
 
 
+@pytest.mark.long
 @needs_compiler
 def test_derivatives_of_every_order_and_mode(any_size):
     x, weights, first, lengths, _ = inputs_of("lstm", 4, 3, 2, 3, lengths=True)
@@ -207,6 +208,7 @@ def test_only_what_moves_is_differentiated(any_size):
     close(jax.jit(jax.grad(total, 2))(x, weights, first), whole[2])
 
 
+@pytest.mark.long
 @needs_compiler
 def test_vmap_inside_and_outside_of_grad(any_size):
     one = inputs_of("gru", 5, 3, 2, 4)[:3]
@@ -231,6 +233,7 @@ def test_vmap_inside_and_outside_of_grad(any_size):
     close(shared[1], jax.tree.map(jnp.add, *(dw for _, dw, _ in first_two)))
 
 
+@pytest.mark.long
 @needs_compiler
 def test_recomputed_inside_a_scan(any_size):
     """Inside jax.checkpoint and lax.scan, as a training epoch has it."""
@@ -297,6 +300,7 @@ def bits():
     return hashlib.sha256(whole).hexdigest()
 
 
+@pytest.mark.long
 @needs_compiler
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
 def test_the_same_bits_with_one_thread_and_with_many():

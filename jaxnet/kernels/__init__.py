@@ -7,25 +7,29 @@ system's C compiler, once a machine: `cc`, or what the variable CC names. The li
 the user's cache. Where there is no compiler the plain XLA forms run, and a log line says so
 once.
 
-Images are (N, C, H, W) and lie with the batch innermost, which the calls tell XLA.
-All functions differentiate as often as one likes; those of images not forward (`jax.jvp`).
+Images are (N, C, H, W) and lie with the batch innermost, which the calls tell XLA. The
+functions here have no derivatives: `jaxnet.nn` gives them (`jaxnet.backend.Operation`).
 """
 
-from jaxnet.kernels.batchnorm import batch_norm
+from jaxnet.kernels.batchnorm import batch_norm, batch_norm_gradient
 from jaxnet.kernels.build import available, load
-from jaxnet.kernels.conv2d import correlate2d
+from jaxnet.kernels.conv2d import correlate2d, correlate2d_gradient
 from jaxnet.kernels.few_rows import MOST_ROWS, few_rows
-from jaxnet.kernels.pool2d import max_pool2d
-from jaxnet.kernels.recurrent import Layer, recurrent
+from jaxnet.kernels.pool2d import max_pool2d_pick, max_pool2d_spread
+from jaxnet.kernels.recurrent import kept_shapes, recurrent, recurrent_gradient
 
 __all__ = [
     "MOST_ROWS",
-    "Layer",
     "available",
     "batch_norm",
+    "batch_norm_gradient",
     "correlate2d",
+    "correlate2d_gradient",
     "few_rows",
+    "kept_shapes",
     "load",
-    "max_pool2d",
+    "max_pool2d_pick",
+    "max_pool2d_spread",
     "recurrent",
+    "recurrent_gradient",
 ]

@@ -6,10 +6,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["call"]
+__all__ = ["call", "varying_alike"]
 
 _BATCH_INNERMOST = (1, 2, 3, 0)  # an image batch (N, C, H, W)
 _PLAIN = tuple(range(4))
+
+
+def varying_alike(arrays: Sequence[Any]) -> list[Any]:
+    """Arrays that differ between devices along the same axes of a mesh, all of them.
+
+    Inside `jax.shard_map` every operation of JAX's own does that to its operands: it is how
+    the gradient of what all devices share becomes the sum of theirs.
+    """
+    varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+    everywhere = frozenset[Any]().union(*varying)
+    if not everywhere:
+        return list(arrays)
+    missing = [tuple(sorted(everywhere - axes)) for axes in varying]
+    return [
+        jax.lax.pcast(x, axes, to="varying") if axes else x
+        for x, axes in zip(arrays, missing, strict=True)
+    ]
 
 
 def call(
@@ -45,4 +62,4 @@ def call(
         output_layouts=layouts[given:],
         input_output_aliases=aliases,
     )
-    return function(*arrays, **attributes)
+    return function(*varying_alike(arrays), **attributes)

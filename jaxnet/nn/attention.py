@@ -1,4 +1,4 @@
-"""Attention: scaled_dot_product_attention and MultiheadAttention."""
+"""MultiheadAttention, and under torch.nn.attention's names how attention is computed."""
 
 import math
 
@@ -10,105 +10,15 @@ from jaxnet.nn.dropout import dropout
 from jaxnet.nn.init import Rngs, draw_normal, draw_uniform, fan_in_and_out, zeros_
 from jaxnet.nn.linear import Linear, linear
 from jaxnet.nn.module import Module, Parameter
+from jaxnet.nn.scaled_dot_product import SDPBackend, scaled_dot_product_attention, sdpa_kernel
 
-__all__ = ["MultiheadAttention", "NonDynamicallyQuantizableLinear", "scaled_dot_product_attention"]
-
-
-def scaled_dot_product_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    attn_mask: jax.Array | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> jax.Array:
-    """softmax(scale Q K^T + mask) V: torch.nn.functional.scaled_dot_product_attention.
-
-    Args:
-        query: (..., L, E).
-        key: (..., S, E).
-        value: (..., S, Ev). The leading axes of all three broadcast.
-        attn_mask: broadcasts to (..., L, S). Booleans say which positions take part
-            (the opposite of MultiheadAttention's masks); floats are added to the scores.
-        dropout_p: probability of zeroing a weight. As in torch it acts whenever it is
-            not 0; pass 0 outside of training. The random numbers come from the open
-            `nn.keys` context.
-        is_causal: whether position i sees positions 0 to i only; excludes attn_mask.
-        scale: 1 / sqrt(E) if it is not given.
-        enable_gqa: whether axis -3 of key and value (the heads) is repeated to query's.
-
-    Returns:
-        (..., L, Ev) in query's dtype; half precision is computed in float32. A row
-        whose positions are all masked is 0, as in torch, and so is its gradient.
-
-    Raises:
-        ValueError: shapes do not fit, or both attn_mask and is_causal are given.
-        TypeError: attn_mask has neither booleans nor floats.
-    """
-    name = "scaled_dot_product_attention"
-    if min(query.ndim, key.ndim, value.ndim) < 2:
-        raise ValueError(
-            f"{name}: query {query.shape}, key {key.shape}, value {value.shape}; each needs at "
-            "least 2 axes, (..., length, features)"
-        )
-    if enable_gqa:
-        key, value = (_repeated(name, x, query) for x in (key, value))
-    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
-        raise ValueError(
-            f"{name}: query {query.shape}, key {key.shape}, value {value.shape} do not fit; "
-            "accepted are (..., L, E), (..., S, E), (..., S, Ev)"
-        )
-    if is_causal and attn_mask is not None:
-        raise ValueError(f"{name}: give attn_mask or is_causal, not both")
-    dtype = query.dtype
-    lead = jnp.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
-    working = jnp.promote_types(dtype, jnp.float32)
-    query, key, value = (
-        jnp.broadcast_to(x, (*lead, *x.shape[-2:])).astype(working) for x in (query, key, value)
-    )
-    if scale is None:
-        scale = 1 / math.sqrt(query.shape[-1])
-    scores = (query * scale) @ jnp.swapaxes(key, -1, -2)  # (..., L, S)
-    if is_causal:
-        attn_mask = jnp.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
-    if attn_mask is not None:
-        scores = _masked(name, scores, attn_mask)
-    weights = dropout(_softmax_or_zero(scores), dropout_p)
-    return (weights @ value).astype(dtype)
-
-
-def _repeated(name: str, x: jax.Array, query: jax.Array) -> jax.Array:
-    if query.ndim < 3 or x.ndim < 3 or x.shape[-3] == 0 or query.shape[-3] % x.shape[-3]:
-        raise ValueError(
-            f"{name}: enable_gqa needs heads on axis -3, as many in query {query.shape} as in "
-            f"{x.shape} or a multiple of it"
-        )
-    return jnp.repeat(x, query.shape[-3] // x.shape[-3], axis=-3)
-
-
-def _masked(name: str, scores: jax.Array, mask: jax.Array) -> jax.Array:
-    try:
-        mask = jnp.broadcast_to(mask, scores.shape)
-    except ValueError:
-        raise ValueError(
-            f"{name}: attn_mask {mask.shape} does not broadcast to the scores {scores.shape}"
-        ) from None
-    if mask.dtype == jnp.bool_:
-        return jnp.where(mask, scores, -jnp.inf)
-    if not jnp.issubdtype(mask.dtype, jnp.floating):
-        raise TypeError(f"{name}: attn_mask of {mask.dtype}; accepted are booleans and floats")
-    return scores + mask.astype(scores.dtype)
-
-
-def _softmax_or_zero(scores: jax.Array) -> jax.Array:
-    """The softmax of the last axis; zeros where everything is -inf."""
-    largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True, initial=-jnp.inf))
-    powers = jnp.exp(scores - jnp.where(largest == -jnp.inf, 0, largest))
-    total = powers.sum(-1, keepdims=True)
-    return powers / jnp.where(total == 0, 1, total)
+__all__ = [
+    "MultiheadAttention",
+    "NonDynamicallyQuantizableLinear",
+    "SDPBackend",
+    "scaled_dot_product_attention",
+    "sdpa_kernel",
+]
 
 
 class NonDynamicallyQuantizableLinear(Linear):

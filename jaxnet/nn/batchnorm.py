@@ -8,6 +8,7 @@ every call: a layer used n times in one forward updates them n times.
 
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxnet import kernels
-from jaxnet.nn.layout import prefers_kernel
+from jaxnet.backend import Operation, batch_innermost, tangents_along
 from jaxnet.nn.module import Buffer, Module, Parameter, wrong_shape
 from jaxnet.nn.norm import affine, check_sizes, moments, value, working
 
@@ -84,17 +85,109 @@ def batch_norm(
         )
     if not count:
         return affine(x, per_channel, weight, bias).astype(input.dtype)
-    if prefers_kernel(x):
+    if batch_innermost(x):
         factors = jnp.ones(channels, x.dtype) if weight is None else weight.astype(x.dtype)
         summands = jnp.zeros(channels, x.dtype) if bias is None else bias.astype(x.dtype)
-        x, mean, var = kernels.batch_norm(x, factors, summands, eps)
+        x, mean, var = _NORMALISE(x, factors, summands, eps=float(eps))
     else:
-        axes = tuple(i for i in range(x.ndim) if i != 1)
-        mean, x, var = moments(x, axes)
-        x = affine(x * lax.rsqrt(var + eps), per_channel, weight, bias)
-    _update(running_mean, mean.reshape(-1), momentum)
-    _update(running_var, var.reshape(-1) * (count / (count - 1)), momentum)
+        x, mean, var = _normalise(x, weight, bias, eps)
+    _update(running_mean, mean, momentum)
+    _update(running_var, var * (count / (count - 1)), momentum)
     return x.astype(input.dtype)
+
+
+def _normalise(x, weight, bias, eps):
+    mean, centred, var = moments(x, (0, *range(2, x.ndim)))
+    y = affine(centred * lax.rsqrt(var + eps), _per_channel(x), weight, bias)
+    return [y, mean.reshape(-1), var.reshape(-1)]
+
+
+def _per_channel(x):
+    return (1, -1, *(1,) * (x.ndim - 2))
+
+
+# Batches of images as an operation. Backwards runs the kernel's backward pass, or the one
+# that is written out here; other derivatives (forward, of a gradient) are those of
+# `_normalise`. No gradient goes through the moments that are returned.
+
+
+def _by_few_passes(x, weight, bias, eps):
+    """`_normalise` with two passes over x for the moments, where it has three."""
+    axes, shape = (0, *range(2, x.ndim)), _per_channel(x)
+    rough = x.mean(axes)
+    shifted = x - rough.reshape(shape)
+    # The mean of what the rounded mean leaves over is so small that the difference of the
+    # squares loses nothing, but of equal numbers it may be below 0.
+    rest = shifted.mean(axes)
+    var = jnp.maximum(jnp.square(shifted).mean(axes) - jnp.square(rest), 0)
+    centred = shifted - rest.reshape(shape)
+    y = affine(centred * lax.rsqrt(var + eps).reshape(shape), shape, weight, bias)
+    return [y, rough + rest, var]
+
+
+def _normalise_jvp(arguments, tangents, eps):
+    results = _NORMALISE(*arguments, eps=eps)
+    moved = _TANGENTS(arguments, tuple(results[1:]), tuple(tangents), eps=eps)
+    return results, [*moved, None, None]
+
+
+def _only_y(x, weight, bias, eps):
+    return _normalise(x, weight, bias, eps)[:1]
+
+
+def _tangents(inputs, moments, direction, eps):
+    return tangents_along(partial(_only_y, eps=eps), inputs, direction)
+
+
+def _tangents_transpose(arguments, slopes, eps):
+    inputs, moments, direction = arguments
+    found = _BACKWARD(inputs, moments, slopes[0], eps=eps)
+    wanted = zip(found, direction, strict=True)
+    return None, None, tuple(None if moves is None else slope for slope, moves in wanted)
+
+
+def _backward(inputs, moments, dy, eps):
+    """The slopes of x, weight and bias, by one pass over x and dy and another for that of x."""
+    (x, weight, _), (mean, var) = inputs, moments
+    axes, shape = (0, *range(2, x.ndim)), _per_channel(x)
+    inverse = lax.rsqrt(var + eps)
+    unit = (x - mean.reshape(shape)) * inverse.reshape(shape)
+    dbias, dweight = dy.sum(axes), (dy * unit).sum(axes)
+    count = x.size // weight.size
+    even, along = ((slope / count).reshape(shape) for slope in (dbias, dweight))
+    return [(dy - even - unit * along) * (inverse * weight).reshape(shape), dweight, dbias]
+
+
+def _whole_backward(inputs, moments, dy, eps):
+    """The same through the moments, for what is differentiated again."""
+    return jax.vjp(partial(_only_y, eps=eps), *inputs)[1]([dy])
+
+
+def _backward_in_c(inputs, moments, dy, eps):
+    x, weight, _ = inputs
+    return kernels.batch_norm_gradient(x, dy, weight, *moments, eps)
+
+
+_NORMALISE = Operation(
+    "batch_norm",
+    native=_by_few_passes,
+    kernel=kernels.batch_norm,
+    shapes=lambda x, weight, bias, eps: [x.shape, weight.shape, weight.shape],
+    jvp=_normalise_jvp,
+)
+_TANGENTS = Operation(
+    "batch_norm_tangents",
+    native=_tangents,
+    shapes=lambda inputs, moments, direction, eps: [inputs[0].shape],
+    transpose=_tangents_transpose,
+)
+_BACKWARD = Operation(
+    "batch_norm_gradient",
+    native=_backward,
+    kernel=_backward_in_c,
+    shapes=lambda inputs, moments, dy, eps: [part.shape for part in inputs],
+    derivative=_whole_backward,
+)
 
 
 def instance_norm(

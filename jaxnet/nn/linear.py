@@ -6,13 +6,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 
 from jaxnet import kernels
+from jaxnet.backend import Operation, is_wanted
 from jaxnet.nn.draw import Rngs, draw_uniform
 from jaxnet.nn.init import default_weight_and_bias
-from jaxnet.nn.layout import current_form
 from jaxnet.nn.module import Module, wrong_shape
 
 __all__ = [
@@ -39,48 +38,90 @@ def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -
     Returns:
         (..., out_features), or (...) for a weight of one dimension.
     """
-    output = _few_rows(input, weight) if _sums_outer(input, weight) else input @ weight.T
+    output = _FEW_ROWS(input, weight)[0] if _few_rows(input, weight) else input @ weight.T
     if bias is None:
         return output
     return output + jnp.broadcast_to(bias, output.shape)
 
 
-# A large weight and a few rows are limited by memory. XLA's product takes twice as long as
-# reading the weight does; and the weight's gradient, as a product, is written out and read
-# again by the optimizer, where a sum of outer products is computed in the optimizer's own
+# A large weight and a few rows are limited by memory. On a CPU, XLA's product takes twice as
+# long as reading the weight does; and the weight's gradient, as a product, is written out and
+# read again by the optimizer, where a sum of outer products is computed in the optimizer's own
 # loop. (3072-512-2, batch 2: half of the whole step's time.)
 _LARGE_WEIGHT = 2**16
 
 
-def _sums_outer(input: jax.Array, weight: jax.Array) -> bool:
+def _few_rows(input: jax.Array, weight: jax.Array) -> bool:
     return (
         input.ndim == weight.ndim == 2
         and input.dtype == weight.dtype
         and 0 < input.shape[0] <= kernels.MOST_ROWS
         and weight.size >= _LARGE_WEIGHT
-        and jax.default_backend() == "cpu"
     )
 
 
-@jax.custom_jvp
-def _few_rows(x: jax.Array, w: jax.Array) -> jax.Array:
-    in_c = x.dtype == jnp.float32 and current_form() == "kernel"
-    return kernels.few_rows(x, w) if in_c and kernels.available() else x @ w.T
+def _product(x, w):
+    return [x @ w.T]
 
 
-def _few_rows_jvp(primals, tangents):
-    (x, w), (dx, dw) = primals, tangents
-    y = _few_rows(x, w)
-    slopes = jnp.zeros_like(y)
-    if not isinstance(dx, SymbolicZero):
-        slopes += dx @ w.T
-    if not isinstance(dw, SymbolicZero):
-        # Backwards this is g[0] x[0]' + g[1] x[1]' + ...
-        slopes += jnp.stack([(jnp.broadcast_to(row, w.shape) * dw).sum(-1) for row in x])
-    return y, slopes
+def _product_in_c(x, w):
+    return [kernels.few_rows(x, w)]
 
 
-_few_rows.defjvp(_few_rows_jvp, symbolic_zeros=True)
+def _product_jvp(arguments, tangents):
+    (x, w), (dx, dw) = arguments, tangents
+    parts = [] if dx is None else [dx @ w.T]
+    parts += [] if dw is None else _FEW_ROWS(x, dw)
+    return _FEW_ROWS(x, w), [sum(parts[1:], parts[0])]
+
+
+def _product_transpose(arguments, slopes):
+    (x, w), (dy,) = arguments, slopes
+    return (dy @ w, None) if is_wanted(x) else (None, *_OUTER(x, dy))
+
+
+def _outer(x, y):
+    return [y.T @ x]
+
+
+def _outer_loop(x, y):
+    terms = [
+        jnp.broadcast_to(a, (b.size, a.size)) * jnp.broadcast_to(b[:, None], (b.size, a.size))
+        for a, b in zip(x, y, strict=True)
+    ]
+    # From the last row on: a run that was started with an older version keeps its bits.
+    return [sum(terms[-2::-1], terms[-1])]
+
+
+def _outer_jvp(arguments, tangents):
+    (x, y), (dx, dy) = arguments, tangents
+    parts = [] if dx is None else _OUTER(dx, y)
+    parts += [] if dy is None else _OUTER(x, dy)
+    return _OUTER(x, y), [sum(parts[1:], parts[0])]
+
+
+def _outer_transpose(arguments, slopes):
+    (x, y), (dw,) = arguments, slopes
+    return (y @ dw, None) if is_wanted(x) else (None, *_FEW_ROWS(x, dw))
+
+
+_FEW_ROWS = Operation(
+    "few_rows",
+    native=_product,
+    kernel=_product_in_c,
+    in_c=lambda x, w: x.dtype == jnp.float32,
+    shapes=lambda x, w: [(x.shape[0], w.shape[0])],
+    jvp=_product_jvp,
+    transpose=_product_transpose,
+)
+_OUTER = Operation(
+    "few_rows_outer",
+    native=_outer,
+    loop=_outer_loop,
+    shapes=lambda x, y: [(y.shape[1], x.shape[1])],
+    jvp=_outer_jvp,
+    transpose=_outer_transpose,
+)
 
 
 def bilinear(

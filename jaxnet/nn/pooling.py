@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import kernels
-from jaxnet.nn.layout import prefers_kernel
+from jaxnet.backend import Operation, batch_innermost
 from jaxnet.nn.module import Module, wrong_shape
 from jaxnet.nn.window import (
     Axis,
@@ -106,7 +107,7 @@ def max_pool(n, input, kernel_size, stride, padding, dilation, ceil_mode, return
     name = f"max_pool{n}d"
     check_real(name, batched(name, input, n))
     axes = pooled_axes(name, input, kernel_size, stride, padding, dilation, ceil_mode, n)
-    few = [not axis.side_by_side and axis.window <= 16 and not return_indices for axis in axes]
+    few = [_is_few(axis) and not return_indices for axis in axes]
     if any(axis.blind and not is_few for axis, is_few in zip(axes, few, strict=True)):
         raise ValueError(
             f"{name}: kernel_size {kernel_size!r} with dilation {dilation!r} has a window that "
@@ -114,16 +115,107 @@ def max_pool(n, input, kernel_size, stride, padding, dilation, ceil_mode, return
         )
     if return_indices:
         return largest_and_places(input, [axis.places for axis in axes])
-    if n == 2 and prefers_kernel(input) and not any(axis.blind for axis in axes):
-        counts, sizes = zip(*[(axis.outputs, axis[2:]) for axis in axes], strict=True)
-        return kernels.max_pool2d(input, counts, *zip(*sizes, strict=True))
-    for i in reversed(range(n)):
-        at = input.ndim - n + i
-        if few[i]:
+    if n == 2 and batch_innermost(input) and not any(axis.blind for axis in axes):
+        return _LARGEST(input, axes=tuple(axes))[0]
+    return _largest(input, axes)
+
+
+def _is_few(axis: Axis) -> bool:
+    return not axis.side_by_side and axis.window <= 16
+
+
+def _largest(input: jax.Array, axes: Sequence[Axis]) -> jax.Array:
+    """The largest of each window, one axis after the other."""
+    for i in reversed(range(len(axes))):
+        at = input.ndim - len(axes) + i
+        if _is_few(axes[i]):
             input = largest_of_few(input, at, axes[i])
         else:
             input = largest(unfold(input, at, axes[i].places), at + 1)
     return input
+
+
+# As operations. The two below are linear in their second argument, and each other's
+# transpose there; x only says which places they take, and has no slope.
+
+
+def _pooled_shapes(x, *values, axes):
+    return [(*x.shape[:2], *(axis.outputs for axis in axes))]
+
+
+def _pick(x, values, axes):
+    """What stands in `values` where x is largest."""
+    return [jax.jvp(partial(_largest, axes=axes), [x], [values])[1]]
+
+
+def _spread(x, dy, axes):
+    """dy at the places where x is largest."""
+    # What it repeats of the forward pass, XLA computes once.
+    return jax.vjp(partial(_largest, axes=axes), x)[1](dy)
+
+
+def _pick_in_c(x, values, axes):
+    counts = tuple(axis.outputs for axis in axes)
+    return [kernels.max_pool2d_pick(x, values, counts, _sizes(axes))]
+
+
+def _spread_in_c(x, dy, axes):
+    return [kernels.max_pool2d_spread(x, dy, _sizes(axes))]
+
+
+def _sizes(axes):
+    """Window, stride, padding and dilation, each for both axes."""
+    return tuple(size for sizes in zip(*(axis[2:] for axis in axes), strict=True) for size in sizes)
+
+
+def _largest_jvp(arguments, tangents, axes):
+    return _LARGEST(*arguments, axes=axes), _PICK(*arguments, *tangents, axes=axes)
+
+
+def _pick_jvp(arguments, tangents, axes):
+    return _PICK(*arguments, axes=axes), _along_second(_PICK, arguments, tangents, axes)
+
+
+def _spread_jvp(arguments, tangents, axes):
+    return _SPREAD(*arguments, axes=axes), _along_second(_SPREAD, arguments, tangents, axes)
+
+
+def _along_second(operation, arguments, tangents, axes):
+    moving = tangents[1]
+    return [None] if moving is None else operation(arguments[0], moving, axes=axes)
+
+
+def _pick_transpose(arguments, slopes, axes):
+    return None, *_SPREAD(arguments[0], *slopes, axes=axes)
+
+
+def _spread_transpose(arguments, slopes, axes):
+    return None, *_PICK(arguments[0], *slopes, axes=axes)
+
+
+_LARGEST = Operation(
+    "max_pool2d",
+    native=lambda x, axes: [_largest(x, axes)],
+    kernel=lambda x, axes: _pick_in_c(x, x, axes),
+    shapes=_pooled_shapes,
+    jvp=_largest_jvp,
+)
+_PICK = Operation(
+    "max_pool2d_pick",
+    native=_pick,
+    kernel=_pick_in_c,
+    shapes=_pooled_shapes,
+    jvp=_pick_jvp,
+    transpose=_pick_transpose,
+)
+_SPREAD = Operation(
+    "max_pool2d_spread",
+    native=_spread,
+    kernel=_spread_in_c,
+    shapes=lambda x, dy, axes: [x.shape],
+    jvp=_spread_jvp,
+    transpose=_spread_transpose,
+)
 
 
 def largest_and_places(

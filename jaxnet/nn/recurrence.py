@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["State", "Step", "recurrence"]
+__all__ = ["State", "Step", "known_recurrence", "recurrence"]
 
 State = tuple[jax.Array, ...]
 Step = Callable[[jax.Array, Any, State], State]
@@ -80,6 +80,32 @@ def _recurrence_jvp(step, reverse, primals, tangents):
     d_gates, d_extra, _, d_weights, d_first = tangents
     moving = (d_gates, d_extra, d_weights, d_first)
     return states, _tangents(step, reverse, primals, states, moving)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def known_recurrence(
+    step: Step,
+    reverse: bool,
+    gates: jax.Array,
+    extra: Any,
+    valid: jax.Array | None,
+    weights: State,
+    first: State,
+    states: State,
+) -> State:
+    """`recurrence`, whose states were kept from before: a backward pass needs no loop forward.
+
+    No gradient goes through `states`.
+    """
+    return states
+
+
+@known_recurrence.defjvp
+def _known_recurrence_jvp(step, reverse, primals, tangents):
+    *primals, states = primals
+    d_gates, d_extra, _, d_weights, d_first, _ = tangents
+    moving = (d_gates, d_extra, d_weights, d_first)
+    return states, _tangents(step, reverse, tuple(primals), states, moving)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

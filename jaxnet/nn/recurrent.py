@@ -5,15 +5,16 @@
 for the input of all steps and a `recurrence` over time.
 """
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxnet import kernels
+from jaxnet.backend import Operation, is_wanted, tangents_along
+from jaxnet.kernels.recurrent import Layer
 from jaxnet.nn.linear import linear
-from jaxnet.nn.recurrence import State, Step, recurrence
+from jaxnet.nn.recurrence import State, Step, known_recurrence, recurrence
 from jaxnet.nn.rnn_cell import gru_gates, gru_step, lstm_step, relu_step, tanh_step
 
 __all__ = ["Weights", "before_end", "recurrent_layer"]
@@ -77,37 +78,32 @@ def recurrent_layer(
     Returns:
         h of every step, (L, N, H) or (N, L, H), and the last state.
     """
+    layer = Layer(cell, reverse, batch_first)
     if _for_kernel(input, weights, batch_first[0]):
-        layer = kernels.Layer(cell, _unprojected(cell, reverse, batch_first), reverse, batch_first)
-        return kernels.recurrent(layer, input, tuple(weights[:4]), first, lengths)
-    return _plain(cell, reverse, batch_first, input, weights, first, lengths)
+        y, *last = _LAYER(input, tuple(weights[:4]), first, lengths, layer=layer, keep=False)
+        return y, tuple(last)
+    return _plain(layer, input, weights, first, lengths)[0]
 
 
 def _for_kernel(input: jax.Array, weights: Weights, batch_first: bool) -> bool:
-    batch, steps = input.shape[:2] if batch_first else input.shape[1::-1]
+    steps, batch = _steps_and_batch(input, batch_first)
     return (
-        jax.default_backend() == "cpu"
-        and input.dtype == jnp.float32
+        input.dtype == jnp.float32
         and weights.w_hr is None
         and batch >= _LEAST_BATCH
         and steps > 1
         and batch * steps >= _FEWEST_ROWS
-        and kernels.available()
     )
 
 
-@cache
-def _unprojected(cell, reverse, batch_first):
-    """`_plain` with the arguments of the kernel; one function for each layer's properties."""
-
-    def plain(input, weights, first, lengths):
-        given = Weights(*weights, None)
-        return _plain(cell, reverse, batch_first, input, given, first, lengths)
-
-    return plain
+def _steps_and_batch(input: jax.Array, batch_first: bool) -> tuple[int, int]:
+    steps, batch = input.shape[1::-1] if batch_first else input.shape[:2]
+    return steps, batch
 
 
-def _plain(cell, reverse, batch_first, input, weights, first, lengths):
+def _plain(layer, input, weights, first, lengths, states=None):
+    """(output, last state) and all states, which may be known already."""
+    cell, reverse, batch_first = layer
     x = jnp.swapaxes(input, 0, 1) if batch_first[0] else input  # (L, N, I)
     steps = x.shape[0]
     valid = None if lengths is None else before_end(lengths, steps)[..., None]
@@ -124,7 +120,8 @@ def _plain(cell, reverse, batch_first, input, weights, first, lengths):
         rows = jnp.arange(first[0].shape[0])
         gates = gates.at[jnp.broadcast_to(start, rows.shape), rows].add(first[0] @ w_hh.T)
         first = (jnp.zeros_like(first[1]), *first[1:])
-    states = recurrence(_STEPS[cell], reverse, gates, extra, valid, factors, first)
+    given = (_STEPS[cell], reverse, gates, extra, valid, factors, first)
+    states = recurrence(*given) if states is None else known_recurrence(*given, states)
     output = states[0]
     if w_hr is not None:
         output = output @ w_hr.T
@@ -132,7 +129,7 @@ def _plain(cell, reverse, batch_first, input, weights, first, lengths):
     last = (output[end], *(s[end] for s in states[1:]))
     if valid is not None:
         output = jnp.where(valid, output, jnp.zeros_like(output))
-    return (jnp.swapaxes(output, 0, 1) if batch_first[1] else output), last
+    return ((jnp.swapaxes(output, 0, 1) if batch_first[1] else output), last), states
 
 
 def _gates(cell, x, w_ih, b_ih, b_hh):
@@ -140,3 +137,139 @@ def _gates(cell, x, w_ih, b_ih, b_hh):
     if cell == "gru":
         return gru_gates(x, w_ih, b_ih, b_hh)
     return linear(x, w_ih, None if b_ih is None else b_ih + b_hh), None
+
+
+# The layer without a projection as an operation. Backward differentiation calls the
+# kernel's backward pass, or the plain form's with the states that were kept. All other
+# derivatives (forward, of a gradient) go through the plain form, so that every one exists,
+# in every order of the modes.
+
+
+def _layer(x, weights, first, lengths, layer, keep):
+    (y, last), states = _plain(layer, x, Weights(*weights, None), first, lengths)
+    if not keep:
+        return [y, *last]
+    # The backward pass wants the states alone, in the room that the kernel takes for them.
+    kept = [
+        jnp.zeros(shape, y.dtype) for shape in kernels.kept_shapes(layer.cell, *states[0].shape)
+    ]
+    for i, state in enumerate(states):
+        kept[1 + i] = _filled(state, kept[1 + i].size)
+    return [y, *last, *kept]
+
+
+def _filled(state, room):
+    """(L, N, H) as an array of so many numbers, each row with zeros behind."""
+    steps, batch, hidden = state.shape
+    more = room // (steps * batch) - hidden
+    return jnp.pad(state, ((0, 0), (0, 0), (0, more))).ravel()
+
+
+def _layer_in_c(x, weights, first, lengths, layer, keep):
+    y, last, kept = kernels.recurrent(layer, x, weights, first, lengths, keep)
+    return [y, *last, *(kept if keep else ())]
+
+
+def _layer_jvp(arguments, tangents, layer, keep):
+    *results, gates, h, c = _LAYER(*arguments, layer=layer, keep=True)
+    kept = (gates, h, c)
+    moved = _TANGENTS(arguments, kept, tuple(tangents[:3]), layer=layer)
+    if keep:
+        return [*results, *kept], [*moved, None, None, None]
+    return results, moved
+
+
+def _tangents(inputs, kept, direction, layer):
+    """What y and the last state do when x, the weights and the first state move."""
+    *moving, lengths = inputs
+
+    def plain(x, weights, first):
+        (y, last), _ = _plain(layer, x, Weights(*weights, None), first, lengths)
+        return [y, *last]
+
+    return tangents_along(plain, moving, direction)
+
+
+def _tangents_transpose(arguments, slopes, layer):
+    inputs, kept, direction = arguments
+    x, _, first, _ = inputs
+    into_x = is_wanted(direction[0])
+    filled = tuple(
+        jnp.zeros(shape, x.dtype) if slope is None else slope
+        for slope, shape in zip(slopes, _result_shapes(layer, x, first), strict=True)
+    )
+    found = iter(_BACKWARD(inputs, kept, filled, layer=layer, into_x=into_x))
+    dx = next(found) if into_x else None
+    slopes = [[None if leaf is None else next(found) for leaf in part] for part in inputs[1:3]]
+    wanted = [
+        tuple(None if moves is None else slope for slope, moves in zip(*parts, strict=True))
+        for parts in zip(slopes, direction[1:], strict=True)
+    ]
+    return None, None, (dx, *wanted)
+
+
+def _result_shapes(layer, x, first):
+    steps, batch = _steps_and_batch(x, layer.batch_first[0])
+    sizes = (batch, steps) if layer.batch_first[1] else (steps, batch)
+    return [(*sizes, first[0].shape[1]), *(state.shape for state in first)]
+
+
+def _backward(inputs, kept, slopes, layer, into_x):
+    x, _, first, _ = inputs
+    steps, batch = _steps_and_batch(x, layer.batch_first[0])
+    hidden = first[0].shape[1]
+    rooms = [room.reshape(steps, batch, -1)[..., :hidden] for room in kept[1 : 1 + len(first)]]
+    return _plain_backward(inputs, slopes, layer, into_x, tuple(rooms))
+
+
+def _recomputed_backward(inputs, kept, slopes, layer, into_x):
+    return _plain_backward(inputs, slopes, layer, into_x, None)
+
+
+def _plain_backward(inputs, slopes, layer, into_x, states):
+    *moving, lengths = inputs
+
+    def plain(x, weights, first):
+        (y, last), _ = _plain(layer, x, Weights(*weights, None), first, lengths, states)
+        return [y, *last]
+
+    dx, *others = jax.vjp(plain, *moving)[1](list(slopes))
+    return [*([dx] if into_x else []), *jax.tree.leaves(others)]
+
+
+def _backward_in_c(inputs, kept, slopes, layer, into_x):
+    return jax.tree.leaves(kernels.recurrent_gradient(layer, *inputs, kept, slopes, into_x))
+
+
+def _layer_shapes(x, weights, first, lengths, layer, keep):
+    shapes = _result_shapes(layer, x, first)
+    if not keep:
+        return shapes
+    steps, batch = _steps_and_batch(x, layer.batch_first[0])
+    return shapes + kernels.kept_shapes(layer.cell, steps, batch, first[0].shape[1])
+
+
+def _tangents_shapes(inputs, kept, direction, layer):
+    return _result_shapes(layer, inputs[0], inputs[2])
+
+
+def _backward_shapes(inputs, kept, slopes, layer, into_x):
+    return [part.shape for part in jax.tree.leaves(inputs[:3])[not into_x :]]
+
+
+_LAYER = Operation(
+    "recurrent", native=_layer, kernel=_layer_in_c, shapes=_layer_shapes, jvp=_layer_jvp
+)
+_TANGENTS = Operation(
+    "recurrent_tangents",
+    native=_tangents,
+    shapes=_tangents_shapes,
+    transpose=_tangents_transpose,
+)
+_BACKWARD = Operation(
+    "recurrent_gradient",
+    native=_backward,
+    kernel=_backward_in_c,
+    shapes=_backward_shapes,
+    derivative=_recomputed_backward,
+)

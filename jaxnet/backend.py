@@ -1,0 +1,323 @@
+"""Which form of the arithmetic runs: chosen by the platform that a program is lowered for.
+
+Some layers have more than one form. "kernel" is jaxnet's own C (`jaxnet.kernels`), for
+CPUs; "loop" is XLA's operations as a CPU runs them fast; "native" is XLA's operations as
+JAX writes them, for every other platform. Each such layer is an `Operation`: one equation
+of the traced program, which becomes one of the forms when the program is lowered. So a
+program for a GPU can be made on a machine that has none, one export can serve several
+platforms, and arrays that were put on the CPU of a GPU machine meet the CPU's form there.
+
+Facts of shape and dtype, which are the same on every platform, are decided where the
+layer is traced.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxnet import kernels
+from jaxnet.kernels.layout import varying_alike
+
+__all__ = ["Operation", "arithmetic_form", "batch_innermost", "is_wanted", "tangents_along"]
+
+_FORMS = ("kernel", "loop", "native")
+
+_asked: ContextVar[str | None] = ContextVar("arithmetic_form", default=None)
+
+Arrays = Sequence[Any]
+"""What an operation takes or gives, in order."""
+
+# A vector register holds the same pixel of up to 16 images; with few of them it is idle.
+_LEAST_BATCH = 8
+
+
+@contextmanager
+def arithmetic_form(form: str) -> Iterator[None]:
+    """Traces what is inside in one form, whatever the platform's own would be.
+
+    Args:
+        form: "native" for XLA's operations as JAX writes them, which every platform runs
+            and which need nothing of jaxnet's where an exported program is called; "loop"
+            for XLA's operations as a CPU runs them fast; "kernel" for C where it applies
+            and "loop" for the rest, which a CPU has by itself. A function that was
+            compiled before keeps its form.
+
+    Raises:
+        ValueError: another form; or, when the program is lowered, "kernel" for a platform
+            that has none.
+
+    >>> from jaxnet.nn import functional as F
+    >>> x, w = jax.numpy.ones((8, 1, 3, 3)), jax.numpy.ones((1, 1, 2, 2))
+    >>> with arithmetic_form("native"):
+    ...     print("custom_call" in jax.jit(F.conv2d).lower(x, w).as_text())
+    False
+    """
+    if form not in _FORMS:
+        raise ValueError(f"form: {form!r}; accepted are {', '.join(map(repr, _FORMS))}")
+    token = _asked.set(form)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def batch_innermost(x: jax.Array) -> bool:
+    """Whether images (N, C, H, W) go to the kernels, where there are any.
+
+    The kernels keep images in memory with the batch innermost, and XLA leaves them so in
+    whatever lies between two of them. So every layer on images has to choose alike.
+    """
+    return x.ndim == 4 and x.dtype == jnp.float32 and x.shape[0] >= _LEAST_BATCH
+
+
+def is_wanted(argument: Any) -> bool:
+    """Whether an operation's `transpose` is asked for the slope of this argument."""
+    return isinstance(argument, jax.ShapeDtypeStruct)
+
+
+def tangents_along(function: Callable[..., Arrays], arguments: Arrays, tangents: Arrays) -> Arrays:
+    """What the results of a function do when some parts of its arguments move.
+
+    Args:
+        function: takes `arguments` and returns a list of arrays.
+        arguments: trees of arrays.
+        tangents: trees like them, with None for what stays.
+    """
+    tree: Any
+    leaves, tree = jax.tree.flatten(tuple(arguments))
+    slopes = tree.flatten_up_to(tuple(tangents))
+    moves = [i for i, slope in enumerate(slopes) if slope is not None]
+
+    def moved(*moving):
+        every = list(leaves)
+        for i, leaf in zip(moves, moving, strict=True):
+            every[i] = leaf
+        return list(function(*jax.tree.unflatten(tree, every)))
+
+    return jax.jvp(moved, [leaves[i] for i in moves], [slopes[i] for i in moves])[1]
+
+
+class Operation:
+    """A function of arrays that is lowered in the form of the platform.
+
+    Each form takes the arguments, and static keywords (hashable), and returns a list of
+    arrays. An argument is an array, None, or a tuple of such.
+
+    Args:
+        name: in programs and profiles.
+        native: the form for every platform.
+        loop: the form for a CPU, of XLA's operations; `native` unless given.
+        kernel: the form for a CPU, in C; `loop` unless given.
+        in_c: `(arguments, **static) -> bool`, whether the kernel can do it, by dtypes and
+            static keywords (under `jax.vmap` the arguments have more axes). It can unless given.
+        shapes: `(*arguments, **static) -> shapes of the results`, whose dtype is that of the
+            first array. It saves tracing `native` to find them.
+        jvp: `(arguments, tangents, **static) -> (results, tangents of the results)`. A
+            tangent that is zero is None, given and returned. Unless given, the tangents
+            are those of `derivative`.
+        derivative: the same function in JAX's operations, which is differentiated if there
+            is no `jvp`; `native` unless given.
+        transpose: `(arguments, slopes, **static) -> slopes of the arguments`, of an
+            operation that is linear in those that `is_wanted`: they are given as their
+            shapes. A slope of a result that is zero is None. The slope that is returned for an
+            argument of which nothing is wanted does not matter.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        native: Callable[..., Arrays],
+        loop: Callable[..., Arrays] | None = None,
+        kernel: Callable[..., Arrays] | None = None,
+        in_c: Callable[..., bool] = lambda *arguments, **static: True,
+        shapes: Callable[..., Sequence[tuple[int, ...]]] | None = None,
+        jvp: Callable[..., tuple[Arrays, Arrays]] | None = None,
+        derivative: Callable[..., Arrays] | None = None,
+        transpose: Callable[..., Arrays] | None = None,
+    ) -> None:
+        loop = loop or native
+        self._forms = {"native": native, "loop": loop}
+        self._kernel, self._in_c, self._shapes = kernel, in_c, shapes
+        self._derivative = derivative or native
+        self._jvp, self._transpose = jvp or self._derived, transpose
+        self._primitive = primitive = Primitive(f"jaxnet_{name}")
+        primitive.multiple_results = True
+        static = ("tree", "static", "form", "precision", "mapped")
+        self._compiled = jax.jit(primitive.bind, static_argnames=static)
+        primitive.def_impl(self._at_once)
+        primitive.def_abstract_eval(functools.lru_cache(4096)(self._types))
+        mlir.register_lowering(primitive, mlir.lower_fun(self._elsewhere))
+        mlir.register_lowering(primitive, mlir.lower_fun(self._on_cpu), platform="cpu")
+        ad.primitive_jvps[primitive] = self._differentiate
+        ad.primitive_transposes[primitive] = self._turn
+        batching.primitive_batchers[primitive] = self._map
+
+    def __call__(self, *arguments: Any, **static: Any) -> list[jax.Array]:
+        """The results, a list."""
+        flat, tree = jax.tree.flatten(arguments)
+        return self._primitive.bind(
+            *varying_alike(flat),
+            tree=tree,
+            static=tuple(sorted(static.items())),
+            form=_asked.get(),
+            # Lowering and differentiation come later, perhaps outside of a context that
+            # sets it; JAX's own operations keep it from here on too.
+            precision=getattr(jax.config, "jax_default_matmul_precision", None),
+            mapped=(),
+        )
+
+    def _at_once(self, *flat: jax.Array, **about: Any) -> Arrays:
+        with jax.disable_jit(False):  # or else this would be called again
+            return self._compiled(*flat, **about)
+
+    def _on_cpu(self, *flat: jax.Array, form: str | None, **about: Any) -> Arrays:
+        kernel = self._kernel if form in (None, "kernel") else None
+        arguments = jax.tree.unflatten(about["tree"], flat)
+        if kernel is not None and self._in_c(*arguments, **dict(about["static"])):
+            # Asked last, because it compiles the kernels where nobody has done so.
+            chosen = kernel if kernels.available() else self._forms["loop"]
+        else:
+            chosen = self._forms["native" if form == "native" else "loop"]
+        return self._run(chosen, flat, **about)
+
+    def _elsewhere(self, *flat: jax.Array, form: str | None, **about: Any) -> Arrays:
+        if form == "kernel":
+            raise ValueError(
+                "form: 'kernel' was asked for where a program was traced that is lowered for "
+                "another platform than a CPU; accepted there are 'native', 'loop' and none"
+            )
+        return self._run(self._forms[form or "native"], flat, **about)
+
+    def _run(self, form, flat, *, tree, static, precision, mapped):
+        def unmapped(*flat):
+            return form(*jax.tree.unflatten(tree, flat), **dict(static))
+
+        for axes in reversed(mapped):
+            unmapped = jax.vmap(unmapped, axes)
+        with jax.default_matmul_precision(precision):
+            return unmapped(*flat)
+
+    def _types(self, *avals, form, **about):
+        if self._shapes is None:
+            native = functools.partial(self._run, self._forms["native"], **about)
+            return jax.make_jaxpr(lambda *flat: native(flat))(*avals).out_avals
+        mapped = about["mapped"]
+        one = [_unmapped(aval, [axes[i] for axes in mapped]) for i, aval in enumerate(avals)]
+        # All are mapped along the same axes, those of the first that is.
+        sizes = []
+        for n, axes in enumerate(mapped):
+            i = axes.index(0)
+            sizes.append(avals[i].shape[sum(outer[i] is not None for outer in mapped[:n])])
+        shapes = self._shapes(*jax.tree.unflatten(about["tree"], one), **dict(about["static"]))
+        return [_like(avals[0], (*sizes, *shape)) for shape in shapes]
+
+    def _map(self, flat, axes, *, mapped, **about):
+        front = [
+            array if axis is None else jnp.moveaxis(array, axis, 0)
+            for array, axis in zip(flat, axes, strict=True)
+        ]
+        outer = tuple(None if axis is None else 0 for axis in axes)
+        results = self._primitive.bind(*front, mapped=(outer, *mapped), **about)
+        return results, [0] * len(results)
+
+    def _differentiate(self, flat, tangents, *, tree, static, form, precision, mapped):
+        moves = [not isinstance(tangent, ad.Zero) for tangent in tangents]
+        moving = [tangent for tangent, moves_ in zip(tangents, moves, strict=True) if moves_]
+        still = []
+
+        def both(primals, moving):
+            given = iter(moving)
+            direction = [next(given) if moves_ else None for moves_ in moves]
+            arguments, along = (jax.tree.unflatten(tree, x) for x in (primals, direction))
+            results, slopes = self._jvp(arguments, along, **dict(static))
+            still[:] = [slope is None for slope in slopes]
+            return list(results), [slope for slope in slopes if slope is not None]
+
+        for axes in reversed(mapped):
+            moving_axes = [axis for axis, moves_ in zip(axes, moves, strict=True) if moves_]
+            both = jax.vmap(both, (list(axes), moving_axes))
+        with _as_traced(form, precision):
+            results, found = both(list(flat), moving)
+        slopes = iter(found)
+        return results, [
+            ad.Zero(jax.typeof(result).to_tangent_aval()) if still_ else next(slopes)
+            for result, still_ in zip(results, still, strict=True)
+        ]
+
+    def _derived(self, arguments, tangents, **static):
+        function = functools.partial(self._derivative, **static)
+        return self(*arguments, **static), tangents_along(function, arguments, tangents)
+
+    def _turn(self, slopes, *flat, tree, static, form, precision, mapped):
+        wanted = [ad.is_undefined_primal(argument) for argument in flat]
+        moves = [not isinstance(slope, ad.Zero) for slope in slopes]
+        shapes = [
+            _unmapped(argument.aval, [axes[i] for axes in mapped]) if wanted_ else None
+            for i, (argument, wanted_) in enumerate(zip(flat, wanted, strict=True))
+        ]
+
+        def turned(known, moving):
+            arguments, incoming = iter(known), iter(moving)
+            leaves = [next(arguments) if shape is None else shape for shape in shapes]
+            found = self._transpose(
+                jax.tree.unflatten(tree, leaves),
+                [next(incoming) if moves_ else None for moves_ in moves],
+                **dict(static),
+            )
+            flat = []
+            for each, subtree in zip(found, tree.children(), strict=True):
+                nothing = [None] * subtree.num_leaves
+                flat += subtree.flatten_up_to(each) if nothing and each is not None else nothing
+            return [slope for slope, wanted_ in zip(flat, wanted, strict=True) if wanted_]
+
+        for axes in reversed(mapped):
+            turned = _summed(turned, axes, wanted)
+        known = [argument for argument, w in zip(flat, wanted, strict=True) if not w]
+        moving = [slope for slope, moves_ in zip(slopes, moves, strict=True) if moves_]
+        with _as_traced(form, precision):
+            found = iter(turned(known, moving))
+        return [next(found) if wanted_ else None for wanted_ in wanted]
+
+
+def _unmapped(aval, axes):
+    """The shape of an argument without the axes in front that `jax.vmap` put there."""
+    mapped = sum(axis is not None for axis in axes)
+    return jax.ShapeDtypeStruct(aval.shape[mapped:], aval.dtype)
+
+
+def _like(aval, shape):
+    """A type like another's but for its shape."""
+    spec = jax.sharding.PartitionSpec(*[None] * len(shape))
+    return aval.update(shape=shape, weak_type=False, sharding=aval.sharding.update(spec=spec))
+
+
+def _summed(turned, axes, wanted):
+    """A transpose under one more axis: what is shared along it gets the sum."""
+    known = [axis for axis, wanted_ in zip(axes, wanted, strict=True) if not wanted_]
+    along = [axis for axis, wanted_ in zip(axes, wanted, strict=True) if wanted_]
+    mapped = jax.vmap(turned, (known, 0))
+
+    def summed(known, moving):
+        found = zip(mapped(known, moving), along, strict=True)
+        return [slope.sum(0) if axis is None else slope for slope, axis in found]
+
+    return summed
+
+
+@contextmanager
+def _as_traced(form: str | None, precision: Any) -> Iterator[None]:
+    """The form and the precision that were chosen where an operation was first traced."""
+    token = _asked.set(form)
+    try:
+        with jax.default_matmul_precision(precision):
+            yield
+    finally:
+        _asked.reset(token)
