@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-
-__all__ = ["Timing", "interleave", "machine", "markdown"]
+__all__ = ["Timing", "interleave", "machine", "markdown", "sampled"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +38,8 @@ def interleave(
         rounds: samples of each.
         sample: seconds that one sample lasts at least; short calls are repeated.
     """
+    import jax  # only who times needs it, and it takes a second
+
     first, repeats = {}, {}
     for name, call in candidates.items():
         began = time.perf_counter()
@@ -50,6 +50,25 @@ def interleave(
         jax.block_until_ready(call())
         once = time.perf_counter() - began
         repeats[name] = max(1, int(sample / max(once, 1e-7)))
+    return sampled(candidates, repeats, rounds, first)
+
+
+def sampled(
+    candidates: Mapping[str, Callable[[], Any]],
+    repeats: Mapping[str, int],
+    rounds: int,
+    first: Mapping[str, float],
+) -> dict[str, Timing]:
+    """Times functions that are warm, in turn.
+
+    Args:
+        candidates: as for `interleave`.
+        repeats: calls of each in one sample.
+        rounds: samples of each, at least 2.
+        first: seconds of each one's first call, for the result.
+    """
+    import jax
+
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():

@@ -45,23 +45,128 @@ class NetRes(nn.Module):
         return self.fc2(torch.relu(self.fc1(out.flatten(1))))
 
 
+class ResBlock(nn.Module):
+    """Convolution, batch norm, ReLU, and a way around."""
+
+    def __init__(self, n_chans: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(n_chans, n_chans, kernel_size=3, padding=1, bias=False)
+        self.batch_norm = nn.BatchNorm2d(n_chans)
+
+    def forward(self, x: Any) -> Any:
+        return torch.relu(self.batch_norm(self.conv(x))) + x
+
+
 class NetResDeep(nn.Module):
     """One residual block used many times, as the document builds it."""
 
     def __init__(self, blocks: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 32, kernel_size=3, padding=1)
-        self.conv = nn.Conv2d(32, 32, kernel_size=3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(32)
-        self.blocks = blocks
+        self.resblocks = nn.Sequential(*(blocks * [ResBlock(32)]))
         self.fc1 = nn.Linear(32 * 8 * 8, 32)
         self.fc2 = nn.Linear(32, 2)
 
     def forward(self, x: Any) -> Any:
         out = F.max_pool2d(torch.relu(self.conv1(x)), 2)
-        for _ in range(self.blocks):
-            out = torch.relu(self.norm(self.conv(out))) + out
-        return self.fc2(torch.relu(self.fc1(F.max_pool2d(out, 2).flatten(1))))
+        out = F.max_pool2d(self.resblocks(out), 2)
+        return self.fc2(torch.relu(self.fc1(out.flatten(1))))
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions with batch norm and a way around: torchvision's BasicBlock."""
+
+    def __init__(self, inplanes: int, planes: int, stride: int) -> None:
+        super().__init__()
+        args: dict[str, Any] = {"kernel_size": 3, "padding": 1, "bias": False}
+        self.conv1 = nn.Conv2d(inplanes, planes, stride=stride, **args)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, **args)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = None
+        if stride != 1 or inplanes != planes:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(planes),
+            )
+
+    def forward(self, x: Any) -> Any:
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        around = x if self.downsample is None else self.downsample(x)
+        return torch.relu(out + around)
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 with torchvision's names, and the usual beginning for images of 32 by 32."""
+
+    def __init__(self, classes: int = 10, width: int = 64) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, kernel_size=3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = self._layer(width, width, 1)
+        self.layer2 = self._layer(width, 2 * width, 2)
+        self.layer3 = self._layer(2 * width, 4 * width, 2)
+        self.layer4 = self._layer(4 * width, 8 * width, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(8 * width, classes)
+
+    @staticmethod
+    def _layer(inplanes: int, planes: int, stride: int) -> nn.Sequential:
+        first = BasicBlock(inplanes, planes, stride)
+        return nn.Sequential(first, BasicBlock(planes, planes, 1))
+
+    def forward(self, x: Any) -> Any:
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
+        return self.fc(self.avgpool(out).flatten(1))
+
+
+class Block(nn.Module):
+    """Causal attention and a net of two linear layers, each behind a LayerNorm and around."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ln_1 = nn.LayerNorm(width)
+        self.c_attn = nn.Linear(width, 3 * width)
+        self.c_proj = nn.Linear(width, width)
+        self.ln_2 = nn.LayerNorm(width)
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Any) -> Any:
+        n, length, width = x.shape
+        q, k, v = (
+            part.reshape(n, length, self.heads, -1).transpose(1, 2)
+            for part in self.c_attn(self.ln_1(x)).split(width, dim=-1)
+        )
+        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.c_proj(heads.transpose(1, 2).reshape(n, length, width))
+        return x + self.c_out(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
+
+
+class GPT(nn.Module):
+    """A language model with GPT-2's blocks, whose table of tokens is also its last layer."""
+
+    def __init__(
+        self,
+        vocabulary: int = 50304,
+        length: int = 1024,
+        width: int = 768,
+        blocks: int = 12,
+        heads: int = 12,
+    ) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(vocabulary, width)
+        self.wpe = nn.Embedding(length, width)
+        self.h = nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
+        self.ln_f = nn.LayerNorm(width)
+
+    def forward(self, tokens: Any) -> Any:
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.wte(tokens) + self.wpe(places)
+        return F.linear(self.ln_f(self.h(x)), self.wte.weight)
 
 
 class Recurrent(nn.Module):

@@ -1,0 +1,209 @@
+"""The document's deepest net on a card: 100 residual blocks, 100 epochs of birds and airplanes.
+
+A machine with a card may have no data sets. So the images travel in one file, which is packed
+where they are:
+
+    JAXNET_DATA=FOLDER python -m benchmarks.gpu.document --pack runs/birds_and_airplanes.npz
+
+and named to the main program: `python -m benchmarks.gpu --parts document --data FILE`. The net,
+its training and its two measures (with and without eval()) are those of
+`experiments.cifar2_variants`, seed 0, in float32.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.gpu import task
+from experiments import cifar2_net, cifar2_variants
+from experiments.unfinished import Budget
+from jaxnet import data, metrics, train
+from jaxnet.random import Generator
+
+__all__ = ["MOST_BYTES", "pack", "tasks", "unpack", "write"]
+
+MOST_BYTES = 40_000_000
+"""What the packed file may have."""
+
+EPOCHS, BLOCKS = 100, 100
+VARIANTS = ("res_deep", "res_deep_separate")
+_MARGIN = 6.0  # seconds that the last measures may take
+
+HOW = (
+    "pack the images where CIFAR-10 is: JAXNET_DATA=FOLDER python -m benchmarks.gpu.document "
+    "--pack FILE, and give --data FILE"
+)
+
+
+def tasks(tiny: bool) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The block that is shared by all places, then blocks of their own."""
+    return {name: partial(trained, name, tiny) for name in VARIANTS}
+
+
+def pack(path: Path, data_dir: Path | None = None) -> int:
+    """Writes birds and airplanes of both splits to one file, as stored: uint8 (N, 32, 32, 3).
+
+    Args:
+        path: the file, ".npz".
+        data_dir: where CIFAR-10 is looked for first, as in the experiments.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        ValueError: it would have more than `MOST_BYTES`; nothing is written then.
+    """
+    config = cifar2_net.Config(data_dir=data_dir)
+    arrays: dict[str, np.ndarray] = {}
+    for split in ("train", "test"):
+        images, (_, labels) = cifar2_net.two_classes(split, config)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.uint8)}
+    return write(path, arrays)
+
+
+def write(path: Path, arrays: dict[str, np.ndarray]) -> int:
+    """Writes arrays to one file, whole or not at all, unless it has too many bytes; see `pack`."""
+    hidden = path.with_name(f".{path.name}")
+    try:
+        with hidden.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        size = hidden.stat().st_size
+        if size > MOST_BYTES:
+            raise ValueError(
+                f"{path}: {size:,} bytes; at most {MOST_BYTES:,} are accepted, so that the file "
+                "can travel with the code; pack fewer images"
+            )
+        os.replace(hidden, path)
+    except BaseException:
+        hidden.unlink(missing_ok=True)
+        raise
+    return size
+
+
+def unpack(path: Path) -> tuple[cifar2_net.Rows, cifar2_net.Rows]:
+    """Training and validation rows, as `cifar2_net.two_classes` gives them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no file that `pack` wrote.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--data: there is no file {path}; {HOW}")
+    try:
+        with np.load(path) as packed:
+            arrays = {name: packed[name] for name in packed.files}
+        splits = [(arrays[f"{s}_images"], arrays[f"{s}_labels"]) for s in ("train", "test")]
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(f"--data: {path} holds no packed images ({error}); {HOW}") from error
+    first, second = (
+        (
+            data.normalize(data.to_tensor(images), cifar2_net.MEAN, cifar2_net.STD),
+            labels.astype(np.int32),
+        )
+        for images, labels in splits
+    )
+    return first, second
+
+
+def trained(name: str, tiny: bool) -> dict[str, Any]:
+    """As many of the 100 epochs as there is time for.
+
+    Returns:
+        "epochs" done, "seconds" of their training and "seconds_an_epoch", the curves
+        ("train_loss", "train_accuracy", "val_loss", "val_accuracy", by epoch), "reason" of
+        the end, and at the end the accuracies "without_eval". The same, without those, is
+        handed over after every epoch.
+    """
+    path = task.data_file()
+    if path is None and not tiny:
+        why = f"no file of images was named; {HOW}"
+        return {"ok": True, "unfinished": True, "left_out": {"document": why}}
+    epochs, blocks = (2, 2) if tiny else (EPOCHS, BLOCKS)
+    training, validation = jax.device_put(_some() if path is None else unpack(path))
+    variant = cifar2_variants.variants(blocks)[name]
+    trainer = cifar2_net.Trainer(
+        variant.build, variant.optimizer(), training, validation, variant.loss
+    )
+    measure = train.make_epoch(cifar2_variants.without_eval(variant.loss), cifar2_variants.BATCH)
+    fresh = train.create(variant.build(rngs=Generator(0)), variant.optimizer())
+    # Compiled beside the training's program, so that the end has nothing to wait for.
+    pool = ThreadPoolExecutor(1)
+    ready = pool.submit(_accuracy, measure, fresh, validation)
+    result: dict[str, Any] = {
+        "ok": True,
+        "blocks": blocks,
+        "parameters": variant.build(rngs=Generator(0)).num_parameters,
+        "images": [len(training[1]), len(validation[1])],
+        "epochs": 0,
+        "curves": {},
+    }
+    budget = Budget(task.seconds_left() - _MARGIN)
+
+    def hand_over(report: train.EpochReport) -> None:
+        line = {"train_loss": report.metrics["loss"]}
+        line |= {k: report.metrics[k] for k in ("val_loss", "val_accuracy")}
+        for curve, value in line.items():
+            result["curves"].setdefault(curve, {})[str(report.epoch)] = float(value)
+        result["epochs"], result["seconds"] = report.epoch, float(budget.memory)
+        task.so_far(result)
+
+    try:
+        ended = trainer.run(
+            0, epochs, batch_size=cifar2_variants.BATCH, callbacks=[budget, hand_over]
+        )
+        ready.result()
+    finally:
+        pool.shutdown(wait=False)
+    kept = cifar2_net.curves(ended)
+    names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    result["curves"] = {curve: {str(k): v for k, v in kept[curve].items()} for curve in names}
+    result["compile_seconds"], result["reason"] = kept["compile_seconds"], str(ended.reason)
+    result["seconds_an_epoch"] = result["seconds"] / result["epochs"]
+    result["without_eval"] = {"val_accuracy": _accuracy(measure, ended.state, validation)}
+    result["unfinished"] = result["epochs"] < epochs
+    return result
+
+
+def _accuracy(measure: Any, state: Any, rows: cifar2_net.Rows) -> float:
+    _, measured = measure(state, rows, jnp.arange(len(rows[1])))
+    return float(metrics.total(measured["accuracy"]).compute())
+
+
+def _some() -> tuple[cifar2_net.Rows, cifar2_net.Rows]:
+    """Numbers in the place of images, for a trial where there are none."""
+    rng = np.random.default_rng(0)
+    first, second = (
+        (rng.standard_normal((n, 3, 32, 32), np.float32), rng.integers(0, 2, n, np.int32))
+        for n in (128, 64)
+    )
+    return first, second
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu.document", description=str(__doc__).split("\n\n")[0]
+    )
+    parser.add_argument("--pack", type=Path, required=True, help="the file to write, .npz")
+    parser.add_argument("--data-dir", type=Path, help="where CIFAR-10 is (or set JAXNET_DATA)")
+    options = parser.parse_args()
+    options.pack.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        size = pack(options.pack, options.data_dir)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.pack}: {size:,} bytes of at most {MOST_BYTES:,}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,573 @@
+"""benchmarks.gpu on a machine without a card: its parts, and its way through crash and cut-off."""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from benchmarks.gpu import document, fast, machine, peaks, plan, report, task, workloads
+from benchmarks.gpu.child import Child, EndedError
+from benchmarks.gpu.flops import flops
+from benchmarks.gpu.run import Run
+from jaxnet import nn, optim
+
+ROOT = Path(__file__).parents[1]
+
+
+# How many operations
+
+
+def counted(function: Any, *shapes: tuple[int, ...]) -> float:
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
+    return flops(lowered.compiler_ir("stablehlo"))
+
+
+def conv(x, w, stride=1):
+    return lax.conv_general_dilated(x, w, (stride, stride), ((1, 1), (1, 1)))
+
+
+X, W = (2, 4, 8, 8), (6, 4, 3, 3)
+CONV = 2 * (2 * 6 * 8 * 8) * (4 * 3 * 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "expected"),
+    [
+        (lambda a, b: a @ b, [(2, 3), (3, 5)], 2 * 2 * 3 * 5),
+        (lambda a, b: jnp.einsum("bij,bjk->bik", a, b), [(7, 2, 3), (7, 3, 5)], 7 * 60),
+        (lambda a, b: a + b, [(2, 3), (2, 3)], 0),
+        (conv, [X, W], CONV),
+        (lambda x, w: conv(x, w, 2), [X, W], CONV / 4),
+        # Both gradients and the convolution itself, whose result the square needs.
+        (jax.grad(lambda x, w: (conv(x, w, 2) ** 2).sum(), (0, 1)), [X, W], 3 * CONV / 4),
+        (lambda a: lax.fori_loop(0, 7, lambda i, c: c @ c, a), [(4, 4)], 7 * 128),
+        (lambda a: lax.map(lambda row: row @ row.T, a), [(3, 4, 4)], 3 * 128),
+    ],
+)
+def test_operations_are_counted(function, shapes, expected):
+    assert counted(function, *shapes) == expected
+
+
+def test_a_layer_counts_what_its_arithmetic_is_on_a_card():
+    layer = nn.Conv2d(4, 6, 3, padding=1, rngs=workloads.Generator(0))
+    assert counted(lambda x: layer(x), X) == CONV
+
+
+def test_a_loop_without_a_known_end_is_not_counted():
+    def dynamic(a, n):
+        return lax.fori_loop(0, n.astype(jnp.int32), lambda i, c: c @ c, a)
+
+    with pytest.raises(ValueError, match="number of turns is not a constant"):
+        counted(dynamic, (4, 4), ())
+
+
+# What is trained
+
+
+def test_full_sizes_are_those_of_the_report():
+    full = workloads.workloads()
+    assert full.keys() == workloads.workloads(tiny=True).keys()
+    parameters = {
+        name: sum(x.size for x in jax.eval_shape(work.state).params.values())
+        for name, work in full.items()
+        if name in ("Net", "ResNet-18, batch 1024", "GPT")
+    }
+    assert parameters == {"Net": 18090, "ResNet-18, batch 1024": 11_173_962, "GPT": 124_475_904}
+
+
+@pytest.mark.parametrize("name", ["3072-512-2", "GPT"])
+def test_shapes_stand_for_numbers(name):
+    work = workloads.workloads(tiny=True)[name]
+
+    def outline(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+    real, abstract = (workloads.jaxnet_step(work, "bfloat16", abstract=a) for a in (False, True))
+    assert outline((real[0].params, real[2])) == outline((abstract[0].params, abstract[2]))
+
+
+def test_batches_take_all_rows_before_one_comes_again():
+    work = dataclasses.replace(workloads.workloads(tiny=True)["3072-512-2"], rows=10, steps=3)
+    _, _, order = workloads.rows(work)
+    assert order.shape == (24,)
+    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
+
+
+def test_a_precision_holds_for_its_program_alone():
+    work = workloads.workloads(tiny=True)["3072-512-2"]
+    before = jax.config.jax_default_matmul_precision
+    texts = {}
+    for precision in workloads.PRECISIONS:
+        state, epoch, arguments = workloads.jaxnet_step(work, precision, abstract=True)
+        texts[precision] = epoch.trace(state, *arguments).lower().as_text()
+    assert jax.config.jax_default_matmul_precision == before
+    assert "precision = [HIGHEST, HIGHEST]" in texts["float32"]
+    assert "precision = [HIGH, HIGH]" in texts["tf32"]
+    assert "HIGHEST" not in texts["tf32"]
+    assert re.search(r"dot_general.*xbf16>, tensor<.*xbf16>", texts["bfloat16"])
+
+
+def test_an_unknown_precision_is_refused():
+    work = workloads.workloads(tiny=True)["Net"]
+    with pytest.raises(ValueError, match="precision: 'half'; accepted are 'float32', 'tf32'"):
+        workloads.make_step(work, "half")  # type: ignore[arg-type]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("MLP 784-128-64-10", "bfloat16"), ("GPT", "float32"), ("ResNet-18, batch 128", "float32")],
+)
+def test_both_libraries_train_the_same(name, precision):
+    from benchmarks.gpu import torch_forms
+
+    work = workloads.workloads(tiny=True)[name]
+    ours = fast.Compiled(work, precision)
+    ours.compile()
+    with torch_forms.precision_of(precision):
+        forms = torch_forms.Forms(work, precision, ours.weights, workloads.rows(work), "cpu")
+        theirs = {form: forms.make(form) for form in ("eager", "channels_last")}
+        first = ours.run()
+        for trainer in theirs.values():
+            trainer.run()
+            gap = fast.apart(trainer.losses(), first)  # from the initial weights again
+            assert gap <= fast.ALLOWED[precision]
+            assert fast.apart(trainer.losses(), first) == gap
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("change", ["activation", "optimizer"])
+def test_another_program_is_not_taken_for_the_same(change):
+    tiny = workloads.workloads(tiny=True)["MLP 784-128-64-10"]
+    work = dataclasses.replace(tiny, forms=("eager",), steps=20)
+    if change == "activation":
+        theirs = lambda t: t.mlp(784, 128, 64, 10, activation=t.nn.Tanh)  # noqa: E731
+        work = dataclasses.replace(work, theirs=theirs)
+    else:
+
+        class Slower(workloads.Workload):
+            def make_optimizer(self) -> optim.Optimizer:
+                return optim.SGD(lr=0.0)
+
+        work = Slower(**{f.name: getattr(work, f.name) for f in dataclasses.fields(work)})
+    result = fast.measure("changed", work, "float32", tiny=True)
+    assert not result["ok"]
+    assert result["gaps"]["eager"] > result["allowed"]
+    assert result["ms"].keys() == {"jaxnet", "torch eager"}
+
+
+def test_the_makers_figures_are_in_order():
+    for kind, figures in peaks.DATASHEET.items():
+        assert figures["float32"] <= figures["tf32"] <= figures["bfloat16"], kind
+        assert 0 < figures["bytes"] < 10, kind
+    assert peaks.datasheet("NVIDIA H100 80GB HBM3") == peaks.DATASHEET["NVIDIA H100 80GB HBM3"]
+    assert peaks.datasheet("cpu") is None
+
+
+# Packed images
+
+
+def test_packed_images_come_back(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, n in (("train", 5), ("test", 3)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 32, 32, 3), np.uint8)
+        arrays[f"{split}_labels"] = rng.integers(0, 2, n, np.uint8)
+    path = tmp_path / "some.npz"
+    assert document.write(path, arrays) == path.stat().st_size
+    training, validation = document.unpack(path)
+    assert training[0].shape == (5, 3, 32, 32)
+    assert validation[0].dtype == np.float32
+    assert training[1].tolist() == arrays["train_labels"].tolist()
+    red = (arrays["train_images"][1, 2, 3, 0] / 255 - 0.4914) / 0.2470
+    assert training[0][1, 0, 2, 3] == pytest.approx(red, abs=1e-6)
+
+
+@pytest.mark.data
+def test_cifars_birds_and_airplanes_fit_into_the_file(tmp_path):
+    path = tmp_path / "both.npz"
+    assert document.pack(path) <= document.MOST_BYTES == 40_000_000
+    packed = document.unpack(path)
+    config = document.cifar2_net.Config()
+    for split, rows in zip(("train", "test"), packed, strict=True):
+        expected = document.cifar2_net.two_classes(split, config)[1]
+        for a, b in zip(rows, expected, strict=True):
+            assert a.dtype == b.dtype
+            assert np.array_equal(a, b)
+
+
+def test_too_large_a_file_is_refused_and_not_left_there(tmp_path):
+    noise = np.random.default_rng(0).bytes(document.MOST_BYTES + 1)
+    with pytest.raises(ValueError, match="bytes; at most 40,000,000 are accepted"):
+        document.write(tmp_path / "large.npz", {"x": np.frombuffer(noise, np.uint8)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_hold_no_images_are_named(tmp_path):
+    path = tmp_path / "other.npz"
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*--pack FILE"):
+        document.unpack(path)
+    document.write(path, {"x": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"holds no packed images .*train_images"):
+        document.unpack(path)
+    path.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="holds no packed images"):
+        document.unpack(path)
+
+
+# Time
+
+
+def test_a_task_is_told_its_time_and_interrupted():
+    kept: list[dict[str, Any]] = []
+    assert task.seconds_left() == float("inf")
+    task.so_far({"nobody": "listens"})
+    with task.running(1000.0, keep=kept.append):
+        assert 0 < task.seconds_left() <= 1000
+        task.so_far({"a": 1})
+    assert kept == [{"a": 1}]
+    with pytest.raises(task.TooLong), task.at_most(0.01):
+        signal.sigtimedwait([], 1000)
+    with task.at_most(1000.0):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_the_order_of_tasks_is_that_of_their_value():
+    tasks = [
+        *("document: res_deep", "fast: LSTM, tf32", "loops: Net", "fast: LSTM, float32"),
+        *("fast: GPT, bfloat16", "fast: Net, float32", "peaks: bandwidth", "right: losses"),
+        "right: optim",
+    ]
+
+    def order(right: float) -> list[str]:
+        waiting, found = list(tasks), []
+        while waiting:
+            found.append(plan.following(waiting, right, 300.0))
+            waiting.remove(found[-1])
+        return found
+
+    assert order(0.0) == [
+        *("right: losses", "right: optim", "peaks: bandwidth"),
+        *("fast: GPT, bfloat16", "fast: Net, float32", "loops: Net"),
+        *("fast: LSTM, float32", "fast: LSTM, tf32", "document: res_deep"),
+    ]
+    # A third of the time is right's; then the targets come first.
+    assert order(101.0)[:5] == [
+        *("peaks: bandwidth", "fast: GPT, bfloat16", "fast: Net, float32"),
+        *("right: losses", "right: optim"),
+    ]
+
+
+def test_targets_and_order_name_tasks_that_are_there():
+    known = {f"fast: {name}" for name in fast.tasks(tiny=True)}
+    assert {target.task for target in plan.TARGETS} < known
+    for target in plan.TARGETS:
+        forms = workloads.workloads()[target.task[6:].rsplit(", ", 1)[0]].forms
+        assert target.against == ("peak",) or set(target.against) & set(forms)
+
+
+def test_a_task_gets_what_is_left_at_most():
+    assert plan.limit("right: losses", 500.0, tiny=False) == 60.0
+    assert plan.limit("fast: Net, float32", 50.0, tiny=False) == 50.0
+    assert plan.limit("fast: Net, float32", 10.0, tiny=False) is None
+    assert plan.limit("fast: Net, float32", 10.0, tiny=True) == 10.0
+    assert plan.limit("document: res_deep", 300.0, tiny=False) == 300.0
+
+
+def test_tasks_are_chosen_by_words_and_precision():
+    tasks = ["right: losses", "peaks: matrix, tf32", "fast: Net, float32", "fast: Net, tf32"]
+    assert plan.chosen(tasks, None, None) == tasks
+    assert plan.chosen(tasks, ["net", "MATRIX"], None) == tasks[1:]
+    assert plan.chosen(tasks, None, ["float32"]) == [tasks[0], tasks[2]]
+    with pytest.raises(ValueError, match="--only: no task has 'nix' in its name; there are: right"):
+        plan.chosen(tasks, ["nix"], None)
+
+
+# The page
+
+
+def timing(median: float) -> dict[str, float]:
+    return {"median": median, "low": median * 0.9, "high": median * 1.1, "n": 9}
+
+
+def written(**tasks: Any) -> dict[str, Any]:
+    """Results as the main program keeps them, of a card that was never there."""
+    fast_results = {
+        "Net, float32": {"jaxnet": 0.02, "torch eager": 0.4, "torch graph": 0.025},
+        "GPT, bfloat16": {"jaxnet": 20.0, "torch compile": 25.0},
+    }
+    records: dict[str, Any] = {
+        f"fast: {name}": {
+            "status": "done",
+            "seconds": 30.0,
+            "result": {
+                "ok": True,
+                "precision": name.split(", ")[-1],
+                "batch": 64,
+                "ms": {who: timing(median) for who, median in times.items()},
+                "compile_seconds": {"jaxnet": 3.25},
+                "trace_seconds": 0.5,
+                "gaps": {"eager": 2e-7},
+                "flops": 7e12,
+                "traffic": 3e10,
+                "memory": {"jaxnet": 2**30},
+                "left_out": {"graph of compile": "compile is left out"},
+            },
+        }
+        for name, times in fast_results.items()
+    }
+    peak = {"ok": True, "peaks": {"jaxnet": 6e14, "torch": 5e14}, "datasheet": 9.894e14}
+    records["peaks: matrix, bfloat16"] = {"status": "done", "seconds": 9.0, "result": peak}
+    return {
+        "began": "2026-01-02T03:04:05+00:00",
+        "limit": 340.0,
+        "used": 123.0,
+        "ended": "all tasks are done",
+        "tiny": False,
+        "machine": {"card": "a card, driver 580", "versions": {"jax": "0.11.2"}},
+        "device": {"kind": "NVIDIA H100 80GB HBM3", "platform": "gpu"},
+        "notes": ["a note"],
+        "missing_parts": {"lowered": "ModuleNotFoundError"},
+        "tasks": records | tasks,
+    }
+
+
+def test_the_page_says_what_was_reached_and_what_was_not():
+    text = report.page(written())
+    rows = {line.split(" | ")[1]: line for line in text.splitlines() if line.startswith("| Net,")}
+    assert "| 20.00 | yes |" in rows["5 times as fast as torch's eager"]
+    assert "| 1.25 | no |" in next(r for what, r in rows.items() if what.startswith("1.5 times"))
+    assert "| GPT, bfloat16 | 0.5 of the matrix peak | 0.58 | yes |" in text  # 350 of 600
+    assert "| ResNet-18, batch 1024, bfloat16 | 1 times as fast" in text
+    assert "not measured" in text
+    for words in ("NVIDIA H100", "driver 580", "0.11.2", "123 of 340 s", "a note", "989.4"):
+        assert words in text
+    # One reason stands once, with all its tasks.
+    assert text.count("graph of compile: compile is left out") == 1
+    assert "part lowered: ModuleNotFoundError" in text
+    assert "Wrong or failed: nothing." in text
+
+
+def test_the_page_and_the_exit_status_know_what_is_wrong():
+    failures = [{"row": "Linear(3, 2)", "distance": 1.0}]
+    right = {"ok": False, "rows": 9, "hold": 8, "worst": None, "failures": failures}
+    results = written(
+        **{
+            "right: nn_linear": {"status": "done", "seconds": 1.0, "result": right},
+            "fast: LSTM, tf32": {"status": "failed", "seconds": 1.0, "why": "signal 9"},
+            "document: res_deep": {"status": "cut off", "seconds": 1.0, "why": "time"},
+        }
+    )
+    assert report.wrong(results) == ["right: nn_linear", "fast: LSTM, tf32"]
+    text = report.page(results)
+    assert "Wrong or failed: right: nn_linear; fast: LSTM, tf32." in text
+    assert "| nn_linear | NO | 8 of 9 rows hold |" in text
+    assert "Linear(3, 2)" in text
+    assert "- cut off: time (document: res_deep)" in text
+
+
+def test_a_line_has_the_key_figures():
+    results = written()["tasks"]
+    line = report.line("fast: Net, float32", results["fast: Net, float32"])
+    assert line == (
+        "fast: Net, float32: jaxnet 0.02 ms, eager 0.4 (20.00x), CUDA graph 0.025 (1.25x); "
+        "XLA compiled 3.2 s"
+    )
+    cut = {"status": "cut off", "seconds": 1.0, "why": "its time is over"}
+    assert report.line("loops: Net", cut) == "loops: Net: cut off: its time is over"
+
+
+def test_the_picture_is_drawn_where_there_are_ratios(tmp_path):
+    assert report.picture(written(), tmp_path / "ratios.png")
+    assert (tmp_path / "ratios.png").stat().st_size > 1000
+    assert not report.picture({"tasks": {}, "device": {}}, tmp_path / "none.png")
+
+
+def test_a_machine_without_card_and_torch_is_told_so():
+    facts = machine.facts()
+    assert facts["versions"]["jax"] == jax.__version__
+    assert facts["processor"]
+    said = machine.notes({"platform": "cpu"}, {"versions": {}}, tiny=False)
+    assert [words.split()[0] for words in said] == ["JAX", "the", "PyTorch"]
+    assert machine.notes({"platform": "gpu"}, {"versions": {"torch": "2.11"}}, tiny=False) == []
+
+
+# The whole program, with real tasks in a real child process
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "JAX_PLATFORMS": "cpu"}
+
+
+def command(out: Path, *more: str) -> list[str]:
+    start = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--out", str(out)]
+    return [*start, "--seconds", "300", *more]
+
+
+def run(out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(out, *more),
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+
+
+def read(out: Path) -> dict[str, Any]:
+    return json.loads((out / "results.json").read_text())
+
+
+def test_a_run_is_kept_and_gone_on_with(tmp_path):
+    parts = "--parts", "peaks", "fast"
+    done = run(tmp_path, *parts, "--only", "bandwidth", "3072-512-2", "--precision", "float32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = read(tmp_path)
+    names = ["peaks: bandwidth", "fast: 3072-512-2, float32"]
+    assert list(first["tasks"]) == names
+    assert first["ended"] == "all tasks are done"
+    assert first["tasks"][names[1]]["result"]["ms"]["jaxnet"]["median"] > 0
+    assert "JAX sees no card" in (tmp_path / "GPU.md").read_text()
+    assert (tmp_path / "programs" / "3072-512-2, float32.txt.gz").is_file()
+
+    done = run(tmp_path, *parts, "--only", "peaks", "--precision", "float32", "--missing")
+    assert done.returncode == 0, done.stdout + done.stderr
+    second = read(tmp_path)
+    assert set(second["tasks"]) == {*names, "peaks: matrix, float32"}
+    for name in names:
+        assert second["tasks"][name] == first["tasks"][name]
+    assert f"2 tasks are taken from the run of {first['began']}" in done.stdout
+    assert len(list(tmp_path.glob("results_*.json"))) == 1  # the first run's own
+
+
+def workers(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(p) for p in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def started(out: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(out, *more), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_a_killed_child_costs_one_task(tmp_path):
+    with started(tmp_path, "--parts", "document", "peaks", "--precision", "float32") as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            if "peaks: bandwidth" in line:  # the last before the long ones
+                for child in workers(program.pid):
+                    os.kill(child, signal.SIGKILL)
+                break
+        rest = program.stdout.read()
+    assert program.returncode == 1
+    tasks = read(tmp_path)["tasks"]
+    statuses = {name: record["status"] for name, record in tasks.items()}
+    assert statuses.pop("document: res_deep") == "failed"
+    assert set(statuses.values()) == {"done"}
+    assert "document: res_deep_separate" in statuses
+    assert "signal 9 (SIGKILL)" in tasks["document: res_deep"]["why"]
+    assert "wrong or failed: document: res_deep" in rest
+
+
+def test_a_stopped_run_keeps_what_it_has(tmp_path):
+    with started(tmp_path, "--parts", "peaks", "document") as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            if "peaks: bandwidth" in line:
+                program.send_signal(signal.SIGTERM)
+                break
+        program.stdout.read()
+    assert program.returncode == 128 + signal.SIGTERM
+    results = read(tmp_path)
+    assert results["ended"] == "stopped by signal 15"
+    assert results["tasks"]["peaks: bandwidth"]["status"] == "done"
+    assert "stopped by signal 15" in (tmp_path / "GPU.md").read_text()
+
+
+def test_a_task_is_cut_off_and_its_child_ends(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.chdir(ROOT)
+    child = Child(["--tiny", "--parts", "document", "nothing"], tmp_path / "log")
+    try:
+        ready = child.event(time.monotonic() + 200)
+        assert ready is not None
+        assert ready["tasks"] == ["document: res_deep", "document: res_deep_separate"]
+        assert "No module named 'benchmarks.gpu.nothing'" in ready["missing"]["nothing"]
+        child.ask("document: res_deep", 1000.0)
+        event = None
+        while event is None:  # a signal before the task has begun cuts nothing off
+            child.cut_off()
+            event = child.event(time.monotonic() + 0.1)
+        assert (event["event"], event["task"]) == ("cut off", "document: res_deep")
+        with pytest.raises(EndedError, match="the process ended by exit status 1"):
+            child.event(time.monotonic() + 200)
+    finally:
+        child.close(0.0)
+
+
+def test_a_task_that_is_over_its_time_ends_the_run_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.chdir(ROOT)
+    options = argparse.Namespace(
+        tiny=True, seconds=300.0, parts=["document"], only=["res_deep_separate"],
+        precision=None, out=tmp_path, data=None, missing=None,
+    )  # fmt: skip
+    program = Run(options, None)
+    try:
+        assert program._begin() == ["document: res_deep_separate"]
+        program._one("document: res_deep_separate", 0.5)
+    finally:
+        program.stop()
+    record = read(tmp_path)["tasks"]["document: res_deep_separate"]
+    assert record["status"] == "cut off"
+    assert "document: res_deep_separate: cut off" in capsys.readouterr().out
+    assert report.wrong(program.results) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--seconds", "0"], "--seconds: 0.0; a positive number is needed"),
+        (["--data", "nowhere.npz"], "--data: there is no file nowhere.npz; pack them where"),
+        (["--missing"], "results.json cannot be read"),
+        (["--parts", "nix"], "invalid choice: 'nix'"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(tmp_path, more, words, capsys):
+    from benchmarks.gpu.__main__ import main
+
+    try:
+        status = main(["--out", str(tmp_path), *more])
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_the_main_program_needs_neither_jax_nor_torch(tmp_path):
+    check = (
+        "import sys, benchmarks.gpu.__main__ as m, benchmarks.gpu.run as r, argparse, pathlib;"
+        f"r.Run(argparse.Namespace(out=pathlib.Path({str(tmp_path)!r}), seconds=9, tiny=True),"
+        " None).save();"
+        "print({'jax', 'torch', 'jaxnet', 'flax', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+    assert read(tmp_path)["tasks"] == {}
