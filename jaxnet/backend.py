@@ -14,7 +14,6 @@ layer is traced.
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -29,7 +28,8 @@ __all__ = ["Operation", "arithmetic_form", "batch_innermost", "is_wanted", "tang
 
 _FORMS = ("kernel", "loop", "native")
 
-_asked: ContextVar[str | None] = ContextVar("arithmetic_form", default=None)
+# JAX's own kind of context: what was traced outside of it is traced anew inside.
+_asked = jax.make_user_context(None)
 
 Arrays = Sequence[Any]
 """What an operation takes or gives, in order."""
@@ -46,8 +46,8 @@ def arithmetic_form(form: str) -> Iterator[None]:
         form: "native" for XLA's operations as JAX writes them, which every platform runs
             and which need nothing of jaxnet's where an exported program is called; "loop"
             for XLA's operations as a CPU runs them fast; "kernel" for C where it applies
-            and "loop" for the rest, which a CPU has by itself. A function that was
-            compiled before keeps its form.
+            and "loop" for the rest, which a CPU has by itself. What `jax.jit` compiled
+            before is compiled anew inside.
 
     Raises:
         ValueError: another form; or, when the program is lowered, "kernel" for a platform
@@ -61,11 +61,8 @@ def arithmetic_form(form: str) -> Iterator[None]:
     """
     if form not in _FORMS:
         raise ValueError(f"form: {form!r}; accepted are {', '.join(map(repr, _FORMS))}")
-    token = _asked.set(form)
-    try:
+    with _asked(form):
         yield
-    finally:
-        _asked.reset(token)
 
 
 def batch_innermost(x: jax.Array) -> bool:
@@ -167,7 +164,7 @@ class Operation:
             *varying_alike(flat),
             tree=tree,
             static=tuple(sorted(static.items())),
-            form=_asked.get(),
+            form=_asked.value,
             # Lowering and differentiation come later, perhaps outside of a context that
             # sets it; JAX's own operations keep it from here on too.
             precision=getattr(jax.config, "jax_default_matmul_precision", None),
@@ -315,9 +312,5 @@ def _summed(turned, axes, wanted):
 @contextmanager
 def _as_traced(form: str | None, precision: Any) -> Iterator[None]:
     """The form and the precision that were chosen where an operation was first traced."""
-    token = _asked.set(form)
-    try:
-        with jax.default_matmul_precision(precision):
-            yield
-    finally:
-        _asked.reset(token)
+    with _asked(form), jax.default_matmul_precision(precision):
+        yield

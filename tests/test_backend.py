@@ -327,3 +327,14 @@ def test_an_operation_of_ones_own():
     close(twice(x), 6 * x)
     derived = Operation("derived", native=functools.partial(scaled, power=3))
     close(jax.grad(lambda x: derived(x, y)[0].sum())(x), 3 * x**2 * y)
+
+
+def test_the_form_reaches_what_was_compiled_before():
+    x, w = jnp.ones((8, 1, 3, 3)), jnp.ones((1, 1, 2, 2))
+    compiled = jax.jit(F.conv2d)
+    compiled(x, w)
+    by_itself = compiled.lower(x, w).as_text()
+    with arithmetic_form("native"):
+        assert "stablehlo.convolution" in compiled.lower(x, w).as_text()
+        assert "jaxnet" not in compiled.lower(x, w).as_text()
+    assert compiled.lower(x, w).as_text() == by_itself

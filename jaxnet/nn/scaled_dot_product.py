@@ -4,7 +4,6 @@ import enum
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,8 @@ class SDPBackend(enum.Enum):
     CUDNN_ATTENTION = "cudnn"
 
 
-_backend: ContextVar[SDPBackend] = ContextVar("sdpa_kernel", default=SDPBackend.MATH)
+# JAX's own kind of context: what was traced outside of it is traced anew inside.
+_backend = jax.make_user_context(SDPBackend.MATH)
 
 
 @contextmanager
@@ -34,9 +34,10 @@ def sdpa_kernel(backends: SDPBackend) -> Iterator[None]:
 
     Args:
         backends: `SDPBackend.MATH`, products and a softmax that XLA compiles, or
-            `SDPBackend.CUDNN_ATTENTION`, cuDNN's fused kernel: for an NVIDIA GPU, bfloat16 or
-            float16, (N, heads, length, features), no attn_mask and no dropout. What was
-            compiled before keeps its form.
+            `SDPBackend.CUDNN_ATTENTION`, cuDNN's fused kernel: for an NVIDIA GPU, all three of
+            one dtype, bfloat16 or float16, (N, heads, length, features) with the same N,
+            heads and features, no attn_mask and no dropout. What `jax.jit` compiled before
+            is compiled anew inside.
 
     Raises:
         TypeError: it is none of these.
@@ -50,11 +51,8 @@ def sdpa_kernel(backends: SDPBackend) -> Iterator[None]:
         raise TypeError(
             f"backends: {backends!r}; accepted are {', '.join(map(str, SDPBackend))}, one of them"
         )
-    token = _backend.set(backends)
-    try:
+    with _backend(backends):
         yield
-    finally:
-        _backend.reset(token)
 
 
 def scaled_dot_product_attention(
@@ -110,7 +108,7 @@ def scaled_dot_product_attention(
         raise ValueError(f"{name}: give attn_mask or is_causal, not both")
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1])
-    if _backend.get() is SDPBackend.CUDNN_ATTENTION:
+    if _backend.value is SDPBackend.CUDNN_ATTENTION:
         return _by_cudnn(name, query, key, value, attn_mask, dropout_p, is_causal, scale)
     dtype = query.dtype
     lead = jnp.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
@@ -177,11 +175,14 @@ _half_product = Operation(
 
 def _by_cudnn(name, query, key, value, attn_mask, dropout_p, is_causal, scale) -> jax.Array:
     """The same by cuDNN's fused kernel, which never writes the (L, S) scores to memory."""
-    given = f"query {query.shape}, key {key.shape}, value {value.shape} of {query.dtype}"
-    if query.ndim != 4 or query.dtype not in (jnp.bfloat16, jnp.float16):
+    arrays = {"query": query, "key": key, "value": value}
+    given = ", ".join(f"{which} {x.shape} of {x.dtype}" for which, x in arrays.items())
+    alike = {(*x.shape[:-2], x.shape[-1], x.dtype) for x in arrays.values()}
+    if query.ndim != 4 or query.dtype not in (jnp.bfloat16, jnp.float16) or len(alike) > 1:
         raise ValueError(
             f"{name}: {given}; SDPBackend.CUDNN_ATTENTION accepts (N, heads, length, features) in "
-            "bfloat16 or float16; leave sdpa_kernel out for others"
+            "bfloat16 or float16, all three with the same N, heads, features and dtype; leave "
+            "sdpa_kernel out for others"
         )
     if attn_mask is not None or dropout_p or (is_causal and query.shape[-2] != key.shape[-2]):
         raise ValueError(
@@ -189,9 +190,15 @@ def _by_cudnn(name, query, key, value, attn_mask, dropout_p, is_causal, scale) -
             f"is_causal for equal lengths only; {given}; leave sdpa_kernel out for these"
         )
     turned = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # (N, length, heads, features)
-    out = jax.nn.dot_product_attention(
-        *turned, scale=scale, is_causal=is_causal, implementation="cudnn"
-    )
+    try:
+        out = jax.nn.dot_product_attention(
+            *turned, scale=scale, is_causal=is_causal, implementation="cudnn"
+        )
+    except RuntimeError as error:  # there is no cuDNN, or an old one
+        raise RuntimeError(
+            f"{name}: SDPBackend.CUDNN_ATTENTION needs cuDNN and an NVIDIA GPU ({error}); leave "
+            "sdpa_kernel out where there is none"
+        ) from error
     return jnp.swapaxes(out, 1, 2)
 
 

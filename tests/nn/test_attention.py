@@ -157,6 +157,22 @@ def test_sdpa_in_half_precision_is_as_exact_as_torchs(dtype, is_causal):
         assert np.sqrt(np.mean((ours - right) ** 2)) <= 1.1 * np.sqrt(np.mean((other - right) ** 2))
 
 
+def test_sdpa_kernel_reaches_what_was_compiled_before():
+    x = jnp.ones((1, 2, 4, 8), jnp.float32)
+
+    def attention(x):
+        return scaled_dot_product_attention(x, x, x)
+
+    compiled = jax.jit(attention)
+    compiled(x)
+    with (
+        sdpa_kernel(SDPBackend.CUDNN_ATTENTION),
+        pytest.raises(ValueError, match="CUDNN_ATTENTION accepts"),
+    ):
+        compiled(x)
+    compiled(x)
+
+
 def test_sdpa_kernel_says_what_cudnn_takes():
     x = jnp.ones((1, 2, 4, 8), jnp.bfloat16)
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
@@ -166,6 +182,9 @@ def test_sdpa_kernel_says_what_cudnn_takes():
             ([x] * 3, {"attn_mask": jnp.ones((4, 4), bool)}),
             ([x] * 3, {"dropout_p": 0.5}),
             ([x, x[:, :, :2], x[:, :, :2]], {"is_causal": True}),
+            ([x, x[:, :1], x[:, :1]], {}),
+            ([x, x, x[..., :4]], {}),
+            ([x, x.astype(jnp.float32), x], {}),
         ):
             with pytest.raises(ValueError, match=r"CUDNN_ATTENTION accepts .*leave sdpa_kernel"):
                 scaled_dot_product_attention(*given, **options)

@@ -13,7 +13,8 @@ from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
 
 ROWS = 4
-LONG = {"NetResDeep, 100 blocks"}  # takes minutes to compile
+# Operation by operation each is some hundred programs to compile; the first takes minutes.
+LONG = {"NetResDeep, 100 blocks", "NetResDeep, 10 blocks", "NetDropout", "NetRes"}
 # A batch norm takes off again what a bias before it adds.
 ZERO = {"NetBatchNorm": ("conv1.bias", "conv2.bias")}
 
