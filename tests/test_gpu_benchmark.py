@@ -19,6 +19,7 @@ import pytest
 from jax import lax
 
 from benchmarks.gpu import document, fast, machine, peaks, plan, report, task, workloads
+from benchmarks.gpu import run as gpu_run
 from benchmarks.gpu.child import Child, EndedError
 from benchmarks.gpu.flops import flops
 from benchmarks.gpu.run import Run
@@ -170,6 +171,48 @@ def test_another_program_is_not_taken_for_the_same(change):
     assert result["ms"].keys() == {"jaxnet", "torch eager"}
 
 
+def test_a_torch_that_is_broken_costs_torchs_figures_alone(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart is not there')")
+    for name in [name for name in sys.modules if name.split(".")[0] == "torch"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    work = workloads.workloads(tiny=True)["3072-512-2"]
+    result = fast.measure("3072-512-2", work, "float32", tiny=True)
+    why = "torch does not import: OSError: libcudart is not there"
+    assert result["left_out"]["torch"] == why
+    assert result["ok"]
+    assert result["ms"].keys() == {"jaxnet"}
+    assert peaks.bandwidth(tiny=True)["left_out"] == {"torch": why}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("forwards", [0, 3])
+def test_an_error_of_torch_costs_its_own_figures_alone(forwards):
+    """At the model's making, and in the epoch that is held against jaxnet's."""
+    tiny = workloads.workloads(tiny=True)["MLP 784-128-64-10"]
+
+    def theirs(t):
+        if not forwards:
+            raise RuntimeError("out of memory")
+        model = t.mlp(784, 128, 64, 10, activation=t.nn.ReLU)
+        seen = []
+
+        def count(module, inputs):
+            seen.append(1)
+            if len(seen) >= forwards:
+                raise RuntimeError("out of memory")
+
+        model.register_forward_pre_hook(count)
+        return model
+
+    work = dataclasses.replace(tiny, forms=("eager",), theirs=theirs, steps=5)
+    result = fast.measure("failing", work, "float32", tiny=True)
+    what = "eager" if forwards else "torch"
+    assert result["left_out"][what] == "failed: RuntimeError: out of memory"
+    assert result["ok"]
+    assert result["ms"].keys() == {"jaxnet"}
+
+
 def test_the_makers_figures_are_in_order():
     for kind, figures in peaks.DATASHEET.items():
         assert figures["float32"] <= figures["tf32"] <= figures["bfloat16"], kind
@@ -227,6 +270,52 @@ def test_files_that_hold_no_images_are_named(tmp_path):
     path.write_bytes(b"no archive")
     with pytest.raises(ValueError, match="holds no packed images"):
         document.unpack(path)
+
+
+def packed(n: int = 4) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for split in ("train", "test"):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 32, 32, 3), np.uint8)
+        arrays[f"{split}_labels"] = rng.integers(0, 2, n, np.uint8)
+    return arrays
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "words"),
+    [
+        ("train_images", np.zeros((4, 3, 32, 32), np.uint8), r"uint8 \(4, 3, 32, 32\)"),
+        ("train_images", np.zeros((4, 32, 32, 3), np.float32), "images: float32"),
+        ("test_labels", np.zeros(3, np.uint8), r"labels: \(3,\) for images"),
+        ("test_labels", np.full(4, 7, np.uint8), r"labels: \[7\]; 0 and 1"),
+    ],
+)
+def test_other_images_and_labels_are_refused(tmp_path, name, array, words):
+    path = tmp_path / "some.npz"
+    document.write(path, packed() | {name: array})
+    with pytest.raises(ValueError, match=f"holds no packed images .*{words}"):
+        document.unpack(path)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "altered", "empty"])
+def test_damaged_files_are_refused(tmp_path, damage):
+    path = tmp_path / "some.npz"
+    document.write(path, packed())
+    whole = path.read_bytes()
+    middle = len(whole) // 4
+    altered = whole[:middle] + bytes(64) + whole[middle + 64 :]
+    path.write_bytes({"cut short": whole[:-100], "altered": altered, "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"holds no packed images .*--pack FILE"):
+        document.unpack(path)
+
+
+def test_where_a_packed_file_cannot_go_is_said_first(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "some.npz"):
+        with pytest.raises(SystemExit) as ended:
+            document.main(["--pack", str(path), "--data-dir", str(tmp_path / "nowhere")])
+        assert ended.value.code == 2
+        assert "error: --pack: " in capsys.readouterr().err
 
 
 # Time
@@ -294,8 +383,11 @@ def test_tasks_are_chosen_by_words_and_precision():
     assert plan.chosen(tasks, None, None) == tasks
     assert plan.chosen(tasks, ["net", "MATRIX"], None) == tasks[1:]
     assert plan.chosen(tasks, None, ["float32"]) == [tasks[0], tasks[2]]
-    with pytest.raises(ValueError, match="--only: no task has 'nix' in its name; there are: right"):
+    words = r"no task of the parts right, peaks, fast has 'nix' in its name \(--parts .* are: right"
+    with pytest.raises(plan.CommandLineError, match=words):
         plan.chosen(tasks, ["nix"], None)
+    with pytest.raises(plan.CommandLineError, match="no task is left in bfloat16; without it"):
+        plan.chosen(tasks, ["Net"], ["bfloat16"])
 
 
 # The page
@@ -390,6 +482,71 @@ def test_a_line_has_the_key_figures():
     )
     cut = {"status": "cut off", "seconds": 1.0, "why": "its time is over"}
     assert report.line("loops: Net", cut) == "loops: Net: cut off: its time is over"
+
+
+def test_numbers_that_are_not_finite_have_their_words():
+    results = written()
+    name = "fast: Net, float32"
+    result = results["tasks"][name]["result"]
+    result["ms"]["torch eager"] = dict.fromkeys(("median", "low", "high", "n"), "inf")
+    result |= {"gaps": {"eager": "nan"}, "flops": "nan", "traffic": "inf"}
+    results["tasks"]["peaks: bandwidth"] = {
+        "status": "done",
+        "seconds": 1.0,
+        "result": {"peaks": {"jaxnet": "inf"}, "rounding": "nan", "datasheet": 1e12},
+    }
+    curves = {"train_loss": {"1": 2.0, "2": "nan"}, "val_loss": {"1": "-inf"}}
+    deep = {"epochs": 1, "of": 2, "seconds": 3.0, "curves": curves}
+    deep["without_eval"] = {"val_accuracy": "nan"}
+    results["tasks"]["document: res_deep"] = {"status": "done", "seconds": 1.0, "result": deep}
+    results["tasks"]["loops: Net"] = {
+        "status": "done",
+        "seconds": 1.0,
+        "result": {"ms": {"epoch": {"median": "nan"}}},
+    }
+    assert "eager inf (infx)" in report.line(name, results["tasks"][name])
+    assert report.line("document: res_deep", results["tasks"]["document: res_deep"]) == (
+        "document: res_deep: 1 of 2 epochs in 3 s, train_loss nan, val_loss -inf, "
+        "val_accuracy without eval() nan"
+    )
+    text = report.page(results)
+    assert "| bandwidth | inf | - | 1 | nan |" in text
+    assert "| epoch | nan |" in text
+    json.dumps(results, allow_nan=False)
+
+
+def test_the_page_links_the_picture_that_is_there(tmp_path, monkeypatch):
+    assert "ratios.png" not in report.page(written())
+    assert "(ratios.png)" in report.page(written(), drawn=True)
+    (tmp_path / "results.json").write_text(json.dumps(written() | {"tasks": {}}))
+    (tmp_path / "ratios.png").write_text("an older run's")
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    assert report.main() == 0
+    assert not (tmp_path / "ratios.png").exists()
+    assert "ratios.png" not in (tmp_path / "GPU.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[]", '{"tasks": {}}', json.dumps(written() | {"device": None})),
+        json.dumps(written(**{"peaks: bandwidth": {"status": "done"}})),
+        json.dumps(written(**{"peaks: bandwidth": {"status": "done", "seconds": 1.0}})),
+        json.dumps(written() | {"machine": {}}),
+    ],
+)
+def test_damaged_results_are_refused(tmp_path, text, monkeypatch, capsys):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(plan.CommandLineError, match=r"results.json cannot be read"):
+        report.read(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    assert report.main() == 1
+    assert "results.json cannot be read" in capsys.readouterr().err
+
+
+def test_results_are_read_as_they_were_written(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(written()))
+    assert report.read(tmp_path) == written()
 
 
 def test_the_picture_is_drawn_where_there_are_ratios(tmp_path):
@@ -538,10 +695,136 @@ def test_a_task_that_is_over_its_time_ends_the_run_in_order(tmp_path, monkeypatc
     assert report.wrong(program.results) == []
 
 
+def earlier_run(out: Path) -> dict[str, Any]:
+    """What a run on this machine may have left, whole and not."""
+    options = argparse.Namespace(tiny=True, seconds=300.0, out=out)
+    earlier = Run(options, None).results
+    earlier |= {"device": {"platform": "cpu", "kind": "cpu"}, "ended": "the time was over"}
+    earlier["tasks"] = {
+        "peaks: bandwidth": {"status": "done", "seconds": 1.0, "result": {"ok": True}},
+        "right: optim": {"status": "failed", "seconds": 1.0, "why": "signal 9"},
+        "document: res_deep": {
+            "status": "cut off",
+            "seconds": 9.0,
+            "why": "time",
+            "result": {"ok": True, "epochs": 0, "unfinished": True},
+        },
+    }
+    (out / "results.json").write_text(json.dumps(earlier))
+    (out / "ratios.png").write_text("an older picture")
+    return earlier
+
+
+def test_earlier_results_outlive_a_run_that_does_not_begin(tmp_path, monkeypatch):
+    from benchmarks.gpu.__main__ import main
+
+    monkeypatch.chdir(ROOT)
+    earlier = earlier_run(tmp_path)
+    before = (tmp_path / "results.json").read_text()
+    (tmp_path / "worker.log").write_text("an older process said this\n")
+    start = ["--tiny", "--out", str(tmp_path), "--missing", "--parts", "peaks"]
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert main([*start, "--only", "nix"]) == 2
+    assert (tmp_path / "results.json").read_text() == before
+    assert not list(tmp_path.glob("results_*.json"))
+    assert (tmp_path / "ratios.png").exists()
+
+    monkeypatch.setenv("JAX_PLATFORMS", "nix")
+    assert main(start) == 1
+    results = read(tmp_path)
+    assert results["tasks"] == earlier["tasks"]
+    assert results["device"] == earlier["device"]
+    assert "the process ended by exit status 1" in results["ended"]
+    assert "nix" in results["ended"]
+    assert "older process" not in results["ended"]
+    assert len(list(tmp_path.glob("results_*.json"))) == 1
+    assert not (tmp_path / "ratios.png").exists()
+
+
+def test_earlier_records_stay_until_their_task_starts(tmp_path):
+    earlier = earlier_run(tmp_path)
+    options = argparse.Namespace(tiny=True, seconds=300.0, out=tmp_path)
+    program = Run(options, earlier)
+    for name in (*earlier["tasks"], "right: losses"):
+        program._leave_out(name, "there was no time")
+    tasks = dict(program.results["tasks"])
+    assert tasks.pop("right: losses")["status"] == "left out"
+    assert tasks == earlier["tasks"]
+    for key, value in (("source", "other"), ("XLA_FLAGS", "--x"), ("versions", {"jax": "0"})):
+        other = earlier | {"machine": earlier["machine"] | {key: value}}
+        assert Run(options, other).results["tasks"] == {}
+    assert Run(options, earlier | {"tiny": False}).results["tasks"] == {}
+
+
+def test_an_error_of_the_main_program_ends_the_run_in_order(tmp_path, monkeypatch, capsys):
+    """A worker.log that cannot be opened, for it is a folder."""
+    from benchmarks.gpu.__main__ import main
+
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "worker.log").mkdir()
+    assert main(["--tiny", "--out", str(tmp_path), "--parts", "peaks"]) == 1
+    assert read(tmp_path)["ended"].startswith("stopped by IsADirectoryError")
+    assert "stopped by IsADirectoryError" in capsys.readouterr().out
+
+
+def test_the_source_is_known_by_its_text(tmp_path):
+    assert machine.facts()["source"] == machine._source(ROOT)
+    seen = {machine._source(tmp_path)}
+    for file, text in (("jaxnet/a.py", "1"), ("jaxnet/a.py", "2"), ("benchmarks/gpu/b.py", "")):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+        seen.add(machine._source(tmp_path))
+    (tmp_path / "jaxnet" / "notes.txt").write_text("no program")
+    assert machine._source(tmp_path) in seen
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "result", "expected"),
+    [
+        ("done", {"unfinished": True, "epochs": 1, "of": 2}, True),
+        ("done", {"unfinished": False, "epochs": 2, "of": 2}, False),
+        ("done", {"unfinished": True, "needs": "--data"}, False),
+        ("cut off", {}, True),
+        ("failed", {}, False),
+    ],
+)
+def test_a_task_that_ran_out_of_time_is_known(status, result, expected):
+    assert gpu_run._wants_time({"status": status, "result": result}) is expected
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, capsys):
+    from benchmarks.gpu.__main__ import main
+
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SystemExit) as ended:
+            main(["--out", str(out)])
+        assert ended.value.code == 2
+        assert "error: --out: " in capsys.readouterr().err
+
+
+def test_data_of_another_kind_is_refused_at_once(tmp_path, capsys):
+    from benchmarks.gpu import __main__ as program
+
+    path = tmp_path / "some.npz"
+    document.write(path, packed())
+    assert program._is_packed(path)
+    document.write(path, {"x": np.zeros(3)})
+    with pytest.raises(SystemExit) as ended:
+        program.main(["--out", str(tmp_path / "out"), "--data", str(path)])
+    assert ended.value.code == 2
+    assert f"--data: {path} holds no packed images; pack them" in capsys.readouterr().err
+    path.write_bytes(b"no archive")
+    assert not program._is_packed(path)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         (["--seconds", "0"], "--seconds: 0.0; a positive number is needed"),
+        (["--seconds", "nan"], "--seconds: nan; a positive number is needed"),
+        (["--seconds", "inf"], "--seconds: inf; a positive number is needed"),
         (["--data", "nowhere.npz"], "--data: there is no file nowhere.npz; pack them where"),
         (["--missing"], "results.json cannot be read"),
         (["--parts", "nix"], "invalid choice: 'nix'"),

@@ -26,17 +26,19 @@ something is wrong or failed; 2 for a wrong command line; 130 or 143 after a sig
 """
 
 import argparse
-import os
+import math
 import signal
 import sys
-import time
+import tempfile
+import traceback
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import report
 from benchmarks.gpu.child import EndedError
-from benchmarks.gpu.plan import PARTS
-from benchmarks.gpu.run import Run, earlier_results
+from benchmarks.gpu.plan import PARTS, CommandLineError
+from benchmarks.gpu.run import Run
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 _PACK = (
@@ -51,13 +53,12 @@ class Stopped(BaseException):
 def main(arguments: list[str] | None = None) -> int:
     """Runs what the command line asks for; gives the exit status."""
     options = _options(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
     try:
-        earlier = None if options.missing is None else earlier_results(options.missing)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        earlier = None if options.missing is None else report.read(options.missing)
+    except CommandLineError as error:
+        way_out = "give the folder of an earlier run, or leave --missing away to begin anew"
+        print(f"error: --missing: {error}; {way_out}", file=sys.stderr)
         return 2
-    _put_aside(options.out)
     run = Run(options, earlier)
     kept = {n: signal.signal(n, _stop) for n in (signal.SIGINT, signal.SIGTERM)}
     status = 0
@@ -68,15 +69,27 @@ def main(arguments: list[str] | None = None) -> int:
         status = 128 + int(stopped.args[0])
     except EndedError as error:
         run.results["ended"], status = str(error), 1
-    except ValueError as error:
+    except CommandLineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # such as a full disk
+        run.results["ended"], status = f"stopped by {type(error).__name__}: {error}", 1
+    except Exception as error:  # a fault of this program must not take away what is measured
+        traceback.print_exc()
+        run.results["ended"], status = f"stopped by {type(error).__name__}: {error}", 1
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
         run.stop()
-    run.save()
-    run.picture()
+    try:
+        run.save()
+        run.picture()
+    except OSError as error:
+        print(f"error: {run.results['ended']}; not written: {error}", file=sys.stderr)
+        return status or 1
+    except Exception:
+        traceback.print_exc()
+        status = status or 1
     off = report.wrong(run.results)
     run.say(f"{run.results['ended']}; wrong or failed: {'; '.join(off) if off else 'nothing'}")
     run.say(f"{options.out / 'GPU.md'} and {options.out / 'results.json'}")
@@ -105,21 +118,31 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--missing", nargs="?", type=Path, const=True, metavar="FOLDER", help=missing)
     options = parser.parse_args(arguments)
-    if options.seconds <= 0:
+    if not 0 < options.seconds < math.inf:
         parser.error(f"--seconds: {options.seconds}; a positive number is needed")
     if options.data is not None and not options.data.is_file():
         parser.error(f"--data: there is no file {options.data}; {_PACK}")
+    if options.data is not None and not _is_packed(options.data):
+        parser.error(f"--data: {options.data} holds no packed images; {_PACK}")
     if options.missing is True:
         options.missing = options.out
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.out):
+            pass
+    except OSError as error:
+        parser.error(f"--out: {error}; a folder that can be written to is needed")
     return options
 
 
-def _put_aside(folder: Path) -> None:
-    """Renames what an earlier run left, so that no run takes another's results away."""
-    file = folder / "results.json"
-    if file.exists():
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(file.stat().st_mtime))
-        os.replace(file, folder / f"results_{stamp}.json")
+def _is_packed(path: Path) -> bool:
+    """Whether a file has the arrays of benchmarks.gpu.document, by their names alone."""
+    names = {f"{split}_{what}.npy" for split in ("train", "test") for what in ("images", "labels")}
+    try:
+        with zipfile.ZipFile(path) as packed:
+            return names <= set(packed.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return False
 
 
 def _stop(number: int, frame: Any) -> None:

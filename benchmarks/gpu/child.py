@@ -15,6 +15,8 @@ __all__ = ["Child", "EndedError"]
 
 _MEMORY = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX takes one of them
 
+_GONE = 2.0  # seconds that it may take to end once its pipes are closed
+
 
 def _environment() -> dict[str, str]:
     """The user's own, with what jax and torch need to share a card."""
@@ -39,6 +41,7 @@ class Child:
     def __init__(self, arguments: list[str], log: Path) -> None:
         self.log = log
         with log.open("ab") as file:
+            self._from = file.seek(0, os.SEEK_END)  # what is before is of other processes
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.gpu.worker", *arguments],
                 stdin=subprocess.PIPE,
@@ -91,15 +94,25 @@ class Child:
         return json.loads(line)
 
     def _ended(self) -> EndedError:
-        self.kill()
-        status = self._process.wait()
+        # Its pipes close a little before it is gone: a kill now would hide how it ended.
+        try:
+            status = self._process.wait(_GONE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return EndedError(
+                f"the process closed its pipes, did not end and was killed; the end of its log: "
+                f"{self._last_words()}"
+            )
+        self.kill()  # what it started
         how = f"exit status {status}"
         if status < 0:
             how = f"signal {-status} ({signal.Signals(-status).name})"
         return EndedError(f"the process ended by {how}; the end of its log: {self._last_words()}")
 
     def _last_words(self) -> str:
-        lines = self.log.read_text(errors="replace").strip().splitlines()
+        with self.log.open("rb") as file:
+            file.seek(self._from)
+            lines = file.read().decode(errors="replace").strip().splitlines()
         return " | ".join(lines[-3:])[-600:] or "nothing"
 
     def cut_off(self) -> None:

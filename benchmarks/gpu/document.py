@@ -13,6 +13,9 @@ its training and its two measures (with and without eval()) are those of
 import argparse
 import os
 import sys
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,6 +40,12 @@ MOST_BYTES = 40_000_000
 EPOCHS, BLOCKS = 100, 100
 VARIANTS = ("res_deep", "res_deep_separate")
 _MARGIN = 6.0  # seconds that the last measures may take
+
+# What numpy raises for files that are cut short, altered or something else.
+_DAMAGE = (
+    *(KeyError, OSError, ValueError, TypeError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 HOW = (
     "pack the images where CIFAR-10 is: JAXNET_DATA=FOLDER python -m benchmarks.gpu.document "
@@ -99,10 +108,12 @@ def unpack(path: Path) -> tuple[cifar2_net.Rows, cifar2_net.Rows]:
     if not path.is_file():
         raise FileNotFoundError(f"--data: there is no file {path}; {HOW}")
     try:
-        with np.load(path) as packed:
+        with path.open("rb") as file, np.load(file) as packed:
             arrays = {name: packed[name] for name in packed.files}
         splits = [(arrays[f"{s}_images"], arrays[f"{s}_labels"]) for s in ("train", "test")]
-    except (KeyError, OSError, ValueError) as error:
+        for images, labels in splits:
+            _check(images, labels)
+    except _DAMAGE as error:
         raise ValueError(f"--data: {path} holds no packed images ({error}); {HOW}") from error
     first, second = (
         (
@@ -114,11 +125,23 @@ def unpack(path: Path) -> tuple[cifar2_net.Rows, cifar2_net.Rows]:
     return first, second
 
 
+def _check(images: np.ndarray, labels: np.ndarray) -> None:
+    """Raises ValueError unless these are images and labels as `pack` stores them."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (32, 32, 3):
+        raise ValueError(
+            f"images: {images.dtype} {images.shape}; uint8 (N, 32, 32, 3) are accepted"
+        )
+    if labels.shape != images.shape[:1] or not len(labels):
+        raise ValueError(f"labels: {labels.shape} for images {images.shape}; one each is needed")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels: {np.unique(labels)[:5].tolist()}; 0 and 1 are accepted")
+
+
 def trained(name: str, tiny: bool) -> dict[str, Any]:
     """As many of the 100 epochs as there is time for.
 
     Returns:
-        "epochs" done, "seconds" of their training and "seconds_an_epoch", the curves
+        "epochs" done "of" as many, "seconds" of their training and "seconds_an_epoch", the curves
         ("train_loss", "train_accuracy", "val_loss", "val_accuracy", by epoch), "reason" of
         the end, and at the end the accuracies "without_eval". The same, without those, is
         handed over after every epoch.
@@ -126,7 +149,7 @@ def trained(name: str, tiny: bool) -> dict[str, Any]:
     path = task.data_file()
     if path is None and not tiny:
         why = f"no file of images was named; {HOW}"
-        return {"ok": True, "unfinished": True, "left_out": {"document": why}}
+        return {"ok": True, "unfinished": True, "needs": "--data", "left_out": {"document": why}}
     epochs, blocks = (2, 2) if tiny else (EPOCHS, BLOCKS)
     training, validation = jax.device_put(_some() if path is None else unpack(path))
     variant = cifar2_variants.variants(blocks)[name]
@@ -144,6 +167,7 @@ def trained(name: str, tiny: bool) -> dict[str, Any]:
         "parameters": variant.build(rngs=Generator(0)).num_parameters,
         "images": [len(training[1]), len(validation[1])],
         "epochs": 0,
+        "of": epochs,
         "curves": {},
     }
     budget = Budget(task.seconds_left() - _MARGIN)
@@ -188,14 +212,22 @@ def _some() -> tuple[cifar2_net.Rows, cifar2_net.Rows]:
     return first, second
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    """Packs the images; gives the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu.document", description=str(__doc__).split("\n\n")[0]
     )
     parser.add_argument("--pack", type=Path, required=True, help="the file to write, .npz")
     parser.add_argument("--data-dir", type=Path, help="where CIFAR-10 is (or set JAXNET_DATA)")
-    options = parser.parse_args()
-    options.pack.parent.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args(arguments)
+    if options.pack.is_dir():
+        parser.error(f"--pack: {options.pack} is a folder; the name of a file is needed")
+    try:
+        options.pack.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.pack.parent):
+            pass
+    except OSError as error:
+        parser.error(f"--pack: {error}; a place that can be written to is needed")
     try:
         size = pack(options.pack, options.data_dir)
     except (ValueError, ImportError, OSError) as error:

@@ -10,8 +10,9 @@ against jaxnet's, so that no figure is of another program.
 import gzip
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -151,9 +152,10 @@ def measure(name: str, work: Workload, precision: Precision, tiny: bool) -> dict
     finally:
         pool.shutdown(wait=False)  # who is cut off does not wait for the compiler
         if device is not None:
-            from benchmarks.gpu import torch_forms
+            with _or_left_out("torch", result["left_out"]):
+                from benchmarks.gpu import torch_forms
 
-            torch_forms.give_back()
+                torch_forms.give_back()
     return result
 
 
@@ -166,34 +168,56 @@ def _beside_torch(
     compiled: Callable[[], Any],
     tiny: bool,
 ) -> None:
-    from benchmarks.gpu import torch_forms
+    why = result["left_out"]
+    trainers: dict[str, Any] = {}
+    forms = None
+    with ExitStack() as settings:
+        with _or_left_out("torch", why):
+            from benchmarks.gpu import torch_forms
 
-    with torch_forms.precision_of(precision):
-        forms = torch_forms.Forms(work, precision, ours.weights, rows(work), device)
-        trainers: dict[str, Any] = {}
-        # Compiled at the first step, beside XLA. No graph is captured until XLA is done.
-        _made(forms, "compile", trainers, result, 3.0 if tiny else _TIMING_SECONDS)
+            settings.enter_context(torch_forms.precision_of(precision))
+            forms = torch_forms.Forms(work, precision, ours.weights, rows(work), device)
+            # Compiled at the first step, beside XLA. No graph is captured until XLA is done.
+            _made(forms, "compile", trainers, result, 3.0 if tiny else _TIMING_SECONDS)
         compiled()
-        for form in work.forms:
-            if form != "compile":
-                _made(forms, form, trainers, result)
-        trainers = {form: trainers[form] for form in work.forms if form in trainers}
+        if forms is not None:
+            for form in work.forms:
+                if form != "compile":
+                    _made(forms, form, trainers, result)
         first = ours.run()
-        for form, trainer in trainers.items():
-            gap = apart(trainer.losses()[: work.judged], first[: work.judged])
-            result["gaps"][form] = gap
-            result["ok"] &= gap <= ALLOWED[precision]
-        result["memory"] = _peaks(trainers, ours, device)
+        ready = {}
+        for form in [form for form in work.forms if form in trainers]:
+            trainer = trainers.pop(form)
+            with _or_left_out(form, why):
+                gap = apart(trainer.losses()[: work.judged], first[: work.judged])
+                result["gaps"][form] = gap
+                result["ok"] &= gap <= ALLOWED[precision]
+                ready[form] = trainer
+        trainers = ready
+        with _or_left_out("torch's memory", why):
+            result["memory"] = _peaks(trainers, ours, device)
         calls = {f"torch {form}": trainer.run for form, trainer in trainers.items()}
         _finish(result, ours, {"jaxnet": ours.run, **calls}, first, tiny)
+
+
+@contextmanager
+def _or_left_out(what: str, left_out: dict[str, str]) -> Iterator[None]:
+    """An error of torch inside leaves that out, in words: jaxnet's figures do not hang on it."""
+    try:
+        yield
+    except Exception as error:  # another version of torch may not take it; the rest goes on
+        left_out[what] = f"failed: {type(error).__name__}: {str(error)[:300]}"
 
 
 def torch_device(left_out: dict[str, str]) -> str | None:
     """Where PyTorch's forms run: on jaxnet's kind of device, or nowhere, and then why."""
     try:
         import torch
-    except ImportError:
-        left_out["torch"] = "PyTorch is not installed: pip install torch"
+    except Exception as error:  # a library of CUDA's that is not there is an OSError
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            left_out["torch"] = "PyTorch is not installed: pip install torch"
+        else:
+            left_out["torch"] = f"torch does not import: {type(error).__name__}: {error}"
         return None
     if jax.default_backend() == "cpu":
         return "cpu"
@@ -276,6 +300,11 @@ def _finish(
     result["trace_seconds"] = ours.seconds["trace"]
     result["flops"], result["traffic"] = ours.flops, ours.traffic
     result.setdefault("memory", {"jaxnet": ours.memory})
+    times: Mapping[str, Timing] = {}
+    with _or_left_out("torch", result["left_out"]):
+        times = timed(candidates, tiny)
+    if not times:  # an error, which is jaxnet's own if it comes again
+        times = timed({"jaxnet": ours.run}, tiny)
     steps = result["steps"]
     result["ms"] = {
         who: {
@@ -284,7 +313,7 @@ def _finish(
             "high": t.high / steps * 1e3,
             "n": t.samples,
         }
-        for who, t in timed(candidates, tiny).items()
+        for who, t in times.items()
     }
 
 

@@ -1,5 +1,6 @@
 """What figures depend on: card, driver, processor, versions. Imports neither jax nor torch."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -30,6 +31,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": _versions(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "source": _source(Path(__file__).parents[2]),
     }
 
 
@@ -62,6 +64,16 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _source(root: Path) -> str:
+    """A hash over the names and the text of what is measured and what measures it."""
+    files = [file for folder in ("jaxnet", "benchmarks") for file in (root / folder).rglob("*.py")]
+    found = hashlib.sha256()
+    for file in sorted(files):
+        text = file.read_bytes()
+        found.update(f"{file.relative_to(root).as_posix()} {len(text)}\n".encode() + text)
+    return found.hexdigest()[:16]
 
 
 def _card() -> str:

@@ -3,10 +3,15 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["FAST_FORMS", "PARTS", "TARGETS", "Target", "chosen", "following", "limit"]
+__all__ = ["FAST_FORMS", "PARTS", "TARGETS", "CommandLineError", "Target", "chosen",
+           "following", "limit"]  # fmt: skip
 
 PARTS = ("right", "peaks", "fast", "loops", "document", "lowered")
 """Modules of this package that have `tasks(tiny)`."""
+
+
+class CommandLineError(ValueError):
+    """The command line asks for what is not there; the text says what is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +99,7 @@ def limit(task: str, left: float, tiny: bool) -> float | None:
 
 
 def chosen(
-    tasks: Iterable[str], only: Iterable[str] | None, precisions: Iterable[str] | None
+    tasks: Iterable[str], only: Iterable[str] | None, precisions: Sequence[str] | None
 ) -> list[str]:
     """Those whose name has one of the words, in any case of letters, and a precision.
 
@@ -104,13 +109,16 @@ def chosen(
         precisions: of the tasks of part fast and of the matrix products; None takes all.
 
     Raises:
-        ValueError: a word that no task has.
+        CommandLineError: a word that no task has, or a choice that leaves no task.
     """
     names = list(tasks)
+    parts = ", ".join(dict.fromkeys(name.split(":")[0] for name in names))
     for word in only or ():
         if not any(word.lower() in name.lower() for name in names):
-            raise ValueError(f"--only: no task has {word!r} in its name; there are: "
-                             f"{'; '.join(names)}")  # fmt: skip
+            raise CommandLineError(
+                f"--only: no task of the parts {parts} has {word!r} in its name (--parts names "
+                f"the parts to look in); there are: {'; '.join(names)}"
+            )
     if only is not None:
         words = [word.lower() for word in only]
         names = [name for name in names if any(word in name.lower() for word in words)]
@@ -118,7 +126,13 @@ def chosen(
         return names
     kept = tuple(f", {precision}" for precision in precisions)
     has_one = ("fast:", "peaks: matrix")
-    return [name for name in names if not name.startswith(has_one) or name.endswith(kept)]
+    left = [name for name in names if not name.startswith(has_one) or name.endswith(kept)]
+    if not left:
+        raise CommandLineError(
+            f"--precision: no task is left in {', '.join(precisions)}; without it there are: "
+            f"{'; '.join(names)}"
+        )
+    return left
 
 
 FAST_FORMS: Mapping[str, str] = {

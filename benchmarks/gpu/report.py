@@ -7,18 +7,71 @@ The main program writes the page after every task. It can be made again from the
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.plan import FAST_FORMS, TARGETS, Target
+from benchmarks.gpu.plan import FAST_FORMS, TARGETS, CommandLineError, Target
 from benchmarks.timing import markdown
 
-__all__ = ["line", "page", "picture", "wrong"]
+__all__ = ["line", "page", "picture", "read", "wrong"]
 
 Record = Mapping[str, Any]
 Results = Mapping[str, Any]
+
+_KEYS: dict[str, type | tuple[type, ...]] = {
+    "began": str,
+    "used": (int, float),
+    "limit": (int, float),
+    "ended": (str, type(None)),
+    "tiny": bool,
+    "machine": dict,
+    "device": dict,
+    "notes": list,
+    "missing_parts": dict,
+    "tasks": dict,
+}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What a run left there.
+
+    Raises:
+        CommandLineError: there is nothing, or it is not what a run writes.
+    """
+    file = folder / "results.json"
+    try:
+        results = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CommandLineError(f"{file} cannot be read ({error})") from error
+    if not isinstance(results, dict):
+        raise CommandLineError(f"{file} cannot be read: it holds no object with results")
+    off = [key for key, kind in _KEYS.items() if not isinstance(results.get(key, ...), kind)]
+    if not off:
+        off += [] if isinstance(results["machine"].get("versions"), dict) else ["versions"]
+        off += [name for name, record in results["tasks"].items() if not _is_record(record)]
+    if off:
+        raise CommandLineError(f"{file} cannot be read: {', '.join(off)} missing or damaged")
+    return results
+
+
+def _is_record(record: Any) -> bool:
+    if not isinstance(record, dict) or not isinstance(record.get("seconds"), int | float):
+        return False
+    done = record.get("status") == "done"
+    result_is_right = isinstance(record.get("result", None if done else {}), dict)
+    return result_is_right and isinstance(record.get("status"), str) and (done or "why" in record)
+
+
+def _numbers(value: Any) -> Any:
+    """The same, with numbers again where JSON had to keep a string: "inf", "-inf", "nan"."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return float(value) if value in ("inf", "-inf", "nan") else value
 
 
 def wrong(results: Results) -> list[str]:
@@ -32,7 +85,7 @@ def wrong(results: Results) -> list[str]:
 
 def line(name: str, record: Record) -> str:
     """A finished task in one line."""
-    result = record.get("result") or {}
+    result = _numbers(record.get("result") or {})
     said = [] if record["status"] == "done" else [f"{record['status']}: {record['why']}"]
     if result.get("ok") is False:
         said.append("NOT RIGHT")
@@ -71,7 +124,8 @@ def _document(result: Record) -> str:
     if not result.get("epochs"):
         return "; ".join((result.get("left_out") or {}).values())
     last = {curve: list(values.values())[-1] for curve, values in result["curves"].items()}
-    said = [f"{result['epochs']} epochs in {result['seconds']:.0f} s"]
+    of = f" of {result['of']}" if "of" in result else ""
+    said = [f"{result['epochs']}{of} epochs in {result['seconds']:.0f} s"]
     said += [f"{curve} {value:.4f}" for curve, value in last.items()]
     said += [f"{k} without eval() {v:.4f}" for k, v in result.get("without_eval", {}).items()]
     return ", ".join(said)
@@ -102,8 +156,13 @@ _FIGURES: dict[str, Callable[[Record], str]] = {
 }
 
 
-def page(results: Results) -> str:
-    """The whole page, in Markdown."""
+def page(results: Results, drawn: bool = False) -> str:
+    """The whole page, in Markdown.
+
+    Args:
+        results: as the main program keeps them.
+        drawn: whether ratios.png is beside it.
+    """
     machine, device = results["machine"], results["device"]
     tasks = results["tasks"]
     off = wrong(results)
@@ -120,7 +179,7 @@ def page(results: Results) -> str:
     parts.append(f"Wrong or failed: {'; '.join(off) if off else 'nothing'}.")
     sections = {
         "Targets": _targets(tasks),
-        "Training steps": _steps(tasks),
+        "Training steps": _steps(tasks, drawn),
         "Shares of the card's peaks": _shares(tasks),
         "Peaks": _peak_table(tasks),
         "The loop over the steps": _loop_table(tasks),
@@ -136,7 +195,7 @@ def page(results: Results) -> str:
 def _of(tasks: Mapping[str, Record], part: str) -> dict[str, Record]:
     """The results of a part's tasks, as far as there are any."""
     return {
-        name.split(": ", 1)[1]: record["result"]
+        name.split(": ", 1)[1]: _numbers(record["result"])
         for name, record in tasks.items()
         if name.startswith(f"{part}: ") and record.get("result")
     }
@@ -179,7 +238,7 @@ def _reached(tasks: Mapping[str, Record], target: Target) -> float | None:
     return min(theirs) / ours if theirs else None
 
 
-def _steps(tasks: Mapping[str, Record]) -> str:
+def _steps(tasks: Mapping[str, Record], drawn: bool) -> str:
     rows = []
     for name, result in _of(tasks, "fast").items():
         if "ms" not in result:
@@ -208,7 +267,6 @@ def _steps(tasks: Mapping[str, Record]) -> str:
     heads = ["workload", "batch", *FAST_FORMS.values(), "jaxnet", "eager / jaxnet"]
     heads += ["best torch / jaxnet", "quartiles apart, jaxnet", "best torch", "samples"]
     heads += ["jaxnet traced + compiled, s", "torch.compile, s", "losses apart"]
-    drawn = any(row[heads.index("best torch / jaxnet")] != "-" for row in rows)
     return (
         "Milliseconds a step, medians of interleaved samples in one process, compilation apart. "
         "Each row's forms train on the same rows from the same weights; losses apart: the "
@@ -327,9 +385,10 @@ def picture(results: Results, path: Path) -> bool:
     for name, result in _of(results["tasks"], "fast").items():
         times = {who: t["median"] for who, t in result.get("ms", {}).items()}
         ours = times.pop("jaxnet", None)
-        if ours and times:
+        ratio = min(times.values()) / ours if ours and times else math.nan
+        if math.isfinite(ratio):
             labels.append(name.replace(", ", "\n"))
-            ratios.append([min(times.values()) / ours])
+            ratios.append([ratio])
     if not labels:
         return False
     title = f"Training step on {results['device'].get('kind')}, higher is faster"
@@ -344,13 +403,16 @@ def main() -> int:
     )
     parser.add_argument("folder", type=Path, help="that holds results.json")
     folder = parser.parse_args().folder
-    file = folder / "results.json"
-    if not file.is_file():
-        print(f"error: {file} is not there; python -m benchmarks.gpu writes it", file=sys.stderr)
+    try:
+        results = read(folder)
+    except CommandLineError as error:
+        print(f"error: {error}; python -m benchmarks.gpu writes it", file=sys.stderr)
         return 1
-    results = json.loads(file.read_text())
+    ratios = folder / "ratios.png"
+    ratios.unlink(missing_ok=True)  # of other results, perhaps
     (folder / "GPU.md").write_text(page(results))
-    picture(results, folder / "ratios.png")
+    if picture(results, ratios):
+        (folder / "GPU.md").write_text(page(results, drawn=True))
     return 0
 
 

@@ -7,6 +7,7 @@ import argparse
 import datetime
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any
 from benchmarks.gpu import machine, plan, report
 from benchmarks.gpu.child import Child, EndedError
 
-__all__ = ["Run", "earlier_results"]
+__all__ = ["Run"]
 
 _GRACE = 6.0  # seconds between asking a task to end and killing it
 _AT_END = 12.0  # seconds kept for that and for the picture
@@ -34,22 +35,6 @@ def _atomic() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def earlier_results(folder: Path) -> dict[str, Any]:
-    """What an earlier run left there.
-
-    Raises:
-        ValueError: there is nothing, or it cannot be read.
-    """
-    file = folder / "results.json"
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--missing: {file} cannot be read ({error}); give the folder of an earlier run, or "
-            "leave --missing away to begin anew"
-        ) from error
 
 
 class Run:
@@ -68,6 +53,7 @@ class Run:
         self._began = time.monotonic()
         self._earlier = earlier
         self._write = _atomic().write_text
+        self._saved = self._was_ready = False
         self._child: Child | None = None
         self._at_end = min(_AT_END, options.seconds / 4)
         self.results: dict[str, Any] = {
@@ -83,6 +69,9 @@ class Run:
             "missing_parts": {},
             "tasks": {},
         }
+        if earlier is not None and _made_of(earlier) == _made_of(self.results):
+            # Until the card is known they are taken for its own, so that nothing gets lost.
+            self.results |= {"device": earlier["device"], "tasks": dict(earlier["tasks"])}
 
     @property
     def used(self) -> float:
@@ -98,16 +87,18 @@ class Run:
         """Runs the tasks until all are done or the time is over.
 
         Raises:
-            ValueError: the command line names tasks that are not there.
+            CommandLineError: the command line names tasks that are not there.
             EndedError: no child starts.
         """
         waiting = self._begin()
+        mine, left_out = list(waiting), 0
         while waiting:
             name = plan.following(waiting, self._used_by_right(), self.options.seconds)
             waiting.remove(name)
             seconds = plan.limit(name, self.left, self.options.tiny)
             if seconds is None:
                 self._leave_out(name, "there was no time")
+                left_out += 1
                 continue
             try:
                 if self._child is None:
@@ -117,24 +108,25 @@ class Run:
                     self._leave_out(each, "no child process starts any more")
                 raise error
             self._one(name, min(seconds, max(self.left, 1.0)))
-        statuses = [record["status"] for record in self.results["tasks"].values()]
-        if "left out" in statuses:
-            self.say(f"{statuses.count('left out')} tasks are left out, for there is no time")
-        over = "left out" in statuses or "cut off" in statuses
+        if left_out:
+            self.say(f"{left_out} tasks are left out, for there is no time")
+        over = left_out or any(_wants_time(self.results["tasks"][name]) for name in mine)
         self.results["ended"] = "the time was over" if over else "all tasks are done"
 
     def _begin(self) -> list[str]:
         """Starts the first child; the names of what is to be done."""
         ready = self._start()
+        if not ready["tasks"]:
+            raise EndedError(f"no part can be imported; its log is {self.options.out}/worker.log")
         names = plan.chosen(ready["tasks"], self.options.only, self.options.precision)
         if self._earlier is None:
             return names
         if _where(self._earlier) != _where(self.results):
-            self._note("the earlier results are of another card, other versions or other sizes: "
-                       "all is measured anew")  # fmt: skip
+            self.results["tasks"] = {}
+            self._note("the earlier results are of another card, other versions, other source, "
+                       "other XLA_FLAGS or other sizes: all is measured anew")  # fmt: skip
             return names
-        done = {name: r for name, r in self._earlier["tasks"].items() if _whole(r)}
-        self.results["tasks"] |= done
+        done = {name for name, record in self.results["tasks"].items() if _whole(record)}
         self._note(f"{len(done)} tasks are taken from the run of {self._earlier['began']}")
         return [name for name in names if name not in done]
 
@@ -153,7 +145,8 @@ class Run:
         if ready is None:
             self.stop()
             raise EndedError(f"the child process was not ready in time; its log is {log}")
-        if not self.results["device"]:
+        if not self._was_ready:
+            self._was_ready = True
             self.results |= {"device": ready["device"], "missing_parts": ready["missing"]}
             for note in machine.notes(ready["device"], self.results["machine"], options.tiny):
                 self._note(note)
@@ -169,6 +162,7 @@ class Run:
         until, asked = began + seconds, False
         result: dict[str, Any] | None = None
         status, why = "cut off", "stopped by a signal"
+        self.results["tasks"].pop(name, None)  # an earlier run's, not whole
         try:
             child.ask(name, seconds)
             while True:
@@ -205,11 +199,14 @@ class Run:
     def _record(self, name: str, status: str, seconds: float, **more: Any) -> None:
         record = {"status": status, "seconds": round(seconds, 1), **more}
         self.results["tasks"][name] = record
+        self.save()  # first: whatever may be wrong with the words, the figures are kept
         self.say(report.line(name, record))
-        self.save()
 
     def _leave_out(self, name: str, why: str) -> None:
-        self.results["tasks"][name] = {"status": "left out", "seconds": 0.0, "why": why}
+        # What an earlier run found, a failure too, says more.
+        record = {"status": "left out", "seconds": 0.0, "why": why}
+        if self.results["tasks"].get(name, record)["status"] == "left out":
+            self.results["tasks"][name] = record
 
     def _note(self, text: str) -> None:
         self.results["notes"].append(text)
@@ -221,10 +218,14 @@ class Run:
 
     def save(self) -> None:
         """Writes both files, each whole or not at all."""
+        folder = self.options.out
         self.results["used"] = round(self.used, 1)
-        text = json.dumps(self.results, indent=1)
-        self._write(self.options.out / "results.json", text + "\n")
-        self._write(self.options.out / "GPU.md", report.page(self.results))
+        text = json.dumps(self.results, indent=1, allow_nan=False)
+        if not self._saved:
+            _put_aside(folder)
+            self._saved = True
+        self._write(folder / "results.json", text + "\n")
+        self._write(folder / "GPU.md", report.page(self.results, (folder / "ratios.png").exists()))
 
     def stop(self) -> None:
         """Ends the child, at once."""
@@ -243,7 +244,8 @@ class Run:
         except subprocess.TimeoutExpired:
             self.say(f"no time for the picture; {' '.join(command[1:])} draws it")
         except subprocess.CalledProcessError as error:
-            self.say(f"no picture: {error.stderr.strip().splitlines()[-1:]}")
+            words = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
+            self.say(f"no picture: {words[-1]}")
 
 
 def _whole(record: Mapping[str, Any]) -> bool:
@@ -251,12 +253,31 @@ def _whole(record: Mapping[str, Any]) -> bool:
     return record["status"] == "done" and not record["result"].get("unfinished")
 
 
+def _wants_time(record: Mapping[str, Any]) -> bool:
+    """Whether a task has not all that it would have with more time."""
+    result = record.get("result") or {}
+    unfinished = result.get("unfinished") and not result.get("needs")
+    return record["status"] in ("left out", "cut off") or bool(unfinished)
+
+
+def _made_of(results: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What has to be the same for figures to stand in one table, as far as no card is asked."""
+    machine = results["machine"]
+    kept = (machine.get(key) for key in ("versions", "source", "XLA_FLAGS"))
+    return (results["tiny"], *kept)
+
+
 def _where(results: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What has to be the same for figures to stand in one table."""
+    """The same, and the card."""
     device = results["device"]
-    return (
-        device.get("platform"),
-        device.get("kind"),
-        results["machine"]["versions"],
-        results["tiny"],
-    )
+    return (device.get("platform"), device.get("kind"), *_made_of(results))
+
+
+def _put_aside(folder: Path) -> None:
+    """Renames what an earlier run left, so that no run takes another's results away."""
+    file = folder / "results.json"
+    if file.exists():
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(file.stat().st_mtime))
+        os.replace(file, folder / f"results_{stamp}.json")
+    for name in ("GPU.md", "ratios.png"):  # benchmarks.gpu.report makes them again
+        (folder / name).unlink(missing_ok=True)
