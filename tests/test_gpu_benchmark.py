@@ -854,3 +854,15 @@ def test_the_main_program_needs_neither_jax_nor_torch(tmp_path):
     )
     assert done.stdout.strip() == "set()"
     assert read(tmp_path)["tasks"] == {}
+
+
+def test_an_error_of_torch_in_a_product_leaves_jaxnets_rate(monkeypatch):
+    def too_large(*arguments):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(peaks, "torch_device", lambda left_out: "cpu")
+    monkeypatch.setattr(peaks, "_torch_matrix", too_large)
+    monkeypatch.setattr(peaks, "_torch_addition", too_large)
+    for result in (peaks.matrix("float32", True), peaks.bandwidth(True)):
+        assert list(result["peaks"]) == ["jaxnet"]
+        assert "CUDA out of memory" in result["left_out"]["torch"]

@@ -37,13 +37,8 @@ from typing import Any
 
 from benchmarks.gpu import report
 from benchmarks.gpu.child import EndedError
-from benchmarks.gpu.plan import PARTS, CommandLineError
+from benchmarks.gpu.plan import HOW_TO_PACK, PARTS, PRECISIONS, CommandLineError
 from benchmarks.gpu.run import Run
-
-PRECISIONS = ("float32", "tf32", "bfloat16")
-_PACK = (
-    "pack them where CIFAR-10 is: JAXNET_DATA=FOLDER python -m benchmarks.gpu.document --pack FILE"
-)
 
 
 class Stopped(BaseException):
@@ -111,7 +106,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     precisions = f"of {', '.join(PRECISIONS)}; by default all"
     add("--precision", nargs="+", choices=PRECISIONS, metavar="PRECISION", help=precisions)
     add("--out", type=Path, default=Path("runs/gpu"), help="folder; %(default)s")
-    add("--data", type=Path, metavar="FILE", help=f"images for part document; {_PACK}")
+    add("--data", type=Path, metavar="FILE", help=f"images for part document; {HOW_TO_PACK}")
     missing = (
         "keep what an earlier run in OUT (or FOLDER) measured on this card with these versions, "
         "and measure the rest"
@@ -121,9 +116,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     if not 0 < options.seconds < math.inf:
         parser.error(f"--seconds: {options.seconds}; a positive number is needed")
     if options.data is not None and not options.data.is_file():
-        parser.error(f"--data: there is no file {options.data}; {_PACK}")
+        parser.error(f"--data: there is no file {options.data}; {HOW_TO_PACK}")
     if options.data is not None and not _is_packed(options.data):
-        parser.error(f"--data: {options.data} holds no packed images; {_PACK}")
+        parser.error(f"--data: {options.data} holds no packed images; {HOW_TO_PACK}")
     if options.missing is True:
         options.missing = options.out
     try:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.gpu import task
+from benchmarks.gpu.plan import HOW_TO_PACK
 from experiments import cifar2_net, cifar2_variants
 from experiments.unfinished import Budget
 from jaxnet import data, metrics, train
@@ -45,11 +46,6 @@ _MARGIN = 6.0  # seconds that the last measures may take
 _DAMAGE = (
     *(KeyError, OSError, ValueError, TypeError, EOFError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error),
-)
-
-HOW = (
-    "pack the images where CIFAR-10 is: JAXNET_DATA=FOLDER python -m benchmarks.gpu.document "
-    "--pack FILE, and give --data FILE"
 )
 
 
@@ -106,7 +102,7 @@ def unpack(path: Path) -> tuple[cifar2_net.Rows, cifar2_net.Rows]:
         ValueError: it is no file that `pack` wrote.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"--data: there is no file {path}; {HOW}")
+        raise FileNotFoundError(f"--data: there is no file {path}; {HOW_TO_PACK}")
     try:
         with path.open("rb") as file, np.load(file) as packed:
             arrays = {name: packed[name] for name in packed.files}
@@ -114,7 +110,9 @@ def unpack(path: Path) -> tuple[cifar2_net.Rows, cifar2_net.Rows]:
         for images, labels in splits:
             _check(images, labels)
     except _DAMAGE as error:
-        raise ValueError(f"--data: {path} holds no packed images ({error}); {HOW}") from error
+        raise ValueError(
+            f"--data: {path} holds no packed images ({error}); {HOW_TO_PACK}"
+        ) from error
     first, second = (
         (
             data.normalize(data.to_tensor(images), cifar2_net.MEAN, cifar2_net.STD),
@@ -148,7 +146,7 @@ def trained(name: str, tiny: bool) -> dict[str, Any]:
     """
     path = task.data_file()
     if path is None and not tiny:
-        why = f"no file of images was named; {HOW}"
+        why = f"no file of images was named; {HOW_TO_PACK}"
         return {"ok": True, "unfinished": True, "needs": "--data", "left_out": {"document": why}}
     epochs, blocks = (2, 2) if tiny else (EPOCHS, BLOCKS)
     training, validation = jax.device_put(_some() if path is None else unpack(path))

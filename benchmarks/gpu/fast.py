@@ -32,7 +32,16 @@ from benchmarks.gpu.workloads import (
 from benchmarks.timing import Timing, sampled
 from jaxnet import weights
 
-__all__ = ["ALLOWED", "Compiled", "apart", "measure", "tasks", "timed", "torch_device"]
+__all__ = [
+    "ALLOWED",
+    "Compiled",
+    "apart",
+    "measure",
+    "or_left_out",
+    "tasks",
+    "timed",
+    "torch_device",
+]
 
 ALLOWED: dict[Precision, float] = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}
 """How far the losses of an epoch may be from PyTorch's, as a part of them (of 1, if more).
@@ -152,7 +161,7 @@ def measure(name: str, work: Workload, precision: Precision, tiny: bool) -> dict
     finally:
         pool.shutdown(wait=False)  # who is cut off does not wait for the compiler
         if device is not None:
-            with _or_left_out("torch", result["left_out"]):
+            with or_left_out("torch", result["left_out"]):
                 from benchmarks.gpu import torch_forms
 
                 torch_forms.give_back()
@@ -172,7 +181,7 @@ def _beside_torch(
     trainers: dict[str, Any] = {}
     forms = None
     with ExitStack() as settings:
-        with _or_left_out("torch", why):
+        with or_left_out("torch", why):
             from benchmarks.gpu import torch_forms
 
             settings.enter_context(torch_forms.precision_of(precision))
@@ -188,20 +197,20 @@ def _beside_torch(
         ready = {}
         for form in [form for form in work.forms if form in trainers]:
             trainer = trainers.pop(form)
-            with _or_left_out(form, why):
+            with or_left_out(form, why):
                 gap = apart(trainer.losses()[: work.judged], first[: work.judged])
                 result["gaps"][form] = gap
                 result["ok"] &= gap <= ALLOWED[precision]
                 ready[form] = trainer
         trainers = ready
-        with _or_left_out("torch's memory", why):
+        with or_left_out("torch's memory", why):
             result["memory"] = _peaks(trainers, ours, device)
         calls = {f"torch {form}": trainer.run for form, trainer in trainers.items()}
         _finish(result, ours, {"jaxnet": ours.run, **calls}, first, tiny)
 
 
 @contextmanager
-def _or_left_out(what: str, left_out: dict[str, str]) -> Iterator[None]:
+def or_left_out(what: str, left_out: dict[str, str]) -> Iterator[None]:
     """An error of torch inside leaves that out, in words: jaxnet's figures do not hang on it."""
     try:
         yield
@@ -301,7 +310,7 @@ def _finish(
     result["flops"], result["traffic"] = ours.flops, ours.traffic
     result.setdefault("memory", {"jaxnet": ours.memory})
     times: Mapping[str, Timing] = {}
-    with _or_left_out("torch", result["left_out"]):
+    with or_left_out("torch", result["left_out"]):
         times = timed(candidates, tiny)
     if not times:  # an error, which is jaxnet's own if it comes again
         times = timed({"jaxnet": ours.run}, tiny)

@@ -21,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.gpu import task
-from benchmarks.gpu.workloads import MATMUL, PRECISIONS, Precision
+from benchmarks.gpu.fast import or_left_out, torch_device
+from benchmarks.gpu.plan import PRECISIONS, Precision
+from benchmarks.gpu.workloads import MATMUL
 
 __all__ = ["DATASHEET", "datasheet", "tasks"]
 
@@ -83,9 +85,11 @@ def matrix(precision: Precision, tiny: bool) -> dict[str, Any]:
         rate = 2 * n**3 / _seconds(partial(product, a, b), jax.block_until_ready, tiny)
         if rate > peaks.get("jaxnet", 0):
             peaks["jaxnet"], best = rate, n
-        torch_rate = _torch_matrix(precision, n, tiny, left_out)
-        if torch_rate is not None:
-            peaks["torch"] = max(torch_rate, peaks.get("torch", 0))
+        device = torch_device(left_out)
+        if device is not None:
+            with or_left_out("torch", left_out):
+                torch_rate = _torch_matrix(precision, n, tiny, device)
+                peaks["torch"] = max(torch_rate, peaks.get("torch", 0))
     found = {"ok": True, "peaks": peaks, "size": best, "rounding": _rounding(precision)}
     return found | {"datasheet": _sheet(precision), "left_out": left_out}
 
@@ -104,16 +108,10 @@ def bandwidth(tiny: bool) -> dict[str, Any]:
     peaks = {"jaxnet": moved / _seconds(add_in_place, jax.block_until_ready, tiny)}
     held.clear()
     left_out: dict[str, str] = {}
-    device = _torch_device(left_out)
+    device = torch_device(left_out)
     if device is not None:
-        import torch
-
-        a = torch.zeros(n, device=device)
-        b = torch.empty_like(a)
-        add_there = partial(torch.add, a, 1, out=b)
-        peaks["torch"] = moved / _seconds(add_there, _wait(device), tiny)
-        del a, b, add_there
-        _emptied(device)
+        with or_left_out("torch", left_out):
+            peaks["torch"] = moved / _torch_addition(n, tiny, device)
     return {"ok": True, "peaks": peaks, "datasheet": _sheet("bytes"), "left_out": left_out}
 
 
@@ -133,18 +131,19 @@ def _rounding(precision: Precision) -> float:
     return float(distance / np.abs(exact).max())
 
 
-def _torch_device(left_out: dict[str, str]) -> str | None:
-    from benchmarks.gpu.fast import torch_device
+def _torch_addition(n: int, tiny: bool, device: str) -> float:
+    import torch
 
-    return torch_device(left_out)
+    a = torch.zeros(n, device=device)
+    b = torch.empty_like(a)
+    add_there = partial(torch.add, a, 1, out=b)
+    seconds = _seconds(add_there, _wait(device), tiny)
+    del a, b, add_there
+    _emptied(device)
+    return seconds
 
 
-def _torch_matrix(
-    precision: Precision, n: int, tiny: bool, left_out: dict[str, str]
-) -> float | None:
-    device = _torch_device(left_out)
-    if device is None:
-        return None
+def _torch_matrix(precision: Precision, n: int, tiny: bool, device: str) -> float:
     import torch
 
     from benchmarks.gpu.torch_forms import precision_of

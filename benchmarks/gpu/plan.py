@@ -2,12 +2,22 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, get_args
 
-__all__ = ["FAST_FORMS", "PARTS", "TARGETS", "CommandLineError", "Target", "chosen",
-           "following", "limit"]  # fmt: skip
+__all__ = ["FAST_FORMS", "HOW_TO_PACK", "PARTS", "PRECISIONS", "TARGETS", "CommandLineError",
+           "Precision", "Target", "chosen", "following", "limit"]  # fmt: skip
 
 PARTS = ("right", "peaks", "fast", "loops", "document", "lowered")
 """Modules of this package that have `tasks(tiny)`."""
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+HOW_TO_PACK = (
+    "pack them where CIFAR-10 is: JAXNET_DATA=FOLDER python -m benchmarks.gpu.document "
+    "--pack FILE, and give --data FILE"
+)
+"""For part document, whose images travel in a file."""
 
 
 class CommandLineError(ValueError):

@@ -6,7 +6,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,11 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import jaxnet_models, training
+from benchmarks.gpu.plan import PRECISIONS, Precision
 from jaxnet import losses, nn, optim, train
 from jaxnet.random import Generator
 
 __all__ = ["MATMUL", "PRECISIONS", "Precision", "Workload", "jaxnet_step", "rows", "workloads"]
-
-Precision = Literal["float32", "tf32", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "tensorfloat32"}
 """How factors that are float32 are rounded, in `jax.default_matmul_precision`'s words.
