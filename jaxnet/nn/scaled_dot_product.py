@@ -2,7 +2,7 @@
 
 import enum
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
@@ -112,27 +112,20 @@ def scaled_dot_product_attention(
         return _by_cudnn(name, query, key, value, attn_mask, dropout_p, is_causal, scale)
     dtype = query.dtype
     lead = jnp.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
-    query, key, value = (
-        jnp.broadcast_to(x, (*lead, *x.shape[-2:])).astype(dtype) for x in (query, key, value)
-    )
-    product = _product(dtype)
-    if product is jnp.matmul:
-        scores = product(query * scale, jnp.swapaxes(key, -1, -2))  # (..., L, S)
-    else:  # the factors stay as they are
-        scores = product(query, jnp.swapaxes(key, -1, -2)) * scale
+    query, key, value = (jnp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (query, key, value))
+    half = jnp.promote_types(dtype, jnp.float32) != dtype
+    if half:  # the factors stay as they are: whether they are rounded is the platform's matter
+        scores = _half_product(query, jnp.swapaxes(key, -1, -2), half=dtype)[0] * scale
+    else:
+        query, key, value = (x.astype(dtype) for x in (query, key, value))
+        scores = (query * scale) @ jnp.swapaxes(key, -1, -2)  # (..., L, S)
     if is_causal:
         attn_mask = jnp.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
     if attn_mask is not None:
         scores = _masked(name, scores, attn_mask)
     weights = dropout(_softmax_or_zero(scores), dropout_p)
-    return product(weights, value).astype(dtype)
-
-
-def _product(dtype: jnp.dtype) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """a @ b for factors of a dtype; of half precision in float32."""
-    if jnp.promote_types(dtype, jnp.float32) == dtype:
-        return jnp.matmul
-    return lambda a, b: _half_product(a, b, half=dtype)[0]
+    out = _half_product(weights, value, half=dtype)[0] if half else weights @ value
+    return out.astype(dtype)
 
 
 def _half_native(a, b, *, half):

@@ -100,6 +100,15 @@ def test_sdpa_of_half_precision_is_computed_in_float32_on_a_cpu():
     assert (gap <= 2.0**-8 * 1.01 * np.abs(exact)).all()  # half of bfloat16's last digit
 
 
+def test_sdpa_of_a_half_precision_query_rounds_no_other_input_on_a_cpu():
+    q, k, v = (jnp.asarray(a, jnp.float32) for a in arrays(*HALF))
+    out = scaled_dot_product_attention(q.astype(jnp.bfloat16), k, v)
+    exact = scaled_dot_product_attention(q.astype(jnp.bfloat16).astype(jnp.float32), k, v)
+    assert out.dtype == jnp.bfloat16
+    gap = np.abs(np.asarray(out, np.float64) - np.asarray(exact))
+    assert (gap <= 2.0**-8 * 1.01 * np.abs(exact)).all()
+
+
 def half_gradient(q, k, v):
     return jax.grad(
         lambda *x: scaled_dot_product_attention(*x).astype(jnp.float32).sum(), (0, 1, 2)
