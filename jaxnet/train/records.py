@@ -18,7 +18,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from jaxnet import atomic
+from jaxnet import files as atomic
 
 __all__ = ["Run", "environment"]
 

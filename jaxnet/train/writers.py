@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnet import atomic
+from jaxnet import files as atomic
 from jaxnet.train.records import plain, scalars
 from jaxnet.train.visdom import Visdom
 
