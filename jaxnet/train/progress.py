@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from jaxnet.cache import cache_folder
+from jaxnet.files import cache_folder
 
 __all__ = ["Progress", "interruptible", "use_compilation_cache"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxnet import atomic as files
+from jaxnet import files
 from jaxnet.train.values import plain, scalars
 from jaxnet.train.visdom import Visdom
 
@@ -121,7 +121,7 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     lines = []
-    for text in file.read_text().splitlines(keepends=True):
+    for text in file.read_text(encoding="utf-8").splitlines(keepends=True):
         if not text.endswith("\n"):
             break
         try:
@@ -138,7 +138,7 @@ class _Jsonl:
 
     def open(self, before: Sequence[Line], step: int) -> None:
         files.write_text(self._path, "".join(map(self._text, before)))
-        self._file = open(self._path, "a")  # noqa: SIM115
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
 
     def _text(self, line: Line) -> str:
         return json.dumps(plain(line), allow_nan=False) + "\n"

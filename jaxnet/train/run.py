@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import jax
 
-from jaxnet import atomic
+from jaxnet import files as atomic
 from jaxnet.train.values import plain
 
 __all__ = ["Run", "environment"]
