@@ -175,7 +175,7 @@ def make_train_step(
         # A layer may change its parameters when called, as torch's Embedding(max_norm) does.
         value, metrics, (params, buffers) = aux
         if grad_norm:
-            metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
+            metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
         updates, opt_state = _update(optimizer, grads, state.opt_state, params)
         state = state.replace(
             step=state.step + 1,
