@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxnet.keys import keys
-from jaxnet.precision import computing_in
+from jaxnet.precision import computing_in, full_float32
 from jaxnet.train.state import Arrays, TrainState, merge, split
 
 __all__ = ["make_eval_step", "make_predict", "make_train_step", "supervised"]
@@ -144,6 +144,7 @@ def make_train_step(
         }
         return grads, (values.mean(), metrics, (params, buffers))
 
+    @full_float32()
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         if microbatches > 1:
@@ -171,6 +172,7 @@ def make_train_step(
 def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
     """A step that only measures: the model in evaluation mode, the state unchanged."""
 
+    @full_float32()
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         model = state.model()
         with computing_in(model, compute_dtype):
@@ -190,6 +192,7 @@ def make_predict(
         averaged: whether to use the running average of the weights.
     """
 
+    @full_float32()
     def predict(state: TrainState, *inputs: Any) -> Any:
         model = state.model(averaged=averaged)
         with computing_in(model, compute_dtype):
