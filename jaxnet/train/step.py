@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxnet.keys import keys
-from jaxnet.precision import computing_in
+from jaxnet.mixed_precision import computing_in
 from jaxnet.train.state import Arrays, TrainState, merge, split
 
 __all__ = ["make_eval_step", "make_predict", "make_train_step", "supervised"]
@@ -47,7 +47,7 @@ def supervised(
     >>> from jaxnet import losses
     >>> def loss(model, batch):
     ...     images, classes = batch
-    ...     penalty = 1e-3 * losses.l2_penalty(model, where="weight")
+    ...     penalty = 1e-3 * losses.l2_penalty(model, where="*.weight")
     ...     return losses.cross_entropy(model(images), classes) + penalty
     """
 
