@@ -348,6 +348,29 @@ def test_what_is_no_data():
         run(rows(), batch_size=8, **validation)
 
 
+@pytest.mark.pandas
+def test_pandas_frames_train_as_their_arrays_do():
+    import pandas
+
+    x, y = rows()
+    frame, labels = pandas.DataFrame(x, columns=["a", "b"]), pandas.Series(y)
+    of_arrays = run((x, y), batch_size=8)
+    assert bits(of_arrays) == bits(run((frame, labels), batch_size=8))
+    state = of_arrays.state
+    predicted = train.predict(state, frame, batch_size=8)
+    np.testing.assert_array_equal(predicted, train.predict(state, x, batch_size=8))
+    named = pandas.DataFrame({"a": [1.0, 2.0], "name": ["x", "y"]})
+    with pytest.raises(
+        TypeError, match=r"a DataFrame with values that are not numbers \(columns a"
+    ):
+        run((named, labels), batch_size=8)
+
+
+def test_nested_lists_are_told_what_to_do():
+    with pytest.raises(TypeError, match=r"lists with single values such as 1.0.*numpy.array\("):
+        run(([[1.0, 2.0]], [0]), batch_size=8)
+
+
 # where the data lies
 
 
