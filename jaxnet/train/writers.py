@@ -102,7 +102,7 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     lines = []
-    for text in file.read_text().splitlines(keepends=True):
+    for text in file.read_text(encoding="utf-8").splitlines(keepends=True):
         if not text.endswith("\n"):
             break
         try:
@@ -119,7 +119,7 @@ class _Jsonl:
 
     def open(self, kept: Sequence[Line], step: int) -> None:
         atomic.write_text(self._path, "".join(map(self._text, kept)))
-        self._file = open(self._path, "a")  # noqa: SIM115
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
 
     def _text(self, line: Line) -> str:
         return json.dumps(plain(line), allow_nan=False) + "\n"
@@ -143,7 +143,7 @@ class _Csv:
 
     def open(self, kept: Sequence[Line], step: int) -> None:
         atomic.write_text(self._path, "")
-        self._file = open(self._path, "a", newline="")  # noqa: SIM115
+        self._file = open(self._path, "a", encoding="utf-8", newline="")  # noqa: SIM115
         self.write(kept)
 
     def write(self, lines: Sequence[Line]) -> None:
