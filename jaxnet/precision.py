@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 __all__ = [
     "amax",
@@ -15,6 +15,7 @@ __all__ = [
     "computing_in",
     "full_float32",
     "matmul_precision",
+    "promoted",
     "set_float32_matmul_precision",
     "unfused_jit",
 ]
@@ -122,6 +123,19 @@ def _keeping_nan(
     return jnp.where(jnp.isnan(x).any(axis, keepdims=keepdims), jnp.nan, found)
 
 
+def promoted(*dtypes: ArrayLike | DTypeLike) -> jnp.dtype[Any]:
+    """The dtype that arrays and dtypes promote to by JAX's usual rules.
+
+    Where jaxnet takes arguments of several dtypes it casts them to this one, so that it
+    works under `jax_numpy_dtype_promotion="strict"` as well.
+
+    >>> promoted(jnp.bfloat16, jnp.float32)
+    dtype('float32')
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
+
+
 @contextmanager
 def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
     """Lets a model compute in half precision between float32 parameters and outputs.
@@ -164,7 +178,7 @@ def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
                 variable.set_value(value)
 
 
-def _params(model: nnx.Module) -> Iterator[nnx.Param]:
+def _params(model: nnx.Module) -> Iterator[nnx.Param[Any]]:
     return (node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Param))
 
 

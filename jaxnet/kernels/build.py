@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import jax
-import jaxlib
+import jaxlib.version
 
 from jaxnet.cache import cache_folder
 
@@ -84,7 +84,7 @@ def _compiler() -> list[str]:
 def _compiled(compiler: list[str]) -> Path:
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
     texts = [source.read_text() for source in (*_HEADERS, *_SOURCES)]
-    facts = [*texts, jaxlib.__version__, *_FLAGS, *compiler, version, _processor()]
+    facts = [*texts, jaxlib.version.__version__, *_FLAGS, *compiler, version, _processor()]
     name = f"kernels-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
     kept = cache_folder() / "kernels" / name
     if kept.exists():

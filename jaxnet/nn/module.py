@@ -15,7 +15,7 @@ Parameter = nnx.Param
 """A trainable array: torch.nn.Parameter. It is flax's own type."""
 
 
-class Buffer(nnx.Variable):
+class Buffer(nnx.Variable[Any]):
     """An array that belongs to a model but is not trained: torch.nn.Buffer.
 
     Args:
@@ -68,7 +68,7 @@ class Module(nnx.Module):
     def _set_members(self, names: list[str]) -> None:
         object.__setattr__(self, "_members", tuple(names))
 
-    def register_parameter(self, name: str, param: nnx.Param | None) -> None:
+    def register_parameter(self, name: str, param: nnx.Param[jax.Array] | None) -> None:
         """Adds a trainable array under a name; None keeps its place in the order."""
         self._check_new_name("parameter", name, nnx.Param)
         if param is not None and not isinstance(param, nnx.Param):
@@ -128,7 +128,7 @@ class Module(nnx.Module):
             module = _member(module, name, nnx.Module, target)
         return module
 
-    def get_parameter(self, target: str) -> nnx.Param:
+    def get_parameter(self, target: str) -> nnx.Param[jax.Array]:
         """The trainable array under a dotted name such as "net.0.weight"."""
         path, _, name = target.rpartition(".")
         return _member(self.get_submodule(path), name, nnx.Param, target)
@@ -193,11 +193,11 @@ class Module(nnx.Module):
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nnx.Param]]:
+    ) -> Iterator[tuple[str, nnx.Param[jax.Array]]]:
         """The trainable arrays under their dotted names, in torch's order."""
         return self._named(nnx.Param, prefix, recurse, remove_duplicate)
 
-    def parameters(self, recurse: bool = True) -> Iterator[nnx.Param]:
+    def parameters(self, recurse: bool = True) -> Iterator[nnx.Param[jax.Array]]:
         """The trainable arrays, each once."""
         return (parameter for _, parameter in self.named_parameters(recurse=recurse))
 
@@ -260,7 +260,7 @@ def walk(
             yield from walk(value, _join(prefix, name), seen)
 
 
-def members(module: nnx.Module) -> list[tuple[str, nnx.Module | nnx.Variable]]:
+def members(module: nnx.Module) -> list[tuple[str, nnx.Module | nnx.Variable[Any]]]:
     """What hangs on a module itself, arrays and modules, in torch's order."""
     held = vars(module)
     names = module._members if isinstance(module, Module) else held
@@ -308,7 +308,7 @@ def _checked(module: nnx.Module, name: str, old: Any, value: Any) -> Any:
     return value
 
 
-def is_persistent(variable: nnx.Variable) -> bool:
+def is_persistent(variable: nnx.Variable[Any]) -> bool:
     """Whether a variable is part of the state_dict."""
     return variable.get_metadata("persistent", True)
 

@@ -1,7 +1,7 @@
 """What a model is made of, as a table: layers, output shapes, parameters."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -162,7 +162,7 @@ def _output_shapes(model: nnx.Module, inputs: Any, kwargs: Any) -> dict[str, lis
     graphdef, state = nnx.split(model)
     shapes: dict[str, list[Any]] = {}
 
-    def run(state, arrays):
+    def run(state: Any, arrays: dict[int, Any]) -> Any:
         copy = nnx.merge(graphdef, state)
         copy.eval()
         given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
@@ -188,9 +188,9 @@ def _watched(model: nnx.Module, shapes: dict[str, list[Any]]) -> Iterator[None]:
     classes = {c for c in classes if any("__call__" in vars(base) for base in c.__mro__)}
     running: list[Any] = []
 
-    def watched(call):
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(call)
-        def noted(module, *args, **kwargs):
+        def noted(module: Any, *args: Any, **kwargs: Any) -> Any:
             if id(module) not in names or (running and running[-1] is module):
                 return call(module, *args, **kwargs)  # another model, or super().__call__
             running.append(module)
@@ -218,9 +218,9 @@ def _watched(model: nnx.Module, shapes: dict[str, list[Any]]) -> Iterator[None]:
                     c.__call__ = own
 
 
-def _variables(model: nnx.Module, trainable: bool) -> list[nnx.Variable]:
+def _variables(model: nnx.Module, trainable: bool) -> list[nnx.Variable[Any]]:
     """The trainable arrays once each, or those that are kept beside them."""
-    found: dict[int, nnx.Variable] = {}
+    found: dict[int, nnx.Variable[Any]] = {}
     for _, module in walk(model):
         for _, value in members(module):
             if isinstance(value, nnx.Variable) and not isinstance(value, nnx.RngState):

@@ -11,6 +11,8 @@ import numpy as np
 import optax
 from jax import lax
 
+from jaxnet.precision import promoted
+
 __all__ = ["Optimizer", "OptimizerState", "get_hyperparams", "set_hyperparams"]
 
 Scalars = dict[str, jax.Array]
@@ -44,7 +46,7 @@ class OptimizerState(NamedTuple):
     slots: dict[str, Any]
 
 
-class Optimizer(optax.GradientTransformationExtraArgs):
+class Optimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # optax has no types
     """An optax transformation that remembers what it was built with.
 
     Attributes:
@@ -179,7 +181,7 @@ def make_optimizer(
         updates, new_slots = [], {key: [] for key in slots}  # type: ignore[var-annotated]
         for i, (leaf, grad) in enumerate(zip(leaves, flat_grads, strict=True)):
             dtype = jnp.result_type(leaf)
-            wide = jnp.promote_types(dtype, jnp.float32)
+            wide = promoted(dtype, jnp.float32)
             if dtype not in cast:
                 cast[dtype] = SimpleNamespace(
                     **{key: jnp.asarray(value, wide) for key, value in known.items()},
