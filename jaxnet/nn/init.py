@@ -7,7 +7,9 @@ torch takes an optional `generator`, here it is a keyword that must be given: a
 
 import math
 import warnings
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -37,7 +39,7 @@ __all__ = [
     "zeros_",
 ]
 
-_Array = nnx.Variable
+_Array = nnx.Variable[Any]
 
 
 def uniform_(tensor: _Array, a: float = 0.0, b: float = 1.0, *, generator: Rngs) -> _Array:
@@ -180,7 +182,7 @@ def default_weight_and_bias(
     rngs: Rngs,
     dtype: DTypeLike,
     fan_in: int | None = None,
-) -> tuple[nnx.Param, nnx.Param | None]:
+) -> tuple[nnx.Param[jax.Array], nnx.Param[Any] | None]:
     """What torch's Linear and convolutions start from, weight drawn first.
 
     Both come from U(-1/sqrt(fan_in), 1/sqrt(fan_in)): torch reaches the weight's

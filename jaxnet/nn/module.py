@@ -17,7 +17,7 @@ Parameter = nnx.Param
 """A trainable array: torch.nn.Parameter. It is flax's own type."""
 
 
-class Buffer(nnx.Variable):
+class Buffer(nnx.Variable[Any]):
     """An array that belongs to a model but is not trained: torch.nn.Buffer.
 
     Args:
@@ -70,7 +70,7 @@ class Module(nnx.Module):
     def _set_members(self, names: list[str]) -> None:
         object.__setattr__(self, "_members", tuple(names))
 
-    def register_parameter(self, name: str, param: nnx.Param | None) -> None:
+    def register_parameter(self, name: str, param: nnx.Param[jax.Array] | None) -> None:
         """Adds a trainable array under a name; None keeps its place in the order."""
         self._check_new_name("parameter", name, nnx.Param)
         if param is not None and not isinstance(param, nnx.Param):
@@ -130,7 +130,7 @@ class Module(nnx.Module):
             module = _member(module, name, nnx.Module, target)
         return module
 
-    def get_parameter(self, target: str) -> nnx.Param:
+    def get_parameter(self, target: str) -> nnx.Param[jax.Array]:
         """The trainable array under a dotted name such as "net.0.weight"."""
         path, _, name = target.rpartition(".")
         return _member(self.get_submodule(path), name, nnx.Param, target)
@@ -195,11 +195,11 @@ class Module(nnx.Module):
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nnx.Param]]:
+    ) -> Iterator[tuple[str, nnx.Param[jax.Array]]]:
         """The trainable arrays under their dotted names, in torch's order."""
         return named_variables(self, nnx.Param, prefix, recurse, remove_duplicate)  # type: ignore[return-value]
 
-    def parameters(self, recurse: bool = True) -> Iterator[nnx.Param]:
+    def parameters(self, recurse: bool = True) -> Iterator[nnx.Param[jax.Array]]:
         """The trainable arrays, each once."""
         return (parameter for _, parameter in self.named_parameters(recurse=recurse))
 

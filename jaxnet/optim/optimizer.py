@@ -13,6 +13,7 @@ from jax import lax
 
 from jaxnet.checks import is_number
 from jaxnet.names import named_leaves
+from jaxnet.precision import promoted
 
 __all__ = ["Optimizer", "OptimizerState", "get_hyperparams", "learning_rates", "set_hyperparams"]
 
@@ -47,7 +48,7 @@ class OptimizerState(NamedTuple):
     slots: dict[str, Any]
 
 
-class Optimizer(optax.GradientTransformationExtraArgs):
+class Optimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # optax has no types
     """An optax transformation that remembers what it was built with.
 
     Attributes:
@@ -192,7 +193,7 @@ def make_optimizer(
         updates, new_slots = [], {key: [] for key in slots}  # type: ignore[var-annotated]
         for i, (leaf, grad) in enumerate(zip(leaves, flat_grads, strict=True)):
             dtype = jnp.result_type(leaf)
-            wide = jnp.promote_types(dtype, jnp.float32)
+            wide = promoted(dtype, jnp.float32)
             if dtype not in cast:
                 cast[dtype] = SimpleNamespace(
                     **{key: jnp.asarray(value, wide) for key, value in known.items()},
