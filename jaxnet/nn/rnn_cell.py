@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxnet.checks import check_choice
 from jaxnet.nn.init import Rngs, draw_uniform
 from jaxnet.nn.linear import linear
-from jaxnet.nn.module import Module, wrong_shape
+from jaxnet.nn.module import Module, Parameter, wrong_shape
 from jaxnet.nn.recurrence import State
 
 __all__ = [
@@ -188,7 +188,7 @@ class _CellBase(Module):
         rows = chunks * hidden_size
 
         def draw(*shape: int) -> nnx.Param:
-            return nnx.Param(draw_uniform(rngs, shape, -bound, bound, dtype))
+            return Parameter(draw_uniform(rngs, shape, -bound, bound, dtype))
 
         self.weight_ih = draw(rows, input_size)
         self.weight_hh = draw(rows, hidden_size)

@@ -15,12 +15,14 @@ from jaxnet.optim.optimizer import (
     lerp,
     make_optimizer,
     rounding,
+    without_parameters,
     zeros,
 )
 
 __all__ = ["Muon"]
 
 
+@without_parameters
 def Muon(
     lr: float = 1e-3,
     weight_decay: float = 0.1,
