@@ -93,7 +93,7 @@ class MultiheadAttention(Module):
         )
         joint = self.kdim == embed_dim == self.vdim
 
-        def weight(rows: int, columns: int, there: bool) -> Parameter[jax.Array] | None:
+        def weight(rows: int, columns: int, there: bool) -> Parameter | None:
             return _xavier_uniform(rngs, (rows, columns), dtype) if there else None
 
         self.q_proj_weight = weight(embed_dim, embed_dim, not joint)
@@ -197,7 +197,7 @@ class MultiheadAttention(Module):
         q, k, v = map(linear, (query, key, value), parts, biases)
         return q, k, v
 
-    def _extended(self, x: jax.Array, last: Parameter[jax.Array] | None) -> jax.Array:
+    def _extended(self, x: jax.Array, last: Parameter | None) -> jax.Array:
         """(N, S, E) with the trained row and the row of zeros behind it."""
         rows = [x]
         shape = (x.shape[0], 1, self.embed_dim)
@@ -269,13 +269,13 @@ class MultiheadAttention(Module):
         )
 
 
-def _xavier_uniform(rngs: Rngs, shape: tuple[int, int], dtype: DTypeLike) -> Parameter[jax.Array]:
+def _xavier_uniform(rngs: Rngs, shape: tuple[int, int], dtype: DTypeLike) -> Parameter:
     """From U(-bound, bound), bound = sqrt(6 / (fan_in + fan_out)), rounded as torch does."""
     bound = math.sqrt(3.0) * math.sqrt(2.0 / sum(fan_in_and_out(shape)))
     return Parameter(draw_uniform(rngs, shape, -bound, bound, dtype))
 
 
-def _xavier_normal_row(rngs: Rngs, size: int, dtype: DTypeLike) -> Parameter[jax.Array]:
+def _xavier_normal_row(rngs: Rngs, size: int, dtype: DTypeLike) -> Parameter:
     """(1, 1, size) from N(0, 2 / (fan_in + fan_out)), both fans being `size`."""
     std = math.sqrt(2.0 / (2 * size))
     return Parameter(draw_normal(rngs, (1, 1, size), 0.0, std, dtype))

@@ -178,8 +178,8 @@ class Convolution(Module):
     """What every convolution layer keeps, checks and prints: torch's _ConvNd."""
 
     _axes: ClassVar[int]
-    weight: Parameter[jax.Array]
-    bias: Parameter[jax.Array] | None
+    weight: Parameter
+    bias: Parameter | None
 
     def _keep(
         self,

@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxnet.nn.draw import Rngs, draw_normal
-from jaxnet.nn.module import Buffer, Module
+from jaxnet.nn.module import Buffer, Module, Parameter
 
 __all__ = ["Embedding", "embedding", "embedding_renorm", "one_hot"]
 
@@ -248,7 +248,7 @@ class Embedding(Module):
                 _weight = _weight.at[self.padding_idx].set(0)
         elif _weight.shape != shape:
             raise ValueError(f"Embedding: _weight has shape {_weight.shape}; accepted is {shape}")
-        self.weight = Buffer(_weight) if _freeze else nnx.Param(_weight)
+        self.weight = Buffer(_weight) if _freeze else Parameter(_weight)
 
     @classmethod
     def from_pretrained(

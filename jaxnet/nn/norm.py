@@ -351,6 +351,6 @@ class LocalResponseNorm(Module):
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
-def value(parameter: Parameter[jax.Array] | None) -> jax.Array | None:
+def value(parameter: Parameter | None) -> jax.Array | None:
     """A parameter's array, or None where the layer has none."""
     return None if parameter is None else parameter[...]

@@ -4,13 +4,12 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxnet.checks import check_choice
 from jaxnet.nn.init import Rngs, draw_uniform
 from jaxnet.nn.linear import linear
-from jaxnet.nn.module import Module, wrong_shape
+from jaxnet.nn.module import Module, Parameter, wrong_shape
 from jaxnet.nn.recurrence import State
 from jaxnet.precision import promoted
 
@@ -195,8 +194,8 @@ class _CellBase(Module):
         bound = 1 / math.sqrt(hidden_size) if hidden_size > 0 else 0.0
         rows = chunks * hidden_size
 
-        def draw(*shape: int) -> nnx.Param[jax.Array]:
-            return nnx.Param(draw_uniform(rngs, shape, -bound, bound, dtype))
+        def draw(*shape: int) -> Parameter:
+            return Parameter(draw_uniform(rngs, shape, -bound, bound, dtype))
 
         self.weight_ih = draw(rows, input_size)
         self.weight_hh = draw(rows, hidden_size)

@@ -1,16 +1,19 @@
 """What every optimizer here is made of: its state, its hyperparameters, its loop over leaves."""
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, ParamSpec, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax import lax
 
+from jaxnet import hints
 from jaxnet.checks import is_number
 from jaxnet.names import named_leaves
 from jaxnet.precision import promoted
@@ -84,6 +87,10 @@ class Optimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  #
     ) -> "Optimizer":
         """Another transformation around this one, with the same parameter groups."""
         return Optimizer(init, update, name, None, self.groups, self.partition)
+
+    def __getattr__(self, name: str) -> Any:
+        # runs only when there is no such attribute
+        raise hints.missing_attribute(self, name, hints.OPTIMIZER)
 
     @property
     def groups(self) -> tuple["Optimizer", ...]:
@@ -219,6 +226,29 @@ def make_optimizer(
         )
 
     return Optimizer(init, update, name, defaults)
+
+
+P = ParamSpec("P")
+
+
+def without_parameters(build: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
+    """An optimizer's constructor that tells whoever gives it the parameters, as torch's takes."""
+
+    @functools.wraps(build)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
+        first = args[0] if args else kwargs.get("params")
+        is_array = isinstance(first, jax.Array | np.ndarray)  # a learning rate that is traced
+        if isinstance(first, Iterable | nnx.Module) and not is_array:
+            name = build.__name__
+            settings = ", ".join(f"{k}={value!r}" for k, value in kwargs.items() if k != "params")
+            raise TypeError(
+                f"{name}: the parameters are not given to the optimizer; write "
+                f"optimizer = optim.{name}({settings}) and state = train.create(model, optimizer). "
+                "Parameter groups are written as optim.groups([(pattern, optimizer)], default)"
+            )
+        return build(*args, **kwargs)
+
+    return checked
 
 
 def rounding(dtype: Any) -> Rounding:
