@@ -23,7 +23,8 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
             temporary.write_text("half")
             raise KeyError
 
-    pytest.raises(KeyError, half)
+    with pytest.raises(KeyError):
+        half()
     assert (tmp_path / "a").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     with pytest.raises(FileNotFoundError):
@@ -70,7 +71,8 @@ def test_a_folder_that_cannot_be_filled_goes(tmp_path):
             (folder / "a").touch()
             raise KeyError
 
-    pytest.raises(KeyError, half)
+    with pytest.raises(KeyError):
+        half()
     assert not (tmp_path / "new").exists()
     (tmp_path / "there").mkdir()
     with pytest.raises(FileExistsError), files.filling(tmp_path / "there"):
