@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxnet import metrics as metric_functions
 from jaxnet.checks import check_integer
+from jaxnet.names import named_leaves
 from jaxnet.train.diagnose import NonFiniteError, diagnose
 from jaxnet.train.state import TrainState
 from jaxnet.train.step import Metrics, Step
@@ -26,6 +27,7 @@ __all__ = [
     "ChunkRunner",
     "Parts",
     "batch_shapes",
+    "joined",
     "make_chunk",
     "make_epoch",
     "make_repeat",
@@ -422,6 +424,23 @@ def _check_result(result: Any) -> None:
             f"step: it gave {type(result).__name__}; accepted is a function (state, batch) -> "
             "(state, dictionary of metrics), such as make_train_step(loss, optimizer) gives"
         )
+
+
+def joined(parts: list[Any]) -> Any:
+    """The metrics of several calls as those of one.
+
+    Raises:
+        ValueError: The shape of a metric depends on the rows of the batch.
+    """
+    named = [named_leaves(part) for part in parts]
+    for name in named[0]:
+        shapes = {leaves[name].shape[1:] for leaves in named}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"metrics: {name}: of shapes {sorted(shapes)} in batches of different sizes; "
+                "accepted are numbers and arrays of one shape, so take the mean over the rows"
+            )
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 
 
 def mean_metrics(metrics: Any, weights: np.ndarray | None = None) -> dict[str, Any]:

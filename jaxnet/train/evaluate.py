@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxnet.train.batches import Feed, open_feed
-from jaxnet.train.chunk import Call, ChunkRunner, mean_metrics
+from jaxnet.train.chunk import Call, ChunkRunner, joined, mean_metrics
 from jaxnet.train.progress import Progress
 from jaxnet.train.step import Step, make_predict
 
@@ -82,8 +82,7 @@ def measure(
         parts.append(call.metrics)
         weights += [call.batch_size] * (call.last - call.first)
     runner.state = None  # else it would stay in memory until the next evaluation
-    metrics = jax.tree.map(lambda *values: np.concatenate(values), *parts)
-    return mean_metrics(metrics, np.array(weights, np.float64))
+    return mean_metrics(joined(parts), np.array(weights, np.float64))
 
 
 def predict(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.checkpoint import Checkpoints, Restored, named_arrays
+from jaxnet.train.chunk import joined
 
 __all__ = ["EpochMetrics", "Resumed", "RunCheckpoints", "RunPosition"]
 
@@ -78,7 +79,7 @@ class EpochMetrics:
                 break
         if missing > 0 and self._before:
             parts = [self.joined()]
-        return jax.tree.map(lambda *values: np.concatenate(values)[-steps:], *parts)
+        return jax.tree.map(lambda values: values[-steps:], joined(parts))
 
     def named(self) -> dict[str, np.ndarray]:
         """The arrays by dotted name, as checkpoints hold them."""
@@ -106,7 +107,7 @@ class EpochMetrics:
                 )
             leaves = [self._before[name] for name in names]
             parts.insert(0, jax.tree.unflatten(jax.tree.structure(like), leaves))
-        return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+        return joined(parts)
 
 
 @dataclasses.dataclass

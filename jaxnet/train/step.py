@@ -246,20 +246,25 @@ def _update(
     optimizer: optax.GradientTransformation, grads: Arrays, opt_state: Any, params: Arrays
 ) -> tuple[Any, Any]:
     """The optimizer's update; an error that another optimizer's state explains says so."""
+    error: Exception | None = None
     try:
-        return optimizer.update(grads, opt_state, params)
-    except Exception as error:
+        updates, after = optimizer.update(grads, opt_state, params)
+        if jax.tree.structure(after) == jax.tree.structure(opt_state):  # type: ignore[operator]
+            return updates, after
+    except Exception as raised:
         expected: Any = jax.tree.structure(jax.eval_shape(optimizer.init, params))
         if expected == jax.tree.structure(opt_state):
             raise
-        raise ValueError(
-            f"optimizer: the state is that of another one ({type(opt_state).__name__}); give "
-            f"create(model, optimizer) the optimizer of the step, here {optimizer!r}"
-        ) from error
+        error = raised
+    raise ValueError(
+        f"optimizer: the state is that of another one ({type(opt_state).__name__}); give "
+        f"create(model, optimizer) the optimizer of the step, here {optimizer!r}"
+    ) from error
 
 
 def _with_metrics(result: Any) -> tuple[jax.Array, Metrics]:
     value, metrics = result if isinstance(result, tuple) else (result, {})
+    metrics = {name: jax.tree.map(jnp.asarray, _checked(name, m)) for name, m in metrics.items()}
     if getattr(value, "ndim", None) != 0:
         shape = getattr(value, "shape", None)
         given = type(value).__name__ if shape is None else f"an array of shape {shape}"
@@ -269,3 +274,13 @@ def _with_metrics(result: Any) -> tuple[jax.Array, Metrics]:
     if "loss" in metrics:
         raise ValueError("metrics: 'loss' is the loss itself; give this metric another name")
     return value, metrics
+
+
+def _checked(name: str, metric: Any) -> Any:
+    for leaf in jax.tree.leaves(metric):
+        if not (hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float)):
+            raise TypeError(
+                f"metrics: {name}: {leaf!r}; accepted are numbers, arrays of numbers, and what "
+                "jaxnet.metrics gives"
+            )
+    return metric

@@ -202,3 +202,28 @@ def test_reprs_are_short():
     assert repr(result).startswith("Result('done' after 1 epoch, loss ")
     assert len(repr(result)) < 200
     assert result._repr_html_().count("<tr>") == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "says"),
+    [
+        (lambda out, y: "good", TypeError, "metrics: m: 'good'; accepted are numbers, arrays"),
+        (lambda out, y: out[:, 0], ValueError, r"metrics: m: of shapes \[\(2,\), \(8,\)\] in ba"),
+    ],
+)
+def test_metrics_that_are_no_numbers(metric, error, says):
+    step = train.make_train_step(train.supervised(losses.cross_entropy, {"m": metric}), OPTIMIZER)
+    options = {"epochs": 1, "batch_size": 8, "compilation_cache": False, "quiet": True}
+    with pytest.raises(error, match=says):
+        train.fit(make_state(), step, rows(), **options)
+
+
+def test_a_state_of_another_optimizer_and_of_none():
+    options = {"epochs": 1, "batch_size": 8, "compilation_cache": False, "quiet": True}
+    state = train.create(nn.Linear(3, 2, rngs=Generator(1)), optim.Adam(lr=0.1))
+    with pytest.raises(ValueError, match=r"optimizer: the state is that of another.*create\("):
+        train.fit(state, STEP, rows(), **options)
+    with pytest.raises(TypeError, match=r"state: a model \(Linear\).*train.create\(model, opt"):
+        train.fit(nn.Linear(3, 2, rngs=Generator(1)), STEP, rows(), **options)
+    with pytest.raises(TypeError, match="step: a function that calls the state"):
+        train.fit(make_state(), LOSS, rows(), **options)
