@@ -59,7 +59,7 @@ def as_a_reader(tmp_path, monkeypatch):
             jax.config.update(name, value)
 
 
-@pytest.mark.parametrize("path", pages_to_run(), ids=title)
+@pytest.mark.parametrize("path", list(pages_to_run()), ids=title)
 def test_snippets_run(path, as_a_reader):
     has_torch = importlib.util.find_spec("torch") is not None
     names: dict = {"__name__": "__main__"}
