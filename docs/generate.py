@@ -95,9 +95,7 @@ FAMILIES = {
     },
     "train": {
         "fit": "The loop",
-        **dict.fromkeys(
-            ("loop", "callbacks", "evaluate", "predict", "progress", "resume"), "fit"
-        ),
+        **dict.fromkeys(("loop", "callbacks", "evaluate", "predict", "progress", "resume"), "fit"),
         "step": "States and steps",
         **dict.fromkeys(("state", "epoch", "chunk"), "step"),
         "records": "Records",
