@@ -230,23 +230,18 @@ def torch_names() -> dict[str, list[str]]:
         "torch": [torch.__version__.partition("+")[0]],
         "nn": sorted(name for name, thing in vars(nn).items() if inspect.isclass(thing)),
         "nn.functional": functions(nn.functional),
-        "nn.init": [name for name in functions(nn.init) if name.endswith("_")] + ["calculate_gain"],
+        "nn.init": ["calculate_gain", *(n for n in functions(nn.init) if n.endswith("_"))],
         "optim": sorted(n for n in torch.optim.__all__ if n[0].isupper()),
         "optim.lr_scheduler": sorted(torch.optim.lr_scheduler.__all__),
         "optim.swa_utils": sorted(torch.optim.swa_utils.__all__),
-        "utils.data": sorted(
-            name
-            for name, thing in ((name, getattr(data, name)) for name in data.__all__)
-            if inspect.isclass(thing) and "Pipe" not in name and not _is_helper(name)
-        )
-        + ["default_collate", "default_convert", "random_split"],
+        "utils.data": sorted(n for n in data.__all__ if n[0].isupper() and not _is_helper(n)),
         "nn.utils": functions(nn.utils),
     }
 
 
 def _is_helper(name: str) -> bool:
     """Whether a public name is there for torch itself, or for its old data pipes."""
-    parts = ("torch_function", "_with_indices", "determinis", "validation", "datapipe")
+    parts = ("torch_function", "_with_indices", "DataPipe")
     others = ("Optional", "assert_int_or_pair", "boolean_dispatch", "DataChunk")
     return any(part in name for part in parts) or name in others
 
@@ -286,7 +281,8 @@ def missing() -> str:
 def tiers() -> str:
     """The order of imports, which tests/test_imports.py holds."""
     spec = importlib.util.spec_from_file_location("imports", ROOT / "tests" / "test_imports.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     there = {path.stem for path in (ROOT / "jaxnet").iterdir()} | {

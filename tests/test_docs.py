@@ -10,9 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(path for path in (DOCS / "pages").rglob("*.md") if "reference" not in path.parts) + [
-    ROOT / "README.md"
-]
+GUIDES = [path for path in (DOCS / "pages").rglob("*.md") if "reference" not in path.parts]
+PAGES = [*sorted(GUIDES), ROOT / "README.md"]
 
 # A comment in front of a snippet says what it needs: `<!-- torch -->` is for comparison and
 # is compiled where torch is not installed; `<!-- long -->` takes more than about three seconds;
