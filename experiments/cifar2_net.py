@@ -175,7 +175,7 @@ class Trainer:
                 order = jnp.arange(len(self.training[1]))
                 state, measured = self._evaluate(report.state, self.training, order)
                 accuracy = metrics.total(measured["accuracy"]).compute()
-                report.metrics["train_accuracy"] = float(accuracy)
+                report.log(train_accuracy=accuracy)
                 return state
             return None
 
