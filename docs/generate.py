@@ -114,6 +114,17 @@ WITH_MEMBERS = {
 }  # fmt: skip
 
 
+# On its page a name of these comes before the others, in this order.
+FIRST = [
+    "Module", "Parameter", "Buffer", "Sequential",
+    "fit", "evaluate", "predict", "Result", "EpochReport", "StepReport", "EverySteps",
+    "create", "TrainState", "supervised", "make_train_step", "make_eval_step", "make_predict",
+    "make_epoch", "make_repeat", "Records",
+    "SGD", "Adam", "AdamW", "DataLoader", "Dataset", "load", "save", "state_dict",
+    "load_state_dict",
+]  # fmt: skip
+
+
 def public_packages() -> dict[str, list[str]]:
     """The packages that are there, with their public names."""
     found = {}
@@ -163,8 +174,9 @@ def reference() -> dict[str, tuple[str, list[str]]]:
     return pages
 
 
-def _by_kind(name: str) -> tuple[bool, str]:
-    return not name[0].isupper(), name.lower()
+def _by_kind(name: str) -> tuple[int, bool, str]:
+    first = FIRST.index(name) if name in FIRST else len(FIRST)
+    return first, not name[0].isupper(), name.lower()
 
 
 def reference_page(title: str, names: list[str]) -> str:
@@ -173,7 +185,12 @@ def reference_page(title: str, names: list[str]) -> str:
     for name in names:
         lines += [f"::: {name}"]
         if name.rpartition(".")[2] in WITH_MEMBERS:
-            lines += ["    options:", "      members: null", "      filters: public"]
+            lines += [
+                "    options:",
+                "      members: null",
+                "      filters: public",
+                "      inherited_members: true",
+            ]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
