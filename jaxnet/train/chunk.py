@@ -221,14 +221,12 @@ class Call(NamedTuple):
     Attributes:
         first, last: The numbers of the steps within the epoch.
         batch_size: The rows of each of these steps.
-        state: The state after them.
         metrics: The metrics of each step along axis 0, on the host.
     """
 
     first: int
     last: int
     batch_size: int
-    state: Any
     metrics: Any
 
 
@@ -249,6 +247,8 @@ class ChunkRunner:
         chunk_steps: The steps of a call; None for as many as take a quarter second.
 
     Attributes:
+        state: The state after the last call. Between two calls another one may be set, which
+            the next call goes on with.
         compile_seconds: The seconds that compiling took so far.
         gives_away: Whether a call takes the memory of the state that it is given.
     """
@@ -263,6 +263,7 @@ class ChunkRunner:
     ) -> None:
         self._step, self._trains = step, trains
         self._nonfinite, self._chunk_steps = nonfinite, chunk_steps
+        self.state: Any = None
         self.gives_away = trains and nonfinite != "stop"
         self._fitting = 1  # steps that take about a quarter second
         self.compile_seconds = 0.0
@@ -288,8 +289,9 @@ class ChunkRunner:
         Raises:
             NonFiniteError: A loss or a parameter is not finite, with nonfinite="stop".
         """
+        self.state = state
         with closing(
-            feed.batches(epoch, start, lambda batch: self._capacity(state, batch, feed))
+            feed.batches(epoch, start, lambda batch: self._capacity(batch, feed))
         ) as parts:
             for batches in parts:
                 first = batches.first
@@ -297,8 +299,8 @@ class ChunkRunner:
                     wanted = self._chunk_steps or self._fitting
                     count = min(wanted, batches.capacity, batches.last - first)
                     last = min(first + count, max(until(first), first + 1))
-                    state, metrics = self._call(state, batches, first, last, epoch)
-                    yield Call(first, last, batches.batch_size, state, metrics)
+                    metrics = self._call(batches, first, last, epoch)
+                    yield Call(first, last, batches.batch_size, metrics)
                     first = last
 
     def metrics_like(self, state: Any, batch: Any) -> Any:
@@ -320,18 +322,16 @@ class ChunkRunner:
             known[name] = result[1]
         return known[name]
 
-    def _capacity(self, state: Any, batch: Any, feed: Any) -> int:
-        in_memory = [self.metrics_like(state, batch)]
+    def _capacity(self, batch: Any, feed: Any) -> int:
+        in_memory = [self.metrics_like(self.state, batch)]
         if not feed.on_device:
             in_memory.append(batch)
         leaves = jax.tree.leaves(in_memory)
         one = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
         return max(1, min(_STEPS, _BYTES // max(one, 1)))
 
-    def _call(
-        self, state: Any, batches: Batches, first: int, last: int, epoch: int
-    ) -> tuple[Any, Any]:
-        chunk = self._chunk(batches)
+    def _call(self, batches: Batches, first: int, last: int, epoch: int) -> Any:
+        state, chunk = self.state, self._chunk(batches)
         start, stop = np.int32(first - batches.offset), np.int32(last - batches.offset)
         began, compiled = time.perf_counter(), _Compiling.seconds
         new, metrics, end, finite = chunk(state, batches.data, batches.order, start, stop)
@@ -351,7 +351,9 @@ class ChunkRunner:
             losses = metrics.get("loss", 0.0)
             if not (bool(finite) and np.isfinite(losses).all()):
                 self._explain(chunk, state, batches, int(start), int(end), epoch)
-        return new if self._trains else state, metrics
+        if self._trains:
+            self.state = new
+        return metrics
 
     def _chunk(self, batches: Batches) -> Any:
         how = self._trains, self._nonfinite, batches.batch_size, batches.capacity

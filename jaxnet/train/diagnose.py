@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxnet.keys import keys
-from jaxnet.precision import computing_in
+from jaxnet.precision import computing_in, full_float32
 from jaxnet.train.state import TrainState, merge
 from jaxnet.train.step import TrainStep
 
@@ -62,6 +62,7 @@ class NonFiniteError(FloatingPointError):
         self.diagnosis = diagnosis
 
 
+@full_float32()
 def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
     """Repeats a training step, operation by operation, and names what is not finite in it.
 

@@ -81,6 +81,7 @@ def measure(
     for call in _calls(runner, state, feed, progress, "evaluate"):
         parts.append(call.metrics)
         weights += [call.batch_size] * (call.last - call.first)
+    runner.state = None  # else it would stay in memory until the next evaluation
     metrics = jax.tree.map(lambda *values: np.concatenate(values), *parts)
     return mean_metrics(metrics, np.array(weights, np.float64))
 

@@ -304,7 +304,7 @@ class _Run:
         began, compiled, rows = time.perf_counter(), self.compile_seconds, 0
         before = position.seconds
         for call in self._calls():
-            self.state, count = call.state, call.last - call.first
+            self.state, count = self.trainer.state, call.last - call.first
             position.batch, position.steps = call.last, position.steps + count
             here = time.perf_counter() - began - (self.compile_seconds - compiled)
             position.seconds = before + here
@@ -383,6 +383,8 @@ class _Run:
             if report.reason is not None:
                 position.reason = report.reason
         self._own_state(bool(due))
+        if due:
+            self.trainer.state = self.state
         return position.reason
 
     def _change(self, changed: Any, report: EpochReport | StepReport) -> None:

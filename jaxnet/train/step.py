@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxnet.keys import keys
-from jaxnet.precision import computing_in
+from jaxnet.precision import computing_in, full_float32
 from jaxnet.train.state import Arrays, TrainState, merge, split
 
 __all__ = ["TrainStep", "make_eval_step", "make_predict", "make_train_step", "supervised"]
@@ -166,6 +166,7 @@ def make_train_step(
         }
         return grads, (values.mean(), metrics, (params, buffers))
 
+    @full_float32()
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         if microbatches > 1:
@@ -175,7 +176,7 @@ def make_train_step(
         # A layer may change its parameters when called, as torch's Embedding(max_norm) does.
         value, metrics, (params, buffers) = aux
         if grad_norm:
-            metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
+            metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
         updates, opt_state = _update(optimizer, grads, state.opt_state, params)
         state = state.replace(
             step=state.step + 1,
@@ -202,6 +203,7 @@ def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
         compute_dtype: bfloat16 or float16 for the model's arithmetic.
     """
 
+    @full_float32()
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         model = state.model()
         key = jax.random.fold_in(state.key, state.step)
@@ -222,6 +224,7 @@ def make_predict(
         averaged: whether to use the running average of the weights.
     """
 
+    @full_float32()
     def predict(state: TrainState, *inputs: Any) -> Any:
         model = state.model(averaged=averaged)
         with computing_in(model, compute_dtype):
