@@ -316,6 +316,13 @@ def public_list() -> str:
     return ", ".join(f"`jaxnet.{package}`" for package in public_packages())
 
 
+def included(path: Path, title: str) -> str:
+    """The line that shows a file of the repository as a page of the site."""
+    if not path.exists():
+        return f"# {title}"
+    return f'--8<-- "{path.name}"'
+
+
 def filled(path: Path, **sections: str) -> str:
     """A page's text with the parts between its marks written anew."""
     text = path.read_text(encoding="utf-8")
@@ -341,6 +348,12 @@ def generated() -> Iterator[tuple[Path, str]]:
         PAGES / "architecture.md",
         filled(PAGES / "architecture.md", tiers=tiers(), public=public_list()),
     )
+    for name, path in (
+        ("contributing", ROOT / ".github" / "CONTRIBUTING.md"),
+        ("changelog", DOCS / "changelog.md"),
+    ):
+        page = PAGES / f"{name}.md"
+        yield page, filled(page, **{name: included(path, name.capitalize())})
     text = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
     made, end = "# made by docs/generate.py\n", "# end"
     before, _, rest = text.partition(made)
