@@ -22,6 +22,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxnet import kernels
+from jaxnet.checks import check_choice
 from jaxnet.kernels.layout import varying_alike
 from jaxnet.precision import matmul_precision
 
@@ -60,8 +61,7 @@ def arithmetic_form(form: str) -> Iterator[None]:
     ...     print("custom_call" in jax.jit(F.conv2d).lower(x, w).as_text())
     False
     """
-    if form not in _FORMS:
-        raise ValueError(f"form: {form!r}; accepted are {', '.join(map(repr, _FORMS))}")
+    check_choice("form", form, _FORMS)
     with _asked(form):
         yield
 

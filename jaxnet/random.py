@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from jaxnet.checks import is_integer
+
 __all__ = ["Generator"]
 
 # torch.get_rng_state() for the CPU: a packed C++ struct (CPUGeneratorImplState),
@@ -80,7 +82,7 @@ class Generator:
 
     def manual_seed(self, seed: int) -> "Generator":
         """Starts over from `seed` and returns the generator, as torch does."""
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        if not is_integer(seed):
             raise TypeError(f"seed: {seed!r} is not an integer; give one, such as Generator(0)")
         if not -(2**63) <= seed < 2**64:
             raise ValueError(f"seed: {seed} does not fit 64 bits; accepted is [-2**63, 2**64)")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxnet.checks import check_choice
 from jaxnet.nn.correlation import correlate
 from jaxnet.nn.init import Rngs, default_weight_and_bias
 from jaxnet.nn.module import Module, Parameter, wrong_shape
@@ -240,11 +241,7 @@ class _Conv(Convolution):
         rngs: Rngs,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
-        if padding_mode not in _PADDING_MODES:
-            raise ValueError(
-                f"{type(self).__name__}: padding_mode {padding_mode!r}; accepted are "
-                f"{', '.join(map(repr, _PADDING_MODES))}"
-            )
+        check_choice(f"{type(self).__name__}: padding_mode", padding_mode, _PADDING_MODES)
         self._keep(
             in_channels,
             out_channels,

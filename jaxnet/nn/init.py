@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxnet.checks import check_choice, is_number
 from jaxnet.nn.draw import Rngs, draw_normal, draw_uniform, fill
 from jaxnet.nn.init_structured import dirac_, eye_, orthogonal_, sparse_, trunc_normal_
 
@@ -94,12 +95,10 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else param
-        if isinstance(slope, bool) or not isinstance(slope, int | float):
+        if not is_number(slope):
             raise ValueError(f"param: {slope!r}; the negative slope of leaky_relu is a number")
         return math.sqrt(2.0 / (1 + slope**2))
-    if nonlinearity not in _GAINS:
-        accepted = ", ".join([*_GAINS, "leaky_relu"])
-        raise ValueError(f"nonlinearity: {nonlinearity!r} is unknown; accepted are {accepted}")
+    check_choice("nonlinearity", nonlinearity, [*_GAINS, "leaky_relu"])
     return _GAINS[nonlinearity]
 
 
@@ -133,8 +132,7 @@ def _kaiming_std(tensor: _Array, a: float, mode: str, nonlinearity: str) -> floa
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return None
-    if mode.lower() not in ("fan_in", "fan_out"):
-        raise ValueError(f"mode: {mode!r}; accepted are 'fan_in' and 'fan_out'")
+    check_choice("mode", mode.lower(), ("fan_in", "fan_out"))
     fan = fan_in_and_out(tensor.shape)[mode.lower() == "fan_out"]
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)
 

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from jaxnet import kernels
 from jaxnet.backend import Operation, is_wanted
+from jaxnet.checks import is_integer
 from jaxnet.nn.draw import Rngs, draw_uniform
 from jaxnet.nn.init import default_weight_and_bias
 from jaxnet.nn.module import Module, wrong_shape
@@ -356,12 +357,12 @@ class Unflatten(Module):
     """
 
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
-        if isinstance(dim, bool) or not isinstance(dim, int):
+        if not is_integer(dim):
             raise TypeError(f"Unflatten: dim={dim!r}; give its number, JAX has no named axes")
         if not isinstance(unflattened_size, tuple | list):
             raise TypeError(f"Unflatten: unflattened_size={unflattened_size!r}; give a tuple")
         for size in unflattened_size:
-            if isinstance(size, bool) or not isinstance(size, int):
+            if not is_integer(size):
                 raise TypeError(f"Unflatten: {size!r} in unflattened_size; give whole numbers")
         self.dim = dim
         self.unflattened_size = tuple(unflattened_size)

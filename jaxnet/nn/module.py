@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxnet.names import members, named_modules, named_variables
+
 __all__ = ["Buffer", "Module", "Parameter"]
 
 Parameter = nnx.Param
@@ -185,7 +187,7 @@ class Module(nnx.Module):
         self, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nnx.Module]]:
         """This module and all below it, parents first, under their dotted names."""
-        yield from walk(self, prefix, set() if remove_duplicate else None)
+        return named_modules(self, prefix, remove_duplicate)
 
     def modules(self, remove_duplicate: bool = True) -> Iterator[nnx.Module]:
         """This module and all below it, each once."""
@@ -195,7 +197,7 @@ class Module(nnx.Module):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nnx.Param]]:
         """The trainable arrays under their dotted names, in torch's order."""
-        return self._named(nnx.Param, prefix, recurse, remove_duplicate)
+        return named_variables(self, nnx.Param, prefix, recurse, remove_duplicate)  # type: ignore[return-value]
 
     def parameters(self, recurse: bool = True) -> Iterator[nnx.Param]:
         """The trainable arrays, each once."""
@@ -205,23 +207,11 @@ class Module(nnx.Module):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Buffer]]:
         """The arrays that are kept but not trained, under their dotted names."""
-        return self._named(Buffer, prefix, recurse, remove_duplicate)
+        return named_variables(self, Buffer, prefix, recurse, remove_duplicate)  # type: ignore[return-value]
 
     def buffers(self, recurse: bool = True) -> Iterator[Buffer]:
         """The arrays that are kept but not trained, each once."""
         return (buffer for _, buffer in self.named_buffers(recurse=recurse))
-
-    def _named(self, kind: type, prefix: str, recurse: bool, remove_duplicate: bool) -> Any:
-        owners = [(prefix, self)]
-        if recurse:
-            owners = list(self.named_modules(prefix, remove_duplicate))  # type: ignore[arg-type]
-        seen = set()
-        for owner_name, owner in owners:
-            for name, value in members(owner):
-                if isinstance(value, kind) and id(value) not in seen:
-                    if remove_duplicate:
-                        seen.add(id(value))
-                    yield _join(owner_name, name), value
 
     @property
     def num_parameters(self) -> int:
@@ -244,27 +234,6 @@ class Module(nnx.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no __call__")
-
-
-def walk(
-    module: nnx.Module, prefix: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, nnx.Module]]:
-    """A module and all below it, parents first; each once if a set is given."""
-    if seen is not None:
-        if id(module) in seen:
-            return
-        seen.add(id(module))
-    yield prefix, module
-    for name, value in members(module):
-        if isinstance(value, nnx.Module):
-            yield from walk(value, _join(prefix, name), seen)
-
-
-def members(module: nnx.Module) -> list[tuple[str, nnx.Module | nnx.Variable]]:
-    """What hangs on a module itself, arrays and modules, in torch's order."""
-    held = vars(module)
-    names = module._members if isinstance(module, Module) else held
-    return [(name, held[name]) for name in names if _kind(held[name]) is not None]
 
 
 def _kind(value: Any) -> type | None:
@@ -298,7 +267,7 @@ def _checked(module: nnx.Module, name: str, old: Any, value: Any) -> Any:
             f"write .{name}[...] = array, or assign nn.Parameter(array)"
         )
     if is_array and isinstance(old, Buffer):
-        return Buffer(jnp.asarray(value), persistent=is_persistent(old))
+        return Buffer(jnp.asarray(value), persistent=old.get_metadata("persistent", True))
     held = value.values() if isinstance(value, dict) else value
     if isinstance(value, dict | list | tuple) and any(_kind(item) is not None for item in held):
         raise TypeError(
@@ -306,11 +275,6 @@ def _checked(module: nnx.Module, name: str, old: Any, value: Any) -> Any:
             "use nn.ModuleList, nn.ModuleDict or nn.Sequential, or nnx.List for parameters"
         )
     return value
-
-
-def is_persistent(variable: nnx.Variable) -> bool:
-    """Whether a variable is part of the state_dict."""
-    return variable.get_metadata("persistent", True)
 
 
 def _member(module: Any, name: str, kind: type, target: str) -> Any:
@@ -334,10 +298,6 @@ def printed(module: Module, children: list[str]) -> str:
     if not children and len(lines) < 2:
         return f"{name}({extra})"
     return f"{name}(\n  " + "\n  ".join(lines) + "\n)"
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
 
 
 def wrong_shape(module: nnx.Module, expected: str, given: jax.Array) -> ValueError:

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxnet.checks import check_choice, is_integer
 from jaxnet.nn.dropout import dropout
 from jaxnet.nn.init import Rngs, draw_uniform
 from jaxnet.nn.module import Module, wrong_shape
@@ -45,7 +46,7 @@ class _RNNBase(Module):
             ("hidden_size", hidden_size),
             ("num_layers", num_layers),
         ):
-            if isinstance(size, bool) or not isinstance(size, int):
+            if not is_integer(size):
                 raise TypeError(f"{name}: {argument} {size!r} is {type(size).__name__}, not int")
             if size <= 0:
                 raise ValueError(f"{name}: {argument} {size} must be greater than 0")
@@ -250,8 +251,7 @@ class RNN(_RNNBase):
         rngs: Rngs,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity: {nonlinearity!r}; accepted are 'tanh' and 'relu'")
+        check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         self.nonlinearity = self.cell = nonlinearity
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,

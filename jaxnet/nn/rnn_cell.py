@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxnet.checks import check_choice
 from jaxnet.nn.init import Rngs, draw_uniform
 from jaxnet.nn.linear import linear
 from jaxnet.nn.module import Module, wrong_shape
@@ -244,8 +245,7 @@ class RNNCell(_CellBase):
         rngs: Rngs,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity: {nonlinearity!r}; accepted are 'tanh' and 'relu'")
+        check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         super().__init__(input_size, hidden_size, bias, 1, rngs, dtype)
         self.nonlinearity = nonlinearity
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import check_choice
 from jaxnet.nn.adaptive_pooling import adaptive_avg_pool
 from jaxnet.nn.module import Module
 from jaxnet.nn.pooling import as_given
@@ -66,10 +67,7 @@ def interpolate(
     >>> interpolate(jnp.array([[[0.0, 1.0]]]), scale_factor=2, mode="linear")
     Array([[[0.  , 0.25, 0.75, 1.  ]]], dtype=float32)
     """
-    if mode not in _DIMENSIONS:
-        raise ValueError(
-            f"interpolate: mode {mode!r}; accepted are {', '.join(map(repr, _DIMENSIONS))}"
-        )
+    check_choice("interpolate: mode", mode, _DIMENSIONS)
     if input.ndim not in _DIMENSIONS[mode]:
         raise ValueError(
             f"interpolate: mode {mode!r} takes an input of "

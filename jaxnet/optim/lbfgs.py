@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from jaxnet.checks import check_choice, check_integer
 from jaxnet.optim.optimizer import Optimizer, OptimizerState, check
 from jaxnet.optim.wolfe import strong_wolfe
 from jaxnet.precision import amax, full_float32
@@ -88,12 +89,8 @@ def LBFGS(
         ("max_eval", max_eval),
         ("history_size", history_size),
     ):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"LBFGS: {name}: {count!r}; accepted is an integer, at least 1")
-    if line_search_fn not in (None, "strong_wolfe"):
-        raise ValueError(
-            f"LBFGS: line_search_fn: {line_search_fn!r}; accepted are None and 'strong_wolfe'"
-        )
+        check_integer(f"LBFGS: {name}", count, least=1)
+    check_choice("LBFGS: line_search_fn", line_search_fn, (None, "strong_wolfe"))
     defaults = {
         "lr": lr,
         "max_iter": max_iter,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnet.checks import check_integer
 from jaxnet.optim.optimizer import Optimizer
 
 __all__ = ["GradScaler", "ScalerState", "SkipState", "loss_scale", "skip_nonfinite"]
@@ -89,10 +90,7 @@ def GradScaler(
         )
     if not 0 < backoff_factor < 1:
         raise ValueError(f"GradScaler: backoff_factor: {backoff_factor}; accepted is (0, 1)")
-    if isinstance(growth_interval, bool) or growth_interval < 1:
-        raise ValueError(
-            f"GradScaler: growth_interval: {growth_interval}; accepted is an integer, at least 1"
-        )
+    check_integer("GradScaler: growth_interval", growth_interval, least=1)
 
     def init(params: Any) -> ScalerState:
         scale = jnp.asarray(init_scale, jnp.float32)

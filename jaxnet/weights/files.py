@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.weights.arrays import as_numpy, is_array
+from jaxnet.arrays import as_numpy, is_array
 from jaxnet.weights.errors import FileError
 from jaxnet.weights.torch_reader import read_legacy, read_zip
 from jaxnet.weights.torch_types import DTYPES, torch_name

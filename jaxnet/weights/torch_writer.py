@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.lib.stride_tricks import as_strided
 
-from jaxnet.weights.arrays import as_numpy, is_array
+from jaxnet.arrays import as_numpy, is_array
 from jaxnet.weights.torch_archive import write_archive
 from jaxnet.weights.torch_types import STORAGES, torch_name
 
