@@ -34,8 +34,6 @@ PUBLIC = {
     "weights": "Weights and their files",
     "checkpoint": "Checkpoints",
     "random": "Random numbers as torch draws them",
-    "keys": "Random keys",
-    "draws": "Random keys",
     "precision": "Precision",
     "backend": "Forms of the arithmetic",
     "report": "Plots",
@@ -70,7 +68,8 @@ FAMILIES = {
         "loss": "Losses as modules",
         "distance": "Distances",
         "padding": "Padding",
-        "summary": "Summary",
+        "summary": "Looking inside",
+        "intercept": "summary",
     },
     "optim": {
         "optimizers": "Optimizers",
