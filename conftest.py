@@ -18,6 +18,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # versions that are tested; .ci/run installs them, and runs the tests that carry one of these.
 PACKAGES = {
     "build": "build",
+    "pandas": "pandas",
     "sklearn": "scikit-learn",
     "tensorboard": "tensorboard",
     "torch": "torch",
