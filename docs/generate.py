@@ -182,7 +182,7 @@ def reference_page(title: str, names: list[str]) -> str:
     package = names[0].rpartition(".")[0]
     lines = [f"# {title}", "", f"The public names are imported from `{package}`.", ""]
     for name in names:
-        lines += [f"::: {name}"]
+        lines += [f"::: {in_source(name)}"]
         if name.rpartition(".")[2] in WITH_MEMBERS:
             lines += [
                 "    options:",
@@ -192,6 +192,16 @@ def reference_page(title: str, names: list[str]) -> str:
             ]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def in_source(name: str) -> str:
+    """A public name as mkdocstrings finds it, which reads files and runs nothing.
+
+    Where a module has the name of the function in it, the file `a/b.py` hides the function `a.b`.
+    """
+    if (ROOT / f"{name.replace('.', '/')}.py").exists():
+        return f"{name}.{name.rpartition('.')[2]}"
+    return name
 
 
 def reference_index() -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import logging
 import re
 from pathlib import Path
 
@@ -48,11 +49,13 @@ def pages_to_run():
 
 @pytest.fixture
 def as_a_reader(tmp_path, monkeypatch):
-    """An empty folder to work in, and JAX's settings put back afterwards."""
+    """An empty folder to work in, and what a page sets put back afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAXNET_CACHE", str(tmp_path / "cache"))
-    before = dict(jax.config.values)
+    before, notices = dict(jax.config.values), logging.getLogger("jaxnet")
+    level = notices.level
     yield
+    notices.setLevel(level)
     for name, value in before.items():
         if jax.config.values[name] is not value:
             jax.config.update(name, value)
@@ -106,6 +109,7 @@ def test_what_follows_from_the_code_is_current():
 
 
 def test_reference_has_every_public_name():
+    maker = generate()
     pages = (DOCS / "pages" / "reference").rglob("*.md")
     listed = [
         name
@@ -114,11 +118,11 @@ def test_reference_has_every_public_name():
     ]
     public = {
         f"jaxnet.{package}.{name}"
-        for package, names in generate().public_packages().items()
+        for package, names in maker.public_packages().items()
         for name in names
     }
     assert len(listed) == len(set(listed))
-    assert set(listed) == public
+    assert set(listed) == {maker.in_source(name) for name in public}
 
 
 @pytest.mark.torch
