@@ -41,7 +41,6 @@ from experiments.settings import Settings
 from experiments.unfinished import Budget, Unfinished, checksum
 from jaxnet import data, losses, metrics, nn, optim, report, train
 from jaxnet.data import transforms
-from jaxnet.keys import next_key
 from jaxnet.random import Generator
 
 DATA = ("cifar10",)
@@ -203,7 +202,7 @@ MOVE = transforms.RandomCrop(32, padding=SHIFT, padding_mode="reflect")
 def training_loss(model: Any, batch: Any) -> Any:
     """Of images as they are stored, (N, 32, 32, 3) in 0..255, and whether to mirror each."""
     images, classes, mirrored = batch
-    key = next_key()
+    key = nn.next_key()
     images = PREPARE(key, images)
     images = jnp.where(mirrored[:, None, None, None], images[..., ::-1], images)
     outputs = model(MOVE(key, images))

@@ -46,7 +46,6 @@ from experiments.result_table import command, mean_and_spread, save_table, seeds
 from experiments.settings import Settings
 from experiments.unfinished import Budget, Unfinished, checksum
 from jaxnet import losses, metrics, nn, optim, report, train
-from jaxnet.keys import keys
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
@@ -268,7 +267,7 @@ def without_eval(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def step(state: Any, batch: Any) -> tuple[Any, Any]:
         model = state.model()
         model.train()
-        with keys(jax.random.fold_in(state.key, state.step)):
+        with nn.keys(jax.random.fold_in(state.key, state.step)):
             _, measured = loss(model, batch)
         return state.replace(step=state.step + 1), measured
 

@@ -20,7 +20,7 @@ def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
 
     Inside, the model's parameters are seen in `dtype`, floating arguments of a call of the
     model are cast to it, and floating results come back in float32. Buffers keep their
-    dtype. Outside, the parameters are as they were.
+    dtype. Outside, the parameters are as they were, but for what a layer wrote into them.
 
     Torch's autocast chooses by operation; here everything between input and output
     is in `dtype`, but the layers that sum many numbers (normalisation, softmax) sum
@@ -40,9 +40,9 @@ def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
         raise ValueError(f"compute_dtype: {jnp.dtype(dtype)}; accepted is a floating dtype")
     # nnx.iter_graph finds the parameters that stand in containers of flax, too
     params = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Param)]
-    before = [(variable, variable[...]) for variable in params]
-    for variable, value in before:
-        variable.set_value(value.astype(dtype))
+    before = [(variable, variable[...], variable[...].astype(dtype)) for variable in params]
+    for variable, _, narrow in before:
+        variable.set_value(narrow)
 
     def cast(call: Call, proceed: Callable[..., Any]) -> Any:
         if call.module is not model:
@@ -54,11 +54,14 @@ def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
         with intercept(model, cast):
             yield
     finally:
-        for variable, value in before:
-            # A layer may have written a parameter itself, as Embedding(max_norm=...) does, in
-            # the dtype that it had before: that value stays.
-            if variable[...].dtype != value.dtype:
-                variable.set_value(value)
+        for variable, value, narrow in before:
+            now = variable[...]
+            # A layer may have written into its parameter, as Embedding(max_norm=...) does: what
+            # it changed stays, and the other numbers keep the digits that they had.
+            changed = now is not narrow
+            variable.set_value(
+                jnp.where(now == narrow, value, now.astype(value.dtype)) if changed else value
+            )
 
 
 def _cast(x: Any, dtype: DTypeLike) -> Any:

@@ -71,7 +71,7 @@ def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dic
     return named
 
 
-def members(module: nnx.Module) -> list[tuple[str, nnx.Module | nnx.Variable]]:
+def members(module: nnx.Module) -> list[tuple[str, nnx.Module | nnx.Variable[Any]]]:
     """The arrays and modules that are attributes of a module itself, with their names.
 
     Their order is torch's, that of the assignments, which `jaxnet.nn.Module` remembers;
@@ -112,11 +112,11 @@ def _named_modules(
 
 def named_variables(
     module: nnx.Module,
-    kind: type[nnx.Variable] = nnx.Variable,
+    kind: type[nnx.Variable[Any]] = nnx.Variable,
     prefix: str = "",
     recurse: bool = True,
     remove_duplicate: bool = True,
-) -> Iterator[tuple[str, nnx.Variable]]:
+) -> Iterator[tuple[str, nnx.Variable[Any]]]:
     """The arrays of a module with their dotted names, in the order of torch's state_dict.
 
     A module's own parameters come first, then its other arrays, then its children's.

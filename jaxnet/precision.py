@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 __all__ = [
     "amax",
     "amin",
     "full_float32",
     "matmul_precision",
+    "promoted",
     "set_float32_matmul_precision",
     "unfused_jit",
 ]
@@ -117,3 +119,16 @@ def _keeping_nan(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return found
     return jnp.where(jnp.isnan(x).any(axis, keepdims=keepdims), jnp.nan, found)
+
+
+def promoted(*dtypes: ArrayLike | DTypeLike) -> jnp.dtype[Any]:
+    """The dtype that arrays and dtypes promote to by JAX's usual rules.
+
+    Where jaxnet takes arguments of several dtypes it casts them to this one, so that it
+    works under `jax_numpy_dtype_promotion="strict"` as well.
+
+    >>> promoted(jnp.bfloat16, jnp.float32)
+    dtype('float32')
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import from tiers above its own (earlier here) and from itself.
 TIERS = [
-    {"arrays", "checks", "names"},
+    {"arrays", "checks", "hints", "names"},
     {"extras", "files", "intercept", "keys", "memory", "precision", "random"},
     {"losses", "mixed_precision"},
     {"kernels"},

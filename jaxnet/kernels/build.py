@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jaxlib
+import jaxlib.version
 
 from jaxnet import files
 
@@ -124,7 +124,7 @@ def _by_compiler(compiler: list[str]) -> ctypes.CDLL:
         raise RuntimeError("there is no such compiler")
     version = _run([[*compiler, "--version"]])
     texts = [source.read_text(encoding="utf-8") for source in (*_HEADERS, *_SOURCES)]
-    parts = [*texts, jaxlib.__version__, *_FLAGS, *compiler, version, _processor()]
+    parts = [*texts, jaxlib.version.__version__, *_FLAGS, *compiler, version, _processor()]
     name = f"kernels-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
     # A cache that cannot be written must not cost the compiling of each start.
     user = os.getuid() if hasattr(os, "getuid") else "user"

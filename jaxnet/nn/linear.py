@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxnet import kernels
@@ -13,7 +12,7 @@ from jaxnet.backend import Operation, is_wanted
 from jaxnet.checks import is_integer
 from jaxnet.nn.draw import Rngs, draw_uniform
 from jaxnet.nn.init import default_weight_and_bias
-from jaxnet.nn.module import Module, wrong_shape
+from jaxnet.nn.module import Module, Parameter, wrong_shape
 from jaxnet.precision import full_float32
 
 __all__ = [
@@ -306,9 +305,9 @@ class Bilinear(Module):
         self.out_features = out_features
         bound = 1 / math.sqrt(in1_features)
         shape = (out_features, in1_features, in2_features)
-        self.weight = nnx.Param(draw_uniform(rngs, shape, -bound, bound, dtype))
+        self.weight = Parameter(draw_uniform(rngs, shape, -bound, bound, dtype))
         self.bias = (
-            nnx.Param(draw_uniform(rngs, (out_features,), -bound, bound, dtype)) if bias else None
+            Parameter(draw_uniform(rngs, (out_features,), -bound, bound, dtype)) if bias else None
         )
 
     def __call__(self, input1: jax.Array, input2: jax.Array) -> jax.Array:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxnet.checks import check_choice, is_integer
 from jaxnet.nn.dropout import dropout
 from jaxnet.nn.init import Rngs, draw_uniform
-from jaxnet.nn.module import Module, wrong_shape
+from jaxnet.nn.module import Module, Parameter, wrong_shape
 from jaxnet.nn.recurrence import State
 from jaxnet.nn.recurrent import Weights, before_end, recurrent_layer
 from jaxnet.nn.rnn_cell import pair
@@ -83,7 +82,7 @@ class _RNNBase(Module):
                     shapes["weight_hr"] = (self.proj_size, hidden_size)
                 for kind, shape in shapes.items():
                     drawn = draw_uniform(rngs, shape, -bound, bound, dtype)
-                    setattr(self, kind + suffix, nnx.Param(drawn))
+                    setattr(self, kind + suffix, Parameter(drawn))
 
     @property
     def _output_size(self) -> int:

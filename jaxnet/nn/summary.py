@@ -164,7 +164,7 @@ def _output_shapes(model: nnx.Module, inputs: Any, kwargs: Any) -> dict[str, lis
         shapes.setdefault(call.name, []).append(jax.tree.map(np.shape, output))
         return output
 
-    def run(state, arrays):
+    def run(state: Any, arrays: dict[int, Any]) -> Any:
         copy = nnx.merge(graphdef, state)
         copy.eval()
         given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
@@ -176,7 +176,7 @@ def _output_shapes(model: nnx.Module, inputs: Any, kwargs: Any) -> dict[str, lis
     return shapes
 
 
-def _variables(model: nnx.Module, trainable: bool) -> list[nnx.Variable]:
+def _variables(model: nnx.Module, trainable: bool) -> list[nnx.Variable[Any]]:
     """The trainable arrays once each, or those that are kept beside them."""
     return [
         variable

@@ -5,11 +5,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.optim.optimizer import Optimizer, check, decoupled_decay, lerp, make_optimizer
+from jaxnet.optim.optimizer import (
+    Optimizer,
+    check,
+    decoupled_decay,
+    lerp,
+    make_optimizer,
+    without_parameters,
+)
 
 __all__ = ["Adafactor"]
 
 
+@without_parameters
 def Adafactor(
     lr: float = 1e-2,
     beta2_decay: float = -0.8,

@@ -14,12 +14,14 @@ from jaxnet.optim.optimizer import (
     lerp,
     make_optimizer,
     one_minus_power,
+    without_parameters,
     zeros,
 )
 
 __all__ = ["Adam", "AdamW", "Adamax"]
 
 
+@without_parameters
 def Adam(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -51,6 +53,7 @@ def Adam(
     return _adam("Adam", lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay)
 
 
+@without_parameters
 def AdamW(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -148,6 +151,7 @@ def moments(grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> tuple[jax.
     return m, v
 
 
+@without_parameters
 def Adamax(
     lr: float = 2e-3,
     betas: tuple[float, float] = (0.9, 0.999),

@@ -1,4 +1,14 @@
-"""L-BFGS by torch's algorithm."""
+"""L-BFGS by torch's algorithm.
+
+>>> import optax
+>>> loss = lambda p: ((p["w"] - 3.0) ** 2).sum()
+>>> params, optimizer = {"w": jnp.zeros(2)}, LBFGS(line_search_fn="strong_wolfe")
+>>> state = optimizer.init(params)
+>>> grads = jax.grad(loss)(params)
+>>> updates, state = optimizer.update(grads, state, params, value_fn=loss)
+>>> optax.apply_updates(params, updates)["w"].tolist()
+[3.0, 3.0]
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +19,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxnet.checks import check_choice, check_integer
-from jaxnet.optim.optimizer import Optimizer, OptimizerState, check
+from jaxnet.optim.optimizer import Optimizer, OptimizerState, check, without_parameters
 from jaxnet.optim.wolfe import strong_wolfe
 from jaxnet.precision import amax, full_float32
 
@@ -36,6 +46,7 @@ class _Loop(NamedTuple):
     stop: jax.Array
 
 
+@without_parameters
 def LBFGS(
     lr: float = 1,
     max_iter: int = 20,
@@ -72,15 +83,6 @@ def LBFGS(
 
     Raises:
         ValueError: an argument is out of range, or (in update) value_fn is missing.
-
-    >>> import optax
-    >>> loss = lambda p: ((p["w"] - 3.0) ** 2).sum()
-    >>> params, optimizer = {"w": jnp.zeros(2)}, LBFGS(line_search_fn="strong_wolfe")
-    >>> state = optimizer.init(params)
-    >>> grads = jax.grad(loss)(params)
-    >>> updates, state = optimizer.update(grads, state, params, value_fn=loss)
-    >>> optax.apply_updates(params, updates)["w"].tolist()
-    [3.0, 3.0]
     """
     check("LBFGS", lr=lr, tolerance_grad=tolerance_grad, tolerance_change=tolerance_change)
     max_eval = max_iter * 5 // 4 if max_eval is None else max_eval

@@ -15,6 +15,7 @@ from jaxnet.optim.optimizer import (
     lerp,
     make_optimizer,
     rounding,
+    without_parameters,
     zeros,
 )
 from jaxnet.precision import full_float32
@@ -22,6 +23,7 @@ from jaxnet.precision import full_float32
 __all__ = ["Muon"]
 
 
+@without_parameters
 def Muon(
     lr: float = 1e-3,
     weight_decay: float = 0.1,

@@ -1,18 +1,22 @@
 """What every optimizer here is made of: its state, its hyperparameters, its loop over leaves."""
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, ParamSpec, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax import lax
 
+from jaxnet import hints
 from jaxnet.checks import is_number
 from jaxnet.names import named_leaves
+from jaxnet.precision import promoted
 
 __all__ = ["Optimizer", "OptimizerState", "get_hyperparams", "learning_rates", "set_hyperparams"]
 
@@ -47,7 +51,7 @@ class OptimizerState(NamedTuple):
     slots: dict[str, Any]
 
 
-class Optimizer(optax.GradientTransformationExtraArgs):
+class Optimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # optax has no types
     """An optax transformation that remembers what it was built with.
 
     Attributes:
@@ -83,6 +87,10 @@ class Optimizer(optax.GradientTransformationExtraArgs):
     ) -> "Optimizer":
         """Another transformation around this one, with the same parameter groups."""
         return Optimizer(init, update, name, None, self.groups, self.partition)
+
+    def __getattr__(self, name: str) -> Any:
+        # runs only when there is no such attribute
+        raise hints.missing_attribute(self, name, hints.OPTIMIZER)
 
     @property
     def groups(self) -> tuple["Optimizer", ...]:
@@ -192,7 +200,7 @@ def make_optimizer(
         updates, new_slots = [], {key: [] for key in slots}  # type: ignore[var-annotated]
         for i, (leaf, grad) in enumerate(zip(leaves, flat_grads, strict=True)):
             dtype = jnp.result_type(leaf)
-            wide = jnp.promote_types(dtype, jnp.float32)
+            wide = promoted(dtype, jnp.float32)
             if dtype not in cast:
                 cast[dtype] = SimpleNamespace(
                     **{key: jnp.asarray(value, wide) for key, value in known.items()},
@@ -218,6 +226,29 @@ def make_optimizer(
         )
 
     return Optimizer(init, update, name, defaults)
+
+
+P = ParamSpec("P")
+
+
+def without_parameters(build: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
+    """An optimizer's constructor that tells whoever gives it the parameters, as torch's takes."""
+
+    @functools.wraps(build)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
+        first = args[0] if args else kwargs.get("params")
+        is_array = isinstance(first, jax.Array | np.ndarray)  # a learning rate that is traced
+        if isinstance(first, Iterable | nnx.Module) and not is_array:
+            name = build.__name__
+            settings = ", ".join(f"{k}={value!r}" for k, value in kwargs.items() if k != "params")
+            raise TypeError(
+                f"{name}: the parameters are not given to the optimizer; write "
+                f"optimizer = optim.{name}({settings}) and state = train.create(model, optimizer). "
+                "Parameter groups are written as optim.groups([(pattern, optimizer)], default)"
+            )
+        return build(*args, **kwargs)
+
+    return checked
 
 
 def rounding(dtype: Any) -> Rounding:

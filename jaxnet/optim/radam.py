@@ -7,11 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.optim.adam import decay, hyperparams_of_adam, moments
-from jaxnet.optim.optimizer import Optimizer, check, make_optimizer, one_minus_power, zeros
+from jaxnet.optim.optimizer import (
+    Optimizer,
+    check,
+    make_optimizer,
+    one_minus_power,
+    without_parameters,
+    zeros,
+)
 
 __all__ = ["NAdam", "RAdam"]
 
 
+@without_parameters
 def NAdam(
     lr: float = 2e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -89,6 +97,7 @@ def NAdam(
     return make_optimizer("NAdam", defaults, hyperparams, rule, slots, scalars, shared)
 
 
+@without_parameters
 def RAdam(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),

@@ -13,12 +13,14 @@ from jaxnet.optim.optimizer import (
     given,
     lerp,
     make_optimizer,
+    without_parameters,
     zeros,
 )
 
 __all__ = ["Adadelta", "Adagrad", "RMSprop"]
 
 
+@without_parameters
 def RMSprop(
     lr: float = 1e-2,
     alpha: float = 0.99,
@@ -99,6 +101,7 @@ def RMSprop(
     )
 
 
+@without_parameters
 def Adagrad(
     lr: float = 1e-2,
     lr_decay: float = 0,
@@ -153,6 +156,7 @@ def Adagrad(
     return make_optimizer("Adagrad", defaults, hyperparams, rule, slots, scalars)
 
 
+@without_parameters
 def Adadelta(
     lr: float = 1.0,
     rho: float = 0.9,

@@ -5,11 +5,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.optim.optimizer import Optimizer, check, coupled_decay, make_optimizer, shrink, zeros
+from jaxnet.optim.optimizer import (
+    Optimizer,
+    check,
+    coupled_decay,
+    make_optimizer,
+    shrink,
+    without_parameters,
+    zeros,
+)
 
 __all__ = ["ASGD", "Rprop"]
 
 
+@without_parameters
 def Rprop(
     lr: float = 1e-2,
     etas: tuple[float, float] = (0.5, 1.2),
@@ -65,6 +74,7 @@ def Rprop(
     return make_optimizer("Rprop", defaults, hyperparams, rule, slots)
 
 
+@without_parameters
 def ASGD(
     lr: float = 1e-2,
     lambd: float = 1e-4,

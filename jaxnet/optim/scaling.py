@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxnet.checks import check_integer
 from jaxnet.optim.optimizer import Optimizer
+from jaxnet.precision import promoted
 
 __all__ = ["GradScaler", "ScalerState", "SkipState", "loss_scale", "skip_nonfinite"]
 
@@ -101,9 +102,7 @@ def GradScaler(
     ) -> tuple[Any, ScalerState]:
         inverse = 1 / state.scale
         # in float32 at least: the inverse of a large scale is nothing in float16
-        grads = jax.tree.map(
-            lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)) * inverse, grads
-        )
+        grads = jax.tree.map(lambda g: g.astype(promoted(g.dtype, jnp.float32)) * inverse, grads)
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
         finite = _all_finite(grads)
         updates, inner = _update_if(finite, optimizer, grads, state.inner, params, extra)

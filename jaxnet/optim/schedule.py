@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet import hints
 from jaxnet.checks import check_integer
 from jaxnet.optim.optimizer import (
     Optimizer,
@@ -48,6 +49,10 @@ class Schedule:
         self.optimizer = optimizer
         self._known: list[tuple[Group, ...]] = []
         self._run: Schedule | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        # runs only when there is no such attribute
+        raise hints.missing_attribute(self, name, hints.SCHEDULE)
 
     def __call__(self, step: int) -> tuple[Group, ...]:
         """Per group, "lr" and where it is scheduled "momentum" or "betas", at a step."""

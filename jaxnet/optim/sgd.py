@@ -12,12 +12,14 @@ from jaxnet.optim.optimizer import (
     coupled_decay,
     given,
     make_optimizer,
+    without_parameters,
     zeros,
 )
 
 __all__ = ["SGD"]
 
 
+@without_parameters
 def SGD(
     lr: float = 1e-3,
     momentum: float = 0,

@@ -96,7 +96,7 @@ def make_train_step(
 
     Args:
         loss: `loss(model, batch)` gives a scalar, or a scalar and a dictionary of
-            metrics. The model comes in training mode, inside a `jaxnet.keys.keys`
+            metrics. The model comes in training mode, inside an `nn.keys`
             context with `fold_in(state.key, state.step)` for dropout and the like.
         optimizer: its updates are added to the parameters. Clipping, parameter
             groups, frozen parameters and schedules are parts of it (`jaxnet.optim`).

@@ -99,7 +99,7 @@ def load_state_dict(
     return keys
 
 
-def _fitted(value: Any, variable: nnx.Variable) -> np.ndarray:
+def _fitted(value: Any, variable: nnx.Variable[Any]) -> np.ndarray:
     """A value in the variable's shape and dtype."""
     if not is_array(value) and not isinstance(value, bool | int | float | complex):
         raise TypeError(f"{type(value).__name__} is no array")
@@ -125,7 +125,7 @@ def _fitted(value: Any, variable: nnx.Variable) -> np.ndarray:
         return array.astype(dtype)
 
 
-def _assign(variable: nnx.Variable, array: np.ndarray) -> None:
+def _assign(variable: nnx.Variable[Any], array: np.ndarray) -> None:
     current = variable[...]
     if isinstance(current, jax.Array) and current.committed:  # stays on its devices
         variable.set_value(jax.device_put(array, current.sharding))
@@ -145,7 +145,7 @@ def _may_be_missing(name: str, state_dict: Any) -> bool:
     return _counts_batches(name) and (not isinstance(version, int) or version < 2)
 
 
-def _variables(model: Any) -> dict[str, nnx.Variable]:
+def _variables(model: Any) -> dict[str, nnx.Variable[Any]]:
     """All that belongs into a state_dict, in torch's order; what has two names is there twice."""
     found = named_variables(model, remove_duplicate=False)
     return {name: v for name, v in found if v.get_metadata("persistent", True)}
