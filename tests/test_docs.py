@@ -40,11 +40,15 @@ def title(path: Path) -> str:
     return str(path.relative_to(DOCS / "pages")) if path.is_relative_to(DOCS) else path.name
 
 
+def pages_with(mark: str) -> list[Path]:
+    return [path for path in PAGES if mark in {mark for mark, _ in snippets(path)}]
+
+
 def pages_to_run():
     for path in PAGES:
-        marks = {mark for mark, _ in snippets(path)}
-        if marks and marks != {"outline"}:
-            yield pytest.param(path, marks=[pytest.mark.long] if "long" in marks else [])
+        if {mark for mark, _ in snippets(path)} - {"outline"}:
+            marks = [pytest.mark.long] if path in pages_with("long") else []
+            yield pytest.param(path, marks=marks)
 
 
 @pytest.fixture
@@ -61,14 +65,24 @@ def as_a_reader(tmp_path, monkeypatch):
             jax.config.update(name, value)
 
 
-@pytest.mark.parametrize("path", list(pages_to_run()), ids=title)
-def test_snippets_run(path, as_a_reader):
-    has_torch = importlib.util.find_spec("torch") is not None
+def run(path: Path, torch: bool) -> None:
+    """A page's snippets in their order, in one namespace."""
     names: dict = {"__name__": "__main__"}
     for mark, tree in snippets(path):
         code = compile(tree, str(path), "exec")
-        if mark != "outline" and (mark != "torch" or has_torch):
+        if mark != "outline" and (torch or mark != "torch"):
             exec(code, names)
+
+
+@pytest.mark.parametrize("path", list(pages_to_run()), ids=title)
+def test_snippets_run(path, as_a_reader):
+    run(path, torch=False)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("path", pages_with("torch"), ids=title)
+def test_snippets_run_beside_torch(path, as_a_reader):
+    run(path, torch=True)
 
 
 def test_every_mark_is_known():
