@@ -259,4 +259,4 @@ def _checked_mask(number: int, mask: ArrayLike) -> jax.Array:
                 f"masks: number {number} holds other values than 0 and 1; "
                 "give the mask itself, without the factor 1 / (1 - p)"
             )
-    return jnp.asarray(mask) != 0
+    return jnp.asarray(mask).astype(bool)

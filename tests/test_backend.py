@@ -294,7 +294,7 @@ def test_a_form_that_was_asked_for_holds_until_its_context_ends():
 
 
 def test_forms_that_are_not_there():
-    message = "form: 'fast'; accepted are 'kernel', 'loop', 'native'"
+    message = "form: 'fast'; accepted are 'kernel', 'loop' and 'native'"
     with pytest.raises(ValueError, match=message), arithmetic_form("fast"):
         pass
     x, w = drawn([(8, 3, 6, 5), (4, 3, 3, 3)])

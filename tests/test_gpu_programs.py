@@ -11,6 +11,7 @@ from jax.experimental import io_callback
 from benchmarks.gpu import lowered
 from benchmarks.gpu.lowered import KINDS, findings
 from benchmarks.gpu.workloads import PRECISIONS, workloads
+from jaxnet.precision import full_float32
 
 X = jax.ShapeDtypeStruct((4, 3, 8, 8), jnp.float32)
 W = jax.ShapeDtypeStruct((5, 3, 3, 3), jnp.float32)
@@ -106,7 +107,11 @@ PLANTS = {
 
 
 def program(function, *arguments, **options):
-    return jax.jit(function, **options).trace(*arguments).lower(lowering_platforms=("cuda",))
+    return (
+        jax.jit(full_float32()(function), **options)
+        .trace(*arguments)
+        .lower(lowering_platforms=("cuda",))
+    )
 
 
 def test_a_call_into_python_is_found():

@@ -176,7 +176,7 @@ def test_masks_can_be_arguments_of_a_compiled_function():
             return kept(THREE), jax.checkpoint(lambda x: DROP(x))(THREE)
 
     for given in ([A, B], [B, A]):
-        expected = [(THREE * 2 * np.array(mask)).tolist() for mask in given]
+        expected = [(THREE * 2 * np.array(mask, np.float32)).tolist() for mask in given]
         assert [y.tolist() for y in run(list(map(jnp.array, given)))] == expected
         with masks(given):
             assert [kept(THREE).tolist(), kept(THREE).tolist()] == expected

@@ -203,7 +203,7 @@ REFUSED = [
     ("triplet_margin_loss", (SCORES, SCORES, SCORES), {"margin": 0.0}, "margin 0.0"),
     ("triplet_margin_loss", (SCORES, SCORES[0], SCORES), {}, r"positive \(3,\)"),
     ("multi_margin_loss", (SCORES, jnp.array([0, 3])), {}, "class 3; accepted are 0 to 2"),
-    ("multi_margin_loss", (SCORES, jnp.array([0, 1])), {"p": 3}, "p 3; accepted are 1 and 2"),
+    ("multi_margin_loss", (SCORES, jnp.array([0, 1])), {"p": 3}, "p: 3; accepted are 1 and 2"),
     ("multilabel_margin_loss", (SCORES, jnp.full((2, 3), -2)), {}, "holds -2"),
     ("ctc_loss", (jnp.zeros((4, 1, 3)), jnp.array([[1]]), [5], [1]), {}, "input_lengths holds 5"),
     ("ctc_loss", (jnp.zeros((4, 1, 3)), jnp.array([[3]]), [4], [1]), {}, "symbol 3"),
@@ -307,7 +307,7 @@ def test_penalties_are_the_documents():
         np.testing.assert_allclose(
             penalty(nested, ["layers.0.weight"]), power(arrays["0.weight"]).sum(), rtol=1e-6
         )
-    with pytest.raises(ValueError, match=r"where: '\*.wait' fits no name; near are \['0.we"):
+    with pytest.raises(ValueError, match=r"where: '\*.wait' fits no name; near are \['1.we"):
         losses.l2_penalty(model, "*.wait")
     with pytest.raises(ValueError, match=r"'weight' fits no name; '\*.weight' does"):
         losses.l2_penalty(model, "weight")

@@ -5,7 +5,8 @@ a CPU, and it goes over the images many times for a norm or a pool; its loop ove
 steps costs more than the steps. As torch.compile does, jaxnet compiles its kernels with the
 system's C compiler, once a machine: `cc`, or what the variable CC names. The library lies in
 the user's cache. Where there is no compiler the plain XLA forms run, and a log line says so
-once.
+once. The environment variable JAXNET_KERNELS=off switches them off for a whole process,
+`jaxnet.backend.arithmetic_form` for a part of a program.
 
 Images are (N, C, H, W) and lie with the batch innermost, which the calls tell XLA. The
 functions here have no derivatives: `jaxnet.nn` gives them (`jaxnet.backend.Operation`).

@@ -7,6 +7,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer, Shaped
 
 from jaxnet.losses.reduction import (
     broadcast_to,
@@ -28,12 +29,12 @@ __all__ = [
 
 
 def nll_loss(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input: Float[ArrayLike, "..."],
+    target: Integer[ArrayLike, "..."],
+    weight: Float[ArrayLike, " C"] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """-weight[target] * input[target]: torch.nn.functional.nll_loss.
 
     Args:
@@ -61,13 +62,13 @@ def nll_loss(
 
 
 def cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input: Float[ArrayLike, "..."],
+    target: Shaped[ArrayLike, "..."],
+    weight: Float[ArrayLike, " C"] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """-sum_c weight_c target_c log softmax(input)_c: torch.nn.functional.cross_entropy.
 
     Args:
@@ -237,11 +238,11 @@ _log_terms.defjvp(_log_terms_jvp, symbolic_zeros=True)
 
 
 def binary_cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
+    input: Float[ArrayLike, "*shape"],
+    target: Float[ArrayLike, "*shape"],
     weight: ArrayLike | None = None,
     reduction: str = "mean",
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """-w (t log p + (1 - t) log(1 - p)), log held above -100: binary_cross_entropy of torch.
 
     Args:
@@ -272,12 +273,12 @@ def binary_cross_entropy(
 
 
 def binary_cross_entropy_with_logits(
-    input: ArrayLike,
-    target: ArrayLike,
+    input: Float[ArrayLike, "*shape"],
+    target: Float[ArrayLike, "*shape"],
     weight: ArrayLike | None = None,
     reduction: str = "mean",
     pos_weight: ArrayLike | None = None,
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """-w (a t log s(x) + (1 - t) log(1 - s(x))), s the sigmoid: torch's function of the name.
 
     Args:
@@ -303,8 +304,11 @@ def binary_cross_entropy_with_logits(
 
 
 def kl_div(
-    input: ArrayLike, target: ArrayLike, reduction: str = "mean", log_target: bool = False
-) -> jax.Array:
+    input: Float[ArrayLike, "..."],
+    target: Float[ArrayLike, "..."],
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Float[Array, "..."]:
     """target (log target - input): torch.nn.functional.kl_div.
 
     Args:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer
 
 from jaxnet.losses.reduction import (
     check_reduction,
@@ -21,14 +22,14 @@ __all__ = ["ctc_loss"]
 
 
 def ctc_loss(
-    log_probs: ArrayLike,
-    targets: ArrayLike,
+    log_probs: Float[ArrayLike, "T *N C"],
+    targets: Integer[ArrayLike, "..."],
     input_lengths: ArrayLike,
     target_lengths: ArrayLike,
     blank: int = 0,
     reduction: str = "mean",
     zero_infinity: bool = False,
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """-log p(targets | log_probs), over all alignments: torch.nn.functional.ctc_loss.
 
     As in torch, log_probs are taken to come from a log_softmax: the gradient with

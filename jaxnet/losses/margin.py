@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer, Shaped
 
 from jaxnet.checks import check_choice
 from jaxnet.losses.kinks import clamp_min_0
@@ -27,8 +28,11 @@ __all__ = [
 
 
 def hinge_embedding_loss(
-    input: ArrayLike, target: ArrayLike, margin: float = 1.0, reduction: str = "mean"
-) -> jax.Array:
+    input: Float[ArrayLike, "*shape"],
+    target: Shaped[ArrayLike, "*shape"],
+    margin: float = 1.0,
+    reduction: str = "mean",
+) -> Float[Array, "..."]:
     """x where y = 1, max(0, margin - x) where y = -1: torch.nn.functional.hinge_embedding_loss.
 
     Args:
@@ -49,7 +53,9 @@ def hinge_embedding_loss(
     return reduce(apart + near, reduction)
 
 
-def soft_margin_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean") -> jax.Array:
+def soft_margin_loss(
+    input: Float[ArrayLike, "*shape"], target: Shaped[ArrayLike, "*shape"], reduction: str = "mean"
+) -> Float[Array, "..."]:
     """log(1 + exp(-y x)): torch.nn.functional.soft_margin_loss.
 
     Where exp overflows (y x below -88 in float32) torch gives infinity and a nan
@@ -69,13 +75,13 @@ def soft_margin_loss(input: ArrayLike, target: ArrayLike, reduction: str = "mean
 
 
 def multi_margin_loss(
-    input: ArrayLike,
-    target: ArrayLike,
+    input: Float[ArrayLike, "*N C"],
+    target: Integer[ArrayLike, "*N"],
     p: int = 1,
     margin: float = 1.0,
     weight: ArrayLike | None = None,
     reduction: str = "mean",
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """sum_{i != y} w_y max(0, margin - x_y + x_i)^p / C: torch.nn.functional.multi_margin_loss.
 
     Args:
@@ -126,8 +132,8 @@ def multi_margin_loss(
 
 
 def multilabel_margin_loss(
-    input: ArrayLike, target: ArrayLike, reduction: str = "mean"
-) -> jax.Array:
+    input: Float[ArrayLike, "*shape"], target: Integer[ArrayLike, "*shape"], reduction: str = "mean"
+) -> Float[Array, "..."]:
     """sum_{j in y, i not in y} max(0, 1 - x_j + x_i) / C: multilabel_margin_loss of torch.
 
     Args:
@@ -166,11 +172,11 @@ def multilabel_margin_loss(
 
 
 def multilabel_soft_margin_loss(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input: Float[ArrayLike, "*shape"],
+    target: Shaped[ArrayLike, "*shape"],
+    weight: Float[ArrayLike, "..."] | None = None,
     reduction: str = "mean",
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """-mean_c w_c (y log s(x) + (1 - y) log s(-x)): multilabel_soft_margin_loss of torch.
 
     Args:

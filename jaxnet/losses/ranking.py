@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
 
 from jaxnet.losses.kinks import absolute, clamp_min_0
 from jaxnet.losses.reduction import broadcast, check_reduction, floats, reduce
@@ -25,12 +26,12 @@ _COSINE_EPS = float(np.float32(1e-12))
 
 
 def margin_ranking_loss(
-    input1: ArrayLike,
-    input2: ArrayLike,
-    target: ArrayLike,
+    input1: Float[ArrayLike, "..."],
+    input2: Float[ArrayLike, "..."],
+    target: Shaped[ArrayLike, "..."],
     margin: float = 0.0,
     reduction: str = "mean",
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """max(0, -y (x1 - x2) + margin): torch.nn.functional.margin_ranking_loss.
 
     Args:
@@ -50,12 +51,12 @@ def margin_ranking_loss(
 
 
 def cosine_embedding_loss(
-    input1: ArrayLike,
-    input2: ArrayLike,
-    target: ArrayLike,
+    input1: Float[ArrayLike, "*N D"],
+    input2: Float[ArrayLike, "*N D"],
+    target: Shaped[ArrayLike, "*N"],
     margin: float = 0.0,
     reduction: str = "mean",
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """1 - cos where y = 1, max(0, cos - margin) where y = -1: cosine_embedding_loss of torch.
 
     Args:

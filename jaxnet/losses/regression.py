@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
 
 from jaxnet.losses.kinks import absolute
 from jaxnet.losses.reduction import (
@@ -28,11 +29,11 @@ __all__ = [
 
 
 def mse_loss(
-    input: ArrayLike,
-    target: ArrayLike,
+    input: Float[ArrayLike, "*shape"],
+    target: Float[ArrayLike, "*shape"],
     reduction: str = "mean",
     weight: ArrayLike | None = None,
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """(input - target)^2: torch.nn.functional.mse_loss.
 
     Args:
@@ -54,11 +55,11 @@ def mse_loss(
 
 
 def l1_loss(
-    input: ArrayLike,
-    target: ArrayLike,
+    input: Float[ArrayLike, "*shape"],
+    target: Float[ArrayLike, "*shape"],
     reduction: str = "mean",
     weight: ArrayLike | None = None,
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """|input - target|, with slope 0 at 0: torch.nn.functional.l1_loss.
 
     Args:
@@ -87,8 +88,11 @@ def _weighted(loss: str, values: jax.Array, weight: ArrayLike | None, reduction:
 
 
 def smooth_l1_loss(
-    input: ArrayLike, target: ArrayLike, reduction: str = "mean", beta: float = 1.0
-) -> jax.Array:
+    input: Float[ArrayLike, "*shape"],
+    target: Float[ArrayLike, "*shape"],
+    reduction: str = "mean",
+    beta: float = 1.0,
+) -> Float[Array, "..."]:
     """0.5 d^2 / beta below beta, |d| - 0.5 beta above: torch.nn.functional.smooth_l1_loss.
 
     Args:
@@ -110,12 +114,12 @@ def smooth_l1_loss(
 
 
 def huber_loss(
-    input: ArrayLike,
-    target: ArrayLike,
+    input: Float[ArrayLike, "*shape"],
+    target: Float[ArrayLike, "*shape"],
     reduction: str = "mean",
     delta: float = 1.0,
     weight: ArrayLike | None = None,
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """0.5 d^2 below delta, delta (|d| - 0.5 delta) above: torch.nn.functional.huber_loss.
 
     Args:
@@ -205,13 +209,13 @@ def gaussian_nll_loss(
 
 
 def poisson_nll_loss(
-    input: ArrayLike,
-    target: ArrayLike,
+    input: Float[ArrayLike, "*shape"],
+    target: Shaped[ArrayLike, "*shape"],
     log_input: bool = True,
     full: bool = False,
     eps: float = 1e-8,
     reduction: str = "mean",
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """exp(input) - target * input: torch.nn.functional.poisson_nll_loss.
 
     With log_input=False it is input - target * log(input + eps).

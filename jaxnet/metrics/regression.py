@@ -7,6 +7,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Shaped
 
 from jaxnet.metrics.metric import Mean, Metric
 from jaxnet.precision import promoted
@@ -14,13 +15,13 @@ from jaxnet.precision import promoted
 __all__ = ["R2", "mae", "mse", "r2"]
 
 
-def mae(outputs: ArrayLike, targets: ArrayLike) -> Mean:
+def mae(outputs: Shaped[ArrayLike, "*shape"], targets: Shaped[ArrayLike, "*shape"]) -> Mean:
     """The mean of |outputs - targets| over all elements; both have one shape."""
     output, target = _numbers("mae", outputs, targets)
     return Mean(jnp.abs(output - target).sum(), jnp.asarray(output.size, jnp.int32))
 
 
-def mse(outputs: ArrayLike, targets: ArrayLike) -> Mean:
+def mse(outputs: Shaped[ArrayLike, "*shape"], targets: Shaped[ArrayLike, "*shape"]) -> Mean:
     """The mean of (outputs - targets)^2 over all elements; both have one shape."""
     output, target = _numbers("mse", outputs, targets)
     return Mean(jnp.square(output - target).sum(), jnp.asarray(output.size, jnp.int32))
@@ -85,7 +86,11 @@ class R2(Metric):
         return jnp.where(few, jnp.nan, value)
 
 
-def r2(outputs: ArrayLike, targets: ArrayLike, multioutput: str = "uniform_average") -> R2:
+def r2(
+    outputs: Shaped[ArrayLike, "*shape"],
+    targets: Shaped[ArrayLike, "*shape"],
+    multioutput: str = "uniform_average",
+) -> R2:
     """1 - sum (target - output)^2 / sum (target - mean)^2: sklearn.metrics.r2_score.
 
     Args:

@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from jaxnet.nn.module import Module
 
@@ -43,36 +44,42 @@ __all__ = [
 ]
 
 
-def relu(input: jax.Array, inplace: bool = False) -> jax.Array:
+def relu(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
     """max(x, 0); the slope at 0 is 0."""
     return jnp.where(input <= 0, 0, input)
 
 
-def _exponential_unit(input: jax.Array, alpha: float, scale: float, rate: float) -> jax.Array:
+def _exponential_unit(
+    input: Float[Array, "*shape"], alpha: float, scale: float, rate: float
+) -> Float[Array, "*shape"]:
     """scale x right of 0; scale alpha (exp(rate x) - 1) left of it and at it."""
     left = input <= 0
     bounded = jnp.where(left, input, 0)  # no overflow, whose gradient would be nan
     return jnp.where(left, scale * alpha * jnp.expm1(rate * bounded), scale * input)
 
 
-def elu(input: jax.Array, alpha: float = 1.0, inplace: bool = False) -> jax.Array:
+def elu(
+    input: Float[Array, "*shape"], alpha: float = 1.0, inplace: bool = False
+) -> Float[Array, "*shape"]:
     """x right of 0, alpha (exp(x) - 1) left of it; the slope at 0 is alpha."""
     return _exponential_unit(input, alpha, 1.0, 1.0)
 
 
-def selu(input: jax.Array, inplace: bool = False) -> jax.Array:
+def selu(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
     """ELU with the factors that keep mean 0 and variance 1; the slope at 0 is 1.758."""
     return _exponential_unit(input, 1.6732632423543772848, 1.0507009873554804934, 1.0)
 
 
-def celu(input: jax.Array, alpha: float = 1.0, inplace: bool = False) -> jax.Array:
+def celu(
+    input: Float[Array, "*shape"], alpha: float = 1.0, inplace: bool = False
+) -> Float[Array, "*shape"]:
     """x right of 0, alpha (exp(x / alpha) - 1) left of it."""
     if alpha == 0:
         raise ValueError("celu: alpha is 0; accepted is any other number")
     return _exponential_unit(input, alpha, 1.0, 1 / alpha)
 
 
-def gelu(input: jax.Array, approximate: str = "none") -> jax.Array:
+def gelu(input: Float[Array, "*shape"], approximate: str = "none") -> Float[Array, "*shape"]:
     """x Phi(x), with Phi the normal distribution function.
 
     Args:
@@ -88,43 +95,45 @@ def gelu(input: jax.Array, approximate: str = "none") -> jax.Array:
     raise ValueError(f"gelu: approximate is {approximate!r}; accepted are 'none' and 'tanh'")
 
 
-def sigmoid(input: jax.Array) -> jax.Array:
+def sigmoid(input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """1 / (1 + exp(-x))."""
     return jax.nn.sigmoid(input)
 
 
-def silu(input: jax.Array, inplace: bool = False) -> jax.Array:
+def silu(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
     """x sigmoid(x)."""
     return input * jax.nn.sigmoid(input)
 
 
-def mish(input: jax.Array, inplace: bool = False) -> jax.Array:
+def mish(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
     """x tanh(softplus(x))."""
     return input * jnp.tanh(jax.nn.softplus(input))
 
 
-def softplus(input: jax.Array, beta: float = 1.0, threshold: float = 20.0) -> jax.Array:
+def softplus(
+    input: Float[Array, "*shape"], beta: float = 1.0, threshold: float = 20.0
+) -> Float[Array, "*shape"]:
     """log(1 + exp(beta x)) / beta, and x itself where beta x > threshold."""
     scaled = input * beta
     return jnp.where(scaled > threshold, input, jax.nn.softplus(scaled) / beta)
 
 
-def softsign(input: jax.Array) -> jax.Array:
+def softsign(input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x / (1 + |x|)."""
     return input / (1 + jnp.abs(input))
 
 
-def tanh(input: jax.Array) -> jax.Array:
+def tanh(input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The hyperbolic tangent."""
     return jnp.tanh(input)
 
 
-def tanhshrink(input: jax.Array) -> jax.Array:
+def tanhshrink(input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """x - tanh(x)."""
     return input - jnp.tanh(input)
 
 
-def logsigmoid(input: jax.Array) -> jax.Array:
+def logsigmoid(input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """log(1 / (1 + exp(-x))), without overflow."""
     return jax.nn.log_sigmoid(input)
 
@@ -147,28 +156,28 @@ def with_inplace(text: str, inplace: bool) -> str:
 class ReLU(InPlace):
     """max(x, 0): torch.nn.ReLU."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return relu(input)
 
 
 class SELU(InPlace):
     """ELU that keeps mean 0 and variance 1: torch.nn.SELU."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return selu(input)
 
 
 class SiLU(InPlace):
     """x sigmoid(x): torch.nn.SiLU."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return silu(input)
 
 
 class Mish(InPlace):
     """x tanh(softplus(x)): torch.nn.Mish."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return mish(input)
 
 
@@ -179,7 +188,7 @@ class ELU(Module):
         self.alpha = alpha
         self.inplace = inplace
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return elu(input, self.alpha)
 
     def extra_repr(self) -> str:
@@ -189,7 +198,7 @@ class ELU(Module):
 class CELU(ELU):
     """x right of 0, alpha (exp(x / alpha) - 1) left of it: torch.nn.CELU."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return celu(input, self.alpha)
 
 
@@ -199,7 +208,7 @@ class GELU(Module):
     def __init__(self, approximate: str = "none") -> None:
         self.approximate = approximate
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return gelu(input, self.approximate)
 
     def extra_repr(self) -> str:
@@ -213,7 +222,7 @@ class Softplus(Module):
         self.beta = beta
         self.threshold = threshold
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return softplus(input, self.beta, self.threshold)
 
     def extra_repr(self) -> str:
@@ -223,33 +232,33 @@ class Softplus(Module):
 class Sigmoid(Module):
     """1 / (1 + exp(-x)): torch.nn.Sigmoid."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return sigmoid(input)
 
 
 class LogSigmoid(Module):
     """log(sigmoid(x)): torch.nn.LogSigmoid."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return logsigmoid(input)
 
 
 class Softsign(Module):
     """x / (1 + |x|): torch.nn.Softsign."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return softsign(input)
 
 
 class Tanh(Module):
     """The hyperbolic tangent: torch.nn.Tanh."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return tanh(input)
 
 
 class Tanhshrink(Module):
     """x - tanh(x): torch.nn.Tanhshrink."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return tanhshrink(input)

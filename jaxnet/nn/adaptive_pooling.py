@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Real
 
 from jaxnet.nn.module import Module
 from jaxnet.nn.pooling import as_given, check_axes, check_float, check_real, largest_and_places
@@ -30,12 +31,16 @@ OutputSize = int | Sequence[int | None] | None
 """How many outputs, for all axes or for each; None keeps an axis's size."""
 
 
-def adaptive_avg_pool1d(input: jax.Array, output_size: OutputSize) -> jax.Array:
+def adaptive_avg_pool1d(
+    input: Float[Array, "*N C L"], output_size: OutputSize
+) -> Float[Array, "*N C L_out"]:
     """torch.nn.functional.adaptive_avg_pool1d on (N, C, L) or (C, L)."""
     return adaptive_avg_pool(1, input, output_size)
 
 
-def adaptive_avg_pool2d(input: jax.Array, output_size: OutputSize) -> jax.Array:
+def adaptive_avg_pool2d(
+    input: Float[Array, "*N C H W"], output_size: OutputSize
+) -> Float[Array, "*N C H_out W_out"]:
     """The means of H' by W' windows that cover an image: F.adaptive_avg_pool2d.
 
     Window i of an axis goes from floor(i H / H') to ceil((i + 1) H / H').
@@ -53,20 +58,22 @@ def adaptive_avg_pool2d(input: jax.Array, output_size: OutputSize) -> jax.Array:
     return adaptive_avg_pool(2, input, output_size)
 
 
-def adaptive_avg_pool3d(input: jax.Array, output_size: OutputSize) -> jax.Array:
+def adaptive_avg_pool3d(
+    input: Float[Array, "*N C D H W"], output_size: OutputSize
+) -> Float[Array, "*N C D_out H_out W_out"]:
     """torch.nn.functional.adaptive_avg_pool3d on (N, C, D, H, W) or (C, D, H, W)."""
     return adaptive_avg_pool(3, input, output_size)
 
 
 def adaptive_max_pool1d(
-    input: jax.Array, output_size: OutputSize, return_indices: bool = False
+    input: Real[Array, "*N C L"], output_size: OutputSize, return_indices: bool = False
 ) -> Any:
     """torch.nn.functional.adaptive_max_pool1d on (N, C, L) or (C, L)."""
     return adaptive_max_pool(1, input, output_size, return_indices)
 
 
 def adaptive_max_pool2d(
-    input: jax.Array, output_size: OutputSize, return_indices: bool = False
+    input: Real[Array, "*N C H W"], output_size: OutputSize, return_indices: bool = False
 ) -> Any:
     """The largest numbers of H' by W' windows that cover an image: F.adaptive_max_pool2d.
 
@@ -82,7 +89,7 @@ def adaptive_max_pool2d(
 
 
 def adaptive_max_pool3d(
-    input: jax.Array, output_size: OutputSize, return_indices: bool = False
+    input: Real[Array, "*N C D H W"], output_size: OutputSize, return_indices: bool = False
 ) -> Any:
     """torch.nn.functional.adaptive_max_pool3d on (N, C, D, H, W) or (C, D, H, W)."""
     return adaptive_max_pool(3, input, output_size, return_indices)
@@ -164,7 +171,7 @@ class _AdaptiveAvgPool(Module):
     def __init__(self, output_size: OutputSize) -> None:
         self.output_size = as_given(output_size)
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "..."]) -> Float[Array, "..."]:
         """(N, C, ...) to (N, C, *output_size); one example without N works too."""
         check_axes(self, input, self._axes)
         return adaptive_avg_pool(self._axes, input, self.output_size)
@@ -200,7 +207,7 @@ class _AdaptiveMaxPool(Module):
         self.output_size = as_given(output_size)
         self.return_indices = return_indices
 
-    def __call__(self, input: jax.Array) -> Any:
+    def __call__(self, input: Real[Array, "..."]) -> Any:
         """(N, C, ...) to (N, C, *output_size); one example without N works too."""
         check_axes(self, input, self._axes)
         return adaptive_max_pool(self._axes, input, self.output_size, self.return_indices)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from jaxnet import kernels
 from jaxnet.backend import Operation, batch_innermost, tangents_along
@@ -37,15 +38,15 @@ Statistic = nnx.Variable[Any] | jax.Array | None
 
 
 def batch_norm(
-    input: jax.Array,
+    input: Float[Array, "N C *size"],
     running_mean: Statistic,
     running_var: Statistic,
-    weight: jax.Array | None = None,
-    bias: jax.Array | None = None,
+    weight: Float[Array, " C"] | None = None,
+    bias: Float[Array, " C"] | None = None,
     training: bool = False,
     momentum: float | jax.Array = 0.1,
     eps: float = 1e-5,
-) -> jax.Array:
+) -> Float[Array, "N C *size"]:
     """(x - mean) / sqrt(var + eps) weight + bias for each channel.
 
     Args:
@@ -191,15 +192,15 @@ _BACKWARD = Operation(
 
 
 def instance_norm(
-    input: jax.Array,
+    input: Float[Array, "N C *size"],
     running_mean: Statistic = None,
     running_var: Statistic = None,
-    weight: jax.Array | None = None,
-    bias: jax.Array | None = None,
+    weight: Float[Array, " C"] | None = None,
+    bias: Float[Array, " C"] | None = None,
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> jax.Array:
+) -> Float[Array, "N C *size"]:
     """`batch_norm` of each example by itself: torch.nn.functional.instance_norm.
 
     Args:
@@ -329,7 +330,7 @@ class _BatchNorm(_Norm):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         counted = self.affine or self.track_running_stats
         if input.ndim not in self._axes or (counted and input.shape[1] != self.num_features):
             raise self._wrong_shape(input)
@@ -412,7 +413,7 @@ class _InstanceNorm(_Norm):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         if input.ndim not in self._axes:
             raise self._wrong_shape(input)
         batched = input.ndim == self._axes[-1]

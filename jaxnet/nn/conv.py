@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Inexact
 
 from jaxnet.checks import check_choice
 from jaxnet.nn.correlation import correlate
@@ -24,14 +25,14 @@ _PADDING_MODES = {
 
 
 def conv1d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Inexact[Array, "*N C L"],
+    weight: Inexact[Array, "O C_group kL"],
+    bias: Inexact[Array, " O"] | None = None,
     stride: Size = 1,
     padding: str | Size = 0,
     dilation: Size = 1,
     groups: int = 1,
-) -> jax.Array:
+) -> Inexact[Array, "*N O L_out"]:
     """Correlates sequences with a kernel: torch.nn.functional.conv1d.
 
     Args:
@@ -46,14 +47,14 @@ def conv1d(
 
 
 def conv2d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Inexact[Array, "*N C H W"],
+    weight: Inexact[Array, "O C_group kH kW"],
+    bias: Inexact[Array, " O"] | None = None,
     stride: Size = 1,
     padding: str | Size = 0,
     dilation: Size = 1,
     groups: int = 1,
-) -> jax.Array:
+) -> Inexact[Array, "*N O H_out W_out"]:
     """Correlates images with a kernel: torch.nn.functional.conv2d.
 
     Args:
@@ -74,14 +75,14 @@ def conv2d(
 
 
 def conv3d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Inexact[Array, "*N C D H W"],
+    weight: Inexact[Array, "O C_group kD kH kW"],
+    bias: Inexact[Array, " O"] | None = None,
     stride: Size = 1,
     padding: str | Size = 0,
     dilation: Size = 1,
     groups: int = 1,
-) -> jax.Array:
+) -> Inexact[Array, "*N O D_out H_out W_out"]:
     """Correlates volumes with a kernel: torch.nn.functional.conv3d.
 
     Args:
@@ -276,7 +277,7 @@ class _Conv(Convolution):
             dtype,
         )
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
         """(N, C, ...) to (N, O, ...); one example without N works too."""
         self._check_input(input)
         padding: str | Size = self.padding

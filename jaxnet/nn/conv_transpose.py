@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Inexact
 
 from jaxnet.nn.conv import Convolution, check_bias, check_dtypes
 from jaxnet.nn.correlation import spread
@@ -22,15 +23,15 @@ __all__ = [
 
 
 def conv_transpose1d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Inexact[Array, "*N C L"],
+    weight: Inexact[Array, "C O_group kL"],
+    bias: Inexact[Array, " O"] | None = None,
     stride: Size = 1,
     padding: Size = 0,
     output_padding: Size = 0,
     groups: int = 1,
     dilation: Size = 1,
-) -> jax.Array:
+) -> Inexact[Array, "*N O L_out"]:
     """torch.nn.functional.conv_transpose1d, on (N, C, L) or (C, L).
 
     Args:
@@ -45,15 +46,15 @@ def conv_transpose1d(
 
 
 def conv_transpose2d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Inexact[Array, "*N C H W"],
+    weight: Inexact[Array, "C O_group kH kW"],
+    bias: Inexact[Array, " O"] | None = None,
     stride: Size = 1,
     padding: Size = 0,
     output_padding: Size = 0,
     groups: int = 1,
     dilation: Size = 1,
-) -> jax.Array:
+) -> Inexact[Array, "*N O H_out W_out"]:
     """Adds the kernel, times each input number, to the output: F.conv_transpose2d.
 
     H' = (H - 1) * stride - 2 * padding + dilation * (kH - 1) + output_padding + 1
@@ -78,15 +79,15 @@ def conv_transpose2d(
 
 
 def conv_transpose3d(
-    input: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
+    input: Inexact[Array, "*N C D H W"],
+    weight: Inexact[Array, "C O_group kD kH kW"],
+    bias: Inexact[Array, " O"] | None = None,
     stride: Size = 1,
     padding: Size = 0,
     output_padding: Size = 0,
     groups: int = 1,
     dilation: Size = 1,
-) -> jax.Array:
+) -> Inexact[Array, "*N O D_out H_out W_out"]:
     """torch.nn.functional.conv_transpose3d, on (N, C, D, H, W) or (C, D, H, W).
 
     Args:
@@ -206,7 +207,9 @@ class _ConvTranspose(Convolution):
             dtype,
         )
 
-    def __call__(self, input: jax.Array, output_size: Sequence[int] | None = None) -> jax.Array:
+    def __call__(
+        self, input: Inexact[Array, "..."], output_size: Sequence[int] | None = None
+    ) -> Inexact[Array, "..."]:
         """(N, C, ...) to (N, O, ...); one example without N works too.
 
         Args:

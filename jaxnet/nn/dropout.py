@@ -10,6 +10,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxnet.keys import keep_mask
 from jaxnet.nn.module import Module
@@ -62,12 +63,12 @@ def _drop(
 
 def _alpha_drop(
     name: str,
-    input: jax.Array,
+    input: Float[Array, "*shape"],
     p: float,
     training: bool,
     shape: tuple[int, ...],
     key: jax.Array | None,
-) -> jax.Array:
+) -> Float[Array, "*shape"]:
     if not _draws(input, p, training):
         return input
     if p == 1:
@@ -89,13 +90,13 @@ def _check_features(name: str, input: jax.Array) -> None:
 
 
 def dropout(
-    input: jax.Array,
+    input: Float[Array, "*shape"],
     p: float = 0.5,
     training: bool = True,
     inplace: bool = False,
     *,
     key: jax.Array | None = None,
-) -> jax.Array:
+) -> Float[Array, "*shape"]:
     """Zeroes numbers with probability p and multiplies the rest by 1 / (1 - p).
 
     Args:
@@ -112,13 +113,13 @@ def dropout(
 
 
 def dropout1d(
-    input: jax.Array,
+    input: Float[Array, "*shape"],
     p: float = 0.5,
     training: bool = True,
     inplace: bool = False,
     *,
     key: jax.Array | None = None,
-) -> jax.Array:
+) -> Float[Array, "*shape"]:
     """Drops whole channels of (N, C, L) or (C, L). See `dropout`."""
     if input.ndim not in (2, 3):
         raise ValueError(
@@ -128,13 +129,13 @@ def dropout1d(
 
 
 def dropout2d(
-    input: jax.Array,
+    input: Float[Array, "*shape"],
     p: float = 0.5,
     training: bool = True,
     inplace: bool = False,
     *,
     key: jax.Array | None = None,
-) -> jax.Array:
+) -> Float[Array, "*shape"]:
     """Drops whole channels of (N, C, H, W). See `dropout`.
 
     As torch does now, with a warning, inputs with another number of axes are read
@@ -151,13 +152,13 @@ def dropout2d(
 
 
 def dropout3d(
-    input: jax.Array,
+    input: Float[Array, "*shape"],
     p: float = 0.5,
     training: bool = True,
     inplace: bool = False,
     *,
     key: jax.Array | None = None,
-) -> jax.Array:
+) -> Float[Array, "*shape"]:
     """Drops whole channels of (N, C, D, H, W) or (C, D, H, W). See `dropout`.
 
     As torch does now, with a warning, inputs with another number of axes are read
@@ -174,13 +175,13 @@ def dropout3d(
 
 
 def alpha_dropout(
-    input: jax.Array,
+    input: Float[Array, "*shape"],
     p: float = 0.5,
     training: bool = False,
     inplace: bool = False,
     *,
     key: jax.Array | None = None,
-) -> jax.Array:
+) -> Float[Array, "*shape"]:
     """Sets numbers to SELU's lower limit and rescales: zero mean and unit variance stay.
 
     kept: a x + a p L; dropped: -a (1 - p) L; L = 1.758..., a = ((L^2 p + 1)(1 - p))^(-1/2).
@@ -190,13 +191,13 @@ def alpha_dropout(
 
 
 def feature_alpha_dropout(
-    input: jax.Array,
+    input: Float[Array, "*shape"],
     p: float = 0.5,
     training: bool = False,
     inplace: bool = False,
     *,
     key: jax.Array | None = None,
-) -> jax.Array:
+) -> Float[Array, "*shape"]:
     """`alpha_dropout` of whole channels of (N, C, ...)."""
     _check_features("feature_alpha_dropout", input)
     return _alpha_drop("feature_alpha_dropout", input, p, training, _channels(input, 2), key)
@@ -223,14 +224,14 @@ class Dropout(_Dropout):
     `make_train_step` opens one.
     """
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return dropout(input, self.p, self.training)
 
 
 class Dropout1d(_Dropout):
     """Drops whole channels of (N, C, L) or (C, L): torch.nn.Dropout1d. See `Dropout`."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return dropout1d(input, self.p, self.training)
 
 
@@ -240,26 +241,26 @@ class Dropout2d(_Dropout):
     See `Dropout` for the arguments, and `dropout2d` for an input of three axes.
     """
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return dropout2d(input, self.p, self.training)
 
 
 class Dropout3d(_Dropout):
     """Drops whole channels of (N, C, D, H, W) or (C, D, H, W): torch.nn.Dropout3d."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return dropout3d(input, self.p, self.training)
 
 
 class AlphaDropout(_Dropout):
     """Dropout that keeps SELU's zero mean and unit variance: torch.nn.AlphaDropout."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return alpha_dropout(input, self.p, self.training)
 
 
 class FeatureAlphaDropout(_Dropout):
     """`AlphaDropout` of whole channels of (N, C, ...): torch.nn.FeatureAlphaDropout."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return feature_alpha_dropout(input, self.p, self.training)

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Inexact, Integer
 
 from jaxnet.nn.draw import Rngs, draw_normal
 from jaxnet.nn.module import Buffer, Module, Parameter
@@ -16,14 +17,14 @@ __all__ = ["Embedding", "embedding", "embedding_renorm", "one_hot"]
 
 
 def embedding(
-    input: jax.Array,
+    input: Integer[Array, "*N"],
     weight: jax.Array | nnx.Variable[Any],
     padding_idx: int | None = None,
     max_norm: float | None = None,
     norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
-) -> jax.Array:
+) -> Inexact[Array, "*N D"]:
     """Rows of a table: torch.nn.functional.embedding.
 
     Args:
@@ -289,7 +290,7 @@ class Embedding(Module):
             _freeze=freeze,
         )
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Integer[Array, "*N"]) -> Inexact[Array, "*N D"]:
         """Row numbers (...) to rows (..., D)."""
         return embedding(
             input,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Inexact
 
 from jaxnet import kernels
 from jaxnet.backend import Operation, is_wanted
@@ -29,7 +30,11 @@ __all__ = [
 
 
 @full_float32()
-def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+def linear(
+    input: Inexact[Array, "*N in_features"],
+    weight: Inexact[Array, "*out_features in_features"],
+    bias: Inexact[Array, "*out_features"] | None = None,
+) -> Inexact[Array, "..."]:
     """y = x W^T + b: torch.nn.functional.linear.
 
     Args:
@@ -128,8 +133,11 @@ _OUTER = Operation(
 
 @full_float32()
 def bilinear(
-    input1: jax.Array, input2: jax.Array, weight: jax.Array, bias: jax.Array | None = None
-) -> jax.Array:
+    input1: Inexact[Array, "*N in1"],
+    input2: Inexact[Array, "*N in2"],
+    weight: Inexact[Array, "out in1 in2"],
+    bias: Inexact[Array, " out"] | None = None,
+) -> Inexact[Array, "*N out"]:
     """y_o = sum_ij x1_i W_oij x2_j + b_o: torch.nn.functional.bilinear.
 
     Args:
@@ -245,7 +253,9 @@ class Linear(Module):
             (out_features, in_features), out_features if bias else None, rngs, dtype
         )
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Inexact[Array, "*N in_features"]
+    ) -> Inexact[Array, "*N out_features"]:
         """(..., in_features) to (..., out_features)."""
         if input.ndim == 0 or input.shape[-1] != self.in_features:
             raise wrong_shape(self, f"(..., {self.in_features})", input)
@@ -310,7 +320,9 @@ class Bilinear(Module):
             Parameter(draw_uniform(rngs, (out_features,), -bound, bound, dtype)) if bias else None
         )
 
-    def __call__(self, input1: jax.Array, input2: jax.Array) -> jax.Array:
+    def __call__(
+        self, input1: Inexact[Array, "*N in1"], input2: Inexact[Array, "*N in2"]
+    ) -> Inexact[Array, "*N out"]:
         """(..., in1_features) and (..., in2_features) to (..., out_features)."""
         bias = None if self.bias is None else self.bias[...]
         try:

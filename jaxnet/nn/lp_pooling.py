@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxnet.nn.module import Module
 from jaxnet.nn.pooling import as_given, avg_pool, check_axes, max_pool
@@ -14,23 +15,23 @@ __all__ = ["LPPool1d", "LPPool2d", "LPPool3d", "lp_pool1d", "lp_pool2d", "lp_poo
 
 
 def lp_pool1d(
-    input: jax.Array,
+    input: Float[Array, "*N C L"],
     norm_type: float,
     kernel_size: Size,
     stride: Size | None = None,
     ceil_mode: bool = False,
-) -> jax.Array:
+) -> Float[Array, "*N C L_out"]:
     """torch.nn.functional.lp_pool1d on (N, C, L) or (C, L); see `lp_pool2d`."""
     return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
 def lp_pool2d(
-    input: jax.Array,
+    input: Float[Array, "*N C H W"],
     norm_type: float,
     kernel_size: Size,
     stride: Size | None = None,
     ceil_mode: bool = False,
-) -> jax.Array:
+) -> Float[Array, "*N C H_out W_out"]:
     """(sum of x^p)^(1/p) over each window: torch.nn.functional.lp_pool2d.
 
     A window that ceil_mode lets hang over the end is scaled up to a whole one, as
@@ -45,12 +46,12 @@ def lp_pool2d(
 
 
 def lp_pool3d(
-    input: jax.Array,
+    input: Float[Array, "*N C D H W"],
     norm_type: float,
     kernel_size: Size,
     stride: Size | None = None,
     ceil_mode: bool = False,
-) -> jax.Array:
+) -> Float[Array, "*N C D_out H_out W_out"]:
     """torch.nn.functional.lp_pool3d on (N, C, D, H, W) or (C, D, H, W); see `lp_pool2d`."""
     return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
 
@@ -93,7 +94,7 @@ class _LPPool(Module):
         self.stride = as_given(stride)
         self.ceil_mode = ceil_mode
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "..."]) -> Float[Array, "..."]:
         """(N, C, ...) to (N, C, ...); one example without N works too."""
         check_axes(self, input, self._axes)
         return _lp_pool(

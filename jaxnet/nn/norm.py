@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from jaxnet.nn.module import Module, Parameter, wrong_shape
 from jaxnet.precision import promoted
@@ -84,12 +85,12 @@ def _sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def layer_norm(
-    input: jax.Array,
+    input: Float[Array, "*shape"],
     normalized_shape: int | Sequence[int],
     weight: jax.Array | None = None,
     bias: jax.Array | None = None,
     eps: float = 1e-5,
-) -> jax.Array:
+) -> Float[Array, "*shape"]:
     """(x - mean) / sqrt(var + eps) weight + bias over the last axes.
 
     Args:
@@ -110,11 +111,11 @@ def layer_norm(
 
 
 def rms_norm(
-    input: jax.Array,
+    input: Float[Array, "*shape"],
     normalized_shape: int | Sequence[int],
     weight: jax.Array | None = None,
     eps: float | None = None,
-) -> jax.Array:
+) -> Float[Array, "*shape"]:
     """x / sqrt(mean(x^2) + eps) weight over the last axes.
 
     Args:
@@ -135,12 +136,12 @@ def rms_norm(
 
 
 def group_norm(
-    input: jax.Array,
+    input: Float[Array, "N C *size"],
     num_groups: int,
-    weight: jax.Array | None = None,
-    bias: jax.Array | None = None,
+    weight: Float[Array, " C"] | None = None,
+    bias: Float[Array, " C"] | None = None,
     eps: float = 1e-5,
-) -> jax.Array:
+) -> Float[Array, "N C *size"]:
     """Normalises groups of channels: torch.nn.functional.group_norm.
 
     Args:
@@ -175,8 +176,12 @@ def group_norm(
 
 
 def local_response_norm(
-    input: jax.Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> jax.Array:
+    input: Float[Array, "*shape"],
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+) -> Float[Array, "*shape"]:
     """x / (k + alpha mean of x^2 over `size` neighbouring channels)^beta.
 
     Args:
@@ -232,7 +237,7 @@ class LayerNorm(Module):
         self.weight = Parameter(jnp.ones(shape, dtype)) if elementwise_affine else None
         self.bias = Parameter(jnp.zeros(shape, dtype)) if elementwise_affine and bias else None
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """(..., *normalized_shape) to the same."""
         shape = self.normalized_shape
         if input.shape[-len(shape) :] != shape:
@@ -272,7 +277,7 @@ class RMSNorm(Module):
         shape = self.normalized_shape
         self.weight = Parameter(jnp.ones(shape, dtype)) if elementwise_affine else None
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """(..., *normalized_shape) to the same."""
         shape = self.normalized_shape
         if input.shape[-len(shape) :] != shape:
@@ -321,7 +326,7 @@ class GroupNorm(Module):
         self.weight = Parameter(jnp.ones((num_channels,), dtype)) if affine else None
         self.bias = Parameter(jnp.zeros((num_channels,), dtype)) if affine and bias else None
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """(N, C, ...) to the same."""
         if input.ndim < 2 or input.shape[1] != self.num_channels:
             raise wrong_shape(self, f"(N, {self.num_channels}, ...)", input)
@@ -343,7 +348,7 @@ class LocalResponseNorm(Module):
         self.beta = beta
         self.k = k
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """(N, C, ...) with at least three axes to the same."""
         return local_response_norm(input, self.size, self.alpha, self.beta, self.k)
 

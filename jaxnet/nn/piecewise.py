@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from jaxnet.nn.activation import with_inplace
 from jaxnet.nn.module import Module, Parameter
@@ -36,12 +37,14 @@ __all__ = [
 ]
 
 
-def leaky_relu(input: jax.Array, negative_slope: float = 0.01, inplace: bool = False) -> jax.Array:
+def leaky_relu(
+    input: Float[Array, "*shape"], negative_slope: float = 0.01, inplace: bool = False
+) -> Float[Array, "*shape"]:
     """x right of 0, negative_slope x left of it and at it."""
     return jnp.where(input > 0, input, negative_slope * input)
 
 
-def prelu(input: jax.Array, weight: jax.Array) -> jax.Array:
+def prelu(input: Float[Array, "*shape"], weight: jax.Array) -> Float[Array, "*shape"]:
     """x right of 0, weight x left of it and at it.
 
     Args:
@@ -61,27 +64,32 @@ def prelu(input: jax.Array, weight: jax.Array) -> jax.Array:
     return jnp.where(input > 0, input, slope * input)
 
 
-def threshold(input: jax.Array, threshold: float, value: float, inplace: bool = False) -> jax.Array:
+def threshold(
+    input: Float[Array, "*shape"], threshold: float, value: float, inplace: bool = False
+) -> Float[Array, "*shape"]:
     """x where x > threshold, and value elsewhere."""
     return jnp.where(input <= threshold, value, input)
 
 
 def hardtanh(
-    input: jax.Array, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
-) -> jax.Array:
+    input: Float[Array, "*shape"],
+    min_val: float = -1.0,
+    max_val: float = 1.0,
+    inplace: bool = False,
+) -> Float[Array, "*shape"]:
     """x cut to [min_val, max_val]; the slope at both ends is 0."""
     if min_val > max_val:
         raise ValueError(f"hardtanh: min_val {min_val} is greater than max_val {max_val}")
     return jnp.where(input <= min_val, min_val, jnp.where(input >= max_val, max_val, input))
 
 
-def relu6(input: jax.Array, inplace: bool = False) -> jax.Array:
+def relu6(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
     """x cut to [0, 6]; the slope at both ends is 0."""
     return hardtanh(input, 0, 6)
 
 
 @jax.custom_jvp
-def _hardsigmoid(x: jax.Array) -> jax.Array:
+def _hardsigmoid(x: jax.Array) -> Float[Array, "*shape"]:
     return (hardtanh(x, -3, 3) + 3) / 6
 
 
@@ -94,7 +102,7 @@ def _hardsigmoid_jvp(
     return _hardsigmoid(x), jnp.where((x > -3) & (x < 3), slope * dx, 0)
 
 
-def hardsigmoid(input: jax.Array, inplace: bool = False) -> jax.Array:
+def hardsigmoid(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
     """(x + 3) / 6 cut to [0, 1]; the slope at both ends is 0.
 
     The slope in between is 1/6 as float32 has it, in float64 too, as in torch.
@@ -102,19 +110,19 @@ def hardsigmoid(input: jax.Array, inplace: bool = False) -> jax.Array:
     return _hardsigmoid(input)
 
 
-def hardswish(input: jax.Array, inplace: bool = False) -> jax.Array:
+def hardswish(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
     """x hardsigmoid(x); the slope at -3 is 0 and at 3 is 1."""
     middle = jnp.where(jnp.abs(input) < 3, input, 0)  # no overflow of the square
     curve = middle * (middle + 3) / 6
     return jnp.where(input <= -3, 0, jnp.where(input >= 3, input, curve))
 
 
-def hardshrink(input: jax.Array, lambd: float = 0.5) -> jax.Array:
+def hardshrink(input: Float[Array, "*shape"], lambd: float = 0.5) -> Float[Array, "*shape"]:
     """0 in [-lambd, lambd], and x elsewhere."""
     return jnp.where((input >= -lambd) & (input <= lambd), 0, input)
 
 
-def softshrink(input: jax.Array, lambd: float = 0.5) -> jax.Array:
+def softshrink(input: Float[Array, "*shape"], lambd: float = 0.5) -> Float[Array, "*shape"]:
     """x moved towards 0 by lambd; 0 in [-lambd, lambd], with slope 0 at both ends."""
     if not lambd >= 0:
         raise ValueError(f"softshrink: lambd is {lambd}; accepted is 0 or more")
@@ -130,7 +138,7 @@ class Threshold(Module):
         self.value = value
         self.inplace = inplace
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return threshold(input, self.threshold, self.value)
 
     def extra_repr(self) -> str:
@@ -145,7 +153,7 @@ class LeakyReLU(Module):
         self.negative_slope = negative_slope
         self.inplace = inplace
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return leaky_relu(input, self.negative_slope)
 
     def extra_repr(self) -> str:
@@ -170,7 +178,7 @@ class PReLU(Module):
         self.init = init
         self.weight = Parameter(jnp.full((num_parameters,), init, dtype))
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return prelu(input, self.weight[...])
 
     def extra_repr(self) -> str:
@@ -206,7 +214,7 @@ class Hardtanh(Module):
                 f"Hardtanh: max_val ({self.max_val}) must be greater than min_val ({self.min_val})"
             )
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return hardtanh(input, self.min_val, self.max_val)
 
     def extra_repr(self) -> str:
@@ -230,14 +238,14 @@ class Hardsigmoid(Module):
     def __init__(self, inplace: bool = False) -> None:
         self.inplace = inplace
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return hardsigmoid(input)
 
 
 class Hardswish(Hardsigmoid):
     """x hardsigmoid(x): torch.nn.Hardswish."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return hardswish(input)
 
 
@@ -247,7 +255,7 @@ class Hardshrink(Module):
     def __init__(self, lambd: float = 0.5) -> None:
         self.lambd = lambd
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return hardshrink(input, self.lambd)
 
     def extra_repr(self) -> str:
@@ -257,5 +265,5 @@ class Hardshrink(Module):
 class Softshrink(Hardshrink):
     """x moved towards 0 by lambd: torch.nn.Softshrink."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return softshrink(input, self.lambd)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Real
 
 from jaxnet import kernels
 from jaxnet.backend import Operation, batch_innermost
@@ -43,7 +44,7 @@ __all__ = [
 
 
 def max_pool1d(
-    input: jax.Array,
+    input: Real[Array, "*N C L"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
@@ -56,7 +57,7 @@ def max_pool1d(
 
 
 def max_pool2d(
-    input: jax.Array,
+    input: Real[Array, "*N C H W"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
@@ -91,7 +92,7 @@ def max_pool2d(
 
 
 def max_pool3d(
-    input: jax.Array,
+    input: Real[Array, "*N C D H W"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
@@ -261,26 +262,26 @@ def check_float(name: str, input: jax.Array) -> None:
 
 
 def avg_pool1d(
-    input: jax.Array,
+    input: Float[Array, "*N C L"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
-) -> jax.Array:
+) -> Float[Array, "*N C L_out"]:
     """torch.nn.functional.avg_pool1d on (N, C, L) or (C, L); see `avg_pool2d`."""
     return avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
 
 
 def avg_pool2d(
-    input: jax.Array,
+    input: Float[Array, "*N C H W"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
-) -> jax.Array:
+) -> Float[Array, "*N C H_out W_out"]:
     """The mean of each window: torch.nn.functional.avg_pool2d.
 
     Args:
@@ -306,14 +307,14 @@ def avg_pool2d(
 
 
 def avg_pool3d(
-    input: jax.Array,
+    input: Float[Array, "*N C D H W"],
     kernel_size: Size,
     stride: Size | None = None,
     padding: Size = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
-) -> jax.Array:
+) -> Float[Array, "*N C D_out H_out W_out"]:
     """torch.nn.functional.avg_pool3d on (N, C, D, H, W) or (C, D, H, W); see `avg_pool2d`."""
     return avg_pool(
         3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
@@ -381,7 +382,7 @@ class _MaxPool(Module):
         self.return_indices = return_indices
         self.ceil_mode = ceil_mode
 
-    def __call__(self, input: jax.Array) -> Any:
+    def __call__(self, input: Real[Array, "..."]) -> Any:
         """(N, C, ...) to (N, C, ...); one example without N works too."""
         check_axes(self, input, self._axes)
         return max_pool(
@@ -461,7 +462,7 @@ class _AvgPool(Module):
         self.count_include_pad = count_include_pad
         self.divisor_override = divisor_override
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "..."]) -> Float[Array, "..."]:
         """(N, C, ...) to (N, C, ...); one example without N works too."""
         check_axes(self, input, self._axes)
         return avg_pool(

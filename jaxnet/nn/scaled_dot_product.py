@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from jaxnet.backend import Operation, is_wanted
 from jaxnet.nn.dropout import dropout
@@ -58,16 +59,16 @@ def sdpa_kernel(backends: SDPBackend) -> Iterator[None]:
 
 @full_float32()
 def scaled_dot_product_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    attn_mask: jax.Array | None = None,
+    query: Float[Array, "... L E"],
+    key: Float[Array, "... S E"],
+    value: Float[Array, "... S Ev"],
+    attn_mask: Float[Array, "..."] | Bool[Array, "..."] | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> jax.Array:
+) -> Float[Array, "... L Ev"]:
     """softmax(scale Q K^T + mask) V: torch.nn.functional.scaled_dot_product_attention.
 
     Args:

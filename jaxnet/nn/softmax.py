@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from jaxnet.nn.module import Module, wrong_shape
 
@@ -56,8 +57,8 @@ def _over_axis(
 
 
 def softmax(
-    input: jax.Array, dim: int | None = None, *, dtype: DTypeLike | None = None
-) -> jax.Array:
+    input: Float[Array, "*shape"], dim: int | None = None, *, dtype: DTypeLike | None = None
+) -> Float[Array, "*shape"]:
     """exp(x) / sum(exp(x)) along an axis: torch.nn.functional.softmax.
 
     Args:
@@ -69,20 +70,20 @@ def softmax(
 
 
 def softmin(
-    input: jax.Array, dim: int | None = None, *, dtype: DTypeLike | None = None
-) -> jax.Array:
+    input: Float[Array, "*shape"], dim: int | None = None, *, dtype: DTypeLike | None = None
+) -> Float[Array, "*shape"]:
     """softmax(-x). Arguments as `softmax`'s."""
     return _over_axis("softmin", jax.nn.softmax, -input, dim, dtype)
 
 
 def log_softmax(
-    input: jax.Array, dim: int | None = None, *, dtype: DTypeLike | None = None
-) -> jax.Array:
+    input: Float[Array, "*shape"], dim: int | None = None, *, dtype: DTypeLike | None = None
+) -> Float[Array, "*shape"]:
     """log(softmax(x)), without overflow. Arguments as `softmax`'s."""
     return _over_axis("log_softmax", jax.nn.log_softmax, input, dim, dtype)
 
 
-def glu(input: jax.Array, dim: int = -1) -> jax.Array:
+def glu(input: Float[Array, "..."], dim: int = -1) -> Float[Array, "..."]:
     """a sigmoid(b) for the two halves a, b of the input along an axis."""
     if input.ndim == 0:
         raise ValueError("glu: the input has no axis; it needs one of even size")
@@ -103,7 +104,7 @@ class Softmax(Module):
     def __init__(self, dim: int | None = None) -> None:
         self.dim = dim
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return softmax(input, self.dim)
 
     def extra_repr(self) -> str:
@@ -113,21 +114,21 @@ class Softmax(Module):
 class Softmin(Softmax):
     """softmax(-x) along axis `dim`: torch.nn.Softmin."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return softmin(input, self.dim)
 
 
 class LogSoftmax(Softmax):
     """log(softmax(x)) along axis `dim`: torch.nn.LogSoftmax."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return log_softmax(input, self.dim)
 
 
 class Softmax2d(Module):
     """Softmax over the channels of (N, C, H, W) or (C, H, W): torch.nn.Softmax2d."""
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         if input.ndim not in (3, 4):
             raise wrong_shape(self, "(N, C, H, W) or (C, H, W)", input)
         return softmax(input, -3)
@@ -139,7 +140,7 @@ class GLU(Module):
     def __init__(self, dim: int = -1) -> None:
         self.dim = dim
 
-    def __call__(self, input: jax.Array) -> jax.Array:
+    def __call__(self, input: Float[Array, "..."]) -> Float[Array, "..."]:
         return glu(input, self.dim)
 
     def extra_repr(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Real
 
 from jaxnet.checks import check_choice
 from jaxnet.nn.adaptive_pooling import adaptive_avg_pool
@@ -30,14 +31,14 @@ _DIMENSIONS = {
 
 
 def interpolate(
-    input: jax.Array,
+    input: Real[Array, "N C *size"],
     size: int | Sequence[int] | None = None,
     scale_factor: Scale | None = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
-) -> jax.Array:
+) -> Real[Array, "N C *size_out"]:
     """Makes images of another size: torch.nn.functional.interpolate.
 
     Output i of an axis reads the input at scale * (i + 1/2) - 1/2, or at scale * i

@@ -165,7 +165,11 @@ def test_a_state_of_another_reader_is_refused(shards, change, says):
 
 @pytest.mark.parametrize(
     ("state", "says"),
-    [({}, "it has no 'files'"), ({"batches": -1}, "batches is -1"), ({"batches": "1"}, "is '1'")],
+    [
+        ({}, "it has no 'files'"),
+        ({"batches": -1}, "batches: -1"),
+        ({"batches": "1"}, "batches: '1'; accepted is an integer"),
+    ],
 )
 def test_what_is_no_state(shards, state, says):
     batches = iter(reader(shards))
@@ -176,9 +180,9 @@ def test_what_is_no_state(shards, state, says):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"batch_size": 0}, "batch_size: 0; accepted is a whole number from 1 on"),
+        ({"batch_size": 0}, "batch_size: 0; accepted is an integer, at least 1"),
         ({"batch_size": True}, "batch_size: True"),
-        ({"seed": -1}, "seed: -1; accepted is a whole number from 0 to 4294967295"),
+        ({"seed": -1}, "seed: -1; accepted is an integer from 0 to 4294967295"),
         ({"seed": 2**32}, "seed: 4294967296"),
         ({"epochs": 0}, "epochs: 0"),
         ({"num_workers": -1}, "num_workers: -1"),

@@ -265,7 +265,7 @@ BAD_CALLS = [
     (lambda: F.conv2d(X[:, :, :2], W), r"the window of \(3, 3\) .* is larger than the input"),
     (lambda: nn.Conv2d(4, 4, 0, rngs=Generator(0)), "Conv2d: kernel_size 0; the least"),
     (lambda: nn.Conv2d(4, 6, 3, groups=4, rngs=Generator(0)), "groups 4 must be"),
-    (lambda: nn.Conv2d(4, 4, 3, padding_mode="mirror", rngs=Generator(0)), "padding_mode 'mirror'"),
+    (lambda: nn.Conv2d(4, 4, 3, padding_mode="mirror", rngs=Generator(0)), "mode: 'mirror'"),
     (lambda: nn.Conv1d(4, 4, 3, rngs=Generator(0))(X), r"Conv1d\(4, 4.*shape \(N, 4, L\) or"),
     (
         lambda: nn.Conv2d(4, 4, 3, padding=6, padding_mode="reflect", rngs=Generator(0))(X),
