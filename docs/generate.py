@@ -1,0 +1,387 @@
+"""Writes the parts of the site that follow from the code.
+
+    python docs/generate.py            # the pages and the navigation of the reference, and tables
+    python docs/generate.py --torch    # first the list of torch's names, where torch is installed
+
+`tests/test_docs.py` fails where a page is not what this file would write.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+PAGES = DOCS / "pages"
+TORCH_NAMES = DOCS / "torch_names.json"
+
+# A name is public if it is in the `__all__` of one of these.
+PUBLIC = {
+    "nn": "Layers",
+    "nn.functional": "Functions of layers",
+    "nn.init": "Initial values",
+    "losses": "Losses",
+    "metrics": "Metrics",
+    "optim": "Optimizers and schedules",
+    "data": "Data",
+    "data.transforms": "Transforms of images",
+    "train": "Training",
+    "weights": "Weights and their files",
+    "checkpoint": "Checkpoints",
+    "random": "Random numbers as torch draws them",
+    "precision": "Precision",
+    "backend": "Forms of the arithmetic",
+    "report": "Plots",
+    "plots": "Plots",
+}
+
+# Modules of one family stand on one page. What is not named here has a page of its own.
+FAMILIES = {
+    "nn": {
+        "module": "Modules and containers",
+        "container": "module",
+        "linear": "Linear layers",
+        "conv": "Convolution",
+        "conv_transpose": "conv",
+        "pooling": "Pooling",
+        "adaptive_pooling": "pooling",
+        "lp_pooling": "pooling",
+        "unpooling": "pooling",
+        "max_unpool": "pooling",
+        "norm": "Normalization",
+        "batchnorm": "norm",
+        "activation": "Activations",
+        "piecewise": "activation",
+        "softmax": "activation",
+        "dropout": "Dropout",
+        "embedding": "Embeddings",
+        "rnn": "Recurrent layers",
+        "rnn_cell": "rnn",
+        "attention": "Attention and transformers",
+        "transformer": "attention",
+        "upsample": "Upsampling",
+        "loss": "Losses as modules",
+        "distance": "Distances",
+        "padding": "Padding",
+        "summary": "Looking inside",
+        "intercept": "summary",
+    },
+    "optim": {
+        "optimizers": "Optimizers",
+        **dict.fromkeys(
+            ("adafactor", "adam", "lbfgs", "muon", "radam", "rmsprop", "rprop", "sgd"),
+            "optimizers",
+        ),
+        "schedule": "Learning-rate schedules",
+        **dict.fromkeys(("lr_scheduler", "cycles", "plateau"), "schedule"),
+        "optimizer": "State and parameter groups",
+        **dict.fromkeys(("parameter_groups", "state_dict"), "optimizer"),
+        "clip": "Clipping, accumulation, scaling",
+        **dict.fromkeys(("accumulation", "scaling"), "clip"),
+        "averaging": "Averages of the weights",
+    },
+    "data": {
+        "loader": "Data sets and loaders",
+        **dict.fromkeys(("dataset", "sampler", "collate"), "loader"),
+        "sharded": "Data larger than memory",
+        "catalogue": "Known data sets",
+        "files": "Files and columns",
+    },
+    "train": {
+        "fit": "The loop",
+        **dict.fromkeys(("loop", "callbacks", "evaluate", "predict", "progress", "resume"), "fit"),
+        "step": "States and steps",
+        **dict.fromkeys(("state", "epoch", "chunk"), "step"),
+        "records": "Records",
+        **dict.fromkeys(("writers", "visdom"), "records"),
+        "diagnose": "Diagnosis",
+    },
+}
+OTHERWISE = {"nn": "", "optim": "optimizer", "data": "files", "train": "fit"}
+
+# Classes whose methods are part of what a user calls.
+WITH_MEMBERS = {
+    "AveragedModel", "Checkpoints", "DataLoader", "Dataset", "EachEpoch", "EpochReport",
+    "Generator", "IterableDataset", "Metric", "Module", "ModuleDict", "Optimizer", "Records",
+    "ReduceLROnPlateau", "Run", "Schedule", "ShardedIterator", "StepReport", "TrainState",
+    "Visdom",
+}  # fmt: skip
+
+
+# On its page a name of these comes before the others, in this order.
+FIRST = [
+    "Module", "Parameter", "Buffer", "Sequential",
+    "fit", "evaluate", "predict", "Result", "EpochReport", "StepReport", "EverySteps",
+    "create", "TrainState", "supervised", "make_train_step", "make_eval_step", "make_predict",
+    "make_epoch", "make_repeat", "Records",
+    "SGD", "Adam", "AdamW", "DataLoader", "Dataset", "load", "save", "state_dict",
+    "load_state_dict",
+]  # fmt: skip
+
+
+def public_packages() -> dict[str, list[str]]:
+    """The packages that are there, with their public names."""
+    found = {}
+    for package in PUBLIC:
+        name = f"jaxnet.{package}"
+        if importlib.util.find_spec(name) is None:
+            continue
+        names = importlib.import_module(name).__all__
+        # A package's list names its public modules too; they have pages of their own.
+        found[package] = [n for n in names if f"{package}.{n}" not in PUBLIC]
+    return found
+
+
+def home(package: str, name: str) -> str:
+    """The page of a name within a package, "" for the package's only one."""
+    families = FAMILIES.get(package)
+    if families is None:
+        return ""
+    thing = getattr(importlib.import_module(f"jaxnet.{package}"), name)
+    module = getattr(thing, "__module__", "").rpartition(".")[2].lstrip("_")
+    if not getattr(thing, "__module__", "").startswith("jaxnet."):
+        return "module"  # nn.Parameter, which is flax's
+    if module in ("keys", "draws"):
+        return "dropout"
+    if module not in families:
+        module = OTHERWISE[package] or module
+    target = families.get(module, module.replace("_", " ").capitalize())
+    return target if target in families else module
+
+
+def reference() -> dict[str, tuple[str, list[str]]]:
+    """Page, without suffix -> its title and the full names on it."""
+    pages: dict[str, tuple[str, list[str]]] = {}
+    for package, names in public_packages().items():
+        order = list(FAMILIES.get(package, {}))
+        homes = sorted(
+            {home(package, n) for n in names},
+            key=lambda h: (order.index(h) if h in order else len(order), h),
+        )
+        for page in homes:
+            title = PUBLIC[package]
+            if page:
+                title = FAMILIES[package].get(page, page.replace("_", " ").capitalize())
+            path = "reference/" + package.replace(".", "_") + (f"/{page}" if page else "")
+            here = sorted((n for n in names if home(package, n) == page), key=_by_kind)
+            pages[path] = title, [f"jaxnet.{package}.{n}" for n in here]
+    return pages
+
+
+def _by_kind(name: str) -> tuple[int, bool, str]:
+    first = FIRST.index(name) if name in FIRST else len(FIRST)
+    return first, not name[0].isupper(), name.lower()
+
+
+def reference_page(title: str, names: list[str]) -> str:
+    package = names[0].rpartition(".")[0]
+    lines = [f"# {title}", "", f"The public names are imported from `{package}`.", ""]
+    for name in names:
+        lines += [f"::: {in_source(name)}"]
+        if name.rpartition(".")[2] in WITH_MEMBERS:
+            lines += [
+                "    options:",
+                "      members: null",
+                "      filters: public",
+                "      inherited_members: true",
+            ]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def in_source(name: str) -> str:
+    """A public name as mkdocstrings finds it, which reads files and runs nothing.
+
+    Where a module has the name of the function in it, the file `a/b.py` hides the function `a.b`.
+    """
+    if (ROOT / f"{name.replace('.', '/')}.py").exists():
+        return f"{name}.{name.rpartition('.')[2]}"
+    return name
+
+
+def reference_index() -> str:
+    lines = [
+        "# Reference",
+        "",
+        "Every public name of jaxnet, by package. A name is public if it is listed here; "
+        "everything else may change without notice.",
+        "",
+    ]
+    packages: dict[str, list[str]] = {}
+    for path, (title, names) in reference().items():
+        package = names[0].rpartition(".")[0]
+        link = path.removeprefix("reference/") + ".md"
+        packages.setdefault(package, []).append(f"[{title}]({link})")
+    lines += ["| package | pages |", "| --- | --- |"]
+    lines += [f"| `{package}` | {', '.join(links)} |" for package, links in packages.items()]
+    return "\n".join(lines) + "\n"
+
+
+def navigation() -> str:
+    lines = ["- reference/index.md"]
+    packages: dict[str, list[tuple[str, str]]] = {}
+    for path, (title, names) in reference().items():
+        packages.setdefault(names[0].rpartition(".")[0], []).append((title, f"{path}.md"))
+    for package, pages in packages.items():
+        if len(pages) == 1:
+            lines.append(f"- {package}: {pages[0][1]}")
+        else:
+            lines.append(f"- {package}:")
+            lines += [f"    - {title}: {path}" for title, path in pages]
+    return "\n".join("      " + line for line in lines) + "\n      "
+
+
+def torch_names() -> dict[str, list[str]]:
+    """The public names of the installed torch that a training program may use."""
+    import torch
+    from torch import nn
+    from torch.utils import data
+
+    def functions(module) -> list[str]:
+        return sorted(
+            name
+            for name, thing in vars(module).items()
+            if callable(thing)
+            and not inspect.isclass(thing)
+            and not name.startswith("_")
+            and not _is_helper(name)
+        )
+
+    return {
+        "torch": [torch.__version__.partition("+")[0]],
+        "nn": sorted(name for name, thing in vars(nn).items() if inspect.isclass(thing)),
+        "nn.functional": functions(nn.functional),
+        "nn.init": ["calculate_gain", *(n for n in functions(nn.init) if n.endswith("_"))],
+        "optim": sorted(n for n in torch.optim.__all__ if n[0].isupper()),
+        "optim.lr_scheduler": sorted(torch.optim.lr_scheduler.__all__),
+        "optim.swa_utils": sorted(torch.optim.swa_utils.__all__),
+        "utils.data": sorted(n for n in data.__all__ if n[0].isupper() and not _is_helper(n)),
+        "nn.utils": functions(nn.utils),
+    }
+
+
+def _is_helper(name: str) -> bool:
+    """Whether a public name is there for torch itself, or for its old data pipes."""
+    parts = ("torch_function", "_with_indices", "DataPipe")
+    others = ("Optional", "assert_int_or_pair", "boolean_dispatch", "DataChunk")
+    return any(part in name for part in parts) or name in others
+
+
+# In which of jaxnet's packages a name of torch's is looked for.
+COUNTERPARTS = {
+    "nn": ("nn",),
+    "nn.functional": ("nn.functional", "losses"),
+    "nn.init": ("nn.init",),
+    "optim": ("optim",),
+    "optim.lr_scheduler": ("optim",),
+    "optim.swa_utils": ("optim",),
+    "utils.data": ("data",),
+    "nn.utils": ("optim", "nn"),
+}
+
+
+def missing() -> str:
+    """The table of torch's names that jaxnet has not."""
+    here = public_packages()
+    known = json.loads(TORCH_NAMES.read_text(encoding="utf-8"))
+    lines = [
+        f"Compared with PyTorch {known['torch'][0]}.",
+        "",
+        "| torch package | there | not there |",
+        "| --- | --- | --- |",
+    ]
+    for package, counterparts in COUNTERPARTS.items():
+        ours = {name for p in counterparts for name in here[p]}
+        absent = [name for name in known[package] if name not in ours]
+        there = len(known[package]) - len(absent)
+        names = ", ".join(f"`{name}`" for name in absent) or "nothing"
+        lines.append(f"| `torch.{package}` | {there} of {len(known[package])} | {names} |")
+    return "\n".join(lines)
+
+
+def tiers() -> str:
+    """The order of imports, which tests/test_imports.py holds."""
+    spec = importlib.util.spec_from_file_location("imports", ROOT / "tests" / "test_imports.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    there = {path.stem for path in (ROOT / "jaxnet").iterdir()} | {
+        path.name for path in ROOT.iterdir()
+    }
+    lines = ["| tier | packages and modules |", "| --- | --- |"]
+    levels = [sorted(tier & there) for tier in module.TIERS]
+    for i, tier in enumerate(filter(None, levels), start=1):
+        lines.append(f"| {i} | {', '.join(f'`{name}`' for name in tier)} |")
+    return "\n".join(lines)
+
+
+def public_list() -> str:
+    return ", ".join(f"`jaxnet.{package}`" for package in public_packages())
+
+
+def included(path: Path, title: str) -> str:
+    """The line that shows a file of the repository as a page of the site."""
+    if not path.exists():
+        return f"# {title}"
+    return f'--8<-- "{path.name}"'
+
+
+def filled(path: Path, **sections: str) -> str:
+    """A page's text with the parts between its marks written anew."""
+    text = path.read_text(encoding="utf-8")
+    for name, content in sections.items():
+        mark, end = f"<!-- generated: {name} -->\n", f"\n<!-- end: {name} -->"
+        text, n = re.subn(
+            re.escape(mark) + ".*?" + re.escape(end),
+            lambda _, new=mark + content + end: new,
+            text,
+            flags=re.DOTALL,
+        )
+        assert n == 1, f"{path}: it has no part between {mark.strip()} and {end.strip()}"
+    return text
+
+
+def generated() -> Iterator[tuple[Path, str]]:
+    """Every file of which a part is made here, with its whole text."""
+    for path, (title, names) in reference().items():
+        yield PAGES / f"{path}.md", reference_page(title, names)
+    yield PAGES / "reference" / "index.md", reference_index()
+    yield PAGES / "missing.md", filled(PAGES / "missing.md", missing=missing())
+    yield (
+        PAGES / "architecture.md",
+        filled(PAGES / "architecture.md", tiers=tiers(), public=public_list()),
+    )
+    for name, path in (
+        ("contributing", ROOT / ".github" / "CONTRIBUTING.md"),
+        ("changelog", DOCS / "changelog.md"),
+    ):
+        page = PAGES / f"{name}.md"
+        yield page, filled(page, **{name: included(path, name.capitalize())})
+    text = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
+    made, end = "# made by docs/generate.py\n", "# end"
+    before, _, rest = text.partition(made)
+    yield DOCS / "mkdocs.yml", before + made + navigation() + end + rest.partition(end)[2]
+
+
+def main() -> None:
+    if "--torch" in sys.argv[1:]:
+        text = json.dumps(torch_names(), indent=1) + "\n"
+        TORCH_NAMES.write_text(text, encoding="utf-8")
+    texts = dict(generated())
+    for old in (PAGES / "reference").rglob("*.md"):
+        if old not in texts:
+            old.unlink()
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()
