@@ -264,7 +264,7 @@ def _direction(c: _Loop) -> _Loop:
     old_dirs = c.old_dirs.at[at].set(jnp.where(keep, y, c.old_dirs[at]))
     old_stps = c.old_stps.at[at].set(jnp.where(keep, s, c.old_stps[at]))
     ro = c.ro.at[at].set(jnp.where(keep, 1 / jnp.where(keep, ys, 1), c.ro[at]))
-    stored = c.stored + keep
+    stored = c.stored + keep.astype(c.stored.dtype)
     H_diag = jnp.where(keep, ys / jnp.where(keep, y @ y, 1), c.H_diag)
     count = jnp.minimum(stored, size)
 
