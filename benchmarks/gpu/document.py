@@ -25,11 +25,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from experiments.unfinished import Budget
 
 from benchmarks.gpu import task
 from benchmarks.gpu.plan import HOW_TO_PACK
 from experiments import cifar2_net, cifar2_variants
-from experiments.unfinished import Budget
 from jaxnet import data, metrics, train
 from jaxnet.random import Generator
 

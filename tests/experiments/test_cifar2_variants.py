@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.unfinished import Budget, Unfinished, checksum
 
 from experiments.cifar2_net import Trainer
 from experiments.cifar2_variants import (
@@ -17,7 +18,6 @@ from experiments.cifar2_variants import (
     variants,
     without_eval,
 )
-from experiments.unfinished import Budget, Unfinished, checksum
 from jaxnet import metrics, train, weights
 from jaxnet.keys import keys
 from jaxnet.random import Generator

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from experiments.registry import names, run
 
 from experiments import wine_regression
-from experiments.registry import names, run
 
 DATA = os.environ.get("JAXNET_DATA")
 FIGURES = {

@@ -5,9 +5,9 @@ import errno
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.unfinished import Budget, Unfinished, checksum
 
 from experiments import registry
-from experiments.unfinished import Budget, Unfinished, checksum
 from jaxnet import train
 
 

@@ -8,11 +8,11 @@ import zlib
 
 import numpy as np
 import pytest
-
-from jaxnet import report, train
 from jaxnet.report.markup import element
 from jaxnet.report.runs import read_run
 from jaxnet.report.values import flat_values, number
+
+from jaxnet import report, train
 
 NASTY = "<script>alert(1)</script>\"'&\x1b[31m\ud800"
 

@@ -4,9 +4,9 @@ import dataclasses
 import types
 
 import pytest
+from experiments.settings import Settings
 
 from experiments import every, registry, tensors
-from experiments.settings import Settings
 from jaxnet import train
 from tests.experiments.test_command import experiments
 
