@@ -86,7 +86,7 @@ def sampled(
 
 def machine() -> str:
     """One line that says where figures come from."""
-    from jaxnet.train import environment
+    from experiments.harness.record import environment
 
     facts = environment()
     versions = ", ".join(f"{name} {facts[name]}" for name in ("jax", "flax", "optax", "numpy"))

@@ -1,32 +1,91 @@
-"""The Markdown page that a measured run leaves: its command, its machine, its table."""
+"""Tables: in the terminal, in Markdown, and the Markdown page that a measured run leaves."""
 
 import dataclasses
 import datetime
-import os
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments import ledger
-from experiments.settings import Settings
-from jaxnet import train
+from experiments.harness import ledger
+from experiments.harness.settings import Settings
 
-__all__ = ["command", "mean_and_spread", "save_ledger", "save_table", "seeds_in_words"]
+if TYPE_CHECKING:
+    from experiments.harness.record import Run
+
+__all__ = ["command", "markdown", "mean_and_spread", "save_ledger", "save_table", "seeds_in_words",
+           "shared_prefix", "show"]  # fmt: skip
+
+
+def show(
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    title: str = "",
+    widest: Mapping[str, int] | None = None,
+) -> None:
+    """Prints a table that fits the terminal: long cells go on in the next line of their column.
+
+    Args:
+        header: The names of the columns; a column whose cells are numbers is set flush right.
+        rows: The cells, of any type.
+        title: A line above the table.
+        widest: The largest width, in characters, of columns by name.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    cells = [[str(cell) for cell in row] for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False,
+                  title=title or None, title_justify="left", title_style="")  # fmt: skip
+    for i, name in enumerate(header):
+        numbers = all(_is_number(row[i]) for row in cells)
+        table.add_column(
+            name,
+            justify="right" if numbers else "left",
+            # Names stay whole: they are what is typed and searched for.
+            no_wrap=numbers or i == 0 and all(len(row[0]) <= 30 for row in cells),
+            overflow="fold",
+            max_width=(widest or {}).get(name),
+        )
+    for row in cells:
+        table.add_row(*row)
+    # Brackets in a cell are brackets, no styles.
+    Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", ""))
+    except ValueError:
+        return text in ("", "-")
+    return True
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown.
+
+    >>> print(markdown(["net", "loss"], [["wide", 0.5]]))
+    | net | loss |
+    | --- | --- |
+    | wide | 0.5 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def command(name: str, config: Settings) -> str:
     """The command line of an experiment with these settings, less the folders.
 
-    >>> command("cifar10_stats", Settings(seed=3, out=Path("elsewhere")))
+    >>> from experiments.harness.settings import Training
+    >>> command("cifar10_stats", Training(seed=3, out=Path("elsewhere")))
     'python -m experiments cifar10_stats --seed 3'
     """
     words = ["python -m experiments", name]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value == field.default or field.name in ("data_dir", "out"):
-            continue
-        flag = field.name.replace("_", "-")
+    for key, value in config.changed().items():
+        flag = key.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
@@ -36,7 +95,7 @@ def command(name: str, config: Settings) -> str:
 
 
 def mean_and_spread(values: Sequence[float] | np.ndarray, digits: int = 3) -> str:
-    """Mean ± standard deviation over seeds; the value alone if there is one.
+    """The mean ± standard deviation over seeds; the value alone if there is one.
 
     >>> mean_and_spread([0.25, 0.75])
     '0.500 ± 0.354'
@@ -54,56 +113,94 @@ def seeds_in_words(first: int, count: int) -> str:
     return f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
 
 
-def save_ledger(
-    run: train.Run, config: Settings, rows: Sequence[ledger.Row], notes: Sequence[str] = ()
-) -> None:
+def shared_prefix(names: Sequence[str]) -> str:
+    """The dotted beginning that all names share, with its last dot.
+
+    >>> shared_prefix(["wine.rows.bad", "wine.means.0"])
+    'wine.'
+    """
+    if not names:
+        return ""
+    ends = [name.split(".")[:-1] for name in (min(names), max(names))]
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
+    return "".join(f"{word}." for word, _ in pairs)
+
+
+def show_ledger(rows: Sequence[ledger.Row]) -> None:
+    """Prints a line for each part of the figures, the rows that are off, and how many hold.
+
+    The terminal gets no more: all rows stand in result.md and on the page.
+    """
+    prefix = shared_prefix([row.figure for row in rows])
+    parts: dict[str, list[ledger.Row]] = {}
+    for row in rows:
+        parts.setdefault(row.figure.removeprefix(prefix).split(".")[0], []).append(row)
+    show((f"figures of {prefix.rstrip('.')}" if prefix else "figures", "outcome"),
+         [(name, _outcome(part)) for name, part in parts.items()])  # fmt: skip
+    off = [row for row in rows if row.verdict == "OFF"]
+    if off:
+        header = ["figure", "documented", "ours", "difference", "allowed"]
+        cells = [[getattr(row, name) for name in header] for row in off]
+        show(header, cells, title="These are OFF:")
+    judged = [row for row in rows if row.verdict in ("ok", "OFF")]
+    print(f"{len(judged) - len(off)} of {len(judged)} figures hold")
+
+
+def _outcome(rows: Sequence[ledger.Row]) -> str:
+    verdicts = [row.verdict for row in rows]
+    hold, off = verdicts.count("ok"), verdicts.count("OFF")
+    words = [f"{hold} of {hold + off} hold"] if hold or off else []
+    if left := verdicts.count("not run"):
+        words.append(f"{left} not run")
+    if open_ := verdicts.count("-"):
+        words.append(f"{open_} not judged")
+    return ", ".join(words)
+
+
+def save_ledger(run: "Run", rows: Sequence[ledger.Row], notes: Sequence[str] = ()) -> None:
     """Prints the figures with their verdicts, and keeps them: in the record and as result.md.
 
     Args:
-        run: whose record and folder they go to.
-        config: of the run.
-        rows: from `ledger.compare`; without any there is nothing to keep.
-        notes: lines above the table.
+        run: The run whose record and folder they go to.
+        rows: The rows of `ledger.compare`; without any there is nothing to keep.
+        notes: Lines above the table.
     """
     run.metrics["ledger"] = [dataclasses.asdict(row) for row in rows]
     if not rows:
         return
-    ledger.show(rows)
+    show_ledger(rows)
     if any(row.verdict == "-" for row in rows):
         print("fewer than 3 runs have no spread to judge by; --seeds 3 or more gives verdicts")
     title = run.name
-    if seeds := getattr(config, "seeds", None):
-        title += f", {seeds_in_words(config.seed, seeds)}"
+    if seeds := getattr(run.config, "seeds", None):
+        title += f", {seeds_in_words(run.config.seed, seeds)}"
     header = [field.name for field in dataclasses.fields(ledger.Row)]
     cells = [dataclasses.astuple(row) for row in rows]
-    made_by = command(run.name, config)
-    save_table(run.folder / "result.md", title, made_by, header, cells, notes)
+    save_table(run, title, header, cells, notes)
 
 
 def save_table(
-    path: str | os.PathLike[str],
+    run: "Run",
     title: str,
-    made_by: str,
     header: Sequence[str],
-    rows: Iterable[Sequence[object]],
+    rows: Iterable[Sequence[Any]],
     notes: Sequence[str] = (),
 ) -> None:
-    """Writes a page with one table.
+    """Writes result.md: the command, the machine and one table.
 
     Args:
-        path: of the file.
-        title: of the page.
-        made_by: the command.
-        header: names of the columns.
-        rows: what stands in them.
-        notes: lines between the machine's and the table.
+        run: The run; the file goes to its folder.
+        title: The title of the page.
+        header: The names of the columns.
+        rows: The cells.
+        notes: Lines between the machine's and the table.
     """
-    about = train.environment()
+    from experiments.harness.record import environment  # imports jax
+
+    about = environment()
     versions = ", ".join(f"{name} {about[name]}" for name in ("jax", "flax", "optax", "numpy"))
     processor, backend = about["processor"], about["backend"]
     hardware = about["device"] if backend != "cpu" else f"{processor}, {about['cores']} cores, CPU"
     machine = f"{hardware}; Python {about['python']}, {versions}; {datetime.date.today()}."
-    lines = [f"# {title}", "", f"    {made_by}", "", machine, *notes, ""]
-    for row in [header, ["---"] * len(header), *rows]:
-        lines.append(f"| {' | '.join(map(str, row))} |")
-    Path(path).write_text("\n".join(lines) + "\n")
+    lines = [f"# {title}", "", f"    {command(run.name, run.config)}", "", machine, *notes, ""]
+    (run.folder / "result.md").write_text("\n".join([*lines, markdown(header, rows)]) + "\n")

@@ -14,7 +14,7 @@ __all__ = ["Budget", "Unfinished", "checksum"]
 
 
 def checksum(*arrays: Any) -> str:
-    """Of the numbers in arrays, for the name of a folder: other data make another run."""
+    """A checksum of the numbers in arrays, for the name of a folder: other data, another run."""
     return f"{loaders.checksum(arrays):08x}"
 
 
@@ -23,11 +23,12 @@ class Unfinished:
 
     Give one folder a run to `train.fit(checkpoint=...)`. Used as a context manager around
     all runs, it takes the folders away when the command is done, and leaves them when it
-    is stopped or killed: a finished run is then read back, a broken one goes on.
+    is stopped or killed: a finished run is then read back, a broken one goes on. `record.Run`
+    holds one for its experiment.
 
     Args:
-        out: folder of all runs.
-        name: of the experiment.
+        out: The folder of all runs.
+        name: The name of the experiment.
     """
 
     def __init__(self, out: Path, name: str) -> None:
@@ -35,7 +36,7 @@ class Unfinished:
         self._used: list[Path] = []
 
     def folder(self, *parts: object) -> Path:
-        """Of one run; the parts have to name all that makes another run of it, data too."""
+        """The folder of one run; the parts name all that makes another run of it, data too."""
         path = self.home / "_".join(map(str, parts))
         self._used.append(path)
         return path
@@ -49,7 +50,7 @@ class Unfinished:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is KeyboardInterrupt:
+        if kind is KeyboardInterrupt and self._used:
             raise KeyboardInterrupt(f"the same command goes on from {self.home}") from None
         if kind is not None:
             return

@@ -1,0 +1,180 @@
+"""What a run leaves behind: one folder that appears whole or not at all."""
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+import jaxnet
+from experiments.harness.settings import Settings
+from experiments.harness.unfinished import Unfinished
+from jaxnet import atomic
+
+__all__ = ["Run", "environment", "verdicts"]
+
+
+class Run:
+    """The folder of a run, filled under a hidden name and shown when the run is done.
+
+    The runner uses it as a context manager around an experiment. Left normally, it writes
+    `record.json` and renames the folder to its final name, OUT/NAME/DATE_TIME; left through an
+    exception (Ctrl-C too), it removes what was written.
+
+    Args:
+        out: The folder of all runs; it is made if it is not there.
+        name: The name of the experiment.
+        config: What the run was asked to do, as a dataclass or a mapping.
+
+    Attributes:
+        folder: Where the experiment puts its pictures and files.
+        metrics: What the experiment measured. A list of mappings that have a "verdict" ("ok",
+            "OFF", "not run", "-") is a table of judged figures.
+        result: The result in a few words, for the page's summary.
+        unfinished: Checkpoint folders that outlive a run that was stopped or killed.
+
+    Raises:
+        OSError: The folder cannot be made or written.
+    """
+
+    def __init__(
+        self, out: str | os.PathLike[str], name: str, config: Mapping[str, Any] | Any
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.metrics: dict[str, Any] = {}
+        self.result = ""
+        self.unfinished = Unfinished(Path(out), name)
+        self._began = datetime.datetime.now().astimezone()
+        self._clock = time.perf_counter()
+        stamp = self._began.strftime("%Y-%m-%d_%H-%M-%S")
+        home = Path(out) / name
+        home.mkdir(parents=True, exist_ok=True)
+        self.folder = home / f".{stamp}.{os.getpid()}.partial"
+        self._final = home / stamp
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        # The checkpoints go last: until the record is in place they can make it again.
+        self._stack.enter_context(self.unfinished)
+        self._stack.enter_context(atomic.filling(self.folder))
+        self._stack.push(self._finish)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def failed(self) -> int:
+        """How many of the judged figures are off."""
+        return verdicts(self.metrics).count("OFF")
+
+    def _finish(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            self._write()
+
+    def _write(self) -> None:
+        config = self.config
+        record = {
+            "name": self.name,
+            "began": self._began.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self._clock, 3),
+            "command": [Path(sys.executable).name, *sys.orig_argv[1:]],
+            "config": config if isinstance(config, Mapping) else dataclasses.asdict(config),
+            "changed": config.changed() if isinstance(config, Settings) else {},
+            "environment": environment(),
+            "result": self.result,
+            "metrics": self.metrics,
+        }
+        text = json.dumps(_plain(record), indent=2, allow_nan=False) + "\n"
+        (self.folder / "record.json").write_text(text)
+        final, i = self._final, 1
+        while final.exists():  # two runs within one second
+            i += 1
+            final = self._final.with_name(f"{self._final.name}_{i}")
+        os.replace(self.folder, final)
+        self.folder = final
+
+
+def verdicts(metrics: Mapping[str, Any]) -> list[str]:
+    """All verdicts in the judged tables of a record."""
+    return [
+        row["verdict"]
+        for rows in metrics.values()
+        if isinstance(rows, list)
+        for row in rows
+        if isinstance(row, Mapping) and "verdict" in row
+    ]
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as every record states them."""
+    device = jax.devices()[0]
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    commit = _commit()
+    return {
+        "jaxnet": jaxnet.__version__,
+        **({"commit": commit} if commit else {}),
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "backend": jax.default_backend(),
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+    }
+
+
+def _commit() -> str:
+    """The commit of this checkout, with "-dirty" after changes; empty where there is none."""
+    root = Path(__file__).parents[2]
+    # Only the checkout itself: an unpacked copy may lie within another repository.
+    if shutil.which("git") is None or not (root / ".git").exists():
+        return ""
+    words = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _plain(value: Any) -> Any:
+    """The same as JSON takes it; floats that JSON has no word for become strings."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
