@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from experiments.harness.tables import markdown
+
 __all__ = ["Timing", "interleave", "machine", "markdown", "sampled"]
 
 
@@ -98,10 +100,3 @@ def machine() -> str:
         pass
     where = f"{facts['processor']}, {os.cpu_count()} cores, {facts['device']}"
     return f"{where}; Python {facts['python']}, {versions}"
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in Markdown."""
-    lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    return "\n".join(lines)

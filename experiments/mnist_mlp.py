@@ -45,8 +45,9 @@ from experiments.mnist_nets import (
     tensor_state,
     writings_apart,
 )
-from experiments.result_table import save_ledger
-from experiments.settings import Settings
+from experiments.harness.tables import save_ledger
+from experiments.harness.record import Run
+from experiments.harness.settings import Settings
 from jaxnet import data, losses, metrics, nn, optim, train, weights
 from jaxnet.random import Generator
 
@@ -275,53 +276,49 @@ def three_calls(
     return of_module(keras_net, state, jax.nn.softmax, untrained, seed, curves)
 
 
-def main(config: Config) -> int:
+def main(config: Config, run: Run) -> None:
     """Trains every net; returns how many figures are off."""
-    config.validate()
-    with train.Run(config.out, "mnist_mlp", config) as run:
-        stored = {split: digits(split, config) for split in ("train", "test")}
-        print(f"{len(stored['train'])} training and {len(stored['test'])} test images")
-        rows: list[ledger.Row] = []
-        results: dict[str, dict[int, dict[str, Any]]] = {}
-        checks = []
-        for name in config.nets:
-            program = PROGRAMS.get(name)
-            mean, std = (program.mean, program.std) if program else (0.0, 1.0)
-            training, test = (inputs(stored[split], mean, std) for split in ("train", "test"))
-            results[name] = {}
-            if name == "sigmoid":
-                gap = run.metrics["writings_apart"] = writings_apart(config.seed, test[0])
-                print(f"modules, functions, named sequence: outputs differ by at most {gap:.1g}")
-            if name == "mlp":
-                print("layer by layer:", *layer_by_layer(config.seed), sep="\n  ")
-            board = None
-            if config.visdom_port is not None:
-                board = train.Visdom(port=config.visdom_port, env=f"mnist_mlp_{name}")
-            for seed in range(config.seed, config.seed + config.seeds):
-                print(f"\n{name}, seed {seed}")
-                log = print if seed == config.seed else _silent
-                if program:
-                    shown = board if seed == config.seed else None
-                    trained = train_one(program, seed, config, training, test, log, shown)
-                else:
-                    trained = three_calls(seed, config, training, test, log)
-                trained.curves["parameters"] = sum(map(np.size, trained.arrays.values()))
-                results[name][seed] = trained.curves
-                print(_summary(trained.curves))
-                if seed == config.seed:
-                    same = _look(run.folder, name, trained, stored["test"], test[0])
-                    what = f"{name}: a fresh net with the saved parameters predicts the same"
-                    checks.append(ledger.check(what, str(same), same))
-                    if board is not None:
-                        images = stored["test"].images[:200]
-                        mnist_plots.show(board, images, trained.predict(test[0][:200]))
-            rows += judge(name, config, results[name])
-        run.metrics |= {"runs": results, "checks": checks}
-        print()
-        save_ledger(run, config, rows)
-        mnist_plots.save_results(run.folder, results)
-    print(f"record, plots, table and parameters: {run.folder}")
-    return ledger.failed(rows, checks)
+    stored = {split: digits(split, config) for split in ("train", "test")}
+    print(f"{len(stored['train'])} training and {len(stored['test'])} test images")
+    rows: list[ledger.Row] = []
+    results: dict[str, dict[int, dict[str, Any]]] = {}
+    checks = []
+    for name in config.nets:
+        program = PROGRAMS.get(name)
+        mean, std = (program.mean, program.std) if program else (0.0, 1.0)
+        training, test = (inputs(stored[split], mean, std) for split in ("train", "test"))
+        results[name] = {}
+        if name == "sigmoid":
+            gap = run.metrics["writings_apart"] = writings_apart(config.seed, test[0])
+            print(f"modules, functions, named sequence: outputs differ by at most {gap:.1g}")
+        if name == "mlp":
+            print("layer by layer:", *layer_by_layer(config.seed), sep="\n  ")
+        board = None
+        if config.visdom_port is not None:
+            board = train.Visdom(port=config.visdom_port, env=f"mnist_mlp_{name}")
+        for seed in range(config.seed, config.seed + config.seeds):
+            print(f"\n{name}, seed {seed}")
+            log = print if seed == config.seed else _silent
+            if program:
+                shown = board if seed == config.seed else None
+                trained = train_one(program, seed, config, training, test, log, shown)
+            else:
+                trained = three_calls(seed, config, training, test, log)
+            trained.curves["parameters"] = sum(map(np.size, trained.arrays.values()))
+            results[name][seed] = trained.curves
+            print(_summary(trained.curves))
+            if seed == config.seed:
+                same = _look(run.folder, name, trained, stored["test"], test[0])
+                what = f"{name}: a fresh net with the saved parameters predicts the same"
+                checks.append(ledger.check(what, str(same), same))
+                if board is not None:
+                    images = stored["test"].images[:200]
+                    mnist_plots.show(board, images, trained.predict(test[0][:200]))
+        rows += judge(name, config, results[name])
+    run.metrics |= {"runs": results, "checks": checks}
+    print()
+    save_ledger(run, rows)
+    mnist_plots.save_results(run.folder, results)
 
 
 def judge(name: str, config: Config, runs: dict[int, dict[str, Any]]) -> list[ledger.Row]:

@@ -24,10 +24,11 @@ import numpy as np
 import optax
 from jax import lax
 
-from experiments import ledger
-from experiments.result_table import save_ledger
-from experiments.settings import Settings
-from jaxnet import losses, nn, optim, report, train
+from experiments.harness import ledger
+from experiments.harness.tables import save_ledger
+from experiments.harness.record import Run
+from experiments.harness.settings import Settings
+from jaxnet import losses, nn, optim, plots, train
 from jaxnet.precision import unfused_jit
 from jaxnet.random import Generator
 
@@ -163,11 +164,10 @@ def least_squares(t_u: np.ndarray, t_c: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(columns, t_c.astype(np.float64), rcond=None)[0]
 
 
-def main(config: Config) -> int:
+def main(config: Config, run: Run) -> None:
     """Runs all variants; returns how many figures are off."""
-    config.validate()
     cpu = jax.devices("cpu")[0]
-    with jax.default_device(cpu), train.Run(config.out, "thermometer", config) as run:
+    with jax.default_device(cpu):
         limit = config.epochs
         rows: list[ledger.Row] = []
 
@@ -230,7 +230,7 @@ def main(config: Config) -> int:
             "thermometer.printed", {"net": text, "column": jnp.expand_dims(T_U, 1).shape}
         )
         print()
-        save_ledger(run, config, rows)
+        save_ledger(run, rows)
         _plot(run.folder / "fit.png", sgd["params"][-1], fits)
     print(f"\nrecord, plot and table: {run.folder}")
     return ledger.failed(rows)
@@ -283,23 +283,23 @@ def _plot(path: Any, params: np.ndarray, fits: dict[str, Any]) -> None:
     grid = np.arange(20.0, 90.0, dtype=np.float32)
     curves = _predict(fits["mlp"], 0.1 * grid)
     low, high = np.quantile(curves, [0.05, 0.95], axis=0)
-    readings = report.Series("readings", T_U, T_C, "o")
+    readings = plots.Series("readings", T_U, T_C, "o")
     panels = [
-        report.Panel(
+        plots.Panel(
             "A line, by SGD",
             "thermometer's units",
             "degrees Celsius",
-            [readings, report.Series("fit", grid, np.asarray(line(params, 0.1 * grid)), "C1-")],
+            [readings, plots.Series("fit", grid, np.asarray(line(params, 0.1 * grid)), "C1-")],
         ),
-        report.Panel(
+        plots.Panel(
             f"8 tanh units, {len(curves)} seeds (shade: 5 to 95 %)",
             "thermometer's units",
             "degrees Celsius",
             [
                 readings,
-                report.Series("fit, median", grid, np.median(curves, 0), "c-", (low, high)),
-                report.Series("prediction", T_U, np.median(_predict(fits["mlp"], T_UN), 0), "kx"),
+                plots.Series("fit, median", grid, np.median(curves, 0), "c-", (low, high)),
+                plots.Series("prediction", T_U, np.median(_predict(fits["mlp"], T_UN), 0), "kx"),
             ],
         ),
     ]
-    report.save_panels(path, panels)
+    plots.save_panels(path, panels)

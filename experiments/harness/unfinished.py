@@ -1,16 +1,13 @@
-"""A long command: its time, and checkpoints, so that one that was killed goes on."""
+"""The checkpoints of a long command, so that one that was killed goes on."""
 
 import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from jaxnet import train
 from jaxnet.train import loaders
 
-__all__ = ["Budget", "Unfinished", "checksum"]
+__all__ = ["Unfinished", "checksum"]
 
 
 def checksum(*arrays: Any) -> str:
@@ -58,25 +55,3 @@ class Unfinished:
             shutil.rmtree(path, ignore_errors=True)
         if self.home.exists() and not any(self.home.iterdir()):
             self.home.rmdir()
-
-
-class Budget:
-    """A callback of `train.fit` that counts the training time, also across a stop.
-
-    It ends the run before the epoch that would take it over its time.
-
-    Args:
-        seconds: the time.
-
-    Attributes:
-        memory: the seconds so far, in the checkpoints.
-    """
-
-    def __init__(self, seconds: float = np.inf) -> None:
-        self.seconds = seconds
-        self.memory = np.zeros((), np.float32)
-
-    def __call__(self, report: train.EpochReport) -> None:
-        self.memory = self.memory + np.float32(report.seconds)
-        if report.epoch < report.epochs and self.memory + report.seconds > self.seconds:
-            report.stop("time")
