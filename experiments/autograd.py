@@ -23,9 +23,9 @@ import numpy as np
 from jax import lax
 
 from experiments.harness import ledger
-from experiments.harness.tables import save_ledger, show
 from experiments.harness.record import Run
 from experiments.harness.settings import Count, Positive, Seed, Training
+from experiments.harness.tables import save_ledger, show
 from jaxnet import losses, plots
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator

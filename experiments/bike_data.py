@@ -10,8 +10,10 @@ from jaxnet import data
 
 __all__ = ["read_bikes"]
 
-_COLUMNS = ("instant dteday season yr mnth hr holiday weekday workingday weathersit temp atemp hum "
-            "windspeed casual registered cnt").split()  # fmt: skip
+_COLUMNS = [
+    *("instant", "dteday", "season", "yr", "mnth", "hr", "holiday", "weekday", "workingday"),
+    *("weathersit", "temp", "atemp", "hum", "windspeed", "casual", "registered", "cnt"),
+]
 
 
 def read_bikes(path: Path) -> data.Table:

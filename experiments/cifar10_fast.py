@@ -36,9 +36,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.birds import MEAN, STD
-from experiments.harness.tables import mean_and_spread, save_table, seeds_in_words, show
 from experiments.harness.record import Run
 from experiments.harness.settings import Count, Positive, Training
+from experiments.harness.tables import mean_and_spread, save_table, seeds_in_words, show
 from experiments.harness.unfinished import checksum
 from jaxnet import data, losses, metrics, nn, optim, plots, train
 from jaxnet.data import transforms
@@ -239,8 +239,7 @@ def accuracies(state: Any, rows: Any) -> dict[str, float]:
 def main(config: Config, run: Run) -> None:
     """Trains from every seed."""
     training, testing = (
-        data.load("cifar10", split=split, data_dir=config.data_dir)
-        for split in ("train", "test")
+        data.load("cifar10", split=split, data_dir=config.data_dir) for split in ("train", "test")
     )
     few = data.normalize(data.to_tensor(training.images[:WHITENED]), MEAN, STD)
     filters = whitening_filters(few)
@@ -328,9 +327,7 @@ def _plot_filters(path: Any, filters: np.ndarray) -> None:
     plots.save_images(path, pictures, titles, title=caption)
 
 
-def _save_table(
-    run: Run, config: Config, parameters: int, runs: dict[int, dict[str, Any]]
-) -> None:
+def _save_table(run: Run, config: Config, parameters: int, runs: dict[int, dict[str, Any]]) -> None:
     names = ("shifted", "mirrored", "plain")
     rows: list[list[Any]] = [
         [seed, *(f"{found[name]:.4f}" for name in names), f"{found['seconds'] / 60:.1f}"]

@@ -13,9 +13,9 @@ import dataclasses
 import numpy as np
 
 from experiments.harness import ledger
-from experiments.harness.tables import save_ledger
 from experiments.harness.record import Run
 from experiments.harness.settings import Settings
+from experiments.harness.tables import save_ledger
 from jaxnet import data, plots
 
 DATA = ("cifar10",)

@@ -15,10 +15,10 @@ import dataclasses
 import numpy as np
 
 from experiments.harness import ledger
-from experiments.harness.tables import save_ledger
 from experiments.harness.files import find
 from experiments.harness.record import Run
 from experiments.harness.settings import Settings
+from experiments.harness.tables import save_ledger
 from jaxnet import data, plots
 
 DATA = ("ct_scan",)

@@ -16,10 +16,10 @@ import dataclasses
 import numpy as np
 
 from experiments.harness import ledger
-from experiments.harness.tables import save_ledger
 from experiments.harness.files import find
 from experiments.harness.record import Run
 from experiments.harness.settings import Settings, from_file
+from experiments.harness.tables import save_ledger
 from jaxnet import data, plots
 
 DATA = ("dog", "cats")
@@ -42,9 +42,7 @@ def main(config: Config, run: Run) -> None:
     mean, std = data.channel_statistics(batch)
     with from_file(folder):
         normalized = data.normalize(batch, mean.tolist(), std.tolist())
-    print(
-        f"cats: {', '.join(names)}: batch {batch.shape}, {batch.dtype}, in [0, 1] after / 255"
-    )
+    print(f"cats: {', '.join(names)}: batch {batch.shape}, {batch.dtype}, in [0, 1] after / 255")
     print(f"      channels: mean {np.round(mean, 4)}, deviation {np.round(std, 4)}")
     after = data.channel_statistics(normalized)
     off = float(max(np.abs(after[0]).max(), np.abs(after[1] - 1).max()))

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness import ledger
-from experiments.harness.tables import save_ledger
 from experiments.harness.record import Run
 from experiments.harness.settings import Count, Positive, Spread, Training
+from experiments.harness.tables import save_ledger
 from jaxnet import losses, nn, optim, plots, train, weights
 from jaxnet.random import Generator
 

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.tables import save_table, show
 from experiments.harness.record import Run
 from experiments.harness.settings import Settings
+from experiments.harness.tables import save_table, show
 from jaxnet.random import Generator
 
 DATA = ()

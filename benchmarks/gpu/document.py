@@ -148,9 +148,7 @@ def trained(name: str, tiny: bool) -> dict[str, Any]:
     epochs, blocks = (2, 2) if tiny else (EPOCHS, BLOCKS)
     training, validation = jax.device_put(_some() if path is None else unpack(path))
     variant = cifar2_variants.variants(blocks)[name]
-    trainer = birds.Trainer(
-        variant.build, variant.optimizer(), training, validation, variant.loss
-    )
+    trainer = birds.Trainer(variant.build, variant.optimizer(), training, validation, variant.loss)
     measure = cifar2_variants.without_eval(variant.loss)
     fresh = train.create(variant.build(rngs=Generator(0)), variant.optimizer())
     # Compiled beside the training's program, so that the end has nothing to wait for.
@@ -165,6 +163,7 @@ def trained(name: str, tiny: bool) -> dict[str, Any]:
         "of": epochs,
         "curves": {},
     }
+
     def hand_over(report: train.EpochReport) -> None:
         line = {"train_loss": report.metrics["loss"]}
         line |= {k: report.metrics[k] for k in ("val_loss", "val_accuracy")}

@@ -3,22 +3,25 @@
 import base64
 import dataclasses
 import datetime
-import importlib.resources
-import itertools
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnet.report.markup import Element, element, fragment
-from jaxnet.report.runs import Picture, RunFolder, read_run
-from jaxnet.report.values import flat_values, number
+import jinja2
+from markupsafe import Markup
+
+from experiments.harness.runs import Picture, RunFolder, read_run
+from experiments.harness.tables import shared_prefix
+from experiments.harness.values import flat_values, number
 
 __all__ = ["Entry", "save_page"]
 
+# HTML does not allow these characters; an error's text may hold a terminal's colours.
+_CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127], "\N{REPLACEMENT CHARACTER}")
 _WORDS = {"ok": ("✓ holds", "good"), "OFF": ("✗ off", "bad"), "not run": ("not run", "none")}
-_HEADS = {"allowed": "Allowed difference"}
 _ROWS_SHOWN = 15  # longer tables are folded
 
 
@@ -27,11 +30,11 @@ class Entry:
     """What the page says about one experiment.
 
     Attributes:
-        name: unique on the page.
-        about: its docstring: the first line is the claim, indented lines are commands.
-        folder: of its run; None if there is none.
-        skipped: why it was not run.
-        error: what stopped it; the first line says it in short.
+        name: The name of the experiment, unique on the page.
+        about: Its docstring: the first line is the claim, indented lines are commands.
+        folder: The folder of its run; None if there is none.
+        skipped: Why it was not run.
+        error: What stopped it; the first line says it in short.
     """
 
     name: str
@@ -53,48 +56,107 @@ def save_page(
     What is missing or damaged in a run folder is named on the page.
 
     Args:
-        path: of the HTML file; appears whole or not at all.
-        entries: in the order of the page.
-        title: of the page.
-        intro: paragraphs below the title, with an empty line between them.
-        command: the command that asked for the page.
+        path: Path of the HTML file, which appears whole or not at all.
+        entries: The experiments, in the order of the page.
+        title: The title of the page.
+        intro: Paragraphs below the title, with an empty line between them.
+        command: The command that asked for the page.
 
     Raises:
-        ValueError: no entries, or two of one name.
-        OSError: the file cannot be written.
+        ValueError: There are no entries, or two of one name.
+        OSError: The file cannot be written.
     """
     names = [entry.name for entry in entries]
     if not names or len({*names}) < len(names):
         raise ValueError(f"entries: {names}; accepted is at least one, each name once")
-    runs = {entry.name: read_run(entry.folder) for entry in entries if entry.folder is not None}
-    parts = [_Part(entry, runs.get(entry.name)) for entry in entries]
-    common = _common([run.environment for run in runs.values() if run.environment])
-    now = datetime.datetime.now().astimezone()
-    style = importlib.resources.files("jaxnet.report").joinpath("style.css").read_text()
-    body = fragment(
-        element("header", element("h1", title), _paragraphs(intro), _cards(parts)),
-        element(
-            "main",
-            element("h2", "All experiments", id="all"),
-            _overview(parts),
-            _facts("Machine and versions of all runs", common) if common else None,
-            [_article(part, common) for part in parts],
-        ),
-        element(
-            "footer",
-            element("p", f"Written {now:%Y-%m-%d %H:%M %Z}", _by(command)),
-        ),
+    parts = [_Part(entry, read_run(entry.folder) if entry.folder else None) for entry in entries]
+    text = _environment().get_template("page.html.j2").render(
+        title=title,
+        intro=intro,
+        style=Markup(Path(__file__).with_name("style.css").read_text()),
+        parts=parts,
+        cards=_cards(parts),
+        common=_common([part.run.environment for part in parts if part.run]),
+        now=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        command=command,
+    )  # fmt: skip
+    _write(Path(path), text)
+
+
+def _environment() -> jinja2.Environment:
+    """The template's, in which text cannot become markup."""
+
+    def printable(value: Any) -> Any:
+        if value is None:
+            return ""
+        return value.translate(_CONTROLS) if isinstance(value, str) else value
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        element("style", Element(style)),
-    )
-    _write(
-        Path(path), f"<!doctype html>\n{element('html', head, element('body', body), lang='en')}\n"
-    )
+    environment.filters |= {
+        "blocks": _blocks,
+        "duration": _duration,
+        "flat_values": flat_values,
+        "number": number,
+        "shell": shlex.join,
+        "image": lambda picture: Markup(base64.b64encode(picture.data).decode()),
+    }
+    return environment
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """Figures with their verdicts, ready for the page.
+
+    Attributes:
+        title: What the figures are.
+        counts: How many hold, in words.
+        prefix: The beginning that all names share, which the rows leave out.
+        columns: Names and CSS classes, after that of the verdict.
+        rows: For each figure the verdict (its word and class) and the cells.
+        open: Whether the rows are shown unasked.
+    """
+
+    title: str
+    counts: str
+    prefix: str
+    columns: list[tuple[str, str]]
+    rows: list[tuple[tuple[str, str], list[str]]]
+    open: bool
+
+    @classmethod
+    def of(cls, name: str, rows: Sequence[Mapping[str, Any]]) -> "_Table":
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        keys.remove("verdict")
+        prefix = ""
+        if keys[:1] == ["figure"]:
+            prefix = shared_prefix([str(row.get("figure", "")) for row in rows])
+        lines = []
+        for row in rows:
+            cells = [number(row.get(key, "")) for key in keys]
+            lines.append(
+                (
+                    _WORDS.get(row["verdict"], ("not judged", "none")),
+                    [cells[0].removeprefix(prefix), *cells[1:]] if cells else [],
+                )
+            )
+        hold, off, rest = _counts(row["verdict"] for row in rows)
+        counts = [f"{hold} of {hold + off} hold"] if hold or off else []
+        counts += [f"{rest} not judged"] if rest else []
+        return cls(
+            "Documented figures" if name == "ledger" else name.replace("_", " ").capitalize(),
+            ", ".join(counts),
+            prefix,
+            [(key.replace("_", " ").capitalize(), _kind(key, rows)) for key in keys],
+            lines,
+            len(rows) <= _ROWS_SHOWN or off > 0,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,16 +166,42 @@ class _Part:
     entry: Entry
     run: RunFolder | None
 
+    @property
+    def anchor(self) -> str:
+        return f"experiment-{'-'.join(self.entry.name.split())}"
+
+    @property
+    def claim(self) -> str:
+        return self.entry.about.strip().split("\n")[0]
+
+    @property
+    def rest(self) -> str:
+        return self.entry.about.strip().partition("\n")[2]
+
+    @property
+    def why(self) -> str:
+        return self.entry.skipped or self.entry.error.strip().split("\n")[0]
+
+    @property
+    def tables(self) -> list[_Table]:
+        return [
+            _Table.of(name, rows) for name, rows in (self.run.judged if self.run else {}).items()
+        ]
+
     def counts(self, ledger: bool) -> tuple[int, int, int]:
         """Rows that hold, are off, and are not judged: of the ledger, or of other tables."""
-        verdicts = [
+        return _counts(
             row["verdict"]
             for name, rows in (self.run.judged if self.run else {}).items()
             if ledger == (name == "ledger")
             for row in rows
-        ]
-        hold, off = verdicts.count("ok"), verdicts.count("OFF")
-        return hold, off, len(verdicts) - hold - off
+        )
+
+    @property
+    def exact(self) -> int:
+        """Figures of the ledger that hold because they are equal: shapes, counts and texts."""
+        rows = self.run.judged.get("ledger", []) if self.run else []
+        return sum(row["verdict"] == "ok" and row.get("rule") == "equal" for row in rows)
 
     @property
     def status(self) -> tuple[str, str]:
@@ -122,11 +210,13 @@ class _Part:
             return "✗ failed", "bad"
         if self.run is None:
             return "skipped", "none"
-        hold, off, _ = map(sum, zip(self.counts(True), self.counts(False), strict=True))
+        hold, off, rest = map(sum, zip(self.counts(True), self.counts(False), strict=True))
         if off:
             return "✗ off", "bad"
         if self.run.problems:
             return "✗ damaged", "bad"
+        if hold and rest:
+            return f"◐ partly judged {hold}/{hold + rest}", "part"
         return ("✓ holds", "good") if hold else ("ran", "none")
 
     @property
@@ -140,158 +230,61 @@ class _Part:
         words += [f"{unjudged} not judged"] if unjudged else []
         return ", ".join(words) or "-"
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """When, how long, by which command and where."""
+        run = self.run
+        assert run is not None
+        facts = {"began": run.began.replace("T", " ")} if run.began else {}
+        if run.seconds is not None:
+            facts["time"] = _duration(run.seconds)
+        if run.command:
+            facts["command"] = shlex.join(run.command)
+        return facts | {"folder": str(run.folder)}
 
-def _cards(parts: Sequence[_Part]) -> Element:
-    def card(name: str, value: str, small: str = "") -> Element:
-        note = element("small", small) if small else None
-        return element("div", element("dt", name), element("dd", value, note))
+    def own(self, common: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the machine and the versions is not that of all runs."""
+        assert self.run is not None
+        environment = self.run.environment.items()
+        return {k: v for k, v in environment if k not in common or common[k] != v}
 
-    words = [part.status[0] for part in parts]
-    skipped, failed = words.count("skipped"), words.count("✗ failed")
-    damaged = words.count("✗ damaged")
+    def caption(self, picture: Picture) -> str:
+        """The title that the file gives itself, or its name in words."""
+        return picture.title or picture.name.removesuffix(".png").replace("_", " ")
+
+
+def _counts(verdicts: Any) -> tuple[int, int, int]:
+    verdicts = list(verdicts)
+    hold, off = verdicts.count("ok"), verdicts.count("OFF")
+    return hold, off, len(verdicts) - hold - off
+
+
+def _cards(parts: Sequence[_Part]) -> list[tuple[str, str, str]]:
+    """The summary: a name, a value, and a note."""
     cards = []
     for ledger, title in ((True, "Figures that hold"), (False, "Further checks that hold")):
         hold, off, rest = map(sum, zip(*(part.counts(ledger) for part in parts), strict=True))
+        notes = []
+        if ledger and (exact := sum(part.exact for part in parts)):
+            notes.append(f"{exact} of them shapes, counts and texts")
+        if rest:
+            notes.append(f"{rest} not judged")
         if ledger or hold or off or rest:
-            note = f"{rest} not judged" if rest else ""
-            cards.append(card(title, f"{hold} of {hold + off}", note))
-    other = [f"{n} {word}" for n, word in ((skipped, "skipped"), (failed, "failed"),
-                                           (damaged, "damaged")) if n]  # fmt: skip
-    ran = len(parts) - skipped - failed
-    cards.append(card("Experiments that ran", f"{ran} of {len(parts)}", ", ".join(other)))
+            cards.append((title, f"{hold} of {hold + off}", ", ".join(notes)))
+    words = [part.status[0] for part in parts]
+    counts = {word: words.count(mark + word)
+              for mark, word in (("", "skipped"), ("✗ ", "failed"), ("✗ ", "damaged"))}  # fmt: skip
+    ran = len(parts) - counts["skipped"] - counts["failed"]
+    other = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    cards.append(("Experiments that ran", f"{ran} of {len(parts)}", other))
     seconds = [part.run.seconds for part in parts if part.run and part.run.seconds is not None]
     if seconds:
-        cards.append(card("Time of all runs", _time(sum(seconds))))
-    return element("dl", cards, class_="cards")
+        cards.append(("Time of all runs", _duration(sum(seconds)), ""))
+    return cards
 
 
-def _overview(parts: Sequence[_Part]) -> Element:
-    rows = []
-    for part in parts:
-        word, kind = part.status
-        claim = part.entry.about.strip().split("\n")[0]
-        why = part.entry.skipped or part.entry.error.strip().split("\n")[0]
-        seconds = part.run.seconds if part.run else None
-        rows.append(
-            element(
-                "tr",
-                element(
-                    "th",
-                    element("a", part.entry.name, href=f"#{_anchor(part.entry.name)}"),
-                    scope="row",
-                    class_="mono short",
-                ),
-                element("td", _status(word, kind)),
-                element("td", part.tally, class_="short"),
-                element("td", "-" if seconds is None else _time(seconds), class_="number"),
-                element("td", claim, f" ({why})" if why else None, class_="wide"),
-                class_="off" if kind == "bad" else None,
-            )
-        )
-    heads = [element("th", head, scope="col") for head in ("Experiment", "Outcome", "Figures")]
-    heads += [
-        element("th", "Time", scope="col", class_="number"),
-        element("th", "What it shows", scope="col"),
-    ]
-    return _table("All experiments", heads, rows)
-
-
-def _article(part: _Part, common: Mapping[str, Any]) -> Element:
-    entry, run = part.entry, part.run
-    claim, _, rest = entry.about.strip().partition("\n")
-    parts: list[Element | None] = [
-        element(
-            "div",
-            element("h2", entry.name, id=_anchor(entry.name)),
-            _status(*part.status),
-            element("a", "to the summary", href="#all", class_="up"),
-            class_="head",
-        ),
-        element("p", claim) if claim else None,
-    ]
-    if entry.skipped:
-        parts.append(element("p", f"Skipped: {entry.skipped}."))
-    if entry.error:
-        parts += [element("h3", "Error"), element("pre", entry.error.strip(), class_="error")]
-    if rest.strip():
-        parts.append(element("details", element("summary", "About it"), _paragraphs(rest)))
-    if run is not None:
-        parts.append(_run(run, common))
-    return element("article", parts, aria_labelledby=_anchor(entry.name))
-
-
-def _run(run: RunFolder, common: Mapping[str, Any]) -> Element:
-    """Figures and pictures, and beside them what was asked for, when and where."""
-    problems = None
-    if run.problems:
-        problems = fragment(
-            element("h3", f"Missing or damaged in {run.folder}"),
-            element("ul", [element("li", text) for text in run.problems], class_="problems"),
-        )
-    facts = {"began": run.began.replace("T", " ")} if run.began else {}
-    if run.seconds is not None:
-        facts["time"] = _time(run.seconds)
-    if run.command:
-        facts["command"] = shlex.join(run.command)
-    facts["folder"] = str(run.folder)
-    own = {k: v for k, v in run.environment.items() if k not in common or common[k] != v}
-    return element(
-        "div",
-        element(
-            "div",
-            problems,
-            [_judged(name, rows) for name, rows in run.judged.items()],
-            [_figure(picture) for picture in run.pictures],
-            _values(flat_values(run.metrics)),
-        ),
-        element(
-            "div",
-            _facts("Settings", run.config) if run.config else None,
-            _facts("Run", facts),
-            _facts("Machine and versions", own) if own else None,
-            class_="aside",
-        ),
-        class_="run",
-    )
-
-
-def _judged(name: str, rows: Sequence[Mapping[str, Any]]) -> Element:
-    """A table of figures with verdicts; the verdict and the figure's name come first."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    keys.remove("verdict")
-    title = "Documented figures" if name == "ledger" else name.replace("_", " ").capitalize()
-    prefix = _prefix([str(row.get("figure", "")) for row in rows]) if keys[:1] == ["figure"] else ""
-    heads = [element("th", "Verdict", scope="col")]
-    for key in keys:
-        head = _HEADS.get(key, key.replace("_", " ").capitalize())
-        heads.append(element("th", head, scope="col", class_=_kind(key, rows)))
-    lines = []
-    for row in rows:
-        word, kind = _WORDS.get(row["verdict"], ("not judged", "none"))
-        cells = [element("td", _status(word, kind))]
-        for i, key in enumerate(keys):
-            text = number(row.get(key, ""))
-            if i == 0:
-                text = text.removeprefix(prefix)
-                cells.append(element("th", text, scope="row", class_="mono short"))
-            else:
-                cells.append(element("td", text, class_=_kind(key, rows)))
-        lines.append(element("tr", cells, class_="off" if kind == "bad" else None))
-    hold, off = (sum(row["verdict"] == v for row in rows) for v in ("ok", "OFF"))
-    rest = len(rows) - hold - off
-    counts = [f"{hold} of {hold + off} hold"] if hold or off else []
-    counts += [f"{rest} not judged"] if rest else []
-    return element(
-        "details",
-        element("summary", f"{title}: {', '.join(counts)}"),
-        element("p", "Each name begins with ", element("code", prefix)) if prefix else None,
-        _table(title, heads, lines),
-        open=len(rows) <= _ROWS_SHOWN or off > 0,
-    )
-
-
-def _kind(key: str, rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Columns of numbers are set flush right, code in its own face, prose wide."""
+def _kind(key: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The class of a column: numbers are flush right, code has its own face, prose is wide."""
     if key in ("documented", "ours", "difference", "allowed"):
         return "number"
     longest = max(len(str(row.get(key, ""))) for row in rows)
@@ -300,95 +293,34 @@ def _kind(key: str, rows: Sequence[Mapping[str, Any]]) -> str | None:
     return "wide" if longest > 30 else "short"
 
 
-def _prefix(names: Sequence[str]) -> str:
-    """The dotted beginning that all names share."""
-    ends = [name.split(".")[:-1] for name in (min(names), max(names))]
-    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
-    return "".join(f"{word}." for word, _ in pairs)
+def _blocks(text: str) -> list[tuple[str, Any]]:
+    """("code", lines) of indented blocks, ("text", pieces) of paragraphs.
 
-
-def _figure(picture: Picture) -> Element:
-    data = base64.b64encode(picture.data).decode()
-    image = element(
-        "img",
-        src=f"data:image/png;base64,{data}",
-        alt=picture.description or f"Plot {picture.name}, without a description",
-        width=picture.width,
-        height=picture.height,
-        class_="broad" if picture.width > 1000 else None,
-    )
-    frame = element("div", image, class_="frame", tabindex=0, role="group", aria_label=picture.name)
-    return element("figure", frame, element("figcaption", picture.name))
-
-
-def _facts(title: str, values: Mapping[str, Any]) -> Element:
-    """Names and values side by side, in as many columns as there is room for."""
-    pairs = []
-    for name, value in values.items():
-        text = number(value)
-        size = "long" if len(name) + len(text) > 32 else None
-        pairs.append(element("div", element("dt", name), element("dd", text), class_=size))
-    return element("section", element("h3", title), element("dl", pairs, class_="facts"))
-
-
-def _values(values: Sequence[tuple[str, str]]) -> Element | None:
-    if not values:
-        return None
-    rows = [
-        element("tr", element("th", name, scope="row", class_="mono short"), element("td", text))
-        for name, text in values
-    ]
-    heads = [element("th", head, scope="col") for head in ("Name", "Value")]
-    summary = element("summary", f"Other recorded values ({len(values)})")
-    return element("details", summary, _table("Recorded values", heads, rows))
-
-
-def _table(title: str, heads: Sequence[Element], rows: Sequence[Element]) -> Element:
-    """A table that scrolls in a box of its own where it is too wide."""
-    table = element(
-        "table",
-        element("thead", element("tr", heads)),
-        element("tbody", rows),
-        aria_label=title,
-    )
-    return element("div", table, class_="box", tabindex=0, role="group", aria_label=title)
-
-
-def _status(word: str, kind: str) -> Element:
-    return element("span", word, class_=f"status {kind}")
-
-
-def _paragraphs(text: str) -> Element:
-    """Paragraphs; indented ones are code."""
-    parts = []
+    Every other piece of a paragraph stands between backticks, and is code.
+    """
+    blocks: list[tuple[str, Any]] = []
     for block in text.strip("\n").split("\n\n"):
+        lines = block.strip("\n").split("\n")
         if not block.strip():
             continue
-        lines = block.strip("\n").split("\n")
         if all(line.startswith("    ") for line in lines):
-            parts.append(element("pre", "\n".join(line[4:] for line in lines)))
+            blocks.append(("code", "\n".join(line[4:] for line in lines)))
         else:
-            parts.append(element("p", " ".join(line.strip() for line in lines)))
-    return fragment(parts)
-
-
-def _by(command: Sequence[str]) -> Element:
-    return fragment(" by ", element("code", shlex.join(command)), ".") if command else fragment(".")
+            joined = " ".join(line.strip() for line in lines)
+            blocks.append(("text", re.split(r"`([^`]+)`", joined)))
+    return blocks
 
 
 def _common(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all environments agree on."""
-    if not environments:
+    """What all environments agree on; a damaged record has none."""
+    known = [environment for environment in environments if environment]
+    if not known:
         return {}
-    first, *others = environments
+    first, *others = known
     return {k: v for k, v in first.items() if all(k in o and o[k] == v for o in others)}
 
 
-def _anchor(name: str) -> str:
-    return f"experiment-{'-'.join(name.split())}"
-
-
-def _time(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)

@@ -80,8 +80,7 @@ class Settings:
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("data_dir", "out")
-            and getattr(self, field.name) != field.default
+            if field.name not in ("data_dir", "out") and getattr(self, field.name) != field.default
         }
 
 

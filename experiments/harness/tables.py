@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +45,7 @@ def show(
             name,
             justify="right" if numbers else "left",
             # Names stay whole: they are what is typed and searched for.
-            no_wrap=numbers or i == 0 and all(len(row[0]) <= 30 for row in cells),
+            no_wrap=numbers or (i == 0 and all(len(row[0]) <= 30 for row in cells)),
             overflow="fold",
             max_width=(widest or {}).get(name),
         )
