@@ -71,7 +71,7 @@ def plot_activations(path: Path) -> dict[str, dict[str, list[float]]]:
         values.append(plots.Series(name, x, activation(x)))
         slopes.append(plots.Series(name, x, slope(x)))
         table[name] = {"value": activation(places).tolist(), "slope": slope(places).tolist()}
-    header = ["activation", *(f"{kind} at {x:g}" for kind in ("value", "slope") for x in places)]
+    header = ["activation f", *(f"{f}({x:g})" for f in ("f", "f'") for x in places)]
     cells = [
         [name, *(f"{v:.4f}" for row in both.values() for v in row)] for name, both in table.items()
     ]

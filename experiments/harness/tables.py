@@ -41,12 +41,14 @@ def show(
                   title=title or None, title_justify="left", title_style="")  # fmt: skip
     for i, name in enumerate(header):
         numbers = all(_is_number(row[i]) for row in cells)
+        # Names stay whole: they are what is typed and searched for.
+        whole = numbers or (i == 0 and all(len(row[0]) <= 30 for row in cells))
         table.add_column(
             name,
             justify="right" if numbers else "left",
-            # Names stay whole: they are what is typed and searched for.
-            no_wrap=numbers or (i == 0 and all(len(row[0]) <= 30 for row in cells)),
+            no_wrap=whole,
             overflow="fold",
+            min_width=max((len(row[i]) for row in cells), default=0) if whole else None,
             max_width=(widest or {}).get(name),
         )
     for row in cells:
