@@ -23,6 +23,7 @@ from jax.interpreters import ad, batching, mlir
 
 from jaxnet import kernels
 from jaxnet.kernels.layout import varying_alike
+from jaxnet.precision import matmul_precision
 
 __all__ = ["Operation", "arithmetic_form", "batch_innermost", "is_wanted", "tangents_along"]
 
@@ -167,7 +168,7 @@ class Operation:
             form=_asked.value,
             # Lowering and differentiation come later, perhaps outside of a context that
             # sets it; JAX's own operations keep it from here on too.
-            precision=getattr(jax.config, "jax_default_matmul_precision", None),
+            precision=matmul_precision(),
             mapped=(),
         )
 

@@ -9,17 +9,27 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-__all__ = ["amax", "amin", "computing_in", "set_float32_matmul_precision", "unfused_jit"]
+__all__ = [
+    "amax",
+    "amin",
+    "computing_in",
+    "full_float32",
+    "matmul_precision",
+    "set_float32_matmul_precision",
+    "unfused_jit",
+]
 
 _MATMUL = {"highest": "highest", "high": "tensorfloat32", "medium": "bfloat16"}
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """How matrix products and convolutions of float32 multiply: torch's function of that name.
+    """Sets how all matrix products and convolutions of float32 multiply, as torch's function does.
 
     Plain JAX lets a GPU round the factors to TF32, 10 bits instead of 23. Torch
-    multiplies in full float32, and so does jaxnet: importing it chooses "highest",
-    unless `jax_default_matmul_precision` is set already.
+    multiplies in full float32, and so do jaxnet's layers, losses, optimizers and training
+    steps as long as nothing is chosen. This function chooses for the whole process, JAX's
+    own functions included: it sets `jax_default_matmul_precision`. For a part of a program
+    there is the context `jax.default_matmul_precision("tensorfloat32")`.
 
     Args:
         precision: "highest" (float32), "high" (TF32), or "medium" (bfloat16). A CPU
@@ -28,6 +38,33 @@ def set_float32_matmul_precision(precision: str) -> None:
     if precision not in _MATMUL:
         raise ValueError(f"precision: {precision!r}; accepted are {', '.join(map(repr, _MATMUL))}")
     jax.config.update("jax_default_matmul_precision", _MATMUL[precision])
+
+
+def matmul_precision() -> str:
+    """How jaxnet multiplies here: what was chosen for JAX, and "highest" if nothing was."""
+    # The value inside a context of jax.default_matmul_precision, as well as the global one.
+    return getattr(jax.config, "jax_default_matmul_precision") or "highest"  # noqa: B009
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Multiplies in full float32 inside, unless a precision has been chosen for JAX.
+
+    The layers, losses, optimizers and steps of jaxnet do so by themselves. This is for
+    products of your own outside of them. It acts on what is traced inside, so it goes
+    around the function that is compiled or into it, as a context or as a decorator. The
+    gradient of a product multiplies as the product does.
+
+    >>> import jax.numpy as jnp
+    >>> @jax.jit
+    ... @full_float32()
+    ... def gram(x):
+    ...     return x @ x.T
+    >>> gram(jnp.ones((2, 3))).shape
+    (2, 2)
+    """
+    with jax.default_matmul_precision(matmul_precision()):
+        yield
 
 
 def unfused_jit(fun: Callable[..., Any], **kwargs: Any) -> Any:

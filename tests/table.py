@@ -167,8 +167,8 @@ def _grad(x: Any) -> np.ndarray:
     return np.zeros(tuple(x.shape)) if x.grad is None else x.grad.numpy()
 
 
-def our_results(case: Case, dtype: Any, jit: bool) -> dict[str, np.ndarray]:
-    """The same from jaxnet, in the given dtype, eagerly or compiled."""
+def our_gradient(case: Case, dtype: Any) -> tuple[Callable[..., Any], list[int], tuple[Any, Any]]:
+    """What computes a row's outputs and gradients, the inputs that are floats, its arguments."""
     structure, params, buffers = train.split(case.module(dtype))
     inputs = [jnp.asarray(a, dtype if a.dtype.kind == "f" else None) for a in case.arrays()]
     floats = [i for i, x in enumerate(inputs) if jnp.issubdtype(x.dtype, jnp.floating)]
@@ -188,9 +188,15 @@ def our_results(case: Case, dtype: Any, jit: bool) -> dict[str, np.ndarray]:
         return value, (leaves, kept)
 
     gradient = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
+    return gradient, floats, (params, [inputs[i] for i in floats])
+
+
+def our_results(case: Case, dtype: Any, jit: bool) -> dict[str, np.ndarray]:
+    """The same from jaxnet, in the given dtype, eagerly or compiled."""
+    gradient, floats, arguments = our_gradient(case, dtype)
     if jit:
         gradient = jax.jit(gradient)
-    (_, (leaves, kept)), (d_params, d_inputs) = gradient(params, [inputs[i] for i in floats])
+    (_, (leaves, kept)), (d_params, d_inputs) = gradient(*arguments)
     results = {f"out.{i}": leaf for i, leaf in enumerate(leaves)}
     results |= {f"d_input.{i}": d for i, d in zip(floats, d_inputs, strict=True)}
     results |= {f"d_param.{name}": d for name, d in d_params.items()}

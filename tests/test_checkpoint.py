@@ -1,5 +1,8 @@
-"""jaxnet/checkpoint.py: whole checkpoints or none, and errors that say what is wrong."""
+"""jaxnet/checkpoint: whole checkpoints or none, and errors that say what is wrong."""
 
+import hashlib
+import json
+import logging
 import os
 import shutil
 import subprocess
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 
 from jaxnet import losses, nn, optim, train
-from jaxnet.checkpoint import Checkpoints, DamagedError, checkpoints
+from jaxnet.checkpoint import Checkpoints, DamagedError
 from jaxnet.random import Generator
 
 
@@ -159,32 +162,70 @@ def files_of(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file() and p.stat().st_size)
 
 
-def test_damage_anywhere_is_noticed_and_the_one_before_is_used(tmp_path, capsys):
-    state = saved(tmp_path / "good", 1, 2)
-    files = files_of(tmp_path / "good" / "step_0000000002")
-    assert len(files) > 5
-    for i, file in enumerate(files):
-        for how in ("cut", "flip", "gone") if i < 2 else (("cut", "flip", "gone")[i % 3],):
-            copy = tmp_path / "copy"
-            shutil.copytree(tmp_path / "good", copy)
-            broken = copy / file.relative_to(tmp_path / "good")
-            content = bytearray(broken.read_bytes())
-            if how == "gone":
-                broken.unlink()
-            elif how == "cut":
-                broken.write_bytes(content[: len(content) // 2])
-            else:
-                content[len(content) // 2] ^= 0x10
-                broken.write_bytes(content)
-            back = Checkpoints(copy).restore(state)
-            assert_same(back.state, state)
-            assert back.step == 1
-            said = capsys.readouterr().err
-            assert "step_0000000002: damaged" in said
-            assert "looking for an older one" in said
-            with pytest.raises(DamagedError, match="step_0000000002: damaged"):
-                Checkpoints(copy).restore(state, step=2)
-            shutil.rmtree(copy)
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> tuple[Path, train.TrainState]:
+    folder = tmp_path_factory.mktemp("good") / "run"
+    return folder, saved(folder, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "how", ["cut", "empty", "first bit", "a bit", "last bit", "longer", "gone"]
+)
+@pytest.mark.parametrize("number", range(3))
+def test_damage_anywhere_is_noticed_and_the_one_before_is_used(tmp_path, caplog, good, number, how):
+    folder, state = good
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    files = files_of(copy / "step_0000000002")
+    assert [f.name for f in files] == ["SHA256SUMS", "about.json", "arrays-00000.safetensors"]
+    broken = files[number]
+    content = bytearray(broken.read_bytes())
+    match how:
+        case "cut":
+            content = content[: len(content) // 2]
+        case "empty":
+            content.clear()
+        case "longer":
+            content += b"0\n"
+        case "first bit":
+            content[0] ^= 1
+        case "a bit":
+            content[len(content) // 2] ^= 0x20
+        case "last bit":
+            content[-1] ^= 0x80
+    broken.write_bytes(content)
+    if how == "gone":
+        broken.unlink()
+    back = Checkpoints(copy).restore(state)
+    assert_same(back.state, state)
+    assert back.step == 1
+    (record,) = caplog.records
+    assert (record.name.split(".")[0], record.levelno) == ("jaxnet", logging.WARNING)
+    assert "step_0000000002: damaged" in record.message
+    assert "looking for an older one" in record.message
+    with pytest.raises(DamagedError, match="step_0000000002: damaged"):
+        Checkpoints(copy).restore(state, step=2)
+    with Checkpoints(copy) as run:  # and the run can go on from there
+        run.save(2, state)
+        assert run.restore(state).step == 2
+
+
+def test_every_bit_of_the_small_files(tmp_path, good):
+    """What a flip of any bit does: nothing is believed, and the one before is used."""
+    state = {"w": jnp.ones(2)}
+    with Checkpoints(tmp_path) as run:
+        for step in (1, 2):
+            run.save(step, state)
+    for name in ("SHA256SUMS", "about.json"):
+        file = tmp_path / "step_0000000002" / name
+        whole = file.read_bytes()
+        for at in range(0, len(whole) * 8, 3):
+            broken = bytearray(whole)
+            broken[at // 8] ^= 1 << at % 8
+            file.write_bytes(broken)
+            assert run.restore(state).step == 1, (name, at)
+        file.write_bytes(whole)
+    assert run.restore(state).step == 2
 
 
 def test_all_damaged(tmp_path):
@@ -210,23 +251,157 @@ def test_a_killed_writer_leaves_nothing_that_counts(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [".lock"]
 
 
-def test_a_file_system_that_refuses(tmp_path, monkeypatch):
-    state = saved(tmp_path / "run", 1)
-
-    def refuse(path, held):
-        raise ValueError("RESOURCE_EXHAUSTED: write failed: No space left on device")
-
-    monkeypatch.setattr(checkpoints, "write_arrays", refuse)
-    run = Checkpoints(tmp_path / "run")
-    run.save(2, state)
-    with pytest.raises(OSError, match=r"run: the disk is full: .*No space left"):
-        run.wait()
-    run.close()
-    assert run.steps() == [1]
-    assert run.restore(state).step == 1
+def test_a_file_system_that_refuses(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="the folder cannot be written"):
-        Checkpoints(tmp_path / "file" / "run").save(1, state)
+        Checkpoints(tmp_path / "file" / "run").save(1, make_state())
+
+
+@pytest.mark.parametrize("target", [1, 2, 3, 4])
+def test_a_sharded_array_is_saved_and_restored_part_by_part(tmp_path, target):
+    devices = np.array(jax.devices()[:4])
+    mesh = jax.sharding.Mesh(devices.reshape(2, 2), ("a", "b"))
+
+    def sharding(*axes):
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+    whole = np.arange(48, dtype=np.float32).reshape(4, 12)
+    state = {
+        "split": jax.device_put(whole, sharding("a", "b")),
+        "rows": jax.device_put(whole.astype("bfloat16"), sharding(("a", "b"))),
+        "copied": jax.device_put(whole[:, 0], sharding()),
+        "one": jnp.float32(3),
+    }
+    with Checkpoints(tmp_path) as run:
+        run.save(1, state)
+    about = json.loads((tmp_path / "step_0000000001" / "about.json").read_text(encoding="utf-8"))
+    shapes = {
+        name: [part["shape"] for part in array["parts"]] for name, array in about["arrays"].items()
+    }
+    assert shapes == {
+        "state/split": [[2, 6]] * 4,
+        "state/rows": [[1, 12]] * 4,
+        "state/copied": [[4]],
+        "state/one": [[]],
+    }
+    other = {
+        1: sharding("a", "b"),
+        2: sharding("b", "a"),
+        3: sharding(None, "a"),
+        4: jax.sharding.SingleDeviceSharding(devices[3]),
+    }[target]
+    like = state | {"split": jax.ShapeDtypeStruct((4, 12), jnp.float32, sharding=other)}
+    back = run.restore(like).state
+    assert_same(back, state)
+    assert back["split"].sharding == other
+    assert back["rows"].sharding == state["rows"].sharding
+    assert back["copied"].sharding == state["copied"].sharding
+    assert not back["one"].committed  # so that it can be used beside the others
+    jax.jit(lambda s: s["one"] * s["copied"])(state | {"one": back["one"]})
+
+
+def test_safetensors_reads_the_arrays(tmp_path):
+    from safetensors.numpy import load_file
+
+    with Checkpoints(tmp_path) as run:
+        run.save(1, {"w": jnp.arange(3.0)}, arrays={"x": np.int64([1, 2])})
+    arrays = load_file(tmp_path / "step_0000000001" / "arrays-00000.safetensors")
+    assert {name: array.tolist() for name, array in arrays.items()} == {
+        "state/w": [0, 1, 2],
+        "arrays/x": [1, 2],
+    }
+
+
+def test_the_checksums_are_those_of_sha256sum(tmp_path, good):
+    folder, _ = good
+    if shutil.which("sha256sum") is None:
+        pytest.skip("needs the command sha256sum")
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"],
+        cwd=folder / "step_0000000001",
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_checkpoints_of_another_format_or_hand(tmp_path):
+    state = {"w": jnp.zeros(1)}
+    older = tmp_path / "older" / "step_0000000001"
+    (older / "arrays").mkdir(parents=True)
+    (older / "about.json").touch()
+    (older.parent / "jaxnet-checkpoints.json").touch()
+    with pytest.raises(ValueError, match="checkpoints of format 1; this jaxnet reads format 2"):
+        Checkpoints(older.parent)
+    foreign = tmp_path / "foreign" / "step_0000000001"
+    (foreign / "state").mkdir(parents=True)
+    with pytest.raises(ValueError, match="not a checkpoint of jaxnet; give another folder"):
+        Checkpoints(foreign.parent)
+    with Checkpoints(tmp_path / "run") as run:
+        run.save(1, state)
+    about = run.folder / "step_0000000001" / "about.json"
+    written = json.loads(about.read_text(encoding="utf-8"))
+    for change, error in (({"format": 3}, "format 3"), ({"arrays": None}, "lacks arrays")):
+        content = written | change
+        content = {name: value for name, value in content.items() if value is not None}
+        about.write_text(json.dumps(content), encoding="utf-8")
+        sums = "".join(
+            f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
+            for file in (about, about.with_name("arrays-00000.safetensors"))
+        )
+        about.with_name("SHA256SUMS").write_text(sums, encoding="utf-8")
+        with pytest.raises(ValueError, match=error):
+            run.restore(state)
+
+
+def test_a_number_below_zero_is_refused(tmp_path):
+    """A counter of 32 bits that ran over must not become a checkpoint that nobody finds."""
+    with pytest.raises(ValueError, match="step: -2147483648; accepted is an integer, at least 0"):
+        Checkpoints(tmp_path).save(-(2**31), {"w": jnp.zeros(1)})
+
+
+def test_what_cannot_be_saved_is_named(tmp_path):
+    run = Checkpoints(tmp_path)
+    with pytest.raises(TypeError, match="w: object; accepted are arrays and numbers"):
+        run.save(1, {"w": object()})
+    with pytest.raises(TypeError, match=r"set .* cannot be saved; JSON does not take it"):
+        run.save(1, {}, config={"a": {1}})
+    run.save(1, {}, host={"base64": "x", "bytes": b"\0x"})
+    assert run.restore({}).host == {"base64": "x", "bytes": b"\0x"}
+    run.close()
+    assert run.steps() == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_keep_the_folder(tmp_path):
+    """A loader's worker outlives a killed run; the next run must not wait for it."""
+    program = f"""
+import multiprocessing, os, time
+from jaxnet.checkpoint import Checkpoints
+run = Checkpoints({str(tmp_path)!r})
+run.claim()
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+child.start()
+print(child.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=-1, text=True) as killed:
+        assert killed.stdout is not None
+        pid = int(killed.stdout.readline())
+        try:
+            assert killed.wait() == -9
+            os.kill(pid, 0)  # it lives
+            Checkpoints(tmp_path).claim()
+        finally:
+            os.kill(pid, 9)
+
+
+def test_another_process_is_held_off(tmp_path):
+    run = Checkpoints(tmp_path)
+    run.claim()
+    code = f"from jaxnet.checkpoint import Checkpoints; Checkpoints({str(tmp_path)!r}).claim()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "another process writes its checkpoints there" in done.stderr
+    run.close()
 
 
 def test_a_limit_on_file_size_is_a_full_disk(tmp_path):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import from tiers above its own (earlier here) and from itself.
 TIERS = [
-    {"atomic", "cache", "extras", "random", "tree", "precision", "keys"},
+    {"files", "memory", "extras", "random", "tree", "precision", "keys"},
     {"losses"},
     {"kernels"},
     {"backend"},

@@ -21,7 +21,7 @@ from benchmarks.gpu.compiled import ONE_GRAPH
 from benchmarks.gpu.fast import ALLOWED, apart, timed
 from benchmarks.gpu.workloads import Precision, Workload, jaxnet_step, make_step, workloads
 from jaxnet.nn.attention import SDPBackend, sdpa_kernel
-from jaxnet.train.epoch import make_epoch, make_stretch
+from jaxnet.train.chunk import make_chunk, make_epoch
 
 __all__ = ["tasks"]
 
@@ -139,14 +139,14 @@ def _others(
 
         return lax.scan(once, state, order.reshape(work.steps, work.batch), unroll=8)
 
-    def stretched(nonfinite: str) -> Callable[..., Any]:
-        stretch = make_stretch(step, work.batch, work.steps, nonfinite=nonfinite)
-        return lambda *arguments: stretch(*arguments)[:2]
+    def chunked(nonfinite: str) -> Callable[..., Any]:
+        chunk = make_chunk(step, work.batch, work.steps, nonfinite=nonfinite)
+        return lambda *arguments: chunk(*arguments)[:2]
 
     found = {
         "scan, 8 steps unrolled": (scan, ()),
-        "ends at run time": (stretched("go on"), ends),
-        "fit": (stretched("stop"), ends),
+        "ends at run time": (chunked("go on"), ends),
+        "fit": (chunked("stop"), ends),
         "epoch, cuDNN's attention": (make_epoch(attending, work.batch), ()),
     }
     return {

@@ -206,7 +206,7 @@ def rounding(size: int) -> dict[str, Any]:
         and precision ("linear high") its distance from float64.
     """
     applicable = _has_tf32()
-    kept = jax.config.values["jax_default_matmul_precision"]
+    kept, used = jax.config.values["jax_default_matmul_precision"], precision.matmul_precision()
     allowed = tolerance("gradient", "float32")
     found: dict[str, float] = {}
     ok = True
@@ -229,7 +229,7 @@ def rounding(size: int) -> dict[str, Any]:
         "ok": ok,
         "device": repeated.device_name(),
         "applicable": applicable,
-        "precision": str(kept),
+        "precision": used,
         **found,
     }
 

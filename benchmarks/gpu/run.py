@@ -26,10 +26,10 @@ _AT_END = 12.0  # seconds kept for that and for the picture
 _START = 90.0  # seconds that a child may take to import everything and find the card
 
 
-def _atomic() -> ModuleType:
-    """jaxnet/atomic.py without the package around it, which imports jax."""
-    path = Path(__file__).parents[2] / "jaxnet" / "atomic.py"
-    spec = importlib.util.spec_from_file_location("jaxnet_atomic", path)
+def _files() -> ModuleType:
+    """jaxnet/files.py without the package around it, which imports jax."""
+    path = Path(__file__).parents[2] / "jaxnet" / "files.py"
+    spec = importlib.util.spec_from_file_location("jaxnet_files", path)
     assert spec is not None  # it is a file
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -52,7 +52,7 @@ class Run:
         self.options = options
         self._began = time.monotonic()
         self._earlier = earlier
-        self._write = _atomic().write_text
+        self._write = _files().write_text
         self._saved = self._was_ready = False
         self._child: Child | None = None
         self._at_end = min(_AT_END, options.seconds / 4)

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from experiments.harness.runs import Picture, RunFolder, read_run
 from experiments.harness.tables import shared_prefix
 from experiments.harness.values import flat_values, number
+from jaxnet import files
 
 __all__ = ["Entry", "save_page"]
 
@@ -80,7 +81,9 @@ def save_page(
         now=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         command=command,
     )  # fmt: skip
-    _write(Path(path), text)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(path, text.encode(errors="replace"))  # JSON can hold half a character
 
 
 def _environment() -> jinja2.Environment:
@@ -325,13 +328,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{seconds / 60:.1f} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        hidden.write_bytes(text.encode(errors="replace"))  # JSON can hold half a character
-        os.replace(hidden, path)
-    finally:
-        hidden.unlink(missing_ok=True)

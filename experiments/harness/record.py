@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import json
-import math
 import os
 import platform
 import shutil
@@ -18,12 +17,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
-import numpy as np
 
 import jaxnet
 from experiments.harness.settings import Settings
 from experiments.harness.unfinished import Unfinished
-from jaxnet import atomic
+from jaxnet import files
+from jaxnet.train.values import plain
 
 __all__ = ["Run", "environment", "verdicts"]
 
@@ -71,7 +70,7 @@ class Run:
     def __enter__(self) -> Self:
         # The checkpoints go last: until the record is in place they can make it again.
         self._stack.enter_context(self.unfinished)
-        self._stack.enter_context(atomic.filling(self.folder))
+        self._stack.enter_context(files.filling(self.folder))
         self._stack.push(self._finish)
         return self
 
@@ -104,7 +103,7 @@ class Run:
             "result": self.result,
             "metrics": self.metrics,
         }
-        text = json.dumps(_plain(record), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(plain(record), indent=2, allow_nan=False) + "\n"
         (self.folder / "record.json").write_text(text)
         final, i = self._final, 1
         while final.exists():  # two runs within one second
@@ -163,18 +162,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _plain(value: Any) -> Any:
-    """The same as JSON takes it; floats that JSON has no word for become strings."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return _plain(np.asarray(value).tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return str(value)

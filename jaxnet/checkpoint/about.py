@@ -1,87 +1,94 @@
-"""about.json of a checkpoint: all that is not an array, and the checksum of every file."""
+"""The two small files of a checkpoint: what is not an array, and the checksums of all files.
+
+`SHA256SUMS` has the form that the command `sha256sum -c SHA256SUMS` reads.
+"""
 
 import base64
+import hashlib
 import json
-import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxnet.checkpoint.arrays import DamagedError, one_line
+from jaxnet.checkpoint.arrays import DamagedError
 
-__all__ = ["as_text", "read_about", "write_about"]
+__all__ = ["ABOUT", "SUMS", "as_json", "read_about", "write_about"]
 
-_FILE = "about.json"
-
-
-def as_text(about: Mapping[str, Any]) -> str:
-    """What JSON takes, and bytes, as text.
-
-    Raises:
-        TypeError: something that JSON does not take.
-    """
-    return json.dumps(_packed(about))
+ABOUT = "about.json"
+SUMS = "SHA256SUMS"
+_BYTES = "__base64__"
 
 
-def write_about(folder: Path, text: str) -> None:
-    """Writes the text of `as_text`, with checksums of it and of the files that are there."""
-    sums = {"about": zlib.crc32(text.encode()), "files": _checksums(folder)}
-    (folder / _FILE).write_text(json.dumps({"sums": sums, "about": text}))
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Writes both files into a folder that has all other files already."""
+    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8", newline="\n")
+    lines = [f"{_sum(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def read_about(path: Path, files_too: bool = False) -> dict[str, Any]:
-    """What was given to `as_text`, compared with its checksum, and the files with theirs.
+def read_about(folder: Path, *, only_this_file: bool = False) -> dict[str, Any]:
+    """What is not an array, after the files were compared with their checksums.
+
+    Args:
+        folder: Folder of the checkpoint.
+        only_this_file: Whether to leave out the files of the arrays.
 
     Raises:
-        DamagedError: something is not as it was written.
+        DamagedError: A file is missing or is not as it was written.
     """
     try:
-        outer = json.loads((path / _FILE).read_text())
-        text, sums = outer["about"], outer["sums"]
-        if zlib.crc32(text.encode()) != sums["about"]:
-            raise ValueError("about.json is not what was saved")
-        # A broken file must not reach tensorstore, which has threads that outlive an error.
-        found = _checksums(path) if files_too else {}
-        wrong = [name for name, crc in sums["files"].items() if found.get(name) != crc]
-        if files_too and wrong:
-            raise ValueError(f"{', '.join(wrong)} not as written")
-        return _unpacked(json.loads(text))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{path}: damaged: {one_line(error)}") from error
+        # Bytes and not text: an end of line that changed is damage too.
+        lines = (folder / SUMS).read_bytes().decode("ascii").split("\n")
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines[:-1])}
+        if lines[-1] or ABOUT not in sums:
+            raise ValueError(f"{SUMS} is not as written")
+        wrong = [
+            name
+            for name, digest in sums.items()
+            if (name == ABOUT or not only_this_file) and _sum(folder / name) != digest
+        ]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: not as written")
+        about = _unpacked(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
+        if not isinstance(about, dict):
+            raise ValueError(f"{ABOUT} holds no checkpoint")
+        return about
+    except (OSError, ValueError) as error:  # of text that is no text, too
+        reason = " ".join(str(error).split())[:300]
+        raise DamagedError(f"{folder}: damaged: {reason}") from error
 
 
-def _checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of every file below."""
-    sums = {}
-    for root, _, files in os.walk(folder):
-        for name in files:
-            path, crc = Path(root) / name, 0
-            with open(path, "rb") as file:
-                while piece := file.read(2**20):
-                    crc = zlib.crc32(piece, crc)
-            sums[path.relative_to(folder).as_posix()] = crc
-    return sums
+def _sum(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _packed(value: Any) -> Any:
-    """The same as JSON takes it, bytes as base64."""
+def as_json(value: Any) -> Any:
+    """The same in what JSON has: bytes as base64, numpy's numbers as Python's.
+
+    Raises:
+        TypeError: There is something that JSON does not take.
+    """
     if isinstance(value, bytes):
-        return {"base64": base64.b64encode(value).decode()}
+        return {_BYTES: base64.b64encode(value).decode()}
     if isinstance(value, Mapping):
-        return {str(key): _packed(item) for key, item in value.items()}
+        if _BYTES in value:
+            raise TypeError(f"the name {_BYTES!r} stands for bytes; give another one")
+        return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_packed(item) for item in value]
+        return [as_json(item) for item in value]
     if isinstance(value, np.generic):
         return value.item()
-    return value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"{type(value).__name__} {value!r:.100} cannot be saved; JSON does not take it")
 
 
 def _unpacked(value: Any) -> Any:
     if isinstance(value, dict):
-        if set(value) == {"base64"}:
-            return base64.b64decode(value["base64"])
+        if _BYTES in value:
+            return base64.b64decode(value[_BYTES])
         return {key: _unpacked(item) for key, item in value.items()}
     return [_unpacked(item) for item in value] if isinstance(value, list) else value

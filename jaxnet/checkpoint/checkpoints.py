@@ -1,13 +1,11 @@
 """Saving and restoring: the public class over the folder and the files in it."""
 
 import dataclasses
-import errno
+import logging
 import os
-import shutil
-import sys
-import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,22 +13,23 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from jaxnet import atomic
-from jaxnet.checkpoint.about import as_text, read_about, write_about
+from jaxnet.checkpoint.about import as_json, read_about, write_about
 from jaxnet.checkpoint.arrays import (
     DamagedError,
-    check_same,
-    facts_of,
-    from_host,
+    Part,
+    Reader,
+    description,
     named_arrays,
-    one_line,
-    read_arrays,
-    to_host,
-    write_arrays,
+    parts_of,
+    text_of,
+    write_parts,
 )
 from jaxnet.checkpoint.folder import FORMAT, Folder
 
 __all__ = ["Checkpoints", "Restored"]
+
+_log = logging.getLogger(__name__)
+_FIELDS = {"format", "step", "metrics", "config", "host", "arrays"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +37,12 @@ class Restored:
     """What a checkpoint gave back.
 
     Attributes:
-        state: like the pytree that was asked for.
-        step: the number that it was saved under.
-        metrics: as given to `save`.
-        config: as given to `save`.
-        host: as given to `save`.
-        arrays: further arrays by name, as given to `save`; numpy.
+        state: A pytree like the one that was asked for.
+        step: The number that it was saved under.
+        metrics: The metrics that `save` was given.
+        config: The configuration that `save` was given.
+        host: The further values that `save` was given.
+        arrays: The further arrays that `save` was given, by name, as numpy arrays.
     """
 
     state: Any
@@ -55,20 +54,24 @@ class Restored:
 
 
 class Checkpoints:
-    """A folder of checkpoints, each a folder `step_0000000012` that Orbax wrote.
+    """A folder of checkpoints, each a folder `step_0000000012` of three files.
 
-    A checkpoint is written beside the others under a hidden name, flushed to the
-    disk, and renamed: a process killed at any moment leaves the last one whole.
-    The checksum of every file is kept and compared before anything is read.
+    `arrays-00000.safetensors` holds the arrays, `about.json` all else, `SHA256SUMS` the
+    checksums of both. A checkpoint is written beside the others under a hidden name,
+    flushed to the disk, and renamed: a process killed at any moment leaves the last one
+    whole. The checksums are compared before anything is read.
+
+    An array that is sharded over several devices is saved part by part, and restored to the
+    sharding of the pytree that `restore` is given, which may be another one.
 
     Args:
-        folder: made by the first `save`. One that holds other things is refused.
-        keep: how many of the newest stay.
-        best: a name among the metrics; the checkpoint with the best one stays too.
-        mode: "min" or "max": which way is better.
+        folder: The folder, made by the first `save`. One that holds other things is refused.
+        keep: How many of the newest checkpoints stay.
+        best: A name among the metrics; the checkpoint with the best one stays too.
+        mode: Which way a metric is better, "min" or "max".
 
     Raises:
-        ValueError: an argument is out of range, or the folder is not one of checkpoints.
+        ValueError: An argument is out of range, or the folder is not one of checkpoints.
 
     >>> import jax.numpy as jnp, tempfile
     >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder + "/run") as run:
@@ -94,8 +97,8 @@ class Checkpoints:
         self._folder = Folder(folder)
         self.folder = self._folder.path
         self.keep, self.best, self.mode = keep, best, mode
-        self._writer: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="jaxnet-checkpoint")
+        self._pending: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -122,8 +125,9 @@ class Checkpoints:
         measured = []
         for step in self.steps():
             try:
-                value = read_about(self._folder.of(step))["metrics"].get(self.best)
-            except DamagedError:
+                about = read_about(self._folder.of(step), only_this_file=True)
+                value = about["metrics"].get(self.best)
+            except (DamagedError, LookupError, AttributeError):
                 continue
             if isinstance(value, float) and value == value:
                 measured.append((value if self.mode == "min" else -value, step))
@@ -133,8 +137,8 @@ class Checkpoints:
         """Makes the folder ready for this process to write, and clears what a killed one left.
 
         Raises:
-            OSError: the folder cannot be made or written.
-            ValueError: another process writes there, or the folder is not one of checkpoints.
+            OSError: The folder cannot be made or written.
+            ValueError: Another process writes there, or the folder is not one of checkpoints.
         """
         self._folder.claim()
 
@@ -160,90 +164,61 @@ class Checkpoints:
         Waits for the checkpoint before it, so that at most one is on its way.
 
         Args:
-            step: the number it gets; one that is there is replaced.
-            state: a pytree of arrays, random keys among them.
-            metrics: numbers by name, one of which may be `best`.
-            config: what JSON takes.
-            host: what JSON takes, bytes too: the data's order and place, and the like.
-            arrays: further arrays by name, which `restore` gives back whatever their shape.
+            step: The number that it gets, at least 0; one that is there is replaced.
+            state: A pytree of arrays, random keys among them.
+            metrics: Numbers by name, one of which may be `best`.
+            config: Anything that JSON takes.
+            host: Values by name that JSON takes, or bytes: the order of the data and the like.
+            arrays: Further arrays by name, which `restore` gives back whatever their shape.
 
         Raises:
-            OSError: this checkpoint or the one before could not be written.
-            ValueError: as `claim`.
+            OSError: This checkpoint or the one before could not be written.
+            TypeError: `config` or `host` holds what JSON does not take.
+            ValueError: A number below 0, or as `claim`.
         """
+        step = int(step)
+        if step < 0:
+            raise ValueError(f"step: {step}; accepted is an integer, at least 0")
         self.wait()
         self.claim()
-        held: dict[str, np.ndarray] = {}
-        manifest = {}
+        described: dict[str, Any] = {}
+        parts: dict[str, list[Part]] = {}
         for group, named in (("state", named_arrays(state)), ("arrays", dict(arrays or {}))):
             for name, leaf in named.items():
-                array, kind = to_host(leaf)
-                manifest[f"{group}/{name}"] = facts_of(array, kind)
-                held[f"{group}/{name}"] = array
+                described[f"{group}/{name}"] = description(leaf)
+                parts[f"{group}/{name}"] = parts_of(name, leaf)
         about = {
             "format": FORMAT,
-            "step": int(step),
+            "step": step,
             "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "metrics": {name: float(np.asarray(value)) for name, value in (metrics or {}).items()},
-            "config": config,
-            "host": dict(host or {}),
-            "arrays": manifest,
+            "config": as_json(config),
+            "host": as_json(host or {}),
+            "arrays": described,
         }
-        text = as_text(about)  # here, so that what JSON does not take fails here
-        self._writer = threading.Thread(
-            target=self._write, args=(int(step), held, text), name="jaxnet-checkpoint"
-        )
-        self._writer.start()
+        self._pending = self._writer.submit(self._write, step, parts, about)
 
     def wait(self) -> None:
         """Returns when the last checkpoint is on the disk; raises what went wrong with it."""
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
-    def _write(self, step: int, held: dict[str, np.ndarray], about: str) -> None:
-        final = self._folder.of(step)
-        partial = self._folder.aside(step, "partial")
-        replaced = self._folder.aside(step, "replaced")
+    def _write(self, step: int, parts: dict[str, list[Part]], about: dict[str, Any]) -> None:
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            with atomic.filling(partial):
-                write_arrays(partial / "arrays", held)
-                write_about(partial, about)
-                atomic.flush(partial)
-                self._put(partial, final, replaced)
-            shutil.rmtree(replaced, ignore_errors=True)
-            self._drop_old()
+            with self._folder.filling(step) as folder:
+                # One file for each process, so that several can write side by side one day.
+                entries = write_parts(folder / "arrays-00000.safetensors", parts)
+                for name, described in about["arrays"].items():
+                    described["parts"] = entries[name]
+                write_about(folder, about)
+            steps = self.steps()
+            stay = {*steps[-self.keep :], self.best_step() if self.best is not None else None}
+            for old in steps:
+                if old not in stay:
+                    self._folder.drop(old)
         except OSError as error:
-            self._error = self._folder.unwritable(error)
-        except Exception as error:  # tensorstore reports a full disk as a ValueError
-            full = any(word in str(error) for word in ("No space left", "File too large", "quota"))
-            code = errno.ENOSPC if full else errno.EIO
-            self._error = self._folder.unwritable(OSError(code, one_line(error)))
-
-    def _put(self, partial: Path, final: Path, replaced: Path) -> None:
-        there = final.exists()
-        if there:
-            os.rename(final, replaced)
-        try:
-            os.rename(partial, final)
-        except BaseException:
-            if there:
-                os.rename(replaced, final)
-            raise
-        atomic.flush_entry(self.folder)
-
-    def _drop_old(self) -> None:
-        steps = self.steps()
-        keep = {*steps[-self.keep :], self.best_step() if self.best is not None else None}
-        for step in steps:
-            if step not in keep:
-                gone = self._folder.aside(step, "gone")
-                os.rename(self._folder.of(step), gone)  # so that no half-deleted one is ever seen
-                shutil.rmtree(gone)
+            raise self._folder.unwritable(error) from error
 
     # restoring
 
@@ -251,15 +226,16 @@ class Checkpoints:
         """Reads a checkpoint back.
 
         Args:
-            like: a pytree of arrays (or `jax.ShapeDtypeStruct`s) with the shapes, dtypes
-                and places that the result shall have, such as `train.create(...)`.
-            step: which one; without it the newest that is whole. DamagedError ones that are
-                newer are named on standard error.
+            like: A pytree of arrays (or `jax.ShapeDtypeStruct`s) with the shapes, dtypes
+                and shardings that the result shall have, such as `train.create(...)`.
+            step: The number of the checkpoint; None means the newest one that is whole.
+                Newer ones that are damaged are named in the log.
 
         Raises:
-            FileNotFoundError: there is no checkpoint (of that number).
-            DamagedError: the one asked for, or every one, is damaged.
-            ValueError: it is of another model or optimizer; every array that differs is named.
+            FileNotFoundError: There is no checkpoint (of that number).
+            DamagedError: The one asked for, or every one, is damaged.
+            ValueError: It is of another model or optimizer, and every array that differs is
+                named; or of another format.
         """
         self._folder.check()
         self.wait()
@@ -276,22 +252,47 @@ class Checkpoints:
             except DamagedError as error:
                 faults.append(str(error))
                 if step is None:
-                    print(f"{error}; looking for an older one", file=sys.stderr)
+                    _log.warning("%s; looking for an older one", error)
         way_out = "" if step is not None else f"; remove {self.folder} to begin anew"
         raise DamagedError("; ".join(faults) + way_out)
 
     def _read(self, step: int, like: Any) -> Restored:
         path = self._folder.of(step)
-        about = read_about(path, files_too=True)
-        wanted = named_arrays(like)
-        manifest = about["arrays"]
-        check_same(path, {k[6:]: v for k, v in manifest.items() if k[:6] == "state/"}, wanted)
-        held = read_arrays(path / "arrays", manifest)
-        leaves = [
-            from_host(held[f"state/{name}"], manifest[f"state/{name}"], leaf)
-            for name, leaf in wanted.items()
-        ]
+        about = read_about(path)
+        if about.get("format") != FORMAT:
+            raise ValueError(
+                f"{path}: a checkpoint of format {about.get('format')!r}; this jaxnet reads "
+                f"format {FORMAT}"
+            )
+        if lacking := sorted(_FIELDS - set(about)):
+            raise DamagedError(f"{path}: damaged: about.json lacks {', '.join(lacking)}")
+        held, wanted = about["arrays"], named_arrays(like)
+        _check_same(path, {k[6:]: v for k, v in held.items() if k[:6] == "state/"}, wanted)
+        reader = Reader(path, held)
+        try:
+            leaves = [reader.like(f"state/{name}", leaf) for name, leaf in wanted.items()]
+            arrays = {k[7:]: reader.host(k) for k in held if k[:7] == "arrays/"}
+        except (OSError, LookupError) as error:  # lost since the checksums were compared
+            raise DamagedError(f"{path}: damaged: {error}") from error
         state = jax.tree.unflatten(jax.tree.structure(like), leaves)
-        arrays = {k[7:]: v for k, v in held.items() if k[:7] == "arrays/"}
         fields = {name: about[name] for name in ("step", "metrics", "config", "host")}
         return Restored(state=state, arrays=arrays, **fields)
+
+
+def _check_same(path: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises ValueError with every array that differs from the one asked for."""
+    asked = {name: description(leaf) for name, leaf in wanted.items()}
+    lines = [f"not in the checkpoint: {name}" for name in asked if name not in held]
+    lines += [f"only in the checkpoint: {name}" for name in held if name not in asked]
+    for name, described in asked.items():
+        there = held.get(name)
+        if there and {key: there[key] for key in described} != described:
+            lines.append(
+                f"{name}: {text_of(there)} in the checkpoint, {text_of(described)} asked for"
+            )
+    if lines:
+        raise ValueError(
+            f"{path}: a checkpoint of another model or optimizer:\n  "
+            + "\n  ".join(lines)
+            + "\ngive the state that it was saved from, or another folder"
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnet.cache import cache_folder
+from jaxnet.files import cache_folder
 
 __all__ = ["cached"]
 

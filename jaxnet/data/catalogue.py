@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnet.cache import cache_folder
 from jaxnet.data import cifar, idx, prepared
 from jaxnet.data.cache import cached
 from jaxnet.extras import needed
+from jaxnet.files import cache_folder
 
 __all__ = ["Labelled", "available", "fetchable", "folders", "load"]
 

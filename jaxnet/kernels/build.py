@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import jaxlib
 
-from jaxnet.cache import cache_folder
+from jaxnet.files import cache_folder
 
 __all__ = ["available", "load"]
 

@@ -11,6 +11,7 @@ from jaxnet.nn.init import Rngs, draw_normal, draw_uniform, fan_in_and_out, zero
 from jaxnet.nn.linear import Linear, linear
 from jaxnet.nn.module import Module, Parameter
 from jaxnet.nn.scaled_dot_product import SDPBackend, scaled_dot_product_attention, sdpa_kernel
+from jaxnet.precision import full_float32
 
 __all__ = [
     "MultiheadAttention",
@@ -107,6 +108,7 @@ class MultiheadAttention(Module):
         if out_proj.bias is not None:
             zeros_(out_proj.bias)
 
+    @full_float32()
     def __call__(
         self,
         query: jax.Array,

@@ -13,6 +13,7 @@ from jaxnet.backend import Operation, is_wanted
 from jaxnet.nn.draw import Rngs, draw_uniform
 from jaxnet.nn.init import default_weight_and_bias
 from jaxnet.nn.module import Module, wrong_shape
+from jaxnet.precision import full_float32
 
 __all__ = [
     "Bilinear",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 
+@full_float32()
 def linear(input: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """y = x W^T + b: torch.nn.functional.linear.
 
@@ -124,6 +126,7 @@ _OUTER = Operation(
 )
 
 
+@full_float32()
 def bilinear(
     input1: jax.Array, input2: jax.Array, weight: jax.Array, bias: jax.Array | None = None
 ) -> jax.Array:

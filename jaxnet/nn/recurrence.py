@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnet.precision import full_float32
+
 __all__ = ["State", "Step", "known_recurrence", "recurrence"]
 
 State = tuple[jax.Array, ...]
@@ -16,6 +18,7 @@ Step = Callable[[jax.Array, Any, State], State]
 to, `extra` is what the input gives besides, and the state begins with h."""
 
 
+@full_float32()
 def _product(h: jax.Array, weights: State) -> jax.Array:
     for weight in weights:
         h = h @ weight.T

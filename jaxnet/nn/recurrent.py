@@ -16,6 +16,7 @@ from jaxnet.kernels.recurrent import Layer
 from jaxnet.nn.linear import linear
 from jaxnet.nn.recurrence import State, Step, known_recurrence, recurrence
 from jaxnet.nn.rnn_cell import gru_gates, gru_step, lstm_step, relu_step, tanh_step
+from jaxnet.precision import full_float32
 
 __all__ = ["Weights", "before_end", "recurrent_layer"]
 
@@ -101,6 +102,7 @@ def _steps_and_batch(input: jax.Array, batch_first: bool) -> tuple[int, int]:
     return steps, batch
 
 
+@full_float32()
 def _plain(layer, input, weights, first, lengths, states=None):
     """(output, last state) and all states, which may be known already."""
     cell, reverse, batch_first = layer

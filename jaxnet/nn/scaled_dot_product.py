@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxnet.backend import Operation, is_wanted
 from jaxnet.nn.dropout import dropout
+from jaxnet.precision import full_float32
 
 __all__ = ["SDPBackend", "scaled_dot_product_attention", "sdpa_kernel"]
 
@@ -55,6 +56,7 @@ def sdpa_kernel(backends: SDPBackend) -> Iterator[None]:
         yield
 
 
+@full_float32()
 def scaled_dot_product_attention(
     query: jax.Array,
     key: jax.Array,

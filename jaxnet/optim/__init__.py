@@ -36,7 +36,13 @@ from jaxnet.optim.lr_scheduler import (
     StepLR,
 )
 from jaxnet.optim.muon import Muon
-from jaxnet.optim.optimizer import Optimizer, OptimizerState, get_hyperparams, set_hyperparams
+from jaxnet.optim.optimizer import (
+    Optimizer,
+    OptimizerState,
+    get_hyperparams,
+    learning_rates,
+    set_hyperparams,
+)
 from jaxnet.optim.parameter_groups import frozen, groups
 from jaxnet.optim.plateau import PlateauState, ReduceLROnPlateau
 from jaxnet.optim.radam import NAdam, RAdam
@@ -100,6 +106,7 @@ __all__ = [
     "get_swa_avg_fn",
     "get_total_norm",
     "groups",
+    "learning_rates",
     "loss_scale",
     "scheduled",
     "set_hyperparams",

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxnet.optim.optimizer import Optimizer, OptimizerState, check
 from jaxnet.optim.wolfe import strong_wolfe
-from jaxnet.precision import amax
+from jaxnet.precision import amax, full_float32
 
 __all__ = ["LBFGS"]
 
@@ -137,6 +137,7 @@ def LBFGS(
             },
         )
 
+    @full_float32()
     def update(
         grads: Any,
         state: OptimizerState,

@@ -16,6 +16,7 @@ from jaxnet.optim.optimizer import (
     rounding,
     zeros,
 )
+from jaxnet.precision import full_float32
 
 __all__ = ["Muon"]
 
@@ -131,6 +132,7 @@ def newton_schulz(
     return x.T if tall else x
 
 
+@full_float32()
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
     """x y of matrices whose entries bfloat16 holds, summed in float32."""
     x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)

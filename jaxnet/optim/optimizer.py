@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import lax
 
-__all__ = ["Optimizer", "OptimizerState", "get_hyperparams", "set_hyperparams"]
+__all__ = ["Optimizer", "OptimizerState", "get_hyperparams", "learning_rates", "set_hyperparams"]
 
 Scalars = dict[str, jax.Array]
 
@@ -413,3 +413,25 @@ def get_hyperparams(opt_state: Any, group: int = 0) -> dict[str, Any]:
         if all(part in plain for part in parts):
             plain[name] = tuple(plain.pop(part) for part in parts)
     return plain
+
+
+def learning_rates(opt_state: Any) -> dict[str, float]:
+    """The learning rates in an optimizer's state, as numbers on the host.
+
+    Args:
+        opt_state: The state of an optimizer; one that is not of jaxnet.optim has none.
+
+    Returns:
+        "lr" for the first parameter group, "lr_1" for the second, and so on.
+
+    >>> from jaxnet import optim
+    >>> learning_rates(optim.SGD(lr=0.5).init({"w": jnp.ones(2)}))
+    {'lr': 0.5}
+    """
+    rates = {
+        "lr" if i == 0 else f"lr_{i}": state.hyperparams["lr"]
+        for i, state in enumerate(states(opt_state))
+        if "lr" in state.hyperparams
+    }
+    # By its text: float32's 0.1 is 0.1 in a table, and not 0.10000000149.
+    return {name: float(str(rate)) for name, rate in jax.device_get(rates).items()}

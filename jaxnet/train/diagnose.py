@@ -11,8 +11,9 @@ import numpy as np
 from flax import nnx
 
 from jaxnet.keys import keys
-from jaxnet.precision import computing_in
+from jaxnet.precision import computing_in, full_float32
 from jaxnet.train.state import TrainState, merge
+from jaxnet.train.step import TrainStep
 
 __all__ = ["Diagnosis", "NonFiniteError", "diagnose"]
 
@@ -61,6 +62,7 @@ class NonFiniteError(FloatingPointError):
         self.diagnosis = diagnosis
 
 
+@full_float32()
 def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
     """Repeats a training step, operation by operation, and names what is not finite in it.
 
@@ -84,11 +86,13 @@ def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
         if bad_batch is None and (what := _nonfinite(leaf)):
             bad_batch = jax.tree_util.keystr(path)
             lines.append(f"batch{bad_batch}: {what}")
-    recipe = getattr(step, "recipe", None)
+    if not isinstance(state, TrainState):
+        lines = lines or ["the step's metrics, not its batch; give a state of train.create"]
+        return Diagnosis(bad_batch, None, None, None, tuple(lines))
     order = _in_order(state)
     layer = gradient = None
-    if recipe is not None:
-        loss, dtype = recipe
+    if isinstance(step, TrainStep):
+        loss, dtype = step.loss, step.compute_dtype
         key = jax.random.fold_in(state.key, state.step)
 
         def value(params: Any, watch: bool = False) -> Any:
@@ -106,7 +110,7 @@ def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
             lines.append("every layer's output is finite, the loss is not")
     parameter, said = _first(order, state.params)
     lines += [f"the first parameter is {parameter}: in its value {said}"] if parameter else []
-    if recipe is not None:
+    if isinstance(step, TrainStep):
         gradients = jax.grad(lambda params: value(params)[0])(state.params)
         gradient, said = _first(order, gradients)
         lines += [f"the first gradient is that of {gradient}: {said}"] if gradient else []

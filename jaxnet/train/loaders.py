@@ -1,4 +1,4 @@
-"""Loaders as training data: batches that come one after another, gathered into pieces."""
+"""Loaders as training data: batches that come one after another, joined for compiled calls."""
 
 import random
 import sys
@@ -17,20 +17,20 @@ import numpy as np
 from jaxnet.data.collate import default_convert
 from jaxnet.data.sharded import ShardedReader
 from jaxnet.extras import needed
-from jaxnet.train.feed import Piece, Pieces, rows_of
+from jaxnet.train.chunk import Batches, Parts, batch_shapes
 
-__all__ = ["Loader", "checksum", "innermost", "is_mapped"]
+__all__ = ["LoaderFeed", "checksum", "innermost", "is_mapped", "row_count"]
 
-_MOST = 32  # steps of a piece
-_SECONDS = 0.25  # a slow loader is not waited for longer than this to fill a piece
+_STEPS = 32  # of one compiled call, at most
+_SECONDS = 0.25  # a slow loader is not waited for longer than this to fill a call
 _END: Any = object()
 
 
-class Loader:
-    """A feed of a loader's batches: jaxnet's, torch's, Grain's, or any iterable of them.
+class LoaderFeed:
+    """The batches of a loader: jaxnet's, torch's, Grain's, or any iterable of batches.
 
-    A thread reads batches, gathers them into pieces and sends them to the device while
-    the steps before are computed.
+    A thread reads batches, joins some of them and sends them to the device while the steps
+    before are computed.
 
     A `ShardedReader` and a Grain MapDataset go on at any batch. Of any other loader a
     resumed run reads the batches that were trained on already once more, after what
@@ -38,13 +38,13 @@ class Loader:
     the global ones of Python, numpy and torch.
 
     Args:
-        loader: gives a pass at each iteration.
-        epochs: how many passes will be asked for.
-        resumes: whether a pass may have to be begun again from a checkpoint.
-        name: of the argument, for errors.
+        loader: A loader that gives the batches of an epoch at each iteration.
+        epochs: How many epochs will be asked for.
+        resumes: Whether an epoch may have to be begun again from a checkpoint.
+        name: The name of the argument, for errors.
 
     Raises:
-        ValueError: the loader can be read only once or not as often as asked, or the run
+        ValueError: The loader can be read only once or not as often as asked, or the run
             could not go on with it after a stop.
     """
 
@@ -53,19 +53,19 @@ class Loader:
     def __init__(self, loader: Any, epochs: int, resumes: bool, name: str = "data") -> None:
         self._loader, self._name, self._resumes = loader, name, resumes
         self._epochs = epochs
-        self.size = _batch_size(loader)
+        self.batch_size = _batch_size(loader)
         self.steps = _length(loader)
         self.rows = _rows(loader)
         self._check()
-        self.facts: dict[str, Any] = {"loader": type(loader).__name__, "batches": self.steps}
+        self.identity: dict[str, Any] = {"loader": type(loader).__name__, "batches": self.steps}
         if self._sharded:
             state = iter(loader).get_state()
-            self.facts |= {k: v for k, v in state.items() if k != "batches"}
+            self.identity |= {k: v for k, v in state.items() if k != "batches"}
         self._generators = _generators(loader)
         self._example: Any = None
         self._sums: dict[int, int] = {}
         self._expected: int | None = None
-        self._usual: str | None = None  # shapes of the first batch of the running pass
+        self._usual: str | None = None  # the shapes of the epoch's first batch
 
     @property
     def _sharded(self) -> bool:
@@ -73,7 +73,7 @@ class Loader:
 
     @property
     def _jumps(self) -> bool:
-        """Whether a pass can begin at any batch."""
+        """Whether a epoch can begin at any batch."""
         return self._sharded or is_mapped(self._loader)
 
     def _check(self) -> None:
@@ -100,7 +100,7 @@ class Loader:
                 "after a stop; leave it out, or leave checkpoint out"
             )
 
-    # what the passes draw from
+    # what the epochs draw from
 
     def get_state(self) -> dict[str, Any]:
         if self._jumps:
@@ -121,10 +121,10 @@ class Loader:
             _set(generator, kept)
 
     def draws_from(self, generator: Any) -> bool:
-        """Whether its passes use this generator."""
+        """Whether its batches are drawn from this generator."""
         return any(generator is mine for mine in self._generators)
 
-    def reached(self, step: int) -> dict[str, Any]:
+    def state_within(self, step: int) -> dict[str, Any]:
         sums = {"checksum": self._sums[step]} if step in self._sums else {}
         return sums | {"usual": self._usual}
 
@@ -136,31 +136,31 @@ class Loader:
 
     # batches
 
-    def pieces(self, epoch: int, start: int, room: Callable[[Any], int]) -> Pieces:
+    def batches(self, epoch: int, start: int, capacity: Callable[[Any], int]) -> Parts:
         self._sums.clear()
         if start == 0:
             self._usual = None
-        return _ahead(self._pieces(epoch, start, room))
+        return _ahead(self._parts(epoch, start, capacity))
 
-    def _pieces(self, epoch: int, start: int, room: Callable[[Any], int]) -> Pieces:
+    def _parts(self, epoch: int, start: int, most: Callable[[Any], int]) -> Parts:
         group: list[Any] = []
         first, capacity, began = start, 1, 0.0
         for batch in self._batches(epoch, start):
-            shapes = _shapes(batch)
+            shapes = batch_shapes(batch)
             late = time.perf_counter() - began > _SECONDS
-            if group and (len(group) == capacity or late or shapes != _shapes(group[0])):
-                yield _piece(group, first, capacity)
+            if group and (len(group) == capacity or late or shapes != batch_shapes(group[0])):
+                yield _joined(group, first, capacity)
                 first, group = first + len(group), []
             if not group:
                 began = time.perf_counter()
                 # Batches of the usual shapes share a call. Which are usual is said by the first
-                # of the pass, and kept for a run that goes on within it: another capacity is
+                # of the epoch, and kept for a run that goes on within it: another capacity is
                 # another program, and two programs may round differently.
                 self._usual = self._usual or str(shapes)
-                capacity = max(1, min(_MOST, room(batch))) if str(shapes) == self._usual else 1
+                capacity = max(1, min(_STEPS, most(batch))) if str(shapes) == self._usual else 1
             group.append(batch)
         if group:
-            yield _piece(group, first, capacity)
+            yield _joined(group, first, capacity)
 
     def _batches(self, epoch: int, start: int) -> Generator[Any, None, None]:
         """The batches from number `start` on, as numpy arrays."""
@@ -181,7 +181,7 @@ class Loader:
 
     def _open(self, epoch: int, start: int) -> Iterator[Any]:
         loader, n = self._loader, self.steps
-        epoch = min(epoch, self._epochs - 1)  # a function's loader has one pass
+        epoch = min(epoch, self._epochs - 1)  # a function's loader has one epoch
         if self._sharded:
             assert n is not None
             reader = iter(loader)
@@ -221,7 +221,7 @@ class Loader:
 
     def _checked(self, batch: Any) -> Any:
         batch = default_convert(batch)
-        rows_of(batch, f"{self._name}: a batch")
+        row_count(batch, f"{self._name}: a batch")
         self._example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
         # Copies: a loader may fill the same arrays again for its next batch.
         return jax.tree.map(np.array, batch)
@@ -258,7 +258,7 @@ def _batch_size(loader: Any) -> int | None:
 
 
 def _rows(loader: Any) -> int | None:
-    """Rows of a pass, where the loader cuts a sampler's rows into batches."""
+    """Rows of an epoch, where the loader cuts a sampler's rows into batches."""
     size, sampler = _batch_size(loader), getattr(loader, "sampler", None)
     rows = None if sampler is None else _length(sampler)
     if size is None or rows is None:
@@ -319,21 +319,16 @@ def _set_global_states(states: dict[str, Any]) -> None:
         _set(sys.modules["torch"].default_generator, states["torch"])
 
 
-def _ahead(pieces: Pieces) -> Pieces:
-    """The same pieces, each made in a thread while the one before is worked on."""
+def _ahead(parts: Parts) -> Parts:
+    """The same parts, each made in a thread while the one before is worked on."""
     with ThreadPoolExecutor(1, thread_name_prefix="jaxnet-loader") as pool:
-        coming = pool.submit(next, pieces, None)
+        coming = pool.submit(next, parts, None)
         try:
-            while (piece := coming.result()) is not None:
-                coming = pool.submit(next, pieces, None)
-                yield piece
+            while (part := coming.result()) is not None:
+                coming = pool.submit(next, parts, None)
+                yield part
         finally:
-            pool.submit(pieces.close)
-
-
-def _shapes(batch: Any) -> Any:
-    leaves, structure = jax.tree.flatten(batch)
-    return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+            pool.submit(parts.close)
 
 
 def checksum(batch: Any) -> int:
@@ -344,8 +339,8 @@ def checksum(batch: Any) -> int:
     return found
 
 
-def _piece(group: list[Any], first: int, capacity: int) -> Piece:
-    size = rows_of(group[0], "data: a batch")
+def _joined(group: list[Any], first: int, capacity: int) -> Batches:
+    size = row_count(group[0], "data: a batch")
     missing = (capacity - len(group)) * size  # filled up, so that one program serves all
 
     def joined(*columns: Any) -> jax.Array:
@@ -354,4 +349,20 @@ def _piece(group: list[Any], first: int, capacity: int) -> Piece:
 
     data = jax.tree.map(joined, *group)
     order = jnp.arange(capacity * size, dtype=jnp.int32)
-    return Piece(data, order, size, capacity, first, first + len(group), first)
+    return Batches(data, order, size, capacity, first, first + len(group), first)
+
+
+def row_count(data: Any, name: str) -> int:
+    """How many rows the arrays of a pytree have, all the same."""
+    counts = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in jax.tree.leaves(data)}
+    if len(counts) != 1 or None in counts:
+        shapes = [getattr(leaf, "shape", type(leaf).__name__) for leaf in jax.tree.leaves(data)]
+        shown = f"{shapes[:8]}"[:-1] + ", ...]" if len(shapes) > 8 else f"{shapes}"
+        raise ValueError(
+            f"{name}: arrays of shapes {shown}; accepted is a pytree of arrays with the same "
+            "number of rows along axis 0"
+        )
+    rows = int(counts.pop() or 0)
+    if rows == 0:
+        raise ValueError(f"{name}: it holds no rows")
+    return rows

@@ -1,24 +1,164 @@
 """What is seen of a run while it goes on, and the cache of compiled programs."""
 
+import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxnet.cache import cache_folder
+from jaxnet.files import cache_folder
 
-__all__ = ["Progress", "use_compilation_cache"]
+__all__ = ["Progress", "interruptible", "use_compilation_cache"]
+
+_log = logging.getLogger(__name__)
+_notices = logging.getLogger("jaxnet")
+
+
+class Progress:
+    """A bar over the rows of a run, or a line an epoch where no one watches.
+
+    While it is open, the notices of `logging.getLogger("jaxnet")` are shown between its lines.
+
+    Args:
+        total: The rows of the whole run; None where that is not known.
+        quiet: Whether there are lines only, and no bar; None shows a bar on a terminal.
+        log: A function that takes the lines; by default they are printed.
+        first: The name of the metric that is shown first.
+    """
+
+    def __init__(
+        self,
+        total: int | None = None,
+        quiet: bool | None = None,
+        log: Callable[[str], None] | None = None,
+        first: str | None = None,
+    ) -> None:
+        self._quiet = not sys.stderr.isatty() if quiet is None else quiet
+        self._total, self._log, self._first = total, log, first
+        self._bar: Any = None
+        self._task: Any = None
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Shows notices as lines, and takes the bar away at the end."""
+        handler = _Handler(self.write)
+        level = _notices.level
+        if level == logging.NOTSET:
+            _notices.setLevel(logging.INFO)
+        _notices.addHandler(handler)
+        try:
+            yield
+        finally:
+            _notices.removeHandler(handler)
+            _notices.setLevel(level)
+            self.close()
+
+    def start(self, total: int | None, done: int) -> None:
+        """Begins the bar, with some rows done already."""
+        self._total = total
+        if self._quiet or self._bar is not None:
+            return
+        from rich import progress
+        from rich.console import Console
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=20),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("{task.fields[shown]}"),
+            progress.TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows")
+            if total
+            else progress.TextColumn("{task.completed:,.0f} rows"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("compiling", total=total, completed=done, shown="")
+        self._bar.start()
+
+    def write(self, text: str) -> None:
+        """Writes a line, above the bar if there is one."""
+        if self._log is not None:
+            self._log(text)
+        elif self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, flush=True)
+
+    def advance(self, rows: int, what: str, metrics: Mapping[str, Any]) -> None:
+        """Says that some rows are done."""
+        if self._bar is not None:
+            shown = _shown(metrics, self._first)
+            self._bar.update(self._task, advance=rows, description=what, shown=shown)
+
+    def epoch(self, epoch: str, metrics: Mapping[str, Any], rate: float, seconds: float) -> None:
+        """Writes the line of an epoch."""
+        shown = _shown(metrics, self._first)
+        self.write(f"epoch {epoch}: {shown}, {rate:,.0f} samples/s, {seconds:.2f} s")
+
+    def close(self) -> None:
+        """Takes the bar away; what it showed last stays."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class _Handler(logging.Handler):
+    """Hands the text of notices to a function."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(record.getMessage())
+
+
+def _shown(metrics: Mapping[str, Any], first: str | None) -> str:
+    names = [name for name, value in metrics.items() if isinstance(value, float | int)]
+    names.sort(key=lambda name: name != first)  # stable: the others stay in their order
+    return ", ".join(f"{name} {metrics[name]:.4g}" for name in names)
+
+
+@contextmanager
+def interruptible(stop: Callable[[], None]) -> Iterator[None]:
+    """Calls `stop` at the first SIGINT or SIGTERM; a second one does what it always did.
+
+    In a thread, where Python takes no signals, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def once(number: int, frame: Any) -> None:
+        signal.signal(number, before[number])
+        stop()
+
+    for number in before:
+        signal.signal(number, once)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 _said: set[str] = set()
 
 
-def use_compilation_cache(log: Callable[[str], None] = print) -> Path | None:
+def use_compilation_cache() -> Path | None:
     """Keeps compiled programs in the user's cache, so that the next start does not compile.
 
-    A folder that `jax_compilation_cache_dir` names already stays. Said once a process.
+    A folder that `jax_compilation_cache_dir` names already stays. The log says it once a
+    process.
 
     Returns:
         The folder, or None if it cannot be written.
@@ -31,86 +171,16 @@ def use_compilation_cache(log: Callable[[str], None] = print) -> Path | None:
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
-            _once(f"compiled programs are not kept: {error}", log)
+            _once(f"compiled programs are not kept: {error}")
             return None
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         compilation_cache.reset_cache()  # it may have looked before, and found it was off
-    _once(f"compiled programs are kept in {folder}", log)
+    _once(f"compiled programs are kept in {folder}")
     return Path(folder)
 
 
-def _once(text: str, log: Callable[[str], None]) -> None:
+def _once(text: str) -> None:
     if text not in _said:
         _said.add(text)
-        log(text)
-
-
-class Progress:
-    """A bar over the samples of a run, or a line an epoch where no one watches.
-
-    Args:
-        total: samples of the whole run; None where that is not known.
-        done: of them, at the start.
-        quiet: lines instead of a bar; None for a bar on a terminal only.
-        log: where lines go; by default standard output.
-    """
-
-    def __init__(
-        self,
-        total: int | None,
-        done: int,
-        quiet: bool | None = None,
-        log: Callable[[str], None] | None = None,
-    ) -> None:
-        if quiet is None:
-            quiet = not sys.stderr.isatty()
-        self.total, self.done = total, done
-        self._log, self._quiet = log, quiet
-        self._bar: Any = None
-
-    def start(self) -> None:
-        """Shows the bar, after the compilation; once is enough."""
-        if not self._quiet and self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=self.total,
-                initial=self.done,
-                unit=" samples",
-                unit_scale=True,
-                dynamic_ncols=True,
-            )
-
-    def write(self, text: str) -> None:
-        """A line, above the bar if there is one."""
-        if self._log is not None:
-            self._log(text)
-        elif self._bar is not None:
-            self._bar.write(text)
-        else:
-            print(text, flush=True)
-
-    def advance(self, samples: int, epoch: str, metrics: Mapping[str, Any]) -> None:
-        """Some samples are done."""
-        if self._bar is not None:
-            self._bar.set_description(f"epoch {epoch}", refresh=False)
-            self._bar.set_postfix_str(_shown(metrics), refresh=False)
-            self._bar.update(samples)
-
-    def epoch(self, epoch: str, metrics: Mapping[str, Any], rate: float, seconds: float) -> None:
-        """An epoch is done."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(_shown(metrics))
-        else:
-            self.write(f"epoch {epoch}: {_shown(metrics)}, {rate:,.0f} samples/s, {seconds:.2f} s")
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-def _shown(metrics: Mapping[str, Any]) -> str:
-    scalars = {name: value for name, value in metrics.items() if isinstance(value, float | int)}
-    return ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        _log.info(text)

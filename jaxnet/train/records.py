@@ -1,141 +1,242 @@
-"""What a run leaves behind: one folder that appears whole or not at all."""
+"""The records of a run: its numbers, written while it goes on."""
 
-import dataclasses
-import datetime
+import csv
+import io
 import json
-import math
 import os
-import platform
-import sys
-import time
-from collections.abc import Mapping
-from contextlib import ExitStack
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol
 
-import jax
-import numpy as np
+from jaxnet import files
+from jaxnet.train.values import plain, scalars
+from jaxnet.train.visdom import Visdom
 
-from jaxnet import atomic
+__all__ = ["Recorder", "Records"]
 
-__all__ = ["Run", "environment"]
+Line = Mapping[str, Any]
 
 
-class Run:
-    """A run's folder, filled under a hidden name and shown when the run is done.
+class Recorder(Protocol):
+    """Where the numbers of a run go: `train.Records`, or a class with the same methods."""
 
-    Use it as a context manager. Leaving it normally writes `record.json` and
-    renames the folder to its final name, `out/NAME/DATE_TIME`; leaving it through
-    an exception (Ctrl-C too) removes what was written.
+    def open(self, epoch: int, step: int, resume: bool) -> None: ...
+
+    def epoch(self, line: Line) -> None: ...
+
+    def steps(self, lines: Sequence[Line]) -> None: ...
+
+    def log(self, lines: Sequence[Line]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Records:
+    """One line an epoch in FOLDER/history.jsonl, and elsewhere by name.
+
+    Lines are flushed one by one, so that the file of a killed run can be read. A run
+    that goes on from a checkpoint first takes away what was written after it: no line
+    is there twice.
 
     Args:
-        out: folder of all runs; made if it is not there.
-        name: of the experiment.
-        config: what the run was asked to do; a dataclass or a mapping.
+        folder: The folder of the files; it is made if it is not there.
+        *also: Further records: "csv" (FOLDER/history.csv), "tensorboard" (event files in
+            FOLDER, read by `tensorboard --logdir FOLDER`), "visdom" (a server on this machine
+            at port 8097, env FOLDER's name), or a `Visdom` for another server.
+        every_step: Whether each step gets a line too.
 
     Raises:
-        OSError: the folder cannot be made or written.
+        ValueError: A name is unknown, or the folder holds the records of another run.
+        ImportError: The package of a name is not installed.
+        ConnectionError: There is no Visdom server.
     """
 
     def __init__(
-        self, out: str | os.PathLike[str], name: str, config: Mapping[str, Any] | Any
-    ) -> None:
-        self.name = name
-        self.metrics: dict[str, Any] = {}
-        self._config = config if isinstance(config, Mapping) else dataclasses.asdict(config)
-        self._began = datetime.datetime.now().astimezone()
-        self._clock = time.perf_counter()
-        stamp = self._began.strftime("%Y-%m-%d_%H-%M-%S")
-        home = Path(out) / name
-        home.mkdir(parents=True, exist_ok=True)
-        self.folder = home / f".{stamp}.{os.getpid()}.partial"
-        self._final = home / stamp
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        self._stack.enter_context(atomic.filling(self.folder))
-        self._stack.push(self._finish)
-        return self
-
-    def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        folder: str | os.PathLike[str],
+        *also: str | Visdom,
+        every_step: bool = False,
     ) -> None:
-        self._stack.__exit__(kind, error, traceback)
-
-    def _finish(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None:
-            self._write()
-
-    def _write(self) -> None:
-        record = {
-            "name": self.name,
-            "began": self._began.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - self._clock, 3),
-            "command": [Path(sys.executable).name, *sys.orig_argv[1:]],
-            "config": self._config,
-            "environment": environment(),
-            "metrics": self.metrics,
+        self.folder = Path(folder).expanduser()
+        self.every_step = every_step
+        writers: dict[str, Any] = {
+            "csv": lambda: _Csv(self.folder / "history.csv"),
+            "tensorboard": lambda: _TensorBoard(self.folder),
+            "visdom": lambda: Visdom(env=self.folder.resolve().name),
         }
-        text = json.dumps(plain(record), indent=2, allow_nan=False) + "\n"
-        (self.folder / "record.json").write_text(text)
-        final, i = self._final, 1
-        while final.exists():  # two runs within one second
-            i += 1
-            final = self._final.with_name(f"{self._final.name}_{i}")
-        os.replace(self.folder, final)
-        self.folder = final
+        for name in also:
+            if not isinstance(name, Visdom) and name not in writers:
+                names = ", ".join(map(repr, writers))
+                raise ValueError(f"also: {name!r}; accepted are {names} and a Visdom")
+        self._writers: list[Any] = [_Jsonl(self.folder / "history.jsonl")]
+        for name in also:
+            self._writers.append(name if isinstance(name, Visdom) else writers[name]())
+
+    def open(self, epoch: int, step: int, resume: bool = False) -> None:
+        """Begins, or goes on after an epoch and a step.
+
+        Args:
+            epoch: The whole epochs that are done.
+            step: The steps that are done.
+            resume: Whether what is there belongs to this run; what lies behind the epoch
+                and step is then taken away.
+        """
+        file = self.folder / "history.jsonl"
+        if not resume and file.exists() and file.stat().st_size:
+            raise ValueError(
+                f"records: {file} holds another run; give another folder (a run with a "
+                "checkpoint folder goes on in its own)"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        before = [
+            line
+            for line in _read_lines(file)
+            if line.get("epoch", 0) <= epoch and line.get("step", 0) <= step
+        ]
+        for writer in self._writers:
+            writer.open(before, step)
+
+    def epoch(self, line: Line) -> None:
+        """The numbers of an epoch: "epoch", "step" and the metrics."""
+        for writer in self._writers:
+            writer.write([line])
+
+    def steps(self, lines: Sequence[Line]) -> None:
+        """The numbers of some steps: "step", "in_epoch" and the metrics."""
+        if self.every_step:
+            self.log(lines)
+
+    def log(self, lines: Sequence[Line]) -> None:
+        """What a callback of `train.EverySteps` logged: "step", "in_epoch" and its numbers."""
+        for writer in self._writers:
+            writer.write(lines)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
 
 
-def environment() -> dict[str, Any]:
-    """Versions and machine, as every record states them."""
-    device = jax.devices()[0]
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    return {
-        "python": platform.python_version(),
-        **{package: metadata.version(package) for package in packages},
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "backend": jax.default_backend(),
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-    }
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; a killed run may have left half a one at the end."""
+    if not file.exists():
+        return []
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not text.endswith("\n"):
+            break
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
 
 
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+class _Jsonl:
+    def __init__(self, file: Path) -> None:
+        self._path = file
+        self._file: Any = None
+
+    def open(self, before: Sequence[Line], step: int) -> None:
+        files.write_text(self._path, "".join(map(self._text, before)))
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def _text(self, line: Line) -> str:
+        return json.dumps(plain(line), allow_nan=False) + "\n"
+
+    def write(self, lines: Sequence[Line]) -> None:
+        self._file.write("".join(map(self._text, lines)))
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
-def plain(value: Any) -> Any:
-    """The same as JSON takes it; floats that JSON has no word for become strings."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
-        return plain(np.asarray(value).tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return str(value)
+class _Csv:
+    """Epochs only, one row each. A new column, such as a number logged late, is filled up."""
+
+    def __init__(self, file: Path) -> None:
+        self._path = file
+        self._lines: list[Line] = []
+        self._columns: list[str] = []
+        self._file: Any = None
+
+    def open(self, before: Sequence[Line], step: int) -> None:
+        self._begin([line for line in before if "epoch" in line])
+
+    def _begin(self, lines: list[Line]) -> None:
+        """Writes the file anew with all columns of some lines."""
+        self.close()
+        self._lines = lines
+        self._columns = list(dict.fromkeys(name for line in lines for name in line))
+        head = [dict(zip(self._columns, self._columns, strict=True))] if lines else []
+        files.write_text(self._path, "".join(map(self._text, [*head, *lines])))
+        self._file = open(self._path, "a", newline="", encoding="utf-8")  # noqa: SIM115
+
+    def _text(self, line: Line) -> str:
+        text = io.StringIO()
+        row = [line.get(name, "") for name in self._columns]
+        csv.writer(text, lineterminator="\n").writerow(row)
+        return text.getvalue()
+
+    def write(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            if "epoch" not in line:
+                continue
+            if set(line) <= set(self._columns):
+                self._lines.append(line)
+                self._file.write(self._text(line))
+                self._file.flush()
+            else:
+                self._begin([*self._lines, line])
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
-def scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of an epoch or step that are one number each."""
-    return {
-        name: value
-        for name, value in line.items()
-        if isinstance(value, float | int) and name not in ("epoch", "step", "in_epoch")
-    }
+class _TensorBoard:
+    """TensorBoard's own event files, without TensorFlow."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import tensorboard.compat.proto.event_pb2
+            import tensorboard.summary.writer.event_file_writer  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                'records: "tensorboard" needs the package: pip install tensorboard'
+            ) from error
+        self._folder = folder
+        self._writer: Any = None
+
+    def open(self, before: Sequence[Line], step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer = EventFileWriter(str(self._folder))
+        # TensorBoard hides what an earlier, killed process wrote from this step on.
+        start = SessionLog(status=SessionLog.START)
+        self._add(Event(step=step + 1, session_log=start))
+
+    def _add(self, event: Any) -> None:
+        import time
+
+        event.wall_time = time.time()
+        self._writer.add_event(event)
+
+    def write(self, lines: Sequence[Line]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for line in lines:
+            group = "epoch" if "epoch" in line else "step"
+            values = [
+                Summary.Value(tag=f"{group}/{name}", simple_value=float(value))
+                for name, value in scalars(line).items()
+            ]
+            self._add(Event(step=int(line["step"]), summary=Summary(value=values)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

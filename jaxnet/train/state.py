@@ -14,12 +14,20 @@ M = TypeVar("M", bound=nnx.Module)
 Arrays = dict[str, jax.Array]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Structure(Generic[M]):
     """What a model is apart from its numbers; hashable, so that it can be static."""
 
     graphdef: nnx.GraphDef[M]
     paths: tuple[tuple[str, tuple[Any, ...]], ...]
+
+    def __repr__(self) -> str:
+        return f"Structure({self.model_name}, {len(self.paths)} arrays)"
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model's class."""
+        return getattr(self.graphdef.nodes[0], "type", type(self)).__name__
 
 
 def split(model: M) -> tuple[Structure[M], Arrays, Arrays]:
@@ -65,7 +73,7 @@ def merge(structure: Structure[M], params: Arrays, buffers: Arrays) -> M:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TrainState(Generic[M]):
     """A training run between two steps: a pytree that no step changes in place.
 
@@ -87,17 +95,32 @@ class TrainState(Generic[M]):
     structure: Structure[M] = dataclasses.field(metadata={"static": True})
     average: Any = None
 
-    def model(self, averaged: bool = False) -> M:
-        """The trained model, in evaluation mode.
+    def __repr__(self) -> str:
+        arrays = [x for x in jax.tree.leaves(self.params) if hasattr(x, "size")]
+        numbers = sum(x.size for x in arrays)
+        optimizer = len(jax.tree.leaves(self.opt_state))
+        step = "" if isinstance(self.step, jax.core.Tracer) else f"step {self.step}, "
+        return (
+            f"TrainState({step}{self.structure.model_name}: {numbers:,} numbers in "
+            f"{len(self.params)} parameters, {len(self.buffers)} buffers, {optimizer} arrays of "
+            f"the optimizer{', with an average' if self.average is not None else ''})"
+        )
+
+    def model(self, averaged: bool = False, training: bool = False) -> M:
+        """The model with the numbers of this state: a new object that shares none of it.
 
         Args:
-            averaged: whether with the running average of the weights.
+            averaged: Whether it has the running average of the weights.
+            training: Whether it is in training mode; in evaluation mode by default.
+
+        Raises:
+            ValueError: `averaged`, and the state keeps no average.
         """
         source: Any = self.average if averaged else self
         if source is None:
             raise ValueError("averaged: this state keeps no average; give `average` to create")
         model = merge(self.structure, source.params, source.buffers)
-        model.eval()
+        _ = model.train() if training else model.eval()
         return model
 
     def replace(self, **changes: Any) -> Self:

@@ -1,5 +1,6 @@
 """Training, evaluation and prediction steps: pure functions of (state, batch)."""
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Mapping
@@ -12,10 +13,10 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxnet.keys import keys
-from jaxnet.precision import computing_in
+from jaxnet.precision import computing_in, full_float32
 from jaxnet.train.state import Arrays, TrainState, merge, split
 
-__all__ = ["make_eval_step", "make_predict", "make_train_step", "supervised"]
+__all__ = ["TrainStep", "make_eval_step", "make_predict", "make_train_step", "supervised"]
 
 Metrics = dict[str, Any]
 Loss = Callable[[Any, Any], Any]
@@ -28,6 +29,24 @@ class Average(Protocol):
     def init(self, params: Any, buffers: Any = None) -> Any: ...
 
     def update(self, state: Any, params: Any, buffers: Any = None) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainStep:
+    """What `make_train_step` gives: a function `(state, batch) -> (state, metrics)`.
+
+    Attributes:
+        function: The function.
+        loss: The loss that it minimises.
+        compute_dtype: The dtype of the model's arithmetic, or None.
+    """
+
+    function: Step
+    loss: Loss
+    compute_dtype: DTypeLike | None
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        return self.function(state, batch)
 
 
 def supervised(
@@ -69,6 +88,7 @@ def make_train_step(
     loss_scale: Callable[[Any], jax.Array] | None = None,
     remat: bool | Callable[..., Any] = False,
     average: Average | None = None,
+    grad_norm: bool = False,
 ) -> Step:
     """A step that trains: gradient of the loss, then the optimizer's update.
 
@@ -90,6 +110,8 @@ def make_train_step(
             `jax.checkpoint_policies`.
         average: `optim.AveragedModel`, given to `create` too: a running average of
             the weights, updated after every step.
+        grad_norm: whether the 2-norm of the whole gradient, before clipping, is a metric
+            "grad_norm".
 
     Returns:
         A pure function `(state, batch) -> (state, metrics)`, not yet compiled:
@@ -144,6 +166,7 @@ def make_train_step(
         }
         return grads, (values.mean(), metrics, (params, buffers))
 
+    @full_float32()
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         if microbatches > 1:
@@ -152,7 +175,9 @@ def make_train_step(
             grads, aux = gradient(state.params, state.buffers, batch, state, key)
         # A layer may change its parameters when called, as torch's Embedding(max_norm) does.
         value, metrics, (params, buffers) = aux
-        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        if grad_norm:
+            metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
+        updates, opt_state = _update(optimizer, grads, state.opt_state, params)
         state = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(params, updates),
@@ -164,16 +189,25 @@ def make_train_step(
             state = state.replace(average=averaged)
         return state, {"loss": value, **metrics}
 
-    step.recipe = loss, compute_dtype  # type: ignore[attr-defined]  # for train.diagnose
-    return step
+    return TrainStep(step, loss, compute_dtype)
 
 
 def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
-    """A step that only measures: the model in evaluation mode, the state unchanged."""
+    """A step that only measures: the model in evaluation mode, the state unchanged.
 
+    A model that draws in evaluation mode too, such as a variational autoencoder, does so
+    from `fold_in(state.key, state.step)`; `evaluate` and `fit` give each batch a key of its own.
+
+    Args:
+        loss: `loss(model, batch)` gives a scalar, or a scalar and a dictionary of metrics.
+        compute_dtype: bfloat16 or float16 for the model's arithmetic.
+    """
+
+    @full_float32()
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         model = state.model()
-        with computing_in(model, compute_dtype):
+        key = jax.random.fold_in(state.key, state.step)
+        with keys(key), computing_in(model, compute_dtype):
             value, metrics = _with_metrics(loss(model, batch))
         return state, {"loss": value, **metrics}
 
@@ -190,6 +224,7 @@ def make_predict(
         averaged: whether to use the running average of the weights.
     """
 
+    @full_float32()
     def predict(state: TrainState, *inputs: Any) -> Any:
         model = state.model(averaged=averaged)
         with computing_in(model, compute_dtype):
@@ -206,11 +241,30 @@ def _cut(parts: int, array: jax.Array) -> jax.Array:
     return array.reshape(parts, -1, *array.shape[1:])
 
 
+def _update(
+    optimizer: optax.GradientTransformation, grads: Arrays, opt_state: Any, params: Arrays
+) -> tuple[Any, Any]:
+    """The optimizer's update; an error that another optimizer's state explains says so."""
+    try:
+        return optimizer.update(grads, opt_state, params)
+    except Exception as error:
+        expected: Any = jax.tree.structure(jax.eval_shape(optimizer.init, params))
+        if expected == jax.tree.structure(opt_state):
+            raise
+        raise ValueError(
+            f"optimizer: the state is that of another one ({type(opt_state).__name__}); give "
+            f"create(model, optimizer) the optimizer of the step, here {optimizer!r}"
+        ) from error
+
+
 def _with_metrics(result: Any) -> tuple[jax.Array, Metrics]:
     value, metrics = result if isinstance(result, tuple) else (result, {})
-    if value.ndim != 0:
+    if getattr(value, "ndim", None) != 0:
+        shape = getattr(value, "shape", None)
+        given = type(value).__name__ if shape is None else f"an array of shape {shape}"
         raise ValueError(
-            f"loss: it gave an array of shape {value.shape}; a loss is one number, "
-            "so take the mean or the sum"
+            f"loss: it gave {given}; a loss is one number, so take the mean or the sum"
         )
+    if "loss" in metrics:
+        raise ValueError("metrics: 'loss' is the loss itself; give this metric another name")
     return value, metrics

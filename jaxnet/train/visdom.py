@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxnet.train.records import scalars
+from jaxnet.train.values import scalars
 
 __all__ = ["Visdom"]
 

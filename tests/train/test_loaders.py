@@ -1,6 +1,7 @@
-"""jaxnet/train/{feed,loaders,sources,memory}.py: what fit takes as data, and how it gets there."""
+"""jaxnet/train/{batches,loaders}.py: what fit takes as data, and how it gets to the device."""
 
 import random
+import signal
 import sys
 import threading
 
@@ -10,7 +11,7 @@ import pytest
 
 from jaxnet import data, losses, nn, optim, train
 from jaxnet.random import Generator
-from jaxnet.train import loaders, memory, runner, sources
+from jaxnet.train import batches, chunk, loaders, memory
 from tests.data.test_sharded import reader, shards  # noqa: F401  (a fixture)
 
 OPTIMIZER = optim.Adam(lr=0.02)
@@ -193,14 +194,23 @@ SOURCES = {
 }
 
 
+def ctrl_c(report) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+# Within the first epoch, after it, within the second, and not at all.
+AT_ONCE = {"callbacks": [train.EverySteps(1, ctrl_c)]}
+STOPS = [AT_ONCE, {"epochs": 1}, AT_ONCE, {}]
+
+
 def interrupted(make, folder, options) -> train.Result:
     """Stopped within each epoch and between them; each start has other global states."""
     reasons = []
-    for start, stop in enumerate([{"time_budget": 0}, {"epochs": 1}, {"time_budget": 0}, {}]):
+    for start, stop in enumerate(STOPS):
         scatter(100 + start)
         result = run(make(), checkpoint=folder, chunk_steps=4, **{**options, **stop})
         reasons.append((result.reason, len(result.history)))
-    assert reasons == [("time", 0), ("done", 1), ("time", 1), ("done", 2)]
+    assert reasons == [("interrupted", 0), ("done", 1), ("interrupted", 1), ("done", 2)]
     return result
 
 
@@ -235,7 +245,7 @@ def test_a_shuffled_validation_comes_back_too(tmp_path):
 
     whole = validated()
     assert len({line["val_loss"] for line in whole.history}) == 2
-    for stop in ({"time_budget": 0}, {"epochs": 1}, {"time_budget": 0}, {}):
+    for stop in STOPS:
         again = validated(checkpoint=tmp_path, chunk_steps=4, **stop)
     assert bits(whole) == bits(again)
 
@@ -263,8 +273,9 @@ def test_a_sharded_reader_goes_on_within_an_epoch(shards, tmp_path):  # noqa: F8
 def test_a_loader_that_gives_other_batches_after_the_stop(tmp_path, monkeypatch):
     monkeypatch.setattr(loaders, "_SECONDS", 60.0)  # so that it stops after two steps
     hidden = np.random.default_rng(0)
-    stopped = run(Batches(hidden.permutation), checkpoint=tmp_path, time_budget=0, chunk_steps=2)
-    assert stopped.reason == "time"
+    after_two = {"callbacks": [train.EverySteps(2, ctrl_c)], "chunk_steps": 2}
+    stopped = run(Batches(hidden.permutation), checkpoint=tmp_path, **after_two)
+    assert stopped.reason == "interrupted"
     with pytest.raises(ValueError, match=r"does not give the batches again.*give it a generator"):
         run(Batches(hidden.permutation), checkpoint=tmp_path)
     with pytest.raises(ValueError, match="gave 1 batches where it gave 2"):
@@ -296,9 +307,9 @@ def test_an_error_in_a_data_set_comes_through():
 
 def test_progress_knows_a_loaders_rows(capsys):
     run(loader(rngs=Generator(0)), quiet=False)
-    assert "100/100" in capsys.readouterr().err
+    assert "100/100 rows" in capsys.readouterr().err
     run(Batches(), quiet=False)
-    assert "100 samples" in capsys.readouterr().err
+    assert "100 rows" in capsys.readouterr().err
 
 
 WRONG = [
@@ -330,7 +341,7 @@ def test_what_does_not_go_together(make, options, says, tmp_path, monkeypatch):
 
 
 def test_what_is_no_data():
-    with pytest.raises(TypeError, match="data: object; accepted are a pytree of arrays, a data"):
+    with pytest.raises(TypeError, match="data: object; accepted are a pytree of arrays, a pandas"):
         run(object(), batch_size=8)
     validation = {"validation": lambda epoch: rows(), "eval_step": EVAL}
     with pytest.raises(TypeError, match="validation: function; accepted are"):
@@ -343,15 +354,15 @@ def test_what_is_no_data():
 @pytest.mark.parametrize("rest", [0, 2])
 def test_the_host_feed_gives_the_bits_of_the_device_feed(rest, tmp_path, monkeypatch):
     pytest.importorskip("grain")
-    monkeypatch.setattr(runner, "_PIECE", 1000)  # bytes, so that there are many pieces
+    monkeypatch.setattr(chunk, "_BYTES", 1000)  # so that there are many parts
     source, options = rows(160 + rest), {"batch_size": 8}
     on_device = run(source, **options, feed="device")
     assert bits(on_device) == bits(run(source, **options, feed="host"))
-    pieces = sources.open_feed(source, batch_size=8, forced="host")[0].pieces(0, 0, lambda _: 7)
-    assert [p.last for p in pieces] == [7, 14, 20] + [21] * (rest > 0)
+    parts = batches.open_feed(source, batch_size=8, where="host")[0].batches(0, 0, lambda _: 7)
+    assert [p.last for p in parts] == [7, 14, 20] + [21] * (rest > 0)
     for _ in range(3):  # stopped within an epoch
-        budget = {"save_seconds": 0.0, "time_budget": 0, "chunk_steps": 5}
-        run(source, **options, feed="host", checkpoint=tmp_path, **budget)
+        stop = {"save_seconds": 0.0, "chunk_steps": 5, "callbacks": [train.EverySteps(5, ctrl_c)]}
+        run(source, **options, feed="host", checkpoint=tmp_path, **stop)
     resumed = run(source, **options, feed="host", checkpoint=tmp_path)
     assert bits(on_device) == bits(resumed)
 

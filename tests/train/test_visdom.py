@@ -21,7 +21,8 @@ import pytest
 
 from jaxnet import losses, nn, optim, train
 from jaxnet.random import Generator
-from jaxnet.train import Records, Visdom, visdom, writers
+from jaxnet.train import Records, Visdom, visdom
+from jaxnet.train import records as records_module
 
 pytestmark = pytest.mark.visdom
 HOST = "http://127.0.0.1"
@@ -141,7 +142,7 @@ def test_records_by_name_draw_in_the_folders_environment(port, tmp_path, monkeyp
         def __init__(self, env: str) -> None:
             super().__init__(HOST, port, env)
 
-    monkeypatch.setattr(writers, "Visdom", Here)
+    monkeypatch.setattr(records_module, "Visdom", Here)
     records = Records(tmp_path / "digits", "csv", "visdom")
     records.open(0, 0)
     records.epoch(LINES[0])

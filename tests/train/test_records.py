@@ -1,4 +1,4 @@
-"""jaxnet/train/writers.py"""
+"""jaxnet/train/records.py"""
 
 import csv
 import json

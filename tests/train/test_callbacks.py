@@ -1,0 +1,204 @@
+"""jaxnet/train/callbacks.py: what fit calls, what it tells, and what stays usable."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet import losses, metrics, nn, optim, train
+from jaxnet.random import Generator
+
+LOSS = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
+OPTIMIZER = optim.SGD(lr=0.1)
+STEP = train.make_train_step(LOSS, OPTIMIZER, grad_norm=True)
+
+
+def rows(n: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    x = np.random.RandomState(0).standard_normal((n, 3)).astype(np.float32)
+    return x, (x.sum(1) > 0).astype(np.int32)
+
+
+def make_state() -> train.TrainState:
+    return train.create(nn.Linear(3, 2, rngs=Generator(1)), OPTIMIZER)
+
+
+def run(**options) -> train.Result:
+    options = {"epochs": 3, "batch_size": 8, "compilation_cache": False, "quiet": True} | options
+    return train.fit(make_state(), STEP, rows(), **options)
+
+
+def weights(state: train.TrainState) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state.params)]
+
+
+@pytest.mark.parametrize("chunk_steps", [None, 1, 4])
+def test_every_so_many_steps_over_the_whole_run(chunk_steps, tmp_path):
+    seen = []
+
+    def look(report):
+        seen.append((report.epoch, report.step, int(report.state.step)))
+        report.log(seen=len(seen))
+
+    records = train.Records(tmp_path)
+    result = run(callbacks=[train.EverySteps(5, look)], chunk_steps=chunk_steps, records=records)
+    assert seen == [(1, 5, 5), (2, 10, 10), (3, 15, 15), (3, 20, 20)]  # seven steps an epoch
+    assert weights(result.state) == weights(run().state)
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "in_epoch" in line]
+    assert [(line["step"], line["seen"]) for line in logged] == [(5, 1), (10, 2), (15, 3), (20, 4)]
+
+
+def test_its_metrics_are_the_means_over_its_steps(tmp_path):
+    records = train.Records(tmp_path, every_step=True)
+    seen = {}
+
+    def look(report):
+        seen[report.step] = report.metrics["loss"]
+
+    run(epochs=1, callbacks=[train.EverySteps(3, look)], chunk_steps=2, records=records)
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    losses_ = [line["loss"] for line in lines if "in_epoch" in line]
+    assert seen == {
+        3: pytest.approx(np.mean(losses_[:3]), rel=1e-6),
+        6: pytest.approx(np.mean(losses_[3:6]), rel=1e-6),
+    }
+
+
+def test_a_step_callback_stops_and_changes_the_run():
+    def stop(report):
+        return report.stop("enough") if report.step == 4 else None
+
+    result = run(callbacks=[train.EverySteps(2, stop)])
+    assert (result.reason, int(result.state.step)) == ("enough", 4)
+
+    def reset(report):
+        return report.state.replace(params=jax.tree.map(jnp.zeros_like, report.state.params))
+
+    result = run(epochs=1, callbacks=[train.EverySteps(7, reset)])
+    assert all(not np.any(value) for value in result.state.params.values())
+    anew = train.EverySteps(3, lambda report: make_state() if report.step == 3 else None)
+    changed = run(epochs=1, callbacks=[anew], shuffle=False)
+    x, y = rows()
+    rest = train.fit(
+        make_state(),
+        STEP,
+        (x[24:], y[24:]),
+        epochs=1,
+        batch_size=8,
+        shuffle=False,
+        quiet=True,
+        compilation_cache=False,
+    )
+    assert weights(changed.state) == weights(rest.state)
+
+
+def test_what_is_logged_is_in_history_and_records_and_csv_gains_a_column(tmp_path):
+    def look(report):
+        assert report.metrics["lr"] == 0.1
+        if report.epoch == 2:
+            report.log(extra=np.float32(7), more=jnp.ones(1))
+            assert report.metrics["extra"] == 7.0
+
+    result = run(callbacks=[look], records=train.Records(tmp_path, "csv"))
+    assert [line.get("extra") for line in result.history] == [None, 7.0, None]
+    assert all(line["lr"] == 0.1 and line["grad_norm"] > 0 for line in result.history)
+    head, *table = (tmp_path / "history.csv").read_text().splitlines()
+    column = head.split(",").index("extra")
+    assert [row.split(",")[column] for row in table] == ["", "7.0", ""]
+
+
+@pytest.mark.parametrize(
+    ("action", "error", "says"),
+    [
+        (lambda report: report.log(loss=1.0), ValueError, "log: 'loss' is there already"),
+        (lambda report: report.log(epoch=1.0), ValueError, "log: 'epoch' is there already"),
+        (lambda report: report.log(a=np.ones(2)), TypeError, "log: a: .*accepted is one number"),
+        (lambda report: report.log(a="good"), TypeError, "log: a: 'good'; accepted is one"),
+        (lambda report: report.metrics.update(a=1), AttributeError, "update"),
+        (lambda report: 3, TypeError, "callbacks: one returned int; accepted are None, and a st"),
+    ],
+)
+def test_wrong_callbacks(action, error, says):
+    with pytest.raises(error, match=says):
+        run(callbacks=[action], epochs=1)
+
+
+def test_every_no_steps():
+    with pytest.raises(ValueError, match="steps: 0; accepted is an integer, at least 1"):
+        train.EverySteps(0, print)
+
+
+@pytest.mark.parametrize("nonfinite", ["stop", "skip", "go on"])
+def test_states_that_callbacks_keep_stay_usable(nonfinite):
+    """A call takes the memory of a state where it may; never that of one that was handed out."""
+    kept = []
+    start = make_state()
+
+    def keep(report):
+        kept.append(report.state)
+
+    callbacks = [keep, train.EverySteps(3, keep)]
+    options = {"epochs": 2, "batch_size": 8, "compilation_cache": False, "quiet": True}
+    result = train.fit(
+        start, STEP, rows(), nonfinite=nonfinite, patience=5, callbacks=callbacks, **options
+    )
+    assert [int(state.step) for state in kept] == [3, 6, 7, 9, 12, 14]
+    for state in [start, *kept, result.state]:
+        assert np.isfinite(np.asarray(state.model()(rows()[0]))).all()
+    assert weights(result.state) == weights(run(epochs=2).state)
+
+
+def test_the_best_weights_survive_a_callback_that_gives_the_state_away():
+    epoch = train.make_epoch(train.make_eval_step(LOSS), 8)
+    data = jax.tree.map(jnp.asarray, rows())
+
+    def measure(report):
+        copy = jax.tree.map(jnp.copy, report.state)
+        epoch(report.state, data, jnp.arange(50))  # donates what it is given
+        return copy
+
+    options = {"patience": 1, "mode": "max"}  # the first epoch is the best
+    result = run(callbacks=[measure], **options)
+    assert (result.reason, result.best_epoch) == ("patience", 1)
+    assert weights(result.state) == weights(run(epochs=1).state)
+
+
+def test_a_step_of_ones_own_over_two_models():
+    """Any pytree is a state: two models and two optimizers in one step."""
+    other = optim.Adam(lr=0.01)
+    second = train.make_train_step(LOSS, other)
+
+    def both(states, batch):
+        first, measured = STEP(states["first"], batch)
+        after, of_second = second(states["second"], batch)
+        return {"first": first, "second": after}, {
+            "loss": measured["loss"],
+            "second": of_second["loss"],
+        }
+
+    states = {
+        "first": make_state(),
+        "second": train.create(nn.Linear(3, 2, rngs=Generator(2)), other),
+    }
+    options = {"epochs": 2, "batch_size": 8, "compilation_cache": False, "quiet": True}
+    result = train.fit(states, both, rows(), patience=5, **options)
+    assert weights(result.state["first"]) == weights(run(epochs=2).state)
+    assert set(result.history[0]) == {"epoch", "step", "loss", "second"}
+    poisoned = rows()
+    poisoned[0][29] = np.nan
+    with pytest.raises(train.NonFiniteError, match=r"epoch 1, step 4: not finite: batch\[0\]"):
+        train.fit(states, both, poisoned, shuffle=False, **options)
+
+
+def test_reprs_are_short():
+    result = run(epochs=1)
+    assert repr(result.state) == (
+        "TrainState(step 7, Linear: 8 numbers in 2 parameters, 0 buffers, "
+        f"{len(jax.tree.leaves(result.state.opt_state))} arrays of the optimizer)"
+    )
+    assert repr(result.state.structure) == "Structure(Linear, 2 arrays)"
+    assert repr(result).startswith("Result('done' after 1 epoch, loss ")
+    assert len(repr(result)) < 200
+    assert result._repr_html_().count("<tr>") == 2
