@@ -122,9 +122,9 @@ def save_images(
     figure, all_axes = make_figure(columns, rows=rows, width=1.9, height=2.1)
     for axes in all_axes:
         axes.axis("off")
-    for axes, image, title in zip(all_axes, images, titles, strict=False):
+    for axes, image, above in zip(all_axes, images, titles, strict=False):
         axes.imshow(image)
-        axes.set_title(title, fontsize=8)
+        axes.set_title(above, fontsize=8)
     named = ", ".join([*titles[:24], *(["and so on"] if len(titles) > 24 else [])])
     save_figure(figure, path, title, f"{len(images)} images: {named}.")
 

@@ -1,7 +1,5 @@
 """jaxnet/train: state, steps, epochs, records."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
