@@ -135,7 +135,7 @@ class Trained:
     curves: dict[str, Any]
 
 
-TESTED = {
+TESTED: dict[str, Callable[[Any, Any], Any]] = {
     "accuracy": metrics.accuracy,
     "precision": functools.partial(metrics.precision, average=None),  # of each digit
     "recall": functools.partial(metrics.recall, average=None),

@@ -37,7 +37,7 @@ class Run:
     Args:
         out: The folder of all runs; it is made if it is not there.
         name: The name of the experiment.
-        config: What the run was asked to do, as a dataclass or a mapping.
+        config: The settings: what the run was asked to do.
 
     Attributes:
         folder: Where the experiment puts its pictures and files.
@@ -50,9 +50,7 @@ class Run:
         OSError: The folder cannot be made or written.
     """
 
-    def __init__(
-        self, out: str | os.PathLike[str], name: str, config: Mapping[str, Any] | Any
-    ) -> None:
+    def __init__(self, out: str | os.PathLike[str], name: str, config: Settings) -> None:
         self.name = name
         self.config = config
         self.metrics: dict[str, Any] = {}
@@ -91,14 +89,13 @@ class Run:
             self._write()
 
     def _write(self) -> None:
-        config = self.config
         record = {
             "name": self.name,
             "began": self._began.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._clock, 3),
             "command": [Path(sys.executable).name, *sys.orig_argv[1:]],
-            "config": config if isinstance(config, Mapping) else dataclasses.asdict(config),
-            "changed": config.changed() if isinstance(config, Settings) else {},
+            "config": dataclasses.asdict(self.config),
+            "changed": self.config.changed(),
             "environment": environment(),
             "result": self.result,
             "metrics": self.metrics,

@@ -173,8 +173,9 @@ def save_ledger(run: "Run", rows: Sequence[ledger.Row], notes: Sequence[str] = (
     if any(row.verdict == "-" for row in rows):
         print("fewer than 3 runs have no spread to judge by; --seeds 3 or more gives verdicts")
     title = run.name
-    if seeds := getattr(run.config, "seeds", None):
-        title += f", {seeds_in_words(run.config.seed, seeds)}"
+    asked = dataclasses.asdict(run.config)
+    if "seeds" in asked:
+        title += f", {seeds_in_words(asked['seed'], asked['seeds'])}"
     header = [field.name for field in dataclasses.fields(ledger.Row)]
     cells = [dataclasses.astuple(row) for row in rows]
     save_table(run, title, header, cells, notes)

@@ -78,9 +78,8 @@ def test_follows_the_pytorch_program_step_by_step(batch_size, shuffle, tmp_path)
 
 @pytest.mark.data
 def test_smoke(tmp_path):
-    assert (
-        registry.execute("cifar2_fc", Config(epochs=1, trials=("sixty_four",), out=tmp_path)) == 0
-    )
+    config = Config(epochs=1, trials=("sixty_four",), out=tmp_path)
+    assert registry.execute("cifar2_fc", config) == 0
     (folder,) = (tmp_path / "cifar2_fc").iterdir()
     assert sorted(p.name for p in folder.iterdir()) == ["curves.png", "record.json", "result.md"]
     found = json.loads((folder / "record.json").read_text())["metrics"]

@@ -1,6 +1,7 @@
 """experiments/harness/page.py, runs.py, values.py"""
 
 import html.parser
+import json
 import re
 import shutil
 import struct
@@ -12,7 +13,7 @@ import pytest
 from experiments.harness.page import Entry, save_page
 from experiments.harness.record import Run, environment
 from experiments.harness.runs import newest_runs, read_run
-from experiments.harness.settings import Training
+from experiments.harness.settings import Settings, Training
 from experiments.harness.values import flat_values, number
 from jaxnet import plots
 
@@ -49,12 +50,15 @@ def row(figure, verdict, ours="1.5"):
 
 
 def leave_run(out, name, metrics, config=None, picture=True):
-    with Run(out, name, config or {"seed": 0, "lr": 0.25}) as run:
+    with Run(out, name, Settings(out=out)) as run:
         run.metrics |= metrics
         if picture:
             line = plots.Series("net", [1, 2, 3], [4.0, 2.0, 1.0])
             panel = plots.Panel("Loss <of> the net", "epoch", "loss", [line])
             plots.save_panels(run.folder / "curve.png", [panel])
+    file = run.folder / "record.json"
+    record = json.loads(file.read_text()) | {"config": config or {"seed": 0, "lr": 0.25}}
+    file.write_text(json.dumps(record))
     return run.folder
 
 
