@@ -1,6 +1,6 @@
 """Strict settings for every test: what is sloppy in JAX is an error here."""
 
-import importlib.util
+import importlib.metadata
 import os
 
 # Before anything imports matplotlib or starts a backend.
@@ -14,20 +14,33 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# What a test needs beyond requirements.txt: the marker says which, and how to get it.
+# What a test needs beyond requirements.txt: marker -> distribution. .ci/requirements.txt has the
+# versions that are tested; .ci/run installs them, and runs the tests that carry one of these.
 PACKAGES = {
-    "torch": "pip install torch==2.13.0",
-    "tensorboard": "pip install tensorboard==2.21.0",
-    "visdom": "pip install 'setuptools<81' wheel, then visdom==0.2.4 --no-build-isolation",
+    "build": "build",
+    "pandas": "pandas",
+    "sklearn": "scikit-learn",
+    "tensorboard": "tensorboard",
+    "torch": "torch",
+    "visdom": "visdom",
 }
+
+
+def installed(distribution: str) -> bool:
+    """Whether pip has installed it; a folder of that name, as build/, does not count."""
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def missing() -> dict[str, str]:
     """Marker -> why its tests are skipped here."""
     reasons = {
-        name: f"needs {name}: {how}"
-        for name, how in PACKAGES.items()
-        if importlib.util.find_spec(name) is None
+        marker: f"needs {distribution}, in the version of .ci/requirements.txt"
+        for marker, distribution in PACKAGES.items()
+        if not installed(distribution)
     }
     if not os.environ.get("JAXNET_DATA"):
         reasons["data"] = "needs data: set JAXNET_DATA to the folder of the data sets"

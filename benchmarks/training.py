@@ -156,7 +156,6 @@ def jaxnet_trainer(work: Workload) -> Callable[[], Any]:
 
 def flax_trainer(work: Workload) -> Callable[[], Any]:
     """The usual Flax program on the same model: nnx.jit and nnx.Optimizer in a Python loop."""
-    from jaxnet.keys import keys
 
     x, y, batches = rows(work)
     inputs, targets = jnp.asarray(x), jnp.asarray(y)
@@ -167,7 +166,7 @@ def flax_trainer(work: Workload) -> Callable[[], Any]:
     @nnx.jit
     def step(model, optimizer, inputs, targets):
         def loss_of(model):
-            with keys(jax.random.key(0)):
+            with nn.keys(jax.random.key(0)):
                 return losses.cross_entropy(model(inputs), targets)
 
         loss, grads = nnx.value_and_grad(loss_of)(model)

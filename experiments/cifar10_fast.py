@@ -42,7 +42,6 @@ from experiments.harness.tables import mean_and_spread, save_table, seeds_in_wor
 from experiments.harness.unfinished import checksum
 from jaxnet import data, losses, metrics, nn, optim, plots, train
 from jaxnet.data import transforms
-from jaxnet.keys import next_key
 from jaxnet.random import Generator
 
 DATA = ("cifar10",)
@@ -198,7 +197,7 @@ MOVE = transforms.RandomCrop(32, padding=SHIFT, padding_mode="reflect")
 def training_loss(model: Any, batch: Any) -> Any:
     """Of images as they are stored, (N, 32, 32, 3) in 0..255, and whether to mirror each."""
     images, classes, mirrored = batch
-    key = next_key()
+    key = nn.next_key()
     images = PREPARE(key, images)
     images = jnp.where(mirrored[:, None, None, None], images[..., ::-1], images)
     outputs = model(MOVE(key, images))

@@ -47,7 +47,6 @@ from experiments.harness.settings import Count, Positive, Training
 from experiments.harness.tables import mean_and_spread, save_table, seeds_in_words, show
 from experiments.harness.unfinished import Unfinished, checksum
 from jaxnet import losses, metrics, nn, optim, plots, train
-from jaxnet.keys import keys
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
@@ -263,7 +262,7 @@ def without_eval(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def step(state: Any, batch: Any) -> tuple[Any, Any]:
         model = state.model()
         model.train()
-        with keys(jax.random.fold_in(state.key, state.step)):
+        with nn.keys(jax.random.fold_in(state.key, state.step)):
             _, measured = loss(model, batch)
         return state.replace(step=state.step + 1), measured
 

@@ -22,6 +22,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxnet import kernels
+from jaxnet.checks import check_choice
 from jaxnet.kernels.layout import varying_alike
 from jaxnet.precision import matmul_precision
 
@@ -60,8 +61,7 @@ def arithmetic_form(form: str) -> Iterator[None]:
     ...     print("custom_call" in jax.jit(F.conv2d).lower(x, w).as_text())
     False
     """
-    if form not in _FORMS:
-        raise ValueError(f"form: {form!r}; accepted are {', '.join(map(repr, _FORMS))}")
+    check_choice("form", form, _FORMS)
     with _asked(form):
         yield
 
@@ -206,7 +206,7 @@ class Operation:
     def _types(self, *avals, form, **about):
         if self._shapes is None:
             native = functools.partial(self._run, self._forms["native"], **about)
-            return jax.make_jaxpr(lambda *flat: native(flat))(*avals).out_avals
+            return jax.make_jaxpr(lambda *flat: native(flat=flat))(*avals).out_avals
         mapped = about["mapped"]
         one = [_unmapped(aval, [axes[i] for axes in mapped]) for i, aval in enumerate(avals)]
         # All are mapped along the same axes, those of the first that is.
@@ -229,7 +229,7 @@ class Operation:
     def _differentiate(self, flat, tangents, *, tree, static, form, precision, mapped):
         moves = [not isinstance(tangent, ad.Zero) for tangent in tangents]
         moving = [tangent for tangent, moves_ in zip(tangents, moves, strict=True) if moves_]
-        still = []
+        still: list[bool] = []
 
         def both(primals, moving):
             given = iter(moving)
@@ -265,12 +265,13 @@ class Operation:
         def turned(known, moving):
             arguments, incoming = iter(known), iter(moving)
             leaves = [next(arguments) if shape is None else shape for shape in shapes]
+            assert self._transpose is not None  # JAX asks of linear operations alone
             found = self._transpose(
                 jax.tree.unflatten(tree, leaves),
                 [next(incoming) if moves_ else None for moves_ in moves],
                 **dict(static),
             )
-            flat = []
+            flat: list[Any] = []
             for each, subtree in zip(found, tree.children(), strict=True):
                 nothing = [None] * subtree.num_leaves
                 flat += subtree.flatten_up_to(each) if nothing and each is not None else nothing

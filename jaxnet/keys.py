@@ -2,14 +2,15 @@
 
 A layer such as Dropout holds no key. Whoever calls the model opens a context,
 
-    with keys(key):
+    with nn.keys(key):
         model(x)
 
 and the n-th draw inside takes `fold_in(key, n)`. A training step made by
 `jaxnet.train.make_train_step` opens one with `fold_in(state.key, state.step)`,
-so that a resumed run repeats the uninterrupted one.
+so that a resumed run repeats the uninterrupted one. A model that draws by itself takes
+`nn.next_key()`.
 
-`with masks([...])` feeds recorded masks instead, to replay another program's dropout.
+`with nn.masks([...])` feeds recorded masks instead, to replay another program's dropout.
 """
 
 import itertools
@@ -160,10 +161,16 @@ def masks(masks: Sequence[ArrayLike]) -> Iterator[None]:
 
 
 def next_key() -> jax.Array:
-    """The next key of the innermost `keys` context, for layers that draw by themselves.
+    """The next key of the innermost `nn.keys` context, for models that draw by themselves.
 
     Raises:
-        ValueError: no `keys` context is open.
+        ValueError: no `nn.keys` context is open.
+
+    >>> from jaxnet import nn
+    >>> with nn.keys(jax.random.key(0)):
+    ...     noise = jax.random.normal(nn.next_key(), (3,))
+    >>> noise.shape
+    (3,)
     """
     key = _next_key()
     if key is None:

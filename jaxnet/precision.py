@@ -1,4 +1,4 @@
-"""How numbers are rounded: one operation at a time, or in half precision."""
+"""How numbers are rounded: in matrix products, and one operation at a time."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,15 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 __all__ = [
     "amax",
     "amin",
-    "computing_in",
     "full_float32",
     "matmul_precision",
+    "promoted",
     "set_float32_matmul_precision",
     "unfused_jit",
 ]
@@ -122,53 +121,14 @@ def _keeping_nan(
     return jnp.where(jnp.isnan(x).any(axis, keepdims=keepdims), jnp.nan, found)
 
 
-@contextmanager
-def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
-    """Lets a model compute in half precision between float32 parameters and outputs.
+def promoted(*dtypes: ArrayLike | DTypeLike) -> jnp.dtype[Any]:
+    """The dtype that arrays and dtypes promote to by JAX's usual rules.
 
-    Inside, the model's parameters are seen in `dtype`, floating arguments of a call
-    are cast to it, and floating results come back in float32. Buffers keep their
-    dtype. Outside, the parameters are as they were.
+    Where jaxnet takes arguments of several dtypes it casts them to this one, so that it
+    works under `jax_numpy_dtype_promotion="strict"` as well.
 
-    Torch's autocast chooses by operation; here everything between input and output
-    is in `dtype`, but the layers that sum many numbers (normalisation, softmax) sum
-    in float32 by themselves.
-
-    Args:
-        model: changed for the time of the context.
-        dtype: bfloat16 or float16; None leaves everything as it is.
+    >>> promoted(jnp.bfloat16, jnp.float32)
+    dtype('float32')
     """
-    if dtype is None:
-        yield
-        return
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"compute_dtype: {jnp.dtype(dtype)}; accepted is a floating dtype")
-    kept = []
-    for variable in _params(model):
-        kept.append((variable, variable[...]))
-        variable.set_value(variable[...].astype(dtype))
-    plain = type(model)
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = jax.tree.map(lambda x: _cast(x, dtype), (args, kwargs))
-        return jax.tree.map(lambda x: _cast(x, jnp.float32), plain.__call__(self, *args, **kwargs))
-
-    # The model's own class with another __call__, so that all else about it stays.
-    object.__setattr__(model, "__class__", type(plain.__name__, (plain,), {"__call__": call}))
-    try:
-        yield
-    finally:
-        object.__setattr__(model, "__class__", plain)
-        for variable, value in kept:
-            if variable[...].dtype != value.dtype:
-                variable.set_value(value)
-
-
-def _params(model: nnx.Module) -> Iterator[nnx.Param]:
-    return (node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Param))
-
-
-def _cast(x: Any, dtype: DTypeLike) -> Any:
-    if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating):
-        return jnp.asarray(x, dtype)
-    return x
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from jaxnet.checks import is_integer
+
 __all__ = ["Generator"]
 
 # torch.get_rng_state() for the CPU: a packed C++ struct (CPUGeneratorImplState),
@@ -80,7 +82,7 @@ class Generator:
 
     def manual_seed(self, seed: int) -> "Generator":
         """Starts over from `seed` and returns the generator, as torch does."""
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        if not is_integer(seed):
             raise TypeError(f"seed: {seed!r} is not an integer; give one, such as Generator(0)")
         if not -(2**63) <= seed < 2**64:
             raise ValueError(f"seed: {seed} does not fit 64 bits; accepted is [-2**63, 2**64)")
@@ -381,21 +383,25 @@ def _fused(x: np.ndarray, width: np.floating, start: np.floating) -> np.ndarray:
     return (total + _odd_sum(rest, lower)) / scale
 
 
-def _sum(a, b):
+_Float64 = np.ndarray | np.floating[Any] | float
+"""One number or many."""
+
+
+def _sum(a: _Float64, b: _Float64) -> tuple[Any, Any]:
     """a + b rounded, and what the rounding took away (Knuth)."""
     total = a + b
     back = total - a
     return total, (a - (total - back)) + (b - back)
 
 
-def _odd_sum(a, b) -> np.ndarray:
+def _odd_sum(a: _Float64, b: _Float64) -> np.ndarray:
     """a + b rounded to odd: an inexact sum keeps its last bit set, for a later rounding to see."""
     total, lost = _sum(a, b)
     even = (total.view(np.int64) & 1) == 0
     return np.where((lost != 0) & even, np.nextafter(total, np.copysign(np.inf, lost)), total)
 
 
-def _upper_half(x):
+def _upper_half(x: _Float64) -> Any:
     scaled = x * 134217729.0  # 2**27 + 1: Veltkamp's split of 53 bits
     return scaled - (scaled - x)
 

@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import from tiers above its own (earlier here) and from itself.
 TIERS = [
-    {"files", "memory", "extras", "random", "precision", "keys"},
-    {"losses"},
+    {"arrays", "checks", "hints", "names"},
+    {"extras", "files", "intercept", "keys", "memory", "precision", "random"},
+    {"losses", "mixed_precision"},
     {"kernels"},
     {"backend"},
     {"nn", "metrics", "optim", "data", "checkpoint", "plots"},

@@ -1,6 +1,12 @@
 """The layers in C against XLA's, and what happens without a compiler."""
 
 import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -236,6 +242,7 @@ def test_vmap():
 
 def test_without_a_compiler_xla_does_it_and_says_so_once(monkeypatch, caplog):
     monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(kernels.build, "load", kernels.load.__wrapped__)
     monkeypatch.setattr(kernels, "available", functools.cache(kernels.available.__wrapped__))
     x, w = arrays((8, 2, 5, 5), (3, 2, 3, 3))
@@ -243,33 +250,192 @@ def test_without_a_compiler_xla_does_it_and_says_so_once(monkeypatch, caplog):
     jax.jit(lambda x, w: F.conv2d(x, w))(x, w)
     assert [r.message for r in caplog.records] == [
         "images and sequences run in plain XLA, 1.5 to 4 times slower on a CPU: "
-        "no C compiler 'no-such-compiler', which CC names"
+        "no-such-compiler: there is no such compiler"
     ]
     with arithmetic_form("native"):
         assert distance("forward", ours, F.conv2d(x, w)) <= tolerance("forward", "float32")
 
 
-@pytest.mark.parametrize("writable", [True, False])
-def test_compiled_once_and_kept(monkeypatch, tmp_path, writable):
+def freshly_loaded(folder, **environment) -> subprocess.CompletedProcess:
+    """What a new process says that loads the kernels and uses one, with what it logs."""
+    program = """
+import logging, jax, jax.numpy as jnp
+logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
+logging.getLogger("jax").setLevel("WARNING")
+from jaxnet import kernels
+from jaxnet.nn import functional as F
+print(kernels.available(), kernels.available() and kernels.load())
+print(jax.jit(F.conv2d)(jnp.ones((8, 1, 3, 3)), jnp.ones((1, 1, 2, 2))).sum())
+"""
+    env = {**os.environ, "JAXNET_CACHE": str(folder), "TMPDIR": str(folder.parent / "tmp")}
+    (folder.parent / "tmp").mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={name: value for name, value in (env | environment).items() if value is not None},
+        capture_output=True,
+        text=True,
+    )
+
+
+def assert_loaded(done: subprocess.CompletedProcess) -> None:
+    assert done.stdout.startswith("True "), done.stdout + done.stderr
+    assert done.stdout.endswith("\n128.0\n"), done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A cache in which the kernels lie, and a compiler that counts its calls.
+
+    What it made once it gives again, since only the first time is worth the seconds.
+    """
     if not kernels.available():
         pytest.skip("no C compiler")
-    folder = tmp_path / "cache"
-    if not writable:
-        folder.write_text("a file where the folder should be")
-    monkeypatch.setenv("JAXNET_CACHE", str(folder))
-    library = kernels.build._compiled(kernels.build._compiler())
-    assert library.is_file()
-    assert (library.parent == folder / "kernels") == writable
-    if writable:
-        before = library.stat().st_mtime_ns
-        assert kernels.build._compiled(kernels.build._compiler()) == library
-        assert library.stat().st_mtime_ns == before
-        assert [p.name for p in library.parent.iterdir()] == [library.name]
+    home = tmp_path_factory.mktemp("kept")
+    compiler = home / "counting"
+    compiler.write_text(
+        f"""#!/bin/sh
+echo "$*" >> {home}/calls
+for made; do :; done
+before={home}/before/$(basename "$made")
+[ -f "$before" ] && exec cp "$before" "$made"
+{kernels.load()} "$@" || exit
+[ ! -f "$made" ] || cp "$made" "$before"
+"""
+    )
+    (home / "before").mkdir()
+    compiler.chmod(0o755)
+    assert_loaded(freshly_loaded(home / "cache", CC=str(compiler)))
+    return home, str(compiler)
+
+
+def compiled(home) -> int:
+    """How often a C file was compiled."""
+    return (home / "calls").read_text().count(" -c ")
+
+
+@needs_compiler
+def test_compiled_once_and_kept(kept):
+    home, compiler = kept
+    before = compiled(home)
+    done = freshly_loaded(home / "cache", CC=compiler)
+    assert_loaded(done)
+    assert done.stderr == ""
+    assert compiled(home) == before == len(kernels.build._SOURCES)
+    names = sorted(p.name for p in (home / "cache" / "kernels").iterdir())
+    assert [name[-3:] for name in names] == ["ock", "256", ".so"]
+    assert not any((home / "tmp").iterdir())
+
+
+@needs_compiler
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "what", ["cut", "empty", "zeros", "flip", "no sum", "wrong sum", "writable"]
+)
+def test_a_damaged_library_is_never_loaded(kept, tmp_path, what):
+    home, compiler = kept
+    shutil.copytree(home / "cache", tmp_path / "cache")
+    (library,) = (tmp_path / "cache" / "kernels").glob("*.so")
+    content = bytearray(library.read_bytes())
+    sums = library.with_suffix(".sha256")
+    match what:
+        case "cut":
+            library.write_bytes(content[:5000])
+        case "empty":
+            library.write_bytes(b"")
+        case "zeros":
+            library.write_bytes(bytes(len(content)))
+        case "flip":
+            content[len(content) // 2] ^= 1
+            library.write_bytes(content)
+        case "no sum":
+            sums.unlink()
+        case "wrong sum":
+            sums.write_text("0" * 64)
+        case "writable":  # by others, who may have put anything there
+            library.chmod(0o777)
+    before = compiled(home)
+    done = freshly_loaded(tmp_path / "cache", CC=compiler)
+    assert_loaded(done)
+    assert f"jaxnet.kernels.build WARNING {library}: damaged" in done.stderr
+    assert compiled(home) == before + len(kernels.build._SOURCES)
+    assert sums.read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
+    assert_loaded(again := freshly_loaded(tmp_path / "cache", CC=compiler))
+    assert again.stderr == ""
+
+
+@needs_compiler
+@pytest.mark.long
+def test_a_cache_that_cannot_be_used_does_not_cost_each_start(tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    times = set()
+    for _ in range(2):
+        done = freshly_loaded(tmp_path / "cache")
+        assert_loaded(done)
+        assert "cannot keep the kernels" in done.stderr
+        (folder,) = (tmp_path / "tmp").iterdir()
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (library,) = folder.glob("*.so")
+        times.add(library.stat().st_mtime_ns)
+    assert len(times) == 1  # the second start did not compile
+
+
+@needs_compiler
+@pytest.mark.long
+def test_first_starts_at_once_compile_once(kept, tmp_path):
+    home, compiler = kept
+    before = compiled(home)
+    with ThreadPoolExecutor(3) as starts:
+        for done in starts.map(lambda _: freshly_loaded(tmp_path / "c", CC=compiler), range(3)):
+            assert_loaded(done)
+    assert compiled(home) == before + len(kernels.build._SOURCES)
+
+
+@needs_compiler
+@pytest.mark.parametrize("named", ["no-such-compiler", "gcc 'x", "false", "strange", "hangs"])
+def test_the_next_compiler_when_one_fails(monkeypatch, tmp_path, caplog, named):
+    """No command in CC makes an end of it, whatever it does."""
+    monkeypatch.setenv("JAXNET_CACHE", str(tmp_path / "cache"))
+    programs = {"strange": "printf '\\377\\376'; exit 1", "hangs": "sleep 1000 & wait"}
+    command = named
+    if named in programs:
+        (tmp_path / named).write_text(f"#!/bin/sh\n{programs[named]}\n")
+        (tmp_path / named).chmod(0o755)
+        command = str(tmp_path / named)
+    if named == "hangs":
+        monkeypatch.setattr(kernels.build, "_SECONDS", 0.2)
+        with pytest.raises(RuntimeError, match=r"hangs --version took over 0\.2 seconds"):
+            kernels.build._by_compiler([command])
+        return
+    monkeypatch.setenv("CC", command)
+    _, used = kernels.build._loaded()
+    assert used in ("cc", "gcc", "clang")
+    (record,) = caplog.records
+    assert f"compiled by {used}, since {command}: " in record.message
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_name_is_none(monkeypatch, blank):
+    monkeypatch.setenv("CC", blank)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RuntimeError, match=r"no C compiler \(install gcc\)"):
+        kernels.build._commands()
 
 
 def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXNET_CACHE", str(tmp_path))
-    monkeypatch.setenv("CC", "false")
-    with pytest.raises(RuntimeError, match=r"false .*kernels.*\.c.* failed"):
-        kernels.build._compiled(kernels.build._compiler())
-    assert not list((tmp_path / "kernels").iterdir())
+    compiler = tmp_path / "fails"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] || { echo "no space"; exit 1; }\n')
+    compiler.chmod(0o755)
+    with pytest.raises(RuntimeError, match=r"fails .*kernels.*\.c.* failed: no space"):
+        kernels.build._by_compiler([str(compiler)])
+    assert [p.name for p in (tmp_path / "kernels").iterdir()] == [".lock"]
+
+
+def test_the_switch(tmp_path):
+    done = freshly_loaded(tmp_path / "cache", JAXNET_KERNELS="off")
+    assert done.stdout == "False False\n128.0\n", done.stderr
+    assert "jaxnet.kernels.build INFO" in done.stderr
+    assert "JAXNET_KERNELS is off" in done.stderr
+    assert not (tmp_path / "cache").exists()
+    done = freshly_loaded(tmp_path / "cache", JAXNET_KERNELS="no")
+    assert "JAXNET_KERNELS: 'no'; accepted are 'on' and 'off'" in done.stderr

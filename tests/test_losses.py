@@ -301,14 +301,16 @@ def test_penalties_are_the_documents():
         matrices = sum(power(a).sum() for name, a in arrays.items() if "weight" in name)
         np.testing.assert_allclose(penalty(model), whole, rtol=1e-6)
         np.testing.assert_allclose(penalty(train.split(model)[1]), whole, rtol=1e-6)
-        np.testing.assert_allclose(penalty(model, r"weight$"), matrices, rtol=1e-6)
-        np.testing.assert_allclose(penalty(model, lambda n: n.endswith("weight")), matrices)
+        np.testing.assert_allclose(penalty(model, "*.weight"), matrices, rtol=1e-6)
+        np.testing.assert_allclose(penalty(model, lambda name, p: p.ndim == 2), matrices)
         nested = {"layers": [{"weight": arrays["0.weight"]}, {"bias": arrays["0.bias"]}]}
         np.testing.assert_allclose(
-            penalty(nested, r"^layers\.0\.weight$"), power(arrays["0.weight"]).sum(), rtol=1e-6
+            penalty(nested, ["layers.0.weight"]), power(arrays["0.weight"]).sum(), rtol=1e-6
         )
-    with pytest.raises(ValueError, match=r"l2_penalty: where='wait' leaves none of \['0.weight'"):
-        losses.l2_penalty(model, "wait")
+    with pytest.raises(ValueError, match=r"where: '\*.wait' fits no name; near are \['0.we"):
+        losses.l2_penalty(model, "*.wait")
+    with pytest.raises(ValueError, match=r"'weight' fits no name; '\*.weight' does"):
+        losses.l2_penalty(model, "weight")
     with pytest.raises(TypeError, match="'steps' is int32; parameters are floating"):
         losses.l1_penalty({"steps": jnp.array([1])})
 

@@ -1,5 +1,6 @@
 """jaxnet/metrics"""
 
+import importlib
 import math
 from functools import partial
 
@@ -18,8 +19,8 @@ C = 5
 
 @pytest.fixture(scope="module")
 def sklearn():
-    """scikit-learn's metrics."""
-    return pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
+    """scikit-learn's metrics, for the tests marked so."""
+    return importlib.import_module("sklearn.metrics")
 
 
 def make_data(seed=0, rows=37, absent=None):
@@ -48,6 +49,7 @@ def in_batches(metric, outputs, targets, size=8):
     return run(jnp.asarray(outputs), jnp.asarray(targets))
 
 
+@pytest.mark.sklearn
 @pytest.mark.parametrize("average", ["macro", "weighted", "micro", None])
 @pytest.mark.parametrize("zero_division", [0.0, 1.0, math.nan])
 def test_classes_are_scikit_learns(sklearn, average, zero_division):
@@ -71,6 +73,7 @@ def test_classes_are_scikit_learns(sklearn, average, zero_division):
             np.testing.assert_allclose(getattr(piece, other)(**options), theirs, rtol=1e-6)
 
 
+@pytest.mark.sklearn
 def test_binary_is_scikit_learns(sklearn):
     rng = np.random.RandomState(3)
     score, targets = rng.standard_normal(30), rng.randint(0, 2, 30)
@@ -80,6 +83,7 @@ def test_binary_is_scikit_learns(sklearn):
         np.testing.assert_allclose(piece.compute(), expected, rtol=1e-6)
 
 
+@pytest.mark.sklearn
 def test_shares_and_confusion_are_scikit_learns(sklearn):
     scores, targets = make_data(1)
     predicted = scores.argmax(1)
@@ -95,6 +99,7 @@ def test_shares_and_confusion_are_scikit_learns(sklearn):
         np.testing.assert_allclose(share, expected, rtol=1e-6)
 
 
+@pytest.mark.sklearn
 @pytest.mark.parametrize("multioutput", ["uniform_average", "variance_weighted", "raw_values"])
 def test_regression_is_scikit_learns(sklearn, multioutput):
     rng = np.random.RandomState(0)

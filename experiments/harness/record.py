@@ -101,7 +101,7 @@ class Run:
             "metrics": self.metrics,
         }
         text = json.dumps(plain(record), indent=2, allow_nan=False) + "\n"
-        (self.folder / "record.json").write_text(text)
+        (self.folder / "record.json").write_text(text, encoding="utf-8")
         final, i = self._final, 1
         while final.exists():  # two runs within one second
             i += 1
@@ -153,7 +153,7 @@ def _commit() -> str:
 
 def _processor() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.names import named_leaves as named_arrays
+
 __all__ = [
     "DamagedError",
     "Part",
@@ -42,19 +44,6 @@ Part = tuple[list[int], np.ndarray]
 
 class DamagedError(ValueError):
     """A checkpoint that is there but cannot be read back as it was written."""
-
-
-def named_arrays(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by dotted name ("params.fc1.weight"), in its order."""
-    named: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        name = plain = jax.tree_util.keystr(path, simple=True, separator=".")
-        count = 1
-        while name in named:
-            count += 1
-            name = f"{plain}#{count}"
-        named[name] = leaf
-    return named
 
 
 def _is_key(leaf: Any) -> bool:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
+import logging
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from jaxnet.files import cache_folder
 
 __all__ = ["Labelled", "available", "fetchable", "folders", "load"]
 
+_log = logging.getLogger(__name__)
 _Decoded = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
 
@@ -200,7 +201,7 @@ def load(
         with PyTorch's seed picks the same images. A prepared folder of MNIST or
         Fashion-MNIST does not record that order; it is restored where the folder
         was shuffled in the usual way. Where it was not, the folder's own order
-        comes back, `canonical` is False, and a line on stderr says so.
+        comes back, `canonical` is False, and a warning in the log says so.
 
     Raises:
         ValueError: unknown name or split, or a file that is damaged.
@@ -220,10 +221,12 @@ def load(
     images, labels, classes = cached(f"{name}-{split}", found.files, read)
     canonical = entry.starts is None or _begins(labels, entry.starts[split])
     if not canonical:
-        print(
-            f"{found.where}: the {split} images of {name} come in this folder's own order, not "
-            "torchvision's: its records hold no place, and it was not shuffled in the usual way",
-            file=sys.stderr,
+        _log.warning(
+            "%s: the %s images of %s come in this folder's own order, not torchvision's: its "
+            "records hold no position, and it was not shuffled in the usual way",
+            found.where,
+            split,
+            name,
         )
     return Labelled(images, labels, classes, canonical)
 
@@ -329,7 +332,7 @@ def _fetch(name: str, entry: _Entry, folders: Sequence[Path]) -> _Found:
     pooch.get_logger().setLevel("WARNING")
     form, folder = entry.forms[0], cache_folder() / name
     urls = ", ".join(form.url + file for file in form.files)
-    print(f"{name} is in none of {', '.join(map(str, folders))}; fetching {urls}")
+    _log.info("%s is in none of %s; fetching %s", name, ", ".join(map(str, folders)), urls)
     try:
         files = tuple(
             Path(

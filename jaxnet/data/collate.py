@@ -3,12 +3,12 @@
 import collections
 import copy
 import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
+
+from jaxnet import arrays
 
 __all__ = ["default_collate", "default_convert"]
 
@@ -118,13 +118,7 @@ def is_array(value: Any) -> bool:
 
 def as_numpy(value: Any) -> np.ndarray:
     """The same numbers in numpy; torch is not imported for its tensors."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":  # NumPy has none of its own
-            bits = value.contiguous().view(sys.modules["torch"].int16).numpy()
-            return bits.view(ml_dtypes.bfloat16)
-        value = value.numpy()
-    array = np.asarray(value)
+    array = arrays.as_numpy(value)
     if array.dtype.kind in "OSU":
         raise TypeError(f"batch: an array of {array.dtype}; accepted are arrays of numbers")
     return array

@@ -43,7 +43,7 @@ class IterableDataset(Generic[Row]):
     """Rows one after another: define `__iter__`, and `__len__` if it is known."""
 
 
-class TensorDataset(Dataset):
+class TensorDataset(Dataset[Any]):
     """Arrays with the rows along axis 0; a row is a tuple of one piece of each.
 
     Args:
@@ -75,7 +75,7 @@ class TensorDataset(Dataset):
         return int(self.tensors[0].shape[0])
 
 
-class Subset(Dataset):
+class Subset(Dataset[Any]):
     """Some rows of a data set.
 
     Args:
@@ -105,7 +105,7 @@ class Subset(Dataset):
         return len(self.indices)
 
 
-class ConcatDataset(Dataset):
+class ConcatDataset(Dataset[Any]):
     """Several data sets, one after the other.
 
     >>> joined = ConcatDataset([[1, 2], [3, 4, 5]])

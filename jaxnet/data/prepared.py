@@ -99,7 +99,7 @@ def open_split(folder: Path, split: str) -> Any:
         ValueError: the data set has no such split, is in another format, or is damaged.
     """
     try:
-        info = json.loads((folder / "dataset_info.json").read_text())
+        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
         counts = {s["name"]: sum(map(int, s["shardLengths"])) for s in info["splits"]}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _damaged(folder, f"dataset_info.json: {error!r}"[:300]) from error
@@ -151,7 +151,7 @@ def _place(record_id: bytes | None, position: int, split: str, folder: Path) -> 
 def _classes(folder: Path, labels: list[int]) -> tuple[str, ...]:
     names = folder / "label.labels.txt"
     if names.is_file():
-        classes = tuple(names.read_text().splitlines())  # "Ankle boot" is one name
+        classes = tuple(names.read_text(encoding="utf-8").splitlines())  # "Ankle boot" is one name
         wrong = [i for i, label in enumerate(labels) if not 0 <= label < len(classes)]
         if wrong:
             row = wrong[0]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.checks import check_flag, check_integer
 from jaxnet.data.dataset import by_number, checked_generator
 from jaxnet.random import Generator
 
@@ -82,8 +83,7 @@ class RandomSampler:
         *,
         rngs: Generator | None = None,
     ) -> None:
-        if not isinstance(replacement, bool):
-            raise TypeError(f"replacement: {replacement!r}; accepted is True or False")
+        check_flag("replacement", replacement)
         self.data_source = data_source
         self.replacement = replacement
         self._num_samples = num_samples
@@ -162,10 +162,8 @@ class BatchSampler:
     """
 
     def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size: {batch_size!r}; accepted is a positive integer")
-        if not isinstance(drop_last, bool):
-            raise ValueError(f"drop_last: {drop_last!r}; accepted is True or False")
+        check_integer("batch_size", batch_size, least=1)
+        check_flag("drop_last", drop_last)
         self.sampler = sampler
         self.batch_size = batch_size
         self.drop_last = drop_last

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from jaxnet.checks import check_integer
 from jaxnet.data import prepared
 from jaxnet.data.collate import default_collate
 from jaxnet.extras import needed
@@ -92,13 +93,13 @@ class ShardedReader:
         process_count: int | None = None,
     ) -> None:
         grain = needed("grain", "ShardedReader", "grain array_record")
-        _check_integer("batch_size", batch_size, 1)
-        _check_integer("num_workers", num_workers, 0)
-        _check_integer("prefetch_factor", prefetch_factor, 1)
+        check_integer("batch_size", batch_size, 1)
+        check_integer("num_workers", num_workers, 0)
+        check_integer("prefetch_factor", prefetch_factor, 1)
         if epochs is not None:
-            _check_integer("epochs", epochs, 1)
+            check_integer("epochs", epochs, 1)
         if seed is not None:
-            _check_integer("seed", seed, 0, 2**32 - 1)
+            check_integer("seed", seed, 0, 2**32 - 1)
         index, count = _processes(process_index, process_count)
         source = _source(files, split)
         n = len(source)
@@ -203,9 +204,8 @@ class ShardedIterator(Iterator[Any]):
                     f"state: its {name} is {state[name]!r}, this reader's {here!r}; make the "
                     "reader with the arguments that it was saved with"
                 )
-        batches = state.get("batches")
-        if not isinstance(batches, int) or isinstance(batches, bool) or batches < 0:
-            raise ValueError(f"state: batches is {batches!r}; accepted is a count from 0 on")
+        batches: Any = state.get("batches")
+        check_integer("state: batches", batches, least=0)
         if self._last is not None and batches > self._last:
             raise ValueError(
                 f"state: {batches} batches were given, but this reader has {self._last}; "
@@ -375,13 +375,6 @@ def _processes(index: int | None, count: int | None) -> tuple[int, int]:
         import jax
 
         return jax.process_index(), jax.process_count()
-    _check_integer("process_count", count, 1)
-    _check_integer("process_index", index, 0, count - 1)
+    check_integer("process_count", count, 1)
+    check_integer("process_index", index, 0, count - 1)
     return index, count
-
-
-def _check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        accepted = f"from {least} on" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name}: {value!r}; accepted is a whole number {accepted}")

@@ -2,15 +2,15 @@
 
 They stand in for torchvision's, but work on whole batches (N, C, H, W) inside the
 compiled step, each image with random numbers of its own. In a step, the key comes
-from the `keys` context that `train.make_train_step` opens:
+from the `nn.keys` context that `train.make_train_step` opens:
 
-    from jaxnet.keys import next_key
+    from jaxnet import nn
 
     augment = Compose([RandomCrop(32, padding=4), RandomHorizontalFlip()])
 
     def loss(model, batch):
         images, labels = batch
-        return losses.cross_entropy(model(augment(next_key(), images)), labels)
+        return losses.cross_entropy(model(augment(nn.next_key(), images)), labels)
 
 so that a resumed run repeats the uninterrupted one. The same key gives the same
 result; the numbers are JAX's, not torch's.

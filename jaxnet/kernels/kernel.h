@@ -49,14 +49,15 @@ static inline void store_some(float* p, vec v, int64_t lanes) {
 #define STREAMED (2 << 20)
 
 static inline void stream(float* p, vec v, int64_t lanes, int past_cache) {
-#if defined(__AVX512F__)
-  if (past_cache && lanes >= LANES && (uintptr_t)p % 64 == 0) {
+#if defined(__AVX__)
+  if (past_cache && lanes >= LANES && (uintptr_t)p % sizeof(vec) == 0) {
+#if defined(__clang__)  // it has no such function of each width
+    __builtin_nontemporal_store(v, (vec*)p);
+#elif defined(__AVX512F__)
     __builtin_ia32_movntps512(p, v);
-    return;
-  }
-#elif defined(__AVX__)
-  if (past_cache && lanes >= LANES && (uintptr_t)p % 32 == 0) {
+#else
     __builtin_ia32_movntps256(p, v);
+#endif
     return;
   }
 #endif
@@ -72,7 +73,11 @@ static inline float total(vec v) {
 }
 
 #if LANES == 16
+#if defined(__clang__)
+#define MIXED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
 #define MIXED(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
 
 // Rows become columns: afterwards v[i][j] is what was v[j][i].
 static inline void transpose(vec* v) {

@@ -1,5 +1,7 @@
 """Two-dimensional max pooling: pool2d.c."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -34,6 +36,10 @@ def max_pool2d_spread(x: jax.Array, dy: jax.Array, sizes: Sizes) -> jax.Array:
     return _pooled("jaxnet_max_pool2d_spread", x, dy, x.shape, sizes)
 
 
-def _pooled(name, x, other, shape, sizes):
-    numbers = {key: np.int64(value) for key, value in zip(_NAMES, sizes, strict=True)}
+def _pooled(
+    name: str, x: jax.Array, other: jax.Array, shape: tuple[int, ...], sizes: Sizes
+) -> jax.Array:
+    numbers: dict[str, Any] = {
+        key: np.int64(value) for key, value in zip(_NAMES, sizes, strict=True)
+    }
     return call(name, [x, other], [shape], **numbers)[0]

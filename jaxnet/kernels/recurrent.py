@@ -118,7 +118,7 @@ def recurrent_gradient(
     return dx if into_x else None, (dw_ih, dw_hh, *biases), (dh0, dc0)[: len(first)]
 
 
-def _sizes(layer, x, weights):
+def _sizes(layer: Layer, x: jax.Array, weights: Weights) -> tuple[int, int, int]:
     """L, N and H."""
     steps, batch = x.shape[1::-1] if layer.batch_first[0] else x.shape[:2]
     return steps, batch, weights[1].shape[1]
@@ -137,13 +137,13 @@ def _call(name: str, layer: Layer, shapes: Any, arrays: Any, aliases: Any = None
     )
 
 
-def _ends(lengths, steps, batch):
+def _ends(lengths: jax.Array | None, steps: int, batch: int) -> jax.Array:
     return jnp.full(batch, steps, jnp.float32) if lengths is None else lengths.astype(jnp.float32)
 
 
-def _slots(cell, b_ih, b_hh, hidden):
+def _slots(cell: str, b_ih: jax.Array | None, b_hh: jax.Array | None, hidden: int) -> jax.Array:
     """The biases of the kernel's sums, whose order for a GRU is n_x, r, z, n_h."""
-    if b_ih is None:
+    if b_ih is None or b_hh is None:
         return jnp.zeros(_SLOTS[cell] * hidden, jnp.float32)
     if cell != "gru":
         return b_ih + b_hh
@@ -151,7 +151,7 @@ def _slots(cell, b_ih, b_hh, hidden):
     return jnp.concatenate([b_ih[both:], b_ih[:both] + b_hh[:both], b_hh[both:]])
 
 
-def _biases(cell, slots, hidden):
+def _biases(cell: str, slots: jax.Array, hidden: int) -> tuple[jax.Array, jax.Array]:
     """The transpose of `_slots`."""
     if cell != "gru":
         return slots, slots

@@ -219,7 +219,9 @@ def _log_terms(p: jax.Array, target: jax.Array) -> jax.Array:
 
 # The slope is torch's own, not that of the limited logarithm: at p = 0 and 1 it goes on
 # pointing the right way (1e12 at most), where the plain derivative would be 0 or nan.
-def _log_terms_jvp(primals, tangents):
+def _log_terms_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     p, target = primals
     d_p, d_target = tangents
     out = _log_terms(p, target)

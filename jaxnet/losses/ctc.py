@@ -158,7 +158,7 @@ def _negative_log_likelihood(
         padded = jnp.pad(alpha, ((0, 0), (by, 0)), constant_values=-jnp.inf)
         return padded[:, :places]
 
-    def step(alpha, now):
+    def step(alpha: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         t, emission = now
         two_before = jnp.where(skips, shifted(alpha, 2), -jnp.inf)
         moved = _log_sum_exp(alpha, shifted(alpha, 1), two_before) + emission

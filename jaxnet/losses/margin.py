@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxnet.checks import check_choice
 from jaxnet.losses.kinks import clamp_min_0
 from jaxnet.losses.reduction import (
     broadcast_to,
@@ -95,8 +96,7 @@ def multi_margin_loss(
     """
     loss = "multi_margin_loss"
     check_reduction(reduction)
-    if p not in (1, 2):
-        raise ValueError(f"{loss}: p {p}; accepted are 1 and 2")
+    check_choice(f"{loss}: p", p, (1, 2))
     (input,) = floats(loss, input=input)
     target = integers(loss, "target", target)
     single = input.ndim == 1 and target.shape in ((), (1,))

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnet.precision import promoted
+
 __all__ = ["reduce"]
 
 
@@ -39,7 +41,7 @@ def check_reduction(reduction: str, *more: str) -> None:
 def floats(loss: str, **arrays: Any) -> tuple[jax.Array, ...]:
     """The arguments as arrays of one floating dtype, the one that they promote to."""
     values = {name: jnp.asarray(value) for name, value in arrays.items()}
-    dtype = jnp.result_type(*values.values())
+    dtype = promoted(*values.values())
     if not jnp.issubdtype(dtype, jnp.floating):
         given = ", ".join(f"{name} {value.dtype}" for name, value in values.items())
         raise TypeError(f"{loss}: it needs floating numbers; given are {given}")

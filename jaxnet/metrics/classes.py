@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +102,7 @@ class ClassCounts(Metric):
         return self._score(lambda h, p, a: (2 * h, p + a), average, zero_division)
 
     def _score(
-        self, parts: Callable[..., tuple], average: str | None, zero_division: float
+        self, parts: Callable[..., tuple[Any, ...]], average: str | None, zero_division: float
     ) -> jax.Array:
         accepted = ("micro", "macro", "weighted", "binary", None)
         if average not in accepted:

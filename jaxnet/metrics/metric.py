@@ -98,7 +98,7 @@ class Mean(Metric):
 
     def compute(self) -> jax.Array:
         """sum / count; nan of nothing."""
-        return self.sum / self.count
+        return self.sum / jnp.asarray(self.count, jnp.result_type(self.sum))
 
 
 def mean_loss(criterion: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], Mean]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnet.metrics.metric import Mean, Metric
+from jaxnet.precision import promoted
 
 __all__ = ["R2", "mae", "mse", "r2"]
 
@@ -122,5 +123,5 @@ def _numbers(metric: str, outputs: ArrayLike, targets: ArrayLike) -> tuple[jax.A
             f"{metric}: outputs {output.shape} and targets {target.shape} differ in shape; "
             "reshape one of them"
         )
-    dtype = jnp.promote_types(jnp.promote_types(output.dtype, target.dtype), jnp.float32)
+    dtype = promoted(output, target, jnp.float32)
     return output.astype(dtype), target.astype(dtype)

@@ -1,6 +1,7 @@
 """torch.nn on flax.nnx: torch's names, arguments, defaults, parameter names and shapes."""
 
-from jaxnet.keys import keys, masks
+from jaxnet.intercept import intercept
+from jaxnet.keys import keys, masks, next_key
 from jaxnet.nn import functional, init
 from jaxnet.nn.activation import (
     CELU,
@@ -213,7 +214,9 @@ __all__ = [
     "UpsamplingNearest2d",
     "functional",
     "init",
+    "intercept",
     "keys",
     "masks",
+    "next_key",
     "summary",
 ]

@@ -116,7 +116,7 @@ def _places(bounds: np.ndarray) -> np.ndarray:
     return np.minimum(starts[:, None] + steps, ends[:, None] - 1)
 
 
-def adaptive_avg_pool(n, input, output_size):
+def adaptive_avg_pool(n: int, input: jax.Array, output_size: OutputSize) -> jax.Array:
     name = f"adaptive_avg_pool{n}d"
     check_float(name, input)
     for i, bounds in enumerate(_windows(name, input, output_size, n)):
@@ -137,7 +137,9 @@ def adaptive_avg_pool(n, input, output_size):
     return input
 
 
-def adaptive_max_pool(n, input, output_size, return_indices):
+def adaptive_max_pool(
+    n: int, input: jax.Array, output_size: OutputSize, return_indices: bool
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     name = f"adaptive_max_pool{n}d"
     check_real(name, input)
     bounds = _windows(name, input, output_size, n)

@@ -33,7 +33,7 @@ __all__ = [
     "instance_norm",
 ]
 
-Statistic = nnx.Variable | jax.Array | None
+Statistic = nnx.Variable[Any] | jax.Array | None
 
 
 def batch_norm(

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from flax import nnx
 
-from jaxnet.nn.module import Module, members, printed
+from jaxnet.names import members
+from jaxnet.nn.module import Module, printed
 
 __all__ = ["ModuleDict", "ModuleList", "Sequential"]
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxnet.checks import check_choice
 from jaxnet.nn.correlation import correlate
 from jaxnet.nn.init import Rngs, default_weight_and_bias
 from jaxnet.nn.module import Module, Parameter, wrong_shape
@@ -94,7 +95,16 @@ def conv3d(
     return _conv(3, input, weight, bias, stride, padding, dilation, groups)
 
 
-def _conv(n, input, weight, bias, stride, padding, dilation, groups):
+def _conv(
+    n: int,
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    stride: Size,
+    padding: str | Size,
+    dilation: Size,
+    groups: int,
+) -> jax.Array:
     name = f"conv{n}d"
     batch = batched(name, input, n)
     if weight.ndim != n + 2 or 0 in weight.shape[2:]:
@@ -145,7 +155,13 @@ def check_bias(name: str, bias: jax.Array | None, channels: int) -> None:
         raise ValueError(f"{name}: a bias of shape {bias.shape}; accepted is ({channels},)")
 
 
-def _pads(name, padding, window, stride, dilation):
+def _pads(
+    name: str,
+    padding: str | Size,
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[tuple[int, int], ...]:
     if padding == "valid":
         return ((0, 0),) * len(window)
     if padding == "same":
@@ -240,11 +256,7 @@ class _Conv(Convolution):
         rngs: Rngs,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
-        if padding_mode not in _PADDING_MODES:
-            raise ValueError(
-                f"{type(self).__name__}: padding_mode {padding_mode!r}; accepted are "
-                f"{', '.join(map(repr, _PADDING_MODES))}"
-            )
+        check_choice(f"{type(self).__name__}: padding_mode", padding_mode, _PADDING_MODES)
         self._keep(
             in_channels,
             out_channels,

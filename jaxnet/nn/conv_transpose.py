@@ -100,7 +100,17 @@ def conv_transpose3d(
     )
 
 
-def _conv_transpose(n, input, weight, bias, stride, padding, output_padding, groups, dilation):
+def _conv_transpose(
+    n: int,
+    input: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    stride: Size,
+    padding: Size,
+    output_padding: Size,
+    groups: int,
+    dilation: Size,
+) -> jax.Array:
     name = f"conv_transpose{n}d"
     batch = batched(name, input, n)
     if weight.ndim != n + 2 or 0 in weight.shape[1:]:
@@ -139,7 +149,13 @@ def _conv_transpose(n, input, weight, bias, stride, padding, output_padding, gro
     return output if input.ndim == n + 2 else output[0]
 
 
-def _least_sizes(sizes, window, stride, padding, dilation) -> tuple[int, ...]:
+def _least_sizes(
+    sizes: Sequence[int],
+    window: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, ...]:
     """What comes out without output_padding."""
     axes = zip(sizes, window, stride, padding, dilation, strict=True)
     return tuple((m - 1) * s - 2 * p + d * (k - 1) + 1 for m, k, s, p, d in axes)
@@ -147,6 +163,8 @@ def _least_sizes(sizes, window, stride, padding, dilation) -> tuple[int, ...]:
 
 class _ConvTranspose(Convolution):
     """What the three transposed convolutions share."""
+
+    padding: tuple[int, ...]  # never a word
 
     def __init__(
         self,

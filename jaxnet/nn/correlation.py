@@ -396,7 +396,7 @@ def _spread_transpose(arguments, slopes, geometry):
 
 def _weight_gradient_jvp(arguments, tangents, geometry):
     (x, y), (dx, dy) = arguments, tangents
-    moved = [None, None] if dy is None else _WEIGHT_GRADIENT(x, dy, geometry=geometry)
+    moved: list[Any] = [None, None] if dy is None else _WEIGHT_GRADIENT(x, dy, geometry=geometry)
     if dx is not None:
         along = _WEIGHT_GRADIENT(dx, y, geometry=geometry)[0]
         moved[0] = along if dy is None else moved[0] + along

@@ -55,7 +55,7 @@ def key(rngs: Any) -> jax.Array:
     )
 
 
-def fill(tensor: nnx.Variable, values: jax.Array | np.ndarray) -> nnx.Variable:
+def fill(tensor: nnx.Variable[Any], values: jax.Array | np.ndarray) -> nnx.Variable[Any]:
     """Writes values into a variable and returns it."""
     if not isinstance(tensor, nnx.Variable):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Dropout: torch's layers, with keys from `jaxnet.keys` in place of a global generator.
+"""Dropout: torch's layers, with keys from `nn.keys` in place of a global generator.
 
 The masks are not torch's: its x86 builds draw them from a vendor library. Recorded
 masks can be fed with `nn.masks`. The factor is torch's 1 / (1 - p), in training only.

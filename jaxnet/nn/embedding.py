@@ -1,5 +1,7 @@
 """Lookup tables."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +10,14 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxnet.nn.draw import Rngs, draw_normal
-from jaxnet.nn.module import Buffer, Module
+from jaxnet.nn.module import Buffer, Module, Parameter
 
 __all__ = ["Embedding", "embedding", "embedding_renorm", "one_hot"]
 
 
 def embedding(
     input: jax.Array,
-    weight: jax.Array | nnx.Variable,
+    weight: jax.Array | nnx.Variable[Any],
     padding_idx: int | None = None,
     max_norm: float | None = None,
     norm_type: float = 2.0,
@@ -98,7 +100,9 @@ def _with_value(x: jax.Array, value: jax.Array) -> jax.Array:
 
 
 @_with_value.defjvp
-def _with_value_jvp(primals, tangents):
+def _with_value_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     return primals[1], tangents[0]
 
 
@@ -108,7 +112,9 @@ def _with_scaled_gradient(x: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 @_with_scaled_gradient.defjvp
-def _with_scaled_gradient_jvp(primals, tangents):
+def _with_scaled_gradient_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     return primals[0], tangents[0] * primals[1]
 
 
@@ -211,7 +217,7 @@ class Embedding(Module):
     (2, 2, 3)
     """
 
-    weight: nnx.Variable
+    weight: nnx.Variable[Any]
 
     def __init__(
         self,
@@ -242,7 +248,7 @@ class Embedding(Module):
                 _weight = _weight.at[self.padding_idx].set(0)
         elif _weight.shape != shape:
             raise ValueError(f"Embedding: _weight has shape {_weight.shape}; accepted is {shape}")
-        self.weight = Buffer(_weight) if _freeze else nnx.Param(_weight)
+        self.weight = Buffer(_weight) if _freeze else Parameter(_weight)
 
     @classmethod
     def from_pretrained(

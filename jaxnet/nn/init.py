@@ -7,13 +7,16 @@ torch takes an optional `generator`, here it is a keyword that must be given: a
 
 import math
 import warnings
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxnet.checks import check_choice, is_number
 from jaxnet.nn.draw import Rngs, draw_normal, draw_uniform, fill
 from jaxnet.nn.init_structured import dirac_, eye_, orthogonal_, sparse_, trunc_normal_
+from jaxnet.nn.module import Parameter
 
 __all__ = [
     "Rngs",
@@ -36,7 +39,7 @@ __all__ = [
     "zeros_",
 ]
 
-_Array = nnx.Variable
+_Array = nnx.Variable[Any]
 
 
 def uniform_(tensor: _Array, a: float = 0.0, b: float = 1.0, *, generator: Rngs) -> _Array:
@@ -94,12 +97,10 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else param
-        if isinstance(slope, bool) or not isinstance(slope, int | float):
+        if not is_number(slope):
             raise ValueError(f"param: {slope!r}; the negative slope of leaky_relu is a number")
         return math.sqrt(2.0 / (1 + slope**2))
-    if nonlinearity not in _GAINS:
-        accepted = ", ".join([*_GAINS, "leaky_relu"])
-        raise ValueError(f"nonlinearity: {nonlinearity!r} is unknown; accepted are {accepted}")
+    check_choice("nonlinearity", nonlinearity, [*_GAINS, "leaky_relu"])
     return _GAINS[nonlinearity]
 
 
@@ -133,8 +134,7 @@ def _kaiming_std(tensor: _Array, a: float, mode: str, nonlinearity: str) -> floa
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
         return None
-    if mode.lower() not in ("fan_in", "fan_out"):
-        raise ValueError(f"mode: {mode!r}; accepted are 'fan_in' and 'fan_out'")
+    check_choice("mode", mode.lower(), ("fan_in", "fan_out"))
     fan = fan_in_and_out(tensor.shape)[mode.lower() == "fan_out"]
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)
 
@@ -182,7 +182,7 @@ def default_weight_and_bias(
     rngs: Rngs,
     dtype: DTypeLike,
     fan_in: int | None = None,
-) -> tuple[nnx.Param, nnx.Param | None]:
+) -> tuple[Parameter, Parameter | None]:
     """What torch's Linear and convolutions start from, weight drawn first.
 
     Both come from U(-1/sqrt(fan_in), 1/sqrt(fan_in)): torch reaches the weight's
@@ -190,11 +190,11 @@ def default_weight_and_bias(
     """
     fan_in = fan_in_and_out(weight_shape)[0] if fan_in is None else fan_in
     if 0 in weight_shape:  # nothing to draw
-        weight = nnx.Param(jnp.zeros(weight_shape, dtype))
+        weight = Parameter(jnp.zeros(weight_shape, dtype))
     else:
         bound = math.sqrt(3.0) * (calculate_gain("leaky_relu", math.sqrt(5)) / math.sqrt(fan_in))
-        weight = nnx.Param(draw_uniform(rngs, weight_shape, -bound, bound, dtype))
+        weight = Parameter(draw_uniform(rngs, weight_shape, -bound, bound, dtype))
     if bias_size is None:
         return weight, None
     bound = 1 / math.sqrt(fan_in) if fan_in > 0 else 0.0
-    return weight, nnx.Param(draw_uniform(rngs, (bias_size,), -bound, bound, dtype))
+    return weight, Parameter(draw_uniform(rngs, (bias_size,), -bound, bound, dtype))

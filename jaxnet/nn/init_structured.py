@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxnet.nn.draw import Rngs, draw_normal, draw_permutation, fill, key
 from jaxnet.random import Generator
 
 __all__ = ["dirac_", "eye_", "orthogonal_", "sparse_", "trunc_normal_"]
 
-_Array = nnx.Variable
+_Array = nnx.Variable[Any]
 
 
 def eye_(tensor: _Array) -> _Array:
@@ -128,7 +129,15 @@ def trunc_normal_(
     return fill(tensor, _accepted(generator, shape, mean, std, a, b, dtype))
 
 
-def _redrawn(generator, shape, mean, std, a, b, dtype):
+def _redrawn(
+    generator: Generator,
+    shape: tuple[int, ...],
+    mean: float,
+    std: float,
+    a: float,
+    b: float,
+    dtype: DTypeLike,
+) -> np.ndarray:
     low, high = np.asarray([a, b], dtype)
     values = generator.normal(mean, std, shape, dtype)
     while (outside := (values < low) | (values > high)).any():
@@ -136,7 +145,15 @@ def _redrawn(generator, shape, mean, std, a, b, dtype):
     return values
 
 
-def _accepted(generator, shape, mean, std, a, b, dtype):
+def _accepted(
+    generator: Generator,
+    shape: tuple[int, ...],
+    mean: float,
+    std: float,
+    a: float,
+    b: float,
+    dtype: DTypeLike,
+) -> np.ndarray:
     log_peak = -0.5 * ((max(a, min(mean, b)) - mean) / std) ** 2
     mean, std, log_peak, half = np.asarray([mean, std, log_peak, -0.5], dtype)
     values = np.zeros(shape, dtype)

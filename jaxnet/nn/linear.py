@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxnet import kernels
 from jaxnet.backend import Operation, is_wanted
+from jaxnet.checks import is_integer
 from jaxnet.nn.draw import Rngs, draw_uniform
 from jaxnet.nn.init import default_weight_and_bias
-from jaxnet.nn.module import Module, wrong_shape
+from jaxnet.nn.module import Module, Parameter, wrong_shape
 from jaxnet.precision import full_float32
 
 __all__ = [
@@ -305,9 +305,9 @@ class Bilinear(Module):
         self.out_features = out_features
         bound = 1 / math.sqrt(in1_features)
         shape = (out_features, in1_features, in2_features)
-        self.weight = nnx.Param(draw_uniform(rngs, shape, -bound, bound, dtype))
+        self.weight = Parameter(draw_uniform(rngs, shape, -bound, bound, dtype))
         self.bias = (
-            nnx.Param(draw_uniform(rngs, (out_features,), -bound, bound, dtype)) if bias else None
+            Parameter(draw_uniform(rngs, (out_features,), -bound, bound, dtype)) if bias else None
         )
 
     def __call__(self, input1: jax.Array, input2: jax.Array) -> jax.Array:
@@ -356,12 +356,12 @@ class Unflatten(Module):
     """
 
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
-        if isinstance(dim, bool) or not isinstance(dim, int):
+        if not is_integer(dim):
             raise TypeError(f"Unflatten: dim={dim!r}; give its number, JAX has no named axes")
         if not isinstance(unflattened_size, tuple | list):
             raise TypeError(f"Unflatten: unflattened_size={unflattened_size!r}; give a tuple")
         for size in unflattened_size:
-            if isinstance(size, bool) or not isinstance(size, int):
+            if not is_integer(size):
                 raise TypeError(f"Unflatten: {size!r} in unflattened_size; give whole numbers")
         self.dim = dim
         self.unflattened_size = tuple(unflattened_size)

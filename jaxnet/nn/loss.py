@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnet import losses
+from jaxnet.checks import check_choice
 from jaxnet.nn.distance import PairwiseDistance
 from jaxnet.nn.module import Buffer, Module
 
@@ -292,8 +293,7 @@ class MultiMarginLoss(Module):
         weight: ArrayLike | None = None,
         reduction: str = "mean",
     ) -> None:
-        if p not in (1, 2):
-            raise ValueError(f"MultiMarginLoss: p {p}; accepted are 1 and 2")
+        check_choice("MultiMarginLoss: p", p, (1, 2))
         if weight is not None and jnp.ndim(weight) != 1:
             raise ValueError(f"MultiMarginLoss: weight {jnp.shape(weight)}; it has one axis, (C,)")
         self.p = p

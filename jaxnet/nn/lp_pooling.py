@@ -55,7 +55,14 @@ def lp_pool3d(
     return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
 
 
-def _lp_pool(n, input, norm_type, kernel_size, stride, ceil_mode):
+def _lp_pool(
+    n: int,
+    input: jax.Array,
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None,
+    ceil_mode: bool,
+) -> jax.Array:
     p = float(norm_type)
     if math.isinf(p):
         sign = math.copysign(1, p)

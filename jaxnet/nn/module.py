@@ -2,20 +2,39 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.module import ModuleMeta
+
+from jaxnet import hints
+from jaxnet.names import members, named_modules, named_variables
 
 __all__ = ["Buffer", "Module", "Parameter"]
 
-Parameter = nnx.Param
-"""A trainable array: torch.nn.Parameter. It is flax's own type."""
+
+class Parameter(nnx.Param[Any]):
+    """A trainable array: torch.nn.Parameter.
+
+    It is flax's `nnx.Param`; attributes that torch's has and this does not have, such as
+    `requires_grad`, are errors that say what to write.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name in hints.PARAMETER:
+            raise hints.missing_attribute(self, name, hints.PARAMETER)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in hints.PARAMETER:
+            raise hints.missing_attribute(self, name, hints.PARAMETER)
+        super().__setattr__(name, value)
 
 
-class Buffer(nnx.Variable):
+class Buffer(nnx.Variable[Any]):
     """An array that belongs to a model but is not trained: torch.nn.Buffer.
 
     Args:
@@ -27,12 +46,29 @@ class Buffer(nnx.Variable):
         super().__init__(value, persistent=persistent, **metadata)
 
 
-class Module(nnx.Module):
+class _ModuleMeta(ModuleMeta):
+    """Looks at `rngs` before a module is built; everything else is flax's."""
+
+    if not TYPE_CHECKING:  # the signature that type checkers see is that of __init__
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            if "rngs" in kwargs:
+                if self._ignores_rngs:
+                    del kwargs["rngs"]
+            elif self._needs_rngs:
+                raise TypeError(_without_rngs(self, args, kwargs))
+            return super().__call__(*args, **kwargs)
+
+
+class Module(nnx.Module, metaclass=_ModuleMeta):
     """A flax.nnx module that answers torch.nn.Module's questions.
 
     Subclasses build their layers in `__init__` and compute in `__call__`, which
     takes the place of `forward`. Names and order are torch's: a module's own
     parameters first, then its children's, in the order of assignment.
+
+    Every layer of `jaxnet.nn` takes `rngs=`, where its initial weights come from. Those
+    that draw none, such as BatchNorm2d or ReLU, accept it and leave it alone.
 
     >>> from jaxnet import nn
     >>> from jaxnet.random import Generator
@@ -42,6 +78,8 @@ class Module(nnx.Module):
     """
 
     training: bool = True
+    _needs_rngs: ClassVar[bool] = False
+    _ignores_rngs: ClassVar[bool] = False
     _members: tuple[str, ...] = ()  # flax sorts attributes by name; torch's order is kept here
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -49,6 +87,20 @@ class Module(nnx.Module):
         # flax's metaclass hides the constructor's arguments from help() and editors.
         own = inspect.signature(cls.__init__)
         cls.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])  # type: ignore[attr-defined]
+        # A layer of jaxnet.nn leaves alone what it has no use for; a constructor of the user's
+        # own that takes no rngs refuses them, as Python does. A class without either inherits.
+        ours = cls.__module__.startswith("jaxnet.nn.")
+        if ours or "__init__" in vars(cls):
+            rngs = own.parameters.get("rngs")
+            by_keyword = rngs is not None and rngs.kind is rngs.KEYWORD_ONLY
+            cls._needs_rngs = by_keyword and rngs.default is rngs.empty  # type: ignore[union-attr]
+            takes_any = any(p.kind is p.VAR_KEYWORD for p in own.parameters.values())
+            takes_any = takes_any and cls.__init__ is not object.__init__
+            cls._ignores_rngs = ours and rngs is None and not takes_any
+
+    def __getattr__(self, name: str) -> Any:
+        # runs only when there is no such attribute
+        raise hints.missing_attribute(self, name, hints.MODULE)
 
     def __setattr__(self, name: str, value: Any) -> None:
         old = vars(self).get(name)
@@ -68,7 +120,7 @@ class Module(nnx.Module):
     def _set_members(self, names: list[str]) -> None:
         object.__setattr__(self, "_members", tuple(names))
 
-    def register_parameter(self, name: str, param: nnx.Param | None) -> None:
+    def register_parameter(self, name: str, param: nnx.Param[jax.Array] | None) -> None:
         """Adds a trainable array under a name; None keeps its place in the order."""
         self._check_new_name("parameter", name, nnx.Param)
         if param is not None and not isinstance(param, nnx.Param):
@@ -128,7 +180,7 @@ class Module(nnx.Module):
             module = _member(module, name, nnx.Module, target)
         return module
 
-    def get_parameter(self, target: str) -> nnx.Param:
+    def get_parameter(self, target: str) -> nnx.Param[jax.Array]:
         """The trainable array under a dotted name such as "net.0.weight"."""
         path, _, name = target.rpartition(".")
         return _member(self.get_submodule(path), name, nnx.Param, target)
@@ -185,7 +237,7 @@ class Module(nnx.Module):
         self, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nnx.Module]]:
         """This module and all below it, parents first, under their dotted names."""
-        yield from walk(self, prefix, set() if remove_duplicate else None)
+        return named_modules(self, prefix, remove_duplicate)
 
     def modules(self, remove_duplicate: bool = True) -> Iterator[nnx.Module]:
         """This module and all below it, each once."""
@@ -193,11 +245,11 @@ class Module(nnx.Module):
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nnx.Param]]:
+    ) -> Iterator[tuple[str, nnx.Param[jax.Array]]]:
         """The trainable arrays under their dotted names, in torch's order."""
-        return self._named(nnx.Param, prefix, recurse, remove_duplicate)
+        return named_variables(self, nnx.Param, prefix, recurse, remove_duplicate)  # type: ignore[return-value]
 
-    def parameters(self, recurse: bool = True) -> Iterator[nnx.Param]:
+    def parameters(self, recurse: bool = True) -> Iterator[nnx.Param[jax.Array]]:
         """The trainable arrays, each once."""
         return (parameter for _, parameter in self.named_parameters(recurse=recurse))
 
@@ -205,23 +257,11 @@ class Module(nnx.Module):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Buffer]]:
         """The arrays that are kept but not trained, under their dotted names."""
-        return self._named(Buffer, prefix, recurse, remove_duplicate)
+        return named_variables(self, Buffer, prefix, recurse, remove_duplicate)  # type: ignore[return-value]
 
     def buffers(self, recurse: bool = True) -> Iterator[Buffer]:
         """The arrays that are kept but not trained, each once."""
         return (buffer for _, buffer in self.named_buffers(recurse=recurse))
-
-    def _named(self, kind: type, prefix: str, recurse: bool, remove_duplicate: bool) -> Any:
-        owners = [(prefix, self)]
-        if recurse:
-            owners = list(self.named_modules(prefix, remove_duplicate))  # type: ignore[arg-type]
-        seen = set()
-        for owner_name, owner in owners:
-            for name, value in members(owner):
-                if isinstance(value, kind) and id(value) not in seen:
-                    if remove_duplicate:
-                        seen.add(id(value))
-                    yield _join(owner_name, name), value
 
     @property
     def num_parameters(self) -> int:
@@ -243,28 +283,9 @@ class Module(nnx.Module):
     __str__ = __repr__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} defines no __call__")
-
-
-def walk(
-    module: nnx.Module, prefix: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, nnx.Module]]:
-    """A module and all below it, parents first; each once if a set is given."""
-    if seen is not None:
-        if id(module) in seen:
-            return
-        seen.add(id(module))
-    yield prefix, module
-    for name, value in members(module):
-        if isinstance(value, nnx.Module):
-            yield from walk(value, _join(prefix, name), seen)
-
-
-def members(module: nnx.Module) -> list[tuple[str, nnx.Module | nnx.Variable]]:
-    """What hangs on a module itself, arrays and modules, in torch's order."""
-    held = vars(module)
-    names = module._members if isinstance(module, Module) else held
-    return [(name, held[name]) for name in names if _kind(held[name]) is not None]
+        kind = type(self)
+        way_out = "rename its forward to __call__" if hasattr(kind, "forward") else "define it"
+        raise NotImplementedError(f"{kind.__name__} defines no __call__; {way_out}")
 
 
 def _kind(value: Any) -> type | None:
@@ -298,7 +319,7 @@ def _checked(module: nnx.Module, name: str, old: Any, value: Any) -> Any:
             f"write .{name}[...] = array, or assign nn.Parameter(array)"
         )
     if is_array and isinstance(old, Buffer):
-        return Buffer(jnp.asarray(value), persistent=is_persistent(old))
+        return Buffer(jnp.asarray(value), persistent=old.get_metadata("persistent", True))
     held = value.values() if isinstance(value, dict) else value
     if isinstance(value, dict | list | tuple) and any(_kind(item) is not None for item in held):
         raise TypeError(
@@ -306,11 +327,6 @@ def _checked(module: nnx.Module, name: str, old: Any, value: Any) -> Any:
             "use nn.ModuleList, nn.ModuleDict or nn.Sequential, or nnx.List for parameters"
         )
     return value
-
-
-def is_persistent(variable: nnx.Variable) -> bool:
-    """Whether a variable is part of the state_dict."""
-    return variable.get_metadata("persistent", True)
 
 
 def _member(module: Any, name: str, kind: type, target: str) -> Any:
@@ -321,6 +337,18 @@ def _member(module: Any, name: str, kind: type, target: str) -> Any:
             f"{target!r}: {type(module).__name__} has no {kind.__name__} {name!r}; it has {has}"
         )
     return value
+
+
+def _without_rngs(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """What a constructor says that has got no random numbers, with the call that it takes."""
+    given = [repr(value) if isinstance(value, int | float | str) else "..." for value in args]
+    given += [f"{name}=..." for name in kwargs]
+    call = ", ".join([*given, "rngs=Generator(0)"])
+    return (
+        f"{cls.__name__}: rngs is missing, where the initial weights come from; write "
+        f"{cls.__name__}({call}) with `from jaxnet.random import Generator`, whose seed 0 gives "
+        "the weights of torch.manual_seed(0)"
+    )
 
 
 def _described(value: Any) -> str:
@@ -334,10 +362,6 @@ def printed(module: Module, children: list[str]) -> str:
     if not children and len(lines) < 2:
         return f"{name}({extra})"
     return f"{name}(\n  " + "\n  ".join(lines) + "\n)"
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
 
 
 def wrong_shape(module: nnx.Module, expected: str, given: jax.Array) -> ValueError:

@@ -14,6 +14,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxnet.nn.module import Module, Parameter, wrong_shape
+from jaxnet.precision import promoted
 
 __all__ = [
     "GroupNorm",
@@ -31,7 +32,7 @@ def working(name: str, input: jax.Array) -> jax.Array:
     """The input in the dtype to compute in: its own, and float32 for half precision."""
     if not jnp.issubdtype(input.dtype, jnp.floating):
         raise TypeError(f"{name}: the input is {input.dtype}; accepted are floats")
-    return input.astype(jnp.promote_types(input.dtype, jnp.float32))
+    return input.astype(promoted(input.dtype, jnp.float32))
 
 
 def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -86,7 +86,9 @@ def _hardsigmoid(x: jax.Array) -> jax.Array:
 
 
 @_hardsigmoid.defjvp
-def _hardsigmoid_jvp(primals, tangents):
+def _hardsigmoid_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     slope = float(np.float32(1 / 6))  # torch's constant for every dtype
     return _hardsigmoid(x), jnp.where((x > -3) & (x < 3), slope * dx, 0)

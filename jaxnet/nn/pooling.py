@@ -103,7 +103,16 @@ def max_pool3d(
     return max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-def max_pool(n, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices):
+def max_pool(
+    n: int,
+    input: jax.Array,
+    kernel_size: Size,
+    stride: Size | None,
+    padding: Size,
+    dilation: Size,
+    ceil_mode: bool,
+    return_indices: bool,
+) -> Any:
     name = f"max_pool{n}d"
     check_real(name, batched(name, input, n))
     axes = pooled_axes(name, input, kernel_size, stride, padding, dilation, ceil_mode, n)
@@ -312,8 +321,15 @@ def avg_pool3d(
 
 
 def avg_pool(
-    n, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-):
+    n: int,
+    input: jax.Array,
+    kernel_size: Size,
+    stride: Size | None,
+    padding: Size,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> jax.Array:
     name = f"avg_pool{n}d"
     check_float(name, batched(name, input, n))
     if divisor_override == 0:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxnet.checks import check_choice, is_integer
 from jaxnet.nn.dropout import dropout
 from jaxnet.nn.init import Rngs, draw_uniform
-from jaxnet.nn.module import Module, wrong_shape
+from jaxnet.nn.module import Module, Parameter, wrong_shape
 from jaxnet.nn.recurrence import State
 from jaxnet.nn.recurrent import Weights, before_end, recurrent_layer
 from jaxnet.nn.rnn_cell import pair
@@ -45,7 +45,7 @@ class _RNNBase(Module):
             ("hidden_size", hidden_size),
             ("num_layers", num_layers),
         ):
-            if isinstance(size, bool) or not isinstance(size, int):
+            if not is_integer(size):
                 raise TypeError(f"{name}: {argument} {size!r} is {type(size).__name__}, not int")
             if size <= 0:
                 raise ValueError(f"{name}: {argument} {size} must be greater than 0")
@@ -82,7 +82,7 @@ class _RNNBase(Module):
                     shapes["weight_hr"] = (self.proj_size, hidden_size)
                 for kind, shape in shapes.items():
                     drawn = draw_uniform(rngs, shape, -bound, bound, dtype)
-                    setattr(self, kind + suffix, nnx.Param(drawn))
+                    setattr(self, kind + suffix, Parameter(drawn))
 
     @property
     def _output_size(self) -> int:
@@ -250,8 +250,7 @@ class RNN(_RNNBase):
         rngs: Rngs,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity: {nonlinearity!r}; accepted are 'tanh' and 'relu'")
+        check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         self.nonlinearity = self.cell = nonlinearity
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,

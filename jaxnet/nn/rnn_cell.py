@@ -4,13 +4,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxnet.checks import check_choice
 from jaxnet.nn.init import Rngs, draw_uniform
 from jaxnet.nn.linear import linear
-from jaxnet.nn.module import Module, wrong_shape
+from jaxnet.nn.module import Module, Parameter, wrong_shape
 from jaxnet.nn.recurrence import State
+from jaxnet.precision import promoted
 
 __all__ = [
     "GRUCell",
@@ -68,7 +69,14 @@ def gru_gates(
     return gates, extra
 
 
-def _added(input, h, w_ih, w_hh, b_ih, b_hh):
+def _added(
+    input: jax.Array,
+    h: jax.Array,
+    w_ih: jax.Array,
+    w_hh: jax.Array,
+    b_ih: jax.Array | None,
+    b_hh: jax.Array | None,
+) -> jax.Array:
     return linear(input, w_ih, b_ih) + linear(h, w_hh, b_hh)
 
 
@@ -186,8 +194,8 @@ class _CellBase(Module):
         bound = 1 / math.sqrt(hidden_size) if hidden_size > 0 else 0.0
         rows = chunks * hidden_size
 
-        def draw(*shape: int) -> nnx.Param:
-            return nnx.Param(draw_uniform(rngs, shape, -bound, bound, dtype))
+        def draw(*shape: int) -> Parameter:
+            return Parameter(draw_uniform(rngs, shape, -bound, bound, dtype))
 
         self.weight_ih = draw(rows, input_size)
         self.weight_hh = draw(rows, hidden_size)
@@ -206,7 +214,7 @@ class _CellBase(Module):
         """The given state, checked, or zeros."""
         expected = (*input.shape[:-1], self.hidden_size)
         if hx is None:
-            return jnp.zeros(expected, jnp.result_type(input, self.weight_hh[...]))
+            return jnp.zeros(expected, promoted(input, self.weight_hh[...]))
         if hx.shape != expected:
             raise ValueError(
                 f"{self!r} expects {name} of shape {expected} for an input of shape "
@@ -244,8 +252,7 @@ class RNNCell(_CellBase):
         rngs: Rngs,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity: {nonlinearity!r}; accepted are 'tanh' and 'relu'")
+        check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         super().__init__(input_size, hidden_size, bias, 1, rngs, dtype)
         self.nonlinearity = nonlinearity
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxnet.backend import Operation, is_wanted
 from jaxnet.nn.dropout import dropout
-from jaxnet.precision import full_float32
+from jaxnet.precision import full_float32, promoted
 
 __all__ = ["SDPBackend", "scaled_dot_product_attention", "sdpa_kernel"]
 
@@ -115,7 +115,7 @@ def scaled_dot_product_attention(
     dtype = query.dtype
     lead = jnp.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
     query, key, value = (jnp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (query, key, value))
-    half = jnp.promote_types(dtype, jnp.float32) != dtype
+    half = promoted(dtype, jnp.float32) != dtype
     if half:  # the factors stay as they are: whether they are rounded is the platform's matter
         scores = _half_product(query, jnp.swapaxes(key, -1, -2), half=dtype)[0] * scale
     else:

@@ -1,6 +1,7 @@
 """Activation functions over an axis: softmax and its kin, and gated linear units."""
 
 import warnings
+from collections.abc import Callable
 
 import jax
 from jax.typing import DTypeLike
@@ -38,7 +39,13 @@ def _axis(name: str, input: jax.Array, dim: int | None) -> int:
     return dim
 
 
-def _over_axis(name, function, input, dim, dtype):
+def _over_axis(
+    name: str,
+    function: Callable[..., jax.Array],
+    input: jax.Array,
+    dim: int | None,
+    dtype: DTypeLike | None,
+) -> jax.Array:
     axis = _axis(name, input, dim)
     values = input if dtype is None else input.astype(dtype)
     if values.size == 0:

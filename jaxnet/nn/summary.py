@@ -1,10 +1,7 @@
 """What a model is made of, as a table: layers, output shapes, parameters."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import jax
@@ -12,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxnet.nn.module import members, walk
+from jaxnet.intercept import Call, intercept
+from jaxnet.names import members, named_modules, named_variables
 
 __all__ = ["Row", "Summary", "summary"]
-
-_WATCHING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -109,11 +105,12 @@ def summary(model: nnx.Module, *inputs: Any, **kwargs: Any) -> Summary:
     """
     shapes = _output_shapes(model, inputs, kwargs)
     names: dict[int, list[str]] = {}
-    for name, module in walk(model):
+    places = list(named_modules(model, remove_duplicate=False))
+    for name, module in places:
         names.setdefault(id(module), []).append(name)
     rows = []
     counted: dict[int, str] = {}
-    for name, module in walk(model):
+    for name, module in places:
         aliases = names[id(module)]
         calls = next((shapes[alias] for alias in aliases if alias in shapes), [])
         call = aliases.index(name) if len(calls) == len(aliases) else 0
@@ -162,70 +159,30 @@ def _output_shapes(model: nnx.Module, inputs: Any, kwargs: Any) -> dict[str, lis
     graphdef, state = nnx.split(model)
     shapes: dict[str, list[Any]] = {}
 
-    def run(state, arrays):
+    def note(call: Call, proceed: Callable[..., Any]) -> Any:
+        output = proceed(*call.args, **call.kwargs)
+        shapes.setdefault(call.name, []).append(jax.tree.map(np.shape, output))
+        return output
+
+    def run(state: Any, arrays: dict[int, Any]) -> Any:
         copy = nnx.merge(graphdef, state)
         copy.eval()
         given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
         args, kwargs = jax.tree.unflatten(structure, given)
-        with _watched(copy, shapes):
+        with intercept(copy, note):
             copy(*args, **kwargs)
 
     jax.eval_shape(run, state, arrays)
     return shapes
 
 
-@contextmanager
-def _watched(model: nnx.Module, shapes: dict[str, list[Any]]) -> Iterator[None]:
-    """While it is open, the calls of the model's modules are noted.
-
-    Python looks `__call__` up on the class, so the classes are wrapped for that
-    time; modules of other models pass through untouched.
-    """
-    names: dict[int, str] = {}
-    for name, module in walk(model):
-        names.setdefault(id(module), name)
-    classes: set[Any] = {type(module) for _, module in walk(model)}
-    classes = {c for c in classes if any("__call__" in vars(base) for base in c.__mro__)}
-    running: list[Any] = []
-
-    def watched(call):
-        @wraps(call)
-        def noted(module, *args, **kwargs):
-            if id(module) not in names or (running and running[-1] is module):
-                return call(module, *args, **kwargs)  # another model, or super().__call__
-            running.append(module)
-            try:
-                output = call(module, *args, **kwargs)
-            finally:
-                running.pop()
-            shapes.setdefault(names[id(module)], []).append(jax.tree.map(np.shape, output))
-            return output
-
-        return noted
-
-    with _WATCHING:
-        before = {c: vars(c).get("__call__") for c in classes}
-        calls = {c: watched(c.__call__) for c in classes}
-        try:
-            for c, call in calls.items():
-                c.__call__ = call
-            yield
-        finally:
-            for c, own in before.items():
-                if own is None:
-                    del c.__call__
-                else:
-                    c.__call__ = own
-
-
-def _variables(model: nnx.Module, trainable: bool) -> list[nnx.Variable]:
+def _variables(model: nnx.Module, trainable: bool) -> list[nnx.Variable[Any]]:
     """The trainable arrays once each, or those that are kept beside them."""
-    found: dict[int, nnx.Variable] = {}
-    for _, module in walk(model):
-        for _, value in members(module):
-            if isinstance(value, nnx.Variable) and not isinstance(value, nnx.RngState):
-                found[id(value)] = value
-    return [v for v in found.values() if isinstance(v, nnx.Param) == trainable]
+    return [
+        variable
+        for _, variable in named_variables(model)
+        if isinstance(variable, nnx.Param) == trainable and not isinstance(variable, nnx.RngState)
+    ]
 
 
 def _is_shape(x: Any) -> bool:

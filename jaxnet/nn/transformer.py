@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxnet.checks import check_choice
 from jaxnet.nn.activation import gelu, relu
 from jaxnet.nn.attention import MultiheadAttention
 from jaxnet.nn.container import ModuleList
@@ -30,10 +31,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": relu, "gelu
 def _activation(given: Activation) -> Callable[[jax.Array], jax.Array]:
     if not isinstance(given, str):
         return given
-    if given not in _ACTIVATIONS:
-        raise ValueError(
-            f"activation: {given!r}; accepted are 'relu', 'gelu' and functions of one array"
-        )
+    check_choice("activation", given, _ACTIVATIONS, also="functions of one array")
     return _ACTIVATIONS[given]
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.checks import check_choice
 from jaxnet.nn.adaptive_pooling import adaptive_avg_pool
 from jaxnet.nn.module import Module
 from jaxnet.nn.pooling import as_given
@@ -66,10 +67,7 @@ def interpolate(
     >>> interpolate(jnp.array([[[0.0, 1.0]]]), scale_factor=2, mode="linear")
     Array([[[0.  , 0.25, 0.75, 1.  ]]], dtype=float32)
     """
-    if mode not in _DIMENSIONS:
-        raise ValueError(
-            f"interpolate: mode {mode!r}; accepted are {', '.join(map(repr, _DIMENSIONS))}"
-        )
+    check_choice("interpolate: mode", mode, _DIMENSIONS)
     if input.ndim not in _DIMENSIONS[mode]:
         raise ValueError(
             f"interpolate: mode {mode!r} takes an input of "
@@ -102,7 +100,13 @@ def interpolate(
 
 # One program: without the jit each of its many steps would be compiled alone.
 @partial(jax.jit, static_argnums=(1, 2, 3, 4), inline=True)
-def _resized(input, sizes, scales, mode, align_corners):
+def _resized(
+    input: jax.Array,
+    sizes: tuple[int, ...],
+    scales: tuple[float | None, ...],
+    mode: str,
+    align_corners: bool,
+) -> jax.Array:
     for axis, (wanted, scale) in enumerate(zip(sizes, scales, strict=True), start=2):
         places, weights = _taps(input, axis, wanted, scale, mode, align_corners)
         if weights is None:
@@ -171,7 +175,14 @@ def _taps(
     return np.clip(first + np.arange(-1, 3)[:, None], 0, size - 1), np.stack(weights)
 
 
-def _nearest(size, i, factor, mode, ndim, kind) -> np.ndarray:
+def _nearest(
+    size: int,
+    i: np.ndarray,
+    factor: float | None,
+    mode: str,
+    ndim: int,
+    kind: type[np.floating[Any]],
+) -> np.ndarray:
     wanted = len(i)
     if ndim == 4:  # images: always single precision, and whole factors first
         kind = np.float32

@@ -51,6 +51,7 @@ from jaxnet.optim.rprop import ASGD, Rprop
 from jaxnet.optim.scaling import GradScaler, ScalerState, SkipState, loss_scale, skip_nonfinite
 from jaxnet.optim.schedule import Schedule, ScheduledState, scheduled
 from jaxnet.optim.sgd import SGD
+from jaxnet.optim.state_dict import load_optimizer_state_dict, optimizer_state_dict
 
 __all__ = [
     "ASGD",
@@ -107,7 +108,9 @@ __all__ = [
     "get_total_norm",
     "groups",
     "learning_rates",
+    "load_optimizer_state_dict",
     "loss_scale",
+    "optimizer_state_dict",
     "scheduled",
     "set_hyperparams",
     "skip_nonfinite",

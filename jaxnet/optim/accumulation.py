@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnet.checks import check_choice, check_integer
 from jaxnet.optim.optimizer import Optimizer
 
 __all__ = ["AccumulateState", "accumulate"]
@@ -37,10 +38,8 @@ def accumulate(optimizer: Optimizer, batches: int, reduction: str = "mean") -> O
 
     Layers that look at the whole batch, as BatchNorm does, still see the small ones.
     """
-    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
-        raise ValueError(f"accumulate: batches: {batches!r}; accepted is an integer, at least 1")
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"accumulate: reduction: {reduction!r}; accepted are 'mean' and 'sum'")
+    check_integer("accumulate: batches", batches, least=1)
+    check_choice("accumulate: reduction", reduction, ("mean", "sum"))
 
     def init(params: Any) -> AccumulateState:
         total = jax.tree.map(jnp.zeros_like, params)

@@ -5,11 +5,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.optim.optimizer import Optimizer, check, decoupled_decay, lerp, make_optimizer
+from jaxnet.optim.optimizer import (
+    Optimizer,
+    check,
+    decoupled_decay,
+    lerp,
+    make_optimizer,
+    without_parameters,
+)
 
 __all__ = ["Adafactor"]
 
 
+@without_parameters
 def Adafactor(
     lr: float = 1e-2,
     beta2_decay: float = -0.8,
@@ -59,41 +67,47 @@ def Adafactor(
         "weight_decay": weight_decay,
     }
 
-    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
         return {
-            "weight": jnp.exp(k.beta2_decay * jnp.log(t)),
-            "rho": jnp.minimum(k.lr, 1 / jnp.sqrt(t)),
+            "weight": jnp.exp(hyper.beta2_decay * jnp.log(t)),
+            "rho": jnp.minimum(hyper.lr, 1 / jnp.sqrt(t)),
         }
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        eps1 = k.machine_eps if eps[0] is None else eps[0]
-        alpha = jnp.maximum(eps[1], _rms(p, q)) * k.rho
-        decayed = decoupled_decay(p, k, q)
-        slots = dict(s)
-        if p.ndim > 1:
-            row = slots["row_var"] = q(lerp(s["row_var"], _mean_square(g, -1, q), k.weight))
-            col = slots["col_var"] = q(lerp(s["col_var"], _mean_square(g, -2, q), k.weight))
-            mean = jnp.maximum(q(row.mean(axis=-2, keepdims=True)), eps1)
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        eps1 = hyper.machine_eps if eps[0] is None else eps[0]
+        alpha = jnp.maximum(eps[1], _rms(param, rounded)) * hyper.rho
+        decayed = decoupled_decay(param, hyper, rounded)
+        slots = dict(state)
+        if param.ndim > 1:
+            row = slots["row_var"] = rounded(
+                lerp(state["row_var"], _mean_square(grad, -1, rounded), hyper.weight)
+            )
+            col = slots["col_var"] = rounded(
+                lerp(state["col_var"], _mean_square(grad, -2, rounded), hyper.weight)
+            )
+            mean = jnp.maximum(rounded(row.mean(axis=-2, keepdims=True)), eps1)
             # (..., A, 1) times (..., 1, B)
-            v = q(q(row * col) / mean)
+            v = rounded(rounded(row * col) / mean)
         else:
-            v = slots["variance"] = q(lerp(s["variance"], q(g * g), k.weight))
-        u = q(q(1 / jnp.sqrt(jnp.maximum(v, eps1 * eps1))) * g)
-        size = alpha / jnp.maximum(1, _rms(u, q) / k.d)
-        return (decayed - p) - size * u, slots
+            v = slots["variance"] = rounded(
+                lerp(state["variance"], rounded(grad * grad), hyper.weight)
+            )
+        u = rounded(rounded(1 / jnp.sqrt(jnp.maximum(v, eps1 * eps1))) * grad)
+        size = alpha / jnp.maximum(1, _rms(u, rounded) / hyper.d)
+        return (decayed - param) - size * u, slots
 
     slots = {
-        "row_var": lambda p, h: jnp.zeros_like(p[..., :1]) if p.ndim > 1 else None,
-        "col_var": lambda p, h: jnp.zeros_like(p[..., :1, :]) if p.ndim > 1 else None,
-        "variance": lambda p, h: jnp.zeros_like(p) if p.ndim < 2 else None,
+        "row_var": lambda param, h: jnp.zeros_like(param[..., :1]) if param.ndim > 1 else None,
+        "col_var": lambda param, h: jnp.zeros_like(param[..., :1, :]) if param.ndim > 1 else None,
+        "variance": lambda param, h: jnp.zeros_like(param) if param.ndim < 2 else None,
     }
     return make_optimizer("Adafactor", defaults, hyperparams, rule, slots, scalars)
 
 
-def _rms(x: jax.Array, q: Any) -> jax.Array:
-    return q(jnp.sqrt(jnp.sum(x * x))) / x.size**0.5
+def _rms(x: jax.Array, rounded: Any) -> jax.Array:
+    return rounded(jnp.sqrt(jnp.sum(x * x))) / x.size**0.5
 
 
-def _mean_square(g: jax.Array, axis: int, q: Any) -> jax.Array:
-    norm = q(jnp.sqrt(jnp.sum(g * g, axis=axis, keepdims=True)))
-    return q(q(norm * norm) / g.shape[axis])
+def _mean_square(grad: jax.Array, axis: int, rounded: Any) -> jax.Array:
+    norm = rounded(jnp.sqrt(jnp.sum(grad * grad, axis=axis, keepdims=True)))
+    return rounded(rounded(norm * norm) / grad.shape[axis])

@@ -14,12 +14,14 @@ from jaxnet.optim.optimizer import (
     lerp,
     make_optimizer,
     one_minus_power,
+    without_parameters,
     zeros,
 )
 
 __all__ = ["Adam", "AdamW", "Adamax"]
 
 
+@without_parameters
 def Adam(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -51,6 +53,7 @@ def Adam(
     return _adam("Adam", lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay)
 
 
+@without_parameters
 def AdamW(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -95,21 +98,21 @@ def _adam(
         "decoupled_weight_decay": decoupled,
     }
 
-    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
         return {
-            "b2": 1 - k.one_minus_beta2,
-            "size": k.lr / one_minus_power(k.one_minus_beta1, t),
-            "root": jnp.sqrt(one_minus_power(k.one_minus_beta2, t)),
+            "b2": 1 - hyper.one_minus_beta2,
+            "size": hyper.lr / one_minus_power(hyper.one_minus_beta1, t),
+            "root": jnp.sqrt(one_minus_power(hyper.one_minus_beta2, t)),
         }
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g, decayed = decay(p, g, k, q, decoupled)
-        m, v = moments(g, s, k, q)
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        grad, decayed = decay(param, grad, hyper, rounded, decoupled)
+        m, v = moments(grad, state, hyper, rounded)
         slots = {"exp_avg": m, "exp_avg_sq": v}
         if amsgrad:
-            v = slots["max_exp_avg_sq"] = jnp.maximum(s["max_exp_avg_sq"], v)
-        change = -k.size * m / q(q(q(jnp.sqrt(v)) / k.root) + k.eps)
-        return change if decayed is p else (decayed - p) + change, slots
+            v = slots["max_exp_avg_sq"] = jnp.maximum(state["max_exp_avg_sq"], v)
+        change = -hyper.size * m / rounded(rounded(rounded(jnp.sqrt(v)) / hyper.root) + hyper.eps)
+        return change if decayed is param else (decayed - param) + change, slots
 
     names = ["exp_avg", "exp_avg_sq"] + (["max_exp_avg_sq"] if amsgrad else [])
     hyperparams = hyperparams_of_adam(lr, betas, eps, weight_decay)
@@ -130,24 +133,25 @@ def hyperparams_of_adam(
 
 
 def decay(
-    p: jax.Array, g: jax.Array, k: Any, q: Any, decoupled: bool
+    param: jax.Array, grad: jax.Array, hyper: Any, rounded: Any, decoupled: bool
 ) -> tuple[jax.Array, jax.Array]:
     """The gradient and the parameter after weight decay of either kind.
 
     Decoupled decay leaves the gradient alone and shrinks the parameter.
     """
     if decoupled:
-        return g, decoupled_decay(p, k, q)
-    return coupled_decay(p, g, k, q), p
+        return grad, decoupled_decay(param, hyper, rounded)
+    return coupled_decay(param, grad, hyper, rounded), param
 
 
-def moments(g: jax.Array, s: Any, k: Any, q: Any) -> tuple[jax.Array, jax.Array]:
+def moments(grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> tuple[jax.Array, jax.Array]:
     """The running means of g and g^2."""
-    m = q(lerp(s["exp_avg"], g, k.one_minus_beta1))
-    v = q(q(k.b2 * s["exp_avg_sq"]) + k.one_minus_beta2 * g * g)
+    m = rounded(lerp(state["exp_avg"], grad, hyper.one_minus_beta1))
+    v = rounded(rounded(hyper.b2 * state["exp_avg_sq"]) + hyper.one_minus_beta2 * grad * grad)
     return m, v
 
 
+@without_parameters
 def Adamax(
     lr: float = 2e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -178,17 +182,17 @@ def Adamax(
         "maximize": maximize,
     }
 
-    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
         return {
-            "b2": 1 - k.one_minus_beta2,
-            "size": k.lr / one_minus_power(k.one_minus_beta1, t),
+            "b2": 1 - hyper.one_minus_beta2,
+            "size": hyper.lr / one_minus_power(hyper.one_minus_beta1, t),
         }
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = coupled_decay(p, g, k, q)
-        m = q(lerp(s["exp_avg"], g, k.one_minus_beta1))
-        u = jnp.maximum(q(k.b2 * s["exp_inf"]), q(jnp.abs(g) + k.eps))
-        return -k.size * m / u, {"exp_avg": m, "exp_inf": u}
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        grad = coupled_decay(param, grad, hyper, rounded)
+        m = rounded(lerp(state["exp_avg"], grad, hyper.one_minus_beta1))
+        u = jnp.maximum(rounded(hyper.b2 * state["exp_inf"]), rounded(jnp.abs(grad) + hyper.eps))
+        return -hyper.size * m / u, {"exp_avg": m, "exp_inf": u}
 
     hyperparams = hyperparams_of_adam(lr, betas, eps, weight_decay)
     slots = {"exp_avg": zeros, "exp_inf": zeros}

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxnet.precision import promoted
+
 __all__ = ["AveragedModel", "AveragedState", "get_ema_avg_fn", "get_swa_avg_fn", "update_bn"]
 
 Average = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -78,7 +80,7 @@ class AveragedModel:
 
         def mix(averaged: jax.Array, current: jax.Array) -> jax.Array:
             # float32 at least within; counters are averaged as floats and cut, as in torch
-            wide = jnp.promote_types(averaged.dtype, jnp.float32)
+            wide = promoted(averaged.dtype, jnp.float32)
             mixed = self.avg_fn(averaged.astype(wide), current.astype(wide), n)
             return jnp.where(n == 0, current, mixed.astype(averaged.dtype))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxnet.optim.optimizer import Optimizer, rounding
-from jaxnet.precision import amax, amin
+from jaxnet.precision import amax, amin, promoted
 
 __all__ = [
     "chain",
@@ -44,7 +44,7 @@ def get_total_norm(
     leaves = [jnp.asarray(g) for g in jax.tree.leaves(grads)]
     if not leaves:
         return jnp.zeros(())
-    dtype = jnp.result_type(*leaves)
+    dtype = promoted(*leaves)
     norms = jnp.stack([_norm(g, p).astype(dtype) for g in leaves])
     total = _norm(norms, p)
     if error_if_nonfinite:
@@ -63,7 +63,7 @@ def get_total_norm(
 
 def _norm(x: jax.Array, p: float) -> jax.Array:
     """The p-norm over all axes, summed at least in float32, in x's dtype."""
-    size = jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    size = jnp.abs(x.astype(promoted(x.dtype, jnp.float32)))
     if p == math.inf:
         result = amax(size, initial=0)
     elif p == -math.inf:
@@ -105,7 +105,7 @@ def clip_grad_norm_(
     _check_bound("max_norm", max_norm)
     norm = get_total_norm(grads, norm_type, error_if_nonfinite)
     narrow = rounding(norm.dtype)
-    wide = norm.astype(jnp.promote_types(norm.dtype, jnp.float32))
+    wide = norm.astype(promoted(norm.dtype, jnp.float32))
     factor = jnp.minimum(narrow(max_norm / narrow(wide + 1e-6)), 1)
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm
 

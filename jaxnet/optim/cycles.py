@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from jaxnet.optim.lr_scheduler import check_between, check_count, check_strategy, per_group
+from jaxnet.checks import check_choice, check_integer
+from jaxnet.optim.lr_scheduler import check_between, check_strategy, per_group
 from jaxnet.optim.optimizer import Optimizer
 from jaxnet.optim.schedule import Group, Schedule
 
@@ -83,12 +84,9 @@ class CyclicLR(_WithMomentum):
     ) -> None:
         super().__init__(optimizer)
         modes = ("triangular", "triangular2", "exp_range")
-        if scale_fn is None and mode not in modes:
-            raise ValueError(f"CyclicLR: mode: {mode!r}; accepted are {modes}, or a scale_fn")
-        if scale_mode not in ("cycle", "iterations"):
-            raise ValueError(
-                f"CyclicLR: scale_mode: {scale_mode!r}; accepted are 'cycle' and 'iterations'"
-            )
+        if scale_fn is None:
+            check_choice("CyclicLR: mode", mode, modes, also="any mode with a scale_fn")
+        check_choice("CyclicLR: scale_mode", scale_mode, ("cycle", "iterations"))
         for name, value in (("step_size_up", step_size_up), ("step_size_down", step_size_down)):
             if value is not None and not value > 0:
                 raise ValueError(f"CyclicLR: {name}: {value}; accepted is a number above 0")
@@ -179,10 +177,10 @@ class OneCycleLR(_WithMomentum):
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
                 raise ValueError("OneCycleLR: give total_steps, or both epochs and steps_per_epoch")
-            check_count("OneCycleLR", "epochs", epochs)
-            check_count("OneCycleLR", "steps_per_epoch", steps_per_epoch)
+            check_integer("OneCycleLR: epochs", epochs, least=1)
+            check_integer("OneCycleLR: steps_per_epoch", steps_per_epoch, least=1)
             total_steps = epochs * steps_per_epoch
-        check_count("OneCycleLR", "total_steps", total_steps)
+        check_integer("OneCycleLR: total_steps", total_steps, least=1)
         check_between("OneCycleLR", "pct_start", pct_start)
         check_strategy("OneCycleLR", anneal_strategy)
         self.total_steps, self.anneal_strategy = total_steps, anneal_strategy

@@ -1,4 +1,14 @@
-"""L-BFGS by torch's algorithm."""
+"""L-BFGS by torch's algorithm.
+
+>>> import optax
+>>> loss = lambda p: ((p["w"] - 3.0) ** 2).sum()
+>>> params, optimizer = {"w": jnp.zeros(2)}, LBFGS(line_search_fn="strong_wolfe")
+>>> state = optimizer.init(params)
+>>> grads = jax.grad(loss)(params)
+>>> updates, state = optimizer.update(grads, state, params, value_fn=loss)
+>>> optax.apply_updates(params, updates)["w"].tolist()
+[3.0, 3.0]
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxnet.optim.optimizer import Optimizer, OptimizerState, check
+from jaxnet.checks import check_choice, check_integer
+from jaxnet.optim.optimizer import Optimizer, OptimizerState, check, without_parameters
 from jaxnet.optim.wolfe import strong_wolfe
 from jaxnet.precision import amax, full_float32
 
@@ -35,6 +46,7 @@ class _Loop(NamedTuple):
     stop: jax.Array
 
 
+@without_parameters
 def LBFGS(
     lr: float = 1,
     max_iter: int = 20,
@@ -71,15 +83,6 @@ def LBFGS(
 
     Raises:
         ValueError: an argument is out of range, or (in update) value_fn is missing.
-
-    >>> import optax
-    >>> loss = lambda p: ((p["w"] - 3.0) ** 2).sum()
-    >>> params, optimizer = {"w": jnp.zeros(2)}, LBFGS(line_search_fn="strong_wolfe")
-    >>> state = optimizer.init(params)
-    >>> grads = jax.grad(loss)(params)
-    >>> updates, state = optimizer.update(grads, state, params, value_fn=loss)
-    >>> optax.apply_updates(params, updates)["w"].tolist()
-    [3.0, 3.0]
     """
     check("LBFGS", lr=lr, tolerance_grad=tolerance_grad, tolerance_change=tolerance_change)
     max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
@@ -88,12 +91,8 @@ def LBFGS(
         ("max_eval", max_eval),
         ("history_size", history_size),
     ):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"LBFGS: {name}: {count!r}; accepted is an integer, at least 1")
-    if line_search_fn not in (None, "strong_wolfe"):
-        raise ValueError(
-            f"LBFGS: line_search_fn: {line_search_fn!r}; accepted are None and 'strong_wolfe'"
-        )
+        check_integer(f"LBFGS: {name}", count, least=1)
+    check_choice("LBFGS: line_search_fn", line_search_fn, (None, "strong_wolfe"))
     defaults = {
         "lr": lr,
         "max_iter": max_iter,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from jaxnet.checks import check_choice, check_integer, is_number
 from jaxnet.optim.optimizer import Optimizer
 from jaxnet.optim.schedule import Group, Schedule
 
@@ -36,12 +37,6 @@ def per_group(name: str, value: Any, optimizer: Optimizer) -> list[Any]:
     if len(value) != count:
         raise ValueError(f"{name}: {len(value)} values; the optimizer has {count} parameter groups")
     return list(value)
-
-
-def check_count(owner: str, name: str, value: Any, least: int = 1) -> None:
-    """Refuses what is not an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{owner}: {name}: {value!r}; accepted is an integer, at least {least}")
 
 
 def check_between(owner: str, name: str, value: float, open_at_0: bool = False) -> None:
@@ -120,7 +115,7 @@ class StepLR(Schedule):
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
         super().__init__(optimizer)
-        check_count("StepLR", "step_size", step_size)
+        check_integer("StepLR: step_size", step_size, least=1)
         self.step_size, self.gamma = step_size, gamma
 
     def _next(self, group: Group, base: float) -> float:
@@ -242,7 +237,7 @@ class PolynomialLR(Schedule):
 
     def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0) -> None:
         super().__init__(optimizer)
-        check_count("PolynomialLR", "total_iters", total_iters)
+        check_integer("PolynomialLR: total_iters", total_iters, least=1)
         self.total_iters, self.power = total_iters, power
 
     def _next(self, group: Group, base: float) -> float:
@@ -270,7 +265,7 @@ class CosineAnnealingLR(Schedule):
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
         super().__init__(optimizer)
-        check_count("CosineAnnealingLR", "T_max", T_max)
+        check_integer("CosineAnnealingLR: T_max", T_max, least=1)
         self.T_max, self.eta_min = T_max, eta_min
 
     def _next(self, group: Group, base: float) -> float:
@@ -303,9 +298,9 @@ class CosineAnnealingWarmRestarts(Schedule):
         self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0
     ) -> None:
         super().__init__(optimizer)
-        check_count("CosineAnnealingWarmRestarts", "T_0", T_0)
-        check_count("CosineAnnealingWarmRestarts", "T_mult", T_mult)
-        if isinstance(eta_min, bool) or not isinstance(eta_min, (int, float)):
+        check_integer("CosineAnnealingWarmRestarts: T_0", T_0, least=1)
+        check_integer("CosineAnnealingWarmRestarts: T_mult", T_mult, least=1)
+        if not is_number(eta_min):
             raise ValueError(
                 f"CosineAnnealingWarmRestarts: eta_min: {eta_min!r}; accepted is a number"
             )
@@ -347,7 +342,7 @@ class SWALR(Schedule):
         anneal_strategy: str = "cos",
     ) -> None:
         super().__init__(optimizer)
-        check_count("SWALR", "anneal_epochs", anneal_epochs, least=0)
+        check_integer("SWALR: anneal_epochs", anneal_epochs, least=0)
         check_strategy("SWALR", anneal_strategy)
         self.swa_lrs = per_group("swa_lr", swa_lr, optimizer)
         self.anneal_epochs, self.anneal_strategy = anneal_epochs, anneal_strategy
@@ -372,8 +367,7 @@ class SWALR(Schedule):
 
 def check_strategy(owner: str, strategy: str) -> None:
     """Refuses an anneal_strategy that is not there."""
-    if strategy not in ("cos", "linear"):
-        raise ValueError(f"{owner}: anneal_strategy: {strategy!r}; accepted are 'cos' and 'linear'")
+    check_choice(f"{owner}: anneal_strategy", strategy, ("cos", "linear"))
 
 
 class _Combined(Schedule):

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import check_choice
 from jaxnet.optim.optimizer import (
     Optimizer,
     check,
@@ -14,6 +15,7 @@ from jaxnet.optim.optimizer import (
     lerp,
     make_optimizer,
     rounding,
+    without_parameters,
     zeros,
 )
 from jaxnet.precision import full_float32
@@ -21,6 +23,7 @@ from jaxnet.precision import full_float32
 __all__ = ["Muon"]
 
 
+@without_parameters
 def Muon(
     lr: float = 1e-3,
     weight_decay: float = 0.1,
@@ -53,11 +56,7 @@ def Muon(
         ValueError: an argument is out of range, or (in init) a parameter is no matrix.
     """
     check("Muon", lr=lr, weight_decay=weight_decay, momentum=momentum, eps=eps)
-    if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
-        raise ValueError(
-            f"Muon: adjust_lr_fn: {adjust_lr_fn!r}; "
-            "accepted are None, 'original' and 'match_rms_adamw'"
-        )
+    check_choice("Muon: adjust_lr_fn", adjust_lr_fn, (None, "original", "match_rms_adamw"))
     if len(ns_coefficients) != 3:
         raise ValueError(f"Muon: ns_coefficients: {ns_coefficients}; accepted are three numbers")
     if not 0 <= ns_steps < 100:
@@ -79,21 +78,23 @@ def Muon(
         "eps": eps,
     }
 
-    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
         del t
-        return {"momentum": 1 - k.one_minus_momentum}
+        return {"momentum": 1 - hyper.one_minus_momentum}
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        buffer = q(lerp(s["momentum_buffer"], g, k.one_minus_momentum))
-        u = q(lerp(g, buffer, k.momentum)) if nesterov else buffer
-        rows, columns = p.shape
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        buffer = rounded(lerp(state["momentum_buffer"], grad, hyper.one_minus_momentum))
+        u = rounded(lerp(grad, buffer, hyper.momentum)) if nesterov else buffer
+        rows, columns = param.shape
         if adjust_lr_fn == "match_rms_adamw":
             ratio = 0.2 * math.sqrt(max(rows, columns))
         else:
             ratio = math.sqrt(max(1, rows / columns))
-        direction = newton_schulz(u, ns_coefficients, ns_steps, k.eps)
-        change = -k.lr * ratio * direction.astype(p.dtype)
-        return (decoupled_decay(p, k, q) - p) + change, {"momentum_buffer": buffer}
+        direction = newton_schulz(u, ns_coefficients, ns_steps, hyper.eps)
+        change = -hyper.lr * ratio * direction.astype(param.dtype)
+        return (decoupled_decay(param, hyper, rounded) - param) + change, {
+            "momentum_buffer": buffer
+        }
 
     def check_leaf(name: str, leaf: jax.Array) -> None:
         if jnp.ndim(leaf) != 2:

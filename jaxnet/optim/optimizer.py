@@ -1,15 +1,22 @@
 """What every optimizer here is made of: its state, its hyperparameters, its loop over leaves."""
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, ParamSpec, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax import lax
+
+from jaxnet import hints
+from jaxnet.checks import is_number
+from jaxnet.names import named_leaves
+from jaxnet.precision import promoted
 
 __all__ = ["Optimizer", "OptimizerState", "get_hyperparams", "learning_rates", "set_hyperparams"]
 
@@ -44,7 +51,7 @@ class OptimizerState(NamedTuple):
     slots: dict[str, Any]
 
 
-class Optimizer(optax.GradientTransformationExtraArgs):
+class Optimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # optax has no types
     """An optax transformation that remembers what it was built with.
 
     Attributes:
@@ -69,7 +76,7 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         partition: Callable[[Any], list[list[str]]] | None = None,
     ) -> Self:
         self = super().__new__(cls, init, update)
-        self.partition = partition or (lambda params: [leaf_names(params)])
+        self.partition = partition or (lambda params: [list(named_leaves(params))])
         self.name = name
         self.defaults = dict(defaults or {})
         self._groups = groups
@@ -81,6 +88,10 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         """Another transformation around this one, with the same parameter groups."""
         return Optimizer(init, update, name, None, self.groups, self.partition)
 
+    def __getattr__(self, name: str) -> Any:
+        # runs only when there is no such attribute
+        raise hints.missing_attribute(self, name, hints.OPTIMIZER)
+
     @property
     def groups(self) -> tuple["Optimizer", ...]:
         return (self,) if self._groups is None else self._groups
@@ -91,13 +102,26 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.defaults.items())})"
 
 
+Rounding = Callable[[jax.Array], jax.Array]
+
 Rule = Callable[..., tuple[jax.Array, dict[str, jax.Array | None]]]
+"""`rule(param, grad, state, hyper, rounded)` gives (change, new state).
+
+The mathematics of an optimizer for one parameter, an array of any shape. `param` and its
+gradient `grad` are in float32 or float64, whatever is stored. `state` is what torch keeps for the
+parameter, by torch's names (`state["exp_avg"]`), and the second result is the same after the
+step. `hyper` has the hyperparameters as attributes (`hyper.lr`), and with them what all
+parameters share at this step (the `scalars` of `make_optimizer`). `rounded` rounds to the dtype
+that the parameter is stored in; it stands where torch stores an intermediate result, so that
+bfloat16 runs are torch's too, and does nothing for float32. The change is added to the
+parameter, so that it goes downhill with a minus sign.
+"""
 
 
-def zeros(p: jax.Array, h: Scalars) -> jax.Array:
+def zeros(param: jax.Array, hyperparams: Scalars) -> jax.Array:
     """The initial value of most slots."""
-    del h
-    return jnp.zeros_like(p)
+    del hyperparams
+    return jnp.zeros_like(param)
 
 
 def make_optimizer(
@@ -116,11 +140,9 @@ def make_optimizer(
         name: torch's name.
         defaults: torch's arguments; `maximize` among them turns the gradient round.
         hyperparams: what goes into the state, by name; a weight_decay of 0 does not.
-        rule: `rule(p, g, slots, k, q)` gives the update and the new slots of one
-            parameter. `k` has the hyperparameters and the scalars as attributes, `q`
-            rounds to the parameter's dtype where torch stores an intermediate result.
+        rule: The mathematics for one parameter, see `Rule`.
         slots: how each slot begins, from a parameter and the hyperparameters.
-        scalars: `scalars(k, t)` gives, at step t (a float), what all parameters
+        scalars: `scalars(hyper, t)` gives, at step t (a float), what all parameters
             share; names of `shared` among them are kept for the next step. `machine_eps`
             of the parameter's dtype is there too.
         shared: how each kept scalar begins.
@@ -134,8 +156,7 @@ def make_optimizer(
     }
 
     def init(params: Any) -> OptimizerState:
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            where = dotted(path)
+        for where, leaf in named_leaves(params).items():
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
                 raise TypeError(
                     f"{name}: parameter {where!r} is of dtype {jnp.result_type(leaf)}; "
@@ -179,7 +200,7 @@ def make_optimizer(
         updates, new_slots = [], {key: [] for key in slots}  # type: ignore[var-annotated]
         for i, (leaf, grad) in enumerate(zip(leaves, flat_grads, strict=True)):
             dtype = jnp.result_type(leaf)
-            wide = jnp.promote_types(dtype, jnp.float32)
+            wide = promoted(dtype, jnp.float32)
             if dtype not in cast:
                 cast[dtype] = SimpleNamespace(
                     **{key: jnp.asarray(value, wide) for key, value in known.items()},
@@ -189,10 +210,10 @@ def make_optimizer(
                 key: None if flat[i] is None else flat[i].astype(wide)
                 for key, flat in flat_slots.items()
             }
-            g = jnp.asarray(grad, wide)
-            change, new = rule(
-                jnp.asarray(leaf, wide), -g if maximize else g, own, cast[dtype], rounding(dtype)
-            )
+            gradient = jnp.asarray(grad, wide)
+            if maximize:
+                gradient = -gradient
+            change, new = rule(jnp.asarray(leaf, wide), gradient, own, cast[dtype], rounding(dtype))
             updates.append(change)
             for key in slots:
                 value = new[key]
@@ -207,7 +228,30 @@ def make_optimizer(
     return Optimizer(init, update, name, defaults)
 
 
-def rounding(dtype: Any) -> Callable[[jax.Array], jax.Array]:
+P = ParamSpec("P")
+
+
+def without_parameters(build: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
+    """An optimizer's constructor that tells whoever gives it the parameters, as torch's takes."""
+
+    @functools.wraps(build)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
+        first = args[0] if args else kwargs.get("params")
+        is_array = isinstance(first, jax.Array | np.ndarray)  # a learning rate that is traced
+        if isinstance(first, Iterable | nnx.Module) and not is_array:
+            name = build.__name__
+            settings = ", ".join(f"{k}={value!r}" for k, value in kwargs.items() if k != "params")
+            raise TypeError(
+                f"{name}: the parameters are not given to the optimizer; write "
+                f"optimizer = optim.{name}({settings}) and state = train.create(model, optimizer). "
+                "Parameter groups are written as optim.groups([(pattern, optimizer)], default)"
+            )
+        return build(*args, **kwargs)
+
+    return checked
+
+
+def rounding(dtype: Any) -> Rounding:
     """Rounds float32 results to a narrower dtype, as torch does after each operation.
 
     A cast there and back will not do: XLA may leave it out.
@@ -229,24 +273,29 @@ def lerp(a: jax.Array, b: jax.Array, weight: jax.Array) -> jax.Array:
     return jnp.where(near, a, b) + (b - a) * jnp.where(near, weight, weight - 1)
 
 
-def coupled_decay(p: jax.Array, g: jax.Array, k: Any, q: Any) -> jax.Array:
-    """g + weight_decay p, where the optimizer was built with weight decay."""
-    return q(g + k.weight_decay * p) if hasattr(k, "weight_decay") else g
+def coupled_decay(param: jax.Array, grad: jax.Array, hyper: Any, rounded: Rounding) -> jax.Array:
+    """grad + weight_decay param, where the optimizer was built with weight decay."""
+    if not hasattr(hyper, "weight_decay"):
+        return grad
+    return rounded(grad + hyper.weight_decay * param)
 
 
-def decoupled_decay(p: jax.Array, k: Any, q: Any) -> jax.Array:
-    """(1 - lr weight_decay) p, where the optimizer was built with weight decay."""
-    return q(shrink(p, k.keep)) if hasattr(k, "weight_decay") else p
+def decoupled_decay(param: jax.Array, hyper: Any, rounded: Rounding) -> jax.Array:
+    """(1 - lr weight_decay) param, where the optimizer was built with weight decay."""
+    if not hasattr(hyper, "weight_decay"):
+        return param
+    return rounded(shrink(param, hyper.keep))
 
 
-def shrink(p: jax.Array, keep: jax.Array) -> jax.Array:
-    """keep p, rounded.
+def shrink(param: jax.Array, keep: jax.Array) -> jax.Array:
+    """keep param, rounded.
 
     Torch stores this product. For a parameter that hardly moves its rounding is the
     same at every step and adds up, so it must not be fused into the addition that
     follows. Setting the sign that the product has anyway keeps the compiler from it.
     """
-    return jnp.copysign(keep * p, jnp.where(keep < 0, -p, p))
+    sign = jnp.where(keep < 0, -param, param)
+    return jnp.copysign(keep * param, sign)
 
 
 def one_minus_power(one_minus_beta: jax.Array, t: jax.Array) -> jax.Array:
@@ -257,18 +306,6 @@ def one_minus_power(one_minus_beta: jax.Array, t: jax.Array) -> jax.Array:
 def complement(value: Any) -> Any:
     """1 - value: in double precision for a number, so that float32 keeps its digits."""
     return 1 - value
-
-
-def dotted(path: tuple[Any, ...]) -> str:
-    """The name of a leaf of a pytree: its keys, joined by dots."""
-    return ".".join(
-        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
-    )
-
-
-def leaf_names(params: Any) -> list[str]:
-    """The names of all leaves, in the pytree's order."""
-    return [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
 def check(owner: str, **values: Any) -> None:
@@ -310,7 +347,7 @@ def _check_one(
         return
     if isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0:
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+    if not is_number(value):
         raise TypeError(f"{owner}: {name}: {value!r}; accepted is {words}")
     if not accepts(float(value)):
         raise ValueError(f"{owner}: {name}: {value}; accepted is {words}")

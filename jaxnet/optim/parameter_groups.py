@@ -1,17 +1,15 @@
 """Parameter groups and frozen parameters."""
 
-from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.optim.optimizer import Optimizer, leaf_names
+from jaxnet.names import Where, matches, named_leaves, select
+from jaxnet.optim.optimizer import Optimizer
 
 __all__ = ["frozen", "groups"]
-
-Choice = str | Sequence[str] | Callable[[str, Any], bool]
 
 
 def frozen() -> Optimizer:
@@ -26,22 +24,22 @@ def frozen() -> Optimizer:
     return Optimizer(lambda params: (), update, "frozen", None, (), lambda params: [])
 
 
-def groups(rules: Sequence[tuple[Choice, Optimizer]], default: Optimizer) -> Optimizer:
+def groups(rules: Sequence[tuple[Where, Optimizer]], default: Optimizer) -> Optimizer:
     """Different optimizers for different parameters: torch's parameter groups.
 
     Args:
-        rules: pairs of a choice and an optimizer; the first choice that fits a parameter
+        rules: Pairs of a choice and an optimizer; the first choice that fits a parameter
             counts. A choice is a pattern of its dotted name ("*.bias", "head.*"), a
-            list of patterns, or a function of (name, parameter).
-        default: for the parameters that no choice fits. It is the last group.
+            list of patterns, or a function of (name, parameter), as everywhere in jaxnet.
+        default: The optimizer of the parameters that no choice fits. It is the last group.
 
     Returns:
         One optimizer, whose groups are the rules' optimizers and the default, in this
         order, without the frozen ones.
 
     Raises:
-        ValueError: (in init) a rule fits no parameter, so that a misspelt pattern does
-            not pass in silence.
+        ValueError: (in init) A pattern fits no parameter, or earlier rules have taken all
+            that it fits: a misspelt pattern does not pass in silence.
 
     Weight decay for matrices only, biases and norms without:
 
@@ -63,15 +61,17 @@ def groups(rules: Sequence[tuple[Choice, Optimizer]], default: Optimizer) -> Opt
     choices = [choice for choice, _ in rules]
 
     def init(params: Any) -> tuple[Any, ...]:
-        names, leaves = _named(params)
-        parts = _assign(choices, names, leaves)
+        named = named_leaves(params)
+        parts = _assign(choices, named)
         for choice, part in zip(choices, parts, strict=False):
+            select("groups: rules", choice, named)
             if not part:
                 raise ValueError(
-                    f"groups: {choice!r} fits none of the parameters that are left; all are {names}"
+                    f"groups: rules: {choice!r} fits none of the parameters that are left; "
+                    f"all are {list(named)}"
                 )
         return tuple(
-            optimizer.init({names[i]: leaves[i] for i in part})
+            optimizer.init({name: named[name] for name in part})
             for optimizer, part in zip(members, parts, strict=True)
         )
 
@@ -80,56 +80,39 @@ def groups(rules: Sequence[tuple[Choice, Optimizer]], default: Optimizer) -> Opt
     ) -> tuple[Any, tuple[Any, ...]]:
         if params is None:
             raise ValueError("groups: update(grads, state, params) needs the parameters")
-        names, leaves = _named(params)
+        named = named_leaves(params)
         treedef: Any = jax.tree.structure(params)
-        flat = treedef.flatten_up_to(grads)
-        updates: list[Any] = [None] * len(leaves)
+        gradients = dict(zip(named, treedef.flatten_up_to(grads), strict=True))
+        updates: dict[str, Any] = {}
         new_state = []
-        parts = _assign(choices, names, leaves)
+        parts = _assign(choices, named)
         for optimizer, part, inner in zip(members, parts, state, strict=True):
-            own = {names[i]: flat[i] for i in part}
             changes, inner = optimizer.update(
-                own, inner, {names[i]: leaves[i] for i in part}, **extra
+                {name: gradients[name] for name in part},
+                inner,
+                {name: named[name] for name in part},
+                **extra,
             )
             new_state.append(inner)
-            for i in part:
-                updates[i] = changes[names[i]]
-        return treedef.unflatten(updates), tuple(new_state)
+            updates |= changes
+        return treedef.unflatten([updates[name] for name in named]), tuple(new_state)
 
     def partition(params: Any) -> list[list[str]]:
-        names, leaves = _named(params)
-        parts = _assign(choices, names, leaves)
+        named = named_leaves(params)
         return [
             group
-            for optimizer, part in zip(members, parts, strict=True)
-            for group in optimizer.partition({names[i]: leaves[i] for i in part})
+            for optimizer, part in zip(members, _assign(choices, named), strict=True)
+            for group in optimizer.partition({name: named[name] for name in part})
         ]
 
     flat_groups = tuple(group for optimizer in members for group in optimizer.groups)
     return Optimizer(init, update, "groups", None, flat_groups, partition)
 
 
-def _assign(
-    choices: Sequence[Choice], names: Sequence[str], leaves: Sequence[Any]
-) -> list[list[int]]:
-    """Which parameters, by position, belong to each choice; the rest comes last."""
-    parts: list[list[int]] = [[] for _ in range(len(choices) + 1)]
-    for i, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
-        for part, choice in zip(parts, choices, strict=False):
-            if _fits(choice, name, leaf):
-                part.append(i)
-                break
-        else:
-            parts[-1].append(i)
+def _assign(choices: Sequence[Where], named: Mapping[str, Any]) -> list[list[str]]:
+    """The names of the parameters that belong to each choice; the rest comes last."""
+    parts: list[list[str]] = [[] for _ in range(len(choices) + 1)]
+    for name, leaf in named.items():
+        fits = (matches(choice, name, leaf) for choice in choices)
+        parts[next((i for i, fit in enumerate(fits) if fit), -1)].append(name)
     return parts
-
-
-def _fits(choice: Choice, name: str, leaf: Any) -> bool:
-    if callable(choice):
-        return bool(choice(name, leaf))
-    patterns = [choice] if isinstance(choice, str) else choice
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _named(params: Any) -> tuple[list[str], list[Any]]:
-    return leaf_names(params), jax.tree.leaves(params)

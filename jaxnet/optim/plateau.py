@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet.checks import check_choice
 from jaxnet.optim.lr_scheduler import per_group
 from jaxnet.optim.optimizer import Optimizer, map_states
 
@@ -69,13 +70,8 @@ class ReduceLROnPlateau:
             )
         if not factor < 1:
             raise ValueError(f"ReduceLROnPlateau: factor: {factor}; accepted is a number below 1")
-        if mode not in ("min", "max"):
-            raise ValueError(f"ReduceLROnPlateau: mode: {mode!r}; accepted are 'min' and 'max'")
-        if threshold_mode not in ("rel", "abs"):
-            raise ValueError(
-                f"ReduceLROnPlateau: threshold_mode: {threshold_mode!r}; "
-                "accepted are 'rel' and 'abs'"
-            )
+        check_choice("ReduceLROnPlateau: mode", mode, ("min", "max"))
+        check_choice("ReduceLROnPlateau: threshold_mode", threshold_mode, ("rel", "abs"))
         self.mode, self.factor, self.patience = mode, factor, patience
         self.threshold, self.threshold_mode = threshold, threshold_mode
         self.cooldown, self.eps = cooldown, eps

@@ -7,11 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.optim.adam import decay, hyperparams_of_adam, moments
-from jaxnet.optim.optimizer import Optimizer, check, make_optimizer, one_minus_power, zeros
+from jaxnet.optim.optimizer import (
+    Optimizer,
+    check,
+    make_optimizer,
+    one_minus_power,
+    without_parameters,
+    zeros,
+)
 
 __all__ = ["NAdam", "RAdam"]
 
 
+@without_parameters
 def NAdam(
     lr: float = 2e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -59,27 +67,27 @@ def NAdam(
         "maximize": maximize,
     }
 
-    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
-        b1 = 1 - k.one_minus_beta1
-        half = 0.5 * jnp.exp(t * k.momentum_decay * math.log(0.96))
-        half_next = 0.5 * jnp.exp((t + 1) * k.momentum_decay * math.log(0.96))
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
+        b1 = 1 - hyper.one_minus_beta1
+        half = 0.5 * jnp.exp(t * hyper.momentum_decay * math.log(0.96))
+        half_next = 0.5 * jnp.exp((t + 1) * hyper.momentum_decay * math.log(0.96))
         mu, mu_next = b1 * (1 - half), b1 * (1 - half_next)
-        product = k.mu_product * mu
+        product = hyper.mu_product * mu
         return {
-            "b2": 1 - k.one_minus_beta2,
-            "correction2": one_minus_power(k.one_minus_beta2, t),
+            "b2": 1 - hyper.one_minus_beta2,
+            "correction2": one_minus_power(hyper.one_minus_beta2, t),
             "mu_product": product,
             # 1 - mu, without the digits that a difference of near numbers loses
-            "of_g": k.lr * (k.one_minus_beta1 + b1 * half) / (1 - product),
-            "of_m": k.lr * mu_next / (1 - product * mu_next),
+            "of_g": hyper.lr * (hyper.one_minus_beta1 + b1 * half) / (1 - product),
+            "of_m": hyper.lr * mu_next / (1 - product * mu_next),
         }
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g, decayed = decay(p, g, k, q, decoupled_weight_decay)
-        m, v = moments(g, s, k, q)
-        denominator = q(q(jnp.sqrt(q(v / k.correction2))) + k.eps)
-        between = q(decayed - k.of_g * g / denominator)
-        change = (between - p) - k.of_m * m / denominator
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        grad, decayed = decay(param, grad, hyper, rounded, decoupled_weight_decay)
+        m, v = moments(grad, state, hyper, rounded)
+        denominator = rounded(rounded(jnp.sqrt(rounded(v / hyper.correction2))) + hyper.eps)
+        between = rounded(decayed - hyper.of_g * grad / denominator)
+        change = (between - param) - hyper.of_m * m / denominator
         return change, {"exp_avg": m, "exp_avg_sq": v}
 
     hyperparams = hyperparams_of_adam(lr, betas, eps, weight_decay)
@@ -89,6 +97,7 @@ def NAdam(
     return make_optimizer("NAdam", defaults, hyperparams, rule, slots, scalars, shared)
 
 
+@without_parameters
 def RAdam(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -128,27 +137,29 @@ def RAdam(
         "maximize": maximize,
     }
 
-    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
-        rho_inf = 2 / k.one_minus_beta2 - 1
-        rho = _rho(k.one_minus_beta2, t)
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
+        rho_inf = 2 / hyper.one_minus_beta2 - 1
+        rho = _rho(hyper.one_minus_beta2, t)
         rectified = rho > 5
         safe = jnp.where(rectified, rho, 6)
         square = (safe - 4) * (safe - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * safe)
         return {
-            "b2": 1 - k.one_minus_beta2,
-            "correction1": one_minus_power(k.one_minus_beta1, t),
-            "root": jnp.sqrt(one_minus_power(k.one_minus_beta2, t)),
+            "b2": 1 - hyper.one_minus_beta2,
+            "correction1": one_minus_power(hyper.one_minus_beta1, t),
+            "root": jnp.sqrt(one_minus_power(hyper.one_minus_beta2, t)),
             "rectified": rectified,
             "rect": jnp.sqrt(square),
         }
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g, decayed = decay(p, g, k, q, decoupled_weight_decay)
-        m, v = moments(g, s, k, q)
-        plain = q(q(m / k.correction1) * k.lr)
-        adaptive = q(k.root / q(q(jnp.sqrt(v)) + k.eps))
-        change = -jnp.where(k.rectified > 0, q(q(plain * adaptive) * k.rect), plain)
-        return (decayed - p) + change, {"exp_avg": m, "exp_avg_sq": v}
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        grad, decayed = decay(param, grad, hyper, rounded, decoupled_weight_decay)
+        m, v = moments(grad, state, hyper, rounded)
+        plain = rounded(rounded(m / hyper.correction1) * hyper.lr)
+        adaptive = rounded(hyper.root / rounded(rounded(jnp.sqrt(v)) + hyper.eps))
+        change = -jnp.where(
+            hyper.rectified > 0, rounded(rounded(plain * adaptive) * hyper.rect), plain
+        )
+        return (decayed - param) + change, {"exp_avg": m, "exp_avg_sq": v}
 
     hyperparams = hyperparams_of_adam(lr, betas, eps, weight_decay)
     slots = {"exp_avg": zeros, "exp_avg_sq": zeros}

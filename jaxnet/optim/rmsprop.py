@@ -13,12 +13,14 @@ from jaxnet.optim.optimizer import (
     given,
     lerp,
     make_optimizer,
+    without_parameters,
     zeros,
 )
 
 __all__ = ["Adadelta", "Adagrad", "RMSprop"]
 
 
+@without_parameters
 def RMSprop(
     lr: float = 1e-2,
     alpha: float = 0.99,
@@ -70,22 +72,26 @@ def RMSprop(
     if buffered:
         hyperparams["momentum"] = momentum
 
-    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
         del t
-        return {"alpha": 1 - k.one_minus_alpha}
+        return {"alpha": 1 - hyper.one_minus_alpha}
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = coupled_decay(p, g, k, q)
-        v = q(q(k.alpha * s["square_avg"]) + k.one_minus_alpha * g * g)
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        grad = coupled_decay(param, grad, hyper, rounded)
+        v = rounded(
+            rounded(hyper.alpha * state["square_avg"]) + hyper.one_minus_alpha * grad * grad
+        )
         slots = {"square_avg": v}
         if centered:
-            a = slots["grad_avg"] = q(lerp(s["grad_avg"], g, k.one_minus_alpha))
-            v = q(v - a * a)
-        divisor = q(q(jnp.sqrt(v)) + k.eps)
+            a = slots["grad_avg"] = rounded(lerp(state["grad_avg"], grad, hyper.one_minus_alpha))
+            v = rounded(v - a * a)
+        divisor = rounded(rounded(jnp.sqrt(v)) + hyper.eps)
         if not buffered:
-            return -k.lr * g / divisor, slots
-        buffer = slots["momentum_buffer"] = q(q(k.momentum * s["momentum_buffer"]) + g / divisor)
-        return -k.lr * buffer, slots
+            return -hyper.lr * grad / divisor, slots
+        buffer = slots["momentum_buffer"] = rounded(
+            rounded(hyper.momentum * state["momentum_buffer"]) + grad / divisor
+        )
+        return -hyper.lr * buffer, slots
 
     names = ["square_avg"]
     names += ["momentum_buffer"] if buffered else []
@@ -95,6 +101,7 @@ def RMSprop(
     )
 
 
+@without_parameters
 def Adagrad(
     lr: float = 1e-2,
     lr_decay: float = 0,
@@ -137,18 +144,19 @@ def Adagrad(
     }
     hyperparams = {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay, "eps": eps}
 
-    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
-        return {"size": k.lr / (1 + (t - 1) * k.lr_decay)}
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
+        return {"size": hyper.lr / (1 + (t - 1) * hyper.lr_decay)}
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = coupled_decay(p, g, k, q)
-        total = q(s["sum"] + g * g)
-        return -k.size * g / q(q(jnp.sqrt(total)) + k.eps), {"sum": total}
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        grad = coupled_decay(param, grad, hyper, rounded)
+        total = rounded(state["sum"] + grad * grad)
+        return -hyper.size * grad / rounded(rounded(jnp.sqrt(total)) + hyper.eps), {"sum": total}
 
-    slots = {"sum": lambda p, h: jnp.full_like(p, initial_accumulator_value)}
+    slots = {"sum": lambda param, h: jnp.full_like(param, initial_accumulator_value)}
     return make_optimizer("Adagrad", defaults, hyperparams, rule, slots, scalars)
 
 
+@without_parameters
 def Adadelta(
     lr: float = 1.0,
     rho: float = 0.9,
@@ -188,17 +196,23 @@ def Adadelta(
         "weight_decay": weight_decay,
     }
 
-    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
         del t
-        return {"rho": 1 - k.one_minus_rho}
+        return {"rho": 1 - hyper.one_minus_rho}
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = coupled_decay(p, g, k, q)
-        v = q(q(k.rho * s["square_avg"]) + k.one_minus_rho * g * g)
-        u = s["acc_delta"]
-        delta = q(q(q(jnp.sqrt(q(u + k.eps))) / q(jnp.sqrt(q(v + k.eps)))) * g)
-        u = q(q(k.rho * u) + k.one_minus_rho * delta * delta)
-        return -k.lr * delta, {"square_avg": v, "acc_delta": u}
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        grad = coupled_decay(param, grad, hyper, rounded)
+        v = rounded(rounded(hyper.rho * state["square_avg"]) + hyper.one_minus_rho * grad * grad)
+        u = state["acc_delta"]
+        delta = rounded(
+            rounded(
+                rounded(jnp.sqrt(rounded(u + hyper.eps)))
+                / rounded(jnp.sqrt(rounded(v + hyper.eps)))
+            )
+            * grad
+        )
+        u = rounded(rounded(hyper.rho * u) + hyper.one_minus_rho * delta * delta)
+        return -hyper.lr * delta, {"square_avg": v, "acc_delta": u}
 
     slots = {"square_avg": zeros, "acc_delta": zeros}
     return make_optimizer("Adadelta", defaults, hyperparams, rule, slots, scalars)

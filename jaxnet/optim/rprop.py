@@ -5,11 +5,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.optim.optimizer import Optimizer, check, coupled_decay, make_optimizer, shrink, zeros
+from jaxnet.optim.optimizer import (
+    Optimizer,
+    check,
+    coupled_decay,
+    make_optimizer,
+    shrink,
+    without_parameters,
+    zeros,
+)
 
 __all__ = ["ASGD", "Rprop"]
 
 
+@without_parameters
 def Rprop(
     lr: float = 1e-2,
     etas: tuple[float, float] = (0.5, 1.2),
@@ -46,21 +55,26 @@ def Rprop(
         "step_size_max": step_sizes[1],
     }
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        del p
-        turn = jnp.sign(q(g * s["prev"]))
-        factor = jnp.where(turn > 0, q(k.etaplus), jnp.where(turn < 0, q(k.etaminus), 1))
-        size = q(jnp.clip(q(s["step_size"] * factor), k.step_size_min, k.step_size_max))
-        g = jnp.where(turn < 0, 0, g)
-        return -jnp.sign(g) * size, {"prev": g, "step_size": size}
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        del param
+        turn = jnp.sign(rounded(grad * state["prev"]))
+        factor = jnp.where(
+            turn > 0, rounded(hyper.etaplus), jnp.where(turn < 0, rounded(hyper.etaminus), 1)
+        )
+        size = rounded(
+            jnp.clip(rounded(state["step_size"] * factor), hyper.step_size_min, hyper.step_size_max)
+        )
+        grad = jnp.where(turn < 0, 0, grad)
+        return -jnp.sign(grad) * size, {"prev": grad, "step_size": size}
 
-    def first_size(p: jax.Array, h: dict[str, jax.Array]) -> jax.Array:
-        return jnp.full_like(p, h["lr"])
+    def first_size(param: jax.Array, h: dict[str, jax.Array]) -> jax.Array:
+        return jnp.full_like(param, h["lr"])
 
     slots = {"prev": zeros, "step_size": first_size}
     return make_optimizer("Rprop", defaults, hyperparams, rule, slots)
 
 
+@without_parameters
 def ASGD(
     lr: float = 1e-2,
     lambd: float = 1e-4,
@@ -107,21 +121,21 @@ def ASGD(
         "weight_decay": weight_decay,
     }
 
-    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
         return {
-            "eta_now": k.eta,
-            "mu_now": k.mu,
-            "keep": 1 - k.lambd * k.eta,
-            "eta": k.lr / (1 + k.lambd * k.lr * t) ** k.alpha,
-            "mu": 1 / jnp.maximum(1, t - k.t0),
+            "eta_now": hyper.eta,
+            "mu_now": hyper.mu,
+            "keep": 1 - hyper.lambd * hyper.eta,
+            "eta": hyper.lr / (1 + hyper.lambd * hyper.lr * t) ** hyper.alpha,
+            "mu": 1 / jnp.maximum(1, t - hyper.t0),
         }
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = coupled_decay(p, g, k, q)
-        new = q(q(shrink(p, k.keep)) - k.eta_now * g)
-        ax = s["ax"]
-        moved = q(ax + q(q(new - ax) * k.mu_now))
-        return new - p, {"ax": jnp.where(k.mu_now == 1, new, moved)}
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        grad = coupled_decay(param, grad, hyper, rounded)
+        new = rounded(rounded(shrink(param, hyper.keep)) - hyper.eta_now * grad)
+        ax = state["ax"]
+        moved = rounded(ax + rounded(rounded(new - ax) * hyper.mu_now))
+        return new - param, {"ax": jnp.where(hyper.mu_now == 1, new, moved)}
 
     shared = {"eta": lambda h: h["lr"], "mu": lambda h: jnp.ones_like(h["lr"])}
     return make_optimizer("ASGD", defaults, hyperparams, rule, {"ax": zeros}, scalars, shared)

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnet.checks import check_integer
 from jaxnet.optim.optimizer import Optimizer
+from jaxnet.precision import promoted
 
 __all__ = ["GradScaler", "ScalerState", "SkipState", "loss_scale", "skip_nonfinite"]
 
@@ -89,10 +91,7 @@ def GradScaler(
         )
     if not 0 < backoff_factor < 1:
         raise ValueError(f"GradScaler: backoff_factor: {backoff_factor}; accepted is (0, 1)")
-    if isinstance(growth_interval, bool) or growth_interval < 1:
-        raise ValueError(
-            f"GradScaler: growth_interval: {growth_interval}; accepted is an integer, at least 1"
-        )
+    check_integer("GradScaler: growth_interval", growth_interval, least=1)
 
     def init(params: Any) -> ScalerState:
         scale = jnp.asarray(init_scale, jnp.float32)
@@ -103,9 +102,7 @@ def GradScaler(
     ) -> tuple[Any, ScalerState]:
         inverse = 1 / state.scale
         # in float32 at least: the inverse of a large scale is nothing in float16
-        grads = jax.tree.map(
-            lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)) * inverse, grads
-        )
+        grads = jax.tree.map(lambda g: g.astype(promoted(g.dtype, jnp.float32)) * inverse, grads)
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
         finite = _all_finite(grads)
         updates, inner = _update_if(finite, optimizer, grads, state.inner, params, extra)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet import hints
+from jaxnet.checks import check_integer
 from jaxnet.optim.optimizer import (
     Optimizer,
     map_states,
@@ -48,10 +50,13 @@ class Schedule:
         self._known: list[tuple[Group, ...]] = []
         self._run: Schedule | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        # runs only when there is no such attribute
+        raise hints.missing_attribute(self, name, hints.SCHEDULE)
+
     def __call__(self, step: int) -> tuple[Group, ...]:
         """Per group, "lr" and where it is scheduled "momentum" or "betas", at a step."""
-        if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
-            raise ValueError(f"{type(self).__name__}: step: {step!r}; accepted is an integer >= 0")
+        check_integer(f"{type(self).__name__}: step", step, least=0)
         if self._run is None:
             self._run = self._begun([dict(group.defaults) for group in self.optimizer.groups])
             self._known = [self._run._report()]
@@ -81,8 +86,7 @@ class Schedule:
 
         Of `betas` only the first changes; it is there as "beta1".
         """
-        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-            raise ValueError(f"{type(self).__name__}: steps: {steps!r}; accepted is an integer > 0")
+        check_integer(f"{type(self).__name__}: steps", steps, least=1)
         rows = [self(step) for step in range(steps)]
         tables = []
         for i in range(len(rows[0])):
@@ -191,8 +195,7 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, steps: int, every: int =
     >>> round(float(optim.get_hyperparams(state)["lr"]), 6)
     0.01
     """
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f"scheduled: every: {every!r}; accepted is an integer > 0")
+    check_integer("scheduled: every", every, least=1)
     if schedule.optimizer.groups is not optimizer.groups and (
         [group.defaults for group in schedule.optimizer.groups]
         != [group.defaults for group in optimizer.groups]

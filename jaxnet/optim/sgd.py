@@ -12,12 +12,14 @@ from jaxnet.optim.optimizer import (
     coupled_decay,
     given,
     make_optimizer,
+    without_parameters,
     zeros,
 )
 
 __all__ = ["SGD"]
 
 
+@without_parameters
 def SGD(
     lr: float = 1e-3,
     momentum: float = 0,
@@ -70,20 +72,20 @@ def SGD(
     if damped:
         hyperparams["one_minus_dampening"] = complement(dampening)
 
-    def scalars(k: Any, t: jax.Array) -> dict[str, Any]:
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
         if not damped:
             return {}
-        whole = (t == 1) | (k.momentum == 0)
-        return {"share": jnp.where(whole, 1, k.one_minus_dampening)}
+        whole = (t == 1) | (hyper.momentum == 0)
+        return {"share": jnp.where(whole, 1, hyper.one_minus_dampening)}
 
-    def rule(p: jax.Array, g: jax.Array, s: Any, k: Any, q: Any) -> Any:
-        g = coupled_decay(p, g, k, q)
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        grad = coupled_decay(param, grad, hyper, rounded)
         if not buffered:
-            return -k.lr * g, {}
-        buffer = q(k.momentum * s["momentum_buffer"])
-        buffer = q(buffer + (k.share * g if damped else g))
-        g = q(g + k.momentum * buffer) if nesterov else buffer
-        return -k.lr * g, {"momentum_buffer": buffer}
+            return -hyper.lr * grad, {}
+        buffer = rounded(hyper.momentum * state["momentum_buffer"])
+        buffer = rounded(buffer + (hyper.share * grad if damped else grad))
+        grad = rounded(grad + hyper.momentum * buffer) if nesterov else buffer
+        return -hyper.lr * grad, {"momentum_buffer": buffer}
 
     slots = {"momentum_buffer": zeros} if buffered else {}
     return make_optimizer("SGD", defaults, hyperparams, rule, slots, scalars)

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import random
+from jaxnet import memory, random
 from jaxnet.data.collate import as_numpy, is_array
 from jaxnet.data.dataset import arrays_of, is_iterable_only
 from jaxnet.data.loader import DataLoader
 from jaxnet.data.sampler import epoch_order
 from jaxnet.data.sharded import ShardedReader
 from jaxnet.extras import needed
-from jaxnet.train import memory
 from jaxnet.train.chunk import Batches, Parts
 from jaxnet.train.loaders import LoaderFeed, is_mapped, row_count
 

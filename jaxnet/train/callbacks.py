@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.checks import check_integer
+
 __all__ = ["Callback", "EachEpoch", "EpochReport", "EverySteps", "StepReport"]
 
 
@@ -123,8 +125,7 @@ class EverySteps:
     function: Callable[[StepReport], Any]
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps: {self.steps!r}; accepted is an integer, at least 1")
+        check_integer("steps", self.steps, least=1)
 
 
 class EachEpoch:

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from jaxnet import metrics as metric_functions
+from jaxnet.checks import check_integer
 from jaxnet.train.diagnose import NonFiniteError, diagnose
 from jaxnet.train.state import TrainState
 from jaxnet.train.step import Metrics, Step
@@ -134,8 +135,7 @@ def make_epoch(step: Step, batch_size: int) -> Epoch:
     Raises:
         ValueError: The batch size is below 1, or the order holds no rows.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: {batch_size}; a batch has at least one row")
+    check_integer("batch_size", batch_size, least=1)
 
     @partial(jax.jit, donate_argnums=0)
     def epoch(state: Any, data: Any, order: jax.Array) -> tuple[Any, Metrics]:
@@ -170,8 +170,7 @@ def make_repeat(step: Step, steps: int) -> Callable[[Any, Any], tuple[Any, Metri
     Raises:
         ValueError: The number of steps is below 1.
     """
-    if steps < 1:
-        raise ValueError(f"steps: {steps}; at least one step is needed")
+    check_integer("steps", steps, least=1)
     chunk = make_chunk(step, None, steps)
     return jax.jit(lambda state, batch: chunk(state, batch, None, 0, steps)[:2])
 

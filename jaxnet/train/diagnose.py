@@ -1,17 +1,18 @@
 """Where a step first leaves the finite numbers."""
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
+from jaxnet.intercept import Call, intercept
 from jaxnet.keys import keys
-from jaxnet.precision import computing_in, full_float32
+from jaxnet.mixed_precision import computing_in
+from jaxnet.precision import full_float32
 from jaxnet.train.state import TrainState, merge
 from jaxnet.train.step import TrainStep
 
@@ -98,7 +99,9 @@ def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
         def value(params: Any, watch: bool = False) -> Any:
             model = merge(state.structure, params, state.buffers)
             model.train()
-            with keys(key), _watched(model if watch else None) as seen, computing_in(model, dtype):
+            seen: list[tuple[str, str]] = []
+            watching = intercept(model, _noting(seen)) if watch else nullcontext()
+            with keys(key), watching, computing_in(model, dtype):
                 result = loss(model, batch)
             return result[0] if isinstance(result, tuple) else result, seen
 
@@ -148,32 +151,15 @@ def _nonfinite(leaf: Any) -> str | None:
     return f"{nans} nan and {infinite} infinite of {array.size} numbers"
 
 
-@contextmanager
-def _watched(model: Any) -> Iterator[list[tuple[str, str]]]:
-    """Notes the layers whose outputs are not finite, in the order in which they finish."""
-    seen: list[tuple[str, str]] = []
-    plain = []
-    for path, module in nnx.iter_graph(model) if model is not None else ():
-        if isinstance(module, nnx.Module):
-            kind = type(module)
-            name = ".".join(map(str, path)) or kind.__name__
-            plain.append((module, kind))
-            watcher = type(kind.__name__, (kind,), {"__call__": _noting(kind, name, seen)})
-            object.__setattr__(module, "__class__", watcher)
-    try:
-        yield seen
-    finally:
-        for module, kind in plain:
-            object.__setattr__(module, "__class__", kind)
+def _noting(seen: list[tuple[str, str]]) -> Callable[..., Any]:
+    """Notes the modules whose outputs are not finite, in the order in which they finish."""
 
-
-def _noting(kind: type, name: str, seen: list[tuple[str, str]]) -> Any:
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        outputs = kind.__call__(self, *args, **kwargs)
+    def note(call: Call, proceed: Callable[..., Any]) -> Any:
+        outputs = proceed(*call.args, **call.kwargs)
         for leaf in jax.tree.leaves(outputs):
             if what := _nonfinite(leaf):
-                seen.append((name, what))
+                seen.append((call.name or type(call.module).__name__, what))
                 break
         return outputs
 
-    return call
+    return note

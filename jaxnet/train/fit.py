@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxnet.checkpoint import Checkpoints
+from jaxnet.checks import check_choice, check_integer
 from jaxnet.optim import learning_rates
 from jaxnet.random import Generator
 from jaxnet.train.batches import Feed, TrainingData, gives_batches, open_feed
@@ -149,10 +150,10 @@ def fit(
         ("chunk_steps", chunk_steps, 1),
     ):
         if value is not None or name in ("epochs", "save_every", "keep"):
-            _check_integer(name, value, least)
-    _check_choice("mode", mode, "min", "max")
-    _check_choice("nonfinite", nonfinite, "stop", "skip", "go on")
-    _check_choice("feed", feed, "auto", "device", "host")
+            check_integer(name, value, least)
+    check_choice("mode", mode, ("min", "max"))
+    check_choice("nonfinite", nonfinite, ("stop", "skip", "go on"))
+    check_choice("feed", feed, ("auto", "device", "host"))
     for name, seconds in (("time_budget", time_budget), ("save_seconds", save_seconds)):
         if seconds is not None and not seconds >= 0:
             raise ValueError(f"{name}: {seconds!r}; accepted is a number of seconds")
@@ -490,13 +491,3 @@ def _with_weights(state: Any, best: Any) -> Any:
     if not isinstance(state, TrainState):
         return best
     return state.replace(params=best[0], buffers=best[1])
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: {value!r}; accepted is an integer, at least {least}")
-
-
-def _check_choice(name: str, value: Any, *choices: str) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: {value!r}; accepted are {', '.join(map(repr, choices))}")

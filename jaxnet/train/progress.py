@@ -41,6 +41,7 @@ class Progress:
     ) -> None:
         self._quiet = not sys.stderr.isatty() if quiet is None else quiet
         self._total, self._log, self._first = total, log, first
+        self._last: dict[str, Any] = {}  # the monitored metric of the last epoch
         self._bar: Any = None
         self._task: Any = None
 
@@ -93,12 +94,13 @@ class Progress:
     def advance(self, rows: int, what: str, metrics: Mapping[str, Any]) -> None:
         """Says that some rows are done."""
         if self._bar is not None:
-            shown = _shown(metrics, self._first)
+            shown = _shown({**self._last, **metrics}, self._first)
             self._bar.update(self._task, advance=rows, description=what, shown=shown)
 
     def epoch(self, epoch: str, metrics: Mapping[str, Any], rate: float, seconds: float) -> None:
         """Writes the line of an epoch."""
         shown = _shown(metrics, self._first)
+        self._last = {name: metrics[name] for name in metrics if name == self._first}
         self.write(f"epoch {epoch}: {shown}, {rate:,.0f} samples/s, {seconds:.2f} s")
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jaxnet.names import named_variables
+
 __all__ = ["Structure", "TrainState", "copied", "create", "merge", "split"]
 
 M = TypeVar("M", bound=nnx.Module)
@@ -56,13 +58,13 @@ def split(model: M) -> tuple[Structure[M], Arrays, Arrays]:
 
 def _first_names(model: Any) -> dict[str, str]:
     """Every name of a variable to its first in torch's order; flax takes the alphabet's first."""
+    if not hasattr(model, "named_parameters"):
+        return {}  # plain flax knows no order of assignments once a model was put together again
     first: dict[int, str] = {}
-    names = {}
-    for listing in ("named_parameters", "named_buffers"):
-        if hasattr(model, listing):
-            for name, variable in getattr(model, listing)(remove_duplicate=False):
-                names[name] = first.setdefault(id(variable), name)
-    return names
+    return {
+        name: first.setdefault(id(variable), name)
+        for name, variable in named_variables(model, remove_duplicate=False)
+    }
 
 
 def merge(structure: Structure[M], params: Arrays, buffers: Arrays) -> M:

@@ -12,8 +12,10 @@ import optax
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxnet.checks import check_integer
 from jaxnet.keys import keys
-from jaxnet.precision import computing_in, full_float32
+from jaxnet.mixed_precision import computing_in
+from jaxnet.precision import full_float32
 from jaxnet.train.state import Arrays, TrainState, merge, split
 
 __all__ = ["TrainStep", "make_eval_step", "make_predict", "make_train_step", "supervised"]
@@ -66,7 +68,7 @@ def supervised(
     >>> from jaxnet import losses
     >>> def loss(model, batch):
     ...     images, classes = batch
-    ...     penalty = 1e-3 * losses.l2_penalty(model, where="weight")
+    ...     penalty = 1e-3 * losses.l2_penalty(model, where="*.weight")
     ...     return losses.cross_entropy(model(images), classes) + penalty
     """
 
@@ -94,7 +96,7 @@ def make_train_step(
 
     Args:
         loss: `loss(model, batch)` gives a scalar, or a scalar and a dictionary of
-            metrics. The model comes in training mode, inside a `jaxnet.keys.keys`
+            metrics. The model comes in training mode, inside an `nn.keys`
             context with `fold_in(state.key, state.step)` for dropout and the like.
         optimizer: its updates are added to the parameters. Clipping, parameter
             groups, frozen parameters and schedules are parts of it (`jaxnet.optim`).
@@ -118,8 +120,7 @@ def make_train_step(
         call it through `jax.jit`, or give it to `make_epoch`. `metrics["loss"]`
         is the loss before the update, as PyTorch's loop prints it.
     """
-    if isinstance(microbatches, bool) or not isinstance(microbatches, int) or microbatches < 1:
-        raise ValueError(f"microbatches: {microbatches!r}; accepted is an integer, at least 1")
+    check_integer("microbatches", microbatches, least=1)
     if jnp.dtype(compute_dtype or jnp.float32) == jnp.float16 and loss_scale is None:
         raise ValueError(
             "compute_dtype: float16 gradients vanish without loss scaling; put the optimizer in "

@@ -235,7 +235,7 @@ def _grid(images: np.ndarray, columns: int) -> np.ndarray:
         )
     if columns < 1:
         raise ValueError(f"columns: {columns}; a row has at least one image")
-    if jax.dtypes.issubdtype(images.dtype, np.floating):
+    if jax.numpy.issubdtype(images.dtype, np.floating):
         if not (images.min() >= 0 and images.max() <= 1):
             raise ValueError(
                 f"images: floats from {images.min():g} to {images.max():g}; accepted are those "

@@ -3,15 +3,12 @@
 from jaxnet.weights.errors import FileError
 from jaxnet.weights.files import load, save
 from jaxnet.weights.model import IncompatibleKeys, load_state_dict, state_dict
-from jaxnet.weights.optimizer import load_optimizer_state_dict, optimizer_state_dict
 
 __all__ = [
     "FileError",
     "IncompatibleKeys",
     "load",
-    "load_optimizer_state_dict",
     "load_state_dict",
-    "optimizer_state_dict",
     "save",
     "state_dict",
 ]

@@ -1,15 +1,14 @@
 """Weights files: `.safetensors`, and PyTorch's `.pt` without PyTorch."""
 
 import os
-import secrets
-import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxnet.weights.arrays import as_numpy, is_array
+from jaxnet.arrays import as_numpy, is_array
+from jaxnet.files import replacing
 from jaxnet.weights.errors import FileError
 from jaxnet.weights.torch_reader import read_legacy, read_zip
 from jaxnet.weights.torch_types import DTYPES, torch_name
@@ -65,6 +64,8 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise IsADirectoryError(f"path: {path} is a folder; give a weights file")
     if not path.exists():
         raise FileNotFoundError(f"path: there is no file {path}")
+    if not path.is_file():  # reading a pipe would wait for someone to write to it
+        raise FileError(f"{path}: it is no file but a device, a pipe or a socket")
     try:
         with open(path, "rb") as file:
             head = file.read(512)
@@ -105,36 +106,16 @@ def save(path: str | os.PathLike[str], d: Any) -> None:
         raise FileNotFoundError(f"path: there is no folder {path.parent}")
     if path.suffix == ".safetensors":
         arrays = _flat_arrays(d)
-        _replace(path, lambda temporary: _write_safetensors(temporary, arrays))
+        with replacing(path) as temporary:
+            _write_safetensors(temporary, arrays)
     elif path.suffix in _TORCH_SUFFIXES:
-        _replace(path, lambda temporary: _write_torch(temporary, d))
+        with replacing(path) as temporary, open(temporary, "r+b") as file:
+            write_torch(file, d)
     else:
         raise ValueError(
             f"path: {path.name} has suffix {path.suffix!r}; accepted are .safetensors, "
             + ", ".join(_TORCH_SUFFIXES)
         )
-
-
-def _write_torch(path: Path, d: Any) -> None:
-    with open(path, "r+b") as file:
-        write_torch(file, d)
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a new file beside `path`, then puts it in its place."""
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
-    with open(temporary, "xb"):
-        pass
-    mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
-    try:
-        write(temporary)
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -144,13 +125,18 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         # The numpy side of the library knows no float8, so its raw view is used.
         entries = safetensors.deserialize(path.read_bytes())
     except safetensors.SafetensorError as error:
-        raise FileError(f"it is no sound .safetensors file: {error}") from None
+        raise FileError(f"it is no sound .safetensors file: {error!s:.300}") from None
     arrays: dict[str, np.ndarray] = {}
     for name, entry in entries:
         if entry["dtype"] not in _SAFETENSORS_CODES:
-            raise FileError(f"tensor {name!r} is of {entry['dtype']}, which numpy does not have")
+            raise FileError(
+                f"tensor {name[:100]!r} is of {entry['dtype']}, which numpy does not have"
+            )
         dtype = DTYPES[_SAFETENSORS_CODES[entry["dtype"]]].newbyteorder("<")
-        arrays[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+        try:
+            arrays[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+        except ValueError as error:  # more axes than numpy has, or longer ones
+            raise FileError(f"tensor {name[:100]!r}: {error}") from None
     return arrays
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxnet.nn.module import is_persistent, members
-from jaxnet.weights.arrays import as_numpy, is_array
+from jaxnet.arrays import as_numpy, is_array
+from jaxnet.names import named_variables
 
 __all__ = ["IncompatibleKeys", "load_state_dict", "state_dict"]
 
@@ -99,7 +99,7 @@ def load_state_dict(
     return keys
 
 
-def _fitted(value: Any, variable: nnx.Variable) -> np.ndarray:
+def _fitted(value: Any, variable: nnx.Variable[Any]) -> np.ndarray:
     """A value in the variable's shape and dtype."""
     if not is_array(value) and not isinstance(value, bool | int | float | complex):
         raise TypeError(f"{type(value).__name__} is no array")
@@ -125,7 +125,7 @@ def _fitted(value: Any, variable: nnx.Variable) -> np.ndarray:
         return array.astype(dtype)
 
 
-def _assign(variable: nnx.Variable, array: np.ndarray) -> None:
+def _assign(variable: nnx.Variable[Any], array: np.ndarray) -> None:
     current = variable[...]
     if isinstance(current, jax.Array) and current.committed:  # stays on its devices
         variable.set_value(jax.device_put(array, current.sharding))
@@ -145,20 +145,7 @@ def _may_be_missing(name: str, state_dict: Any) -> bool:
     return _counts_batches(name) and (not isinstance(version, int) or version < 2)
 
 
-def _variables(model: Any) -> dict[str, nnx.Variable]:
-    """All variables by dotted name: a module's own before its children's, twins twice."""
-    found: dict[str, nnx.Variable] = {}
-
-    def visit(module: nnx.Module, prefix: str) -> None:
-        # torch lists a module's parameters, then its buffers, then its children.
-        own = [
-            (n, v) for n, v in members(module) if isinstance(v, nnx.Variable) and is_persistent(v)
-        ]
-        for name, variable in sorted(own, key=lambda item: not isinstance(item[1], nnx.Param)):
-            found[prefix + name] = variable
-        for name, value in members(module):
-            if isinstance(value, nnx.Module):
-                visit(value, f"{prefix}{name}.")
-
-    visit(model, "")
-    return found
+def _variables(model: Any) -> dict[str, nnx.Variable[Any]]:
+    """All that belongs into a state_dict, in torch's order; what has two names is there twice."""
+    found = named_variables(model, remove_duplicate=False)
+    return {name: v for name, v in found if v.get_metadata("persistent", True)}

@@ -9,7 +9,8 @@ import os
 import struct
 import zipfile
 import zlib
-from typing import BinaryIO
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -77,7 +78,7 @@ class Archive:
             raise FileError(f"entry {name!r} does not match its checksum")
         return data
 
-    def _find(self, offset: int, layout: struct.Struct, signature: bytes) -> tuple | None:
+    def _find(self, offset: int, layout: struct.Struct, signature: bytes) -> tuple[Any, ...] | None:
         """The fields behind a signature, None where it does not stand."""
         if 0 <= offset <= self.size - layout.size:
             self._file.seek(offset)
@@ -162,7 +163,7 @@ def _add_entry(found: dict[str, tuple[int, int, int]], data: bytes, position: in
     return end
 
 
-def _wide_fields(extra: bytes):
+def _wide_fields(extra: bytes) -> Iterator[int]:
     """The 64-bit numbers of an entry's zip64 field, in order."""
     position = 0
     while position + 4 <= len(extra):

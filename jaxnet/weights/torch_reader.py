@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,9 @@ def read_zip(file: io.BufferedReader) -> Any:
         raise FileError(f"its byte order is {order[:20]!r}; known are little and big")
     tensors = Tensors(swap=order.decode() != sys.byteorder, room=4 * archive.size)
     raws: dict[str, np.ndarray] = {}
-    storages: dict[tuple, np.ndarray] = {}
+    storages: dict[tuple[Any, ...], np.ndarray] = {}
 
-    def load_storage(identity: tuple) -> np.ndarray:
+    def load_storage(identity: tuple[Any, ...]) -> np.ndarray:
         match identity:
             case (str("storage"), Global() as of, str(key), _, int(numel)):
                 pass
@@ -70,10 +71,10 @@ def read_legacy(file: io.BufferedReader) -> Any:
     tensors = Tensors(swap=sys.byteorder != "little", room=4 * size)
     known = tensors.known()
     raws: dict[str | int, tuple[np.ndarray, int]] = {}
-    storages: dict[tuple, np.ndarray] = {}
+    storages: dict[tuple[Any, ...], np.ndarray] = {}
     room = size
 
-    def load_storage(identity: tuple) -> np.ndarray:
+    def load_storage(identity: tuple[Any, ...]) -> np.ndarray:
         nonlocal room
         match identity:
             case (str("storage"), Global() as of, str() | int() as key, _, int(numel), view) if (
@@ -96,7 +97,7 @@ def read_legacy(file: io.BufferedReader) -> Any:
                 return tensors.storage(raws[key][0], of, count, offset * width)
         raise _no_storage(identity)
 
-    def next_value(load=None) -> Any:
+    def next_value(load: Callable[[tuple[Any, ...]], np.ndarray] | None = None) -> Any:
         return Unpickler(file, size - file.tell(), known, load).load()
 
     if next_value() != _MAGIC:
@@ -126,7 +127,7 @@ def read_legacy(file: io.BufferedReader) -> Any:
     return result
 
 
-def _no_storage(identity: tuple) -> FileError:
+def _no_storage(identity: tuple[Any, ...]) -> FileError:
     given = ", ".join(kind(part) for part in identity[:8])
     what = f" of kind {identity[0][:80]!a}" if identity and type(identity[0]) is str else ""
     return FileError(f"its pickle has a persistent id{what}, ({given}), which is no storage")

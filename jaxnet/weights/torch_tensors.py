@@ -91,25 +91,25 @@ class Tensors:
 
     # what the names call
 
-    def _rebuild_v2(self, arguments: tuple) -> np.ndarray:
+    def _rebuild_v2(self, arguments: tuple[Any, ...]) -> np.ndarray:
         # storage, offset, size, stride[, requires_grad, hooks[, metadata]]
         if len(arguments) not in (4, 6, 7):
             _refuse("a tensor", arguments)
         return self._view(arguments[:4], None, arguments[6:])
 
-    def _rebuild_v3(self, arguments: tuple) -> np.ndarray:
+    def _rebuild_v3(self, arguments: tuple[Any, ...]) -> np.ndarray:
         # storage, offset, size, stride, requires_grad, hooks, dtype[, metadata]
         if len(arguments) not in (7, 8) or not isinstance(arguments[6], np.dtype):
             _refuse("a tensor", arguments)
         return self._view(arguments[:4], arguments[6], arguments[7:])
 
-    def _rebuild_parameter(self, arguments: tuple) -> np.ndarray:
+    def _rebuild_parameter(self, arguments: tuple[Any, ...]) -> np.ndarray:
         # data, requires_grad, hooks[, state]
         if len(arguments) not in (3, 4) or not isinstance(arguments[0], np.ndarray):
             _refuse("a parameter", arguments)
         return arguments[0]
 
-    def _rebuild_from_type(self, arguments: tuple) -> np.ndarray:
+    def _rebuild_from_type(self, arguments: tuple[Any, ...]) -> np.ndarray:
         # function, type, its arguments, the attributes (which numpy arrays cannot keep)
         match arguments:
             case (Global(call=call), Global(), tuple(inner), _) if call in (
@@ -120,7 +120,9 @@ class Tensors:
                 return call(inner)
         _refuse("a tensor", arguments)
 
-    def _view(self, place: tuple, dtype: np.dtype | None, metadata: tuple) -> np.ndarray:
+    def _view(
+        self, place: tuple[Any, ...], dtype: np.dtype | None, metadata: tuple[Any, ...]
+    ) -> np.ndarray:
         storage, offset, size, stride = place
         if id(storage) not in self._storages:
             raise FileError(f"it has a tensor over {kind(storage)}, which is no storage")
@@ -176,6 +178,6 @@ def _integers(values: Any, what: str) -> tuple[int, ...]:
     return values
 
 
-def _refuse(what: str, arguments: tuple) -> Never:
+def _refuse(what: str, arguments: tuple[Any, ...]) -> Never:
     given = ", ".join(kind(argument) for argument in arguments[:8])
     raise FileError(f"its pickle builds {what} from ({given}), which is not accepted")

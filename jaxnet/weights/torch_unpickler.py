@@ -31,7 +31,7 @@ class Global:
     """
 
     name: str
-    call: Callable[[tuple], Any] | None = None
+    call: Callable[[tuple[Any, ...]], Any] | None = None
     dtype: np.dtype | None = None
 
 
@@ -55,15 +55,15 @@ class Unpickler:
         file: BinaryIO,
         size: int,
         known: Mapping[str, Global | np.dtype],
-        load_storage: Callable[[tuple], np.ndarray] | None = None,
+        load_storage: Callable[[tuple[Any, ...]], np.ndarray] | None = None,
     ) -> None:
         self._file = file
         self._left = size
         self._known = known
         self._load_storage = load_storage
         self._copies = 1000 + 2 * size
-        self._hashes: dict[int, list] = {}
-        self._builders: dict[str, Callable[[tuple], Any]] = {
+        self._hashes: dict[int, list[Any]] = {}
+        self._builders: dict[str, Callable[[tuple[Any, ...]], Any]] = {
             "builtins.set": self._build_set,
             "builtins.bytearray": self._build_bytearray,
             "_codecs.encode": self._build_bytes,
@@ -118,10 +118,10 @@ class Unpickler:
             raise FileError("its pickle takes a value where there is none")
         return self._stack.pop()
 
-    def _pop_many(self, n: int) -> tuple:
+    def _pop_many(self, n: int) -> tuple[Any, ...]:
         return tuple(reversed([self._pop() for _ in range(n)]))
 
-    def _pop_mark(self) -> list:
+    def _pop_mark(self) -> list[Any]:
         if not self._marks:
             raise FileError("its pickle takes values where there are none")
         items, self._stack = self._stack, self._marks.pop()
@@ -240,12 +240,12 @@ class Unpickler:
 
     # builders: each takes the arguments of a call
 
-    def _fill(self, target: dict, pairs: Any) -> None:
+    def _fill(self, target: dict[Any, Any], pairs: Any) -> None:
         for key, value in pairs:
             self._check_key(key)
             target[key] = value
 
-    def _fill_set(self, target: set, items: list) -> None:
+    def _fill_set(self, target: set[Any], items: list[Any]) -> None:
         for item in items:
             self._check_key(item)
             target.add(item)
@@ -268,8 +268,8 @@ class Unpickler:
                 raise FileError("its pickle has more keys with one hash than chance gives")
             alike.append(key)
 
-    def _build_set(self, arguments: tuple) -> set:
-        made: set = set()
+    def _build_set(self, arguments: tuple[Any, ...]) -> set[Any]:
+        made: set[Any] = set()
         match arguments:
             case ():
                 pass
@@ -280,7 +280,7 @@ class Unpickler:
                 _refuse_call("set", arguments)
         return made
 
-    def _build_bytes(self, arguments: tuple) -> bytes:
+    def _build_bytes(self, arguments: tuple[Any, ...]) -> bytes:
         match arguments:
             case (str(text), str("latin1" | "latin-1")):
                 self._spend(len(text))
@@ -290,7 +290,7 @@ class Unpickler:
                     raise FileError("its pickle has bytes above 255") from None
         _refuse_call("_codecs.encode", arguments)
 
-    def _build_bytearray(self, arguments: tuple) -> bytearray:
+    def _build_bytearray(self, arguments: tuple[Any, ...]) -> bytearray:
         match arguments:
             case ():
                 return bytearray()
@@ -299,8 +299,8 @@ class Unpickler:
                 return bytearray(data)
         return bytearray(self._build_bytes(arguments))
 
-    def _build_ordered(self, arguments: tuple) -> OrderedDict:
-        made: OrderedDict = OrderedDict()
+    def _build_ordered(self, arguments: tuple[Any, ...]) -> OrderedDict[Any, Any]:
+        made: OrderedDict[Any, Any] = OrderedDict()
         match arguments:
             case ():
                 pass
@@ -313,8 +313,8 @@ class Unpickler:
                 _refuse_call("OrderedDict", arguments)
         return made
 
-    def _build_counter(self, arguments: tuple) -> Counter:
-        made: Counter = Counter()
+    def _build_counter(self, arguments: tuple[Any, ...]) -> Counter[Any]:
+        made: Counter[Any] = Counter()
         match arguments:
             case ():
                 pass
@@ -380,30 +380,30 @@ _STEPS: dict[bytes, Callable[[Unpickler], Any]] = {
 }
 
 
-def _refuse_call(name: str, arguments: tuple) -> Never:
+def _refuse_call(name: str, arguments: tuple[Any, ...]) -> Never:
     given = ", ".join(kind(argument) for argument in arguments[:8])
     raise FileError(f"its pickle calls {name} with ({given}), which is not accepted")
 
 
-def _build_complex(arguments: tuple) -> complex:
+def _build_complex(arguments: tuple[Any, ...]) -> complex:
     match arguments:
         case (float(real), float(imaginary)):
             return complex(real, imaginary)
     _refuse_call("complex", arguments)
 
 
-def _build_empty_bytes(arguments: tuple) -> bytes:
+def _build_empty_bytes(arguments: tuple[Any, ...]) -> bytes:
     return b"" if arguments == () else _refuse_call("bytes", arguments)
 
 
-def _build_size(arguments: tuple) -> tuple:
+def _build_size(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     match arguments:
         case (tuple(sizes),) if len(sizes) <= 64 and all(type(n) is int for n in sizes):
             return sizes
     _refuse_call("torch.Size", arguments)
 
 
-def _build_device(arguments: tuple) -> str:
+def _build_device(arguments: tuple[Any, ...]) -> str:
     match arguments:
         case (str(name),):
             return name

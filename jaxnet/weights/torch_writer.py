@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.lib.stride_tricks import as_strided
 
-from jaxnet.weights.arrays import as_numpy, is_array
+from jaxnet.arrays import as_numpy, is_array
 from jaxnet.weights.torch_archive import write_archive
 from jaxnet.weights.torch_types import STORAGES, torch_name
 
@@ -226,7 +226,7 @@ class _Pickler:
                 waiting.pop()
         return bytes(self._out + pickle.STOP)
 
-    def _write(self, value: Any) -> Generator | None:
+    def _write(self, value: Any) -> Generator[Any, Any, Any] | None:
         """Writes a value without parts, or starts one with parts."""
         key = value if type(value) is str else id(value)
         if key in self._memo:
@@ -329,7 +329,7 @@ class _Pickler:
         self._out += pickle.TUPLE + pickle.REDUCE
         self._remember(id(value))
 
-    def _dict(self, value: dict) -> Generator:
+    def _dict(self, value: dict[Any, Any]) -> Generator[Any, Any, Any]:
         if type(value) is dict:
             self._out += pickle.EMPTY_DICT
         else:
@@ -344,7 +344,7 @@ class _Pickler:
             yield vars(value)
             self._out += pickle.BUILD
 
-    def _list(self, value: Iterable, owner: Any) -> Generator:
+    def _list(self, value: Iterable[Any], owner: Any) -> Generator[Any, Any, Any]:
         self._out += pickle.EMPTY_LIST
         if owner is not None:
             self._remember(id(owner))
@@ -352,13 +352,13 @@ class _Pickler:
             yield part
             self._out += pickle.APPEND
 
-    def _tuple(self, value: tuple) -> Generator:
+    def _tuple(self, value: tuple[Any, ...]) -> Generator[Any, Any, Any]:
         self._out += pickle.MARK
         yield from value
         self._out += pickle.TUPLE
         self._remember(id(value))
 
-    def _set(self, value: set) -> Generator:
+    def _set(self, value: set[Any]) -> Generator[Any, Any, Any]:
         self._global("__builtin__", "set")
         yield from self._list(value, None)
         self._out += pickle.TUPLE1 + pickle.REDUCE

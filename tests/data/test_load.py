@@ -3,8 +3,10 @@
 import hashlib
 import http.server
 import io
+import logging
 import os
 import pickle
+import re
 import shutil
 import tarfile
 import threading
@@ -79,7 +81,8 @@ def small_entry(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_fetches_once_and_keeps(small_entry, tmp_path, capsys):
+def test_fetches_once_and_keeps(small_entry, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "jaxnet")
     served, batches = small_entry
     assert data.available("cifar10") is None
     train = data.load("cifar10", split="train")
@@ -88,7 +91,7 @@ def test_fetches_once_and_keeps(small_entry, tmp_path, capsys):
     np.testing.assert_array_equal(train.images[0], first)
     assert train.labels.tolist() == [n for b in batches[:5] for n in b[b"labels"]]
     assert train.classes[:2] == ("airplane", "automobile")
-    assert "fetching" in capsys.readouterr().out
+    assert "fetching" in caplog.text
     (served / "cifar-10-python.tar.gz").unlink()
     assert len(data.load("cifar10", split="test")) == 4
 
@@ -181,8 +184,37 @@ def test_damaged_records_are_named(copy_of_test_split, damage, tmp_path):
     assert not list((tmp_path / "cache").rglob("*.npz"))
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"labels": np.zeros(3, np.int32)}, r"labels are int32\[3\] of 20 images"),
+        ({"labels": np.zeros(20, np.float32)}, r"labels are float32\[20\]"),
+        ({"labels": np.full(20, 10, np.int32)}, "labels 10 to 10 of 3 classes"),
+        ({"labels": np.full(20, -1, np.int32)}, "labels -1 to -1 of 3 classes"),
+        ({"images": np.zeros((20, 32, 32, 3), np.float32)}, "images are float32"),
+        ({"images": np.zeros((20, 9), np.uint8)}, r"images are uint8\[20, 9\]"),
+        ({"classes": np.arange(10)}, r"classes are int64\[10\]"),
+    ],
+)
+def test_a_cache_that_holds_other_things_is_decoded_again(
+    small_entry, tmp_path, caplog, change, says
+):
+    good = data.load("cifar10", split="train")
+    (kept,) = (tmp_path / "cache" / "decoded").iterdir()
+    with np.load(kept) as arrays:
+        np.savez(kept, **{**arrays, **change})
+    again = data.load("cifar10", split="train")
+    np.testing.assert_array_equal(again.images, good.images)
+    np.testing.assert_array_equal(again.labels, good.labels)
+    assert again.classes == good.classes
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.name == "jaxnet.data.cache"
+    assert re.search(f"damaged .*{says}", record.message)
+
+
 @pytest.mark.data
-def test_a_damaged_cache_is_decoded_again(copy_of_test_split, tmp_path, capsys):
+def test_a_damaged_cache_is_decoded_again(copy_of_test_split, tmp_path, caplog):
     data.load("cifar10", split="test", data_dir=tmp_path / "data")
     (kept,) = (tmp_path / "cache" / "decoded").iterdir()
     whole = kept.read_bytes()
@@ -192,5 +224,6 @@ def test_a_damaged_cache_is_decoded_again(copy_of_test_split, tmp_path, capsys):
     unknown = whole[:at] + b"\x63\0" + whole[at + 2 :]
     for damaged in (whole[:1_000_000], array.getvalue(), unknown):
         kept.write_bytes(damaged)
+        caplog.clear()
         assert len(data.load("cifar10", split="test", data_dir=tmp_path / "data")) == 10000
-        assert "damaged" in capsys.readouterr().err
+        assert "damaged" in caplog.text

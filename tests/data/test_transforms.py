@@ -18,7 +18,6 @@ from jaxnet.data.transforms import (
     ToTensor,
     _turned,
 )
-from jaxnet.keys import next_key
 from jaxnet.random import Generator
 
 KEY = jax.random.key(3)
@@ -149,7 +148,7 @@ def test_inside_the_compiled_step_every_step_draws_anew():
     augment = Compose([ToTensor(), RandomHorizontalFlip()])
 
     def loss(model, batch):
-        images = augment(next_key(), batch[0])
+        images = augment(nn.next_key(), batch[0])
         left = images[..., 0].sum()
         return losses.cross_entropy(model(images.reshape(len(images), -1)), batch[1]), {
             "left": left

@@ -18,8 +18,7 @@ from experiments.cifar2_variants import (
 )
 from experiments.harness import registry
 from experiments.harness.unfinished import Unfinished, checksum
-from jaxnet import metrics, train, weights
-from jaxnet.keys import keys
+from jaxnet import metrics, nn, train, weights
 from jaxnet.random import Generator
 
 PARAMETERS = {
@@ -111,9 +110,9 @@ def test_measured_without_eval(name):
     fresh = state.model()
     fresh.train()
     if name == "dropout":
-        with keys(jax.random.fold_in(state.key, state.step)):
+        with nn.keys(jax.random.fold_in(state.key, state.step)):
             outputs = fresh(images_)
-        with keys(jax.random.fold_in(state.key, state.step + 1)):
+        with nn.keys(jax.random.fold_in(state.key, state.step + 1)):
             assert not np.allclose(outputs, fresh(images_))
     else:
         outputs = fresh(images_)

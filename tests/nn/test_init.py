@@ -136,7 +136,7 @@ def test_gains():
     for slope in (True, "0.2"):
         with pytest.raises(ValueError, match="the negative slope of leaky_relu is a number"):
             init.calculate_gain("leaky_relu", slope)
-    with pytest.raises(ValueError, match="'gelu' is unknown; accepted are linear"):
+    with pytest.raises(ValueError, match="nonlinearity: 'gelu'; accepted are 'linear'"):
         init.calculate_gain("gelu")
 
 

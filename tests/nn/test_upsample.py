@@ -96,7 +96,7 @@ X = jnp.zeros((1, 2, 3, 3))
 BAD_CALLS = [
     (lambda: F.interpolate(X), "size None and scale_factor None; give exactly one"),
     (lambda: F.interpolate(X, 2, 2.0), "size 2 and scale_factor 2.0; give exactly one"),
-    (lambda: F.interpolate(X, 2, mode="cubic"), "mode 'cubic'; accepted are 'nearest'"),
+    (lambda: F.interpolate(X, 2, mode="cubic"), "mode: 'cubic'; accepted are 'nearest'"),
     (lambda: F.interpolate(X, 2, mode="linear"), "mode 'linear' takes an input of 3 axes"),
     (lambda: F.interpolate(X[0, 0], 2), "takes an input of 3 or 4 or 5 axes"),
     (lambda: F.interpolate(X, (2, 2, 2)), r"size \(2, 2, 2\) for an input of shape"),

@@ -34,7 +34,7 @@ def test_groups_follow_torch() -> None:
         theirs.step()
     optimizer = optim.groups(
         [
-            (["a", "none*"], optim.SGD(0.1, momentum=0.5)),
+            (["a", "[!bc]"], optim.SGD(0.1, momentum=0.5)),
             ("b", optim.frozen()),
         ],
         optim.SGD(0.01, momentum=0.9, weight_decay=0.1),
@@ -76,8 +76,11 @@ def test_different_optimizers_in_different_groups() -> None:
 
 def test_a_rule_that_fits_nothing_is_an_error() -> None:
     optimizer = optim.groups([("convs.*", optim.frozen())], optim.SGD())
-    with pytest.raises(ValueError, match=r"groups: 'convs.\*' fits none .*\['conv.weight'\]"):
+    with pytest.raises(ValueError, match=r"groups: rules: 'convs.\*' fits no .*\['conv.weight'\]"):
         optimizer.init({"conv.weight": jnp.zeros(1)})
+    taken = optim.groups([("*", optim.SGD()), (["conv.*"], optim.SGD())], optim.SGD())
+    with pytest.raises(ValueError, match=r"\['conv.\*'\] fits none .* left; .*\['conv.weight'\]"):
+        taken.init({"conv.weight": jnp.zeros(1)})
     with pytest.raises(TypeError, match=r"groups: optimizer 0: GradientTransformation"):
         optim.groups([("*", optax.identity())], optim.SGD())  # type: ignore[list-item]
 

@@ -333,7 +333,7 @@ def test_a_function_of_the_epoch_as_data(tmp_path):
     [
         ({"epochs": -1}, "epochs: -1"),
         ({"batch_size": 0}, "batch_size: 0"),
-        ({"mode": "best"}, "mode: 'best'; accepted are 'min', 'max'"),
+        ({"mode": "best"}, "mode: 'best'; accepted are 'min' and 'max'"),
         ({"nonfinite": "no"}, "nonfinite: 'no'"),
         ({"feed": "disk"}, "feed: 'disk'"),
         ({"patience": 0}, "patience: 0"),

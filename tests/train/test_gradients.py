@@ -7,8 +7,7 @@ import pytest
 
 from benchmarks.training import WORKLOADS, Workload
 from experiments.thermometer import T_C, T_UN
-from jaxnet import losses, optim, train
-from jaxnet.keys import keys
+from jaxnet import losses, nn, optim, train
 from jaxnet.random import Generator
 from tests.tolerances import distance, tolerance
 
@@ -22,7 +21,7 @@ ZERO = {"NetBatchNorm": ("conv1.bias", "conv2.bias")}
 def objective(params, state: train.TrainState, batch) -> jax.Array:
     model = train.merge(state.structure, params, state.buffers)
     model.train()
-    with keys(state.key):
+    with nn.keys(state.key):
         return losses.cross_entropy(model(batch[0]), batch[1])
 
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnet import data, losses, nn, optim, train
+from jaxnet import data, losses, memory, nn, optim, train
 from jaxnet.random import Generator
-from jaxnet.train import batches, chunk, loaders, memory
+from jaxnet.train import batches, chunk, loaders
 from tests.data.test_sharded import reader, shards  # noqa: F401  (a fixture)
 
 OPTIMIZER = optim.Adam(lr=0.02)
@@ -346,6 +346,29 @@ def test_what_is_no_data():
     validation = {"validation": lambda epoch: rows(), "eval_step": EVAL}
     with pytest.raises(TypeError, match="validation: function; accepted are"):
         run(rows(), batch_size=8, **validation)
+
+
+@pytest.mark.pandas
+def test_pandas_frames_train_as_their_arrays_do():
+    import pandas
+
+    x, y = rows()
+    frame, labels = pandas.DataFrame(x, columns=["a", "b"]), pandas.Series(y)
+    of_arrays = run((x, y), batch_size=8)
+    assert bits(of_arrays) == bits(run((frame, labels), batch_size=8))
+    state = of_arrays.state
+    predicted = train.predict(state, frame, batch_size=8)
+    np.testing.assert_array_equal(predicted, train.predict(state, x, batch_size=8))
+    named = pandas.DataFrame({"a": [1.0, 2.0], "name": ["x", "y"]})
+    with pytest.raises(
+        TypeError, match=r"a DataFrame with values that are not numbers \(columns a"
+    ):
+        run((named, labels), batch_size=8)
+
+
+def test_nested_lists_are_told_what_to_do():
+    with pytest.raises(TypeError, match=r"lists with single values such as 1.0.*numpy.array\("):
+        run(([[1.0, 2.0]], [0]), batch_size=8)
 
 
 # where the data lies

@@ -1,5 +1,6 @@
 """jaxnet/weights/files.py and the reader and writer below it"""
 
+import json
 import os
 import struct
 import tempfile
@@ -530,3 +531,20 @@ def test_counter_keeps_its_type(tmp_path):
     found = weights.load(tmp_path / "a.pt")
     assert type(found) is Counter
     assert found == Counter("abca")
+
+
+@pytest.mark.parametrize("shape", [[1] * 100, [2**63, 0]])
+def test_a_shape_that_numpy_has_not_is_refused(tmp_path, shape):
+    end = 4 if 0 not in shape else 0
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(end))
+    with pytest.raises(weights.FileError, match="tensor 'a'"):
+        weights.load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(weights.FileError, match="no file but a device, a pipe"):
+        weights.load(tmp_path / "pipe.pt")

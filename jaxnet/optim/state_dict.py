@@ -8,19 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.arrays import as_numpy
+from jaxnet.names import dotted, named_leaves
 from jaxnet.optim.optimizer import (
     COMPLEMENT,
     PAIRS,
     Optimizer,
     OptimizerState,
     check,
-    dotted,
     map_states,
     set_hyperparams,
     states,
     stored,
 )
-from jaxnet.weights.arrays import as_numpy
 
 __all__ = ["load_optimizer_state_dict", "optimizer_state_dict"]
 
@@ -67,7 +67,11 @@ def optimizer_state_dict(
     param_groups = []
     start = 0
     for group, part, own in zip(optimizer.groups, parts, found, strict=True):
-        slots = {slot: _flat(tree) for slot, tree in own.slots.items()}
+        # a slot that a parameter does not have is None
+        slots = {
+            slot: named_leaves(tree, is_leaf=lambda x: x is None)
+            for slot, tree in own.slots.items()
+        }
         for number, name in enumerate(part, start):
             entry = _entry(group, own, slots, name)
             # torch makes a parameter's entry at its first step
@@ -150,7 +154,7 @@ def _parts(optimizer: Optimizer, params: Any, names: Sequence[str]) -> list[list
     missing = sorted(trained - set(names))
     if repeated or missing:
         raise ValueError(f"names: missing are {missing}, repeated are {repeated}")
-    known = sorted(_flat(params))
+    known = sorted(named_leaves(params))
     unexpected = [name for name in names if name not in known]
     if unexpected:
         raise ValueError(f"names: {unexpected} are not among the parameters {known}")
@@ -165,12 +169,6 @@ def _states_of(optimizer: Optimizer, opt_state: Any) -> list[OptimizerState]:
             f"the optimizer {len(optimizer.groups)}"
         )
     return found
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by name; a slot that a parameter does not have is None."""
-    pairs = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None)
-    return {dotted(path): leaf for path, leaf in pairs}
 
 
 def _entry(

@@ -1,4 +1,4 @@
-"""jaxnet/weights/optimizer.py: a run that changes sides in the middle is one run."""
+"""jaxnet/optim/state_dict.py: a run that changes sides in the middle is one run."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet import optim, weights
+from jaxnet import optim
 from tests.optim.runs import MATRICES, problem
 from tests.tolerances import tolerance
 
@@ -73,13 +73,11 @@ def test_fifty_and_fifty_make_a_hundred(name: str, kwargs: Any) -> None:
     optimizer = getattr(optim, name)(**kwargs)
     run = make_run(optimizer)
     half, saved = torch_run(name, kwargs, params, first)
-    state = weights.load_optimizer_state_dict(
-        optimizer, optimizer.init(params), params, saved, names
-    )
+    state = optim.load_optimizer_state_dict(optimizer, optimizer.init(params), params, saved, names)
     ours, _ = run(half, second, state)
 
     half, state = run(params, first, optimizer.init(params))
-    dumped = weights.optimizer_state_dict(optimizer, state, params, names)
+    dumped = optim.optimizer_state_dict(optimizer, state, params, names)
     theirs, _ = torch_run(name, kwargs, half, second, dumped)
     kind = "muon" if name == "Muon" else "optimizer"
     for k, value in whole.items():
@@ -106,14 +104,14 @@ def test_hyperparameters_come_back_as_they_were_set() -> None:
     optimizer = optim.Adam(lr=1 / 3)
     params = {"w": jnp.zeros(2)}
     state = optimizer.init(params)
-    group = weights.optimizer_state_dict(optimizer, state, params, ["w"])["param_groups"][0]
+    group = optim.optimizer_state_dict(optimizer, state, params, ["w"])["param_groups"][0]
     assert (group["lr"], group["betas"]) == (1 / 3, (0.9, 0.999))
     state = optim.set_hyperparams(state, lr=0.05, betas=(0.85, 0.99))
-    saved = weights.optimizer_state_dict(optimizer, state, params, ["w"])
+    saved = optim.optimizer_state_dict(optimizer, state, params, ["w"])
     group = saved["param_groups"][0]
     assert (group["lr"], group["betas"]) == (0.05, (0.85, 0.99))
     assert saved["state"] == {}
-    loaded = weights.load_optimizer_state_dict(
+    loaded = optim.load_optimizer_state_dict(
         optimizer, optimizer.init(params), params, saved, ["w"]
     )
     assert float(optim.get_hyperparams(loaded)["lr"]) == pytest.approx(0.05)
@@ -136,14 +134,14 @@ def test_groups_frozen_parameters_and_schedules_pass() -> None:
     for k, t in tensors.items():
         t.grad = torch.tensor(grads[k][0])
     theirs.step()
-    state = weights.load_optimizer_state_dict(
+    state = optim.load_optimizer_state_dict(
         optimizer, state, params, theirs.state_dict(), NAMES, step=12
     )
     # beyond the tenth step the schedule has cut the rates
     _, state = optimizer.update({k: g[1] for k, g in grads.items()}, state, params)
     rates = [float(optim.get_hyperparams(state, g)["lr"]) for g in range(2)]
     np.testing.assert_allclose(rates, [0.05, 0.01], rtol=1e-6)
-    saved = weights.optimizer_state_dict(optimizer, state, params, NAMES)
+    saved = optim.optimizer_state_dict(optimizer, state, params, NAMES)
     assert [group["params"] for group in saved["param_groups"]] == [[0], [1]]
     np.testing.assert_allclose(
         saved["state"][1]["momentum_buffer"], 0.9 * grads["c"][0] + grads["c"][1], rtol=1e-5
@@ -154,7 +152,7 @@ def faulty(change: Any) -> Any:
     optimizer = optim.AdamW()
     params = {"a": jnp.zeros(2), "b": jnp.zeros((2, 3))}
     _, state = optimizer.update(params, optimizer.init(params), params)
-    saved = weights.optimizer_state_dict(optimizer, state, params, ["a", "b"])
+    saved = optim.optimizer_state_dict(optimizer, state, params, ["a", "b"])
     change(saved)
     return optimizer, optimizer.init(params), params, saved, ["a", "b"]
 
@@ -173,25 +171,25 @@ FAULTS = [
 @pytest.mark.parametrize(("change", "message"), FAULTS, ids=[m for _, m in FAULTS])
 def test_what_does_not_fit_is_named(change: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        weights.load_optimizer_state_dict(*faulty(change))
+        optim.load_optimizer_state_dict(*faulty(change))
 
 
 def test_dampening_that_was_not_built_in_is_named() -> None:
     params = {"w": jnp.zeros(2)}
     damped = optim.SGD(momentum=0.9, dampening=0.5)
-    saved = weights.optimizer_state_dict(damped, damped.init(params), params, ["w"])
+    saved = optim.optimizer_state_dict(damped, damped.init(params), params, ["w"])
     plain = optim.SGD(momentum=0.9)
     with pytest.raises(ValueError, match=r"dampening is 0.5, the optimizer was built with 0"):
-        weights.load_optimizer_state_dict(plain, plain.init(params), params, saved, ["w"])
+        optim.load_optimizer_state_dict(plain, plain.init(params), params, saved, ["w"])
 
 
 def test_names_and_optimizers_that_do_not_fit() -> None:
     optimizer, state, params, saved, _ = faulty(lambda s: None)
     with pytest.raises(ValueError, match=r"missing are \['b'\], repeated are \['a'\]"):
-        weights.optimizer_state_dict(optimizer, state, params, ["a", "a"])
+        optim.optimizer_state_dict(optimizer, state, params, ["a", "a"])
     with pytest.raises(ValueError, match=r"\['x'\] are not among"):
-        weights.load_optimizer_state_dict(optimizer, state, params, saved, ["a", "b", "x"])
+        optim.load_optimizer_state_dict(optimizer, state, params, saved, ["a", "b", "x"])
     with pytest.raises(ValueError, match=r"\['LBFGS'\] has no common form"):
-        weights.optimizer_state_dict(optim.LBFGS(), state, params, ["a", "b"])
+        optim.optimizer_state_dict(optim.LBFGS(), state, params, ["a", "b"])
     with pytest.raises(ValueError, match=r"0 parameter groups, the optimizer 1"):
-        weights.optimizer_state_dict(optimizer, {}, params, ["a", "b"])
+        optim.optimizer_state_dict(optimizer, {}, params, ["a", "b"])

@@ -3,11 +3,29 @@
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 
-from jaxnet.weights.torch_types import DTYPES
+__all__ = ["DTYPES", "as_numpy", "is_array"]
 
-__all__ = ["as_numpy", "is_array"]
+_BY_NUMPY = (
+    *("bool", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+)
+_BY_ML_DTYPES = (
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+)
+
+DTYPES: dict[str, np.dtype] = {
+    **{name: np.dtype(name) for name in _BY_NUMPY},
+    **{name: np.dtype(getattr(ml_dtypes, name)) for name in _BY_ML_DTYPES},
+}
+"""torch.NAME to numpy's dtype."""
 
 
 def is_array(value: Any) -> bool:
