@@ -100,5 +100,4 @@ def _bounds(annotation: Any) -> Iterator[Bound]:
         if isinstance(part, Bound):
             yield part
     for part in typing.get_args(annotation):
-        if typing.get_origin(part) is Annotated:
-            yield from _bounds(part)
+        yield from _bounds(part)
