@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.timing import Timing, interleave, machine, markdown
 from benchmarks.training import WORKLOADS, Workload, jaxnet_trainer, mlp, torch_trainers
-from jaxnet import nn, report
+from jaxnet import nn, plots
 
 BASE = dataclasses.replace(WORKLOADS["MLP 784-128-64-10"], steps=10, rows=4096)
 LIBRARIES = ("torch eager", "jaxnet")
@@ -144,11 +144,11 @@ def growth(axis: Axis, found: dict[str, list[Timing]]) -> list[list[str]]:
     return lines
 
 
-def panel(axis: Axis, found: dict[str, list[Timing]]) -> report.Panel:
+def panel(axis: Axis, found: dict[str, list[Timing]]) -> plots.Panel:
     """Cost against size, with the quartiles as a shade."""
     sizes = list(axis.works)
     series = [
-        report.Series(
+        plots.Series(
             library,
             sizes,
             [one.median * 1e3 for one in timings],
@@ -158,7 +158,7 @@ def panel(axis: Axis, found: dict[str, list[Timing]]) -> report.Panel:
         for library, timings in found.items()
     ]
     ylabel = f"ms {axis.per}"
-    return report.Panel(axis.title, axis.unit, ylabel, series, log=True, log_x=True)
+    return plots.Panel(axis.title, axis.unit, ylabel, series, log=True, log_x=True)
 
 
 def main() -> None:
@@ -195,7 +195,7 @@ def main() -> None:
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "growth.md").write_text(text)
-        report.save_panels(options.out / "growth.png", panels)
+        plots.save_panels(options.out / "growth.png", panels)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from experiments.harness.tables import markdown
 
 __all__ = ["Timing", "interleave", "machine", "markdown", "sampled"]
 
@@ -86,7 +88,7 @@ def sampled(
 
 def machine() -> str:
     """One line that says where figures come from."""
-    from jaxnet.train import environment
+    from experiments.harness.record import environment
 
     facts = environment()
     versions = ", ".join(f"{name} {facts[name]}" for name in ("jax", "flax", "optax", "numpy"))
@@ -98,10 +100,3 @@ def machine() -> str:
         pass
     where = f"{facts['processor']}, {os.cpu_count()} cores, {facts['device']}"
     return f"{where}; Python {facts['python']}, {versions}"
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in Markdown."""
-    lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    return "\n".join(lines)

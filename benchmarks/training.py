@@ -27,7 +27,7 @@ from benchmarks import startup
 from benchmarks.timing import interleave, machine, markdown
 from experiments import cifar2_net, cifar2_variants
 from experiments.thermometer import T_C, T_UN
-from jaxnet import losses, nn, optim, report, train
+from jaxnet import losses, nn, optim, plots, train
 from jaxnet.random import Generator
 
 
@@ -286,7 +286,7 @@ def main() -> None:
             return
         bars = {"best torch / jaxnet": [[ratio] for ratio in shown.values()]}
         labels = [name.replace(", ", "\n").replace(" ", "\n") for name in shown]
-        report.save_bars(
+        plots.save_bars(
             options.out / "speed.png", labels, bars, "Training step, higher is faster", "ratio"
         )
 

@@ -4,8 +4,8 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-from experiments import every
-from experiments.registry import list_all, names, run
+from experiments.harness.all import COMMANDS
+from experiments.harness.registry import list_all, names, run
 
 _USAGE = """
 Run one:           python -m experiments NAME
@@ -18,14 +18,14 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         if arguments:
             print("usage: python -m experiments [NAME | all | report] [settings]\n")
-        print(list_all())
+        list_all()
         print(_USAGE)
         return 0
     name, rest = arguments[0], arguments[1:]
-    if name in every.COMMANDS:
-        return every.COMMANDS[name](rest)
+    if name in COMMANDS:
+        return COMMANDS[name](rest)
     if name not in names():
-        near = difflib.get_close_matches(name, [*names(), *every.COMMANDS], n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, [*names(), *COMMANDS], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names())}"
         print(f"error: no experiment {name!r}; {hint}", file=sys.stderr)
         return 2

@@ -17,84 +17,105 @@ from collections import Counter
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ledger
-from experiments.result_table import save_ledger
-from experiments.settings import Settings
-from jaxnet import data, nn, report, train
+from experiments.harness import ledger, tables
+from experiments.harness.files import find
+from experiments.harness.record import Run
+from experiments.harness.settings import Count, Seed, Settings
+from jaxnet import data, nn, plots
 from jaxnet.random import Generator
 
 DATA = ("austen",)
+LINE = 200  # that the document looks at
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Settings):
     """Settings of austen."""
 
-    dim: int = 16
+    seed: Seed = 0
+    """Seed of the embedding's weight."""
+    dim: Count = 16
     """Numbers a word in the embedding."""
 
-    def validate(self) -> None:
-        super().validate()
-        if self.dim < 1:
-            raise ValueError(f"--dim: {self.dim}; at least 1 is needed")
+
+def clean_words(text: str) -> list[str]:
+    """Lower-case words without the punctuation around them, in order.
+
+    >>> clean_words("“Impossible, Mr. Bennet!”")
+    ['impossible', 'mr', 'bennet']
+    """
+    return [word.strip('.,;:"!?”“_-') for word in text.lower().split()]
 
 
-def main(config: Config) -> int:
-    """Encodes the book; returns how many figures are off."""
-    config.validate()
-    with train.Run(config.out, "austen", config) as run:
-        path = data.find("austen", config.data_dir)
-        text = data.read_text(path)
-        lines = text.split("\n")
-        if len(lines) < 201:
-            raise ValueError(f"{path}: {len(lines)} lines; the document looks at line 200")
-        line = lines[200]
-        if not data.clean_words(line):
-            raise ValueError(f"{path}, line 201: no words; the document looks at this one")
-        letters = data.letters_one_hot(line)
-        words, book = data.clean_words(line), data.clean_words(text)
-        index = data.vocabulary(book)
-        one_hot = data.words_one_hot(words, index)
-        print(f"line 200: {line}\nletters {letters.shape}, words {one_hot.shape}")
-        for i, word in enumerate(words):
-            print(f"{i:2} {index[word]:4} {word}")
+def letters_one_hot(line: str, size: int = 128) -> np.ndarray:
+    """One row for each character with a 1 at its code, float32 (len(line), size).
 
-        embedding = nn.Embedding(len(index), config.dim, rngs=Generator(config.seed))
-        looked_up = embedding(jnp.asarray(data.word_indices(words, index)))
-        product = one_hot @ np.asarray(embedding.weight[...])
-        gap = float(np.abs(np.asarray(looked_up) - product).max())
-        print(
-            f"embedding: {looked_up.shape}; the one-hot product differs by {gap:.0e} and takes "
-            f"{one_hot.nbytes:,} bytes where the indices take {4 * len(words)}"
-        )
-        if gap > 1e-6:
-            raise ValueError(f"embedding: lookup and one-hot product differ by {gap:.1e}")
+    As in the document, the line is lowered and stripped of blanks around it first
+    (their rows stay zero, at the end), and characters beyond `size` count as 0.
 
-        printed = [
-            name.split(".", 1)[1] for name in ledger.documented("text") if name.startswith("index.")
-        ]
-        figures = {
-            "line_200": line,
-            "words": words,
-            "words_in_line": len(words),
-            "letters_shape": letters.shape,
-            "vocabulary": len(index),
-            "index": {word: index.get(word, -1) for word in printed},
-        }
-        rows = ledger.compare("text", figures)
-        save_ledger(run, config, rows)
-        run.metrics |= figures
-        run.metrics |= {"words_in_book": len(book), "embedding_gap": gap}
+    >>> letters_one_hot(" Aé").argmax(axis=1)
+    array([97,  0,  0])
+    """
+    out = np.zeros((len(line), size), np.float32)
+    for i, letter in enumerate(line.lower().strip()[: len(line)]):
+        out[i, ord(letter) if ord(letter) < size else 0] = 1
+    return out
 
-        counts = np.array(sorted(Counter(book).values(), reverse=True))
-        rank = np.arange(1, len(counts) + 1)
-        panel = report.Panel(
-            "How often each word comes",
-            "log10 of the word's rank",
-            "times in the book",
-            [report.Series(f"{len(counts)} words", np.log10(rank), counts, ".")],
-            log=True,
-        )
-        report.save_panels(run.folder / "words.png", [panel])
-    print(f"record, plot and table: {run.folder}")
-    return ledger.failed(rows)
+
+def main(config: Config, run: Run) -> None:
+    """Encodes the book."""
+    path = find("austen", config.data_dir)
+    text = data.read_text(path)
+    lines = text.split("\n")
+    if len(lines) <= LINE:
+        raise ValueError(f"{path}: {len(lines)} lines; the document looks at line {LINE}")
+    line = lines[LINE]
+    words, book = clean_words(line), clean_words(text)
+    if not words:
+        raise ValueError(f"{path}, line {LINE + 1}: no words; the document looks at this one")
+    letters = letters_one_hot(line)
+    index = {word: i for i, word in enumerate(sorted({*book}))}
+    indices = np.array([index[word] for word in words], np.int32)
+    one_hot = data.one_hot(indices, len(index))
+    print(f"line {LINE}: {line}\nletters {letters.shape}, words {one_hot.shape}")
+    tables.show(("", "index", "word"), [(i, index[word], word) for i, word in enumerate(words)])
+
+    embedding = nn.Embedding(len(index), config.dim, rngs=Generator(config.seed))
+    looked_up = embedding(jnp.asarray(indices))
+    product = one_hot @ np.asarray(embedding.weight[...])
+    gap = float(np.abs(np.asarray(looked_up) - product).max())
+    print(
+        f"embedding: {looked_up.shape}; the one-hot product differs by {gap:.0e} and takes "
+        f"{one_hot.nbytes:,} bytes where the indices take {indices.nbytes}"
+    )
+    if gap > 1e-6:
+        raise ValueError(f"embedding: lookup and one-hot product differ by {gap:.1e}")
+
+    printed = [
+        name.split(".", 1)[1] for name in ledger.documented("text") if name.startswith("index.")
+    ]
+    figures = {
+        "line_200": line,
+        "words": words,
+        "words_in_line": len(words),
+        "letters_shape": letters.shape,
+        "vocabulary": len(index),
+        "index": {word: index.get(word, -1) for word in printed},
+    }
+    tables.save_ledger(run, ledger.compare("text", figures))
+    run.metrics |= figures | {"words_in_book": len(book), "embedding_gap": gap}
+
+    counts = np.array(sorted(Counter(book).values(), reverse=True))
+    rank = np.arange(1, len(counts) + 1)
+    panel = plots.Panel(
+        "How often each word comes",
+        "the word's rank",
+        "times in the book",
+        [
+            plots.Series(f"{len(counts)} words", rank, counts, "."),
+            plots.Series("the first's / rank (Zipf's law)", rank, counts[0] / rank, "k--"),
+        ],
+        log=True,
+        log_x=True,
+    )
+    plots.save_panels(run.folder / "words.png", [panel])

@@ -22,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from experiments import ledger
-from experiments.result_table import save_ledger
-from experiments.settings import Settings
-from jaxnet import losses, report, train
+from experiments.harness import ledger
+from experiments.harness.record import Run
+from experiments.harness.settings import Count, Positive, Seed, Training
+from experiments.harness.tables import save_ledger, show
+from jaxnet import losses, plots
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
@@ -33,20 +34,15 @@ DATA = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config(Training):
     """Settings of autograd."""
 
-    seed: int = 1
+    seed: Seed = 1
     """Seed of the tensors; the document's figures are for 1."""
-    epochs: int = 50
+    epochs: Count = 50
     """Steps of gradient descent after the gradients are checked."""
-    lr: float = 0.05
+    lr: Positive = 0.05
     """Learning rate of these steps."""
-
-    def validate(self) -> None:
-        super().validate()
-        if self.lr <= 0:
-            raise ValueError(f"--lr: {self.lr}; a positive number is needed")
 
 
 def loss_of(params: dict[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
@@ -70,27 +66,28 @@ def plot_activations(path: Path) -> dict[str, dict[str, list[float]]]:
     x = jnp.linspace(-3, 3, 241)
     places = jnp.array([-3.0, 0.0, 3.0])
     values, slopes, table = [], [], {}
-    print("activation: values at -3, 0, 3; slopes there")
     for name, activation in ACTIVATIONS.items():
         slope = jax.vmap(jax.grad(activation))
-        values.append(report.Series(name, x, activation(x)))
-        slopes.append(report.Series(name, x, slope(x)))
+        values.append(plots.Series(name, x, activation(x)))
+        slopes.append(plots.Series(name, x, slope(x)))
         table[name] = {"value": activation(places).tolist(), "slope": slope(places).tolist()}
-        both = ("  ".join(f"{v:7.4f}" for v in row) for row in table[name].values())
-        print(f"  {name:10}  {';  '.join(both)}")
-    panels = [
-        report.Panel("Activation functions", "input", "output", values),
-        report.Panel("Their slopes, by jax.grad", "input", "slope", slopes),
+    header = ["activation f", *(f"{f}({x:g})" for f in ("f", "f'") for x in places)]
+    cells = [
+        [name, *(f"{v:.4f}" for row in both.values() for v in row)] for name, both in table.items()
     ]
-    report.save_panels(path, panels)
+    show(header, cells)
+    panels = [
+        plots.Panel("Activation functions", "input", "output", values),
+        plots.Panel("Their slopes, by jax.grad", "input", "slope", slopes),
+    ]
+    plots.save_panels(path, panels)
     return table
 
 
-def main(config: Config) -> int:
-    """Checks the gradients, then descends; returns how many figures are off."""
-    config.validate()
+def main(config: Config, run: Run) -> None:
+    """Checks the gradients, then descends."""
     cpu = jax.devices("cpu")[0]
-    with jax.default_device(cpu), train.Run(config.out, "autograd", config) as run:
+    with jax.default_device(cpu):
         generator = Generator(config.seed)
         x, y = (jnp.asarray(generator.randn(n, 1)) for n in (5, 3))
         params = {"w": jnp.asarray(generator.randn(3, 5)), "b": jnp.asarray(generator.randn(3, 1))}
@@ -129,11 +126,9 @@ def main(config: Config) -> int:
         if not np.isfinite(curve).all():
             raise ValueError(f"--lr: at {config.lr:g} the loss is not finite; lower it")
         run.metrics["descent"] = curve
-        save_ledger(run, config, rows)
+        save_ledger(run, rows)
         print(f"{config.epochs} steps of descent: loss {curve[0]:.4f} to {curve[-1]:.3g}")
         run.metrics["activations"] = plot_activations(run.folder / "activations.png")
-        series = report.Series(f"lr {config.lr:g}", range(1, config.epochs + 1), curve, ".-")
-        panel = report.Panel("Descent along the gradient", "step", "loss", [series], log=True)
-        report.save_panels(run.folder / "descent.png", [panel])
-    print(f"record, plots and table: {run.folder}")
-    return ledger.failed(rows)
+        series = plots.Series(f"lr {config.lr:g}", range(1, config.epochs + 1), curve, ".-")
+        panel = plots.Panel("Descent along the gradient", "step", "loss", [series], log=True)
+        plots.save_panels(run.folder / "descent.png", [panel])

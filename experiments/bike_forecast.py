@@ -12,16 +12,17 @@ Result (2-core CPU, half a minute): off by 52.0 ± 1.5 bikes an hour over 3 seed
 """
 
 import dataclasses
-from typing import Any
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.result_table import mean_and_spread
-from experiments.settings import Settings, from_file
-from experiments.wine_regression import beats_line, least_squares
-from jaxnet import data, losses, nn, optim, report, train
+from experiments.baseline import beats_line, least_squares
+from experiments.bike_data import read_bikes
+from experiments.harness.files import find
+from experiments.harness.record import Run
+from experiments.harness.settings import Count, Positive, Training, from_file
+from experiments.harness.tables import mean_and_spread, seeds_in_words, show
+from jaxnet import data, losses, nn, optim, plots, train
 from jaxnet.random import Generator
 
 DATA = ("bikes",)
@@ -29,25 +30,17 @@ CHANNELS = ("temp", "hum", "windspeed", "workingday")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config(Training):
     """Settings of bike_forecast."""
 
-    epochs: int = 20
+    epochs: Count = 20
     """Passes over the training hours."""
-    seeds: int = 3
+    seeds: Count = 3
     """How many runs, from --seed on."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Learning rate of Adam."""
-    past: int = 24
+    past: Count = 24
     """Hours that a forecast is made from."""
-
-    def validate(self) -> None:
-        super().validate()
-        for name in ("seeds", "past"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name}: {getattr(self, name)}; at least 1 is needed")
-        if self.lr <= 0:
-            raise ValueError(f"--lr: {self.lr}; a positive number is needed")
 
 
 def inputs_and_targets(table: data.Table, past: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -66,79 +59,102 @@ def inputs_and_targets(table: data.Table, past: int) -> tuple[np.ndarray, np.nda
     return seen.reshape(len(seen), -1), after[:, 0], before[:, -1]
 
 
-def main(config: Config) -> int:
-    """Trains every seed; returns 1 if the claim is off: a net no better than the line."""
-    config.validate()
-    with train.Run(config.out, "bike_forecast", config) as run:
-        path = data.find("bikes", config.data_dir)
-        table = data.read_bikes(path)
-        if config.past > len(table) // 2:
-            raise ValueError(
-                f"--past: {config.past}; {path} has {len(table)} hours, half of them can be given"
-            )
-        with from_file(path):
-            x, y, last = inputs_and_targets(table, config.past)
-        cut = len(x) * 4 // 5
-        scale = y[:cut].std()
-        line = least_squares(x[:cut], y[:cut], x[cut:])
-        rmse = {
-            "line": float(np.sqrt(np.mean((line - y[cut:]) ** 2))),
-            "last hour again": float(np.sqrt(np.mean((last[cut:] - y[cut:]) ** 2))),
-        }
-        training = jnp.asarray(x[:cut]), jnp.asarray(y[:cut] / scale)[:, None]
-        known = jnp.asarray(x[cut:])
-        results: dict[int, Any] = {}
-        forecast = np.zeros(0)
-        for seed in range(config.seed, config.seed + config.seeds):
-            generator = Generator(seed)
-            model = nn.Sequential(
-                nn.Linear(x.shape[1], 64, rngs=generator),
-                nn.ReLU(),
-                nn.Linear(64, 1, rngs=generator),
-            )
-            optimizer = optim.Adam(lr=config.lr)
-            state = train.create(model, optimizer, seed)
-            step = train.make_train_step(train.supervised(losses.mse_loss), optimizer)
-            epoch = train.make_epoch(step, 64)
-            predict = jax.jit(lambda state: state.model()(known)[:, 0])
-            curve = []
-            for _ in range(config.epochs):
-                order = jnp.asarray(data.epoch_order(cut, generator))
-                state, _ = epoch(state, training, order)
-                forecast = np.asarray(predict(state)) * scale
-                curve.append(float(np.sqrt(np.mean((forecast - y[cut:]) ** 2))))
-            if not np.isfinite(curve).all():
-                raise ValueError(f"--lr: at {config.lr} the loss is not finite; lower it")
-            results[seed] = curve
-            print(f"seed {seed}: off by {curve[-1]:.1f} bikes an hour (root mean square)")
-        final = np.array([curve[-1] for curve in results.values()])
-        print(f"net: {mean_and_spread(final, 1)} over {len(final)} seed(s)")
-        for name, value in rmse.items():
-            print(f"{name}: {value:.1f}")
-        claim = beats_line(final, rmse["line"], config, Config())
-        run.metrics |= {
-            "claims": [claim],
-            "baselines": rmse,
-            "net": results,
-            "hours": {"train": cut, "test": len(known)},
-        }
-        epochs = range(1, config.epochs + 1)
-        curves = [report.Series(f"net, seed {s}", epochs, curve) for s, curve in results.items()]
-        flat = report.Series("line", epochs, np.full(config.epochs, rmse["line"]), "k--")
-        week = np.arange(min(168, len(known)))
-        panels = [
-            report.Panel("The last months", "epoch", "off by, bikes an hour", [*curves, flat]),
-            report.Panel(
-                "The first week of them",
-                "hour",
-                "bikes",
-                [
-                    report.Series("counted", week, y[cut:][week], "k-"),
-                    report.Series("net", week, forecast[week], "C0-"),
-                    report.Series("line", week, line[week], "C1--"),
-                ],
-            ),
-        ]
-        report.save_panels(run.folder / "forecast.png", panels)
-    print(f"record and plot: {run.folder}")
-    return int(claim["verdict"] == "OFF")
+def train_net(
+    training: tuple[np.ndarray, np.ndarray],
+    testing: tuple[np.ndarray, np.ndarray],
+    seed: int,
+    config: Config,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trains the net on inputs and targets (N, 1).
+
+    Returns:
+        The mean squared error on the held-out hours after each epoch, and the forecast of them.
+    """
+    generator = Generator(seed)
+    model = nn.Sequential(
+        nn.Linear(training[0].shape[1], 64, rngs=generator),
+        nn.ReLU(),
+        nn.Linear(64, 1, rngs=generator),
+    )
+    optimizer = optim.Adam(lr=config.lr)
+    loss = train.supervised(losses.mse_loss)
+    result = train.fit(
+        train.create(model, optimizer, seed),
+        train.make_train_step(loss, optimizer),
+        training,
+        epochs=config.epochs,
+        batch_size=64,
+        generator=generator,
+        validation=testing,
+        eval_step=train.make_eval_step(loss),
+        eval_batch_size=1024,
+        quiet=True,
+        log=lambda line: None,
+    )
+    forecast = train.predict(result.state, testing[0], batch_size=1024)
+    return np.array([line["val_loss"] for line in result.history]), forecast[:, 0]
+
+
+def main(config: Config, run: Run) -> None:
+    """Trains every seed; the claim is that the net is better than the line."""
+    path = find("bikes", config.data_dir)
+    table = read_bikes(path)
+    if config.past > len(table) // 2:
+        raise ValueError(
+            f"--past: {config.past}; {path} has {len(table)} hours, half of them can be given"
+        )
+    with from_file(path):
+        x, y, last = inputs_and_targets(table, config.past)
+    cut = len(x) * 4 // 5
+    counted = y[cut:]
+    scale = y[:cut].std()
+    training, testing = (
+        (x[rows], y[rows, None] / scale) for rows in (slice(cut), slice(cut, None))
+    )
+    curves, forecast = {}, counted
+    for seed in range(config.seed, config.seed + config.seeds):
+        errors, forecast = train_net(training, testing, seed, config)
+        curves[seed] = np.sqrt(errors) * scale
+        forecast = forecast * scale
+        print(f"seed {seed}: off by {curves[seed][-1]:.1f} bikes an hour (root mean square)")
+
+    line = least_squares(x[:cut], y[:cut], x[cut:])
+    baselines = {"a straight line": rmse(line, counted), "last hour": rmse(last[cut:], counted)}
+    final = np.array([curve[-1] for curve in curves.values()])
+    net = mean_and_spread(final, 1)
+    rows = [("the net", net), *((name, f"{error:.1f}") for name, error in baselines.items())]
+    seeds = seeds_in_words(config.seed, config.seeds)
+    show(("forecast by", f"root mean square error, bikes an hour, {seeds}"), rows)
+    claim = beats_line(final, baselines["a straight line"], config)
+    run.result = f"off by {net} bikes an hour, the line by {baselines['a straight line']:.1f}"
+    run.metrics |= {
+        "claims": [claim],
+        "baselines": baselines,
+        "net": curves,
+        "hours": {"train": cut, "test": len(counted)},
+    }
+    forecasts = {"counted": counted, "net": forecast, "line": line}
+    _plot(run.folder / "forecast.png", curves, baselines["a straight line"], forecasts)
+
+
+def rmse(forecast: np.ndarray, counted: np.ndarray) -> float:
+    """The root mean square error."""
+    return float(np.sqrt(np.mean((forecast - counted) ** 2)))
+
+
+def _plot(
+    path: Path, curves: dict[int, np.ndarray], line: float, forecasts: dict[str, np.ndarray]
+) -> None:
+    epochs = range(1, 1 + len(next(iter(curves.values()))))
+    errors = [plots.Series(f"net, seed {s}", epochs, curve) for s, curve in curves.items()]
+    errors.append(plots.Series("line", epochs, np.full(len(epochs), line), "k--"))
+    styles = {"counted": "k-", "net": "C0-", "line": "C1--"}
+    week = [
+        plots.Series(name, np.arange(len(values[:168])), values[:168], styles[name])
+        for name, values in forecasts.items()
+    ]
+    panels = [
+        plots.Panel("The last months", "epoch", "off by, bikes an hour", errors),
+        plots.Panel("The first week of them", "hour", "bikes", week),
+    ]
+    plots.save_panels(path, panels)

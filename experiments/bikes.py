@@ -11,13 +11,17 @@ Result: shapes and printed rows of the document hold.
 """
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
-from experiments import ledger
-from experiments.result_table import save_ledger
-from experiments.settings import Settings, from_file
-from jaxnet import data, report, train
+from experiments.bike_data import read_bikes
+from experiments.harness import ledger
+from experiments.harness.files import find
+from experiments.harness.record import Run
+from experiments.harness.settings import Settings
+from experiments.harness.tables import save_ledger
+from jaxnet import data, plots
 
 DATA = ("bikes",)
 
@@ -27,69 +31,88 @@ class Config(Settings):
     """Settings of bikes."""
 
 
-def main(config: Config) -> int:
-    """Shapes the series; returns how many figures are off."""
-    config.validate()
-    with train.Run(config.out, "bikes", config) as run:
-        path = data.find("bikes", config.data_dir)
-        table = data.read_bikes(path)
-        hours = table.values
-        daily = data.days(hours)  # (730, 24, 17)
-        channels_first = daily.transpose(0, 2, 1)  # (730, 17, 24)
-        weather, temperature = table.index("weathersit"), table.index("temp")
+def weather_one_hot(daily: np.ndarray, channel: int) -> np.ndarray:
+    """The weather of (N, C, 24), a channel of 1 to 4, as four channels of 0 and 1: (N, 4, 24)."""
+    return data.one_hot(daily[:, channel] - 1, 4, daily.dtype).transpose(0, 2, 1)
 
-        one_hot = data.weather_one_hot(channels_first, weather)  # (730, 4, 24)
-        with_weather = data.with_channels(channels_first, one_hot)  # (730, 21, 24)
-        scaled = with_weather.copy()
-        scaled[:, weather] = data.scale_ordinal(scaled[:, weather])
-        with from_file(path):
-            scaled[:, temperature] = data.scale_to_unit(scaled[:, temperature])
-        for name, channel in (("weather", weather), ("temperature", temperature)):
-            before, after = with_weather[:, channel], scaled[:, channel]
-            print(
-                f"{name}: {before.min():g} to {before.max():g} becomes {after.min():g} to "
-                f"{after.max():g}"
-            )
-        print("temperature: the document divides by (min - min) = 0; (max - min) is meant")
-        run.metrics |= {
-            "one_hot_rows": {str(i + 1): int(one_hot[:, i].sum()) for i in range(4)},
-            "temperature": {"lowest": scaled[:, temperature].min(),
-                            "highest": scaled[:, temperature].max()},
-        }  # fmt: skip
-        figures = {
-            "hours": hours.shape,
-            "days": daily.shape,
-            "channels_first": channels_first.shape,
-            "one_hot": one_hot.shape,
-            "with_weather": with_weather.shape,
-            "first_rows": hours[:3, :3],
-            "last_rows": hours[-3:, :3],
-            "first_counts": hours[:3, -3:],
-            "last_counts": hours[-3:, -3:],
-        }
-        rows = ledger.compare("bikes", figures)
-        save_ledger(run, config, rows)
 
-        counts = daily[:, :, table.index("cnt")]
-        working = daily[:, 0, table.index("workingday")] == 1
-        clock = np.arange(24)
-        panels = [
-            report.Panel(
-                "Bikes over the day",
-                "hour",
-                "bikes an hour, mean",
-                [
-                    report.Series("working days", clock, counts[working].mean(axis=0)),
-                    report.Series("other days", clock, counts[~working].mean(axis=0)),
-                ],
-            ),
-            report.Panel(
-                "Bikes over two years",
-                "day",
-                "bikes a day",
-                [report.Series("all", np.arange(len(counts)), counts.sum(axis=1), ".")],
-            ),
-        ]
-        report.save_panels(run.folder / "bikes.png", panels)
-    print(f"record, plot and table: {run.folder}")
-    return ledger.failed(rows)
+def scale_to_unit(values: np.ndarray) -> np.ndarray:
+    """(x - min) / (max - min): onto 0 to 1.
+
+    Raises:
+        ValueError: All values are the same.
+    """
+    low, high = values.min(), values.max()
+    if not low < high:
+        raise ValueError(f"all values are {low:g}; there is no range to scale")
+    return (values - low) / (high - low)
+
+
+def main(config: Config, run: Run) -> None:
+    """Shapes the series."""
+    path = find("bikes", config.data_dir)
+    table = read_bikes(path)
+    hours = table.values
+    daily = hours.reshape(-1, 24, hours.shape[1])  # (730, 24, 17)
+    channels_first = daily.transpose(0, 2, 1)  # (730, 17, 24)
+    weather, temperature = table.index("weathersit"), table.index("temp")
+
+    one_hot = weather_one_hot(channels_first, weather)  # (730, 4, 24)
+    with_weather = np.concatenate([channels_first, one_hot], axis=1)  # (730, 21, 24)
+    scaled = with_weather.copy()
+    scaled[:, weather] = (scaled[:, weather] - 1) / 3  # the second way: 1 to 4 onto 0 to 1
+    try:
+        scaled[:, temperature] = scale_to_unit(scaled[:, temperature])
+    except ValueError as error:
+        raise ValueError(f"{path}, column 'temp': {error}") from error
+    for name, channel in (("weather", weather), ("temperature", temperature)):
+        before, after = with_weather[:, channel], scaled[:, channel]
+        print(
+            f"{name}: {before.min():g} to {before.max():g} becomes {after.min():g} to "
+            f"{after.max():g}"
+        )
+    print("temperature: the document divides by (min - min) = 0; (max - min) is meant")
+    run.metrics |= {
+        "one_hot_rows": {str(i + 1): int(one_hot[:, i].sum()) for i in range(4)},
+        "temperature": {
+            "lowest": scaled[:, temperature].min(),
+            "highest": scaled[:, temperature].max(),
+        },
+    }
+    figures = {
+        "hours": hours.shape,
+        "days": daily.shape,
+        "channels_first": channels_first.shape,
+        "one_hot": one_hot.shape,
+        "with_weather": with_weather.shape,
+        "first_rows": hours[:3, :3],
+        "last_rows": hours[-3:, :3],
+        "first_counts": hours[:3, -3:],
+        "last_counts": hours[-3:, -3:],
+    }
+    save_ledger(run, ledger.compare("bikes", figures))
+    counts = daily[:, :, table.index("cnt")]
+    working = daily[:, 0, table.index("workingday")] == 1
+    _plot(run.folder / "bikes.png", counts, working)
+
+
+def _plot(path: Path, counts: np.ndarray, working: np.ndarray) -> None:
+    clock = np.arange(24)
+    panels = [
+        plots.Panel(
+            "Bikes over the day",
+            "hour",
+            "bikes an hour, mean",
+            [
+                plots.Series("working days", clock, counts[working].mean(axis=0)),
+                plots.Series("other days", clock, counts[~working].mean(axis=0)),
+            ],
+        ),
+        plots.Panel(
+            "Bikes over two years",
+            "day",
+            "bikes a day",
+            [plots.Series("all", np.arange(len(counts)), counts.sum(axis=1), ".")],
+        ),
+    ]
+    plots.save_panels(path, panels)

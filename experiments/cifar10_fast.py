@@ -35,11 +35,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cifar2_net import MEAN, STD
-from experiments.result_table import command, mean_and_spread, save_table, seeds_in_words
-from experiments.settings import Settings
-from experiments.unfinished import Budget, Unfinished, checksum
-from jaxnet import data, losses, metrics, nn, optim, report, train
+from experiments.birds import MEAN, STD
+from experiments.harness.record import Run
+from experiments.harness.settings import Count, Positive, Training
+from experiments.harness.tables import mean_and_spread, save_table, seeds_in_words, show
+from experiments.harness.unfinished import checksum
+from jaxnet import data, losses, metrics, nn, optim, plots, train
 from jaxnet.data import transforms
 from jaxnet.random import Generator
 
@@ -56,18 +57,18 @@ TEST_BATCH = 400
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config(Training):
     """Settings of cifar10_fast."""
 
-    epochs: int = 5
+    epochs: Count = 5
     """Passes over the 50,000 images."""
-    seeds: int = 1
+    seeds: Count = 1
     """How many runs, from --seed on."""
-    width: int = 32
+    width: Count = 32
     """Channels of the first block; the other two have four times as many."""
-    batch_size: int = 512
+    batch_size: Count = 512
     """Images a step; multiples of 16 are fast on CPUs."""
-    lr: float = 0.12
+    lr: Positive = 0.12
     """Muon's first rate: by which share of its size a filter moves in a step."""
     images: int = 50_000
     """Training images; fewer for a look."""
@@ -76,12 +77,6 @@ class Config(Settings):
 
     def validate(self) -> None:
         super().validate()
-        for name in ("seeds", "width", "batch_size"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag}: {getattr(self, name)}; at least 1 is needed")
-        if self.lr <= 0:
-            raise ValueError(f"--lr: {self.lr}; a positive number is needed")
         if not self.batch_size <= self.images <= 50_000:
             raise ValueError(
                 f"--images: {self.images}; accepted is the batch size, {self.batch_size}, to 50,000"
@@ -240,67 +235,59 @@ def accuracies(state: Any, rows: Any) -> dict[str, float]:
     return {name: float(sum(p[1:], p[0]).compute()) for name, p in parts.items()}
 
 
-def main(config: Config) -> int:
-    """Trains from every seed; there are no figures to be off, so the result is 0."""
-    config.validate()
-    with (
-        Unfinished(config.out, "cifar10_fast") as kept,
-        train.Run(config.out, "cifar10_fast", config) as run,
-    ):
-        training, testing = (
-            data.load("cifar10", split=split, data_dir=config.data_dir)
-            for split in ("train", "test")
-        )
-        few = data.normalize(data.to_tensor(training.images[:WHITENED]), MEAN, STD)
-        filters = whitening_filters(few)
-        images, labels = (x[: config.images] for x in (training.images, training.labels))
-        images, labels = jax.device_put((images, labels))
-        tested = data.normalize(data.to_tensor(testing.images), MEAN, STD), testing.labels
-        tested = jax.device_put(tested)
+def main(config: Config, run: Run) -> None:
+    """Trains from every seed."""
+    training, testing = (
+        data.load("cifar10", split=split, data_dir=config.data_dir) for split in ("train", "test")
+    )
+    few = data.normalize(data.to_tensor(training.images[:WHITENED]), MEAN, STD)
+    filters = whitening_filters(few)
+    images, labels = (x[: config.images] for x in (training.images, training.labels))
+    images, labels = jax.device_put((images, labels))
+    tested = data.normalize(data.to_tensor(testing.images), MEAN, STD), testing.labels
+    tested = jax.device_put(tested)
 
-        steps = config.epochs * -(-config.images // config.batch_size)
-        optimizer = make_optimizer(config.lr, config.batch_size, steps)
-        step = train.make_train_step(training_loss, optimizer, compute_dtype=config.dtype)
-        settings = (config.epochs, config.width, config.batch_size, config.lr, config.images,
-                    config.dtype, checksum(images, labels, *tested))  # fmt: skip
-        runs: dict[int, dict[str, Any]] = {}
-        for seed in range(config.seed, config.seed + config.seeds):
-            print(f"seed {seed}")
-            generator = Generator(seed)
-            net = Net(config.width, filters, rngs=generator)
-            clock = Budget()
-            result = train.fit(
-                train.create(net, optimizer, seed),
-                step,
-                alternating(images, labels, seed),
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                generator=generator,
-                validation=tested,
-                eval_step=train.make_eval_step(test_loss),
-                eval_batch_size=TEST_BATCH,
-                callbacks=[clock],
-                checkpoint=kept.folder(*settings, f"seed{seed}"),
-                keep=1,
-            )
-            if result.reason == "interrupted":
-                raise KeyboardInterrupt
-            print("the test images once more, mirrored and shifted")
-            found = accuracies(result.state, tested)
-            runs[seed] = found | {
-                name: {line["epoch"]: line[name] for line in result.history}
-                for name in ("loss", "accuracy", "val_loss", "val_accuracy")
-            }
-            seconds = float(clock.memory)
-            runs[seed] |= {"seconds": seconds, "compile_seconds": result.compile_seconds}
-            print(f"seed {seed}: {found['shifted']:.4f} right, {seconds / 60:.1f} minutes")
-        run.metrics |= {"parameters": net.num_parameters, "runs": runs}
-        _plot(run.folder / "accuracy.png", runs)
-        _plot_filters(run.folder / "filters.png", filters)
-        _save_table(run.folder / "result.md", config, net.num_parameters, runs)
-        print((run.folder / "result.md").read_text())
-    print(f"record, plots and table: {run.folder}")
-    return 0
+    steps = config.epochs * -(-config.images // config.batch_size)
+    optimizer = make_optimizer(config.lr, config.batch_size, steps)
+    step = train.make_train_step(training_loss, optimizer, compute_dtype=config.dtype)
+    settings = (config.epochs, config.width, config.batch_size, config.lr, config.images,
+                config.dtype, checksum(images, labels, *tested))  # fmt: skip
+    runs: dict[int, dict[str, Any]] = {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        print(f"seed {seed}")
+        generator = Generator(seed)
+        net = Net(config.width, filters, rngs=generator)
+        result = train.fit(
+            train.create(net, optimizer, seed),
+            step,
+            alternating(images, labels, seed),
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            generator=generator,
+            validation=tested,
+            eval_step=train.make_eval_step(test_loss),
+            eval_batch_size=TEST_BATCH,
+            callbacks=[lambda report: report.log(seconds=report.seconds)],
+            checkpoint=run.unfinished.folder(*settings, f"seed{seed}"),
+            keep=1,
+        )
+        if result.reason == "interrupted":
+            raise KeyboardInterrupt
+        print("the test images once more, mirrored and shifted")
+        found = accuracies(result.state, tested)
+        runs[seed] = found | {
+            name: {line["epoch"]: line[name] for line in result.history}
+            for name in ("loss", "accuracy", "val_loss", "val_accuracy")
+        }
+        seconds = sum(line["seconds"] for line in result.history)
+        runs[seed] |= {"seconds": seconds, "compile_seconds": result.compile_seconds}
+        print(f"seed {seed}: {found['shifted']:.4f} right, {seconds / 60:.1f} minutes")
+    run.metrics |= {"parameters": net.num_parameters, "runs": runs}
+    _plot(run.folder / "accuracy.png", runs)
+    _plot_filters(run.folder / "filters.png", filters)
+    _save_table(run, config, net.num_parameters, runs)
+    right = mean_and_spread([100 * found["shifted"] for found in runs.values()], 2)
+    run.result = f"{right} % of the test images right"
 
 
 def _plot(path: Any, runs: dict[int, dict[str, Any]]) -> None:
@@ -313,20 +300,20 @@ def _plot(path: Any, runs: dict[int, dict[str, Any]]) -> None:
             ("test images", "val_accuracy", "C1.-"),
         ):
             values = list(run[name].values())
-            accuracy.append(report.Series(hidden + words, epochs, values, style))
+            accuracy.append(plots.Series(hidden + words, epochs, values, style))
         accuracy.append(
-            report.Series(f"{hidden}mirrored and shifted too", epochs[-1:], [run["shifted"]], "kx")
+            plots.Series(f"{hidden}mirrored and shifted too", epochs[-1:], [run["shifted"]], "kx")
         )
         for words, name, style in (
             ("training, smoothed labels", "loss", "C0.-"),
             ("test", "val_loss", "C1.-"),
         ):
-            loss.append(report.Series(hidden + words, epochs, list(run[name].values()), style))
+            loss.append(plots.Series(hidden + words, epochs, list(run[name].values()), style))
     panels = [
-        report.Panel("Accuracy on CIFAR-10", "epoch", "fraction right", accuracy),
-        report.Panel("Loss", "epoch", "cross entropy", loss),
+        plots.Panel("Accuracy on CIFAR-10", "epoch", "fraction right", accuracy),
+        plots.Panel("Loss", "epoch", "cross entropy", loss),
     ]
-    report.save_panels(path, panels)
+    plots.save_panels(path, panels)
 
 
 def _plot_filters(path: Any, filters: np.ndarray) -> None:
@@ -334,20 +321,20 @@ def _plot_filters(path: Any, filters: np.ndarray) -> None:
     half = filters[: len(filters) // 2].transpose(0, 2, 3, 1)  # (n, size, size, 3)
     largest = np.abs(half).max(axis=(1, 2, 3), keepdims=True)
     pictures = (127.5 + 127.5 * half / largest).astype(np.uint8)
-    report.save_images(path, pictures, [f"filter {i}" for i in range(len(half))])
+    caption = "The frozen whitening filters, from the data, each scaled to its own range"
+    titles = [f"filter {i}" for i in range(len(half))]
+    plots.save_images(path, pictures, titles, title=caption)
 
 
-def _save_table(
-    path: Any, config: Config, parameters: int, runs: dict[int, dict[str, Any]]
-) -> None:
+def _save_table(run: Run, config: Config, parameters: int, runs: dict[int, dict[str, Any]]) -> None:
     names = ("shifted", "mirrored", "plain")
     rows: list[list[Any]] = [
-        [seed, *(f"{run[name]:.4f}" for name in names), f"{run['seconds'] / 60:.1f}"]
-        for seed, run in runs.items()
+        [seed, *(f"{found[name]:.4f}" for name in names), f"{found['seconds'] / 60:.1f}"]
+        for seed, found in runs.items()
     ]
     if len(runs) > 1:
-        columns = [mean_and_spread([run[name] for run in runs.values()], 4) for name in names]
-        minutes = mean_and_spread([run["seconds"] / 60 for run in runs.values()], 1)
+        columns = [mean_and_spread([r[name] for r in runs.values()], 4) for name in names]
+        minutes = mean_and_spread([r["seconds"] / 60 for r in runs.values()], 1)
         rows.append(["all", *columns, minutes])
     notes = [
         f"{parameters:,} parameters. Accuracy on the 10,000 test images; mean ± standard deviation "
@@ -356,4 +343,5 @@ def _save_table(
     header = ["seed", "mirrored and shifted too", "mirrored too", "the images alone", "minutes"]
     seeds = seeds_in_words(config.seed, config.seeds)
     title = f"cifar10_fast, {config.epochs} epochs, {seeds}"
-    save_table(path, title, command("cifar10_fast", config), header, rows, notes)
+    show(header, rows)
+    save_table(run, title, header, rows, notes)

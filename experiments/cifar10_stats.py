@@ -12,10 +12,11 @@ import dataclasses
 
 import numpy as np
 
-from experiments import ledger
-from experiments.result_table import save_ledger
-from experiments.settings import Settings
-from jaxnet import data, report, train
+from experiments.harness import ledger
+from experiments.harness.record import Run
+from experiments.harness.settings import Settings
+from experiments.harness.tables import save_ledger
+from jaxnet import data, plots
 
 DATA = ("cifar10",)
 
@@ -25,34 +26,30 @@ class Config(Settings):
     """Settings of cifar10_stats."""
 
 
-def main(config: Config) -> int:
-    """Computes the statistics; returns how many figures are off."""
-    config.validate()
-    with train.Run(config.out, "cifar10_stats", config) as run:
-        training = data.load("cifar10", split="train", data_dir=config.data_dir)
-        mean, std = data.channel_statistics(training.images)
-        print(f"{len(training)} images: mean {np.round(mean, 4)}, deviation {np.round(std, 4)}")
-        number = 99  # the document's example
-        print(f"image {number}: {training.classes[training.labels[number]]}")
+def main(config: Config, run: Run) -> None:
+    """Computes the statistics."""
+    training = data.load("cifar10", split="train", data_dir=config.data_dir)
+    mean, std = data.channel_statistics(training.images)
+    print(f"{len(training)} images: mean {np.round(mean, 4)}, deviation {np.round(std, 4)}")
+    number = 99  # the document's example
+    print(f"image {number}: {training.classes[training.labels[number]]}")
 
-        rows = ledger.compare("cifar10", {"mean": mean, "std": std})
-        save_ledger(run, config, rows)
-        run.metrics |= {
-            "mean": mean,
-            "std": std,
-            "images": len(training),
-        }
-        chosen = [number, *(int(np.argmax(training.labels == c)) for c in range(10))]
-        pictures = training.images[chosen]
-        normalized = data.normalize(data.to_tensor(pictures), mean.tolist(), std.tolist())
-        # What the document shows: outside of 0 to 1, a picture is drawn black or white.
-        clipped = (255 * np.clip(normalized, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
-        titles = [f"{i}: {training.classes[training.labels[i]]}" for i in chosen]
-        report.save_images(
-            run.folder / "images.png",
-            np.concatenate([pictures, clipped]),
-            [*titles, *["normalised"] * len(chosen)],
-            columns=len(chosen),
-        )
-    print(f"record, plot and table: {run.folder}")
-    return ledger.failed(rows)
+    save_ledger(run, ledger.compare("cifar10", {"mean": mean, "std": std}))
+    run.metrics |= {
+        "mean": mean,
+        "std": std,
+        "images": len(training),
+    }
+    chosen = [number, *(int(np.argmax(training.labels == c)) for c in range(10))]
+    pictures = training.images[chosen]
+    normalized = data.normalize(data.to_tensor(pictures), mean.tolist(), std.tolist())
+    # What the document shows: outside of 0 to 1, a picture is drawn black or white.
+    clipped = (255 * np.clip(normalized, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
+    titles = [f"{i}: {training.classes[training.labels[i]]}" for i in chosen]
+    plots.save_images(
+        run.folder / "images.png",
+        np.concatenate([pictures, clipped]),
+        [*titles, *["normalised"] * len(chosen)],
+        columns=len(chosen),
+        title="Images, and the same normalised: what leaves 0 to 1 is drawn black or white",
+    )

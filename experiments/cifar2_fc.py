@@ -24,11 +24,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from experiments import cifar2_net, ledger
-from experiments.result_table import mean_and_spread, save_ledger
-from experiments.settings import Settings
-from experiments.unfinished import Budget, Unfinished, checksum
-from jaxnet import data, losses, metrics, nn, optim, report, train
+from experiments import birds
+from experiments.harness import ledger
+from experiments.harness.record import Run
+from experiments.harness.settings import Count, Training
+from experiments.harness.tables import markdown, mean_and_spread, save_ledger
+from experiments.harness.unfinished import checksum
+from jaxnet import data, losses, metrics, nn, optim, plots, train
 from jaxnet.random import Generator
 
 DATA = ("cifar10",)
@@ -96,20 +98,18 @@ TRIALS: dict[Name, Trial] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config(Training):
     """Settings of cifar2_fc."""
 
-    epochs: int = 5
+    epochs: Count = 5
     """Passes over the 10,000 images; at most 12 of one image a step, 30 of the deeper net."""
-    seeds: int = 1
+    seeds: Count = 1
     """How many runs of each, from --seed on; three or more are held against the document."""
     trials: tuple[Name, ...] = ("sixty_four", "one", "deeper", "two")
     """Which nets to train; `sixty_four` and `one` have figures."""
 
     def validate(self) -> None:
         super().validate()
-        if self.seeds < 1:
-            raise ValueError(f"--seeds: {self.seeds}; at least 1 is needed")
         if not self.trials:
             raise ValueError("--trials: none given; name at least one")
 
@@ -139,7 +139,7 @@ def nll_loss(model: Any, batch: Any) -> Any:
     return value, measured
 
 
-def both_forms(seed: int, rows: cifar2_net.Rows) -> float:
+def both_forms(seed: int, rows: birds.Rows) -> float:
     """How far NLLLoss(LogSoftmax) and CrossEntropyLoss are apart in loss and gradient."""
     images, classes = rows
     nets = fully_connected(rngs=Generator(seed)), fully_connected(rngs=Generator(seed))[:-1]
@@ -161,7 +161,7 @@ def untrained_losses(config: Config) -> list[float]:
     """The loss of nets of several seeds on one image and its label, before any training."""
     everything = data.load("cifar10", split="train", data_dir=config.data_dir)
     image = data.to_tensor(everything.images[IMAGE : IMAGE + 1])
-    pixels = data.normalize(image, cifar2_net.MEAN, cifar2_net.STD).reshape(1, 3072)
+    pixels = data.normalize(image, birds.MEAN, birds.STD).reshape(1, 3072)
     label = jnp.asarray(everything.labels[IMAGE : IMAGE + 1])
     return [
         float(nn.NLLLoss()(fully_connected(rngs=Generator(seed))(pixels), label))
@@ -169,60 +169,46 @@ def untrained_losses(config: Config) -> list[float]:
     ]
 
 
-def main(config: Config) -> int:
-    """Trains the nets from every seed; returns how many figures are off."""
-    config.validate()
-    with (
-        Unfinished(config.out, "cifar2_fc") as kept,
-        train.Run(config.out, "cifar2_fc", config) as run,
-    ):
-        base = cifar2_net.Config(data_dir=config.data_dir)
-        pictures = {}
-        rows = {}
-        for split in ("train", "test"):
-            pictures[split], (images, classes) = cifar2_net.two_classes(split, base)
-            rows[split] = jax.device_put((images.reshape(-1, 3072), classes))
-        gap = both_forms(config.seed, jax.tree.map(lambda x: x[:64], rows["train"]))
-        print(f"NLLLoss(LogSoftmax) and CrossEntropyLoss: loss and gradient {gap:.1e} apart")
+def main(config: Config, run: Run) -> None:
+    """Trains the nets from every seed."""
+    pictures, rows = {}, {}
+    for split in ("train", "test"):
+        pictures[split], (images, classes) = birds.two_classes(split, config.data_dir)
+        rows[split] = jax.device_put((images.reshape(-1, 3072), classes))
+    gap = both_forms(config.seed, jax.tree.map(lambda x: x[:64], rows["train"]))
+    print(f"NLLLoss(LogSoftmax) and CrossEntropyLoss: loss and gradient {gap:.1e} apart")
 
-        given = checksum(rows)
-        outcomes: dict[str, dict[int, dict[str, Any]]] = {}
-        for name in dict.fromkeys(config.trials):
-            trial = TRIALS[name]
-            trainer = cifar2_net.Trainer(
-                trial.build, optim.SGD(lr=1e-2), rows["train"], rows["test"], nll_loss
+    given = checksum(rows)
+    outcomes: dict[str, dict[int, dict[str, Any]]] = {}
+    for name in dict.fromkeys(config.trials):
+        trial = TRIALS[name]
+        trainer = birds.Trainer(
+            trial.build, optim.SGD(lr=1e-2), rows["train"], rows["test"], nll_loss
+        )
+        outcomes[name] = {}
+        for seed in range(config.seed, config.seed + config.seeds):
+            print(f"{trial.words}, seed {seed}")
+            epochs = min(config.epochs, trial.most_epochs)
+            result = trainer.run(
+                seed,
+                epochs,
+                trial.batch_size,
+                shuffle=trial.shuffle,
+                checkpoint=run.unfinished.folder(name, f"{epochs}epochs", f"seed{seed}", given),
+                save_every=5,
+                keep=1,
             )
-            outcomes[name] = {}
-            for seed in range(config.seed, config.seed + config.seeds):
-                print(f"{trial.words}, seed {seed}")
-                epochs = min(config.epochs, trial.most_epochs)
-                clock = Budget()
-                result = trainer.run(
-                    seed,
-                    epochs,
-                    trial.batch_size,
-                    shuffle=trial.shuffle,
-                    callbacks=[clock],
-                    checkpoint=kept.folder(name, f"{epochs}epochs", f"seed{seed}", given),
-                    save_every=5,
-                    keep=1,
-                )
-                last = {line["epoch"]: line["last_loss"] for line in result.history}
-                outcomes[name][seed] = cifar2_net.curves(result) | {
-                    "last_loss": last,
-                    "seconds": float(clock.memory),
-                }
-                if name == "two" and seed == config.seed:
-                    model = result.state.model()
+            last = {line["epoch"]: line["last_loss"] for line in result.history}
+            outcomes[name][seed] = birds.curves(result) | {"last_loss": last}
+            if name == "two" and seed == config.seed:
+                model = result.state.model()
 
-        found = _judged(config, outcomes)
-        run.metrics |= {"forms_apart": gap, "trials": outcomes}
-        save_ledger(run, config, found, _notes(config, outcomes))
-        _plot(run.folder / "curves.png", outcomes)
-        if "two" in outcomes:
-            cifar2_net.plot_images(run.folder, model, pictures["test"], rows["test"])
-    print(f"record, plots and table: {run.folder}")
-    return ledger.failed(found)
+    found = _judged(config, outcomes)
+    run.metrics |= {"forms_apart": gap, "trials": outcomes}
+    save_ledger(run, found, _notes(config, outcomes))
+    _plot(run.folder / "curves.png", outcomes)
+    if "two" in outcomes:
+        birds.plot_images(run.folder / "images.png", model, pictures["test"], rows["test"])
 
 
 def _judged(config: Config, outcomes: dict[str, dict[int, dict[str, Any]]]) -> list[ledger.Row]:
@@ -256,27 +242,27 @@ def _plot(path: Any, outcomes: dict[str, dict[int, dict[str, Any]]]) -> None:
             epochs = list(run["val_accuracy"])
             values = list(run["val_accuracy"].values())
             style = f"C{k}-" if len(epochs) > 20 else f"C{k}.-"
-            accuracy.append(report.Series(hidden + trial.words, epochs, values, style))
+            accuracy.append(plots.Series(hidden + trial.words, epochs, values, style))
             if trial.section:
                 values = list(run["last_loss"].values())
-                printed.append(report.Series(hidden + trial.words, epochs, values, style))
+                printed.append(plots.Series(hidden + trial.words, epochs, values, style))
         if trial.section:
             figures = ledger.documented(trial.section).items()
             places = [(int(k.split(".")[1]) + 1, float(v)) for k, v in figures if "." in k]
             x, y = zip(*[(i, v) for i, v in places if i <= max(epochs)], strict=True)
             marks = "k." if name == "sixty_four" else "kx"
-            printed.append(report.Series(f"document, batch {trial.batch_size}", x, y, marks))
-    panels = [report.Panel("Validation", "epoch", "fraction right", accuracy)]
+            printed.append(plots.Series(f"document, batch {trial.batch_size}", x, y, marks))
+    panels = [plots.Panel("Validation", "epoch", "fraction right", accuracy)]
     if printed:
         panels.append(
-            report.Panel("The last step of each epoch", "epoch", "its loss", printed, log=True)
+            plots.Panel("The last step of each epoch", "epoch", "its loss", printed, log=True)
         )
-    report.save_panels(path, panels)
+    plots.save_panels(path, panels)
 
 
 def _notes(config: Config, outcomes: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
-    notes = ["", "| net | epochs | training loss | training accuracy | validation accuracy |"]
-    notes.append("| --- | --- | --- | --- | --- |")
+    header = ("net", "epochs", "training loss", "training accuracy", "validation accuracy")
+    rows = []
     for name, runs in outcomes.items():
         trial = TRIALS[name]  # type: ignore[index]
         epochs = min(config.epochs, trial.most_epochs)
@@ -284,6 +270,9 @@ def _notes(config: Config, outcomes: dict[str, dict[int, dict[str, Any]]]) -> li
             mean_and_spread([run[curve][epochs] for run in runs.values()], 4)
             for curve in ("train_loss", "train_accuracy", "val_accuracy")
         ]
-        notes.append(f"| {trial.words} | {epochs} | {' | '.join(cells)} |")
-    return [*notes, "", "The document prints the figures `fully_connected` under a listing with 2 "
-              "images a step; they are held against 64, whose losses they are."]  # fmt: skip
+        rows.append([trial.words, epochs, *cells])
+    words = (
+        "The document prints the figures `fully_connected` under a listing with 2 images a step; "
+        "they are held against 64, whose losses they are."
+    )
+    return ["", markdown(header, rows), "", words]

@@ -41,11 +41,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import cifar2_net
-from experiments.result_table import command, mean_and_spread, save_table, seeds_in_words
-from experiments.settings import Settings
-from experiments.unfinished import Budget, Unfinished, checksum
-from jaxnet import losses, metrics, nn, optim, report, train
+from experiments import birds, cifar2_net
+from experiments.harness.record import Run
+from experiments.harness.settings import Count, Positive, Training
+from experiments.harness.tables import mean_and_spread, save_table, seeds_in_words, show
+from experiments.harness.unfinished import Unfinished, checksum
+from jaxnet import losses, metrics, nn, optim, plots, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
@@ -211,31 +212,25 @@ def variants(n_blocks: int) -> dict[str, Variant]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config(Training):
     """Settings of cifar2_variants."""
 
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the 10,000 images, for each variant and seed."""
-    seeds: int = 1
+    seeds: Count = 1
     """How many runs of each, from --seed on."""
     variants: tuple[Name, ...] = ("net", "width", "l2", "l1", "weight_decay", "dropout",
                                   "batch_norm", "res")  # fmt: skip
     """Which to run; res_deep and res_deep_separate take hours on a CPU at 100 blocks."""
-    n_blocks: int = 100
+    n_blocks: Count = 100
     """Blocks of the deep ones; the document's is 100."""
-    hours: float | None = None
-    """Training time of one variant and seed at most: as many epochs as fit into it."""
+    hours: Positive | None = None
+    """Hours after which the training of one variant and seed ends."""
 
     def validate(self) -> None:
         super().validate()
-        for name in ("seeds", "n_blocks"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag}: {getattr(self, name)}; at least 1 is needed")
         if not self.variants:
             raise ValueError("--variants: none given; name at least one")
-        if self.hours is not None and self.hours <= 0:
-            raise ValueError(f"--hours: {self.hours}; a positive number is needed")
 
 
 SPLITS = {"train": "training", "val": "validation"}
@@ -278,31 +273,35 @@ def run_variant(
     name: str,
     variant: Variant,
     config: Config,
-    rows: tuple[cifar2_net.Rows, cifar2_net.Rows],
+    rows: tuple[birds.Rows, birds.Rows],
     kept: Unfinished,
 ) -> Outcome:
     """Trains a variant from every seed, or goes on with what a killed command left."""
-    trainer = cifar2_net.Trainer(variant.build, variant.optimizer(), *rows, variant.loss)
-    measure = train.make_epoch(without_eval(variant.loss), BATCH)
+    trainer = birds.Trainer(variant.build, variant.optimizer(), *rows, variant.loss)
+    document_step = without_eval(variant.loss)
     given = checksum(rows)
     runs = {}
     for seed in range(config.seed, config.seed + config.seeds):
         print(f"{name}, seed {seed}")
-        budget = Budget(np.inf if config.hours is None else 3600 * config.hours)
         result = trainer.run(
             seed,
             config.epochs,
             batch_size=BATCH,
-            callbacks=[budget],
+            time_budget=None if config.hours is None else 3600 * config.hours,
             checkpoint=checkpoint_folder(kept, name, seed, config, given),
             keep=1,
         )
-        runs[seed] = cifar2_net.curves(result) | {"seconds": float(budget.memory)}
-        state, last = result.state, result.history[-1]["epoch"]
+        if not result.history:
+            raise ValueError(f"--hours: {config.hours}; {name} ends no epoch in that; give more")
+        runs[seed] = curves = birds.curves(result)
+        last = result.history[-1]["epoch"]
         for split, images in zip(SPLITS, rows, strict=True):
-            state, measured = measure(state, images, jnp.arange(len(images[1])))
-            right = float(metrics.total(measured["accuracy"]).compute())
-            runs[seed][f"{split}_accuracy{WITHOUT_EVAL}"] = {last: right}
+            # Of the net as it ended: its hours may have been over within an epoch.
+            curves[f"{split}_accuracy"][last] = trainer.accuracy(result.state, images)
+            measured = train.evaluate(
+                result.state, document_step, images, batch_size=BATCH, quiet=True
+            )
+            curves[f"{split}_accuracy{WITHOUT_EVAL}"] = {last: float(measured["accuracy"])}
     outcome = Outcome(variant.build(rngs=Generator(0)).num_parameters, runs)
     both = {split: mean_and_spread(outcome.last(f"{split}_accuracy")) for split in SPLITS}
     print(f"{name}: accuracy train {both['train']}, val {both['val']} (n={config.seeds})")
@@ -319,31 +318,24 @@ def checkpoint_folder(kept: Unfinished, name: str, seed: int, config: Config, gi
     return kept.folder(*parts, f"seed{seed}", given)
 
 
-def main(config: Config) -> int:
-    """Trains the variants; there are no figures to be off, so the result is 0."""
-    config.validate()
-    with (
-        Unfinished(config.out, "cifar2_variants") as kept,
-        train.Run(config.out, "cifar2_variants", config) as run,
-    ):
-        base = cifar2_net.Config(data_dir=config.data_dir)
-        training, validation = (
-            jax.device_put(cifar2_net.two_classes(split, base)[1]) for split in ("train", "test")
-        )
-        chosen = variants(config.n_blocks)
-        outcomes: dict[str, Outcome] = {
-            name: run_variant(name, chosen[name], config, (training, validation), kept)
-            for name in dict.fromkeys(config.variants)
-        }
-        run.metrics |= {
-            name: {"parameters": outcome.parameters, "runs": outcome.runs}
-            for name, outcome in outcomes.items()
-        }
-        _plot(run.folder, config, outcomes)
-        _save_table(run.folder / "result.md", config, outcomes)
-        print((run.folder / "result.md").read_text())
-    print(f"record, plot and table: {run.folder}")
-    return 0
+def main(config: Config, run: Run) -> None:
+    """Trains the variants."""
+    training, validation = (
+        jax.device_put(birds.two_classes(split, config.data_dir)[1]) for split in ("train", "test")
+    )
+    chosen = variants(config.n_blocks)
+    outcomes: dict[str, Outcome] = {
+        name: run_variant(name, chosen[name], config, (training, validation), run.unfinished)
+        for name in dict.fromkeys(config.variants)
+    }
+    run.metrics |= {
+        name: {"parameters": outcome.parameters, "runs": outcome.runs}
+        for name, outcome in outcomes.items()
+    }
+    _plot(run.folder, config, outcomes)
+    _save_table(run, config, outcomes)
+    best = max(outcomes, key=lambda name: float(np.mean(outcomes[name].last("val_accuracy"))))
+    run.result = f"best: {best}, {mean_and_spread(outcomes[best].last('val_accuracy'))}"
 
 
 def _reached(outcome: Outcome) -> str:
@@ -366,10 +358,10 @@ def _plot(folder: Path, config: Config, outcomes: dict[str, Outcome]) -> None:
         }
         title = f"Birds and airplanes: accuracy after {config.epochs} epochs, {seeds}{words}"
         path = folder / f"accuracy{kind}.png"
-        report.save_bars(path, names, bars, title, "fraction right", 3, from_zero=False)
+        plots.save_bars(path, names, bars, title, "fraction right", 3, from_zero=False)
 
 
-def _save_table(path: Path, config: Config, outcomes: dict[str, Outcome]) -> None:
+def _save_table(run: Run, config: Config, outcomes: dict[str, Outcome]) -> None:
     rows = []
     for name, outcome in outcomes.items():
         minutes = [run["seconds"] / 60 for run in outcome.runs.values()]
@@ -390,7 +382,9 @@ def _save_table(path: Path, config: Config, outcomes: dict[str, Outcome]) -> Non
         "are dropped, and every batch is normalised by its own statistics.",
     ]
     if config.hours is not None:
-        notes.append(f"A run ends before the epoch that would take it over {config.hours:g} h.")
+        notes.append(
+            f"A run ends after {config.hours:g} h, within an epoch; the epochs are whole ones."
+        )
     if any(name.startswith("res_deep") for name in outcomes):
         notes.append(f"The deep nets have {config.n_blocks} blocks.")
     header = ["variant", "parameters", "epochs", "training loss", "training accuracy",
@@ -398,4 +392,5 @@ def _save_table(path: Path, config: Config, outcomes: dict[str, Outcome]) -> Non
               "minutes"]  # fmt: skip
     seeds = seeds_in_words(config.seed, config.seeds)
     title = f"cifar2_variants, {config.epochs} epochs, {seeds}"
-    save_table(path, title, command("cifar2_variants", config), header, rows, notes)
+    show(["variant", *header[2:-1]], [[row[0], *row[2:-1]] for row in rows])
+    save_table(run, title, header, rows, notes)

@@ -14,10 +14,12 @@ import dataclasses
 
 import numpy as np
 
-from experiments import ledger
-from experiments.result_table import save_ledger
-from experiments.settings import Settings
-from jaxnet import data, report, train
+from experiments.harness import ledger
+from experiments.harness.files import find
+from experiments.harness.record import Run
+from experiments.harness.settings import Settings
+from experiments.harness.tables import save_ledger
+from jaxnet import data, plots
 
 DATA = ("ct_scan",)
 
@@ -35,28 +37,26 @@ class Config(Settings):
             raise ValueError(f"--window: {self.window}; the first must be below the second")
 
 
-def main(config: Config) -> int:
-    """Reads the volume; returns how many figures are off."""
-    config.validate()
-    with train.Run(config.out, "ct_scan", config) as run:
-        volume = data.read_volume(data.find("ct_scan", config.data_dir), hounsfield=True)
-        voxels = volume.voxels
-        with_axes = np.expand_dims(voxels, (1, 2))  # (99, 1, 1, 512, 512)
-        moved = sum(a != b for a, b in zip(volume.files, sorted(volume.files), strict=True))
-        print(f"{len(voxels)} slices, {moved} of them not where their file's name would put them")
-        print(f"spacing {volume.spacing} mm, {voxels.min():g} to {voxels.max():g} Hounsfield units")
+def main(config: Config, run: Run) -> None:
+    """Reads the volume."""
+    volume = data.read_volume(find("ct_scan", config.data_dir), hounsfield=True)
+    voxels = volume.voxels
+    with_axes = np.expand_dims(voxels, (1, 2))  # (99, 1, 1, 512, 512)
+    moved = sum(a != b for a, b in zip(volume.files, sorted(volume.files), strict=True))
+    print(f"{len(voxels)} slices, {moved} of them not where their file's name would put them")
+    print(f"spacing {volume.spacing} mm, {voxels.min():g} to {voxels.max():g} Hounsfield units")
 
-        rows = ledger.compare("ct_scan", {"read": voxels.shape, "with_axes": with_axes.shape})
-        save_ledger(run, config, rows)
-        run.metrics |= {
-            "spacing_mm": volume.spacing,
-            "hounsfield": {"lowest": voxels.min(), "highest": voxels.max()},
-            "moved_by_position": moved,
-        }
-        low, high = config.window
-        wanted = np.linspace(0, len(voxels) - 1, 6).round().astype(int)
-        grey = np.clip((voxels[wanted] - low) / (high - low), 0, 1)
-        pictures = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=-1)
-        report.save_images(run.folder / "slices.png", pictures, [f"slice {i}" for i in wanted])
-    print(f"record, plot and table: {run.folder}")
-    return ledger.failed(rows)
+    figures = {"read": voxels.shape, "with_axes": with_axes.shape}
+    save_ledger(run, ledger.compare("ct_scan", figures))
+    run.metrics |= {
+        "spacing_mm": volume.spacing,
+        "hounsfield": {"lowest": voxels.min(), "highest": voxels.max()},
+        "moved_by_position": moved,
+    }
+    low, high = config.window
+    wanted = np.linspace(0, len(voxels) - 1, 6).round().astype(int)
+    grey = np.clip((voxels[wanted] - low) / (high - low), 0, 1)
+    pictures = np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=-1)
+    titles = [f"slice {i}" for i in wanted]
+    caption = f"Slices from top to bottom, {low:g} to {high:g} Hounsfield units from black to white"
+    plots.save_images(run.folder / "slices.png", pictures, titles, title=caption)

@@ -15,10 +15,12 @@ import dataclasses
 
 import numpy as np
 
-from experiments import ledger
-from experiments.result_table import save_ledger
-from experiments.settings import Settings, from_file
-from jaxnet import data, report, train
+from experiments.harness import ledger
+from experiments.harness.files import find
+from experiments.harness.record import Run
+from experiments.harness.settings import Settings, from_file
+from experiments.harness.tables import save_ledger
+from jaxnet import data, plots
 
 DATA = ("dog", "cats")
 
@@ -28,38 +30,32 @@ class Config(Settings):
     """Settings of images."""
 
 
-def main(config: Config) -> int:
-    """Reads the pictures; returns how many figures are off."""
-    config.validate()
-    with train.Run(config.out, "images", config) as run:
-        dog = data.read_image(data.find("dog", config.data_dir))
-        channels_first = data.to_tensor(dog[None])[0]
-        print(f"dog: {dog.shape} as read, {channels_first.shape} for a net, {dog.dtype}")
+def main(config: Config, run: Run) -> None:
+    """Reads the pictures."""
+    dog = data.read_image(find("dog", config.data_dir))
+    channels_first = data.to_tensor(dog[None])[0]
+    print(f"dog: {dog.shape} as read, {channels_first.shape} for a net, {dog.dtype}")
 
-        folder = data.find("cats", config.data_dir)
-        cats, names = data.read_images(folder)
-        batch = data.to_tensor(cats)
-        mean, std = data.channel_statistics(batch)
-        with from_file(folder):
-            normalized = data.normalize(batch, mean.tolist(), std.tolist())
-        print(
-            f"cats: {', '.join(names)}: batch {batch.shape}, {batch.dtype}, in [0, 1] after / 255"
-        )
-        print(f"      channels: mean {np.round(mean, 4)}, deviation {np.round(std, 4)}")
-        after = data.channel_statistics(normalized)
-        off = float(max(np.abs(after[0]).max(), np.abs(after[1] - 1).max()))
-        print(f"      standardised: mean 0 and deviation 1 to {off:.0e}")
-        if off > 1e-5:
-            raise ValueError(f"cats: standardised channels are off by {off:.1e}")
+    folder = find("cats", config.data_dir)
+    cats, names = data.read_images(folder)
+    batch = data.to_tensor(cats)
+    mean, std = data.channel_statistics(batch)
+    with from_file(folder):
+        normalized = data.normalize(batch, mean.tolist(), std.tolist())
+    print(f"cats: {', '.join(names)}: batch {batch.shape}, {batch.dtype}, in [0, 1] after / 255")
+    print(f"      channels: mean {np.round(mean, 4)}, deviation {np.round(std, 4)}")
+    after = data.channel_statistics(normalized)
+    off = float(max(np.abs(after[0]).max(), np.abs(after[1] - 1).max()))
+    print(f"      standardised: mean 0 and deviation 1 to {off:.0e}")
+    if off > 1e-5:
+        raise ValueError(f"cats: standardised channels are off by {off:.1e}")
 
-        rows = ledger.compare(
-            "images", {"dog": {"read": dog.shape, "channels_first": channels_first.shape}}
-        )
-        save_ledger(run, config, rows)
-        run.metrics |= {
-            "cats": {"files": names, "shape": batch.shape, "mean": mean, "std": std},
-            "standardised_off_by": off,
-        }
-        report.save_images(run.folder / "pictures.png", [dog, *cats], ["dog", *names], columns=4)
-    print(f"record, plot and table: {run.folder}")
-    return ledger.failed(rows)
+    figures = {"dog": {"read": dog.shape, "channels_first": channels_first.shape}}
+    save_ledger(run, ledger.compare("images", figures))
+    run.metrics |= {
+        "cats": {"files": names, "shape": batch.shape, "mean": mean, "std": std},
+        "standardised_off_by": off,
+    }
+    caption = "The dog and the cats as they are read"
+    path = run.folder / "pictures.png"
+    plots.save_images(path, [dog, *cats], ["dog", *names], columns=4, title=caption)

@@ -24,8 +24,8 @@ threads differs from itself on one by as much).
 """
 
 import dataclasses
-import time
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ledger, mnist_plots
+from experiments import mnist_plots
+from experiments.harness import ledger, tables
+from experiments.harness.record import Run
+from experiments.harness.settings import Count, Training
 from experiments.mnist_nets import (
     OUTPUTS,
     PROGRAMS,
@@ -45,9 +48,7 @@ from experiments.mnist_nets import (
     tensor_state,
     writings_apart,
 )
-from experiments.result_table import save_ledger
-from experiments.settings import Settings
-from jaxnet import data, losses, metrics, nn, optim, train, weights
+from jaxnet import data, metrics, nn, optim, train, weights
 from jaxnet.random import Generator
 
 DATA = ("mnist",)
@@ -59,12 +60,12 @@ Predict = Callable[[jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config(Training):
     """Settings of mnist_mlp."""
 
-    epochs: int = 30
+    epochs: Count = 30
     """Upper limit on every net's epochs; the documents' own are 5, 10 and 30."""
-    seeds: int = 1
+    seeds: Count = 1
     """How many runs of each net, from --seed on; three or more have a spread."""
     nets: tuple[Name, ...] = ("sigmoid", "classifier", "stack", "dropout", "mlp", "leaky", "keras")
     """Which to train: all of them take a few minutes on two CPU cores."""
@@ -77,8 +78,6 @@ class Config(Settings):
 
     def validate(self) -> None:
         super().validate()
-        if self.seeds < 1:
-            raise ValueError(f"--seeds: {self.seeds}; at least 1 is needed")
         if not self.nets:
             raise ValueError("--nets: none given; name at least one")
         if len(set(self.nets)) < len(self.nets):
@@ -96,35 +95,117 @@ def inputs(stored: data.Labelled, mean: float, std: float) -> Images:
     return jnp.asarray(x), jnp.asarray(stored.labels)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """A net in one of the two forms, before training.
+
+    Attributes:
+        state: What training starts from.
+        step: One training step.
+        test_step: One step of the test pass.
+        predict: A function of a state that gives a function from images to probabilities (N, 10).
+        arrays: A function of a state that gives the parameters by name.
+        load: A function of a file that gives `predict` of a fresh net with the file's parameters.
+    """
+
+    state: Any
+    step: Any
+    test_step: Any
+    predict: Callable[[Any], Predict]
+    arrays: Callable[[Any], dict[str, Any]]
+    load: Callable[[Path], Predict]
+
+
+@dataclasses.dataclass(frozen=True)
 class Trained:
     """One run.
 
     Attributes:
-        untrained: probabilities (1, 10) of the first test image before the first step.
-        predict: images to probabilities (N, 10).
-        arrays: the parameters by name.
-        reload: a fresh net's `predict`, after the parameters of a file were loaded into it.
-        curves: figures by name; those of epochs are dictionaries from 1 on.
+        untrained: Probabilities (1, 10) of the first test image before the first step.
+        predict: A function from images to probabilities (N, 10).
+        arrays: The parameters by name.
+        load: A function of a file that gives `predict` of a fresh net with the file's parameters.
+        curves: Figures by name; those of epochs are dictionaries from 1 on.
     """
 
     untrained: np.ndarray
     predict: Predict
     arrays: dict[str, Any]
-    reload: Callable[[Path], Predict]
+    load: Callable[[Path], Predict]
     curves: dict[str, Any]
 
 
-@jax.jit
-def measured(test_metrics: dict[str, Any]) -> dict[str, jax.Array]:
-    """Figures of a test pass from what its steps gave."""
-    counts = metrics.total(test_metrics["confusion"]).counts()
-    return {
-        "test_loss": test_metrics["loss"].mean(),
-        "test_accuracy": counts.recall("micro"),
-        "precision": counts.precision(None),
-        "recall": counts.recall(None),
-    }
+TESTED: dict[str, Callable[[Any, Any], Any]] = {
+    "accuracy": metrics.accuracy,
+    "precision": functools.partial(metrics.precision, average=None),  # of each digit
+    "recall": functools.partial(metrics.recall, average=None),
+}
+
+
+def as_module(
+    build: Callable[..., nn.Module], gives: str, optimizer: Any, seed: int, generator: Generator
+) -> Net:
+    """A net that is a module, and its steps."""
+    criterion, to_probabilities = OUTPUTS[gives]
+    model = build(rngs=generator)
+
+    def predict(net: Any) -> Predict:
+        return lambda x: to_probabilities(net(x))
+
+    def load(path: Path) -> Predict:
+        fresh: Any = build(rngs=Generator((seed + 1) % 2**32))  # other weights, to be replaced
+        weights.load_state_dict(fresh, weights.load(path))
+        fresh.eval()
+        return predict(fresh)
+
+    return Net(
+        train.create(model, optimizer, seed),
+        train.make_train_step(train.supervised(criterion), optimizer),
+        train.make_eval_step(train.supervised(criterion, TESTED)),
+        lambda state: predict(state.model()),
+        lambda state: weights.state_dict(state.model()),
+        load,
+    )
+
+
+def as_tensors(program: Program, optimizer: Any, seed: int, generator: Generator) -> Net:
+    """The same net as a function of plain tensors."""
+    criterion, to_probabilities = OUTPUTS[program.gives]
+    loss, test_loss = train.supervised(criterion), train.supervised(criterion, TESTED)
+
+    def predict(state: Any) -> Predict:
+        return lambda x: to_probabilities(program.forward(state["params"], x))
+
+    return Net(
+        tensor_state(program, optimizer, seed, generator),
+        *make_tensor_steps(program, loss, test_loss, optimizer),
+        predict,
+        lambda state: state["params"],
+        lambda path: predict({"params": jax.tree.map(jnp.asarray, weights.load(path))}),
+    )
+
+
+class StepLosses:
+    """The losses of the steps of an epoch, as a recorder of `train.fit` gets them."""
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+
+    def take(self) -> np.ndarray:
+        """The losses since the last call."""
+        losses, self._losses = self._losses, []
+        return np.array(losses, np.float64)
+
+    def steps(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        self._losses += [line["loss"] for line in lines]
+
+    def open(self, epoch: int, step: int, resume: bool) -> None: ...
+
+    def epoch(self, line: Mapping[str, Any]) -> None: ...
+
+    def log(self, lines: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def train_one(
@@ -136,192 +217,154 @@ def train_one(
     log: Callable[[str], None] = print,
     board: train.Visdom | None = None,
 ) -> Trained:
-    """Trains a net as its document does, each epoch and each test pass one compiled call."""
+    """Trains a net as its document does, with the document's log lines."""
     generator = Generator(seed)
     optimizer = program.make_optimizer(config.optimizer)
-    criterion, to_probabilities = OUTPUTS[program.gives]
-    loss = train.supervised(criterion)
-    test_loss = train.supervised(criterion, {"confusion": metrics.confusion})
-    state: Any
     if config.form == "module":
-        model = program.build(rngs=generator)
-        log(str(model))
-        state = train.create(model, optimizer, seed)
-        step, test_step = train.make_train_step(loss, optimizer), train.make_eval_step(test_loss)
+        net = as_module(program.build, program.gives, optimizer, seed, generator)
+        log(str(net.state.model()))
     else:
-        state = tensor_state(program, optimizer, seed, generator)
-        step, test_step = make_tensor_steps(program, loss, test_loss, optimizer)
+        net = as_tensors(program, optimizer, seed, generator)
+    steps, rows = StepLosses(), len(training[1])
 
-    def predict_with(state: Any) -> Predict:
-        if config.form == "module":
-            net = state.model()
-            return lambda x: to_probabilities(net(x))
-        return lambda x: to_probabilities(program.forward(state["params"], x))
-
-    untrained = np.asarray(predict_with(state)(test[0][:1]))
-    epoch = train.make_epoch(step, program.batch_size)
-    measure = train.make_epoch(test_step, batch_size=1000)
-
-    rows = len(training[1])
-    in_order = jnp.arange(len(test[1]))
-    curves: dict[str, Any] = {
-        name: {} for name in ("train_loss", "test_loss", "test_accuracy", "seconds")
-    }
-    figures: dict[str, np.ndarray] = {}
-    for i in range(1, min(program.epochs, config.epochs) + 1):
-        began = time.perf_counter()
-        order = jnp.asarray(data.epoch_order(rows, generator))
-        state, done = epoch(state, training, order)
-        step_losses = np.asarray(done["loss"], np.float64)
-        curves["seconds"][i] = time.perf_counter() - began
-        if program.tests_in_loop:
-            data.epoch_order(len(test[1]), generator, shuffle=False)
-        state, done = measure(state, test, in_order)
-        figures = jax.device_get(measured(done))
-        mean_loss = program.epoch_loss(step_losses, rows)
-        for line in program.lines(i, mean_loss, step_losses, rows):
+    def show(report: train.EpochReport) -> None:
+        step_losses = steps.take()
+        mean = program.epoch_loss(step_losses, rows)
+        report.log(train_loss=mean, seconds=report.seconds)
+        loss, accuracy = report.metrics["val_loss"], report.metrics["val_accuracy"]
+        for line in program.lines(report.epoch, mean, step_losses, rows):
             log(line)
-        log(
-            f"Test set: Average loss: {figures['test_loss']:.4f}, "
-            f"Accuracy: {100 * figures['test_accuracy']:.2f} %"
-        )
-        curves["train_loss"][i] = mean_loss
-        for name in ("test_loss", "test_accuracy"):
-            curves[name][i] = float(figures[name])
+        log(f"Test set: Average loss: {loss:.4f}, Accuracy: {100 * accuracy:.2f} %")
         if board is not None:
-            first = 1 + (i - 1) * len(step_losses)
+            first = 1 + (report.epoch - 1) * len(step_losses)
             board.write([{"step": k, "loss": loss} for k, loss in enumerate(step_losses, first)])
-            seen = {"val_loss": curves["test_loss"][i], "accuracy": curves["test_accuracy"][i]}
-            board.write([{"epoch": i, "loss": mean_loss, **seen}])
-    if program.closing:
-        log(program.closing % (100 * figures["test_accuracy"]))
-    curves |= {name: figures[name] for name in ("precision", "recall")}
+            seen = {"val_loss": loss, "accuracy": accuracy}
+            board.write([{"epoch": report.epoch, "loss": mean, **seen}])
+        if program.tests_in_loop:  # the program's loader of the test images draws a seed
+            data.epoch_order(len(test[1]), generator, shuffle=False)
 
-    if config.form == "module":
-        return of_module(program.build, state, to_probabilities, untrained, seed, curves)
-    return Trained(
-        untrained,
-        predict_with(state),
-        state["params"],
-        lambda path: predict_with({"params": jax.tree.map(jnp.asarray, weights.load(path))}),
-        curves,
+    trained = fitted(
+        net,
+        training,
+        test,
+        generator,
+        epochs=min(program.epochs, config.epochs),
+        batch_size=program.batch_size,
+        callbacks=[show],
+        records=steps,
+        log=_silent,
     )
-
-
-def of_module(
-    build: Callable[..., nn.Module],
-    state: train.TrainState[Any],
-    to_probabilities: Predict,
-    untrained: np.ndarray,
-    seed: int,
-    curves: dict[str, Any],
-) -> Trained:
-    """A run whose net is a module; `reload` starts from other weights, from the next seed."""
-
-    def reload(path: Path) -> Predict:
-        fresh: Any = build(rngs=Generator((seed + 1) % 2**32))
-        weights.load_state_dict(fresh, weights.load(path))
-        fresh.eval()
-        return lambda x: to_probabilities(fresh(x))
-
-    model = state.model()
-    arrays = weights.state_dict(model)
-    return Trained(untrained, lambda x: to_probabilities(model(x)), arrays, reload, curves)
+    if program.closing:
+        log(program.closing % (100 * list(trained.curves["test_accuracy"].values())[-1]))
+    return trained
 
 
 def three_calls(
     seed: int, config: Config, training: Images, test: Images, log: Callable[[str], None] = print
 ) -> Trained:
     """Document 002's Keras program: model.compile, model.fit, model.evaluate."""
-    # model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    optimizer = optim.Adam(lr=1e-3, eps=1e-7)  # Keras's eps
-    loss = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
     generator = Generator(seed)
-    state = train.create(keras_net(rngs=generator), optimizer, seed)
-    untrained = np.asarray(jax.nn.softmax(state.model()(test[0][:1])))
-
-    # model.fit(x_train, y_train, epochs=5)
-    result = train.fit(
-        state,
-        train.make_train_step(loss, optimizer),
+    optimizer = optim.Adam(lr=1e-3, eps=1e-7)  # Keras's eps
+    net = as_module(keras_net, "logits", optimizer, seed, generator)
+    return fitted(
+        net,
         training,
+        test,
+        generator,
         epochs=min(5, config.epochs),
         batch_size=32,
-        generator=generator,
-        validation=test,
-        eval_step=train.make_eval_step(loss),
-        eval_batch_size=1000,
-        quiet=True,
+        callbacks=[
+            lambda report: report.log(train_loss=report.metrics["loss"], seconds=report.seconds)
+        ],
         log=log,
     )
 
-    # model.evaluate(x_test, y_test)
-    detailed = train.supervised(losses.cross_entropy, {"confusion": metrics.confusion})
-    evaluate = train.make_epoch(train.make_eval_step(detailed), batch_size=1000)
-    state, done = evaluate(result.state, test, jnp.arange(len(test[1])))
-    figures = jax.device_get(measured(done))
 
-    def curve(name: str) -> dict[int, float]:
-        return {line["epoch"]: line[name] for line in result.history}
+def fitted(
+    net: Net, training: Images, test: Images, generator: Generator, **options: Any
+) -> Trained:
+    """Trains a net by `train.fit`, with a test pass after every epoch.
 
-    curves = {
-        "train_loss": curve("loss"),
-        "test_loss": curve("val_loss"),
-        "test_accuracy": curve("val_accuracy"),
-        "seconds": {i: result.seconds / len(result.history) for i in curve("loss")},
-        "precision": figures["precision"],
-        "recall": figures["recall"],
+    Args:
+        net: The net.
+        training: The training images.
+        test: The test images.
+        generator: What the order of every epoch is drawn from.
+        **options: Further arguments of `train.fit`; a callback logs "train_loss" and "seconds".
+    """
+    untrained = np.asarray(net.predict(net.state)(test[0][:1]))
+    result = train.fit(
+        net.state,
+        net.step,
+        training,
+        generator=generator,
+        validation=test,
+        eval_step=net.test_step,
+        eval_batch_size=1000,
+        quiet=True,
+        **options,
+    )
+    if result.reason == "interrupted":
+        raise KeyboardInterrupt
+    names = {"train_loss": "train_loss", "test_loss": "val_loss", "test_accuracy": "val_accuracy",
+             "seconds": "seconds"}  # fmt: skip
+    curves: dict[str, Any] = {
+        name: {line["epoch"]: line[key] for line in result.history} for name, key in names.items()
     }
-    return of_module(keras_net, state, jax.nn.softmax, untrained, seed, curves)
+    for name in ("precision", "recall"):
+        curves[name] = np.array(result.history[-1][f"val_{name}"])
+    arrays = net.arrays(result.state)
+    return Trained(untrained, net.predict(result.state), arrays, net.load, curves)
 
 
-def main(config: Config) -> int:
-    """Trains every net; returns how many figures are off."""
-    config.validate()
-    with train.Run(config.out, "mnist_mlp", config) as run:
-        stored = {split: digits(split, config) for split in ("train", "test")}
-        print(f"{len(stored['train'])} training and {len(stored['test'])} test images")
-        rows: list[ledger.Row] = []
-        results: dict[str, dict[int, dict[str, Any]]] = {}
-        checks = []
-        for name in config.nets:
-            program = PROGRAMS.get(name)
-            mean, std = (program.mean, program.std) if program else (0.0, 1.0)
-            training, test = (inputs(stored[split], mean, std) for split in ("train", "test"))
-            results[name] = {}
-            if name == "sigmoid":
-                gap = run.metrics["writings_apart"] = writings_apart(config.seed, test[0])
-                print(f"modules, functions, named sequence: outputs differ by at most {gap:.1g}")
-            if name == "mlp":
-                print("layer by layer:", *layer_by_layer(config.seed), sep="\n  ")
-            board = None
-            if config.visdom_port is not None:
-                board = train.Visdom(port=config.visdom_port, env=f"mnist_mlp_{name}")
-            for seed in range(config.seed, config.seed + config.seeds):
-                print(f"\n{name}, seed {seed}")
-                log = print if seed == config.seed else _silent
-                if program:
-                    shown = board if seed == config.seed else None
-                    trained = train_one(program, seed, config, training, test, log, shown)
-                else:
-                    trained = three_calls(seed, config, training, test, log)
-                trained.curves["parameters"] = sum(map(np.size, trained.arrays.values()))
-                results[name][seed] = trained.curves
-                print(_summary(trained.curves))
-                if seed == config.seed:
-                    same = _look(run.folder, name, trained, stored["test"], test[0])
-                    what = f"{name}: a fresh net with the saved parameters predicts the same"
-                    checks.append(ledger.check(what, str(same), same))
-                    if board is not None:
-                        images = stored["test"].images[:200]
-                        mnist_plots.show(board, images, trained.predict(test[0][:200]))
-            rows += judge(name, config, results[name])
-        run.metrics |= {"runs": results, "checks": checks}
-        print()
-        save_ledger(run, config, rows)
-        mnist_plots.save_results(run.folder, results)
-    print(f"record, plots, table and parameters: {run.folder}")
-    return ledger.failed(rows, checks)
+def main(config: Config, run: Run) -> None:
+    """Trains every net."""
+    stored = {split: digits(split, config) for split in ("train", "test")}
+    print(f"{len(stored['train'])} training and {len(stored['test'])} test images")
+    rows: list[ledger.Row] = []
+    results: dict[str, dict[int, dict[str, Any]]] = {}
+    checks = []
+    for name in config.nets:
+        program = PROGRAMS.get(name)
+        mean, std = (program.mean, program.std) if program else (0.0, 1.0)
+        training, test = (inputs(stored[split], mean, std) for split in ("train", "test"))
+        results[name] = {}
+        if name == "sigmoid":
+            gap = run.metrics["writings_apart"] = writings_apart(config.seed, test[0])
+            print(f"modules, functions, named sequence: outputs differ by at most {gap:.1g}")
+        if name == "mlp":
+            print("layer by layer:", *layer_by_layer(config.seed), sep="\n  ")
+        board = None
+        if config.visdom_port is not None:
+            board = train.Visdom(port=config.visdom_port, env=f"mnist_mlp_{name}")
+        for seed in range(config.seed, config.seed + config.seeds):
+            print(f"\n{name}, seed {seed}")
+            log = print if seed == config.seed else _silent
+            if program:
+                shown = board if seed == config.seed else None
+                trained = train_one(program, seed, config, training, test, log, shown)
+            else:
+                trained = three_calls(seed, config, training, test, log)
+            trained.curves["parameters"] = sum(map(np.size, trained.arrays.values()))
+            results[name][seed] = trained.curves
+            _summarize(trained.curves)
+            if seed == config.seed:
+                same = _look(run.folder, name, trained, stored["test"], test[0])
+                what = f"{name}: a fresh net with the saved parameters predicts the same"
+                checks.append(ledger.check(what, str(same), same))
+                if board is not None:
+                    images = stored["test"].images[:200]
+                    mnist_plots.show(board, images, trained.predict(test[0][:200]))
+        rows += judge(name, config, results[name])
+    run.metrics |= {"runs": results, "checks": checks}
+    last = {
+        name: [100 * list(c["test_accuracy"].values())[-1] for c in runs.values()]
+        for name, runs in results.items()
+    }
+    best = max(last, key=lambda name: float(np.mean(last[name])))
+    run.result = f"best: {best}, {tables.mean_and_spread(last[best], 1)} % of the test images right"
+    tables.save_ledger(run, rows)
+    mnist_plots.save_results(run.folder, results)
 
 
 def judge(name: str, config: Config, runs: dict[int, dict[str, Any]]) -> list[ledger.Row]:
@@ -360,17 +403,15 @@ def _silent(line: str) -> None:
     pass
 
 
-def _summary(curves: dict[str, Any]) -> str:
+def _summarize(curves: dict[str, Any]) -> None:
     last = max(curves["train_loss"])
-    lines = [
+    print(
         f"after {last} epochs: training loss {curves['train_loss'][last]:.4f}, "
         f"accuracy on test images {100 * curves['test_accuracy'][last]:.2f} %, "
-        f"{min(curves['seconds'].values()):.2f} s per epoch",
-        "digit      " + "".join(f"{digit:6d}" for digit in range(10)),
-    ]
-    for name in ("precision", "recall"):
-        lines.append(f"{name:11}" + "".join(f"{value:6.3f}" for value in curves[name]))
-    return "\n".join(lines)
+        f"{min(curves['seconds'].values()):.2f} s per epoch"
+    )
+    rows = [(name, *(f"{value:.3f}" for value in curves[name])) for name in ("precision", "recall")]
+    tables.show(("digit", *map(str, range(10))), rows)
 
 
 def _look(
@@ -381,7 +422,7 @@ def _look(
     mnist_plots.save_digits(folder / f"{name}.png", name, stored, trained.untrained, ps)
     file = folder / f"{name}.pt"
     weights.save(file, trained.arrays)
-    same = np.array_equal(np.asarray(trained.reload(file)(test)), ps)
+    same = np.array_equal(np.asarray(trained.load(file)(test)), ps)
     verdict = "the same predictions" if same else "OTHER PREDICTIONS"
     count = trained.curves["parameters"]
     print(f"{count} parameters saved to {file.name} and loaded into a fresh net: {verdict}")

@@ -1,14 +1,51 @@
 """What mnist_mlp draws: digits beside their probabilities, curves, figures of each digit."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnet import data, report, train
+from jaxnet import data, plots, train
 
-__all__ = ["save_digits", "save_results", "show"]
+__all__ = ["save_digits", "save_results", "show", "view_classify"]
+
+
+def view_classify(
+    path: Path,
+    images: np.ndarray,
+    ps: np.ndarray,
+    titles: Sequence[str],
+    classes: Sequence[str],
+) -> None:
+    """Draws each image beside a bar chart of its class probabilities.
+
+    Args:
+        path: Path of the PNG file.
+        images: The images, uint8 (N, H, W, C) with one or three channels.
+        ps: Probabilities (N, classes).
+        titles: A title for each image.
+        classes: The names of the classes.
+    """
+    figure, all_axes = plots.make_figure(2, rows=len(images), width=3.0, height=2.6)
+    places = np.arange(len(classes))
+    rows = zip(all_axes[::2], all_axes[1::2], images, ps, titles, strict=True)
+    for picture, chart, image, p, title in rows:
+        picture.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray")
+        picture.axis("off")
+        picture.set_title(title, fontsize=9)
+        chart.barh(places, p)
+        chart.set_yticks(places, list(classes))
+        chart.invert_yaxis()
+        chart.set_xlim(0, 1.1)
+        chart.set_title("Class probability", fontsize=9)
+    said = (
+        f"{title}, most likely {classes[int(p.argmax())]} with {p.max():.2f}"
+        for title, p in zip(titles, ps, strict=True)
+    )
+    caption = "Images beside their class probabilities"
+    plots.save_figure(figure, path, caption, f"{caption}. {'; '.join(said)}.")
 
 
 def save_digits(
@@ -17,11 +54,11 @@ def save_digits(
     """Draws digits and what the net says they are.
 
     Args:
-        path: the picture.
-        name: of the net.
-        stored: the test images.
-        untrained: probabilities (1, 10) of the first of them, before training.
-        ps: probabilities (N, 10) of all, after it.
+        path: Path of the PNG file.
+        name: The name of the net.
+        stored: The test images.
+        untrained: Probabilities (1, 10) of the first of them, before training.
+        ps: Probabilities (N, 10) of all, after training.
     """
     guesses = ps.argmax(axis=1)
     # The first of the test images, its least sure, and the surest of the mistakes.
@@ -29,7 +66,7 @@ def save_digits(
     chosen = [0, int(ps.max(axis=1).argmin()), int(surest)]
     before = f"{name}, untrained: says {untrained.argmax()}, is {stored.labels[0]}"
     after = [f"{name}: says {guesses[i]}, is {stored.labels[i]}" for i in chosen]
-    report.view_classify(
+    view_classify(
         path,
         stored.images[[0, *chosen]],
         np.concatenate([untrained, ps[chosen]]),
@@ -49,7 +86,8 @@ def save_results(folder: Path, results: dict[str, dict[int, dict[str, Any]]]) ->
     """Draws loss and accuracy by epoch, and precision and recall of every digit.
 
     Args:
-        results: the figures of a run by net and seed.
+        folder: The folder of the pictures.
+        results: The figures of a run by net and seed.
     """
     panels = []
     for figure, title, label in (
@@ -61,18 +99,15 @@ def save_results(folder: Path, results: dict[str, dict[int, dict[str, Any]]]) ->
             curves = [runs[seed][figure] for seed in runs]
             values = np.array([list(curve.values()) for curve in curves])  # (seeds, epochs)
             band = (values.min(axis=0), values.max(axis=0))
-            series.append(
-                report.Series(name, list(curves[0]), values.mean(axis=0), f"C{k}.-", band)
-            )
-        panels.append(report.Panel(title, "epoch", label, series, log=figure == "train_loss"))
-    report.save_panels(folder / "curves.png", panels)
+            series.append(plots.Series(name, list(curves[0]), values.mean(axis=0), f"C{k}.-", band))
+        panels.append(plots.Panel(title, "epoch", label, series, log=figure == "train_loss"))
+    plots.save_panels(folder / "curves.png", panels)
     for name, runs in results.items():
         bars = {
             figure: list(np.array([curves[figure] for curves in runs.values()]).T)
             for figure in ("precision", "recall")
         }
-        title = f"{name}: each digit, {len(runs)} seed(s)"
+        seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
+        title = f"{name}: each digit, {seeds}"
         names = [str(digit) for digit in range(10)]
-        report.save_bars(
-            folder / f"{name}_digits.png", names, bars, title, "fraction", from_zero=False
-        )
+        plots.save_bars(folder / f"{name}_digits.png", names, bars, title, "fraction")

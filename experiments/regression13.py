@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import ledger
-from experiments.result_table import save_ledger
-from experiments.settings import Settings
-from jaxnet import data, losses, nn, optim, report, train, weights
+from experiments.harness import ledger
+from experiments.harness.record import Run
+from experiments.harness.settings import Count, Positive, Spread, Training
+from experiments.harness.tables import save_ledger
+from jaxnet import losses, nn, optim, plots, train, weights
 from jaxnet.random import Generator
 
 DATA = ()
@@ -34,26 +35,17 @@ FEATURES = 13
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config(Training):
     """Settings of regression13."""
 
-    epochs: int = 60
+    epochs: Count = 60
     """Passes over the 1,000 questions."""
-    seeds: int = 200
+    seeds: Spread = 200
     """How many nets to draw for the figures of unknown seed."""
-    lr: float = 0.005
+    lr: Positive = 0.005
     """Learning rate of SGD."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Questions a step."""
-
-    def validate(self) -> None:
-        super().validate()
-        if self.seeds < 3:
-            raise ValueError(f"--seeds: {self.seeds}; a spread needs at least 3")
-        if self.lr <= 0:
-            raise ValueError(f"--lr: {self.lr}; a positive number is needed")
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size: {self.batch_size}; at least 1 is needed")
 
 
 class DLModel(nn.Module):
@@ -121,13 +113,17 @@ def learn(config: Config) -> tuple[Any, list[float]]:
     optimizer = optim.SGD(lr=config.lr)
     state = train.create(DLModel(FEATURES, 1, rngs=generator), optimizer, config.seed)
     step = train.make_train_step(train.supervised(losses.mse_loss), optimizer)
-    epoch = train.make_epoch(step, config.batch_size)
-    curve = []
-    for _ in range(config.epochs):
-        order = jnp.asarray(data.epoch_order(len(X), generator))
-        state, metrics = epoch(state, rows, order)
-        curve.append(float(metrics["loss"].mean()))
-    return state.model(), curve
+    result = train.fit(
+        state,
+        step,
+        rows,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        generator=generator,
+        quiet=True,
+        log=lambda line: None,
+    )
+    return result.state.model(), [line["loss"] for line in result.history]
 
 
 def saved_and_loaded(model: DLModel, folder: Path, seed: int) -> dict[str, bool]:
@@ -155,11 +151,10 @@ def saved_and_loaded(model: DLModel, folder: Path, seed: int) -> dict[str, bool]
     return {name: bool((net(X) == model(X)).all()) for name, net in fresh.items()}
 
 
-def main(config: Config) -> int:
-    """Checks what is printed, trains, saves and loads; returns how many figures are off."""
-    config.validate()
+def main(config: Config, run: Run) -> None:
+    """Checks what is printed, trains, saves and loads."""
     cpu = jax.devices("cpu")[0]
-    with jax.default_device(cpu), train.Run(config.out, "regression13", config) as run:
+    with jax.default_device(cpu):
         model = DLModel(FEATURES, 1, rngs=Generator(config.seed))
         print(f"{model}\n\n{NestedModel(FEATURES, 2, rngs=Generator(config.seed))}\n")
         a = jnp.array([[1, 1, 2], [1, 2, 3]])
@@ -177,8 +172,6 @@ def main(config: Config) -> int:
         checks = within_the_bound(draws, target)
 
         model, curve = learn(config)
-        if not np.isfinite(curve).all():
-            raise ValueError(f"--lr: at {config.lr} the loss is not finite; lower it")
         found = np.append(*(array.ravel() for array in weights.state_dict(model).values()))
         gap = float(np.abs(found - target).max())
         print(f"\nafter {config.epochs} epochs: loss {curve[-1]:.2e}, parameters {gap:.1e} off")
@@ -193,16 +186,15 @@ def main(config: Config) -> int:
             ledger.check(f"the same answers from a fresh net, loaded {name}", str(answer), answer)
             for name, answer in same.items()
         ]
-        save_ledger(run, config, rows)
+        save_ledger(run, rows)
         run.metrics |= {
             "loss": curve,
             "parameters": found,
             "largest_difference": gap,
             "checks": checks,
         }
+        run.result = f"parameters within {gap:.1e} of the printed ones"
         _plot(run.folder / "fit.png", curve, target, found)
-    print(f"record, plot, table and parameters: {run.folder}")
-    return ledger.failed(rows, checks)
 
 
 def within_the_bound(draws: dict[str, Any], target: np.ndarray) -> list[dict[str, str]]:
@@ -242,21 +234,21 @@ def within_the_bound(draws: dict[str, Any], target: np.ndarray) -> list[dict[str
 def _plot(path: Path, curve: list[float], target: np.ndarray, found: np.ndarray) -> None:
     places = np.arange(len(target))
     panels = [
-        report.Panel(
+        plots.Panel(
             "Learning from answers",
             "epoch",
             "mean squared error",
-            [report.Series("training loss", range(1, len(curve) + 1), curve, "C0.-")],
+            [plots.Series("training loss", range(1, len(curve) + 1), curve, "C0.-")],
             log=True,
         ),
-        report.Panel(
+        plots.Panel(
             "Parameters: 13 weights and the bias",
             "number",
             "value",
             [
-                report.Series("printed", places, target, "ko"),
-                report.Series("found", places, found, "C1x"),
+                plots.Series("printed", places, target, "ko"),
+                plots.Series("found", places, found, "C1x"),
             ],
         ),
     ]
-    report.save_panels(path, panels)
+    plots.save_panels(path, panels)

@@ -12,16 +12,15 @@ gives a new one), float64 needs to be asked for, there are no strides to see.
 """
 
 import dataclasses
-import textwrap
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.result_table import command, save_table
-from experiments.settings import Settings
-from jaxnet import report, train
+from experiments.harness.record import Run
+from experiments.harness.settings import Settings
+from experiments.harness.tables import save_table, show
 from jaxnet.random import Generator
 
 DATA = ()
@@ -203,12 +202,10 @@ def _shares() -> bool:
     return bool(array[0] == 1)
 
 
-def main(config: Config) -> int:
-    """Runs the table; returns how many lines give something else."""
-    config.validate()
-    cpu = jax.devices("cpu")[0]
-    with jax.default_device(cpu), train.Run(config.out, "tensors", config) as run:
-        wrong, record = 0, []
+def main(config: Config, run: Run) -> None:
+    """Runs the table."""
+    record = []
+    with jax.default_device(jax.devices("cpu")[0]):
         for line in LINES:
             got = evaluate(line.jax)
             ok = got == line.result or (
@@ -216,38 +213,20 @@ def main(config: Config) -> int:
                 and np.shape(got) == np.shape(line.result)
                 and np.allclose(got, line.result, rtol=1e-6)
             )
-            wrong += not ok
-            print(f"{'ok ' if ok else 'OFF'}  {line.what}: {got}")
-            print(f"     torch  {line.torch}\n     jax    {line.jax}")
-            if line.differs:
-                print(textwrap.indent(textwrap.fill(line.differs, 90), "     note   "))
             record.append(dataclasses.asdict(line) | {"got": got, "verdict": "ok" if ok else "OFF"})
-        print(f"{len(LINES) - wrong} of {len(LINES)} lines give their result")
-        run.metrics["lines"] = record
-        kept = [i for i, row in enumerate(record) if row["verdict"] == "ok"]
-        same = [i for i in kept if not LINES[i].differs]
-        panel = report.Panel(
-            "Operations of the introductions",
-            "line of the table",
-            "1: gives its result; 2: and reads the same in JAX",
-            [
-                report.Series("gives its result", kept, np.ones(len(kept)), "o"),
-                report.Series("nothing to learn anew", same, np.full(len(same), 2), "s"),
-            ],
-        )
-        report.save_panels(run.folder / "lines.png", [panel])
-        cells = [
-            [row["what"], f"`{row['torch']}`", f"`{row['jax']}`", row["got"], row["differs"]]
-            for row in record
-        ]
-        header = ["operation", "PyTorch", "JAX", "result", "what differs"]
-        save_table(
-            run.folder / "result.md",
-            "tensors",
-            command("tensors", config),
-            header,
-            cells,
-            START_TEXT,
-        )
-    print(f"record, plot and table: {run.folder}")
-    return wrong
+    header = ("operation", "PyTorch", "JAX", "result", "what differs")
+    show(("operation", "PyTorch", "JAX"), [(line.what, line.torch, line.jax) for line in LINES])
+    off = [row for row in record if row["verdict"] == "OFF"]
+    if off:
+        show(("operation", "result", "got"), [(r["what"], r["result"], r["got"]) for r in off],
+             title="These are OFF:")  # fmt: skip
+    print(f"{len(LINES) - len(off)} of {len(LINES)} lines give their result")
+    same = sum(not line.differs for line in LINES)
+    run.result = f"{same} of {len(LINES)} lines have nothing to learn anew"
+    print(f"{run.result}; what differs in the others stands in result.md")
+    run.metrics["lines"] = record
+    cells = [
+        [row["what"], f"`{row['torch']}`", f"`{row['jax']}`", row["got"], row["differs"]]
+        for row in record
+    ]
+    save_table(run, "tensors", header, cells, START_TEXT)

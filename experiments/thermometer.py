@@ -24,10 +24,11 @@ import numpy as np
 import optax
 from jax import lax
 
-from experiments import ledger
-from experiments.result_table import save_ledger
-from experiments.settings import Settings
-from jaxnet import losses, nn, optim, report, train
+from experiments.harness import ledger
+from experiments.harness.record import Run
+from experiments.harness.settings import Count, Spread, Training
+from experiments.harness.tables import save_ledger, show
+from jaxnet import losses, nn, optim, plots, train
 from jaxnet.precision import unfused_jit
 from jaxnet.random import Generator
 
@@ -45,18 +46,13 @@ START = np.array([1.0, 0.0], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config(Training):
     """Settings of thermometer."""
 
-    epochs: int = 5000
+    epochs: Count = 5000
     """Upper limit on every run's epochs; the document's own are 100 to 5,000."""
-    seeds: int = 20
+    seeds: Spread = 20
     """How many nets to train side by side for the figures of unknown seed."""
-
-    def validate(self) -> None:
-        super().validate()
-        if self.seeds < 3:
-            raise ValueError(f"--seeds: {self.seeds}; a spread needs at least 3")
 
 
 def line(params: Any, t_u: Any) -> Any:
@@ -163,88 +159,91 @@ def least_squares(t_u: np.ndarray, t_c: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(columns, t_c.astype(np.float64), rcond=None)[0]
 
 
-def main(config: Config) -> int:
-    """Runs all variants; returns how many figures are off."""
-    config.validate()
-    cpu = jax.devices("cpu")[0]
-    with jax.default_device(cpu), train.Run(config.out, "thermometer", config) as run:
-        limit = config.epochs
-        rows: list[ledger.Row] = []
-
-        for name, lr in [("manual_diverging", 1e-2), ("manual_small_lr", 1e-4)]:
-            result = by_hand(T_U, lr, min(100, limit))
-            figures: dict[str, Any] = {key: _by_epoch(series) for key, series in result.items()}
-            infinite = np.flatnonzero(np.isinf(result["loss"]))
-            if infinite.size:
-                figures["first_infinite_epoch"] = int(infinite[0]) + 1
-                print(
-                    f"{name}: the loss is infinite from epoch {infinite[0] + 1}, "
-                    f"and {result['loss'][-1]} at epoch {len(result['loss'])}"
-                )
-            rows += ledger.compare(f"thermometer.{name}", figures, complete=limit >= 100)
-            run.metrics[name] = {"loss": result["loss"], "params": result["params"][-1]}
-
-        sgd = by_autograd(optim.SGD(lr=1e-2), T_UN, min(5000, limit))
-        rows += _compare("autograd_sgd", sgd, 5000, loss=_by_epoch(sgd["train_loss"]))
-        adam = by_autograd(optim.Adam(lr=1e-1), T_U, min(2000, limit))
-        rows += _compare("adam", adam, 2000, loss=_by_epoch(adam["train_loss"]))
-        rows += _compare("least_squares", adam, 2000)
-        split = by_autograd(optim.SGD(lr=1e-2), T_UN, min(3000, limit), held_out=SPLIT)
-        rows += _compare("split", split, 3000)
-        for name, result in [("autograd_sgd", sgd), ("adam", adam), ("split", split)]:
-            run.metrics[name] = {
-                "train_loss": result["train_loss"][-1],
-                "params": result["params"][-1],
-            }
-
-        seeds = range(config.seed, config.seed + config.seeds)
-        builders = {
-            "linear": (lambda rngs: nn.Linear(1, 1, rngs=rngs), 1e-2, 3000),
-            "mlp13": (lambda rngs: net(13, rngs), 1e-3, 5000),
-            "mlp": (lambda rngs: net(8, rngs), 1e-3, 5000),
-        }
-        fits = {}
-        for name, (build, lr, epochs) in builders.items():
-            states, metrics = by_module(build, lr, min(epochs, limit), seeds)
-            fits[name] = states
-            print(f"\n{name}: {build(Generator(config.seed))}")
-            metrics = jax.device_get(metrics)  # (seeds, epochs) each
-            curves = {"train_loss": metrics["loss"].T, "val_loss": metrics["val_loss"].T}
-            _log(curves, len(seeds))
-            final: dict[str, Any] = {key: curve[-1] for key, curve in curves.items()}
-            final["output"] = dict(enumerate(_predict(states, T_UN[NET_SPLIT]).T))
-            if name == "linear":
-                final |= _line_by_module(states, config.seed)
-            if name == "mlp":
-                final["hidden_grad"] = dict(enumerate(hidden_grad(states).T))
-                by_epoch = {key: _by_epoch(curve) for key, curve in curves.items()}
-                rows += ledger.compare_over_seeds(
-                    "thermometer.mlp",
-                    (final if limit >= epochs else {}) | by_epoch,
-                    limit >= epochs,
-                )
-            run.metrics[name] = {"seeds": list(seeds), **final}
-
+def main(config: Config, run: Run) -> None:
+    """Runs all variants."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        rows = descend_by_hand(config, run)
+        params, more = fit_lines(config, run)
+        fits, nets = fit_nets(config, run)
         text = " ".join(repr(net(8, Generator(config.seed))).split())
-        rows += ledger.compare(
-            "thermometer.printed", {"net": text, "column": jnp.expand_dims(T_U, 1).shape}
-        )
+        printed = {"net": text, "column": jnp.expand_dims(T_U, 1).shape}
+        rows += more + nets + ledger.compare("thermometer.printed", printed)
         print()
-        save_ledger(run, config, rows)
-        _plot(run.folder / "fit.png", sgd["params"][-1], fits)
-    print(f"\nrecord, plot and table: {run.folder}")
-    return ledger.failed(rows)
+        save_ledger(run, rows)
+        _plot(run.folder / "fit.png", params, fits)
+
+
+def descend_by_hand(config: Config, run: Run) -> list[ledger.Row]:
+    """The document's first two runs: one that diverges, and one that crawls."""
+    rows = []
+    for name, lr in [("manual_diverging", 1e-2), ("manual_small_lr", 1e-4)]:
+        result = by_hand(T_U, lr, min(100, config.epochs))
+        figures: dict[str, Any] = {key: _by_epoch(series) for key, series in result.items()}
+        infinite = np.flatnonzero(np.isinf(result["loss"]))
+        if infinite.size:
+            figures["first_infinite_epoch"] = int(infinite[0]) + 1
+            print(
+                f"{name}: the loss is infinite from epoch {infinite[0] + 1}, "
+                f"and {result['loss'][-1]} at epoch {len(result['loss'])}"
+            )
+        rows += ledger.compare(f"thermometer.{name}", figures, complete=config.epochs >= 100)
+        run.metrics[name] = {"loss": result["loss"], "params": result["params"][-1]}
+    return rows
+
+
+def fit_lines(config: Config, run: Run) -> tuple[np.ndarray, list[ledger.Row]]:
+    """The line by autograd: SGD, Adam, and SGD with two rows held out; gives SGD's w and b."""
+    sgd = by_autograd(optim.SGD(lr=1e-2), T_UN, min(5000, config.epochs))
+    adam = by_autograd(optim.Adam(lr=1e-1), T_U, min(2000, config.epochs))
+    split = by_autograd(optim.SGD(lr=1e-2), T_UN, min(3000, config.epochs), held_out=SPLIT)
+    rows = _compare("autograd_sgd", sgd, 5000, loss=_by_epoch(sgd["train_loss"]))
+    rows += _compare("adam", adam, 2000, loss=_by_epoch(adam["train_loss"]))
+    rows += _compare("least_squares", adam, 2000)
+    rows += _compare("split", split, 3000)
+    for name, result in [("autograd_sgd", sgd), ("adam", adam), ("split", split)]:
+        last = {"train_loss": result["train_loss"][-1], "params": result["params"][-1]}
+        run.metrics[name] = last
+    return sgd["params"][-1], rows
+
+
+def fit_nets(config: Config, run: Run) -> tuple[dict[str, Any], list[ledger.Row]]:
+    """Modules, for many seeds at once; gives their trained states, and the figures of one."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    builders = {
+        "linear": (lambda rngs: nn.Linear(1, 1, rngs=rngs), 1e-2, 3000),
+        "mlp13": (lambda rngs: net(13, rngs), 1e-3, 5000),
+        "mlp": (lambda rngs: net(8, rngs), 1e-3, 5000),
+    }
+    fits, rows = {}, []
+    for name, (build, lr, epochs) in builders.items():
+        states, metrics = by_module(build, lr, min(epochs, config.epochs), seeds)
+        fits[name] = states
+        print(f"\n{name}: {build(Generator(config.seed))}")
+        metrics = jax.device_get(metrics)  # (seeds, epochs) each
+        curves = {"train_loss": metrics["loss"].T, "val_loss": metrics["val_loss"].T}
+        _log(curves, len(seeds))
+        final: dict[str, Any] = {key: curve[-1] for key, curve in curves.items()}
+        final["output"] = dict(enumerate(_predict(states, T_UN[NET_SPLIT]).T))
+        if name == "linear":
+            final |= _line_by_module(states, config.seed)
+        if name == "mlp":
+            final["hidden_grad"] = dict(enumerate(hidden_grad(states).T))
+            complete = config.epochs >= epochs
+            figures = {key: _by_epoch(curve) for key, curve in curves.items()}
+            rows = ledger.compare_over_seeds(
+                "thermometer.mlp", (final if complete else {}) | figures, complete
+            )
+        run.metrics[name] = {"seeds": list(seeds), **final}
+    return fits, rows
 
 
 def _log(curves: dict[str, Any], seeds: int) -> None:
     """The document's lines: epoch 1 and every thousandth, here as means over seeds."""
+    rows = []
     for i in range(len(curves["train_loss"])):
         if i == 0 or (i + 1) % 1000 == 0:
-            train_loss, val_loss = (float(np.mean(curve[i])) for curve in curves.values())
-            print(
-                f"Epoch {i + 1}, Training loss {train_loss:.4f}, Validation loss {val_loss:.4f} "
-                f"(mean of {seeds} seeds)"
-            )
+            rows.append((i + 1, *(f"{np.mean(curve[i]):.4f}" for curve in curves.values())))
+    show(("epoch", "training loss", "validation loss"), rows, title=f"means of {seeds} seeds")
 
 
 def _line_by_module(states: Any, seed: int) -> dict[str, Any]:
@@ -283,23 +282,23 @@ def _plot(path: Any, params: np.ndarray, fits: dict[str, Any]) -> None:
     grid = np.arange(20.0, 90.0, dtype=np.float32)
     curves = _predict(fits["mlp"], 0.1 * grid)
     low, high = np.quantile(curves, [0.05, 0.95], axis=0)
-    readings = report.Series("readings", T_U, T_C, "o")
+    readings = plots.Series("readings", T_U, T_C, "o")
     panels = [
-        report.Panel(
+        plots.Panel(
             "A line, by SGD",
             "thermometer's units",
             "degrees Celsius",
-            [readings, report.Series("fit", grid, np.asarray(line(params, 0.1 * grid)), "C1-")],
+            [readings, plots.Series("fit", grid, np.asarray(line(params, 0.1 * grid)), "C1-")],
         ),
-        report.Panel(
+        plots.Panel(
             f"8 tanh units, {len(curves)} seeds (shade: 5 to 95 %)",
             "thermometer's units",
             "degrees Celsius",
             [
                 readings,
-                report.Series("fit, median", grid, np.median(curves, 0), "c-", (low, high)),
-                report.Series("prediction", T_U, np.median(_predict(fits["mlp"], T_UN), 0), "kx"),
+                plots.Series("fit, median", grid, np.median(curves, 0), "c-", (low, high)),
+                plots.Series("prediction", T_U, np.median(_predict(fits["mlp"], T_UN), 0), "kx"),
             ],
         ),
     ]
-    report.save_panels(path, panels)
+    plots.save_panels(path, panels)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import ledger
-from experiments.result_table import save_ledger
-from experiments.settings import Settings, from_file
-from jaxnet import data, report, train
+from experiments.harness import ledger, tables
+from experiments.harness.files import find
+from experiments.harness.record import Run
+from experiments.harness.settings import Settings, from_file
+from jaxnet import data, plots
 
 DATA = ("wine",)
 
@@ -34,7 +35,7 @@ def qualities(table: data.Table) -> np.ndarray:
     """The whole numbers 0 to 9 of the column, int32 (rows,).
 
     Raises:
-        ValueError: it holds something else; file and line are named.
+        ValueError: The column holds something else; file and line are named.
     """
     given = table.column("quality")
     wrong = (given != given.round()) | (given < 0) | (given > 9)
@@ -47,60 +48,74 @@ def qualities(table: data.Table) -> np.ndarray:
     return given.astype(np.int32)
 
 
-def main(config: Config) -> int:
-    """Computes the table's figures; returns how many are off."""
-    config.validate()
-    with train.Run(config.out, "wine", config) as run:
-        path = data.find("wine", config.data_dir)
-        table = data.read_table(path, delimiter=";")
-        wines, target = table.split("quality")[0], qualities(table)
-        with from_file(path):
-            one_hot = data.one_hot(target, 10)
-            normalized = data.standardize(wines.values)
-        off = float(np.abs(normalized.mean(axis=0, dtype=np.float64)).max())
-        print(f"standardised: the columns' means are at most {off:.0e}")
+def class_means(values: np.ndarray, classes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The mean of every column over the rows of each class, rounded as torch rounds it.
 
-        classes = {
-            "bad": target <= 3,
-            "mid": (target > 3) & (target < 7),
-            "good": target >= 7,
-        }
-        with from_file(path):
-            means = data.class_means(wines.values, classes)
-        for i, name in enumerate(wines.columns):
-            print(
-                "{:2} {:20} {:6.2f} {:6.2f} {:6.2f}".format(
-                    i, name, *(m[i] for m in means.values())
-                )
-            )
+    Args:
+        values: Float32 (rows, columns).
+        classes: Booleans (rows,) by the name of the class.
 
-        predicted = wines.column("total sulfur dioxide") < np.float32(config.threshold)
-        actual = target > 5
-        matches = int((predicted & actual).sum())
-        threshold = {
-            "predicted": int(predicted.sum()),
-            "actual": int(actual.sum()),
-            "matches": matches,
-            "precision": matches / max(int(predicted.sum()), 1),
-            "recall": matches / int(actual.sum()),
-        }
-        figures = {
-            "shape": table.values.shape,
-            "one_hot_shape": one_hot.shape,
-            **{f"means_{name}": mean for name, mean in means.items()},
-            "rows": {name: int(rows.sum()) for name, rows in classes.items()},
-        }
-        rows = ledger.compare("wine", figures | {"threshold": threshold})
-        if config.threshold != Config.threshold:
-            print(f"threshold {config.threshold}: the document's figures are for 141.83")
-            rows = [row for row in rows if ".threshold." not in row.figure]
-        save_ledger(run, config, rows)
-        print(f"threshold: {threshold}")
-        run.metrics |= figures
-        run.metrics |= {"threshold": threshold}
-        _plot(run.folder / "wine.png", wines, target, actual)
-    print(f"record, plot and table: {run.folder}")
-    return ledger.failed(rows)
+    Raises:
+        ValueError: A class has no rows.
+    """
+    means = {}
+    for name, rows in classes.items():
+        if not rows.any():
+            raise ValueError(f"classes: {name!r} has no rows")
+        total = values[rows].sum(axis=0, dtype=np.float64).astype(values.dtype)
+        means[name] = total / values.dtype.type(rows.sum())  # torch divides the rounded sum, too
+    return means
+
+
+def main(config: Config, run: Run) -> None:
+    """Computes the figures of the table."""
+    path = find("wine", config.data_dir)
+    table = data.read_table(path, delimiter=";")
+    wines, target = table.split("quality")[0], qualities(table)
+    classes = {
+        "bad": target <= 3,
+        "mid": (target > 3) & (target < 7),
+        "good": target >= 7,
+    }
+    with from_file(path):
+        one_hot = data.one_hot(target, 10)
+        normalized = data.standardize(wines.values)
+        means = class_means(wines.values, classes)
+    off = float(np.abs(normalized.mean(axis=0, dtype=np.float64)).max())
+    print(f"standardised: the columns' means are at most {off:.0e}")
+    tables.show(
+        ("", "mean of", *means),
+        [
+            (i, name, *(f"{mean[i]:.2f}" for mean in means.values()))
+            for i, name in enumerate(wines.columns)
+        ],
+    )
+
+    predicted = wines.column("total sulfur dioxide") < np.float32(config.threshold)
+    actual = target > 5
+    matches = int((predicted & actual).sum())
+    threshold = {
+        "predicted": int(predicted.sum()),
+        "actual": int(actual.sum()),
+        "matches": matches,
+        "precision": matches / max(int(predicted.sum()), 1),
+        "recall": matches / int(actual.sum()),
+    }
+    figures = {
+        "shape": table.values.shape,
+        "one_hot_shape": one_hot.shape,
+        **{f"means_{name}": mean for name, mean in means.items()},
+        "rows": {name: int(rows.sum()) for name, rows in classes.items()},
+    }
+    rows = ledger.compare("wine", figures | {"threshold": threshold})
+    if config.threshold != Config.threshold:
+        print(f"threshold {config.threshold}: the document's figures are for 141.83")
+        rows = [row for row in rows if ".threshold." not in row.figure]
+    tables.save_ledger(run, rows)
+    run.result = f"precision {threshold['precision']:.3f}, recall {threshold['recall']:.3f}"
+    print(f"a threshold of {config.threshold:g}: {run.result}")
+    run.metrics |= figures | {"threshold": threshold}
+    _plot(run.folder / "wine.png", wines, target, actual)
 
 
 def _plot(path: Path, wines: data.Table, target: np.ndarray, actual: np.ndarray) -> None:
@@ -114,24 +129,20 @@ def _plot(path: Path, wines: data.Table, target: np.ndarray, actual: np.ndarray)
         [np.quantile(sulfur[target == q], part) for q in qualities] for part in (0.25, 0.75)
     )
     panels = [
-        report.Panel(
-            "Sulfur dioxide by quality",
+        plots.Panel(
+            "Sulfur dioxide by quality: median, shade: half of the wines",
             "quality",
             "total sulfur dioxide, mg / l",
-            [
-                report.Series(
-                    "median (shade: half of the wines)", qualities, medians, "o-", (low, high)
-                )
-            ],
+            [plots.Series("median", qualities, medians, "o-", (low, high))],
         ),
-        report.Panel(
+        plots.Panel(
             "Guessing by a threshold",
-            "total sulfur dioxide below",
+            "total sulfur dioxide below, mg / l",
             "fraction",
             [
-                report.Series("precision", cuts, hits / np.maximum(guesses, 1)),
-                report.Series("recall", cuts, hits / actual.sum()),
+                plots.Series("precision", cuts, hits / np.maximum(guesses, 1)),
+                plots.Series("recall", cuts, hits / actual.sum()),
             ],
         ),
     ]
-    report.save_panels(path, panels)
+    plots.save_panels(path, panels)

@@ -15,13 +15,14 @@ known; line and net share that.
 import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.result_table import mean_and_spread
-from experiments.settings import Settings, from_file
-from jaxnet import data, losses, nn, optim, report, train
+from experiments.baseline import beats_line, least_squares
+from experiments.harness.files import find
+from experiments.harness.record import Run
+from experiments.harness.settings import Count, Positive, Training, from_file
+from experiments.harness.tables import mean_and_spread, seeds_in_words, show
+from jaxnet import data, losses, nn, optim, plots, train
 from jaxnet.random import Generator
 
 DATA = ("wine",)
@@ -29,63 +30,17 @@ FEWEST = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Settings):
+class Config(Training):
     """Settings of wine_regression."""
 
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the training wines."""
-    seeds: int = 5
+    seeds: Count = 5
     """How many runs, from --seed on; each splits the wines anew."""
-    lr: float = 3e-3
+    lr: Positive = 3e-3
     """Learning rate of Adam."""
-    hidden: int = 32
+    hidden: Count = 32
     """Units of the hidden layer."""
-
-    def validate(self) -> None:
-        super().validate()
-        for name in ("seeds", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name}: {getattr(self, name)}; at least 1 is needed")
-        if self.lr <= 0:
-            raise ValueError(f"--lr: {self.lr}; a positive number is needed")
-
-
-def least_squares(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> np.ndarray:
-    """Predictions of the best straight line, in float64."""
-    columns = [np.hstack([part, np.ones((len(part), 1))]).astype(np.float64) for part in (x, x_new)]
-    return columns[1] @ np.linalg.lstsq(columns[0], y.astype(np.float64), rcond=None)[0]
-
-
-def beats_line(
-    error: np.ndarray, line: float, settings: Settings, claim: Settings
-) -> dict[str, Any]:
-    """The claim that the net's mean error is below the line's, with its verdict.
-
-    It is made for the settings as they stand in `claim`, whatever the seeds: a run cut
-    short or with another learning rate is a look, and not judged.
-
-    Args:
-        error: the net's, one a seed.
-        line: the line's.
-        settings: of this run.
-        claim: the defaults.
-    """
-    free = {"seed", "seeds", "data_dir", "out"}
-    other = [
-        "--" + field.name.replace("_", "-")
-        for field in dataclasses.fields(settings)
-        if field.name not in free and getattr(settings, field.name) != getattr(claim, field.name)
-    ]
-    better = bool(error.mean() < line)
-    verdict = "not run" if other else "ok" if better else "OFF"
-    print(f"the net is {'better' if better else 'no better'} than the line", end="")
-    print(f"; not judged with another {', '.join(other)}" if other else f": {verdict}")
-    return {
-        "claim": "the net's error is below the line's",
-        "net": f"{mean_and_spread(error, 4)} (n={len(error)})",
-        "line": f"{line:.4g}",
-        "verdict": verdict,
-    }
 
 
 def one_run(table: data.Table, seed: int, config: Config) -> dict[str, Any]:
@@ -105,57 +60,61 @@ def one_run(table: data.Table, seed: int, config: Config) -> dict[str, Any]:
         nn.Linear(config.hidden, 1, rngs=generator),
     )
     optimizer = optim.Adam(lr=config.lr)
-    state = train.create(model, optimizer, seed)
     loss = train.supervised(losses.mse_loss)
-    epoch = train.make_epoch(train.make_train_step(loss, optimizer), 64)
     # The net says by how much a wine differs from the mean of those it knows.
     middle = y.mean()
-    training = jnp.asarray(x), jnp.asarray(y - middle)[:, None]
-    held_out = jnp.asarray(x_new), jnp.asarray(y_new - middle)[:, None]
-    measure = jax.jit(lambda state: losses.mse_loss(state.model()(held_out[0]), held_out[1]))
-    curve, train_curve = [], []
-    for _ in range(config.epochs):
-        order = jnp.asarray(data.epoch_order(len(known), generator))
-        state, metrics = epoch(state, training, order)
-        train_curve.append(float(metrics["loss"].mean()))
-        curve.append(float(measure(state)))
+    result = train.fit(
+        train.create(model, optimizer, seed),
+        train.make_train_step(loss, optimizer),
+        (x, (y - middle)[:, None]),
+        epochs=config.epochs,
+        batch_size=64,
+        generator=generator,
+        validation=(x_new, (y_new - middle)[:, None]),
+        eval_step=train.make_eval_step(loss),
+        eval_batch_size=len(x_new),
+        quiet=True,
+        log=lambda line: None,
+    )
+    curve = [line["val_loss"] for line in result.history]
     return {
         "line": line,
         "net": curve[-1],
         "mean": float(np.var(y_new)),
-        "train_curve": train_curve,
+        "train_curve": [line["loss"] for line in result.history],
         "curve": curve,
     }
 
 
-def main(config: Config) -> int:
-    """Trains every seed; returns 1 if the claim is off: a net no better than the line."""
-    config.validate()
-    with train.Run(config.out, "wine_regression", config) as run:
-        path = data.find("wine", config.data_dir)
-        table = data.read_table(path, delimiter=";")
-        if len(table) < FEWEST:
-            raise ValueError(f"{path}: {len(table)} wines; a fifth is held out: give {FEWEST}")
-        seeds = range(config.seed, config.seed + config.seeds)
-        with from_file(path):
-            runs = {seed: one_run(table, seed, config) for seed in seeds}
-        for seed, result in runs.items():
-            print(f"seed {seed}: mean squared error {result['net']:.4f}, line {result['line']:.4f}")
-        net, line, mean = (
-            np.array([r[name] for r in runs.values()]) for name in ("net", "line", "mean")
-        )
-        for name, values in (("net", net), ("line", line), ("always the mean", mean)):
-            print(f"{name}: {mean_and_spread(values, 4)} over {len(values)} seed(s)")
-        if not np.isfinite(net).all():
-            raise ValueError(f"--lr: at {config.lr} the loss is not finite; lower it")
-        claim = beats_line(net, float(line.mean()), config, Config())
-        run.metrics |= {"claims": [claim], "runs": runs}
-        epochs = range(1, config.epochs + 1)
-        curves = [report.Series(f"net, seed {s}", epochs, r["curve"]) for s, r in runs.items()]
-        flat = report.Series("line, mean", epochs, np.full(config.epochs, line.mean()), "k--")
-        panel = report.Panel(
-            "Wines not seen in training", "epoch", "mean squared error", [*curves, flat]
-        )
-        report.save_panels(run.folder / "curves.png", [panel])
-    print(f"record and plot: {run.folder}")
-    return int(claim["verdict"] == "OFF")
+def main(config: Config, run: Run) -> None:
+    """Trains every seed; the claim is that the net is better than the line."""
+    path = find("wine", config.data_dir)
+    table = data.read_table(path, delimiter=";")
+    if len(table) < FEWEST:
+        raise ValueError(f"{path}: {len(table)} wines; a fifth is held out: give {FEWEST}")
+    seeds = range(config.seed, config.seed + config.seeds)
+    with from_file(path):
+        runs = {seed: one_run(table, seed, config) for seed in seeds}
+    for seed, result in runs.items():
+        print(f"seed {seed}: mean squared error {result['net']:.4f}, line {result['line']:.4f}")
+    net, line, mean = (
+        np.array([r[name] for r in runs.values()]) for name in ("net", "line", "mean")
+    )
+    show(
+        ("predicted by", f"mean squared error, {seeds_in_words(config.seed, config.seeds)}"),
+        [
+            ("the net", mean_and_spread(net, 4)),
+            ("a straight line", mean_and_spread(line, 4)),
+            ("always the mean", mean_and_spread(mean, 4)),
+        ],
+    )
+    claim = beats_line(net, float(line.mean()), config)
+    run.result = f"error {mean_and_spread(net)}, the line {mean_and_spread(line)}"
+    run.metrics |= {"claims": [claim], "runs": runs}
+    epochs = range(1, config.epochs + 1)
+    curves = [plots.Series(f"net, seed {s}", epochs, r["curve"]) for s, r in runs.items()]
+    flat = plots.Series("line, mean", epochs, np.full(config.epochs, line.mean()), "k--")
+    panel = plots.Panel(
+        "Wines not seen in training", "epoch", "mean squared error", [*curves, flat]
+    )
+    plots.save_panels(run.folder / "curves.png", [panel])

@@ -31,8 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import nn, train, weights
-from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
+from tests.tolerances import distance, tolerance
 
 GOLDEN = Path(__file__).parent / "golden"
 ROWS = Path(__file__).parent / "rows"

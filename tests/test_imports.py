@@ -16,22 +16,27 @@ TIERS = [
     {"losses", "mixed_precision"},
     {"kernels"},
     {"backend"},
-    {"nn", "metrics", "optim", "data", "checkpoint", "sharding"},
+    {"nn", "metrics", "optim", "data", "checkpoint", "plots"},
     {"weights", "train"},
-    {"parity", "report"},
-    {"cli"},
+    {"harness"},  # experiments/harness, which is not about any experiment
     {"experiments", "tests", "benchmarks"},
 ]
 TIER = {name: i for i, tier in enumerate(TIERS) for name in tier}
 HEAVY = {
-    "matplotlib": {"report"},
-    "torch": {"parity"},
+    "matplotlib": {"plots"},
+    "torch": set(),
 }
 
 
-def part_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[1] if parts[0] == "jaxnet" else parts[0]
+def part_of(parts: tuple[str, ...]) -> str:
+    """The part of the project that a dotted name, in words, or a path belongs to."""
+    if parts[:1] == ("jaxnet",) or parts[:2] == ("experiments", "harness"):
+        return parts[1] if len(parts) > 1 else ""
+    return parts[0]
+
+
+def part_of_file(path: Path) -> str:
+    return part_of(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def imports(path: Path) -> list[tuple[str, int, bool]]:
@@ -57,13 +62,13 @@ def product_files() -> list[Path]:
 def test_imports_run_one_way():
     wrong = []
     for path in product_files():
-        own = part_of(path)
+        own = part_of_file(path)
         assert own in TIER, f"{path.name}: give {own} a tier"
         for name, line, _ in imports(path):
-            words = name.split(".")
+            words = tuple(name.split("."))
             if words[0] not in ("jaxnet", "experiments", "tests", "benchmarks"):
                 continue
-            target = words[0] if words[0] != "jaxnet" else (words[1] if len(words) > 1 else "")
+            target = part_of(words)
             if target in TIER and target != own and TIER[target] >= TIER[own]:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
     assert not wrong, "\n".join(wrong)
@@ -74,7 +79,7 @@ def test_heavy_libraries_stay_where_they_belong():
     for path in product_files():
         for name, line, top in imports(path):
             library = name.split(".")[0]
-            if library in HEAVY and (part_of(path) not in HEAVY[library] or top):
+            if library in HEAVY and (part_of_file(path) not in HEAVY[library] or top):
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
     assert not wrong, "\n".join(wrong)
 

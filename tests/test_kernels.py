@@ -17,7 +17,7 @@ from jaxnet import kernels
 from jaxnet.backend import arithmetic_form
 from jaxnet.nn import functional as F
 from jaxnet.nn.correlation import correlate, spread
-from jaxnet.parity.tolerances import distance, tolerance
+from tests.tolerances import distance, tolerance
 
 needs_compiler = pytest.mark.skipif(not kernels.available(), reason="no C compiler")
 

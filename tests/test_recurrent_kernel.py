@@ -14,8 +14,8 @@ import pytest
 from jaxnet import kernels, nn, train
 from jaxnet.nn import recurrent
 from jaxnet.nn.recurrent import Weights, recurrent_layer
-from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
+from tests.tolerances import distance, tolerance
 
 needs_compiler = pytest.mark.skipif(not kernels.available(), reason="no C compiler")
 GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}

@@ -23,14 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.gpu import task
 from benchmarks.gpu.plan import HOW_TO_PACK
-from experiments import cifar2_net, cifar2_variants
-from experiments.unfinished import Budget
-from jaxnet import data, metrics, train
+from experiments import birds, cifar2_variants
+from jaxnet import data, train
 from jaxnet.random import Generator
 
 __all__ = ["MOST_BYTES", "pack", "tasks", "unpack", "write"]
@@ -67,10 +65,9 @@ def pack(path: Path, data_dir: Path | None = None) -> int:
     Raises:
         ValueError: it would have more than `MOST_BYTES`; nothing is written then.
     """
-    config = cifar2_net.Config(data_dir=data_dir)
     arrays: dict[str, np.ndarray] = {}
     for split in ("train", "test"):
-        images, (_, labels) = cifar2_net.two_classes(split, config)
+        images, (_, labels) = birds.two_classes(split, data_dir)
         arrays |= {f"{split}_images": images, f"{split}_labels": labels.astype(np.uint8)}
     return write(path, arrays)
 
@@ -94,8 +91,8 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> int:
     return size
 
 
-def unpack(path: Path) -> tuple[cifar2_net.Rows, cifar2_net.Rows]:
-    """Training and validation rows, as `cifar2_net.two_classes` gives them.
+def unpack(path: Path) -> tuple[birds.Rows, birds.Rows]:
+    """Training and validation rows, as `birds.two_classes` gives them.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -115,7 +112,7 @@ def unpack(path: Path) -> tuple[cifar2_net.Rows, cifar2_net.Rows]:
         ) from error
     first, second = (
         (
-            data.normalize(data.to_tensor(images), cifar2_net.MEAN, cifar2_net.STD),
+            data.normalize(data.to_tensor(images), birds.MEAN, birds.STD),
             labels.astype(np.int32),
         )
         for images, labels in splits
@@ -151,10 +148,8 @@ def trained(name: str, tiny: bool) -> dict[str, Any]:
     epochs, blocks = (2, 2) if tiny else (EPOCHS, BLOCKS)
     training, validation = jax.device_put(_some() if path is None else unpack(path))
     variant = cifar2_variants.variants(blocks)[name]
-    trainer = cifar2_net.Trainer(
-        variant.build, variant.optimizer(), training, validation, variant.loss
-    )
-    measure = train.make_epoch(cifar2_variants.without_eval(variant.loss), cifar2_variants.BATCH)
+    trainer = birds.Trainer(variant.build, variant.optimizer(), training, validation, variant.loss)
+    measure = cifar2_variants.without_eval(variant.loss)
     fresh = train.create(variant.build(rngs=Generator(0)), variant.optimizer())
     # Compiled beside the training's program, so that the end has nothing to wait for.
     pool = ThreadPoolExecutor(1)
@@ -168,24 +163,28 @@ def trained(name: str, tiny: bool) -> dict[str, Any]:
         "of": epochs,
         "curves": {},
     }
-    budget = Budget(task.seconds_left() - _MARGIN)
 
     def hand_over(report: train.EpochReport) -> None:
         line = {"train_loss": report.metrics["loss"]}
         line |= {k: report.metrics[k] for k in ("val_loss", "val_accuracy")}
         for curve, value in line.items():
             result["curves"].setdefault(curve, {})[str(report.epoch)] = float(value)
-        result["epochs"], result["seconds"] = report.epoch, float(budget.memory)
+        result["epochs"] = report.epoch
+        result["seconds"] = result.get("seconds", 0.0) + report.seconds
         task.so_far(result)
 
     try:
         ended = trainer.run(
-            0, epochs, batch_size=cifar2_variants.BATCH, callbacks=[budget, hand_over]
+            0,
+            epochs,
+            batch_size=cifar2_variants.BATCH,
+            callbacks=[hand_over],
+            time_budget=max(task.seconds_left() - _MARGIN, 0.0),
         )
         ready.result()
     finally:
         pool.shutdown(wait=False)
-    kept = cifar2_net.curves(ended)
+    kept = birds.curves(ended)
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     result["curves"] = {curve: {str(k): v for k, v in kept[curve].items()} for curve in names}
     result["compile_seconds"], result["reason"] = kept["compile_seconds"], str(ended.reason)
@@ -195,12 +194,12 @@ def trained(name: str, tiny: bool) -> dict[str, Any]:
     return result
 
 
-def _accuracy(measure: Any, state: Any, rows: cifar2_net.Rows) -> float:
-    _, measured = measure(state, rows, jnp.arange(len(rows[1])))
-    return float(metrics.total(measured["accuracy"]).compute())
+def _accuracy(measure: Any, state: Any, rows: birds.Rows) -> float:
+    measured = train.evaluate(state, measure, rows, batch_size=cifar2_variants.BATCH, quiet=True)
+    return float(measured["accuracy"])
 
 
-def _some() -> tuple[cifar2_net.Rows, cifar2_net.Rows]:
+def _some() -> tuple[birds.Rows, birds.Rows]:
     """Numbers in the place of images, for a trial where there are none."""
     rng = np.random.default_rng(0)
     first, second = (

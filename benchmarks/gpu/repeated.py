@@ -20,8 +20,8 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxnet import losses, nn, optim, train
-from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
+from tests.tolerances import distance, tolerance
 
 __all__ = [
     "device_name",

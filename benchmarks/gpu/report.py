@@ -379,7 +379,7 @@ def picture(results: Results, path: Path) -> bool:
     Returns:
         Whether there was anything to draw.
     """
-    from jaxnet import report  # this imports jax, which the main program does without
+    from jaxnet import plots  # this imports jax, which the main program does without
 
     labels, ratios = [], []
     for name, result in _of(results["tasks"], "fast").items():
@@ -392,7 +392,7 @@ def picture(results: Results, path: Path) -> bool:
     if not labels:
         return False
     title = f"Training step on {results['device'].get('kind')}, higher is faster"
-    report.save_bars(path, labels, {"best torch / jaxnet": ratios}, title, "ratio")
+    plots.save_bars(path, labels, {"best torch / jaxnet": ratios}, title, "ratio")
     return True
 
 

@@ -3,7 +3,7 @@
 Every row of the tables (tests/rows) runs in float32, compiled, on that device, with the
 precision of products that jaxnet chooses on import (full float32, no TF32). It is held
 against the same row in float64 on the host's CPU, in the same process, and against the golden
-arrays that torch wrote in float64, by the tolerances of jaxnet/parity/tolerances.py. The
+arrays that torch wrote in float64, by the tolerances of tests/tolerances.py. The
 float64 results are held against torch's as well, so that no wrong reference passes a wrong row.
 Where the device is a CPU the same runs, and must hold just as well.
 
@@ -29,10 +29,10 @@ import numpy as np
 from benchmarks.gpu import repeated
 from jaxnet import precision
 from jaxnet.nn import functional as F
-from jaxnet.parity.tolerances import distance, tolerance
 from tests.optim.runs import Row, run_ours
 from tests.rows import optim as optimizers
 from tests.table import Case, distances, families, golden_arrays, golden_results, our_results
+from tests.tolerances import distance, tolerance
 
 __all__ = ["Gap", "check_optimizers", "check_table", "judged", "main", "rounding", "tasks"]
 
@@ -48,7 +48,7 @@ class Gap:
         row, array: their names.
         ours: which of our results it is, "float32" (the device's) or "float64" (the CPU's).
         against: what it is held against.
-        distance, allowed: as `jaxnet.parity.tolerances` measures them.
+        distance, allowed: as `tests.tolerances` measures them.
     """
 
     row: str

@@ -1,7 +1,12 @@
-"""Data: numpy in, batches out."""
+"""Data sets, files and batches, all in numpy.
+
+`load` reads CIFAR and MNIST, `read_image`, `read_table`, `read_text` and `read_volume` read files
+of one's own; `DataLoader` and its samplers are torch's; `ShardedReader` reads what is larger than
+memory; `transforms` augment images on the device.
+"""
 
 from jaxnet.data import transforms
-from jaxnet.data.catalogue import Labelled, available, fetchable, find, load
+from jaxnet.data.catalogue import Labelled, available, fetchable, load
 from jaxnet.data.collate import default_collate, default_convert
 from jaxnet.data.dataset import (
     ConcatDataset,
@@ -21,25 +26,10 @@ from jaxnet.data.sampler import (
     SubsetRandomSampler,
     epoch_order,
 )
-from jaxnet.data.series import (
-    days,
-    read_bikes,
-    scale_ordinal,
-    scale_to_unit,
-    weather_one_hot,
-    windows,
-    with_channels,
-)
+from jaxnet.data.series import windows
 from jaxnet.data.sharded import ShardedIterator, ShardedReader
-from jaxnet.data.tables import Statistics, Table, class_means, one_hot, read_table, standardize
-from jaxnet.data.text import (
-    clean_words,
-    letters_one_hot,
-    read_text,
-    vocabulary,
-    word_indices,
-    words_one_hot,
-)
+from jaxnet.data.tables import Statistics, Table, one_hot, read_table, standardize
+from jaxnet.data.text import read_text
 from jaxnet.data.volumes import Volume, read_volume
 
 __all__ = [
@@ -61,34 +51,21 @@ __all__ = [
     "Volume",
     "available",
     "channel_statistics",
-    "class_means",
-    "clean_words",
-    "days",
     "default_collate",
     "default_convert",
     "epoch_order",
     "fetchable",
-    "find",
-    "letters_one_hot",
     "load",
     "normalize",
     "one_hot",
     "random_split",
-    "read_bikes",
     "read_image",
     "read_images",
     "read_table",
     "read_text",
     "read_volume",
-    "scale_ordinal",
-    "scale_to_unit",
     "standardize",
     "to_tensor",
     "transforms",
-    "vocabulary",
-    "weather_one_hot",
     "windows",
-    "with_channels",
-    "word_indices",
-    "words_one_hot",
 ]

@@ -11,11 +11,10 @@ import numpy as np
 
 from jaxnet.data import cifar, idx, prepared
 from jaxnet.data.cache import cached
-from jaxnet.data.places import PLACES, place
 from jaxnet.extras import needed
 from jaxnet.files import cache_folder
 
-__all__ = ["Labelled", "available", "fetchable", "find", "load"]
+__all__ = ["Labelled", "available", "fetchable", "folders", "load"]
 
 _log = logging.getLogger(__name__)
 _Decoded = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
@@ -212,12 +211,12 @@ def load(
     entry = _entry(name)
     if split not in entry.splits:
         raise ValueError(f"split: {split!r}; {name} has {', '.join(entry.splits)}")
-    folders = _folders(data_dir)
-    found = _find(name, entry, folders)
+    searched = folders(data_dir)
+    found = _find(name, entry, searched)
     if found is None:
         if not download:
-            raise _nowhere(name, entry, folders, "download=False")
-        found = _fetch(name, entry, folders)
+            raise _nowhere(name, entry, searched, "download=False")
+        found = _fetch(name, entry, searched)
     read = functools.partial(_read, name, entry, found, split)
     images, labels, classes = cached(f"{name}-{split}", found.files, read)
     canonical = entry.starts is None or _begins(labels, entry.starts[split])
@@ -232,39 +231,9 @@ def load(
     return Labelled(images, labels, classes, canonical)
 
 
-def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where the file or folder of a data set lies that is read as it is.
-
-    Args:
-        name: "austen", "bikes", "cats", "ct_scan", "dog" or "wine".
-        data_dir: a folder to look in before JAXNET_DATA and the user's cache.
-
-    Raises:
-        ValueError: unknown name.
-        FileNotFoundError: it is not there; the message says where it was looked
-            for and where it can be had.
-    """
-    if name not in PLACES:
-        raise ValueError(f"name: no file {name!r}; there are {', '.join(sorted(PLACES))}")
-    folders = _folders(data_dir)
-    found = place(name, folders)
-    if found is None:
-        searched = "\n  ".join(map(str, folders))
-        wanted = PLACES[name]
-        raise FileNotFoundError(
-            f"{name}: no {wanted.patterns[0]} in any of\n  {searched}\n"
-            f"It is part of {wanted.origin}; put it into one of these folders, or give its "
-            "folder by --data-dir or JAXNET_DATA"
-        )
-    return found
-
-
 def available(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path | None:
     """Where a data set is on this machine, or None. Never fetches."""
-    folders = _folders(data_dir)
-    if name in PLACES:
-        return place(name, folders)
-    found = _find(name, _entry(name), folders)
+    found = _find(name, _entry(name), folders(data_dir))
     return None if found is None else found.where
 
 
@@ -274,27 +243,28 @@ def fetchable(name: str) -> bool:
 
 
 def _entry(name: str) -> _Entry:
-    if name in PLACES:
-        raise ValueError(
-            f"name: {name} is no set of labelled images; find({name!r}) gives its place"
-        )
     if name not in CATALOGUE:
         raise ValueError(f"name: no data set {name!r}; there are {', '.join(sorted(CATALOGUE))}")
     return CATALOGUE[name]
 
 
-def _folders(data_dir: str | os.PathLike[str] | None) -> list[Path]:
-    folders = []
+def folders(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The folders that data sets are looked for in: `data_dir`, JAXNET_DATA, the user's cache.
+
+    Raises:
+        FileNotFoundError: `data_dir` is not there.
+    """
+    found = []
     if data_dir is not None:
-        folders.append(Path(data_dir).expanduser())
-        if not folders[0].is_dir():
+        found.append(Path(data_dir).expanduser())
+        if not found[0].is_dir():
             raise FileNotFoundError(
-                f"data_dir: there is no folder {folders[0]}; give one that holds data sets, "
+                f"data_dir: there is no folder {found[0]}; give one that holds data sets, "
                 "or leave it out to use JAXNET_DATA and the user's cache"
             )
     if os.environ.get("JAXNET_DATA"):
-        folders.append(Path(os.environ["JAXNET_DATA"]).expanduser())
-    return [*folders, cache_folder()]
+        found.append(Path(os.environ["JAXNET_DATA"]).expanduser())
+    return [*found, cache_folder()]
 
 
 def _find(name: str, entry: _Entry, folders: Sequence[Path]) -> _Found | None:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from jaxnet.data.text import read_text
 
-__all__ = ["Statistics", "Table", "class_means", "one_hot", "read_table", "standardize"]
+__all__ = ["Statistics", "Table", "one_hot", "read_table", "standardize"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,32 +242,6 @@ def standardize(values: np.ndarray) -> np.ndarray:
     For data that is split, take `Statistics.of(training)` and apply it to all parts.
     """
     return Statistics.of(values).apply(values)
-
-
-def class_means(values: np.ndarray, classes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The mean of every column over the rows of each class.
-
-    Args:
-        values: (rows, columns).
-        classes: booleans (rows,) by the name of the class.
-
-    Raises:
-        ValueError: a class has no rows.
-    """
-    for name, rows in classes.items():
-        if rows.shape != (len(values),) or rows.dtype != np.bool_:
-            raise ValueError(
-                f"classes: {name!r} is {rows.dtype} of shape {rows.shape}; accepted are booleans "
-                f"({len(values)},)"
-            )
-        if not rows.any():
-            raise ValueError(f"classes: {name!r} has no rows")
-    kind = _float_kind(values)
-    sums = {
-        name: values[rows].sum(axis=0, dtype=np.float64).astype(kind)
-        for name, rows in classes.items()
-    }  # torch divides the rounded sum, too
-    return {name: total / kind.type(classes[name].sum()) for name, total in sums.items()}
 
 
 def _float_kind(values: np.ndarray) -> np.dtype:

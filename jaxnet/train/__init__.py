@@ -8,7 +8,6 @@ from jaxnet.train.fit import fit
 from jaxnet.train.progress import use_compilation_cache
 from jaxnet.train.records import Recorder, Records
 from jaxnet.train.result import Result
-from jaxnet.train.run import Run, environment
 from jaxnet.train.state import Structure, TrainState, create, merge, split
 from jaxnet.train.step import TrainStep, make_eval_step, make_predict, make_train_step, supervised
 from jaxnet.train.visdom import Visdom
@@ -22,7 +21,6 @@ __all__ = [
     "Recorder",
     "Records",
     "Result",
-    "Run",
     "StepReport",
     "Structure",
     "TrainState",
@@ -30,7 +28,6 @@ __all__ = [
     "Visdom",
     "create",
     "diagnose",
-    "environment",
     "evaluate",
     "fit",
     "make_epoch",

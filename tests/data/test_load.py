@@ -132,7 +132,7 @@ def test_nowhere_names_data_set_folders_and_commands(tmp_path):
     [
         ("cifar11", "train", "no data set 'cifar11'"),
         ("cifar10", "val", "split: 'val'"),
-        ("wine", "train", r"find\('wine'\) gives its place"),
+        ("wine", "train", "no data set 'wine'"),
     ],
 )
 def test_unknown_names(name, split, says):

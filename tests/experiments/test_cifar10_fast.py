@@ -15,12 +15,12 @@ from experiments.cifar10_fast import (
     Config,
     Net,
     alternating,
-    main,
     make_optimizer,
     of_filters,
     training_loss,
     whitening_filters,
 )
+from experiments.harness import registry
 from jaxnet import optim, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
@@ -144,7 +144,7 @@ def test_bad_settings():
 @pytest.mark.data
 def test_smoke(tmp_path):
     config = Config(images=1000, width=4, epochs=2, batch_size=100, out=tmp_path)
-    assert main(config) == 0
+    assert registry.execute("cifar10_fast", config) == 0
     (folder,) = (tmp_path / "cifar10_fast").iterdir()
     assert sorted(p.name for p in folder.iterdir()) == [
         "accuracy.png", "filters.png", "record.json", "result.md",

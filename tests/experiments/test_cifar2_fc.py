@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.birds import Trainer
 from experiments.cifar2_fc import (
     Config,
     Last,
     both_forms,
     deeper,
     fully_connected,
-    main,
     nll_loss,
 )
-from experiments.cifar2_net import Trainer
+from experiments.harness import registry
 from jaxnet import metrics, optim, train
 from jaxnet.random import Generator
 
@@ -78,7 +78,8 @@ def test_follows_the_pytorch_program_step_by_step(batch_size, shuffle, tmp_path)
 
 @pytest.mark.data
 def test_smoke(tmp_path):
-    assert main(Config(epochs=1, trials=("sixty_four",), out=tmp_path)) == 0
+    config = Config(epochs=1, trials=("sixty_four",), out=tmp_path)
+    assert registry.execute("cifar2_fc", config) == 0
     (folder,) = (tmp_path / "cifar2_fc").iterdir()
     assert sorted(p.name for p in folder.iterdir()) == ["curves.png", "record.json", "result.md"]
     found = json.loads((folder / "record.json").read_text())["metrics"]

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import ledger
-from experiments.cifar2_net import FILTERS, FunctionalNet, Net, Trainer, curves, filtered, shapes
+from experiments.birds import Trainer, curves
+from experiments.cifar2_net import FILTERS, FunctionalNet, Net, filtered, shapes
+from experiments.harness import ledger
 from jaxnet import optim, train, weights
 from jaxnet.random import Generator
 
@@ -22,7 +23,7 @@ def images(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_shapes_of_the_document():
     image = jnp.zeros((1, 3, 32, 32))
-    assert ledger.failed(ledger.compare("cifar2.conv", shapes(image))) == 0
+    assert {row.verdict for row in ledger.compare("cifar2.conv", shapes(image))} == {"ok"}
     net = Net(rngs=Generator(0))
     assert net.pool1(net.conv1(image)).shape == (1, 16, 16, 16)
     assert net.num_parameters == 18090

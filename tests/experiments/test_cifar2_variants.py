@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.cifar2_net import Trainer
+from experiments.birds import Trainer
 from experiments.cifar2_variants import (
     Config,
     NetResDeep,
     checkpoint_folder,
-    main,
     run_variant,
     variants,
     without_eval,
 )
-from experiments.unfinished import Budget, Unfinished, checksum
+from experiments.harness import registry
+from experiments.harness.unfinished import Unfinished, checksum
 from jaxnet import metrics, nn, train, weights
 from jaxnet.random import Generator
 
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
         Unfinished(tmp_path, "cut"), "dropout", 0, config, checksum(rows, rows)
     )
     with pytest.raises(RuntimeError, match="killed"):
-        trainer.run(0, 3, 64, callbacks=[Budget(), die], checkpoint=folder)
+        trainer.run(0, 3, 64, callbacks=[die], checkpoint=folder)
     cut = run_variant("dropout", variant, config, (rows, rows), Unfinished(tmp_path, "cut"))
     for name in ("train_loss", "val_accuracy", "train_accuracy"):
         assert cut.runs[0][name] == whole.runs[0][name]
@@ -122,20 +122,37 @@ def test_measured_without_eval(name):
     assert np.allclose(outputs, in_eval_mode, atol=1e-5) == (name == "net")
 
 
-def test_a_run_ends_before_it_is_over_its_hours(tmp_path):
+def test_hours_that_hold_no_epoch_are_refused(tmp_path):
     rows = images()
     variant = variants(n_blocks=1)["net"]
-    outcome = run_variant(
-        "net", variant, Config(epochs=5, hours=1e-9), (rows, rows), Unfinished(tmp_path, "short")
-    )
-    assert outcome.epochs == [1]
-    assert 0.4 < outcome.last("train_accuracy")[0] <= 1.0
+    config, kept = Config(epochs=5, hours=1e-9), Unfinished(tmp_path, "short")
+    with pytest.raises(ValueError, match="--hours: 1e-09; net ends no epoch in that; give more"):
+        run_variant("net", variant, config, (rows, rows), kept)
+
+
+def test_a_run_of_some_hours_is_measured_as_it_ended(tmp_path, monkeypatch):
+    rows = images()
+    variant = variants(n_blocks=1)["net"]
+    fit, given = train.fit, []
+
+    def short(*arguments, time_budget, callbacks, **options):
+        given.append(time_budget)
+        end = [lambda report: report.stop("time") if report.epoch == 2 else None]
+        return fit(*arguments, callbacks=[*callbacks, *end], **options)
+
+    monkeypatch.setattr(train, "fit", short)
+    config, kept = Config(epochs=5, hours=0.5), Unfinished(tmp_path, "short")
+    outcome = run_variant("net", variant, config, (rows, rows), kept)
+    assert given == [1800.0]
+    assert outcome.epochs == [2]
+    assert outcome.runs[0]["train_accuracy"].keys() == {1, 2}
+    assert outcome.last("train_accuracy") == outcome.last("val_accuracy")  # of the same rows
 
 
 @pytest.mark.data
 def test_smoke(tmp_path):
     config = Config(epochs=1, variants=("net",), out=tmp_path)
-    assert main(config) == 0
+    assert registry.execute("cifar2_variants", config) == 0
     (folder,) = (tmp_path / "cifar2_variants").iterdir()
     pictures = ["accuracy.png", "accuracy_without_eval.png"]
     assert sorted(p.name for p in folder.iterdir()) == [*pictures, "record.json", "result.md"]

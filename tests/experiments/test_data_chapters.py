@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import wine_regression
-from experiments.registry import names, run
+from experiments.baseline import beats_line
+from experiments.harness.registry import names, run
 
 DATA = os.environ.get("JAXNET_DATA")
 FIGURES = {
@@ -157,8 +158,8 @@ def test_nets_beat_the_line_in_a_short_run(name, epochs, tmp_path, capsys):
 def test_the_claim_is_judged_for_its_own_settings(settings, error, verdict):
     config = wine_regression.Config(**settings)
     errors = np.array([error - 0.1, error + 0.1])
-    claim = wine_regression.beats_line(errors, 2.0, config, wine_regression.Config())
+    claim = beats_line(errors, 2.0, config)
     assert claim["verdict"] == verdict
     assert claim["net"].endswith("± 0.1414 (n=2)")
-    one = wine_regression.beats_line(errors[:1], 2.0, config, wine_regression.Config())
+    one = beats_line(errors[:1], 2.0, config)
     assert one["net"] == f"{errors[0]:.4f} (n=1)"  # one run has no spread

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import ledger
-from experiments.__main__ import run
+from experiments.harness import ledger
+from experiments.harness.registry import run
 from experiments.mnist_mlp import Config, inputs, keras_net, train_one
 from experiments.mnist_nets import (
     OUTPUTS,
@@ -109,7 +109,7 @@ def test_learns_repeats_itself_and_comes_back_from_a_file(form, tmp_path):
     assert first.curves["test_accuracy"][4] > 0.9
     assert first.curves["recall"].shape == first.curves["precision"].shape == (10,)
     weights.save(tmp_path / "net.pt", first.arrays)
-    again = first.reload(tmp_path / "net.pt")
+    again = first.load(tmp_path / "net.pt")
     np.testing.assert_array_equal(again(rows[0]), first.predict(rows[0]))
     np.testing.assert_allclose(first.predict(rows[0]).sum(1), 1, rtol=1e-5)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.__main__ import run
+from experiments.harness.registry import run
 from experiments.regression13 import DLModel, NestedModel, first_draws, printed, within_the_bound
 from jaxnet import weights
 from jaxnet.random import Generator

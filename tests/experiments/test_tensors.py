@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import tensors
+from experiments.harness import registry
 
 
 @pytest.mark.parametrize("line", tensors.LINES, ids=lambda line: line.what)
@@ -58,9 +59,9 @@ def test_torch_gives_the_result(line):
 
 
 def test_the_run_and_its_verdict(tmp_path, capsys, monkeypatch):
-    assert tensors.main(tensors.Config(out=tmp_path)) == 0
+    assert registry.execute("tensors", tensors.Config(out=tmp_path)) == 0
     count = len(tensors.LINES)
     assert f"{count} of {count} lines give their result" in capsys.readouterr().out
     wrong = tensors.Line("ones", "torch.ones(1)", "jnp.ones(1)", [2.0])
     monkeypatch.setattr(tensors, "LINES", (wrong,))
-    assert tensors.main(tensors.Config(out=tmp_path)) == 1
+    assert registry.execute("tensors", tensors.Config(out=tmp_path)) == 1

@@ -1,4 +1,4 @@
-"""experiments/unfinished.py"""
+"""experiments/harness/unfinished.py, and what a user is told of errors"""
 
 import errno
 
@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import registry
-from experiments.unfinished import Budget, Unfinished, checksum
+from experiments.harness import registry
+from experiments.harness.unfinished import Unfinished, checksum
 from jaxnet import train
 
 
@@ -52,17 +52,6 @@ def test_other_data_have_another_checksum():
     assert len(first) == 8
 
 
-def test_a_budget_ends_a_run_in_time():
-    budget = Budget(seconds=10.0)
-    reasons = []
-    for epoch in range(1, 4):
-        report = train.EpochReport(epoch, 9, {}, None, seconds=4.0, samples_per_second=1.0)
-        budget(report)
-        reasons.append(report.reason)
-    assert reasons == [None, "time", "time"]  # a third epoch would end after 12 seconds
-    assert float(budget.memory) == 12.0
-
-
 @pytest.mark.parametrize(
     ("error", "says"),
     [
@@ -75,12 +64,12 @@ def test_a_budget_ends_a_run_in_time():
         (MemoryError(), "error: MemoryError"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(error, says, monkeypatch, capsys):
-    def fail(config):
+def test_what_a_user_can_mend_is_one_line(error, says, tmp_path, monkeypatch, capsys):
+    def fail(config, run):
         raise error
 
     monkeypatch.setattr("experiments.autograd.main", fail)
-    assert registry.run("autograd", []) == 2
+    assert registry.run("autograd", ["--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"{says}\n"
     assert issubclass(train.NonFiniteError, registry.USERS_ERRORS)
 
@@ -89,10 +78,10 @@ def test_what_a_user_can_mend_is_one_line(error, says, monkeypatch, capsys):
     ("words", "says"),
     [("the same command goes on from here", "goes on from here"), ("", "nothing was kept")],
 )
-def test_ctrl_c_says_what_is_left(words, says, monkeypatch, capsys):
-    def stop(config):
+def test_ctrl_c_says_what_is_left(words, says, tmp_path, monkeypatch, capsys):
+    def stop(config, run):
         raise KeyboardInterrupt(*filter(None, [words]))
 
     monkeypatch.setattr("experiments.autograd.main", stop)
-    assert registry.run("autograd", []) == 130
+    assert registry.run("autograd", ["--out", str(tmp_path)]) == 130
     assert says in capsys.readouterr().err

@@ -9,9 +9,9 @@ import pytest
 
 from jaxnet import nn, weights
 from jaxnet.nn.attention import SDPBackend, scaled_dot_product_attention, sdpa_kernel
-from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
 from tests.table import table
+from tests.tolerances import distance, tolerance
 
 TestAttention = table("nn_attention")
 

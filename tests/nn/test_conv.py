@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from jaxnet import nn
 from jaxnet.backend import arithmetic_form
 from jaxnet.nn.correlation import correlate, spread
-from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
 from tests.table import table
+from tests.tolerances import distance, tolerance
 
 F = nn.functional
 

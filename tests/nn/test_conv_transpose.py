@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnet import nn
-from jaxnet.parity.tolerances import distance
 from jaxnet.random import Generator
 from tests.table import table
+from tests.tolerances import distance
 
 F = nn.functional
 

@@ -7,9 +7,9 @@ import pytest
 
 from jaxnet import kernels, nn
 from jaxnet.nn import linear as functions
-from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
 from tests.table import table
+from tests.tolerances import distance, tolerance
 
 TestLinear = table("nn_linear")
 

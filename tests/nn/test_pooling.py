@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnet import nn
-from jaxnet.parity.tolerances import distance
 from tests.table import table
+from tests.tolerances import distance
 
 F = nn.functional
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jaxnet import nn, train, weights
-from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
 from tests.rows.nn_rnn import flat
 from tests.table import table
+from tests.tolerances import distance, tolerance
 
 TestRNN = table("nn_rnn")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from jaxnet import optim
-from jaxnet.parity.tolerances import distance, tolerance
 from tests.optim.runs import Row, run_ours, run_torch
 from tests.rows.optim import ROWS, SHOWN
 from tests.table import GOLDEN
+from tests.tolerances import distance, tolerance
 
 
 @cache

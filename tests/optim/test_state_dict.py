@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from jaxnet import optim
-from jaxnet.parity.tolerances import tolerance
 from tests.optim.runs import MATRICES, problem
+from tests.tolerances import tolerance
 
 NAMES = ["c", "a", "b"]
 """The order in which torch has them; jax sorts."""

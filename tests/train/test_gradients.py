@@ -8,8 +8,8 @@ import pytest
 from benchmarks.training import WORKLOADS, Workload
 from experiments.thermometer import T_C, T_UN
 from jaxnet import losses, nn, optim, train
-from jaxnet.parity.tolerances import distance, tolerance
 from jaxnet.random import Generator
+from tests.tolerances import distance, tolerance
 
 ROWS = 4
 # Operation by operation each is some hundred programs to compile; the first takes minutes.

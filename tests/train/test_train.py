@@ -1,7 +1,5 @@
 """jaxnet/train: state, steps, epochs, records."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,27 +142,3 @@ def test_loss_that_is_no_number():
     step = train.make_train_step(lambda model, batch: model(batch[0]), optimizer)
     with pytest.raises(ValueError, match=r"shape \(8, 2\); a loss is one number"):
         step(train.create(small_net(), optimizer), rows(8))
-
-
-def test_run_folder_appears_whole(tmp_path):
-    with train.Run(tmp_path, "name", {"lr": 0.1}) as run:
-        run.metrics["loss"] = np.array([1.0, np.nan])
-        assert [p.name[0] for p in (tmp_path / "name").iterdir()] == ["."]
-    (folder,) = (tmp_path / "name").iterdir()
-    record = json.loads((folder / "record.json").read_text())
-    assert record["metrics"] == {"loss": [1.0, "nan"]}
-    assert record["config"] == {"lr": 0.1}
-    assert record["environment"]["backend"] == "cpu"
-
-
-def test_failed_run_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), train.Run(tmp_path, "name", {}):
-        raise KeyboardInterrupt
-    assert list((tmp_path / "name").iterdir()) == []
-
-
-def test_two_runs_in_one_second_keep_apart(tmp_path):
-    for _ in range(3):
-        with train.Run(tmp_path, "name", {}):
-            pass
-    assert len(list((tmp_path / "name").iterdir())) == 3

@@ -1,20 +1,17 @@
-"""A long command: its time, and checkpoints, so that one that was killed goes on."""
+"""The checkpoints of a long command, so that one that was killed goes on."""
 
 import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from jaxnet import train
 from jaxnet.train import loaders
 
-__all__ = ["Budget", "Unfinished", "checksum"]
+__all__ = ["Unfinished", "checksum"]
 
 
 def checksum(*arrays: Any) -> str:
-    """Of the numbers in arrays, for the name of a folder: other data make another run."""
+    """A checksum of the numbers in arrays, for the name of a folder: other data, another run."""
     return f"{loaders.checksum(arrays):08x}"
 
 
@@ -23,11 +20,12 @@ class Unfinished:
 
     Give one folder a run to `train.fit(checkpoint=...)`. Used as a context manager around
     all runs, it takes the folders away when the command is done, and leaves them when it
-    is stopped or killed: a finished run is then read back, a broken one goes on.
+    is stopped or killed: a finished run is then read back, a broken one goes on. `record.Run`
+    holds one for its experiment.
 
     Args:
-        out: folder of all runs.
-        name: of the experiment.
+        out: The folder of all runs.
+        name: The name of the experiment.
     """
 
     def __init__(self, out: Path, name: str) -> None:
@@ -35,7 +33,7 @@ class Unfinished:
         self._used: list[Path] = []
 
     def folder(self, *parts: object) -> Path:
-        """Of one run; the parts have to name all that makes another run of it, data too."""
+        """The folder of one run; the parts name all that makes another run of it, data too."""
         path = self.home / "_".join(map(str, parts))
         self._used.append(path)
         return path
@@ -49,7 +47,7 @@ class Unfinished:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is KeyboardInterrupt:
+        if kind is KeyboardInterrupt and self._used:
             raise KeyboardInterrupt(f"the same command goes on from {self.home}") from None
         if kind is not None:
             return
@@ -57,25 +55,3 @@ class Unfinished:
             shutil.rmtree(path, ignore_errors=True)
         if self.home.exists() and not any(self.home.iterdir()):
             self.home.rmdir()
-
-
-class Budget:
-    """A callback of `train.fit` that counts the training time, also across a stop.
-
-    It ends the run before the epoch that would take it over its time.
-
-    Args:
-        seconds: the time.
-
-    Attributes:
-        memory: the seconds so far, in the checkpoints.
-    """
-
-    def __init__(self, seconds: float = np.inf) -> None:
-        self.seconds = seconds
-        self.memory = np.zeros((), np.float32)
-
-    def __call__(self, report: train.EpochReport) -> None:
-        self.memory = self.memory + np.float32(report.seconds)
-        if report.epoch < report.epochs and self.memory + report.seconds > self.seconds:
-            report.stop("time")

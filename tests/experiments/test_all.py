@@ -1,13 +1,14 @@
-"""python -m experiments all, python -m experiments report"""
+"""experiments/harness/all.py: python -m experiments all, python -m experiments report"""
 
 import dataclasses
 import types
 
 import pytest
 
-from experiments import every, registry, tensors
-from experiments.settings import Settings
-from jaxnet import train
+from experiments import tensors
+from experiments.harness import all as every
+from experiments.harness import registry
+from experiments.harness.settings import Seed, Settings
 from tests.experiments.test_command import experiments
 
 
@@ -33,33 +34,30 @@ def test_all_with_a_report(tmp_path):
 class Config(Settings):
     """Settings of the experiments below."""
 
+    seed: Seed = 0
+
 
 def experiment(main, data=()):
     return types.SimpleNamespace(__doc__="A claim.", DATA=data, Config=Config, main=main)
 
 
-def good(config):
-    config.validate()
-    with train.Run(config.out, "good", config) as run:
-        run.metrics["ledger"] = [{"figure": "a", "ours": "1", "verdict": "ok"}]
-    return 0
+def good(config, run):
+    run.metrics["ledger"] = [{"figure": "a", "ours": "1", "verdict": "ok"}]
 
 
-def off(config):
-    with train.Run(config.out, "off", config) as run:
-        run.metrics["ledger"] = [{"figure": "a", "ours": "2", "verdict": "OFF"}]
-    return 1
+def off(config, run):
+    run.metrics["ledger"] = [{"figure": "a", "ours": "2", "verdict": "OFF"}]
 
 
-def bad_data(config):
+def bad_data(config, run):
     raise ValueError("table.csv, line 3: <b>broken</b>\nlook there")
 
 
-def faulty(config):
+def faulty(config, run):
     return 1 // 0
 
 
-def stopped(config):
+def stopped(config, run):
     raise KeyboardInterrupt
 
 
@@ -68,9 +66,8 @@ def given(monkeypatch):
     def give(**mains):
         modules = {name: experiment(main) for name, main in mains.items()}
         modules["none"] = experiment(good, data=("wine",))
-        for place in (every, registry):
-            monkeypatch.setattr(place, "names", lambda: list(modules))
-            monkeypatch.setattr(place, "load", modules.__getitem__)
+        monkeypatch.setattr(registry, "names", lambda: list(modules))
+        monkeypatch.setattr(registry, "load", modules.__getitem__)
         monkeypatch.setenv("JAXNET_DATA", "/nonexistent")
         monkeypatch.setenv("JAXNET_CACHE", "/nonexistent")
         return every.COMMANDS["all"]
@@ -117,7 +114,7 @@ def test_stopping_ends_all_and_leaves_the_page(given, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--lr", "1"], "--lr: not a setting of `all`, which takes --seed, --epochs, --data-dir"),
+        (["--lr", "1"], "--lr: not a setting of `all`, which takes --data-dir, --out, --seed"),
         (["--seeds=3"], "--seeds: not a setting of `all`"),
         (["--lr", "1"], "give --lr to one experiment (autograd, "),
         (["wine"], "one experiment alone: python -m experiments wine"),

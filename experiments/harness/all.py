@@ -1,19 +1,18 @@
 """All experiments in one go, and the page of what they found."""
 
 import dataclasses
-import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from experiments.registry import USERS_ERRORS, load, missing_data, names, one_line
-from experiments.settings import Settings
-from jaxnet import report
+from experiments.harness import page, registry, tables
+from experiments.harness.runs import newest_runs
+from experiments.harness.settings import Count, Seed, Settings
 
 __all__ = ["COMMANDS"]
 
@@ -22,8 +21,9 @@ _ALL = """Runs every experiment whose data is here, one after another; the other
 Each leaves its record and plots in OUT/NAME/DATE_TIME, as it does alone. One that fails
 does not stop the others. Settings that are left out are each experiment's own, which for
 some means hours on a CPU; --epochs 2 is a look at all of them in minutes, and says of the
-figures that it did not reach: not run. What only some experiments have (--seeds, --lr) is
-given to one of them: python -m experiments NAME --help.
+figures that it did not reach: not run. Experiments without epochs or random numbers do
+without these settings. What only some experiments have (--seeds, --lr) is given to one of
+them: python -m experiments NAME --help.
 
     python -m experiments                            lists them, and which have their data
     python -m experiments all --report               the whole of it, and a page
@@ -52,17 +52,13 @@ def _own(metavar: str, default: str = "each experiment's own") -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class All:
+class All(Settings):
     """Settings of all experiments."""
 
-    seed: Annotated[int | None, _own("INT")] = None
-    """Seed of all random numbers, for every experiment."""
-    epochs: Annotated[int | None, _own("INT")] = None
-    """Passes over the data, for every experiment."""
-    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
-    """Folder to look for data sets in first (then JAXNET_DATA, then the user's cache)."""
-    out: Path = Path("runs")
-    """Folder of run folders; each run adds OUT/NAME/DATE_TIME with record and pictures."""
+    seed: Annotated[Seed | None, _own("INT")] = None
+    """Seed of all random numbers, for every experiment that draws any."""
+    epochs: Annotated[Count | None, _own("INT")] = None
+    """Passes over the data, for every experiment that trains."""
     report: bool = False
     """Also write OUT/report.html: one page with all figures, plots, settings and versions."""
 
@@ -80,21 +76,18 @@ class Report:
 def run_all(arguments: Sequence[str]) -> int:
     """`python -m experiments all`."""
     chosen = _settings(All, "all", _ALL, arguments)
-    given = {name: value for name, value in _shared(chosen).items() if value is not None}
-    Settings(**given).validate()
+    chosen.validate()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    todo, entries, codes = names(), [], []
+    todo, entries, codes = registry.names(), [], []
     began = time.perf_counter()
     for i, name in enumerate(todo, start=1):
         passed = time.perf_counter() - began
         print(f"\n== {name} ({i} of {len(todo)}, {passed:.0f} s so far)", flush=True)
         try:
-            entry, code = _run_one(name, given, chosen.out)
+            entry, code = _run_one(name, chosen)
         except KeyboardInterrupt as stop:
-            print(f"\nstopped; {str(stop) or 'nothing was kept of this run'}", file=sys.stderr)
-            stopped = [
-                report.Entry(left, _about(left), skipped="stopped") for left in todo[i - 1 :]
-            ]
+            print(f"\n{registry.stopped(stop)}", file=sys.stderr)
+            stopped = [page.Entry(left, _about(left), skipped="stopped") for left in todo[i - 1 :]]
             entries += stopped
             codes.append(130)
             break
@@ -107,63 +100,72 @@ def run_all(arguments: Sequence[str]) -> int:
     return max(codes, default=0)
 
 
-def _run_one(name: str, given: dict[str, Any], out: Path) -> tuple[report.Entry, int]:
+def _run_one(name: str, chosen: All) -> tuple[page.Entry, int]:
     """Runs one experiment and says what came of it."""
     about, error, code = "", "", 0
-    before = _folders(out / name)
+    before = _folders(chosen.out / name)
     try:
-        module = load(name)
+        module = registry.load(name)
         about = module.__doc__ or ""
-        if missing := missing_data(module, given.get("data_dir")):
+        if missing := registry.missing_data(module, chosen.data_dir):
             reason = f"{', '.join(missing)} is not here"
             print(f"skipped: {reason}")
-            return report.Entry(name, about, skipped=reason), 0
-        code = 1 if module.main(module.Config(**given)) else 0
-    except USERS_ERRORS as failure:
-        error, code = one_line(failure), 2
+            return page.Entry(name, about, skipped=reason), 0
+        own = {field.name for field in dataclasses.fields(module.Config)}
+        given = {
+            field.name: value
+            for field in dataclasses.fields(chosen)
+            if field.name in own and (value := getattr(chosen, field.name)) is not None
+        }
+        code = 1 if registry.execute(name, module.Config(**given)) else 0
+    except registry.USERS_ERRORS as failure:
+        error, code = registry.one_line(failure), 2
     except Exception as fault:  # one experiment's fault is not the end of the others
         error, code = f"{type(fault).__name__}: {fault}\n\n{traceback.format_exc()}", 2
     if error:
         print(f"error: {error}", file=sys.stderr)
-    new = sorted(_folders(out / name) - before)
-    return report.Entry(name, about, new[-1] if new else None, error=error), code
+    new = sorted(_folders(chosen.out / name) - before)
+    return page.Entry(name, about, new[-1] if new else None, error=error), code
 
 
 def _folders(home: Path) -> set[Path]:
-    """Finished runs: neither hidden ones nor the checkpoints of an unfinished one."""
+    """The finished runs: neither hidden folders nor the checkpoints of an unfinished run."""
     return {file.parent for file in home.glob("[!.]*/record.json")}
 
 
 def _about(name: str) -> str:
-    return load(name).__doc__ or ""
+    return registry.load(name).__doc__ or ""
 
 
-def _show(entries: Sequence[report.Entry], codes: Sequence[int]) -> None:
+def _show(entries: Sequence[page.Entry], codes: Sequence[int]) -> None:
     words = {0: "ok", 1: "a figure is off", 2: "error", 130: "stopped"}
-    width = max(len(entry.name) for entry in entries)
+    rows = []
     for entry, code in zip(entries, codes, strict=False):
         why = entry.skipped or entry.error.split("\n")[0]
         word = "skipped" if entry.skipped and code == 0 else words[code]
-        print(f"{entry.name.ljust(width)}  {word}{f': {why}' if why and code != 130 else ''}")
+        rows.append((entry.name, f"{word}{f': {why}' if why and code != 130 else ''}"))
+    tables.show(("experiment", "outcome"), rows)
 
 
 def write_report(arguments: Sequence[str]) -> int:
     """`python -m experiments report`."""
     chosen = _settings(Report, "report", _REPORT, arguments)
-    found = report.newest_runs(chosen.runs)
-    known = names()
-    entries = [
-        report.Entry(name, _about(name), found.get(name), "" if name in found else "no run of it")
-        for name in known
-    ]
-    entries += [report.Entry(name, folder=found[name]) for name in sorted(found.keys() - {*known})]
+    found = newest_runs(chosen.runs)
+    known = registry.names()
+    entries = []
+    for name in known:
+        waits = (chosen.runs / name / "unfinished").is_dir()
+        why = "stopped; the same command goes on" if waits else "no run of it"
+        skipped = "" if name in found else why
+        entries.append(page.Entry(name, _about(name), found.get(name), skipped))
+    entries += [page.Entry(name, folder=found[name]) for name in sorted(found.keys() - {*known})]
     _write_page(chosen.page or chosen.runs / "report.html", entries)
     return 0
 
 
-def _write_page(path: Path, entries: Sequence[report.Entry]) -> None:
+def _write_page(path: Path, entries: Sequence[page.Entry]) -> None:
     command = ["python", *sys.orig_argv[1:]]
-    report.save_page(path, entries, "jaxnet: all experiments", _INTRO, command)
+    page.save_page(path, entries, "jaxnet: all experiments", _INTRO, command)
     print(f"page: {path}")
 
 
@@ -185,31 +187,15 @@ def _unknown(command: str, kind: Any, word: str) -> str:
     flags = ", ".join("--" + field.name.replace("_", "-") for field in dataclasses.fields(kind))
     text = f"{word}: not a setting of `{command}`, which takes {flags}"
     field = word.removeprefix("--").replace("-", "_")
-    owners = [name for name in names() if hasattr(load(name).Config, field)]
-    if word in names():
+    owners = [name for name in registry.names() if hasattr(registry.load(name).Config, field)]
+    if word in registry.names():
         text += f"; one experiment alone: python -m experiments {word}"
     elif command == "all" and owners:
         text += f"; give {word} to one experiment ({', '.join(owners)} have it)"
     return text
 
 
-def _shared(chosen: All) -> dict[str, Any]:
-    return {field.name: getattr(chosen, field.name) for field in dataclasses.fields(Settings)}
-
-
-def _guarded(command: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
-    """One line for a user's error, as `run` has it for one experiment."""
-
-    def guarded(arguments: Sequence[str]) -> int:
-        try:
-            return command(arguments)
-        except USERS_ERRORS as error:
-            if os.environ.get("JAXNET_TRACEBACK"):
-                raise
-            print(f"error: {one_line(error)}", file=sys.stderr)
-            return 2
-
-    return guarded
-
-
-COMMANDS = {"all": _guarded(run_all), "report": _guarded(write_report)}
+COMMANDS = {
+    "all": lambda arguments: registry.told(lambda: run_all(arguments)),
+    "report": lambda arguments: registry.told(lambda: write_report(arguments)),
+}

@@ -5,6 +5,8 @@ import datetime
 import json
 import os
 import platform
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -16,34 +18,44 @@ from typing import Any, Self
 
 import jax
 
-from jaxnet import files as atomic
+import jaxnet
+from experiments.harness.settings import Settings
+from experiments.harness.unfinished import Unfinished
+from jaxnet import files
 from jaxnet.train.values import plain
 
-__all__ = ["Run", "environment"]
+__all__ = ["Run", "environment", "verdicts"]
 
 
 class Run:
-    """A run's folder, filled under a hidden name and shown when the run is done.
+    """The folder of a run, filled under a hidden name and shown when the run is done.
 
-    Use it as a context manager. Leaving it normally writes `record.json` and
-    renames the folder to its final name, `out/NAME/DATE_TIME`; leaving it through
-    an exception (Ctrl-C too) removes what was written.
+    The runner uses it as a context manager around an experiment. Left normally, it writes
+    `record.json` and renames the folder to its final name, OUT/NAME/DATE_TIME; left through an
+    exception (Ctrl-C too), it removes what was written.
 
     Args:
-        out: folder of all runs; made if it is not there.
-        name: of the experiment.
-        config: what the run was asked to do; a dataclass or a mapping.
+        out: The folder of all runs; it is made if it is not there.
+        name: The name of the experiment.
+        config: The settings: what the run was asked to do.
+
+    Attributes:
+        folder: Where the experiment puts its pictures and files.
+        metrics: What the experiment measured. A list of mappings that have a "verdict" ("ok",
+            "OFF", "not run", "-") is a table of judged figures.
+        result: The result in a few words, for the page's summary.
+        unfinished: Checkpoint folders that outlive a run that was stopped or killed.
 
     Raises:
-        OSError: the folder cannot be made or written.
+        OSError: The folder cannot be made or written.
     """
 
-    def __init__(
-        self, out: str | os.PathLike[str], name: str, config: Mapping[str, Any] | Any
-    ) -> None:
+    def __init__(self, out: str | os.PathLike[str], name: str, config: Settings) -> None:
         self.name = name
+        self.config = config
         self.metrics: dict[str, Any] = {}
-        self._config = config if isinstance(config, Mapping) else dataclasses.asdict(config)
+        self.result = ""
+        self.unfinished = Unfinished(Path(out), name)
         self._began = datetime.datetime.now().astimezone()
         self._clock = time.perf_counter()
         stamp = self._began.strftime("%Y-%m-%d_%H-%M-%S")
@@ -54,7 +66,9 @@ class Run:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(atomic.filling(self.folder))
+        # The checkpoints go last: until the record is in place they can make it again.
+        self._stack.enter_context(self.unfinished)
+        self._stack.enter_context(files.filling(self.folder))
         self._stack.push(self._finish)
         return self
 
@@ -66,6 +80,10 @@ class Run:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
+    def failed(self) -> int:
+        """How many of the judged figures are off."""
+        return verdicts(self.metrics).count("OFF")
+
     def _finish(self, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is None:
             self._write()
@@ -76,8 +94,10 @@ class Run:
             "began": self._began.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - self._clock, 3),
             "command": [Path(sys.executable).name, *sys.orig_argv[1:]],
-            "config": self._config,
+            "config": dataclasses.asdict(self.config),
+            "changed": self.config.changed(),
             "environment": environment(),
+            "result": self.result,
             "metrics": self.metrics,
         }
         text = json.dumps(plain(record), indent=2, allow_nan=False) + "\n"
@@ -90,11 +110,25 @@ class Run:
         self.folder = final
 
 
+def verdicts(metrics: Mapping[str, Any]) -> list[str]:
+    """All verdicts in the judged tables of a record."""
+    return [
+        row["verdict"]
+        for rows in metrics.values()
+        if isinstance(rows, list)
+        for row in rows
+        if isinstance(row, Mapping) and "verdict" in row
+    ]
+
+
 def environment() -> dict[str, Any]:
     """Versions and machine, as every record states them."""
     device = jax.devices()[0]
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    commit = _commit()
     return {
+        "jaxnet": jaxnet.__version__,
+        **({"commit": commit} if commit else {}),
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in packages},
         "system": platform.platform(),
@@ -104,6 +138,17 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "devices": jax.device_count(),
     }
+
+
+def _commit() -> str:
+    """The commit of this checkout, with "-dirty" after changes; empty where there is none."""
+    root = Path(__file__).parents[2]
+    # Only the checkout itself: an unpacked copy may lie within another repository.
+    if shutil.which("git") is None or not (root / ".git").exists():
+        return ""
+    words = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _processor() -> str:

@@ -1,6 +1,6 @@
-"""Pictures of runs. The only place that imports matplotlib.
+"""Plots of runs as PNG files. The only module that imports matplotlib.
 
-Each PNG carries, as its "Description", what it shows in words.
+Each PNG carries a "Title" and, as its "Description", what it shows in words.
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Panel", "Series", "save_bars", "save_images", "save_panels", "view_classify"]
+__all__ = ["Panel", "Series", "make_figure", "save_bars", "save_figure", "save_images",
+           "save_panels"]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +20,10 @@ class Series:
     """One line or set of points.
 
     Attributes:
-        name: shown in the legend, unless it begins with "_".
-        x, y: the same length.
-        style: matplotlib's short form, such as "-", "o" or "kx".
-        band: lower and upper values around y, drawn as a shade.
+        name: The name in the legend; one that begins with "_" is not shown.
+        x, y: The points, of the same length.
+        style: Line and marker in matplotlib's short form, such as "-", "o" or "kx".
+        band: Lower and upper values around y, drawn as a shade.
     """
 
     name: str
@@ -37,10 +38,10 @@ class Panel:
     """One set of axes.
 
     Attributes:
-        title, xlabel, ylabel: as written on it.
-        series: what is drawn.
-        log: whether y grows by factors.
-        log_x: whether x does, with a tick at each value.
+        title, xlabel, ylabel: The words above and beside the axes.
+        series: What is drawn.
+        log: Whether y has a logarithmic scale.
+        log_x: Whether x has one; up to 12 different values get a tick each.
     """
 
     title: str
@@ -52,8 +53,15 @@ class Panel:
 
 
 def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
-    """Draws panels side by side into a PNG."""
-    figure, all_axes = _figure(len(panels), width=6.0, height=4.2)
+    """Draws panels side by side into a PNG.
+
+    A legend is drawn where a panel has more than one named series.
+
+    Args:
+        path: Path of the PNG file.
+        panels: The panels, from left to right.
+    """
+    figure, all_axes = make_figure(len(panels), width=6.0, height=4.2)
     for axes, panel in zip(all_axes, panels, strict=True):
         for series in panel.series:
             x, y = np.asarray(series.x), np.asarray(series.y)
@@ -69,15 +77,29 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
         if panel.log:
             axes.set_yscale("log")
         if panel.log_x:
-            ticks = sorted({float(x) for series in panel.series for x in np.ravel(series.x)})
             axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.set_xticks([], minor=True)
+            ticks = sorted({float(x) for series in panel.series for x in np.ravel(series.x)})
+            if len(ticks) <= 12:
+                axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+                axes.set_xticks([], minor=True)
         elif all(np.asarray(series.x).dtype.kind in "iu" for series in panel.series):
-            axes.locator_params(axis="x", integer=True)  # no half epochs
+            _whole_ticks(axes, panel.series)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    _save(figure, path, " ".join(_words(panel) for panel in panels))
+        if sum(not series.name.startswith("_") for series in panel.series) > 1:
+            axes.legend(framealpha=0.9)
+    title = "; ".join(panel.title for panel in panels)
+    save_figure(figure, path, title, " ".join(_words(panel) for panel in panels))
+
+
+def _whole_ticks(axes: Any, series: Sequence[Series]) -> None:
+    """No half epochs: whole numbers on the x axis, also where there is only one."""
+    values = {int(x) for one in series for x in np.ravel(np.asarray(one.x))}
+    if len(values) == 1:
+        (only,) = values
+        axes.set_xlim(only - 0.5, only + 0.5)
+        axes.set_xticks([only])
+    else:
+        axes.locator_params(axis="x", integer=True)
 
 
 def save_images(
@@ -85,24 +107,26 @@ def save_images(
     images: np.ndarray | Sequence[np.ndarray],
     titles: Sequence[str],
     columns: int = 6,
+    title: str = "",
 ) -> None:
     """Draws images with a title above each into a PNG.
 
     Args:
-        path: of the PNG.
+        path: Path of the PNG file.
         images: uint8 (N, H, W, 3), or pictures (H, W, 3) of different sizes.
-        titles: one for each image.
-        columns: images in a row.
+        titles: A title for each image.
+        columns: The number of images in a row.
+        title: What the images are, for the file's "Title"; it is not drawn.
     """
     rows = -(-len(images) // columns)
-    figure, all_axes = _figure(columns, rows=rows, width=1.9, height=2.1)
+    figure, all_axes = make_figure(columns, rows=rows, width=1.9, height=2.1)
     for axes in all_axes:
         axes.axis("off")
-    for axes, image, title in zip(all_axes, images, titles, strict=False):
+    for axes, image, above in zip(all_axes, images, titles, strict=False):
         axes.imshow(image)
-        axes.set_title(title, fontsize=8)
+        axes.set_title(above, fontsize=8)
     named = ", ".join([*titles[:24], *(["and so on"] if len(titles) > 24 else [])])
-    _save(figure, path, f"{len(images)} images: {named}.")
+    save_figure(figure, path, title, f"{len(images)} images: {named}.")
 
 
 def save_bars(
@@ -117,16 +141,16 @@ def save_bars(
     """Draws groups of bars into a PNG: means, values as dots, standard deviations as whiskers.
 
     Args:
-        path: of the PNG.
-        names: one for each group.
-        bars: for each kind of bar, the values of each group.
-        title: above the picture.
-        ylabel: of the values.
-        digits: of the means written above the bars, after the point.
-        from_zero: whether the bars begin at 0, or a little below the lowest value, which
+        path: Path of the PNG file.
+        names: A name for each group.
+        bars: The values of each group, for each kind of bar.
+        title: The title above the plot.
+        ylabel: The name of the values.
+        digits: The digits after the point of the means written above the bars.
+        from_zero: Whether the bars begin at 0, or a little below the lowest value, which
             shows small differences but no proportions.
     """
-    figure, (axes,) = _figure(1, width=max(6.0, 1.1 * len(names) + 1), height=4.2)
+    figure, (axes,) = make_figure(1, width=max(6.0, 1.1 * len(names) + 1), height=4.2)
     width = 0.8 / len(bars)
     lowest = min(min(values) for groups in bars.values() for values in groups)
     for i, (kind, groups) in enumerate(bars.items()):
@@ -146,12 +170,13 @@ def save_bars(
     axes.set_ylim(bottom=0.0 if from_zero else max(0.0, lowest - 0.1))
     axes.set_title(title)
     axes.set_ylabel(ylabel)
-    axes.legend(frameon=False, ncols=len(bars))
+    if len(bars) > 1:
+        axes.legend(frameon=False, ncols=len(bars))
     heights = [
         f"{name} {', '.join(f'{kind} {np.mean(groups[i]):.3f}' for kind, groups in bars.items())}"
         for i, name in enumerate(names)
     ]
-    _save(figure, path, f"Bars. {title}: {ylabel}. {'; '.join(heights)}.")
+    save_figure(figure, path, title, f"Bars. {title}: {ylabel}. {'; '.join(heights)}.")
 
 
 def _words(panel: Panel) -> str:
@@ -165,42 +190,15 @@ def _words(panel: Panel) -> str:
     return f"{panel.title}: {panel.ylabel} against {panel.xlabel}. {'; '.join(lines)}."
 
 
-def _save(figure: Any, path: str | os.PathLike[str], description: str) -> None:
-    figure.savefig(path, dpi=120, metadata={"Description": " ".join(description.split())})
-
-
-def view_classify(
-    path: str | os.PathLike[str],
-    images: np.ndarray,
-    ps: np.ndarray,
-    titles: Sequence[str],
-    classes: Sequence[str],
-) -> None:
-    """Draws each image beside a bar chart of its class probabilities into a PNG.
+def make_figure(columns: int, *, rows: int = 1, width: float, height: float) -> Any:
+    """A matplotlib figure and its axes, row by row, for a plot that `save_figure` writes.
 
     Args:
-        path: of the PNG.
-        images: uint8 (N, H, W, C) with one or three channels.
-        ps: probabilities (N, classes).
-        titles: one for each image.
-        classes: their names.
+        columns: The number of axes side by side.
+        rows: The number of axes above one another.
+        width: The width of one of the axes in inches.
+        height: The height of one of the axes in inches.
     """
-    figure, all_axes = _figure(2, rows=len(images), width=3.0, height=2.6)
-    places = np.arange(len(classes))
-    rows = zip(all_axes[::2], all_axes[1::2], images, ps, titles, strict=True)
-    for picture, chart, image, p, title in rows:
-        picture.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray")
-        picture.axis("off")
-        picture.set_title(title, fontsize=9)
-        chart.barh(places, p)
-        chart.set_yticks(places, list(classes))
-        chart.invert_yaxis()
-        chart.set_xlim(0, 1.1)
-        chart.set_title("Class probability", fontsize=9)
-    figure.savefig(path, dpi=120)
-
-
-def _figure(columns: int, *, rows: int = 1, width: float, height: float) -> Any:
     # The object interface needs no display and leaves no global state behind.
     from matplotlib.figure import Figure
 
@@ -208,3 +206,17 @@ def _figure(columns: int, *, rows: int = 1, width: float, height: float) -> Any:
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     return figure, list(grid.flat)
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str], title: str, description: str) -> None:
+    """Writes a figure as a PNG that says what it shows.
+
+    Args:
+        figure: The figure of `make_figure`.
+        path: Path of the PNG file.
+        title: A caption, for the file's "Title".
+        description: What is to be seen, in words, for those who cannot see it.
+    """
+    words = {"Title": title, "Description": description}
+    metadata = {key: " ".join(text.split()) for key, text in words.items() if text.strip()}
+    figure.savefig(path, dpi=120, metadata=metadata)

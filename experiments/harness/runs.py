@@ -19,16 +19,18 @@ class Picture:
     """A PNG file.
 
     Attributes:
-        name: of the file.
-        data: its bytes.
-        width, height: in pixels.
-        description: what it shows in words, as the file says; empty if it does not.
+        name: The name of the file.
+        data: The bytes of the file.
+        width, height: The size in pixels.
+        title: A caption, as the file says; empty if it does not.
+        description: What it shows in words, as the file says; empty if it does not.
     """
 
     name: str
     data: bytes
     width: int
     height: int
+    title: str
     description: str
 
 
@@ -37,16 +39,18 @@ class RunFolder:
     """What a run left.
 
     Attributes:
-        folder: its place.
-        began: date and time as written.
-        seconds: how long it took; None if unknown.
-        command: the command line.
-        config: what was asked for.
-        environment: versions and machine.
-        metrics: what was measured.
-        judged: of the metrics, the tables whose rows have a "verdict": "ledger" and others.
-        pictures: its PNG files, by name.
-        problems: one line for each thing that is missing or damaged.
+        folder: The folder.
+        began: Date and time of the beginning, as written.
+        seconds: How long the run took; None if unknown.
+        command: The command line.
+        config: What was asked for.
+        changed: Of that, what differs from the experiment's own settings.
+        environment: Versions and machine.
+        result: The result in a few words; empty if the run states none.
+        metrics: What was measured.
+        judged: Of the metrics, the tables whose rows have a "verdict": "ledger" and others.
+        pictures: The PNG files, by name.
+        problems: One line for each thing that is missing or damaged.
     """
 
     folder: Path
@@ -54,7 +58,9 @@ class RunFolder:
     seconds: float | None
     command: tuple[str, ...]
     config: Mapping[str, Any]
+    changed: Mapping[str, Any]
     environment: Mapping[str, Any]
+    result: str
     metrics: Mapping[str, Any]
     judged: Mapping[str, list[dict[str, Any]]]
     pictures: tuple[Picture, ...]
@@ -114,7 +120,9 @@ def read_run(folder: Path) -> RunFolder:
         seconds=seconds,
         command=tuple(map(str, part("command", list, []))),
         config=part("config", dict, {}),
+        changed=part("changed", dict, {}),
         environment=part("environment", dict, {}),
+        result=part("result", str, ""),
         metrics={name: value for name, value in metrics.items() if name not in judged},
         judged=judged,
         pictures=_pictures(folder, problems),
@@ -174,8 +182,8 @@ def _pictures(folder: Path, problems: list[str]) -> tuple[Picture, ...]:
             with Image.open(file) as image:
                 image.load()  # reads to the end: half a file is an error
                 width, height = image.size
-                words = image.info.get("Description", "")
-            pictures.append(Picture(file.name, file.read_bytes(), width, height, str(words)))
+                words = [str(image.info.get(key, "")) for key in ("Title", "Description")]
+            pictures.append(Picture(file.name, file.read_bytes(), width, height, *words))
         # Pillow's, for a broken file
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             problems.append(f"{file.name}: damaged: {str(error).replace(str(file), 'it')}")

@@ -1,6 +1,7 @@
-"""jaxnet/report/page.py, runs.py, values.py, markup.py"""
+"""experiments/harness/page.py, runs.py, values.py"""
 
 import html.parser
+import json
 import re
 import shutil
 import struct
@@ -9,10 +10,12 @@ import zlib
 import numpy as np
 import pytest
 
-from jaxnet import report, train
-from jaxnet.report.markup import element
-from jaxnet.report.runs import read_run
-from jaxnet.report.values import flat_values, number
+from experiments.harness.page import Entry, save_page
+from experiments.harness.record import Run, environment
+from experiments.harness.runs import newest_runs, read_run
+from experiments.harness.settings import Settings, Training
+from experiments.harness.values import flat_values, number
+from jaxnet import plots
 
 NASTY = "<script>alert(1)</script>\"'&\x1b[31m\ud800"
 
@@ -47,17 +50,20 @@ def row(figure, verdict, ours="1.5"):
 
 
 def leave_run(out, name, metrics, config=None, picture=True):
-    with train.Run(out, name, config or {"seed": 0, "lr": 0.25}) as run:
+    with Run(out, name, Settings(out=out)) as run:
         run.metrics |= metrics
         if picture:
-            line = report.Series("net", [1, 2, 3], [4.0, 2.0, 1.0])
-            panel = report.Panel("Loss <of> the net", "epoch", "loss", [line])
-            report.save_panels(run.folder / "curve.png", [panel])
+            line = plots.Series("net", [1, 2, 3], [4.0, 2.0, 1.0])
+            panel = plots.Panel("Loss <of> the net", "epoch", "loss", [line])
+            plots.save_panels(run.folder / "curve.png", [panel])
+    file = run.folder / "record.json"
+    record = json.loads(file.read_text()) | {"config": config or {"seed": 0, "lr": 0.25}}
+    file.write_text(json.dumps(record))
     return run.folder
 
 
 def page(path, *entries):
-    report.save_page(path, entries, "A title", "Once.\n\nTwice.", ["python", "-m", "x y"])
+    save_page(path, entries, "A title", "Once.\n\nTwice.", ["python", "-m", "x y"])
     return Checker(path.read_text())
 
 
@@ -66,9 +72,9 @@ def test_a_page_of_a_run_that_failed_and_one_that_was_skipped(tmp_path):
     folder = leave_run(tmp_path, "first", {"ledger": rows, "curve": list(range(100))})
     found = page(
         tmp_path / "page.html",
-        report.Entry("first", "What it shows.\n\nMore.\n\n    the command\n", folder),
-        report.Entry("second", skipped="wine is not here"),
-        report.Entry("third", error="broken: why\n\nTraceback"),
+        Entry("first", "What it shows.\n\nMore.\n\n    the command\n", folder),
+        Entry("second", skipped="wine is not here"),
+        Entry("third", error="broken: why\n\nTraceback"),
     )
     words = " ".join(found.text.split())
     for part in ("1 of 2", "1 not judged", "1 of 3", "1 skipped, 1 failed", "wine is not here",
@@ -76,7 +82,7 @@ def test_a_page_of_a_run_that_failed_and_one_that_was_skipped(tmp_path):
                  "half of the last digit", "python -m 'x y'", "first 0, last 99",
                  "Each name begins with a."):  # fmt: skip
         assert part in words, part
-    for package, version in train.environment().items():
+    for package, version in environment().items():
         assert package in words
         assert str(version) in words
     (image,) = found.all("img")
@@ -92,7 +98,7 @@ def test_a_page_of_a_run_that_failed_and_one_that_was_skipped(tmp_path):
 
 def test_a_page_needs_nothing_but_itself(tmp_path):
     folder = leave_run(tmp_path, "first", {"ledger": [row("a", "ok")]})
-    found = page(tmp_path / "page.html", report.Entry("first", "See http://a.b/c.", folder))
+    found = page(tmp_path / "page.html", Entry("first", "See http://a.b/c.", folder))
     assert not {"script", "link", "iframe", "object"} & {name for name, _ in found.elements}
     ids = {attributes["id"] for _, attributes in found.elements if "id" in attributes}
     for name, attributes in found.elements:
@@ -113,9 +119,9 @@ def test_text_never_becomes_markup(tmp_path):
     folder = leave_run(tmp_path, "first", metrics, {NASTY: NASTY})
     found = page(
         tmp_path / "page.html",
-        report.Entry(NASTY, f"{NASTY}\n\n{NASTY}", folder),
-        report.Entry(f"{NASTY}2", skipped=NASTY),
-        report.Entry(f"{NASTY}3", error=NASTY),
+        Entry(NASTY, f"{NASTY}\n\n{NASTY}", folder),
+        Entry(f"{NASTY}2", skipped=NASTY),
+        Entry(f"{NASTY}3", error=NASTY),
     )
     assert found.all("script") == []
     assert found.text.count("<script>alert(1)</script>") >= 12
@@ -163,9 +169,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(tmp_path, damage, says):
     whole = leave_run(tmp_path, "whole", {"ledger": [row("a", "ok")]}, picture=False)
     folder = leave_run(tmp_path, "hurt", {"ledger": [row("a", "ok")]})
     damage(folder)
-    found = page(
-        tmp_path / "page.html", report.Entry("hurt", folder=folder), report.Entry("b", folder=whole)
-    )
+    found = page(tmp_path / "page.html", Entry("hurt", folder=folder), Entry("b", folder=whole))
     assert says in found.text
     assert "damaged" in found.text
     assert "✓ holds" in found.text
@@ -176,31 +180,31 @@ def test_the_newest_run_of_each_name(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         if name != "c/2026":
             (tmp_path / name / "record.json").write_text("{}")
-    found = report.newest_runs(tmp_path)
+    found = newest_runs(tmp_path)
     assert found == {"a": tmp_path / "a/2026-01-02", "b": tmp_path / "b/2026-01-01"}
     shutil.copytree(tmp_path / "a/2026-01-01", tmp_path / "a/old")
-    assert report.newest_runs(tmp_path) == found
+    assert newest_runs(tmp_path) == found
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        report.newest_runs(tmp_path / "x")
+        newest_runs(tmp_path / "x")
     with pytest.raises(FileNotFoundError, match=r"no runs in it.*record\.json"):
-        report.newest_runs(tmp_path / "a")
+        newest_runs(tmp_path / "a")
 
 
 def test_pages_that_cannot_be(tmp_path):
     with pytest.raises(ValueError, match=r"entries: \[\]; accepted is at least one"):
-        report.save_page(tmp_path / "page.html", [])
+        save_page(tmp_path / "page.html", [])
     with pytest.raises(ValueError, match="each name once"):
-        report.save_page(tmp_path / "page.html", [report.Entry("a"), report.Entry("a")])
+        save_page(tmp_path / "page.html", [Entry("a"), Entry("a")])
     (tmp_path / "page.html").mkdir()
     with pytest.raises(OSError, match=re.escape("page.html")):
-        report.save_page(tmp_path / "page.html", [report.Entry("a")])
+        save_page(tmp_path / "page.html", [Entry("a")])
     assert list(tmp_path.glob(".*")) == []
 
 
 def test_pictures_say_what_they_show(tmp_path):
-    report.save_bars(tmp_path / "a.png", ["net", "wide"], {"train": [[0.5, 1.0], [0.25]],
+    plots.save_bars(tmp_path / "a.png", ["net", "wide"], {"train": [[0.5, 1.0], [0.25]],
                      "val": [[0.5], [0.5]]}, "Accuracy", "fraction")  # fmt: skip
-    report.save_images(tmp_path / "b.png", np.zeros((2, 4, 4, 3), np.uint8), ["dog", "größer"])
+    plots.save_images(tmp_path / "b.png", np.zeros((2, 4, 4, 3), np.uint8), ["dog", "größer"])
     words = [picture.description for picture in read_run(tmp_path).pictures]
     assert words[0].endswith("fraction. net train 0.750, val 0.500; wide train 0.250, val 0.500.")
     assert words[1] == "2 images: dog, größer."
@@ -231,7 +235,36 @@ def test_series_are_told_by_their_ends_and_range():
     assert many[-1] == ("…", "20 more are in record.json")
 
 
-def test_attributes_are_escaped():
-    assert element("p", None, ["a", ["&"]], title='"<', open=True, x=None) == (
-        '<p title="&quot;&lt;" open>a&amp;</p>'
+def test_what_judged_little_does_not_hold_but_is_partly_judged(tmp_path):
+    rows = [row("a", "ok"), row("b", "not run"), row("c", "not run")]
+    part = leave_run(tmp_path, "part", {"ledger": rows})
+    whole = leave_run(tmp_path, "whole", {"ledger": rows[:1]})
+    found = page(tmp_path / "p.html", Entry("part", folder=part), Entry("whole", folder=whole))
+    assert found.text.count("◐ partly judged 1/3") == 2  # in the summary and at its head
+    assert found.text.count("✓ holds") == 2 + 2  # and at its rows
+
+
+def test_results_captions_and_changed_settings_are_in_words(tmp_path):
+    config = Training(epochs=2, out=tmp_path)
+    with Run(tmp_path, "first", config) as run:
+        run.result = "accuracy 0.83"
+        line = plots.Series("net", [1, 2], [2.0, 1.0])
+        plots.save_panels(run.folder / "curves.png", [plots.Panel("Loss", "x", "y", [line])])
+    about = "A claim.\n\nSee `torch.manual_seed(1)`.\n\nResult: 0.9 after 100 epochs."
+    text = tmp_path / "page.html"
+    found = page(text, Entry("first", about, run.folder))
+    words = " ".join(found.text.split())
+    assert words.count("accuracy 0.83") == 2
+    assert "this run had epochs 2" in words
+    assert "Loss curves.png" in words
+    assert "<code>torch.manual_seed(1)</code>" in text.read_text()
+    assert "`" not in found.text.split("Loss")[0].split("</style>")[-1].split("A claim.", 1)[1]
+
+
+def test_figures_that_are_equal_are_counted_apart(tmp_path):
+    rows = [row("a", "ok"), {**row("b", "ok"), "rule": "equal"}]
+    folder = leave_run(tmp_path, "first", {"ledger": rows})
+    assert (
+        "1 of them shapes, counts and texts"
+        in page(tmp_path / "page.html", Entry("first", folder=folder)).text
     )

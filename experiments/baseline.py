@@ -1,0 +1,44 @@
+"""The straight line that the nets of `wine_regression` and `bike_forecast` have to beat."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.harness.settings import Settings
+from experiments.harness.tables import mean_and_spread
+
+__all__ = ["beats_line", "least_squares"]
+
+
+def least_squares(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> np.ndarray:
+    """Predictions of the best straight line, in float64."""
+    columns = [np.hstack([part, np.ones((len(part), 1))]).astype(np.float64) for part in (x, x_new)]
+    return columns[1] @ np.linalg.lstsq(columns[0], y.astype(np.float64), rcond=None)[0]
+
+
+def beats_line(error: np.ndarray, line: float, settings: Settings) -> dict[str, Any]:
+    """The claim that the net's mean error is below the line's, with its verdict.
+
+    It is made for the experiment's own settings, whatever the seeds: a run cut short or with
+    another learning rate is a look, and not judged.
+
+    Args:
+        error: The errors of the net, one a seed.
+        line: The error of the line.
+        settings: The settings of this run.
+    """
+    other = [
+        "--" + name.replace("_", "-")
+        for name in settings.changed()
+        if name not in ("seed", "seeds")
+    ]
+    better = bool(error.mean() < line)
+    verdict = "not run" if other else "ok" if better else "OFF"
+    print(f"the net is {'better' if better else 'no better'} than the line", end="")
+    print(f"; not judged with another {', '.join(other)}" if other else f": {verdict}")
+    return {
+        "claim": "the net's error is below the line's",
+        "net": f"{mean_and_spread(error, 4)} (n={len(error)})",
+        "line": f"{line:.4g}",
+        "verdict": verdict,
+    }

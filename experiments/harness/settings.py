@@ -1,0 +1,103 @@
+"""The settings that experiments share, and the bounds of their fields."""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+__all__ = ["Bound", "Count", "Positive", "Seed", "Settings", "Spread", "Training", "from_file"]
+
+
+@contextmanager
+def from_file(path: Path) -> Iterator[None]:
+    """Puts the name of a file before errors about what was read from it."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """What a field accepts, in the annotation of the field.
+
+    Attributes:
+        accepts: A function of a value, whether the value is accepted.
+        words: The second half of the error that names a refused value.
+    """
+
+    accepts: Callable[[Any], bool]
+    words: str
+
+
+Count = Annotated[int, Bound(lambda n: n >= 1, "at least 1 is needed")]
+Positive = Annotated[float, Bound(lambda x: x > 0, "a positive number is needed")]
+Seed = Annotated[int, Bound(lambda n: 0 <= n < 2**32, f"accepted is 0 to {2**32 - 1}")]
+Spread = Annotated[int, Bound(lambda n: n >= 3, "a spread needs at least 3")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings that every experiment has; each one adds its own."""
+
+    data_dir: Path | None = None
+    """Folder to look for data sets in first (then JAXNET_DATA, then the user's cache)."""
+    out: Path = Path("runs")
+    """Folder of run folders; each run adds OUT/NAME/DATE_TIME with record and pictures."""
+
+    def validate(self) -> None:
+        """Refuses what cannot be run; the runner calls it once, before the experiment.
+
+        A field's range stands in its annotation (`Count`, `Positive`, ...). An experiment whose
+        settings depend on one another extends this method.
+
+        Raises:
+            ValueError: A number is outside its range; the flag is named.
+            FileNotFoundError: `--data-dir` is not there.
+        """
+        hints = typing.get_type_hints(type(self), include_extras=True)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            flag = "--" + field.name.replace("_", "-")
+            several = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(x, float) and not math.isfinite(x) for x in several):
+                raise ValueError(f"{flag}: {value}; a finite number is needed")
+            for bound in _bounds(hints[field.name]):
+                if value is not None and not bound.accepts(value):
+                    raise ValueError(f"{flag}: {value}; {bound.words}")
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            raise FileNotFoundError(
+                f"--data-dir: there is no folder {self.data_dir}; give one that holds data sets"
+            )
+
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from the experiment's own, less the folders."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("data_dir", "out") and getattr(self, field.name) != field.default
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Settings):
+    """Settings of an experiment that trains."""
+
+    seed: Seed = 0
+    """Seed of all random numbers: what torch.manual_seed(seed) draws."""
+    epochs: Count = 1
+    """Passes over the data."""
+
+
+def _bounds(annotation: Any) -> Iterator[Bound]:
+    """The bounds in an annotation: of `Count`, and within `Count | None`."""
+    for part in getattr(annotation, "__metadata__", ()):
+        if isinstance(part, Bound):
+            yield part
+    for part in typing.get_args(annotation):
+        yield from _bounds(part)

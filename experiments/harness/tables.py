@@ -1,0 +1,208 @@
+"""Tables: in the terminal, in Markdown, and the Markdown page that a measured run leaves."""
+
+import dataclasses
+import datetime
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.harness import ledger
+from experiments.harness.settings import Settings
+
+if TYPE_CHECKING:
+    from experiments.harness.record import Run
+
+__all__ = ["command", "markdown", "mean_and_spread", "save_ledger", "save_table", "seeds_in_words",
+           "shared_prefix", "show"]  # fmt: skip
+
+
+def show(
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    title: str = "",
+    widest: Mapping[str, int] | None = None,
+) -> None:
+    """Prints a table that fits the terminal: long cells go on in the next line of their column.
+
+    Args:
+        header: The names of the columns; a column whose cells are numbers is set flush right.
+        rows: The cells, of any type.
+        title: A line above the table.
+        widest: The largest width, in characters, of columns by name.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    cells = [[str(cell) for cell in row] for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False,
+                  title=title or None, title_justify="left", title_style="")  # fmt: skip
+    for i, name in enumerate(header):
+        numbers = all(_is_number(row[i]) for row in cells)
+        # Names stay whole: they are what is typed and searched for.
+        whole = numbers or (i == 0 and all(len(row[0]) <= 30 for row in cells))
+        table.add_column(
+            name,
+            justify="right" if numbers else "left",
+            no_wrap=whole,
+            overflow="fold",
+            min_width=max((len(row[i]) for row in cells), default=0) if whole else None,
+            max_width=(widest or {}).get(name),
+        )
+    for row in cells:
+        table.add_row(*row)
+    # Brackets in a cell are brackets, no styles.
+    Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", ""))
+    except ValueError:
+        return text in ("", "-")
+    return True
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown.
+
+    >>> print(markdown(["net", "loss"], [["wide", 0.5]]))
+    | net | loss |
+    | --- | --- |
+    | wide | 0.5 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def command(name: str, config: Settings) -> str:
+    """The command line of an experiment with these settings, less the folders.
+
+    >>> from experiments.harness.settings import Training
+    >>> command("cifar10_stats", Training(seed=3, out=Path("elsewhere")))
+    'python -m experiments cifar10_stats --seed 3'
+    """
+    words = ["python -m experiments", name]
+    for key, value in config.changed().items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            several = isinstance(value, tuple)
+            words += [f"--{flag}", *map(str, value if several else [value])]
+    return " ".join(words)
+
+
+def mean_and_spread(values: Sequence[float] | np.ndarray, digits: int = 3) -> str:
+    """The mean ± standard deviation over seeds; the value alone if there is one.
+
+    >>> mean_and_spread([0.25, 0.75])
+    '0.500 ± 0.354'
+    """
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def seeds_in_words(first: int, count: int) -> str:
+    """Which seeds a run had.
+
+    >>> seeds_in_words(0, 5)
+    'seeds 0 to 4'
+    """
+    return f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
+
+
+def shared_prefix(names: Sequence[str]) -> str:
+    """The dotted beginning that all names share, with its last dot.
+
+    >>> shared_prefix(["wine.rows.bad", "wine.means.0"])
+    'wine.'
+    """
+    if not names:
+        return ""
+    ends = [name.split(".")[:-1] for name in (min(names), max(names))]
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
+    return "".join(f"{word}." for word, _ in pairs)
+
+
+def show_ledger(rows: Sequence[ledger.Row]) -> None:
+    """Prints a line for each part of the figures, the rows that are off, and how many hold.
+
+    The terminal gets no more: all rows stand in result.md and on the page.
+    """
+    prefix = shared_prefix([row.figure for row in rows])
+    parts: dict[str, list[ledger.Row]] = {}
+    for row in rows:
+        parts.setdefault(row.figure.removeprefix(prefix).split(".")[0], []).append(row)
+    show((f"figures of {prefix.rstrip('.')}" if prefix else "figures", "outcome"),
+         [(name, _outcome(part)) for name, part in parts.items()])  # fmt: skip
+    off = [row for row in rows if row.verdict == "OFF"]
+    if off:
+        header = ["figure", "documented", "ours", "difference", "allowed"]
+        cells = [[getattr(row, name) for name in header] for row in off]
+        show(header, cells, title="These are OFF:")
+    judged = [row for row in rows if row.verdict in ("ok", "OFF")]
+    print(f"{len(judged) - len(off)} of {len(judged)} figures hold")
+
+
+def _outcome(rows: Sequence[ledger.Row]) -> str:
+    verdicts = [row.verdict for row in rows]
+    hold, off = verdicts.count("ok"), verdicts.count("OFF")
+    words = [f"{hold} of {hold + off} hold"] if hold or off else []
+    if left := verdicts.count("not run"):
+        words.append(f"{left} not run")
+    if open_ := verdicts.count("-"):
+        words.append(f"{open_} not judged")
+    return ", ".join(words)
+
+
+def save_ledger(run: "Run", rows: Sequence[ledger.Row], notes: Sequence[str] = ()) -> None:
+    """Prints the figures with their verdicts, and keeps them: in the record and as result.md.
+
+    Args:
+        run: The run whose record and folder they go to.
+        rows: The rows of `ledger.compare`; without any there is nothing to keep.
+        notes: Lines above the table.
+    """
+    run.metrics["ledger"] = [dataclasses.asdict(row) for row in rows]
+    if not rows:
+        return
+    show_ledger(rows)
+    if any(row.verdict == "-" for row in rows):
+        print("fewer than 3 runs have no spread to judge by; --seeds 3 or more gives verdicts")
+    title = run.name
+    asked = dataclasses.asdict(run.config)
+    if "seeds" in asked:
+        title += f", {seeds_in_words(asked['seed'], asked['seeds'])}"
+    header = [field.name for field in dataclasses.fields(ledger.Row)]
+    cells = [dataclasses.astuple(row) for row in rows]
+    save_table(run, title, header, cells, notes)
+
+
+def save_table(
+    run: "Run",
+    title: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    notes: Sequence[str] = (),
+) -> None:
+    """Writes result.md: the command, the machine and one table.
+
+    Args:
+        run: The run; the file goes to its folder.
+        title: The title of the page.
+        header: The names of the columns.
+        rows: The cells.
+        notes: Lines between the machine's and the table.
+    """
+    from experiments.harness.record import environment  # imports jax
+
+    about = environment()
+    versions = ", ".join(f"{name} {about[name]}" for name in ("jax", "flax", "optax", "numpy"))
+    processor, backend = about["processor"], about["backend"]
+    hardware = about["device"] if backend != "cpu" else f"{processor}, {about['cores']} cores, CPU"
+    machine = f"{hardware}; Python {about['python']}, {versions}; {datetime.date.today()}."
+    lines = [f"# {title}", "", f"    {command(run.name, run.config)}", "", machine, *notes, ""]
+    (run.folder / "result.md").write_text("\n".join([*lines, markdown(header, rows)]) + "\n")

@@ -1,1 +1,0 @@
-"""jaxnet beside PyTorch."""
