@@ -24,6 +24,7 @@ TORCH_NAMES = DOCS / "torch_names.json"
 PUBLIC = {
     "nn": "Layers",
     "nn.functional": "Functions of layers",
+    "nn.attention": "How attention is computed",
     "nn.init": "Initial values",
     "losses": "Losses",
     "metrics": "Metrics",
@@ -36,7 +37,6 @@ PUBLIC = {
     "random": "Random numbers as torch draws them",
     "precision": "Precision",
     "backend": "Forms of the arithmetic",
-    "report": "Plots",
     "plots": "Plots",
 }
 
@@ -311,7 +311,7 @@ def tiers() -> str:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    there = {path.stem for path in (ROOT / "jaxnet").iterdir()} | {
+    there = {path.stem.lstrip("_") for path in (ROOT / "jaxnet").iterdir()} | {
         path.name for path in ROOT.iterdir()
     }
     lines = ["| tier | packages and modules |", "| --- | --- |"]

@@ -1,6 +1,6 @@
 """Which form of the arithmetic runs: chosen by the platform that a program is lowered for.
 
-Some layers have more than one form. "kernel" is jaxnet's own C (`jaxnet.kernels`), for
+Some layers have more than one form. "kernel" is jaxnet's own C (`jaxnet._kernels`), for
 CPUs; "loop" is XLA's operations as a CPU runs them fast; "native" is XLA's operations as
 JAX writes them, for every other platform. Each such layer is an `Operation`: one equation
 of the traced program, which becomes one of the forms when the program is lowered. So a
@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxnet import kernels
-from jaxnet.checks import check_choice
-from jaxnet.kernels.layout import varying_alike
+from jaxnet import _kernels as kernels
+from jaxnet._checks import check_choice
+from jaxnet._kernels.layout import varying_alike
 from jaxnet.precision import matmul_precision
 
 __all__ = ["Operation", "arithmetic_form", "batch_innermost", "is_wanted", "tangents_along"]

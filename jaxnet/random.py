@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from jaxnet.checks import is_integer
+from jaxnet._checks import is_integer
 
 __all__ = ["Generator"]
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import kernels
+from jaxnet import _kernels as kernels
 from jaxnet.backend import Operation, arithmetic_form
 from jaxnet.nn import functional as F
-from jaxnet.nn.recurrent import Weights, recurrent_layer
+from jaxnet.nn._recurrent import Weights, recurrent_layer
 from tests.tolerances import distance, tolerance
 
 needs_compiler = pytest.mark.skipif(not kernels.available(), reason="no C compiler")

@@ -1,9 +1,9 @@
-"""jaxnet/checks.py"""
+"""jaxnet/_checks.py"""
 
 import numpy as np
 import pytest
 
-from jaxnet.checks import check_choice, check_flag, check_integer, is_integer, is_number
+from jaxnet._checks import check_choice, check_flag, check_integer, is_integer, is_number
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""jaxnet/memory.py"""
+"""jaxnet/_memory.py"""
 
 import psutil
 import pytest
 
-from jaxnet import memory
+from jaxnet import _memory as memory
 
 
 def test_what_is_free_is_less_than_what_the_machine_has():

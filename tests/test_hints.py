@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxnet import hints, nn, optim, train
+from jaxnet import _hints as hints
+from jaxnet import nn, optim, train
 from jaxnet.random import Generator
 
 

@@ -31,7 +31,7 @@ HEAVY = {
 def part_of(parts: tuple[str, ...]) -> str:
     """The part of the project that a dotted name, in words, or a path belongs to."""
     if parts[:1] == ("jaxnet",) or parts[:2] == ("experiments", "harness"):
-        return parts[1] if len(parts) > 1 else ""
+        return parts[1].lstrip("_") if len(parts) > 1 else ""
     return parts[0]
 
 

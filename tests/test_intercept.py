@@ -1,4 +1,4 @@
-"""jaxnet/intercept.py"""
+"""jaxnet/_intercept.py"""
 
 import threading
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import kernels
+from jaxnet import _kernels as kernels
 from jaxnet.backend import arithmetic_form
 from jaxnet.nn import functional as F
-from jaxnet.nn.correlation import correlate, spread
+from jaxnet.nn._correlation import correlate, spread
 from tests.tolerances import distance, tolerance
 
 needs_compiler = pytest.mark.skipif(not kernels.available(), reason="no C compiler")
@@ -262,7 +262,7 @@ def freshly_loaded(folder, **environment) -> subprocess.CompletedProcess:
 import logging, jax, jax.numpy as jnp
 logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
 logging.getLogger("jax").setLevel("WARNING")
-from jaxnet import kernels
+from jaxnet import _kernels as kernels
 from jaxnet.nn import functional as F
 print(kernels.available(), kernels.available() and kernels.load())
 print(jax.jit(F.conv2d)(jnp.ones((8, 1, 3, 3)), jnp.ones((1, 1, 2, 2))).sum())
@@ -356,7 +356,7 @@ def test_a_damaged_library_is_never_loaded(kept, tmp_path, what):
     before = compiled(home)
     done = freshly_loaded(tmp_path / "cache", CC=compiler)
     assert_loaded(done)
-    assert f"jaxnet.kernels.build WARNING {library}: damaged" in done.stderr
+    assert f"jaxnet._kernels.build WARNING {library}: damaged" in done.stderr
     assert compiled(home) == before + len(kernels.build._SOURCES)
     assert sums.read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
     assert_loaded(again := freshly_loaded(tmp_path / "cache", CC=compiler))
@@ -434,7 +434,7 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
 def test_the_switch(tmp_path):
     done = freshly_loaded(tmp_path / "cache", JAXNET_KERNELS="off")
     assert done.stdout == "False False\n128.0\n", done.stderr
-    assert "jaxnet.kernels.build INFO" in done.stderr
+    assert "jaxnet._kernels.build INFO" in done.stderr
     assert "JAXNET_KERNELS is off" in done.stderr
     assert not (tmp_path / "cache").exists()
     done = freshly_loaded(tmp_path / "cache", JAXNET_KERNELS="no")

@@ -1,4 +1,4 @@
-"""jaxnet/keys.py, and how a training step opens its context"""
+"""jaxnet/_keys.py, and how a training step opens its context"""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxnet import losses, nn, train
-from jaxnet.keys import keys, masks, next_key
+from jaxnet._keys import keys, masks, next_key
 from jaxnet.random import Generator
 
 KEY, OTHER = jax.random.key(1), jax.random.key(2)

@@ -1,4 +1,4 @@
-"""jaxnet/losses and jaxnet/nn/loss.py"""
+"""jaxnet/losses and jaxnet/nn/_loss.py"""
 
 import jax
 import jax.numpy as jnp

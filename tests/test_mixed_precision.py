@@ -1,11 +1,11 @@
-"""jaxnet/mixed_precision.py; what a training step makes of it is tested with the step."""
+"""jaxnet/_mixed_precision.py; what a training step makes of it is tested with the step."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnet import nn
-from jaxnet.mixed_precision import computing_in
+from jaxnet._mixed_precision import computing_in
 from jaxnet.random import Generator
 
 X = jnp.ones((4, 3))

@@ -1,4 +1,4 @@
-"""jaxnet/names.py"""
+"""jaxnet/_names.py"""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxnet import losses, nn, optim, train, weights
-from jaxnet.names import (
+from jaxnet._names import (
     dotted,
     matches,
     named_leaves,

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import kernels, nn, train
-from jaxnet.nn import recurrent
-from jaxnet.nn.recurrent import Weights, recurrent_layer
+from jaxnet import _kernels as kernels
+from jaxnet import nn, train
+from jaxnet.nn import _recurrent as recurrent
+from jaxnet.nn._recurrent import Weights, recurrent_layer
 from jaxnet.random import Generator
 from tests.tolerances import distance, tolerance
 

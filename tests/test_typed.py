@@ -6,7 +6,17 @@ from importlib.resources import files
 
 import pytest
 
-PACKAGES = ("checkpoint", "data", "losses", "metrics", "nn", "nn.functional", "nn.init", "optim")
+PACKAGES = (
+    "checkpoint",
+    "data",
+    "losses",
+    "metrics",
+    "nn",
+    "nn.attention",
+    "nn.functional",
+    "nn.init",
+    "optim",
+)
 MODULES = (*PACKAGES, "precision", "random", "train", "weights")
 
 
@@ -22,7 +32,7 @@ def functions(module):
             continue
         for method, function in vars(value).items():
             public = method in ("__init__", "__call__") or not method.startswith("_")
-            if public and inspect.isfunction(function):
+            if public and inspect.isfunction(function) and function.__module__ != "typing":
                 yield f"{name}.{method}", function
 
 

@@ -1,4 +1,4 @@
-"""jaxnet/files.py"""
+"""jaxnet/_files.py"""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxnet import files
+from jaxnet import _files as files
 
 
 def test_text_is_utf8_with_the_line_ends_that_were_given(tmp_path):
@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_filled_goes(tmp_path):
 def test_a_lock_holds_other_processes_off_until_it_is_closed(tmp_path):
     program = f"""
 from pathlib import Path
-from jaxnet import files
+from jaxnet import _files as files
 try:
     files.lock(Path({str(tmp_path / "lock")!r}), wait=False)
     print("locked")

@@ -21,7 +21,7 @@ from benchmarks.gpu.compiled import ONE_GRAPH
 from benchmarks.gpu.fast import ALLOWED, apart, timed
 from benchmarks.gpu.workloads import Precision, Workload, jaxnet_step, make_step, workloads
 from jaxnet.nn.attention import SDPBackend, sdpa_kernel
-from jaxnet.train.chunk import make_chunk, make_epoch
+from jaxnet.train._chunk import make_chunk, make_epoch
 
 __all__ = ["tasks"]
 

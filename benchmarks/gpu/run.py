@@ -27,8 +27,8 @@ _START = 90.0  # seconds that a child may take to import everything and find the
 
 
 def _files() -> ModuleType:
-    """jaxnet/files.py without the package around it, which imports jax."""
-    path = Path(__file__).parents[2] / "jaxnet" / "files.py"
+    """jaxnet/_files.py without the package around it, which imports jax."""
+    path = Path(__file__).parents[2] / "jaxnet" / "_files.py"
     spec = importlib.util.spec_from_file_location("jaxnet_files", path)
     assert spec is not None  # it is a file
     assert spec.loader is not None

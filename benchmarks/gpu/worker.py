@@ -134,7 +134,7 @@ def _run(events: Events, name: str, call: Any, seconds: float, options: Any) -> 
 
 def _plain(result: Any) -> Any:
     """The same as JSON takes it; floats that JSON has no word for become strings."""
-    from jaxnet.train.values import plain
+    from jaxnet.train._values import plain
 
     return plain(result)
 

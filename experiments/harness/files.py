@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from jaxnet import data
-from jaxnet.data.catalogue import folders
+from jaxnet.data._catalogue import folders
 
 __all__ = ["FILES", "BookFile", "available", "find"]
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from experiments.harness.runs import Picture, RunFolder, read_run
 from experiments.harness.tables import shared_prefix
 from experiments.harness.values import flat_values, number
-from jaxnet import files
+from jaxnet import _files as files
 
 __all__ = ["Entry", "save_page"]
 

@@ -21,8 +21,8 @@ import jax
 import jaxnet
 from experiments.harness.settings import Settings
 from experiments.harness.unfinished import Unfinished
-from jaxnet import files
-from jaxnet.train.values import plain
+from jaxnet import _files as files
+from jaxnet.train._values import plain
 
 __all__ = ["Run", "environment", "verdicts"]
 

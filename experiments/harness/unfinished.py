@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from jaxnet.train import loaders
+from jaxnet.train import _loaders as loaders
 
 __all__ = ["Unfinished", "checksum"]
 

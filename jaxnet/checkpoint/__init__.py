@@ -1,6 +1,6 @@
 """Checkpoints of a training run: whole or not there, written while training goes on."""
 
-from jaxnet.checkpoint.arrays import DamagedError, named_arrays
-from jaxnet.checkpoint.checkpoints import Checkpoints, Restored
+from jaxnet.checkpoint._arrays import DamagedError
+from jaxnet.checkpoint._checkpoints import Checkpoints, Restored
 
-__all__ = ["Checkpoints", "DamagedError", "Restored", "named_arrays"]
+__all__ = ["Checkpoints", "DamagedError", "Restored"]

@@ -6,9 +6,9 @@ memory; `transforms` augment images on the device.
 """
 
 from jaxnet.data import transforms
-from jaxnet.data.catalogue import Labelled, available, fetchable, load
-from jaxnet.data.collate import default_collate, default_convert
-from jaxnet.data.dataset import (
+from jaxnet.data._catalogue import Labelled, available, fetchable, load
+from jaxnet.data._collate import default_collate, default_convert
+from jaxnet.data._dataset import (
     ConcatDataset,
     Dataset,
     IterableDataset,
@@ -16,21 +16,21 @@ from jaxnet.data.dataset import (
     TensorDataset,
     random_split,
 )
-from jaxnet.data.image_files import channel_statistics, read_image, read_images
-from jaxnet.data.images import normalize, to_tensor
-from jaxnet.data.loader import DataLoader
-from jaxnet.data.sampler import (
+from jaxnet.data._image_files import channel_statistics, read_image, read_images
+from jaxnet.data._images import normalize, to_tensor
+from jaxnet.data._loader import DataLoader
+from jaxnet.data._sampler import (
     BatchSampler,
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
     epoch_order,
 )
-from jaxnet.data.series import windows
-from jaxnet.data.sharded import ShardedIterator, ShardedReader
-from jaxnet.data.tables import Statistics, Table, one_hot, read_table, standardize
-from jaxnet.data.text import read_text
-from jaxnet.data.volumes import Volume, read_volume
+from jaxnet.data._series import windows
+from jaxnet.data._sharded import ShardedIterator, ShardedReader
+from jaxnet.data._tables import Statistics, Table, one_hot, read_table, standardize
+from jaxnet.data._text import read_text
+from jaxnet.data._volumes import Volume, read_volume
 
 __all__ = [
     "BatchSampler",

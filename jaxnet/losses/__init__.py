@@ -1,30 +1,30 @@
 """torch.nn.functional's losses as pure functions, and penalties on parameters."""
 
-from jaxnet.losses.classification import (
+from jaxnet.losses._classification import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cross_entropy,
     kl_div,
     nll_loss,
 )
-from jaxnet.losses.ctc import ctc_loss
-from jaxnet.losses.margin import (
+from jaxnet.losses._ctc import ctc_loss
+from jaxnet.losses._margin import (
     hinge_embedding_loss,
     multi_margin_loss,
     multilabel_margin_loss,
     multilabel_soft_margin_loss,
     soft_margin_loss,
 )
-from jaxnet.losses.penalty import l1_penalty, l2_penalty
-from jaxnet.losses.ranking import (
+from jaxnet.losses._penalty import l1_penalty, l2_penalty
+from jaxnet.losses._ranking import (
     cosine_embedding_loss,
     margin_ranking_loss,
     pairwise_distance,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
-from jaxnet.losses.reduction import reduce
-from jaxnet.losses.regression import (
+from jaxnet.losses._reduction import reduce
+from jaxnet.losses._regression import (
     gaussian_nll_loss,
     huber_loss,
     l1_loss,

@@ -16,7 +16,7 @@ For metrics with options, `functools.partial(metrics.f1, average="micro")` is su
 function too. Counts are int32: exact up to 2**31 - 1 counted things.
 """
 
-from jaxnet.metrics.classes import (
+from jaxnet.metrics._classes import (
     ClassCounts,
     Confusion,
     accuracy,
@@ -26,8 +26,8 @@ from jaxnet.metrics.classes import (
     recall,
     top_k_accuracy,
 )
-from jaxnet.metrics.metric import Mean, Metric, compute, mean_loss, total
-from jaxnet.metrics.regression import R2, mae, mse, r2
+from jaxnet.metrics._metric import Mean, Metric, compute, mean_loss, total
+from jaxnet.metrics._regression import R2, mae, mse, r2
 
 __all__ = [
     "R2",

@@ -1,9 +1,9 @@
 """torch.nn on flax.nnx: torch's names, arguments, defaults, parameter names and shapes."""
 
-from jaxnet.intercept import intercept
-from jaxnet.keys import keys, masks, next_key
+from jaxnet._intercept import intercept
+from jaxnet._keys import keys, masks, next_key
 from jaxnet.nn import functional, init
-from jaxnet.nn.activation import (
+from jaxnet.nn._activation import (
     CELU,
     ELU,
     GELU,
@@ -18,7 +18,7 @@ from jaxnet.nn.activation import (
     Tanh,
     Tanhshrink,
 )
-from jaxnet.nn.adaptive_pooling import (
+from jaxnet.nn._adaptive_pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
     AdaptiveAvgPool3d,
@@ -26,8 +26,8 @@ from jaxnet.nn.adaptive_pooling import (
     AdaptiveMaxPool2d,
     AdaptiveMaxPool3d,
 )
-from jaxnet.nn.attention import MultiheadAttention
-from jaxnet.nn.batchnorm import (
+from jaxnet.nn._attention import MultiheadAttention
+from jaxnet.nn._batchnorm import (
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
@@ -35,11 +35,11 @@ from jaxnet.nn.batchnorm import (
     InstanceNorm2d,
     InstanceNorm3d,
 )
-from jaxnet.nn.container import ModuleDict, ModuleList, Sequential
-from jaxnet.nn.conv import Conv1d, Conv2d, Conv3d
-from jaxnet.nn.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from jaxnet.nn.distance import PairwiseDistance
-from jaxnet.nn.dropout import (
+from jaxnet.nn._container import ModuleDict, ModuleList, Sequential
+from jaxnet.nn._conv import Conv1d, Conv2d, Conv3d
+from jaxnet.nn._conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from jaxnet.nn._distance import PairwiseDistance
+from jaxnet.nn._dropout import (
     AlphaDropout,
     Dropout,
     Dropout1d,
@@ -47,9 +47,9 @@ from jaxnet.nn.dropout import (
     Dropout3d,
     FeatureAlphaDropout,
 )
-from jaxnet.nn.embedding import Embedding
-from jaxnet.nn.linear import Bilinear, Flatten, Identity, Linear, Unflatten
-from jaxnet.nn.loss import (
+from jaxnet.nn._embedding import Embedding
+from jaxnet.nn._linear import Bilinear, Flatten, Identity, Linear, Unflatten
+from jaxnet.nn._loss import (
     BCELoss,
     BCEWithLogitsLoss,
     CosineEmbeddingLoss,
@@ -72,10 +72,10 @@ from jaxnet.nn.loss import (
     TripletMarginLoss,
     TripletMarginWithDistanceLoss,
 )
-from jaxnet.nn.lp_pooling import LPPool1d, LPPool2d, LPPool3d
-from jaxnet.nn.module import Buffer, Module, Parameter
-from jaxnet.nn.norm import GroupNorm, LayerNorm, LocalResponseNorm, RMSNorm
-from jaxnet.nn.piecewise import (
+from jaxnet.nn._lp_pooling import LPPool1d, LPPool2d, LPPool3d
+from jaxnet.nn._module import Buffer, Module, Parameter
+from jaxnet.nn._norm import GroupNorm, LayerNorm, LocalResponseNorm, RMSNorm
+from jaxnet.nn._piecewise import (
     Hardshrink,
     Hardsigmoid,
     Hardswish,
@@ -86,18 +86,18 @@ from jaxnet.nn.piecewise import (
     Softshrink,
     Threshold,
 )
-from jaxnet.nn.pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
-from jaxnet.nn.rnn import GRU, LSTM, RNN
-from jaxnet.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
-from jaxnet.nn.softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
-from jaxnet.nn.summary import summary
-from jaxnet.nn.transformer import (
+from jaxnet.nn._pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
+from jaxnet.nn._rnn import GRU, LSTM, RNN
+from jaxnet.nn._rnn_cell import GRUCell, LSTMCell, RNNCell
+from jaxnet.nn._softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
+from jaxnet.nn._summary import summary
+from jaxnet.nn._transformer import (
     TransformerDecoder,
     TransformerDecoderLayer,
     TransformerEncoder,
     TransformerEncoderLayer,
 )
-from jaxnet.nn.upsample import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
+from jaxnet.nn._upsample import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 
 __all__ = [
     "CELU",

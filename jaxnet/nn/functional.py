@@ -24,7 +24,7 @@ from jaxnet.losses import (
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
-from jaxnet.nn.activation import (
+from jaxnet.nn._activation import (
     celu,
     elu,
     gelu,
@@ -39,7 +39,7 @@ from jaxnet.nn.activation import (
     tanh,
     tanhshrink,
 )
-from jaxnet.nn.adaptive_pooling import (
+from jaxnet.nn._adaptive_pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
     adaptive_avg_pool3d,
@@ -47,11 +47,10 @@ from jaxnet.nn.adaptive_pooling import (
     adaptive_max_pool2d,
     adaptive_max_pool3d,
 )
-from jaxnet.nn.attention import scaled_dot_product_attention
-from jaxnet.nn.batchnorm import batch_norm, instance_norm
-from jaxnet.nn.conv import conv1d, conv2d, conv3d
-from jaxnet.nn.conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
-from jaxnet.nn.dropout import (
+from jaxnet.nn._batchnorm import batch_norm, instance_norm
+from jaxnet.nn._conv import conv1d, conv2d, conv3d
+from jaxnet.nn._conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
+from jaxnet.nn._dropout import (
     alpha_dropout,
     dropout,
     dropout1d,
@@ -59,11 +58,11 @@ from jaxnet.nn.dropout import (
     dropout3d,
     feature_alpha_dropout,
 )
-from jaxnet.nn.embedding import embedding, one_hot
-from jaxnet.nn.linear import bilinear, linear
-from jaxnet.nn.lp_pooling import lp_pool1d, lp_pool2d, lp_pool3d
-from jaxnet.nn.norm import group_norm, layer_norm, local_response_norm, rms_norm
-from jaxnet.nn.piecewise import (
+from jaxnet.nn._embedding import embedding, one_hot
+from jaxnet.nn._linear import bilinear, linear
+from jaxnet.nn._lp_pooling import lp_pool1d, lp_pool2d, lp_pool3d
+from jaxnet.nn._norm import group_norm, layer_norm, local_response_norm, rms_norm
+from jaxnet.nn._piecewise import (
     hardshrink,
     hardsigmoid,
     hardswish,
@@ -74,9 +73,17 @@ from jaxnet.nn.piecewise import (
     softshrink,
     threshold,
 )
-from jaxnet.nn.pooling import avg_pool1d, avg_pool2d, avg_pool3d, max_pool1d, max_pool2d, max_pool3d
-from jaxnet.nn.softmax import glu, log_softmax, softmax, softmin
-from jaxnet.nn.upsample import interpolate
+from jaxnet.nn._pooling import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
+from jaxnet.nn._scaled_dot_product import scaled_dot_product_attention
+from jaxnet.nn._softmax import glu, log_softmax, softmax, softmin
+from jaxnet.nn._upsample import interpolate
 
 __all__ = [
     "adaptive_avg_pool1d",

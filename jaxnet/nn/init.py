@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxnet.checks import check_choice, is_number
-from jaxnet.nn.draw import Rngs, draw_normal, draw_uniform, fill
-from jaxnet.nn.init_structured import dirac_, eye_, orthogonal_, sparse_, trunc_normal_
-from jaxnet.nn.module import Parameter
+from jaxnet._checks import check_choice, is_number
+from jaxnet.nn._draw import Rngs, draw_normal, draw_uniform, fill
+from jaxnet.nn._init_structured import dirac_, eye_, orthogonal_, sparse_, trunc_normal_
+from jaxnet.nn._module import Parameter
 
 __all__ = [
     "Rngs",

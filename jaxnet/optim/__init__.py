@@ -1,16 +1,16 @@
 """torch.optim as optax transformations: update rules, schedules, gradient tools."""
 
-from jaxnet.optim.accumulation import AccumulateState, accumulate
-from jaxnet.optim.adafactor import Adafactor
-from jaxnet.optim.adam import Adam, Adamax, AdamW
-from jaxnet.optim.averaging import (
+from jaxnet.optim._accumulation import AccumulateState, accumulate
+from jaxnet.optim._adafactor import Adafactor
+from jaxnet.optim._adam import Adam, Adamax, AdamW
+from jaxnet.optim._averaging import (
     AveragedModel,
     AveragedState,
     get_ema_avg_fn,
     get_swa_avg_fn,
     update_bn,
 )
-from jaxnet.optim.clip import (
+from jaxnet.optim._clip import (
     chain,
     clip_by_norm,
     clip_by_value,
@@ -18,9 +18,9 @@ from jaxnet.optim.clip import (
     clip_grad_value_,
     get_total_norm,
 )
-from jaxnet.optim.cycles import CyclicLR, OneCycleLR
-from jaxnet.optim.lbfgs import LBFGS
-from jaxnet.optim.lr_scheduler import (
+from jaxnet.optim._cycles import CyclicLR, OneCycleLR
+from jaxnet.optim._lbfgs import LBFGS
+from jaxnet.optim._lr_scheduler import (
     SWALR,
     ChainedScheduler,
     ConstantLR,
@@ -35,23 +35,23 @@ from jaxnet.optim.lr_scheduler import (
     SequentialLR,
     StepLR,
 )
-from jaxnet.optim.muon import Muon
-from jaxnet.optim.optimizer import (
+from jaxnet.optim._muon import Muon
+from jaxnet.optim._optimizer import (
     Optimizer,
     OptimizerState,
     get_hyperparams,
     learning_rates,
     set_hyperparams,
 )
-from jaxnet.optim.parameter_groups import frozen, groups
-from jaxnet.optim.plateau import PlateauState, ReduceLROnPlateau
-from jaxnet.optim.radam import NAdam, RAdam
-from jaxnet.optim.rmsprop import Adadelta, Adagrad, RMSprop
-from jaxnet.optim.rprop import ASGD, Rprop
-from jaxnet.optim.scaling import GradScaler, ScalerState, SkipState, loss_scale, skip_nonfinite
-from jaxnet.optim.schedule import Schedule, ScheduledState, scheduled
-from jaxnet.optim.sgd import SGD
-from jaxnet.optim.state_dict import load_optimizer_state_dict, optimizer_state_dict
+from jaxnet.optim._parameter_groups import frozen, groups
+from jaxnet.optim._plateau import PlateauState, ReduceLROnPlateau
+from jaxnet.optim._radam import NAdam, RAdam
+from jaxnet.optim._rmsprop import Adadelta, Adagrad, RMSprop
+from jaxnet.optim._rprop import ASGD, Rprop
+from jaxnet.optim._scaling import GradScaler, ScalerState, SkipState, loss_scale, skip_nonfinite
+from jaxnet.optim._schedule import Schedule, ScheduledState, scheduled
+from jaxnet.optim._sgd import SGD
+from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
 
 __all__ = [
     "ASGD",

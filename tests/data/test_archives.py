@@ -1,4 +1,4 @@
-"""jaxnet/data/cifar.py, idx.py, places.py, and MNIST's order in prepared folders."""
+"""jaxnet/data/_cifar.py, idx.py, places.py, and MNIST's order in prepared folders."""
 
 import gzip
 import hashlib
@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 
 from jaxnet import data
-from jaxnet.data import catalogue, cifar, idx, prepared
+from jaxnet.data import _catalogue as catalogue
+from jaxnet.data import _cifar as cifar
+from jaxnet.data import _idx as idx
+from jaxnet.data import _prepared as prepared
 
 DATA = os.environ.get("JAXNET_DATA")
 

@@ -1,4 +1,4 @@
-"""jaxnet/data/images.py and sampler.py"""
+"""jaxnet/data/_images.py and sampler.py"""
 
 import numpy as np
 import pytest

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from jaxnet import data
-from jaxnet.data import catalogue
+from jaxnet.data import _catalogue as catalogue
 
 DATA = os.environ.get("JAXNET_DATA")
 
@@ -209,7 +209,7 @@ def test_a_cache_that_holds_other_things_is_decoded_again(
     assert again.classes == good.classes
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.name == "jaxnet.data.cache"
+    assert record.name == "jaxnet.data._cache"
     assert re.search(f"damaged .*{says}", record.message)
 
 

@@ -1,4 +1,4 @@
-"""jaxnet/data/dataset.py, sampler.py, collate.py, loader.py: torch's batches in torch's order."""
+"""jaxnet/data/_dataset.py, sampler.py, collate.py, loader.py: torch's batches in torch's order."""
 
 import itertools
 import threading

@@ -1,4 +1,4 @@
-"""jaxnet/data/image_files.py and volumes.py"""
+"""jaxnet/data/_image_files.py and volumes.py"""
 
 import struct
 import sys

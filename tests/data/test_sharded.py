@@ -1,4 +1,4 @@
-"""jaxnet/data/sharded.py"""
+"""jaxnet/data/_sharded.py"""
 
 import itertools
 import json

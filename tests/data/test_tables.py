@@ -1,4 +1,4 @@
-"""jaxnet/data/tables.py, text.py, series.py"""
+"""jaxnet/data/_tables.py, text.py, series.py"""
 
 import jax.numpy as jnp
 import numpy as np

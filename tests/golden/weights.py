@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.weights.torch_types import DTYPES
+from jaxnet.weights._torch_types import DTYPES
 
 FOLDER = Path(__file__).parent / "weights"
 

@@ -1,4 +1,4 @@
-"""jaxnet/nn/activation.py, piecewise.py and softmax.py"""
+"""jaxnet/nn/_activation.py, piecewise.py and softmax.py"""
 
 import math
 

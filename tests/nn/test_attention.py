@@ -1,4 +1,4 @@
-"""jaxnet/nn/attention.py"""
+"""jaxnet/nn/_attention.py"""
 
 import re
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxnet import nn, weights
-from jaxnet.nn.attention import SDPBackend, scaled_dot_product_attention, sdpa_kernel
+from jaxnet.nn.attention import SDPBackend, sdpa_kernel
+from jaxnet.nn.functional import scaled_dot_product_attention
 from jaxnet.random import Generator
 from tests.table import table
 from tests.tolerances import distance, tolerance

@@ -1,4 +1,4 @@
-"""jaxnet/nn/batchnorm.py"""
+"""jaxnet/nn/_batchnorm.py"""
 
 import jax
 import jax.numpy as jnp

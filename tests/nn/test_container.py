@@ -1,4 +1,4 @@
-"""jaxnet/nn/container.py"""
+"""jaxnet/nn/_container.py"""
 
 from collections import OrderedDict
 

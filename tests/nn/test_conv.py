@@ -1,4 +1,4 @@
-"""jaxnet/nn/conv.py and jaxnet/nn/correlation.py"""
+"""jaxnet/nn/_conv.py and jaxnet/nn/_correlation.py"""
 
 import itertools
 import re
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxnet import nn
 from jaxnet.backend import arithmetic_form
-from jaxnet.nn.correlation import correlate, spread
+from jaxnet.nn._correlation import correlate, spread
 from jaxnet.random import Generator
 from tests.table import table
 from tests.tolerances import distance, tolerance

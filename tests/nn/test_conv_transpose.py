@@ -1,4 +1,4 @@
-"""jaxnet/nn/conv_transpose.py"""
+"""jaxnet/nn/_conv_transpose.py"""
 
 import jax
 import jax.numpy as jnp

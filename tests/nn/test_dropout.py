@@ -1,4 +1,4 @@
-"""jaxnet/nn/dropout.py"""
+"""jaxnet/nn/_dropout.py"""
 
 import math
 

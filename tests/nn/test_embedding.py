@@ -1,4 +1,4 @@
-"""jaxnet/nn/embedding.py"""
+"""jaxnet/nn/_embedding.py"""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxnet import nn, train, weights
-from jaxnet.nn.embedding import embedding_renorm
+from jaxnet.nn._embedding import embedding_renorm
 from jaxnet.nn.functional import embedding, one_hot
 from jaxnet.random import Generator
 from tests.table import table

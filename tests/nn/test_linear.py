@@ -1,12 +1,13 @@
-"""jaxnet/nn/linear.py"""
+"""jaxnet/nn/_linear.py"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import kernels, nn
-from jaxnet.nn import linear as functions
+from jaxnet import _kernels as kernels
+from jaxnet import nn
+from jaxnet.nn import _linear as functions
 from jaxnet.random import Generator
 from tests.table import table
 from tests.tolerances import distance, tolerance

@@ -1,4 +1,4 @@
-"""jaxnet/nn/module.py"""
+"""jaxnet/nn/_module.py"""
 
 import copy
 

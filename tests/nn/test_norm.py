@@ -1,4 +1,4 @@
-"""jaxnet/nn/norm.py"""
+"""jaxnet/nn/_norm.py"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""jaxnet/nn/pooling.py, adaptive_pooling.py, lp_pooling.py and window.py"""
+"""jaxnet/nn/_pooling.py, adaptive_pooling.py, lp_pooling.py and window.py"""
 
 import itertools
 import math

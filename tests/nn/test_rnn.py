@@ -1,4 +1,4 @@
-"""jaxnet/nn/rnn.py, rnn_cell.py, recurrence.py"""
+"""jaxnet/nn/_rnn.py, rnn_cell.py, recurrence.py"""
 
 import jax
 import jax.numpy as jnp

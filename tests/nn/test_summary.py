@@ -1,4 +1,4 @@
-"""jaxnet/nn/summary.py"""
+"""jaxnet/nn/_summary.py"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""jaxnet/nn/transformer.py"""
+"""jaxnet/nn/_transformer.py"""
 
 import jax
 import jax.numpy as jnp

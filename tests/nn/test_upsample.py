@@ -1,4 +1,4 @@
-"""jaxnet/nn/upsample.py"""
+"""jaxnet/nn/_upsample.py"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""jaxnet/optim/state_dict.py: a run that changes sides in the middle is one run."""
+"""jaxnet/optim/_state_dict.py: a run that changes sides in the middle is one run."""
 
 from typing import Any
 

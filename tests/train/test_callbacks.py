@@ -1,4 +1,4 @@
-"""jaxnet/train/callbacks.py: what fit calls, what it tells, and what stays usable."""
+"""jaxnet/train/_callbacks.py: what fit calls, what it tells, and what stays usable."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""jaxnet/train/evaluate.py: measuring and predicting, which give nothing away."""
+"""jaxnet/train/_evaluate.py: measuring and predicting, which give nothing away."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnet import data, losses, metrics, nn, optim, train
-from jaxnet.keys import next_key
+from jaxnet._keys import next_key
 from jaxnet.random import Generator
 
 LOSS = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})

@@ -9,9 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnet import data, losses, memory, nn, optim, train
+from jaxnet import _memory as memory
+from jaxnet import data, losses, nn, optim, train
 from jaxnet.random import Generator
-from jaxnet.train import batches, chunk, loaders
+from jaxnet.train import _batches as batches
+from jaxnet.train import _chunk as chunk
+from jaxnet.train import _loaders as loaders
 from tests.data.test_sharded import reader, shards  # noqa: F401  (a fixture)
 
 OPTIMIZER = optim.Adam(lr=0.02)

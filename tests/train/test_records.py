@@ -1,4 +1,4 @@
-"""jaxnet/train/records.py"""
+"""jaxnet/train/_records.py"""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""jaxnet/train/step.py: every option of a training step."""
+"""jaxnet/train/_step.py: every option of a training step."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""jaxnet/train/visdom.py, against a real server."""
+"""jaxnet/train/_visdom.py, against a real server."""
 
 import base64
 import http.server
@@ -21,8 +21,9 @@ import pytest
 
 from jaxnet import losses, nn, optim, train
 from jaxnet.random import Generator
-from jaxnet.train import Records, Visdom, visdom
-from jaxnet.train import records as records_module
+from jaxnet.train import Records, Visdom
+from jaxnet.train import _records as records_module
+from jaxnet.train import _visdom as visdom
 
 pytestmark = pytest.mark.visdom
 HOST = "http://127.0.0.1"

@@ -1,4 +1,4 @@
-"""jaxnet/weights/files.py and the reader and writer below it"""
+"""jaxnet/weights/_files.py and the reader and writer below it"""
 
 import json
 import os
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from jaxnet import weights
-from jaxnet.weights.torch_types import DTYPES
+from jaxnet.weights._torch_types import DTYPES
 from tests.golden.weights import FOLDER, VALUES
 
 FORMS = ("zip", "legacy")

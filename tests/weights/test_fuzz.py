@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from jaxnet import weights
-from jaxnet.weights.torch_archive import write_archive
+from jaxnet.weights._torch_archive import write_archive
 from tests.calls import Calls
 from tests.golden.weights import FOLDER
 

@@ -1,4 +1,4 @@
-"""jaxnet/weights/model.py"""
+"""jaxnet/weights/_model.py"""
 
 from collections import OrderedDict
 from typing import Any

@@ -1,4 +1,4 @@
-"""jaxnet/weights/torch_archive.py and torch_tensors.py: damaged and hostile archives
+"""jaxnet/weights/_torch_archive.py and torch_tensors.py: damaged and hostile archives
 
 Hostile pickles are in test_fuzz.py.
 """

@@ -1,0 +1,80 @@
+"""The checks of arguments that many functions share: whole numbers, flags, and words.
+
+Each raises a ValueError of the form "name: what was given; accepted is what" and returns
+nothing. The name begins with the function's own where that is not clear from the call:
+"LBFGS: max_iter". A check that one function alone needs stands beside that function.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is a whole number of Python or numpy; True and False are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number of Python or numpy; True and False are none."""
+    return is_integer(value) or isinstance(value, float | np.floating)
+
+
+def check_integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> None:
+    """Refuses what is no whole number, or lies outside the bounds.
+
+    Args:
+        name: The argument's name, for the error.
+        value: The value that was given.
+        least: The smallest value that is accepted; None for no bound.
+        most: The largest value that is accepted; None for no bound.
+
+    >>> check_integer("batch_size", 0, least=1)
+    Traceback (most recent call last):
+    ...
+    ValueError: batch_size: 0; accepted is an integer, at least 1
+    """
+    above = is_integer(value) and (least is None or value >= least)
+    if above and (most is None or value <= most):
+        return
+    bounds = "" if least is None else f", at least {least}"
+    if most is not None:
+        bounds = f", at most {most}" if least is None else f" from {least} to {most}"
+    raise ValueError(f"{name}: {value!r}; accepted is an integer{bounds}")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any], also: str = "") -> None:
+    """Refuses what is none of the values that a function knows.
+
+    Args:
+        name: The argument's name, for the error.
+        value: The value that was given.
+        choices: The values that are accepted.
+        also: What is accepted besides and was looked at before, in words.
+
+    >>> check_choice("mode", "max", ("fan_in", "fan_out"))
+    Traceback (most recent call last):
+    ...
+    ValueError: mode: 'max'; accepted are 'fan_in' and 'fan_out'
+    """
+    known = list(choices)
+    # an array equals its choice element by element, which has no one truth
+    plain = isinstance(value, str | int | float)
+    if any(value is choice or (plain and value == choice) for choice in known):
+        return
+    words = [*map(repr, known), *([also] if also else [])]
+    listed = " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    raise ValueError(f"{name}: {value!r}; accepted {'are' if len(words) > 1 else 'is'} {listed}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuses what is neither True nor False.
+
+    >>> check_flag("drop_last", "yes")
+    Traceback (most recent call last):
+    ...
+    ValueError: drop_last: 'yes'; accepted are True and False
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}: {value!r}; accepted are True and False")

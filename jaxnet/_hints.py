@@ -1,0 +1,124 @@
+"""What a PyTorch program writes that jaxnet has under another name, and what to write here.
+
+The classes look a name up in their table when they have no such attribute, so that the
+usual attributes cost nothing, `hasattr` says False, and the error shows the way.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+_DTYPE = (
+    "layers take a dtype when they are built (nn.Linear(3, 2, rngs=g, dtype=jnp.bfloat16)); to "
+    "compute in half precision with float32 parameters write "
+    "train.make_train_step(loss, optimizer, compute_dtype=jnp.bfloat16)"
+)
+_FLOAT64 = (
+    'run jax.config.update("jax_enable_x64", True) first and build the layers with '
+    "dtype=jnp.float64"
+)
+_DEVICE = (
+    "arrays are made on the first GPU where there is one; to put a training state somewhere else "
+    'write jax.device_put(state, jax.devices("cpu")[0])'
+)
+_NO_GRADIENTS = (
+    "gradients are values that jax.grad returns, so there is nothing to reset; a step from "
+    "train.make_train_step computes them anew"
+)
+_FREEZE = (
+    "freezing is up to the optimizer: write "
+    'optim.groups([("layer1.*", optim.frozen())], optim.SGD(0.1)), with a pattern of the names'
+)
+_HOOK = "write `with nn.intercept(model, f):` around the call; f(call, proceed) sees it"
+_STEP = (
+    "step = train.make_train_step(loss, optimizer); state, metrics = step(state, batch) does "
+    "the forward pass, the gradient and the update"
+)
+
+MODULE: Mapping[str, str] = {
+    "state_dict": "write weights.state_dict(model)",
+    "load_state_dict": "write weights.load_state_dict(model, state_dict)",
+    "to": f"{_DEVICE}; for dtypes, {_DTYPE}",
+    "cuda": _DEVICE,
+    "cpu": _DEVICE,
+    "half": _DTYPE,
+    "bfloat16": _DTYPE,
+    "float": "layers are float32 when they are built without a dtype",
+    "double": _FLOAT64,
+    "requires_grad_": _FREEZE,
+    "zero_grad": _NO_GRADIENTS,
+    "forward": "call the module itself, model(x); a module of your own defines __call__",
+    "register_forward_hook": _HOOK,
+    "register_forward_pre_hook": _HOOK,
+    "register_full_backward_hook": (
+        "jax.grad returns the gradients by name: look at them, or ask "
+        "train.make_train_step(..., grad_norm=True) for their norm"
+    ),
+    "compile": "write jax.jit(step) for a step of your own loop; train.fit compiles by itself",
+    "backward": _STEP,
+}
+"""By attribute of torch.nn.Module."""
+
+PARAMETER: Mapping[str, str] = {
+    "requires_grad": _FREEZE,
+    "requires_grad_": _FREEZE,
+    "grad": (
+        "gradients are values: jax.grad(f)(params) returns them in a dictionary like params, "
+        "and train.make_train_step applies them"
+    ),
+    "data": "write p[...] to read the array, and p[...] = array to change it",
+    "detach": "write jax.lax.stop_gradient(p[...])",
+    "numel": "write p.size",
+    "numpy": "write numpy.asarray(p[...])",
+    "backward": _STEP,
+}
+"""By attribute of torch.nn.Parameter."""
+
+OPTIMIZER: Mapping[str, str] = {
+    "step": _STEP,
+    "zero_grad": _NO_GRADIENTS,
+    "state_dict": "write optim.optimizer_state_dict(optimizer, opt_state, params, names)",
+    "load_state_dict": (
+        "write optim.load_optimizer_state_dict(optimizer, opt_state, params, state_dict, names)"
+    ),
+    "param_groups": (
+        "write optim.get_hyperparams(state.opt_state, group=0) to read, and "
+        "optim.set_hyperparams(state.opt_state, group=0, lr=0.01) to change"
+    ),
+    "add_param_group": "write optim.groups([(pattern, optimizer), ...], default) from the start",
+    "state": "the optimizer's state is in the training state, state.opt_state",
+    "scale": "write train.make_train_step(..., loss_scale=optim.loss_scale), which scales the loss",
+    "unscale_": (
+        "GradScaler unscales before the optimizer that it is given: "
+        "optim.GradScaler(optim.chain(optim.clip_by_norm(1.0), optim.SGD(0.1)))"
+    ),
+}
+"""By attribute of torch.optim.Optimizer and torch.amp.GradScaler."""
+
+_SCHEDULE = (
+    "write optimizer = optim.scheduled(optimizer, schedule, steps), which follows it by itself, or "
+    "opt_state = schedule.apply(opt_state, epoch) once an epoch"
+)
+
+SCHEDULE: Mapping[str, str] = {
+    "step": _SCHEDULE,
+    "get_last_lr": "write schedule.lr(step)",
+    "last_epoch": "a schedule counts nothing; schedule.lr(step) gives the rates of any step",
+    "base_lrs": "write schedule.lr(0)",
+    "state_dict": "a schedule keeps no state: a checkpoint of the training state is enough",
+    "load_state_dict": "a schedule keeps no state: a checkpoint of the training state is enough",
+}
+"""By attribute of torch.optim.lr_scheduler.LRScheduler."""
+
+
+def missing_attribute(owner: Any, name: str, table: Mapping[str, str]) -> AttributeError:
+    """The error for an attribute that an object does not have, with the way out if it is known.
+
+    Args:
+        owner: The object.
+        name: The attribute.
+        table: The ways out of the object's class, by attribute.
+    """
+    message = f"{type(owner).__name__!r} object has no attribute {name!r}"
+    if name in table:
+        message += f"; in jaxnet, {table[name]}"
+    return AttributeError(message, name=name, obj=owner)

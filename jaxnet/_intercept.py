@@ -1,0 +1,205 @@
+"""The calls of a model's modules, watched or changed from outside while they run.
+
+    def print_shapes(call, proceed):
+        output = proceed(*call.args, **call.kwargs)
+        print(call.name, output.shape)
+        return output
+
+    with nn.intercept(model, print_shapes):
+        model(x)
+
+It does what torch's forward hooks do, before and after a call, with an end: nothing stays
+registered. The idea and the order are those of `flax.linen.intercept_methods`.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+from flax import nnx
+
+from jaxnet._names import named_modules
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one module, before it runs.
+
+    Attributes:
+        name: The module's dotted name in the model, "" for the model itself. A module with
+            several names has the first of them, as in `named_modules`.
+        module: The module.
+        args: The arguments by position.
+        kwargs: The arguments by keyword.
+    """
+
+    name: str
+    module: nnx.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+Interceptor = Callable[[Call, Callable[..., Any]], Any]
+"""`interceptor(call, proceed)` gives what the caller of the module gets.
+
+`proceed(*args, **kwargs)` runs the call, with these arguments, and returns its output.
+"""
+
+
+@dataclass(frozen=True)
+class _Interception:
+    interceptor: Interceptor
+    names: dict[int, str]  # by the module's id
+    modules: list[nnx.Module] = field(repr=False)  # kept alive, so that no id is used again
+
+
+# The interceptions that are open in this thread; the last one is asked first.
+_open: ContextVar[tuple[_Interception, ...]] = ContextVar("jaxnet_interceptions", default=())
+
+# Python looks `__call__` up on the class, so an open interception replaces it on the classes
+# of its modules. Interceptions of several threads can share a class: the first one replaces
+# `__call__`, the last one puts it back. What a call does depends on `_open` alone, so a thread
+# without interceptions, or with another model, runs what it would have run anyway.
+_lock = threading.Lock()
+_users: dict[type, int] = {}
+_originals: dict[type, Any] = {}
+_INHERITED = object()
+
+
+@contextmanager
+def intercept(model: nnx.Module, interceptor: Interceptor) -> Iterator[None]:
+    """Inside the context, every call of a module of the model goes through a function.
+
+    Contexts nest: the one that was opened last is asked first, and its `proceed` leads to the
+    one before. An interceptor that calls a module itself, instead of `proceed`, does not meet
+    itself again. A context belongs to its thread. After an error everything is as it was.
+
+    A module that is used at several places is seen at each of its calls, and one that calls
+    itself is seen at each turn; `super().__call__` is no call of its own. Only `__call__` is
+    watched, as torch's hooks watch `forward` only.
+
+    Args:
+        model: The modules that belong to it when the context opens are watched; it may hold
+            modules of plain flax, or be one.
+        interceptor: `interceptor(call, proceed)`, which returns the output: usually
+            `proceed(*call.args, **call.kwargs)`, looked at or changed. See `Call`.
+
+    Inside `jax.jit` the interceptor runs when the function is traced, and sees tracers; a
+    compiled function that is called again runs no module and calls no interceptor. Functions
+    that take a model apart and build it again, such as `nnx.jit`, `nnx.remat` and `nnx.scan`,
+    run copies of the modules within them, which are not watched.
+
+    Raises:
+        TypeError: The model is no module, or the interceptor cannot be called.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxnet import nn
+    >>> from jaxnet.random import Generator
+    >>> model = nn.Sequential(nn.Linear(3, 2, rngs=Generator(0)), nn.Tanh())
+    >>> names = []
+    >>> def note(call, proceed):
+    ...     names.append(call.name)
+    ...     return proceed(*call.args, **call.kwargs)
+    >>> with nn.intercept(model, note):
+    ...     y = model(jnp.ones((1, 3)))
+    >>> names
+    ['', '0', '1']
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"intercept: model: {type(model).__name__}; accepted is a flax.nnx module")
+    if not callable(interceptor):
+        raise TypeError(
+            f"intercept: interceptor: {interceptor!r}; accepted is a function of (call, proceed)"
+        )
+    found = list(named_modules(model))
+    names = {id(module): name for name, module in found}
+    interception = _Interception(interceptor, names, [module for _, module in found])
+    classes: set[Any] = {type(module) for module in interception.modules}
+    classes = {c for c in classes if any("__call__" in vars(base) for base in c.__mro__)}
+    _watch(classes)
+    token = _open.set((*_open.get(), interception))
+    try:
+        yield
+    finally:
+        _open.reset(token)
+        _leave(classes)
+
+
+def _watch(classes: set[Any]) -> None:
+    with _lock:
+        for cls in classes:
+            _users[cls] = _users.get(cls, 0) + 1
+            if _users[cls] == 1:
+                _originals[cls] = vars(cls).get("__call__", _INHERITED)
+                cls.__call__ = _watched(cls, _originals[cls])
+
+
+def _leave(classes: set[Any]) -> None:
+    with _lock:
+        for cls in classes:
+            _users[cls] -= 1
+            if _users[cls] == 0:
+                original = _originals.pop(cls)
+                del _users[cls]
+                if original is _INHERITED:
+                    del cls.__call__
+                else:
+                    cls.__call__ = original
+
+
+def _watched(cls: Any, original: Any) -> Callable[..., Any]:
+    """What stands in the place of a class's `__call__`."""
+
+    def run(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if original is _INHERITED:
+            return super(cls, module).__call__(*args, **kwargs)
+        # `__call__` need not be a function: it may be what nnx.jit made of one
+        bound = original.__get__(module, cls) if hasattr(original, "__get__") else original
+        return bound(*args, **kwargs)
+
+    def call(module: Any, /, *args: Any, **kwargs: Any) -> Any:
+        # An object of a subclass comes here by super().__call__, in the midst of its own call.
+        asked = _open.get() if type(module) is cls else ()
+        if not any(id(module) in one.names for one in asked):
+            return run(module, args, kwargs)
+        last = len(asked) - 1
+        return _ask(asked, (), last, module, lambda *a, **k: run(module, a, k), args, kwargs)
+
+    return call if original is _INHERITED else wraps(original)(call)
+
+
+def _ask(
+    asked: tuple[_Interception, ...],
+    opened: tuple[_Interception, ...],
+    last: int,
+    module: nnx.Module,
+    run: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """The output of a call that `asked[: last + 1]` have yet to see.
+
+    `opened` are those that an interceptor opened around its `proceed`.
+    """
+    while last >= 0 and id(module) not in asked[last].names:
+        last -= 1
+    # While an interceptor runs, those that come after it in the order are open; inside the
+    # module itself all of them are again.
+    before = asked if last < 0 else asked[:last]
+    token = _open.set(before + opened)
+    try:
+        if last < 0:
+            return run(*args, **kwargs)
+
+        def proceed(*args: Any, **kwargs: Any) -> Any:
+            now_opened = _open.get()[last:]
+            return _ask(asked, now_opened, last - 1, module, run, args, kwargs)
+
+        one = asked[last]
+        return one.interceptor(Call(one.names[id(module)], module, args, kwargs), proceed)
+    finally:
+        _open.reset(token)

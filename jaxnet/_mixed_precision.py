@@ -1,0 +1,68 @@
+"""Half precision inside a model, between parameters and outputs in float32."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from jaxnet._intercept import Call, intercept
+
+
+@contextmanager
+def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
+    """Lets a model compute in half precision between float32 parameters and outputs.
+
+    Inside, the model's parameters are seen in `dtype`, floating arguments of a call of the
+    model are cast to it, and floating results come back in float32. Buffers keep their
+    dtype. Outside, the parameters are as they were, but for what a layer wrote into them.
+
+    Torch's autocast chooses by operation; here everything between input and output
+    is in `dtype`, but the layers that sum many numbers (normalisation, softmax) sum
+    in float32 by themselves.
+
+    Args:
+        model: The model; its parameters are changed for the time of the context.
+        dtype: bfloat16 or float16; None leaves everything as it is.
+
+    Raises:
+        ValueError: The dtype is not a floating one.
+    """
+    if dtype is None:
+        yield
+        return
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"compute_dtype: {jnp.dtype(dtype)}; accepted is a floating dtype")
+    # nnx.iter_graph finds the parameters that stand in containers of flax, too
+    params = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Param)]
+    before = [(variable, variable[...], variable[...].astype(dtype)) for variable in params]
+    for variable, _, narrow in before:
+        variable.set_value(narrow)
+
+    def cast(call: Call, proceed: Callable[..., Any]) -> Any:
+        if call.module is not model:
+            return proceed(*call.args, **call.kwargs)
+        args, kwargs = jax.tree.map(lambda x: _cast(x, dtype), (call.args, call.kwargs))
+        return jax.tree.map(lambda x: _cast(x, jnp.float32), proceed(*args, **kwargs))
+
+    try:
+        with intercept(model, cast):
+            yield
+    finally:
+        for variable, value, narrow in before:
+            now = variable[...]
+            # A layer may have written into its parameter, as Embedding(max_norm=...) does: what
+            # it changed stays, and the other numbers keep the digits that they had.
+            changed = now is not narrow
+            variable.set_value(
+                jnp.where(now == narrow, value, now.astype(value.dtype)) if changed else value
+            )
+
+
+def _cast(x: Any, dtype: DTypeLike) -> Any:
+    if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.asarray(x, dtype)
+    return x

@@ -1,0 +1,174 @@
+"""The folder of a run's checkpoints: what belongs in it, who writes there, how one is put in."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxnet import _files as files
+from jaxnet.checkpoint._about import ABOUT, SUMS
+
+FORMAT = 2
+_LOCK = ".lock"
+_STEP = re.compile(r"step_(\d{10,})")
+_ASIDE = re.compile(r"\.(step_\d{10,})\.(partial|gone|replaced)")
+# The folders that this process writes to: a lock on a file holds only other processes off.
+_WRITING: set[Path] = set()
+
+
+class Folder:
+    """A folder that holds checkpoints `step_0000000012`.
+
+    No file says so for the whole folder, since its loss would make every checkpoint
+    unusable: the folder is one of checkpoints if there is one in it, or nothing at all.
+
+    Args:
+        path: Path of the folder, which need not be there yet.
+
+    Raises:
+        ValueError: It holds other things, or checkpoints of another format.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser().absolute()
+        self._lock: int | None = None
+        self.check()
+
+    def of(self, step: int) -> Path:
+        """The folder of one checkpoint."""
+        return self.path / f"step_{step:010d}"
+
+    def steps(self) -> list[int]:
+        """The numbers of the checkpoints that are there, oldest first."""
+        if not self.path.is_dir():
+            return []
+        found = (_STEP.fullmatch(entry.name) for entry in self.path.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def check(self) -> None:
+        """Raises ValueError if it is not a folder of checkpoints."""
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise ValueError(f"{self.path}: a file; give a folder for checkpoints")
+        names = {entry.name for entry in self.path.iterdir()}
+        steps = sorted(filter(_STEP.fullmatch, names))
+        for name in steps:
+            there = set(os.listdir(self.path / name)) if (self.path / name).is_dir() else {name}
+            if ABOUT in there and "arrays" in there:
+                raise ValueError(
+                    f"{self.path}: checkpoints of format 1; this jaxnet reads format {FORMAT}; "
+                    "go on with the jaxnet that wrote them, or give another folder"
+                )
+            # One of the files may be lost: then it is a damaged checkpoint, but one of ours.
+            if there and not there & {ABOUT, SUMS}:
+                raise ValueError(
+                    f"{self.path / name}: neither {ABOUT} nor {SUMS} is there, so it is not a "
+                    "checkpoint of jaxnet; give another folder"
+                )
+        others = sorted(n for n in names if n != _LOCK and not _ASIDE.fullmatch(n))
+        if others and not steps:
+            raise ValueError(
+                f"{self.path}: holds {', '.join(others[:3])}{', ...' * (len(others) > 3)} "
+                "and no checkpoint, so it is not a folder of checkpoints; give a new or an "
+                "empty one"
+            )
+
+    def claim(self) -> None:
+        """Makes the folder ready for this process to write, and clears what a killed one left.
+
+        Raises:
+            OSError: The folder cannot be made or written.
+            ValueError: Another writer is there, or the folder is not one of checkpoints.
+        """
+        if self._lock is not None:
+            return
+        self.check()
+        busy = ValueError(
+            f"{self.path}: another process writes its checkpoints there; wait for it, or give "
+            "another folder"
+        )
+        if self.path in _WRITING:
+            raise busy
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = files.lock(self.path / _LOCK, wait=False)
+            try:
+                self._clear()
+            except BaseException:
+                os.close(lock)
+                raise
+        except BlockingIOError:
+            raise busy from None
+        except OSError as error:
+            raise self.unwritable(error) from error
+        self._lock = lock
+        _WRITING.add(self.path)
+
+    def release(self) -> None:
+        """Lets others write."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+            _WRITING.discard(self.path)
+
+    @contextmanager
+    def filling(self, step: int) -> Iterator[Path]:
+        """Gives an empty folder; when it is filled it becomes the checkpoint of that number.
+
+        At every moment the number stands for a whole checkpoint or for none, and one that is
+        there goes only when the new one is whole.
+        """
+        final = self.of(step)
+        partial, replaced = self._aside(step, "partial"), self._aside(step, "replaced")
+        shutil.rmtree(partial, ignore_errors=True)
+        with files.filling(partial):
+            yield partial
+            # All content is on the disk before the name that says so is there.
+            files.flush(partial)
+            there = final.exists()
+            if there:  # a folder that is not empty cannot be renamed over; see `_clear`
+                os.rename(final, replaced)
+            try:
+                os.rename(partial, final)
+            except BaseException:
+                if there:
+                    os.rename(replaced, final)
+                raise
+        files.flush_names(self.path)
+        # Only now is the old one not needed any more, whatever happens to the machine.
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def drop(self, step: int) -> None:
+        """Removes a checkpoint."""
+        gone = self._aside(step, "gone")
+        os.rename(self.of(step), gone)  # so that no half-deleted one is ever seen
+        shutil.rmtree(gone)
+
+    def unwritable(self, error: OSError) -> OSError:
+        """The same error, in words that say what became of the folder."""
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
+        what = "the disk is full" if full else "the folder cannot be written"
+        reason = error.strerror or str(error)
+        return OSError(
+            error.errno or errno.EIO, f"{self.path}: {what}: {reason}; nothing else was changed"
+        )
+
+    def _aside(self, step: int, why: str) -> Path:
+        """Where a checkpoint lies while it is "partial", "gone" or "replaced"."""
+        return self.path / f".{self.of(step).name}.{why}"
+
+    def _clear(self) -> None:
+        for entry in list(self.path.iterdir()):
+            match = _ASIDE.fullmatch(entry.name)
+            if not match:
+                continue
+            whole = self.path / match[1]
+            if match[2] == "replaced" and not whole.exists():
+                # Killed between the two renames of `filling`: the old one is the whole one.
+                os.rename(entry, whole)
+            else:
+                shutil.rmtree(entry)

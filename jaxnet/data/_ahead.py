@@ -1,0 +1,186 @@
+"""Batches that threads read, or that are sent to a device, before they are asked for."""
+
+import atexit
+import collections
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+END: Any = object()
+"""What a `read` gives when there is nothing left."""
+
+_Task = tuple[Future[Any], Any]
+
+# How long a program that ends waits for a read that does not.
+_PATIENCE = 5.0
+
+_running: "weakref.WeakSet[ReadAhead]" = weakref.WeakSet()
+_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
+
+
+class ReadAhead(Iterator[Any]):
+    """Batches in order, read by threads.
+
+    An error stands in the place of its batch: the batches after it still come, as torch's do.
+
+    Args:
+        jobs: what to read, one a batch. The first are drawn now, as torch draws them, and not
+            with the first batch.
+        read: makes the batch of a job, or gives `END`. It runs in the threads.
+        workers: how many of them.
+        ahead: how many batches are on their way at any time.
+        timeout: seconds to wait for a batch; 0 waits for ever.
+        begin: called in each thread with its number, before it reads.
+
+    Raises:
+        RuntimeError: a batch did not come in time, or `begin` failed.
+    """
+
+    def __init__(
+        self,
+        jobs: Iterator[Any],
+        read: Callable[[Any], Any],
+        workers: int,
+        ahead: int,
+        timeout: float = 0,
+        begin: Callable[[int], None] | None = None,
+    ) -> None:
+        self._jobs = jobs
+        self._timeout = timeout
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._waiting: collections.deque[Future[Any]] = collections.deque()
+        self._workers = 0
+        _running.add(self)
+        for _ in range(ahead):
+            self._submit()
+        for number in range(workers):
+            # Daemons: a read that never returns must not keep a program from its end.
+            arguments = (self._tasks, read, begin, number)
+            thread = threading.Thread(
+                target=_work, args=arguments, name=f"jaxnet-loader-{number}", daemon=True
+            )
+            _threads.add(thread)
+            thread.start()
+            self._workers += 1
+
+    def _submit(self) -> None:
+        future: Future[Any] = Future()
+        try:
+            job = next(self._jobs, END)
+        except Exception as error:  # of a sampler: it comes after the batches before it
+            future.set_exception(error)
+        else:
+            if job is END:
+                return
+            self._tasks.put((future, job))
+        self._waiting.append(future)
+
+    def __next__(self) -> Any:
+        if not self._waiting:
+            self.close()
+            raise StopIteration
+        try:
+            self._waiting[0].exception(self._timeout or None)
+        except FutureTimeoutError as error:
+            raise RuntimeError(f"timeout: no batch came within {self._timeout} seconds") from error
+        future = self._waiting.popleft()
+        self._submit()
+        batch = future.result()
+        if batch is END:
+            self.close()
+            raise StopIteration
+        return batch
+
+    def close(self) -> None:
+        """Gives up what was not asked for, and lets the threads end."""
+        for future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
+        self._jobs = iter(())
+        for _ in range(self._workers):
+            self._tasks.put(None)
+        self._workers = 0
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _work(
+    tasks: "queue.SimpleQueue[_Task | None]",
+    read: Callable[[Any], Any],
+    begin: Callable[[int], None] | None,
+    number: int,
+) -> None:
+    """One thread. It must not hold the iterator, whose end is its own."""
+    failed: Exception | None = None
+    try:
+        if begin is not None:
+            begin(number)
+    except Exception as error:
+        failed = error
+    while (task := tasks.get()) is not None:
+        future, job = task
+        if future.set_running_or_notify_cancel():
+            try:
+                if failed is not None:
+                    raise RuntimeError(f"worker_init_fn: it raised {failed!r}") from failed
+                future.set_result(read(job))
+            except StopIteration as error:  # it would read as the end of the data
+                reason = RuntimeError("dataset: reading a row raised StopIteration")
+                reason.__cause__ = error
+                future.set_exception(reason)
+            except BaseException as error:  # also what would end the thread
+                future.set_exception(error)
+        del task, future, job  # else the last batch would stay in memory
+
+
+@atexit.register
+def _end() -> None:
+    for batches in list(_running):
+        batches.close()
+    until = time.monotonic() + _PATIENCE
+    for thread in list(_threads):
+        thread.join(max(0.0, until - time.monotonic()))
+
+
+class SendAhead(Iterator[Any]):
+    """Batches that are on their way to a device, or elsewhere, before they are asked for.
+
+    An error stands in the place of its batch, as in `ReadAhead`.
+
+    Args:
+        batches: to send.
+        send: starts it, and gives what comes out of this iterator.
+        ahead: how many are on their way when one is handed out.
+    """
+
+    def __init__(self, batches: Iterator[Any], send: Callable[[Any], Any], ahead: int) -> None:
+        self._batches, self._send, self._ahead = batches, send, ahead
+        self._sent: collections.deque[tuple[Any, Exception | None]] = collections.deque()
+
+    def __next__(self) -> Any:
+        while len(self._sent) <= self._ahead:
+            try:
+                self._sent.append((self._send(next(self._batches)), None))
+            except StopIteration:
+                break
+            except Exception as error:
+                self._sent.append((None, error))
+        if not self._sent:
+            raise StopIteration
+        batch, failed = self._sent.popleft()
+        if failed is not None:
+            raise failed
+        return batch
+
+    def close(self) -> None:
+        """Gives up what was not asked for."""
+        self._sent.clear()
+        close = getattr(self._batches, "close", None)
+        if close is not None:
+            close()

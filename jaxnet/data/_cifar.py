@@ -1,0 +1,135 @@
+"""CIFAR-10's and CIFAR-100's own archives: pickled batches, or plain bytes, in a tar file."""
+
+import gzip
+import io
+import pickle
+import tarfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Decoded = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
+
+
+def read_python(path: Path, split: str, classes: int = 10) -> Decoded:
+    """Reads `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`.
+
+    Args:
+        path: of the archive.
+        split: "train" or "test".
+        classes: 10 or 100 (the fine labels).
+
+    Returns:
+        uint8 (N, 32, 32, 3), int32 (N,), class names.
+
+    Raises:
+        ValueError: the archive is damaged, or a pickle in it names a function.
+    """
+    if classes == 10:
+        batches, meta = _batches(split), "batches.meta"
+        labels_key, names_key = b"labels", b"label_names"
+    else:
+        batches, meta = [split], "meta"
+        labels_key, names_key = b"fine_labels", b"fine_label_names"
+    try:
+        found = {
+            name: _Batch(raw, encoding="bytes").load()
+            for name, raw in _members(path, [*batches, meta]).items()
+        }
+        pixels = np.concatenate([found[name][b"data"] for name in batches])
+        labels = np.concatenate([found[name][labels_key] for name in batches])
+        names = tuple(name.decode() for name in found[meta][names_key])
+        return _images(pixels), _labels(labels, pixels, classes), names
+    except _DAMAGE as error:
+        raise _damaged(path, classes, error) from error
+
+
+def read_binary(path: Path, split: str, classes: int = 10) -> Decoded:
+    """Reads `cifar-10-binary.tar.gz` or `cifar-100-binary.tar.gz`, as `read_python` does."""
+    if classes == 10:
+        batches, meta, head = _batches(split), "batches.meta.txt", 1
+        batches = [f"{name}.bin" for name in batches]
+    else:  # the coarse label, then the fine one
+        batches, meta, head = [f"{split}.bin"], "fine_label_names.txt", 2
+    try:
+        found = {name: raw.read() for name, raw in _members(path, [*batches, meta]).items()}
+        rows = np.concatenate([np.frombuffer(found[name], np.uint8) for name in batches])
+        rows = rows.reshape(-1, head + 3072)
+        names = tuple(found[meta].decode().split())
+        return _images(rows[:, head:]), _labels(rows[:, head - 1], rows, classes), names
+    except _DAMAGE as error:
+        raise _damaged(path, classes, error) from error
+
+
+_DAMAGE = (
+    OSError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    zlib.error,
+    tarfile.TarError,
+    pickle.UnpicklingError,
+)
+
+
+def _batches(split: str) -> list[str]:
+    return ["test_batch"] if split == "test" else [f"data_batch_{i}" for i in range(1, 6)]
+
+
+def _members(path: Path, wanted: list[str]) -> dict[str, Any]:
+    """The wanted files of the archive, by their last name, opened."""
+    found = {}
+    with gzip.open(path) as unzipped, tarfile.open(fileobj=unzipped) as archive:
+        for member in archive:
+            name = member.name.rsplit("/", 1)[-1]
+            if name in wanted:
+                raw = archive.extractfile(member)
+                if raw is None:
+                    raise KeyError(f"{name} is no file")
+                found[name] = io.BytesIO(raw.read())
+        while unzipped.read(1 << 20):  # to the end, where the checksum is
+            pass
+    for name in wanted:
+        if name not in found:
+            raise KeyError(f"{name} is missing")
+    return found
+
+
+def _images(pixels: np.ndarray) -> np.ndarray:
+    images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # (N, H, W, C)
+    return np.ascontiguousarray(images)
+
+
+def _labels(labels: np.ndarray, pixels: np.ndarray, classes: int) -> np.ndarray:
+    if len(labels) != len(pixels):
+        raise ValueError(f"{len(labels)} labels for {len(pixels)} images")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels from {labels.min()} to {labels.max()} for {classes} classes")
+    return labels.astype(np.int32)
+
+
+def _damaged(path: Path, classes: int, error: Exception) -> ValueError:
+    return ValueError(f"{path}: damaged CIFAR-{classes} archive: {error!r}; fetch it again")
+
+
+class _Batch(pickle.Unpickler):
+    """Unpickles arrays and nothing else: a pickle can name any function to call."""
+
+    _allowed = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._allowed:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not allowed")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)

@@ -1,0 +1,33 @@
+"""Images as arrays for a network."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def to_tensor(images: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W, C) in 0..255 to float32 (N, C, H, W) in 0..1: torchvision's ToTensor."""
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(
+            f"images: {images.dtype} of shape {images.shape}; accepted is uint8 (N, H, W, C)"
+        )
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+
+
+def normalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """(x - mean) / std for each channel of float (N, C, H, W): torchvision's Normalize."""
+    if not np.issubdtype(images.dtype, np.floating) or images.ndim != 4:
+        raise ValueError(
+            f"images: {images.dtype} of shape {images.shape}; accepted is float (N, C, H, W), as "
+            "to_tensor gives it"
+        )
+    channels = images.shape[1]
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(
+            f"mean, std: {len(mean)} and {len(std)} numbers for images of {channels} channels"
+        )
+    if 0 in list(std):
+        raise ValueError(f"std: {list(std)} holds a zero, which cannot be divided by")
+    shape = (1, channels, 1, 1)
+    shift = np.asarray(mean, images.dtype).reshape(shape)
+    return (images - shift) / np.asarray(std, images.dtype).reshape(shape)

@@ -1,0 +1,168 @@
+"""Prepared tensorflow-datasets folders, read without TensorFlow."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnet._extras import needed
+
+
+def versions(root: Path) -> list[Path]:
+    """The prepared versions below `root` (folders such as 3.0.2), oldest first."""
+    if not root.is_dir():
+        return []
+    found = [
+        folder
+        for folder in root.iterdir()
+        if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and (folder / "dataset_info.json").is_file()
+    ]
+    return sorted(found, key=lambda folder: tuple(map(int, folder.name.split("."))))
+
+
+def read(
+    folder: Path, split: str, starts: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Decodes the images and labels of one split.
+
+    tensorflow-datasets shuffles records when it prepares them. CIFAR's keep their
+    place in an id such as `train_00042` and are put back in that order. MNIST's
+    have no id, but the shuffle is a fixed one (by the MD5 of split and place): it
+    is undone if the labels then begin as they should, and left alone otherwise.
+
+    Args:
+        folder: of one version.
+        split: "train" or "test".
+        starts: the first labels in the makers' order, to tell whether a shuffle
+            without ids was undone rightly; None if records have to have ids.
+
+    Raises:
+        ValueError: a record is missing or damaged, naming the folder and record.
+    """
+    from tqdm import tqdm
+
+    records = open_split(folder, split)
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    places: list[int | None] = []
+    bar = tqdm(range(len(records)), f"decoding {split}", unit=" images", leave=False, disable=None)
+    for i in bar:
+        try:
+            record = records[i]
+        except Exception as error:  # the reader raises bare RuntimeErrors
+            raise _damaged(folder, f"record {i} of {split}: {_one_line(error)}") from error
+        images.append(record["image"])
+        labels.append(int(record["label"]))
+        places.append(_place(record.get("id"), i, split, folder))
+    kept, classes = np.array(labels, np.int32), _classes(folder, labels)
+    for i, image in enumerate(images):
+        if image.shape != images[0].shape:
+            raise _damaged(
+                folder, f"image {i} of {split} is {image.shape}, the first one {images[0].shape}"
+            )
+    if starts is not None and all(place is None for place in places):
+        order = _unshuffled(len(places), split)
+        if starts is None or kept[order][: len(starts)].tolist() != list(starts):
+            order = np.arange(len(places))
+    else:
+        numbers = np.array([-1 if place is None else place for place in places])
+        order = np.argsort(numbers)
+        if not np.array_equal(numbers[order], np.arange(len(places))):
+            raise _damaged(folder, f"the ids of {split} are not 0 to {len(places) - 1}, each once")
+    return np.stack(images)[order], kept[order], classes
+
+
+def _unshuffled(n: int, split: str) -> np.ndarray:
+    """Where the records 0 .. n-1 of the makers lie: the writer sorts them by this MD5."""
+    salted = hashlib.md5(split.encode(), usedforsecurity=False)
+
+    def key(place: int) -> bytes:
+        salt = salted.copy()
+        salt.update(str(place).encode())
+        return salt.digest()
+
+    return np.argsort(sorted(range(n), key=key))
+
+
+def open_split(folder: Path, split: str) -> Any:
+    """The records of one split by number, each decoded into a dictionary when it is asked for.
+
+    Raises:
+        ValueError: the data set has no such split, is in another format, or is damaged.
+    """
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        counts = {s["name"]: sum(map(int, s["shardLengths"])) for s in info["splits"]}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _damaged(folder, f"dataset_info.json: {error!r}"[:300]) from error
+    if info.get("fileFormat") != "array_record":
+        raise ValueError(
+            f"{folder}: prepared as {info.get('fileFormat')!r}, which only TensorFlow reads; "
+            "prepare it with --file_format array_record"
+        )
+    if split not in counts:
+        raise ValueError(f"split: {split!r}; {folder} has {', '.join(map(repr, counts))}")
+    with _no_opencv_advice():
+        tfds = needed(
+            "tensorflow_datasets",
+            f"{folder}",
+            "tensorflow-datasets array_record importlib_resources",
+        )
+
+        try:
+            records = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
+            records[0]
+        except Exception as error:
+            raise _damaged(folder, f"{split}: {_one_line(error)}") from error
+    if len(records) != counts[split]:
+        raise _damaged(folder, f"{split} holds {len(records)} records of {counts[split]}")
+    return records
+
+
+@contextlib.contextmanager
+def _no_opencv_advice() -> Iterator[None]:
+    """tensorflow-datasets advises OpenCV once; Pillow decodes PNG just the same."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _place(record_id: bytes | None, position: int, split: str, folder: Path) -> int | None:
+    if record_id is None:
+        return None
+    found = re.fullmatch(rf"{split}_(\d+)", record_id.decode())
+    if found is None:
+        raise _damaged(folder, f"record {position} has the id {record_id.decode()!r}")
+    return int(found[1])
+
+
+def _classes(folder: Path, labels: list[int]) -> tuple[str, ...]:
+    names = folder / "label.labels.txt"
+    if names.is_file():
+        classes = tuple(names.read_text(encoding="utf-8").splitlines())  # "Ankle boot" is one name
+        wrong = [i for i, label in enumerate(labels) if not 0 <= label < len(classes)]
+        if wrong:
+            row = wrong[0]
+            raise _damaged(
+                folder, f"record {row} has label {labels[row]}; {names.name} names {len(classes)}"
+            )
+        return classes
+    return tuple(str(i) for i in range(max(labels) + 1))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _damaged(folder: Path, what: str) -> ValueError:
+    return ValueError(f"{folder}: damaged data set: {what}; copy or prepare it again")

@@ -1,0 +1,146 @@
+"""Volumes: a DICOM series as one array, slices in the order in which they lie."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnet._extras import needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """Slices of one series.
+
+    Attributes:
+        voxels: (depth, height, width): int16 or so as stored, float32 in
+            Hounsfield units.
+        spacing: millimetres from one voxel to the next along depth, height, width.
+        files: the slices' files, in the order of the voxels.
+    """
+
+    voxels: np.ndarray
+    spacing: tuple[float, float, float]
+    files: tuple[Path, ...]
+
+
+def read_volume(folder: str | os.PathLike[str], *, hounsfield: bool = False) -> Volume:
+    """Reads the slices of one DICOM series and puts them in order.
+
+    The order is that of the slices' positions along the axis of the scan, from low
+    to high, whatever the files are called. Files are those that end in .dcm, or all
+    if none does.
+
+    Args:
+        folder: of the series.
+        hounsfield: rescale to Hounsfield units (water 0, air -1000) with the slope
+            and intercept of each slice; otherwise the numbers come as stored.
+
+    Raises:
+        ValueError: no slices, a file that is damaged, slices of several series or
+            sizes, two slices at one place, slices that do not lie straight above one
+            another, or one that is missing between two others. One that is missing at
+            an end cannot be told. With hounsfield, also a slice that is no CT or does
+            not say its slope and intercept.
+        FileNotFoundError: the folder is not there.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder; give that of a DICOM series")
+    # A link that leads nowhere is a slice that is missing: reading it says so.
+    files = sorted(f for f in folder.iterdir() if not f.is_dir() and not f.name.startswith("."))
+    files = [f for f in files if f.suffix.lower() == ".dcm"] or files
+    if not files:
+        raise ValueError(f"{folder}: it holds no files; give the folder of a DICOM series")
+    slices = [_Slice(file) for file in files]
+    first = slices[0]
+    for other in slices[1:]:
+        for what in ("series", "shape", "axes", "pixel_spacing"):
+            if getattr(other, what) != getattr(first, what):
+                raise ValueError(
+                    f"{other.file}: its {what.replace('_', ' ')} is {getattr(other, what)}, that "
+                    f"of {first.file.name} is {getattr(first, what)}; a volume is one series"
+                )
+        shift = np.abs(np.subtract(other.corner, first.corner))
+        if (shift > 0.5 * np.array(first.pixel_spacing[::-1])).any():
+            raise ValueError(
+                f"{other.file}: it lies {shift[0]:g} and {shift[1]:g} mm beside {first.file.name} "
+                "along its rows and columns; a volume's slices lie straight above one another "
+                "(a tilted series has to be resampled first)"
+            )
+    slices.sort(key=lambda each: each.position)
+    step = _step(slices)
+    voxels = np.stack([each.voxels(hounsfield) for each in slices])
+    return Volume(voxels, (step, *first.pixel_spacing), tuple(each.file for each in slices))
+
+
+class _Slice:
+    """One file, checked for what a volume needs."""
+
+    def __init__(self, file: Path) -> None:
+        pydicom = needed("pydicom", "read_volume", "pydicom")
+        self.file = file
+        try:
+            data: Any = pydicom.dcmread(file)
+            self.series = str(data.SeriesInstanceUID)
+            self.axes = tuple(float(x) for x in data.ImageOrientationPatient)
+            origin = [float(x) for x in data.ImagePositionPatient]
+            rows, columns = (float(x) for x in data.PixelSpacing)
+            self.pixel_spacing = (rows, columns)
+            self.pixels = np.asarray(data.pixel_array)
+            self.modality = str(data.get("Modality", "CT"))
+            scale = data.get("RescaleSlope"), data.get("RescaleIntercept")
+            self.rescale = None if None in scale else (float(scale[0]), float(scale[1]))
+        except Exception as error:  # pydicom and its decoders raise what they like
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{file}: damaged, or no DICOM slice: {reason}") from error
+        if self.pixels.ndim != 2 or len(self.axes) != 6 or len(origin) != 3:
+            raise ValueError(
+                f"{file}: pixels of shape {self.pixels.shape}; accepted is one slice a file"
+            )
+        if not np.isfinite([*self.axes, *origin, *self.pixel_spacing]).all():
+            raise ValueError(
+                f"{file}: its place is not finite: ImagePositionPatient {origin}, "
+                f"ImageOrientationPatient {list(self.axes)}, PixelSpacing {[rows, columns]}"
+            )
+        self.shape = self.pixels.shape
+        along_row, along_column = self.axes[:3], self.axes[3:]
+        self.position = float(np.dot(np.cross(along_row, along_column), origin))
+        self.corner = float(np.dot(along_row, origin)), float(np.dot(along_column, origin))
+
+    def voxels(self, hounsfield: bool) -> np.ndarray:
+        if not hounsfield:
+            return self.pixels
+        if self.rescale is None or self.modality != "CT":
+            what = "no RescaleSlope and RescaleIntercept" if self.rescale is None else self.modality
+            raise ValueError(
+                f"{self.file}: {what}; Hounsfield units are for CT slices with both; "
+                "hounsfield=False gives the numbers as stored"
+            )
+        slope, intercept = map(np.float32, self.rescale)
+        return self.pixels.astype(np.float32) * slope + intercept
+
+
+def _step(slices: Sequence[_Slice]) -> float:
+    """The distance from slice to slice, the same everywhere."""
+    if len(slices) == 1:
+        raise ValueError(f"{slices[0].file}: one slice is no volume; at least two are needed")
+    positions = np.array([each.position for each in slices])
+    steps = np.diff(positions)
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # of two steps the shorter one
+    for i in np.argsort(steps, kind="stable"):  # two slices at one place come first
+        where = f"{slices[i].file.parent}: {slices[i].file.name} and {slices[i + 1].file.name}"
+        if steps[i] < 1e-3:
+            raise ValueError(f"{where} both lie at {positions[i]:g} mm; remove one")
+        # Positions are printed with few digits; a missing slice doubles the step.
+        if abs(steps[i] - usual) > 0.1 * usual:
+            missing = max(round(steps[i] / usual) - 1, 0)
+            what = f"{missing} missing between them" if missing else "slices are uneven"
+            raise ValueError(
+                f"{where} lie at {positions[i]:g} and {positions[i + 1]:g} mm, the others "
+                f"{usual:g} mm apart: {what}; copy the series again"
+            )
+    return float((positions[-1] - positions[0]) / (len(slices) - 1))

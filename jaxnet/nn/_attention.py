@@ -1,0 +1,290 @@
+"""MultiheadAttention, and under torch.nn.attention's names how attention is computed."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxnet.nn._dropout import dropout
+from jaxnet.nn._linear import Linear, linear
+from jaxnet.nn._module import Module, Parameter
+from jaxnet.nn._scaled_dot_product import scaled_dot_product_attention
+from jaxnet.nn.init import Rngs, draw_normal, draw_uniform, fan_in_and_out, zeros_
+from jaxnet.precision import full_float32
+
+
+class NonDynamicallyQuantizableLinear(Linear):
+    """`Linear` under the name with which torch prints it inside MultiheadAttention."""
+
+
+class MultiheadAttention(Module):
+    """Several attentions side by side: torch.nn.MultiheadAttention.
+
+    softmax(Q_h K_h^T / sqrt(E / num_heads) + mask) V_h for each head h, where Q, K and
+    V are affine functions of query, key and value; the heads side by side go through
+    `out_proj`.
+
+    Args:
+        embed_dim: E, length of a query and of an output; a multiple of num_heads.
+        num_heads: how many heads share it.
+        dropout: probability of zeroing an attention weight, in training; the random
+            numbers come from the open `nn.keys` context.
+        bias: whether the projections have biases.
+        add_bias_kv: whether a trained key and value stand behind the given ones.
+        add_zero_attn: whether a key and value of zeros stand behind them.
+        kdim: length of a key, E by default.
+        vdim: length of a value, E by default.
+        batch_first: whether a batch is (N, L, E) and not (L, N, E).
+        rngs: source of the initial weights: Xavier uniform, zero for the biases,
+            Xavier normal for bias_k and bias_v.
+        dtype: of the parameters.
+
+    Parameters as in torch: `in_proj_weight` (3 E, E), or `q_proj_weight`,
+    `k_proj_weight`, `v_proj_weight` if kdim or vdim is not E; `in_proj_bias` (3 E,);
+    `bias_k`, `bias_v` (1, 1, E); `out_proj.weight`, `out_proj.bias`.
+
+    >>> from jaxnet.random import Generator
+    >>> attention = MultiheadAttention(4, 2, batch_first=True, rngs=Generator(0))
+    >>> x = jnp.ones((5, 3, 4))
+    >>> output, weights = attention(x, x, x)
+    >>> output.shape, weights.shape
+    ((5, 3, 4), (5, 3, 3))
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        batch_first: bool = False,
+        *,
+        rngs: Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        if embed_dim <= 0 or num_heads <= 0 or embed_dim % num_heads:
+            raise ValueError(
+                f"MultiheadAttention: embed_dim {embed_dim} is no positive multiple of "
+                f"num_heads {num_heads}"
+            )
+        self.embed_dim = embed_dim
+        self.kdim = embed_dim if kdim is None else kdim
+        self.vdim = embed_dim if vdim is None else vdim
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.batch_first = batch_first
+        self.head_dim = embed_dim // num_heads
+        # torch draws out_proj first, although it prints and stores it last.
+        out_proj = NonDynamicallyQuantizableLinear(
+            embed_dim, embed_dim, bias, rngs=rngs, dtype=dtype
+        )
+        joint = self.kdim == embed_dim == self.vdim
+
+        def weight(rows: int, columns: int, there: bool) -> Parameter | None:
+            return _xavier_uniform(rngs, (rows, columns), dtype) if there else None
+
+        self.q_proj_weight = weight(embed_dim, embed_dim, not joint)
+        self.k_proj_weight = weight(embed_dim, self.kdim, not joint)
+        self.v_proj_weight = weight(embed_dim, self.vdim, not joint)
+        self.in_proj_weight = weight(3 * embed_dim, embed_dim, joint)
+        self.in_proj_bias = Parameter(jnp.zeros((3 * embed_dim,), dtype)) if bias else None
+        self.bias_k = _xavier_normal_row(rngs, embed_dim, dtype) if add_bias_kv else None
+        self.bias_v = _xavier_normal_row(rngs, embed_dim, dtype) if add_bias_kv else None
+        self.add_zero_attn = add_zero_attn
+        self.out_proj = out_proj
+        if out_proj.bias is not None:
+            zeros_(out_proj.bias)
+
+    @full_float32()
+    def __call__(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        key_padding_mask: jax.Array | None = None,
+        need_weights: bool = True,
+        attn_mask: jax.Array | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Attends.
+
+        Args:
+            query: (L, N, E), (N, L, E) with batch_first, or without a batch (L, E).
+            key: (S, N, kdim), laid out like query.
+            value: (S, N, vdim), laid out like query.
+            key_padding_mask: (N, S), or (S,) without a batch. True hides a key; floats
+                are added to the scores.
+            need_weights: whether the weights are returned too. A row whose keys are all
+                hidden is nan with it, and attends to nothing without it, as in torch.
+            attn_mask: (L, S) or (N * num_heads, L, S), of the same two kinds.
+            average_attn_weights: whether the returned weights are the heads' mean.
+            is_causal: says that attn_mask, which must be given, is the causal mask. As
+                in torch the mask itself counts where weights or a key_padding_mask are
+                asked for, and position i sees 0 to i otherwise.
+
+        Returns:
+            The outputs, shaped like query, and the weights or None: (N, L, S), or
+            (N, num_heads, L, S) if they are not averaged; without a batch no N. S counts
+            the keys that add_bias_kv and add_zero_attn append.
+        """
+        batched = self._check(query, key, value, key_padding_mask, attn_mask)
+        if is_causal and attn_mask is None:
+            raise ValueError(f"{self!r}: is_causal says what attn_mask is; give attn_mask too")
+        q, k, v = self._projected(query, key, value)
+        if not batched:
+            q, k, v = q[None], k[None], v[None]
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
+        elif not self.batch_first:
+            q, k, v = (jnp.swapaxes(x, 0, 1) for x in (q, k, v))  # (N, L, E)
+        k, v = self._extended(k, self.bias_k), self._extended(v, self.bias_v)
+        n, length, source = q.shape[0], q.shape[1], k.shape[1]
+        # (N, L, E) to (N, heads, L, head_dim)
+        q, k, v = (
+            jnp.swapaxes(x.reshape(n, x.shape[1], self.num_heads, self.head_dim), 1, 2)
+            for x in (q, k, v)
+        )
+        only_causal = is_causal and key_padding_mask is None and not need_weights
+        mask = None if only_causal else self._mask(attn_mask, key_padding_mask, n, source, q.dtype)
+        p = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            scores = (q * math.sqrt(1.0 / self.head_dim)) @ jnp.swapaxes(k, -1, -2)
+            if mask is not None:
+                scores = scores + jnp.broadcast_to(mask, scores.shape)
+            weights = jax.nn.softmax(scores, axis=-1) if source else scores
+            # Recorded masks come in torch's shape.
+            flat = weights.reshape(n * self.num_heads, length, source)
+            weights = dropout(flat, p).reshape(weights.shape)
+            heads = weights @ v
+            weights = weights.mean(1) if average_attn_weights else weights
+        else:
+            heads = scaled_dot_product_attention(q, k, v, mask, p, only_causal)
+        output = jnp.swapaxes(heads, 1, 2).reshape(n, length, self.embed_dim)
+        output = self.out_proj(output)
+        if not batched:
+            return output[0], None if weights is None else weights[0]
+        return (output if self.batch_first else jnp.swapaxes(output, 0, 1)), weights
+
+    def _projected(
+        self, query: jax.Array, key: jax.Array, value: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Q, K and V; by one product if all three come from the same array."""
+        bias = None if self.in_proj_bias is None else self.in_proj_bias[...]
+        if self.in_proj_weight is not None:
+            weight = self.in_proj_weight[...]
+            if query is key and key is value:
+                q, k, v = jnp.split(linear(query, weight, bias), 3, axis=-1)
+                return q, k, v
+            parts = jnp.split(weight, 3)
+        else:
+            given = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+            parts = [w[...] for w in given if w is not None]
+        biases = [None] * 3 if bias is None else jnp.split(bias, 3)
+        q, k, v = map(linear, (query, key, value), parts, biases)
+        return q, k, v
+
+    def _extended(self, x: jax.Array, last: Parameter | None) -> jax.Array:
+        """(N, S, E) with the trained row and the row of zeros behind it."""
+        rows = [x]
+        shape = (x.shape[0], 1, self.embed_dim)
+        if last is not None:
+            rows.append(jnp.broadcast_to(last[...], shape))
+        if self.add_zero_attn:
+            rows.append(jnp.zeros(shape, x.dtype))
+        return rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1)
+
+    def _mask(
+        self,
+        attn_mask: jax.Array | None,
+        key_padding_mask: jax.Array | None,
+        n: int,
+        source: int,
+        dtype: DTypeLike,
+    ) -> jax.Array | None:
+        """What is added to the scores (N, heads, L, S), in a shape that broadcasts; or None."""
+        total = None
+        if attn_mask is not None:
+            bias = _additive("attn_mask", attn_mask, dtype)
+            shape = (n, self.num_heads) if bias.ndim == 3 else (1, 1)
+            total = _widened(bias, source).reshape(*shape, bias.shape[-2], source)
+        if key_padding_mask is not None:
+            padding = _widened(_additive("key_padding_mask", key_padding_mask, dtype), source)
+            padding = padding.reshape(n, 1, 1, source)
+            total = padding if total is None else total + padding
+        return total
+
+    def _check(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        key_padding_mask: jax.Array | None,
+        attn_mask: jax.Array | None,
+    ) -> bool:
+        """Raises unless all shapes fit; says whether there is a batch."""
+        batched = query.ndim == 3
+        if query.ndim not in (2, 3) or query.shape[-1] != self.embed_dim:
+            lead = "(N, L, " if self.batch_first else "(L, N, "
+            self._wrong("query", f"{lead}{self.embed_dim}) or (L, {self.embed_dim})", query)
+        time = 1 if batched and self.batch_first else 0
+        source = key.shape[time] if key.ndim == query.ndim else 0
+        lead_shape = list(query.shape[:-1])
+        lead_shape[time] = source
+        for name, x, size in (("key", key, self.kdim), ("value", value, self.vdim)):
+            if x.shape != (*lead_shape, size):
+                expected = [*map(str, lead_shape), str(size)]
+                if name == "key":
+                    expected[time] = "S"
+                self._wrong(name, f"({', '.join(expected)})", x)
+        n = query.shape[1 - time] if batched else 1
+        length = query.shape[time]
+        if attn_mask is not None:
+            many = (n * self.num_heads, length, source)
+            if attn_mask.shape not in ((length, source), many):
+                self._wrong("attn_mask", f"{(length, source)} or {many}", attn_mask)
+        if key_padding_mask is not None:
+            padding = (n, source) if batched else (source,)
+            if key_padding_mask.shape != padding:
+                self._wrong("key_padding_mask", f"{padding}", key_padding_mask)
+        return batched
+
+    def _wrong(self, name: str, expected: str, given: jax.Array) -> None:
+        raise ValueError(
+            f"MultiheadAttention({self.embed_dim}, {self.num_heads}) expects {name} of shape "
+            f"{expected}; it got {given.shape}"
+        )
+
+
+def _xavier_uniform(rngs: Rngs, shape: tuple[int, int], dtype: DTypeLike) -> Parameter:
+    """From U(-bound, bound), bound = sqrt(6 / (fan_in + fan_out)), rounded as torch does."""
+    bound = math.sqrt(3.0) * math.sqrt(2.0 / sum(fan_in_and_out(shape)))
+    return Parameter(draw_uniform(rngs, shape, -bound, bound, dtype))
+
+
+def _xavier_normal_row(rngs: Rngs, size: int, dtype: DTypeLike) -> Parameter:
+    """(1, 1, size) from N(0, 2 / (fan_in + fan_out)), both fans being `size`."""
+    std = math.sqrt(2.0 / (2 * size))
+    return Parameter(draw_normal(rngs, (1, 1, size), 0.0, std, dtype))
+
+
+def _additive(name: str, mask: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """A mask as numbers to add: -inf where a boolean one is True."""
+    if mask.dtype == jnp.bool_:
+        return jnp.where(mask, jnp.asarray(-jnp.inf, dtype), jnp.zeros((), dtype))
+    if not jnp.issubdtype(mask.dtype, jnp.floating):
+        raise TypeError(
+            f"MultiheadAttention: {name} of {mask.dtype}; accepted are booleans and floats"
+        )
+    return mask.astype(dtype)
+
+
+def _widened(mask: jax.Array, source: int) -> jax.Array:
+    """Zeros behind the last axis for the keys that the layer appends itself."""
+    widths = [(0, 0)] * (mask.ndim - 1) + [(0, source - mask.shape[-1])]
+    return jnp.pad(mask, widths)

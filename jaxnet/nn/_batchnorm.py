@@ -1,0 +1,462 @@
+"""Normalisation with running statistics: BatchNorm and InstanceNorm.
+
+As in torch, the running variance is the unbiased one, `momentum` weighs the new
+value (flax's weighs the old), and momentum None means the plain average of all
+batches. In training mode a layer writes its new statistics into its buffers, at
+every call: a layer used n times in one forward updates them n times.
+"""
+
+import math
+import warnings
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxnet import _kernels as kernels
+from jaxnet.backend import Operation, batch_innermost, tangents_along
+from jaxnet.nn._module import Buffer, Module, Parameter, wrong_shape
+from jaxnet.nn._norm import affine, check_sizes, moments, value, working
+
+Statistic = nnx.Variable[Any] | jax.Array | None
+
+
+def batch_norm(
+    input: Float[Array, "N C *size"],
+    running_mean: Statistic,
+    running_var: Statistic,
+    weight: Float[Array, " C"] | None = None,
+    bias: Float[Array, " C"] | None = None,
+    training: bool = False,
+    momentum: float | jax.Array = 0.1,
+    eps: float = 1e-5,
+) -> Float[Array, "N C *size"]:
+    """(x - mean) / sqrt(var + eps) weight + bias for each channel.
+
+    Args:
+        input: (N, C, ...).
+        running_mean: (C,). In training a `nn.Buffer`, which is written as torch writes
+            its tensor, or None; otherwise an array does too.
+        running_var: (C,), likewise; kept unbiased, while the batch's own is not.
+        weight: factors (C,).
+        bias: summands (C,).
+        training: whether mean and variance come from the batch.
+        momentum: the new value's weight in the running ones.
+        eps: added to the variance.
+
+    Raises:
+        ValueError: a shape does not fit, the statistics are missing, or a channel
+            has a single value in training.
+        TypeError: an array was given in training where a buffer is to be written.
+    """
+    if input.ndim < 2:
+        raise ValueError(f"batch_norm: the input has shape {input.shape}; accepted is (N, C, ...)")
+    channels = input.shape[1]
+    _check_statistics("batch_norm", channels, running_mean, running_var, training)
+    check_sizes("batch_norm", (channels,), weight=weight, bias=bias)
+    if eps < 0 or (training and eps == 0):
+        raise ValueError(f"batch_norm: eps is {eps}; accepted is a positive number")
+    x = working("batch_norm", input)
+    per_channel = (1, channels) + (1,) * (x.ndim - 2)
+    if not training:
+        x = _by_running(x, per_channel, running_mean, running_var, eps)
+        return affine(x, per_channel, weight, bias).astype(input.dtype)
+
+    count = x.size // channels if channels else 0
+    if count == 1:
+        raise ValueError(
+            "batch_norm: Expected more than 1 value per channel when training, "
+            f"got input size {input.shape}"
+        )
+    if not count:
+        return affine(x, per_channel, weight, bias).astype(input.dtype)
+    if batch_innermost(x):
+        factors = jnp.ones(channels, x.dtype) if weight is None else weight.astype(x.dtype)
+        summands = jnp.zeros(channels, x.dtype) if bias is None else bias.astype(x.dtype)
+        x, mean, var = _NORMALISE(x, factors, summands, eps=float(eps))
+    else:
+        x, mean, var = _normalise(x, weight, bias, eps)
+    _update(running_mean, mean, momentum)
+    _update(running_var, var * (count / (count - 1)), momentum)
+    return x.astype(input.dtype)
+
+
+def _normalise(x, weight, bias, eps):
+    mean, centred, var = moments(x, (0, *range(2, x.ndim)))
+    y = affine(centred * lax.rsqrt(var + eps), _per_channel(x), weight, bias)
+    return [y, mean.reshape(-1), var.reshape(-1)]
+
+
+def _per_channel(x):
+    return (1, -1, *(1,) * (x.ndim - 2))
+
+
+# Batches of images as an operation. Backwards runs the kernel's backward pass, or the one
+# that is written out here; other derivatives (forward, of a gradient) are those of
+# `_normalise`. No gradient goes through the moments that are returned.
+
+
+def _by_few_passes(x, weight, bias, eps):
+    """`_normalise` with two passes over x for the moments, where it has three."""
+    axes, shape = (0, *range(2, x.ndim)), _per_channel(x)
+    rough = x.mean(axes)
+    shifted = x - rough.reshape(shape)
+    # The mean of what the rounded mean leaves over is so small that the difference of the
+    # squares loses nothing, but of equal numbers it may be below 0.
+    rest = shifted.mean(axes)
+    var = jnp.maximum(jnp.square(shifted).mean(axes) - jnp.square(rest), 0)
+    centred = shifted - rest.reshape(shape)
+    y = affine(centred * lax.rsqrt(var + eps).reshape(shape), shape, weight, bias)
+    return [y, rough + rest, var]
+
+
+def _normalise_jvp(arguments, tangents, eps):
+    results = _NORMALISE(*arguments, eps=eps)
+    moved = _TANGENTS(arguments, tuple(results[1:]), tuple(tangents), eps=eps)
+    return results, [*moved, None, None]
+
+
+def _only_y(x, weight, bias, eps):
+    return _normalise(x, weight, bias, eps)[:1]
+
+
+def _tangents(inputs, moments, direction, eps):
+    return tangents_along(partial(_only_y, eps=eps), inputs, direction)
+
+
+def _tangents_transpose(arguments, slopes, eps):
+    inputs, moments, direction = arguments
+    found = _BACKWARD(inputs, moments, slopes[0], eps=eps)
+    wanted = zip(found, direction, strict=True)
+    return None, None, tuple(None if moves is None else slope for slope, moves in wanted)
+
+
+def _backward(inputs, moments, dy, eps):
+    """The slopes of x, weight and bias, by one pass over x and dy and another for that of x."""
+    (x, weight, _), (mean, var) = inputs, moments
+    axes, shape = (0, *range(2, x.ndim)), _per_channel(x)
+    inverse = lax.rsqrt(var + eps)
+    unit = (x - mean.reshape(shape)) * inverse.reshape(shape)
+    dbias, dweight = dy.sum(axes), (dy * unit).sum(axes)
+    count = x.size // weight.size
+    even, along = ((slope / count).reshape(shape) for slope in (dbias, dweight))
+    return [(dy - even - unit * along) * (inverse * weight).reshape(shape), dweight, dbias]
+
+
+def _whole_backward(inputs, moments, dy, eps):
+    """The same through the moments, for what is differentiated again."""
+    return jax.vjp(partial(_only_y, eps=eps), *inputs)[1]([dy])
+
+
+def _backward_in_c(inputs, moments, dy, eps):
+    x, weight, _ = inputs
+    return kernels.batch_norm_gradient(x, dy, weight, *moments, eps)
+
+
+_NORMALISE = Operation(
+    "batch_norm",
+    native=_by_few_passes,
+    kernel=kernels.batch_norm,
+    shapes=lambda x, weight, bias, eps: [x.shape, weight.shape, weight.shape],
+    jvp=_normalise_jvp,
+)
+_TANGENTS = Operation(
+    "batch_norm_tangents",
+    native=_tangents,
+    shapes=lambda inputs, moments, direction, eps: [inputs[0].shape],
+    transpose=_tangents_transpose,
+)
+_BACKWARD = Operation(
+    "batch_norm_gradient",
+    native=_backward,
+    kernel=_backward_in_c,
+    shapes=lambda inputs, moments, dy, eps: [part.shape for part in inputs],
+    derivative=_whole_backward,
+)
+
+
+def instance_norm(
+    input: Float[Array, "N C *size"],
+    running_mean: Statistic = None,
+    running_var: Statistic = None,
+    weight: Float[Array, " C"] | None = None,
+    bias: Float[Array, " C"] | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Float[Array, "N C *size"]:
+    """`batch_norm` of each example by itself: torch.nn.functional.instance_norm.
+
+    Args:
+        input: (N, C, ...) with at least one more axis.
+        running_mean: (C,), written with the examples' average; see `batch_norm`.
+        running_var: (C,), likewise.
+        weight: factors (C,).
+        bias: summands (C,).
+        use_input_stats: whether mean and variance come from the input.
+        momentum: the new value's weight in the running ones.
+        eps: added to the variance.
+    """
+    if input.ndim < 2:
+        raise ValueError(
+            f"instance_norm: the input has shape {input.shape}; accepted is (N, C, ...)"
+        )
+    channels = input.shape[1]
+    _check_statistics("instance_norm", channels, running_mean, running_var, use_input_stats)
+    check_sizes("instance_norm", (channels,), weight=weight, bias=bias)
+    x = working("instance_norm", input)
+    per_channel = (1, channels) + (1,) * (x.ndim - 2)
+    if not use_input_stats:
+        x = _by_running(x, per_channel, running_mean, running_var, eps)
+        return affine(x, per_channel, weight, bias).astype(input.dtype)
+
+    count = math.prod(x.shape[2:])
+    if count == 1:
+        raise ValueError(
+            "instance_norm: Expected more than 1 spatial element when training, "
+            f"got input size {input.shape}"
+        )
+    if input.size:
+        mean, x, var = moments(x, tuple(range(2, x.ndim)))
+        _update(running_mean, mean.mean(0).reshape(-1), momentum)
+        _update(running_var, var.mean(0).reshape(-1) * (count / (count - 1)), momentum)
+        x = x * lax.rsqrt(var + eps)
+    return affine(x, per_channel, weight, bias).astype(input.dtype)
+
+
+def _check_statistics(
+    name: str, channels: int, mean: Statistic, var: Statistic, training: bool
+) -> None:
+    if (mean is None) != (var is None):
+        raise ValueError(
+            f"{name}: running_mean and running_var must either both be None or neither be None"
+        )
+    if mean is None and not training:
+        raise ValueError(f"{name}: running_mean and running_var are needed outside of training")
+    for argument, array in (("running_mean", mean), ("running_var", var)):
+        if array is not None and array.shape != (channels,):
+            raise ValueError(
+                f"{name}: {argument} has shape {array.shape}; the input has {channels} channels"
+            )
+        if training and array is not None and not isinstance(array, nnx.Variable):
+            raise TypeError(
+                f"{name}: {argument} would be updated, but an array cannot change; "
+                "give a nn.Buffer, or None to keep no statistics"
+            )
+
+
+def _by_running(
+    x: jax.Array, shape: tuple[int, ...], mean: Statistic, var: Statistic, eps: float
+) -> jax.Array:
+    at, spread = (s[...].reshape(shape).astype(x.dtype) for s in (mean, var))  # type: ignore[index]
+    return (x - at) * lax.rsqrt(spread + eps)
+
+
+def _update(running: Statistic, new: jax.Array, momentum: float | jax.Array) -> None:
+    if isinstance(running, nnx.Variable):
+        new = lax.stop_gradient(new).astype(running.dtype)
+        running[...] = momentum * new + (1 - momentum) * running[...]
+
+
+class _Norm(Module):
+    """What BatchNorm and InstanceNorm share: parameters, buffers, printing."""
+
+    _axes: tuple[int, ...] = ()
+    _layouts = ""
+    weight: Any  # a Parameter, or None without affine
+    bias: Any
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool,
+        bias: bool,
+        dtype: DTypeLike,
+    ) -> None:
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        shape, tracked = (num_features,), track_running_stats
+        self.weight = Parameter(jnp.ones(shape, dtype)) if affine else None
+        self.bias = Parameter(jnp.zeros(shape, dtype)) if affine and bias else None
+        self.running_mean = Buffer(jnp.zeros(shape, dtype)) if tracked else None
+        self.running_var = Buffer(jnp.ones(shape, dtype)) if tracked else None
+        # `int` is int64 under jax.enable_x64 and int32 otherwise.
+        self.num_batches_tracked = Buffer(jnp.zeros((), int)) if tracked else None
+
+    def _wrong_shape(self, input: jax.Array) -> ValueError:
+        return wrong_shape(self, self._layouts.replace("C", str(self.num_features)), input)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={self.affine}, bias={self.bias is not None}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class _BatchNorm(_Norm):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
+
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        counted = self.affine or self.track_running_stats
+        if input.ndim not in self._axes or (counted and input.shape[1] != self.num_features):
+            raise self._wrong_shape(input)
+        momentum: float | jax.Array = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            count = self.num_batches_tracked[...] + 1
+            self.num_batches_tracked[...] = count
+            if self.momentum is None:
+                momentum = 1 / count.astype(self.running_mean.dtype)  # type: ignore[union-attr]
+        return batch_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            value(self.weight),
+            value(self.bias),
+            self.training or self.running_mean is None,
+            momentum,
+            self.eps,
+        )
+
+
+class BatchNorm1d(_BatchNorm):
+    """Normalises each channel over the batch: torch.nn.BatchNorm1d.
+
+    Args:
+        num_features: C; as in torch not looked at without parameters and statistics.
+        eps: added to the variance.
+        momentum: the new value's weight in the running statistics (0.1; flax's 0.99
+            weighs the old one); None for the average of all batches.
+        affine: whether there are weight and bias.
+        track_running_stats: whether statistics are kept for evaluation mode;
+            without them the batch's own are used there too.
+        bias: whether there is a bias beside the weight.
+        dtype: of parameters and statistics.
+
+    Parameters `weight` (ones) and `bias` (zeros); buffers `running_mean`,
+    `running_var` (C,) and `num_batches_tracked` (int64 as in torch under
+    jax.enable_x64, otherwise int32).
+
+    In a step over a sharded batch the statistics are those of the whole batch, as
+    torch's SyncBatchNorm has them.
+
+    >>> from jaxnet import nn
+    >>> norm = nn.BatchNorm1d(2)
+    >>> norm(jnp.array([[1.0, 10.0], [3.0, 30.0]])).round(3).tolist()
+    [[-1.0, -1.0], [1.0, 1.0]]
+    >>> norm.running_mean[...]
+    Array([0.2, 2. ], dtype=float32)
+    """
+
+    _axes = (2, 3)
+    _layouts = "(N, C) or (N, C, L)"
+
+
+class BatchNorm2d(_BatchNorm):
+    """Normalises each channel of (N, C, H, W): torch.nn.BatchNorm2d. See `BatchNorm1d`."""
+
+    _axes = (4,)
+    _layouts = "(N, C, H, W)"
+
+
+class BatchNorm3d(_BatchNorm):
+    """Normalises each channel of (N, C, D, H, W): torch.nn.BatchNorm3d. See `BatchNorm1d`."""
+
+    _axes = (5,)
+    _layouts = "(N, C, D, H, W)"
+
+
+class _InstanceNorm(_Norm):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        *,
+        bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
+
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        if input.ndim not in self._axes:
+            raise self._wrong_shape(input)
+        batched = input.ndim == self._axes[-1]
+        channels = input.shape[1 if batched else 0]
+        if channels != self.num_features:
+            if self.affine or self.track_running_stats:
+                raise self._wrong_shape(input)
+            warnings.warn(
+                f"{self!r}: the input has {channels} channels; it is normalised all the same, "
+                "because num_features is not used without affine",
+                stacklevel=2,
+            )
+        output = instance_norm(
+            input if batched else input[None],
+            self.running_mean,
+            self.running_var,
+            value(self.weight),
+            value(self.bias),
+            self.training or not self.track_running_stats,
+            0.0 if self.momentum is None else self.momentum,
+            self.eps,
+        )
+        return output if batched else output[0]
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Normalises each channel of each example: torch.nn.InstanceNorm1d.
+
+    Args:
+        num_features: C.
+        eps: added to the variance.
+        momentum: the new value's weight in the running statistics. As in torch, None
+            leaves them as they are, and `num_batches_tracked` stays 0.
+        affine: whether there are weight and bias.
+        track_running_stats: whether statistics are kept and used in evaluation mode.
+        bias: whether there is a bias beside the weight.
+        dtype: of parameters and statistics.
+
+    The input is (N, C, L) or (C, L).
+    """
+
+    _axes = (2, 3)
+    _layouts = "(C, L) or (N, C, L)"
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """(N, C, H, W) or (C, H, W): torch.nn.InstanceNorm2d. See `InstanceNorm1d`."""
+
+    _axes = (3, 4)
+    _layouts = "(C, H, W) or (N, C, H, W)"
+
+
+class InstanceNorm3d(_InstanceNorm):
+    """(N, C, D, H, W) or (C, D, H, W): torch.nn.InstanceNorm3d. See `InstanceNorm1d`."""
+
+    _axes = (4, 5)
+    _layouts = "(C, D, H, W) or (N, C, D, H, W)"

@@ -1,0 +1,442 @@
+"""Correlation, the arithmetic under every convolution, in the form that runs fast.
+
+Layers and functions call `correlate` and its transpose `spread`. Both, and the gradient of
+the weight, are contractions of one trilinear form, and each other's derivatives: three
+operations, which have these forms (`jaxnet.backend` chooses):
+
+* "kernel" is jaxnet's own C (`jaxnet._kernels`), with the batch innermost, for float32
+  images in batches, undilated, at stride 1, in one group.
+* "native" is `lax.conv_general_dilated` and its transposes as JAX writes them.
+* "loop" keeps its speed inside `lax.scan` on a CPU, where XLA's own backward
+  convolutions are about 20 times slower (jax issue 12868): what a CPU does with all the rest.
+"""
+
+import itertools
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnet import _kernels as kernels
+from jaxnet.backend import Operation, batch_innermost, is_wanted
+
+_Sizes = tuple[int, ...]
+_Pads = tuple[tuple[int, int], ...]
+
+# Up to 16 parts of the batch have a weight gradient of their own, so the largest go to XLA.
+_KERNEL_WEIGHTS = 2**20
+
+# From this many input channels in a group, one convolution a group is faster
+# than one product of patches for all groups.
+_WIDE_GROUP = 8
+
+
+class _Geometry(NamedTuple):
+    """Where the windows lie.
+
+    Attributes:
+        sizes: the spatial sizes of x.
+        window: those of the weight.
+        stride, pads, dilation, groups: as in `correlate`.
+        one_by_one: whether several groups are as many convolutions, and not one product of
+            patches, in the "loop" form.
+        in_c: whether the kernel can do it.
+    """
+
+    sizes: _Sizes
+    window: _Sizes
+    stride: _Sizes
+    pads: _Pads
+    dilation: _Sizes
+    groups: int
+    one_by_one: bool
+    in_c: bool
+
+    @property
+    def low(self) -> _Sizes:
+        """The zeros before each axis."""
+        return tuple(low for low, _ in self.pads)
+
+
+def correlate(
+    x: jax.Array,
+    w: jax.Array,
+    stride: _Sizes,
+    pads: _Pads,
+    dilation: _Sizes,
+    groups: int = 1,
+    bias: jax.Array | None = None,
+) -> jax.Array:
+    """y[n, o, m] = bias[o] + sum over c, k of x[n, c, m * stride + k * dilation - low] w[o, c, k].
+
+    Args:
+        x: (N, groups * C, ...).
+        w: (O, C, ...); output channel o sees the C inputs of its group.
+        stride, dilation: one number for each spatial axis.
+        pads: (low, high) zeros for each spatial axis.
+        groups: into how many parts the channels fall.
+        bias: (O,) or None.
+
+    Returns:
+        (N, O, ...).
+    """
+    one_by_one = w.shape[1] >= _WIDE_GROUP
+    geometry = _geometry(x, x.shape[2:], w, stride, pads, dilation, groups, one_by_one)
+    return _CORRELATE(x, w, bias, geometry=geometry)[0]
+
+
+def spread(
+    y: jax.Array,
+    w: jax.Array,
+    sizes: _Sizes,
+    stride: _Sizes,
+    low: _Sizes,
+    dilation: _Sizes,
+    groups: int = 1,
+    bias: jax.Array | None = None,
+) -> jax.Array:
+    """The transpose of `correlate` in x: adds y, times the window, into each place it came from.
+
+    Args:
+        y: (N, O, ...).
+        w: (O, C, ...).
+        sizes: the spatial sizes of the result.
+        stride, dilation, groups: as in `correlate`.
+        low: the zeros that `correlate` puts before each spatial axis.
+        bias: (groups * C,), added to the result, or None.
+
+    Returns:
+        (N, groups * C, *sizes).
+    """
+    # As many zeros behind as before where that makes no other number of windows: the
+    # libraries of GPUs know no other padding.
+    exact = _high_pads(sizes, y, w, stride, low, dilation)
+    pads = tuple(
+        (before, max(after, min(before, after + step - 1)))
+        for (before, after), step in zip(exact, stride, strict=True)
+    )
+    one_by_one = w.shape[:2] != (groups, 1)
+    geometry = _geometry(y, tuple(sizes), w, stride, pads, dilation, groups, one_by_one)
+    return _shifted(_SPREAD(y, w, geometry=geometry)[0], bias)
+
+
+def _geometry(images, sizes, w, stride, pads, dilation, groups, one_by_one) -> _Geometry:
+    in_c = (
+        groups == 1
+        and (*stride, *dilation) == (1, 1, 1, 1)
+        and w.dtype == jnp.float32
+        and 0 < w.size <= _KERNEL_WEIGHTS
+        and batch_innermost(images)
+    )
+    places = tuple(sizes), w.shape[2:], tuple(stride), tuple(map(tuple, pads)), tuple(dilation)
+    return _Geometry(*places, groups, one_by_one, in_c)
+
+
+def _shifted(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """One number more in each channel of (N, O, ...)."""
+    if bias is None:
+        return y
+    return y + jnp.broadcast_to(bias.reshape(-1, *(1,) * (y.ndim - 2)), y.shape)
+
+
+# What JAX writes: the convolution, and its transposes.
+
+
+def _correlate_shapes(x, w, bias, geometry):
+    g = geometry
+    spans = _spans(w, g.dilation)
+    counts = [
+        (n + sum(pads) - span - 1) // step + 1
+        for n, pads, span, step in zip(g.sizes, g.pads, spans, g.stride, strict=True)
+    ]
+    return [(x.shape[0], w.shape[0], *counts)]
+
+
+def _spread_shapes(y, w, geometry):
+    return [(y.shape[0], geometry.groups * w.shape[1], *geometry.sizes)]
+
+
+def _weight_gradient_shapes(x, y, geometry):
+    weight = (y.shape[1], x.shape[1] // geometry.groups, *geometry.window)
+    return [weight, y.shape[1:2]]
+
+
+def _conv(x, w, g):
+    return lax.conv_general_dilated(
+        x, w, g.stride, g.pads, rhs_dilation=g.dilation, feature_group_count=g.groups
+    )
+
+
+def _native_correlate(x, w, bias, geometry):
+    return [_shifted(_conv(x, w, geometry), bias)]
+
+
+def _native_spread(y, w, geometry):
+    x = _inputs(y, w, geometry)
+    return jax.linear_transpose(lambda x: _conv(x, w, geometry), x)(y)
+
+
+def _native_weight_gradient(x, y, geometry):
+    w = _weights(x, y, geometry)
+    return [*jax.linear_transpose(lambda w: _conv(x, w, geometry), w)(y), _bias_gradient(y)]
+
+
+def _inputs(y, w, g):
+    """The type of x: that of y but for its shape."""
+    return jax.typeof(y).update(shape=_spread_shapes(y, w, g)[0])
+
+
+def _weights(x, y, g):
+    """The type of the weight."""
+    return jax.typeof(x).update(shape=_weight_gradient_shapes(x, y, g)[0])
+
+
+def _bias_gradient(y):
+    return y.sum((0, *range(2, y.ndim)))
+
+
+# What a CPU runs fast in XLA's operations.
+
+
+def _loop_correlate(x, w, bias, geometry):
+    return [_shifted(_correlate(x, w, geometry), bias)]
+
+
+def _correlate(x, w, g):
+    if g.groups == 1:
+        return _channels_last_conv(x, w, g.stride, g.pads, rhs_dilation=g.dilation)
+    if not g.one_by_one:
+        return _correlate_narrow(x, w, g.stride, g.pads, g.dilation, g.groups)
+    parts = zip(jnp.split(x, g.groups, 1), jnp.split(w, g.groups, 0), strict=True)
+    one = g._replace(groups=1)
+    return jnp.concatenate([_correlate(a, b, one) for a, b in parts], 1)
+
+
+def _loop_spread(y, w, geometry):
+    return [_spread(y, w, geometry)]
+
+
+def _spread(y, w, g):
+    if g.groups == 1:
+        return _channels_last_conv(
+            y,
+            _flipped(w, 1),
+            (1,) * len(g.stride),
+            _spread_pads(y, w, g.sizes, g.stride, g.low, g.dilation),
+            lhs_dilation=g.stride,
+            rhs_dilation=g.dilation,
+        )
+    if g.one_by_one:
+        parts = zip(jnp.split(y, g.groups, 1), jnp.split(w, g.groups, 0), strict=True)
+        one = g._replace(groups=1)
+        return jnp.concatenate([_spread(a, b, one) for a, b in parts], 1)
+    if w.shape[:2] == (g.groups, 1):
+        steps = [(0, 0, 0), (0, 0, 0), *((0, 0, s - 1) for s in g.stride)]
+        apart = lax.pad(y, jnp.zeros((), y.dtype), steps)
+        pads = _spread_pads(y, w, g.sizes, g.stride, g.low, g.dilation)
+        ones = (1,) * len(g.stride)
+        flipped = jnp.flip(w, range(2, w.ndim))
+        return _correlate_narrow(apart, flipped, ones, pads, g.dilation, g.groups)
+    x = _inputs(y, w, g)
+    return jax.linear_transpose(lambda x: _correlate(x, w, g), x)(y)[0]
+
+
+def _loop_weight_gradient(x, y, geometry):
+    return [_weight_gradient(x, y, geometry), _bias_gradient(y)]
+
+
+def _weight_gradient(x, y, g):
+    """x against y with channels and batch trading places, (O, C, ...)."""
+    w = _weights(x, y, g)
+    if g.groups == 1:
+        pads = _high_pads(g.sizes, y, w, g.stride, g.low, g.dilation)
+        turned = jnp.swapaxes(x, 0, 1), jnp.swapaxes(y, 0, 1)
+        found = _channels_last_conv(*turned, g.dilation, pads, rhs_dilation=g.stride)
+        return jnp.swapaxes(found, 0, 1)
+    if not g.one_by_one:
+        return jax.linear_transpose(lambda w: _correlate(x, w, g), w)(y)[0]
+    parts = zip(jnp.split(x, g.groups, 1), jnp.split(y, g.groups, 1), strict=True)
+    one = g._replace(groups=1)
+    return jnp.concatenate([_weight_gradient(a, b, one) for a, b in parts], 0)
+
+
+def _flipped(w: jax.Array, groups: int) -> jax.Array:
+    """(groups * O, C, ...) to (groups * C, O, ...), the window back to front."""
+    parts = jnp.flip(w, tuple(range(2, w.ndim))).reshape(groups, -1, *w.shape[1:])
+    return jnp.swapaxes(parts, 1, 2).reshape(-1, w.shape[0] // groups, *w.shape[2:])
+
+
+def _spans(w: Any, dilation: _Sizes) -> list[int]:
+    return [(k - 1) * d for k, d in zip(w.shape[2:], dilation, strict=True)]
+
+
+def _high_pads(sizes, y, w, stride, low, dilation) -> _Pads:
+    """The pads that make x of these sizes as long as the windows of y need; may be negative."""
+    axes = zip(sizes, y.shape[2:], _spans(w, dilation), stride, low, strict=True)
+    return tuple((p, (m - 1) * s + 1 + span - n - p) for n, m, span, s, p in axes)
+
+
+def _spread_pads(y, w, sizes, stride, low, dilation) -> _Pads:
+    axes = zip(sizes, y.shape[2:], _spans(w, dilation), stride, low, strict=True)
+    return tuple((span - p, n + p - (m - 1) * s - 1) for n, m, span, s, p in axes)
+
+
+# With channels last: these are the dimension numbers that XLA's CPU backend knows; the
+# gradients that JAX derives have others.
+
+
+def _channels_last_conv(x, w, stride, pads, lhs_dilation=None, rhs_dilation=None):
+    spatial = "DHW"[-(x.ndim - 2) :]
+    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    y = lax.conv_general_dilated(
+        jnp.moveaxis(x, 1, -1),
+        jnp.moveaxis(w, (0, 1), (-1, -2)),
+        stride,
+        pads,
+        lhs_dilation,
+        rhs_dilation,
+        dimension_numbers=numbers,
+    )
+    return jnp.moveaxis(y, -1, 1)
+
+
+# Several groups of few channels: XLA's grouped convolutions are slow on a CPU,
+# with canonical numbers too, so these are written as shifted copies of x.
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5), inline=True)
+def _correlate_narrow(x, w, stride, pads, dilation, groups):
+    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), *((*p, 0) for p in pads)))
+    axes = zip(padded.shape[2:], _spans(w, dilation), stride, strict=True)
+    sizes = tuple((n - span - 1) // s + 1 for n, span, s in axes)
+    ends = [(m - 1) * s + 1 for m, s in zip(sizes, stride, strict=True)]
+
+    def shifted(offset):
+        starts = [k * d for k, d in zip(offset, dilation, strict=True)]
+        limits = [a + b for a, b in zip(starts, ends, strict=True)]
+        return lax.slice(
+            padded, (0, 0, *starts), (*x.shape[:2], *limits), (1, 1, *stride)
+        )  # (N, groups * C, *sizes)
+
+    offsets = list(itertools.product(*map(range, w.shape[2:])))
+    n, (o, c) = x.shape[0], w.shape[:2]
+    if c == 1 and o == groups:
+        column = (1, o) + (1,) * len(sizes)
+        terms = [shifted(k) * w[(slice(None), 0, *k)].reshape(column) for k in offsets]
+        return sum(terms[1:], terms[0])
+
+    copies = [jnp.swapaxes(shifted(k), 0, 1).reshape(groups, c, -1) for k in offsets]
+    patches = jnp.stack(copies, 2).reshape(groups, c * len(offsets), -1)
+    kernel = w.reshape(groups, o // groups, -1)  # (groups, O / groups, C * window)
+    y = kernel @ patches  # (groups, O / groups, N * sizes)
+    return jnp.swapaxes(y.reshape(o, n, *sizes), 0, 1)
+
+
+# In C.
+
+
+def _in_c(*arrays, geometry):
+    return geometry.in_c
+
+
+def _kernel_correlate(x, w, bias, geometry):
+    # XLA adds the bias: it costs nothing within the activation that usually follows.
+    return [_shifted(kernels.correlate2d(x, w, geometry.pads), bias)]
+
+
+def _kernel_spread(y, w, geometry):
+    pads = _spread_pads(y, w, geometry.sizes, geometry.stride, geometry.low, geometry.dilation)
+    return [kernels.correlate2d(y, _flipped(w, 1), pads)]
+
+
+def _kernel_weight_gradient(x, y, geometry):
+    return kernels.correlate2d_gradient(x, y, geometry.window, geometry.pads)
+
+
+# Linear in x, and in weight and bias together, whose slopes the kernel finds in one pass.
+
+
+def _correlate_jvp(arguments, tangents, geometry):
+    (x, w, bias), (dx, dw, db) = arguments, tangents
+    y = _CORRELATE(x, w, bias, geometry=geometry)[0]
+    parts = []
+    if dx is not None:
+        parts += _CORRELATE(dx, w, None, geometry=geometry)
+    if dw is not None:
+        parts += _CORRELATE(x, dw, db, geometry=geometry)
+    elif db is not None:
+        parts.append(_shifted(jnp.zeros_like(y), db))
+    return [y], [sum(parts[1:], parts[0])]
+
+
+def _correlate_transpose(arguments, slopes, geometry):
+    (x, w, _), (dy,) = arguments, slopes
+    if is_wanted(x):
+        return _SPREAD(dy, w, geometry=geometry)[0], None, None
+    return None, *_WEIGHT_GRADIENT(x, dy, geometry=geometry)
+
+
+def _spread_jvp(arguments, tangents, geometry):
+    (y, w), (dy, dw) = arguments, tangents
+    parts = [] if dy is None else _SPREAD(dy, w, geometry=geometry)
+    parts += [] if dw is None else _SPREAD(y, dw, geometry=geometry)
+    return _SPREAD(y, w, geometry=geometry), [sum(parts[1:], parts[0])]
+
+
+def _spread_transpose(arguments, slopes, geometry):
+    (y, w), (dx,) = arguments, slopes
+    if is_wanted(y):
+        return _CORRELATE(dx, w, None, geometry=geometry)[0], None
+    return None, _WEIGHT_GRADIENT(dx, y, geometry=geometry)[0]
+
+
+def _weight_gradient_jvp(arguments, tangents, geometry):
+    (x, y), (dx, dy) = arguments, tangents
+    moved: list[Any] = [None, None] if dy is None else _WEIGHT_GRADIENT(x, dy, geometry=geometry)
+    if dx is not None:
+        along = _WEIGHT_GRADIENT(dx, y, geometry=geometry)[0]
+        moved[0] = along if dy is None else moved[0] + along
+    return _WEIGHT_GRADIENT(x, y, geometry=geometry), moved
+
+
+def _weight_gradient_transpose(arguments, slopes, geometry):
+    (x, y), (dw, db) = arguments, slopes
+    if is_wanted(x):
+        return _SPREAD(y, dw, geometry=geometry)[0], None
+    if dw is None:
+        return None, _shifted(jnp.zeros(y.shape, y.dtype), db)
+    return None, _CORRELATE(x, dw, db, geometry=geometry)[0]
+
+
+_CORRELATE = Operation(
+    "correlate",
+    native=_native_correlate,
+    loop=_loop_correlate,
+    kernel=_kernel_correlate,
+    in_c=_in_c,
+    shapes=_correlate_shapes,
+    jvp=_correlate_jvp,
+    transpose=_correlate_transpose,
+)
+_SPREAD = Operation(
+    "spread",
+    native=_native_spread,
+    loop=_loop_spread,
+    kernel=_kernel_spread,
+    in_c=_in_c,
+    shapes=_spread_shapes,
+    jvp=_spread_jvp,
+    transpose=_spread_transpose,
+)
+_WEIGHT_GRADIENT = Operation(
+    "weight_gradient",
+    native=_native_weight_gradient,
+    loop=_loop_weight_gradient,
+    kernel=_kernel_weight_gradient,
+    in_c=_in_c,
+    shapes=_weight_gradient_shapes,
+    jvp=_weight_gradient_jvp,
+    transpose=_weight_gradient_transpose,
+)

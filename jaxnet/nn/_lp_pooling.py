@@ -1,0 +1,124 @@
+"""Power-average pooling."""
+
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxnet.nn._module import Module
+from jaxnet.nn._pooling import as_given, avg_pool, check_axes, max_pool
+from jaxnet.nn._window import Size, per_axis
+
+
+def lp_pool1d(
+    input: Float[Array, "*N C L"],
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None = None,
+    ceil_mode: bool = False,
+) -> Float[Array, "*N C L_out"]:
+    """torch.nn.functional.lp_pool1d on (N, C, L) or (C, L); see `lp_pool2d`."""
+    return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool2d(
+    input: Float[Array, "*N C H W"],
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None = None,
+    ceil_mode: bool = False,
+) -> Float[Array, "*N C H_out W_out"]:
+    """(sum of x^p)^(1/p) over each window: torch.nn.functional.lp_pool2d.
+
+    A window that ceil_mode lets hang over the end is scaled up to a whole one, as
+    in torch. Where the sum is 0 the gradient is 0.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W), floats.
+        norm_type: p; infinity takes the largest magnitude.
+        kernel_size, stride, ceil_mode: as in `avg_pool2d`.
+    """
+    return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool3d(
+    input: Float[Array, "*N C D H W"],
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None = None,
+    ceil_mode: bool = False,
+) -> Float[Array, "*N C D_out H_out W_out"]:
+    """torch.nn.functional.lp_pool3d on (N, C, D, H, W) or (C, D, H, W); see `lp_pool2d`."""
+    return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def _lp_pool(
+    n: int,
+    input: jax.Array,
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None,
+    ceil_mode: bool,
+) -> jax.Array:
+    p = float(norm_type)
+    if math.isinf(p):
+        sign = math.copysign(1, p)
+        magnitude = sign * input * jnp.sign(input)  # slope 0 at 0, as torch's abs has
+        return sign * max_pool(n, magnitude, kernel_size, stride, 0, 1, ceil_mode, False)
+    if p == 0:
+        raise ValueError(f"lp_pool{n}d: norm_type 0; accepted are numbers other than 0")
+    mean = avg_pool(n, input**p, kernel_size, stride, 0, ceil_mode, True, None)
+    whole = mean * math.prod(per_axis(f"lp_pool{n}d", "kernel_size", kernel_size, n))
+    # The inner where keeps the root's infinite slope at 0 out of the gradient.
+    return jnp.where(whole == 0, 0, jnp.where(whole == 0, 1, whole) ** (1 / p))
+
+
+class _LPPool(Module):
+    """What the three layers share."""
+
+    _axes: ClassVar[int]
+
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: Size,
+        stride: Size | None = None,
+        ceil_mode: bool = False,
+    ) -> None:
+        self.norm_type = norm_type
+        self.kernel_size = as_given(kernel_size)
+        self.stride = as_given(stride)
+        self.ceil_mode = ceil_mode
+
+    def __call__(self, input: Float[Array, "..."]) -> Float[Array, "..."]:
+        """(N, C, ...) to (N, C, ...); one example without N works too."""
+        check_axes(self, input, self._axes)
+        return _lp_pool(
+            self._axes, input, self.norm_type, self.kernel_size, self.stride, self.ceil_mode
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, ceil_mode={self.ceil_mode}"
+        )
+
+
+class LPPool1d(_LPPool):
+    """The power mean of each window of a sequence: torch.nn.LPPool1d. See `lp_pool2d`."""
+
+    _axes = 1
+
+
+class LPPool2d(_LPPool):
+    """The power mean of each window of an image: torch.nn.LPPool2d. See `lp_pool2d`."""
+
+    _axes = 2
+
+
+class LPPool3d(_LPPool):
+    """The power mean of each window of a volume: torch.nn.LPPool3d. See `lp_pool2d`."""
+
+    _axes = 3

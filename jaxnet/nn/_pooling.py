@@ -1,0 +1,499 @@
+"""Pooling: the largest number or the mean of each window."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Real
+
+from jaxnet import _kernels as kernels
+from jaxnet.backend import Operation, batch_innermost
+from jaxnet.nn._module import Module, wrong_shape
+from jaxnet.nn._window import (
+    Axis,
+    Size,
+    axis_letters,
+    batched,
+    largest,
+    largest_of_few,
+    per_axis,
+    pooled_axes,
+    totals,
+    unfold,
+    winner,
+)
+
+
+def max_pool1d(
+    input: Real[Array, "*N C L"],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """torch.nn.functional.max_pool1d on (N, C, L) or (C, L); see `max_pool2d`."""
+    return max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool2d(
+    input: Real[Array, "*N C H W"],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The largest number of each window: torch.nn.functional.max_pool2d.
+
+    The gradient goes to one number of each window: the first of the largest in
+    reading order, or the last nan.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W).
+        kernel_size: height and width of the window, or one number for both.
+        stride: step of the window; the window's size unless given.
+        padding: numbers on each side that are never the largest; at most half
+            of the window.
+        dilation: step inside the window.
+        ceil_mode: whether a last window may hang over the end.
+        return_indices: whether the places are returned too.
+
+    Returns:
+        (N, C, H', W') or (C, H', W'); with return_indices, also the place h * W + w
+        of each in its channel (int32 unless jax_enable_x64; torch's are int64).
+
+    >>> max_pool2d(jnp.arange(16.0).reshape(1, 4, 4), 2)
+    Array([[[ 5.,  7.],
+            [13., 15.]]], dtype=float32)
+    """
+    return max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool3d(
+    input: Real[Array, "*N C D H W"],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """torch.nn.functional.max_pool3d on (N, C, D, H, W) or (C, D, H, W); see `max_pool2d`."""
+    return max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool(
+    n: int,
+    input: jax.Array,
+    kernel_size: Size,
+    stride: Size | None,
+    padding: Size,
+    dilation: Size,
+    ceil_mode: bool,
+    return_indices: bool,
+) -> Any:
+    name = f"max_pool{n}d"
+    check_real(name, batched(name, input, n))
+    axes = pooled_axes(name, input, kernel_size, stride, padding, dilation, ceil_mode, n)
+    few = [_is_few(axis) and not return_indices for axis in axes]
+    if any(axis.blind and not is_few for axis, is_few in zip(axes, few, strict=True)):
+        raise ValueError(
+            f"{name}: kernel_size {kernel_size!r} with dilation {dilation!r} has a window that "
+            f"sees nothing of the input {input.shape} but its padding {padding!r}"
+        )
+    if return_indices:
+        return largest_and_places(input, [axis.places for axis in axes])
+    if n == 2 and batch_innermost(input) and not any(axis.blind for axis in axes):
+        return _LARGEST(input, axes=tuple(axes))[0]
+    return _largest(input, axes)
+
+
+def _is_few(axis: Axis) -> bool:
+    return not axis.side_by_side and axis.window <= 16
+
+
+def _largest(input: jax.Array, axes: Sequence[Axis]) -> jax.Array:
+    """The largest of each window, one axis after the other."""
+    for i in reversed(range(len(axes))):
+        at = input.ndim - len(axes) + i
+        if _is_few(axes[i]):
+            input = largest_of_few(input, at, axes[i])
+        else:
+            input = largest(unfold(input, at, axes[i].places), at + 1)
+    return input
+
+
+# As operations. The two below are linear in their second argument, and each other's
+# transpose there; x only says which places they take, and has no slope.
+
+
+def _pooled_shapes(x, *values, axes):
+    return [(*x.shape[:2], *(axis.outputs for axis in axes))]
+
+
+def _pick(x, values, axes):
+    """What stands in `values` where x is largest."""
+    return [jax.jvp(partial(_largest, axes=axes), [x], [values])[1]]
+
+
+def _spread(x, dy, axes):
+    """dy at the places where x is largest."""
+    # What it repeats of the forward pass, XLA computes once.
+    return jax.vjp(partial(_largest, axes=axes), x)[1](dy)
+
+
+def _pick_in_c(x, values, axes):
+    counts = tuple(axis.outputs for axis in axes)
+    return [kernels.max_pool2d_pick(x, values, counts, _sizes(axes))]
+
+
+def _spread_in_c(x, dy, axes):
+    return [kernels.max_pool2d_spread(x, dy, _sizes(axes))]
+
+
+def _sizes(axes):
+    """Window, stride, padding and dilation, each for both axes."""
+    return tuple(size for sizes in zip(*(axis[2:] for axis in axes), strict=True) for size in sizes)
+
+
+def _largest_jvp(arguments, tangents, axes):
+    return _LARGEST(*arguments, axes=axes), _PICK(*arguments, *tangents, axes=axes)
+
+
+def _pick_jvp(arguments, tangents, axes):
+    return _PICK(*arguments, axes=axes), _along_second(_PICK, arguments, tangents, axes)
+
+
+def _spread_jvp(arguments, tangents, axes):
+    return _SPREAD(*arguments, axes=axes), _along_second(_SPREAD, arguments, tangents, axes)
+
+
+def _along_second(operation, arguments, tangents, axes):
+    moving = tangents[1]
+    return [None] if moving is None else operation(arguments[0], moving, axes=axes)
+
+
+def _pick_transpose(arguments, slopes, axes):
+    return None, *_SPREAD(arguments[0], *slopes, axes=axes)
+
+
+def _spread_transpose(arguments, slopes, axes):
+    return None, *_PICK(arguments[0], *slopes, axes=axes)
+
+
+_LARGEST = Operation(
+    "max_pool2d",
+    native=lambda x, axes: [_largest(x, axes)],
+    kernel=lambda x, axes: _pick_in_c(x, x, axes),
+    shapes=_pooled_shapes,
+    jvp=_largest_jvp,
+)
+_PICK = Operation(
+    "max_pool2d_pick",
+    native=_pick,
+    kernel=_pick_in_c,
+    shapes=_pooled_shapes,
+    jvp=_pick_jvp,
+    transpose=_pick_transpose,
+)
+_SPREAD = Operation(
+    "max_pool2d_spread",
+    native=_spread,
+    kernel=_spread_in_c,
+    shapes=lambda x, dy, axes: [x.shape],
+    jvp=_spread_jvp,
+    transpose=_spread_transpose,
+)
+
+
+def largest_and_places(
+    input: jax.Array, places: Sequence[np.ndarray]
+) -> tuple[jax.Array, jax.Array]:
+    """The largest of each window and where it stands, counted over the last axes together.
+
+    Args:
+        input: (..., and n spatial axes).
+        places: for each spatial axis, what its windows see: (count, window).
+    """
+    n = len(places)
+    shape = input.shape[-n:]
+    where = jnp.broadcast_to(jnp.arange(math.prod(shape)).reshape(shape), input.shape)
+    for i in reversed(range(n)):
+        at = input.ndim - n + i
+        windows = unfold(input, at, places[i])
+        chosen = jnp.expand_dims(winner(windows, at + 1), at + 1)
+        where = jnp.take_along_axis(unfold(where, at, places[i]), chosen, at + 1).squeeze(at + 1)
+        input = largest(windows, at + 1)
+    return input, where
+
+
+def check_real(name: str, input: jax.Array) -> None:
+    """Complains about what has no order."""
+    if not (jnp.issubdtype(input.dtype, jnp.floating) or jnp.issubdtype(input.dtype, jnp.integer)):
+        raise TypeError(f"{name}: dtype {input.dtype}; accepted are floats and integers")
+
+
+def check_float(name: str, input: jax.Array) -> None:
+    """Complains about what has no mean of its own dtype."""
+    if not jnp.issubdtype(input.dtype, jnp.floating):
+        raise TypeError(f"{name}: dtype {input.dtype}; accepted are floats")
+
+
+def avg_pool1d(
+    input: Float[Array, "*N C L"],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Float[Array, "*N C L_out"]:
+    """torch.nn.functional.avg_pool1d on (N, C, L) or (C, L); see `avg_pool2d`."""
+    return avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+
+
+def avg_pool2d(
+    input: Float[Array, "*N C H W"],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Float[Array, "*N C H_out W_out"]:
+    """The mean of each window: torch.nn.functional.avg_pool2d.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W), floats.
+        kernel_size: height and width of the window, or one number for both.
+        stride: step of the window; the window's size unless given.
+        padding: zeros on each side; at most half of the window.
+        ceil_mode: whether a last window may hang over the end. What hangs over
+            the padding too never counts.
+        count_include_pad: whether the padding's zeros count in the divisor.
+        divisor_override: divides every sum instead of the count.
+
+    Returns:
+        (N, C, H', W') or (C, H', W').
+
+    >>> avg_pool2d(jnp.ones((1, 2, 2)), 2, padding=1)
+    Array([[[0.25, 0.25],
+            [0.25, 0.25]]], dtype=float32)
+    """
+    return avg_pool(
+        2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+
+
+def avg_pool3d(
+    input: Float[Array, "*N C D H W"],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Float[Array, "*N C D_out H_out W_out"]:
+    """torch.nn.functional.avg_pool3d on (N, C, D, H, W) or (C, D, H, W); see `avg_pool2d`."""
+    return avg_pool(
+        3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+
+
+def avg_pool(
+    n: int,
+    input: jax.Array,
+    kernel_size: Size,
+    stride: Size | None,
+    padding: Size,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> jax.Array:
+    name = f"avg_pool{n}d"
+    check_float(name, batched(name, input, n))
+    if divisor_override == 0:
+        raise ValueError(f"{name}: divisor_override 0; accepted are other whole numbers and None")
+    axes = pooled_axes(name, input, kernel_size, stride, padding, 1, ceil_mode, n)
+    if n == 3 and any(axis.window > axis.size for axis in axes):  # torch asks this of volumes only
+        raise ValueError(
+            f"{name}: windows of {kernel_size!r} are larger than the input {input.shape}"
+        )
+    sums = input
+    for i in reversed(range(n)):
+        sums = totals(sums, input.ndim - n + i, axes[i])
+    counts = np.ones(())
+    for axis in axes:
+        counts = counts[..., None] * _counts(axis, count_include_pad)
+    if divisor_override is not None:
+        counts = np.full_like(counts, divisor_override)
+    if (counts == counts.flat[0]).all():
+        return sums / float(counts.flat[0])
+    return sums / jnp.asarray(counts, sums.dtype).reshape((1,) * (sums.ndim - n) + counts.shape)
+
+
+def _counts(axis: Axis, count_include_pad: bool) -> np.ndarray:
+    """By how much each window's sum is divided on one axis."""
+    ends = np.minimum(axis.starts + axis.window, axis.size + axis.padding)
+    if count_include_pad:
+        return ends - axis.starts
+    return np.minimum(ends, axis.size) - np.maximum(axis.starts, 0)
+
+
+class _MaxPool(Module):
+    """What the three layers share."""
+
+    _axes: ClassVar[int]
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+    ) -> None:
+        self.kernel_size = as_given(kernel_size)
+        self.stride = self.kernel_size if stride is None else as_given(stride)
+        self.padding = as_given(padding)
+        self.dilation = as_given(dilation)
+        self.return_indices = return_indices
+        self.ceil_mode = ceil_mode
+
+    def __call__(self, input: Real[Array, "..."]) -> Any:
+        """(N, C, ...) to (N, C, ...); one example without N works too."""
+        check_axes(self, input, self._axes)
+        return max_pool(
+            self._axes,
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.return_indices,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
+        )
+
+
+def as_given(size: Any) -> Any:
+    """A size as torch prints it; flax wants tuples for lists."""
+    return tuple(size) if isinstance(size, list) else size
+
+
+def check_axes(layer: Module, input: jax.Array, n: int) -> None:
+    """Complains unless the input is (N, C, ...) or (C, ...) with n spatial axes."""
+    if input.ndim not in (n + 1, n + 2):
+        axes = axis_letters(n)
+        raise wrong_shape(layer, f"(N, C, {axes}) or (C, {axes})", input)
+
+
+class MaxPool1d(_MaxPool):
+    """The largest number of each window of a sequence: torch.nn.MaxPool1d. See `MaxPool2d`."""
+
+    _axes = 1
+
+
+class MaxPool2d(_MaxPool):
+    """The largest number of each window of an image: torch.nn.MaxPool2d.
+
+    Args:
+        kernel_size, stride, padding, dilation, return_indices, ceil_mode: as in
+            `max_pool2d`; note torch's order.
+
+    >>> MaxPool2d(2)
+    MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False)
+    """
+
+    _axes = 2
+
+
+class MaxPool3d(_MaxPool):
+    """The largest number of each window of a volume: torch.nn.MaxPool3d. See `MaxPool2d`."""
+
+    _axes = 3
+
+
+class _AvgPool(Module):
+    """What the layers for images and volumes share."""
+
+    _axes: ClassVar[int]
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> None:
+        self.kernel_size = as_given(kernel_size)
+        self.stride = self.kernel_size if stride is None else as_given(stride)
+        self.padding = as_given(padding)
+        self.ceil_mode = ceil_mode
+        self.count_include_pad = count_include_pad
+        self.divisor_override = divisor_override
+
+    def __call__(self, input: Float[Array, "..."]) -> Float[Array, "..."]:
+        """(N, C, ...) to (N, C, ...); one example without N works too."""
+        check_axes(self, input, self._axes)
+        return avg_pool(
+            self._axes,
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class AvgPool1d(_AvgPool):
+    """The mean of each window of a sequence: torch.nn.AvgPool1d. See `avg_pool2d`."""
+
+    _axes = 1
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
+        super().__init__(
+            per_axis("AvgPool1d", "kernel_size", kernel_size, 1),
+            None if stride is None else per_axis("AvgPool1d", "stride", stride, 1),
+            per_axis("AvgPool1d", "padding", padding, 1),
+            ceil_mode,
+            count_include_pad,
+        )
+
+
+class AvgPool2d(_AvgPool):
+    """The mean of each window of an image: torch.nn.AvgPool2d. See `avg_pool2d`."""
+
+    _axes = 2
+
+
+class AvgPool3d(_AvgPool):
+    """The mean of each window of a volume: torch.nn.AvgPool3d. See `avg_pool2d`."""
+
+    _axes = 3

@@ -1,0 +1,259 @@
+"""Windows over spatial axes: how arguments are read, where windows lie, what is taken from them."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnet.precision import amax
+
+# The jitted functions are small programs of many steps: without a jit around them each
+# step would be compiled alone. Under one, inline leaves no trace of theirs.
+
+Size = int | Sequence[int]
+"""One whole number for every spatial axis, or one for each."""
+
+
+def per_axis(owner: str, name: str, value: Any, n: int, least: int = 0) -> tuple[int, ...]:
+    """A number for each of n spatial axes, from one number or a sequence.
+
+    Args:
+        owner: the layer or function that complains.
+        name: of the argument.
+        value: what was given; a sequence of one number stands for all axes.
+        n: how many axes there are.
+        least: the smallest accepted number.
+
+    >>> per_axis("conv2d", "stride", 2, 2)
+    (2, 2)
+    """
+    try:
+        sizes = tuple(v.__index__() for v in value) if _several(value) else (value.__index__(),)
+    except AttributeError:
+        sizes = ()
+    if len(sizes) == 1:
+        sizes *= n
+    if len(sizes) != n:
+        raise ValueError(
+            f"{owner}: {name} {value!r}; accepted are a whole number or {n} of them"
+            + (", one for each spatial axis" if n > 1 else "")
+        )
+    if min(sizes) < least:
+        raise ValueError(f"{owner}: {name} {value!r}; the least that is accepted is {least}")
+    return sizes
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def axis_letters(n: int) -> str:
+    """L, or H, W, or D, H, W: the names of n spatial axes."""
+    return "L" if n == 1 else ", ".join("DHW"[-n:])
+
+
+def batched(owner: str, input: jax.Array, n: int) -> jax.Array:
+    """(N, C, ...) as it is and (C, ...) as (1, C, ...), with n spatial axes."""
+    if input.ndim not in (n + 1, n + 2):
+        letters = axis_letters(n)
+        raise ValueError(
+            f"{owner}: an input of shape {input.shape}; "
+            f"accepted are (N, C, {letters}) and (C, {letters})"
+        )
+    return input if input.ndim == n + 2 else input[None]
+
+
+class Axis(NamedTuple):
+    """Where the windows of a pooling layer lie on one axis.
+
+    Attributes:
+        size: of the input.
+        outputs: how many windows there are.
+        window, stride, padding, dilation: of the layer.
+    """
+
+    size: int
+    outputs: int
+    window: int
+    stride: int
+    padding: int
+    dilation: int
+
+    @property
+    def starts(self) -> np.ndarray:
+        """(outputs,): the first place of each window; negative in the padding."""
+        return np.arange(self.outputs) * self.stride - self.padding
+
+    @property
+    def places(self) -> np.ndarray:
+        """(outputs, window): the places that each window sees.
+
+        One in the padding is replaced by the window's nearest inside, so that it
+        changes no maximum. At least one of each window must lie inside.
+        """
+        steps = np.arange(self.window) * self.dilation
+        places = self.starts[:, None] + steps
+        inside = (places >= 0) & (places < self.size)
+        first, last = inside.argmax(1), self.window - 1 - inside[:, ::-1].argmax(1)
+        nearest = np.clip(np.arange(self.window), first[:, None], last[:, None])
+        return np.take_along_axis(places, nearest, 1)
+
+    @property
+    def high(self) -> int:
+        """The padding that the last window needs behind the input; may be negative."""
+        span = (self.window - 1) * self.dilation + 1
+        return int(self.starts[-1]) + span - self.size
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether the windows share no place, leave no gap and need no padding."""
+        plain = self.dilation == 1 or self.window == 1
+        return self.window == self.stride and plain and self.padding == 0 and self.high <= 0
+
+    @property
+    def blind(self) -> bool:
+        """Whether some window sees nothing but padding."""
+        places = self.starts[:, None] + np.arange(self.window) * self.dilation
+        return not ((places >= 0) & (places < self.size)).any(1).all()
+
+
+def pooled_axes(
+    name: str,
+    input: jax.Array,
+    kernel_size: Size,
+    stride: Size | None,
+    padding: Size,
+    dilation: Size,
+    ceil_mode: bool,
+    n: int,
+) -> list[Axis]:
+    """Where a pooling layer's windows lie on each of the last n axes.
+
+    With ceil_mode a last window may hang over the end, if it starts before the
+    input's padding on the right.
+    """
+    window = per_axis(name, "kernel_size", kernel_size, n, least=1)
+    steps = window if stride is None else per_axis(name, "stride", stride, n, least=1)
+    pads = per_axis(name, "padding", padding, n)
+    inside = per_axis(name, "dilation", dilation, n, least=1)
+    if any(p > k // 2 for p, k in zip(pads, window, strict=True)):
+        raise ValueError(
+            f"{name}: padding {padding!r} is more than half of kernel_size {kernel_size!r}"
+        )
+    axes = []
+    for size, k, s, p, d in zip(input.shape[-n:], window, steps, pads, inside, strict=True):
+        room = size + 2 * p - d * (k - 1) - 1
+        count = (room + (s - 1 if ceil_mode else 0)) // s + 1
+        if ceil_mode and (count - 1) * s >= size + p:
+            count -= 1
+        axes.append(Axis(size, count, k, s, p, d))
+    if 0 in input.shape[-n - 1 :] or min(axis.outputs for axis in axes) < 1:
+        raise ValueError(
+            f"{name}: windows of {window} with padding {pads} and dilation {inside} "
+            f"do not fit an input of shape {input.shape}"
+        )
+    return axes
+
+
+def unfold(x: jax.Array, axis: int, places: np.ndarray) -> jax.Array:
+    """Axis `axis` becomes two: the windows, and the places (count, window) that each sees."""
+    count, window = places.shape
+    if np.array_equal(places.ravel(), np.arange(places.size)):
+        x = lax.slice_in_dim(x, 0, places.size, axis=axis)
+    else:
+        x = jnp.take(x, places.ravel(), axis)
+    return x.reshape(*x.shape[:axis], count, window, *x.shape[axis + 1 :])
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def largest(windows: jax.Array, axis: int) -> jax.Array:
+    """The largest along an axis; the gradient goes to the `winner` alone.
+
+    XLA's own would share it between ties, and it is several times slower.
+    """
+    return amax(windows, axis)
+
+
+@largest.defjvp
+def _largest_jvp(axis, primals, tangents):
+    (windows,), (slopes,) = primals, tangents
+    number = lax.broadcasted_iota(jnp.int32, windows.shape, axis)
+    chosen = number == jnp.expand_dims(winner(windows, axis), axis)
+    return largest(windows, axis), jnp.where(chosen, slopes, 0).sum(axis)
+
+
+@partial(jax.jit, static_argnums=1, inline=True)
+def winner(windows: jax.Array, axis: int) -> jax.Array:
+    """The place of the largest as torch finds it: the first one, but the last nan."""
+    size = windows.shape[axis]
+    if size > 8:
+        is_nan = windows != windows
+        last_nan = size - 1 - jnp.argmax(jnp.flip(is_nan, axis), axis).astype(jnp.int32)
+        first = jnp.argmax(windows, axis).astype(jnp.int32)
+        return jnp.where(is_nan.any(axis), last_nan, first)
+    best = lax.index_in_dim(windows, 0, axis, keepdims=False)
+    place = jnp.zeros(best.shape, jnp.int32)
+    for i in range(1, size):
+        value = lax.index_in_dim(windows, i, axis, keepdims=False)
+        better = _beats(value, best)
+        best, place = jnp.where(better, value, best), jnp.where(better, i, place)
+    return place
+
+
+def _beats(value, best):
+    return (value > best) | (value != value)
+
+
+@partial(jax.jit, static_argnums=(1, 2), inline=True)
+def largest_of_few(x: jax.Array, axis: int, windows: Axis) -> jax.Array:
+    """The largest of each window, by as many shifted comparisons as a window is long.
+
+    Its gradient is that of `largest`; made for windows that overlap.
+    """
+    floats = jnp.issubdtype(x.dtype, jnp.floating)
+    lowest = jnp.array(-jnp.inf if floats else jnp.iinfo(x.dtype).min, x.dtype)
+    padded = _padded(x, axis, windows, lowest)
+    # Nothing beats a window of -inf, so its first place inside the input is taken anyway.
+    first_inside = -(np.minimum(windows.starts, 0) // windows.dilation)
+    best = _shifted(padded, axis, windows, 0)
+    for i in range(1, windows.window):
+        value = _shifted(padded, axis, windows, i)
+        better = _beats(value, best)
+        if (first_inside == i).any():
+            shape = [1] * x.ndim
+            shape[axis] = windows.outputs
+            better |= jnp.asarray(first_inside == i).reshape(shape)
+        best = jnp.where(better, value, best)
+    return best
+
+
+@partial(jax.jit, static_argnums=(1, 2), inline=True)
+def totals(x: jax.Array, axis: int, windows: Axis) -> jax.Array:
+    """The sum of each window, with zeros in the padding."""
+    if windows.side_by_side:
+        return unfold(x, axis, windows.places).sum(axis + 1)
+    padded = _padded(x, axis, windows, jnp.zeros((), x.dtype))
+    if windows.window > 16:
+        shape, steps = [1] * x.ndim, [1] * x.ndim
+        shape[axis], steps[axis] = windows.window, windows.stride
+        # numpy's zero: JAX knows the gradient only of a sum that starts from a plain 0
+        zero = np.zeros((), x.dtype)
+        return lax.reduce_window(padded, zero, lax.add, shape, steps, "VALID")
+    parts = [_shifted(padded, axis, windows, i) for i in range(windows.window)]
+    return sum(parts[1:], parts[0])
+
+
+def _padded(x, axis, windows, value):
+    steps = [(0, 0, 0)] * x.ndim
+    steps[axis] = (windows.padding, windows.high, 0)
+    return lax.pad(x, value, steps)
+
+
+def _shifted(padded, axis, windows, i):
+    start = i * windows.dilation
+    end = start + (windows.outputs - 1) * windows.stride + 1
+    return lax.slice_in_dim(padded, start, end, windows.stride, axis)

@@ -1,0 +1,139 @@
+"""Averages of the weights over a run: torch.optim.swa_utils."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxnet.precision import promoted
+
+Average = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def get_ema_avg_fn(decay: float = 0.999) -> Average:
+    """decay average + (1 - decay) current: the exponential moving average.
+
+    Args:
+        decay: in [0, 1].
+    """
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay: {decay}; accepted is [0, 1]")
+
+    def average(averaged: jax.Array, current: jax.Array, num_averaged: jax.Array) -> jax.Array:
+        del num_averaged
+        return decay * averaged + (1 - decay) * current
+
+    return average
+
+
+def get_swa_avg_fn() -> Average:
+    """average + (current - average) / (n + 1): the mean of all, each with the same weight."""
+
+    def average(averaged: jax.Array, current: jax.Array, num_averaged: jax.Array) -> jax.Array:
+        return averaged + (current - averaged) / (num_averaged + 1).astype(averaged.dtype)
+
+    return average
+
+
+class AveragedState(NamedTuple):
+    """How many models are in the average, and the average: parameters and buffers by name."""
+
+    n_averaged: jax.Array
+    params: Any
+    buffers: Any
+
+
+class AveragedModel:
+    """A running average of a model's weights: torch.optim.swa_utils.AveragedModel.
+
+    Args:
+        avg_fn: `avg_fn(average, current, n_averaged)`; the equal mean, if None.
+        use_buffers: whether buffers are averaged too; otherwise they are the latest.
+
+    Both functions are pure, so that `update` can stand in a compiled step. The first
+    update copies, whatever avg_fn is.
+
+    >>> ema = AveragedModel(get_ema_avg_fn(0.5))
+    >>> state = ema.init({"w": jnp.zeros(1)})
+    >>> for w in (1.0, 3.0):
+    ...     state = ema.update(state, {"w": jnp.full(1, w)})
+    >>> state.params["w"].tolist()
+    [2.0]
+    """
+
+    def __init__(self, avg_fn: Average | None = None, use_buffers: bool = False) -> None:
+        self.avg_fn = get_swa_avg_fn() if avg_fn is None else avg_fn
+        self.use_buffers = use_buffers
+
+    def init(self, params: Any, buffers: Any = None) -> AveragedState:
+        """The state before the first model: a copy that the first update replaces."""
+        params, buffers = jax.tree.map(jnp.copy, (params, buffers))
+        return AveragedState(jnp.zeros((), jnp.int32), params, buffers)
+
+    def update(self, state: AveragedState, params: Any, buffers: Any = None) -> AveragedState:
+        """The state with one more model in the average."""
+        n = state.n_averaged
+
+        def mix(averaged: jax.Array, current: jax.Array) -> jax.Array:
+            # float32 at least within; counters are averaged as floats and cut, as in torch
+            wide = promoted(averaged.dtype, jnp.float32)
+            mixed = self.avg_fn(averaged.astype(wide), current.astype(wide), n)
+            return jnp.where(n == 0, current, mixed.astype(averaged.dtype))
+
+        new_buffers = buffers
+        if self.use_buffers:
+            new_buffers = jax.tree.map(mix, state.buffers, buffers)
+        return AveragedState(n + 1, jax.tree.map(mix, state.params, params), new_buffers)
+
+
+def update_bn(loader: Iterable[Any], model: nnx.Module) -> None:
+    """Recomputes BatchNorm's statistics for a model's weights: torch.optim.swa_utils.update_bn.
+
+    One pass over the data in training mode; mean and variance are the plain means of
+    the batches' own.
+
+    Args:
+        loader: batches; of a tuple or list the first entry is the input.
+        model: changed in place: its BatchNorms' running statistics. Without any, the
+            data is not touched.
+    """
+    found: list[Any] = [module for _, module in nnx.iter_modules(model)]
+    norms = [module for module in found if _is_batch_norm(module)]
+    if not norms:
+        return
+    modes = [(module, module.training) for module in found if hasattr(module, "training")]
+    momenta = [(module, module.momentum) for module in norms]
+    for module in norms:
+        for name, value in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
+            statistic = getattr(module, name)
+            statistic[...] = jnp.full_like(statistic[...], value)
+        # None makes the layer weigh all batches alike
+        module.momentum = None
+    for module, _ in modes:
+        module.training = True
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, rest = parts
+
+    @jax.jit
+    def observe(rest: Any, inputs: Any) -> Any:
+        seen = nnx.merge(graphdef, params, rest)
+        seen(inputs)
+        after: Any = nnx.split(seen, nnx.Param, ...)
+        return after[2]
+
+    for batch in loader:
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+        rest = observe(rest, jnp.asarray(inputs))
+    nnx.update(model, rest)
+    for module, momentum in momenta:
+        module.momentum = momentum
+    for module, mode in modes:
+        module.training = mode
+
+
+def _is_batch_norm(module: Any) -> bool:
+    """By the class's name: this package does not import the layers."""
+    named = any("BatchNorm" in kind.__name__ for kind in type(module).__mro__)
+    return named and getattr(module, "running_mean", None) is not None

@@ -1,0 +1,472 @@
+"""What every optimizer here is made of: its state, its hyperparameters, its loop over leaves."""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple, ParamSpec, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+
+from jaxnet import _hints as hints
+from jaxnet._checks import is_number
+from jaxnet._names import named_leaves
+from jaxnet.precision import promoted
+
+Scalars = dict[str, jax.Array]
+
+PAIRS = {
+    "betas": ("beta1", "beta2"),
+    "etas": ("etaminus", "etaplus"),
+    "step_sizes": ("step_size_min", "step_size_max"),
+}
+"""Torch's arguments that hold two hyperparameters."""
+
+COMPLEMENT = "one_minus_"
+
+
+class OptimizerState(NamedTuple):
+    """The state of every optimizer of `jaxnet.optim`: what can change is an array in it.
+
+    Attributes:
+        step: how many updates are done, int32.
+        hyperparams: 0-d arrays by name. A number b that the rule uses as 1 - b too
+            is kept as `one_minus_b`: 1 - 0.999 is 0.001 to seven digits in double
+            precision, but only to four once 0.999 has been rounded to float32.
+        shared: further 0-d arrays that change from step to step.
+        slots: by torch's name, what is kept for each parameter ("exp_avg", ...), as
+            pytrees like the parameters, in the parameters' dtypes.
+    """
+
+    step: jax.Array
+    hyperparams: Scalars
+    shared: Scalars
+    slots: dict[str, Any]
+
+
+class Optimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # optax has no types
+    """An optax transformation that remembers what it was built with.
+
+    Attributes:
+        name: torch's name of the class.
+        defaults: torch's arguments and their values, in double precision.
+        groups: the optimizers of the parameter groups; for a single one, itself.
+        partition: gives the names of the parameters of each group.
+    """
+
+    name: str
+    defaults: dict[str, Any]
+    partition: Callable[[Any], list[list[str]]]
+    _groups: tuple["Optimizer", ...] | None
+
+    def __new__(
+        cls,
+        init: Callable[[Any], Any],
+        update: Callable[..., tuple[Any, Any]],
+        name: str = "",
+        defaults: Mapping[str, Any] | None = None,
+        groups: tuple["Optimizer", ...] | None = None,
+        partition: Callable[[Any], list[list[str]]] | None = None,
+    ) -> Self:
+        self = super().__new__(cls, init, update)
+        self.partition = partition or (lambda params: [list(named_leaves(params))])
+        self.name = name
+        self.defaults = dict(defaults or {})
+        self._groups = groups
+        return self
+
+    def around(
+        self, name: str, init: Callable[[Any], Any], update: Callable[..., tuple[Any, Any]]
+    ) -> "Optimizer":
+        """Another transformation around this one, with the same parameter groups."""
+        return Optimizer(init, update, name, None, self.groups, self.partition)
+
+    def __getattr__(self, name: str) -> Any:
+        # runs only when there is no such attribute
+        raise hints.missing_attribute(self, name, hints.OPTIMIZER)
+
+    @property
+    def groups(self) -> tuple["Optimizer", ...]:
+        return (self,) if self._groups is None else self._groups
+
+    def __repr__(self) -> str:
+        if self._groups is not None:
+            return f"{self.name}({', '.join(map(repr, self._groups))})"
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.defaults.items())})"
+
+
+Rounding = Callable[[jax.Array], jax.Array]
+
+Rule = Callable[..., tuple[jax.Array, dict[str, jax.Array | None]]]
+"""`rule(param, grad, state, hyper, rounded)` gives (change, new state).
+
+The mathematics of an optimizer for one parameter, an array of any shape. `param` and its
+gradient `grad` are in float32 or float64, whatever is stored. `state` is what torch keeps for the
+parameter, by torch's names (`state["exp_avg"]`), and the second result is the same after the
+step. `hyper` has the hyperparameters as attributes (`hyper.lr`), and with them what all
+parameters share at this step (the `scalars` of `make_optimizer`). `rounded` rounds to the dtype
+that the parameter is stored in; it stands where torch stores an intermediate result, so that
+bfloat16 runs are torch's too, and does nothing for float32. The change is added to the
+parameter, so that it goes downhill with a minus sign.
+"""
+
+
+def zeros(param: jax.Array, hyperparams: Scalars) -> jax.Array:
+    """The initial value of most slots."""
+    del hyperparams
+    return jnp.zeros_like(param)
+
+
+def make_optimizer(
+    name: str,
+    defaults: Mapping[str, Any],
+    hyperparams: Mapping[str, Any],
+    rule: Rule,
+    slots: Mapping[str, Callable[[jax.Array, Scalars], jax.Array | None]] | None = None,
+    scalars: Callable[[SimpleNamespace, jax.Array], dict[str, Any]] | None = None,
+    shared: Mapping[str, Callable[[Scalars], jax.Array]] | None = None,
+    check_leaf: Callable[[str, jax.Array], None] | None = None,
+) -> Optimizer:
+    """The transformation around one parameter's rule.
+
+    Args:
+        name: torch's name.
+        defaults: torch's arguments; `maximize` among them turns the gradient round.
+        hyperparams: what goes into the state, by name; a weight_decay of 0 does not.
+        rule: The mathematics for one parameter, see `Rule`.
+        slots: how each slot begins, from a parameter and the hyperparameters.
+        scalars: `scalars(hyper, t)` gives, at step t (a float), what all parameters
+            share; names of `shared` among them are kept for the next step. `machine_eps`
+            of the parameter's dtype is there too.
+        shared: how each kept scalar begins.
+        check_leaf: raises for a parameter that the rule cannot take.
+    """
+    slots, shared = dict(slots or {}), dict(shared or {})
+    maximize = bool(defaults.get("maximize", False))
+    # Decay by a zero that is data would read every parameter once more.
+    hyperparams = {
+        key: value for key, value in hyperparams.items() if key != "weight_decay" or given(value)
+    }
+
+    def init(params: Any) -> OptimizerState:
+        for where, leaf in named_leaves(params).items():
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise TypeError(
+                    f"{name}: parameter {where!r} is of dtype {jnp.result_type(leaf)}; "
+                    "only real floating-point parameters can be trained"
+                )
+            if check_leaf is not None:
+                check_leaf(where, leaf)
+        h = {key: jnp.asarray(value, jnp.result_type(float)) for key, value in hyperparams.items()}
+        leaves: list[Any]
+        treedef: Any
+        leaves, treedef = jax.tree.flatten(params)
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        return OptimizerState(
+            step=jnp.zeros((), jnp.int32),
+            hyperparams=h,
+            shared={key: begin(h) for key, begin in shared.items()},
+            slots={
+                key: treedef.unflatten([begin(leaf, h) for leaf in leaves])
+                for key, begin in slots.items()
+            },
+        )
+
+    def update(
+        grads: Any, state: OptimizerState, params: Any = None, **extra: Any
+    ) -> tuple[Any, OptimizerState]:
+        del extra
+        if params is None:
+            raise ValueError(f"{name}: update(grads, state, params) needs the parameters")
+        treedef: Any
+        leaves, treedef = jax.tree.flatten(params)
+        flat_grads = treedef.flatten_up_to(grads)
+        flat_slots = {key: treedef.flatten_up_to(tree) for key, tree in state.slots.items()}
+        step = state.step + 1
+        known = {**state.hyperparams, **state.shared}
+        if "weight_decay" in known:
+            known["keep"] = 1 - known["lr"] * known["weight_decay"]
+        if scalars is not None:
+            t = step.astype(jnp.result_type(float))
+            known |= scalars(SimpleNamespace(**known), t)
+        cast: dict[Any, SimpleNamespace] = {}
+        updates, new_slots = [], {key: [] for key in slots}  # type: ignore[var-annotated]
+        for i, (leaf, grad) in enumerate(zip(leaves, flat_grads, strict=True)):
+            dtype = jnp.result_type(leaf)
+            wide = promoted(dtype, jnp.float32)
+            if dtype not in cast:
+                cast[dtype] = SimpleNamespace(
+                    **{key: jnp.asarray(value, wide) for key, value in known.items()},
+                    machine_eps=float(jnp.finfo(dtype).eps),
+                )
+            own = {
+                key: None if flat[i] is None else flat[i].astype(wide)
+                for key, flat in flat_slots.items()
+            }
+            gradient = jnp.asarray(grad, wide)
+            if maximize:
+                gradient = -gradient
+            change, new = rule(jnp.asarray(leaf, wide), gradient, own, cast[dtype], rounding(dtype))
+            updates.append(change)
+            for key in slots:
+                value = new[key]
+                new_slots[key].append(None if value is None else value.astype(dtype))
+        return treedef.unflatten(updates), OptimizerState(
+            step=step,
+            hyperparams=state.hyperparams,
+            shared={key: known[key] for key in shared},
+            slots={key: treedef.unflatten(values) for key, values in new_slots.items()},
+        )
+
+    return Optimizer(init, update, name, defaults)
+
+
+P = ParamSpec("P")
+
+
+def without_parameters(build: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
+    """An optimizer's constructor that tells whoever gives it the parameters, as torch's takes."""
+
+    @functools.wraps(build)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
+        first = args[0] if args else kwargs.get("params")
+        is_array = isinstance(first, jax.Array | np.ndarray)  # a learning rate that is traced
+        if isinstance(first, Iterable | nnx.Module) and not is_array:
+            name = build.__name__
+            settings = ", ".join(f"{k}={value!r}" for k, value in kwargs.items() if k != "params")
+            raise TypeError(
+                f"{name}: the parameters are not given to the optimizer; write "
+                f"optimizer = optim.{name}({settings}) and state = train.create(model, optimizer). "
+                "Parameter groups are written as optim.groups([(pattern, optimizer)], default)"
+            )
+        return build(*args, **kwargs)
+
+    return checked
+
+
+def rounding(dtype: Any) -> Rounding:
+    """Rounds float32 results to a narrower dtype, as torch does after each operation.
+
+    A cast there and back will not do: XLA may leave it out.
+    """
+    info = jnp.finfo(dtype)
+    if info.bits >= 32:
+        return lambda x: x
+    return lambda x: lax.reduce_precision(x, info.nexp, info.nmant)
+
+
+def given(value: Any) -> bool:
+    """Whether a term is there at all: its factor is not 0, or it is data."""
+    return isinstance(value, jax.Array) or value != 0
+
+
+def lerp(a: jax.Array, b: jax.Array, weight: jax.Array) -> jax.Array:
+    """a + weight (b - a), exact at both ends, as torch.lerp computes it."""
+    near = weight < 0.5
+    return jnp.where(near, a, b) + (b - a) * jnp.where(near, weight, weight - 1)
+
+
+def coupled_decay(param: jax.Array, grad: jax.Array, hyper: Any, rounded: Rounding) -> jax.Array:
+    """grad + weight_decay param, where the optimizer was built with weight decay."""
+    if not hasattr(hyper, "weight_decay"):
+        return grad
+    return rounded(grad + hyper.weight_decay * param)
+
+
+def decoupled_decay(param: jax.Array, hyper: Any, rounded: Rounding) -> jax.Array:
+    """(1 - lr weight_decay) param, where the optimizer was built with weight decay."""
+    if not hasattr(hyper, "weight_decay"):
+        return param
+    return rounded(shrink(param, hyper.keep))
+
+
+def shrink(param: jax.Array, keep: jax.Array) -> jax.Array:
+    """keep param, rounded.
+
+    Torch stores this product. For a parameter that hardly moves its rounding is the
+    same at every step and adds up, so it must not be fused into the addition that
+    follows. Setting the sign that the product has anyway keeps the compiler from it.
+    """
+    sign = jnp.where(keep < 0, -param, param)
+    return jnp.copysign(keep * param, sign)
+
+
+def one_minus_power(one_minus_beta: jax.Array, t: jax.Array) -> jax.Array:
+    """1 - beta^t from 1 - beta. In float32 the plain form loses 4 digits at the first step."""
+    return -jnp.expm1(t * jnp.log1p(-one_minus_beta))
+
+
+def complement(value: Any) -> Any:
+    """1 - value: in double precision for a number, so that float32 keeps its digits."""
+    return 1 - value
+
+
+def check(owner: str, **values: Any) -> None:
+    """Refuses hyperparameters out of range, by name, before anything is computed.
+
+    Arrays that are being traced have no value yet and pass.
+    """
+    for name, value in values.items():
+        parts = PAIRS.get(name)
+        if parts is None:
+            _check_one(owner, name, value, *_RANGES.get(name, _AT_LEAST_0))
+            continue
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise ValueError(f"{owner}: {name}: {value!r}; accepted are two numbers")
+        for i, (part, number) in enumerate(zip(parts, value, strict=True)):
+            _check_one(owner, f"{name}[{i}]", number, *_RANGES.get(part, _AT_LEAST_0))
+
+
+_AT_LEAST_0 = (lambda x: 0 <= x < math.inf, "a finite number, at least 0")
+_FRACTION = (lambda x: 0 <= x < 1, "[0, 1)")
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "beta1": _FRACTION,
+    "beta2": _FRACTION,
+    "rho": (lambda x: 0 <= x <= 1, "[0, 1]"),
+    "dampening": (math.isfinite, "a finite number"),
+    "lambd": (math.isfinite, "a finite number"),
+    "t0": (math.isfinite, "a finite number"),
+    "beta2_decay": (lambda x: -math.inf < x <= 0, "a finite number, at most 0"),
+    "d": (lambda x: 1 <= x < math.inf, "a finite number, at least 1"),
+    "etaminus": (lambda x: 0 < x < 1, "(0, 1)"),
+    "etaplus": (lambda x: 1 < x < math.inf, "a finite number above 1"),
+}
+
+
+def _check_one(
+    owner: str, name: str, value: Any, accepts: Callable[[float], bool], words: str
+) -> None:
+    if isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0:
+        value = float(value)
+    if not is_number(value):
+        raise TypeError(f"{owner}: {name}: {value!r}; accepted is {words}")
+    if not accepts(float(value)):
+        raise ValueError(f"{owner}: {name}: {value}; accepted is {words}")
+
+
+def stored(name: str, value: Any, keys: Any) -> dict[str, Any]:
+    """A hyperparameter under the name and in the form in which a state keeps it.
+
+    Returns:
+        Nothing when the state does not have it.
+    """
+    found = {}
+    for part, number in zip(*_parts(name, value), strict=True):
+        if part in keys:
+            found[part] = number
+        elif COMPLEMENT + part in keys:
+            found[COMPLEMENT + part] = complement(number)
+    return found
+
+
+def _parts(name: str, value: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    return (PAIRS[name], tuple(value)) if name in PAIRS else ((name,), (value,))
+
+
+def states(opt_state: Any) -> list[OptimizerState]:
+    """The states of the groups, wherever in an optimizer's state they are."""
+    found = jax.tree.leaves(opt_state, is_leaf=_is_state)
+    return [leaf for leaf in found if _is_state(leaf)]
+
+
+def map_states(change: Callable[[int, OptimizerState], OptimizerState], opt_state: Any) -> Any:
+    """An optimizer's state with the state of each group changed, in order."""
+    treedef: Any
+    leaves, treedef = jax.tree.flatten(opt_state, is_leaf=_is_state)
+    count = iter(range(len(leaves)))
+    leaves = [change(next(count), leaf) if _is_state(leaf) else leaf for leaf in leaves]
+    return treedef.unflatten(leaves)
+
+
+def _is_state(x: Any) -> bool:
+    return isinstance(x, OptimizerState)
+
+
+def set_hyperparams(opt_state: Any, group: int | None = None, **values: Any) -> Any:
+    """The state with hyperparameters changed; nothing is compiled anew.
+
+    Args:
+        opt_state: of an optimizer of `jaxnet.optim`, plain or wrapped.
+        group: which parameter group; all that have the hyperparameter, if None.
+        values: by torch's names (`lr`, `betas`, ...), numbers or traced 0-d arrays.
+
+    Returns:
+        A new state.
+
+    Raises:
+        ValueError: a group does not exist, or no chosen one has such a hyperparameter.
+
+    >>> from jaxnet import optim
+    >>> state = optim.SGD(lr=0.1).init({"weight": jnp.zeros(3)})
+    >>> state = optim.set_hyperparams(state, lr=0.01)
+    >>> round(float(optim.get_hyperparams(state)["lr"]), 6)
+    0.01
+    """
+    found = states(opt_state)
+    chosen = range(len(found)) if group is None else [group]
+    if not found or not all(0 <= i < len(found) for i in chosen):
+        raise ValueError(f"group: {group}; the state has {len(found)} parameter groups")
+    check("set_hyperparams", **values)
+    for name, value in values.items():
+        if not any(stored(name, value, found[i].hyperparams) for i in chosen):
+            raise ValueError(
+                f"{name}: no hyperparameter of this state; there are "
+                f"{sorted(get_hyperparams(found[chosen[0]]))}. One that was 0 when the "
+                "optimizer was built, as momentum or weight_decay, cannot be turned on later: "
+                "build it with the value"
+            )
+
+    def change(i: int, state: OptimizerState) -> OptimizerState:
+        if i not in chosen:
+            return state
+        new = dict(state.hyperparams)
+        for name, value in values.items():
+            for key, number in stored(name, value, new).items():
+                new[key] = jnp.broadcast_to(jnp.asarray(number, new[key].dtype), new[key].shape)
+        return state._replace(hyperparams=new)
+
+    return map_states(change, opt_state)
+
+
+def get_hyperparams(opt_state: Any, group: int = 0) -> dict[str, Any]:
+    """The hyperparameters of a group by torch's names, as arrays."""
+    found = states(opt_state)
+    if not 0 <= group < len(found):
+        raise ValueError(f"group: {group}; the state has {len(found)} parameter groups")
+    plain: dict[str, Any] = {
+        key.removeprefix(COMPLEMENT): 1 - value if key.startswith(COMPLEMENT) else value
+        for key, value in found[group].hyperparams.items()
+    }
+    for name, parts in PAIRS.items():
+        if all(part in plain for part in parts):
+            plain[name] = tuple(plain.pop(part) for part in parts)
+    return plain
+
+
+def learning_rates(opt_state: Any) -> dict[str, float]:
+    """The learning rates in an optimizer's state, as numbers on the host.
+
+    Args:
+        opt_state: The state of an optimizer; one that is not of jaxnet.optim has none.
+
+    Returns:
+        "lr" for the first parameter group, "lr_1" for the second, and so on.
+
+    >>> from jaxnet import optim
+    >>> learning_rates(optim.SGD(lr=0.5).init({"w": jnp.ones(2)}))
+    {'lr': 0.5}
+    """
+    rates = {
+        "lr" if i == 0 else f"lr_{i}": state.hyperparams["lr"]
+        for i, state in enumerate(states(opt_state))
+        if "lr" in state.hyperparams
+    }
+    # By its text: float32's 0.1 is 0.1 in a table, and not 0.10000000149.
+    return {name: float(str(rate)) for name, rate in jax.device_get(rates).items()}

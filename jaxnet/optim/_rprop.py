@@ -1,0 +1,139 @@
+"""Rprop and ASGD by torch's rules."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.optim._optimizer import (
+    Optimizer,
+    check,
+    coupled_decay,
+    make_optimizer,
+    shrink,
+    without_parameters,
+    zeros,
+)
+
+
+@without_parameters
+def Rprop(
+    lr: float = 1e-2,
+    etas: tuple[float, float] = (0.5, 1.2),
+    step_sizes: tuple[float, float] = (1e-6, 50),
+    *,
+    maximize: bool = False,
+) -> Optimizer:
+    """Resilient backpropagation: torch.optim.Rprop.
+
+    Each element's step size grows by etas[1] while its gradient keeps its sign and
+    shrinks by etas[0], with no step, when the sign turns; p <- p - sign(g) size.
+
+    Args:
+        lr: the first step size, finite and at least 0. It has no effect later.
+        etas: the factors, in (0, 1) and above 1.
+        step_sizes: the smallest and the largest step.
+        maximize: goes uphill.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    check("Rprop", lr=lr, etas=etas, step_sizes=step_sizes)
+    defaults = {
+        "lr": lr,
+        "etas": tuple(etas),
+        "step_sizes": tuple(step_sizes),
+        "maximize": maximize,
+    }
+    hyperparams = {
+        "lr": lr,
+        "etaminus": etas[0],
+        "etaplus": etas[1],
+        "step_size_min": step_sizes[0],
+        "step_size_max": step_sizes[1],
+    }
+
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        del param
+        turn = jnp.sign(rounded(grad * state["prev"]))
+        factor = jnp.where(
+            turn > 0, rounded(hyper.etaplus), jnp.where(turn < 0, rounded(hyper.etaminus), 1)
+        )
+        size = rounded(
+            jnp.clip(rounded(state["step_size"] * factor), hyper.step_size_min, hyper.step_size_max)
+        )
+        grad = jnp.where(turn < 0, 0, grad)
+        return -jnp.sign(grad) * size, {"prev": grad, "step_size": size}
+
+    def first_size(param: jax.Array, h: dict[str, jax.Array]) -> jax.Array:
+        return jnp.full_like(param, h["lr"])
+
+    slots = {"prev": zeros, "step_size": first_size}
+    return make_optimizer("Rprop", defaults, hyperparams, rule, slots)
+
+
+@without_parameters
+def ASGD(
+    lr: float = 1e-2,
+    lambd: float = 1e-4,
+    alpha: float = 0.75,
+    t0: float = 1e6,
+    weight_decay: float = 0,
+    *,
+    maximize: bool = False,
+) -> Optimizer:
+    """Averaged stochastic gradient descent: torch.optim.ASGD.
+
+    g <- g + weight_decay p
+    p <- (1 - lambd eta) p - eta g;  ax <- ax + mu (p - ax)
+    then eta <- lr / (1 + lambd lr t)^alpha;  mu <- 1 / max(1, t - t0)
+
+    Args:
+        lr: learning rate, finite and at least 0. As in torch, a change of it takes
+            effect one step later, through eta.
+        lambd: of the decay term.
+        alpha: power of eta's decrease.
+        t0: the step at which averaging starts.
+        weight_decay: times p, added to the gradient.
+        maximize: goes uphill.
+
+    The average is the slot "ax" of the state.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    check("ASGD", lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay)
+    defaults = {
+        "lr": lr,
+        "lambd": lambd,
+        "alpha": alpha,
+        "t0": t0,
+        "weight_decay": weight_decay,
+        "maximize": maximize,
+    }
+    hyperparams = {
+        "lr": lr,
+        "lambd": lambd,
+        "alpha": alpha,
+        "t0": t0,
+        "weight_decay": weight_decay,
+    }
+
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
+        return {
+            "eta_now": hyper.eta,
+            "mu_now": hyper.mu,
+            "keep": 1 - hyper.lambd * hyper.eta,
+            "eta": hyper.lr / (1 + hyper.lambd * hyper.lr * t) ** hyper.alpha,
+            "mu": 1 / jnp.maximum(1, t - hyper.t0),
+        }
+
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        grad = coupled_decay(param, grad, hyper, rounded)
+        new = rounded(rounded(shrink(param, hyper.keep)) - hyper.eta_now * grad)
+        ax = state["ax"]
+        moved = rounded(ax + rounded(rounded(new - ax) * hyper.mu_now))
+        return new - param, {"ax": jnp.where(hyper.mu_now == 1, new, moved)}
+
+    shared = {"eta": lambda h: h["lr"], "mu": lambda h: jnp.ones_like(h["lr"])}
+    return make_optimizer("ASGD", defaults, hyperparams, rule, {"ax": zeros}, scalars, shared)

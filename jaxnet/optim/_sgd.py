@@ -1,0 +1,89 @@
+"""Stochastic gradient descent by torch's rule."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.optim._optimizer import (
+    Optimizer,
+    check,
+    complement,
+    coupled_decay,
+    given,
+    make_optimizer,
+    without_parameters,
+    zeros,
+)
+
+
+@without_parameters
+def SGD(
+    lr: float = 1e-3,
+    momentum: float = 0,
+    dampening: float = 0,
+    weight_decay: float = 0,
+    nesterov: bool = False,
+    *,
+    maximize: bool = False,
+) -> Optimizer:
+    """Stochastic gradient descent: torch.optim.SGD.
+
+    g <- g + weight_decay p
+    b <- g at the first step, momentum b + (1 - dampening) g after it
+    g <- g + momentum b with nesterov, b with plain momentum
+    p <- p - lr g
+
+    Args:
+        lr: learning rate, finite and at least 0.
+        momentum: at least 0; 0 keeps no buffer.
+        dampening: of the gradient on its way into the buffer.
+        weight_decay: times p, added to the gradient before the buffer.
+        nesterov: looks one step ahead; needs momentum and no dampening.
+        maximize: goes uphill.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Torch can turn momentum and weight decay on in the middle of a run; here what was
+    0 when the optimizer was built is left out, and `set_hyperparams` refuses it.
+    """
+    check("SGD", lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
+    buffered = given(momentum)
+    if nesterov and (not buffered or given(dampening)):
+        raise ValueError(
+            f"SGD: nesterov with momentum={momentum} and dampening={dampening}; "
+            "accepted is a momentum above 0 and dampening=0"
+        )
+    defaults = {
+        "lr": lr,
+        "momentum": momentum,
+        "dampening": dampening,
+        "weight_decay": weight_decay,
+        "nesterov": nesterov,
+        "maximize": maximize,
+    }
+    hyperparams = {"lr": lr, "weight_decay": weight_decay}
+    if buffered:
+        hyperparams["momentum"] = momentum
+    damped = buffered and given(dampening)
+    if damped:
+        hyperparams["one_minus_dampening"] = complement(dampening)
+
+    def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
+        if not damped:
+            return {}
+        whole = (t == 1) | (hyper.momentum == 0)
+        return {"share": jnp.where(whole, 1, hyper.one_minus_dampening)}
+
+    def rule(param: jax.Array, grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> Any:
+        grad = coupled_decay(param, grad, hyper, rounded)
+        if not buffered:
+            return -hyper.lr * grad, {}
+        buffer = rounded(hyper.momentum * state["momentum_buffer"])
+        buffer = rounded(buffer + (hyper.share * grad if damped else grad))
+        grad = rounded(grad + hyper.momentum * buffer) if nesterov else buffer
+        return -hyper.lr * grad, {"momentum_buffer": buffer}
+
+    slots = {"momentum_buffer": zeros} if buffered else {}
+    return make_optimizer("SGD", defaults, hyperparams, rule, slots, scalars)

@@ -1,0 +1,372 @@
+"""Where batches come from: what `fit` takes as data, and how it gets to the device."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet import _memory as memory
+from jaxnet import random
+from jaxnet._extras import needed
+from jaxnet.data._collate import as_numpy, is_array
+from jaxnet.data._dataset import arrays_of, is_iterable_only
+from jaxnet.data._loader import DataLoader
+from jaxnet.data._sampler import epoch_order
+from jaxnet.data._sharded import ShardedReader
+from jaxnet.train._chunk import Batches, Parts
+from jaxnet.train._loaders import LoaderFeed, is_mapped, row_count
+
+_log = logging.getLogger(__name__)
+
+_THREADS, _AHEAD = 2, 2  # parts of an epoch that are made at once, and kept ready
+
+_ACCEPTED = (
+    "a pytree of arrays, a pandas DataFrame, a data set with rows by number, an "
+    "IterableDataset, or a loader: jaxnet's or torch's DataLoader, a ShardedReader, Grain's, or "
+    "any iterable of batches"
+)
+
+
+class Feed(Protocol):
+    """What gives the batches of each epoch, in parts that lie on the device.
+
+    Attributes:
+        on_device: Whether all data lies on the device from the start.
+        identity: What has to be the same for a stopped run to go on, by name.
+        rows, steps: The rows and steps of an epoch; None where that is not known.
+        batch_size: The rows of a step; None where that is not known.
+    """
+
+    on_device: bool
+    identity: dict[str, Any]
+
+    @property
+    def rows(self) -> int | None: ...
+
+    @property
+    def steps(self) -> int | None: ...
+
+    @property
+    def batch_size(self) -> int | None: ...
+
+    def get_state(self) -> dict[str, Any]:
+        """What the next epoch draws its order from; JSON and bytes."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes back to what `get_state` gave."""
+
+    def state_within(self, step: int) -> dict[str, Any]:
+        """What `set_state` needs besides, to go on at a step of the running epoch; JSON."""
+
+    def example(self) -> Any:
+        """A batch, or its shapes, of an epoch that was begun."""
+
+    def batches(self, epoch: int, start: int, capacity: Callable[[Any], int]) -> Parts:
+        """An epoch from a step on; `capacity` gives the most steps of a call from a batch."""
+
+
+class ArrayFeed:
+    """Batches of arrays that are all there, on the device or on the host.
+
+    From the host, some batches at a time are gathered and sent to the device by Grain's
+    threads, while the steps before are computed. Grain reads by number, and the numbers
+    are those of the order that is drawn here: torch's.
+
+    Args:
+        data: A pytree of arrays with the rows along axis 0.
+        batch_size: The rows of a step; the last step of an epoch may have fewer.
+        on_device: Whether all data is put on the device at once.
+        generator: The generator of each epoch's order; None for the order that is there.
+        shuffle: Whether the order is shuffled; if not, the generator only advances as that
+            of torch's loader does.
+        name: The name of the argument, for errors.
+
+    Raises:
+        ValueError: The arrays do not have the same number of rows.
+        ImportError: The data is fed from the host, and Grain is not installed.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int,
+        on_device: bool,
+        generator: random.Generator | None = None,
+        shuffle: bool = False,
+        name: str = "data",
+    ) -> None:
+        self.rows, self.batch_size = row_count(data, name), batch_size
+        self.on_device = on_device
+        self.steps = -(-self.rows // batch_size)
+        self.identity = {"rows": self.rows, "batch_size": batch_size, "shuffle": shuffle}
+        self._generator, self._shuffle = generator, shuffle
+        if on_device:
+            self._data = jax.tree.map(jnp.asarray, data)
+        else:
+            self._data = data
+            self._grain = needed("grain", f"{name}: fed from the host", "grain")
+
+    def get_state(self) -> dict[str, Any]:
+        return {}  # the order is drawn from the run's own generator
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        pass
+
+    def state_within(self, step: int) -> dict[str, Any]:
+        return {}
+
+    def example(self) -> Any:
+        size = min(self.batch_size, self.rows)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), self._data
+        )
+
+    def batches(self, epoch: int, start: int, capacity: Callable[[Any], int]) -> Parts:
+        order = np.arange(self.rows)
+        if self._generator is not None:
+            order = epoch_order(self.rows, self._generator, self._shuffle)
+        size = self.batch_size
+        whole, rest = divmod(self.rows, size)
+        if start < whole:
+            most = max(1, min(whole, capacity(self.example())))
+            if self.on_device:
+                rows = jnp.asarray(order, jnp.int32)
+                yield Batches(self._data, rows, size, most, start, whole, 0)
+            else:
+                yield from self._from_host(_Cuts(self, order, start, whole, most))
+        if rest and start <= whole:
+            local = jnp.arange(rest, dtype=jnp.int32)
+            data = self.gather(order[whole * size :])
+            yield Batches(data, local, rest, 1, whole, whole + 1, whole)
+
+    def _from_host(self, cuts: "_Cuts") -> Parts:
+        options = self._grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
+        parts = iter(self._grain.MapDataset.source(cuts).to_iter_dataset(options))
+        try:
+            yield from parts
+        finally:
+            parts.close()  # else its threads stay
+
+    def gather(self, rows: np.ndarray) -> Any:
+        """Some rows of all arrays, on the device."""
+        if self.on_device:
+            return jax.tree.map(lambda column: column[rows], self._data)
+        return jax.tree.map(lambda column: jnp.asarray(np.asarray(column)[rows]), self._data)
+
+
+class _Cuts:
+    """The parts of an epoch by number, as Grain reads them."""
+
+    def __init__(
+        self, feed: ArrayFeed, order: np.ndarray, start: int, stop: int, capacity: int
+    ) -> None:
+        self._feed, self._order, self._capacity = feed, order, capacity
+        self._firsts, self._stop = range(start, stop, capacity), stop
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def __getitem__(self, i: int) -> Batches:
+        size, capacity, first = self._feed.batch_size, self._capacity, self._firsts[i]
+        last = min(first + capacity, self._stop)
+        rows = self._order[first * size : last * size]
+        short = capacity * size - len(rows)  # filled up, so that one program serves all
+        data = self._feed.gather(np.concatenate([rows, np.repeat(rows[:1], short)]))
+        local = jnp.arange(capacity * size, dtype=jnp.int32)
+        return Batches(data, local, size, capacity, first, last, first)
+
+
+def open_feed(
+    data: Any,
+    *,
+    batch_size: int | None,
+    where: str = "auto",
+    shuffle: bool | None = None,
+    generator: random.Generator | None = None,
+    epochs: int = 1,
+    resumes: bool = False,
+    name: str = "data",
+    size_name: str = "batch_size",
+) -> tuple[Feed, str]:
+    """The feed for some data, and why it is that one, in a line for the log.
+
+    Args:
+        data: The data, in one of the forms that `fit` takes.
+        batch_size: The rows of a step; None where a loader makes the batches.
+        where: "auto", "device" or "host": where the data lies.
+        shuffle: Whether to shuffle; None shuffles what has no order of its own, if there is
+            a generator.
+        generator: The generator of each epoch's order; None for the order that is there.
+        epochs: How many epochs will be asked for.
+        resumes: Whether an epoch may have to be begun again from a checkpoint.
+        name: The name of the argument, for errors.
+        size_name: The name of the argument `batch_size`, for errors.
+
+    Raises:
+        TypeError: It is nothing that gives rows or batches.
+        ValueError: An argument does not go with this data.
+    """
+    data = _as_numpy_rows(data, name)
+    kind = type(data).__name__
+    if gives_batches(data):
+        for argument, value in ((size_name, batch_size), ("shuffle", shuffle)):
+            if value is not None:
+                raise ValueError(
+                    f"{argument}: {value!r}; a {kind} has its own batches, leave it out"
+                )
+        return _of_loader(data, kind, where, epochs, resumes, name)
+    if batch_size is None:
+        raise ValueError(f"{size_name}: None; accepted is an integer, at least 1")
+    shuffles = generator is not None and shuffle is not False
+    arrays = data if _is_pytree(data) else arrays_of(data)
+    if arrays is not None:
+        arrays = jax.tree.map(lambda x: as_numpy(x) if hasattr(x, "detach") else x, arrays)
+        row_count(arrays, name)
+        on_device, why = choose_device(arrays, where, name)
+        return ArrayFeed(arrays, batch_size, on_device, generator, shuffles, name), why
+    if not is_iterable_only(data) and not hasattr(data, "__getitem__"):
+        raise TypeError(f"{name}: {kind}; accepted are {_ACCEPTED}")
+    if is_iterable_only(data):
+        if shuffle is not None:
+            raise ValueError(f"shuffle: {shuffle!r}; a {kind} has its own order, leave it out")
+        loader = DataLoader(data, batch_size, rngs=generator)
+    else:
+        loader = DataLoader(data, batch_size, shuffles, rngs=generator)
+    return _of_loader(loader, kind, where, epochs, resumes, name)
+
+
+class TrainingData:
+    """The feed of the training, which a function of the epoch's number may give anew."""
+
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int | None,
+        where: str,
+        shuffle: bool | None,
+        generator: random.Generator,
+        epochs: int,
+        resumes: bool,
+    ) -> None:
+        self._function = data if is_function(data) else None
+        self._options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "generator": generator,
+            "epochs": epochs if self._function is None else 1,
+            "resumes": resumes,
+        }
+        first = data if self._function is None else data(0)
+        self._epoch = 0
+        self.feed, self.why = open_feed(first, where=where, **self._options)
+
+    def turn_to(self, epoch: int) -> None:
+        """Opens the data of an epoch, where a function of its number gives it."""
+        if self._function is not None and epoch != self._epoch:
+            where = "device" if self.feed.on_device else "host"
+            if isinstance(self.feed, LoaderFeed):
+                where = "auto"
+            self.feed, _ = open_feed(self._function(epoch), where=where, **self._options)
+            self._epoch = epoch
+
+    def get_state(self) -> dict[str, Any]:
+        return {} if self._function is not None else self.feed.get_state()
+
+    def draws_from(self, generator: random.Generator) -> bool:
+        return isinstance(self.feed, LoaderFeed) and self.feed.draws_from(generator)
+
+
+def _of_loader(
+    loader: Any, kind: str, where: str, epochs: int, resumes: bool, name: str
+) -> tuple[Feed, str]:
+    if where == "device":
+        raise ValueError(
+            f"feed: 'device'; a {kind} gives its rows one after another, from the host: give "
+            "arrays, or leave it out"
+        )
+    why = f"{name} fed from the host in pieces: a {kind} gives it batch by batch"
+    return LoaderFeed(loader, epochs, resumes, name), why
+
+
+def _as_numpy_rows(data: Any, name: str) -> Any:
+    """Data of pandas and Hugging Face as NumPy arrays; all other data as it is."""
+    if hasattr(data, "with_format") and hasattr(data, "column_names"):
+        return data.with_format("numpy")  # Hugging Face: it gives Python lists otherwise
+    if hasattr(data, "__next__") or not (hasattr(data, "to_numpy") or _is_pytree(data)):
+        return data
+
+    def converted(leaf: Any) -> Any:
+        if not hasattr(leaf, "to_numpy"):
+            if isinstance(leaf, bool | int | float | str):
+                raise TypeError(
+                    f"{name}: lists with single values such as {leaf!r} in them; accepted are "
+                    f"{_ACCEPTED}. numpy.array(...) makes an array of nested lists"
+                )
+            return leaf
+        array = leaf.to_numpy()
+        if array.dtype == object:
+            columns = getattr(leaf, "columns", [getattr(leaf, "name", "?")])
+            raise TypeError(
+                f"{name}: a {type(leaf).__name__} with values that are not numbers (columns "
+                f"{', '.join(map(str, columns))}); give columns of one numeric type, such as "
+                'frame[["a", "b"]].astype("float32")'
+            )
+        return array
+
+    return jax.tree.map(converted, data)
+
+
+def is_function(data: Any) -> bool:
+    """Whether it is a function of the epoch's number, and no data itself."""
+    return callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__")
+
+
+def _is_pytree(data: Any) -> bool:
+    """Whether it is an array, or made of several things."""
+    if hasattr(data, "__next__"):  # an iterator: no leaf for jax.tree
+        return False
+    leaves = jax.tree.leaves(data)
+    return len(leaves) != 1 or leaves[0] is not data or is_array(data)
+
+
+def gives_batches(data: Any) -> bool:
+    """Whether it makes its own batches."""
+    if _is_pytree(data) or hasattr(data, "to_numpy"):
+        return False
+    if hasattr(data, "batch_sampler") or isinstance(data, ShardedReader) or is_mapped(data):
+        return True
+    named = any(kind.__name__ == "IterableDataset" for kind in type(data).__mro__)
+    rows = hasattr(data, "__getitem__") or named  # a data set: single rows
+    return isinstance(data, Iterable) and not rows
+
+
+def choose_device(data: Any, where: str, name: str = "data") -> tuple[bool, str]:
+    """Whether arrays are put on the device at once, and why, in a line for the log.
+
+    Args:
+        data: A pytree of arrays.
+        where: "device" or "host"; "auto" puts them on the device if they take less than half
+            of the memory that is free there, since a training step needs memory too.
+        name: The name of the argument.
+    """
+    leaves = jax.tree.leaves(data)
+    size = _mib(sum(leaf.nbytes for leaf in leaves))
+    if where != "auto":
+        how = "put on the device" if where == "device" else "fed from the host"
+        return where == "device", f"{name} ({size}) {how}, as asked for"
+    missing = sum(leaf.nbytes for leaf in leaves if not isinstance(leaf, jax.Array))
+    if missing == 0:
+        return True, f"{name} ({size}) stays on the device, where it is"
+    free = memory.free_bytes()
+    if free is None:
+        return True, f"{name} ({size}) put on the device: its free memory is not known"
+    fits = missing < free / 2
+    how = "put on the device" if fits else "fed from the host in pieces"
+    return fits, f"{name} ({size}) {how}: {_mib(free)} are free there"
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"

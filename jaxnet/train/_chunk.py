@@ -1,0 +1,449 @@
+"""A chunk: some steps of an epoch in one compiled call, the loop under all others."""
+
+import dataclasses
+import logging
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnet import metrics as metric_functions
+from jaxnet._checks import check_integer
+from jaxnet._names import named_leaves
+from jaxnet.train._diagnose import NonFiniteError, diagnose
+from jaxnet.train._state import TrainState
+from jaxnet.train._step import Metrics, Step
+
+_log = logging.getLogger(__name__)
+
+Epoch = Callable[[Any, Any, jax.Array], tuple[Any, Metrics]]
+Chunk = Callable[..., tuple[Any, Metrics, jax.Array, jax.Array]]
+
+_SECONDS = 0.25  # how long a call should take: the progress bar and Ctrl-C wait for it
+_BYTES = 2**26  # data and metrics of one call, at most
+_STEPS = 4096  # of one call, at most
+
+
+# The compiled loop
+
+
+def make_chunk(
+    step: Step,
+    batch_size: int | None,
+    capacity: int,
+    *,
+    nonfinite: str = "go on",
+    trains: bool = True,
+) -> Chunk:
+    """Runs the steps of an epoch from one number to another, as one loop.
+
+    How many steps a call makes may be an argument of the compiled program, not a part
+    of it: an epoch that is cut into calls anywhere gives the same bits as one uncut.
+
+    Args:
+        step: A function `(state, batch) -> (state, metrics)`.
+        batch_size: The rows of a batch; None if all of the data is the batch of every step.
+        capacity: The most steps of one call.
+        nonfinite: What happens at a step whose loss is not finite: "stop" ends the call
+            after it; "skip" leaves it out (also when a parameter would not be finite);
+            "go on".
+        trains: Whether the state that a step gives is the next one's.
+
+    Returns:
+        `chunk(state, data, order, start, stop) -> (state, metrics, end, finite)`, not
+        yet compiled: metrics have `capacity` entries along axis 0, the first
+        `end - start` of which count; finite says, with "stop", whether all parameters
+        are.
+    """
+
+    def chunk(state: Any, data: Any, order: Any, start: Any, stop: Any) -> Any:
+        @partial(jax.jit, inline=True)  # traced once, for the shapes and for the loop
+        def once(current: Any, data: Any, order: Any, i: Any) -> tuple[Any, Metrics]:
+            batch = data
+            if batch_size is not None:
+                rows = lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
+                batch = jax.tree.map(lambda column: column[rows], data)
+            if not trains and isinstance(current, TrainState):
+                # The state is the same at every batch of an evaluation; what it draws is not.
+                current = current.replace(key=jax.random.fold_in(current.key, i))
+            new, metrics = step(current, batch)
+            if nonfinite == "skip":
+                fine = _finite((metrics.get("loss"), _trained(new)))
+                old = current
+                if isinstance(current, TrainState):
+                    old = current.replace(step=new.step)
+                new = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
+            return new, metrics
+
+        def body(i: Any, carry: Any) -> Any:
+            current, metrics, _ = carry
+            new, measured = once(current if trains else state, data, order, i)
+            metrics = jax.tree.map(lambda all, one: all.at[i - start].set(one), metrics, measured)
+            fine = _finite(measured.get("loss")) if nonfinite == "stop" else True
+            return new if trains else current, metrics, fine
+
+        shapes = jax.eval_shape(once, state, data, order, start)[1]
+        metrics = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
+        first: Any = state if trains else (), metrics, jnp.array(True)
+        if nonfinite != "stop":
+            # With ends that are known when it is compiled this becomes a scan.
+            current, metrics, fine = lax.fori_loop(start, stop, body, first)
+            return current, metrics, stop, fine
+        end, (current, metrics, _) = lax.while_loop(
+            lambda loop: (loop[0] < stop) & loop[1][2],
+            lambda loop: (loop[0] + 1, body(*loop)),
+            (start, first),
+        )
+        return current, metrics, end, _finite(_trained(current))
+
+    return chunk
+
+
+def make_epoch(step: Step, batch_size: int) -> Epoch:
+    """Runs a step over all batches of an epoch, compiled as one loop.
+
+    Args:
+        step: A function `(state, batch) -> (state, metrics)`; the state is any pytree of arrays.
+        batch_size: The rows of a batch. The last batch is smaller where the rows do not
+            divide, as with torch's `drop_last=False`.
+
+    Returns:
+        `epoch(state, data, order) -> (state, metrics)`: data is a pytree of arrays
+        with the rows along axis 0, order the row numbers in the order of training.
+        Each metric comes back with one entry a step along axis 0. The memory of the state
+        that goes in is given away (donated): go on with the state that comes out. To
+        measure without giving the state away, use `train.evaluate`.
+
+    Raises:
+        ValueError: The batch size is below 1, or the order holds no rows.
+    """
+    check_integer("batch_size", batch_size, least=1)
+
+    @partial(jax.jit, donate_argnums=0)
+    def epoch(state: Any, data: Any, order: jax.Array) -> tuple[Any, Metrics]:
+        steps, rest = divmod(order.shape[0], batch_size)
+        parts = []
+        if steps:
+            whole = make_chunk(step, batch_size, steps)
+            state, metrics, _, _ = whole(state, data, order, 0, steps)
+            parts.append(metrics)
+        if rest:
+            last = make_chunk(step, rest, 1)
+            state, metrics, _, _ = last(state, data, order[steps * batch_size :], 0, 1)
+            parts.append(metrics)
+        if not parts:
+            raise ValueError("order: it holds no rows, so there is no batch to train on")
+        return state, jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
+
+    return epoch
+
+
+def make_repeat(step: Step, steps: int) -> Callable[[Any, Any], tuple[Any, Metrics]]:
+    """Runs a step many times over one and the same batch, compiled as one loop.
+
+    Args:
+        step: A function `(state, batch) -> (state, metrics)`; the state is any pytree of arrays.
+        steps: How often it runs.
+
+    Returns:
+        `repeat(state, batch) -> (state, metrics)`; each metric has one entry a step
+        along axis 0.
+
+    Raises:
+        ValueError: The number of steps is below 1.
+    """
+    check_integer("steps", steps, least=1)
+    chunk = make_chunk(step, None, steps)
+    return jax.jit(lambda state, batch: chunk(state, batch, None, 0, steps)[:2])
+
+
+def _trained(state: Any) -> Any:
+    return state.params if isinstance(state, TrainState) else state
+
+
+def _finite(tree: Any) -> jax.Array:
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.array(True), *(jnp.isfinite(x).all() for x in floats)]).all()
+
+
+# Calls of it, from the host
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Consecutive batches of an epoch, on the device.
+
+    Attributes:
+        data: A pytree of arrays.
+        order: The numbers of the rows in them that the steps take, one after another.
+        batch_size: The rows of a step.
+        capacity: The most steps of one call; batches of one shape and capacity share a program.
+        first: The number of the first step of the epoch that these batches serve.
+        last: The number of the step after the last one.
+        offset: The step of the epoch that is step 0 of `order`.
+    """
+
+    data: Any
+    order: jax.Array
+    batch_size: int
+    capacity: int
+    first: int
+    last: int
+    offset: int
+
+
+Parts = Generator[Batches, None, None]
+"""What a feed gives an epoch as, in order."""
+
+
+class Call(NamedTuple):
+    """What one compiled call did: steps `first` to before `last` of an epoch.
+
+    Attributes:
+        first, last: The numbers of the steps within the epoch.
+        batch_size: The rows of each of these steps.
+        metrics: The metrics of each step along axis 0, on the host.
+    """
+
+    first: int
+    last: int
+    batch_size: int
+    metrics: Any
+
+
+# What was compiled for a step, so that a second run with the same step does not compile.
+_compiled: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+_shapes: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
+class ChunkRunner:
+    """Runs a step over the batches of an epoch, in calls of a fitting length.
+
+    Args:
+        step: A step of training or of evaluation.
+        trains: Whether the state that a step gives is the next one's.
+        nonfinite: "stop", "skip" or "go on", as in `fit`. With the last two the memory of a
+            state is given away to the call. "stop" keeps it until the call has ended,
+            since the error gives the state before the step that failed.
+        chunk_steps: The steps of a call; None for as many as take a quarter second.
+
+    Attributes:
+        state: The state after the last call. Between two calls another one may be set, which
+            the next call goes on with.
+        compile_seconds: The seconds that compiling took so far.
+        gives_away: Whether a call takes the memory of the state that it is given.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        *,
+        trains: bool,
+        nonfinite: str = "go on",
+        chunk_steps: int | None = None,
+    ) -> None:
+        self._step, self._trains = step, trains
+        self._nonfinite, self._chunk_steps = nonfinite, chunk_steps
+        self.state: Any = None
+        self.gives_away = trains and nonfinite != "stop"
+        self._fitting = 1  # steps that take about a quarter second
+        self.compile_seconds = 0.0
+        _Compiling.listen()
+
+    def run(
+        self,
+        state: Any,
+        feed: Any,
+        epoch: int,
+        start: int = 0,
+        until: Callable[[int], int] = lambda first: first + _STEPS,
+    ) -> Iterator[Call]:
+        """An epoch from a step on.
+
+        Args:
+            state: The state before that step.
+            feed: Where the batches come from (`jaxnet.train._batches.Feed`).
+            epoch: The number of the epoch, from 0.
+            start: The number of the step within it, from 0.
+            until: From the number of a call's first step, the step that it has to end before.
+
+        Raises:
+            NonFiniteError: A loss or a parameter is not finite, with nonfinite="stop".
+        """
+        self.state = state
+        with closing(
+            feed.batches(epoch, start, lambda batch: self._capacity(batch, feed))
+        ) as parts:
+            for batches in parts:
+                first = batches.first
+                while first < batches.last:
+                    wanted = self._chunk_steps or self._fitting
+                    count = min(wanted, batches.capacity, batches.last - first)
+                    last = min(first + count, max(until(first), first + 1))
+                    metrics = self._call(batches, first, last, epoch)
+                    yield Call(first, last, batches.batch_size, metrics)
+                    first = last
+
+    def metrics_like(self, state: Any, batch: Any) -> Any:
+        """The shapes of the metrics of one step."""
+        known = _shapes.setdefault(self._step, {})
+        name = jax.tree.structure(state), batch_shapes(batch)
+        if name not in known:  # once: it takes time, and memory that stays
+            shapes = jax.tree.map(_as_on_the_device, batch)
+            try:
+                result = jax.eval_shape(self._step, state, shapes)
+            except TypeError as error:
+                if f"{type(state).__name__!r} object is not callable" in str(error):
+                    raise TypeError(
+                        "step: a function that calls the state, as a loss calls the model; give "
+                        "make_train_step(loss, optimizer), or make_eval_step(loss) to measure"
+                    ) from error
+                raise
+            _check_result(result)
+            known[name] = result[1]
+        return known[name]
+
+    def _capacity(self, batch: Any, feed: Any) -> int:
+        in_memory = [self.metrics_like(self.state, batch)]
+        if not feed.on_device:
+            in_memory.append(batch)
+        leaves = jax.tree.leaves(in_memory)
+        one = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        return max(1, min(_STEPS, _BYTES // max(one, 1)))
+
+    def _call(self, batches: Batches, first: int, last: int, epoch: int) -> Any:
+        state, chunk = self.state, self._chunk(batches)
+        start, stop = np.int32(first - batches.offset), np.int32(last - batches.offset)
+        began, compiled = time.perf_counter(), _Compiling.seconds
+        new, metrics, end, finite = chunk(state, batches.data, batches.order, start, stop)
+        compiled = _Compiling.seconds - compiled
+        count = int(end) - int(start)  # waits until the call has ended
+        # A copy: a view would keep the entries of all steps that the call has room for.
+        metrics = jax.tree.map(lambda x: np.asarray(x)[:count].copy(), metrics)
+        seconds = time.perf_counter() - began - compiled
+        if compiled:
+            self.compile_seconds += compiled
+            what = "training" if self._trains else "evaluation"
+            rows = batches.batch_size
+            _log.info("compiled %s with batches of %d in %.2f s", what, rows, compiled)
+        fitting = int(_SECONDS * max(count, 1) / max(seconds, 1e-7))
+        self._fitting = max(1, min(fitting, 8 * count))
+        if self._trains and self._nonfinite == "stop":
+            losses = metrics.get("loss", 0.0)
+            if not (bool(finite) and np.isfinite(losses).all()):
+                self._explain(chunk, state, batches, int(start), int(end), epoch)
+        if self._trains:
+            self.state = new
+        return metrics
+
+    def _chunk(self, batches: Batches) -> Any:
+        how = self._trains, self._nonfinite, batches.batch_size, batches.capacity
+        known = _compiled.setdefault(self._step, {})
+        if how not in known:
+            # The entry goes with its step: what is compiled must not hold the step itself.
+            step = weakref.ref(self._step)
+            chunk = make_chunk(
+                lambda state, batch: step()(state, batch),  # type: ignore[misc]
+                batches.batch_size,
+                batches.capacity,
+                nonfinite=self._nonfinite,
+                trains=self._trains,
+            )
+            known[how] = jax.jit(chunk, donate_argnums=0 if self.gives_away else ())
+        return known[how]
+
+    def _explain(
+        self, chunk: Any, state: Any, batches: Batches, start: int, end: int, epoch: int
+    ) -> None:
+        """Finds the step that first was not finite, goes back to before it, and raises."""
+        before, i = state, start
+        while i < end:
+            numbers = np.int32(i), np.int32(i + 1)
+            after, metrics, _, finite = chunk(before, batches.data, batches.order, *numbers)
+            if not finite or not np.isfinite(np.asarray(metrics.get("loss", 0.0))[:1]).all():
+                break
+            before, i = after, i + 1
+        rows = batches.order[i * batches.batch_size : (i + 1) * batches.batch_size]
+        batch = jax.tree.map(lambda column: column[rows], batches.data)
+        where = epoch + 1, batches.offset + i + 1
+        raise NonFiniteError(*where, before, batch, diagnose(before, self._step, batch))
+
+
+class _Compiling:
+    """The seconds that JAX spent on tracing, lowering and compiling in this process."""
+
+    seconds = 0.0
+    _listens = False
+
+    @classmethod
+    def listen(cls) -> None:
+        if not cls._listens:
+            cls._listens = True
+            jax.monitoring.register_event_duration_secs_listener(cls._add)
+
+    @classmethod
+    def _add(cls, event: str, duration_secs: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            cls.seconds += duration_secs
+
+
+def _as_on_the_device(array: Any) -> jax.ShapeDtypeStruct:
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(array.shape, dtype)
+
+
+def batch_shapes(batch: Any) -> Any:
+    """The structure, shapes and dtypes of a batch, hashable."""
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
+def _check_result(result: Any) -> None:
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise TypeError(
+            f"step: it gave {type(result).__name__}; accepted is a function (state, batch) -> "
+            "(state, dictionary of metrics), such as make_train_step(loss, optimizer) gives"
+        )
+
+
+def joined(parts: list[Any]) -> Any:
+    """The metrics of several calls as those of one.
+
+    Raises:
+        ValueError: The shape of a metric depends on the rows of the batch.
+    """
+    named = [named_leaves(part) for part in parts]
+    for name in named[0]:
+        shapes = {leaves[name].shape[1:] for leaves in named}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"metrics: {name}: of shapes {sorted(shapes)} in batches of different sizes; "
+                "accepted are numbers and arrays of one shape, so take the mean over the rows"
+            )
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+
+def mean_metrics(metrics: Any, weights: np.ndarray | None = None) -> dict[str, Any]:
+    """The metrics of many steps, one entry a step along axis 0, as plain numbers.
+
+    Args:
+        metrics: Arrays by name, of which the mean is taken, and `jaxnet.metrics.Metric`s,
+            which are joined over all rows.
+        weights: The weight of each step in the means; all the same unless given.
+    """
+    found = {}
+    for name, value in sorted(metrics.items(), key=lambda item: (item[0] != "loss", item[0])):
+        if isinstance(value, metric_functions.Metric):
+            value = metric_functions.compute(metric_functions.total(value))
+        else:
+            value = np.average(np.asarray(value, np.float64), axis=0, weights=weights)
+        value = np.asarray(value)
+        found[name] = float(value) if value.ndim == 0 else value.tolist()
+    return found

@@ -1,0 +1,163 @@
+"""Where a step first leaves the finite numbers."""
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet._intercept import Call, intercept
+from jaxnet._keys import keys
+from jaxnet._mixed_precision import computing_in
+from jaxnet.precision import full_float32
+from jaxnet.train._state import TrainState, merge
+from jaxnet.train._step import TrainStep
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """What of one training step is not finite; None where everything is.
+
+    Attributes:
+        batch: the first array of the batch.
+        layer: the first layer, in the order of the computation, by its output.
+        parameter: the first parameter, in the model's order, by its value.
+        gradient: the first parameter by its gradient.
+        lines: the same in words.
+    """
+
+    batch: str | None
+    layer: str | None
+    parameter: str | None
+    gradient: str | None
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(self.lines)
+
+
+class NonFiniteError(FloatingPointError):
+    """A training step whose loss or parameters are not finite.
+
+    Attributes:
+        epoch: counted from 1.
+        step: of the epoch, counted from 1.
+        state: before that step.
+        batch: of that step.
+        diagnosis: what is not finite in it.
+    """
+
+    def __init__(
+        self, epoch: int, step: int, state: TrainState[Any], batch: Any, diagnosis: Diagnosis
+    ) -> None:
+        super().__init__(
+            f"epoch {epoch}, step {step}: not finite: {diagnosis}. A smaller learning rate or "
+            'clipped gradients may help; fit(nonfinite="skip") leaves such steps out'
+        )
+        self.epoch, self.step, self.state, self.batch = epoch, step, state, batch
+        self.diagnosis = diagnosis
+
+
+@full_float32()
+def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
+    """Repeats a training step, operation by operation, and names what is not finite in it.
+
+    Args:
+        state: before the step.
+        step: what `make_train_step` gave. Of another function nothing is known inside,
+            so that only the batch and the parameters are looked at.
+        batch: of the step.
+
+    >>> from jaxnet import losses, nn, optim, train
+    >>> from jaxnet.random import Generator
+    >>> model = nn.Sequential(nn.Linear(1, 1, rngs=Generator(0)), nn.LogSigmoid())
+    >>> step = train.make_train_step(train.supervised(losses.mse_loss), optim.SGD(lr=0.1))
+    >>> state = train.create(model, optim.SGD(lr=0.1))
+    >>> train.diagnose(state, step, (jnp.array([[jnp.inf]]), jnp.ones((1, 1)))).layer
+    '0'
+    """
+    lines = []
+    bad_batch = None
+    for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
+        if bad_batch is None and (what := _nonfinite(leaf)):
+            bad_batch = jax.tree_util.keystr(path)
+            lines.append(f"batch{bad_batch}: {what}")
+    if not isinstance(state, TrainState):
+        lines = lines or ["the step's metrics, not its batch; give a state of train.create"]
+        return Diagnosis(bad_batch, None, None, None, tuple(lines))
+    order = _in_order(state)
+    layer = gradient = None
+    if isinstance(step, TrainStep):
+        loss, dtype = step.loss, step.compute_dtype
+        key = jax.random.fold_in(state.key, state.step)
+
+        def value(params: Any, watch: bool = False) -> Any:
+            model = merge(state.structure, params, state.buffers)
+            model.train()
+            seen: list[tuple[str, str]] = []
+            watching = intercept(model, _noting(seen)) if watch else nullcontext()
+            with keys(key), watching, computing_in(model, dtype):
+                result = loss(model, batch)
+            return result[0] if isinstance(result, tuple) else result, seen
+
+        result, seen = value(state.params, watch=True)
+        if seen:
+            layer, what = seen[0]
+            lines.append(f"the first layer is {layer}: in its output {what}")
+        elif not np.isfinite(np.asarray(result)).all():
+            lines.append("every layer's output is finite, the loss is not")
+    parameter, said = _first(order, state.params)
+    lines += [f"the first parameter is {parameter}: in its value {said}"] if parameter else []
+    if isinstance(step, TrainStep):
+        gradients = jax.grad(lambda params: value(params)[0])(state.params)
+        gradient, said = _first(order, gradients)
+        lines += [f"the first gradient is that of {gradient}: {said}"] if gradient else []
+    if not lines:
+        lines.append("the step's update, not its loss or gradients")
+    return Diagnosis(bad_batch, layer, parameter, gradient, tuple(lines))
+
+
+def _in_order(state: TrainState[Any]) -> list[str]:
+    model = state.model()
+    if not hasattr(model, "named_parameters"):
+        return list(state.params)
+    names = [name for name, _ in model.named_parameters() if name in state.params]
+    return names + [name for name in state.params if name not in names]
+
+
+def _first(order: list[str], arrays: dict[str, Any]) -> tuple[str | None, str | None]:
+    for name in order:
+        if what := _nonfinite(arrays[name]):
+            return name, what
+    return None, None
+
+
+def _nonfinite(leaf: Any) -> str | None:
+    if isinstance(leaf, jax.core.Tracer) or not hasattr(leaf, "dtype"):
+        return None
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return None
+    array = np.asarray(leaf)
+    array = array if array.dtype.kind in "fc" else array.astype(np.float32)
+    if np.isfinite(array).all():
+        return None
+    nans = int(np.isnan(array).sum())
+    infinite = int(np.isinf(array).sum())
+    return f"{nans} nan and {infinite} infinite of {array.size} numbers"
+
+
+def _noting(seen: list[tuple[str, str]]) -> Callable[..., Any]:
+    """Notes the modules whose outputs are not finite, in the order in which they finish."""
+
+    def note(call: Call, proceed: Callable[..., Any]) -> Any:
+        outputs = proceed(*call.args, **call.kwargs)
+        for leaf in jax.tree.leaves(outputs):
+            if what := _nonfinite(leaf):
+                seen.append((call.name or type(call.module).__name__, what))
+                break
+        return outputs
+
+    return note

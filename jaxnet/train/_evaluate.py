@@ -1,0 +1,176 @@
+"""Measuring and predicting over whole data sets, which gives nothing of the state away."""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from jaxnet.train._batches import Feed, open_feed
+from jaxnet.train._chunk import Call, ChunkRunner, joined, mean_metrics
+from jaxnet.train._progress import Progress
+from jaxnet.train._step import Step, make_predict
+
+
+def evaluate(
+    state: Any,
+    eval_step: Step,
+    data: Any,
+    *,
+    batch_size: int | None = None,
+    feed: str = "auto",
+    chunk_steps: int | None = None,
+    quiet: bool | None = None,
+) -> dict[str, Any]:
+    """Measures a model on some data, in compiled calls of many batches.
+
+    The state stays usable. What was compiled for a step serves every later call with that
+    step, also those of `fit`'s validation.
+
+    Args:
+        state: The state of a run, such as `train.create(...)`, `fit(...).state` or
+            `EpochReport.state`.
+        eval_step: The step that measures one batch, such as `make_eval_step(loss)`.
+        data: The data, in one of the forms that `fit` takes.
+        batch_size: The rows of a batch; the last batch may have fewer. A loader has its own.
+        feed: Where the data lies: "device", "host", or "auto" by the free memory.
+        chunk_steps: The batches of a compiled call; by default as many as take a quarter second.
+        quiet: Whether no bar is shown; by default there is one on a terminal.
+
+    Returns:
+        The metrics by name. Means weigh each batch by its rows, so that a loss that is a
+        mean over rows comes out as the mean over all of them; a `jaxnet.metrics.Metric` is
+        joined over all rows.
+
+    Raises:
+        TypeError: The state is a model, or the data is nothing that gives rows or batches.
+        ValueError: An argument does not go with this data.
+
+    >>> import numpy as np
+    >>> from jaxnet import losses, metrics, nn, optim, train
+    >>> from jaxnet.random import Generator
+    >>> state = train.create(nn.Linear(3, 2, rngs=Generator(0)), optim.SGD(lr=0.1))
+    >>> loss = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
+    >>> x, y = np.ones((10, 3), np.float32), np.zeros(10, np.int32)
+    >>> sorted(train.evaluate(state, train.make_eval_step(loss), (x, y), batch_size=4))
+    ['accuracy', 'loss']
+    """
+    check_state(state)
+    opened, _ = open_feed(data, batch_size=batch_size, where=feed)
+    runner = ChunkRunner(eval_step, trains=False, chunk_steps=chunk_steps)
+    progress = Progress(quiet=quiet)
+    progress.start(opened.rows, 0)
+    try:
+        return measure(runner, state, opened, progress)
+    finally:
+        progress.close()
+
+
+def measure(
+    runner: ChunkRunner, state: Any, feed: Feed, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The metrics of one pass over a feed: what `evaluate` and `fit`'s validation share."""
+    parts, weights = [], []
+    for call in _calls(runner, state, feed, progress, "evaluate"):
+        parts.append(call.metrics)
+        weights += [call.batch_size] * (call.last - call.first)
+    runner.state = None  # else it would stay in memory until the next evaluation
+    return mean_metrics(joined(parts), np.array(weights, np.float64))
+
+
+def predict(
+    state: Any,
+    inputs: Any,
+    *,
+    batch_size: int | None = None,
+    compute_dtype: DTypeLike | None = None,
+    averaged: bool = False,
+    feed: str = "auto",
+    quiet: bool | None = None,
+) -> Any:
+    """The outputs of a model in evaluation mode for all rows of some inputs, in their order.
+
+    Args:
+        state: The state of a run; it stays usable.
+        inputs: The inputs without targets, in one of the forms that `fit` takes as data. A
+            tuple becomes the model's arguments.
+        batch_size: The rows of a batch; the last batch may have fewer. A loader has its own.
+        compute_dtype: The dtype of the model's arithmetic; outputs are float32.
+        averaged: Whether to use the running average of the weights.
+        feed: Where the inputs lie: "device", "host", or "auto" by the free memory.
+        quiet: Whether no bar is shown; by default there is one on a terminal.
+
+    Returns:
+        What the model returns, as NumPy arrays with all rows along axis 0.
+
+    Raises:
+        TypeError: The state is a model, or the inputs are nothing that gives rows or batches.
+        ValueError: An argument does not go with these inputs, or an output does not have the
+            rows of its batch along axis 0.
+
+    >>> import numpy as np
+    >>> from jaxnet import nn, optim, train
+    >>> from jaxnet.random import Generator
+    >>> state = train.create(nn.Linear(3, 2, rngs=Generator(0)), optim.SGD(lr=0.1))
+    >>> train.predict(state, np.ones((10, 3), np.float32), batch_size=4).shape
+    (10, 2)
+    """
+    check_state(state)
+    opened, _ = open_feed(inputs, batch_size=batch_size, where=feed, name="inputs")
+    dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
+    runner = ChunkRunner(_predict_step(dtype, averaged), trains=False)
+    progress = Progress(quiet=quiet)
+    progress.start(opened.rows, 0)
+    parts = []
+    try:
+        for call in _calls(runner, state, opened, progress, "predict"):
+            parts.append(jax.tree.map(functools.partial(_rows, call), call.metrics["outputs"]))
+    finally:
+        progress.close()
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+
+@functools.cache
+def _predict_step(compute_dtype: np.dtype | None, averaged: bool) -> Step:
+    """One function for each way to predict, so that what was compiled for it is found again."""
+    run = make_predict(compute_dtype, averaged)
+
+    def step(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+        return state, {
+            "outputs": run(state, *batch) if isinstance(batch, tuple) else run(state, batch)
+        }
+
+    return step
+
+
+def _rows(call: Call, output: np.ndarray) -> np.ndarray:
+    # (steps, rows of a batch, ...) -> (rows of the call, ...)
+    if output.shape[1:2] != (call.batch_size,):
+        raise ValueError(
+            f"inputs: for a batch of {call.batch_size} rows the model gave an output of shape "
+            f"{output.shape[1:]}; accepted are outputs with the rows along axis 0"
+        )
+    return output.reshape(math.prod(output.shape[:2]), *output.shape[2:])
+
+
+def _calls(
+    runner: ChunkRunner, state: Any, feed: Feed, progress: Progress | None, what: str
+) -> Iterator[Call]:
+    for call in runner.run(state, feed, 0):
+        if progress is not None:
+            progress.advance(call.batch_size * (call.last - call.first), what, {})
+        yield call
+
+
+def check_state(state: Any) -> None:
+    """Raises TypeError if it is a model, which is what PyTorch's loops take."""
+    if isinstance(state, nnx.Module) or type(state).__module__.startswith("torch."):
+        raise TypeError(
+            f"state: a model ({type(state).__name__}); accepted is the state of a run: "
+            "train.create(model, optimizer)"
+        )

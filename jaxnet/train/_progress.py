@@ -1,0 +1,186 @@
+"""What is seen of a run while it goes on, and the cache of compiled programs."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxnet._files import cache_folder
+
+_log = logging.getLogger(__name__)
+_notices = logging.getLogger("jaxnet")
+
+
+class Progress:
+    """A bar over the rows of a run, or a line an epoch where no one watches.
+
+    While it is open, the notices of `logging.getLogger("jaxnet")` are shown between its lines.
+
+    Args:
+        total: The rows of the whole run; None where that is not known.
+        quiet: Whether there are lines only, and no bar; None shows a bar on a terminal.
+        log: A function that takes the lines; by default they are printed.
+        first: The name of the metric that is shown first.
+    """
+
+    def __init__(
+        self,
+        total: int | None = None,
+        quiet: bool | None = None,
+        log: Callable[[str], None] | None = None,
+        first: str | None = None,
+    ) -> None:
+        self._quiet = not sys.stderr.isatty() if quiet is None else quiet
+        self._total, self._log, self._first = total, log, first
+        self._last: dict[str, Any] = {}  # the monitored metric of the last epoch
+        self._bar: Any = None
+        self._task: Any = None
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Shows notices as lines, and takes the bar away at the end."""
+        handler = _Handler(self.write)
+        level = _notices.level
+        if level == logging.NOTSET:
+            _notices.setLevel(logging.INFO)
+        _notices.addHandler(handler)
+        try:
+            yield
+        finally:
+            _notices.removeHandler(handler)
+            _notices.setLevel(level)
+            self.close()
+
+    def start(self, total: int | None, done: int) -> None:
+        """Begins the bar, with some rows done already."""
+        self._total = total
+        if self._quiet or self._bar is not None:
+            return
+        from rich import progress
+        from rich.console import Console
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=20),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("{task.fields[shown]}"),
+            progress.TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows")
+            if total
+            else progress.TextColumn("{task.completed:,.0f} rows"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("compiling", total=total, completed=done, shown="")
+        self._bar.start()
+
+    def write(self, text: str) -> None:
+        """Writes a line, above the bar if there is one."""
+        if self._log is not None:
+            self._log(text)
+        elif self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, flush=True)
+
+    def advance(self, rows: int, what: str, metrics: Mapping[str, Any]) -> None:
+        """Says that some rows are done."""
+        if self._bar is not None:
+            shown = _shown({**self._last, **metrics}, self._first)
+            self._bar.update(self._task, advance=rows, description=what, shown=shown)
+
+    def epoch(self, epoch: str, metrics: Mapping[str, Any], rate: float, seconds: float) -> None:
+        """Writes the line of an epoch."""
+        shown = _shown(metrics, self._first)
+        self._last = {name: metrics[name] for name in metrics if name == self._first}
+        self.write(f"epoch {epoch}: {shown}, {rate:,.0f} samples/s, {seconds:.2f} s")
+
+    def close(self) -> None:
+        """Takes the bar away; what it showed last stays."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class _Handler(logging.Handler):
+    """Hands the text of notices to a function."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(record.getMessage())
+
+
+def _shown(metrics: Mapping[str, Any], first: str | None) -> str:
+    names = [name for name, value in metrics.items() if isinstance(value, float | int)]
+    names.sort(key=lambda name: name != first)  # stable: the others stay in their order
+    return ", ".join(f"{name} {metrics[name]:.4g}" for name in names)
+
+
+@contextmanager
+def interruptible(stop: Callable[[], None]) -> Iterator[None]:
+    """Calls `stop` at the first SIGINT or SIGTERM; a second one does what it always did.
+
+    In a thread, where Python takes no signals, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def once(number: int, frame: Any) -> None:
+        signal.signal(number, before[number])
+        stop()
+
+    for number in before:
+        signal.signal(number, once)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_said: set[str] = set()
+
+
+def use_compilation_cache() -> Path | None:
+    """Keeps compiled programs in the user's cache, so that the next start does not compile.
+
+    A folder that `jax_compilation_cache_dir` names already stays. The log says it once a
+    process.
+
+    Returns:
+        The folder, or None if it cannot be written.
+    """
+    from jax.experimental.compilation_cache import compilation_cache
+
+    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if folder is None:
+        folder = str(cache_folder() / "compiled")
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            _once(f"compiled programs are not kept: {error}")
+            return None
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        compilation_cache.reset_cache()  # it may have looked before, and found it was off
+    _once(f"compiled programs are kept in {folder}")
+    return Path(folder)
+
+
+def _once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        _log.info(text)

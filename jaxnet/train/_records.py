@@ -1,0 +1,240 @@
+"""The records of a run: its numbers, written while it goes on."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxnet import _files as files
+from jaxnet.train._values import plain, scalars
+from jaxnet.train._visdom import Visdom
+
+Line = Mapping[str, Any]
+
+
+class Recorder(Protocol):
+    """Where the numbers of a run go: `train.Records`, or a class with the same methods."""
+
+    def open(self, epoch: int, step: int, resume: bool) -> None: ...
+
+    def epoch(self, line: Line) -> None: ...
+
+    def steps(self, lines: Sequence[Line]) -> None: ...
+
+    def log(self, lines: Sequence[Line]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Records:
+    """One line an epoch in FOLDER/history.jsonl, and elsewhere by name.
+
+    Lines are flushed one by one, so that the file of a killed run can be read. A run
+    that goes on from a checkpoint first takes away what was written after it: no line
+    is there twice.
+
+    Args:
+        folder: The folder of the files; it is made if it is not there.
+        *also: Further records: "csv" (FOLDER/history.csv), "tensorboard" (event files in
+            FOLDER, read by `tensorboard --logdir FOLDER`), "visdom" (a server on this machine
+            at port 8097, env FOLDER's name), or a `Visdom` for another server.
+        every_step: Whether each step gets a line too.
+
+    Raises:
+        ValueError: A name is unknown, or the folder holds the records of another run.
+        ImportError: The package of a name is not installed.
+        ConnectionError: There is no Visdom server.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *also: str | Visdom,
+        every_step: bool = False,
+    ) -> None:
+        self.folder = Path(folder).expanduser()
+        self.every_step = every_step
+        writers: dict[str, Any] = {
+            "csv": lambda: _Csv(self.folder / "history.csv"),
+            "tensorboard": lambda: _TensorBoard(self.folder),
+            "visdom": lambda: Visdom(env=self.folder.resolve().name),
+        }
+        for name in also:
+            if not isinstance(name, Visdom) and name not in writers:
+                names = ", ".join(map(repr, writers))
+                raise ValueError(f"also: {name!r}; accepted are {names} and a Visdom")
+        self._writers: list[Any] = [_Jsonl(self.folder / "history.jsonl")]
+        for name in also:
+            self._writers.append(name if isinstance(name, Visdom) else writers[name]())
+
+    def open(self, epoch: int, step: int, resume: bool = False) -> None:
+        """Begins, or goes on after an epoch and a step.
+
+        Args:
+            epoch: The whole epochs that are done.
+            step: The steps that are done.
+            resume: Whether what is there belongs to this run; what lies behind the epoch
+                and step is then taken away.
+        """
+        file = self.folder / "history.jsonl"
+        if not resume and file.exists() and file.stat().st_size:
+            raise ValueError(
+                f"records: {file} holds another run; give another folder (a run with a "
+                "checkpoint folder goes on in its own)"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        before = [
+            line
+            for line in _read_lines(file)
+            if line.get("epoch", 0) <= epoch and line.get("step", 0) <= step
+        ]
+        for writer in self._writers:
+            writer.open(before, step)
+
+    def epoch(self, line: Line) -> None:
+        """The numbers of an epoch: "epoch", "step" and the metrics."""
+        for writer in self._writers:
+            writer.write([line])
+
+    def steps(self, lines: Sequence[Line]) -> None:
+        """The numbers of some steps: "step", "in_epoch" and the metrics."""
+        if self.every_step:
+            self.log(lines)
+
+    def log(self, lines: Sequence[Line]) -> None:
+        """What a callback of `train.EverySteps` logged: "step", "in_epoch" and its numbers."""
+        for writer in self._writers:
+            writer.write(lines)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; a killed run may have left half a one at the end."""
+    if not file.exists():
+        return []
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not text.endswith("\n"):
+            break
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+class _Jsonl:
+    def __init__(self, file: Path) -> None:
+        self._path = file
+        self._file: Any = None
+
+    def open(self, before: Sequence[Line], step: int) -> None:
+        files.write_text(self._path, "".join(map(self._text, before)))
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def _text(self, line: Line) -> str:
+        return json.dumps(plain(line), allow_nan=False) + "\n"
+
+    def write(self, lines: Sequence[Line]) -> None:
+        self._file.write("".join(map(self._text, lines)))
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _Csv:
+    """Epochs only, one row each. A new column, such as a number logged late, is filled up."""
+
+    def __init__(self, file: Path) -> None:
+        self._path = file
+        self._lines: list[Line] = []
+        self._columns: list[str] = []
+        self._file: Any = None
+
+    def open(self, before: Sequence[Line], step: int) -> None:
+        self._begin([line for line in before if "epoch" in line])
+
+    def _begin(self, lines: list[Line]) -> None:
+        """Writes the file anew with all columns of some lines."""
+        self.close()
+        self._lines = lines
+        self._columns = list(dict.fromkeys(name for line in lines for name in line))
+        head = [dict(zip(self._columns, self._columns, strict=True))] if lines else []
+        files.write_text(self._path, "".join(map(self._text, [*head, *lines])))
+        self._file = open(self._path, "a", newline="", encoding="utf-8")  # noqa: SIM115
+
+    def _text(self, line: Line) -> str:
+        text = io.StringIO()
+        row = [line.get(name, "") for name in self._columns]
+        csv.writer(text, lineterminator="\n").writerow(row)
+        return text.getvalue()
+
+    def write(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            if "epoch" not in line:
+                continue
+            if set(line) <= set(self._columns):
+                self._lines.append(line)
+                self._file.write(self._text(line))
+                self._file.flush()
+            else:
+                self._begin([*self._lines, line])
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _TensorBoard:
+    """TensorBoard's own event files, without TensorFlow."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import tensorboard.compat.proto.event_pb2
+            import tensorboard.summary.writer.event_file_writer  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                'records: "tensorboard" needs the package: pip install tensorboard'
+            ) from error
+        self._folder = folder
+        self._writer: Any = None
+
+    def open(self, before: Sequence[Line], step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer = EventFileWriter(str(self._folder))
+        # TensorBoard hides what an earlier, killed process wrote from this step on.
+        start = SessionLog(status=SessionLog.START)
+        self._add(Event(step=step + 1, session_log=start))
+
+    def _add(self, event: Any) -> None:
+        import time
+
+        event.wall_time = time.time()
+        self._writer.add_event(event)
+
+    def write(self, lines: Sequence[Line]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for line in lines:
+            group = "epoch" if "epoch" in line else "step"
+            values = [
+                Summary.Value(tag=f"{group}/{name}", simple_value=float(value))
+                for name, value in scalars(line).items()
+            ]
+            self._add(Event(step=int(line["step"]), summary=Summary(value=values)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

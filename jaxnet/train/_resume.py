@@ -1,0 +1,228 @@
+"""The position of a run, and how its checkpoints hold it and give it back."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnet._names import named_leaves
+from jaxnet.checkpoint import Checkpoints, Restored
+from jaxnet.train._chunk import joined
+
+
+@dataclasses.dataclass
+class RunPosition:
+    """All that a checkpoint of a run needs beside its arrays.
+
+    Attributes:
+        epoch: The epochs that are whole.
+        batch: The steps that are done of the next epoch.
+        steps: The steps of the whole run that are done.
+        seconds: The seconds of training that the steps of the running epoch took.
+        total_seconds: The seconds of the whole run, without compiling.
+        generator: The state of the run's generator, before the order of the running epoch
+            was drawn.
+        training, validation: What the feeds drew from, then.
+        history: One dictionary an epoch.
+        best, best_epoch: The best value of the monitored metric, and its epoch.
+        bad_epochs: The epochs in a row without a new best.
+        reason: The reason for which a callback ended the run.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    total_seconds: float = 0.0
+    generator: bytes = b""
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    validation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: float | None = None
+    best_epoch: int | None = None
+    bad_epochs: int = 0
+    reason: str | None = None
+
+
+class EpochMetrics:
+    """The metrics of the steps of an epoch, gathered over its calls and across a stop.
+
+    Args:
+        before: The metrics of the steps before the stop, by the names of their arrays.
+    """
+
+    def __init__(self, before: dict[str, np.ndarray] | None = None) -> None:
+        self._before = before or {}
+        self._parts: list[Any] = []
+
+    def append(self, metrics: Any) -> None:
+        """Adds the metrics of a call, with one entry a step along axis 0."""
+        self._parts.append(metrics)
+
+    @property
+    def since_stop(self) -> bool:
+        """Whether a step was done since the stop, or since the epoch's begin."""
+        return bool(self._parts)
+
+    def last(self, steps: int) -> Any:
+        """The metrics of the last steps, as far as they lie in the epoch."""
+        parts: list[Any] = []
+        missing = steps
+        for part in reversed(self._parts):
+            parts.insert(0, part)
+            missing -= len(jax.tree.leaves(part)[0])
+            if missing <= 0:
+                break
+        if missing > 0 and self._before:
+            parts = [self.joined()]
+        return jax.tree.map(lambda values: values[-steps:], joined(parts))
+
+    def named(self) -> dict[str, np.ndarray]:
+        """The arrays by dotted name, as checkpoints hold them."""
+        if not self._parts:
+            return self._before
+        return named_leaves(self.joined())
+
+    def joined(self, like: Any = None) -> Any:
+        """The metrics of all steps so far.
+
+        Args:
+            like: Metrics of the same structure, where no step was done since the stop.
+
+        Raises:
+            ValueError: The metrics before the stop are others.
+        """
+        like = self._parts[0] if self._parts else like
+        parts = list(self._parts)
+        if self._before:
+            names = list(named_leaves(like))
+            if set(names) != set(self._before):
+                raise ValueError(
+                    f"metrics: {', '.join(self._before)} in the checkpoint, {', '.join(names)} "
+                    "now; a run that was stopped within an epoch goes on with the same metrics"
+                )
+            leaves = [self._before[name] for name in names]
+            parts.insert(0, jax.tree.unflatten(jax.tree.structure(like), leaves))
+        return joined(parts)
+
+
+@dataclasses.dataclass
+class Resumed:
+    """What a checkpoint gave back.
+
+    Attributes:
+        state: The state of the training.
+        position: The position of the run.
+        best: The best state so far, or None.
+        metrics: The metrics of the running epoch.
+    """
+
+    state: Any
+    position: RunPosition
+    best: Any
+    metrics: EpochMetrics
+
+
+class RunCheckpoints:
+    """Saves a run whole, and gives it back whole.
+
+    Args:
+        checkpoints: The folder of the checkpoints.
+        monitor: The metric that tells the best checkpoint.
+        settings: What has to be the same for the run to go on, by name.
+        callbacks: The callbacks, whose memories are kept.
+        config: What else is kept; what JSON takes.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        monitor: str,
+        settings: dict[str, Any],
+        callbacks: Sequence[Any],
+        config: Any,
+    ) -> None:
+        self.checkpoints, self._monitor, self._settings = checkpoints, monitor, settings
+        self._callbacks, self._config = callbacks, config
+        self._saved: tuple[int, int] | None = None
+
+    def save(self, state: Any, position: RunPosition, best: Any, metrics: EpochMetrics) -> bool:
+        """Saves, unless this position is saved already; gives whether it did."""
+        if self._saved == (position.epoch, position.batch):
+            return False
+        arrays: dict[str, Any] = {}
+        if best is not None:
+            arrays |= {f"best.{k}": v for k, v in named_leaves(best).items()}
+        for i, callback in enumerate(self._callbacks):
+            memory = named_leaves(getattr(callback, "memory", None))
+            arrays |= {f"callbacks.{i}.{k}": v for k, v in memory.items()}
+        arrays |= {f"metrics.{k}": v for k, v in metrics.named().items()}
+        monitored = {}
+        if position.batch == 0 and position.history and self._monitor in position.history[-1]:
+            monitored = {self._monitor: position.history[-1][self._monitor]}
+        self.checkpoints.save(
+            position.steps,
+            state,
+            metrics=monitored,
+            config=self._config,
+            host={"position": dataclasses.asdict(position), "settings": self._settings},
+            arrays=arrays,
+        )
+        self._saved = position.epoch, position.batch
+        return True
+
+    def restore(self, state: Any, best: Any) -> Resumed:
+        """The newest whole checkpoint. The memories of the callbacks are set.
+
+        Args:
+            state: A state like that in the checkpoint.
+            best: A state like the best one, or None.
+
+        Raises:
+            ValueError: It is of a run with other settings, callbacks, model or optimizer.
+        """
+        back = self.checkpoints.restore(state)
+        settings = back.host["settings"]
+        differ = [
+            f"{name}: {settings.get(name)!r} before, {self._settings.get(name)!r} now"
+            for name in {**self._settings, **settings}
+            if settings.get(name) != self._settings.get(name)
+        ]
+        if differ:
+            raise ValueError(
+                f"{self.checkpoints.folder}: the run there cannot go on with other settings: "
+                + "; ".join(differ)
+            )
+        position = RunPosition(**back.host["position"])
+        self._saved = position.epoch, position.batch
+        if best is not None:
+            best = _filled(best, back, "best.")
+        memories = [
+            (callback, _filled(callback.memory, back, f"callbacks.{i}."))
+            for i, callback in enumerate(self._callbacks)
+            if hasattr(callback, "memory")
+        ]
+        for callback, memory in memories:
+            callback.memory = memory
+        metrics = {
+            name.removeprefix("metrics."): array
+            for name, array in back.arrays.items()
+            if name.startswith("metrics.")
+        }
+        return Resumed(back.state, position, best, EpochMetrics(metrics))
+
+
+def _filled(like: Any, back: Restored, prefix: str) -> Any:
+    """A pytree with the arrays that a checkpoint holds under a prefix."""
+    names = [prefix + name for name in named_leaves(like)]
+    missing = [name for name in names if name not in back.arrays]
+    if missing:
+        raise ValueError(
+            f"the checkpoint of step {back.step} lacks {', '.join(missing)}: it is of a run with "
+            "other callbacks, or without patience"
+        )
+    leaves = [jnp.array(back.arrays[name]) for name in names]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -1,0 +1,284 @@
+"""Training, evaluation and prediction steps: pure functions of (state, batch)."""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.typing import DTypeLike
+
+from jaxnet._checks import check_integer
+from jaxnet._keys import keys
+from jaxnet._mixed_precision import computing_in
+from jaxnet.precision import full_float32
+from jaxnet.train._state import Arrays, TrainState, merge, split
+
+Metrics = dict[str, Any]
+Loss = Callable[[Any, Any], Any]
+Step = Callable[[Any, Any], tuple[Any, Metrics]]
+
+
+class Average(Protocol):
+    """A running average of weights, such as `jaxnet.optim.AveragedModel`."""
+
+    def init(self, params: Any, buffers: Any = None) -> Any: ...
+
+    def update(self, state: Any, params: Any, buffers: Any = None) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainStep:
+    """What `make_train_step` gives: a function `(state, batch) -> (state, metrics)`.
+
+    Attributes:
+        function: The function.
+        loss: The loss that it minimises.
+        compute_dtype: The dtype of the model's arithmetic, or None.
+    """
+
+    function: Step
+    loss: Loss
+    compute_dtype: DTypeLike | None
+
+    def __call__(self, state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+        return self.function(state, batch)
+
+
+def supervised(
+    criterion: Callable[[Any, Any], jax.Array],
+    metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+) -> Loss:
+    """The usual loss: `criterion(model(inputs), targets)` for a batch (inputs, targets).
+
+    Args:
+        criterion: of outputs and targets, such as `losses.cross_entropy`.
+        metrics: further functions of outputs and targets, by name, such as
+            `metrics.accuracy`.
+
+    A tuple as inputs becomes the model's arguments. For anything else write the
+    function yourself:
+
+    >>> from jaxnet import losses
+    >>> def loss(model, batch):
+    ...     images, classes = batch
+    ...     penalty = 1e-3 * losses.l2_penalty(model, where="*.weight")
+    ...     return losses.cross_entropy(model(images), classes) + penalty
+    """
+
+    def loss(model: Any, batch: Any) -> tuple[jax.Array, Metrics]:
+        inputs, targets = batch
+        outputs = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        measured = {name: f(outputs, targets) for name, f in (metrics or {}).items()}
+        return criterion(outputs, targets), measured
+
+    return loss
+
+
+def make_train_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    microbatches: int = 1,
+    compute_dtype: DTypeLike | None = None,
+    loss_scale: Callable[[Any], jax.Array] | None = None,
+    remat: bool | Callable[..., Any] = False,
+    average: Average | None = None,
+    grad_norm: bool = False,
+) -> Step:
+    """A step that trains: gradient of the loss, then the optimizer's update.
+
+    Args:
+        loss: `loss(model, batch)` gives a scalar, or a scalar and a dictionary of
+            metrics. The model comes in training mode, inside an `nn.keys`
+            context with `fold_in(state.key, state.step)` for dropout and the like.
+        optimizer: its updates are added to the parameters. Clipping, parameter
+            groups, frozen parameters and schedules are parts of it (`jaxnet.optim`).
+        microbatches: into how many equal parts a batch is cut to save memory. The
+            gradient is the mean of theirs: that of the whole batch for a loss that is
+            a mean. Metrics are added up. BatchNorm sees the parts one after another.
+        compute_dtype: bfloat16 or float16 for the model's arithmetic; parameters,
+            gradients, the model's outputs and the loss stay in float32.
+        loss_scale: for float16: `optim.loss_scale`, with an optimizer in
+            `optim.GradScaler`.
+        remat: compute intermediate results again in the backward pass instead of
+            keeping them: True keeps those of matrix products only, or one of
+            `jax.checkpoint_policies`.
+        average: `optim.AveragedModel`, given to `create` too: a running average of
+            the weights, updated after every step.
+        grad_norm: whether the 2-norm of the whole gradient, before clipping, is a metric
+            "grad_norm".
+
+    Returns:
+        A pure function `(state, batch) -> (state, metrics)`, not yet compiled:
+        call it through `jax.jit`, or give it to `make_epoch`. `metrics["loss"]`
+        is the loss before the update, as PyTorch's loop prints it.
+    """
+    check_integer("microbatches", microbatches, least=1)
+    if jnp.dtype(compute_dtype or jnp.float32) == jnp.float16 and loss_scale is None:
+        raise ValueError(
+            "compute_dtype: float16 gradients vanish without loss scaling; put the optimizer in "
+            "optim.GradScaler and give loss_scale=optim.loss_scale, or compute in bfloat16"
+        )
+
+    def objective(
+        params: Arrays, buffers: Arrays, batch: Any, state: TrainState[Any], key: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        model = merge(state.structure, params, buffers)
+        model.train()
+        with keys(key), computing_in(model, compute_dtype):
+            value, metrics = _with_metrics(loss(model, batch))
+        scale = 1.0 if loss_scale is None else loss_scale(state.opt_state).astype(value.dtype)
+        return value * scale, (value, metrics, split(model)[1:])
+
+    if remat:
+        policy = jax.checkpoint_policies.dots_saveable if remat is True else remat
+        objective = jax.checkpoint(objective, policy=policy)
+    gradient = jax.grad(objective, has_aux=True)
+
+    def parts(state: TrainState[Any], batch: Any, key: jax.Array) -> tuple[Any, Any]:
+        cut = jax.tree.map(functools.partial(_cut, microbatches), batch)
+
+        def run(carry: Any, numbered: Any) -> tuple[Any, Any]:
+            i, part = numbered
+            total, params, buffers = carry
+            grads, (value, metrics, (params, buffers)) = gradient(
+                params, buffers, part, state, jax.random.fold_in(key, i)
+            )
+            total = jax.tree.map(jnp.add, total, grads)
+            return (total, params, buffers), (value, metrics)
+
+        start = jax.tree.map(jnp.zeros_like, state.params), state.params, state.buffers
+        numbers = jnp.arange(microbatches)
+        (total, params, buffers), (values, stacked) = lax.scan(run, start, (numbers, cut))
+        grads = jax.tree.map(lambda g: g / microbatches, total)
+        metrics = {
+            name: functools.reduce(
+                operator.add,
+                [jax.tree.map(lambda x, i=i: x[i], metric) for i in range(microbatches)],
+            )
+            for name, metric in stacked.items()
+        }
+        return grads, (values.mean(), metrics, (params, buffers))
+
+    @full_float32()
+    def step(state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        if microbatches > 1:
+            grads, aux = parts(state, batch, key)
+        else:
+            grads, aux = gradient(state.params, state.buffers, batch, state, key)
+        # A layer may change its parameters when called, as torch's Embedding(max_norm) does.
+        value, metrics, (params, buffers) = aux
+        if grad_norm:
+            metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
+        updates, opt_state = _update(optimizer, grads, state.opt_state, params)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(params, updates),
+            buffers=buffers,
+            opt_state=opt_state,
+        )
+        if average is not None:
+            averaged = average.update(state.average, state.params, state.buffers)
+            state = state.replace(average=averaged)
+        return state, {"loss": value, **metrics}
+
+    return TrainStep(step, loss, compute_dtype)
+
+
+def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
+    """A step that only measures: the model in evaluation mode, the state unchanged.
+
+    A model that draws in evaluation mode too, such as a variational autoencoder, does so
+    from `fold_in(state.key, state.step)`; `evaluate` and `fit` give each batch a key of its own.
+
+    Args:
+        loss: `loss(model, batch)` gives a scalar, or a scalar and a dictionary of metrics.
+        compute_dtype: bfloat16 or float16 for the model's arithmetic.
+    """
+
+    @full_float32()
+    def step(state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+        model = state.model()
+        key = jax.random.fold_in(state.key, state.step)
+        with keys(key), computing_in(model, compute_dtype):
+            value, metrics = _with_metrics(loss(model, batch))
+        return state, {"loss": value, **metrics}
+
+    return step
+
+
+def make_predict(
+    compute_dtype: DTypeLike | None = None, averaged: bool = False
+) -> Callable[..., Any]:
+    """A pure function `(state, *inputs) -> outputs`, the model in evaluation mode.
+
+    Args:
+        compute_dtype: of the model's arithmetic; outputs are float32.
+        averaged: whether to use the running average of the weights.
+    """
+
+    @full_float32()
+    def predict(state: TrainState[Any], *inputs: Any) -> Any:
+        model = state.model(averaged=averaged)
+        with computing_in(model, compute_dtype):
+            return model(*inputs)
+
+    return predict
+
+
+def _cut(parts: int, array: jax.Array) -> jax.Array:
+    if array.shape[0] % parts:
+        raise ValueError(
+            f"microbatches: a batch of {array.shape[0]} rows cannot be cut into {parts} equal parts"
+        )
+    return array.reshape(parts, -1, *array.shape[1:])
+
+
+def _update(
+    optimizer: optax.GradientTransformation, grads: Arrays, opt_state: Any, params: Arrays
+) -> tuple[Any, Any]:
+    """The optimizer's update; an error that another optimizer's state explains says so."""
+    error: Exception | None = None
+    try:
+        updates, after = optimizer.update(grads, opt_state, params)
+        if jax.tree.structure(after) == jax.tree.structure(opt_state):  # type: ignore[operator]
+            return updates, after
+    except Exception as raised:
+        expected: Any = jax.tree.structure(jax.eval_shape(optimizer.init, params))
+        if expected == jax.tree.structure(opt_state):
+            raise
+        error = raised
+    raise ValueError(
+        f"optimizer: the state is that of another one ({type(opt_state).__name__}); give "
+        f"create(model, optimizer) the optimizer of the step, here {optimizer!r}"
+    ) from error
+
+
+def _with_metrics(result: Any) -> tuple[jax.Array, Metrics]:
+    value, metrics = result if isinstance(result, tuple) else (result, {})
+    metrics = {name: jax.tree.map(jnp.asarray, _checked(name, m)) for name, m in metrics.items()}
+    if getattr(value, "ndim", None) != 0:
+        shape = getattr(value, "shape", None)
+        given = type(value).__name__ if shape is None else f"an array of shape {shape}"
+        raise ValueError(
+            f"loss: it gave {given}; a loss is one number, so take the mean or the sum"
+        )
+    if "loss" in metrics:
+        raise ValueError("metrics: 'loss' is the loss itself; give this metric another name")
+    return value, metrics
+
+
+def _checked(name: str, metric: Any) -> Any:
+    for leaf in jax.tree.leaves(metric):
+        if not (hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float)):
+            raise TypeError(
+                f"metrics: {name}: {leaf!r}; accepted are numbers, arrays of numbers, and what "
+                "jaxnet.metrics gives"
+            )
+    return metric

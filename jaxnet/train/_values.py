@@ -1,0 +1,32 @@
+"""Numbers as JSON and the records of a run take them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def plain(value: Any) -> Any:
+    """The same value as JSON takes it; floats that JSON has no word for become strings."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
+
+
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of an epoch or a step that are one number each."""
+    return {
+        name: value
+        for name, value in line.items()
+        if isinstance(value, float | int) and name not in ("epoch", "step", "in_epoch")
+    }

@@ -1,0 +1,149 @@
+"""A model's numbers as a dictionary under torch's names, and back."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxnet._arrays import as_numpy, is_array
+from jaxnet._names import named_variables
+
+
+class IncompatibleKeys(NamedTuple):
+    """Names that only the model has, and names that only the file has."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return (
+            f"IncompatibleKeys(missing_keys={self.missing_keys}, "
+            f"unexpected_keys={self.unexpected_keys})"
+        )
+
+
+def state_dict(model: Any) -> dict[str, np.ndarray]:
+    """Parameters and buffers under torch's names and in torch's order, as numpy arrays.
+
+    A module that is used at several places appears under each of its names.
+    `num_batches_tracked` is int64, as in torch, also where JAX counts in int32.
+    """
+    arrays = {name: np.asarray(variable[...]) for name, variable in _variables(model).items()}
+    for name in arrays:
+        if _counts_batches(name):
+            arrays[name] = arrays[name].astype(np.int64)
+    return arrays
+
+
+def load_state_dict(
+    model: Any, state_dict: Mapping[str, Any], strict: bool = True
+) -> IncompatibleKeys:
+    """Writes arrays into a model by name, all or none.
+
+    Values are cast to the model's dtypes as torch's `copy_` casts: floats are rounded,
+    a float becomes an integer without its fraction, anything but 0 is True, and a
+    complex number loses its imaginary part with a warning. As in torch, one number in
+    an array of shape (1,) fills an array of no axes, and `num_batches_tracked` may be
+    missing where the state_dict does not say that its normalisation layer is of
+    version 2. Unlike torch, an integer that the model's dtype cannot hold is an error,
+    and so are two values for one array that the model has under two names (torch
+    keeps the last).
+
+    Args:
+        model: changed in place; left as it is when an error is raised.
+        state_dict: name to array of numpy, JAX or torch, or a number.
+        strict: whether missing and unexpected names are errors.
+
+    Returns:
+        The missing and the unexpected names, as torch returns them.
+
+    Raises:
+        ValueError: lists every missing, unexpected, mis-shaped and unfit name at once.
+    """
+    variables = _variables(model)
+    arrays: dict[str, np.ndarray] = {}
+    first_names: dict[int, str] = {}
+    faults = []
+    for name, variable in variables.items():
+        if name not in state_dict:
+            continue
+        try:
+            arrays[name] = _fitted(state_dict[name], variable)
+        except (TypeError, ValueError) as fault:
+            faults.append(f"{name}: {fault}")
+            continue
+        first = first_names.setdefault(id(variable), name)
+        if first != name and arrays[first].tobytes() != arrays[name].tobytes():
+            faults.append(f"{name}: other values than {first}, the same array in the model")
+    keys = IncompatibleKeys(
+        [n for n in variables if n not in state_dict and not _may_be_missing(n, state_dict)],
+        [name for name in state_dict if name not in variables],
+    )
+    if strict:
+        faults += [f"{name}: missing" for name in keys.missing_keys]
+        faults += [f"{name}: unexpected" for name in keys.unexpected_keys]
+    if faults:
+        raise ValueError(
+            f"state_dict: it does not fit {type(model).__name__}:\n  " + "\n  ".join(faults)
+        )
+    for name, array in arrays.items():
+        _assign(variables[name], array)
+    return keys
+
+
+def _fitted(value: Any, variable: nnx.Variable[Any]) -> np.ndarray:
+    """A value in the variable's shape and dtype."""
+    if not is_array(value) and not isinstance(value, bool | int | float | complex):
+        raise TypeError(f"{type(value).__name__} is no array")
+    array = as_numpy(value) if is_array(value) else np.asarray(value)
+    if array.shape == (1,) and variable.shape == ():
+        array = array.reshape(())
+    if array.shape != variable.shape:
+        raise ValueError(f"shape {array.shape}, the model has {variable.shape}")
+    dtype = np.dtype(variable.dtype)
+    if array.dtype.kind in "OSUMm" or array.dtype.names:
+        raise TypeError(f"dtype {array.dtype}, which is no number")
+    if array.dtype.kind == "c" and dtype.kind != "c":
+        warnings.warn(
+            "Casting complex values to real discards the imaginary part", UserWarning, stacklevel=3
+        )
+        array = array.real
+    if dtype.kind in "iu" and array.dtype.kind != "b" and array.size:
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        # Compared as Python numbers: numpy would round or refuse the limits.
+        if not (least <= array.min().item() and array.max().item() <= most):
+            raise ValueError(f"{array.dtype} values that {dtype} cannot hold")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype)
+
+
+def _assign(variable: nnx.Variable[Any], array: np.ndarray) -> None:
+    current = variable[...]
+    if isinstance(current, jax.Array) and current.committed:  # stays on its devices
+        variable.set_value(jax.device_put(array, current.sharding))
+    else:
+        variable.set_value(jnp.asarray(array))
+
+
+def _counts_batches(name: str) -> bool:
+    return name.rpartition(".")[2] == "num_batches_tracked"
+
+
+def _may_be_missing(name: str, state_dict: Any) -> bool:
+    """Whether torch fills it in: BatchNorm counts batches since its version 2."""
+    metadata = getattr(state_dict, "_metadata", None)
+    layer = metadata.get(name.rpartition(".")[0]) if isinstance(metadata, Mapping) else None
+    version = layer.get("version") if isinstance(layer, Mapping) else None
+    return _counts_batches(name) and (not isinstance(version, int) or version < 2)
+
+
+def _variables(model: Any) -> dict[str, nnx.Variable[Any]]:
+    """All that belongs into a state_dict, in torch's order; what has two names is there twice."""
+    found = named_variables(model, remove_duplicate=False)
+    return {name: v for name, v in found if v.get_metadata("persistent", True)}

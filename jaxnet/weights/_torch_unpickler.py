@@ -1,0 +1,440 @@
+"""Reads a pickle of plain values and tensors, and runs nothing that it names.
+
+Python's own unpickler imports what a pickle names and calls it. Here each opcode
+is carried out by hand on a list; a name is looked up in a fixed table and stands
+for a function of ours that only builds values. Work and memory stay in proportion
+to the pickle's length.
+"""
+
+import dataclasses
+import pickle
+import struct
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, Never
+
+import numpy as np
+
+from jaxnet.weights._errors import FileError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Global:
+    """What an accepted name stands for.
+
+    Attributes:
+        name: as the pickle gives it, module and name.
+        call: builds the value of a call from its tuple of arguments.
+        dtype: of a storage class.
+    """
+
+    name: str
+    call: Callable[[tuple[Any, ...]], Any] | None = None
+    dtype: np.dtype | None = None
+
+
+def kind(value: Any) -> str:
+    """A value's type in words; never its content, which can be endless."""
+    return value.name if isinstance(value, Global) else type(value).__name__
+
+
+class Unpickler:
+    """Reads pickles, protocols 2 to 5, from a stream.
+
+    Args:
+        file: opened for reading in binary; left behind the pickle's last byte.
+        size: how many bytes the file still has.
+        known: what each accepted name stands for; a np.dtype stands for itself.
+        load_storage: gives a tensor's storage for a persistent id.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        size: int,
+        known: Mapping[str, Global | np.dtype],
+        load_storage: Callable[[tuple[Any, ...]], np.ndarray] | None = None,
+    ) -> None:
+        self._file = file
+        self._left = size
+        self._known = known
+        self._load_storage = load_storage
+        self._copies = 1000 + 2 * size
+        self._hashes: dict[int, list[Any]] = {}
+        self._builders: dict[str, Callable[[tuple[Any, ...]], Any]] = {
+            "builtins.set": self._build_set,
+            "builtins.bytearray": self._build_bytearray,
+            "_codecs.encode": self._build_bytes,
+            "collections.OrderedDict": self._build_ordered,
+            "collections.Counter": self._build_counter,
+        }
+
+    def load(self) -> Any:
+        """The value of the next pickle.
+
+        Raises:
+            FileError: it is damaged, or names something outside the accepted set.
+        """
+        self._stack: list[Any] = []
+        self._marks: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        while (code := self._take(1)) != pickle.STOP:
+            step = _STEPS.get(code)
+            if step is None:
+                raise FileError(f"its pickle has opcode {code!r}, which no weights file needs")
+            step(self)
+        if len(self._stack) != 1 or self._marks:
+            raise FileError("its pickle does not end in one value")
+        _refuse_strays(self._stack[0])
+        return self._stack[0]
+
+    # bytes and stack
+
+    def _take(self, n: int) -> bytes:
+        if n > self._left:
+            raise FileError("its pickle is cut short")
+        self._left -= n
+        data = self._file.read(n)
+        if len(data) != n:
+            raise FileError("its pickle is cut short")
+        return data
+
+    def _number(self, layout: struct.Struct) -> Any:
+        return layout.unpack(self._take(layout.size))[0]
+
+    def _text(self, n: int) -> str:
+        try:
+            return self._take(n).decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise FileError("its pickle has a text that is not UTF-8") from None
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _pop(self) -> Any:
+        if not self._stack:
+            raise FileError("its pickle takes a value where there is none")
+        return self._stack.pop()
+
+    def _pop_many(self, n: int) -> tuple[Any, ...]:
+        return tuple(reversed([self._pop() for _ in range(n)]))
+
+    def _pop_mark(self) -> list[Any]:
+        if not self._marks:
+            raise FileError("its pickle takes values where there are none")
+        items, self._stack = self._stack, self._marks.pop()
+        return items
+
+    def _top(self, *accepted: type) -> Any:
+        if not self._stack or type(self._stack[-1]) not in accepted:
+            given = kind(self._stack[-1]) if self._stack else "nothing"
+            names = " or ".join(t.__name__ for t in accepted)
+            raise FileError(f"its pickle fills {given} as if it were {names}")
+        return self._stack[-1]
+
+    def _spend(self, copies: int) -> None:
+        # A short pickle can ask again and again for a copy of one long value.
+        self._copies -= copies
+        if self._copies < 0:
+            raise FileError("its pickle unfolds into far more than its length")
+
+    # opcodes
+
+    def _proto(self) -> None:
+        if (protocol := self._take(1)[0]) > 5:
+            raise FileError(f"its pickle has protocol {protocol}; known are those up to 5")
+
+    def _put(self, index: int) -> None:
+        if not self._stack:
+            raise FileError("its pickle remembers a value where there is none")
+        self._memo[index] = self._stack[-1]
+
+    def _get(self, index: int) -> None:
+        if index not in self._memo:
+            raise FileError(f"its pickle recalls value {index}, which it never made")
+        self._push(self._memo[index])
+
+    def _mark(self) -> None:
+        self._marks.append(self._stack)
+        self._stack = []
+
+    def _long(self) -> None:
+        self._push(int.from_bytes(self._take(self._take(1)[0]), "little", signed=True))
+
+    def _name_lines(self) -> None:
+        module, name = (self._line() for _ in range(2))
+        self._push_global(module, name)
+
+    def _line(self) -> str:
+        line = self._file.readline(min(self._left, 500))
+        self._left -= len(line)
+        if not line.endswith(b"\n"):
+            raise FileError("its pickle has a name that does not end")
+        return line[:-1].decode("utf-8", "backslashreplace")
+
+    def _name_stack(self) -> None:
+        module, name = self._pop_many(2)
+        if type(module) is not str or type(name) is not str:
+            raise FileError("its pickle has a name that is no text")
+        self._push_global(module, name)
+
+    def _push_global(self, module: str, name: str) -> None:
+        # Protocol 2 writes Python 2's name for builtins.
+        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        found = self._known.get(full)
+        if found is None and full in self._builders:
+            found = Global(full, self._builders[full])
+        if found is None:
+            raise FileError(
+                f"it names {ascii(full[:200])[1:-1]}, which is not in the set of names that are "
+                "accepted; nothing of it was run"
+            )
+        self._push(found)
+
+    def _reduce(self) -> None:
+        called, arguments = self._pop_many(2)
+        if not isinstance(called, Global) or called.call is None or type(arguments) is not tuple:
+            raise FileError(f"its pickle calls {kind(called)}, which is not to be called")
+        self._push(called.call(arguments))
+
+    def _build(self) -> None:
+        state = self._pop()
+        target = self._top(OrderedDict)
+        names = list(state) if type(state) is dict else [None]
+        for name in names:  # attributes, such as a state_dict's _metadata, but no methods
+            if type(name) is not str or hasattr(OrderedDict, name):
+                raise FileError("its pickle sets up an OrderedDict in a way that is not accepted")
+        self._spend(len(names))
+        vars(target).update(state)
+
+    def _persistent(self) -> None:
+        identity = self._pop()
+        if self._load_storage is None or type(identity) is not tuple:
+            raise FileError(f"its pickle has a persistent id of kind {kind(identity)}")
+        self._push(self._load_storage(identity))
+
+    def _append(self) -> None:
+        value = self._pop()
+        self._top(list).append(value)
+
+    def _extend(self) -> None:
+        items = self._pop_mark()
+        self._top(list).extend(items)
+
+    def _add_items(self) -> None:
+        items = self._pop_mark()
+        self._fill_set(self._top(set), items)
+
+    def _set_item(self) -> None:
+        key, value = self._pop_many(2)
+        self._fill(self._top(dict, OrderedDict, Counter), [(key, value)])
+
+    def _set_items(self) -> None:
+        items = self._pop_mark()
+        if len(items) % 2:
+            raise FileError("its pickle has a key without a value")
+        target = self._top(dict, OrderedDict, Counter)
+        self._fill(target, zip(items[::2], items[1::2], strict=True))
+
+    # builders: each takes the arguments of a call
+
+    def _fill(self, target: dict[Any, Any], pairs: Any) -> None:
+        for key, value in pairs:
+            self._check_key(key)
+            target[key] = value
+
+    def _fill_set(self, target: set[Any], items: list[Any]) -> None:
+        for item in items:
+            self._check_key(item)
+            target.add(item)
+
+    def _check_key(self, key: Any) -> None:
+        """Refuses keys that no dictionary can hold, or that are made to be slow to hash."""
+        if type(key) in (str, bytes):
+            return
+        parts, seen = [key], 0
+        while parts:
+            part = parts.pop()
+            seen += 1
+            if type(part) is tuple and len(part) <= 64 and seen <= 64:
+                parts.extend(part)
+            elif type(part) not in _KEYS:
+                raise FileError(f"its pickle has a key or member of kind {kind(part)}")
+        alike = self._hashes.setdefault(hash(key), [])
+        if key not in alike:
+            if len(alike) == 64:
+                raise FileError("its pickle has more keys with one hash than chance gives")
+            alike.append(key)
+
+    def _build_set(self, arguments: tuple[Any, ...]) -> set[Any]:
+        made: set[Any] = set()
+        match arguments:
+            case ():
+                pass
+            case (list(items),):
+                self._spend(len(items))
+                self._fill_set(made, items)
+            case _:
+                _refuse_call("set", arguments)
+        return made
+
+    def _build_bytes(self, arguments: tuple[Any, ...]) -> bytes:
+        match arguments:
+            case (str(text), str("latin1" | "latin-1")):
+                self._spend(len(text))
+                try:
+                    return text.encode("latin1")
+                except UnicodeEncodeError:
+                    raise FileError("its pickle has bytes above 255") from None
+        _refuse_call("_codecs.encode", arguments)
+
+    def _build_bytearray(self, arguments: tuple[Any, ...]) -> bytearray:
+        match arguments:
+            case ():
+                return bytearray()
+            case (bytes(data),):
+                self._spend(len(data))
+                return bytearray(data)
+        return bytearray(self._build_bytes(arguments))
+
+    def _build_ordered(self, arguments: tuple[Any, ...]) -> OrderedDict[Any, Any]:
+        made: OrderedDict[Any, Any] = OrderedDict()
+        match arguments:
+            case ():
+                pass
+            case (list(pairs),):  # Python 2's form
+                self._spend(len(pairs))
+                if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
+                    _refuse_call("OrderedDict", arguments)
+                self._fill(made, pairs)
+            case _:
+                _refuse_call("OrderedDict", arguments)
+        return made
+
+    def _build_counter(self, arguments: tuple[Any, ...]) -> Counter[Any]:
+        made: Counter[Any] = Counter()
+        match arguments:
+            case ():
+                pass
+            case (dict(counts),):
+                self._spend(len(counts))
+                self._fill(made, counts.items())
+            case _:
+                _refuse_call("Counter", arguments)
+        return made
+
+
+_U1, _U2, _U4, _U8 = (struct.Struct(f"<{code}") for code in "BHIQ")
+_I4, _F8 = struct.Struct("<i"), struct.Struct(">d")
+_KEYS = frozenset({str, bytes, bool, int, float, complex, type(None)})
+
+_STEPS: dict[bytes, Callable[[Unpickler], Any]] = {
+    pickle.PROTO: Unpickler._proto,
+    pickle.FRAME: lambda u: u._take(8),
+    pickle.MARK: Unpickler._mark,
+    pickle.POP: lambda u: u._pop(),
+    pickle.POP_MARK: lambda u: u._pop_mark(),
+    pickle.NONE: lambda u: u._push(None),
+    pickle.NEWTRUE: lambda u: u._push(True),
+    pickle.NEWFALSE: lambda u: u._push(False),
+    pickle.BININT: lambda u: u._push(u._number(_I4)),
+    pickle.BININT1: lambda u: u._push(u._number(_U1)),
+    pickle.BININT2: lambda u: u._push(u._number(_U2)),
+    pickle.LONG1: Unpickler._long,
+    pickle.BINFLOAT: lambda u: u._push(u._number(_F8)),
+    pickle.BINUNICODE: lambda u: u._push(u._text(u._number(_U4))),
+    pickle.SHORT_BINUNICODE: lambda u: u._push(u._text(u._number(_U1))),
+    pickle.BINUNICODE8: lambda u: u._push(u._text(u._number(_U8))),
+    # Python 2's texts, which torch reads as UTF-8 too.
+    pickle.BINSTRING: lambda u: u._push(u._text(u._number(_U4))),
+    pickle.SHORT_BINSTRING: lambda u: u._push(u._text(u._number(_U1))),
+    pickle.BINBYTES: lambda u: u._push(u._take(u._number(_U4))),
+    pickle.SHORT_BINBYTES: lambda u: u._push(u._take(u._number(_U1))),
+    pickle.BINBYTES8: lambda u: u._push(u._take(u._number(_U8))),
+    pickle.BYTEARRAY8: lambda u: u._push(bytearray(u._take(u._number(_U8)))),
+    pickle.EMPTY_LIST: lambda u: u._push([]),
+    pickle.EMPTY_DICT: lambda u: u._push({}),
+    pickle.EMPTY_SET: lambda u: u._push(set()),
+    pickle.EMPTY_TUPLE: lambda u: u._push(()),
+    pickle.TUPLE: lambda u: u._push(tuple(u._pop_mark())),
+    pickle.TUPLE1: lambda u: u._push(u._pop_many(1)),
+    pickle.TUPLE2: lambda u: u._push(u._pop_many(2)),
+    pickle.TUPLE3: lambda u: u._push(u._pop_many(3)),
+    pickle.APPEND: Unpickler._append,
+    pickle.APPENDS: Unpickler._extend,
+    pickle.ADDITEMS: Unpickler._add_items,
+    pickle.SETITEM: Unpickler._set_item,
+    pickle.SETITEMS: Unpickler._set_items,
+    pickle.BINPUT: lambda u: u._put(u._number(_U1)),
+    pickle.LONG_BINPUT: lambda u: u._put(u._number(_U4)),
+    pickle.MEMOIZE: lambda u: u._put(len(u._memo)),
+    pickle.BINGET: lambda u: u._get(u._number(_U1)),
+    pickle.LONG_BINGET: lambda u: u._get(u._number(_U4)),
+    pickle.GLOBAL: Unpickler._name_lines,
+    pickle.STACK_GLOBAL: Unpickler._name_stack,
+    pickle.REDUCE: Unpickler._reduce,
+    pickle.BUILD: Unpickler._build,
+    pickle.BINPERSID: Unpickler._persistent,
+}
+
+
+def _refuse_call(name: str, arguments: tuple[Any, ...]) -> Never:
+    given = ", ".join(kind(argument) for argument in arguments[:8])
+    raise FileError(f"its pickle calls {name} with ({given}), which is not accepted")
+
+
+def _build_complex(arguments: tuple[Any, ...]) -> complex:
+    match arguments:
+        case (float(real), float(imaginary)):
+            return complex(real, imaginary)
+    _refuse_call("complex", arguments)
+
+
+def _build_empty_bytes(arguments: tuple[Any, ...]) -> bytes:
+    return b"" if arguments == () else _refuse_call("bytes", arguments)
+
+
+def _build_size(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    match arguments:
+        case (tuple(sizes),) if len(sizes) <= 64 and all(type(n) is int for n in sizes):
+            return sizes
+    _refuse_call("torch.Size", arguments)
+
+
+def _build_device(arguments: tuple[Any, ...]) -> str:
+    match arguments:
+        case (str(name),):
+            return name
+        case (str(name), int(index)):
+            return f"{name}:{index}"
+    _refuse_call("torch.device", arguments)
+
+
+PLAIN_GLOBALS: dict[str, Global | np.dtype] = {
+    name: Global(name, call)
+    for name, call in {
+        "builtins.complex": _build_complex,
+        "builtins.bytes": _build_empty_bytes,
+        "torch.Size": _build_size,
+        "torch.device": _build_device,
+    }.items()
+}
+"""The names whose calls give plain values, beside those that fill containers."""
+
+
+def _refuse_strays(result: Any) -> None:
+    """Refuses a result that holds a name itself, such as a class, in place of a value."""
+    waiting, seen = [result], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Global):
+            raise FileError(f"it holds {value.name} itself, which is no plain value")
+        if not isinstance(value, dict | list | tuple) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+            if isinstance(value, OrderedDict):
+                waiting.extend(vars(value).values())
+        else:
+            waiting.extend(value)
