@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: whole or not there, written while training goes on."""
+"""Checkpoints of a training run: complete or absent, written while training goes on."""
 
 from jaxnet.checkpoint._arrays import DamagedError
 from jaxnet.checkpoint._checkpoints import Checkpoints, Restored

@@ -1,4 +1,4 @@
-"""The two small files of a checkpoint: what is not an array, and the checksums of all files.
+"""The two small files of a checkpoint: the values that are not arrays, and the checksums.
 
 `SHA256SUMS` has the form that the command `sha256sum -c SHA256SUMS` reads.
 """
@@ -20,24 +20,31 @@ _BYTES = "__base64__"
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
-    """Writes both files into a folder that has all other files already."""
+    """Writes both files into a folder that has all other files already.
+
+    Args:
+        folder: Folder of the checkpoint.
+        about: The values that are not arrays, as `as_json` returns them.
+    """
     (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8", newline="\n")
+    # The checksums come last, so that they cover every other file.
     lines = [f"{_sum(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def read_about(folder: Path, *, only_this_file: bool = False) -> dict[str, Any]:
-    """What is not an array, after the files were compared with their checksums.
+    """The values that are not arrays, after the files were compared with their checksums.
 
     Args:
         folder: Folder of the checkpoint.
-        only_this_file: Whether to leave out the files of the arrays.
+        only_this_file: Whether to leave the files of the arrays unread, which takes less
+            time but does not find damage in them.
 
     Raises:
         DamagedError: A file is missing or is not as it was written.
     """
     try:
-        # Bytes and not text: an end of line that changed is damage too.
+        # Read as bytes, since text mode would hide a changed end of line, which is damage too.
         lines = (folder / SUMS).read_bytes().decode("ascii").split("\n")
         sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines[:-1])}
         if lines[-1] or ABOUT not in sums:
@@ -53,7 +60,7 @@ def read_about(folder: Path, *, only_this_file: bool = False) -> dict[str, Any]:
         if not isinstance(about, dict):
             raise ValueError(f"{ABOUT} holds no checkpoint")
         return about
-    except (OSError, ValueError) as error:  # of text that is no text, too
+    except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError among them
         reason = " ".join(str(error).split())[:300]
         raise DamagedError(f"{folder}: damaged: {reason}") from error
 
@@ -64,10 +71,13 @@ def _sum(file: Path) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """The same in what JSON has: bytes as base64, numpy's numbers as Python's.
+    """A value in the types of JSON: bytes become base64, numpy's numbers Python's.
+
+    Args:
+        value: None, bool, int, float, str or bytes, or lists, tuples and mappings of them.
 
     Raises:
-        TypeError: There is something that JSON does not take.
+        TypeError: The value contains something that JSON does not take.
     """
     if isinstance(value, bytes):
         return {_BYTES: base64.b64encode(value).decode()}

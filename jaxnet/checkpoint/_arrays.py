@@ -1,8 +1,8 @@
 """The arrays of a checkpoint: copied part by part, written as safetensors, read back.
 
 An array that is spread over several devices is never put together: each device's part is an
-entry of the file, with the place where it begins. Reading makes the parts that the asked-for
-sharding wants out of the parts that are there, so the two need not be the same.
+entry of the file, with the index at which the part begins. Reading assembles the parts of
+the sharding that is asked for from the parts in the file, so the two shardings may differ.
 """
 
 import json
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# numpy's name of a dtype -> safetensors' code; others are written as their bytes.
+# safetensors' codes by numpy's names; numbers of any other dtype are written as bytes.
 _CODES = {
     "bool": "BOOL",
     **{f"uint{n}": f"U{n}" for n in (8, 16, 32, 64)},
@@ -26,11 +26,11 @@ _CODES = {
 }
 
 Part = tuple[list[int], np.ndarray]
-"""Where a part begins in its array, one index for each axis, and its elements."""
+"""The index at which a part begins in its array, one number an axis, and its elements."""
 
 
 class DamagedError(ValueError):
-    """A checkpoint that is there but cannot be read back as it was written."""
+    """A checkpoint exists, but its files are missing or are not as they were written."""
 
 
 def _is_key(leaf: Any) -> bool:
@@ -38,7 +38,11 @@ def _is_key(leaf: Any) -> bool:
 
 
 def description(leaf: Any) -> dict[str, Any]:
-    """Shape and dtype of a leaf; of random keys those of their data, and their kind."""
+    """The shape and dtype of a leaf, as `about.json` has them.
+
+    For random keys they are those of the keys' data, and "key" names the generator, such as
+    "threefry2x32"; for any other array "key" is None.
+    """
     kind = None
     if _is_key(leaf):
         kind = str(jax.random.key_impl(leaf))
@@ -48,18 +52,23 @@ def description(leaf: Any) -> dict[str, Any]:
 
 
 def text_of(described: Mapping[str, Any]) -> str:
-    """The same for an error message: "float32[4, 3]"."""
+    """A `description` as error messages show it: "float32[4, 3]"."""
     return f"{described['key'] or described['dtype']}{described['shape']}"
 
 
 def parts_of(name: str, leaf: Any) -> list[Part]:
-    """Copies of the parts of a leaf, one for each device that holds a part of its own.
+    """Copies of the parts of a leaf on the host, one for each device that has its own part.
 
-    They are copies, since the next training step may be given the memory of the array.
+    They are copies because the next training step may reuse the array's memory (it is
+    donated) while the checkpoint is written in the background.
+
+    Args:
+        name: The dotted name of the leaf, for errors.
+        leaf: An array of JAX or numpy, a number, or random keys.
 
     Raises:
-        TypeError: It holds Python objects.
-        ValueError: Other processes hold parts of the array.
+        TypeError: The leaf contains Python objects.
+        ValueError: Parts of the array lie on devices of other processes.
     """
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
@@ -73,8 +82,9 @@ def parts_of(name: str, leaf: Any) -> list[Part]:
             f"{name}: other processes hold parts of this array; only a state whose arrays lie "
             "on devices of this process can be saved"
         )
-    # Of the copies that several devices hold of one part, one is enough.
+    # Several devices may have copies of one part, of which one is enough.
     shards = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
+    # All transfers are started before the first is waited for, so that they overlap.
     for shard in shards:
         shard.data.copy_to_host_async()
     return [
@@ -86,19 +96,24 @@ def parts_of(name: str, leaf: Any) -> list[Part]:
 def write_parts(path: Path, parts: Mapping[str, list[Part]]) -> dict[str, list[dict[str, Any]]]:
     """Writes all parts into a new `.safetensors` file.
 
+    Args:
+        path: Path of the file, which must not exist.
+        parts: The parts of each array, by the array's name.
+
     Returns:
-        For each array the entries of the file that hold its parts.
+        For each array the entries of the file that contain its parts.
     """
     header: dict[str, Any] = {}
     entries: dict[str, list[dict[str, Any]]] = {}
     end = 0
-    for name, pieces in parts.items():
+    for name, array_parts in parts.items():
         entries[name] = []
-        for number, (start, array) in enumerate(pieces):
-            entry = name if len(pieces) == 1 else f"{name}@{number}"
-            while entry in header:  # an array may be called so too
+        for number, (start, array) in enumerate(array_parts):
+            entry = name if len(array_parts) == 1 else f"{name}@{number}"
+            while entry in header:  # an array of the state may have this very name
                 entry += "@"
             code, shape = _CODES.get(str(array.dtype)), list(array.shape)
+            # about.json has the true dtype of bytes, so nothing is lost.
             if code is None:
                 code, shape = "U8", [*shape, array.dtype.itemsize]
             header[entry] = {
@@ -110,21 +125,21 @@ def write_parts(path: Path, parts: Mapping[str, list[Part]]) -> dict[str, list[d
                 {"file": path.name, "entry": entry, "start": start, "shape": list(array.shape)}
             )
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
     with open(path, "xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for pieces in parts.values():
-            for _, array in pieces:
+        for array_parts in parts.values():
+            for _, array in array_parts:
                 file.write(array.reshape(-1).view(np.uint8).data)
     return entries
 
 
 class Reader:
-    """Reads the arrays of one checkpoint, whose files are known to be as they were written.
+    """Reads the arrays of one checkpoint, whose checksums have been compared before.
 
     Args:
         folder: Folder of the checkpoint.
-        arrays: For each array its description and the entries of its parts.
+        arrays: For each array its `description` and, under "parts", the entries of its parts.
     """
 
     def __init__(self, folder: Path, arrays: Mapping[str, Any]) -> None:
@@ -132,12 +147,17 @@ class Reader:
         self._files: dict[str, tuple[dict[str, Any], np.ndarray]] = {}
 
     def host(self, name: str) -> np.ndarray:
-        """A whole array, in memory of its own."""
+        """A whole array as numpy's, in memory of its own."""
         shape = self._arrays[name]["shape"]
         return self._region(name, tuple(slice(0, size) for size in shape))
 
     def like(self, name: str, leaf: Any) -> Any:
-        """An array as a leaf of the kind, and on the devices, that `leaf` is."""
+        """An array in the form of another leaf: its type and its devices.
+
+        Args:
+            name: The name of the array in the checkpoint.
+            leaf: A Python number, an array of numpy or JAX, or a `jax.ShapeDtypeStruct`.
+        """
         if not hasattr(leaf, "dtype"):
             return type(leaf)(self.host(name).item())
         if isinstance(leaf, np.ndarray | np.generic):
@@ -145,7 +165,7 @@ class Reader:
             return array if isinstance(leaf, np.ndarray) else array[()]
         sharding, kind = leaf.sharding, self._arrays[name]["key"]
         if kind is None and sharding is not None and len(sharding.device_set) > 1:
-            # Each device gets its part alone; the whole array is never on one of them.
+            # Each device gets only its own part: the whole array may not fit on one of them.
             return jax.make_array_from_callback(
                 leaf.shape, sharding, lambda where: jnp.array(self._region(name, where or ()))
             )
@@ -153,18 +173,19 @@ class Reader:
             return self._on_a_device(name)
         if getattr(leaf, "committed", True):
             return jax.device_put(self._on_a_device(name), sharding)
-        # One that JAX may still move to the devices of the arrays that it is used with.
+        # An uncommitted array, which JAX moves to the devices of the arrays it is used with,
+        # has to come back uncommitted, or a step on other devices would refuse it.
         with jax.default_device(next(iter(sharding.device_set))):
             return self._on_a_device(name)
 
     def _on_a_device(self, name: str) -> jax.Array:
         """An array, or random keys, on the default device."""
-        # jnp.array copies: device_put on a CPU may keep numpy's memory as its own.
+        # jnp.array copies, where device_put on a CPU may share numpy's memory.
         array, kind = jnp.array(self.host(name)), self._arrays[name]["key"]
         return array if kind is None else jax.random.wrap_key_data(array, impl=kind)
 
     def _region(self, name: str, where: tuple[slice, ...]) -> np.ndarray:
-        """A box out of an array, filled from all parts that reach into it."""
+        """A rectangular region of an array, filled from all parts that overlap with it."""
         described = self._arrays[name]
         bounds = [
             cut.indices(size)[:2] for cut, size in zip(where, described["shape"], strict=True)
@@ -190,7 +211,7 @@ class Reader:
         return result
 
     def _part(self, part: Mapping[str, Any], dtype: np.dtype) -> np.ndarray:
-        """A part as it lies in its file; only what is looked at is read from the disk."""
+        """A part as a view of its file, which is mapped into memory and read where needed."""
         if part["file"] not in self._files:
             content: np.ndarray = np.memmap(self._folder / part["file"], np.uint8, "r")
             length = int.from_bytes(content[:8].tobytes(), "little")

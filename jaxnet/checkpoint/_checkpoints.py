@@ -1,4 +1,4 @@
-"""Saving and restoring: the public class over the folder and the files in it."""
+"""Saving and restoring: the public class `Checkpoints` and its result `Restored`."""
 
 import dataclasses
 import logging
@@ -32,14 +32,14 @@ _FIELDS = {"format", "step", "metrics", "config", "host", "arrays"}
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a checkpoint gave back.
+    """The content of a checkpoint, as `Checkpoints.restore` returns it.
 
     Attributes:
         state: A pytree like the one that was asked for.
-        step: The number that it was saved under.
+        step: The number that the checkpoint was saved under.
         metrics: The metrics that `save` was given.
-        config: The configuration that `save` was given.
-        host: The further values that `save` was given.
+        config: The configuration that `save` was given; tuples have become lists.
+        host: The further values that `save` was given; tuples have become lists.
         arrays: The further arrays that `save` was given, by name, as numpy arrays.
     """
 
@@ -52,24 +52,26 @@ class Restored:
 
 
 class Checkpoints:
-    """A folder of checkpoints, each a folder `step_0000000012` of three files.
+    """A folder of checkpoints, each of them a folder `step_0000000012` with three files.
 
-    `arrays-00000.safetensors` holds the arrays, `about.json` all else, `SHA256SUMS` the
-    checksums of both. A checkpoint is written beside the others under a hidden name,
-    flushed to the disk, and renamed: a process killed at any moment leaves the last one
-    whole. The checksums are compared before anything is read.
+    `arrays-00000.safetensors` contains the arrays, `about.json` all other values, and
+    `SHA256SUMS` the checksums of both. A checkpoint is written under a hidden name, flushed
+    to the disk, and renamed: a process that is killed at any moment leaves the last complete
+    checkpoint intact. The checksums are compared before anything is restored. PyTorch has
+    `torch.save` for one file and leaves the rest to the program.
 
     An array that is sharded over several devices is saved part by part, and restored to the
     sharding of the pytree that `restore` is given, which may be another one.
 
     Args:
-        folder: The folder, made by the first `save`. One that holds other things is refused.
-        keep: How many of the newest checkpoints stay.
-        best: A name among the metrics; the checkpoint with the best one stays too.
-        mode: Which way a metric is better, "min" or "max".
+        folder: Path of the folder, which the first `save` makes. A folder that contains
+            other files is refused.
+        keep: The number of the newest checkpoints that stay.
+        best: The name of a metric; the checkpoint with its best value stays too.
+        mode: Whether the lowest value of the metric is the best, "min", or the highest, "max".
 
     Raises:
-        ValueError: An argument is out of range, or the folder is not one of checkpoints.
+        ValueError: An argument is out of range, or the folder contains other files.
 
     >>> import jax.numpy as jnp, tempfile
     >>> with tempfile.TemporaryDirectory() as folder, Checkpoints(folder + "/run") as run:
@@ -112,14 +114,19 @@ class Checkpoints:
         except Exception as late:
             if error is None:
                 raise
+            # The error inside the context is the one to report; this one must not hide it.
             error.add_note(f"and the last checkpoint failed: {late}")
 
     def steps(self) -> list[int]:
-        """The numbers of the checkpoints that are there, oldest first."""
+        """The numbers of the checkpoints in the folder, oldest first."""
         return self._folder.steps()
 
     def best_step(self) -> int | None:
-        """The checkpoint with the best metric, the earliest of equals; None if none has it."""
+        """The number of the checkpoint with the best metric, the earliest among equals.
+
+        Returns:
+            The number, or None if no checkpoint has the metric.
+        """
         measured = []
         for step in self.steps():
             try:
@@ -127,21 +134,27 @@ class Checkpoints:
                 value = about["metrics"].get(self.best)
             except (DamagedError, LookupError, AttributeError):
                 continue
-            if isinstance(value, float) and value == value:
+            if isinstance(value, float) and value == value:  # nan differs from itself
                 measured.append((value if self.mode == "min" else -value, step))
         return min(measured)[1] if measured else None
 
     def claim(self) -> None:
-        """Makes the folder ready for this process to write, and clears what a killed one left.
+        """Reserves the folder for this process, and removes what a killed process left in it.
+
+        `save` does so by itself; calling it earlier shows an error before training begins.
 
         Raises:
             OSError: The folder cannot be made or written.
-            ValueError: Another process writes there, or the folder is not one of checkpoints.
+            ValueError: Another process writes to the folder, or it contains other files.
         """
         self._folder.claim()
 
     def close(self) -> None:
-        """Waits for the last checkpoint and lets others write."""
+        """Waits for the last checkpoint and lets other processes write to the folder.
+
+        Raises:
+            OSError: The last checkpoint could not be written.
+        """
         try:
             self.wait()
         finally:
@@ -159,26 +172,32 @@ class Checkpoints:
     ) -> None:
         """Copies the state to the host and writes it in the background.
 
-        Waits for the checkpoint before it, so that at most one is on its way.
+        It first waits for the checkpoint before, so that at most one is being written. The
+        state may be changed or donated as soon as `save` returns.
 
         Args:
-            step: The number that it gets, at least 0; one that is there is replaced.
+            step: The number of the checkpoint, at least 0. A checkpoint of the same number is
+                replaced.
             state: A pytree of arrays, random keys among them.
-            metrics: Numbers by name, one of which may be `best`.
-            config: Anything that JSON takes.
-            host: Values by name that JSON takes, or bytes: the order of the data and the like.
-            arrays: Further arrays by name, which `restore` gives back whatever their shape.
+            metrics: The metrics by name, one of which may be `best`.
+            config: A configuration of types that JSON takes.
+            host: Further values by name, of types that JSON takes, or bytes: the order of the
+                data and the like.
+            arrays: Further arrays by name, which `restore` returns whatever their shape.
 
         Raises:
-            OSError: This checkpoint or the one before could not be written.
-            TypeError: `config` or `host` holds what JSON does not take.
-            ValueError: A number below 0, or as `claim`.
+            OSError: The folder, or the checkpoint before, could not be written. An error of
+                this checkpoint is raised by the next `save`, `wait` or `close`.
+            TypeError: `config` or `host` contains a type that JSON does not take.
+            ValueError: The number is below 0, another process writes to the folder, or the
+                folder contains other files.
         """
         step = int(step)
         if step < 0:
             raise ValueError(f"step: {step}; accepted is an integer, at least 0")
         self.wait()
         self.claim()
+        # Copied here and not in the background, for the next step may donate the arrays.
         described: dict[str, Any] = {}
         parts: dict[str, list[Part]] = {}
         for group, named in (("state", named_leaves(state)), ("arrays", dict(arrays or {}))):
@@ -197,7 +216,12 @@ class Checkpoints:
         self._pending = self._writer.submit(self._write, step, parts, about)
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is on the disk; raises what went wrong with it."""
+        """Waits until the last checkpoint is on the disk.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        # Forgotten before it is asked, so that an error is raised once and not by each call.
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -205,11 +229,12 @@ class Checkpoints:
     def _write(self, step: int, parts: dict[str, list[Part]], about: dict[str, Any]) -> None:
         try:
             with self._folder.filling(step) as folder:
-                # One file for each process, so that several can write side by side one day.
+                # The number leaves open that several processes write a file each one day.
                 entries = write_parts(folder / "arrays-00000.safetensors", parts)
                 for name, described in about["arrays"].items():
                     described["parts"] = entries[name]
                 write_about(folder, about)
+            # Old checkpoints go only after the new one is on the disk: there is always one.
             steps = self.steps()
             stay = {*steps[-self.keep :], self.best_step() if self.best is not None else None}
             for old in steps:
@@ -226,14 +251,17 @@ class Checkpoints:
         Args:
             like: A pytree of arrays (or `jax.ShapeDtypeStruct`s) with the shapes, dtypes
                 and shardings that the result shall have, such as `train.create(...)`.
-            step: The number of the checkpoint; None means the newest one that is whole.
-                Newer ones that are damaged are named in the log.
+            step: The number of the checkpoint. None means the newest one that is not damaged;
+                the log names the damaged ones that are newer.
+
+        Returns:
+            The state in the form of `like`, and all other values of the checkpoint.
 
         Raises:
-            FileNotFoundError: There is no checkpoint (of that number).
-            DamagedError: The one asked for, or every one, is damaged.
-            ValueError: It is of another model or optimizer, and every array that differs is
-                named; or of another format.
+            FileNotFoundError: There is no checkpoint, or none of this number.
+            DamagedError: The checkpoint of this number, or every checkpoint, is damaged.
+            ValueError: The checkpoint is of another model or optimizer (the message names
+                every array that differs), or of another format.
         """
         self._folder.check()
         self.wait()
@@ -264,26 +292,26 @@ class Checkpoints:
             )
         if lacking := sorted(_FIELDS - set(about)):
             raise DamagedError(f"{path}: damaged: about.json lacks {', '.join(lacking)}")
-        held, wanted = about["arrays"], named_leaves(like)
-        _check_same(path, {k[6:]: v for k, v in held.items() if k[:6] == "state/"}, wanted)
-        reader = Reader(path, held)
+        saved, wanted = about["arrays"], named_leaves(like)
+        _check_same(path, {k[6:]: v for k, v in saved.items() if k[:6] == "state/"}, wanted)
+        reader = Reader(path, saved)
         try:
             leaves = [reader.like(f"state/{name}", leaf) for name, leaf in wanted.items()]
-            arrays = {k[7:]: reader.host(k) for k in held if k[:7] == "arrays/"}
-        except (OSError, LookupError) as error:  # lost since the checksums were compared
+            arrays = {k[7:]: reader.host(k) for k in saved if k[:7] == "arrays/"}
+        except (OSError, LookupError) as error:  # files lost since the checksums were compared
             raise DamagedError(f"{path}: damaged: {error}") from error
         state = jax.tree.unflatten(jax.tree.structure(like), leaves)
         fields = {name: about[name] for name in ("step", "metrics", "config", "host")}
         return Restored(state=state, arrays=arrays, **fields)
 
 
-def _check_same(path: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises ValueError with every array that differs from the one asked for."""
+def _check_same(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuses a checkpoint whose arrays have other names, shapes or dtypes than `wanted`."""
     asked = {name: description(leaf) for name, leaf in wanted.items()}
-    lines = [f"not in the checkpoint: {name}" for name in asked if name not in held]
-    lines += [f"only in the checkpoint: {name}" for name in held if name not in asked]
+    lines = [f"not in the checkpoint: {name}" for name in asked if name not in saved]
+    lines += [f"only in the checkpoint: {name}" for name in saved if name not in asked]
     for name, described in asked.items():
-        there = held.get(name)
+        there = saved.get(name)
         if there and {key: there[key] for key in described} != described:
             lines.append(
                 f"{name}: {text_of(there)} in the checkpoint, {text_of(described)} asked for"

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: what belongs in it, who writes there, how one is put in."""
+"""The folder of a run's checkpoints: its content, its lock, and how a checkpoint is added."""
 
 import errno
 import os
@@ -15,21 +15,21 @@ FORMAT = 2
 _LOCK = ".lock"
 _STEP = re.compile(r"step_(\d{10,})")
 _ASIDE = re.compile(r"\.(step_\d{10,})\.(partial|gone|replaced)")
-# The folders that this process writes to: a lock on a file holds only other processes off.
+# The folders that this process writes to: a lock on a file keeps out only other processes.
 _WRITING: set[Path] = set()
 
 
 class Folder:
-    """A folder that holds checkpoints `step_0000000012`.
+    """A folder of checkpoints `step_0000000012`.
 
-    No file says so for the whole folder, since its loss would make every checkpoint
-    unusable: the folder is one of checkpoints if there is one in it, or nothing at all.
+    A folder is accepted if it contains a checkpoint, or nothing at all. There is no file that
+    marks it as a whole, since the loss of that file would make every checkpoint unusable.
 
     Args:
-        path: Path of the folder, which need not be there yet.
+        path: Path of the folder, which need not exist yet.
 
     Raises:
-        ValueError: It holds other things, or checkpoints of another format.
+        ValueError: The folder contains other files, or checkpoints of another format.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -38,18 +38,22 @@ class Folder:
         self.check()
 
     def of(self, step: int) -> Path:
-        """The folder of one checkpoint."""
+        """The path of one checkpoint."""
         return self.path / f"step_{step:010d}"
 
     def steps(self) -> list[int]:
-        """The numbers of the checkpoints that are there, oldest first."""
+        """The numbers of the checkpoints in the folder, oldest first."""
         if not self.path.is_dir():
             return []
         found = (_STEP.fullmatch(entry.name) for entry in self.path.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
     def check(self) -> None:
-        """Raises ValueError if it is not a folder of checkpoints."""
+        """Refuses a folder that contains other files than checkpoints.
+
+        Raises:
+            ValueError: The folder contains other files, or checkpoints of another format.
+        """
         if not self.path.exists():
             return
         if not self.path.is_dir():
@@ -63,7 +67,7 @@ class Folder:
                     f"{self.path}: checkpoints of format 1; this jaxnet reads format {FORMAT}; "
                     "go on with the jaxnet that wrote them, or give another folder"
                 )
-            # One of the files may be lost: then it is a damaged checkpoint, but one of ours.
+            # One of the two files may be lost; then it is still a checkpoint, a damaged one.
             if there and not there & {ABOUT, SUMS}:
                 raise ValueError(
                     f"{self.path / name}: neither {ABOUT} nor {SUMS} is there, so it is not a "
@@ -78,11 +82,12 @@ class Folder:
             )
 
     def claim(self) -> None:
-        """Makes the folder ready for this process to write, and clears what a killed one left.
+        """Reserves the folder for this process, and removes what a killed process left in it.
 
         Raises:
             OSError: The folder cannot be made or written.
-            ValueError: Another writer is there, or the folder is not one of checkpoints.
+            ValueError: Another process, or another `Folder` of this one, writes to it; or it
+                contains other files.
         """
         if self._lock is not None:
             return
@@ -97,6 +102,7 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = files.lock(self.path / _LOCK, wait=False)
             try:
+                # Under the lock, or it would remove what another process is just writing.
                 self._clear()
             except BaseException:
                 os.close(lock)
@@ -109,7 +115,7 @@ class Folder:
         _WRITING.add(self.path)
 
     def release(self) -> None:
-        """Lets others write."""
+        """Lets other processes write to the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -117,20 +123,26 @@ class Folder:
 
     @contextmanager
     def filling(self, step: int) -> Iterator[Path]:
-        """Gives an empty folder; when it is filled it becomes the checkpoint of that number.
+        """Gives an empty folder, which becomes the checkpoint of a number when it is filled.
 
-        At every moment the number stands for a whole checkpoint or for none, and one that is
-        there goes only when the new one is whole.
+        At every moment there is a complete checkpoint of that number or none, and an older
+        one is removed only when the new one is complete.
+
+        Args:
+            step: The number of the checkpoint.
         """
         final = self.of(step)
         partial, replaced = self._aside(step, "partial"), self._aside(step, "replaced")
         shutil.rmtree(partial, ignore_errors=True)
         with files.filling(partial):
             yield partial
-            # All content is on the disk before the name that says so is there.
+            # The content has to be on the disk before the final name: after a power cut, a
+            # folder with that name must be complete.
             files.flush(partial)
             there = final.exists()
-            if there:  # a folder that is not empty cannot be renamed over; see `_clear`
+            # A rename cannot replace a folder that is not empty, so the old checkpoint steps
+            # aside first. `_clear` brings it back if the process is killed in between.
+            if there:
                 os.rename(final, replaced)
             try:
                 os.rename(partial, final)
@@ -139,17 +151,17 @@ class Folder:
                     os.rename(replaced, final)
                 raise
         files.flush_names(self.path)
-        # Only now is the old one not needed any more, whatever happens to the machine.
+        # Only now that the new name is on the disk is the old checkpoint not needed any more.
         shutil.rmtree(replaced, ignore_errors=True)
 
     def drop(self, step: int) -> None:
         """Removes a checkpoint."""
         gone = self._aside(step, "gone")
-        os.rename(self.of(step), gone)  # so that no half-deleted one is ever seen
+        os.rename(self.of(step), gone)  # so that nobody ever sees a half-deleted checkpoint
         shutil.rmtree(gone)
 
     def unwritable(self, error: OSError) -> OSError:
-        """The same error, in words that say what became of the folder."""
+        """An error of the operating system again, with the folder and the reason in words."""
         full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
         what = "the disk is full" if full else "the folder cannot be written"
         reason = error.strerror or str(error)
@@ -158,7 +170,7 @@ class Folder:
         )
 
     def _aside(self, step: int, why: str) -> Path:
-        """Where a checkpoint lies while it is "partial", "gone" or "replaced"."""
+        """The hidden path of a checkpoint while it is "partial", "gone" or "replaced"."""
         return self.path / f".{self.of(step).name}.{why}"
 
     def _clear(self) -> None:
@@ -168,7 +180,8 @@ class Folder:
                 continue
             whole = self.path / match[1]
             if match[2] == "replaced" and not whole.exists():
-                # Killed between the two renames of `filling`: the old one is the whole one.
+                # Killed between the two renames of `filling`: the old checkpoint is complete,
+                # and the new one may not be.
                 os.rename(entry, whole)
             else:
                 shutil.rmtree(entry)

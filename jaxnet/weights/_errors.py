@@ -1,5 +1,5 @@
-"""What is raised for a weights file that cannot be read."""
+"""The error for a weights file that cannot be read."""
 
 
 class FileError(ValueError):
-    """A file that is no sound weights file: the message names the file and the fault."""
+    """A file that is not a sound weights file; the message names the file and the fault."""

@@ -31,25 +31,28 @@ _SAFETENSORS_CODES = {
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Reads a weights file; its content says which kind it is.
+    """Reads a weights file, of PyTorch or of safetensors, without PyTorch.
 
-    Nothing that a file names is run. Tensors come back as numpy arrays (bfloat16
-    and float8 as ml_dtypes have them) in the containers they were saved in.
+    The content of the file decides which of the two it is, not its suffix. Unlike
+    `torch.load(..., weights_only=False)`, nothing that the file names is run. Tensors come
+    back as numpy arrays (bfloat16 and float8 in the dtypes of ml_dtypes), in the containers
+    that they were saved in.
 
     Args:
-        path: a `.safetensors` file, or what `torch.save` wrote: the zip archive of
-            torch 1.6 and later, or the older form.
+        path: Path of a `.safetensors` file, or of a file that `torch.save` wrote: the zip
+            archive of torch 1.6 and later, or the older format.
 
     Returns:
-        What was saved: a dict of arrays for a state_dict, nested for a checkpoint.
-        Tensors that shared one storage share memory. A parameter comes back as its
-        array, torch.Size as a tuple, torch.device as its name, torch.dtype as
+        The value that was saved: a dict of arrays for a state_dict, a nested dict for a
+        checkpoint. Tensors that shared one storage share memory. A parameter comes back as
+        its array, a torch.Size as a tuple, a torch.device as its name, a torch.dtype as
         numpy's dtype; a state_dict keeps its attribute `_metadata`.
 
     Raises:
-        FileNotFoundError, IsADirectoryError: there is no file at the path.
-        FileError: (a ValueError) the file is damaged, of another kind, or names
-            something that a weights file has no need of.
+        FileNotFoundError: There is no file at the path.
+        IsADirectoryError: The path is that of a folder.
+        FileError: (a ValueError) The file is damaged, of another kind, or names something
+            that a weights file does not need.
 
     >>> import tempfile, jaxnet.weights, numpy as np
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -83,27 +86,32 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def save(path: str | os.PathLike[str], d: Any) -> None:
-    """Writes a weights file, wholly or not at all.
+    """Writes a weights file completely, or leaves the disk as it was.
 
     Args:
-        path: its suffix names the form. `.safetensors`: a flat dict of arrays. `.pt`,
-            `.pth`, `.pkl`: what `torch.load(path, weights_only=True)` opens.
-        d: for torch's form arrays and plain values (None, bool, int, float, complex,
-            str, bytes, dtypes) in nested dict, OrderedDict, list, tuple and set. Arrays
-            may be numpy's, JAX's or torch's; numpy's scalars are written as arrays of no
-            axes. Arrays that lie in the same memory share one storage in torch's form.
+        path: Path of the file. The suffix decides the format: `.safetensors` takes a flat
+            dict of arrays; `.pt`, `.pth` and `.pkl` are PyTorch's, which
+            `torch.load(path, weights_only=True)` opens.
+        d: The value to be written. PyTorch's format takes arrays and plain values (None,
+            bool, int, float, complex, str, bytes, dtypes) in nested dicts, OrderedDicts,
+            lists, tuples and sets. Arrays may be numpy's, JAX's or torch's; numpy's scalars
+            are written as arrays without axes. Arrays that overlap in memory share one
+            storage in PyTorch's format.
 
     Raises:
-        TypeError, ValueError: `d` holds what the form cannot; the message names the key.
-        FileNotFoundError, IsADirectoryError: there is no such folder, or it is one.
+        TypeError, ValueError: The format cannot represent a value in `d`; the message names
+            the key.
+        FileNotFoundError: The folder of the file does not exist.
+        IsADirectoryError: The path is that of a folder.
     """
-    path = Path(os.path.realpath(path))  # a link stays, its target is replaced
+    path = Path(os.path.realpath(path))  # a symbolic link stays, its target is replaced
     if path.is_dir():
         raise IsADirectoryError(f"path: {path} is a folder; give a file in it")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: there is no folder {path.parent}")
     if path.suffix == ".safetensors":
         arrays = _flat_arrays(d)
+        # The arrays were checked before a file is made, so that an error touches no file.
         with replacing(path) as temporary:
             _write_safetensors(temporary, arrays)
     elif path.suffix in _TORCH_SUFFIXES:
@@ -120,7 +128,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     import safetensors
 
     try:
-        # The numpy side of the library knows no float8, so its raw view is used.
+        # safetensors' numpy functions know no float8, so the raw bytes are read.
         entries = safetensors.deserialize(path.read_bytes())
     except safetensors.SafetensorError as error:
         raise FileError(f"it is no sound .safetensors file: {error!s:.300}") from None
@@ -162,6 +170,7 @@ def _flat_arrays(d: Any) -> dict[str, np.ndarray]:
             raise TypeError(f"d[{name!r}]: {error}") from None
         if torch_name(array.dtype) not in _SAFETENSORS_CODES.values():
             raise TypeError(f"d[{name!r}]: .safetensors has no dtype {array.dtype}")
-        # The library writes memory as it lies: rows first, and of this byte order.
+        # safetensors writes the memory unchanged, so it must be contiguous, with the last
+        # axis innermost, and in this machine's byte order.
         arrays[name] = np.asarray(array, array.dtype.newbyteorder("="), order="C")
     return arrays

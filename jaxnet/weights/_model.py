@@ -1,4 +1,4 @@
-"""A model's numbers as a dictionary under torch's names, and back."""
+"""A model's parameters and buffers as a dictionary under torch's names, and back."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,7 +14,12 @@ from jaxnet._names import named_variables
 
 
 class IncompatibleKeys(NamedTuple):
-    """Names that only the model has, and names that only the file has."""
+    """The names that `load_state_dict` found on one side only, as torch returns them.
+
+    Attributes:
+        missing_keys: The names that only the model has.
+        unexpected_keys: The names that only the state_dict has.
+    """
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -31,8 +36,15 @@ class IncompatibleKeys(NamedTuple):
 def state_dict(model: Any) -> dict[str, np.ndarray]:
     """Parameters and buffers under torch's names and in torch's order, as numpy arrays.
 
-    A module that is used at several places appears under each of its names.
-    `num_batches_tracked` is int64, as in torch, also where JAX counts in int32.
+    A module that several attributes of the model refer to appears under each of its names.
+    `num_batches_tracked` is int64, as in torch, also where JAX counts in int32. Unlike
+    torch's tensors, the arrays do not follow later changes of the model.
+
+    Args:
+        model: The model, any flax.nnx module.
+
+    Returns:
+        A dict of the arrays by dotted name, such as "fc1.weight".
     """
     arrays = {name: np.asarray(variable[...]) for name, variable in _variables(model).items()}
     for name in arrays:
@@ -49,26 +61,30 @@ def load_state_dict(
     Values are cast to the model's dtypes as torch's `copy_` casts: floats are rounded,
     a float becomes an integer without its fraction, anything but 0 is True, and a
     complex number loses its imaginary part with a warning. As in torch, one number in
-    an array of shape (1,) fills an array of no axes, and `num_batches_tracked` may be
+    an array of shape (1,) fills an array without axes, and `num_batches_tracked` may be
     missing where the state_dict does not say that its normalisation layer is of
-    version 2. Unlike torch, an integer that the model's dtype cannot hold is an error,
+    version 2. Unlike torch, an integer that the model's dtype cannot represent is an error,
     and so are two values for one array that the model has under two names (torch
     keeps the last).
 
     Args:
-        model: changed in place; left as it is when an error is raised.
-        state_dict: name to array of numpy, JAX or torch, or a number.
-        strict: whether missing and unexpected names are errors.
+        model: The model, which is changed in place; an error leaves it as it was.
+        state_dict: The arrays by name, of numpy, JAX or torch; a number counts as an array
+            without axes.
+        strict: Whether missing and unexpected names are errors.
 
     Returns:
         The missing and the unexpected names, as torch returns them.
 
     Raises:
-        ValueError: lists every missing, unexpected, mis-shaped and unfit name at once.
+        ValueError: The state_dict does not fit the model. The message lists every name that
+            is missing or unexpected, or whose shape, dtype or values do not fit.
     """
+    # All values are cast and checked before the first is assigned: a state_dict that does
+    # not fit leaves the model as it was.
     variables = _variables(model)
     arrays: dict[str, np.ndarray] = {}
-    first_names: dict[int, str] = {}
+    first_names: dict[int, str] = {}  # by the variable's id, its first name in the model
     faults = []
     for name, variable in variables.items():
         if name not in state_dict:
@@ -116,7 +132,7 @@ def _fitted(value: Any, variable: nnx.Variable[Any]) -> np.ndarray:
         array = array.real
     if dtype.kind in "iu" and array.dtype.kind != "b" and array.size:
         least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
-        # Compared as Python numbers: numpy would round or refuse the limits.
+        # Compared as Python's numbers, since numpy would round or refuse the limits.
         if not (least <= array.min().item() and array.max().item() <= most):
             raise ValueError(f"{array.dtype} values that {dtype} cannot hold")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -125,7 +141,8 @@ def _fitted(value: Any, variable: nnx.Variable[Any]) -> np.ndarray:
 
 def _assign(variable: nnx.Variable[Any], array: np.ndarray) -> None:
     current = variable[...]
-    if isinstance(current, jax.Array) and current.committed:  # stays on its devices
+    # A model that was put on a device, or spread over several, stays there.
+    if isinstance(current, jax.Array) and current.committed:
         variable.set_value(jax.device_put(array, current.sharding))
     else:
         variable.set_value(jnp.asarray(array))
@@ -136,7 +153,7 @@ def _counts_batches(name: str) -> bool:
 
 
 def _may_be_missing(name: str, state_dict: Any) -> bool:
-    """Whether torch fills it in: BatchNorm counts batches since its version 2."""
+    """Whether torch fills in this name: BatchNorm counts batches only since its version 2."""
     metadata = getattr(state_dict, "_metadata", None)
     layer = metadata.get(name.rpartition(".")[0]) if isinstance(metadata, Mapping) else None
     version = layer.get("version") if isinstance(layer, Mapping) else None
@@ -144,6 +161,6 @@ def _may_be_missing(name: str, state_dict: Any) -> bool:
 
 
 def _variables(model: Any) -> dict[str, nnx.Variable[Any]]:
-    """All that belongs into a state_dict, in torch's order; what has two names is there twice."""
+    """The variables of a state_dict in torch's order; one with two names is there twice."""
     found = named_variables(model, remove_duplicate=False)
     return {name: v for name, v in found if v.get_metadata("persistent", True)}

@@ -1,7 +1,7 @@
-"""The zip archive of `torch.save`: stored entries, read with suspicion, and written.
+"""The zip archive of `torch.save`, read with suspicion, and written.
 
-torch never compresses, so every entry is a stretch of the file and nothing can
-grow when it is read. Whatever else a zip file may be is refused.
+torch never compresses, so the bytes of every entry stand in the file as they are, and no
+entry can grow when it is read. Every other feature of zip files is refused.
 """
 
 import io
@@ -22,20 +22,20 @@ _END64 = struct.Struct("<4sQ2H2I4Q")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _DESCRIBED, _UTF8 = 0x8, 0x800  # flags that torch sets: sizes follow the data; names are UTF-8
-_ALIGNMENT = 64  # of each entry's data, as torch aligns it, for mmap
+_ALIGNMENT = 64  # bytes to which torch aligns each entry's data, for mmap
 
 
 class Archive:
-    """The entries of an open zip file, by the name below its one top folder.
+    """The entries of an open zip file, by their names below its one top folder.
 
     Args:
-        file: opened for reading in binary, seekable.
+        file: The file, open for reading in binary mode, seekable.
 
     Attributes:
-        size: of the file, in bytes.
+        size: The size of the file in bytes.
 
     Raises:
-        FileError: the directory is damaged, or an entry is compressed, encrypted,
+        FileError: The directory is damaged, or an entry is compressed, encrypted,
             repeated, overlaps another, leaves the archive or lies outside the file.
     """
 
@@ -43,6 +43,8 @@ class Archive:
         self._file = file
         self.size = file.seek(0, os.SEEK_END)
         directory = self._directory()
+        # In the order of the file, each entry has to end before the next one begins.
+        # Overlapping entries would let a small file unfold into a large value.
         entries = sorted(directory.items(), key=lambda item: item[1][0])
         self._entries: dict[str, tuple[int, int, int]] = {}
         for i, (name, (start, size, crc)) in enumerate(entries):
@@ -64,7 +66,11 @@ class Archive:
         return name in self._entries
 
     def read(self, name: str) -> np.ndarray:
-        """An entry's bytes, as uint8."""
+        """The bytes of an entry as a uint8 array.
+
+        Raises:
+            FileError: There is no such entry, or its bytes do not match its checksum.
+        """
         if name not in self._entries:
             raise FileError(f"it has no entry {name!r}")
         offset, size, crc = self._entries[name]
@@ -77,7 +83,7 @@ class Archive:
         return data
 
     def _find(self, offset: int, layout: struct.Struct, signature: bytes) -> tuple[Any, ...] | None:
-        """The fields behind a signature, None where it does not stand."""
+        """The fields that follow a signature at an offset; None if it is not there."""
         if 0 <= offset <= self.size - layout.size:
             self._file.seek(offset)
             fields = layout.unpack(self._file.read(layout.size))
@@ -86,7 +92,7 @@ class Archive:
         return None
 
     def _directory(self) -> dict[str, tuple[int, int, int]]:
-        """Each entry's name, the place of its header, its size and its checksum."""
+        """For each entry's name the offset of its header, its size and its checksum."""
         end = self.size - _END.size
         fields = self._find(end, _END, b"PK\5\6")
         if fields is None:
@@ -115,6 +121,8 @@ class Archive:
         return found
 
     def _data_offset(self, name: str, start: int) -> int:
+        # The header in front of the data repeats the directory's fields. A file whose two
+        # versions differ reads differently in different programs, so it is refused.
         fields = self._find(start, _LOCAL, b"PK\3\4")
         if fields is None:
             raise FileError(f"entry {name!r} has no header where the directory says")
@@ -151,6 +159,7 @@ def _add_entry(found: dict[str, tuple[int, int, int]], data: bytes, position: in
         raise FileError(f"entry {shown} leaves the archive")
     if name in found:
         raise FileError(f"entry {shown} is there twice")
+    # A field of 0xFFFFFFFF says that its number is in the zip64 field, in this order.
     wide = _wide_fields(data[name_end : name_end + extra_size])
     size, packed, start = (
         next(wide, -1) if field == 0xFFFFFFFF else field for field in (size, packed, start)
@@ -162,7 +171,7 @@ def _add_entry(found: dict[str, tuple[int, int, int]], data: bytes, position: in
 
 
 def _wide_fields(extra: bytes) -> Iterator[int]:
-    """The 64-bit numbers of an entry's zip64 field, in order."""
+    """The 64-bit numbers in the zip64 field of an entry, in order."""
     position = 0
     while position + 4 <= len(extra):
         kind, size = struct.unpack_from("<2H", extra, position)
@@ -175,11 +184,17 @@ def _wide_fields(extra: bytes) -> Iterator[int]:
 
 
 def write_archive(file: BinaryIO, entries: dict[str, np.ndarray | bytes]) -> None:
-    """Writes entries below one folder, uncompressed, each one's data aligned to 64 bytes."""
+    """Writes a zip archive as torch does: one top folder, no compression, aligned data.
+
+    Args:
+        file: The file, open for writing in binary mode, seekable.
+        entries: The content of each entry, by the name below the top folder "archive".
+    """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in entries.items():
             content = data.data if isinstance(data, np.ndarray) else memoryview(data)
-            info = zipfile.ZipInfo(f"archive/{name}")  # dated 1980, so that equal means equal
+            # A ZipInfo is dated 1980, so that equal values give equal files.
+            info = zipfile.ZipInfo(f"archive/{name}")
             info.external_attr = 0o600 << 16
             info.file_size = content.nbytes
             wide = content.nbytes >= 2**30  # zipfile itself widens a little below 2**31

@@ -1,4 +1,4 @@
-"""Files of `torch.save`, read without torch: the zip archive, and the older bare pickles."""
+"""Files of `torch.save`, read without torch: the zip archive, and the older format of pickles."""
 
 import io
 import os
@@ -21,8 +21,11 @@ _NEWEST_ZIP_VERSION = 10
 def read_zip(file: io.BufferedReader) -> Any:
     """The value in a zip archive of `torch.save` (torch 1.6 and later).
 
+    Args:
+        file: The file, open for reading in binary mode, seekable.
+
     Raises:
-        FileError: the archive or its pickle is damaged or not acceptable.
+        FileError: The archive or its pickle is damaged or not acceptable.
     """
     archive = Archive(file)
     if "constants.pkl" in archive:
@@ -33,7 +36,9 @@ def read_zip(file: io.BufferedReader) -> Any:
     order = archive.read("byteorder").tobytes() if "byteorder" in archive else b"little"
     if order not in (b"little", b"big"):
         raise FileError(f"its byte order is {order[:20]!r}; known are little and big")
-    tensors = Tensors(swap=order.decode() != sys.byteorder, room=4 * archive.size)
+    tensors = Tensors(swap=order.decode() != sys.byteorder, copy_bytes=4 * archive.size)
+    # Each entry is read once and each storage made once, so that tensors that shared a
+    # storage share memory again.
     raws: dict[str, np.ndarray] = {}
     storages: dict[tuple[Any, ...], np.ndarray] = {}
 
@@ -57,23 +62,26 @@ def read_zip(file: io.BufferedReader) -> Any:
 
 
 def read_legacy(file: io.BufferedReader) -> Any:
-    """The value in a file of bare pickles (before torch 1.6), the storages behind them.
+    """The value in a file of pickles followed by the storages (before torch 1.6).
 
-    Their data is little-endian whatever machine wrote it.
+    The data of the storages is little-endian, whatever machine wrote it.
+
+    Args:
+        file: The file, open for reading in binary mode, seekable.
 
     Raises:
-        FileError: the pickles or storages are damaged or not acceptable.
+        FileError: The pickles or storages are damaged or not acceptable.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    tensors = Tensors(swap=sys.byteorder != "little", room=4 * size)
+    tensors = Tensors(swap=sys.byteorder != "little", copy_bytes=4 * size)
     known = tensors.known()
     raws: dict[str | int, tuple[np.ndarray, int]] = {}
     storages: dict[tuple[Any, ...], np.ndarray] = {}
-    room = size
+    bytes_left = size
 
     def load_storage(identity: tuple[Any, ...]) -> np.ndarray:
-        nonlocal room
+        nonlocal bytes_left
         match identity:
             case (str("storage"), Global() as of, str() | int() as key, _, int(numel), view) if (
                 of.dtype is not None
@@ -81,9 +89,11 @@ def read_legacy(file: io.BufferedReader) -> Any:
                 width = of.dtype.itemsize
             case _:
                 raise _no_storage(identity)
+        # The data comes after the pickles, so a storage is empty memory until the pickles
+        # are read. All of them together may not be larger than the file.
         if key not in raws:
-            room -= numel * width
-            if numel < 0 or room < 0:
+            bytes_left -= numel * width
+            if numel < 0 or bytes_left < 0:
                 raise FileError("its storages are to hold more than the file does")
             raws[key] = np.empty(numel * width, np.uint8), width
         if (key, of, numel) not in storages:
@@ -103,7 +113,7 @@ def read_legacy(file: io.BufferedReader) -> Any:
     version = next_value()
     if version != _LEGACY_VERSION:
         raise FileError(f"its format is not version {_LEGACY_VERSION}")
-    next_value()  # about the machine that wrote it
+    next_value()  # what torch noted of the machine that wrote the file; not needed
     result = next_value(load_storage)
     keys = next_value()
     if type(keys) is not list or any(type(key) not in (str, int) for key in keys):

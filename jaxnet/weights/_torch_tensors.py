@@ -1,4 +1,4 @@
-"""Tensors of a torch file as numpy arrays: storages, views into them, the names that build them."""
+"""The tensors of a torch file as numpy arrays: their storages, and views into the storages."""
 
 import math
 from typing import Any, Never
@@ -18,21 +18,25 @@ class Tensors:
     """The storages and tensors of one file; tensors of one storage are views of one array.
 
     Args:
-        swap: whether the file's byte order is not this machine's.
-        room: how many bytes of copies may be made, for conjugate and negative views.
+        swap: Whether the byte order of the file differs from this machine's.
+        copy_bytes: The number of bytes that may be copied, for conjugate and negative views.
     """
 
-    def __init__(self, swap: bool, room: int) -> None:
+    def __init__(self, swap: bool, copy_bytes: int) -> None:
         self._swap = swap
-        self._room = room
-        # By id of the array that stands for a storage: it, and the bytes it belongs to.
+        self._copy_bytes = copy_bytes
+        # By the id of the array that represents a storage: the array and its raw bytes. The
+        # arrays are kept alive here, so that no id is used again.
         self._storages: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        # By the id of raw bytes: the bytes with the width of their numbers, those that are
+        # bools, and the copies that `finish` fills. In the older format the content of the
+        # storages is read last, so nothing may look at it before `finish`.
         self._widths: dict[int, tuple[np.ndarray, int]] = {}
         self._truths: dict[int, np.ndarray] = {}
         self._late: list[tuple[np.ndarray, np.ndarray, Any]] = []
 
     def known(self) -> dict[str, Global | np.dtype]:
-        """Every name that a file may give, and what it stands for."""
+        """Every name that a file may give, with the function or dtype that it means."""
         table = dict(PLAIN_GLOBALS)
         table |= {f"torch.{name}": dtype for name, dtype in DTYPES.items()}
         for name, dtype in STORAGES.items():
@@ -52,10 +56,16 @@ class Tensors:
         return table | {name: Global(name, call) for name, call in builders.items()}
 
     def storage(self, raw: np.ndarray, of: Global, numel: int, start: int = 0) -> np.ndarray:
-        """The array that stands for a storage: `numel` numbers from byte `start` of `raw`.
+        """The array that represents a storage.
+
+        Args:
+            raw: The bytes of the storage, uint8.
+            of: The class of the storage, which has the dtype.
+            numel: The number of elements.
+            start: The first byte of `raw` that belongs to the array.
 
         Raises:
-            FileError: `raw` has not as many bytes.
+            FileError: `raw` has fewer bytes.
         """
         if of.dtype is None:
             raise FileError(f"it has a storage of kind {of.name}")
@@ -78,7 +88,7 @@ class Tensors:
             self._truths[id(raw)] = raw
 
     def finish(self) -> None:
-        """Checks and completes what needs the storages' content."""
+        """Swaps bytes, checks bools and fills copies, once the storages' content is read."""
         for raw, width in self._widths.values():
             if self._swap and width > 1:
                 raw[: raw.size - raw.size % width].view(f"u{width}").byteswap(inplace=True)
@@ -120,9 +130,9 @@ class Tensors:
         _refuse("a tensor", arguments)
 
     def _view(
-        self, place: tuple[Any, ...], dtype: np.dtype | None, metadata: tuple[Any, ...]
+        self, location: tuple[Any, ...], dtype: np.dtype | None, metadata: tuple[Any, ...]
     ) -> np.ndarray:
-        storage, offset, size, stride = place
+        storage, offset, size, stride = location
         if id(storage) not in self._storages:
             raise FileError(f"it has a tensor over {kind(storage)}, which is no storage")
         _, raw = self._storages[id(storage)]
@@ -143,9 +153,9 @@ class Tensors:
         if items == 0:
             return np.empty(size, dtype)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        held = storage.nbytes // dtype.itemsize
-        if last >= held:
-            raise FileError(f"it has a tensor that reaches element {last} of a storage with {held}")
+        most = storage.nbytes // dtype.itemsize
+        if last >= most:
+            raise FileError(f"it has a tensor that reaches element {last} of a storage with {most}")
         steps = [step if n > 1 else 1 for n, step in zip(size, stride, strict=True)]
         view = np.ndarray(
             size, dtype, storage, offset * dtype.itemsize, [s * dtype.itemsize for s in steps]
@@ -153,15 +163,15 @@ class Tensors:
         return self._changed(view, metadata[0]) if metadata and metadata[0] else view
 
     def _changed(self, view: np.ndarray, metadata: Any) -> np.ndarray:
-        """A conjugate or negative view, which numpy has not: a copy, filled by `finish`."""
+        """A conjugate or negative view, which numpy does not have: a copy that `finish` fills."""
         flags = metadata if type(metadata) is dict else {None: None}
         if any(key not in ("conj", "neg") or type(on) is not bool for key, on in flags.items()):
             raise FileError("it has a tensor with properties other than conj and neg")
         accepted = {"c": ("conj", "neg"), "f": ("neg",)}.get(view.dtype.kind, ())
         if any(on and key not in accepted for key, on in flags.items()):
             raise FileError(f"it has a conjugate or negative tensor of {view.dtype.name}")
-        self._room -= view.nbytes
-        if self._room < 0:
+        self._copy_bytes -= view.nbytes
+        if self._copy_bytes < 0:
             raise FileError("its tensors unfold into far more than its size")
         for key, change in (("conj", np.conjugate), ("neg", np.negative)):
             if flags.get(key):

@@ -18,11 +18,11 @@ STORAGES: dict[str, np.dtype] = {
     "ComplexFloatStorage": DTYPES["complex64"],
     "ComplexDoubleStorage": DTYPES["complex128"],
 }
-"""torch.NAME of a typed storage to its dtype; the other dtypes lie in untyped storages."""
+"""The dtype of each typed storage class of torch; other dtypes are saved in untyped storages."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def torch_name(dtype: np.dtype) -> str | None:
-    """What torch calls a numpy dtype (of either byte order); None if it has no such dtype."""
+    """The name that torch has for a numpy dtype (of either byte order), or None."""
     return _NAMES.get(dtype if dtype.isnative else dtype.newbyteorder("="))

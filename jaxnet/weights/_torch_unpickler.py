@@ -1,9 +1,8 @@
 """Reads a pickle of plain values and tensors, and runs nothing that it names.
 
 Python's own unpickler imports what a pickle names and calls it. Here each opcode
-is carried out by hand on a list; a name is looked up in a fixed table and stands
-for a function of ours that only builds values. Work and memory stay in proportion
-to the pickle's length.
+is carried out by hand on a list, and a name is looked up in a fixed table of functions
+that only build values. Work and memory stay in proportion to the pickle's length.
 """
 
 import dataclasses
@@ -20,12 +19,12 @@ from jaxnet.weights._errors import FileError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Global:
-    """What an accepted name stands for.
+    """The meaning of a name that is accepted in a pickle.
 
     Attributes:
-        name: as the pickle gives it, module and name.
-        call: builds the value of a call from its tuple of arguments.
-        dtype: of a storage class.
+        name: The module and name, as the pickle gives them.
+        call: The function that builds the value of a call from its tuple of arguments.
+        dtype: The dtype, if the name is that of a storage class.
     """
 
     name: str
@@ -34,18 +33,19 @@ class Global:
 
 
 def kind(value: Any) -> str:
-    """A value's type in words; never its content, which can be endless."""
+    """The type of a value in words, without its content, which can be endless."""
     return value.name if isinstance(value, Global) else type(value).__name__
 
 
 class Unpickler:
-    """Reads pickles, protocols 2 to 5, from a stream.
+    """Reads pickles of protocols 2 to 5 from a stream.
 
     Args:
-        file: opened for reading in binary; left behind the pickle's last byte.
-        size: how many bytes the file still has.
-        known: what each accepted name stands for; a np.dtype stands for itself.
-        load_storage: gives a tensor's storage for a persistent id.
+        file: The file, open for reading in binary mode. Reading stops behind the last byte
+            of a pickle.
+        size: The number of bytes that are left in the file.
+        known: The meaning of each accepted name; the name of a dtype means the np.dtype.
+        load_storage: The function that returns the storage of a persistent id.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Unpickler:
         self._left = size
         self._known = known
         self._load_storage = load_storage
-        self._copies = 1000 + 2 * size
+        self._copies = 1000 + 2 * size  # how many items builders may still copy; see `_spend`
         self._hashes: dict[int, list[Any]] = {}
         self._builders: dict[str, Callable[[tuple[Any, ...]], Any]] = {
             "builtins.set": self._build_set,
@@ -73,7 +73,7 @@ class Unpickler:
         """The value of the next pickle.
 
         Raises:
-            FileError: it is damaged, or names something outside the accepted set.
+            FileError: The pickle is damaged, or names something outside the accepted set.
         """
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
@@ -155,6 +155,7 @@ class Unpickler:
         self._push(self._memo[index])
 
     def _mark(self) -> None:
+        # The values after a mark get a stack of their own, so no opcode can reach below it.
         self._marks.append(self._stack)
         self._stack = []
 
@@ -201,7 +202,8 @@ class Unpickler:
         state = self._pop()
         target = self._top(OrderedDict)
         names = list(state) if type(state) is dict else [None]
-        for name in names:  # attributes, such as a state_dict's _metadata, but no methods
+        # Attributes are accepted, such as the _metadata of a state_dict; methods are not.
+        for name in names:
             if type(name) is not str or hasattr(OrderedDict, name):
                 raise FileError("its pickle sets up an OrderedDict in a way that is not accepted")
         self._spend(len(names))
@@ -249,7 +251,7 @@ class Unpickler:
             target.add(item)
 
     def _check_key(self, key: Any) -> None:
-        """Refuses keys that no dictionary can hold, or that are made to be slow to hash."""
+        """Refuses keys that cannot be hashed, or that were made to be slow to hash."""
         if type(key) in (str, bytes):
             return
         parts, seen = [key], 0
@@ -302,7 +304,7 @@ class Unpickler:
         match arguments:
             case ():
                 pass
-            case (list(pairs),):  # Python 2's form
+            case (list(pairs),):  # as Python 2 pickles an OrderedDict
                 self._spend(len(pairs))
                 if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
                     _refuse_call("OrderedDict", arguments)
@@ -345,7 +347,7 @@ _STEPS: dict[bytes, Callable[[Unpickler], Any]] = {
     pickle.BINUNICODE: lambda u: u._push(u._text(u._number(_U4))),
     pickle.SHORT_BINUNICODE: lambda u: u._push(u._text(u._number(_U1))),
     pickle.BINUNICODE8: lambda u: u._push(u._text(u._number(_U8))),
-    # Python 2's texts, which torch reads as UTF-8 too.
+    # Strings of Python 2, which torch reads as UTF-8 too.
     pickle.BINSTRING: lambda u: u._push(u._text(u._number(_U4))),
     pickle.SHORT_BINSTRING: lambda u: u._push(u._text(u._number(_U1))),
     pickle.BINBYTES: lambda u: u._push(u._take(u._number(_U4))),
@@ -419,11 +421,11 @@ PLAIN_GLOBALS: dict[str, Global | np.dtype] = {
         "torch.device": _build_device,
     }.items()
 }
-"""The names whose calls give plain values, beside those that fill containers."""
+"""The names whose calls give plain values; `Unpickler` has those that fill containers."""
 
 
 def _refuse_strays(result: Any) -> None:
-    """Refuses a result that holds a name itself, such as a class, in place of a value."""
+    """Refuses a result that contains a name itself, such as a class, instead of a value."""
     waiting, seen = [result], set()
     while waiting:
         value = waiting.pop()

@@ -1,4 +1,4 @@
-"""Writes what `torch.load(..., weights_only=True)` opens, without torch."""
+"""Writes files that `torch.load(..., weights_only=True)` opens, without torch."""
 
 import dataclasses
 import pickle
@@ -25,14 +25,15 @@ def write_torch(file: BinaryIO, value: Any) -> None:
     """Writes a zip archive as `torch.save` does.
 
     Args:
-        file: opened for writing in binary, seekable.
-        value: arrays in nested dict, OrderedDict, Counter, list, tuple and set, with None,
-            bool, int, float, complex, str, bytes, bytearray and dtypes between them.
+        file: The file, open for writing in binary mode, seekable.
+        value: Arrays in nested dicts, OrderedDicts, Counters, lists, tuples and sets, with
+            None, bool, int, float, complex, str, bytes, bytearray and dtypes among them.
 
     Raises:
-        TypeError: it holds something else; the message says under which key.
-        ValueError: it holds itself, or an int of more than 255 bytes.
+        TypeError: The value contains something else; the message names the key.
+        ValueError: A container contains itself, or an int has more than 255 bytes.
     """
+    # Everything is checked before the first byte is written.
     arrays = _collect(value)
     storages, views = _plan(arrays)
     pickled = _Pickler(arrays, views).dump(value)
@@ -45,11 +46,17 @@ def write_torch(file: BinaryIO, value: Any) -> None:
 
 
 def _collect(value: Any) -> dict[int, np.ndarray]:
-    """Every array in a value, by the id of what holds it; refuses what cannot be written."""
+    """Every array in a value as numpy's, by the id of the object that was given.
+
+    Raises:
+        TypeError, ValueError: Something in the value cannot be written.
+    """
     arrays: dict[int, np.ndarray] = {}
     open_containers: set[int] = set()
     checked: set[int] = set()
-    # A path is (path of the container, key); None closes a container.
+    # A list of what is to be visited, instead of recursion, so that deep nesting does not
+    # exhaust Python's stack. A path is (path of the container, key). The path None says that
+    # all of a container has been visited: met again later, the container is not its own part.
     waiting: list[tuple[Any, Any]] = [(value, ())]
     while waiting:
         item, path = waiting.pop()
@@ -136,7 +143,7 @@ def _native(item: Any, path: Any) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """Where an array lies in a storage, counted in elements."""
+    """The position of an array in a storage, counted in elements."""
 
     storage: int
     length: int
@@ -145,7 +152,10 @@ class _View:
 
 
 def _plan(arrays: Mapping[int, np.ndarray]) -> tuple[list[np.ndarray], dict[int, _View]]:
-    """The bytes of each storage, and where in them each array lies."""
+    """The bytes of each storage, and the view of it that each array is."""
+    # Arrays of one dtype whose memory overlaps become views of one storage, as in torch, so
+    # that shared weights are written once and are shared again when they are loaded. Sorted
+    # by address, an array overlaps its group if it begins before the group's end.
     spans = {i: byte_bounds(array) for i, array in arrays.items() if _fits_storage(array)}
     groups: list[list[int]] = []
     reached = 0
@@ -172,10 +182,10 @@ def _plan(arrays: Mapping[int, np.ndarray]) -> tuple[list[np.ndarray], dict[int,
                 stride = tuple(step // array.itemsize for step in arrays[j].strides)
                 offset = (spans[j][0] - start) // array.itemsize
                 views[j] = _View(len(storages), length, offset, stride)
-            # numpy restrides no float8, but bytes.
+            # as_strided does not take float8, so the elements go in as opaque bytes.
             opaque = arrays[group[0]].view(f"V{array.itemsize}")
             storage = as_strided(opaque, (length,), (array.itemsize,))
-        else:  # alone, with gaps or steps back: written closed up
+        else:  # an array with gaps or negative strides that shares nothing: written compactly
             views[i] = _View(len(storages), array.size, 0, _row_major(array.shape))
             storage = np.array(array, order="C").reshape(-1)
         storages.append(storage.view(np.uint8))
@@ -183,7 +193,7 @@ def _plan(arrays: Mapping[int, np.ndarray]) -> tuple[list[np.ndarray], dict[int,
 
 
 def _fits_storage(array: np.ndarray) -> bool:
-    """Whether torch can have the array as it lies in memory."""
+    """Whether torch can represent the array with its present strides."""
     return array.size > 0 and all(
         step >= 0 and step % array.itemsize == 0 for step in array.strides
     )
@@ -200,10 +210,11 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class _Pickler:
-    """Emits protocol 2 with the opcodes that torch's restricted unpickler knows.
+    """Writes protocol 2 with the opcodes that torch's restricted unpickler knows.
 
-    Each container is a generator that writes around its parts and yields them,
-    so that nesting is bounded by memory and not by Python's stack.
+    The methods for containers are generators. Each yields the parts of its container, which
+    `dump` writes, and adds the opcodes between them, so that nesting is bounded by memory
+    and not by Python's stack.
     """
 
     def __init__(self, arrays: Mapping[int, np.ndarray], views: Mapping[int, _View]) -> None:
@@ -226,6 +237,7 @@ class _Pickler:
 
     def _write(self, value: Any) -> Generator[Any, Any, Any] | None:
         """Writes a value without parts, or starts one with parts."""
+        # Equal strings share an entry of the memo, other objects only with themselves.
         key = value if type(value) is str else id(value)
         if key in self._memo:
             self._recall(key)
