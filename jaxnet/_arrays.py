@@ -23,7 +23,7 @@ DTYPES: dict[str, np.dtype] = {
     **{name: np.dtype(name) for name in _BY_NUMPY},
     **{name: np.dtype(getattr(ml_dtypes, name)) for name in _BY_ML_DTYPES},
 }
-"""torch.NAME to numpy's dtype."""
+"""numpy's dtype for each of torch's names: "float32" for torch.float32, and so on."""
 
 
 def is_array(value: Any) -> bool:
@@ -36,18 +36,22 @@ def _is_tensor(value: Any) -> bool:
 
 
 def as_numpy(value: Any) -> np.ndarray:
-    """The numbers of an array that `is_array`, without a copy where possible.
+    """An array of numpy, JAX or PyTorch as numpy's, without a copy where possible.
+
+    Args:
+        value: A value for which `is_array` is True.
 
     Raises:
-        TypeError: they are none that numpy or ml_dtypes has, such as random keys of JAX,
-            or a tensor that is sparse or quantized.
+        TypeError: numpy and ml_dtypes have no such numbers: random keys of JAX, or a tensor
+            that is sparse or quantized.
     """
     if _is_tensor(value):
         name = str(value.dtype).removeprefix("torch.")
         if name not in DTYPES:
             raise TypeError(f"a torch tensor of {name}, which numpy does not have")
         tensor = value.detach().cpu().resolve_conj().resolve_neg()
-        if DTYPES[name].isbuiltin != 1:  # float32 holds bfloat16 and float8
+        # Tensors of bfloat16 and float8 have no numpy(); float32 represents them exactly.
+        if DTYPES[name].isbuiltin != 1:
             return tensor.float().numpy().astype(DTYPES[name])
         return tensor.numpy()
     return np.asarray(value)

@@ -2,7 +2,7 @@
 
 Each raises a ValueError of the form "name: what was given; accepted is what" and returns
 nothing. The name begins with the function's own where that is not clear from the call:
-"LBFGS: max_iter". A check that one function alone needs stands beside that function.
+"LBFGS: max_iter". A check that only one function needs is defined beside that function.
 """
 
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ import numpy as np
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is a whole number of Python or numpy; True and False are none."""
+    """Whether a value is a whole number of Python or numpy; True and False do not count."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a real number of Python or numpy; True and False are none."""
+    """Whether a value is a real number of Python or numpy; True and False do not count."""
     return is_integer(value) or isinstance(value, float | np.floating)
 
 
 def check_integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> None:
-    """Refuses what is no whole number, or lies outside the bounds.
+    """Refuses a value that is not a whole number, or lies outside the bounds.
 
     Args:
         name: The argument's name, for the error.
@@ -45,13 +45,14 @@ def check_integer(name: str, value: Any, least: int | None = None, most: int | N
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any], also: str = "") -> None:
-    """Refuses what is none of the values that a function knows.
+    """Refuses a value that is not one of the accepted ones.
 
     Args:
         name: The argument's name, for the error.
         value: The value that was given.
         choices: The values that are accepted.
-        also: What is accepted besides and was looked at before, in words.
+        also: A further kind of accepted value in words, for the error; the caller has
+            checked it before.
 
     >>> check_choice("mode", "max", ("fan_in", "fan_out"))
     Traceback (most recent call last):
@@ -59,7 +60,7 @@ def check_choice(name: str, value: Any, choices: Iterable[Any], also: str = "") 
     ValueError: mode: 'max'; accepted are 'fan_in' and 'fan_out'
     """
     known = list(choices)
-    # an array equals its choice element by element, which has no one truth
+    # An array is never compared: `==` would give an array, whose truth is ambiguous.
     plain = isinstance(value, str | int | float)
     if any(value is choice or (plain and value == choice) for choice in known):
         return
@@ -69,7 +70,11 @@ def check_choice(name: str, value: Any, choices: Iterable[Any], also: str = "") 
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Refuses what is neither True nor False.
+    """Refuses a value that is neither True nor False.
+
+    Args:
+        name: The argument's name, for the error.
+        value: The value that was given.
 
     >>> check_flag("drop_last", "yes")
     Traceback (most recent call last):

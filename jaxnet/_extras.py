@@ -5,16 +5,16 @@ from typing import Any
 
 
 def needed(module: str, what: str, install: str) -> Any:
-    """A module, or an error that says what needs it and how it is installed.
+    """Imports a module, with an error that says which part of jaxnet needs the module.
 
     Args:
-        module: its name for `import`.
-        what: the part of jaxnet that needs it, first in the message.
-        install: what pip is to install: names of packages, not of an extra of jaxnet, since
-            the package of that name on the index is another project's.
+        module: The name of the module, as `import` takes it.
+        what: The part of jaxnet that needs the module, with which the message begins.
+        install: The packages that pip is to install. They are not named as an extra of
+            jaxnet, since the package called jaxnet on the index is another project's.
 
     Raises:
-        ImportError: it, or something that it needs itself, is not installed.
+        ImportError: The module, or something that the module needs, is not installed.
     """
     try:
         return importlib.import_module(module)

@@ -1,6 +1,6 @@
-"""Files and folders that are there whole or not at all, and where the cache lies.
+"""Files and folders that are complete or absent, and the folder of the cache.
 
-Nothing of jaxnet and of JAX is imported here, so that a script can load this file alone.
+Neither jaxnet nor JAX is imported here, so that a script can load this file alone.
 """
 
 import os
@@ -14,11 +14,11 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The folder for what would cost time to make again.
+    """The folder for compiled kernels and prepared data, which would take time to make again.
 
     Returns:
-        The folder that the environment variable JAXNET_CACHE names, or jaxnet's in the
-        user's cache (`~/.cache/jaxnet` on Linux). It need not be there yet.
+        The folder that the environment variable JAXNET_CACHE names, or jaxnet's folder in
+        the user's cache (`~/.cache/jaxnet` on Linux). It need not exist yet.
     """
     if os.environ.get("JAXNET_CACHE"):
         return Path(os.environ["JAXNET_CACHE"]).expanduser()
@@ -28,35 +28,35 @@ def cache_folder() -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file of text (UTF-8), wholly or not at all, and flushes it to the disk."""
+    """Writes a text file (UTF-8) completely or not at all, and flushes it to the disk."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file of bytes, wholly or not at all, and flushes it to the disk."""
+    """Writes a binary file completely or not at all, and flushes it to the disk."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a new empty file beside a path; when it is filled it takes the path's place.
+    """Gives a new empty file in the same folder; when it is filled it is renamed to the path.
 
-    The new file has the access rights of the one that it replaces. An error removes the new
-    file and leaves the old one as it was.
+    The new file gets the access rights of the file that it replaces. An error removes the
+    new file and leaves the old one as it was.
 
     Args:
-        path: Path of the file to be written. Its folder must be there.
+        path: Path of the file to be written. Its folder must exist.
     """
-    # A name of its own for every writer: two that write at once must not mix their bytes.
+    # Every writer has a name of its own, so that two at the same time do not mix their bytes.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
     with open(temporary, "xb"):
         pass
     try:
         mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
         yield temporary
-        # The content first, then the name: after a power cut a name that is there
-        # must not stand for a file whose content never reached the disk.
+        # The content has to be on the disk before the name: after a power cut, the path must
+        # not lead to a file whose content was never written.
         _flush_file(temporary)
         os.chmod(temporary, mode)
         os.replace(temporary, path)
@@ -68,10 +68,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """Makes a new folder to be filled and then renamed; an error removes it.
+    """Makes a new folder, which the caller fills and then renames; an error removes it.
+
+    Args:
+        folder: Path of the folder.
 
     Raises:
-        OSError: The folder is there already, or cannot be made.
+        OSError: The folder exists already, or cannot be made.
     """
     folder.mkdir()
     try:
@@ -82,7 +85,7 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Makes sure that a file, or a folder with all below it, is on the disk."""
+    """Makes sure that a file, or a folder with everything in it, is on the disk."""
     if not path.is_dir():
         _flush_file(path)
         return
@@ -92,14 +95,14 @@ def flush(path: Path) -> None:
 
 
 def _flush_file(path: Path) -> None:
-    # Windows flushes only what is open for writing.
+    # Windows flushes only files that are open for writing.
     with open(path, "r+b") as file:
         os.fsync(file.fileno())
 
 
 def flush_names(folder: Path) -> None:
     """Makes sure that the names in a folder are on the disk."""
-    if sys.platform == "win32":  # a folder cannot be opened there; the system writes its names
+    if sys.platform == "win32":  # a folder cannot be opened there; the system flushes names itself
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -111,15 +114,15 @@ def flush_names(folder: Path) -> None:
 def lock(path: Path, *, wait: bool) -> int:
     """Locks a file against other processes until the handle is closed or this process ends.
 
-    A child process that is forked while the lock is taken does not inherit it. Within one
-    process the lock holds nobody off.
+    A child process that is forked while the lock is taken does not inherit the lock. Within
+    one process the lock excludes nobody.
 
     Args:
-        path: Path of the file, made if it is not there.
+        path: Path of the file, which is made if it does not exist.
         wait: Whether to wait for another process that has the lock.
 
     Returns:
-        The handle; `os.close` gives the lock back.
+        The handle of the open file; `os.close` releases the lock.
 
     Raises:
         BlockingIOError: Another process has the lock.
@@ -133,9 +136,9 @@ def lock(path: Path, *, wait: bool) -> int:
         else:
             import fcntl
 
-            # lockf and not flock: what flock locks stays locked while a forked child lives.
+            # A lock of flock would last as long as any forked child; one of lockf does not.
             fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except PermissionError as error:  # how some systems say that another has it
+    except PermissionError as error:  # some systems say so that another process has the lock
         os.close(handle)
         raise BlockingIOError(error.errno, error.strerror, str(path)) from error
     except BaseException:

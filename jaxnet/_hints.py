@@ -1,7 +1,7 @@
-"""What a PyTorch program writes that jaxnet has under another name, and what to write here.
+"""Attributes that a PyTorch program uses and jaxnet does not have, and what to write instead.
 
-The classes look a name up in their table when they have no such attribute, so that the
-usual attributes cost nothing, `hasattr` says False, and the error shows the way.
+A class looks a name up in its table only when it has no such attribute: the attributes that
+exist take no longer, `hasattr` says False, and the error says what to write.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ MODULE: Mapping[str, str] = {
     "compile": "write jax.jit(step) for a step of your own loop; train.fit compiles by itself",
     "backward": _STEP,
 }
-"""By attribute of torch.nn.Module."""
+"""What to write instead of each attribute of torch.nn.Module."""
 
 PARAMETER: Mapping[str, str] = {
     "requires_grad": _FREEZE,
@@ -71,7 +71,7 @@ PARAMETER: Mapping[str, str] = {
     "numpy": "write numpy.asarray(p[...])",
     "backward": _STEP,
 }
-"""By attribute of torch.nn.Parameter."""
+"""What to write instead of each attribute of torch.nn.Parameter."""
 
 OPTIMIZER: Mapping[str, str] = {
     "step": _STEP,
@@ -92,7 +92,7 @@ OPTIMIZER: Mapping[str, str] = {
         "optim.GradScaler(optim.chain(optim.clip_by_norm(1.0), optim.SGD(0.1)))"
     ),
 }
-"""By attribute of torch.optim.Optimizer and torch.amp.GradScaler."""
+"""What to write instead of each attribute of torch.optim.Optimizer and torch.amp.GradScaler."""
 
 _SCHEDULE = (
     "write optimizer = optim.scheduled(optimizer, schedule, steps), which follows it by itself, or "
@@ -107,16 +107,16 @@ SCHEDULE: Mapping[str, str] = {
     "state_dict": "a schedule keeps no state: a checkpoint of the training state is enough",
     "load_state_dict": "a schedule keeps no state: a checkpoint of the training state is enough",
 }
-"""By attribute of torch.optim.lr_scheduler.LRScheduler."""
+"""What to write instead of each attribute of torch.optim.lr_scheduler.LRScheduler."""
 
 
 def missing_attribute(owner: Any, name: str, table: Mapping[str, str]) -> AttributeError:
-    """The error for an attribute that an object does not have, with the way out if it is known.
+    """The error for an attribute that an object does not have, with what to write instead.
 
     Args:
         owner: The object.
-        name: The attribute.
-        table: The ways out of the object's class, by attribute.
+        name: The name of the attribute.
+        table: What to write instead, by attribute; an attribute may be missing from it.
     """
     message = f"{type(owner).__name__!r} object has no attribute {name!r}"
     if name in table:

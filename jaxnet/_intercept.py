@@ -1,4 +1,4 @@
-"""The calls of a model's modules, watched or changed from outside while they run.
+"""The calls of a model's modules, watched or changed from outside.
 
     def print_shapes(call, proceed):
         output = proceed(*call.args, **call.kwargs)
@@ -8,8 +8,8 @@
     with nn.intercept(model, print_shapes):
         model(x)
 
-It does what torch's forward hooks do, before and after a call, with an end: nothing stays
-registered. The idea and the order are those of `flax.linen.intercept_methods`.
+The context does what torch's forward hooks and forward pre-hooks do, but nothing stays
+registered after it. The idea and the order are those of `flax.linen.intercept_methods`.
 """
 
 import threading
@@ -27,7 +27,7 @@ from jaxnet._names import named_modules
 
 @dataclass(frozen=True)
 class Call:
-    """One call of one module, before it runs.
+    """One call of one module, before the module runs.
 
     Attributes:
         name: The module's dotted name in the model, "" for the model itself. A module with
@@ -44,9 +44,9 @@ class Call:
 
 
 Interceptor = Callable[[Call, Callable[..., Any]], Any]
-"""`interceptor(call, proceed)` gives what the caller of the module gets.
+"""`interceptor(call, proceed)` returns the output that the caller of the module gets.
 
-`proceed(*args, **kwargs)` runs the call, with these arguments, and returns its output.
+`proceed(*args, **kwargs)` runs the call with these arguments and returns its output.
 """
 
 
@@ -78,15 +78,16 @@ def intercept(model: nnx.Module, interceptor: Interceptor) -> Iterator[None]:
     one before. An interceptor that calls a module itself, instead of `proceed`, does not meet
     itself again. A context belongs to its thread. After an error everything is as it was.
 
-    A module that is used at several places is seen at each of its calls, and one that calls
-    itself is seen at each turn; `super().__call__` is no call of its own. Only `__call__` is
-    watched, as torch's hooks watch `forward` only.
+    A module that is called several times is seen at each of its calls, and so is one that
+    calls itself; `super().__call__` does not count as a call. Only `__call__` is watched, as
+    torch's hooks watch only `forward`.
 
     Args:
-        model: The modules that belong to it when the context opens are watched; it may hold
-            modules of plain flax, or be one.
-        interceptor: `interceptor(call, proceed)`, which returns the output: usually
-            `proceed(*call.args, **call.kwargs)`, looked at or changed. See `Call`.
+        model: The model, a module of jaxnet or of plain flax. Its modules are those that
+            belong to it when the context opens.
+        interceptor: The function `interceptor(call, proceed)`, which is given a `Call` and
+            returns the output: usually that of `proceed(*call.args, **call.kwargs)`,
+            inspected or changed.
 
     Inside `jax.jit` the interceptor runs when the function is traced, and sees tracers; a
     compiled function that is called again runs no module and calls no interceptor. Functions
@@ -94,7 +95,7 @@ def intercept(model: nnx.Module, interceptor: Interceptor) -> Iterator[None]:
     run copies of the modules within them, which are not watched.
 
     Raises:
-        TypeError: The model is no module, or the interceptor cannot be called.
+        TypeError: The model is not a module, or the interceptor is not a function.
 
     >>> import jax.numpy as jnp
     >>> from jaxnet import nn
@@ -152,17 +153,18 @@ def _leave(classes: set[Any]) -> None:
 
 
 def _watched(cls: Any, original: Any) -> Callable[..., Any]:
-    """What stands in the place of a class's `__call__`."""
+    """The function that replaces `__call__` of a class."""
 
     def run(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if original is _INHERITED:
             return super(cls, module).__call__(*args, **kwargs)
-        # `__call__` need not be a function: it may be what nnx.jit made of one
+        # `__call__` need not be a plain function: nnx.jit and the like return other objects.
         bound = original.__get__(module, cls) if hasattr(original, "__get__") else original
         return bound(*args, **kwargs)
 
     def call(module: Any, /, *args: Any, **kwargs: Any) -> Any:
-        # An object of a subclass comes here by super().__call__, in the midst of its own call.
+        # An object of a subclass gets here by super().__call__, within its own call, which
+        # has been intercepted already.
         asked = _open.get() if type(module) is cls else ()
         if not any(id(module) in one.names for one in asked):
             return run(module, args, kwargs)
@@ -181,14 +183,21 @@ def _ask(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """The output of a call that `asked[: last + 1]` have yet to see.
+    """The output of a call, after the interceptors that have not seen it yet.
 
-    `opened` are those that an interceptor opened around its `proceed`.
+    Args:
+        asked: The interceptions that were open when the module was called, outermost first.
+        opened: The interceptions that an interceptor opened around its `proceed`.
+        last: The index in `asked` of the next interception to ask; -1 runs the module.
+        module: The module.
+        run: The function that runs the module: `run(*args, **kwargs)`.
+        args: The arguments by position.
+        kwargs: The arguments by keyword.
     """
     while last >= 0 and id(module) not in asked[last].names:
         last -= 1
-    # While an interceptor runs, those that come after it in the order are open; inside the
-    # module itself all of them are again.
+    # While an interceptor runs, only the interceptions further out are open, so that it does
+    # not see the calls that it makes itself; inside the module all of them are open again.
     before = asked if last < 0 else asked[:last]
     token = _open.set(before + opened)
     try:

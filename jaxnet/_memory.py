@@ -1,4 +1,4 @@
-"""How much memory is free on the device that JAX computes on."""
+"""The free memory of the device that JAX computes on."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import psutil
 
 _CGROUP = Path("/sys/fs/cgroup")
-# A container's limit and what is used of it, for the second and the first kind of cgroups.
+# The files with a container's limit and its use, in version 2 and in version 1 of cgroups.
 _LIMITS = (
     ("memory.max", "memory.current"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -14,13 +14,13 @@ _LIMITS = (
 
 
 def free_bytes() -> int | None:
-    """Free memory of the default device, in bytes.
+    """The free memory of the default device, in bytes.
 
-    On a CPU it is what programs can still take without swapping, and within a container
-    not more than its limit leaves.
+    On a CPU it is the memory that programs can still take without swapping, and in a
+    container not more than its limit leaves.
 
     Returns:
-        The number, or None where it cannot be known.
+        The number of bytes, or None on a device that does not report it.
     """
     device = next(iter(jnp.zeros(()).devices()))
     stats = device.memory_stats()

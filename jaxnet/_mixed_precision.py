@@ -16,17 +16,18 @@ from jaxnet._intercept import Call, intercept
 def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
     """Lets a model compute in half precision between float32 parameters and outputs.
 
-    Inside, the model's parameters are seen in `dtype`, floating arguments of a call of the
-    model are cast to it, and floating results come back in float32. Buffers keep their
-    dtype. Outside, the parameters are as they were, but for what a layer wrote into them.
+    Inside, the model's parameters have the dtype `dtype`, floating arguments of a call of
+    the model are cast to `dtype`, and floating results come back in float32. Buffers keep
+    their dtype. Afterwards the parameters are as before, except for numbers that a layer
+    wrote into them.
 
-    Torch's autocast chooses by operation; here everything between input and output
-    is in `dtype`, but the layers that sum many numbers (normalisation, softmax) sum
-    in float32 by themselves.
+    Unlike torch's autocast, which chooses a dtype for each operation, everything between
+    input and output is in `dtype`; the layers that sum many numbers (normalisation, softmax)
+    sum in float32 by themselves.
 
     Args:
-        model: The model; its parameters are changed for the time of the context.
-        dtype: bfloat16 or float16; None leaves everything as it is.
+        model: The model, whose parameters are changed for the time of the context.
+        dtype: The dtype, bfloat16 or float16; None leaves everything as it is.
 
     Raises:
         ValueError: The dtype is not a floating one.
@@ -36,7 +37,7 @@ def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
         return
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"compute_dtype: {jnp.dtype(dtype)}; accepted is a floating dtype")
-    # nnx.iter_graph finds the parameters that stand in containers of flax, too
+    # nnx.iter_graph also finds the parameters in lists and dictionaries of plain flax.
     params = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Param)]
     before = [(variable, variable[...], variable[...].astype(dtype)) for variable in params]
     for variable, _, narrow in before:
@@ -54,8 +55,8 @@ def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
     finally:
         for variable, value, narrow in before:
             now = variable[...]
-            # A layer may have written into its parameter, as Embedding(max_norm=...) does: what
-            # it changed stays, and the other numbers keep the digits that they had.
+            # A layer may have written into its parameter, as Embedding(max_norm=...) does. The
+            # numbers that it changed stay; the others get their float32 digits back.
             changed = now is not narrow
             variable.set_value(
                 jnp.where(now == narrow, value, now.astype(value.dtype)) if changed else value

@@ -1,8 +1,8 @@
 """Dotted names of arrays and modules, and patterns that choose among them.
 
-Every part of jaxnet that speaks of "fc1.weight" takes the name from here: the modules
+Every part of jaxnet that uses a name such as "fc1.weight" takes it from here: the modules
 themselves, training states, checkpoints, optimizers, penalties, and weights files. So does
-every argument that asks which parameters are meant (`Where`).
+every argument that chooses parameters (`Where`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ import jax
 from flax import nnx
 
 Where = str | Sequence[str] | Callable[[str, Any], bool]
-"""Which parameters: a pattern, a list of patterns, or a function of (name, parameter).
+"""A choice of parameters: a pattern, a list of patterns, or a function of (name, parameter).
 
 A pattern has to fit the whole dotted name. `*` stands for any characters, dots among them,
 `?` for one, and `[01]` for one of several: "*.bias" are all biases below the model itself,
@@ -43,7 +43,8 @@ def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dic
 
     Args:
         tree: Any pytree, such as a dictionary of parameters or a training state.
-        is_leaf: Says of a part of the tree whether to stop there, as in `jax.tree.flatten`.
+        is_leaf: A function that says whether a part of the tree counts as a leaf, as in
+            `jax.tree.flatten`.
 
     >>> list(named_leaves({"fc1": {"weight": 1.0, "bias": 2.0}, "steps": (3, 4)}))
     ['fc1.bias', 'fc1.weight', 'steps.0', 'steps.1']
@@ -65,22 +66,20 @@ def members(module: nnx.Module) -> list[tuple[str, nnx.Module | nnx.Variable[Any
     Their order is torch's, that of the assignments, which `jaxnet.nn.Module` remembers;
     a module of plain flax has the order of its attributes.
     """
-    held = vars(module)
-    names = getattr(module, "_members", held)
-    return [
-        (name, held[name]) for name in names if isinstance(held[name], nnx.Module | nnx.Variable)
-    ]
+    own = vars(module)
+    names = getattr(module, "_members", own)
+    return [(name, own[name]) for name in names if isinstance(own[name], nnx.Module | nnx.Variable)]
 
 
 def named_modules(
     module: nnx.Module, prefix: str = "", remove_duplicate: bool = True
 ) -> Iterator[tuple[str, nnx.Module]]:
-    """A module and all below it with their dotted names, parents before their children.
+    """A module and all modules below it with their dotted names, parents before children.
 
     Args:
         module: Any flax module, of jaxnet or not.
         prefix: The name of the module itself.
-        remove_duplicate: Whether a module with several names comes once, under the first.
+        remove_duplicate: Whether a module with several names comes only once, under the first.
     """
     yield from _named_modules(module, prefix, set() if remove_duplicate else None)
 
@@ -113,14 +112,14 @@ def named_variables(
         module: Any flax module, of jaxnet or not.
         kind: The class of the arrays, such as `nn.Parameter` or `nn.Buffer`.
         prefix: The name of the module itself.
-        recurse: Whether the modules below are looked into.
-        remove_duplicate: Whether what has several names comes once, under the first.
+        recurse: Whether the modules below are included.
+        remove_duplicate: Whether an array with several names comes only once, under the first.
     """
     owners = named_modules(module, prefix, remove_duplicate) if recurse else [(prefix, module)]
     seen = set()
     for owner_name, owner in owners:
         own = [(name, v) for name, v in members(owner) if isinstance(v, kind)]
-        # sorted() keeps the order of what compares alike
+        # sorted() is stable: parameters come first, and both groups keep their order.
         for name, variable in sorted(own, key=lambda item: not isinstance(item[1], nnx.Param)):
             if id(variable) not in seen:
                 if remove_duplicate:
@@ -129,7 +128,12 @@ def named_variables(
 
 
 def matches(where: Where, name: str, leaf: Any) -> bool:
-    """Whether a pattern, one of several patterns, or a function says yes to a parameter.
+    """Whether a choice includes a parameter.
+
+    Args:
+        where: The choice: a pattern, a list of patterns, or a function.
+        name: The dotted name of the parameter.
+        leaf: The parameter, which only a function looks at.
 
     >>> matches("*.bias", "fc1.bias", None), matches(["conv*", "fc1.*"], "fc2.bias", None)
     (True, False)
@@ -141,11 +145,12 @@ def matches(where: Where, name: str, leaf: Any) -> bool:
 
 
 def select(owner: str, where: Where | None, named: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that are meant, in the order in which they are given.
+    """The parameters that a choice includes, in their order in `named`.
 
     Args:
-        owner: What the choice is an argument of, for errors: "l2_penalty: where".
-        where: The choice; None takes everything.
+        owner: The function and argument that the choice was given to, for errors:
+            "l2_penalty: where".
+        where: The choice; None includes everything.
         named: All parameters by dotted name.
 
     Raises:
@@ -174,7 +179,7 @@ def select(owner: str, where: Where | None, named: Mapping[str, Any]) -> dict[st
 
 
 def _way_out(pattern: str, named: Mapping[str, Any]) -> str:
-    """What stands after "fits no name": a pattern that does, or the names that are near."""
+    """The end of the error "fits no name": a pattern that fits, or similar names."""
     for candidate in (f"{pattern}.*", f"*.{pattern}", f"*{pattern}*"):
         if pattern and any(fnmatchcase(name, candidate) for name in named):
             return f"{candidate!r} does. A pattern has to fit the whole name; {_listed(named)}"
