@@ -1,16 +1,16 @@
 """Random keys, or recorded masks, for the layers that draw random numbers.
 
-A layer such as Dropout holds no key. Whoever calls the model opens a context,
+A layer such as Dropout has no key of its own. The program that calls the model opens a context,
 
     with nn.keys(key):
         model(x)
 
-and the n-th draw inside takes `fold_in(key, n)`. A training step made by
+and the n-th draw inside uses `fold_in(key, n)`. A training step of
 `jaxnet.train.make_train_step` opens one with `fold_in(state.key, state.step)`,
-so that a resumed run repeats the uninterrupted one. A model that draws by itself takes
-`nn.next_key()`.
+so that a resumed run draws the same numbers as an uninterrupted one. A model that draws by
+itself calls `nn.next_key()`.
 
-`with nn.masks([...])` feeds recorded masks instead, to replay another program's dropout.
+`with nn.masks([...])` supplies recorded masks instead, to replay another program's dropout.
 """
 
 import itertools
@@ -29,18 +29,18 @@ _WAY_OUT = (
     "or use a step from make_train_step, which opens the context itself"
 )
 
-# Part of the name under which JAX keeps what it traced. A function that was
-# traced once and is called again would repeat the draws of its first trace; under
-# another mark it is traced again and draws anew.
+# A part of the key under which JAX caches traced functions. A function that was traced once
+# and is called again would repeat the draws of its first trace; under another mark it is
+# traced again and draws anew.
 _trace_mark = jax.make_user_context(None)
 _marks = itertools.count(1)
-# Contexts outside of any trace share one mark, for under a new one every operation
-# compiles again. It changes (downwards) once draws were frozen into a trace under it.
+# Contexts outside of any trace share one mark, because under a new mark every operation
+# compiles again. The mark changes (downwards) once a trace has recorded draws under it.
 _shared_mark = 0
 
 
 class _Source:
-    """What one open context hands out."""
+    """An open context, which supplies keys or masks."""
 
     def __init__(self) -> None:
         self.traced = _tracing()
@@ -65,12 +65,12 @@ _open: ContextVar[tuple[_Source, ...]] = ContextVar("jaxnet_open_sources", defau
 
 
 def _tracing() -> bool:
-    """Whether operations are being recorded (jit, checkpoint, scan) rather than run."""
+    """Whether operations are being traced (by jit, checkpoint or scan) rather than run."""
     return isinstance(lax.add(np.float32(0), np.float32(0)), jax.core.Tracer)
 
 
 def _mark(innermost: _Source) -> None:
-    """Sets what is traced from here on apart from what was traced before."""
+    """Separates functions that are traced from here on from those that were traced before."""
     mark = next(_marks) if innermost.traced else _shared_mark
     innermost.entered.enter_context(_trace_mark(mark))
 
@@ -104,15 +104,18 @@ def keys(key: jax.Array) -> Iterator[None]:
     Contexts nest: the innermost one gives the keys, and the outer one goes on
     counting where it stopped. A context belongs to its thread.
 
-    Args:
-        key: one key, from `jax.random.key` or `jax.random.split`.
-
-    Open it inside the function that is compiled, with the key as an argument.
+    Open the context inside the function that is compiled, with the key as an argument.
     Around a compiled function it gives the right numbers too, but compiles the
     function again for every context. The body of a `lax.scan` is traced once: a
-    context around the loop gives every turn the same draws, one in the body that
+    context around the loop gives every iteration the same draws; a context in the body that
     is opened with `fold_in(key, i)` does not. Likewise `jax.vmap` over inputs
-    shares the draws unless it goes over keys as well.
+    shares the draws unless it maps over keys as well.
+
+    Args:
+        key: One random key, from `jax.random.key` or `jax.random.split`.
+
+    Raises:
+        TypeError: The key is not one random key.
 
     >>> import jax
     >>> from jaxnet import nn
@@ -127,19 +130,19 @@ def keys(key: jax.Array) -> Iterator[None]:
 
 @contextmanager
 def masks(masks: Sequence[ArrayLike]) -> Iterator[None]:
-    """Feeds recorded masks, in order, to the dropout layers inside.
+    """Supplies recorded masks, in order, to the dropout layers inside.
 
-    They go before the keys of any `keys` context, inside or outside, so that a
+    Masks take precedence over the keys of any `keys` context, inside or outside, so that a
     whole training step can replay the dropout of another program.
 
     Args:
-        masks: one array for every dropout call in training mode with 0 < p < 1:
+        masks: An array for every dropout call in training mode with 0 < p < 1, with
             1 or True where a number is kept. Its shape is that of the input, or
             of the drawn numbers ((N, C, 1, 1) for Dropout2d).
 
     Raises:
-        ValueError: a mask does not fit its layer, is not made of zeros and ones,
-            is missing, or is left over at the end.
+        ValueError: A mask does not fit its layer, contains other values than 0 and 1, is
+            missing, or is left over at the end.
 
     >>> import jax
     >>> from jaxnet import nn
@@ -162,7 +165,7 @@ def next_key() -> jax.Array:
     """The next key of the innermost `nn.keys` context, for models that draw by themselves.
 
     Raises:
-        ValueError: no `nn.keys` context is open.
+        ValueError: No `nn.keys` context is open.
 
     >>> from jaxnet import nn
     >>> with nn.keys(jax.random.key(0)):
@@ -194,21 +197,22 @@ def keep_mask(
 ) -> jax.Array:
     """Draws True with probability `keep`: the mask of one dropout call.
 
-    The same in float32 and float64 programs: it compares 32 random bits.
+    The mask is the same in float32 and float64 programs, because 32 random bits are
+    compared with an integer.
 
     Args:
-        name: of the layer, for errors.
-        shape: of the mask.
-        keep: probability, strictly between 0 and 1.
-        key: to draw from; without it the mask comes from the open `masks` or
+        name: The name of the layer, for errors.
+        shape: The shape of the mask.
+        keep: The probability, strictly between 0 and 1.
+        key: The key to draw from; without a key the mask comes from the open `masks` or
             `keys` context.
-        full_shape: another shape that a recorded mask may have.
+        full_shape: Another shape that a recorded mask may have.
 
     Returns:
-        Booleans of `shape`, or of `full_shape` if a recorded mask has it.
+        Booleans of `shape`, or of `full_shape` if a recorded mask has that shape.
 
     Raises:
-        ValueError: there is neither a key nor a context, or the recorded mask does not fit.
+        ValueError: There is neither a key nor a context, or the recorded mask does not fit.
     """
     if key is None:
         for source in reversed(_open.get()):

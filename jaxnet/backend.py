@@ -1,14 +1,15 @@
-"""Which form of the arithmetic runs: chosen by the platform that a program is lowered for.
+"""The implementation of a layer, chosen by the platform that a program is lowered for.
 
-Some layers have more than one form. "kernel" is jaxnet's own C (`jaxnet._kernels`), for
-CPUs; "loop" is XLA's operations as a CPU runs them fast; "native" is XLA's operations as
-JAX writes them, for every other platform. Each such layer is an `Operation`: one equation
-of the traced program, which becomes one of the forms when the program is lowered. So a
-program for a GPU can be made on a machine that has none, one export can serve several
-platforms, and arrays that were put on the CPU of a GPU machine meet the CPU's form there.
+Some layers have more than one implementation, called form. "kernel" is jaxnet's own C code
+(`jaxnet._kernels`), for CPUs; "loop" is XLA's operations in the way that a CPU runs fast;
+"native" is XLA's operations as JAX writes them, for every other platform. Each such layer is
+an `Operation`: one equation of the traced program, which becomes one of the forms when the
+program is lowered. So a program for a GPU can be made on a machine that has none, one export
+can serve several platforms, and arrays that were put on the CPU of a GPU machine are
+computed in the CPU's form.
 
-Facts of shape and dtype, which are the same on every platform, are decided where the
-layer is traced.
+Decisions by shape and dtype, which are the same on every platform, are made where the layer
+is traced.
 """
 
 import functools
@@ -34,26 +35,27 @@ _FORMS = ("kernel", "loop", "native")
 _asked = jax.make_user_context(None)
 
 Arrays = Sequence[Any]
-"""What an operation takes or gives, in order."""
+"""The arguments or the results of an operation, in order."""
 
-# A vector register holds the same pixel of up to 16 images; with few of them it is idle.
+# A vector register has the same pixel of up to 16 images; with few images most of it is idle.
 _LEAST_BATCH = 8
 
 
 @contextmanager
 def arithmetic_form(form: str) -> Iterator[None]:
-    """Traces what is inside in one form, whatever the platform's own would be.
+    """Inside the context, layers are traced in one form, whatever the platform's own would be.
+
+    A function that `jax.jit` has compiled before is compiled again inside.
 
     Args:
-        form: "native" for XLA's operations as JAX writes them, which every platform runs
-            and which need nothing of jaxnet's where an exported program is called; "loop"
-            for XLA's operations as a CPU runs them fast; "kernel" for C where it applies
-            and "loop" for the rest, which a CPU has by itself. What `jax.jit` compiled
-            before is compiled anew inside.
+        form: The form. "native" is XLA's operations as JAX writes them, which every platform
+            runs, and which need no jaxnet where an exported program is called. "loop" is
+            XLA's operations in the way that a CPU runs fast. "kernel", the choice of a CPU by
+            itself, is C where there is a kernel and "loop" elsewhere.
 
     Raises:
-        ValueError: another form; or, when the program is lowered, "kernel" for a platform
-            that has none.
+        ValueError: The form is unknown; or, when the program is lowered, it is "kernel" and
+            the platform is not a CPU.
 
     >>> from jaxnet.nn import functional as F
     >>> x, w = jax.numpy.ones((8, 1, 3, 3)), jax.numpy.ones((1, 1, 2, 2))
@@ -67,26 +69,26 @@ def arithmetic_form(form: str) -> Iterator[None]:
 
 
 def batch_innermost(x: jax.Array) -> bool:
-    """Whether images (N, C, H, W) go to the kernels, where there are any.
+    """Whether images (N, C, H, W) are computed by the kernels, on a platform that has them.
 
-    The kernels keep images in memory with the batch innermost, and XLA leaves them so in
-    whatever lies between two of them. So every layer on images has to choose alike.
+    The kernels lay images out with the batch as the innermost axis, and XLA keeps that layout
+    between two kernels. So every layer on images has to decide alike.
     """
     return x.ndim == 4 and x.dtype == jnp.float32 and x.shape[0] >= _LEAST_BATCH
 
 
 def is_wanted(argument: Any) -> bool:
-    """Whether an operation's `transpose` is asked for the slope of this argument."""
+    """Whether an operation's `transpose` is asked for the slope (gradient) of an argument."""
     return isinstance(argument, jax.ShapeDtypeStruct)
 
 
 def tangents_along(function: Callable[..., Arrays], arguments: Arrays, tangents: Arrays) -> Arrays:
-    """What the results of a function do when some parts of its arguments move.
+    """The tangents of a function's results: a Jacobian-vector product by `jax.jvp`.
 
     Args:
-        function: takes `arguments` and returns a list of arrays.
-        arguments: trees of arrays.
-        tangents: trees like them, with None for what stays.
+        function: The function, which takes `arguments` and returns a list of arrays.
+        arguments: The arguments, trees of arrays.
+        tangents: The tangents of the arguments, trees like them, with None for zero.
     """
     tree: Any
     leaves, tree = jax.tree.flatten(tuple(arguments))
@@ -105,27 +107,28 @@ def tangents_along(function: Callable[..., Arrays], arguments: Arrays, tangents:
 class Operation:
     """A function of arrays that is lowered in the form of the platform.
 
-    Each form takes the arguments, and static keywords (hashable), and returns a list of
-    arrays. An argument is an array, None, or a tuple of such.
+    Each form takes the arguments and static keywords (hashable), and returns a list of
+    arrays. An argument is an array, None, or a tuple of arrays and Nones.
 
     Args:
-        name: in programs and profiles.
-        native: the form for every platform.
-        loop: the form for a CPU, of XLA's operations; `native` unless given.
-        kernel: the form for a CPU, in C; `loop` unless given.
-        in_c: `(arguments, **static) -> bool`, whether the kernel can do it, by dtypes and
-            static keywords (under `jax.vmap` the arguments have more axes). It can unless given.
-        shapes: `(*arguments, **static) -> shapes of the results`, whose dtype is that of the
-            first array. It saves tracing `native` to find them.
-        jvp: `(arguments, tangents, **static) -> (results, tangents of the results)`. A
-            tangent that is zero is None, given and returned. Unless given, the tangents
-            are those of `derivative`.
-        derivative: the same function in JAX's operations, which is differentiated if there
-            is no `jvp`; `native` unless given.
-        transpose: `(arguments, slopes, **static) -> slopes of the arguments`, of an
-            operation that is linear in those that `is_wanted`: they are given as their
-            shapes. A slope of a result that is zero is None. The slope that is returned for an
-            argument of which nothing is wanted does not matter.
+        name: The name of the operation in programs and profiles.
+        native: The form for every platform.
+        loop: The form for a CPU in XLA's operations; by default `native`.
+        kernel: The form for a CPU in C; by default `loop`.
+        in_c: A function `(*arguments, **static) -> bool` that says whether the kernel accepts
+            these dtypes and static keywords (under `jax.vmap` the arguments have more axes).
+            By default the kernel accepts all.
+        shapes: A function `(*arguments, **static) -> shapes of the results`, whose dtype is
+            that of the first array. Without it `native` is traced to find the shapes.
+        jvp: A function `(arguments, tangents, **static) -> (results, tangents of the
+            results)`, in which None stands for a tangent of zero. By default the tangents are
+            those of `derivative`.
+        derivative: The same function in JAX's operations, which is differentiated if there
+            is no `jvp`; by default `native`.
+        transpose: A function `(arguments, slopes, **static) -> slopes of the arguments`, of an
+            operation that is linear in the arguments for which `is_wanted` is True; those are
+            given as shapes. None stands for a zero slope of a result. The slope that is
+            returned for an argument that is not wanted does not matter.
     """
 
     def __init__(
@@ -159,28 +162,29 @@ class Operation:
         batching.primitive_batchers[primitive] = self._map
 
     def __call__(self, *arguments: Any, **static: Any) -> list[jax.Array]:
-        """The results, a list."""
+        """The results of the operation, a list of arrays."""
         flat, tree = jax.tree.flatten(arguments)
         return self._primitive.bind(
             *varying_alike(flat),
             tree=tree,
             static=tuple(sorted(static.items())),
             form=_asked.value,
-            # Lowering and differentiation come later, perhaps outside of a context that
-            # sets it; JAX's own operations keep it from here on too.
+            # Noted now, as JAX's own operations do: lowering and differentiation come later,
+            # perhaps outside the context that set the precision.
             precision=matmul_precision(),
             mapped=(),
         )
 
     def _at_once(self, *flat: jax.Array, **about: Any) -> Arrays:
-        with jax.disable_jit(False):  # or else this would be called again
+        # Under jax.disable_jit the call would come back here without end.
+        with jax.disable_jit(False):
             return self._compiled(*flat, **about)
 
     def _on_cpu(self, *flat: jax.Array, form: str | None, **about: Any) -> Arrays:
         kernel = self._kernel if form in (None, "kernel") else None
         arguments = jax.tree.unflatten(about["tree"], flat)
         if kernel is not None and self._in_c(*arguments, **dict(about["static"])):
-            # Asked last, because it compiles the kernels where nobody has done so.
+            # Asked last, because the first question compiles the kernels.
             chosen = kernel if kernels.available() else self._forms["loop"]
         else:
             chosen = self._forms["native" if form == "native" else "loop"]
@@ -209,7 +213,7 @@ class Operation:
             return jax.make_jaxpr(lambda *flat: native(flat=flat))(*avals).out_avals
         mapped = about["mapped"]
         one = [_unmapped(aval, [axes[i] for axes in mapped]) for i, aval in enumerate(avals)]
-        # All are mapped along the same axes, those of the first that is.
+        # All mapped arguments have the same sizes; they are read from the first of them.
         sizes = []
         for n, axes in enumerate(mapped):
             i = axes.index(0)
@@ -293,13 +297,16 @@ def _unmapped(aval, axes):
 
 
 def _like(aval, shape):
-    """A type like another's but for its shape."""
+    """The abstract value of another array with a new shape."""
     spec = jax.sharding.PartitionSpec(*[None] * len(shape))
     return aval.update(shape=shape, weak_type=False, sharding=aval.sharding.update(spec=spec))
 
 
 def _summed(turned, axes, wanted):
-    """A transpose under one more axis: what is shared along it gets the sum."""
+    """A transpose mapped over one more axis.
+
+    An argument that is not mapped is shared along the axis, so its slope is the sum.
+    """
     known = [axis for axis, wanted_ in zip(axes, wanted, strict=True) if not wanted_]
     along = [axis for axis, wanted_ in zip(axes, wanted, strict=True) if wanted_]
     mapped = jax.vmap(turned, (known, 0))
@@ -313,6 +320,6 @@ def _summed(turned, axes, wanted):
 
 @contextmanager
 def _as_traced(form: str | None, precision: Any) -> Iterator[None]:
-    """The form and the precision that were chosen where an operation was first traced."""
+    """Restores the form and the precision with which an operation was first traced."""
     with _asked(form), jax.default_matmul_precision(precision):
         yield

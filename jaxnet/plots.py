@@ -1,6 +1,6 @@
 """Plots of runs as PNG files. The only module that imports matplotlib.
 
-Each PNG carries a "Title" and, as its "Description", what it shows in words.
+The metadata of each PNG have a "Title", and a "Description" that says in words what is shown.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ __all__ = ["Panel", "Series", "make_figure", "save_bars", "save_figure", "save_i
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line or set of points.
+    """One line, or one set of points, in a panel.
 
     Attributes:
         name: The name in the legend; one that begins with "_" is not shown.
-        x, y: The points, of the same length.
+        x, y: The coordinates of the points, of the same length.
         style: Line and marker in matplotlib's short form, such as "-", "o" or "kx".
-        band: Lower and upper values around y, drawn as a shade.
+        band: The lower and upper values of a shaded band around y.
     """
 
     name: str
@@ -38,10 +38,11 @@ class Panel:
     """One set of axes.
 
     Attributes:
-        title, xlabel, ylabel: The words above and beside the axes.
-        series: What is drawn.
-        log: Whether y has a logarithmic scale.
-        log_x: Whether x has one; up to 12 different values get a tick each.
+        title, xlabel, ylabel: The title of the panel and the labels of its axes.
+        series: The lines and points that are drawn.
+        log: Whether the y axis has a logarithmic scale.
+        log_x: Whether the x axis has a logarithmic scale; up to 12 different values get a
+            tick each.
     """
 
     title: str
@@ -67,7 +68,7 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
             x, y = np.asarray(series.x), np.asarray(series.y)
             (line,) = axes.plot(x, y, series.style, label=series.name, markersize=6)
             if x.size == 1 and line.get_marker() == "None":
-                line.set_marker(".")  # a line of one point is nothing
+                line.set_marker(".")  # a line of one point would be invisible
             if series.band is not None:
                 low, high = series.band
                 axes.fill_between(x, low, high, alpha=0.2, color=axes.lines[-1].get_color())
@@ -92,7 +93,7 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
 
 
 def _whole_ticks(axes: Any, series: Sequence[Series]) -> None:
-    """No half epochs: whole numbers on the x axis, also where there is only one."""
+    """Puts ticks only at whole numbers of the x axis, also where there is only one number."""
     values = {int(x) for one in series for x in np.ravel(np.asarray(one.x))}
     if len(values) == 1:
         (only,) = values
@@ -116,7 +117,7 @@ def save_images(
         images: uint8 (N, H, W, 3), or pictures (H, W, 3) of different sizes.
         titles: A title for each image.
         columns: The number of images in a row.
-        title: What the images are, for the file's "Title"; it is not drawn.
+        title: A title of the whole, for the file's "Title"; it is not drawn.
     """
     rows = -(-len(images) // columns)
     figure, all_axes = make_figure(columns, rows=rows, width=1.9, height=2.1)
@@ -145,10 +146,10 @@ def save_bars(
         names: A name for each group.
         bars: The values of each group, for each kind of bar.
         title: The title above the plot.
-        ylabel: The name of the values.
-        digits: The digits after the point of the means written above the bars.
-        from_zero: Whether the bars begin at 0, or a little below the lowest value, which
-            shows small differences but no proportions.
+        ylabel: The label of the y axis.
+        digits: The number of digits after the point in the means above the bars.
+        from_zero: Whether the bars begin at 0. False lets them begin a little below the
+            lowest value, which shows small differences but no proportions.
     """
     figure, (axes,) = make_figure(1, width=max(6.0, 1.1 * len(names) + 1), height=4.2)
     width = 0.8 / len(bars)
@@ -158,11 +159,11 @@ def save_bars(
         means = np.array([np.mean(values) for values in groups])
         spreads = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in groups])
         axes.bar(x, means, width * 0.95, label=kind)
-        for place, values, mean, spread in zip(x, groups, means, spreads, strict=True):
+        for at, values, mean, spread in zip(x, groups, means, spreads, strict=True):
             if spread:
-                axes.errorbar(place, mean, spread, color="black", capsize=4, linewidth=1)
-                axes.plot([place + 0.2 * width] * len(values), values, "k.", markersize=3)
-            top = (place, max(mean + spread, *values))
+                axes.errorbar(at, mean, spread, color="black", capsize=4, linewidth=1)
+                axes.plot([at + 0.2 * width] * len(values), values, "k.", markersize=3)
+            top = (at, max(mean + spread, *values))
             text = {"textcoords": "offset points", "ha": "center", "fontsize": 7}
             axes.annotate(f"{mean:.{digits}f}", top, (0, 3), **text)
     axes.set_xticks(np.arange(len(names)), [name.replace("_", "\n") for name in names])
@@ -180,7 +181,7 @@ def save_bars(
 
 
 def _words(panel: Panel) -> str:
-    """A panel for those who cannot see it: axes, and where each line starts and ends."""
+    """A panel in words: its axes, and the values at which each line starts and ends."""
     lines = []
     for series in panel.series:
         y = np.asarray(series.y)
@@ -198,6 +199,9 @@ def make_figure(columns: int, *, rows: int = 1, width: float, height: float) -> 
         rows: The number of axes above one another.
         width: The width of one of the axes in inches.
         height: The height of one of the axes in inches.
+
+    Returns:
+        The figure and a list of its axes.
     """
     # The object interface needs no display and leaves no global state behind.
     from matplotlib.figure import Figure
@@ -209,13 +213,14 @@ def make_figure(columns: int, *, rows: int = 1, width: float, height: float) -> 
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str], title: str, description: str) -> None:
-    """Writes a figure as a PNG that says what it shows.
+    """Writes a figure as a PNG file whose metadata say what it shows.
 
     Args:
         figure: The figure of `make_figure`.
         path: Path of the PNG file.
         title: A caption, for the file's "Title".
-        description: What is to be seen, in words, for those who cannot see it.
+        description: A description in words for those who cannot see the figure, for the
+            file's "Description".
     """
     words = {"Title": title, "Description": description}
     metadata = {key: " ".join(text.split()) for key, text in words.items() if text.strip()}

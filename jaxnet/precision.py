@@ -1,4 +1,4 @@
-"""How numbers are rounded: in matrix products, and one operation at a time."""
+"""The rounding of float32: in matrix products, after every operation, and beside nan."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ _MATMUL = {"highest": "highest", "high": "tensorfloat32", "medium": "bfloat16"}
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """Sets how all matrix products and convolutions of float32 multiply, as torch's function does.
+    """Sets the precision of all matrix products and convolutions of float32, as in torch.
 
     Plain JAX lets a GPU round the factors to TF32, 10 bits instead of 23. Torch
     multiplies in full float32, and so do jaxnet's layers, losses, optimizers and training
@@ -31,8 +31,11 @@ def set_float32_matmul_precision(precision: str) -> None:
     there is the context `jax.default_matmul_precision("tensorfloat32")`.
 
     Args:
-        precision: "highest" (float32), "high" (TF32), or "medium" (bfloat16). A CPU
-            multiplies in float32 whatever is chosen.
+        precision: The precision of the factors: "highest" (float32), "high" (TF32), or
+            "medium" (bfloat16). A CPU multiplies in float32 whatever is chosen.
+
+    Raises:
+        ValueError: The precision is none of these.
     """
     if precision not in _MATMUL:
         raise ValueError(f"precision: {precision!r}; accepted are {', '.join(map(repr, _MATMUL))}")
@@ -40,7 +43,7 @@ def set_float32_matmul_precision(precision: str) -> None:
 
 
 def matmul_precision() -> str:
-    """How jaxnet multiplies here: what was chosen for JAX, and "highest" if nothing was."""
+    """The precision of jaxnet's products here: the one chosen for JAX, by default "highest"."""
     # The value inside a context of jax.default_matmul_precision, as well as the global one.
     return getattr(jax.config, "jax_default_matmul_precision") or "highest"  # noqa: B009
 
@@ -49,10 +52,10 @@ def matmul_precision() -> str:
 def full_float32() -> Iterator[None]:
     """Multiplies in full float32 inside, unless a precision has been chosen for JAX.
 
-    The layers, losses, optimizers and steps of jaxnet do so by themselves. This is for
-    products of your own outside of them. It acts on what is traced inside, so it goes
-    around the function that is compiled or into it, as a context or as a decorator. The
-    gradient of a product multiplies as the product does.
+    The layers, losses, optimizers and steps of jaxnet do so by themselves; the context is
+    for your own products outside of them. It acts on products that are traced inside: use it
+    around the call of a compiled function or within the function, as a context or as a
+    decorator. The gradient of a product has the precision of the product.
 
     >>> import jax.numpy as jnp
     >>> @jax.jit
@@ -70,16 +73,17 @@ def unfused_jit(fun: Callable[..., Any], **kwargs: Any) -> Any:
     """`jax.jit` that rounds after every operation, as PyTorch's eager kernels do.
 
     XLA fuses operations and then lets the processor compute a * b + c with one
-    rounding instead of two. That is as accurate, but not the same number, and a
+    rounding instead of two. The result is as accurate, but not the same number, and a
     long iteration can carry the last bit into the printed digits. Without fusion
-    every operation is rounded on its own. It costs speed: use it to compare runs
-    digit by digit.
+    every operation is rounded on its own. The program is slower; use it to compare runs
+    digit by digit. Only the CPU backend has been checked.
 
     Args:
-        fun: what to compile.
-        **kwargs: for `jax.jit`.
+        fun: The function to be compiled.
+        **kwargs: Further arguments of `jax.jit`.
 
-    Checked on the CPU backend.
+    Returns:
+        The compiled function, as `jax.jit` returns it.
 
     >>> import jax.numpy as jnp
     >>> a = jnp.float32(1 + 2**-12)
@@ -96,10 +100,13 @@ def amax(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs
     only sign that a run has gone wrong.
 
     Args:
-        x: any shape.
-        axis: to reduce; None for all.
-        keepdims: whether the axis stays, with size 1.
-        **kwargs: for `jnp.max`.
+        x: An array of any shape and dtype.
+        axis: The axis along which the largest is taken; None means all axes.
+        keepdims: Whether the axis stays, with size 1.
+        **kwargs: Further arguments of `jnp.max`.
+
+    Returns:
+        An array of x's dtype, without the axis unless `keepdims`.
 
     >>> float(jax.jit(amax)(jnp.array([1.0, jnp.nan, 2.0])))
     nan
@@ -108,7 +115,10 @@ def amax(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs
 
 
 def amin(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs: Any) -> jax.Array:
-    """The smallest number, nan if there is one: torch.amin; see `amax`."""
+    """The smallest number, nan if there is one: torch.amin.
+
+    The arguments are those of `amax`.
+    """
     return _keeping_nan(jnp.min, x, axis, keepdims, kwargs)
 
 
@@ -124,8 +134,11 @@ def _keeping_nan(
 def promoted(*dtypes: ArrayLike | DTypeLike) -> jnp.dtype[Any]:
     """The dtype that arrays and dtypes promote to by JAX's usual rules.
 
-    Where jaxnet takes arguments of several dtypes it casts them to this one, so that it
+    Where jaxnet takes arguments of several dtypes it casts them to this dtype, so that it
     works under `jax_numpy_dtype_promotion="strict"` as well.
+
+    Args:
+        *dtypes: Arrays, numbers or dtypes.
 
     >>> promoted(jnp.bfloat16, jnp.float32)
     dtype('float32')

@@ -1,8 +1,8 @@
 """PyTorch's CPU random numbers on the host, without PyTorch.
 
 `torch.manual_seed(s)` seeds an MT19937 twister with `init_genrand(s)`; numpy's
-legacy seeding gives the same 32-bit words. On top of the words this module
-repeats what ATen's CPU kernels do with them (`aten/src/ATen/native/cpu/
+legacy seeding gives the same 32-bit words. From the words this module computes the
+same numbers as ATen's CPU kernels (`aten/src/ATen/native/cpu/
 DistributionTemplates.h` and `aten/src/ATen/core/DistributionsHelper.h`), so
 that a program which draws in the same order gets the same numbers.
 
@@ -22,8 +22,8 @@ from jaxnet._checks import is_integer
 
 __all__ = ["Generator"]
 
-# torch.get_rng_state() for the CPU: a packed C++ struct (CPUGeneratorImplState),
-# which wraps the legacy TH layout. Fields in order, without padding surprises.
+# The bytes of torch.get_rng_state() for the CPU: the C++ struct CPUGeneratorImplState,
+# which wraps the older layout of TH.
 _STATE = np.dtype(
     {
         "names": [
@@ -46,29 +46,27 @@ _STATE = np.dtype(
 )
 
 
-_DIGITS = {2: 11, 4: 24, 8: 53}  # of a float's significand, by its bytes
-_MOST_ITEMS = (2**32 - 1) // 20  # of randperm's first algorithm
+_DIGITS = {2: 11, 4: 24, 8: 53}  # binary digits of a float's significand, by its size in bytes
+_MOST_ITEMS = (2**32 - 1) // 20  # from here on torch's randperm has another algorithm
 
 
 class Generator:
     """A CPU random generator that repeats `torch.Generator`.
 
+    `rand`, `uniform`, `randint`, `random_`, `randperm`, and `bernoulli` of an array of
+    probabilities are torch's bit for bit. `randn` and `normal` agree to 4 ulp in float32
+    (torch's vectorised logarithm, sine and cosine round differently) and to 1e-15 in float64.
+
+    Not reproduced is `torch.Tensor.bernoulli_(p)` with one number p, and so the
+    mask of torch's dropout, which torch's x86 builds draw from a vendor library.
+
     Args:
-        seed: any integer that torch takes, in [-2**63, 2**64). Like torch's
-            twister it is cut to its low 32 bits. Left out it is that of
-            `torch.Generator()`.
+        seed: The seed, any integer that torch takes, in [-2**63, 2**64); only its low 32 bits
+            count, as in torch. By default it is the seed of `torch.Generator()`.
 
     Raises:
-        TypeError: the seed is not an integer.
-        ValueError: the seed does not fit 64 bits.
-
-    Bit for bit torch's: `rand`, `uniform`, `randint`, `random_`, `randperm`,
-    and `bernoulli` of an array of probabilities. `randn` and `normal` agree to
-    4 ulp in float32 (torch's vector build rounds its logarithm, sine and cosine
-    its own way) and to 1e-15 in float64.
-
-    Not reproduced: `torch.Tensor.bernoulli_(p)` with one scalar p, and so the
-    mask of torch's dropout. Torch's x86 builds draw it from a vendor library.
+        TypeError: The seed is not an integer.
+        ValueError: The seed does not fit 64 bits.
 
     >>> Generator(1).rand(3)
     array([0.7576316 , 0.27931088, 0.40306926], dtype=float32)
@@ -81,7 +79,15 @@ class Generator:
         return f"Generator(seed={self._seed})"
 
     def manual_seed(self, seed: int) -> "Generator":
-        """Starts over from `seed` and returns the generator, as torch does."""
+        """Starts over from a seed and returns the generator, as torch does.
+
+        Args:
+            seed: The seed, in [-2**63, 2**64).
+
+        Raises:
+            TypeError: The seed is not an integer.
+            ValueError: The seed does not fit 64 bits.
+        """
         if not is_integer(seed):
             raise TypeError(f"seed: {seed!r} is not an integer; give one, such as Generator(0)")
         if not -(2**63) <= seed < 2**64:
@@ -106,7 +112,7 @@ class Generator:
         return self._bits.random_raw(n)
 
     def _words64(self, n: int) -> np.ndarray:
-        """n 64-bit words, each from two 32-bit ones, the high half first."""
+        """The next n 64-bit words, each from two words of 32 bits, the high half first."""
         pairs = self._words(2 * n).reshape(n, 2)
         return (pairs[:, 0] << np.uint64(32)) | pairs[:, 1]
 
@@ -116,8 +122,8 @@ class Generator:
         """Uniform numbers in [0, 1): `torch.rand`.
 
         Args:
-            *size: the shape, as separate integers or one sequence.
-            dtype: float32 or float64.
+            *size: The shape, as separate integers or one sequence.
+            dtype: The dtype, float32 or float64.
         """
         return self.uniform(0.0, 1.0, size, dtype)
 
@@ -131,6 +137,15 @@ class Generator:
         """Uniform numbers in [low, high): `torch.empty(size).uniform_(low, high)`.
 
         A number that rounding lifts to `high` becomes `low`, as in torch.
+
+        Args:
+            low: The lower bound, which can be drawn.
+            high: The upper bound, which is not drawn.
+            size: The shape.
+            dtype: The dtype, float32 or float64.
+
+        Raises:
+            ValueError: The bounds are in the wrong order or do not fit the dtype.
         """
         shape, kind = _shape(size), _float(dtype)
         if not low <= high:
@@ -149,7 +164,12 @@ class Generator:
         return (self._words64(n) & np.uint64(2**53 - 1)).astype(np.float64) * 2.0**-53
 
     def randn(self, *size: int | Sequence[int], dtype: DTypeLike = np.float32) -> np.ndarray:
-        """Standard normal numbers: `torch.randn`."""
+        """Standard normal numbers: `torch.randn`.
+
+        Args:
+            *size: The shape, as separate integers or one sequence.
+            dtype: The dtype, float32 or float64.
+        """
         return self.normal(0.0, 1.0, size, dtype)
 
     def normal(
@@ -161,10 +181,19 @@ class Generator:
     ) -> np.ndarray:
         """Normal numbers: `torch.empty(size).normal_(mean, std)`.
 
-        Torch has two ways. Under 16 numbers each comes from 53-bit uniforms by
-        Box-Muller, and the second of a pair waits in the generator for the next
+        Torch has two algorithms. Fewer than 16 numbers come one by one from 53-bit uniforms
+        by Box-Muller, and the second of a pair waits in the generator for the next
         call. From 16 on, uniforms fill the tensor and are transformed in blocks
         of 8 + 8; the last 16 are drawn again when the size is no multiple of 16.
+
+        Args:
+            mean: The mean.
+            std: The standard deviation, at least 0.
+            size: The shape.
+            dtype: The dtype, float32 or float64.
+
+        Raises:
+            ValueError: The standard deviation is negative or nan.
         """
         shape, kind = _shape(size), _float(dtype)
         if not std >= 0:
@@ -204,10 +233,14 @@ class Generator:
         `randint(high, size)` and `randint(high=high, size=size)` start at 0, as in torch.
 
         Args:
-            low: the smallest integer.
-            high: one more than the largest.
-            size: the shape.
-            dtype: bool, an integer, or a float that holds every one of them exactly.
+            low: The smallest integer.
+            high: The largest integer plus one.
+            size: The shape.
+            dtype: The dtype: bool, an integer, or a float that represents all of the integers
+                exactly.
+
+        Raises:
+            ValueError: The range is empty or does not fit the dtype.
         """
         if low is None:
             low = 0
@@ -223,7 +256,8 @@ class Generator:
                 f"low, high: [{low}, {high}) does not fit {kind}, which is drawn from {least} "
                 f"to {most}"
             )
-        # From 2**28 on torch takes two words, to keep the remainder nearly even.
+        # From 2**28 on torch takes two words a number, so that the remainder of the division
+        # is nearly uniform.
         draw = self._words64 if high - low >= 2**28 else self._words
         offsets = (draw(math.prod(shape)) % np.uint64(high - low)).astype(np.int64)
         return (offsets + low).astype(kind).reshape(shape)
@@ -231,7 +265,12 @@ class Generator:
     def random_(self, size: int | Sequence[int] = (), dtype: DTypeLike = np.int64) -> np.ndarray:
         """Numbers over the whole range that torch uses for the dtype: `Tensor.random_()`.
 
-        Integers lie in [0, largest], floats are the integers in [0, 2**digits].
+        Integers lie in [0, largest]; floats are the integers in [0, 2**digits], where digits
+        is the number of bits of the significand.
+
+        Args:
+            size: The shape.
+            dtype: The dtype: bool, an integer or a float.
         """
         shape, kind = _shape(size), np.dtype(dtype)
         count = np.uint64(_range(kind)[1] + 1)
@@ -239,7 +278,15 @@ class Generator:
         return (draw(math.prod(shape)) % count).astype(kind).reshape(shape)
 
     def randperm(self, n: int) -> np.ndarray:
-        """A random order of 0 .. n-1 as int64: `torch.randperm(n)`."""
+        """A random order of 0 .. n-1 as int64: `torch.randperm(n)`.
+
+        Args:
+            n: The number of items, below 214,748,364. For more torch has another algorithm,
+                which is not reproduced.
+
+        Raises:
+            ValueError: The number is negative or too large.
+        """
         n = _integer("n", n)
         if n < 0:
             raise ValueError(f"n: {n} is negative; give the number of items, at least 0")
@@ -260,7 +307,10 @@ class Generator:
         """Zeros and ones, one with probability p: `torch.bernoulli(p)` of a tensor.
 
         Args:
-            p: an array of probabilities, float32 or float64; the result has its shape and dtype.
+            p: An array of probabilities, float32 or float64, of any shape.
+
+        Returns:
+            An array of the shape and dtype of `p`.
 
         Raises:
             TypeError: p is one number. Torch's `bernoulli_(p)` of a number draws from a
@@ -285,7 +335,9 @@ class Generator:
     # state
 
     def get_state(self) -> np.ndarray:
-        """The 5,056 bytes (uint8) that `torch.get_rng_state()` returns."""
+        """The state as the 5,056 bytes (uint8) that `torch.get_rng_state()` returns."""
+        # A generator that has drawn nothing since its seed says left = 1 and next = 0 in torch:
+        # the first draw makes the words. Later `left` counts down while `next` counts up.
         inner: Any = self._bits.state["state"]
         position = int(inner["pos"])
         packed = np.zeros((), _STATE)
@@ -300,7 +352,17 @@ class Generator:
         return np.frombuffer(packed.tobytes(), np.uint8).copy()
 
     def set_state(self, state: ArrayLike) -> "Generator":
-        """Goes on from a `get_state()`, ours or `torch.get_rng_state().numpy()`."""
+        """Continues from a state of this class or of torch.
+
+        Args:
+            state: The bytes (uint8) of `get_state()` or `torch.get_rng_state().numpy()`.
+
+        Returns:
+            The generator.
+
+        Raises:
+            ValueError: The bytes are not the state of a generator.
+        """
         raw = np.asarray(state)
         if raw.dtype != np.uint8 or raw.shape != (_STATE.itemsize,):
             raise ValueError(
@@ -314,7 +376,7 @@ class Generator:
         if left != 1 and left + following != 625:
             raise ValueError("state: these bytes are not a generator's state")
         self._seed = int(packed["seed"])
-        # torch counts down in `left` and makes new words when it has reached 1.
+        # torch makes new words when `left` has counted down to 1.
         position = 624 if left == 1 else following
         self._fresh = left == 1 and following == 0
         self._bits = np.random.MT19937()
@@ -327,7 +389,7 @@ class Generator:
 
 
 def _shape(size: int | Sequence[Any]) -> tuple[int, ...]:
-    """(3, 4), 3, ((3, 4),) and [3, 4] all name a shape."""
+    """A shape from any of the forms (3, 4), 3, ((3, 4),) and [3, 4]."""
     axes: Any = size if isinstance(size, Sequence) else (size,)
     if len(axes) == 1 and isinstance(axes[0], Sequence):
         axes = axes[0]
@@ -344,7 +406,7 @@ def _integer(name: str, value: Any) -> int:
 
 
 def _range(kind: np.dtype) -> tuple[int, int]:
-    """The integers that torch draws for a dtype, first and last."""
+    """The first and the last of the integers that torch draws for a dtype."""
     if kind == np.bool_:
         return 0, 1
     if kind.kind in "iu":
@@ -365,13 +427,14 @@ def _float(dtype: DTypeLike) -> type[np.floating]:
 
 
 def _fused(x: np.ndarray, width: np.floating, start: np.floating) -> np.ndarray:
-    """x * width + start with one rounding: torch's builds contract it to an FMA."""
+    """x * width + start with one rounding, since torch's builds compile it to an FMA."""
     if start == 0:
         return x * width
     if x.dtype == np.float32:  # the product is exact in float64
         return _odd_sum(x.astype(np.float64) * float(width), float(start)).astype(np.float32)
-    # Boldo and Melquiond's FMA: the product and both sums with what they round
-    # off, the smallest parts added to odd, so that only the last sum rounds.
+    # Boldo and Melquiond's emulation of an FMA: the product and both sums are exact pairs of
+    # a number and its rounding error, and the smallest parts are rounded to odd, so that only
+    # the last sum rounds.
     scale = 2.0 ** -math.frexp(max(abs(width), abs(start)))[1]
     width, start = width * scale, start * scale  # no overflow in the split
     product = x * width
@@ -384,18 +447,18 @@ def _fused(x: np.ndarray, width: np.floating, start: np.floating) -> np.ndarray:
 
 
 _Float64 = np.ndarray | np.floating[Any] | float
-"""One number or many."""
+"""A number or an array of float64."""
 
 
 def _sum(a: _Float64, b: _Float64) -> tuple[Any, Any]:
-    """a + b rounded, and what the rounding took away (Knuth)."""
+    """The rounded sum of a and b, and its rounding error (Knuth's TwoSum)."""
     total = a + b
     back = total - a
     return total, (a - (total - back)) + (b - back)
 
 
 def _odd_sum(a: _Float64, b: _Float64) -> np.ndarray:
-    """a + b rounded to odd: an inexact sum keeps its last bit set, for a later rounding to see."""
+    """a + b rounded to odd: the last bit of an inexact sum is 1, which a later rounding sees."""
     total, lost = _sum(a, b)
     even = (total.view(np.int64) & 1) == 0
     return np.where((lost != 0) & even, np.nextafter(total, np.copysign(np.inf, lost)), total)
@@ -408,8 +471,8 @@ def _upper_half(x: _Float64) -> Any:
 
 def _box_muller_blocks(uniforms: np.ndarray, kind: type[np.floating]) -> np.ndarray:
     blocks = uniforms.reshape(-1, 2, 8)
-    # theta is rounded in the working type, as torch does; the rest is exact to
-    # the last place or so, and torch's vector functions differ there anyway.
+    # theta is rounded in the dtype of the result, as in torch. The rest is computed in
+    # float64, nearly exact; torch's vectorised functions differ in the last digit anyway.
     theta = (kind(2.0 * math.pi) * blocks[:, 1]).astype(np.float64)
     radius = np.sqrt(-2.0 * np.log((kind(1.0) - blocks[:, 0]).astype(np.float64)))
     out = np.stack([radius * np.cos(theta), radius * np.sin(theta)], axis=1)

@@ -1,4 +1,4 @@
-"""Where a step first leaves the finite numbers."""
+"""The search for the first number of a training step that is nan or infinite."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,14 +19,16 @@ from jaxnet.train._step import TrainStep
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What of one training step is not finite; None where everything is.
+    """The first nan or infinite numbers of a training step; None stands for none.
 
     Attributes:
-        batch: the first array of the batch.
-        layer: the first layer, in the order of the computation, by its output.
-        parameter: the first parameter, in the model's order, by its value.
-        gradient: the first parameter by its gradient.
-        lines: the same in words.
+        batch: The path of the first array of the batch that is not finite, such as "[0]".
+        layer: The name of the first layer, in the order of the computation, whose output is
+            not finite.
+        parameter: The name of the first parameter, in the model's order, whose value is not
+            finite.
+        gradient: The name of the first parameter whose gradient is not finite.
+        lines: The same in words, with the counts of nan and infinite numbers.
     """
 
     batch: str | None
@@ -43,11 +45,11 @@ class NonFiniteError(FloatingPointError):
     """A training step whose loss or parameters are not finite.
 
     Attributes:
-        epoch: counted from 1.
-        step: of the epoch, counted from 1.
-        state: before that step.
-        batch: of that step.
-        diagnosis: what is not finite in it.
+        epoch: The number of the epoch, counted from 1.
+        step: The number of the step within the epoch, counted from 1.
+        state: The training state before the step.
+        batch: The batch of the step.
+        diagnosis: The first numbers of the step that are not finite.
     """
 
     def __init__(
@@ -63,13 +65,16 @@ class NonFiniteError(FloatingPointError):
 
 @full_float32()
 def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
-    """Repeats a training step, operation by operation, and names what is not finite in it.
+    """Repeats a training step without compiling it, and finds its first number not finite.
+
+    It answers the question for which PyTorch has `torch.autograd.detect_anomaly`, after the
+    fact, so that training itself does not become slower.
 
     Args:
-        state: before the step.
-        step: what `make_train_step` gave. Of another function nothing is known inside,
-            so that only the batch and the parameters are looked at.
-        batch: of the step.
+        state: The training state before the step.
+        step: The step, as `make_train_step` returns it. For any other function only the
+            batch and the parameters are examined.
+        batch: The batch of the step.
 
     >>> from jaxnet import losses, nn, optim, train
     >>> from jaxnet.random import Generator
@@ -79,6 +84,7 @@ def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
     >>> train.diagnose(state, step, (jnp.array([[jnp.inf]]), jnp.ones((1, 1)))).layer
     '0'
     """
+    # In the order of cause and effect: the batch, the layers, the loss, the gradients.
     lines = []
     bad_batch = None
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
@@ -92,6 +98,7 @@ def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
     layer = gradient = None
     if isinstance(step, TrainStep):
         loss, dtype = step.loss, step.compute_dtype
+        # The key of the step itself, so that dropout draws the same masks again.
         key = jax.random.fold_in(state.key, state.step)
 
         def value(params: Any, watch: bool = False) -> Any:
@@ -150,7 +157,10 @@ def _nonfinite(leaf: Any) -> str | None:
 
 
 def _noting(seen: list[tuple[str, str]]) -> Callable[..., Any]:
-    """Notes the modules whose outputs are not finite, in the order in which they finish."""
+    """An interceptor that notes the modules whose outputs are not finite, as they finish.
+
+    A layer finishes before the layers that contain it, so the innermost is noted first.
+    """
 
     def note(call: Call, proceed: Callable[..., Any]) -> Any:
         outputs = proceed(*call.args, **call.kwargs)

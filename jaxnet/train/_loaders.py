@@ -1,4 +1,4 @@
-"""Loaders as training data: batches that come one after another, joined for compiled calls."""
+"""Loaders as training data: batches that come one by one, joined for each compiled call."""
 
 import random
 import sys
@@ -19,31 +19,31 @@ from jaxnet.data._collate import default_convert
 from jaxnet.data._sharded import ShardedReader
 from jaxnet.train._chunk import Batches, Parts, batch_shapes
 
-_STEPS = 32  # of one compiled call, at most
-_SECONDS = 0.25  # a slow loader is not waited for longer than this to fill a call
+_STEPS = 32  # the most steps in one compiled call
+_SECONDS = 0.25  # the longest wait for a slow loader to fill a call
 _END: Any = object()
 
 
 class LoaderFeed:
     """The batches of a loader: jaxnet's, torch's, Grain's, or any iterable of batches.
 
-    A thread reads batches, joins some of them and sends them to the device while the steps
-    before are computed.
+    A thread reads the next batches, joins some of them and sends them to the device while
+    the steps before are computed.
 
-    A `ShardedReader` and a Grain MapDataset go on at any batch. Of any other loader a
-    resumed run reads the batches that were trained on already once more, after what
-    they draw from has been set back: the generators of the loader and its samplers, and
-    the global ones of Python, numpy and torch.
+    A `ShardedReader` and a Grain MapDataset can start at any batch. From any other loader a
+    resumed run first reads the batches again that it was trained on before the stop. For
+    that, the generators of the loader and its samplers, and the global ones of Python, numpy
+    and torch, are set back to their states at the beginning of the epoch.
 
     Args:
-        loader: A loader that gives the batches of an epoch at each iteration.
-        epochs: How many epochs will be asked for.
-        resumes: Whether an epoch may have to be begun again from a checkpoint.
+        loader: The loader, which gives the batches of an epoch at each iteration.
+        epochs: The number of epochs that the run will ask for.
+        resumes: Whether a checkpoint may have to resume within an epoch.
         name: The name of the argument, for errors.
 
     Raises:
-        ValueError: The loader can be read only once or not as often as asked, or the run
-            could not go on with it after a stop.
+        ValueError: The loader can be read only once, or not as often as asked, or a run
+            could not be resumed with it.
     """
 
     on_device = False
@@ -63,7 +63,7 @@ class LoaderFeed:
         self._example: Any = None
         self._sums: dict[int, int] = {}
         self._expected: int | None = None
-        self._usual: str | None = None  # the shapes of the epoch's first batch
+        self._usual: str | None = None  # the shapes of the epoch's first batch, as text
 
     @property
     def _sharded(self) -> bool:
@@ -71,7 +71,7 @@ class LoaderFeed:
 
     @property
     def _jumps(self) -> bool:
-        """Whether a epoch can begin at any batch."""
+        """Whether reading can start at any batch of an epoch."""
         return self._sharded or is_mapped(self._loader)
 
     def _check(self) -> None:
@@ -98,15 +98,24 @@ class LoaderFeed:
                 "after a stop; leave it out, or leave checkpoint out"
             )
 
-    # what the epochs draw from
+    # the states of the generators
 
     def get_state(self) -> dict[str, Any]:
+        """The states of all generators that a loader draws from, for a checkpoint."""
         if self._jumps:
             return {}
         drawn = [np.asarray(g.get_state()).tobytes() for g in self._generators]
         return {"generators": drawn, "global": _global_states()}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """Sets all generators back to the states in a checkpoint.
+
+        Args:
+            state: The states of `get_state`, joined with those of `state_within`.
+
+        Raises:
+            ValueError: The checkpoint is of a loader with another number of generators.
+        """
         self._expected, self._usual = state.get("checksum"), state.get("usual")
         drawn = state.get("generators", [])
         if drawn and len(drawn) != len(self._generators):
@@ -119,15 +128,26 @@ class LoaderFeed:
             _set(generator, kept)
 
     def draws_from(self, generator: Any) -> bool:
-        """Whether its batches are drawn from this generator."""
+        """Whether the loader draws from a generator, which then need not be saved elsewhere."""
         return any(generator is mine for mine in self._generators)
 
     def state_within(self, step: int) -> dict[str, Any]:
+        """The values that a checkpoint within an epoch needs in addition.
+
+        Args:
+            step: The number of steps of the epoch that are done.
+
+        Returns:
+            The checksum of the last batch, by which a resumed run finds that the loader does
+            not repeat its batches, and the shapes of the first batch.
+        """
         sums = {"checksum": self._sums[step]} if step in self._sums else {}
         return sums | {"usual": self._usual}
 
     def example(self) -> Any:
-        if self._example is None and self._jumps:  # begun at its end: none was read
+        """The shapes and dtypes of a batch, or None if no batch has been read."""
+        # A run that is resumed at the end of an epoch has read none.
+        if self._example is None and self._jumps:
             with closing(self._batches(0, 0)) as batches:
                 next(batches)
         return self._example
@@ -135,6 +155,13 @@ class LoaderFeed:
     # batches
 
     def batches(self, epoch: int, start: int, capacity: Callable[[Any], int]) -> Parts:
+        """The batches of an epoch, some of them joined for each compiled call.
+
+        Args:
+            epoch: The number of the epoch, from 0.
+            start: The number of the first batch, from 0.
+            capacity: A function that gives the most batches in a call, for one batch.
+        """
         self._sums.clear()
         if start == 0:
             self._usual = None
@@ -151,9 +178,10 @@ class LoaderFeed:
                 first, group = first + len(group), []
             if not group:
                 began = time.perf_counter()
-                # Batches of the usual shapes share a call. Which are usual is said by the first
-                # of the epoch, and kept for a run that goes on within it: another capacity is
-                # another program, and two programs may round differently.
+                # Batches with the shapes of the epoch's first batch share a call; any other,
+                # such as a shorter last batch, gets a call of its own. The shapes are saved for
+                # a run that is resumed within the epoch: another capacity is another program,
+                # and two programs may round differently.
                 self._usual = self._usual or str(shapes)
                 capacity = max(1, min(_STEPS, most(batch))) if str(shapes) == self._usual else 1
             group.append(batch)
@@ -161,7 +189,7 @@ class LoaderFeed:
             yield _joined(group, first, capacity)
 
     def _batches(self, epoch: int, start: int) -> Generator[Any, None, None]:
-        """The batches from number `start` on, as numpy arrays."""
+        """The batches of an epoch from number `start` on, as pytrees of numpy arrays."""
         batches = self._open(epoch, start)
         done = start
         try:
@@ -173,13 +201,15 @@ class LoaderFeed:
                 yield batch
         finally:
             if hasattr(batches, "close"):
-                batches.close()  # else threads and processes that read ahead stay
+                batches.close()  # ends the threads and processes that read ahead
         if done == 0:
             raise ValueError(f"{self._name}: {type(self._loader).__name__} gave no batch")
 
     def _open(self, epoch: int, start: int) -> Iterator[Any]:
         loader, n = self._loader, self.steps
-        epoch = min(epoch, self._epochs - 1)  # a function's loader has one epoch
+        # `fit` opens a feed with epochs=1 for each loader that a function makes for one epoch,
+        # but goes on counting: such a loader is read from its own first epoch.
+        epoch = min(epoch, self._epochs - 1)
         if self._sharded:
             assert n is not None
             reader = iter(loader)
@@ -189,7 +219,8 @@ class LoaderFeed:
             assert n is not None
             grain = needed("grain", self._name, "grain")
             rest = loader.repeat()[epoch * n + start : (epoch + 1) * n]
-            # What a filter left out would shift the numbers: it is refused as no batch.
+            # Elements that a filter drops would shift the numbers of the batches. They come as
+            # None here, which `_checked` refuses.
             return iter(rest.to_iter_dataset(grain.ReadOptions(), allow_nones=True))
         for sampler in _samplers(loader):
             if hasattr(sampler, "set_epoch"):  # torch's DistributedSampler
@@ -221,7 +252,7 @@ class LoaderFeed:
         batch = default_convert(batch)
         row_count(batch, f"{self._name}: a batch")
         self._example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-        # Copies: a loader may fill the same arrays again for its next batch.
+        # Copied, because a loader may fill the same arrays with its next batch.
         return jax.tree.map(np.array, batch)
 
 
@@ -233,12 +264,12 @@ def _first(reader: Any, count: int) -> Iterator[Any]:
 
 
 def is_mapped(data: Any) -> bool:
-    """Whether it is a Grain MapDataset: batches by number."""
+    """Whether data are a Grain MapDataset, which gives batches by number."""
     return all(hasattr(data, name) for name in ("to_iter_dataset", "repeat", "__getitem__"))
 
 
 def innermost(loader: Any) -> Any:
-    """The loader that another one passes on."""
+    """The loader at the core of loaders that wrap one another in their attribute `dataset`."""
     inner = getattr(loader, "dataset", None)
     return innermost(inner) if hasattr(inner, "batch_sampler") else loader
 
@@ -246,7 +277,7 @@ def innermost(loader: Any) -> Any:
 def _length(loader: Any) -> int | None:
     try:
         return len(loader)
-    except TypeError:  # no length, or not known
+    except TypeError:  # there is no length, or it is not known
         return None
 
 
@@ -256,7 +287,7 @@ def _batch_size(loader: Any) -> int | None:
 
 
 def _rows(loader: Any) -> int | None:
-    """Rows of an epoch, where the loader cuts a sampler's rows into batches."""
+    """The number of rows in an epoch, if the loader cuts a sampler's rows into batches."""
     size, sampler = _batch_size(loader), getattr(loader, "sampler", None)
     rows = None if sampler is None else _length(sampler)
     if size is None or rows is None:
@@ -272,7 +303,7 @@ def _samplers(loader: Any) -> list[Any]:
 
 
 def _generators(loader: Any) -> list[Any]:
-    """All that a loader draws from, ours or torch's, each once."""
+    """The generators of a loader and its samplers, jaxnet's or torch's, each of them once."""
     found: dict[int, Any] = {}
     for source in (loader, innermost(loader), *_samplers(loader)):
         for name in ("generator", "rngs"):
@@ -284,7 +315,7 @@ def _generators(loader: Any) -> list[Any]:
 
 def _set(generator: Any, kept: bytes) -> None:
     state = generator.get_state()
-    if hasattr(state, "numpy"):  # torch's own takes a tensor
+    if hasattr(state, "numpy"):  # torch's generator takes a tensor, which shares its memory
         state.numpy()[:] = np.frombuffer(kept, np.uint8)
     else:
         state = np.frombuffer(kept, np.uint8)
@@ -318,7 +349,7 @@ def _set_global_states(states: dict[str, Any]) -> None:
 
 
 def _ahead(parts: Parts) -> Parts:
-    """The same parts, each made in a thread while the one before is worked on."""
+    """The same parts, each of them made in a thread while the one before is being used."""
     with ThreadPoolExecutor(1, thread_name_prefix="jaxnet-loader") as pool:
         coming = pool.submit(next, parts, None)
         try:
@@ -330,7 +361,7 @@ def _ahead(parts: Parts) -> Parts:
 
 
 def checksum(batch: Any) -> int:
-    """Of the numbers in a batch, or in any pytree of arrays."""
+    """A checksum (CRC-32) of the numbers in a pytree of arrays, such as a batch."""
     found = 0
     for leaf in jax.tree.leaves(batch):
         found = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, found)
@@ -339,7 +370,8 @@ def checksum(batch: Any) -> int:
 
 def _joined(group: list[Any], first: int, capacity: int) -> Batches:
     size = row_count(group[0], "data: a batch")
-    missing = (capacity - len(group)) * size  # filled up, so that one program serves all
+    # The rows are filled up with zeros to the capacity, so that one program serves all calls.
+    missing = (capacity - len(group)) * size
 
     def joined(*columns: Any) -> jax.Array:
         filling = np.zeros((missing, *columns[0].shape[1:]), columns[0].dtype)
@@ -351,7 +383,15 @@ def _joined(group: list[Any], first: int, capacity: int) -> Batches:
 
 
 def row_count(data: Any, name: str) -> int:
-    """How many rows the arrays of a pytree have, all the same."""
+    """The number of rows that all arrays of a pytree have along axis 0.
+
+    Args:
+        data: A pytree of arrays.
+        name: The name of the argument, for errors.
+
+    Raises:
+        ValueError: The arrays differ in it, or there are no rows.
+    """
     counts = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in jax.tree.leaves(data)}
     if len(counts) != 1 or None in counts:
         shapes = [getattr(leaf, "shape", type(leaf).__name__) for leaf in jax.tree.leaves(data)]

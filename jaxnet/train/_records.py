@@ -1,4 +1,4 @@
-"""The records of a run: its numbers, written while it goes on."""
+"""The records of a run: the metrics of its epochs and steps, written while it goes on."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ Line = Mapping[str, Any]
 
 
 class Recorder(Protocol):
-    """Where the numbers of a run go: `train.Records`, or a class with the same methods."""
+    """The methods that `fit` calls to record a run: those of `train.Records`."""
 
     def open(self, epoch: int, step: int, resume: bool) -> None: ...
 
@@ -30,23 +30,23 @@ class Recorder(Protocol):
 
 
 class Records:
-    """One line an epoch in FOLDER/history.jsonl, and elsewhere by name.
+    """Records with a line for each epoch in FOLDER/history.jsonl, and in other formats.
 
     Lines are flushed one by one, so that the file of a killed run can be read. A run
-    that goes on from a checkpoint first takes away what was written after it: no line
-    is there twice.
+    that is resumed from a checkpoint first removes the lines that were written after the
+    checkpoint, so that no line is there twice.
 
     Args:
-        folder: The folder of the files; it is made if it is not there.
-        *also: Further records: "csv" (FOLDER/history.csv), "tensorboard" (event files in
+        folder: Path of the folder, which is made if it does not exist.
+        *also: Further formats: "csv" (FOLDER/history.csv), "tensorboard" (event files in
             FOLDER, read by `tensorboard --logdir FOLDER`), "visdom" (a server on this machine
-            at port 8097, env FOLDER's name), or a `Visdom` for another server.
+            at port 8097, with the environment FOLDER's name), or a `Visdom` for another server.
         every_step: Whether each step gets a line too.
 
     Raises:
-        ValueError: A name is unknown, or the folder holds the records of another run.
-        ImportError: The package of a name is not installed.
-        ConnectionError: There is no Visdom server.
+        ValueError: A name is unknown.
+        ImportError: The package of a format is not installed.
+        ConnectionError: No Visdom server answers.
     """
 
     def __init__(
@@ -71,13 +71,16 @@ class Records:
             self._writers.append(name if isinstance(name, Visdom) else writers[name]())
 
     def open(self, epoch: int, step: int, resume: bool = False) -> None:
-        """Begins, or goes on after an epoch and a step.
+        """Begins the records, or continues them after an epoch and a step.
 
         Args:
-            epoch: The whole epochs that are done.
-            step: The steps that are done.
-            resume: Whether what is there belongs to this run; what lies behind the epoch
-                and step is then taken away.
+            epoch: The number of whole epochs that are done.
+            step: The number of steps that are done.
+            resume: Whether lines in the folder belong to this run; lines after the epoch and
+                the step are then removed.
+
+        Raises:
+            ValueError: The folder contains the records of another run.
         """
         file = self.folder / "history.jsonl"
         if not resume and file.exists() and file.stat().st_size:
@@ -95,27 +98,40 @@ class Records:
             writer.open(before, step)
 
     def epoch(self, line: Line) -> None:
-        """The numbers of an epoch: "epoch", "step" and the metrics."""
+        """Records an epoch.
+
+        Args:
+            line: The numbers by name: "epoch", "step" and the metrics.
+        """
         for writer in self._writers:
             writer.write([line])
 
     def steps(self, lines: Sequence[Line]) -> None:
-        """The numbers of some steps: "step", "in_epoch" and the metrics."""
+        """Records steps, if `every_step` is True.
+
+        Args:
+            lines: The numbers of each step by name: "step", "in_epoch" and the metrics.
+        """
         if self.every_step:
             self.log(lines)
 
     def log(self, lines: Sequence[Line]) -> None:
-        """What a callback of `train.EverySteps` logged: "step", "in_epoch" and its numbers."""
+        """Records the numbers that a callback of `train.EverySteps` logged.
+
+        Args:
+            lines: The numbers of each step by name: "step", "in_epoch" and the logged ones.
+        """
         for writer in self._writers:
             writer.write(lines)
 
     def close(self) -> None:
+        """Closes the files, and waits until a Visdom server has everything."""
         for writer in self._writers:
             writer.close()
 
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; a killed run may have left half a one at the end."""
+    """The complete lines of a file; a killed run may have left an incomplete one at the end."""
     if not file.exists():
         return []
     lines = []
@@ -130,6 +146,8 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 class _Jsonl:
+    """The file history.jsonl: a JSON object on each line."""
+
     def __init__(self, file: Path) -> None:
         self._path = file
         self._file: Any = None
@@ -151,7 +169,7 @@ class _Jsonl:
 
 
 class _Csv:
-    """Epochs only, one row each. A new column, such as a number logged late, is filled up."""
+    """The file history.csv: a row for each epoch. A name that appears late adds a column."""
 
     def __init__(self, file: Path) -> None:
         self._path = file
@@ -163,7 +181,7 @@ class _Csv:
         self._begin([line for line in before if "epoch" in line])
 
     def _begin(self, lines: list[Line]) -> None:
-        """Writes the file anew with all columns of some lines."""
+        """Writes the whole file again, with the columns of all lines."""
         self.close()
         self._lines = lines
         self._columns = list(dict.fromkeys(name for line in lines for name in line))
@@ -212,7 +230,8 @@ class _TensorBoard:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._writer = EventFileWriter(str(self._folder))
-        # TensorBoard hides what an earlier, killed process wrote from this step on.
+        # Event files cannot be cut. This event makes TensorBoard hide what an earlier, killed
+        # process wrote from this step on.
         start = SessionLog(status=SessionLog.START)
         self._add(Event(step=step + 1, session_log=start))
 

@@ -1,4 +1,4 @@
-"""The whole of a training run as one pytree."""
+"""The state of a training run as one pytree."""
 
 import dataclasses
 from typing import Any, Generic, Self, TypeVar
@@ -16,7 +16,7 @@ Arrays = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Structure(Generic[M]):
-    """What a model is apart from its numbers; hashable, so that it can be static."""
+    """A model without its numbers; hashable, so that it can be a static part of a pytree."""
 
     graphdef: nnx.GraphDef[M]
     paths: tuple[tuple[str, tuple[Any, ...]], ...]
@@ -31,12 +31,15 @@ class Structure(Generic[M]):
 
 
 def split(model: M) -> tuple[Structure[M], Arrays, Arrays]:
-    """Takes a model apart into structure, parameters and buffers.
+    """Separates a model into its structure, parameters and buffers.
+
+    Args:
+        model: The model, any flax.nnx module; it is not changed.
 
     Returns:
-        The structure, then two flat dictionaries under torch's dotted names
-        ("fc1.weight"). A parameter that is used at several places is there once,
-        under the first of its names.
+        The structure, then two flat dictionaries of arrays under torch's dotted names
+        ("fc1.weight"), of the parameters and of the buffers. A parameter with several names
+        is there once, under the first of them.
     """
     parts: Any = nnx.split(model, nnx.Param, ...)
     graphdef, params, buffers = parts
@@ -55,9 +58,13 @@ def split(model: M) -> tuple[Structure[M], Arrays, Arrays]:
 
 
 def _first_names(model: Any) -> dict[str, str]:
-    """Every name of a variable to its first in torch's order; flax takes the alphabet's first."""
+    """For each name of a variable the first of the variable's names, in torch's order.
+
+    Flax names a shared variable by the first of its names in alphabetical order.
+    """
+    # A module of plain flax loses the order of its assignments when it is merged.
     if not hasattr(model, "named_parameters"):
-        return {}  # plain flax knows no order of assignments once a model was put together again
+        return {}
     first: dict[int, str] = {}
     return {
         name: first.setdefault(id(variable), name)
@@ -66,7 +73,13 @@ def _first_names(model: Any) -> dict[str, str]:
 
 
 def merge(structure: Structure[M], params: Arrays, buffers: Arrays) -> M:
-    """Puts a model together again: a new object that owns none of the old one."""
+    """Builds a model from what `split` returned: a new object that shares nothing with the old.
+
+    Args:
+        structure: The structure.
+        params: The parameters by name.
+        buffers: The buffers by name.
+    """
     arrays = {**params, **buffers}
     state = nnx.from_flat_state([(path, arrays[name]) for name, path in structure.paths])
     return nnx.merge(structure.graphdef, state)
@@ -77,14 +90,17 @@ def merge(structure: Structure[M], params: Arrays, buffers: Arrays) -> M:
 class TrainState(Generic[M]):
     """A training run between two steps: a pytree that no step changes in place.
 
+    Where PyTorch keeps these in the module, the optimizer and the global generator, a step
+    takes the whole state and returns a new one.
+
     Attributes:
-        step: how many steps are done, int32.
-        params: what is trained, by torch's dotted names.
-        buffers: what is kept but not trained (running statistics), by name.
-        opt_state: the optimizer's state.
-        key: the run's random key; a step uses `fold_in(key, step)`.
-        average: the state of a running average of the weights, or None.
-        structure: the model without its numbers; static.
+        step: The number of steps that are done, an int32 scalar.
+        params: The parameters by torch's dotted names, such as "fc1.weight".
+        buffers: The arrays that are not trained, such as running statistics, by name.
+        opt_state: The state of the optimizer.
+        key: The random key of the run; a step uses `fold_in(key, step)`.
+        average: The state of a running average of the weights, or None.
+        structure: The model without its numbers; a static part of the pytree.
     """
 
     step: jax.Array
@@ -107,14 +123,15 @@ class TrainState(Generic[M]):
         )
 
     def model(self, averaged: bool = False, training: bool = False) -> M:
-        """The model with the numbers of this state: a new object that shares none of it.
+        """The model with the numbers of this state, as a new object.
 
         Args:
-            averaged: Whether it has the running average of the weights.
-            training: Whether it is in training mode; in evaluation mode by default.
+            averaged: Whether the model has the running average of the weights.
+            training: Whether the model is in training mode; by default it is in evaluation
+                mode, unlike a new module of PyTorch.
 
         Raises:
-            ValueError: `averaged`, and the state keeps no average.
+            ValueError: `averaged` is True and the state has no running average.
         """
         source: Any = self.average if averaged else self
         if source is None:
@@ -124,21 +141,28 @@ class TrainState(Generic[M]):
         return model
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed."""
+        """A copy of the state with some fields changed.
+
+        Args:
+            **changes: The new values of the fields, by name.
+        """
         return dataclasses.replace(self, **changes)
 
 
 def create(
     model: M, optimizer: optax.GradientTransformation, seed: int = 0, average: Any = None
 ) -> TrainState[M]:
-    """The state before the first step.
+    """The training state before the first step.
 
     Args:
-        model: its numbers are copied; it can be used and changed afterwards.
-        optimizer: the transformation that the step will apply.
-        seed: of the run's random key (dropout and the like).
-        average: `optim.AveragedModel`, to keep a running average of the weights.
+        model: The model. Its numbers are copied, so it can be used and changed afterwards.
+        optimizer: The optimizer of the training step.
+        seed: The seed of the run's random key, for dropout and the like.
+        average: An `optim.AveragedModel`, to keep a running average of the weights; None for
+            no average.
     """
+    # Copied, because a compiled step may be given the state's memory (donation), and the
+    # model would be left with deleted arrays.
     structure, params, buffers = split(model)
     params, buffers = jax.tree.map(copied, (params, buffers))
     return TrainState(
@@ -153,9 +177,13 @@ def create(
 
 
 def copied(x: Any) -> jax.Array:
-    """A copy whose type is plain: a weak one would make the compiled step another program."""
-    # device_put makes no program, where jnp.copy compiles one for every shape: most of what
-    # a model with many shapes took to start. It copies arrays of jax only: NumPy's it shares.
+    """A copy of an array, whose dtype is not weak.
+
+    With a weak dtype the first step would compile another program than all later ones.
+    """
+    # device_put needs no program, where jnp.copy compiles one for every shape, which was most
+    # of the time that a model with many shapes took to start. But device_put copies only
+    # arrays of JAX; it may share the memory of numpy's.
     if isinstance(x, jax.Array) and not getattr(x, "weak_type", False):
         return jax.device_put(x, may_alias=False)
     return jnp.array(x, dtype=getattr(x, "dtype", None))

@@ -24,7 +24,7 @@ Step = Callable[[Any, Any], tuple[Any, Metrics]]
 
 
 class Average(Protocol):
-    """A running average of weights, such as `jaxnet.optim.AveragedModel`."""
+    """The methods of a running average of weights, such as `jaxnet.optim.AveragedModel`."""
 
     def init(self, params: Any, buffers: Any = None) -> Any: ...
 
@@ -33,11 +33,11 @@ class Average(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainStep:
-    """What `make_train_step` gives: a function `(state, batch) -> (state, metrics)`.
+    """A training step of `make_train_step`: a function `(state, batch) -> (state, metrics)`.
 
     Attributes:
         function: The function.
-        loss: The loss that it minimises.
+        loss: The loss function that the step minimises, which `diagnose` evaluates again.
         compute_dtype: The dtype of the model's arithmetic, or None.
     """
 
@@ -53,15 +53,20 @@ def supervised(
     criterion: Callable[[Any, Any], jax.Array],
     metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
 ) -> Loss:
-    """The usual loss: `criterion(model(inputs), targets)` for a batch (inputs, targets).
+    """The usual loss function: `criterion(model(inputs), targets)` of a batch (inputs, targets).
+
+    A tuple as inputs becomes the model's arguments. For any other kind of batch or loss write
+    the function yourself, as in the example.
 
     Args:
-        criterion: of outputs and targets, such as `losses.cross_entropy`.
-        metrics: further functions of outputs and targets, by name, such as
+        criterion: A function of outputs and targets that returns a scalar, such as
+            `losses.cross_entropy`.
+        metrics: Further functions of outputs and targets by name, such as
             `metrics.accuracy`.
 
-    A tuple as inputs becomes the model's arguments. For anything else write the
-    function yourself:
+    Returns:
+        A function `(model, batch) -> (loss, metrics)` for `make_train_step` and
+        `make_eval_step`.
 
     >>> from jaxnet import losses
     >>> def loss(model, batch):
@@ -90,33 +95,40 @@ def make_train_step(
     average: Average | None = None,
     grad_norm: bool = False,
 ) -> Step:
-    """A step that trains: gradient of the loss, then the optimizer's update.
+    """A training step: the gradient of the loss, then the optimizer's update.
+
+    It does what `zero_grad()`, `backward()` and `optimizer.step()` do in PyTorch's loop.
 
     Args:
-        loss: `loss(model, batch)` gives a scalar, or a scalar and a dictionary of
-            metrics. The model comes in training mode, inside an `nn.keys`
-            context with `fold_in(state.key, state.step)` for dropout and the like.
-        optimizer: its updates are added to the parameters. Clipping, parameter
-            groups, frozen parameters and schedules are parts of it (`jaxnet.optim`).
-        microbatches: into how many equal parts a batch is cut to save memory. The
-            gradient is the mean of theirs: that of the whole batch for a loss that is
-            a mean. Metrics are added up. BatchNorm sees the parts one after another.
-        compute_dtype: bfloat16 or float16 for the model's arithmetic; parameters,
-            gradients, the model's outputs and the loss stay in float32.
-        loss_scale: for float16: `optim.loss_scale`, with an optimizer in
-            `optim.GradScaler`.
-        remat: compute intermediate results again in the backward pass instead of
-            keeping them: True keeps those of matrix products only, or one of
-            `jax.checkpoint_policies`.
-        average: `optim.AveragedModel`, given to `create` too: a running average of
+        loss: A function `loss(model, batch)` that returns a scalar, or a scalar and a
+            dictionary of metrics. It is given the model in training mode, inside an
+            `nn.keys` context with `fold_in(state.key, state.step)` for dropout and the like.
+        optimizer: The optimizer, whose updates are added to the parameters. Clipping,
+            parameter groups, frozen parameters and schedules are parts of it
+            (`jaxnet.optim`).
+        microbatches: The number of equal parts into which a batch is cut to save memory. The
+            gradient is the mean of the parts' gradients, which for a loss that is a mean is
+            the gradient of the whole batch. Metrics are added up. BatchNorm sees the parts
+            one after another.
+        compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; parameters,
+            gradients, the model's outputs and the loss stay in float32. None means float32.
+        loss_scale: The function `optim.loss_scale`, for float16 with an optimizer in
+            `optim.GradScaler`; None for no scaling.
+        remat: Whether the backward pass computes intermediate results again instead of
+            keeping them (torch.utils.checkpoint). True keeps only the results of matrix
+            products; a policy of `jax.checkpoint_policies` chooses others.
+        average: The `optim.AveragedModel` that `create` was given too: a running average of
             the weights, updated after every step.
-        grad_norm: whether the 2-norm of the whole gradient, before clipping, is a metric
-            "grad_norm".
+        grad_norm: Whether the metrics include "grad_norm", the 2-norm of the whole gradient
+            before clipping.
 
     Returns:
         A pure function `(state, batch) -> (state, metrics)`, not yet compiled:
-        call it through `jax.jit`, or give it to `make_epoch`. `metrics["loss"]`
+        call it through `jax.jit`, or give it to `fit` or `make_epoch`. `metrics["loss"]`
         is the loss before the update, as PyTorch's loop prints it.
+
+    Raises:
+        ValueError: The number of microbatches is below 1, or float16 has no loss scaling.
     """
     check_integer("microbatches", microbatches, least=1)
     if jnp.dtype(compute_dtype or jnp.float32) == jnp.float16 and loss_scale is None:
@@ -132,6 +144,8 @@ def make_train_step(
         model.train()
         with keys(key), computing_in(model, compute_dtype):
             value, metrics = _with_metrics(loss(model, batch))
+        # Only the differentiated value is scaled; the loss that is reported is not. The model
+        # is split again because its layers have changed buffers, such as running statistics.
         scale = 1.0 if loss_scale is None else loss_scale(state.opt_state).astype(value.dtype)
         return value * scale, (value, metrics, split(model)[1:])
 
@@ -153,6 +167,7 @@ def make_train_step(
             return (total, params, buffers), (value, metrics)
 
         start = jax.tree.map(jnp.zeros_like, state.params), state.params, state.buffers
+        # A loop instead of copies of the program, so that compilation takes no longer.
         numbers = jnp.arange(microbatches)
         (total, params, buffers), (values, stacked) = lax.scan(run, start, (numbers, cut))
         grads = jax.tree.map(lambda g: g / microbatches, total)
@@ -172,7 +187,8 @@ def make_train_step(
             grads, aux = parts(state, batch, key)
         else:
             grads, aux = gradient(state.params, state.buffers, batch, state, key)
-        # A layer may change its parameters when called, as torch's Embedding(max_norm) does.
+        # A layer may change its own parameters in the forward pass, as Embedding(max_norm) does
+        # in torch too, so the update is added to the parameters after it.
         value, metrics, (params, buffers) = aux
         if grad_norm:
             metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
@@ -192,14 +208,21 @@ def make_train_step(
 
 
 def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
-    """A step that only measures: the model in evaluation mode, the state unchanged.
+    """An evaluation step: the metrics of a batch, with the model in evaluation mode.
 
-    A model that draws in evaluation mode too, such as a variational autoencoder, does so
-    from `fold_in(state.key, state.step)`; `evaluate` and `fit` give each batch a key of its own.
+    A model that draws random numbers in evaluation mode too, such as a variational
+    autoencoder, draws from `fold_in(state.key, state.step)`; `evaluate` and `fit` give each
+    batch a key of its own.
 
     Args:
-        loss: `loss(model, batch)` gives a scalar, or a scalar and a dictionary of metrics.
-        compute_dtype: bfloat16 or float16 for the model's arithmetic.
+        loss: A function `loss(model, batch)` that returns a scalar, or a scalar and a
+            dictionary of metrics.
+        compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; None means
+            float32.
+
+    Returns:
+        A pure function `(state, batch) -> (state, metrics)`, not yet compiled, which returns
+        the state unchanged.
     """
 
     @full_float32()
@@ -216,11 +239,15 @@ def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
 def make_predict(
     compute_dtype: DTypeLike | None = None, averaged: bool = False
 ) -> Callable[..., Any]:
-    """A pure function `(state, *inputs) -> outputs`, the model in evaluation mode.
+    """A prediction function: the outputs of the model in evaluation mode.
 
     Args:
-        compute_dtype: of the model's arithmetic; outputs are float32.
-        averaged: whether to use the running average of the weights.
+        compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; the outputs
+            are float32. None means float32.
+        averaged: Whether to use the running average of the weights.
+
+    Returns:
+        A pure function `(state, *inputs) -> outputs`, not yet compiled.
     """
 
     @full_float32()
@@ -243,7 +270,9 @@ def _cut(parts: int, array: jax.Array) -> jax.Array:
 def _update(
     optimizer: optax.GradientTransformation, grads: Arrays, opt_state: Any, params: Arrays
 ) -> tuple[Any, Any]:
-    """The optimizer's update; an error that another optimizer's state explains says so."""
+    """The optimizer's update, with an error that says so if the state is another optimizer's."""
+    # The right structure is asked for only when something is wrong: tracing the optimizer's
+    # init would take time in every step that is traced.
     error: Exception | None = None
     try:
         updates, after = optimizer.update(grads, opt_state, params)

@@ -1,4 +1,4 @@
-"""Windows of a Visdom server, drawn while a run goes on."""
+"""Windows of a Visdom server, drawn while training goes on."""
 
 import math
 import threading
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from jaxnet.train._values import scalars
 
-_SECONDS = 5.0  # the longest that a server may take for one answer
+_SECONDS = 5.0  # how long a server may take for an answer
 
 Line = Mapping[str, Any]
 Points = tuple[list[float], list[float]]
@@ -22,13 +22,13 @@ Points = tuple[list[float], list[float]]
 class Visdom:
     """Lines, images and text in the windows of a Visdom server.
 
-    In `Records` it appends each metric to a line: "loss" and "val_loss" share the window
-    "loss", over the epochs; with `every_step`, the window "loss_by_step" has the steps'
-    too. Values that are not finite are left out. A window belongs to the run that writes
-    to it: its first line, and resuming a run, replace what the window showed before.
+    As part of `Records` it appends each metric to a line: "loss" and "val_loss" share the
+    window "loss", over the epochs; with `every_step`, the window "loss_by_step" shows the
+    values of the steps too. Values that are not finite are left out. A run replaces what its
+    windows showed before, when it begins and when it is resumed.
 
-    Nothing here waits for the server: a thread sends what has gathered. A server that
-    goes away during a run is warned of once, and then left alone.
+    Training never waits for the server: a thread sends what has gathered. If the server
+    goes away during a run, one warning says so, and nothing more is sent.
 
         board = train.Visdom(port=8097)
         train.fit(..., records=train.Records("runs/digits", board))
@@ -37,14 +37,14 @@ class Visdom:
         board.close()
 
     Args:
-        server: address without a port.
-        port: of the server.
-        env: Visdom's name for a set of windows.
+        server: The address of the server, without the port.
+        port: The port of the server.
+        env: The name of the set of windows, which Visdom calls environment.
 
     Raises:
-        ConnectionError: there is no Visdom server.
-        ImportError: the package visdom is not installed.
-        ValueError: server or port cannot be one.
+        ConnectionError: No Visdom server answers at the address.
+        ImportError: The package visdom is not installed.
+        ValueError: The address or the port is malformed.
     """
 
     def __init__(
@@ -52,22 +52,34 @@ class Visdom:
     ) -> None:
         self._client = _connect(server, port, env)
         self._place = f"{server}:{port}"
-        self._lock = threading.Lock()  # around the next four
-        self._points: dict[tuple[str, str, str], Points] = {}  # not sent yet
-        self._contents: dict[str, Callable[[], object]] = {}  # images and texts, the same
+        # The lock is for the next four, which the thread and the run share. Points gather by
+        # window, axis and name. Of the images and texts for one window only the newest is sent.
+        self._lock = threading.Lock()
+        self._points: dict[tuple[str, str, str], Points] = {}
+        self._contents: dict[str, Callable[[], object]] = {}
         self._thread: threading.Thread | None = None
         self._lost: Exception | None = None
         self._warned = False
-        self._drawn: set[str] = set()  # windows that this run began
+        self._drawn: set[str] = set()  # the windows that this run has replaced
 
     def open(self, kept: Sequence[Line], step: int) -> None:
-        """Begins the lines, with those of a run that goes on."""
-        self.close()  # what is on its way belongs to the lines before
+        """Begins new lines in all windows.
+
+        Args:
+            kept: The records of a resumed run, with which its lines begin.
+            step: The number of steps that are done; not used here.
+        """
+        # What is still being sent belongs to the earlier lines, so it has to arrive first.
+        self.close()
         self._drawn = set()
         self.write(kept)
 
     def write(self, lines: Sequence[Line]) -> None:
-        """Appends the numbers of epochs ("epoch" in the line) or steps."""
+        """Appends the numbers of epochs or of steps.
+
+        Args:
+            lines: The records. One with the name "epoch" is an epoch's, any other a step's.
+        """
         with self._lock:
             for line in lines:
                 axis = "epoch" if "epoch" in line else "step"
@@ -80,16 +92,17 @@ class Visdom:
         self._send()
 
     def images(self, images: ArrayLike, window: str = "images", columns: int = 8) -> None:
-        """Shows images in a grid; the newest take the place of those before.
+        """Shows images in a grid, instead of the images that the window showed before.
 
         Args:
-            images: (N, C, H, W) with one or three channels, uint8 or floats from 0 to 1.
-            window: its name and title.
-            columns: images in a row.
+            images: The images (N, C, H, W), with one or three channels, uint8 or floats from
+                0 to 1.
+            window: The name of the window, which is its title too.
+            columns: The number of images in a row.
 
         Raises:
-            TypeError: integers that are not uint8.
-            ValueError: another shape, or floats outside of 0 to 1.
+            TypeError: The images are integers other than uint8.
+            ValueError: The images have another shape, or floats outside of 0 to 1.
         """
         grid = _grid(np.asarray(images), columns)
         client, title = self._client, {"title": window}
@@ -98,11 +111,11 @@ class Visdom:
         self._send()
 
     def text(self, text: str, window: str = "text") -> None:
-        """Shows a text, which may be HTML, in place of the one before.
+        """Shows a text, instead of the text that the window showed before.
 
         Args:
-            text: what to show.
-            window: its name and title.
+            text: The text, which may be HTML.
+            window: The name of the window, which is its title too.
         """
         client, title = self._client, {"title": window}
         with self._lock:
@@ -110,7 +123,7 @@ class Visdom:
         self._send()
 
     def close(self) -> None:
-        """Waits until all is sent. More may be shown afterwards."""
+        """Waits until everything is sent. The object can be used again afterwards."""
         thread = self._thread
         if thread is not None:
             thread.join()
@@ -140,6 +153,8 @@ class Visdom:
             with self._lock:
                 points, self._points = self._points, {}
                 contents, self._contents = self._contents, {}
+                # Under the same lock as `_send` looks for a thread: what is added from now on
+                # starts a new one.
                 if not points and not contents:
                     self._thread = None
                     return
@@ -148,7 +163,7 @@ class Visdom:
                     self._append(*key, np.array(x), np.array(y))
                 for show in contents.values():
                     show()
-            except Exception as error:  # whatever it is, the run goes on
+            except Exception as error:  # an error of the display must not end the run
                 with self._lock:
                     self._lost, self._thread = error, None
                 return
@@ -175,11 +190,15 @@ class Visdom:
 
 
 def _connect(server: str, port: int, env: str) -> Any:
-    """Visdom's client, once the server has answered."""
+    """A client of Visdom, after the server has answered it.
+
+    Raises:
+        ConnectionError, ImportError, ValueError: The errors of `Visdom`.
+    """
     if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
         raise ValueError(f"port: {port!r}; accepted is an integer from 1 to 65535")
     parsed = urlparse(server if "://" in server else f"http://{server}")
-    has_port = ":" in parsed.netloc.rpartition("]")[2]  # not one of [::1]'s
+    has_port = ":" in parsed.netloc.rpartition("]")[2]  # a colon within [::1] is none of a port
     if not parsed.netloc or has_port or parsed.path.strip("/"):
         raise ValueError(
             f"server: {server!r}; accepted is an address such as 'http://localhost', without "
@@ -197,14 +216,15 @@ def _connect(server: str, port: int, env: str) -> Any:
     session = requests.Session()
 
     class Client(visdom.Visdom):  # type: ignore[misc]  # it has no types
-        """Visdom's own, which takes any answer for success and waits for it for ever."""
+        """Visdom's client with a time limit and a check of the answer, which it lacks."""
 
         def _handle_post(self, url: str, data: Any = None) -> str:
             answer = session.post(url, data=data or {}, timeout=_SECONDS)
             answer.raise_for_status()
             return str(answer.text)
 
-    # With send=True from the start it would listen to the server in a thread, or warn.
+    # With send=True from the start the client would listen to the server in a thread of its
+    # own, or print a warning.
     client = Client(
         server, port=port, env=env, send=False, use_incoming_socket=False, raise_exceptions=True
     )
@@ -221,7 +241,7 @@ def _connect(server: str, port: int, env: str) -> Any:
 
 
 def _reason(error: BaseException) -> BaseException:
-    """What Visdom's client hides behind "Error connecting to Visdom server"."""
+    """The cause of an error, which Visdom hides behind "Error connecting to Visdom server"."""
     return error.__context__ or error
 
 
