@@ -90,13 +90,13 @@ def machine() -> str:
     """One line that says where figures come from."""
     from experiments.harness.record import environment
 
-    facts = environment()
-    versions = ", ".join(f"{name} {facts[name]}" for name in ("jax", "flax", "optax", "numpy"))
+    about = environment()
+    versions = ", ".join(f"{name} {about[name]}" for name in ("jax", "flax", "optax", "numpy"))
     try:
         from importlib import metadata
 
         versions += f", torch {metadata.version('torch')}"
     except metadata.PackageNotFoundError:
         pass
-    where = f"{facts['processor']}, {os.cpu_count()} cores, {facts['device']}"
-    return f"{where}; Python {facts['python']}, {versions}"
+    where = f"{about['processor']}, {os.cpu_count()} cores, {about['device']}"
+    return f"{where}; Python {about['python']}, {versions}"

@@ -1,14 +1,14 @@
 """Pride and Prejudice as tensors: letters and words, one-hot and by embedding.
 
-One line of the book becomes 70 rows of 128 letters, and 11 rows of 7,261 words;
-then the same words by the lookup that a user would use instead: an embedding's
-weight at the words' indices, which equals the one-hot rows times the weight.
+The program and the figures are those of the notes on the book "Deep Learning with PyTorch"
+(docs/pages/book.md), called the document. One line of the novel becomes 70 rows of 128 letters,
+and 11 rows of 7,261 words. The same words follow by the lookup that a user would choose instead:
+an embedding's weight at the words' indices, which equals the one-hot rows times the weight.
 
     python -m experiments austen
 
-Result: every figure of the document holds. One of its 7,261 "words" is the file's
-byte order mark with the first word, since Python's utf8 keeps the mark; so it is
-counted here too.
+Result: every figure of the document holds. One of its 7,261 "words" is the first word of the
+file with the byte order mark, which Python's "utf8" does not remove; it is counted here too.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from jaxnet import data, nn, plots
 from jaxnet.random import Generator
 
 DATA = ("austen",)
-LINE = 200  # that the document looks at
+LINE = 200  # the line that the document encodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +35,14 @@ class Config(Settings):
     seed: Seed = 0
     """Seed of the embedding's weight."""
     dim: Count = 16
-    """Numbers a word in the embedding."""
+    """Size of the embedding of a word."""
 
 
 def clean_words(text: str) -> list[str]:
-    """Lower-case words without the punctuation around them, in order.
+    """The words of a text in order, in lower case and without the punctuation around them.
+
+    Args:
+        text: The text.
 
     >>> clean_words("“Impossible, Mr. Bennet!”")
     ['impossible', 'mr', 'bennet']
@@ -48,10 +51,15 @@ def clean_words(text: str) -> list[str]:
 
 
 def letters_one_hot(line: str, size: int = 128) -> np.ndarray:
-    """One row for each character with a 1 at its code, float32 (len(line), size).
+    """A one-hot row for each character of a line, float32 (len(line), size).
 
-    As in the document, the line is lowered and stripped of blanks around it first
-    (their rows stay zero, at the end), and characters beyond `size` count as 0.
+    As in the document, the line is first made lower case and stripped of the blanks around it
+    (the rows that are left over at the end are zero), and characters with codes from `size` on
+    count as code 0.
+
+    Args:
+        line: The line.
+        size: The number of character codes.
 
     >>> letters_one_hot(" Aé").argmax(axis=1)
     array([97,  0,  0])
@@ -63,7 +71,7 @@ def letters_one_hot(line: str, size: int = 128) -> np.ndarray:
 
 
 def main(config: Config, run: Run) -> None:
-    """Encodes the book."""
+    """Encodes the novel."""
     path = find("austen", config.data_dir)
     text = data.read_text(path)
     lines = text.split("\n")

@@ -1,12 +1,13 @@
 """Gradients of a linear model: jax.grad, the formulas by hand, and the printed figures.
 
-z = w x + b with the loss |z - y|^2 / 3, for tensors drawn from seed 1 as
-`torch.manual_seed(1)` draws them, without torch. By hand,
+The model and the figures are those of the short introduction to PyTorch (document 3 in
+docs/pages/book.md): z = w x + b with the loss |z - y|^2 / 3, for tensors that are drawn as
+after `torch.manual_seed(1)`, without torch. The formulas by hand are
 
     d loss / d w = -2 (y - b - w x) x^T / 3        d loss / d b = -2 (y - b - w x) / 3
 
-and then gradient descent along these gradients, as the document sets out to do. A second
-picture has the activation functions of the documents and their slopes, by jax.grad too.
+Gradient descent along these gradients follows, which the document announces. A second
+picture has the activation functions of all documents and their slopes, by jax.grad too.
 
     python -m experiments autograd
 
@@ -46,7 +47,13 @@ class Config(Training):
 
 
 def loss_of(params: dict[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
-    """Mean squared error of w x + b."""
+    """The mean squared error of w x + b.
+
+    Args:
+        params: The parameters, "w" (3, 5) and "b" (3, 1).
+        x: The input (5, 1).
+        y: The target (3, 1).
+    """
     return losses.mse_loss(params["w"] @ x + params["b"], y)
 
 
@@ -62,16 +69,23 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def plot_activations(path: Path) -> dict[str, dict[str, list[float]]]:
-    """Draws the activation functions and their slopes; gives both at -3, 0 and 3."""
+    """Draws the activation functions and their slopes.
+
+    Args:
+        path: Path of the PNG file.
+
+    Returns:
+        The values and slopes at -3, 0 and 3, by name of the function.
+    """
     x = jnp.linspace(-3, 3, 241)
-    places = jnp.array([-3.0, 0.0, 3.0])
+    inputs = jnp.array([-3.0, 0.0, 3.0])
     values, slopes, table = [], [], {}
     for name, activation in ACTIVATIONS.items():
         slope = jax.vmap(jax.grad(activation))
         values.append(plots.Series(name, x, activation(x)))
         slopes.append(plots.Series(name, x, slope(x)))
-        table[name] = {"value": activation(places).tolist(), "slope": slope(places).tolist()}
-    header = ["activation f", *(f"{f}({x:g})" for f in ("f", "f'") for x in places)]
+        table[name] = {"value": activation(inputs).tolist(), "slope": slope(inputs).tolist()}
+    header = ["activation f", *(f"{f}({x:g})" for f in ("f", "f'") for x in inputs)]
     cells = [
         [name, *(f"{v:.4f}" for row in both.values() for v in row)] for name, both in table.items()
     ]

@@ -11,7 +11,16 @@ __all__ = ["beats_line", "least_squares"]
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> np.ndarray:
-    """Predictions of the best straight line, in float64."""
+    """The predictions of linear least squares, computed in float64.
+
+    Args:
+        x: The inputs (N, D) to fit.
+        y: The targets (N,).
+        x_new: The inputs (M, D) to predict for.
+
+    Returns:
+        The predictions (M,).
+    """
     columns = [np.hstack([part, np.ones((len(part), 1))]).astype(np.float64) for part in (x, x_new)]
     return columns[1] @ np.linalg.lstsq(columns[0], y.astype(np.float64), rcond=None)[0]
 
@@ -19,13 +28,16 @@ def least_squares(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> np.ndarray
 def beats_line(error: np.ndarray, line: float, settings: Settings) -> dict[str, Any]:
     """The claim that the net's mean error is below the line's, with its verdict.
 
-    It is made for the experiment's own settings, whatever the seeds: a run cut short or with
-    another learning rate is a look, and not judged.
+    The claim is about the experiment's default settings, with any seeds: a shorter run, or
+    one with another learning rate, is not judged.
 
     Args:
-        error: The errors of the net, one a seed.
+        error: The errors of the net, one for each seed.
         line: The error of the line.
         settings: The settings of this run.
+
+    Returns:
+        A row with a "verdict" for the record.
     """
     other = [
         "--" + name.replace("_", "-")

@@ -17,15 +17,18 @@ _COLUMNS = [
 
 
 def read_bikes(path: Path) -> data.Table:
-    """The table of (hours, 17): 0 to 23 in turn, day after day.
+    """The table of the bike sharing data, (hours, 17), with the hours 0 to 23 of every day.
 
-    The date becomes the day of the month, as in the document. One day of the book's file is
-    put together from two: 13 hours of 29 October 2012 and 11 of the 30th.
+    The date becomes the day of the month, as in the document. One day of the book's file
+    consists of two: 13 hours of 29 October 2012 and 11 of the 30th.
+
+    Args:
+        path: Path of the file hour-fixed.csv of the book "Deep Learning with PyTorch".
 
     Raises:
-        ValueError: Besides what `data.read_table` refuses: a day lacks an hour, as in
-            UCI's own hour.csv (hour-fixed.csv has them filled in), is there twice or
-            not in its place; a date is not written as 2011-01-31; the weather is not
+        ValueError: `data.read_table` refuses the file; a day lacks an hour, as in
+            UCI's own hour.csv (hour-fixed.csv has them filled in); a day is there twice or
+            in the wrong order; a date is not written like 2011-01-31; or the weather is not
             one of the four kinds.
     """
     table = data.read_table(path, columns=_COLUMNS, converters={"dteday": _day_number})
@@ -49,7 +52,7 @@ def read_bikes(path: Path) -> data.Table:
     if len(hours) % 24:
         raise ValueError(f"{path}: the last day ends after hour {hours[-1]:g}")
     later = np.diff(dates, prepend=dates[0] - 1)
-    # Midnight comes with the next date; one more date within a day is the book's own.
+    # The date changes at midnight; the book's file has one more change within a day.
     refuse(
         (later < (hours == 0)) | (later > 1),
         lambda row: (
@@ -69,4 +72,5 @@ def read_bikes(path: Path) -> data.Table:
 
 
 def _day_number(date: str) -> float:
-    return datetime.date.fromisoformat(date.strip()).toordinal()  # float32 holds it: below 2^24
+    # The number is below 2^24, so that float32 represents it exactly.
+    return datetime.date.fromisoformat(date.strip()).toordinal()

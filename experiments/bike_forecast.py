@@ -1,8 +1,8 @@
 """The next hour's bikes from the day before it: a small net against a straight line.
 
-For every hour, 24 hours of bikes, weather, temperature, and the clock are given; the
-bikes of the 25th hour are asked for. The last fifth of the two years is held out
-(no shuffled split: tomorrow is not known today). The baseline is linear least
+The inputs are 24 hours of bikes, weather, temperature, and time of day; the target is the
+number of bikes in the 25th hour. The last fifth of the two years is held out (a shuffled split
+would train on hours after those that are predicted). The baseline is linear least
 squares on the same inputs; repeating the last hour is shown beside it.
 
     python -m experiments bike_forecast
@@ -36,18 +36,28 @@ class Config(Training):
     epochs: Count = 20
     """Passes over the training hours."""
     seeds: Count = 3
-    """How many runs, from --seed on."""
+    """Number of runs, from --seed on."""
     lr: Positive = 1e-3
     """Learning rate of Adam."""
     past: Count = 24
-    """Hours that a forecast is made from."""
+    """Number of hours in the inputs of a forecast."""
 
 
 def inputs_and_targets(table: data.Table, past: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windows (N, past * channels), the following hour's count (N,), and the last one seen."""
+    """The inputs and targets of all forecasts.
+
+    Args:
+        table: The table of `read_bikes`.
+        past: The number of hours in the inputs.
+
+    Returns:
+        The inputs (N, past * channels), the bikes of the next hour (N,), and the bikes of the
+        last hour of the inputs (N,).
+    """
     counts = table.column("cnt")
     clock = 2 * np.pi * table.column("hr") / 24
-    known = counts[: len(counts) * 4 // 5]  # the scale too is what is known by then
+    # Scaled by the training hours only, since the later hours are held out.
+    known = counts[: len(counts) * 4 // 5]
     if not known.max() > 0:
         raise ValueError(f"column 'cnt': no bikes in the first {len(known)} hours")
     channels = [counts / known.max(), np.sin(clock), np.cos(clock)]
@@ -65,10 +75,16 @@ def train_net(
     seed: int,
     config: Config,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Trains the net on inputs and targets (N, 1).
+    """Trains the net from one seed.
+
+    Args:
+        training: The inputs (N, D) and targets (N, 1) to train on.
+        testing: The inputs and targets of the held-out hours.
+        seed: The seed of the initial weights and the order.
+        config: The settings.
 
     Returns:
-        The mean squared error on the held-out hours after each epoch, and the forecast of them.
+        The mean squared error on the held-out hours after each epoch, and their forecast.
     """
     generator = Generator(seed)
     model = nn.Sequential(
@@ -138,7 +154,12 @@ def main(config: Config, run: Run) -> None:
 
 
 def rmse(forecast: np.ndarray, counted: np.ndarray) -> float:
-    """The root mean square error."""
+    """The root mean square error of a forecast.
+
+    Args:
+        forecast: The forecast (N,).
+        counted: The counted bikes (N,).
+    """
     return float(np.sqrt(np.mean((forecast - counted) ** 2)))
 
 

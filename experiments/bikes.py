@@ -1,8 +1,9 @@
 """Two years of shared bikes: hours into days, weather one-hot, temperature scaled.
 
-17,520 hours with 17 columns become (730, 17, 24): days, channels, hours. Weather
-comes as four channels of 0 and 1, or as one channel from 0 to 1. The document
-scales the temperature by (x - min) / (min - min), a slip that gives only nan and
+The program and the figures are those of the notes on the book "Deep Learning with PyTorch"
+(docs/pages/book.md), called the document. 17,520 hours with 17 columns become (730, 17, 24):
+days, channels, hours. The weather becomes four channels of 0 and 1, or one channel from 0 to 1.
+The document scales the temperature by (x - min) / (min - min), an error that gives only nan and
 inf; its text says 0 to 1, so here it is (x - min) / (max - min).
 
     python -m experiments bikes
@@ -32,12 +33,20 @@ class Config(Settings):
 
 
 def weather_one_hot(daily: np.ndarray, channel: int) -> np.ndarray:
-    """The weather of (N, C, 24), a channel of 1 to 4, as four channels of 0 and 1: (N, 4, 24)."""
+    """The weather as four channels of 0 and 1, (N, 4, 24).
+
+    Args:
+        daily: The days (N, C, 24).
+        channel: The number of the channel of the weather, with values 1 to 4.
+    """
     return data.one_hot(daily[:, channel] - 1, 4, daily.dtype).transpose(0, 2, 1)
 
 
 def scale_to_unit(values: np.ndarray) -> np.ndarray:
-    """(x - min) / (max - min): onto 0 to 1.
+    """Values scaled to the range from 0 to 1: (x - min) / (max - min).
+
+    Args:
+        values: The values, of any shape.
 
     Raises:
         ValueError: All values are the same.
@@ -49,7 +58,7 @@ def scale_to_unit(values: np.ndarray) -> np.ndarray:
 
 
 def main(config: Config, run: Run) -> None:
-    """Shapes the series."""
+    """Reshapes and scales the series."""
     path = find("bikes", config.data_dir)
     table = read_bikes(path)
     hours = table.values

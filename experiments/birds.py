@@ -19,7 +19,7 @@ CLASSES = ("airplane", "bird")
 EVALUATION_BATCH = 500
 
 Rows = tuple[Any, Any]
-"""Inputs and classes."""
+"""Inputs (N, ...) and classes (N,)."""
 
 
 def two_classes(
@@ -28,12 +28,12 @@ def two_classes(
     """The airplanes (0) and birds (1) of a split.
 
     Args:
-        split: "train" or "test".
-        data_dir: A folder to look for CIFAR-10 in first.
+        split: The split, "train" or "test".
+        data_dir: Path of a folder that is searched for CIFAR-10 first.
 
     Returns:
-        The images as stored, uint8 (N, 32, 32, 3); and what a net takes: inputs, float32
-        (N, 3, 32, 32), and classes, int32 (N,).
+        The images as stored, uint8 (N, 32, 32, 3); and the rows for a net: inputs, float32
+        (N, 3, 32, 32), normalised, and classes, int32 (N,).
     """
     everything = data.load("cifar10", split=split, data_dir=data_dir)
     wanted = [everything.classes.index(name) for name in CLASSES]
@@ -47,10 +47,10 @@ class Trainer:
     """A net, an optimizer and a loss on the two classes; compiled once for all seeds.
 
     Args:
-        build: A function of `rngs` that gives the net.
+        build: A function of `rngs` that makes the net.
         optimizer: An optimizer of `jaxnet.optim`.
         training: The rows to train on.
-        validation: The rows that every epoch is measured on.
+        validation: The rows on which the net is measured after every epoch.
         loss: A function of (model, batch) with the metric "accuracy"; cross entropy if None.
     """
 
@@ -69,7 +69,12 @@ class Trainer:
         self.eval_step = train.make_eval_step(loss)
 
     def accuracy(self, state: Any, rows: Rows) -> float:
-        """The fraction of rows that a state gets right, in eval mode."""
+        """The fraction of rows that a state classifies correctly, in evaluation mode.
+
+        Args:
+            state: The training state.
+            rows: The rows.
+        """
         measured = train.evaluate(
             state, self.eval_step, rows, batch_size=EVALUATION_BATCH, quiet=True
         )
@@ -85,19 +90,19 @@ class Trainer:
     ) -> train.Result:
         """One run: the PyTorch program's after torch.manual_seed(seed).
 
-        Every epoch's line of the history has "loss", "val_accuracy" and "seconds"; those of the
-        first, each tenth and the last have "train_accuracy" too, of the net as it is then.
+        The history has "loss", "val_accuracy" and "seconds" for every epoch, and for the first,
+        each tenth and the last epoch also "train_accuracy", of the net after the epoch.
 
         Args:
             seed: The seed of the initial weights and of every epoch's order.
-            epochs: Passes over the training rows.
-            batch_size: Rows a step.
+            epochs: The number of passes over the training rows.
+            batch_size: The number of rows in a step.
             callbacks: Functions that are called before the training rows are measured.
             **options: Further arguments of `train.fit`.
 
         Raises:
             ValueError: The loss is not finite.
-            KeyboardInterrupt: Ctrl-C; what a checkpoint folder holds is whole.
+            KeyboardInterrupt: The user pressed Ctrl-C; checkpoints are complete.
         """
 
         def measure(report: train.EpochReport) -> None:
@@ -129,7 +134,11 @@ class Trainer:
 
 
 def curves(result: train.Result) -> dict[str, Any]:
-    """What a record keeps of a run: "train_loss" and others by epoch, and seconds in all."""
+    """The figures of a run for the record: "train_loss" and others by epoch, and the seconds.
+
+    Args:
+        result: The result of the run.
+    """
     names = {"train_loss": "loss", "train_accuracy": "train_accuracy", "val_loss": "val_loss",
              "val_accuracy": "val_accuracy"}  # fmt: skip
     kept: dict[str, Any] = {
@@ -141,13 +150,13 @@ def curves(result: train.Result) -> dict[str, Any]:
 
 
 def plot_images(path: Path, model: Any, pictures: np.ndarray, validation: Rows) -> None:
-    """Draws the first images of the validation rows, six of each class, with the net's verdicts.
+    """Draws the first validation images, six of each class, with the net's answers.
 
     Args:
         path: Path of the PNG file.
         model: The net.
-        pictures: The images as stored.
-        validation: Their inputs and classes.
+        pictures: The validation images as stored, uint8 (N, 32, 32, 3).
+        validation: The inputs and classes of these images.
     """
     inputs, labels = validation
     labels = np.asarray(labels)

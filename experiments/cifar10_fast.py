@@ -1,16 +1,16 @@
 """CIFAR-10, all ten classes, in as few minutes as the machine allows.
 
-Beyond the documents: the ideas of the airbench line of work (K. Jordan, "94% on CIFAR-10
-in 3.29 seconds on a single GPU", 2024, and its later form with Muon), written anew:
+This experiment rebuilds no document. It has the ideas of airbench (K. Jordan, "94% on CIFAR-10
+in 3.29 seconds on a single GPU", 2024, and its later version with Muon), written anew:
 
-- a first layer that whitens 2 x 2 patches, its filters from the data and frozen;
-- three blocks of two convolutions, GELU, batch norm with a fast memory and no scale,
-  weights that begin as the identity, and scores divided by nine;
-- Muon for the filters, each held at length one; Nesterov SGD for the rest, its learning rate
-  and decay stated an image, not a step, with biases that learn faster. All fall linearly to 0;
-- label smoothing, random shifts into reflected borders, and flips that alternate: a coin
-  decides an image's first epoch, then every epoch has the other side. All of it on the
-  device, inside the compiled step;
+- a first layer that whitens patches of 2 x 2 pixels, with frozen filters from the data;
+- three blocks of two convolutions, GELU, batch norm with quickly changing running statistics
+  and no scale, initial weights of the identity, and scores divided by nine;
+- Muon for the filters, each kept at length one; Nesterov SGD for the rest, with a learning rate
+  and decay given per image and not per step, higher for biases. All fall linearly to 0;
+- label smoothing, random shifts into reflected borders, and alternating flips: a random bit
+  decides whether an image is mirrored in the first epoch, and then it is mirrored in every
+  other epoch. All of it runs on the device, inside the compiled step;
 - scores averaged over the test image, its mirror image, and both shifted by a pixel.
 
     python -m experiments cifar10_fast                 # a seventh of the work, for CPUs
@@ -19,7 +19,7 @@ in 3.29 seconds on a single GPU", 2024, and its later form with Muon), written a
     python -m experiments cifar10_fast --width 64 --epochs 9                    # 94 %
     python -m experiments cifar10_fast --width 64 --epochs 8 --batch-size 2000 --lr 0.24
 
-The last one has airbench's own batches, epochs and rate; for a GPU add `--dtype bfloat16`.
+The last command has airbench's batches, epochs and rate; for a GPU add `--dtype bfloat16`.
 
 Results on two CPU cores, mean ± standard deviation of seeds 0 to 2: with `--width 64
 --epochs 9`, 94.15 ± 0.12 % of the test images are right after 24.4 ± 0.3 minutes of training
@@ -47,12 +47,12 @@ from jaxnet.random import Generator
 DATA = ("cifar10",)
 FILTER_MOMENTUM = 0.6
 MOMENTUM = 0.85  # of the head and the biases
-HEAD_LR = 6.0  # of 1,024 images, all that momentum adds to it included
-BIAS_SCALE = 64.0  # how much faster biases learn than the head
-DECAY = 0.013  # the share of the head and the biases that 1,024 images take away at first
+HEAD_LR = 6.0  # learning rate per 1,024 images, with the factor that momentum adds
+BIAS_SCALE = 64.0  # the biases' learning rate divided by the head's
+DECAY = 0.013  # weight decay of the head and the biases per 1,024 images, at first
 SMOOTHING = 0.2
-WHITENED = 2_000  # images that the first layer's filters come from
-SHIFT = 2  # pixels at most
+WHITENED = 2_000  # the number of images from which the first layer's filters come
+SHIFT = 2  # the largest shift in pixels
 TEST_BATCH = 400
 
 
@@ -63,17 +63,17 @@ class Config(Training):
     epochs: Count = 5
     """Passes over the 50,000 images."""
     seeds: Count = 1
-    """How many runs, from --seed on."""
+    """Number of runs, from --seed on."""
     width: Count = 32
     """Channels of the first block; the other two have four times as many."""
     batch_size: Count = 512
     """Images a step; multiples of 16 are fast on CPUs."""
     lr: Positive = 0.12
-    """Muon's first rate: by which share of its size a filter moves in a step."""
+    """Muon's first learning rate: the share of its length by which a filter changes in a step."""
     images: int = 50_000
     """Training images; fewer for a look."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the net's arithmetic; bfloat16 is for GPUs."""
+    """Dtype of the net's arithmetic; bfloat16 is for GPUs."""
 
     def validate(self) -> None:
         super().validate()
@@ -84,16 +84,17 @@ class Config(Training):
 
 
 def whitening_filters(images: np.ndarray, size: int = 2, eps: float = 5e-4) -> np.ndarray:
-    """Filters whose outputs, over all patches of the images, are uncorrelated and of one size.
+    """Filters whose outputs over all patches of the images are uncorrelated, with variance 1.
 
     Args:
-        images: (N, C, H, W), normalised.
-        size: of the square patches.
-        eps: added to the variances, so that what is almost constant is not blown up.
+        images: The images (N, C, H, W), normalised.
+        size: The side of the square patches in pixels.
+        eps: A number added to the variances, so that noise of almost constant directions is
+            not amplified.
 
     Returns:
-        (2 C size^2, C, size, size): each filter and its negative, as the activation
-        that follows keeps one side only.
+        The filters (2 C size^2, C, size, size): each of them and its negative, since the
+        activation that follows passes positive outputs only.
     """
     windows = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(2, 3))
     columns = images.shape[1] * size * size
@@ -115,7 +116,7 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(n_out, momentum=0.4)
         self.activation = nn.GELU()
         for conv in (self.conv1, self.conv2):
-            # The first outputs begin as copies of the inputs, the others at random.
+            # The first output channels begin as copies of the inputs; the others are random.
             same = min(conv.weight.shape[:2])
             copies = jnp.zeros((same, *conv.weight.shape[1:])).at[:, :same, 1, 1].set(jnp.eye(same))
             conv.weight[...] = conv.weight[...].at[:same].set(copies)
@@ -129,9 +130,9 @@ class Net(nn.Module):
     """Whitening, three blocks, one linear layer: images (N, 3, 32, 32) to scores (N, 10).
 
     Args:
-        width: channels of the first block.
-        filters: of the first layer, `whitening_filters`.
-        rngs: draws the other weights.
+        width: The number of channels of the first block.
+        filters: The filters of the first layer, from `whitening_filters`.
+        rngs: The generator of the other weights.
     """
 
     def __init__(self, width: int, filters: np.ndarray, *, rngs: nn.init.Rngs) -> None:
@@ -152,7 +153,11 @@ class Net(nn.Module):
 
 
 def of_filters(optimizer: optim.Optimizer) -> optim.Optimizer:
-    """An optimizer of matrices for filters (O, C, h, w), a row each, held at length 1 (RMS)."""
+    """An optimizer for filters (O, C, h, w) that keeps them at length 1 (RMS).
+
+    Args:
+        optimizer: An optimizer of matrices, which is given a row for each filter.
+    """
 
     def matrices(filters: Any) -> Any:
         return jax.tree.map(lambda p: p.reshape(len(p), -1), filters)
@@ -172,10 +177,15 @@ def of_filters(optimizer: optim.Optimizer) -> optim.Optimizer:
 def make_optimizer(lr: float, batch_size: int, steps: int) -> optim.Optimizer:
     """Muon for the filters, Nesterov SGD for the head and the biases, falling linearly to 0.
 
-    The whitening filters and the norms' scales are frozen. One gradient of SGD acts
+    The whitening filters and the norms' scales are frozen. With momentum, one gradient acts
     1 / (1 - momentum) times in all, so the rate of a step is HEAD_LR times the batch's share
-    of 1,024 images times (1 - momentum). SGD multiplies its decay with the rate; dividing by
-    HEAD_LR takes that out again.
+    of 1,024 images times (1 - momentum). SGD multiplies its decay by the rate, so the decay is
+    divided by HEAD_LR here.
+
+    Args:
+        lr: The first learning rate of Muon.
+        batch_size: The number of images in a step.
+        steps: The number of all steps.
     """
     rate = HEAD_LR * batch_size / 1024 * (1 - MOMENTUM)
 
@@ -195,7 +205,7 @@ MOVE = transforms.RandomCrop(32, padding=SHIFT, padding_mode="reflect")
 
 
 def training_loss(model: Any, batch: Any) -> Any:
-    """Of images as they are stored, (N, 32, 32, 3) in 0..255, and whether to mirror each."""
+    """The loss of a batch: images as stored, uint8 (N, 32, 32, 3), classes (N,), flips (N,)."""
     images, classes, mirrored = batch
     key = nn.next_key()
     images = PREPARE(key, images)
@@ -209,13 +219,28 @@ test_loss = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy
 
 
 def alternating(images: Any, classes: Any, seed: int) -> Callable[[int], Any]:
-    """The rows of each epoch: images, classes, and which are mirrored."""
+    """A function of the epoch's number that gives the rows: images, classes, and flips.
+
+    Args:
+        images: The images as stored, uint8 (N, 32, 32, 3).
+        classes: The classes (N,).
+        seed: The seed of the flips in the first epoch.
+    """
     first = jax.random.bernoulli(jax.random.key(seed), shape=(len(classes),))
     return lambda epoch: (images, classes, first ^ (epoch % 2 == 1))
 
 
 def accuracies(state: Any, rows: Any) -> dict[str, float]:
-    """On the test images: plain, averaged with the mirror images, and with both shifted too."""
+    """The accuracy on the test images by three ways of averaging the scores.
+
+    Args:
+        state: The training state.
+        rows: The normalised test images (N, 3, 32, 32) and classes (N,).
+
+    Returns:
+        The accuracy of the image alone, "plain"; averaged with its mirror image, "mirrored";
+        and averaged with both shifted by a pixel too, "shifted".
+    """
     images, classes = rows
     predict = jax.jit(train.make_predict())
     parts: dict[str, list[metrics.Mean]] = {"plain": [], "mirrored": [], "shifted": []}
@@ -317,7 +342,7 @@ def _plot(path: Any, runs: dict[int, dict[str, Any]]) -> None:
 
 
 def _plot_filters(path: Any, filters: np.ndarray) -> None:
-    """The first half of the filters, each scaled to its own range; the rest are negatives."""
+    """Draws the first half of the filters, each in its own range; the rest are negatives."""
     half = filters[: len(filters) // 2].transpose(0, 2, 3, 1)  # (n, size, size, 3)
     largest = np.abs(half).max(axis=(1, 2, 3), keepdims=True)
     pictures = (127.5 + 127.5 * half / largest).astype(np.uint8)

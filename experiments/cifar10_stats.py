@@ -1,7 +1,8 @@
 """CIFAR-10: mean and deviation of each channel, and the normalised images they give.
 
-The numbers that every CIFAR-10 program normalises with, from the 50,000 training
-images, exactly: counted from the bytes, not summed in float32.
+The numbers that CIFAR-10 programs normalise with, from the 50,000 training images. They are
+computed exactly, by counting the values of the bytes and not by adding in float32. The document
+is the notes on the book "Deep Learning with PyTorch" (docs/pages/book.md).
 
     python -m experiments cifar10_stats
 
@@ -43,7 +44,7 @@ def main(config: Config, run: Run) -> None:
     chosen = [number, *(int(np.argmax(training.labels == c)) for c in range(10))]
     pictures = training.images[chosen]
     normalized = data.normalize(data.to_tensor(pictures), mean.tolist(), std.tolist())
-    # What the document shows: outside of 0 to 1, a picture is drawn black or white.
+    # Like the document's picture: values outside of 0 to 1 are drawn black or white.
     clipped = (255 * np.clip(normalized, 0, 1)).astype(np.uint8).transpose(0, 2, 3, 1)
     titles = [f"{i}: {training.classes[training.labels[i]]}" for i in chosen]
     plots.save_images(

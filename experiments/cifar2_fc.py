@@ -1,9 +1,10 @@
 """Bird or airplane: what fully connected nets make of the pixels of 10,000 images.
 
-The document's net of 3,072 pixels, 512 tanh units and 2 log-probabilities, trained by
-SGD with lr 1e-2: on one image a step in the order of the files, on two and on 64
-shuffled ones; and its deeper net of four layers. NLLLoss of LogSoftmax and
-CrossEntropyLoss of the scores are one function: both are computed and compared.
+The nets are those of the notes on the book "Deep Learning with PyTorch" (docs/pages/book.md),
+called the document. A net of 3,072 pixels, 512 tanh units and 2 log-probabilities is trained by
+SGD with lr 1e-2, on one image a step in the order of the files, and on 2 and 64 shuffled images
+a step; a deeper net has four layers. NLLLoss of LogSoftmax and CrossEntropyLoss of the scores
+are the same function: both are computed and compared.
 
     python -m experiments cifar2_fc                          # five epochs, under a minute
     python -m experiments cifar2_fc --epochs 100 --seeds 5   # the document's; an hour or two
@@ -11,10 +12,10 @@ CrossEntropyLoss of the scores are one function: both are computed and compared.
 A run that is stopped or killed loses at most five epochs: the same command goes on.
 
 The document prints its losses and its validation accuracy, 0.8235, under a listing with
-two images a step. They are those of 64: that net ends at 0.8178 ± 0.0024 with a training
-loss of 0.017 (five seeds, 48 of 48 figures hold), the one with two images at
-0.7775 ± 0.0039 and 0.24. (A test holds its steps against PyTorch's.) Table: results/cifar2_fc.md
-(two CPU cores of an AMD EPYC).
+two images a step, but these figures are those of 64 images a step. Result: the net with 64 images
+a step ends at 0.8178 ± 0.0024 with a training loss of 0.017 (five seeds, 48 of 48 figures hold),
+the net with two images a step at 0.7775 ± 0.0039 and 0.24. (A test compares its steps with
+PyTorch's.) Table: experiments/results/cifar2_fc.md (two CPU cores of an AMD EPYC).
 """
 
 import dataclasses
@@ -34,12 +35,12 @@ from jaxnet import data, losses, metrics, nn, optim, plots, train
 from jaxnet.random import Generator
 
 DATA = ("cifar10",)
-IMAGE = 99  # of CIFAR-10, an automobile: the only one that the document calls `img`
-UNTRAINED = 30  # nets whose loss on it is held against the document's
+IMAGE = 99  # an automobile of CIFAR-10: the only image that the document calls `img`
+UNTRAINED = 30  # the number of untrained nets whose losses on it are compared with the document's
 
 
 def fully_connected(*, rngs: nn.init.Rngs) -> nn.Sequential:
-    """The document's net, with log-probabilities."""
+    """The document's net: pixels (N, 3072) to log-probabilities (N, 2)."""
     return nn.Sequential(
         nn.Linear(3072, 512, rngs=rngs),
         nn.Tanh(),
@@ -49,7 +50,7 @@ def fully_connected(*, rngs: nn.init.Rngs) -> nn.Sequential:
 
 
 def deeper(*, rngs: nn.init.Rngs) -> nn.Sequential:
-    """The document's second net."""
+    """The document's second net, of four linear layers: (N, 3072) to (N, 2)."""
     return nn.Sequential(
         nn.Linear(3072, 1024, rngs=rngs),
         nn.Tanh(),
@@ -64,15 +65,15 @@ def deeper(*, rngs: nn.init.Rngs) -> nn.Sequential:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A net and how it is trained.
+    """A net and the settings of its training.
 
     Attributes:
-        words: for tables and pictures.
-        build: the net.
-        batch_size: images a step.
-        shuffle: whether each epoch has an order of its own.
-        most_epochs: it is not trained for more.
-        section: of the ledger, with the document's figures of it.
+        words: The name of the trial in tables and pictures.
+        build: A function of `rngs` that makes the net.
+        batch_size: The number of images in a step.
+        shuffle: Whether each epoch has an order of its own.
+        most_epochs: The largest number of epochs, whatever --epochs says.
+        section: The section of the ledger with the document's figures, or None.
     """
 
     words: str
@@ -88,7 +89,7 @@ TRIALS: dict[Name, Trial] = {
     "sixty_four": Trial(
         "3072-512-2, batch 64", fully_connected, 64, section="cifar2.fully_connected"
     ),
-    # The document shows twelve epochs of it, and that they lead nowhere.
+    # The document shows twelve epochs of this trial, in which the loss does not fall.
     "one": Trial(
         "3072-512-2, batch 1, in order", fully_connected, 1, False, 12, "cifar2.one_by_one"
     ),
@@ -104,9 +105,9 @@ class Config(Training):
     epochs: Count = 5
     """Passes over the 10,000 images; at most 12 of one image a step, 30 of the deeper net."""
     seeds: Count = 1
-    """How many runs of each, from --seed on; three or more are held against the document."""
+    """Number of runs of each trial; three or more are compared with the document's."""
     trials: tuple[Name, ...] = ("sixty_four", "one", "deeper", "two")
-    """Which nets to train; `sixty_four` and `one` have figures."""
+    """Trials to run; `sixty_four` and `one` have figures in the document."""
 
     def validate(self) -> None:
         super().validate()
@@ -117,7 +118,7 @@ class Config(Training):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Last(metrics.Metric):
-    """The value of the last step: what a PyTorch loop prints after an epoch."""
+    """A metric that keeps the value of the last step, as PyTorch's loop prints it."""
 
     value: jax.Array
 
@@ -129,7 +130,7 @@ class Last(metrics.Metric):
 
 
 def nll_loss(model: Any, batch: Any) -> Any:
-    """NLLLoss of a net that gives log-probabilities."""
+    """The loss of a net that returns log-probabilities: NLLLoss, with the accuracy."""
     images, classes = batch
     outputs = model(images)
     value = losses.nll_loss(outputs, classes)
@@ -140,7 +141,12 @@ def nll_loss(model: Any, batch: Any) -> Any:
 
 
 def both_forms(seed: int, rows: birds.Rows) -> float:
-    """How far NLLLoss(LogSoftmax) and CrossEntropyLoss are apart in loss and gradient."""
+    """The largest difference between NLLLoss(LogSoftmax) and CrossEntropyLoss.
+
+    Args:
+        seed: The seed of the initial weights.
+        rows: The rows on which the losses and their gradients are compared.
+    """
     images, classes = rows
     nets = fully_connected(rngs=Generator(seed)), fully_connected(rngs=Generator(seed))[:-1]
     criteria = nn.NLLLoss(), nn.CrossEntropyLoss()
@@ -158,7 +164,7 @@ def both_forms(seed: int, rows: birds.Rows) -> float:
 
 
 def untrained_losses(config: Config) -> list[float]:
-    """The loss of nets of several seeds on one image and its label, before any training."""
+    """The losses of untrained nets of several seeds on one image and its label."""
     everything = data.load("cifar10", split="train", data_dir=config.data_dir)
     image = data.to_tensor(everything.images[IMAGE : IMAGE + 1])
     pixels = data.normalize(image, birds.MEAN, birds.STD).reshape(1, 3072)
@@ -248,8 +254,8 @@ def _plot(path: Any, outcomes: dict[str, dict[int, dict[str, Any]]]) -> None:
                 printed.append(plots.Series(hidden + trial.words, epochs, values, style))
         if trial.section:
             figures = ledger.documented(trial.section).items()
-            places = [(int(k.split(".")[1]) + 1, float(v)) for k, v in figures if "." in k]
-            x, y = zip(*[(i, v) for i, v in places if i <= max(epochs)], strict=True)
+            points = [(int(k.split(".")[1]) + 1, float(v)) for k, v in figures if "." in k]
+            x, y = zip(*[(i, v) for i, v in points if i <= max(epochs)], strict=True)
             marks = "k." if name == "sixty_four" else "kx"
             printed.append(plots.Series(f"document, batch {trial.batch_size}", x, y, marks))
     panels = [plots.Panel("Validation", "epoch", "fraction right", accuracy)]

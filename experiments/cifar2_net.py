@@ -1,8 +1,9 @@
 """Bird or airplane: a small convolutional net on 10,000 images of CIFAR-10.
 
-Two convolutions, two max pools, two linear layers (18,090 parameters); SGD with
-lr 1e-2 on shuffled batches of 64, cross entropy. With `--seed S` the run is the
-PyTorch program's after torch.manual_seed(S): same initial weights, same batches.
+The net and the figures are those of the notes on the book "Deep Learning with PyTorch"
+(docs/pages/book.md), called the document: two convolutions, two max pools, two linear layers
+(18,090 parameters); SGD with lr 1e-2 on shuffled batches of 64, cross entropy. With `--seed S`
+the run is the PyTorch program's after torch.manual_seed(S): same initial weights, same batches.
 
     python -m experiments cifar2_net --seeds 5
     python -m experiments cifar2_net --epochs 2      # a look, in seconds
@@ -33,8 +34,8 @@ from jaxnet.random import Generator
 
 DATA = ("cifar10",)
 FILTERS = {
-    "all 1/9": [[1 / 9] * 3] * 3,  # a blur: each pixel the mean of its neighbours
-    "-1 0 1": [[-1.0, 0.0, 1.0]] * 3,  # vertical edges: right neighbours less left ones
+    "all 1/9": [[1 / 9] * 3] * 3,  # a blur: each pixel becomes the mean of its neighbours
+    "-1 0 1": [[-1.0, 0.0, 1.0]] * 3,  # vertical edges: the right less the left neighbours
 }
 
 
@@ -45,17 +46,17 @@ class Config(Training):
     epochs: Count = 100
     """Passes over the 10,000 images."""
     seeds: Count = 1
-    """How many runs, from --seed on; three or more are held against the document."""
+    """Number of runs, from --seed on; three or more are compared with the document's."""
     lr: Positive = 1e-2
     """Learning rate of SGD."""
     batch_size: Count = 64
     """Images a step."""
     form: Literal["module", "functional"] = "module"
-    """How the net is written: layers as modules, or functions where there is no parameter."""
+    """Form of the net: all layers as modules, or functions where there is no parameter."""
 
 
 class Net(nn.Module):
-    """The document's net, every layer a module."""
+    """The document's net with a module for every layer: images (N, 3, 32, 32) to (N, 2)."""
 
     def __init__(self, *, rngs: nn.init.Rngs) -> None:
         self.conv1 = nn.Conv2d(3, 16, kernel_size=3, padding=1, rngs=rngs)
@@ -77,7 +78,7 @@ class Net(nn.Module):
 
 
 class FunctionalNet(nn.Module):
-    """The same net with functions for what has no parameters."""
+    """The same net with functions for the layers without parameters."""
 
     def __init__(self, *, rngs: nn.init.Rngs) -> None:
         self.conv1 = nn.Conv2d(3, 16, kernel_size=3, padding=1, rngs=rngs)
@@ -146,7 +147,11 @@ def main(config: Config, run: Run) -> None:
 
 
 def shapes(image: jax.Array) -> dict[str, Any]:
-    """What the document prints on its way to the net, for one image (1, 3, 32, 32)."""
+    """The shapes that the document prints on its way to the net.
+
+    Args:
+        image: An image (1, 3, 32, 32).
+    """
     conv = nn.Conv2d(3, 16, kernel_size=3, rngs=Generator(0))
     padded = nn.Conv2d(3, 1, kernel_size=3, padding=1, rngs=Generator(0))
     print(f"3 x 3 convolution: {conv(image).shape}; with padding=1: {padded(image).shape}")
@@ -161,7 +166,12 @@ def shapes(image: jax.Array) -> dict[str, Any]:
 
 
 def as_sequence(between: Sequence[nn.Module]) -> nn.Sequential:
-    """The document's first attempt at the net, with what is given before the linear layers."""
+    """The document's first attempt at the net, one nn.Sequential.
+
+    Args:
+        between: Modules between the convolutions and the linear layers, where the document
+            forgets nn.Flatten.
+    """
     rngs = Generator(0)
     return nn.Sequential(
         nn.Conv2d(3, 16, kernel_size=3, padding=1, rngs=rngs),
@@ -178,7 +188,14 @@ def as_sequence(between: Sequence[nn.Module]) -> nn.Sequential:
 
 
 def loaded_gives_the_same(path: Path, config: Config, model: Any, inputs: jax.Array) -> bool:
-    """Whether a net that began from another seed answers as this one, once it is loaded."""
+    """Whether a net of another seed gives a model's answers after it has loaded its weights.
+
+    Args:
+        path: Path of the file with the model's weights.
+        config: The settings, for the form of the net.
+        model: The model.
+        inputs: Images (N, 3, 32, 32), of which the first are compared.
+    """
     fresh: Any = FORMS[config.form](rngs=Generator((config.seed + config.seeds) % 2**32))
     fresh.eval()
     weights.load_state_dict(fresh, weights.load(path))
@@ -190,11 +207,11 @@ def filtered(image: jax.Array, kernel: Any) -> jax.Array:
     """A convolution to one channel with a filter set by hand, the same for all channels.
 
     Args:
-        image: (1, 3, H, W).
-        kernel: (3, 3).
+        image: An image (1, 3, H, W).
+        kernel: The filter, nested lists of 3 by 3 numbers.
 
     Returns:
-        (1, 1, H, W).
+        The filtered image (1, 1, H, W).
     """
     conv = nn.Conv2d(3, 1, kernel_size=3, padding=1, rngs=Generator(0))
     weight = np.broadcast_to(np.float32(kernel), conv.weight.shape)
@@ -229,7 +246,7 @@ def _plot(folder: Any, runs: dict[int, Any]) -> None:
 
 
 def _plot_filters(folder: Any, image: jax.Array) -> None:
-    """As the document draws them: the output in grey beside the mean of the input's channels."""
+    """Draws the output of each filter in grey beside the input, as the document does."""
 
     def grey(values: jax.Array) -> np.ndarray:
         low, high = float(values.min()), float(values.max())

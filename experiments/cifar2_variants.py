@@ -1,6 +1,7 @@
 """Bird or airplane, nine ways: width, penalties, dropout, batch norm, skips, depth.
 
-The document changes its small net one idea at a time and prints no figures. Every
+The notes on the book "Deep Learning with PyTorch" (docs/pages/book.md), called the document,
+change their small net one idea at a time and print no figures. Every
 variant trains as `cifar2_net` does (SGD, shuffled batches of 64, cross entropy); one
 bar chart compares train and validation accuracy, mean and spread over seeds.
 
@@ -11,10 +12,10 @@ bar chart compares train and validation accuracy, mean and spread over seeds.
 Eight variants take minutes a seed on two CPU cores, the two deep ones hours: `--hours 1`
 trains for as many of the 100 epochs as an hour allows, and chart and table say how many.
 A run that is stopped or killed loses at most the epoch it was in: the same command goes
-on from OUT/cifar2_variants/unfinished, which is taken away when all is done.
+on from OUT/cifar2_variants/unfinished, which is removed when all runs are done.
 
-The document's `validate` never says `model.eval()`, so dropout still drops and batch norm takes
-each batch's own statistics; a second chart and two columns measure as it does.
+The document's `validate` does not call `model.eval()`, so dropout still drops channels and batch
+norm uses the statistics of each batch; a second chart and two columns measure in the same way.
 
 Result, seeds 0 to 2 on two CPU cores, accuracy after 100 epochs in training and validation:
 net 0.942 and 0.889, width 0.966 and 0.888, L2 and weight_decay (one and the same) 0.932 and
@@ -22,14 +23,15 @@ net 0.942 and 0.889, width 0.966 and 0.888, L2 and weight_decay (one and the sam
 and 0.894, with a spread of 0.001 to 0.02; without eval() dropout has 0.874 in validation and
 batch norm 0.872: experiments/results/cifar2_variants.md.
 
-The deep ones, 100 blocks, seeds 0 and 1, an hour each on two CPU cores: 38 to 48 epochs; of the
-validation images 0.841 ± 0.030 (shared) and 0.849 ± 0.022 (separate) right without eval(), 0.500
-and 0.842 ± 0.017 with it. One batch norm for 100 places keeps the statistics of the last ones
-only, and chance is what they give the others: experiments/results/cifar2_variants_deep.md.
+Result of the deep nets with 100 blocks, seeds 0 and 1, an hour each on two CPU cores: 38 to 48
+epochs; of the validation images 0.841 ± 0.030 (shared) and 0.849 ± 0.022 (separate) are right
+without eval(), 0.500 and 0.842 ± 0.017 with eval(). A batch norm that is called 100 times in each
+step has the running statistics of its last calls only, which are wrong for all earlier calls, so
+the net is right by chance only: experiments/results/cifar2_variants_deep.md.
 
 `res_deep` builds its blocks as the document does, `n_blocks * [block]`: one block,
 used n times, with one set of weights and running statistics. `res_deep_separate` has
-a block of its own at each place.
+n different blocks.
 """
 
 import dataclasses
@@ -110,7 +112,7 @@ class NetBatchNorm(nn.Module):
 
 
 class NetRes(nn.Module):
-    """A third convolution with a way around it."""
+    """A third convolution with a skip connection."""
 
     def __init__(self, n_chans1: int = 32, *, rngs: nn.init.Rngs) -> None:
         half = n_chans1 // 2
@@ -129,7 +131,7 @@ class NetRes(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Convolution, batch norm, ReLU, and a way around; the document's initial weights."""
+    """Convolution, batch norm, ReLU, and a skip connection; the document's initial weights."""
 
     def __init__(self, n_chans: int, *, rngs: nn.init.Rngs) -> None:
         self.conv = nn.Conv2d(n_chans, n_chans, kernel_size=3, padding=1, bias=False, rngs=rngs)
@@ -143,7 +145,14 @@ class ResBlock(nn.Module):
 
 
 class NetResDeep(nn.Module):
-    """Many residual blocks; by default the document's: one block used n_blocks times."""
+    """A net of many residual blocks; by default, as in the document, one block used many times.
+
+    Args:
+        n_chans1: The number of channels.
+        n_blocks: The number of blocks.
+        shared: Whether all blocks are one module.
+        rngs: The generator of the initial weights.
+    """
 
     def __init__(
         self,
@@ -171,7 +180,13 @@ class NetResDeep(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One idea: a model, an optimizer, and what is added to the loss."""
+    """One idea of the document.
+
+    Attributes:
+        build: A function of `rngs` that makes the model.
+        optimizer: A function that makes the optimizer.
+        penalty: A function of the model whose value is added to the loss, or None.
+    """
 
     build: Callable[..., nn.Module]
     optimizer: Callable[[], optim.Optimizer] = lambda: optim.SGD(lr=1e-2)
@@ -187,7 +202,11 @@ class Variant:
 
 
 def variants(n_blocks: int) -> dict[str, Variant]:
-    """All of them by name."""
+    """All variants by name.
+
+    Args:
+        n_blocks: The number of blocks of the deep nets.
+    """
 
     def slow() -> optim.Optimizer:
         return optim.SGD(lr=3e-3)
@@ -218,12 +237,12 @@ class Config(Training):
     epochs: Count = 100
     """Passes over the 10,000 images, for each variant and seed."""
     seeds: Count = 1
-    """How many runs of each, from --seed on."""
+    """Number of runs of each variant, from --seed on."""
     variants: tuple[Name, ...] = ("net", "width", "l2", "l1", "weight_decay", "dropout",
                                   "batch_norm", "res")  # fmt: skip
-    """Which to run; res_deep and res_deep_separate take hours on a CPU at 100 blocks."""
+    """Variants to run; res_deep and res_deep_separate take hours on a CPU at 100 blocks."""
     n_blocks: Count = 100
-    """Blocks of the deep ones; the document's is 100."""
+    """Number of blocks of the deep nets; the document's is 100."""
     hours: Positive | None = None
     """Hours after which the training of one variant and seed ends."""
 
@@ -239,13 +258,22 @@ WITHOUT_EVAL = "_without_eval"
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What the seeds of one variant reached: curves by name, then by epoch."""
+    """The results of one variant.
+
+    Attributes:
+        parameters: The number of parameters.
+        runs: For each seed the figures by name, and the figures of epochs by epoch.
+    """
 
     parameters: int
     runs: dict[int, dict[str, Any]]
 
     def last(self, name: str) -> list[float]:
-        """The last value of a curve, one a seed."""
+        """The last value of a figure, for each seed.
+
+        Args:
+            name: The name of the figure.
+        """
         return [run[name][max(run[name])] for run in self.runs.values()]
 
     @property
@@ -254,9 +282,12 @@ class Outcome:
 
 
 def without_eval(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """A step that measures as the document's `validate` does, which never says `model.eval()`.
+    """An evaluation step like the document's `validate`, which does not call `model.eval()`.
 
     Channels are dropped, and every batch is normalised by its own statistics.
+
+    Args:
+        loss: A function of model and batch that returns the loss and the metrics.
     """
 
     def step(state: Any, batch: Any) -> tuple[Any, Any]:
@@ -276,7 +307,15 @@ def run_variant(
     rows: tuple[birds.Rows, birds.Rows],
     kept: Unfinished,
 ) -> Outcome:
-    """Trains a variant from every seed, or goes on with what a killed command left."""
+    """Trains a variant from every seed, or resumes the runs of a command that was killed.
+
+    Args:
+        name: The name of the variant.
+        variant: The variant.
+        config: The settings.
+        rows: The training rows and the validation rows.
+        kept: The checkpoint folders.
+    """
     trainer = birds.Trainer(variant.build, variant.optimizer(), *rows, variant.loss)
     document_step = without_eval(variant.loss)
     given = checksum(rows)
@@ -296,7 +335,7 @@ def run_variant(
         runs[seed] = curves = birds.curves(result)
         last = result.history[-1]["epoch"]
         for split, images in zip(SPLITS, rows, strict=True):
-            # Of the net as it ended: its hours may have been over within an epoch.
+            # Measured for the final net, since --hours may have ended within an epoch.
             curves[f"{split}_accuracy"][last] = trainer.accuracy(result.state, images)
             measured = train.evaluate(
                 result.state, document_step, images, batch_size=BATCH, quiet=True
@@ -309,7 +348,15 @@ def run_variant(
 
 
 def checkpoint_folder(kept: Unfinished, name: str, seed: int, config: Config, given: str) -> Path:
-    """Another for all settings and data (`given`, their checksum) that make another run."""
+    """The checkpoint folder of a run; its name has every setting that changes the run.
+
+    Args:
+        kept: The checkpoint folders of the command.
+        name: The name of the variant.
+        seed: The seed of the run.
+        config: The settings.
+        given: The checksum of the data.
+    """
     parts = [name, f"{config.epochs}epochs"]
     if name.startswith("res_deep"):
         parts.append(f"{config.n_blocks}blocks")

@@ -1,7 +1,8 @@
 """A CT scan as a volume: 99 DICOM slices in the order in which they lie.
 
-The files' names say nothing about the order; each slice's position does. The
-document reads (99, 512, 512) and inserts two axes; a 3-D net would take the same
+The order of the slices is that of their positions, which the files' names do not follow. The
+scan is that of the notes on the book "Deep Learning with PyTorch" (docs/pages/book.md), called
+the document, which reads (99, 512, 512) and inserts two axes; a 3-D net would take the same
 voxels as (1, 1, 99, 512, 512).
 
     python -m experiments ct_scan

@@ -1,9 +1,10 @@
 """Pictures as tensors: a dog's photo and a batch of cats, ready for a net.
 
-One JPEG becomes (3, 720, 1280); a folder of PNGs with an alpha channel becomes a
-batch (3, 3, 256, 256) without it, divided by 255 or standardised for each channel
-over the batch, as the document does both. (Its batch has room for 100 pictures and holds
-the cats and 97 black ones, which its statistics count; here the batch is the cats.)
+The pictures and the figures are from the notes on the book "Deep Learning with PyTorch"
+(docs/pages/book.md), called the document. One JPEG becomes (3, 720, 1280); a folder of PNGs
+with an alpha channel becomes a batch (3, 3, 256, 256) without that channel, divided by 255, or
+standardised for each channel over the batch. (The document's batch is an array for 100 pictures
+with three cats and 97 black pictures, which its statistics count; here the batch is the cats.)
 
     python -m experiments images
 

@@ -1,26 +1,27 @@
 """Handwritten digits: the documents' five nets, by modules and by plain tensors.
 
-Each net trains as its document's program does: its loss, optimizer, epochs, batches and log
-lines, then a pass over the 10,000 test images after every epoch, precision and recall of
-every digit, digits beside their class probabilities, and the parameters saved (a `.pt` file
+The documents are the notes and lessons on PyTorch that docs/pages/book.md lists. Each net
+trains as its document's program does, with its loss, optimizer, epochs, batches and log
+lines. To that come a pass over the 10,000 test images after every epoch, precision and recall
+of every digit, digits beside their class probabilities, and the parameters saved (a `.pt` file
 that torch opens) and loaded into a fresh net. With `--seed S` the run is the PyTorch
-program's after torch.manual_seed(S): same initial weights, same batches. One net, `keras`,
-is made, fitted and measured by three calls of `train.fit`'s kind.
+program's after torch.manual_seed(S): same initial weights, same batches. A further net,
+`keras`, is that of the documents' Keras program, made, fitted and measured by `train.fit`.
 
     python -m experiments mnist_mlp
     python -m experiments mnist_mlp --nets classifier --form tensors --optimizer adam
     python -m experiments mnist_mlp --nets mlp leaky --epochs 2      # a look, in seconds
-    python -m experiments mnist_mlp --visdom-port 8097               # and drawn while it runs
+    python -m experiments mnist_mlp --visdom-port 8097               # drawn during training
 
 Result, seeds 0 to 4 on two CPU cores, accuracy on the test images: sigmoid 96.9 ± 0.1 %,
 classifier 89.8 ± 0.2 %, stack 97.1 ± 0.1 %, dropout 96.4 ± 0.2 %, mlp and leaky 93.8 ± 0.2 %
 (95.5 ± 0.1 % by plain tensors, which start from kaiming_normal_), keras 97.7 ± 0.1 %. An
 epoch takes 0.4 to 0.9 s there, one of stack 1.3 s: experiments/results/mnist_mlp.md.
 
-The documents print no figures of these nets; the ledger holds PyTorch's for seed 0. Losses of
-the first epoch's steps are PyTorch's: to 1e-6 in float64, and in float32 to 1e-5 until a unit
-of a ReLU net rounds to the other side of 0, which moves them by up to 1e-4 (PyTorch on two
-threads differs from itself on one by as much).
+The documents print no figures of these nets; the ledger has PyTorch's for seed 0. The losses
+of the first epoch's steps agree with PyTorch's to 1e-6 in float64. In float32 they agree to
+1e-5 until a unit of a ReLU net rounds to the other side of 0, which moves them by up to 1e-4
+(PyTorch on two threads differs from PyTorch on one by as much).
 """
 
 import dataclasses
@@ -66,13 +67,13 @@ class Config(Training):
     epochs: Count = 30
     """Upper limit on every net's epochs; the documents' own are 5, 10 and 30."""
     seeds: Count = 1
-    """How many runs of each net, from --seed on; three or more have a spread."""
+    """Number of runs of each net, from --seed on; three or more have a spread."""
     nets: tuple[Name, ...] = ("sigmoid", "classifier", "stack", "dropout", "mlp", "leaky", "keras")
-    """Which to train: all of them take a few minutes on two CPU cores."""
+    """Nets to train: all of them take a few minutes on two CPU cores."""
     form: Form = "module"
-    """How the nets are written: modules, or functions of plain tensors (keras is a module)."""
+    """Form of the nets: modules, or functions of plain tensors (keras is always a module)."""
     optimizer: Optimizer = "document"
-    """The document's own, or one for all nets but keras."""
+    """Optimizer: each document's own, or one for all nets but keras."""
     visdom_port: int | None = None
     """Draw losses and digits on this machine's Visdom server (python -m visdom.server: 8097)."""
 
@@ -85,12 +86,23 @@ class Config(Training):
 
 
 def digits(split: str, config: Config) -> data.Labelled:
-    """The images of a split as stored, uint8 (N, 28, 28, 1)."""
+    """The images of a split as stored, uint8 (N, 28, 28, 1), with the digits.
+
+    Args:
+        split: The split, "train" or "test".
+        config: The settings, for the folder of the data.
+    """
     return data.load("mnist", split=split, data_dir=config.data_dir)
 
 
 def inputs(stored: data.Labelled, mean: float, std: float) -> Images:
-    """What a net takes: (N, 1, 28, 28) normalised, and the digits (N,)."""
+    """The inputs of a net, float32 (N, 1, 28, 28), normalised, and the digits (N,).
+
+    Args:
+        stored: The images as stored.
+        mean: The mean that is subtracted from the pixels in 0 to 1.
+        std: The deviation that the pixels are divided by.
+    """
     x = data.normalize(data.to_tensor(stored.images), (mean,), (std,))
     return jnp.asarray(x), jnp.asarray(stored.labels)
 
@@ -100,7 +112,7 @@ class Net:
     """A net in one of the two forms, before training.
 
     Attributes:
-        state: What training starts from.
+        state: The state that training starts from.
         step: One training step.
         test_step: One step of the test pass.
         predict: A function of a state that gives a function from images to probabilities (N, 10).
@@ -118,14 +130,14 @@ class Net:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """One run.
+    """The result of one run.
 
     Attributes:
         untrained: Probabilities (1, 10) of the first test image before the first step.
         predict: A function from images to probabilities (N, 10).
         arrays: The parameters by name.
         load: A function of a file that gives `predict` of a fresh net with the file's parameters.
-        curves: Figures by name; those of epochs are dictionaries from 1 on.
+        curves: Figures by name; the figures of epochs are dictionaries by epoch, from 1 on.
     """
 
     untrained: np.ndarray
@@ -145,7 +157,15 @@ TESTED: dict[str, Callable[[Any, Any], Any]] = {
 def as_module(
     build: Callable[..., nn.Module], gives: str, optimizer: Any, seed: int, generator: Generator
 ) -> Net:
-    """A net that is a module, and its steps."""
+    """A net that is a module, with its steps.
+
+    Args:
+        build: A function of `rngs` that makes the module.
+        gives: The kind of output, a key of `OUTPUTS`.
+        optimizer: The optimizer.
+        seed: The seed of the run.
+        generator: The generator of the initial weights.
+    """
     criterion, to_probabilities = OUTPUTS[gives]
     model = build(rngs=generator)
 
@@ -153,7 +173,8 @@ def as_module(
         return lambda x: to_probabilities(net(x))
 
     def load(path: Path) -> Predict:
-        fresh: Any = build(rngs=Generator((seed + 1) % 2**32))  # other weights, to be replaced
+        # From another seed, so that an array that is not loaded would show.
+        fresh: Any = build(rngs=Generator((seed + 1) % 2**32))
         weights.load_state_dict(fresh, weights.load(path))
         fresh.eval()
         return predict(fresh)
@@ -169,7 +190,14 @@ def as_module(
 
 
 def as_tensors(program: Program, optimizer: Any, seed: int, generator: Generator) -> Net:
-    """The same net as a function of plain tensors."""
+    """A program's net as a function of plain tensors, with its steps.
+
+    Args:
+        program: The program.
+        optimizer: The optimizer.
+        seed: The seed of the run.
+        generator: The generator of the initial tensors.
+    """
     criterion, to_probabilities = OUTPUTS[program.gives]
     loss, test_loss = train.supervised(criterion), train.supervised(criterion, TESTED)
 
@@ -186,7 +214,7 @@ def as_tensors(program: Program, optimizer: Any, seed: int, generator: Generator
 
 
 class StepLosses:
-    """The losses of the steps of an epoch, as a recorder of `train.fit` gets them."""
+    """A recorder for `train.fit` that collects the losses of the steps of an epoch."""
 
     def __init__(self) -> None:
         self._losses: list[float] = []
@@ -217,7 +245,17 @@ def train_one(
     log: Callable[[str], None] = print,
     board: train.Visdom | None = None,
 ) -> Trained:
-    """Trains a net as its document does, with the document's log lines."""
+    """Trains a net as its document does, with the document's log lines.
+
+    Args:
+        program: The document's program.
+        seed: The seed of the run.
+        config: The settings.
+        training: The training images and digits.
+        test: The test images and digits.
+        log: A function that prints a line.
+        board: A Visdom server's windows for losses and accuracy, or None.
+    """
     generator = Generator(seed)
     optimizer = program.make_optimizer(config.optimizer)
     if config.form == "module":
@@ -240,7 +278,9 @@ def train_one(
             board.write([{"step": k, "loss": loss} for k, loss in enumerate(step_losses, first)])
             seen = {"val_loss": loss, "accuracy": accuracy}
             board.write([{"epoch": report.epoch, "loss": mean, **seen}])
-        if program.tests_in_loop:  # the program's loader of the test images draws a seed
+        # PyTorch's loader of the test images draws a seed at each pass, although it does not
+        # shuffle. Without that draw the next epoch would have another order.
+        if program.tests_in_loop:
             data.epoch_order(len(test[1]), generator, shuffle=False)
 
     trained = fitted(
@@ -262,7 +302,15 @@ def train_one(
 def three_calls(
     seed: int, config: Config, training: Images, test: Images, log: Callable[[str], None] = print
 ) -> Trained:
-    """Document 002's Keras program: model.compile, model.fit, model.evaluate."""
+    """The Keras program of document 3: model.compile, model.fit, model.evaluate.
+
+    Args:
+        seed: The seed of the run.
+        config: The settings.
+        training: The training images and digits.
+        test: The test images and digits.
+        log: A function that prints a line.
+    """
     generator = Generator(seed)
     optimizer = optim.Adam(lr=1e-3, eps=1e-7)  # Keras's eps
     net = as_module(keras_net, "logits", optimizer, seed, generator)
@@ -289,7 +337,7 @@ def fitted(
         net: The net.
         training: The training images.
         test: The test images.
-        generator: What the order of every epoch is drawn from.
+        generator: The generator of every epoch's order.
         **options: Further arguments of `train.fit`; a callback logs "train_loss" and "seconds".
     """
     untrained = np.asarray(net.predict(net.state)(test[0][:1]))
@@ -368,10 +416,19 @@ def main(config: Config, run: Run) -> None:
 
 
 def judge(name: str, config: Config, runs: dict[int, dict[str, Any]]) -> list[ledger.Row]:
-    """Holds a net's runs against those of PyTorch on the same program.
+    """Compares a net's runs with PyTorch's runs of the same program.
 
     A net without dropout has to give the figures of torch.manual_seed(0) with seed 0. Torch's
-    dropout masks are its own: there its figures have to lie among those of our seeds.
+    dropout masks cannot be reproduced, so the figures of a net with dropout have to lie within
+    the spread of our seeds.
+
+    Args:
+        name: The name of the net.
+        config: The settings.
+        runs: The figures of each run by seed.
+
+    Returns:
+        The rows of the ledger.
     """
     program = PROGRAMS.get(name)
     if program is None or config.optimizer != "document":
@@ -417,7 +474,11 @@ def _summarize(curves: dict[str, Any]) -> None:
 def _look(
     folder: Path, name: str, trained: Trained, stored: data.Labelled, test: jax.Array
 ) -> bool:
-    """Draws digits and what the net says; saves the parameters, loads them and compares."""
+    """Draws digits with the net's answers, and saves the parameters.
+
+    Returns:
+        Whether a fresh net with the saved parameters gives the same answers.
+    """
     ps = np.asarray(trained.predict(test))
     mnist_plots.save_digits(folder / f"{name}.png", name, stored, trained.untrained, ps)
     file = folder / f"{name}.pt"

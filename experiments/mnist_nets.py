@@ -1,8 +1,9 @@
 """The five MNIST nets of the documents: as modules, and as functions of plain tensors.
 
-Each `Program` is what one document runs: the net, its loss, optimizer, epochs, batches,
-normalisation and log lines. Where the documents do not show a thing, it is what is usual
-for that program, and the entry in `PROGRAMS` says so.
+The documents are listed in docs/pages/book.md. Each `Program` describes the program of one
+document: the net, its loss, optimizer, epochs, batches, normalisation and log lines. A value
+that the document does not show is the usual one for that program, and a comment in `PROGRAMS`
+says so.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class Network(nn.Module):
 
 
 class FunctionalNetwork(nn.Module):
-    """The same with functions where there is no parameter."""
+    """The same net with functions for the layers without parameters."""
 
     def __init__(self, *, rngs: nn.init.Rngs) -> None:
         self.hidden = nn.Linear(784, 256, rngs=rngs)
@@ -63,7 +64,7 @@ class FunctionalNetwork(nn.Module):
 
 
 def named_network(*, rngs: nn.init.Rngs) -> nn.Sequential:
-    """The same as a sequence whose layers have names."""
+    """The same net as a sequence of layers with names."""
     return nn.Sequential(
         OrderedDict(
             flatten=nn.Flatten(),
@@ -76,14 +77,19 @@ def named_network(*, rngs: nn.init.Rngs) -> nn.Sequential:
 
 
 def writings_apart(seed: int, x: jax.Array) -> float:
-    """The largest difference between what the three writings of one net give."""
+    """The largest difference between the outputs of the same net written in three ways.
+
+    Args:
+        seed: The seed of the initial weights.
+        x: The images (N, 1, 28, 28).
+    """
     builds: tuple[Any, ...] = (Network, FunctionalNetwork, named_network)
     first, *others = (build(rngs=Generator(seed))(x) for build in builds)
     return max(float(jnp.abs(other - first).max()) for other in others)
 
 
 def classifier(*, rngs: nn.init.Rngs) -> nn.Sequential:
-    """784-128-64-10 with ReLU; gives the logarithms of probabilities."""
+    """784-128-64-10 with ReLU; returns the logarithms of probabilities."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(784, 128, rngs=rngs),
@@ -96,9 +102,9 @@ def classifier(*, rngs: nn.init.Rngs) -> nn.Sequential:
 
 
 def keras_net(*, rngs: nn.init.Rngs) -> nn.Sequential:
-    """784-128-10 with ReLU and dropout; gives logits, the softmax is in the loss.
+    """784-128-10 with ReLU and dropout; returns logits, and the loss has the softmax.
 
-    It starts as Keras's layers do: Glorot's uniform weights and zero biases.
+    The initial weights are those of Keras's layers: Glorot's uniform ones, and zero biases.
     """
     net = nn.Sequential(
         nn.Flatten(),
@@ -114,7 +120,7 @@ def keras_net(*, rngs: nn.init.Rngs) -> nn.Sequential:
 
 
 class NeuralNetwork(nn.Module):
-    """784-512-512-10 with ReLU; gives logits."""
+    """784-512-512-10 with ReLU; returns logits."""
 
     def __init__(self, *, rngs: nn.init.Rngs) -> None:
         self.flatten = nn.Flatten()
@@ -131,7 +137,7 @@ class NeuralNetwork(nn.Module):
 
 
 class SimpleNet(nn.Module):
-    """784-128-10 with ReLU and dropout; gives the logarithms of probabilities."""
+    """784-128-10 with ReLU and dropout; returns the logarithms of probabilities."""
 
     def __init__(self, *, rngs: nn.init.Rngs) -> None:
         self.flatten = nn.Flatten()
@@ -147,7 +153,7 @@ class SimpleNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """784-200-200-10 with one activation between the layers; gives logits."""
+    """784-200-200-10 with an activation between the layers; returns logits."""
 
     def __init__(
         self, activation: Callable[[], nn.Module] = nn.ReLU, *, rngs: nn.init.Rngs
@@ -165,7 +171,14 @@ class MLP(nn.Module):
 
 
 def layer_by_layer(seed: int) -> list[str]:
-    """Layers called one after the other on a random row: their texts, and the shapes they give."""
+    """The layers of `MLP`, called one after the other on a random row.
+
+    Args:
+        seed: The seed of the row and the initial weights.
+
+    Returns:
+        For each layer its text and the shape of its output.
+    """
     generator = Generator(seed)
     x = jnp.asarray(generator.randn(1, 784))
     lines = []
@@ -175,7 +188,7 @@ def layer_by_layer(seed: int) -> list[str]:
     return lines
 
 
-# What a net gives: its loss, and how its outputs become probabilities.
+# For each kind of output the loss, and the function that turns outputs into probabilities.
 OUTPUTS: dict[str, tuple[Callable[..., jax.Array], Callable[[jax.Array], jax.Array]]] = {
     "probabilities": (lambda p, y: losses.nll_loss(jnp.log(p), y), lambda p: p),
     "log_probabilities": (losses.nll_loss, jnp.exp),
@@ -207,25 +220,25 @@ class Program:
     """One training program of the documents.
 
     Attributes:
-        build: makes the net as a module.
-        sizes: of its layers, input first.
-        activation: between the layers of the plain form.
-        gives: what comes out: a key of `OUTPUTS`.
-        optimizer: the document's, "sgd" or "adam".
-        lr: learning rate of each of the two; the other one's is ours.
-        epochs: the document's passes over the training images.
-        batch_size: images a step.
-        mean, std: of the normalisation of pixels in 0..1.
-        lines: the document's log lines of an epoch, from its number, its mean loss, the
-            losses of its steps and the number of images.
-        weigh_rows: whether an epoch's mean loss is over images, not over batches, the last
-            of which is smaller.
-        dropout: probability, before the last layer.
-        kaiming: whether the plain form starts from kaiming_normal_ and zero biases, as
-            its document does, or as nn.Linear.
-        tests_in_loop: whether each epoch of the PyTorch program goes over a DataLoader of
+        build: A function of `rngs` that makes the net as a module.
+        sizes: The sizes of the layers, the input first.
+        activation: The activation between the layers of the plain form.
+        gives: The kind of output, a key of `OUTPUTS`.
+        optimizer: The document's optimizer, "sgd" or "adam".
+        lr: The learning rates of both optimizers; only one of them is the document's.
+        epochs: The document's number of passes over the training images.
+        batch_size: The number of images in a step.
+        mean, std: The mean and deviation that pixels in 0 to 1 are normalised with.
+        lines: A function that gives the document's log lines of an epoch, from the number
+            of the epoch, the mean loss, the losses of the steps and the number of images.
+        weigh_rows: Whether an epoch's mean loss is over images; otherwise it is over batches,
+            although the last batch is smaller.
+        dropout: The probability of the dropout before the last layer.
+        kaiming: Whether the plain form starts from kaiming_normal_ and zero biases, as
+            in its document; otherwise it starts like nn.Linear.
+        tests_in_loop: Whether each epoch of the PyTorch program goes over a DataLoader of
             the test images, which draws from the random generator.
-        closing: the document's last line, from the percentage of the test images.
+        closing: The document's last line, with a format code for the percentage of right answers.
     """
 
     build: Callable[..., nn.Module]
@@ -246,19 +259,32 @@ class Program:
     closing: str = ""
 
     def make_optimizer(self, name: Optimizer) -> optax.GradientTransformation:
-        """The document's optimizer, or the one that is asked for."""
+        """The optimizer.
+
+        Args:
+            name: The name of the optimizer; "document" means the document's.
+        """
         chosen = self.optimizer if name == "document" else name
         return (optim.SGD if chosen == "sgd" else optim.Adam)(lr=self.lr[chosen])
 
     def epoch_loss(self, losses: np.ndarray, rows: int) -> float:
-        """The mean loss of an epoch as the document takes it, from those of its steps."""
+        """The mean loss of an epoch, as the document computes it.
+
+        Args:
+            losses: The losses of the steps.
+            rows: The number of images in the epoch.
+        """
         if not self.weigh_rows:
             return float(losses.mean())
         sizes = np.minimum(self.batch_size, rows - self.batch_size * np.arange(len(losses)))
         return float((losses * sizes).sum() / rows)
 
     def start(self, generator: Generator) -> Params:
-        """Initial plain tensors: w1 (out, in), b1 (out,), w2, ... in torch's layout."""
+        """The initial plain tensors by name: w1 (out, in), b1 (out,), w2, and so on, as in torch.
+
+        Args:
+            generator: The generator of the numbers.
+        """
         params: Params = {}
         fans = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
         if self.kaiming:
@@ -277,7 +303,16 @@ class Program:
         return params
 
     def forward(self, params: Params, x: jax.Array, training: bool = False) -> jax.Array:
-        """The net as a function of its tensors: (N, 1, 28, 28) to (N, 10)."""
+        """The net as a function of its tensors.
+
+        Args:
+            params: The tensors by name.
+            x: The images (N, 1, 28, 28).
+            training: Whether dropout is applied.
+
+        Returns:
+            The outputs (N, 10), of the kind `gives`.
+        """
         x = x.reshape(len(x), -1)
         last = len(self.sizes) - 1
         for i in range(1, last):
@@ -292,7 +327,14 @@ class Program:
 def tensor_state(
     program: Program, optimizer: optax.GradientTransformation, seed: int, generator: Generator
 ) -> dict[str, Any]:
-    """What the plain form carries from step to step, in a dictionary."""
+    """The training state of the plain form, a dictionary.
+
+    Args:
+        program: The program.
+        optimizer: The optimizer.
+        seed: The seed of the key for dropout.
+        generator: The generator of the initial tensors.
+    """
     params = program.start(generator)
     return {
         "params": params,
@@ -308,7 +350,14 @@ def make_tensor_steps(
     test_loss: Callable[..., Any],
     optimizer: optax.GradientTransformation,
 ) -> tuple[Any, Any]:
-    """The training and the test step without any module: parameters are a dictionary."""
+    """The training step and the test step of the plain form, without any module.
+
+    Args:
+        program: The program.
+        loss: The training loss, a function of a net and a batch.
+        test_loss: The test loss, a function of a net and a batch.
+        optimizer: The optimizer.
+    """
 
     def objective(params: Params, batch: Any) -> Any:
         return loss(functools.partial(program.forward, params, training=True), batch)
@@ -333,17 +382,18 @@ def make_tensor_steps(
 _SGD, _ADAM = 1e-2, 1e-3
 
 PROGRAMS: dict[str, Program] = {
-    # Built and looked at, but not trained there: loss, optimizer and epochs are ours.
+    # The document builds this net but does not train it: loss, optimizer and epochs are ours.
     "sigmoid": Program(
         Network, (784, 256, 10), F.sigmoid, "probabilities",
         "adam", {"sgd": 0.1, "adam": _ADAM}, 5, 64, 0.5, 0.5, _plain,
     ),
-    # The loader is not shown: batches of 64 and (0.5, 0.5) are the course's that it retells.
+    # The document does not show its loader: batches of 64 and (0.5, 0.5) are those of the course
+    # that it follows.
     "classifier": Program(
         classifier, (784, 128, 64, 10), F.relu, "log_probabilities",
         "sgd", {"sgd": 0.003, "adam": _ADAM}, 5, 64, 0.5, 0.5, _plain,
     ),
-    # The loop of 30 epochs is shown without a net, this net without a loop.
+    # The document shows the loop of 30 epochs without a net, and this net without a loop.
     "stack": Program(
         NeuralNetwork, (784, 512, 512, 10), F.relu, "logits",
         "sgd", {"sgd": _SGD, "adam": _ADAM}, 30, 64, 0.0, 1.0, _counted,
@@ -354,7 +404,7 @@ PROGRAMS: dict[str, Program] = {
         "adam", {"sgd": _SGD, "adam": _ADAM}, 5, 64, 0.5, 0.5, _numbered, dropout=0.2,
         closing="Accuracy on test images: %d %%",
     ),
-    # The listings break off after a line: the rest is this well-known program's.
+    # The document's listing is not complete; the rest is that of the well-known program.
     "mlp": Program(
         MLP, (784, 200, 200, 10), F.relu, "logits",
         "sgd", {"sgd": _SGD, "adam": _ADAM}, 10, 200, 0.1307, 0.3081, _every_hundredth,

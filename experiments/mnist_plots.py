@@ -1,4 +1,4 @@
-"""What mnist_mlp draws: digits beside their probabilities, curves, figures of each digit."""
+"""The plots of mnist_mlp: digits beside their probabilities, curves, figures of each digit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,19 +24,19 @@ def view_classify(
     Args:
         path: Path of the PNG file.
         images: The images, uint8 (N, H, W, C) with one or three channels.
-        ps: Probabilities (N, classes).
+        ps: The probabilities (N, classes).
         titles: A title for each image.
         classes: The names of the classes.
     """
     figure, all_axes = plots.make_figure(2, rows=len(images), width=3.0, height=2.6)
-    places = np.arange(len(classes))
+    positions = np.arange(len(classes))
     rows = zip(all_axes[::2], all_axes[1::2], images, ps, titles, strict=True)
     for picture, chart, image, p, title in rows:
         picture.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray")
         picture.axis("off")
         picture.set_title(title, fontsize=9)
-        chart.barh(places, p)
-        chart.set_yticks(places, list(classes))
+        chart.barh(positions, p)
+        chart.set_yticks(positions, list(classes))
         chart.invert_yaxis()
         chart.set_xlim(0, 1.1)
         chart.set_title("Class probability", fontsize=9)
@@ -51,17 +51,17 @@ def view_classify(
 def save_digits(
     path: Path, name: str, stored: data.Labelled, untrained: np.ndarray, ps: np.ndarray
 ) -> None:
-    """Draws digits and what the net says they are.
+    """Draws digits beside the net's probabilities.
 
     Args:
         path: Path of the PNG file.
         name: The name of the net.
         stored: The test images.
-        untrained: Probabilities (1, 10) of the first of them, before training.
-        ps: Probabilities (N, 10) of all, after training.
+        untrained: The probabilities (1, 10) of the first test image, before training.
+        ps: The probabilities (N, 10) of all test images, after training.
     """
     guesses = ps.argmax(axis=1)
-    # The first of the test images, its least sure, and the surest of the mistakes.
+    # The first test image, the image that the net is least sure of, and its surest mistake.
     surest = np.where(guesses != stored.labels, ps.max(axis=1), 0).argmax()
     chosen = [0, int(ps.max(axis=1).argmin()), int(surest)]
     before = f"{name}, untrained: says {untrained.argmax()}, is {stored.labels[0]}"
@@ -76,7 +76,13 @@ def save_digits(
 
 
 def show(board: train.Visdom, images: np.ndarray, ps: jax.Array) -> None:
-    """Test images (N, H, W, C) and what the net says they are, in windows "x" and "pred"."""
+    """Shows test images and the net's answers in the Visdom windows "x" and "pred".
+
+    Args:
+        board: The Visdom server's windows.
+        images: The images (N, H, W, C).
+        ps: The probabilities (N, 10).
+    """
     board.images(images.transpose(0, 3, 1, 2), "x", columns=20)
     board.text(" ".join(map(str, np.asarray(ps).argmax(axis=1))), "pred")
     board.close()
@@ -86,8 +92,8 @@ def save_results(folder: Path, results: dict[str, dict[int, dict[str, Any]]]) ->
     """Draws loss and accuracy by epoch, and precision and recall of every digit.
 
     Args:
-        folder: The folder of the pictures.
-        results: The figures of a run by net and seed.
+        folder: Path of the folder for the PNG files.
+        results: The figures of each run, by net and seed.
     """
     panels = []
     for figure, title, label in (

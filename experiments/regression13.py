@@ -1,12 +1,13 @@
 """Thirteen features, one number: the smallest net, a net within a net, parameters in files.
 
-One document's `DLModel` is a single `nn.Linear(13, 1)`, written plainly and with a module of
-its own inside. The figures that it prints are first draws of an unknown seed: they have to
-lie among the draws of many seeds. The document trains nothing; here its four parts (data,
+The document here is the overview of the parts of a training program (5 in docs/pages/book.md).
+Its `DLModel` is a single `nn.Linear(13, 1)`, written plainly and with a module of
+its own inside. The figures that it prints are initial weights of an unknown seed: they have to
+lie within the spread of many seeds. The document trains nothing. Here its four parts (data,
 model, loss, optimizer) are put together: the net whose parameters the document prints
-answers 1,000 random questions, and a fresh net learns from the answers alone, by SGD with
-lr 0.005, the document's example, until it has the printed parameters to the last digit.
-These are saved and loaded as a whole, one by one by name, and into the other form's names.
+computes the targets of 1,000 random inputs, and a fresh net learns from these targets by SGD
+with lr 0.005, the document's example, until it has the printed parameters to the last digit.
+The parameters are saved and loaded as a whole, one by one, and into the nested net.
 
     python -m experiments regression13
 
@@ -39,13 +40,13 @@ class Config(Training):
     """Settings of regression13."""
 
     epochs: Count = 60
-    """Passes over the 1,000 questions."""
+    """Passes over the 1,000 inputs."""
     seeds: Spread = 200
-    """How many nets to draw for the figures of unknown seed."""
+    """Number of nets whose initial weights are compared with the figures of unknown seed."""
     lr: Positive = 0.005
     """Learning rate of SGD."""
     batch_size: Count = 32
-    """Questions a step."""
+    """Inputs in a step."""
 
 
 class DLModel(nn.Module):
@@ -59,7 +60,7 @@ class DLModel(nn.Module):
 
 
 class NestedModel(nn.Module):
-    """The same function, with a module of our own in place of the layer."""
+    """The same function, with the module `DLModel` instead of the layer."""
 
     def __init__(self, in_features: int, out_features: int, *, rngs: nn.init.Rngs) -> None:
         self.linear = DLModel(in_features=in_features, out_features=out_features, rngs=rngs)
@@ -69,14 +70,14 @@ class NestedModel(nn.Module):
 
 
 class AddOne:
-    """No net at all: an object that is called is its `__call__`."""
+    """The document's example of an object with `__call__`, which is not a net."""
 
     def __call__(self, x: int) -> int:
         return x + 1
 
 
 def printed() -> dict[str, np.ndarray]:
-    """The parameters that the document prints, under the model's names."""
+    """The parameters that the document prints, by the model's names."""
     drawn = ledger.documented("regression13.drawn")
     weight = [[float(drawn[f"weight.{i}"]) for i in range(FEATURES)]]
     return {
@@ -86,7 +87,14 @@ def printed() -> dict[str, np.ndarray]:
 
 
 def first_draws(seeds: range) -> dict[str, Any]:
-    """What the document's two programs print after each of the seeds."""
+    """The figures that the document's two programs print, for each of the seeds.
+
+    Args:
+        seeds: The seeds.
+
+    Returns:
+        Arrays with an entry for each seed, nested like the section of the ledger.
+    """
     draws: dict[str, list[np.ndarray]] = {"weight": [], "bias": [], "output": []}
     for seed in seeds:
         arrays = weights.state_dict(DLModel(FEATURES, 1, rngs=Generator(seed)))
@@ -104,7 +112,14 @@ def first_draws(seeds: range) -> dict[str, Any]:
 
 
 def learn(config: Config) -> tuple[Any, list[float]]:
-    """A fresh net learns what the printed one answers; gives it and its losses by epoch."""
+    """Trains a fresh net on the outputs of the net with the printed parameters.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        The trained net, and its losses by epoch.
+    """
     generator = Generator(config.seed)
     teacher = DLModel(FEATURES, 1, rngs=generator)
     weights.load_state_dict(teacher, printed())
@@ -127,7 +142,16 @@ def learn(config: Config) -> tuple[Any, list[float]]:
 
 
 def saved_and_loaded(model: DLModel, folder: Path, seed: int) -> dict[str, bool]:
-    """Three ways back from a file, each into a fresh net: does it answer the same?"""
+    """Saves a model's parameters and loads them in three ways, each into a fresh net.
+
+    Args:
+        model: The model.
+        folder: Path of the folder for the file.
+        seed: The seed of the inputs that are compared.
+
+    Returns:
+        For each way, whether the fresh net gives the model's outputs.
+    """
     X = jnp.asarray(Generator(seed).randn(5, FEATURES))
     file = folder / "m1_param.pkl"
     weights.save(file, weights.state_dict(model))
@@ -152,7 +176,7 @@ def saved_and_loaded(model: DLModel, folder: Path, seed: int) -> dict[str, bool]
 
 
 def main(config: Config, run: Run) -> None:
-    """Checks what is printed, trains, saves and loads."""
+    """Compares the printed figures, trains, saves and loads."""
     cpu = jax.devices("cpu")[0]
     with jax.default_device(cpu):
         model = DLModel(FEATURES, 1, rngs=Generator(config.seed))
@@ -198,19 +222,23 @@ def main(config: Config, run: Run) -> None:
 
 
 def within_the_bound(draws: dict[str, Any], target: np.ndarray) -> list[dict[str, str]]:
-    """Whether nn.Linear's draws, ours and the document's, are those of its distribution.
+    """Whether the initial weights, ours and the document's, follow nn.Linear's distribution.
 
-    The prediction intervals of the ledger are as wide as our draws are; this holds the draws.
+    The prediction intervals of the ledger are as wide as the spread of our weights, so that
+    spread has to be checked too.
 
     Args:
-        draws: of `first_draws`.
-        target: the parameters that the document prints.
+        draws: The figures of `first_draws`.
+        target: The parameters that the document prints.
+
+    Returns:
+        A row for each check.
     """
     bound = FEATURES**-0.5
     drawn = np.append(np.ravel([*draws["weight"].values()]), np.ravel(draws["bias"]))
     largest, spread = np.abs(drawn).max(), drawn.std(ddof=1)
     expected = bound / 3**0.5
-    # A uniform sample's deviation is off by about 1 / sqrt(5 n), relatively; five of that.
+    # The relative error of a uniform sample's deviation is about 1 / sqrt(5 n); five times that.
     allowed = 5 * expected / (5 * drawn.size) ** 0.5
     words = f"±{bound:.4f}"
     checks = [
@@ -232,7 +260,7 @@ def within_the_bound(draws: dict[str, Any], target: np.ndarray) -> list[dict[str
 
 
 def _plot(path: Path, curve: list[float], target: np.ndarray, found: np.ndarray) -> None:
-    places = np.arange(len(target))
+    numbers = np.arange(len(target))
     panels = [
         plots.Panel(
             "Learning from answers",
@@ -246,8 +274,8 @@ def _plot(path: Path, curve: list[float], target: np.ndarray, found: np.ndarray)
             "number",
             "value",
             [
-                plots.Series("printed", places, target, "ko"),
-                plots.Series("found", places, found, "C1x"),
+                plots.Series("printed", numbers, target, "ko"),
+                plots.Series("found", numbers, found, "C1x"),
             ],
         ),
     ]

@@ -1,14 +1,15 @@
 """Tensor operations, PyTorch's line beside JAX's, each run and held to its result.
 
-The operations of the two introductions: creation, dtype, indexing, transposing,
+The operations of two documents, the notes on "Deep Learning with PyTorch" and the lesson on
+PyTorch as a tool (1 and 2 in docs/pages/book.md): creation, dtype, indexing, transposing,
 reshaping, scattering, joining, comparing, multiplying, sharing memory, changing in
-place, turning gradients off. Each row is run here in JAX; PyTorch's line is run by the
-test suite, against the same result.
+place, turning gradients off. Each row is run here in JAX; the test suite runs PyTorch's line
+and compares it with the same result.
 
     python -m experiments tensors
 
-Result: every line gives its result. What differs: arrays do not change (`.at[]`
-gives a new one), float64 needs to be asked for, there are no strides to see.
+Result: every line gives its result. JAX differs in that arrays do not change (`.at[]`
+gives a new array), that float64 has to be switched on, and that strides are not visible.
 """
 
 import dataclasses
@@ -33,14 +34,14 @@ class Config(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One operation.
+    """One operation, in PyTorch and in JAX.
 
     Attributes:
-        what: its name.
+        what: The name of the operation.
         torch: PyTorch's expression.
         jax: JAX's expression.
-        result: of both, as lists and numbers; arrays are compared by their values.
-        differs: what a PyTorch user has to know, if anything.
+        result: The result of both, as lists and numbers; arrays are compared by their values.
+        differs: The difference that a PyTorch user has to know, if there is one.
     """
 
     what: str
@@ -50,7 +51,7 @@ class Line:
     differs: str = ""
 
 
-# What stands for the names in both columns.
+# The values of the names that the expressions of both columns use.
 START = {
     "points": [[4.0, 1.0], [5.0, 3.0], [2.0, 1.0]],
     "a": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]],
@@ -171,7 +172,7 @@ LINES = (
 
 
 def evaluate(expression: str) -> Any:
-    """What a JAX expression of the table gives, as lists and numbers."""
+    """The value of a JAX expression of the table, as lists and numbers."""
     names: dict[str, Any] = {
         "jax": jax, "jnp": jnp, "np": np, "Generator": Generator,
         "fails": lambda line: _fails(line, names), "double": lambda line: _double(line, names),

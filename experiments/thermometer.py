@@ -1,16 +1,17 @@
 """A thermometer in unknown units: nine ways to fit it, each against the printed figures.
 
-Eleven readings of a thermometer (t_u) beside degrees Celsius (t_c). The runs
-follow one document: a gradient written by hand that diverges, then crawls; SGD
-and Adam; a train/validation split; `nn.Linear(1, 1)`; tanh nets of 13 and 8 units.
-Every run is one compiled call, however many epochs it has. Where figures are
-held to the last printed digit, every operation is rounded on its own, as PyTorch
-rounds it (`jaxnet.precision.unfused_jit`), and the work stays on the CPU.
+Eleven readings of a thermometer (t_u) beside degrees Celsius (t_c). The runs are those of
+the notes on the book "Deep Learning with PyTorch" (docs/pages/book.md), called the document:
+a gradient written by hand that diverges, then descends slowly; SGD and Adam; a
+train/validation split; `nn.Linear(1, 1)`; tanh nets of 13 and 8 units. Every run is one
+compiled call, however many epochs it has. Where figures are compared to the last printed
+digit, every operation is rounded on its own, as PyTorch rounds it
+(`jaxnet.precision.unfused_jit`), on the CPU.
 
     python -m experiments thermometer
 
-Result: every figure that the document prints holds in float32. The document's
-8-unit net has an unknown seed; its figures, and the gradient of its first layer, lie
+Result: every figure that the document prints holds in float32. The seed of the document's
+net of 8 units is unknown; its figures, and the gradient of its first layer, lie
 within the spread of 20 seeds.
 """
 
@@ -38,8 +39,8 @@ T_C = np.array([0.5, 14.0, 15.0, 28.0, 11.0, 8.0, 3.0, -4.0, 6.0, 13.0, 21.0], n
 T_U = np.array([35.7, 55.9, 58.2, 81.9, 56.3, 48.9, 33.9, 21.8, 48.4, 60.4, 68.4], np.float32)
 T_UN = np.float32(0.1) * T_U
 
-# The document's shuffles are unseeded. Of the 55 possible splits only the first
-# gives its figures; the nets' held-out answers (-4 and 21) name the second.
+# The document shuffles without a seed. Of the 55 possible splits only one gives the line's
+# figures, and the nets' held-out targets (-4 and 21) determine the other.
 SPLIT = [2, 10]
 NET_SPLIT = [7, 10]
 START = np.array([1.0, 0.0], np.float32)
@@ -52,16 +53,30 @@ class Config(Training):
     epochs: Count = 5000
     """Upper limit on every run's epochs; the document's own are 100 to 5,000."""
     seeds: Spread = 20
-    """How many nets to train side by side for the figures of unknown seed."""
+    """Number of nets that are trained side by side for the figures of unknown seed."""
 
 
 def line(params: Any, t_u: Any) -> Any:
-    """w * t_u + b."""
+    """The line w * t_u + b.
+
+    Args:
+        params: The parameters (w, b).
+        t_u: The readings.
+    """
     return params[0] * t_u + params[1]
 
 
 def by_hand(t_u: np.ndarray, lr: float, epochs: int) -> dict[str, np.ndarray]:
-    """Gradient descent with the derivatives written out, no autodiff."""
+    """Gradient descent with derivatives that are written by hand.
+
+    Args:
+        t_u: The readings.
+        lr: The learning rate.
+        epochs: The number of steps.
+
+    Returns:
+        The "loss", "params" and "grad" of every epoch.
+    """
 
     def step(params, _):
         error = line(params, t_u) - T_C
@@ -80,7 +95,17 @@ def by_autograd(
     epochs: int,
     held_out: list[int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The same line with `jax.grad` and an optimizer."""
+    """The same line with `jax.grad` and an optimizer.
+
+    Args:
+        optimizer: The optimizer.
+        t_u: The readings.
+        epochs: The number of steps.
+        held_out: The numbers of the readings for validation.
+
+    Returns:
+        The "train_loss", "params" and, with held-out readings, "val_loss" of every epoch.
+    """
     val = np.isin(np.arange(len(t_u)), held_out or [])
 
     def loss_of(params, rows):
@@ -104,7 +129,12 @@ def by_autograd(
 
 
 def net(hidden: int, rngs: nn.init.Rngs) -> nn.Sequential:
-    """Linear, Tanh, Linear, with the document's names."""
+    """The layers Linear, Tanh, Linear, with the document's names.
+
+    Args:
+        hidden: The number of hidden units.
+        rngs: The generator of the initial weights.
+    """
     return nn.Sequential(
         OrderedDict(
             hidden_linear=nn.Linear(1, hidden, rngs=rngs),
@@ -115,14 +145,24 @@ def net(hidden: int, rngs: nn.init.Rngs) -> nn.Sequential:
 
 
 def net_rows() -> list[tuple[jax.Array, ...]]:
-    """What the nets see, training then validation: inputs and answers, (rows, 1) each."""
+    """The rows of training and of validation: inputs and targets, (rows, 1) each."""
     column = T_UN[:, None], T_C[:, None]  # (11, 1)
     val = np.isin(np.arange(len(T_UN)), NET_SPLIT)
     return [tuple(jnp.asarray(c[rows]) for c in column) for rows in (~val, val)]
 
 
 def by_module(build, lr: float, epochs: int, seeds: range) -> tuple[Any, dict[str, Any]]:
-    """Trains one model for each seed, all at once; gives states and losses."""
+    """Trains a model for each seed, all at once by `jax.vmap`.
+
+    Args:
+        build: A function of a generator that makes the model.
+        lr: The learning rate of SGD.
+        epochs: The number of steps.
+        seeds: The seeds.
+
+    Returns:
+        The trained states and the losses, with an axis of seeds in front.
+    """
     optimizer = optim.SGD(lr=lr)
     batch = net_rows()
 
@@ -137,10 +177,14 @@ def by_module(build, lr: float, epochs: int, seeds: range) -> tuple[Any, dict[st
 
 
 def hidden_grad(states: Any) -> np.ndarray:
-    """What `seq_model.hidden_linear.weight.grad` holds for each seed: (seeds, units).
+    """The document's `seq_model.hidden_linear.weight.grad` for each seed: (seeds, units).
 
-    Taken at the trained weights, a step after the document's. It is large where a seed ends,
-    as most do and PyTorch's too, in an oscillation: lr 1e-3 is at the edge of what is stable.
+    The gradient is taken at the trained weights, a step after the document's. It is large for
+    a seed whose training ends in an oscillation, as for most seeds, in PyTorch too: a learning
+    rate of 1e-3 is at the limit of stability.
+
+    Args:
+        states: The trained states, with an axis of seeds in front.
     """
     x, y = net_rows()[0]
 
@@ -154,7 +198,12 @@ def hidden_grad(states: Any) -> np.ndarray:
 
 
 def least_squares(t_u: np.ndarray, t_c: np.ndarray) -> np.ndarray:
-    """The w and b that no training can beat, in closed form."""
+    """The w and b of linear least squares, the best of all lines, in closed form.
+
+    Args:
+        t_u: The readings.
+        t_c: The degrees Celsius.
+    """
     columns = np.stack([t_u, np.ones_like(t_u)], axis=1).astype(np.float64)
     return np.linalg.lstsq(columns, t_c.astype(np.float64), rcond=None)[0]
 
@@ -174,7 +223,7 @@ def main(config: Config, run: Run) -> None:
 
 
 def descend_by_hand(config: Config, run: Run) -> list[ledger.Row]:
-    """The document's first two runs: one that diverges, and one that crawls."""
+    """The document's first two runs: one that diverges, and one that descends slowly."""
     rows = []
     for name, lr in [("manual_diverging", 1e-2), ("manual_small_lr", 1e-4)]:
         result = by_hand(T_U, lr, min(100, config.epochs))
@@ -192,7 +241,15 @@ def descend_by_hand(config: Config, run: Run) -> list[ledger.Row]:
 
 
 def fit_lines(config: Config, run: Run) -> tuple[np.ndarray, list[ledger.Row]]:
-    """The line by autograd: SGD, Adam, and SGD with two rows held out; gives SGD's w and b."""
+    """The line by autograd: SGD, Adam, and SGD with two readings held out.
+
+    Args:
+        config: The settings.
+        run: The run, whose metrics are extended.
+
+    Returns:
+        The w and b of SGD, and the rows of the ledger.
+    """
     sgd = by_autograd(optim.SGD(lr=1e-2), T_UN, min(5000, config.epochs))
     adam = by_autograd(optim.Adam(lr=1e-1), T_U, min(2000, config.epochs))
     split = by_autograd(optim.SGD(lr=1e-2), T_UN, min(3000, config.epochs), held_out=SPLIT)
@@ -207,7 +264,15 @@ def fit_lines(config: Config, run: Run) -> tuple[np.ndarray, list[ledger.Row]]:
 
 
 def fit_nets(config: Config, run: Run) -> tuple[dict[str, Any], list[ledger.Row]]:
-    """Modules, for many seeds at once; gives their trained states, and the figures of one."""
+    """The runs of modules, for many seeds at once.
+
+    Args:
+        config: The settings.
+        run: The run, whose metrics are extended.
+
+    Returns:
+        The trained states by name of the module, and the rows of the ledger.
+    """
     seeds = range(config.seed, config.seed + config.seeds)
     builders = {
         "linear": (lambda rngs: nn.Linear(1, 1, rngs=rngs), 1e-2, 3000),
@@ -238,7 +303,7 @@ def fit_nets(config: Config, run: Run) -> tuple[dict[str, Any], list[ledger.Row]
 
 
 def _log(curves: dict[str, Any], seeds: int) -> None:
-    """The document's lines: epoch 1 and every thousandth, here as means over seeds."""
+    """Prints the document's log lines, epoch 1 and every thousandth, as means over seeds."""
     rows = []
     for i in range(len(curves["train_loss"])):
         if i == 0 or (i + 1) % 1000 == 0:
@@ -247,7 +312,7 @@ def _log(curves: dict[str, Any], seeds: int) -> None:
 
 
 def _line_by_module(states: Any, seed: int) -> dict[str, Any]:
-    """`nn.Linear(1, 1)` before and after: its answers for the held-out readings, w and b."""
+    """Prints the line of nn.Linear(1, 1) before and after training; returns its w and b."""
     untrained = nn.Linear(1, 1, rngs=Generator(seed))
     before = np.asarray(untrained(jnp.asarray(T_UN[NET_SPLIT])[:, None]))[:, 0]
     print(f"untrained, seed {seed}: {before} for {T_C[NET_SPLIT]}")
@@ -273,7 +338,7 @@ def _compare(
 
 
 def _predict(states: Any, t_un: np.ndarray) -> np.ndarray:
-    """(seeds, readings) in degrees Celsius."""
+    """The predictions in degrees Celsius, (seeds, readings)."""
     x = jnp.asarray(t_un, jnp.float32)[:, None]
     return np.asarray(jax.vmap(lambda state: state.model()(x)[:, 0])(states))
 

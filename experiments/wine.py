@@ -1,8 +1,9 @@
 """White wines: class means, and how far one threshold on sulfur dioxide gets.
 
-4,898 wines with 11 measurements and a quality from 0 to 10. The quality becomes
-one-hot, the measurements are standardised, the classes' means compared, and wines
-with little sulfur dioxide guessed to be good.
+The program and the figures are those of the notes on the book "Deep Learning with PyTorch"
+(docs/pages/book.md), called the document: 4,898 wines with 11 measurements and a quality from
+0 to 10. The quality becomes one-hot, the measurements are standardised, the means of classes
+are compared, and wines with little sulfur dioxide are guessed to be good.
 
     python -m experiments wine
 
@@ -32,10 +33,13 @@ class Config(Settings):
 
 
 def qualities(table: data.Table) -> np.ndarray:
-    """The whole numbers 0 to 9 of the column, int32 (rows,).
+    """The column "quality" as whole numbers 0 to 9, int32 (rows,).
+
+    Args:
+        table: The table of wines.
 
     Raises:
-        ValueError: The column holds something else; file and line are named.
+        ValueError: The column contains another number; the message names file and line.
     """
     given = table.column("quality")
     wrong = (given != given.round()) | (given < 0) | (given > 9)
@@ -63,7 +67,7 @@ def class_means(values: np.ndarray, classes: dict[str, np.ndarray]) -> dict[str,
         if not rows.any():
             raise ValueError(f"classes: {name!r} has no rows")
         total = values[rows].sum(axis=0, dtype=np.float64).astype(values.dtype)
-        means[name] = total / values.dtype.type(rows.sum())  # torch divides the rounded sum, too
+        means[name] = total / values.dtype.type(rows.sum())  # torch divides the rounded sum too
     return means
 
 

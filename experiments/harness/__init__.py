@@ -1,5 +1,6 @@
-"""What runs, judges and reports the experiments, and none of what they are about.
+"""The program that runs, judges and reports the experiments, without their subjects.
 
-`registry` finds and runs them, `all` runs every one; `settings`, `record`, `unfinished`, `ledger`
-and `tables` are what an experiment uses; `runs`, `values` and `page` make the page of many runs.
+`registry` finds and runs experiments, and `all` runs every one. An experiment uses `settings`,
+`record`, `unfinished`, `ledger` and `tables`; `runs`, `values` and `page` make the page of many
+runs.
 """

@@ -1,4 +1,4 @@
-"""All experiments in one go, and the page of what they found."""
+"""The commands `all`, which runs every experiment, and `report`, which writes their page."""
 
 import dataclasses
 import sys
@@ -53,7 +53,7 @@ def _own(metavar: str, default: str = "each experiment's own") -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class All(Settings):
-    """Settings of all experiments."""
+    """Settings of the command `all`."""
 
     seed: Annotated[Seed | None, _own("INT")] = None
     """Seed of all random numbers, for every experiment that draws any."""
@@ -65,7 +65,7 @@ class All(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Settings of a page."""
+    """Settings of the command `report`."""
 
     runs: tyro.conf.Positional[Path] = Path("runs")
     """Folder of run folders, RUNS/NAME/DATE_TIME."""
@@ -74,7 +74,14 @@ class Report:
 
 
 def run_all(arguments: Sequence[str]) -> int:
-    """`python -m experiments all`."""
+    """The command `python -m experiments all`.
+
+    Args:
+        arguments: The words of the command line after `all`.
+
+    Returns:
+        The exit code: the largest of the experiments' exit codes.
+    """
     chosen = _settings(All, "all", _ALL, arguments)
     chosen.validate()
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +108,7 @@ def run_all(arguments: Sequence[str]) -> int:
 
 
 def _run_one(name: str, chosen: All) -> tuple[page.Entry, int]:
-    """Runs one experiment and says what came of it."""
+    """Runs one experiment; returns its entry for the page and its exit code."""
     about, error, code = "", "", 0
     before = _folders(chosen.out / name)
     try:
@@ -120,7 +127,7 @@ def _run_one(name: str, chosen: All) -> tuple[page.Entry, int]:
         code = 1 if registry.execute(name, module.Config(**given)) else 0
     except registry.USERS_ERRORS as failure:
         error, code = registry.one_line(failure), 2
-    except Exception as fault:  # one experiment's fault is not the end of the others
+    except Exception as fault:  # an error in one experiment must not stop the others
         error, code = f"{type(fault).__name__}: {fault}\n\n{traceback.format_exc()}", 2
     if error:
         print(f"error: {error}", file=sys.stderr)
@@ -148,7 +155,14 @@ def _show(entries: Sequence[page.Entry], codes: Sequence[int]) -> None:
 
 
 def write_report(arguments: Sequence[str]) -> int:
-    """`python -m experiments report`."""
+    """The command `python -m experiments report`.
+
+    Args:
+        arguments: The words of the command line after `report`.
+
+    Returns:
+        The exit code, 0.
+    """
     chosen = _settings(Report, "report", _REPORT, arguments)
     found = newest_runs(chosen.runs)
     known = registry.names()

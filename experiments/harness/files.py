@@ -1,4 +1,4 @@
-"""The book's files, which are read as they are: where they are looked for."""
+"""The data files of the book "Deep Learning with PyTorch", and the search for them."""
 
 import dataclasses
 import os
@@ -17,8 +17,8 @@ class BookFile:
     """A file or folder of the book.
 
     Attributes:
-        patterns: Where it lies below a data folder, the likeliest first.
-        origin: Where it can be had.
+        patterns: Patterns of its path below a data folder, the likeliest first.
+        origin: The source from which a user can get it, in words.
     """
 
     patterns: tuple[str, ...]
@@ -44,15 +44,15 @@ FILES = {
 
 
 def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where a file or folder of the book lies.
+    """The path of a file or folder of the book.
 
     Args:
-        name: A key of `FILES`.
-        data_dir: A folder to look in before JAXNET_DATA and the user's cache.
+        name: The name, a key of `FILES`.
+        data_dir: Path of a folder that is searched before JAXNET_DATA and the user's cache.
 
     Raises:
-        FileNotFoundError: It is not there; the message says where it was looked for and where
-            it can be had.
+        FileNotFoundError: The file is in none of the folders; the message names the folders
+            and the source of the file.
     """
     found = _first(name, data_dir)
     if found is None:
@@ -67,7 +67,15 @@ def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def available(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path | None:
-    """Where a file of the book, or a data set of `jaxnet.data.load`, is; None if nowhere."""
+    """The path of a file of the book, or of a data set of `jaxnet.data.load`.
+
+    Args:
+        name: The name of the file or data set.
+        data_dir: Path of a folder that is searched before JAXNET_DATA and the user's cache.
+
+    Returns:
+        The path, or None if it is in none of the folders.
+    """
     return _first(name, data_dir) if name in FILES else data.available(name, data_dir)
 
 

@@ -1,4 +1,4 @@
-"""The documents' figures, and the verdict on ours."""
+"""The figures that the documents (docs/pages/book.md) print, and the verdicts on ours."""
 
 import dataclasses
 import math
@@ -21,11 +21,11 @@ class Row:
     Attributes:
         figure: The name of the figure in the ledger.
         documented: The figure as it is printed.
-        ours: One number, or mean and spread over seeds.
-        difference: Ours less the documented one.
+        ours: Our figure, or the mean and spread of our figures over seeds.
+        difference: Our figure less the documented one.
         allowed: The largest difference that passes.
-        verdict: "ok", "OFF", "not run", or "-" where too few seeds were run to judge.
-        rule: Where `allowed` comes from, in words.
+        verdict: "ok", "OFF", "not run", or "-" if too few seeds were run to judge.
+        rule: The rule that gives `allowed`, in words.
     """
 
     figure: str
@@ -51,7 +51,11 @@ def _ledger() -> dict[str, Any]:
 
 
 def documented(section: str) -> dict[str, Any]:
-    """The figures of a section such as "thermometer.split", flat: {"loss.1": ...}."""
+    """The figures of a section of the ledger, flat: {"loss.1": ...}.
+
+    Args:
+        section: The name of the section, such as "thermometer.split".
+    """
     found: Any = _ledger()
     for name in section.split("."):
         found = found[name]
@@ -61,7 +65,7 @@ def documented(section: str) -> dict[str, Any]:
 def _leaves(
     value: Any, name: str = "", kinds: Any = (Mapping, list, tuple, np.ndarray)
 ) -> Iterator[tuple[str, Any]]:
-    """What is held by containers of some kinds, by dotted name."""
+    """The values in nested containers, with their dotted names."""
     if isinstance(value, kinds):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
@@ -71,13 +75,16 @@ def _leaves(
 
 
 def compare(section: str, ours: Mapping[str, Any], complete: bool = True) -> list[Row]:
-    """Holds our figures against all figures of a section.
+    """Compares our figures with all figures of a section.
 
     Args:
         section: The name of the ledger's section.
-        ours: Our figures, nested as the section is; further figures are allowed.
-        complete: Whether a missing figure is a failure. It is not when the
+        ours: Our figures, nested like the section; further figures are allowed.
+        complete: Whether a missing figure is a failure. It is none when the
             settings ask for a shorter run than the document's.
+
+    Returns:
+        A row for each figure of the section.
     """
     found = dict(_leaves(dict(ours)))
     rows = []
@@ -114,10 +121,18 @@ def compare(section: str, ours: Mapping[str, Any], complete: bool = True) -> lis
 
 
 def compare_over_seeds(section: str, ours: Mapping[str, Any], complete: bool = True) -> list[Row]:
-    """The same for figures whose seed nobody knows: ours hold one entry a seed.
+    """Compares our figures of several seeds with figures whose seed is unknown.
 
     The document's run is one more draw from the same distribution, so its figure
     has to lie within the 99 % prediction interval of ours (Student's t).
+
+    Args:
+        section: The name of the ledger's section.
+        ours: Our figures, nested like the section, each an array with an entry for each seed.
+        complete: Whether a missing figure is a failure.
+
+    Returns:
+        A row for each figure of the section.
     """
     import scipy.stats
 
@@ -154,11 +169,11 @@ def compare_over_seeds(section: str, ours: Mapping[str, Any], complete: bool = T
 
 
 def check(what: str, found: str, holds: bool) -> dict[str, str]:
-    """Something besides the documents' figures that has to hold, as records keep it.
+    """A row for a statement that is not a figure of the documents but has to hold too.
 
     Args:
         what: The statement that has to hold.
-        found: What was measured or seen.
+        found: The measurement in words.
         holds: Whether the statement holds.
     """
     return {"check": what, "found": found, "verdict": "ok" if holds else "OFF"}
@@ -184,7 +199,7 @@ def _allowed(figure: Decimal | int) -> tuple[float, str]:
     if isinstance(figure, int) or not figure.is_finite():
         return 0.0, _EQUAL
     size = abs(float(figure))
-    # Float32's rounding of a sum, theirs and ours, comes on top of the rounding in print:
-    # the document's 3.9682 is 3.9682517 in float64.
+    # Both programs round in float32, which adds to the rounding of the printed digits: the
+    # document prints 3.9682 where float64 gives 3.9682517.
     digit, part = _half_digit(figure) + 1e-6 * size, 1e-5 * size
     return (digit, _PRINTED) if digit >= part else (part, "1e-5 of the value")

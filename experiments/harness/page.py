@@ -28,14 +28,16 @@ _ROWS_SHOWN = 15  # longer tables are folded
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What the page says about one experiment.
+    """The content of the page for one experiment.
 
     Attributes:
         name: The name of the experiment, unique on the page.
-        about: Its docstring: the first line is the claim, indented lines are commands.
-        folder: The folder of its run; None if there is none.
-        skipped: Why it was not run.
-        error: What stopped it; the first line says it in short.
+        about: The docstring of the experiment: the first line is the claim, indented lines
+            are commands.
+        folder: The folder of the run; None if there is no run.
+        skipped: The reason why the experiment was not run; empty if it was.
+        error: The error that stopped the experiment, with a summary in the first line; empty
+            if there was none.
     """
 
     name: str
@@ -54,17 +56,17 @@ def save_page(
 ) -> None:
     """Writes the page: a summary, then each experiment with its figures and pictures.
 
-    What is missing or damaged in a run folder is named on the page.
+    The page names the files of a run folder that are missing or damaged.
 
     Args:
-        path: Path of the HTML file, which appears whole or not at all.
+        path: Path of the HTML file, which is written completely or not at all.
         entries: The experiments, in the order of the page.
         title: The title of the page.
         intro: Paragraphs below the title, with an empty line between them.
-        command: The command that asked for the page.
+        command: The command line that asked for the page.
 
     Raises:
-        ValueError: There are no entries, or two of one name.
+        ValueError: There are no entries, or two entries have the same name.
         OSError: The file cannot be written.
     """
     names = [entry.name for entry in entries]
@@ -87,7 +89,7 @@ def save_page(
 
 
 def _environment() -> jinja2.Environment:
-    """The template's, in which text cannot become markup."""
+    """The environment of the template, which escapes all text, so that none becomes markup."""
 
     def printable(value: Any) -> Any:
         if value is None:
@@ -118,12 +120,12 @@ class _Table:
     """Figures with their verdicts, ready for the page.
 
     Attributes:
-        title: What the figures are.
-        counts: How many hold, in words.
+        title: The title of the table.
+        counts: The number of figures that hold, in words.
         prefix: The beginning that all names share, which the rows leave out.
-        columns: Names and CSS classes, after that of the verdict.
+        columns: The names and CSS classes of the columns after the verdict's.
         rows: For each figure the verdict (its word and class) and the cells.
-        open: Whether the rows are shown unasked.
+        open: Whether the rows are shown at once, or folded.
     """
 
     title: str
@@ -164,7 +166,7 @@ class _Table:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """An entry and its run, and what follows from both."""
+    """An entry and its run, with the texts that the template takes from them."""
 
     entry: Entry
     run: RunFolder | None
@@ -192,7 +194,11 @@ class _Part:
         ]
 
     def counts(self, ledger: bool) -> tuple[int, int, int]:
-        """Rows that hold, are off, and are not judged: of the ledger, or of other tables."""
+        """The numbers of rows that hold, are off, and are not judged.
+
+        Args:
+            ledger: Whether to count the rows of the ledger, or those of all other tables.
+        """
         return _counts(
             row["verdict"]
             for name, rows in (self.run.judged if self.run else {}).items()
@@ -202,13 +208,13 @@ class _Part:
 
     @property
     def exact(self) -> int:
-        """Figures of the ledger that hold because they are equal: shapes, counts and texts."""
+        """The number of figures in the ledger that hold as equal: shapes, counts and texts."""
         rows = self.run.judged.get("ledger", []) if self.run else []
         return sum(row["verdict"] == "ok" and row.get("rule") == "equal" for row in rows)
 
     @property
     def status(self) -> tuple[str, str]:
-        """A word and its class."""
+        """The outcome of the experiment in a word, and the CSS class of the word."""
         if self.entry.error:
             return "✗ failed", "bad"
         if self.run is None:
@@ -224,7 +230,7 @@ class _Part:
 
     @property
     def tally(self) -> str:
-        """How many of its figures hold, in words."""
+        """The number of the experiment's figures that hold, in words."""
         words, unjudged = [], 0
         for ledger, what in ((True, ""), (False, "checks ")):
             hold, off, rest = self.counts(ledger)
@@ -234,25 +240,25 @@ class _Part:
         return ", ".join(words) or "-"
 
     @property
-    def facts(self) -> dict[str, str]:
-        """When, how long, by which command and where."""
+    def details(self) -> dict[str, str]:
+        """The run's date, duration, command and folder, by name."""
         run = self.run
         assert run is not None
-        facts = {"began": run.began.replace("T", " ")} if run.began else {}
+        details = {"began": run.began.replace("T", " ")} if run.began else {}
         if run.seconds is not None:
-            facts["time"] = _duration(run.seconds)
+            details["time"] = _duration(run.seconds)
         if run.command:
-            facts["command"] = shlex.join(run.command)
-        return facts | {"folder": str(run.folder)}
+            details["command"] = shlex.join(run.command)
+        return details | {"folder": str(run.folder)}
 
     def own(self, common: Mapping[str, Any]) -> dict[str, Any]:
-        """What of the machine and the versions is not that of all runs."""
+        """The machine and versions of the run, without those that all runs share."""
         assert self.run is not None
         environment = self.run.environment.items()
         return {k: v for k, v in environment if k not in common or common[k] != v}
 
     def caption(self, picture: Picture) -> str:
-        """The title that the file gives itself, or its name in words."""
+        """The title in the file's metadata, or the name of the file in words."""
         return picture.title or picture.name.removesuffix(".png").replace("_", " ")
 
 
@@ -263,7 +269,7 @@ def _counts(verdicts: Any) -> tuple[int, int, int]:
 
 
 def _cards(parts: Sequence[_Part]) -> list[tuple[str, str, str]]:
-    """The summary: a name, a value, and a note."""
+    """The cards of the summary: a name, a value and a note each."""
     cards = []
     for ledger, title in ((True, "Figures that hold"), (False, "Further checks that hold")):
         hold, off, rest = map(sum, zip(*(part.counts(ledger) for part in parts), strict=True))
@@ -287,7 +293,7 @@ def _cards(parts: Sequence[_Part]) -> list[tuple[str, str, str]]:
 
 
 def _kind(key: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The class of a column: numbers are flush right, code has its own face, prose is wide."""
+    """The CSS class of a column: numbers are right-aligned, code is monospaced, prose is wide."""
     if key in ("documented", "ours", "difference", "allowed"):
         return "number"
     longest = max(len(str(row.get(key, ""))) for row in rows)
@@ -297,9 +303,9 @@ def _kind(key: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _blocks(text: str) -> list[tuple[str, Any]]:
-    """("code", lines) of indented blocks, ("text", pieces) of paragraphs.
+    """The blocks of a text: ("code", lines) if indented, ("text", parts) for a paragraph.
 
-    Every other piece of a paragraph stands between backticks, and is code.
+    The parts of a paragraph are in turn plain text and code, which stood between backticks.
     """
     blocks: list[tuple[str, Any]] = []
     for block in text.strip("\n").split("\n\n"):
@@ -315,7 +321,7 @@ def _blocks(text: str) -> list[tuple[str, Any]]:
 
 
 def _common(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all environments agree on; a damaged record has none."""
+    """The machine and versions that all runs share; a damaged record counts for none."""
     known = [environment for environment in environments if environment]
     if not known:
         return {}

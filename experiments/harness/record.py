@@ -1,4 +1,4 @@
-"""What a run leaves behind: one folder that appears whole or not at all."""
+"""The folder of a run, which is complete or absent, and the record in it."""
 
 import dataclasses
 import datetime
@@ -28,23 +28,23 @@ __all__ = ["Run", "environment", "verdicts"]
 
 
 class Run:
-    """The folder of a run, filled under a hidden name and shown when the run is done.
+    """The folder of a run, filled under a hidden name and renamed when the run is done.
 
-    The runner uses it as a context manager around an experiment. Left normally, it writes
-    `record.json` and renames the folder to its final name, OUT/NAME/DATE_TIME; left through an
-    exception (Ctrl-C too), it removes what was written.
+    The registry uses it as a context manager around an experiment. At the end it writes
+    `record.json` and renames the folder to its final name, OUT/NAME/DATE_TIME; after an
+    exception (Ctrl-C too) it removes the folder.
 
     Args:
-        out: The folder of all runs; it is made if it is not there.
+        out: Path of the folder of all runs, which is made if it does not exist.
         name: The name of the experiment.
-        config: The settings: what the run was asked to do.
+        config: The settings of the run.
 
     Attributes:
-        folder: Where the experiment puts its pictures and files.
-        metrics: What the experiment measured. A list of mappings that have a "verdict" ("ok",
-            "OFF", "not run", "-") is a table of judged figures.
+        folder: The folder for the pictures and files of the experiment.
+        metrics: The measurements of the experiment by name. A list of mappings with a
+            "verdict" ("ok", "OFF", "not run", "-") is a table of judged figures.
         result: The result in a few words, for the page's summary.
-        unfinished: Checkpoint folders that outlive a run that was stopped or killed.
+        unfinished: The checkpoint folders, which outlive a run that was stopped or killed.
 
     Raises:
         OSError: The folder cannot be made or written.
@@ -66,7 +66,8 @@ class Run:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        # The checkpoints go last: until the record is in place they can make it again.
+        # The exits run in reverse order. The checkpoints are removed last: until the record is
+        # written, the run can be finished again from them.
         self._stack.enter_context(self.unfinished)
         self._stack.enter_context(files.filling(self.folder))
         self._stack.push(self._finish)
@@ -81,7 +82,7 @@ class Run:
         self._stack.__exit__(kind, error, traceback)
 
     def failed(self) -> int:
-        """How many of the judged figures are off."""
+        """The number of judged figures that are off."""
         return verdicts(self.metrics).count("OFF")
 
     def _finish(self, kind: type[BaseException] | None, *_: Any) -> None:
@@ -111,7 +112,11 @@ class Run:
 
 
 def verdicts(metrics: Mapping[str, Any]) -> list[str]:
-    """All verdicts in the judged tables of a record."""
+    """All verdicts in the judged tables of a record.
+
+    Args:
+        metrics: The measurements by name.
+    """
     return [
         row["verdict"]
         for rows in metrics.values()
@@ -122,7 +127,7 @@ def verdicts(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, as every record states them."""
+    """The versions of the packages, and the machine, as every record has them."""
     device = jax.devices()[0]
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     commit = _commit()
@@ -141,9 +146,9 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of this checkout, with "-dirty" after changes; empty where there is none."""
+    """The commit of this checkout, with "-dirty" after changes; empty without a repository."""
     root = Path(__file__).parents[2]
-    # Only the checkout itself: an unpacked copy may lie within another repository.
+    # Git would also find the repository of a folder further up, in which a copy may lie.
     if shutil.which("git") is None or not (root / ".git").exists():
         return ""
     words = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]

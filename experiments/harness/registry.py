@@ -1,4 +1,4 @@
-"""Which experiments there are, and how one is run."""
+"""The list of all experiments, and the function that runs one of them."""
 
 import ast
 import functools
@@ -19,13 +19,14 @@ __all__ = ["USERS_ERRORS", "execute", "list_all", "load", "missing_data", "names
            "run", "told"]  # fmt: skip
 
 USERS_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, OverflowError, MemoryError)
-"""What is the user's to mend and told in a line: settings, files, packages that are not there,
-a loss that is not finite, more than the memory holds. JAXNET_TRACEBACK=1 shows where it was."""
+"""The errors that a user can correct, and that are shown in one line: of settings, of files, of
+packages that are not installed, of a loss that is not finite, and of too little memory.
+JAXNET_TRACEBACK=1 shows their traceback."""
 
 
 @functools.cache
 def _found() -> tuple[str, ...]:
-    """Modules beside this package that define `Config` and `main`, read without importing them."""
+    """The modules beside this package that define `Config` and `main`, found without an import."""
     found = []
     for path in sorted(Path(__file__).parents[1].glob("[!_]*.py")):
         defined = {getattr(node, "name", "") for node in ast.parse(path.read_text()).body}
@@ -45,7 +46,12 @@ def load(name: str) -> ModuleType:
 
 
 def missing_data(module: ModuleType, data_dir: Path | None = None) -> list[str]:
-    """The data sets that an experiment needs and that are not on this machine."""
+    """The names of the data sets that an experiment needs and this machine does not have.
+
+    Args:
+        module: The module of the experiment.
+        data_dir: Path of a folder that is searched first.
+    """
     return [name for name in module.DATA if available(name, data_dir) is None]
 
 
@@ -67,18 +73,18 @@ def list_all(data_dir: Path | None = None) -> None:
 
 
 def execute(name: str, config: Any) -> int:
-    """Runs one experiment with its settings; every way to run one comes through here.
+    """Runs one experiment with its settings; every other function that runs one calls this one.
 
     Args:
         name: The name of the experiment.
-        config: Its settings, an instance of its `Config`.
+        config: The settings, an instance of the experiment's `Config`.
 
     Returns:
-        How many of the figures that it judged are off.
+        The number of judged figures that are off.
 
     Raises:
-        ValueError: The settings cannot be run, or what the experiment says of its data.
-        KeyboardInterrupt: Ctrl-C; the message says what was kept.
+        ValueError: The settings cannot be run, or the experiment refuses its data.
+        KeyboardInterrupt: The user pressed Ctrl-C; the message says what was saved.
     """
     config.validate()
     with Run(config.out, name, config) as run:
@@ -90,8 +96,13 @@ def execute(name: str, config: Any) -> int:
 def run(name: str, arguments: Sequence[str]) -> int:
     """Runs one experiment from its command line.
 
+    Args:
+        name: The name of the experiment.
+        arguments: The words of the command line after the name.
+
     Returns:
-        0 if every figure holds, 1 if one is off, 2 for bad input, 130 after Ctrl-C.
+        The exit code: 0 if every figure holds, 1 if one is off, 2 for bad input, 130 after
+        Ctrl-C.
     """
 
     def chosen() -> int:
@@ -111,7 +122,14 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 
 def told(command: Callable[[], int]) -> int:
-    """Runs a command; the user's errors become one line and exit code 2, Ctrl-C becomes 130."""
+    """Runs a command and shows its errors to the user.
+
+    Args:
+        command: A function without arguments that returns the exit code.
+
+    Returns:
+        The exit code of the command, 2 after one of `USERS_ERRORS`, 130 after Ctrl-C.
+    """
     try:
         return command()
     except USERS_ERRORS as error:
@@ -125,13 +143,13 @@ def told(command: Callable[[], int]) -> int:
 
 
 def stopped(stop: KeyboardInterrupt) -> str:
-    """What a user is told after Ctrl-C."""
+    """The line that a user sees after Ctrl-C."""
     return f"stopped; {str(stop) or 'nothing was kept of this run'}"
 
 
 def one_line(error: Exception) -> str:
-    """What a user is told of an error that is theirs to mend."""
+    """The line that a user sees for one of `USERS_ERRORS`."""
     if isinstance(error, OSError) and error.strerror:
-        # Writing does not know the file's name; that of a full disk goes for all of them.
+        # An error of writing, such as a full disk, has no file name.
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__

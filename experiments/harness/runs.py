@@ -1,4 +1,4 @@
-"""Run folders as they lie on disk: a record, pictures, and what is wrong with them."""
+"""Run folders on the disk: their records, their pictures, and their faults."""
 
 import dataclasses
 import json
@@ -22,8 +22,8 @@ class Picture:
         name: The name of the file.
         data: The bytes of the file.
         width, height: The size in pixels.
-        title: A caption, as the file says; empty if it does not.
-        description: What it shows in words, as the file says; empty if it does not.
+        title: The caption in the file's metadata; empty if there is none.
+        description: The description in the file's metadata; empty if there is none.
     """
 
     name: str
@@ -36,21 +36,21 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """What a run left.
+    """The content of the folder of a run.
 
     Attributes:
-        folder: The folder.
-        began: Date and time of the beginning, as written.
-        seconds: How long the run took; None if unknown.
+        folder: Path of the folder.
+        began: The date and time of the beginning, as the record has them.
+        seconds: The duration of the run; None if it is unknown.
         command: The command line.
-        config: What was asked for.
-        changed: Of that, what differs from the experiment's own settings.
-        environment: Versions and machine.
-        result: The result in a few words; empty if the run states none.
-        metrics: What was measured.
-        judged: Of the metrics, the tables whose rows have a "verdict": "ledger" and others.
-        pictures: The PNG files, by name.
-        problems: One line for each thing that is missing or damaged.
+        config: The settings.
+        changed: The settings that differ from the experiment's defaults.
+        environment: The versions of packages, and the machine.
+        result: The result in a few words; empty if the record has none.
+        metrics: The measurements, without the judged tables.
+        judged: The tables whose rows have a "verdict", by name: "ledger" and others.
+        pictures: The PNG files, in the order of their names.
+        problems: A line for each file or value that is missing or damaged.
     """
 
     folder: Path
@@ -68,17 +68,20 @@ class RunFolder:
 
 
 def newest_runs(out: Path) -> dict[str, Path]:
-    """The last run folder of each name in OUT/NAME/DATE_TIME.
+    """The newest run folder of each experiment, OUT/NAME/DATE_TIME, by the experiment's name.
+
+    Args:
+        out: Path of the folder of all runs.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no run in it.
+        FileNotFoundError: There is no such folder, or no run in it.
     """
     if not out.is_dir():
         raise FileNotFoundError(f"{out}: there is no such folder; give one that holds runs")
     found: dict[str, Path] = {}
     for folder in sorted(out.glob("*/*/"), key=_age):
         if folder.name.startswith(".") or folder.parent.name.startswith("."):
-            continue  # a run that is not done
+            continue  # a run that is not finished
         if (folder / "record.json").is_file():
             found[folder.parent.name] = folder
     if not found:
@@ -89,12 +92,16 @@ def newest_runs(out: Path) -> dict[str, Path]:
 
 
 def _age(folder: Path) -> tuple[bool, str]:
-    """Sorts by the date in the name; a copy with a name of its own is older than all."""
+    """A key to sort run folders by date; a copy under another name counts as older than all."""
     return bool(re.match(r"\d{4}-\d\d-\d\d", folder.name)), folder.name
 
 
 def read_run(folder: Path) -> RunFolder:
-    """Reads what is there; what is not becomes a problem, not an error."""
+    """Reads the folder of a run. A missing or damaged file is a line in `problems`, no error.
+
+    Args:
+        folder: Path of the folder.
+    """
     problems: list[str] = []
     record = _record(folder / "record.json", problems)
 
@@ -153,7 +160,7 @@ def _record(file: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects lie further within one another."""
+    """Whether lists and objects are nested deeper than a number of levels."""
     layer = [value]
     for _ in range(levels):
         layer = [
@@ -180,11 +187,11 @@ def _pictures(folder: Path, problems: list[str]) -> tuple[Picture, ...]:
     for file in sorted(folder.glob("*.png")):
         try:
             with Image.open(file) as image:
-                image.load()  # reads to the end: half a file is an error
+                image.load()  # reads to the end, so that a truncated file is found
                 width, height = image.size
                 words = [str(image.info.get(key, "")) for key in ("Title", "Description")]
             pictures.append(Picture(file.name, file.read_bytes(), width, height, *words))
-        # Pillow's, for a broken file
+        # the errors that Pillow raises for a broken file
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             problems.append(f"{file.name}: damaged: {str(error).replace(str(file), 'it')}")
     return tuple(pictures)

@@ -13,7 +13,11 @@ __all__ = ["Bound", "Count", "Positive", "Seed", "Settings", "Spread", "Training
 
 @contextmanager
 def from_file(path: Path) -> Iterator[None]:
-    """Puts the name of a file before errors about what was read from it."""
+    """Puts the name of a file in front of a ValueError about its content.
+
+    Args:
+        path: Path of the file.
+    """
     try:
         yield
     except ValueError as error:
@@ -24,11 +28,11 @@ def from_file(path: Path) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """What a field accepts, in the annotation of the field.
+    """The values that a field accepts, for the annotation of the field.
 
     Attributes:
-        accepts: A function of a value, whether the value is accepted.
-        words: The second half of the error that names a refused value.
+        accepts: A function that says whether a value is accepted.
+        words: The second half of the error message; the first half has the refused value.
     """
 
     accepts: Callable[[Any], bool]
@@ -43,7 +47,7 @@ Spread = Annotated[int, Bound(lambda n: n >= 3, "a spread needs at least 3")]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings that every experiment has; each one adds its own."""
+    """Settings that every experiment has; each experiment adds its own."""
 
     data_dir: Path | None = None
     """Folder to look for data sets in first (then JAXNET_DATA, then the user's cache)."""
@@ -51,14 +55,14 @@ class Settings:
     """Folder of run folders; each run adds OUT/NAME/DATE_TIME with record and pictures."""
 
     def validate(self) -> None:
-        """Refuses what cannot be run; the runner calls it once, before the experiment.
+        """Refuses settings that cannot be run; the registry calls it once, before the experiment.
 
-        A field's range stands in its annotation (`Count`, `Positive`, ...). An experiment whose
+        The range of a field is in its annotation (`Count`, `Positive`, ...). An experiment whose
         settings depend on one another extends this method.
 
         Raises:
-            ValueError: A number is outside its range; the flag is named.
-            FileNotFoundError: `--data-dir` is not there.
+            ValueError: A number is outside its range; the message names the flag.
+            FileNotFoundError: The folder of `--data-dir` does not exist.
         """
         hints = typing.get_type_hints(type(self), include_extras=True)
         for field in dataclasses.fields(self):
@@ -76,7 +80,7 @@ class Settings:
             )
 
     def changed(self) -> dict[str, Any]:
-        """The fields that differ from the experiment's own, less the folders."""
+        """The fields that differ from the experiment's defaults, without the folders."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -86,16 +90,16 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Training(Settings):
-    """Settings of an experiment that trains."""
+    """Settings of an experiment that trains a model."""
 
     seed: Seed = 0
-    """Seed of all random numbers: what torch.manual_seed(seed) draws."""
+    """Seed of all random numbers, which are those of torch.manual_seed(seed)."""
     epochs: Count = 1
     """Passes over the data."""
 
 
 def _bounds(annotation: Any) -> Iterator[Bound]:
-    """The bounds in an annotation: of `Count`, and within `Count | None`."""
+    """The bounds in an annotation such as `Count`, or in parts of it as in `Count | None`."""
     for part in getattr(annotation, "__metadata__", ()):
         if isinstance(part, Bound):
             yield part

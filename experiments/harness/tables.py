@@ -1,4 +1,4 @@
-"""Tables: in the terminal, in Markdown, and the Markdown page that a measured run leaves."""
+"""Tables in the terminal and in Markdown, and result.md, the Markdown page of a run."""
 
 import dataclasses
 import datetime
@@ -24,13 +24,13 @@ def show(
     title: str = "",
     widest: Mapping[str, int] | None = None,
 ) -> None:
-    """Prints a table that fits the terminal: long cells go on in the next line of their column.
+    """Prints a table that fits the terminal; long cells are broken into several lines.
 
     Args:
-        header: The names of the columns; a column whose cells are numbers is set flush right.
+        header: The names of the columns; a column of numbers is right-aligned.
         rows: The cells, of any type.
         title: A line above the table.
-        widest: The largest width, in characters, of columns by name.
+        widest: The largest widths of columns in characters, by name of the column.
     """
     from rich import box
     from rich.console import Console
@@ -41,7 +41,7 @@ def show(
                   title=title or None, title_justify="left", title_style="")  # fmt: skip
     for i, name in enumerate(header):
         numbers = all(_is_number(row[i]) for row in cells)
-        # Names stay whole: they are what is typed and searched for.
+        # Names are not broken, since a user types them and searches for them.
         whole = numbers or (i == 0 and all(len(row[0]) <= 30 for row in cells))
         table.add_column(
             name,
@@ -53,7 +53,7 @@ def show(
         )
     for row in cells:
         table.add_row(*row)
-    # Brackets in a cell are brackets, no styles.
+    # Without markup, brackets in a cell are printed and not read as rich's styles.
     Console(markup=False, highlight=False, emoji=False).print(table)
 
 
@@ -68,6 +68,10 @@ def _is_number(text: str) -> bool:
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in Markdown.
 
+    Args:
+        header: The names of the columns.
+        rows: The cells, of any type.
+
     >>> print(markdown(["net", "loss"], [["wide", 0.5]]))
     | net | loss |
     | --- | --- |
@@ -78,7 +82,11 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def command(name: str, config: Settings) -> str:
-    """The command line of an experiment with these settings, less the folders.
+    """The command line of an experiment with some settings, without the folders.
+
+    Args:
+        name: The name of the experiment.
+        config: The settings.
 
     >>> from experiments.harness.settings import Training
     >>> command("cifar10_stats", Training(seed=3, out=Path("elsewhere")))
@@ -96,7 +104,11 @@ def command(name: str, config: Settings) -> str:
 
 
 def mean_and_spread(values: Sequence[float] | np.ndarray, digits: int = 3) -> str:
-    """The mean ± standard deviation over seeds; the value alone if there is one.
+    """The mean ± standard deviation over seeds; a single value without a deviation.
+
+    Args:
+        values: The values, one for each seed.
+        digits: The number of digits after the point.
 
     >>> mean_and_spread([0.25, 0.75])
     '0.500 ± 0.354'
@@ -106,7 +118,11 @@ def mean_and_spread(values: Sequence[float] | np.ndarray, digits: int = 3) -> st
 
 
 def seeds_in_words(first: int, count: int) -> str:
-    """Which seeds a run had.
+    """The seeds of a run in words.
+
+    Args:
+        first: The first seed.
+        count: The number of seeds.
 
     >>> seeds_in_words(0, 5)
     'seeds 0 to 4'
@@ -115,7 +131,10 @@ def seeds_in_words(first: int, count: int) -> str:
 
 
 def shared_prefix(names: Sequence[str]) -> str:
-    """The dotted beginning that all names share, with its last dot.
+    """The beginning that all dotted names share, with its last dot.
+
+    Args:
+        names: The names.
 
     >>> shared_prefix(["wine.rows.bad", "wine.means.0"])
     'wine.'
@@ -128,9 +147,12 @@ def shared_prefix(names: Sequence[str]) -> str:
 
 
 def show_ledger(rows: Sequence[ledger.Row]) -> None:
-    """Prints a line for each part of the figures, the rows that are off, and how many hold.
+    """Prints a line for each group of figures, the rows that are off, and how many hold.
 
-    The terminal gets no more: all rows stand in result.md and on the page.
+    The terminal shows no more; result.md and the page have all rows.
+
+    Args:
+        rows: The rows of `ledger.compare`.
     """
     prefix = shared_prefix([row.figure for row in rows])
     parts: dict[str, list[ledger.Row]] = {}
@@ -159,11 +181,11 @@ def _outcome(rows: Sequence[ledger.Row]) -> str:
 
 
 def save_ledger(run: "Run", rows: Sequence[ledger.Row], notes: Sequence[str] = ()) -> None:
-    """Prints the figures with their verdicts, and keeps them: in the record and as result.md.
+    """Prints the figures with their verdicts, and writes them to the record and to result.md.
 
     Args:
-        run: The run whose record and folder they go to.
-        rows: The rows of `ledger.compare`; without any there is nothing to keep.
+        run: The run whose record and folder are written to.
+        rows: The rows of `ledger.compare`; without rows, no result.md is written.
         notes: Lines above the table.
     """
     run.metrics["ledger"] = [dataclasses.asdict(row) for row in rows]
@@ -188,14 +210,14 @@ def save_table(
     rows: Iterable[Sequence[Any]],
     notes: Sequence[str] = (),
 ) -> None:
-    """Writes result.md: the command, the machine and one table.
+    """Writes result.md with the command, the machine and a table.
 
     Args:
-        run: The run; the file goes to its folder.
+        run: The run, into whose folder the file is written.
         title: The title of the page.
         header: The names of the columns.
-        rows: The cells.
-        notes: Lines between the machine's and the table.
+        rows: The cells, of any type.
+        notes: Lines between the line of the machine and the table.
     """
     from experiments.harness.record import environment  # imports jax
 

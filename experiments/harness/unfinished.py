@@ -1,4 +1,4 @@
-"""The checkpoints of a long command, so that one that was killed goes on."""
+"""The checkpoints of a long command, by which the command goes on after it was killed."""
 
 import shutil
 from pathlib import Path
@@ -11,20 +11,26 @@ __all__ = ["Unfinished", "checksum"]
 
 
 def checksum(*arrays: Any) -> str:
-    """A checksum of the numbers in arrays, for the name of a folder: other data, another run."""
+    """A checksum of the numbers in arrays, for the name of a checkpoint folder.
+
+    With it, a run on other data gets another folder.
+
+    Args:
+        *arrays: Arrays, or pytrees of arrays.
+    """
     return f"{loaders.checksum(arrays):08x}"
 
 
 class Unfinished:
     """The checkpoint folders of a command's runs, in OUT/NAME/unfinished.
 
-    Give one folder a run to `train.fit(checkpoint=...)`. Used as a context manager around
-    all runs, it takes the folders away when the command is done, and leaves them when it
-    is stopped or killed: a finished run is then read back, a broken one goes on. `record.Run`
-    holds one for its experiment.
+    Give each run a folder of its own by `train.fit(checkpoint=...)`. As a context manager
+    around all runs, it removes the folders when the command is done, and leaves them when the
+    command is stopped or killed: the same command then restores the runs that were finished
+    and resumes the others. `record.Run` has one for its experiment.
 
     Args:
-        out: The folder of all runs.
+        out: Path of the folder of all runs.
         name: The name of the experiment.
     """
 
@@ -33,7 +39,12 @@ class Unfinished:
         self._used: list[Path] = []
 
     def folder(self, *parts: object) -> Path:
-        """The folder of one run; the parts name all that makes another run of it, data too."""
+        """The checkpoint folder of one run.
+
+        Args:
+            *parts: The parts of its name, which have to include every setting that changes the
+                run, and a checksum of the data.
+        """
         path = self.home / "_".join(map(str, parts))
         self._used.append(path)
         return path

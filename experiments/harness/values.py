@@ -1,4 +1,4 @@
-"""Recorded values in words: long series by their ends and range."""
+"""Recorded values in words; of a long series the ends and the range."""
 
 import math
 import sys
@@ -7,12 +7,15 @@ from typing import Any
 
 __all__ = ["flat_values", "number"]
 
-_INLINE = 8  # values that are written out
-_MOST = 80  # lines; the rest is in the record
+_INLINE = 8  # the most values of a list that are written out
+_MOST = 80  # the most lines of the page; the rest is in the record
 
 
 def flat_values(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(dotted name, value in words) of everything recorded.
+    """The dotted name of every recorded value, with the value in words.
+
+    Args:
+        metrics: The measurements of a run.
 
     >>> flat_values({"a": {"loss": list(range(10))}, "n": 3})
     [('a.loss', '10 values: first 0, last 9, between 0 and 9'), ('n', '3')]
@@ -47,7 +50,7 @@ def _walk(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, str):
-        return value in ("nan", "inf", "-inf")  # what JSON has no word for
+        return value in ("nan", "inf", "-inf")  # JSON has no numbers for these
     if isinstance(value, int) and abs(value) > sys.float_info.max:
         return False
     return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -64,7 +67,7 @@ def _series(values: Sequence[float]) -> str:
 
 
 def number(value: Any) -> str:
-    """A value in words: seven digits of a number, the first of a long list or text."""
+    """A value in words: a number by seven digits, a long list or text by its beginning."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
     if isinstance(value, float):
