@@ -1,15 +1,15 @@
-"""How the cost of training grows, jaxnet beside PyTorch: python -m benchmarks.growth
+"""The growth of the cost of training, jaxnet beside PyTorch: python -m benchmarks.growth
 
 A net 784-128-64-10 trains by SGD with one of four quantities varied: the rows of a batch,
-the width of the first hidden layer, the steps of an epoch (one compiled call of jaxnet's,
-one loop of PyTorch's), and the rows of the data that batches are drawn from. PyTorch runs
+the width of the first hidden layer, the steps of an epoch (one compiled call of jaxnet,
+one loop of PyTorch), and the rows of the data that batches are drawn from. PyTorch runs
 eagerly; both run in turn, after warm-up.
 
 The first table has each point. The second one has the line `fixed + each * quantity` that
-fits them best by relative error, and the power with which the cost grows between the two
-largest. A fixed cost is what remains when the quantity goes to nothing: of a step (batch,
-width, data) or of an epoch (steps). Points that bend away from a line (caches, threads)
-show in the plot.
+fits the points best by relative error, and the power with which the cost grows between the two
+largest. The fixed cost is the cost that remains when the quantity goes to zero, of a step (batch,
+width, data) or of an epoch (steps). The plot shows points that deviate from a line (by caches
+and threads).
 
     python -m benchmarks.growth --out runs/growth
     python -m benchmarks.growth --only batch width --rounds 15
@@ -31,7 +31,11 @@ LIBRARIES = ("torch eager", "jaxnet")
 
 
 def wide(width: int) -> Workload:
-    """The net with another first hidden layer."""
+    """The training of the net with another width of the first hidden layer.
+
+    Args:
+        width: The number of units.
+    """
     sizes = (784, width, 64, 10)
     return dataclasses.replace(
         BASE,
@@ -42,13 +46,13 @@ def wide(width: int) -> Workload:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """A quantity, and the training at each of its sizes.
+    """A quantity, with a training for each of its sizes.
 
     Attributes:
-        title: of its panel.
-        unit: what it counts.
-        per: what the cost is of: "a step" or "an epoch".
-        works: by size.
+        title: The title of the panel.
+        unit: The unit of the quantity.
+        per: The unit that the cost is given for: "a step" or "an epoch".
+        works: The trainings by size.
     """
 
     title: str
@@ -83,7 +87,12 @@ AXES = {
 
 
 def measure(axis: Axis, rounds: int) -> dict[str, list[Timing]]:
-    """Timings of both libraries by size, in seconds of a step or an epoch."""
+    """The timings of both libraries for each size, in seconds of a step or an epoch.
+
+    Args:
+        axis: The quantity.
+        rounds: The number of samples for each size.
+    """
     found: dict[str, list[Timing]] = {library: [] for library in LIBRARIES}
     for work in axis.works.values():
         candidates = {"jaxnet": jaxnet_trainer(work)} | torch_trainers(work, ["eager"])
@@ -97,7 +106,15 @@ def measure(axis: Axis, rounds: int) -> dict[str, list[Timing]]:
 
 
 def line(sizes: np.ndarray, cost: np.ndarray) -> tuple[float, float]:
-    """(fixed, each) of the line fixed + each * size closest by relative error, both >= 0."""
+    """The line `fixed + each * size` that is closest by relative error, with both at least 0.
+
+    Args:
+        sizes: The sizes (N,).
+        cost: The costs (N,).
+
+    Returns:
+        The numbers `fixed` and `each`.
+    """
     columns = np.stack([1 / cost, sizes / cost], 1)
     fixed, each = np.linalg.lstsq(columns, np.ones(len(cost)))[0]
     if min(fixed, each) < 0:
@@ -108,7 +125,12 @@ def line(sizes: np.ndarray, cost: np.ndarray) -> tuple[float, float]:
 
 
 def points(axis: Axis, found: dict[str, list[Timing]]) -> list[list[str]]:
-    """Lines of the first table."""
+    """The lines of the first table.
+
+    Args:
+        axis: The quantity.
+        found: The timings of each library.
+    """
     lines = []
     for size, theirs, ours in zip(axis.works, *(found[name] for name in LIBRARIES), strict=True):
         spreads = [f"{(one.high - one.low) / one.median:.0%}" for one in (theirs, ours)]
@@ -126,7 +148,12 @@ def points(axis: Axis, found: dict[str, list[Timing]]) -> list[list[str]]:
 
 
 def growth(axis: Axis, found: dict[str, list[Timing]]) -> list[list[str]]:
-    """Lines of the second table."""
+    """The lines of the second table.
+
+    Args:
+        axis: The quantity.
+        found: The timings of each library.
+    """
     sizes, lines = np.array(list(axis.works), float), []
     for library in LIBRARIES:
         cost = np.array([one.median for one in found[library]])
@@ -145,7 +172,12 @@ def growth(axis: Axis, found: dict[str, list[Timing]]) -> list[list[str]]:
 
 
 def panel(axis: Axis, found: dict[str, list[Timing]]) -> plots.Panel:
-    """Cost against size, with the quartiles as a shade."""
+    """A panel of cost against size, with the quartiles as a shaded band.
+
+    Args:
+        axis: The quantity.
+        found: The timings of each library.
+    """
     sizes = list(axis.works)
     series = [
         plots.Series(

@@ -1,4 +1,4 @@
-"""The benchmarked models that no experiment has, as jaxnet writes them; see torch_models.py."""
+"""The benchmarked models that no experiment has, in jaxnet; torch_models.py has them in PyTorch."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxnet.nn import functional as F
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions with batch norm and a way around: torchvision's BasicBlock."""
+    """Two convolutions with batch norm and a skip connection: torchvision's BasicBlock."""
 
     def __init__(self, inplanes: int, planes: int, stride: int, *, rngs: nn.init.Rngs) -> None:
         args: dict[str, Any] = {"kernel_size": 3, "padding": 1, "bias": False, "rngs": rngs}
@@ -33,10 +33,11 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 with torchvision's names, and the usual beginning for images of 32 by 32.
+    """ResNet-18 with torchvision's names, and the usual first layer for images of 32 by 32.
 
-    That is a convolution of 3 by 3 at stride 1 and no pooling, in place of one of 7 by 7 at
-    stride 2 and a pooling. (N, 3, H, W) to (N, classes); 11.2 million parameters at width 64.
+    The first layer is a convolution of 3 by 3 with stride 1 without pooling, instead of one of
+    7 by 7 with stride 2 and a pooling. Images (N, 3, H, W) become scores (N, classes); at width
+    64 the net has 11.2 million parameters.
     """
 
     def __init__(self, classes: int = 10, width: int = 64, *, rngs: nn.init.Rngs) -> None:
@@ -61,7 +62,7 @@ def _layer(inplanes: int, planes: int, stride: int, rngs: nn.init.Rngs) -> nn.Se
 
 
 class Block(nn.Module):
-    """Causal attention and a net of two linear layers, each behind a LayerNorm and around."""
+    """Causal attention and two linear layers, each after a LayerNorm, with skip connections."""
 
     def __init__(self, width: int, heads: int, *, rngs: nn.init.Rngs) -> None:
         self.heads = heads
@@ -85,10 +86,10 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A language model with GPT-2's blocks, whose table of tokens is also its last layer.
+    """A language model with GPT-2's blocks; the embedding of tokens is also the last layer.
 
-    Token numbers (N, L) to scores (N, L, vocabulary). With 12 blocks, width 768 and 12 heads
-    it is GPT-2 small: 124 million parameters.
+    Token numbers (N, L) become scores (N, L, vocabulary). With 12 blocks, width 768 and 12
+    heads it is GPT-2 small, with 124 million parameters.
     """
 
     def __init__(
@@ -109,6 +110,6 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(width)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        places = jnp.arange(tokens.shape[1])
-        x = self.wte(tokens) + self.wpe(places)[None]
+        positions = jnp.arange(tokens.shape[1])
+        x = self.wte(tokens) + self.wpe(positions)[None]
         return F.linear(self.ln_f(self.h(x)), self.wte.weight[...])

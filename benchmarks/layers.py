@@ -1,8 +1,8 @@
 """Forward and backward of each layer, jaxnet beside PyTorch: python -m benchmarks.layers
 
 A step is the gradient of sum(output * fixed numbers) with respect to the input
-and the parameters. jaxnet is timed called from Python, and as it trains: many
-steps inside one lax.scan. A ratio above 1 means that jaxnet is faster.
+and the parameters. jaxnet is timed with one call from Python for each step, and with many
+steps in one lax.scan, as in training. A ratio above 1 means that jaxnet is faster.
 """
 
 import argparse
@@ -19,12 +19,20 @@ from benchmarks.timing import interleave, machine, markdown
 from jaxnet import nn, train
 from jaxnet.random import Generator
 
-STEPS = 8  # in one scan
+STEPS = 8  # the number of steps in one scan
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A layer under torch's name, and its inputs' shapes ("i" marks class numbers)."""
+    """A layer and its inputs.
+
+    Attributes:
+        name: The name of the layer in torch and jaxnet.
+        args: The arguments by position.
+        shapes: The shapes of the inputs. A shape that begins with "i" and a number n is one of
+            integers below n, a shape that begins with "p" one of probabilities.
+        kwargs: The arguments by keyword, as pairs.
+    """
 
     name: str
     args: tuple[Any, ...]
@@ -91,14 +99,14 @@ def ours(layer: Layer) -> dict[str, Callable[[], Any]]:
     def total(params, first):
         output = train.merge(structure, params, buffers)(first, *inputs[1:])
         output = output[0] if isinstance(output, tuple) else output
-        # A weight that differs by position: plain sums have gradients that vanish.
+        # Weighted by position, since the plain sum of, say, a softmax has no gradient.
         return (output * jnp.linspace(0.5, 1.5, output.shape[-1] if output.ndim else 1)).sum()
 
     gradient = jax.grad(total, argnums=(0, 1))
 
     def step(first, _):
         d_params, d_first = gradient(params, first)
-        # Feeding the gradients back keeps every step's work alive.
+        # The gradients are used, or the compiler would remove their computation.
         small = sum(jnp.sum(d) for d in d_params.values()) if d_params else 0.0
         return first - 1e-6 * (d_first + small), None
 

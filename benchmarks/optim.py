@@ -1,9 +1,9 @@
-"""Cost of an update beside optax's plain counterpart: python -m benchmarks.optim
+"""The cost of an optimizer's update, jaxnet beside optax: python -m benchmarks.optim
 
-A step is update and apply_updates for fixed gradients, from Python (one compiled
-call, arrays donated) and many in one lax.scan, as training runs them. Both sides
-take the same arguments; the difference is torch's arithmetic, and hyperparameters
-that live in the state. A ratio above 1 means that jaxnet is faster.
+A step is update and apply_updates for fixed gradients, with one compiled call from Python for
+each step (arrays donated), and with many steps in one lax.scan, as in training. Both sides
+have the same arguments; jaxnet has torch's arithmetic, and hyperparameters
+in the optimizer's state. A ratio above 1 means that jaxnet is faster.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from jax import lax
 from benchmarks.timing import Timing, interleave, machine, markdown
 from jaxnet import optim
 
-STEPS = 20  # in one scan
+STEPS = 20  # the number of steps in one scan
 
 PAIRS: dict[str, tuple[Any, Any]] = {
     "SGD": (optim.SGD(0.01), optax.sgd(0.01)),
@@ -48,7 +48,14 @@ def arrays(shapes: list[tuple[int, ...]]) -> tuple[Any, Any]:
 
 
 def stepper(optimizer: Any, params: Any, grads: Any, steps: int) -> Callable[[], Any]:
-    """A function without arguments that does so many steps and keeps the state."""
+    """A function without arguments that does some steps and keeps the state.
+
+    Args:
+        optimizer: The optimizer.
+        params: The initial parameters.
+        grads: The gradients of every step.
+        steps: The number of steps in a call.
+    """
 
     def once(carry: Any, _: Any) -> Any:
         params, state, grads = carry

@@ -1,15 +1,15 @@
 """Start-up and memory of a training process, jaxnet beside PyTorch: python -m benchmarks.startup
 
-Every figure is of fresh processes, one at a time and in turn: from the start of the
-interpreter until the first step is done (imports, data, model, compilation, a batch), and
-the most memory that the process ever held (resident, after an epoch). jaxnet finds its
-programs in the compilation cache, but for the first process, which is shown as "empty
+Every figure is measured on new processes, one at a time and in turn. The time is that from the
+start of the interpreter until the first step is done (imports, data, model, compilation, a
+batch), the memory is the peak resident memory of the process, after an epoch. jaxnet finds its
+programs in the compilation cache, except in the first process, which is shown as "empty
 cache". PyTorch runs eagerly.
 
     python -m benchmarks.startup --only Net --rounds 9
 """
 
-# What is imported here counts as start-up: nothing but the standard library.
+# Imports here count as start-up time, so there are none but the standard library's.
 import argparse
 import dataclasses
 import json
@@ -24,12 +24,17 @@ from pathlib import Path
 from typing import Any
 
 BATCH = 64
-STEPS = 4  # in an epoch
-TARGET = 2.0  # seconds until the first step is done
+STEPS = 4  # the number of steps in an epoch
+TARGET = 2.0  # the target for the seconds until the first step is done
 
 
 def mlp(nn: Any, **rngs: Any) -> Any:
-    """784-128-64-10, by the modules of either library."""
+    """A net 784-128-64-10 of the modules of either library.
+
+    Args:
+        nn: The module `nn` of jaxnet or torch.
+        **rngs: jaxnet's argument `rngs`.
+    """
     return nn.Sequential(
         nn.Linear(784, 128, **rngs),
         nn.ReLU(),
@@ -40,7 +45,12 @@ def mlp(nn: Any, **rngs: Any) -> Any:
 
 
 def net(nn: Any, **rngs: Any) -> Any:
-    """The document's convolutional net."""
+    """The convolutional net of `experiments.cifar2_net`.
+
+    Args:
+        nn: The module `nn` of jaxnet or torch.
+        **rngs: jaxnet's argument `rngs`.
+    """
     return nn.Sequential(
         *[nn.Conv2d(3, 16, kernel_size=3, padding=1, **rngs), nn.Tanh(), nn.MaxPool2d(2)],
         *[nn.Conv2d(16, 8, kernel_size=3, padding=1, **rngs), nn.Tanh(), nn.MaxPool2d(2)],
@@ -50,7 +60,12 @@ def net(nn: Any, **rngs: Any) -> Any:
 
 
 def vgg(nn: Any, **rngs: Any) -> Any:
-    """Eight convolutions with batch norm: many parameters of many shapes."""
+    """Eight convolutions with batch norm, with many parameters of different shapes.
+
+    Args:
+        nn: The module `nn` of jaxnet or torch.
+        **rngs: jaxnet's argument `rngs`.
+    """
     layers, before = [], 3
     for i, channels in enumerate((16, 24, 32, 40, 48, 56, 64, 72)):
         layers += [nn.Conv2d(before, channels, kernel_size=3, padding=1, **rngs)]
@@ -68,7 +83,11 @@ MODELS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
 
 
 def rows(shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """Inputs and classes."""
+    """Random inputs (N, *shape) and classes (N,).
+
+    Args:
+        shape: The shape of one input.
+    """
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -77,7 +96,11 @@ def rows(shape: tuple[int, ...]) -> tuple[Any, Any]:
 
 
 def jaxnet_process(name: str) -> None:
-    """What a jaxnet program does, with a line of JSON when the first step is done."""
+    """Trains a model by jaxnet, and prints a line of JSON when the first step is done.
+
+    Args:
+        name: The name of the model, a key of `MODELS`.
+    """
     began = time.perf_counter()
     import jax
     import jax.numpy as jnp
@@ -102,7 +125,11 @@ def jaxnet_process(name: str) -> None:
 
 
 def torch_process(name: str) -> None:
-    """The same by PyTorch."""
+    """Trains a model by PyTorch, and prints a line of JSON when the first step is done.
+
+    Args:
+        name: The name of the model, a key of `MODELS`.
+    """
     began = time.perf_counter()
     import torch
     from torch.nn import functional as F
@@ -130,7 +157,13 @@ def torch_process(name: str) -> None:
 
 
 def report(began: float, imported: float, built: float) -> None:
-    """Tells the benchmark that the first step is done, and where its time went."""
+    """Tells the benchmark that the first step is done, with the seconds of each phase.
+
+    Args:
+        began: The time at which the process began.
+        imported: The time at which the imports were done.
+        built: The time at which the model was built.
+    """
     phases = {
         "imports": imported - began,
         "build": built - imported,
@@ -144,12 +177,12 @@ PROCESSES = {"jaxnet": jaxnet_process, "torch": torch_process}
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """One training process.
+    """The measurements of one training process.
 
     Attributes:
-        seconds: from its start until the first step was done.
-        phases: of them, by the process's own clock.
-        memory: the most it held, MiB; not a number where the system does not tell.
+        seconds: The seconds from its start until the first step was done.
+        phases: The seconds of each phase, by the clock of the process itself.
+        memory: The peak memory in MiB; nan on a system that does not report it.
     """
 
     seconds: float
@@ -158,7 +191,13 @@ class Process:
 
 
 def launch(library: str, name: str, cache: Path) -> Process:
-    """Runs one training process to its end."""
+    """Runs one training process to its end.
+
+    Args:
+        library: The library, "jaxnet" or "torch".
+        name: The name of the model.
+        cache: Path of the folder for jaxnet's compilation cache.
+    """
     words = [sys.executable, "-m", "benchmarks.startup", "--process", library, name]
     environment = os.environ | {"JAXNET_CACHE": str(cache)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
@@ -176,7 +215,8 @@ def launch(library: str, name: str, cache: Path) -> Process:
 
 
 def peak_memory() -> float:
-    """MiB that this process held at most; the kernel counts it anew for each program."""
+    """The peak memory of this process in MiB; nan on a system that does not report it."""
+    # Not resource.getrusage, whose peak includes that of the process before exec.
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM"):
@@ -187,10 +227,15 @@ def peak_memory() -> float:
 
 
 def measure(name: str, rounds: int) -> dict[str, list[Process]]:
-    """Processes of both libraries in turn; "empty cache" is jaxnet's first."""
+    """Runs processes of both libraries in turn; "empty cache" is the first of jaxnet.
+
+    Args:
+        name: The name of the model.
+        rounds: The number of processes of each library.
+    """
     with tempfile.TemporaryDirectory() as cache:
         found = {"empty cache": [launch("jaxnet", name, Path(cache))]}
-        launch("torch", name, Path(cache))  # so that its files too have been read once
+        launch("torch", name, Path(cache))  # so that PyTorch's files too have been read once
         found |= {library: [] for library in PROCESSES}
         for _ in range(rounds):
             for library in PROCESSES:
@@ -205,7 +250,12 @@ HEADS = [
 
 
 def row(name: str, rounds: int) -> list[str]:
-    """A line of the table."""
+    """A line of the table, for one model.
+
+    Args:
+        name: The name of the model.
+        rounds: The number of processes of each library.
+    """
     found = measure(name, rounds)
     ours, theirs = found["jaxnet"], found["torch"]
     seconds = [process.seconds for process in ours]
@@ -228,7 +278,12 @@ def row(name: str, rounds: int) -> list[str]:
 
 
 def table(names: list[str], rounds: int) -> str:
-    """All of it in Markdown, printed line by line as it comes."""
+    """The table of some models in Markdown; its lines are printed as they are measured.
+
+    Args:
+        names: The names of the models.
+        rounds: The number of processes of each library.
+    """
     from benchmarks.timing import markdown
 
     lines = []

@@ -1,4 +1,4 @@
-"""Timing of competitors in one run: interleaved, compile apart, medians and spread."""
+"""Timing of several functions in turn: medians and quartiles, the first call apart."""
 
 import dataclasses
 import os
@@ -14,13 +14,13 @@ __all__ = ["Timing", "interleave", "machine", "markdown", "sampled"]
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds of one call.
+    """The seconds of one call of a function.
 
     Attributes:
-        median: of the samples.
-        low, high: the first and third quartile.
-        first: the first call, compilation included.
-        samples: how many there are.
+        median: The median of the samples.
+        low, high: The first and the third quartile.
+        first: The seconds of the first call, compilation included.
+        samples: The number of samples.
     """
 
     median: float
@@ -33,14 +33,17 @@ class Timing:
 def interleave(
     candidates: Mapping[str, Callable[[], Any]], rounds: int = 15, sample: float = 0.02
 ) -> dict[str, Timing]:
-    """Times functions in turn, so that a busy moment of the machine hits all of them.
+    """Times functions in turn, so that a busy moment of the machine affects all of them.
 
     Args:
-        candidates: functions that return jax arrays (waited for) or anything else.
-        rounds: samples of each.
-        sample: seconds that one sample lasts at least; short calls are repeated.
+        candidates: The functions by name. If they return JAX arrays, these are waited for.
+        rounds: The number of samples of each function.
+        sample: The least duration of a sample in seconds; short calls are repeated.
+
+    Returns:
+        The timing of each function.
     """
-    import jax  # only who times needs it, and it takes a second
+    import jax  # here, since benchmarks.startup needs this module without JAX
 
     first, repeats = {}, {}
     for name, call in candidates.items():
@@ -61,13 +64,16 @@ def sampled(
     rounds: int,
     first: Mapping[str, float],
 ) -> dict[str, Timing]:
-    """Times functions that are warm, in turn.
+    """Times functions in turn that have been called before.
 
     Args:
-        candidates: as for `interleave`.
-        repeats: calls of each in one sample.
-        rounds: samples of each, at least 2.
-        first: seconds of each one's first call, for the result.
+        candidates: The functions by name. If they return JAX arrays, these are waited for.
+        repeats: The number of calls in a sample, for each function.
+        rounds: The number of samples of each function, at least 2.
+        first: The seconds of each function's first call, for the result.
+
+    Returns:
+        The timing of each function.
     """
     import jax
 
@@ -87,7 +93,7 @@ def sampled(
 
 
 def machine() -> str:
-    """One line that says where figures come from."""
+    """The processor and the versions of the packages, in a line for a table's caption."""
     from experiments.harness.record import environment
 
     about = environment()

@@ -1,4 +1,4 @@
-"""The benchmarked models as PyTorch writes them. Imports torch: use it inside functions."""
+"""The benchmarked models in PyTorch. Import this module inside functions, since it needs torch."""
 
 import itertools
 from typing import Any
@@ -9,7 +9,14 @@ from torch.nn import functional as F
 
 
 class Net(nn.Module):
-    """conv, tanh, pool, twice, and two linear layers; with what the variants add."""
+    """Twice convolution, tanh and pooling, then two linear layers; variants add layers.
+
+    Args:
+        first: The number of channels of the first convolution.
+        second: The number of channels of the second convolution.
+        norm: Whether there is batch norm after each convolution.
+        drop: The probability of the dropout after each pooling; 0 for none.
+    """
 
     def __init__(self, first: int, second: int, norm: bool = False, drop: float = 0.0) -> None:
         super().__init__()
@@ -28,7 +35,7 @@ class Net(nn.Module):
 
 
 class NetRes(nn.Module):
-    """A third convolution with a way around it."""
+    """A third convolution with a skip connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +53,7 @@ class NetRes(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Convolution, batch norm, ReLU, and a way around."""
+    """Convolution, batch norm, ReLU, and a skip connection."""
 
     def __init__(self, n_chans: int) -> None:
         super().__init__()
@@ -58,7 +65,7 @@ class ResBlock(nn.Module):
 
 
 class NetResDeep(nn.Module):
-    """One residual block used many times, as the document builds it."""
+    """One residual block used many times, as in `experiments.cifar2_variants`."""
 
     def __init__(self, blocks: int) -> None:
         super().__init__()
@@ -74,7 +81,7 @@ class NetResDeep(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions with batch norm and a way around: torchvision's BasicBlock."""
+    """Two convolutions with batch norm and a skip connection: torchvision's BasicBlock."""
 
     def __init__(self, inplanes: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -98,7 +105,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 with torchvision's names, and the usual beginning for images of 32 by 32."""
+    """ResNet-18 with torchvision's names, and the usual first layer for images of 32 by 32."""
 
     def __init__(self, classes: int = 10, width: int = 64) -> None:
         super().__init__()
@@ -123,7 +130,7 @@ class ResNet18(nn.Module):
 
 
 class Block(nn.Module):
-    """Causal attention and a net of two linear layers, each behind a LayerNorm and around."""
+    """Causal attention and two linear layers, each after a LayerNorm, with skip connections."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -147,7 +154,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A language model with GPT-2's blocks, whose table of tokens is also its last layer."""
+    """A language model with GPT-2's blocks; the embedding of tokens is also the last layer."""
 
     def __init__(
         self,
@@ -164,8 +171,8 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(width)
 
     def forward(self, tokens: Any) -> Any:
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.wte(tokens) + self.wpe(places)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.wte(tokens) + self.wpe(positions)
         return F.linear(self.ln_f(self.h(x)), self.wte.weight)
 
 
@@ -182,7 +189,12 @@ class Recurrent(nn.Module):
 
 
 def mlp(*sizes: int, activation: type[nn.Module]) -> nn.Module:
-    """Linear layers with an activation between each two."""
+    """Linear layers of some sizes with an activation between them.
+
+    Args:
+        *sizes: The sizes, the input first.
+        activation: The class of the activation.
+    """
     layers: list[nn.Module] = []
     for i, o in itertools.pairwise(sizes):
         layers += [nn.Linear(i, o), activation()]
@@ -190,7 +202,15 @@ def mlp(*sizes: int, activation: type[nn.Module]) -> nn.Module:
 
 
 def trainer(model: Any, x: Any, y: Any, batches: Any, form: str) -> Any:
-    """A function that trains over the batches once: eager, channels_last or compile."""
+    """A function without arguments that trains on every batch once.
+
+    Args:
+        model: The model.
+        x: The inputs.
+        y: The classes.
+        batches: The row numbers of each batch.
+        form: The way PyTorch runs: "eager", "channels_last" or "compile".
+    """
     inputs, targets = torch.tensor(x), torch.tensor(y).long()
     rows = [torch.tensor(batch) for batch in batches]
     if form == "channels_last":
@@ -212,7 +232,13 @@ def trainer(model: Any, x: Any, y: Any, batches: Any, form: str) -> Any:
 
 
 def thermometer(t_u: Any, t_c: Any, steps: int) -> Any:
-    """A line by SGD, step by step."""
+    """A function without arguments that fits a line by SGD.
+
+    Args:
+        t_u: The readings.
+        t_c: The degrees Celsius.
+        steps: The number of steps.
+    """
     x, y = torch.tensor(t_u), torch.tensor(t_c)
 
     def run() -> float:

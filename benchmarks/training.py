@@ -1,10 +1,10 @@
 """Training steps, jaxnet beside PyTorch and plain Flax: python -m benchmarks.training
 
-Every workload trains on the same random rows in the same batches, gather included:
-PyTorch eager, channels_last (images) and torch.compile; the usual Flax loop of
+Every workload trains on the same random rows in the same batches, which each program gathers
+itself: PyTorch eager, channels_last (images) and torch.compile; the usual Flax loop of
 `nnx.jit` and `nnx.Optimizer`; and jaxnet's epoch, compiled as one scan. They run in
-one process, interleaved, after warm-up. The ratio is the fastest PyTorch over jaxnet.
-A second table has the start-up and the memory of fresh processes (benchmarks.startup).
+one process, in turn, after warm-up. The ratio is the time of the fastest PyTorch over jaxnet's.
+A second table has the start-up and the memory of new processes (benchmarks.startup).
 
     python -m benchmarks.training --only Net MLP --rounds 9
 """
@@ -43,7 +43,12 @@ class Recurrent(nn.Module):
 
 
 def mlp(*sizes: int, activation: type[nn.Module]) -> Callable[..., nn.Module]:
-    """Linear layers with an activation between each two."""
+    """A function of `rngs` that makes linear layers with an activation between them.
+
+    Args:
+        *sizes: The sizes of the layers, the input first.
+        activation: The class of the activation.
+    """
 
     def build(*, rngs: nn.init.Rngs) -> nn.Module:
         layers: list[nn.Module] = []
@@ -56,15 +61,17 @@ def mlp(*sizes: int, activation: type[nn.Module]) -> Callable[..., nn.Module]:
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A model of both libraries, and the rows that it trains on.
+    """A model in both libraries, and the rows that it trains on.
 
     Attributes:
-        ours, theirs: build the models; `theirs` gets `benchmarks.torch_models`.
-        shape: of one row.
-        target: the ratio that was aimed for.
-        batch, steps: rows a step, steps a sample.
-        classes: of the targets.
-        rows: of the data; by default as many as the steps take, each once.
+        ours: A function of `rngs` that makes jaxnet's model.
+        theirs: A function of the module `benchmarks.torch_models` that makes PyTorch's model.
+        shape: The shape of an input.
+        target: The ratio of PyTorch's time to jaxnet's that was aimed for.
+        batch: The number of rows in a step.
+        steps: The number of steps in a sample.
+        classes: The number of classes.
+        rows: The number of rows of the data; by default the number that the steps take.
     """
 
     ours: Callable[..., nn.Module]
@@ -128,7 +135,11 @@ WORKLOADS = {
 
 
 def rows(work: Workload) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs, classes, and the row numbers of every batch (steps, batch)."""
+    """Random inputs (N, *shape), classes (N,), and the row numbers of each batch (steps, batch).
+
+    Args:
+        work: The workload.
+    """
     rng = np.random.RandomState(0)
     taken = work.batch * work.steps
     n = work.rows or max(taken, 256)
@@ -139,23 +150,32 @@ def rows(work: Workload) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def jaxnet_trainer(work: Workload) -> Callable[[], Any]:
-    """jaxnet's epoch: one compiled call."""
+    """A function without arguments that runs jaxnet's epoch in one compiled call.
+
+    Args:
+        work: The workload.
+    """
     x, y, batches = rows(work)
     optimizer = optim.SGD(lr=1e-3)
     loss = train.supervised(losses.cross_entropy)
     epoch = train.make_epoch(train.make_train_step(loss, optimizer), work.batch)
     data, order = (jnp.asarray(x), jnp.asarray(y)), jnp.asarray(batches.ravel())
-    held = [train.create(work.ours(rngs=Generator(0)), optimizer)]
+    state = train.create(work.ours(rngs=Generator(0)), optimizer)
 
     def run() -> Any:
-        held[0], metrics = epoch(held[0], data, order)
+        nonlocal state
+        state, metrics = epoch(state, data, order)
         return metrics["loss"]
 
     return run
 
 
 def flax_trainer(work: Workload) -> Callable[[], Any]:
-    """The usual Flax program on the same model: nnx.jit and nnx.Optimizer in a Python loop."""
+    """A function without arguments that runs the usual Flax loop on the same model.
+
+    Args:
+        work: The workload.
+    """
 
     x, y, batches = rows(work)
     inputs, targets = jnp.asarray(x), jnp.asarray(y)
@@ -182,7 +202,12 @@ def flax_trainer(work: Workload) -> Callable[[], Any]:
 
 
 def torch_trainers(work: Workload, forms: list[str]) -> dict[str, Callable[[], Any]]:
-    """PyTorch's forms of the same training."""
+    """Functions without arguments that run the same training in PyTorch, by name.
+
+    Args:
+        work: The workload.
+        forms: The ways PyTorch runs: "eager", "channels_last" and "compile".
+    """
     from benchmarks import torch_models
 
     if len(work.shape) != 3:
@@ -195,7 +220,11 @@ def torch_trainers(work: Workload, forms: list[str]) -> dict[str, Callable[[], A
 
 
 def thermometer(rounds: int) -> dict[str, Any]:
-    """5,000 steps of a line on eleven points, whole runs."""
+    """The timings of whole runs of 5,000 steps that fit a line to eleven points.
+
+    Args:
+        rounds: The number of samples.
+    """
     from jax import lax
 
     from benchmarks import torch_models
@@ -224,7 +253,14 @@ def thermometer(rounds: int) -> dict[str, Any]:
 
 
 def measure(name: str, rounds: int, forms: list[str], flax: bool) -> dict[str, Any]:
-    """The timings of one workload, by candidate."""
+    """The timings of one workload, by candidate.
+
+    Args:
+        name: The name of the workload.
+        rounds: The number of samples.
+        forms: The ways PyTorch runs.
+        flax: Whether the usual Flax loop is a candidate.
+    """
     work = WORKLOADS[name]
     candidates: dict[str, Callable[[], Any]] = {"jaxnet": jaxnet_trainer(work)}
     candidates |= torch_trainers(work, forms)
