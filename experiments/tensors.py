@@ -1,4 +1,4 @@
-"""Tensor operations, PyTorch's line beside JAX's, each run and held to its result.
+"""Tensor operations, PyTorch's line beside JAX's, each run and compared with its result.
 
 The operations of two documents, the notes on "Deep Learning with PyTorch" and the lesson on
 PyTorch as a tool (1 and 2 in docs/pages/book.md): creation, dtype, indexing, transposing,

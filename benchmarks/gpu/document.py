@@ -48,7 +48,7 @@ _DAMAGE = (
 
 
 def tasks(tiny: bool) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The block that is shared by all places, then blocks of their own."""
+    """The trainings by name: with one block used many times, then with different blocks."""
     return {name: partial(trained, name, tiny) for name in VARIANTS}
 
 
@@ -200,7 +200,7 @@ def _accuracy(measure: Any, state: Any, rows: birds.Rows) -> float:
 
 
 def _some() -> tuple[birds.Rows, birds.Rows]:
-    """Numbers in the place of images, for a trial where there are none."""
+    """Random numbers instead of images, for a trial without the data."""
     rng = np.random.default_rng(0)
     first, second = (
         (rng.standard_normal((n, 3, 32, 32), np.float32), rng.integers(0, 2, n, np.int32))

@@ -3,8 +3,8 @@
 jaxnet's epoch is one compiled call over rows that stay on the device, as a user writes it;
 against it run PyTorch's forms (benchmarks.gpu.torch_forms) on the same rows in the same
 batches from the same weights, in one process, sample by sample in turn. Compilation and
-warm-up come before and are told apart. Before anything is timed, each form's losses are held
-against jaxnet's, so that no figure is of another program.
+warm-up come before and are reported apart. Before anything is timed, each form's losses are
+compared with jaxnet's, so that no figure is of another program.
 """
 
 import gzip

@@ -149,7 +149,7 @@ def _parsed(hlo: str) -> tuple[_Program, str]:
 
 
 def _inner(instruction: _Instruction) -> str:
-    """The computation whose instructions run in the place of this one, if it is of that kind."""
+    """The name of the computation that an instruction runs, such as a call or a loop; or ""."""
     if instruction.op in ("call", "async-start"):
         return instruction.called("(?:to_apply|calls)")
     return instruction.called("body") if instruction.op == "while" else ""
@@ -300,13 +300,13 @@ def _launches(thunks: str, turns: list[int | None], main: int, steps: int) -> tu
     where = []
     for i, match in enumerate(matches):
         kind = match[2] or match[3]
-        # The words "condition" and "body" stand anywhere; what follows stands in its place.
-        place = next(later for later in matches[i:] if later[2]) if match[3] else match
+        # The words "condition" and "body" are at any depth; the next line has the right one.
+        nested = next(later for later in matches[i:] if later[2]) if match[3] else match
         known = None
         if kind == "kWhile":
             where.append(i)
             known = next(waiting, None)
-        rows.append((len(place[1]), kind, known))
+        rows.append((len(nested[1]), kind, known))
     if len(where) != len(turns):
         raise ValueError(
             f"thunks: a list with {len(where)} loops for a program with {len(turns)}; it belongs "

@@ -126,7 +126,7 @@ def _label(program: str, options: str) -> str:
 def _others(
     work: Workload, precision: Precision, ends: tuple[Any, Any]
 ) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """Programs in the place of `make_epoch`'s, and what they take after data and order."""
+    """Programs to replace `make_epoch`'s, and their arguments after data and order."""
     step = make_step(work, precision)
 
     def attending(state: Any, batch: Any) -> Any:

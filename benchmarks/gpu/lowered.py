@@ -183,7 +183,7 @@ def _convolutions(read: _Program, op: Any, precision: Precision) -> Found:
     from jaxlib.mlir.dialects import stablehlo
 
     numbers = stablehlo.ConvDimensionNumbers(op.attributes["dimension_numbers"])
-    # Gradients let N and C change places, for which nothing has to move.
+    # In gradients N and C are exchanged, for which nothing has to move.
     last = list(range(2, 2 + len(numbers.input_spatial_dimensions)))
     for name in ("input", "kernel", "output"):
         given = list(getattr(numbers, f"{name}_spatial_dimensions"))

@@ -20,7 +20,7 @@ _QUERY = "name,driver_version,memory.total,power.limit,clocks.max.sm"
 
 
 def facts() -> dict[str, Any]:
-    """All that is known before JAX is asked."""
+    """The card, the processor, the system and the versions, without asking JAX."""
     processor, sets = _processor()
     return {
         "card": _card(),

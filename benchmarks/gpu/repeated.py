@@ -213,9 +213,10 @@ def resume(tiny: bool, change: Callable[[Any], Any] = lambda step: step) -> dict
 
     A convolutional net with batch norm and dropout is trained by `train.fit` with the cache of
     compiled programs that it has by default (empty at the start), stopped three times, within
-    epochs and between them, and started again from its checkpoint, in other pieces than the
-    whole run. Beside that, two facts that are XLA's: a card may add numbers in another order
-    at every run, and a program that is compiled anew may be tuned to other algorithms.
+    epochs and between them, and started again from its checkpoint, so that its compiled calls
+    begin at other steps than the whole run's. Beside that, XLA itself may differ: a card may add
+    numbers in another order at every run, and a program that is compiled again may be tuned to
+    other algorithms.
 
     Args:
         tiny: fewer and smaller images.

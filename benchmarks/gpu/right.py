@@ -1,11 +1,11 @@
 """Whether jaxnet computes the right numbers on the device that JAX takes by default.
 
 Every row of the tables (tests/rows) runs in float32, compiled, on that device, with the
-precision of products that jaxnet chooses on import (full float32, no TF32). It is held
-against the same row in float64 on the host's CPU, in the same process, and against the golden
+precision of products that jaxnet chooses by itself (full float32, no TF32). It is compared
+with the same row in float64 on the host's CPU, in the same process, and with the golden
 arrays that torch wrote in float64, by the tolerances of tests/tolerances.py. The
-float64 results are held against torch's as well, so that no wrong reference passes a wrong row.
-Where the device is a CPU the same runs, and must hold just as well.
+float64 results are compared with torch's as well, so that no wrong reference passes a wrong row.
+On a machine whose device is a CPU the same runs, and must pass just as well.
 
     python -m benchmarks.gpu.right                  # all tasks, one JSON line each
     python -m benchmarks.gpu.right optim dropout    # two of them
@@ -45,10 +45,10 @@ class Gap:
     """One array of a row beside another's.
 
     Attributes:
-        row, array: their names.
-        ours: which of our results it is, "float32" (the device's) or "float64" (the CPU's).
-        against: what it is held against.
-        distance, allowed: as `tests.tolerances` measures them.
+        row, array: The names of the row and the array.
+        ours: The result of ours, "float32" (the device's) or "float64" (the CPU's).
+        against: The result that it is compared with.
+        distance, allowed: The distance and the tolerance, as `tests.tolerances` has them.
     """
 
     row: str
@@ -113,13 +113,13 @@ def _table_row(family: str, case: Case) -> list[Gap]:
 def check_optimizers(rows: Sequence[Row]) -> dict[str, Any]:
     """Runs 100 steps of every row of the optimizers' table.
 
-    What float32 can give is not what float64 gives: a step rounds, the next ones start from
+    Float32 cannot give the results of float64: a step rounds, the next steps start from
     there, and Rprop or Adam near a zero gradient turn a rounding into a whole update. So the
-    device's float32 is held, as the tests hold the CPU's, against torch's own float32 run at
-    the steps that the golden arrays keep: two programs of the same arithmetic. Its distance
+    device's float32 is compared, as in the tests of the CPU, with torch's own float32 run at
+    the steps of the golden arrays: two programs of the same arithmetic. Its distance
     from float64 on the CPU may be that of torch's float32 from torch's float64, and the
     tolerance on top; so an error that both float32 runs shared would show. The float64 run
-    is held against torch's.
+    is compared with torch's.
 
     Returns:
         As `judged`.

@@ -43,7 +43,7 @@ class Workload:
             there are too few.
         optimizer: "SGD" (lr 1e-3) or "AdamW" (lr 3e-4, weight decay 0.1).
         tokens: whether rows are token numbers, with a target for each of them.
-        judged: how many of an epoch's losses are held against PyTorch's; all if None.
+        judged: The number of an epoch's losses that are compared with PyTorch's; None for all.
         forms: PyTorch's forms that are measured, of those in `benchmarks.gpu.torch_forms`.
         left_out: why others are not, by form.
     """

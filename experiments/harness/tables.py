@@ -88,6 +88,7 @@ def command(name: str, config: Settings) -> str:
         name: The name of the experiment.
         config: The settings.
 
+    >>> from pathlib import Path
     >>> from experiments.harness.settings import Training
     >>> command("cifar10_stats", Training(seed=3, out=Path("elsewhere")))
     'python -m experiments cifar10_stats --seed 3'

@@ -325,7 +325,7 @@ class ChunkRunner:
         new, metrics, end, finite = chunk(state, batches.data, batches.order, start, stop)
         compiled = _Compiling.seconds - compiled
         count = int(end) - int(start)  # waits until the call has ended
-        # A copy: a view would keep the entries of all steps that the call has room for.
+        # A copy, since a view would keep the whole array, of the call's full capacity.
         metrics = jax.tree.map(lambda x: np.asarray(x)[:count].copy(), metrics)
         seconds = time.perf_counter() - began - compiled
         if compiled:
