@@ -80,6 +80,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def command(name: str, config: Settings) -> str:
     """The command line of an experiment with these settings, less the folders.
 
+    >>> from pathlib import Path
     >>> from experiments.harness.settings import Training
     >>> command("cifar10_stats", Training(seed=3, out=Path("elsewhere")))
     'python -m experiments cifar10_stats --seed 3'

@@ -16,7 +16,7 @@ from jaxnet.backend import Operation, is_wanted, tangents_along
 from jaxnet.nn._linear import linear
 from jaxnet.nn._recurrence import State, Step, known_recurrence, recurrence
 from jaxnet.nn._rnn_cell import gru_gates, gru_step, lstm_step, relu_step, tanh_step
-from jaxnet.precision import full_float32
+from jaxnet.precision import full_float32, promoted
 
 _STEPS: dict[str, Step] = {
     "tanh": tanh_step,
@@ -50,7 +50,9 @@ class Weights(NamedTuple):
 
 def before_end(lengths: jax.Array, steps: int) -> jax.Array:
     """(steps, N), True before the end of each sequence."""
-    return jnp.arange(steps)[:, None] < lengths[None, :]
+    numbers = jnp.arange(steps)
+    dtype = promoted(numbers, lengths)  # uint8 lengths cannot count 300 steps
+    return numbers.astype(dtype)[:, None] < lengths.astype(dtype)[None, :]
 
 
 def recurrent_layer(
