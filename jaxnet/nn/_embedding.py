@@ -181,7 +181,8 @@ def one_hot(tensor: jax.Array, num_classes: int = -1) -> jax.Array:
             raise ValueError(f"one_hot: class {worst}; accepted is 0 to {num_classes - 1}")
     classes = jnp.arange(num_classes).reshape((1,) * tensor.ndim + (-1,))
     dtype = promoted(tensor, classes)  # uint8 cannot hold the numbers of 300 classes
-    rows = (tensor[..., None].astype(dtype) == classes.astype(dtype)).astype(int)
+    tensor = tensor.astype(dtype)
+    rows = (tensor[..., None] == classes.astype(dtype)).astype(int)
     wrong = ((tensor < 0) | (tensor >= num_classes))[..., None]
     return jnp.where(jnp.broadcast_to(wrong, rows.shape), jnp.iinfo(rows.dtype).min, rows)
 
