@@ -45,14 +45,16 @@ def read(
     Raises:
         ValueError: a record is missing or damaged, naming the folder and record.
     """
-    from tqdm import tqdm
+    from rich.console import Console
+    from rich.progress import track
 
     records = open_split(folder, split)
     images: list[np.ndarray] = []
     labels: list[int] = []
     places: list[int | None] = []
-    bar = tqdm(range(len(records)), f"decoding {split}", unit=" images", leave=False, disable=None)
-    for i in bar:
+    console = Console(stderr=True)
+    hidden, said = not console.is_terminal, f"decoding {split}"
+    for i in track(range(len(records)), said, console=console, transient=True, disable=hidden):
         try:
             record = records[i]
         except Exception as error:  # the reader raises bare RuntimeErrors
