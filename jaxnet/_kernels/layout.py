@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 _BATCH_INNERMOST = (1, 2, 3, 0)  # the axes of images (N, C, H, W), stored as C, H, W, N
-_PLAIN = tuple(range(4))
+_PLAIN = tuple(range(4))  # row-major order, of up to four axes
 
 
 def varying_alike(arrays: Sequence[Any]) -> list[Any]:

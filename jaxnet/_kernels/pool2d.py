@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxnet._kernels.layout import call
 
+# The attributes that the kernel reads, in the order of `Sizes`.
 _NAMES = ("kh", "kw", "down", "right", "top", "left", "step_down", "step_right")
 Sizes = tuple[int, ...]
 """The height and width of window, stride, padding and dilation: eight numbers."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnet._kernels.layout import call
 
+# The kinds of cells and the number of sums for each hidden unit, both as in recurrent.h.
 _CELLS = {"tanh": 0, "relu": 1, "lstm": 2, "gru": 3}
 _SLOTS = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 4}
 _UNITS = 16  # the kernel pads the hidden units to a multiple of this number
@@ -63,6 +64,7 @@ def recurrent(
     """
     steps, batch, hidden = _sizes(layer, x, weights)
     ends = _ends(lengths, steps, batch)
+    # The kernel always takes two states; other cells than an LSTM have an empty c.
     both = first if layer.cell == "lstm" else (*first, jnp.zeros((0, 0), jnp.float32))
     w_ih, w_hh, b_ih, b_hh = weights
     shapes = [
@@ -143,6 +145,7 @@ def _call(name: str, layer: Layer, shapes: Any, arrays: Any, aliases: Any = None
 
 
 def _ends(lengths: jax.Array | None, steps: int, batch: int) -> jax.Array:
+    # The kernel takes float32 only, which is exact for whole numbers up to 2^24.
     return jnp.full(batch, steps, jnp.float32) if lengths is None else lengths.astype(jnp.float32)
 
 

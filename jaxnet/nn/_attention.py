@@ -88,6 +88,7 @@ class MultiheadAttention(Module):
         out_proj = NonDynamicallyQuantizableLinear(
             embed_dim, embed_dim, bias, rngs=rngs, dtype=dtype
         )
+        # torch has a single weight for all three projections if their inputs have equal sizes.
         joint = self.kdim == embed_dim == self.vdim
 
         def weight(rows: int, columns: int, there: bool) -> Parameter | None:
@@ -162,6 +163,8 @@ class MultiheadAttention(Module):
             jnp.swapaxes(x.reshape(n, x.shape[1], self.num_heads, self.head_dim), 1, 2)
             for x in (q, k, v)
         )
+        # As in torch the hint replaces the mask only if the weights are not asked for and there
+        # is no padding mask to add.
         only_causal = is_causal and key_padding_mask is None and not need_weights
         mask = None if only_causal else self._mask(attn_mask, key_padding_mask, n, source, q.dtype)
         p = self.dropout if self.training else 0.0
@@ -170,6 +173,7 @@ class MultiheadAttention(Module):
             scores = (q * math.sqrt(1.0 / self.head_dim)) @ jnp.swapaxes(k, -1, -2)
             if mask is not None:
                 scores = scores + jnp.broadcast_to(mask, scores.shape)
+            # JAX has no softmax over an empty axis.
             weights = jax.nn.softmax(scores, axis=-1) if source else scores
             # torch draws its dropout masks in this shape, and recorded masks are replayed.
             flat = weights.reshape(n * self.num_heads, length, source)
@@ -224,6 +228,7 @@ class MultiheadAttention(Module):
         total = None
         if attn_mask is not None:
             bias = _additive("attn_mask", attn_mask, dtype)
+            # Either (L, S), or one mask (L, S) for each head of each example.
             shape = (n, self.num_heads) if bias.ndim == 3 else (1, 1)
             total = _widened(bias, source).reshape(*shape, bias.shape[-2], source)
         if key_padding_mask is not None:

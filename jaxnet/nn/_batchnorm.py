@@ -283,6 +283,7 @@ def _by_running(
 
 def _update(running: Statistic, new: jax.Array, momentum: float | jax.Array) -> None:
     if isinstance(running, nnx.Variable):
+        # As in torch no gradient passes through the running statistics.
         new = lax.stop_gradient(new).astype(running.dtype)
         running[...] = momentum * new + (1 - momentum) * running[...]
 

@@ -42,6 +42,7 @@ def _drop(
     if not _draws(input, p, training):
         return input
     if p == 1:
+        # As in torch a product, so nan and infinity become nan instead of 0.
         return input * 0
     kept = keep_mask(name, shape, 1 - p, key, input.shape)
     return jnp.where(kept, input * (1 / (1 - p)), 0)
@@ -58,6 +59,7 @@ def _alpha_drop(
     if not _draws(input, p, training):
         return input
     if p == 1:
+        # As in torch a product, so nan and infinity become nan instead of 0.
         return input * 0
     low = 1.7580993408473766  # SELU(x) approaches -low for x to minus infinity
     # The factor a and the summand a p low restore mean 0 and variance 1 after the dropout.

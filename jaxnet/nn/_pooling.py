@@ -124,6 +124,7 @@ def max_pool(
         )
     if return_indices:
         return largest_and_places(input, [axis.places for axis in axes])
+    # The kernel takes images with the batch innermost, whose windows all cover some input.
     if n == 2 and batch_innermost(input) and not any(axis.blind for axis in axes):
         return _LARGEST(input, axes=tuple(axes))[0]
     return _largest(input, axes)
@@ -135,6 +136,8 @@ def _is_few(axis: Axis) -> bool:
 
 def _largest(input: jax.Array, axes: Sequence[Axis]) -> jax.Array:
     """The largest number of each window, computed along one axis after the other."""
+    # From the last axis to the first, so that the first of the largest in each step is the
+    # first in row-major order at the end.
     for i in reversed(range(len(axes))):
         at = input.ndim - len(axes) + i
         if _is_few(axes[i]):

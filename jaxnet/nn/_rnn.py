@@ -70,6 +70,7 @@ class _RNNBase(Module):
         for layer in range(num_layers):
             width = input_size if layer == 0 else self._output_size * self._directions
             for suffix in self._suffixes(layer):
+                # The parameters are drawn in torch's order, so a seed gives torch's weights.
                 shapes: dict[str, tuple[int, ...]] = {
                     "weight_ih": (rows, width),
                     "weight_hh": (rows, self._output_size),

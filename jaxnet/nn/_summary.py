@@ -116,6 +116,7 @@ def summary(model: nnx.Module, *inputs: Any, **kwargs: Any) -> Summary:
     for name, module in places:
         aliases = names[id(module)]
         calls = next((shapes[alias] for alias in aliases if alias in shapes), [])
+        # As many names as calls: the module was called once under each name, in this order.
         call = aliases.index(name) if len(calls) == len(aliases) else 0
         shared_with = None if name == aliases[0] else aliases[0]
         own = 0
@@ -155,6 +156,8 @@ def _output_shapes(model: nnx.Module, inputs: Any, kwargs: Any) -> dict[str, lis
     )
     inputs = [jax.ShapeDtypeStruct(x, dtype) if _is_shape(x) else x for x in inputs]
     leaves, structure = jax.tree.flatten((inputs, kwargs))
+    # Arrays are arguments of the traced function. Other leaves, such as flags, stay as they are,
+    # so that Python code in the model can branch on them.
     arrays = {
         i: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for i, leaf in enumerate(leaves)
@@ -170,6 +173,7 @@ def _output_shapes(model: nnx.Module, inputs: Any, kwargs: Any) -> dict[str, lis
 
     def run(state: Any, arrays: dict[int, Any]) -> Any:
         copy = nnx.merge(graphdef, state)
+        # In evaluation mode no random keys are needed.
         copy.eval()
         given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
         args, kwargs = jax.tree.unflatten(structure, given)
