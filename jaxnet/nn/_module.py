@@ -121,7 +121,7 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
         self._set_members([n for n in self._members if n != name])
 
     def _set_members(self, names: list[str]) -> None:
-        # Not by setattr, which would enter the names themselves among the attributes.
+        # This skips the checks of __setattr__, which are for the attributes of a model.
         object.__setattr__(self, "_members", tuple(names))
 
     def register_parameter(self, name: str, param: nnx.Param[jax.Array] | None) -> None:

@@ -114,8 +114,8 @@ def max_pool(
     name = f"max_pool{n}d"
     check_real(name, batched(name, input, n))
     axes = pooled_axes(name, input, kernel_size, stride, padding, dilation, ceil_mode, n)
-    # For short windows, shifted copies of the input are compared, with -inf in the padding. This
-    # works even if a window contains only padding.
+    # For short windows, shifted copies of the input are compared, with the lowest number as
+    # padding. This works even if a window contains only padding.
     few = [_is_few(axis) and not return_indices for axis in axes]
     if any(axis.blind and not is_few for axis, is_few in zip(axes, few, strict=True)):
         raise ValueError(

@@ -219,7 +219,7 @@ def winner(windows: jax.Array, axis: int) -> jax.Array:
         last_nan = size - 1 - jnp.argmax(jnp.flip(is_nan, axis), axis).astype(jnp.int32)
         first = jnp.argmax(windows, axis).astype(jnp.int32)
         return jnp.where(is_nan.any(axis), last_nan, first)
-    # For a few numbers comparisons one after the other are faster than argmax.
+    # Up to 8 numbers are compared one after the other, without argmax.
     best = lax.index_in_dim(windows, 0, axis, keepdims=False)
     place = jnp.zeros(best.shape, jnp.int32)
     for i in range(1, size):
