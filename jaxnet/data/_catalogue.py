@@ -263,7 +263,11 @@ def available(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path
 
 
 def fetchable(name: str) -> bool:
-    """Whether `load` can fetch the data set of this name."""
+    """Whether `load` can fetch a data set.
+
+    Args:
+        name: The name of the data set.
+    """
     return name in CATALOGUE
 
 

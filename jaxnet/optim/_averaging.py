@@ -90,12 +90,22 @@ class AveragedModel:
         self.use_buffers = use_buffers
 
     def init(self, params: Any, buffers: Any = None) -> AveragedState:
-        """The state before the first model: a copy, which the first update replaces."""
+        """The state before the first model: a copy, which the first update replaces.
+
+        Args:
+            params: The parameters, a pytree of arrays.
+            buffers: The buffers, a pytree of arrays or None.
+        """
         params, buffers = jax.tree.map(jnp.copy, (params, buffers))
         return AveragedState(jnp.zeros((), jnp.int32), params, buffers)
 
     def update(self, state: AveragedState, params: Any, buffers: Any = None) -> AveragedState:
-        """The state with one more model in the average."""
+        """The state with one more model in the average.
+
+        Args:
+            state: The state before.
+            params, buffers: The arrays of the model, in the structure given to `init`.
+        """
         n = state.n_averaged
 
         def mix(averaged: jax.Array, current: jax.Array) -> jax.Array:

@@ -215,6 +215,8 @@ def make_optimizer(
                     **{key: jnp.asarray(value, wide) for key, value in known.items()},
                     machine_eps=float(jnp.finfo(dtype).eps),
                 )
+            # The rule computes in float32 or wider. The new slots are cast back to the parameter's
+            # dtype; the change is added by optax.apply_updates, which casts the sum.
             own = {
                 key: None if flat[i] is None else flat[i].astype(wide)
                 for key, flat in flat_slots.items()
@@ -241,10 +243,7 @@ P = ParamSpec("P")
 
 
 def without_parameters(build: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
-    """Wraps an optimizer's constructor to explain the error of giving it the parameters.
-
-    Torch's constructors take the parameters as the first argument, those of jaxnet do not.
-    """
+    """Makes a constructor refuse the parameters, which torch's take as the first argument."""
 
     @functools.wraps(build)
     def checked(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
@@ -311,10 +310,7 @@ def shrink(param: jax.Array, keep: jax.Array) -> jax.Array:
 
 
 def one_minus_power(one_minus_beta: jax.Array, t: jax.Array) -> jax.Array:
-    """1 - beta^t, computed from 1 - beta.
-
-    In float32 the plain formula loses 4 digits at the first step.
-    """
+    """1 - beta^t from 1 - beta. In float32 the plain formula loses 4 digits at the first step."""
     return -jnp.expm1(t * jnp.log1p(-one_minus_beta))
 
 
@@ -324,17 +320,9 @@ def complement(value: Any) -> Any:
 
 
 def check(owner: str, **values: Any) -> None:
-    """Refuses hyperparameters that are out of range.
+    """Refuses hyperparameters, given by torch's names, that are out of range or no numbers.
 
-    Traced arrays have no value yet and are accepted.
-
-    Args:
-        owner: The name of the optimizer or function, for the error.
-        **values: The hyperparameters by torch's names.
-
-    Raises:
-        ValueError: A hyperparameter is out of range.
-        TypeError: A hyperparameter is no number.
+    Traced arrays have no value yet and are accepted. The error names the owner.
     """
     for name, value in values.items():
         parts = PAIRS.get(name)
@@ -377,16 +365,9 @@ def _check_one(
 
 
 def stored(name: str, value: Any, keys: Any) -> dict[str, Any]:
-    """A hyperparameter in the form in which a state stores it.
+    """The numbers, by name, that a state with the hyperparameters `keys` stores for an argument.
 
-    Args:
-        name: The name of torch's argument, such as "betas".
-        value: The value of the argument.
-        keys: The names of the hyperparameters in the state.
-
-    Returns:
-        The stored numbers by their names in the state; an empty dictionary if the state
-        does not have the hyperparameter.
+    They are none if the state does not have the hyperparameter.
     """
     found = {}
     for part, number in zip(*_parts(name, value), strict=True):

@@ -52,8 +52,8 @@ class Schedule:
                 "accepted is an optimizer of jaxnet.optim"
             )
         self.optimizer = optimizer
-        # The values of the steps so far. A recurrence can only go forward, so the run is
-        # kept and goes on when a later step is asked for.
+        # The values of the steps so far. The recurrences only go forward, so one run is stored
+        # here and continues when a later step is asked for.
         self._known: list[tuple[Group, ...]] = []
         self._run: Schedule | None = None
 
