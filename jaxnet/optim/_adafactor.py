@@ -27,8 +27,7 @@ def Adafactor(
 ) -> Optimizer:
     """Adafactor: torch.optim.Adafactor.
 
-    p <- (1 - lr weight_decay) p
-    rho = min(lr, 1 / sqrt(t));  alpha = max(eps2, rms(p)) rho
+    rho = min(lr, 1 / sqrt(t));  alpha = max(eps2, rms(p)) rho;  p <- (1 - lr weight_decay) p
     u = g / sqrt(max(V, eps1^2))
     p <- p - alpha / max(1, rms(u) / d) u
 
