@@ -74,7 +74,7 @@ def read(
             )
     if starts is not None and all(place is None for place in places):
         order = _unshuffled(len(places), split)
-        if starts is None or kept[order][: len(starts)].tolist() != list(starts):
+        if kept[order][: len(starts)].tolist() != list(starts):
             order = np.arange(len(places))
     else:
         numbers = np.array([-1 if place is None else place for place in places])

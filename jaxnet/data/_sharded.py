@@ -354,8 +354,8 @@ def _whole(folder: Path) -> list[Path]:
     for name in sorted(there):
         if found := re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})(.*)", name):
             start, _, count, end = found.groups()
-            needed = [f"{start}-{i:05d}-of-{count}{end}" for i in range(int(count))]
-            if missing := [other for other in needed if other not in there]:
+            names = [f"{start}-{i:05d}-of-{count}{end}" for i in range(int(count))]
+            if missing := [other for other in names if other not in there]:
                 raise ValueError(
                     f"{folder}: {len(missing)} of {int(count)} shards are missing, the first is "
                     f"{missing[0]}; copy them too"
