@@ -110,7 +110,7 @@ def jaxnet_process(name: str) -> None:
 
     imported = time.perf_counter()
     build, shape = MODELS[name]
-    train.use_compilation_cache(log=lambda text: None)
+    train.use_compilation_cache()
     data = jax.tree.map(jnp.asarray, rows(shape))
     optimizer = optim.SGD(lr=1e-3)
     state = train.create(build(nn, rngs=Generator(0)), optimizer)

@@ -199,7 +199,7 @@ def test_precision_can_be_lowered_and_raised_again():
 IMPORTS = """
 import logging, os, random, sys, warnings
 import jax, numpy as np
-import flax.nnx, optax, orbax.checkpoint, safetensors, tqdm
+import flax.nnx, optax, orbax.checkpoint, safetensors
 
 def settings():
     found = {f"jax {name}": value for name, value in jax.config.values.items()}

@@ -4,6 +4,7 @@ import importlib
 import inspect
 from importlib.resources import files
 
+import jax
 import pytest
 
 PACKAGES = (
@@ -54,5 +55,9 @@ def test_public_signatures_are_annotated_in_full(name):
 
 @pytest.mark.long
 def test_the_users_program_runs():
-    importlib.import_module("tests.typed_user")
+    before = jax.config.values["jax_default_matmul_precision"]
+    try:
+        importlib.import_module("tests.typed_user")
+    finally:  # it chooses a precision, as a program may
+        jax.config.update("jax_default_matmul_precision", before)
     assert files("jaxnet").joinpath("py.typed").is_file()  # or else all of jaxnet is Any to it

@@ -5,11 +5,11 @@
     python -m benchmarks.gpu --missing                      go on with what is not there yet
     python -m benchmarks.gpu --tiny --seconds 120           try the program, on any machine
 
-It needs jax, flax, optax, platformdirs, psutil, safetensors, tqdm, numpy and matplotlib, and
-torch for the comparison; no network, and no data but for part document (see --data). One child
-process runs the tasks, the most valuable first, each with a time limit. After every task
-OUT/results.json and OUT/GPU.md are written anew, so a run that is stopped keeps what it has:
-after Ctrl-C, a crash, the end of the time.
+It needs what jaxnet imports (pyproject.toml), matplotlib, and torch for the comparison; no
+network, and no data but for part document (see --data). One child process runs the tasks, the
+most valuable first, each with a time limit. After every task OUT/results.json and OUT/GPU.md are
+written anew, so a run that is stopped keeps what it has: after Ctrl-C, a crash, the end of the
+time.
 
 parts:
   right     layers, losses, optimizers, dropout, batch norm, resumed runs: the card's float32

@@ -1,12 +1,14 @@
 """The worker as the main program sees it: started, asked, cut off, killed."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +25,8 @@ def _environment() -> dict[str, str]:
     ours = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
     if not any(name in os.environ for name in _MEMORY):
         ours[_MEMORY[0]] = "0.55"  # JAX keeps what it once took; the rest is PyTorch's
+    if importlib.util.find_spec("platformdirs") is None:  # a machine without network
+        ours["JAXNET_CACHE"] = str(Path(tempfile.gettempdir()) / "jaxnet-gpu-cache")
     return ours | dict(os.environ)
 
 

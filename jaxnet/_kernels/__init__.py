@@ -1,15 +1,16 @@
-"""Layers in C for the CPU, compiled where they run.
+"""Layers in C for the CPU, compiled on the machine that they run on.
 
-XLA's own convolutions reach a third to a half of what PyTorch's vendor library does on
-a CPU, and it goes over the images many times for a norm or a pool; its loop over time
-steps costs more than the steps. As torch.compile does, jaxnet compiles its kernels with the
-system's C compiler, once a machine: `cc`, or what the variable CC names. The library lies in
-the user's cache. Where there is no compiler the plain XLA forms run, and a log line says so
-once. The environment variable JAXNET_KERNELS=off switches them off for a whole process,
-`jaxnet.backend.arithmetic_form` for a part of a program.
+On a CPU XLA's own convolutions reach a third to a half of the speed of PyTorch's vendor
+library, its norms and pools read the images many times, and its loop over time steps costs
+more than the steps. So jaxnet, like torch.compile, compiles its kernels with the system's C
+compiler, once on each machine: `cc`, or the compiler that the variable CC names. The library
+is stored in the user's cache folder. Without a compiler the layers run in plain XLA, and one
+log line says so. The environment variable JAXNET_KERNELS=off switches the kernels off for a
+whole process, and `jaxnet.backend.arithmetic_form` for a part of a program.
 
-Images are (N, C, H, W) and lie with the batch innermost, which the calls tell XLA. The
-functions here have no derivatives: `jaxnet.nn` gives them (`jaxnet.backend.Operation`).
+Images have the shape (N, C, H, W) and are stored with the batch as innermost axis; the calls
+ask XLA for this layout. The functions here have no derivatives. These are given in
+`jaxnet.nn` (`jaxnet.backend.Operation`).
 """
 
 from jaxnet._kernels.batchnorm import batch_norm, batch_norm_gradient

@@ -1,4 +1,4 @@
-"""The kernels' C, compiled where it runs and made known to XLA."""
+"""Compiles the C code of the kernels on this machine and registers it with XLA."""
 
 import contextlib
 import ctypes
@@ -42,16 +42,19 @@ _TARGETS = (
 )
 
 
-_SECONDS = 300  # that a compiler may take; it takes about ten
+_SECONDS = 300  # the limit for one compiler run, which takes about ten seconds
 _loading = threading.Lock()
 
 
 @functools.cache
 def available() -> bool:
-    """Whether the kernels are loaded; compiles and loads them at the first call.
+    """Whether the kernels are loaded. The first call compiles and loads them.
 
-    They are not where the environment variable JAXNET_KERNELS is "off", or where nothing
-    here can compile them; a warning in the log then says why.
+    The kernels are not available if the environment variable JAXNET_KERNELS is "off", or if
+    no compiler can compile them. A line in the log then gives the reason.
+
+    Returns:
+        True if the kernels are loaded.
 
     Raises:
         ValueError: JAXNET_KERNELS is neither "on" nor "off".
@@ -74,15 +77,16 @@ def available() -> bool:
 
 @functools.cache
 def load() -> str:
-    """Compiles the kernels, unless that was done, and makes XLA know them.
+    """Compiles the kernels, unless they are in the cache, and registers them with XLA.
 
     Returns:
-        The command of the compiler that made them.
+        The command of the compiler that compiled the kernels.
 
     Raises:
-        RuntimeError: There is no C compiler, or each failed; the text says what they said.
+        RuntimeError: There is no C compiler, or every compiler failed. The text contains the
+            compilers' messages.
     """
-    with _loading:  # the cache of functools lets two threads in
+    with _loading:  # functools.cache runs the function twice if two threads call it at once
         functions, command = _loaded()
         for name in _TARGETS:
             jax.ffi.register_ffi_target(
@@ -92,7 +96,7 @@ def load() -> str:
 
 
 def _loaded() -> tuple[ctypes.CDLL, str]:
-    """The library by the first compiler that makes one, and its command."""
+    """Returns the library from the first compiler that succeeds, and the compiler's command."""
     faults = []
     for command in _commands():
         try:
@@ -107,7 +111,7 @@ def _loaded() -> tuple[ctypes.CDLL, str]:
 
 
 def _commands() -> list[str]:
-    """The compilers to try, each once though it may have several names."""
+    """Returns the compilers to try, each once even if it has several names."""
     named = os.environ.get("CC", "").strip()
     known = {os.path.realpath(path): name for name in _NAMES[::-1] if (path := shutil.which(name))}
     others = [name for name in _NAMES if name in known.values()]
@@ -117,14 +121,17 @@ def _commands() -> list[str]:
 
 
 def _by_compiler(compiler: list[str]) -> ctypes.CDLL:
-    """The library that a compiler makes, from the first folder that can keep it."""
+    """Returns the library of a compiler, from the first folder that it can be stored in."""
     if shutil.which(compiler[0]) is None:
         raise RuntimeError("there is no such compiler")
     version = _run([[*compiler, "--version"]])
     texts = [source.read_text(encoding="utf-8") for source in (*_HEADERS, *_SOURCES)]
+    # Everything that the library depends on is part of its name, so a change of any of it
+    # compiles a new library and never loads an old one.
     parts = [*texts, jaxlib.version.__version__, *_FLAGS, *compiler, version, _processor()]
     name = f"kernels-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
-    # A cache that cannot be written must not cost the compiling of each start.
+    # If the cache folder cannot be written, a folder for temporary files avoids compiling the
+    # kernels at every start.
     user = os.getuid() if hasattr(os, "getuid") else "user"
     for folder in (
         files.cache_folder() / "kernels",
@@ -141,11 +148,11 @@ def _by_compiler(compiler: list[str]) -> ctypes.CDLL:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Makes a folder of the user's own, and keeps other processes from compiling there too.
+    """Creates a folder of the user's own and locks it against compilation by other processes.
 
     Raises:
-        OSError: It cannot be made or locked, or others could put a library there, which
-            would be run.
+        OSError: The folder cannot be created or locked, or other users could write a library
+            into it, which this process would run.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if _is_own(folder):
@@ -153,7 +160,8 @@ def _locked(folder: Path) -> Iterator[None]:
     _check_own(folder)
     handle = files.lock(folder / ".lock", wait=True)
     try:
-        for left in folder.glob(".*/"):  # what a process killed while it compiled left here
+        # A process that was killed while it compiled leaves a hidden folder.
+        for left in folder.glob(".*/"):
             shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
@@ -165,8 +173,8 @@ def _is_own(path: Path) -> bool:
 
 
 def _check_own(path: Path) -> None:
-    """Raises PermissionError if somebody else could have written a file, as ssh does."""
-    if not hasattr(os, "getuid"):  # Windows gives every user a cache of his own
+    """Raises a PermissionError if another user could have written the file, as ssh does."""
+    if not hasattr(os, "getuid"):  # on Windows every user has a cache folder of their own
         return
     state = path.lstat()
     if stat.S_ISLNK(state.st_mode) or state.st_uid not in (os.getuid(), 0) or state.st_mode & 0o022:
@@ -174,14 +182,14 @@ def _check_own(path: Path) -> None:
 
 
 def _kept(library: Path) -> ctypes.CDLL | None:
-    """A library that was made before, if it is there as it was written."""
+    """Returns a library that was compiled before, if it exists and is undamaged."""
     sums = library.with_suffix(".sha256")
     if not library.exists():
         return None
     try:
         _check_own(library)
         _check_own(sums)
-        # What is loaded damaged crashes, or computes wrong numbers, and for ever.
+        # A damaged library would crash or compute wrong numbers, at every start from now on.
         if sums.read_bytes() != _digest(library):
             raise ValueError("not as it was written")
         return ctypes.CDLL(str(library))
@@ -195,9 +203,10 @@ def _digest(library: Path) -> bytes:
 
 
 def _made(compiler: list[str], library: Path) -> ctypes.CDLL:
-    """Compiles and loads the library, and keeps it with its checksum."""
+    """Compiles and loads the library, and stores it with its checksum."""
     flags = [*_FLAGS, f"-I{jax.ffi.include_dir()}"]
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".") as scratch:
+        # The scratch folder is in the same folder, so that os.replace is a rename.
         objects = {source: Path(scratch) / f"{source.stem}.o" for source in _SOURCES}
         _run([[*compiler, *flags, "-c", str(c), "-o", str(o)] for c, o in objects.items()])
         made = Path(scratch) / library.name
@@ -205,7 +214,8 @@ def _made(compiler: list[str], library: Path) -> ctypes.CDLL:
         made.chmod(0o700)
         files.flush(made)
         functions = ctypes.CDLL(str(made))
-        # The checksum comes first: killed between the two, the next start compiles again.
+        # The checksum is written first. If the process is killed before the library follows,
+        # the checksum does not match, and the next start compiles again.
         files.write_bytes(library.with_suffix(".sha256"), _digest(made))
         os.replace(made, library)
         files.flush_names(library.parent)
@@ -213,10 +223,10 @@ def _made(compiler: list[str], library: Path) -> ctypes.CDLL:
 
 
 def _run(commands: list[list[str]]) -> str:
-    """Runs commands side by side and gives what they said.
+    """Runs commands at the same time and returns their output.
 
     Raises:
-        RuntimeError: One of them failed, or took too long.
+        RuntimeError: A command failed or exceeded the time limit.
     """
     running = [
         subprocess.Popen(
@@ -226,7 +236,7 @@ def _run(commands: list[list[str]]) -> str:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,  # a group of its own, so that its helpers end with it
+            start_new_session=True,  # a process group, so that a compiler's children end with it
         )
         for command in commands
     ]
@@ -250,7 +260,7 @@ def _run(commands: list[list[str]]) -> str:
 
 
 def _processor() -> str:
-    """What `-march=native` depends on."""
+    """Returns the processor's features, on which the result of `-march=native` depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line for line in lines if line.startswith(("flags", "Features")))

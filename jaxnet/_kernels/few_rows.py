@@ -1,20 +1,20 @@
-"""A few rows times a large matrix: few_rows.c."""
+"""The product of a few rows with a large matrix, by few_rows.c."""
 
 import jax
 
 from jaxnet._kernels.layout import call
 
-MOST_ROWS = 8
+MOST_ROWS = 8  # as in few_rows.c, where each row has a vector of partial sums
 
 
 def few_rows(x: jax.Array, w: jax.Array) -> jax.Array:
-    """x w' without a derivative of its own.
+    """Computes x w^T, without a derivative.
 
     Args:
-        x: (N, I) float32, N at most MOST_ROWS.
-        w: (O, I) float32.
+        x: The rows, (N, I), float32, with N at most MOST_ROWS.
+        w: The matrix, (O, I), float32.
 
     Returns:
-        (N, O).
+        The product, (N, O).
     """
     return call("jaxnet_few_rows", [x, w], [(x.shape[0], w.shape[0])])[0]

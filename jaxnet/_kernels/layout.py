@@ -1,4 +1,4 @@
-"""How the kernels' arrays lie in memory, major to minor."""
+"""The layout in memory of the kernels' arrays, from the slowest axis to the fastest."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_BATCH_INNERMOST = (1, 2, 3, 0)  # an image batch (N, C, H, W)
-_PLAIN = tuple(range(4))
+_BATCH_INNERMOST = (1, 2, 3, 0)  # the axes of images (N, C, H, W), stored as C, H, W, N
+_PLAIN = tuple(range(4))  # row-major order, of up to four axes
 
 
 def varying_alike(arrays: Sequence[Any]) -> list[Any]:
-    """Arrays that differ between devices along the same axes of a mesh, all of them.
+    """Returns arrays that all vary between devices along the same axes of a mesh.
 
-    Inside `jax.shard_map` every operation of JAX's own does that to its operands: it is how
-    the gradient of what all devices share becomes the sum of theirs.
+    Inside `jax.shard_map` JAX does this to the operands of each of its own operations. It is
+    the reason that the gradient of an array that all devices share is summed over the devices.
     """
     varying = [jax.typeof(x).manual_axis_type.varying for x in arrays]
     everywhere = frozenset[Any]().union(*varying)
@@ -38,13 +38,18 @@ def call(
     """Calls a kernel.
 
     Args:
-        name: of its handler.
-        arrays: float32; those of four axes are image batches.
-        results: the shapes of what it gives.
-        row_by_row: the numbers of those arrays and results, counted through, that have
-            four axes and are no image batches, or images that lie one after another.
-        aliases: arrays whose memory results may take, by their numbers.
-        attributes: numpy numbers.
+        name: The name of the kernel's handler.
+        arrays: The float32 arguments. Those with four axes are batches of images.
+        results: The shapes of the results.
+        row_by_row: The positions, counted through arguments and results, of arrays that have
+            four axes but are stored in row-major order: weights, or images that are stored one
+            after another.
+        aliases: The results that may use the memory of an argument, as a dictionary from the
+            position of the argument to that of the result.
+        **attributes: The numpy numbers that the kernel takes.
+
+    Returns:
+        The float32 results.
     """
     shapes = [x.shape for x in arrays] + list(results)
     layouts = [
@@ -55,6 +60,7 @@ def call(
     function = jax.ffi.ffi_call(
         name,
         [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results],
+        # The kernels know no further axes, so under vmap one call follows the other.
         vmap_method="sequential",
         input_layouts=layouts[:given],
         output_layouts=layouts[given:],

@@ -1,4 +1,4 @@
-"""A recurrent layer over whole sequences: recurrent.c and recurrent_gradient.c."""
+"""A recurrent layer over whole sequences, by recurrent.c and recurrent_gradient.c."""
 
 from typing import Any, NamedTuple
 
@@ -8,22 +8,23 @@ import numpy as np
 
 from jaxnet._kernels.layout import call
 
+# The kinds of cells and the number of sums for each hidden unit, both as in recurrent.h.
 _CELLS = {"tanh": 0, "relu": 1, "lstm": 2, "gru": 3}
 _SLOTS = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 4}
-_UNITS = 16  # what the kernel fills the hidden units up to a multiple of
+_UNITS = 16  # the kernel pads the hidden units to a multiple of this number
 
 States = tuple[jax.Array, ...]
 Weights = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]
-"""w_ih (G H, I), w_hh (G H, H), b_ih and b_hh (G H,) or None, in torch's order."""
+"""The weights w_ih (G H, I), w_hh (G H, H), b_ih and b_hh (G H,) or None, in torch's order."""
 
 
 class Layer(NamedTuple):
-    """What a recurrent layer computes; hashable.
+    """The options of a recurrent layer, as a hashable tuple.
 
     Attributes:
-        cell: "tanh", "relu", "lstm" or "gru".
-        reverse: whether time runs backwards.
-        batch_first: whether the input is (N, L, ...) and not (L, N, ...), and whether the
+        cell: The kind of cell, "tanh", "relu", "lstm" or "gru".
+        reverse: Whether the loop starts with the last time step.
+        batch_first: Whether the input is (N, L, ...) instead of (L, N, ...), and whether the
             output is.
     """
 
@@ -33,7 +34,7 @@ class Layer(NamedTuple):
 
 
 def kept_shapes(cell: str, steps: int, batch: int, hidden: int) -> list[tuple[int, ...]]:
-    """Of what the backward pass is told: the gates, and room for every h and every c."""
+    """The shapes of the arrays for the backward pass: the gates, all states h and all states c."""
     room = steps * batch * -(-hidden // _UNITS) * _UNITS
     return [(room * _SLOTS[cell],), (room,), (room if cell == "lstm" else 0,)]
 
@@ -46,23 +47,24 @@ def recurrent(
     lengths: jax.Array | None,
     keep: bool,
 ) -> tuple[jax.Array, States, States]:
-    """One layer in one direction.
+    """Runs one layer in one direction.
 
     Args:
-        layer: what to compute.
-        x: (L, N, I) or (N, L, I) float32.
-        weights: of one layer; G is 4 for an LSTM, 3 for a GRU, else 1.
-        first: the state before the first step: h (N, H), of an LSTM also c (N, H).
-        lengths: (N,), or None if all have L steps. Behind a sequence's end the state stays
-            and the output is 0.
-        keep: whether the backward pass will be run.
+        layer: The options of the layer.
+        x: The sequences, (L, N, I) or (N, L, I), float32.
+        weights: The weights of the layer. G is 4 for an LSTM, 3 for a GRU, else 1.
+        first: The state before the first step: h (N, H), and for an LSTM also c (N, H).
+        lengths: The lengths of the sequences, (N,), or None if all have L steps. Behind the
+            end of a sequence the state is unchanged and the output is 0.
+        keep: Whether the backward pass will follow.
 
     Returns:
-        h of all steps, (L, N, H) or (N, L, H), the last state, and what the backward pass
-        wants to know (empty arrays unless `keep`).
+        h of all steps, (L, N, H) or (N, L, H), the last state, and the arrays for the backward
+        pass, which are empty without `keep`.
     """
     steps, batch, hidden = _sizes(layer, x, weights)
     ends = _ends(lengths, steps, batch)
+    # The kernel always takes two states; other cells than an LSTM have an empty c.
     both = first if layer.cell == "lstm" else (*first, jnp.zeros((0, 0), jnp.float32))
     w_ih, w_hh, b_ih, b_hh = weights
     shapes = [
@@ -85,13 +87,20 @@ def recurrent_gradient(
     slopes: States,
     into_x: bool,
 ) -> tuple[jax.Array | None, Weights, States]:
-    """The slopes of x (None unless into_x), the weights and the first state.
+    """Computes the gradients of x, the weights and the first state.
 
     Args:
-        layer, x, weights, first, lengths: as `recurrent` had them.
-        kept: what it kept.
-        slopes: of h of all steps, and of the last state.
-        into_x: whether x has one.
+        layer: The options of the layer, as in `recurrent`.
+        x: The sequences, as in `recurrent`.
+        weights: The weights, as in `recurrent`.
+        first: The state before the first step, as in `recurrent`.
+        lengths: The lengths of the sequences, as in `recurrent`.
+        kept: The arrays for the backward pass that `recurrent` returned.
+        slopes: The gradients of h of all steps, and of the last state.
+        into_x: Whether the gradient of x is computed.
+
+    Returns:
+        The gradients of x (None without into_x), of the weights and of the first state.
     """
     steps, batch, hidden = _sizes(layer, x, weights)
     dy, *d_last = slopes
@@ -109,7 +118,7 @@ def recurrent_gradient(
     c0, dc_n = (first[1], d_last[1]) if lstm else (none, none)
     arrays = (x, *weights[:2], c0, _ends(lengths, steps, batch), *kept, dy, d_last[0], dc_n)
     name = "jaxnet_recurrent_gradient"
-    # The slots that were kept, the sixth array, make room for their slopes.
+    # The kernel overwrites the stored gates, argument 5, by their gradients, result 6.
     results = _call(name, layer, shapes, arrays, aliases={5: 6})
     dx, dw_ih, dw_hh, slots, dh0, dc0, _ = results
     biases = (None, None) if weights[2] is None else _biases(layer.cell, slots, hidden)
@@ -117,7 +126,7 @@ def recurrent_gradient(
 
 
 def _sizes(layer: Layer, x: jax.Array, weights: Weights) -> tuple[int, int, int]:
-    """L, N and H."""
+    """Returns L, N and H."""
     steps, batch = x.shape[1::-1] if layer.batch_first[0] else x.shape[:2]
     return steps, batch, weights[1].shape[1]
 
@@ -136,11 +145,15 @@ def _call(name: str, layer: Layer, shapes: Any, arrays: Any, aliases: Any = None
 
 
 def _ends(lengths: jax.Array | None, steps: int, batch: int) -> jax.Array:
+    # The kernel takes float32 only, which is exact for whole numbers up to 2^24.
     return jnp.full(batch, steps, jnp.float32) if lengths is None else lengths.astype(jnp.float32)
 
 
 def _slots(cell: str, b_ih: jax.Array | None, b_hh: jax.Array | None, hidden: int) -> jax.Array:
-    """The biases of the kernel's sums, whose order for a GRU is n_x, r, z, n_h."""
+    """The biases of the kernel's sums, which for a GRU are in the order n_x, r, z, n_h.
+
+    A GRU has four sums, because the reset gate multiplies only the state's part of n.
+    """
     if b_ih is None or b_hh is None:
         return jnp.zeros(_SLOTS[cell] * hidden, jnp.float32)
     if cell != "gru":
@@ -150,7 +163,7 @@ def _slots(cell: str, b_ih: jax.Array | None, b_hh: jax.Array | None, hidden: in
 
 
 def _biases(cell: str, slots: jax.Array, hidden: int) -> tuple[jax.Array, jax.Array]:
-    """The transpose of `_slots`."""
+    """The transpose of `_slots`: the gradients of b_ih and b_hh."""
     if cell != "gru":
         return slots, slots
     n_x, both, n_h = jnp.split(slots, [hidden, 3 * hidden])

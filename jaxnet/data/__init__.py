@@ -1,8 +1,8 @@
 """Data sets, files and batches, all in numpy.
 
-`load` reads CIFAR and MNIST, `read_image`, `read_table`, `read_text` and `read_volume` read files
-of one's own; `DataLoader` and its samplers are torch's; `ShardedReader` reads what is larger than
-memory; `transforms` augment images on the device.
+`load` reads CIFAR and MNIST. `read_image`, `read_table`, `read_text` and `read_volume` read files.
+`DataLoader` and its samplers give the batches of torch's. `ShardedReader` reads data sets that are
+larger than the memory. `transforms` augments images on the device.
 """
 
 from jaxnet.data import transforms

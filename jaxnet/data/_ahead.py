@@ -1,4 +1,4 @@
-"""Batches that threads read, or that are sent to a device, before they are asked for."""
+"""Reading batches in threads, and sending them to a device, before the program needs them."""
 
 import atexit
 import collections
@@ -12,11 +12,11 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 END: Any = object()
-"""What a `read` gives when there is nothing left."""
+"""The value that a `read` function returns at the end of the data."""
 
 _Task = tuple[Future[Any], Any]
 
-# How long a program that ends waits for a read that does not.
+# The seconds that a program waits at its end for a read that does not return.
 _PATIENCE = 5.0
 
 _running: "weakref.WeakSet[ReadAhead]" = weakref.WeakSet()
@@ -24,21 +24,23 @@ _threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
 
 class ReadAhead(Iterator[Any]):
-    """Batches in order, read by threads.
+    """An iterator over batches that threads read in advance; the batches come in order.
 
-    An error stands in the place of its batch: the batches after it still come, as torch's do.
+    If reading a batch fails, `next` raises the error when that batch is due. As in torch, the
+    batches after it still come.
 
     Args:
-        jobs: what to read, one a batch. The first are drawn now, as torch draws them, and not
-            with the first batch.
-        read: makes the batch of a job, or gives `END`. It runs in the threads.
-        workers: how many of them.
-        ahead: how many batches are on their way at any time.
-        timeout: seconds to wait for a batch; 0 waits for ever.
-        begin: called in each thread with its number, before it reads.
+        jobs: The jobs, one for each batch, such as lists of row numbers. As in torch, the
+            first ones are drawn here and not with the first batch.
+        read: The function that makes the batch of a job, or returns `END`. It runs in the
+            threads.
+        workers: The number of threads.
+        ahead: The number of batches that are read in advance at any time.
+        timeout: The seconds to wait for a batch; 0 waits for ever.
+        begin: The function that each thread calls with its number before it reads.
 
     Raises:
-        RuntimeError: a batch did not come in time, or `begin` failed.
+        RuntimeError: (In `next`) A batch did not come in time, or `begin` failed.
     """
 
     def __init__(
@@ -59,7 +61,8 @@ class ReadAhead(Iterator[Any]):
         for _ in range(ahead):
             self._submit()
         for number in range(workers):
-            # Daemons: a read that never returns must not keep a program from its end.
+            # Daemon threads, because a read that never returns must not stop the program from
+            # ending.
             arguments = (self._tasks, read, begin, number)
             thread = threading.Thread(
                 target=_work, args=arguments, name=f"jaxnet-loader-{number}", daemon=True
@@ -72,7 +75,7 @@ class ReadAhead(Iterator[Any]):
         future: Future[Any] = Future()
         try:
             job = next(self._jobs, END)
-        except Exception as error:  # of a sampler: it comes after the batches before it
+        except Exception as error:  # A sampler's error comes after the batches drawn before it.
             future.set_exception(error)
         else:
             if job is END:
@@ -97,7 +100,7 @@ class ReadAhead(Iterator[Any]):
         return batch
 
     def close(self) -> None:
-        """Gives up what was not asked for, and lets the threads end."""
+        """Discards the batches that are left, and lets the threads end."""
         for future in self._waiting:
             future.cancel()
         self._waiting.clear()
@@ -116,7 +119,10 @@ def _work(
     begin: Callable[[int], None] | None,
     number: int,
 ) -> None:
-    """One thread. It must not hold the iterator, whose end is its own."""
+    """Reads batches in a thread until a task is None.
+
+    It has no reference to the `ReadAhead`, whose deletion ends the thread.
+    """
     failed: Exception | None = None
     try:
         if begin is not None:
@@ -130,17 +136,18 @@ def _work(
                 if failed is not None:
                     raise RuntimeError(f"worker_init_fn: it raised {failed!r}") from failed
                 future.set_result(read(job))
-            except StopIteration as error:  # it would read as the end of the data
+            except StopIteration as error:  # To the caller it would be the end of the data.
                 reason = RuntimeError("dataset: reading a row raised StopIteration")
                 reason.__cause__ = error
                 future.set_exception(reason)
-            except BaseException as error:  # also what would end the thread
+            except BaseException as error:  # Also SystemExit, which would end the thread.
                 future.set_exception(error)
-        del task, future, job  # else the last batch would stay in memory
+        del task, future, job  # Otherwise the last batch would stay in memory.
 
 
 @atexit.register
 def _end() -> None:
+    """Ends the threads when the program ends, so that none reads while Python shuts down."""
     for batches in list(_running):
         batches.close()
     until = time.monotonic() + _PATIENCE
@@ -149,14 +156,14 @@ def _end() -> None:
 
 
 class SendAhead(Iterator[Any]):
-    """Batches that are on their way to a device, or elsewhere, before they are asked for.
+    """An iterator over batches that are sent to a device in advance.
 
-    An error stands in the place of its batch, as in `ReadAhead`.
+    Errors are as in `ReadAhead`.
 
     Args:
-        batches: to send.
-        send: starts it, and gives what comes out of this iterator.
-        ahead: how many are on their way when one is handed out.
+        batches: The batches to send.
+        send: The function that starts sending a batch and returns the batch on the device.
+        ahead: The number of later batches that are being sent when `next` returns a batch.
     """
 
     def __init__(self, batches: Iterator[Any], send: Callable[[Any], Any], ahead: int) -> None:
@@ -179,7 +186,7 @@ class SendAhead(Iterator[Any]):
         return batch
 
     def close(self) -> None:
-        """Gives up what was not asked for."""
+        """Discards the batches that are left."""
         self._sent.clear()
         close = getattr(self._batches, "close", None)
         if close is not None:

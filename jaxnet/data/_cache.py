@@ -1,4 +1,4 @@
-"""Decoded arrays, kept in the user's cache so that they are decoded once."""
+"""A cache of decoded data sets on disk, so that each is decoded only once."""
 
 import hashlib
 import logging
@@ -14,24 +14,26 @@ _Arrays = tuple[np.ndarray, np.ndarray, tuple[str, ...]]
 
 
 def cached(name: str, files: Sequence[Path], read: Callable[[], _Arrays]) -> _Arrays:
-    """What `read` gives, from the cache if it was read before from the same files.
+    """The result of `read`, from the cache if the same files were read before.
 
-    A changed file (path, size or time) is read anew; a damaged cache file too.
-    A cache that cannot be written costs time, not the result.
+    If a file has changed (its path, size or time), or the cache file is damaged, the files
+    are read again. If the cache cannot be written, only a warning is logged.
 
     Args:
-        name: Name of the file in the cache.
-        files: Paths of the files that `read` reads.
-        read: A function that decodes them: uint8 images (N, H, W, C), int32 labels (N,) and
-            the names of the classes.
+        name: The name of the file in the cache.
+        files: The paths of the files that `read` reads.
+        read: The function that decodes the files.
+
+    Returns:
+        The images, uint8 (N, H, W, C), the labels, int32 (N,), and the names of the classes.
     """
     file = whole_files.cache_folder() / "decoded" / f"{name}-{_fingerprint(files)}.npz"
     try:
-        with open(file, "rb") as raw, np.load(raw) as kept:  # its zip form has checksums
+        with open(file, "rb") as raw, np.load(raw) as kept:  # The zip format has checksums.
             return _checked(kept["images"], kept["labels"], kept["classes"])
     except FileNotFoundError:
         pass
-    except Exception as error:  # NumPy and zipfile raise many kinds on damaged bytes
+    except Exception as error:  # NumPy and zipfile raise errors of many kinds for damaged bytes.
         _log.warning("%s: damaged (%s); decoding again", file, error)
     images, labels, classes = read()
     try:
@@ -44,7 +46,10 @@ def cached(name: str, files: Sequence[Path], read: Callable[[], _Arrays]) -> _Ar
 
 
 def _checked(images: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> _Arrays:
-    """The arrays, if they can be what was decoded; a whole file may still hold other things."""
+    """The arrays of a cache file after a check of their dtypes, shapes and values.
+
+    A file without damage may still come from another program.
+    """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(f"images are {images.dtype}{list(images.shape)}")
     if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
@@ -57,6 +62,7 @@ def _checked(images: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> _Ar
 
 
 def _fingerprint(files: Sequence[Path]) -> str:
+    """A hash of the paths, sizes and times of files."""
     resolved = sorted(file.resolve() for file in files)
     states = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in resolved]
     return hashlib.sha256(repr(states).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The data sets that `load` knows: where they are looked for, and how they get there."""
+"""The data sets of `load`: where their files are searched, and how they are fetched."""
 
 import dataclasses
 import functools
@@ -25,10 +25,10 @@ class Labelled:
     """Images with their classes.
 
     Attributes:
-        images: uint8 (N, H, W, C), as they are stored.
-        labels: int32 (N,), positions in `classes`.
-        classes: the names of the classes.
-        canonical: whether the order is the makers', which is torchvision's.
+        images: The images as they are stored, uint8 (N, H, W, C).
+        labels: The numbers of the classes, int32 (N,).
+        classes: The names of the classes by number.
+        canonical: Whether the order is that of the publishers, which is torchvision's.
     """
 
     images: np.ndarray
@@ -42,15 +42,16 @@ class Labelled:
 
 @dataclasses.dataclass(frozen=True)
 class _Form:
-    """One form in which the makers publish a data set.
+    """One form in which a data set is published.
 
     Attributes:
-        url: the folder that the files are fetched from.
-        files: their names and SHA-256 as published.
-        read: reads one split, from the file if it is one, else from its folder.
-        strict: whether a found file must have the published hash. The idx files
-            are often zipped anew, which changes it; they are checked by content.
-        folders: further folders to look in, below the data folder.
+        url: The address of the folder with the files.
+        files: The names of the files, and the SHA-256 of each as published.
+        read: The function of (path, split) that reads one split. The path is that of the
+            file if there is only one, else that of the folder.
+        strict: Whether a file must have the published hash. The idx files are often
+            compressed again, which changes the hash; their content is checked instead.
+        folders: Further folders to search, below the data folder.
     """
 
     url: str
@@ -62,11 +63,13 @@ class _Form:
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """One data set: the forms it is published in, the first of which is fetched.
+    """One data set.
 
     Attributes:
-        forms: in the order in which they are looked for.
-        starts: the first labels of each split, where the order needs a check.
+        forms: The forms in the order in which they are searched. The first one is fetched
+            if none is found.
+        starts: The first labels of each split, if the order has to be checked.
+        splits: The names of the splits.
     """
 
     forms: tuple[_Form, ...]
@@ -76,7 +79,13 @@ class _Entry:
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """A data set on this machine: a form of the makers, or a prepared folder."""
+    """A data set on this machine.
+
+    Attributes:
+        where: The path of its file or folder.
+        files: The paths of all its files.
+        form: The published form, or None for a prepared tensorflow-datasets folder.
+    """
 
     where: Path
     files: tuple[Path, ...]
@@ -100,6 +109,7 @@ _CLOTHES = (
 
 
 def _cifar_forms(classes: int, python_hash: str, binary_hash: str) -> tuple[_Form, ...]:
+    """The two archives of CIFAR-10 or CIFAR-100."""
     readers = {
         f"cifar-{classes}-python.tar.gz": (python_hash, cifar.read_python),
         f"cifar-{classes}-binary.tar.gz": (binary_hash, cifar.read_binary),
@@ -113,6 +123,7 @@ def _cifar_forms(classes: int, python_hash: str, binary_hash: str) -> tuple[_For
 def _idx_form(
     url: str, hashes: Sequence[str], classes: tuple[str, ...], torch_folder: str
 ) -> tuple[_Form, ...]:
+    """The four idx files of MNIST or Fashion-MNIST, and torchvision's folder for them."""
     names = [
         f"{part}-{kind}-ubyte.gz"
         for part in ("train", "t10k")
@@ -179,34 +190,37 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = True,
 ) -> Labelled:
-    """Reads a data set of labelled images, in the order in which its makers published it.
+    """Reads a data set of labelled images, in the order in which it was published.
 
-    Looked for, in this order, in `data_dir`, in the folder that the environment
-    variable JAXNET_DATA names, and in the user's cache; in each of them as the
-    makers' files (CIFAR's python or binary archive, MNIST's four idx files; in
-    the folder itself, in `NAME` or where torchvision puts them) and as a prepared
-    tensorflow-datasets folder (`tfds/NAME/VERSION` or `NAME/VERSION`, read without
-    TensorFlow). Found nowhere, the makers' files are fetched into the cache once
-    and their hashes checked. What was decoded is kept in the cache, so that the
-    next start takes a fraction of a second.
+    Three folders are searched, in this order: `data_dir`, the folder in the environment
+    variable JAXNET_DATA, and the user's cache. In each of them two forms are searched:
+
+    - the published files (CIFAR's python or binary archive, MNIST's four idx files), in the
+      folder itself, in its folder `NAME`, or in the folder that torchvision uses;
+    - a prepared tensorflow-datasets folder, `tfds/NAME/VERSION` or `NAME/VERSION`, which is
+      read without TensorFlow.
+
+    If none is found, the published files are fetched into the cache and their hashes are
+    checked. The decoded arrays are stored in the cache too, so that the next call takes a
+    fraction of a second.
 
     Args:
-        name: "cifar10", "cifar100", "fashion_mnist" or "mnist".
-        split: "train" or "test".
-        data_dir: a folder to look in first; it must exist.
-        download: whether to fetch what is found nowhere.
+        name: The name of the data set: "cifar10", "cifar100", "fashion_mnist" or "mnist".
+        split: The split, "train" or "test".
+        data_dir: The path of the folder to search first; the folder must exist.
+        download: Whether the data set is fetched if it is not found.
 
     Returns:
-        The images and labels. Their order is torchvision's, so that a shuffle
-        with PyTorch's seed picks the same images. A prepared folder of MNIST or
-        Fashion-MNIST does not record that order; it is restored where the folder
-        was shuffled in the usual way. Where it was not, the folder's own order
-        comes back, `canonical` is False, and a warning in the log says so.
+        The images and labels. Their order is torchvision's, so that a shuffle with the same
+        seed as in PyTorch gives the same images. A prepared folder of MNIST or Fashion-MNIST
+        does not record this order. It is restored if the folder was shuffled in the usual
+        way. Otherwise the order is that of the folder, `canonical` is False, and a warning
+        is logged.
 
     Raises:
-        ValueError: unknown name or split, or a file that is damaged.
-        FileNotFoundError: `data_dir` does not exist, or the data set is nowhere
-            and cannot be fetched.
+        ValueError: The name or the split is unknown, or a file is damaged.
+        FileNotFoundError: `data_dir` does not exist, or the data set is not found and cannot
+            be fetched.
     """
     entry = _entry(name)
     if split not in entry.splits:
@@ -232,13 +246,28 @@ def load(
 
 
 def available(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path | None:
-    """Where a data set is on this machine, or None. Never fetches."""
+    """The path of a data set on this machine; nothing is fetched.
+
+    Args:
+        name, data_dir: As in `load`.
+
+    Returns:
+        The path of the file or folder, or None if the data set is not found.
+
+    Raises:
+        ValueError: The name is unknown.
+        FileNotFoundError: `data_dir` does not exist.
+    """
     found = _find(name, _entry(name), folders(data_dir))
     return None if found is None else found.where
 
 
 def fetchable(name: str) -> bool:
-    """Whether `load` fetches this data set when it is not on this machine."""
+    """Whether `load` can fetch a data set.
+
+    Args:
+        name: The name of the data set.
+    """
     return name in CATALOGUE
 
 
@@ -249,10 +278,10 @@ def _entry(name: str) -> _Entry:
 
 
 def folders(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """The folders that data sets are looked for in: `data_dir`, JAXNET_DATA, the user's cache.
+    """The folders in which data sets are searched: `data_dir`, JAXNET_DATA, the user's cache.
 
     Raises:
-        FileNotFoundError: `data_dir` is not there.
+        FileNotFoundError: `data_dir` does not exist.
     """
     found = []
     if data_dir is not None:
@@ -268,11 +297,13 @@ def folders(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
 
 
 def _find(name: str, entry: _Entry, folders: Sequence[Path]) -> _Found | None:
+    """The data set in the first of the folders that has it, or None."""
     for folder in folders:
         for form in entry.forms:
             for home in _homes(name, form, folder):
                 files = tuple(idx.stored(home, file) for file in form.files)
-                # The name of the folder says whose files they are; at its root, the labels.
+                # MNIST and Fashion-MNIST have files of the same names. The name of their folder
+                # tells them apart, or else (in the data folder itself) the labels.
                 ours = home != folder or _own(entry, form, home)
                 if all(file.is_file() for file in files) and ours:
                     return _Found(home if len(files) > 1 else files[0], files, form)
@@ -284,25 +315,31 @@ def _find(name: str, entry: _Entry, folders: Sequence[Path]) -> _Found | None:
 
 
 def _homes(name: str, form: _Form, folder: Path) -> list[Path]:
+    """The folders below a data folder, and itself, in which published files may be."""
     return [folder / name, *(folder / f for f in form.folders), folder]
 
 
 def _own(entry: _Entry, form: _Form, home: Path) -> bool:
-    """Whether files whose names several data sets share are this one's; damaged ones may be."""
+    """Whether files with names that several data sets share belong to this data set.
+
+    It is True for damaged files: the error when they are read says more.
+    """
     labels = idx.stored(home, "t10k-labels-idx1-ubyte.gz")
     if form.strict or entry.starts is None or not labels.is_file():
         return True
     try:
         return _begins(idx.read_idx(labels), entry.starts["test"])
     except ValueError:
-        return True  # reading says what is wrong with them
+        return True  # Reading the files raises an error that says what is wrong.
 
 
 def _begins(labels: np.ndarray, starts: tuple[int, ...]) -> bool:
+    """Whether the labels begin with the given ones."""
     return labels[: len(starts)].tolist() == list(starts)
 
 
 def _read(name: str, entry: _Entry, found: _Found, split: str) -> _Decoded:
+    """Decodes one split after checking the files' hashes or first labels."""
     starts = None if entry.starts is None else entry.starts[split]
     if found.form is None:
         return prepared.read(found.where, split, starts)
@@ -328,6 +365,7 @@ def _check_hashes(name: str, form: _Form, files: Sequence[Path]) -> None:
 
 
 def _fetch(name: str, entry: _Entry, folders: Sequence[Path]) -> _Found:
+    """Fetches the first published form of a data set into the user's cache."""
     pooch = needed("pooch", f"{name}: to be fetched", "pooch")
     pooch.get_logger().setLevel("WARNING")
     form, folder = entry.forms[0], cache_folder() / name
@@ -340,13 +378,14 @@ def _fetch(name: str, entry: _Entry, folders: Sequence[Path]) -> _Found:
             )
             for file, digest in form.files.items()
         )
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors
+    except (OSError, ValueError) as error:  # The errors of requests are OSErrors.
         reason = str(error).split("\n")[0]
         raise _nowhere(name, entry, folders, f"fetching failed: {reason[:200]}") from error
     return _Found(folder if len(files) > 1 else files[0], files, form)
 
 
 def _nowhere(name: str, entry: _Entry, folders: Sequence[Path], why: str) -> FileNotFoundError:
+    """The error for a data set that is not found, with the ways to get it."""
     searched = "\n  ".join(map(str, folders))
     form = entry.forms[0]
     for folder in folders:

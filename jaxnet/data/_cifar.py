@@ -1,4 +1,4 @@
-"""CIFAR-10's and CIFAR-100's own archives: pickled batches, or plain bytes, in a tar file."""
+"""The archives of CIFAR-10 and CIFAR-100: tar files of pickled batches or of plain bytes."""
 
 import gzip
 import io
@@ -17,15 +17,15 @@ def read_python(path: Path, split: str, classes: int = 10) -> Decoded:
     """Reads `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`.
 
     Args:
-        path: of the archive.
-        split: "train" or "test".
-        classes: 10 or 100 (the fine labels).
+        path: The path of the archive.
+        split: The split, "train" or "test".
+        classes: The number of classes, 10 or 100 (the fine labels).
 
     Returns:
-        uint8 (N, 32, 32, 3), int32 (N,), class names.
+        The images, uint8 (N, 32, 32, 3), the labels, int32 (N,), and the names of the classes.
 
     Raises:
-        ValueError: the archive is damaged, or a pickle in it names a function.
+        ValueError: The archive is damaged, or a pickle in it names a function.
     """
     if classes == 10:
         batches, meta = _batches(split), "batches.meta"
@@ -47,11 +47,14 @@ def read_python(path: Path, split: str, classes: int = 10) -> Decoded:
 
 
 def read_binary(path: Path, split: str, classes: int = 10) -> Decoded:
-    """Reads `cifar-10-binary.tar.gz` or `cifar-100-binary.tar.gz`, as `read_python` does."""
+    """Reads `cifar-10-binary.tar.gz` or `cifar-100-binary.tar.gz`.
+
+    The arguments, the result and the errors are those of `read_python`.
+    """
     if classes == 10:
         batches, meta, head = _batches(split), "batches.meta.txt", 1
         batches = [f"{name}.bin" for name in batches]
-    else:  # the coarse label, then the fine one
+    else:  # Each image has two bytes before it, the coarse label and the fine label.
         batches, meta, head = [f"{split}.bin"], "fine_label_names.txt", 2
     try:
         found = {name: raw.read() for name, raw in _members(path, [*batches, meta]).items()}
@@ -63,6 +66,7 @@ def read_binary(path: Path, split: str, classes: int = 10) -> Decoded:
         raise _damaged(path, classes, error) from error
 
 
+# The errors that gzip, tarfile, pickle and the code above raise for damaged bytes.
 _DAMAGE = (
     OSError,
     EOFError,
@@ -77,11 +81,12 @@ _DAMAGE = (
 
 
 def _batches(split: str) -> list[str]:
+    """The names of the files in an archive of CIFAR-10 that make up a split."""
     return ["test_batch"] if split == "test" else [f"data_batch_{i}" for i in range(1, 6)]
 
 
 def _members(path: Path, wanted: list[str]) -> dict[str, Any]:
-    """The wanted files of the archive, by their last name, opened."""
+    """The wanted files of an archive as open files by name, whatever folder they are in."""
     found = {}
     with gzip.open(path) as unzipped, tarfile.open(fileobj=unzipped) as archive:
         for member in archive:
@@ -91,7 +96,7 @@ def _members(path: Path, wanted: list[str]) -> dict[str, Any]:
                 if raw is None:
                     raise KeyError(f"{name} is no file")
                 found[name] = io.BytesIO(raw.read())
-        while unzipped.read(1 << 20):  # to the end, where the checksum is
+        while unzipped.read(1 << 20):  # At the end gzip compares the checksum.
             pass
     for name in wanted:
         if name not in found:
@@ -100,11 +105,13 @@ def _members(path: Path, wanted: list[str]) -> dict[str, Any]:
 
 
 def _images(pixels: np.ndarray) -> np.ndarray:
+    """Images (N, 32, 32, 3) from rows of pixels, in which the three channels come in turn."""
     images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # (N, H, W, C)
     return np.ascontiguousarray(images)
 
 
 def _labels(labels: np.ndarray, pixels: np.ndarray, classes: int) -> np.ndarray:
+    """The checked labels, int32 (N,)."""
     if len(labels) != len(pixels):
         raise ValueError(f"{len(labels)} labels for {len(pixels)} images")
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
@@ -117,7 +124,7 @@ def _damaged(path: Path, classes: int, error: Exception) -> ValueError:
 
 
 class _Batch(pickle.Unpickler):
-    """Unpickles arrays and nothing else: a pickle can name any function to call."""
+    """Unpickles arrays and refuses all else, because a pickle can call any function."""
 
     _allowed = frozenset(
         {

@@ -1,4 +1,4 @@
-"""From samples to batches: torch.utils.data.default_collate, in numpy."""
+"""Making batches of samples: torch.utils.data.default_collate in numpy."""
 
 import collections
 import copy
@@ -12,20 +12,26 @@ from jaxnet import _arrays as arrays
 
 
 def default_collate(batch: Sequence[Any]) -> Any:
-    """Stacks samples along a new axis 0, whatever they are made of.
+    """Stacks samples along a new axis 0: torch.utils.data.default_collate.
 
-    Arrays (numpy, JAX, torch) become numpy arrays with one more axis, numbers
-    become an array as numpy makes it of them (int64, float64, bool), texts stay a
-    list; dictionaries, tuples and lists are gone into. A tuple stays a tuple,
-    where torch makes it a list.
+    Arrays (of numpy, JAX or torch) become numpy arrays with one more axis. Numbers become a
+    numpy array (int64, float64 or bool). Texts become a list. The samples may be
+    dictionaries, tuples and lists of these. A tuple stays a tuple, where torch makes it a
+    list.
+
+    Args:
+        batch: The samples.
+
+    Returns:
+        The batch, in the structure of one sample.
+
+    Raises:
+        ValueError: The samples have different shapes or structures.
+        TypeError: A sample contains something else, which cannot be stacked.
 
     >>> default_collate([(np.zeros(2), 1), (np.ones(2), 0)])
     (array([[0., 0.],
            [1., 1.]]), array([1, 0]))
-
-    Raises:
-        ValueError: the samples do not have one shape or one structure.
-        TypeError: something that cannot be stacked.
     """
     first = batch[0]
     if isinstance(first, (str, bytes)):
@@ -62,6 +68,7 @@ def default_collate(batch: Sequence[Any]) -> Any:
 
 
 def _all(batch: Sequence[Any], fits: Callable[[Any], bool], what: str) -> None:
+    """Refuses a batch with a sample that does not fit; `what` describes such a sample."""
     for i, sample in enumerate(batch):
         if not fits(sample):
             raise ValueError(
@@ -75,9 +82,12 @@ def _has(key: Any, sample: Mapping[Any, Any]) -> bool:
 
 
 def _numbers(batch: Sequence[Any]) -> np.ndarray:
+    """An array of numbers, (N,)."""
     kinds = (bool, int, float, complex, np.generic)
     _all(batch, lambda x: isinstance(x, kinds) and not isinstance(x, (str, bytes)), "no number")
     numbers = np.array(batch)
+    # Integers that do not fit int64 are an error, as in torch; numpy would make them uint64, floats
+    # or objects.
     whole = all(isinstance(number, int) for number in batch)
     if numbers.dtype.kind in "OSU" or (whole and numbers.dtype.kind not in "bi"):
         raise ValueError(f"batch: {list(batch)[:4]} do not fit int64 as numbers")
@@ -85,22 +95,36 @@ def _numbers(batch: Sequence[Any]) -> np.ndarray:
 
 
 def default_convert(value: Any) -> Any:
-    """Torch's tensors become numpy arrays, wherever they are; all else stays as it is."""
+    """Converts torch tensors to numpy arrays: torch.utils.data.default_convert.
+
+    Args:
+        value: A tensor, or a dictionary, tuple or list with tensors in it, at any depth.
+
+    Returns:
+        The same structure; all other values are unchanged.
+    """
     return each(lambda x: as_numpy(x) if hasattr(x, "detach") else x, value)
 
 
 def own_copy(value: Any) -> Any:
-    """With arrays of its own: a data set may fill the same array again for its next row."""
+    """Copies the numpy arrays in a value.
+
+    A data set may fill the same array again for its next row.
+    """
     return each(lambda x: x.copy() if isinstance(x, np.ndarray) else x, value)
 
 
 def each(function: Callable[[Any], Any], value: Any) -> Any:
-    """The same dictionaries, tuples and lists, with a function of everything in them."""
+    """Applies a function to everything in dictionaries, tuples and lists, at any depth.
+
+    JAX's tree functions do not serve: they sort the keys of dictionaries, and do not look
+    into dictionaries of other classes.
+    """
     if isinstance(value, Mapping):
         parts = {key: each(function, item) for key, item in value.items()}
         if type(value) is dict or not isinstance(value, (dict, collections.UserDict)):
             return parts
-        same = copy.copy(value)  # a class of its own: its attributes go along
+        same = copy.copy(value)  # A dictionary of another class keeps its attributes.
         for key, part in parts.items():
             same[key] = part
         return same
@@ -110,12 +134,12 @@ def each(function: Callable[[Any], Any], value: Any) -> Any:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is an array of numpy, JAX or torch (numpy's single numbers are none)."""
+    """Whether a value is an array of numpy, JAX or torch (but no scalar of numpy)."""
     return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, np.generic)
 
 
 def as_numpy(value: Any) -> np.ndarray:
-    """The same numbers in numpy; torch is not imported for its tensors."""
+    """The numbers of an array in numpy; torch is not imported."""
     array = arrays.as_numpy(value)
     if array.dtype.kind in "OSU":
         raise TypeError(f"batch: an array of {array.dtype}; accepted are arrays of numbers")
@@ -123,6 +147,7 @@ def as_numpy(value: Any) -> np.ndarray:
 
 
 def _like(model: Any, parts: list[Any]) -> Any:
-    if hasattr(model, "_fields"):  # a named tuple
+    """The parts as a tuple, named tuple or list, as the model is."""
+    if hasattr(model, "_fields"):  # A named tuple.
         return type(model)(*parts)
     return tuple(parts) if isinstance(model, tuple) else parts

@@ -1,4 +1,4 @@
-"""torch.utils.data's data sets: anything with a length and rows by number."""
+"""The data sets of torch.utils.data: objects with a length and rows by number."""
 
 import bisect
 import itertools
@@ -16,10 +16,10 @@ Row = TypeVar("Row", covariant=True)
 
 
 class Dataset(Generic[Row]):
-    """Rows by number: define `__getitem__` and `__len__`.
+    """A data set with rows by number: torch.utils.data.Dataset.
 
-    A class of your own need not inherit from this one; a list or an array will do
-    too, and so will a `torch.utils.data.Dataset`.
+    A subclass defines `__getitem__` and `__len__`. Any other object with these two methods
+    is a data set too, such as a list, an array or a `torch.utils.data.Dataset`.
     """
 
     def __getitem__(self, index: Any) -> Any:
@@ -30,15 +30,24 @@ class Dataset(Generic[Row]):
 
 
 class IterableDataset(Generic[Row]):
-    """Rows one after another: define `__iter__`, and `__len__` if it is known."""
+    """A data set with rows one after another: torch.utils.data.IterableDataset.
+
+    A subclass defines `__iter__`, and `__len__` if the number of rows is known.
+    """
 
 
 class TensorDataset(Dataset[Any]):
-    """Arrays with the rows along axis 0; a row is a tuple of one piece of each.
+    """A data set of arrays with the rows along axis 0: torch.utils.data.TensorDataset.
+
+    A row is a tuple with one row of each array.
 
     Args:
-        *tensors: numpy, JAX or torch arrays of the same length. Those of JAX are kept
-            in numpy: JAX gives the last row for one that is not there.
+        *tensors: The arrays, of numpy, JAX or torch, with the same number of rows. JAX arrays
+            are converted to numpy, because indexing a JAX array past its end gives the last
+            row and no error.
+
+    Raises:
+        ValueError: There are no arrays, one has no axis, or the numbers of rows differ.
 
     >>> TensorDataset(np.arange(6).reshape(3, 2), np.array([7, 8, 9]))[1]
     (array([2, 3]), np.int64(8))
@@ -66,11 +75,11 @@ class TensorDataset(Dataset[Any]):
 
 
 class Subset(Dataset[Any]):
-    """Some rows of a data set.
+    """Some rows of a data set: torch.utils.data.Subset.
 
     Args:
-        dataset: to choose from.
-        indices: the rows, in the order in which they are to come.
+        dataset: The data set.
+        indices: The numbers of the rows, in order.
     """
 
     def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
@@ -83,8 +92,8 @@ class Subset(Dataset[Any]):
         return self.dataset[self.indices[index]]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """The rows of a batch; a data set that reads many at once may do so."""
-        if type(self).__getitem__ is not Subset.__getitem__:  # a class of the user's own
+        """The rows of a batch, read at once if the data set can read several rows at once."""
+        if type(self).__getitem__ is not Subset.__getitem__:  # Overridden in a subclass.
             return [self[i] for i in indices]
         rows = [self.indices[i] for i in indices]
         if callable(getattr(self.dataset, "__getitems__", None)):
@@ -96,7 +105,13 @@ class Subset(Dataset[Any]):
 
 
 class ConcatDataset(Dataset[Any]):
-    """Several data sets, one after the other.
+    """Several data sets one after another: torch.utils.data.ConcatDataset.
+
+    Args:
+        datasets: The data sets, with rows by number.
+
+    Raises:
+        ValueError: There are no data sets, or one is an `IterableDataset`.
 
     >>> joined = ConcatDataset([[1, 2], [3, 4, 5]])
     >>> len(joined), joined[2], joined[-1]
@@ -133,17 +148,21 @@ class ConcatDataset(Dataset[Any]):
 def random_split(
     dataset: Any, lengths: Sequence[int | float], generator: Generator
 ) -> list[Subset]:
-    """Deals the rows out at random: `torch.utils.data.random_split`.
+    """Splits the rows of a data set at random: torch.utils.data.random_split.
 
     Args:
-        dataset: something with a length.
-        lengths: how many rows each part gets, or fractions that sum to 1; what
-            rounding leaves over goes to the parts in turn.
-        generator: to draw from. Torch draws alike from its global generator.
+        dataset: The data set, an object with a length.
+        lengths: The numbers of rows of the parts, or fractions that sum to 1. The rows that
+            are left over by rounding fractions go to the parts in turn.
+        generator: The generator, `Generator(seed)`. Torch draws the same numbers from its
+            global generator after `torch.manual_seed(seed)`.
+
+    Returns:
+        The parts.
 
     Raises:
-        ValueError: the lengths are not whole or do not sum to that of the data set.
-        TypeError: generator is none of ours.
+        ValueError: The lengths are not whole numbers, or do not sum to the number of rows.
+        TypeError: The generator is no jaxnet.random.Generator.
 
     >>> [part.indices for part in random_split(range(5), [3, 2], Generator(0))]
     [[4, 0, 1], [3, 2]]
@@ -175,12 +194,15 @@ def random_split(
 
 
 def by_number(dataset: Any) -> Any:
-    """As it is, but in numpy if it is a JAX array, which has no end: x[7] of 3 rows is x[2]."""
+    """The data set, converted to numpy if it is a JAX array.
+
+    Indexing a JAX array past its end raises no error: x[7] of 3 rows is x[2].
+    """
     return np.asarray(dataset) if isinstance(dataset, jax.Array) else dataset
 
 
 def checked_generator(generator: Any, name: str = "generator") -> None:
-    """Refuses what is no generator of ours, under the argument's name."""
+    """Refuses an argument that is no jaxnet.random.Generator; `name` is for the error."""
     if not isinstance(generator, Generator):
         raise TypeError(
             f"{name}: {type(generator).__name__}; accepted is a jaxnet.random.Generator, such "
@@ -189,20 +211,26 @@ def checked_generator(generator: Any, name: str = "generator") -> None:
 
 
 def is_iterable_only(dataset: Any) -> bool:
-    """Whether a data set, torch's or ours, gives rows only one after another."""
-    # torch's IterableDataset inherits a __getitem__ that raises.
+    """Whether a data set, of torch or of jaxnet, gives rows only one after another."""
+    # The class decides, because torch's IterableDataset inherits a __getitem__ that raises.
     return is_iterable_data_set(dataset) or (
         hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")
     )
 
 
 def is_iterable_data_set(dataset: Any) -> bool:
-    """Whether it is an `IterableDataset`, torch's or ours."""
+    """Whether a data set is an `IterableDataset`, of torch or of jaxnet.
+
+    The class's name decides, because torch may not be installed.
+    """
     return any(kind.__name__ == "IterableDataset" for kind in type(dataset).__mro__)
 
 
 def arrays_of(dataset: Any) -> tuple[Any, ...] | None:
-    """The arrays of a data set that is made of nothing else, ours or torch's; or None."""
+    """The arrays of a data set of arrays, or None for other data sets.
+
+    Data sets of arrays are a `TensorDataset` and a `Subset` of one, of torch or of jaxnet.
+    """
     kind = type(dataset)
     if kind is Subset or (kind.__name__ == "Subset" and kind.__module__.startswith("torch.")):
         arrays = arrays_of(dataset.dataset)
@@ -213,12 +241,12 @@ def arrays_of(dataset: Any) -> tuple[Any, ...] | None:
 
 
 def gather(dataset: Any, rows: Sequence[int]) -> tuple[Any, ...] | None:
-    """The rows of a data set of arrays at once, or None if it is no such data set."""
+    """Several rows of a data set of arrays at once, or None for other data sets."""
     if type(dataset) is Subset:
         return gather(dataset.dataset, [dataset.indices[i] for i in rows])
     if type(dataset) is TensorDataset:
         picked = np.asarray(rows)
         if picked.ndim != 1 or picked.dtype.kind not in "iu":
-            return None  # a sampler may give anything that the data set takes
+            return None  # A sampler may give any index that the data set accepts.
         return tuple(tensor[picked] for tensor in dataset.tensors)
     return None

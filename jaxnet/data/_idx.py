@@ -1,4 +1,4 @@
-"""MNIST's own files: idx, a header of dimensions and then bytes, mostly gzipped."""
+"""The idx files of MNIST: a header with the shape, then the values, usually gzipped."""
 
 import gzip
 import math
@@ -11,10 +11,16 @@ _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads one idx file, gzipped or plain, into an array of the shape and type it states.
+    """Reads one idx file, gzipped or not.
+
+    Args:
+        path: The path of the file.
+
+    Returns:
+        An array of the shape and dtype in the file's header.
 
     Raises:
-        ValueError: the file is damaged or is no idx file.
+        ValueError: The file is damaged or is no idx file.
     """
     try:
         raw = path.read_bytes()
@@ -37,7 +43,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def stored(folder: Path, name: str) -> Path:
-    """Where a published file lies: an idx file may be there unzipped instead."""
+    """The path of a published file in a folder; an idx file may be there without gzip instead."""
     zipped = folder / name
     plain = zipped.with_suffix("")
     idx = name.endswith("-ubyte.gz")
@@ -45,7 +51,19 @@ def stored(folder: Path, name: str) -> Path:
 
 
 def read_split(folder: Path, split: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The images, uint8 (N, 28, 28, 1), and labels, int32 (N,), of MNIST's files in a folder."""
+    """Reads the images and labels of MNIST or Fashion-MNIST.
+
+    Args:
+        folder: The path of the folder with the four idx files.
+        split: The split, "train" or "test".
+        classes: The number of classes.
+
+    Returns:
+        The images, uint8 (N, 28, 28, 1), and the labels, int32 (N,).
+
+    Raises:
+        ValueError: A file is damaged.
+    """
     part = {"train": "train", "test": "t10k"}[split]
     images_file = stored(folder, f"{part}-images-idx3-ubyte.gz")
     labels_file = stored(folder, f"{part}-labels-idx1-ubyte.gz")

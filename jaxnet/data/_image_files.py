@@ -1,4 +1,4 @@
-"""Pictures in files: one, or a folder of PNG and JPEG, as arrays."""
+"""Reading PNG and JPEG files, one or a folder of them, as arrays."""
 
 import os
 from collections.abc import Sequence
@@ -10,31 +10,38 @@ import numpy as np
 from jaxnet._extras import needed
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-# Pillow's modes that hold 8 bits a channel, or turn into such without loss.
+# The modes of Pillow with 8 bits a channel, or that become such without loss.
 _MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "1")
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads one picture, uint8 (H, W, 3).
+    """Reads one image file.
 
-    Grey and palette pictures become red, green and blue; a fourth channel (alpha) is
-    dropped, not blended. Pixels come as stored: a camera's note on rotation is not
-    followed.
+    Grey and palette images become RGB images. A fourth channel (alpha) is dropped and not
+    blended. The pixels are returned as stored: the rotation in the EXIF data of a camera is
+    ignored.
+
+    Args:
+        path: The path of the PNG or JPEG file.
+
+    Returns:
+        The pixels, uint8 (H, W, 3).
 
     Raises:
-        ValueError: the file is broken, no picture, or has more than 8 bits a channel.
-        FileNotFoundError: it is not there.
+        ValueError: The file is damaged, is no image, or has more than 8 bits a channel.
+        FileNotFoundError: The file does not exist.
+        ImportError: Pillow is not installed.
     """
     Image = needed("PIL.Image", "read_image", "pillow")
     path = Path(path)
     try:
         with Image.open(path) as picture:
-            picture.verify()  # a PNG's checksums, which reading passes over
+            picture.verify()  # Compares a PNG's checksums, which reading ignores.
         with Image.open(path) as picture:
             mode = picture.mode
             deep = any(";16" in str(tile[3]) for tile in picture.tile)
             if picture.format == "PNG" and mode in _MODES and deep:
-                mode = f"{mode} of 16 bits"  # Pillow would drop the lower eight
+                mode = f"{mode} of 16 bits"  # Pillow would drop the lower eight bits.
             picture.load()
             pixels = np.array(picture.convert("RGB")) if mode in _MODES else None
     except FileNotFoundError:
@@ -56,21 +63,23 @@ def read_images(
     size: tuple[int, int] | None = None,
     suffixes: Sequence[str] = _SUFFIXES,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Reads all pictures of a folder, in the order of their names.
+    """Reads all images of a folder, in the order of their names.
 
     Args:
-        folder: not gone into deeper; files whose names begin with a dot are left out.
-        size: (height, width) to resize to where a picture has another size; None
-            refuses pictures of different sizes.
-        suffixes: of the files to read.
+        folder: The path of the folder. Folders in it are not searched, and files whose names
+            begin with a dot are left out.
+        size: The (height, width) in pixels to which images of other sizes are resized
+            (bilinear). None is an error for images of different sizes.
+        suffixes: The suffixes of the files, in upper or lower case.
 
     Returns:
-        uint8 (N, H, W, 3) and the files' names. `to_tensor` and `normalize` make
-        the input of a net from it.
+        The pixels, uint8 (N, H, W, 3), and the names of the files. `to_tensor` and
+        `normalize` make the input of a model from the pixels.
 
     Raises:
-        ValueError: there are no pictures, one is broken, or their sizes differ.
-        FileNotFoundError: the folder is not there, or a link in it leads nowhere.
+        ValueError: There are no images, one is damaged, or their sizes differ.
+        FileNotFoundError: The folder does not exist, or the target of a link in it does not.
+        ImportError: Pillow is not installed.
     """
     if size is not None:
         _check_size(size)
@@ -78,7 +87,8 @@ def read_images(
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder")
     wanted = tuple(suffix.lower() for suffix in suffixes)
-    # A link that leads nowhere is a picture that is missing: reading it says so.
+    # A link whose target does not exist stays in the list: an image is missing, and reading it
+    # raises the error.
     files = sorted(
         f
         for f in folder.iterdir()
@@ -105,6 +115,7 @@ def _check_size(size: Any) -> None:
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The image resized to (height, width), or the image itself if it has this size."""
     Image = needed("PIL.Image", "read_images", "pillow")
     if image.shape[:2] == tuple(size):
         return image
@@ -114,10 +125,20 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel of (N, C, H, W), (C,) each.
+    """The mean and standard deviation of each channel of images.
 
-    Summed in float64; the deviation has n - 1 below, as torch's `std`. uint8 images
-    (N, H, W, C) are taken too, and measured as `to_tensor` would scale them.
+    The sums are in float64. As in torch's `std`, the standard deviation divides by n - 1.
+
+    Args:
+        images: The images, floats (N, C, H, W); or uint8 (N, H, W, C), whose statistics are
+            those after `to_tensor`.
+
+    Returns:
+        The means and the standard deviations, (C,) each, of the images' dtype (float32 for
+        uint8).
+
+    Raises:
+        ValueError: The images have another shape or dtype, or only one pixel.
 
     >>> channel_statistics(np.array([0, 1], np.float32).reshape(2, 1, 1, 1))
     (array([0.5], dtype=float32), array([0.70710677], dtype=float32))
@@ -128,7 +149,7 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             f"images: {images.dtype} of shape {images.shape}; accepted is float (N, C, H, W) or "
             "uint8 (N, H, W, C)"
         )
-    if images.dtype == np.uint8:  # exact, from how often each of the 256 values comes
+    if images.dtype == np.uint8:  # Exact: a sum over the counts of the 256 values.
         values = np.arange(256) / 255.0
         counts = [
             np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[3])

@@ -1,4 +1,4 @@
-"""Images as arrays for a network."""
+"""Images as arrays for a model, in numpy."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,17 @@ import numpy as np
 
 
 def to_tensor(images: np.ndarray) -> np.ndarray:
-    """uint8 (N, H, W, C) in 0..255 to float32 (N, C, H, W) in 0..1: torchvision's ToTensor."""
+    """Converts images to the input of a model: torchvision.transforms.ToTensor.
+
+    Args:
+        images: The images, uint8 (N, H, W, C) in 0..255.
+
+    Returns:
+        The images in float32, (N, C, H, W) in 0..1.
+
+    Raises:
+        ValueError: The images have another shape or dtype.
+    """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(
             f"images: {images.dtype} of shape {images.shape}; accepted is uint8 (N, H, W, C)"
@@ -15,7 +25,20 @@ def to_tensor(images: np.ndarray) -> np.ndarray:
 
 
 def normalize(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """(x - mean) / std for each channel of float (N, C, H, W): torchvision's Normalize."""
+    """Computes (x - mean) / std for each channel: torchvision.transforms.Normalize.
+
+    Args:
+        images: The images, floats (N, C, H, W).
+        mean: The C means.
+        std: The C standard deviations.
+
+    Returns:
+        The normalized images, in the images' shape and dtype.
+
+    Raises:
+        ValueError: The images have another shape or dtype, there are not C means and
+            standard deviations, or a standard deviation is 0.
+    """
     if not np.issubdtype(images.dtype, np.floating) or images.ndim != 4:
         raise ValueError(
             f"images: {images.dtype} of shape {images.shape}; accepted is float (N, C, H, W), as "

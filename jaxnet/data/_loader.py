@@ -1,4 +1,4 @@
-"""torch.utils.data.DataLoader: the same batches in the same order, as numpy or on a device."""
+"""torch.utils.data.DataLoader with the same batches in the same order, in numpy or on a device."""
 
 import itertools
 import sys
@@ -21,49 +21,55 @@ from jaxnet.random import Generator
 
 
 class DataLoader:
-    """Batches of a data set, with torch's arguments, defaults and order.
+    """Batches of a data set in torch's order: torch.utils.data.DataLoader.
 
     Args:
-        dataset: rows by number (`Dataset`, a list, an array), rows one after
-            another (`IterableDataset`), torch's `Dataset` of either kind, or a whole
-            torch DataLoader, whose batches pass through as numpy arrays.
-        batch_size: rows a batch; None gives single rows as they are.
-        shuffle: whether every pass has an order of its own.
-        sampler: gives the rows one by one, instead of `shuffle`. Torch's own samplers
-            draw from torch's generators, and the loader then does so too.
-        batch_sampler: gives lists of rows, instead of the four other arguments.
-        num_workers: threads that read ahead; 0 reads when a batch is asked for.
-            Threads help where reading waits or leaves Python (files, decoding,
-            numpy); they need no pickling and share the data set.
-        collate_fn: makes a batch of a list of rows. Torch tensors in it become numpy.
-        pin_memory: taken for torch's sake, without effect: see `device`.
-        drop_last: whether a last, smaller batch is left out.
-        timeout: seconds to wait for a worker's batch; 0 waits for ever. A thread that
-            never comes back delays the program's end by a few seconds, no more.
-        worker_init_fn: called in each worker thread with its number.
-        multiprocessing_context: must be None, since workers are threads.
-        generator: what the PyTorch program gives as `generator`, if it does.
-        prefetch_factor: batches that each worker reads ahead, 2 if there are any.
-        persistent_workers: torch then draws the seed for its workers once and not
-            every pass, which changes later shuffles; so it does here.
-        pin_memory_device: without effect.
-        in_order: batches come in order in any case.
-        rngs: stands for torch's global generator, after `torch.manual_seed(seed)`:
-            `Generator(seed)`, the one that the layers drew from.
-        device: a JAX device or sharding: batches come as JAX arrays that were sent
-            there ahead of time, `prefetch` of them. A pass that is left early has drawn
-            that much further, as torch's workers do. None gives numpy arrays.
-        prefetch: batches on their way to the device.
+        dataset: The data set: rows by number (`Dataset`, a list, an array), rows one after
+            another (`IterableDataset`), a data set of torch of either kind, or a DataLoader
+            of torch, whose batches are converted to numpy.
+        batch_size: The number of rows in a batch. None gives the rows one by one.
+        shuffle: Whether every pass has a new random order.
+        sampler: An iterable of row numbers, in place of `shuffle`. With a sampler of torch,
+            which draws from torch's generators, the loader draws from them too.
+        batch_sampler: An iterable of lists of row numbers, in place of `batch_size`,
+            `shuffle`, `sampler` and `drop_last`.
+        num_workers: The number of threads that read batches in advance. With 0 a batch is
+            read when it is needed. Threads help if reading waits or is not in Python
+            (files, decoding, numpy). They share the data set, which needs no pickling.
+        collate_fn: The function that makes a batch of a list of rows. Torch tensors in the
+            batch are converted to numpy.
+        pin_memory: Accepted for compatibility, without effect; `device` is used instead.
+        drop_last: Whether a last, smaller batch is left out.
+        timeout: The seconds to wait for a worker's batch; 0 waits for ever. A thread that
+            never returns delays the end of the program by at most a few seconds.
+        worker_init_fn: The function that each worker thread calls first with its number.
+        multiprocessing_context: Always None, because workers are threads.
+        generator: The generator that the PyTorch program passes as `generator`, if any.
+        prefetch_factor: The number of batches that each worker reads in advance. None is 2.
+        persistent_workers: Whether the seed for workers is drawn only in the first pass, as
+            in torch. It changes the order of later passes.
+        pin_memory_device: Accepted for compatibility, without effect.
+        in_order: Accepted for compatibility; the batches are always in order.
+        rngs: The generator in place of torch's global generator, `Generator(seed)` for
+            `torch.manual_seed(seed)`: the same one from which the layers are initialized.
+        device: The JAX device or sharding to which batches are sent in advance; the batches
+            are then JAX arrays. None gives numpy arrays.
+        prefetch: The number of batches that are sent in advance. A pass that is stopped
+            early has read this many batches more, as torch's workers have.
 
-    A shuffled loader needs `rngs` or `generator`, and gives the batches that torch
-    gives for the same seed. A loader that does not shuffle takes them too, and then
-    advances them as torch does: one number a pass.
+    A shuffled loader needs `rngs` or `generator` and gives the same batches as torch for the
+    same seed. A loader that does not shuffle accepts them too and draws one number from them
+    in each pass, as torch does.
 
-    Numbers collate to int64 and float64 as in torch; JAX makes them 32 bits wide on
-    its way to the device. A tuple stays a tuple, where torch makes it a list.
+    Numbers become int64 and float64 arrays as in torch. With `device`, JAX converts them to
+    32 bits unless jax_enable_x64 is set. A tuple stays a tuple, where torch makes it a list.
 
-    For data that fits the device's memory, `epoch_order` with `train.make_epoch` is
-    the faster way: the whole pass is one compiled call.
+    If the data set fits the memory of the device, `epoch_order` with `train.make_epoch` is
+    faster, because a whole pass is then one compiled call.
+
+    Raises:
+        ValueError: Arguments are out of range or do not go together.
+        TypeError: generator or rngs is no jaxnet.random.Generator.
 
     >>> loader = DataLoader(range(5), batch_size=2, shuffle=True, rngs=Generator(0))
     >>> [batch.tolist() for batch in loader]
@@ -135,7 +141,7 @@ class DataLoader:
             raise ValueError("drop_last: there are no batches with batch_size=None; leave it out")
         if shuffle or generator is not None or rngs is not None:
             generator, rngs = checked_generators(generator, rngs)
-        else:  # the program's global generator is then the one that its sampler draws from
+        else:  # The global generator is then the one from which the sampler draws.
             within: Any = batch_sampler if sampler is None else sampler
             rngs = getattr(getattr(within, "sampler", within), "rngs", None)
         self._torchs_sampler = _is_torchs_sampler(sampler) or _is_torchs_sampler(batch_sampler)
@@ -166,12 +172,13 @@ class DataLoader:
         if collate_fn is None:
             collate_fn = default_convert if batch_sampler is None else default_collate
         self.collate_fn = collate_fn
-        # Whether a batch's memory is its own, and not a row's that may be filled again.
+        # Stacking copies the rows. A batch that was not stacked may share memory with a row that
+        # the data set fills again, and is copied before another row is read.
         self._stacks = collate_fn is default_collate and not self._passes_through
         self._seeded = False
 
     def __len__(self) -> int:
-        """Batches a pass."""
+        """The number of batches in a pass."""
         if self._passes_through:
             return len(self.dataset)
         if not self._iterable:
@@ -182,7 +189,7 @@ class DataLoader:
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
-        # Torch draws this seed when the pass begins, before any row is drawn.
+        # Torch draws the seed for its workers when a pass begins, before any row number.
         source = self.rngs if self.generator is None else self.generator
         if not (self.persistent_workers and self._seeded):
             if source is not None:
@@ -195,6 +202,7 @@ class DataLoader:
         return batches if self.device is None else SendAhead(batches, self._send, self.prefetch)
 
     def _batches(self) -> Iterator[Any]:
+        """The batches of a pass in numpy, read here or by threads."""
         if self._passes_through:
             jobs: Iterator[Any] = itertools.repeat(None)
             rows = iter(self.dataset)
@@ -214,8 +222,10 @@ class DataLoader:
         return ReadAhead(jobs, owned, workers, ahead, self.timeout, self.worker_init_fn)
 
     def _read(self, rows: Any) -> Any:
+        """The batch of the given row numbers."""
         if self.batch_sampler is None:
             return self._collated(self.dataset[rows])
+        # Rows of arrays are taken by one index operation, which gives what stacking would give.
         if self._stacks:
             whole = gather(self.dataset, rows)
             if whole is not None:
@@ -225,6 +235,7 @@ class DataLoader:
         return self._collated([self.dataset[row] for row in rows])
 
     def _next_of(self, rows: Iterator[Any]) -> Any:
+        """The next batch of an iterable data set, or END."""
         if self.batch_size is None:
             row = next(rows, END)
             return row if row is END else self._collated(row)
@@ -238,17 +249,20 @@ class DataLoader:
         return batch if self._stacks else default_convert(batch)
 
     def _send(self, batch: Any) -> Any:
-        # JAX would sort a dictionary's keys; it knows the classes that it was told of.
+        """The batch on the device, which the transfer may not have reached yet."""
+        # `each` keeps the order of a dictionary's keys, which JAX would sort. JAX looks into the
+        # classes that are registered as pytrees.
         return each(lambda part: jax.tree.map(self._send_leaf, part), batch)
 
     def _send_leaf(self, leaf: Any) -> Any:
         numeric = is_array(leaf) or isinstance(leaf, (bool, int, float, np.number, np.bool_))
         if isinstance(leaf, np.ndarray) and not self._stacks:
-            leaf = leaf.copy()  # on a CPU the device would share the data set's memory
+            leaf = leaf.copy()  # On a CPU the JAX array could share the data set's memory.
         return jax.device_put(leaf, self.device) if numeric else leaf
 
 
 def _check_data(dataset: Any) -> None:
+    """Refuses objects that are no data set, and iterators, which give their rows only once."""
     if hasattr(dataset, "__next__") and not is_iterable_data_set(dataset):
         raise ValueError(
             f"dataset: a {type(dataset).__name__} gives its rows once; give a list of them, or an "
@@ -262,13 +276,13 @@ def _check_data(dataset: Any) -> None:
 
 
 def _is_torchs_sampler(sampler: Any) -> bool:
-    """Whether it is one of torch's, or of a class made from them: they draw from torch."""
+    """Whether a sampler is one of torch's, or of a subclass, and draws from torch's generators."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(sampler, torch.utils.data.Sampler)
 
 
 def _is_loader(dataset: Any) -> bool:
-    """Whether it gives batches already, as torch's DataLoader does."""
+    """Whether a data set is a DataLoader, which gives batches."""
     return hasattr(dataset, "batch_sampler") and hasattr(dataset, "collate_fn")
 
 

@@ -1,4 +1,4 @@
-"""Prepared tensorflow-datasets folders, read without TensorFlow."""
+"""Reading prepared tensorflow-datasets folders without TensorFlow."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ from jaxnet._extras import needed
 
 
 def versions(root: Path) -> list[Path]:
-    """The prepared versions below `root` (folders such as 3.0.2), oldest first."""
+    """The paths of the prepared versions in `root` (folders such as 3.0.2), oldest first."""
     if not root.is_dir():
         return []
     found = [
@@ -31,31 +31,37 @@ def read(
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Decodes the images and labels of one split.
 
-    tensorflow-datasets shuffles records when it prepares them. CIFAR's keep their
-    place in an id such as `train_00042` and are put back in that order. MNIST's
-    have no id, but the shuffle is a fixed one (by the MD5 of split and place): it
-    is undone if the labels then begin as they should, and left alone otherwise.
+    tensorflow-datasets shuffles records when it prepares them. The records of CIFAR have
+    their published position in an id such as `train_00042`, and are sorted by it. The
+    records of MNIST have no id, but their shuffle is fixed (by the MD5 of split and
+    position). It is undone if the labels then begin with `starts`; otherwise the records
+    stay in the folder's order.
 
     Args:
-        folder: of one version.
-        split: "train" or "test".
-        starts: the first labels in the makers' order, to tell whether a shuffle
-            without ids was undone rightly; None if records have to have ids.
+        folder: The path of one version.
+        split: The split, "train" or "test".
+        starts: The first labels in the published order, which show whether a shuffle
+            without ids was undone correctly. None if the records must have ids.
+
+    Returns:
+        The images, uint8 (N, H, W, C), the labels, int32 (N,), and the names of the classes.
 
     Raises:
-        ValueError: a record is missing or damaged, naming the folder and record.
+        ValueError: A record is missing or damaged; the error names the folder and record.
     """
-    from tqdm import tqdm
+    from rich.console import Console
+    from rich.progress import track
 
     records = open_split(folder, split)
     images: list[np.ndarray] = []
     labels: list[int] = []
     places: list[int | None] = []
-    bar = tqdm(range(len(records)), f"decoding {split}", unit=" images", leave=False, disable=None)
-    for i in bar:
+    console = Console(stderr=True)
+    hidden, said = not console.is_terminal, f"decoding {split}"
+    for i in track(range(len(records)), said, console=console, transient=True, disable=hidden):
         try:
             record = records[i]
-        except Exception as error:  # the reader raises bare RuntimeErrors
+        except Exception as error:  # The reader raises bare RuntimeErrors.
             raise _damaged(folder, f"record {i} of {split}: {_one_line(error)}") from error
         images.append(record["image"])
         labels.append(int(record["label"]))
@@ -68,7 +74,7 @@ def read(
             )
     if starts is not None and all(place is None for place in places):
         order = _unshuffled(len(places), split)
-        if starts is None or kept[order][: len(starts)].tolist() != list(starts):
+        if kept[order][: len(starts)].tolist() != list(starts):
             order = np.arange(len(places))
     else:
         numbers = np.array([-1 if place is None else place for place in places])
@@ -79,7 +85,10 @@ def read(
 
 
 def _unshuffled(n: int, split: str) -> np.ndarray:
-    """Where the records 0 .. n-1 of the makers lie: the writer sorts them by this MD5."""
+    """The positions in the folder of the records 0 to n - 1 in the published order.
+
+    The writer sorts the records by this MD5.
+    """
     salted = hashlib.md5(split.encode(), usedforsecurity=False)
 
     def key(place: int) -> bytes:
@@ -91,10 +100,18 @@ def _unshuffled(n: int, split: str) -> np.ndarray:
 
 
 def open_split(folder: Path, split: str) -> Any:
-    """The records of one split by number, each decoded into a dictionary when it is asked for.
+    """Opens the records of one split.
+
+    Args:
+        folder: The path of one version.
+        split: The name of the split.
+
+    Returns:
+        A sequence of records. Indexing it reads a record and decodes it to a dictionary.
 
     Raises:
-        ValueError: the data set has no such split, is in another format, or is damaged.
+        ValueError: The data set has no such split, is in another format, or is damaged.
+        ImportError: tensorflow-datasets is not installed.
     """
     try:
         info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
@@ -127,7 +144,7 @@ def open_split(folder: Path, split: str) -> Any:
 
 @contextlib.contextmanager
 def _no_opencv_advice() -> Iterator[None]:
-    """tensorflow-datasets advises OpenCV once; Pillow decodes PNG just the same."""
+    """Hides the advice of tensorflow-datasets to install OpenCV; Pillow decodes PNG as well."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -138,6 +155,7 @@ def _no_opencv_advice() -> Iterator[None]:
 
 
 def _place(record_id: bytes | None, position: int, split: str, folder: Path) -> int | None:
+    """The published position in a record's id, or None if the record has no id."""
     if record_id is None:
         return None
     found = re.fullmatch(rf"{split}_(\d+)", record_id.decode())
@@ -147,9 +165,10 @@ def _place(record_id: bytes | None, position: int, split: str, folder: Path) -> 
 
 
 def _classes(folder: Path, labels: list[int]) -> tuple[str, ...]:
+    """The names of the classes, or their numbers as text if the folder has no names."""
     names = folder / "label.labels.txt"
     if names.is_file():
-        classes = tuple(names.read_text(encoding="utf-8").splitlines())  # "Ankle boot" is one name
+        classes = tuple(names.read_text(encoding="utf-8").splitlines())  # "Ankle boot" is one.
         wrong = [i for i, label in enumerate(labels) if not 0 <= label < len(classes)]
         if wrong:
             row = wrong[0]

@@ -1,4 +1,4 @@
-"""The order in which PyTorch's DataLoader visits its rows."""
+"""The samplers of torch.utils.data: the order of rows in a pass, with torch's random numbers."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -12,18 +12,23 @@ from jaxnet.random import Generator
 
 
 def epoch_order(n: int, generator: Generator, shuffle: bool = True) -> np.ndarray:
-    """The rows of one pass over `DataLoader(dataset, shuffle=shuffle)`, int64 (n,).
+    """The order of the rows in one pass over `DataLoader(dataset, shuffle=shuffle)` in torch.
+
+    The batches are consecutive parts of the order.
 
     Args:
-        n: rows in the data set.
-        generator: stands for torch's global generator and advances as that does:
-            each pass draws a seed for worker processes, used or not, and a
-            shuffled one draws the seed of a permutation of its own. A generator
-            that is given to torch's DataLoader is used otherwise: see
-            `RandomSampler`.
-        shuffle: whether the rows are shuffled.
+        n: The number of rows in the data set.
+        generator: The generator in place of torch's global generator. It advances as torch's
+            does: each pass draws a seed for worker processes, used or not, and a shuffled
+            pass also draws the seed of its permutation. This differs from a generator that
+            is passed to torch's DataLoader; `RandomSampler` has both.
+        shuffle: Whether the rows are shuffled.
 
-    Batches are consecutive pieces of the order.
+    Returns:
+        The row numbers, int64 (n,).
+
+    Raises:
+        TypeError: The generator is no jaxnet.random.Generator.
 
     >>> epoch_order(5, Generator(0))
     array([1, 4, 2, 3, 0])
@@ -36,7 +41,11 @@ def epoch_order(n: int, generator: Generator, shuffle: bool = True) -> np.ndarra
 
 
 class SequentialSampler:
-    """The rows 0, 1, 2, ... of a data set: `torch.utils.data.SequentialSampler`."""
+    """The rows of a data set in order: torch.utils.data.SequentialSampler.
+
+    Args:
+        data_source: The data set, an object with a length.
+    """
 
     def __init__(self, data_source: Sized) -> None:
         self.data_source = data_source
@@ -49,18 +58,22 @@ class SequentialSampler:
 
 
 class RandomSampler:
-    """The rows of a data set in random order: `torch.utils.data.RandomSampler`.
+    """The rows of a data set in random order: torch.utils.data.RandomSampler.
 
     Args:
-        data_source: something with a length.
-        replacement: whether a row may come more than once.
-        num_samples: how many rows a pass has; the length of the data if None.
-        generator: what torch's program gives as `generator`. Each pass draws its
-            permutations from it directly, and one more at its end, as torch does.
-        rngs: stands for torch's global generator, for a program that gives none.
-            Each pass draws one seed from it.
+        data_source: The data set, an object with a length.
+        replacement: Whether a row may come more than once.
+        num_samples: The number of rows in a pass. None is the length of the data set.
+        generator: The generator that the PyTorch program passes as `generator`. As in torch,
+            each pass draws its permutations from it, and one more permutation at its end.
+        rngs: The generator in place of torch's global generator, for a PyTorch program that
+            passes none. Each pass draws one seed from it.
 
-    One of the two generators is needed: nothing here draws from hidden state.
+    One of the two generators is needed, because there is no global generator.
+
+    Raises:
+        ValueError: num_samples is below 1, or not exactly one generator is given.
+        TypeError: A generator is no jaxnet.random.Generator.
 
     >>> list(RandomSampler(range(5), rngs=Generator(0)))
     [1, 3, 4, 2, 0]
@@ -94,8 +107,10 @@ class RandomSampler:
         n, wanted = len(self.data_source), self.num_samples
         generator = self.generator
         if generator is None:
-            assert self.rngs is not None  # checked_generators saw to it
+            assert self.rngs is not None  # checked_generators has checked it.
             generator = Generator(int(self.rngs.random_()))
+        # The numbers are drawn in torch's portions, 32 at a time or one permutation at a time. The
+        # last permutation is drawn even if none of its rows is used.
         if self.replacement:
             for _ in range(wanted // 32):
                 yield from generator.randint(0, n, 32).tolist()
@@ -110,15 +125,20 @@ class RandomSampler:
 
 
 class SubsetRandomSampler:
-    """Given rows in random order: `torch.utils.data.SubsetRandomSampler`.
+    """Some rows of a data set in random order: torch.utils.data.SubsetRandomSampler.
 
     Args:
-        indices: the rows.
-        generator: what torch's program gives as `generator`.
-        rngs: stands for torch's global generator, for a program that gives none. A
-            DataLoader with this sampler draws its seed from it before, as torch's does.
+        indices: The row numbers.
+        generator: The generator that the PyTorch program passes as `generator`.
+        rngs: The generator in place of torch's global generator, for a PyTorch program that
+            passes none. As in torch, a DataLoader with this sampler first draws a seed from
+            it.
 
-    One of the two generators is needed; both are drawn from directly.
+    One of the two generators is needed. The permutation is drawn directly from either.
+
+    Raises:
+        ValueError: Not exactly one generator is given.
+        TypeError: A generator is no jaxnet.random.Generator.
     """
 
     def __init__(
@@ -133,7 +153,7 @@ class SubsetRandomSampler:
 
     def __iter__(self) -> Iterator[int]:
         source = self.rngs if self.generator is None else self.generator
-        assert source is not None  # checked_generators saw to it
+        assert source is not None  # checked_generators has checked it.
         for i in source.randperm(len(self.indices)).tolist():
             yield self.indices[i]
 
@@ -142,12 +162,15 @@ class SubsetRandomSampler:
 
 
 class BatchSampler:
-    """Batches of rows: `torch.utils.data.BatchSampler`.
+    """Lists of row numbers, one for each batch: torch.utils.data.BatchSampler.
 
     Args:
-        sampler: gives rows one by one.
-        batch_size: rows a batch.
-        drop_last: whether a last, smaller batch is left out.
+        sampler: An iterable of row numbers.
+        batch_size: The number of rows in a batch, at least 1.
+        drop_last: Whether a last, smaller batch is left out.
+
+    Raises:
+        ValueError: An argument is out of range.
 
     >>> list(BatchSampler(range(5), batch_size=2, drop_last=False))
     [[0, 1], [2, 3], [4]]
@@ -173,7 +196,7 @@ class BatchSampler:
 
 
 def checked_generators(generator: Any, rngs: Any) -> tuple[Generator | None, Generator | None]:
-    """The two, of which exactly one is given."""
+    """The generators `generator` and `rngs`, after a check that exactly one is given."""
     for name, value in (("generator", generator), ("rngs", rngs)):
         if value is not None:
             checked_generator(value, name)

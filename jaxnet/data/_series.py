@@ -1,4 +1,4 @@
-"""Time series: cut into windows to forecast."""
+"""Windows of a time series for forecasts."""
 
 import numpy as np
 
@@ -6,16 +6,20 @@ import numpy as np
 def windows(
     series: np.ndarray, past: int, future: int, *, stride: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a series into pieces to forecast from and pieces to forecast.
+    """Cuts a time series into the inputs and the targets of forecasts.
 
     Args:
         series: The series, (T,) or (T, C), in order of time.
-        past: The steps that a forecast is made from.
-        future: The steps after them that are to be forecast.
-        stride: The steps from one window to the next.
+        past: The number of steps in an input.
+        future: The number of steps after them in a target.
+        stride: The number of steps from the start of one window to that of the next.
 
     Returns:
-        (N, past, ...) and (N, future, ...): views, without copies.
+        The inputs, (N, past, ...), and the targets, (N, future, ...). Both are views of the
+        series and not copies.
+
+    Raises:
+        ValueError: A number is below 1, or the series is too short.
 
     >>> past, future = windows(np.arange(6), past=3, future=1)
     >>> past[0], future[0], len(past)

@@ -1,4 +1,4 @@
-"""Record files that do not fit the memory, read in shuffled batches through Grain."""
+"""Reading record files that do not fit the memory, in shuffled batches, through Grain."""
 
 import bisect
 import functools
@@ -21,7 +21,7 @@ _Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 class _Source(Protocol):
-    """Records by number, and where each one lies."""
+    """Records by number; `place(i)` describes record i in errors."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int) -> Any: ...
@@ -31,13 +31,13 @@ class _Source(Protocol):
 class ShardedReader:
     """Batches of records from array_record files or a prepared tensorflow-datasets folder.
 
-    Only the batches on their way are in memory. Shuffling is global, over the records of
-    all files, and costs no memory: Grain computes the i-th place of a permutation. Each
-    process of a run takes its own share of every epoch; the shares are disjoint, and
-    together they are everything.
+    Only the batches that are being read are in memory. Shuffling goes over the records of all
+    files and takes no memory, because Grain computes each entry of the permutation when it
+    is needed. In a run with several processes each process reads its own share of every
+    epoch. The shares are disjoint and contain all records.
 
-    Every iteration starts anew at the first epoch and gives the same batches; an order of
-    its own has each of its `epochs`. An iterator's state is small and can be saved as JSON:
+    Every epoch has its own order. Every new iterator begins at the first epoch and gives the
+    same batches. The state of an iterator is small and can be saved as JSON:
 
         batches = iter(ShardedReader("records", 64, seed=0, decode=decode, epochs=10))
         batch = next(batches)
@@ -45,33 +45,37 @@ class ShardedReader:
         ...
         batches.set_state(json.loads(saved))  # goes on with the second batch
 
-    It needs the package grain: pip install grain array_record.
+    The packages grain and array_record are needed: pip install grain array_record.
 
     Args:
-        files: a folder with array_record files, taken by name; such a file, or a sequence
-            of them, taken as given; or one version of a prepared data set
-            (`tfds/cifar10/3.0.2`), whose records come decoded, as dictionaries.
-        batch_size: records a batch, in each process.
-        split: of a prepared data set: "train" or "test"; else leave it out.
-        seed: of the shuffling, 0 to 2**32 - 1; None takes the records as they lie.
-        decode: what makes a sample of a record (bytes, or a dictionary of a prepared data
-            set): arrays, numbers, or dictionaries and tuples of them. Runs in threads.
-        collate_fn: makes a batch of a list of samples.
-        epochs: passes over the records; None never ends.
-        drop_last: whether a last, smaller batch of an epoch is left out. All processes then
-            have the same number of batches, as a step on all of them needs, and up to
-            `process_count` - 1 records more are left out of an epoch.
-        num_workers: threads that read ahead; 0 reads when a batch is asked for.
-        prefetch_factor: batches that each thread reads ahead.
-        process_index: which share is this process's; None for `jax.process_index()`.
-        process_count: how many shares there are; None for `jax.process_count()`.
+        files: The path of a folder with array_record files, which are read in the order of
+            their names; the path of one file, or a sequence of paths; or the path of one
+            version of a prepared data set (`tfds/cifar10/3.0.2`), whose records are
+            decoded to dictionaries.
+        batch_size: The number of records in a batch of each process, at least 1.
+        split: The split of a prepared data set, "train" or "test"; None for other files.
+        seed: The seed of the shuffling, 0 to 2**32 - 1. None reads the records in the order
+            of the files.
+        decode: The function that makes a sample of a record (bytes, or a dictionary of a
+            prepared data set). A sample is an array, a number, or a dictionary or tuple of
+            them. The function runs in threads.
+        collate_fn: The function that makes a batch of a list of samples.
+        epochs: The number of passes over the records. None is without end.
+        drop_last: Whether the last, smaller batch of an epoch is left out. All processes then
+            have the same number of batches, which a step on all of them needs. Up to
+            `process_count` - 1 further records of an epoch are left out.
+        num_workers: The number of threads that read batches in advance. With 0 a batch is
+            read when it is needed.
+        prefetch_factor: The number of batches that each thread reads in advance, at least 1.
+        process_index: The number of this process. None is `jax.process_index()`.
+        process_count: The number of processes. None is `jax.process_count()`.
 
     Raises:
         ImportError: grain is not installed.
-        FileNotFoundError: there is no such file or folder.
-        ValueError: an argument outside its range, a shard that is missing or damaged
-            (named), or fewer records than a batch of each process needs. A damaged
-            record is named when it is read.
+        FileNotFoundError: A file or folder does not exist.
+        ValueError: An argument is out of range, a file is missing or damaged, or there are
+            too few records for a batch in each process. A damaged record is an error when
+            it is read. The errors name the file and record.
     """
 
     def __init__(
@@ -110,8 +114,9 @@ class ShardedReader:
         self.records = n
         dataset = grain.MapDataset.source(_Samples(source, decode))
         if seed is not None:
-            dataset = dataset.shuffle(seed)  # a new order at each epoch
-        # With drop_last every share has the same length.
+            dataset = dataset.shuffle(seed)  # Grain shuffles each epoch differently.
+        # Process number `index` takes every count-th record from record `index` on. With
+        # drop_last the end is cut so that all shares have the same length.
         dataset = dataset[index : n - n % count if drop_last else n : count]
         share = len(dataset)
         if drop_last and share < batch_size:
@@ -132,7 +137,7 @@ class ShardedReader:
         )
 
     def __len__(self) -> int:
-        """Batches of all epochs."""
+        """The number of batches in all epochs."""
         if self.epochs is None:
             raise TypeError("epochs: None; a reader that never ends has no length")
         return self.batches_per_epoch * self.epochs
@@ -152,9 +157,9 @@ class ShardedReader:
 
 
 class ShardedIterator(Iterator[Any]):
-    """The batches of a `ShardedReader`, and how far it has come.
+    """An iterator over the batches of a `ShardedReader`, with a state that can be saved.
 
-    A batch that raises an error is passed over: the next one is the one after it.
+    If reading a batch raises an error, the next call gives the batch after it.
     """
 
     def __init__(self, batches: Any, facts: Mapping[str, Any], last: int | None) -> None:
@@ -170,29 +175,35 @@ class ShardedIterator(Iterator[Any]):
         except StopIteration:
             raise
         except Exception:
-            # Grain's own place is somewhere among those that it reads ahead.
+            # Grain reads in advance, so its own position is somewhere after the failed batch.
             self._go_to(self._given + 1)
             raise
         self._given += 1
         return batch
 
     def _go_to(self, batches: int) -> None:
+        """Continues after the given number of batches."""
         self._batches.set_state({"next_index": batches})
         self._given = batches
 
     def get_state(self) -> dict[str, Any]:
-        """How many batches were given or failed, and of what; plain numbers and strings."""
+        """The position of the iterator.
+
+        Returns:
+            The number of batches that were given or failed, and a description of the
+            reader; a dictionary of numbers and strings.
+        """
         return {"batches": self._given, **self._facts}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on after the batches of a state; what comes next is what came then.
+        """Continues at a saved position, with the same batches as after `get_state`.
 
         Args:
-            state: of `get_state`, of a reader of the same files and arguments; threads,
-                `epochs` and `decode` may differ.
+            state: The result of `get_state` of a reader of the same files and arguments.
+                Only the number of threads, `epochs` and `decode` may differ.
 
         Raises:
-            ValueError: no state, or one of another reader, naming what differs.
+            ValueError: The state is that of another reader; the error names the difference.
         """
         for name, here in self._facts.items():
             if name not in state:
@@ -212,14 +223,15 @@ class ShardedIterator(Iterator[Any]):
         self._go_to(batches)
 
     def close(self) -> None:
-        """Ends the threads that read ahead; so does the end of the iterator's life."""
+        """Ends the threads that read in advance, as the deletion of the iterator does too."""
         self._batches.close()
 
 
 def _batch(collate_fn: Callable[[list[Any]], Any], samples: Sequence[Any]) -> Any:
+    """The batch of some samples, with errors that name collate_fn."""
     try:
         batch = collate_fn(list(samples))
-    except StopIteration as error:  # as in _Samples
+    except StopIteration as error:  # To Grain it would be the end of the data.
         raise RuntimeError("collate_fn: it raised StopIteration") from error
     if batch is None:
         raise ValueError("collate_fn: it gave None; a batch is an array or several")
@@ -227,7 +239,7 @@ def _batch(collate_fn: Callable[[list[Any]], Any], samples: Sequence[Any]) -> An
 
 
 class _Samples:
-    """Decoded records; an error of the decoding says where its record lies."""
+    """Decoded records; an error in decoding names the file and the record."""
 
     def __init__(self, source: _Source, decode: Callable[[Any], Any] | None) -> None:
         self._source, self._decode = source, decode
@@ -241,12 +253,12 @@ class _Samples:
             return record
         try:
             sample = self._decode(record)
-        except StopIteration as error:  # to Grain it would be the end of the data
+        except StopIteration as error:  # To Grain it would be the end of the data.
             raise RuntimeError(f"decode: StopIteration at {self._source.place(i)}") from error
         except Exception as error:
             error.add_note(f"decode: {self._source.place(i)}")
             raise
-        if sample is None:  # Grain would leave it out
+        if sample is None:  # Grain would leave the record out.
             raise ValueError(f"decode: it gave None for {self._source.place(i)}")
         return sample
 
@@ -256,7 +268,7 @@ class _Shards:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
-        with ThreadPoolExecutor(16) as pool:  # each is opened for its length
+        with ThreadPoolExecutor(16) as pool:  # Every file has to be opened for its length.
             self._shards = list(pool.map(_open, files))
         self.ends = list(itertools.accumulate(map(len, self._shards)))
 
@@ -264,6 +276,7 @@ class _Shards:
         return self.ends[-1]
 
     def _find(self, i: int) -> tuple[int, int]:
+        """The number of the file of record i, and the record's number in that file."""
         shard = bisect.bisect_right(self.ends, i)
         return shard, i - (self.ends[shard - 1] if shard else 0)
 
@@ -275,7 +288,7 @@ class _Shards:
         shard, row = self._find(i)
         try:
             return self._shards[shard][row]
-        except Exception as error:  # the reader raises bare RuntimeErrors
+        except Exception as error:  # The reader raises bare RuntimeErrors.
             raise _damaged(self.place(i), error) from error
 
 
@@ -301,6 +314,7 @@ class _Prepared:
 
 
 def _source(files: _Paths, split: str | None) -> Any:
+    """The records that the arguments `files` and `split` describe."""
     if isinstance(files, (str, os.PathLike)):
         folder = Path(files).expanduser()
         if (folder / "dataset_info.json").is_file():
@@ -327,7 +341,10 @@ def _source(files: _Paths, split: str | None) -> Any:
 
 
 def _whole(folder: Path) -> list[Path]:
-    """A folder's shards, by name; `NAME-00003-of-00008` needs its seven others."""
+    """The array_record files of a folder in the order of their names.
+
+    If there is a file such as `NAME-00003-of-00008`, the seven others have to be there too.
+    """
     files = sorted(p for p in folder.iterdir() if ".array_record" in p.name and p.is_file())
     if not files:
         raise FileNotFoundError(
@@ -337,8 +354,8 @@ def _whole(folder: Path) -> list[Path]:
     for name in sorted(there):
         if found := re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})(.*)", name):
             start, _, count, end = found.groups()
-            needed = [f"{start}-{i:05d}-of-{count}{end}" for i in range(int(count))]
-            if missing := [other for other in needed if other not in there]:
+            names = [f"{start}-{i:05d}-of-{count}{end}" for i in range(int(count))]
+            if missing := [other for other in names if other not in there]:
                 raise ValueError(
                     f"{folder}: {len(missing)} of {int(count)} shards are missing, the first is "
                     f"{missing[0]}; copy them too"
@@ -347,11 +364,12 @@ def _whole(folder: Path) -> list[Path]:
 
 
 def _open(path: Path) -> Any:
+    """One array_record file, opened."""
     module = "array_record.python.array_record_data_source"
     reader = needed(module, "ShardedReader", "array_record")
     try:
         return reader.ArrayRecordDataSource(str(path))
-    except Exception as error:  # bare RuntimeErrors again
+    except Exception as error:  # The reader raises bare RuntimeErrors.
         raise _damaged(str(path), error) from error
 
 
@@ -361,12 +379,13 @@ def _damaged(place: str, error: Exception) -> ValueError:
 
 
 def _fingerprint(source: Any) -> str:
-    """Of the files' names and lengths: another folder with the same files is the same."""
+    """A hash of the files' names and lengths, but not of their folder, which may be moved."""
     facts = [[file.name for file in source.files], source.ends]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _processes(index: int | None, count: int | None) -> tuple[int, int]:
+    """The checked number of this process and the number of processes."""
     if (index is None) != (count is None):
         raise ValueError(f"process_index, process_count: {index}, {count}; give both or neither")
     if index is None or count is None:

@@ -1,4 +1,4 @@
-"""Tables of numbers in CSV files, their classes and their statistics."""
+"""Tables of numbers in CSV files, one-hot vectors, and the statistics of columns."""
 
 import csv
 import dataclasses
@@ -15,13 +15,14 @@ from jaxnet.data._text import read_text
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Numbers in named columns.
+    """A table of numbers with named columns.
 
     Attributes:
-        columns: the names.
-        values: (rows, columns).
-        source: the file that they come from, for errors.
-        lines: of that file, where each row begins; empty if there is no file.
+        columns: The names of the columns.
+        values: The numbers, (rows, columns).
+        source: The path of the file, for errors; empty if there is none.
+        lines: The number of the line in the file at which each row begins; empty if there is
+            no file.
     """
 
     columns: tuple[str, ...]
@@ -35,8 +36,11 @@ class Table:
     def index(self, column: str) -> int:
         """The position of a column.
 
+        Args:
+            column: The name of the column.
+
         Raises:
-            ValueError: there is none of that name.
+            ValueError: There is no column of this name.
         """
         if column not in self.columns:
             raise ValueError(
@@ -46,11 +50,21 @@ class Table:
         return self.columns.index(column)
 
     def column(self, name: str) -> np.ndarray:
-        """The numbers of one column, (rows,)."""
+        """The numbers of the column with this name, (rows,)."""
         return self.values[:, self.index(name)]
 
     def split(self, target: str) -> tuple["Table", np.ndarray]:
-        """All columns but one, and that one: what a net is given and what it is to say."""
+        """Separates the input of a model from the target.
+
+        Args:
+            target: The name of the column with the target.
+
+        Returns:
+            A table of all other columns, and the numbers of the target, (rows,).
+
+        Raises:
+            ValueError: There is no column of this name.
+        """
         at = self.index(target)
         rest = self.columns[:at] + self.columns[at + 1 :]
         others = np.delete(self.values, at, axis=1)
@@ -69,30 +83,29 @@ def read_table(
     """Reads a CSV file whose first line names the columns.
 
     Args:
-        path: of the file.
-        delimiter: between the cells.
-        columns: names of the columns to keep, in this order; all of them if None.
-        converters: functions from text to number for columns that hold no plain
-            numbers, such as dates.
-        dtype: of the values. Floats are rounded to it; a number that is another one
-            as an integer is refused.
-        encoding: of the file.
+        path: The path of the CSV file.
+        delimiter: The character between the cells.
+        columns: The names of the columns in the result, in this order. None is all columns.
+        converters: The functions from text to number, by column name, for columns such as
+            dates that do not consist of plain numbers.
+        dtype: The dtype of the values. Numbers are rounded to a floating dtype. For an
+            integer dtype they have to be whole.
+        encoding: The encoding of the file.
 
     Returns:
-        The table. Empty lines are passed over.
+        The table. Empty lines are ignored.
 
     Raises:
-        ValueError: a column that is asked for is missing, a row has more or fewer
-            cells than there are names, a quote is not closed, a cell is no finite
-            number or none of `dtype`, or the bytes are not text; file, line and column
-            are named.
-        FileNotFoundError: the file is not there.
+        ValueError: A column is missing, a row has more or fewer cells than there are names,
+            a quote is not closed, a cell is no finite number or does not fit `dtype`, or
+            the bytes are not text. The error names the file, line and column.
+        FileNotFoundError: The file does not exist.
     """
     path = Path(path)
-    # An editor's mark at the very start is no part of the first name.
+    # A byte order mark at the start is no part of the first column's name.
     text = read_text(path, encoding).removeprefix("\ufeff")
     rows = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
-    line = 1  # where a row begins: a quoted cell may go over several
+    line = 1  # The line at which a row begins; a quoted cell may go over several lines.
     names: list[str] | None = None
     values: list[list[float]] = []
     lines: list[int] = []
@@ -119,12 +132,13 @@ def read_table(
         ) from error
     if not values:
         raise ValueError(f"{path}: it holds no rows{'' if names else ' and no names'}")
+    # The conversion to dtype is done on the whole array and checked after it.
     exact = np.array(values, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         array = exact.astype(dtype)
     wrong = ~np.isfinite(array)
     if array.dtype.kind in "iub":
-        # From 2^53 on the number may have changed already, as it was read.
+        # From 2^53 on float64 does not have all integers: reading the cell may have changed it.
         wrong = (array != exact) | (np.abs(exact) >= 2**53)
     if wrong.any():
         row_at, column_at = (int(i) for i in np.argwhere(wrong)[0])
@@ -143,6 +157,7 @@ def _kept(
     converters: Mapping[str, Callable[[str], float]],
     delimiter: str,
 ) -> list[tuple[int, str, Callable[[str], float]]]:
+    """The position, name and converter of each column in the result, after a check."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{place}: the column {twice[0]!r} is there twice")
@@ -159,15 +174,17 @@ def _kept(
 
 
 def _plain(cell: str) -> float:
-    if "_" in cell:  # Python reads 1_000 as a number; a table means something else by it
+    """The number in a cell."""
+    if "_" in cell:  # Python accepts 1_000 as a number; in a table it is none.
         raise ValueError("not a number")
     return float(cell)
 
 
 def _number(path: Path, line: int, name: str, cell: str, read: Callable[[str], float]) -> float:
+    """The finite number in a cell; an error names the file, line and column."""
     try:
         value = float(read(cell))
-    except Exception as error:  # a converter may raise anything
+    except Exception as error:  # A converter of the user may raise any error.
         shown = "an empty cell" if not cell.strip() else f"{cell[:40]!r} is no number"
         raise ValueError(f"{path}, line {line}, column {name!r}: {shown}") from error
     if not np.isfinite(value):
@@ -176,12 +193,18 @@ def _number(path: Path, line: int, name: str, cell: str, read: Callable[[str], f
 
 
 def one_hot(labels: ArrayLike, num_classes: int, dtype: DTypeLike = np.float32) -> np.ndarray:
-    """A 1 at the place of each label, 0 elsewhere: `zeros.scatter_(1, labels[:, None], 1)`.
+    """One-hot vectors of labels: torch.nn.functional.one_hot, with a choice of dtype.
 
     Args:
-        labels: whole numbers from 0 to num_classes - 1, of any shape.
-        num_classes: length of the new last axis.
-        dtype: of the result.
+        labels: The labels, whole numbers from 0 to num_classes - 1, of any shape.
+        num_classes: The number of classes, the length of the new last axis.
+        dtype: The dtype of the result, where torch always has int64.
+
+    Returns:
+        An array (..., num_classes) with 1 at the position of each label and 0 elsewhere.
+
+    Raises:
+        ValueError: A label is out of range or no whole number.
 
     >>> one_hot([2, 0], 3)
     array([[0., 0., 1.],
@@ -203,27 +226,52 @@ def one_hot(labels: ArrayLike, num_classes: int, dtype: DTypeLike = np.float32) 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of each column; keep those of the training rows."""
+    """The mean and standard deviation of each column.
+
+    Those of the training rows are applied to the validation and test rows too.
+
+    Attributes:
+        mean: The means, (columns,).
+        std: The standard deviations, (columns,).
+    """
 
     mean: np.ndarray
     std: np.ndarray
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Statistics":
-        """Of the rows of (rows, columns); the deviation has n - 1 below, as torch's.
+        """The statistics of rows.
 
-        Both are of the values' dtype, float64 for integers.
+        Args:
+            values: The numbers, (rows, columns), with at least two rows.
+
+        Returns:
+            The statistics in the dtype of the values (float64 for integers). As in torch,
+            the standard deviation divides by n - 1.
+
+        Raises:
+            ValueError: There are fewer than two rows.
         """
         if len(values) < 2:
             raise ValueError(f"values: {len(values)} rows; a deviation needs at least 2")
         kind = _float_kind(values)
         exact = np.asarray(values, np.float64)
-        # Rounding leaves a constant column a deviation of some 1e-17.
+        # By comparison, because rounding can give a constant column a deviation of about 1e-17.
         std = np.where(exact.max(axis=0) == exact.min(axis=0), 0, exact.std(axis=0, ddof=1))
         return cls(exact.mean(axis=0).astype(kind), std.astype(kind))
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """(values - mean) / std, of (rows, columns)."""
+        """Standardizes rows.
+
+        Args:
+            values: The numbers, (rows, columns).
+
+        Returns:
+            The numbers (values - mean) / std.
+
+        Raises:
+            ValueError: The number of columns differs, or a column is constant.
+        """
         if values.shape[1:] != self.mean.shape:
             raise ValueError(
                 f"values: shape {values.shape}; accepted is (rows, {len(self.mean)}), as measured"
@@ -235,13 +283,23 @@ class Statistics:
 
 
 def standardize(values: np.ndarray) -> np.ndarray:
-    """Each column to mean 0 and variance 1: `(x - x.mean(0)) / x.var(0).sqrt()` in torch.
+    """Scales each column to mean 0 and variance 1.
 
-    For data that is split, take `Statistics.of(training)` and apply it to all parts.
+    In torch it is `(x - x.mean(0)) / x.var(0).sqrt()`. For data that are split,
+    `Statistics.of(training)` is applied to all parts instead.
+
+    Args:
+        values: The numbers, (rows, columns), with at least two rows.
+
+    Returns:
+        The scaled numbers.
+
+    Raises:
+        ValueError: There are fewer than two rows, or a column is constant.
     """
     return Statistics.of(values).apply(values)
 
 
 def _float_kind(values: np.ndarray) -> np.dtype:
-    """The values' own dtype if it is a float, float64 for whole numbers."""
+    """The dtype of the values if it is floating, else float64."""
     return np.dtype(np.float64) if values.dtype.kind in "iub" else values.dtype

@@ -1,18 +1,26 @@
-"""Text files."""
+"""Reading text files."""
 
 import os
 from pathlib import Path
 
 
 def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
-    """A file's text, with every line end as `\\n`: Python's `open(path).read()`.
+    """Reads a text file, as Python's `open(path).read()` does.
 
-    A byte order mark stays, as there; the encoding "utf-8-sig" drops it.
+    Every line end becomes `\\n`. A byte order mark remains, except with the encoding
+    "utf-8-sig".
+
+    Args:
+        path: The path of the file.
+        encoding: The encoding of the file.
+
+    Returns:
+        The text.
 
     Raises:
-        ValueError: the bytes are not of that encoding; file, line and column of
-            the first bad one are named.
-        FileNotFoundError: the file is not there.
+        ValueError: The bytes are not in this encoding. The error names the file, and the
+            line and byte of the first error.
+        FileNotFoundError: The file does not exist.
     """
     raw = Path(path).read_bytes()
     try:

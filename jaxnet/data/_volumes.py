@@ -1,4 +1,4 @@
-"""Volumes: a DICOM series as one array, slices in the order in which they lie."""
+"""Reading a DICOM series as one array, with the slices in spatial order."""
 
 import dataclasses
 import os
@@ -13,13 +13,13 @@ from jaxnet._extras import needed
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """Slices of one series.
+    """The volume of one DICOM series.
 
     Attributes:
-        voxels: (depth, height, width): int16 or so as stored, float32 in
+        voxels: The numbers, (depth, height, width): as stored, usually int16, or float32 in
             Hounsfield units.
-        spacing: millimetres from one voxel to the next along depth, height, width.
-        files: the slices' files, in the order of the voxels.
+        spacing: The distances between voxels along depth, height and width, in millimetres.
+        files: The paths of the slices' files, in the order of the slices.
     """
 
     voxels: np.ndarray
@@ -28,29 +28,34 @@ class Volume:
 
 
 def read_volume(folder: str | os.PathLike[str], *, hounsfield: bool = False) -> Volume:
-    """Reads the slices of one DICOM series and puts them in order.
+    """Reads the slices of one DICOM series and sorts them by position.
 
-    The order is that of the slices' positions along the axis of the scan, from low
-    to high, whatever the files are called. Files are those that end in .dcm, or all
-    if none does.
+    The slices are sorted by their position along the axis of the scan, from low to high,
+    and not by the names of their files. The files are those with the suffix .dcm, or all
+    files of the folder if none has it.
 
     Args:
-        folder: of the series.
-        hounsfield: rescale to Hounsfield units (water 0, air -1000) with the slope
-            and intercept of each slice; otherwise the numbers come as stored.
+        folder: The path of the folder with the series.
+        hounsfield: Whether the numbers are converted to Hounsfield units (water 0, air
+            -1000) with the slope and intercept of each slice. Otherwise they are returned
+            as stored.
+
+    Returns:
+        The volume.
 
     Raises:
-        ValueError: no slices, a file that is damaged, slices of several series or
-            sizes, two slices at one place, slices that do not lie straight above one
-            another, or one that is missing between two others. One that is missing at
-            an end cannot be told. With hounsfield, also a slice that is no CT or does
-            not say its slope and intercept.
-        FileNotFoundError: the folder is not there.
+        ValueError: There are no slices, a file is damaged, slices differ in series or size,
+            two slices have the same position, slices are shifted sideways, or a slice
+            between two others is missing (a missing first or last slice is not noticed).
+            With hounsfield, also if a slice is no CT or has no slope and intercept.
+        FileNotFoundError: The folder does not exist.
+        ImportError: pydicom is not installed.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder; give that of a DICOM series")
-    # A link that leads nowhere is a slice that is missing: reading it says so.
+    # A link whose target does not exist stays in the list: a slice is missing, and reading it
+    # raises the error.
     files = sorted(f for f in folder.iterdir() if not f.is_dir() and not f.name.startswith("."))
     files = [f for f in files if f.suffix.lower() == ".dcm"] or files
     if not files:
@@ -78,7 +83,7 @@ def read_volume(folder: str | os.PathLike[str], *, hounsfield: bool = False) -> 
 
 
 class _Slice:
-    """One file, checked for what a volume needs."""
+    """One slice of a volume, read from a file and checked."""
 
     def __init__(self, file: Path) -> None:
         pydicom = needed("pydicom", "read_volume", "pydicom")
@@ -94,7 +99,7 @@ class _Slice:
             self.modality = str(data.get("Modality", "CT"))
             scale = data.get("RescaleSlope"), data.get("RescaleIntercept")
             self.rescale = None if None in scale else (float(scale[0]), float(scale[1]))
-        except Exception as error:  # pydicom and its decoders raise what they like
+        except Exception as error:  # pydicom and its decoders raise errors of many kinds.
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{file}: damaged, or no DICOM slice: {reason}") from error
         if self.pixels.ndim != 2 or len(self.axes) != 6 or len(origin) != 3:
@@ -107,11 +112,13 @@ class _Slice:
                 f"ImageOrientationPatient {list(self.axes)}, PixelSpacing {[rows, columns]}"
             )
         self.shape = self.pixels.shape
+        # The position is measured along the normal of the slice, which is the axis of the scan.
         along_row, along_column = self.axes[:3], self.axes[3:]
         self.position = float(np.dot(np.cross(along_row, along_column), origin))
         self.corner = float(np.dot(along_row, origin)), float(np.dot(along_column, origin))
 
     def voxels(self, hounsfield: bool) -> np.ndarray:
+        """The pixels as stored, or in Hounsfield units."""
         if not hounsfield:
             return self.pixels
         if self.rescale is None or self.modality != "CT":
@@ -125,17 +132,18 @@ class _Slice:
 
 
 def _step(slices: Sequence[_Slice]) -> float:
-    """The distance from slice to slice, the same everywhere."""
+    """The distance between neighbouring slices, after a check that it is always the same."""
     if len(slices) == 1:
         raise ValueError(f"{slices[0].file}: one slice is no volume; at least two are needed")
     positions = np.array([each.position for each in slices])
     steps = np.diff(positions)
-    usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # of two steps the shorter one
-    for i in np.argsort(steps, kind="stable"):  # two slices at one place come first
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # Of two, the shorter one.
+    for i in np.argsort(steps, kind="stable"):  # The shortest first.
         where = f"{slices[i].file.parent}: {slices[i].file.name} and {slices[i + 1].file.name}"
         if steps[i] < 1e-3:
             raise ValueError(f"{where} both lie at {positions[i]:g} mm; remove one")
-        # Positions are printed with few digits; a missing slice doubles the step.
+        # Files have the positions with few digits, so steps differ a little; a missing slice
+        # doubles a step.
         if abs(steps[i] - usual) > 0.1 * usual:
             missing = max(round(steps[i] / usual) - 1, 0)
             what = f"{missing} missing between them" if missing else "slices are uneven"

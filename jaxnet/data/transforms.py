@@ -1,8 +1,8 @@
-"""Transforms of image batches on the device: pure functions of (key, batch).
+"""Transforms of batches of images on the device: pure functions of (key, batch).
 
-They stand in for torchvision's, but work on whole batches (N, C, H, W) inside the
-compiled step, each image with random numbers of its own. In a step, the key comes
-from the `nn.keys` context that `train.make_train_step` opens:
+They are those of torchvision, but work on whole batches (N, C, H, W) inside the compiled
+step, and each image has its own random numbers. In a step, the key comes from the
+`nn.keys` context that `train.make_train_step` opens:
 
     from jaxnet import nn
 
@@ -12,8 +12,8 @@ from the `nn.keys` context that `train.make_train_step` opens:
         images, labels = batch
         return losses.cross_entropy(model(augment(nn.next_key(), images)), labels)
 
-so that a resumed run repeats the uninterrupted one. The same key gives the same
-result; the numbers are JAX's, not torch's.
+The same key gives the same result, so a resumed run is equal to an uninterrupted one. The
+random numbers are JAX's and differ from torch's.
 """
 
 import dataclasses
@@ -39,7 +39,12 @@ Transform = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Compose:
-    """One transform after another; the i-th is given fold_in(key, i).
+    """Applies transforms one after another: torchvision.transforms.Compose.
+
+    The i-th transform gets the key fold_in(key, i).
+
+    Args:
+        transforms: The transforms, functions of (key, batch), in order.
 
     >>> images = jnp.zeros((2, 28, 28, 1), jnp.uint8)
     >>> Compose([ToTensor(), Normalize([0.5], [0.5])])(jax.random.key(0), images)[0, 0, 0, :3]
@@ -56,25 +61,31 @@ class Compose:
 
 
 class ToTensor:
-    """uint8 (N, H, W, C) in 0..255 to float32 (N, C, H, W) in 0..1; the key is not used."""
+    """Converts images to the input of a model: torchvision.transforms.ToTensor.
+
+    The input is uint8 (N, H, W, C) in 0..255, the result float32 (N, C, H, W) in 0..1. The
+    key is not used.
+    """
 
     def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
         if batch.dtype != jnp.uint8 or batch.ndim != 4:
             raise ValueError(
                 f"ToTensor: {batch.dtype} of shape {batch.shape}; accepted is uint8 (N, H, W, C)"
             )
-        # XLA turns a division by one number into a product with 1/255, an ulp off
-        # torch for half of the values; it keeps one by a whole array.
+        # XLA would compute a division by one number as a product with 1/255, whose last bit
+        # differs from torch's for half of the values. A division by a whole array stays one.
         images = batch.transpose(0, 3, 1, 2).astype(jnp.float32)
         return images / lax.optimization_barrier(jnp.full_like(images, 255))
 
 
 @dataclasses.dataclass(frozen=True)
 class Normalize:
-    """(x - mean) / std for each channel; the key is not used.
+    """Computes (x - mean) / std for each channel: torchvision.transforms.Normalize.
+
+    The images are floats (N, C, H, W). The key is not used.
 
     Attributes:
-        mean, std: a number for each channel; one number alone is for a single channel.
+        mean, std: The numbers of the channels, or one number for images of one channel.
     """
 
     mean: Sequence[float] | float
@@ -89,6 +100,7 @@ class Normalize:
             raise ValueError(f"std: {list(std)} holds a zero, which cannot be divided by")
 
     def _numbers(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """mean and std as tuples."""
         mean, std = (x if isinstance(x, tuple) else (x,) for x in (self.mean, self.std))
         return mean, std
 
@@ -96,22 +108,27 @@ class Normalize:
         numbers = self._numbers()
         _check("Normalize", batch, len(numbers[0]))
         mean, std = (jnp.asarray(x, batch.dtype).reshape(1, -1, 1, 1) for x in numbers)
-        # As in ToTensor; without the first barrier XLA would make one division of both.
+        # As in `ToTensor`. Without the first barrier XLA would combine this division with that of
+        # `ToTensor`.
         shifted = lax.optimization_barrier(batch - mean)
         return shifted / lax.optimization_barrier(jnp.broadcast_to(std, batch.shape))
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-    """A piece of each image from a random place.
+    """Cuts each image at a random position: torchvision.transforms.RandomCrop.
+
+    The images are floats (N, C, H, W).
 
     Attributes:
-        size: (height, width) of the piece, or one number for both.
-        padding: pixels added first: at every side, or (left and right, top and bottom),
-            or (left, top, right, bottom); 4 for 32 x 32 pictures is usual.
-        padding_mode: "constant" (`fill`), "edge", "reflect" (without the border
-            pixel) or "symmetric" (with it), as torchvision names them.
-        fill: what is added in mode "constant".
+        size: The (height, width) of the result in pixels, or one number for both.
+        padding: The number of pixels that are added first: one number for all sides, (left
+            and right, top and bottom), or (left, top, right, bottom). For images of 32 x 32
+            pixels 4 is usual.
+        padding_mode: The pixels that are added: "constant" (`fill`), "edge" (the border
+            pixel), "reflect" (mirrored without the border pixel) or "symmetric" (mirrored
+            with it).
+        fill: The value of the added pixels in mode "constant".
     """
 
     size: int | tuple[int, int]
@@ -133,7 +150,7 @@ class RandomCrop:
         _check_number("fill", self.fill)
 
     def _sides(self) -> tuple[int, ...]:
-        """Left, top, right, bottom."""
+        """The padding at the left, top, right and bottom."""
         given = self.padding or 0
         given = given if isinstance(given, tuple) else (given,)
         return given * (4 // len(given)) if len(given) in (1, 2) else given
@@ -167,7 +184,13 @@ class RandomCrop:
 
 @dataclasses.dataclass(frozen=True)
 class RandomHorizontalFlip:
-    """Each image mirrored with probability p."""
+    """Mirrors each image with probability p: torchvision.transforms.RandomHorizontalFlip.
+
+    The images are floats (N, C, H, W).
+
+    Attributes:
+        p: The probability, in [0, 1].
+    """
 
     p: float = 0.5
 
@@ -183,13 +206,14 @@ class RandomHorizontalFlip:
 
 @dataclasses.dataclass(frozen=True)
 class Cutout:
-    """A square of each image set to a value, its centre anywhere in the image.
+    """Sets a square of each image to one value (DeVries and Taylor, 2017).
 
-    A square that reaches over the border is cut off there (DeVries and Taylor, 2017).
+    The centre of the square is a random pixel. The part of the square outside the image is
+    cut off. The images are floats (N, C, H, W).
 
     Attributes:
-        size: side of the square in pixels.
-        fill: the value; 0 is the mean of normalized images.
+        size: The side of the square in pixels.
+        fill: The value; 0 is the mean of normalized images.
     """
 
     size: int
@@ -214,17 +238,18 @@ class Cutout:
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-    """Brightness, contrast, saturation and hue of each image changed at random.
+    """Changes the colours of each image at random: torchvision.transforms.ColorJitter.
 
-    For images (N, 3, H, W) in 0..1, before they are normalized. The arithmetic is
-    torchvision's. Its four changes come in an order that is drawn for the batch,
-    not for each image: the four at every order would cost four times the work.
+    The images are floats (N, 3, H, W) in 0..1, not yet normalized. The arithmetic is
+    torchvision's. The random order of the four changes is the same for all images of a
+    batch, where torchvision draws it for each image; an order for each image would cost
+    four times the work.
 
     Attributes:
-        brightness, contrast, saturation: x draws a factor from [max(0, 1 - x),
-            1 + x]; a pair gives the range itself; 0 leaves it alone.
-        hue: x draws a turn of the colour circle from [-x, x], at most 0.5; a pair
-            gives the range itself.
+        brightness, contrast, saturation: The range of the random factor, (low, high). A
+            number x is the range from max(0, 1 - x) to 1 + x, so that 0 is no change.
+        hue: The range of the random rotation of the hue, (low, high) within [-0.5, 0.5],
+            where 1 is a full circle. A number x is the range from -x to x.
     """
 
     brightness: float | tuple[float, float] = 0.0
@@ -245,12 +270,13 @@ class ColorJitter:
                 )
 
     def _range(self, name: str) -> tuple[float, float]:
+        """The lowest and the highest factor of a change."""
         value = getattr(self, name)
         if isinstance(value, tuple):
             low, high = value if len(value) == 2 else (1.0, 0.0)
             return float(low), float(high)
         if value < 0:
-            return 1.0, 0.0  # an empty range, refused above
+            return 1.0, 0.0  # An empty range, which __post_init__ refuses.
         return (-value, value) if name == "hue" else (max(0.0, 1.0 - value), 1.0 + value)
 
     def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
@@ -276,16 +302,21 @@ class ColorJitter:
 
 
 def _blend(image: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
+    """factor * image + (1 - factor) * other, clipped to 0..1."""
     return jnp.clip(factor * image + (1 - factor) * other, 0, 1)
 
 
 def _grey(image: jax.Array) -> jax.Array:
+    """Grey images (N, 1, H, W) by torchvision's weights of red, green and blue."""
     weights = jnp.asarray([0.2989, 0.587, 0.114], image.dtype).reshape(1, 3, 1, 1)
     return (image * weights).sum(axis=1, keepdims=True)
 
 
 def _turned(image: jax.Array, turn: jax.Array) -> jax.Array:
-    """The hue turned by a part of the circle: to hue, saturation and value, and back."""
+    """Images with the hue rotated by `turn`, a part of the circle.
+
+    The images are converted to hue, saturation and value and back.
+    """
     red, green, blue = image[:, 0:1], image[:, 1:2], image[:, 2:3]
     value, least = image.max(axis=1, keepdims=True), image.min(axis=1, keepdims=True)
     spread = value - least
@@ -296,18 +327,19 @@ def _turned(image: jax.Array, turn: jax.Array) -> jax.Array:
         jnp.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
     hue = (hue / 6 + turn) % 1 * 6
-    # Each channel falls off with its distance on the circle from its own hue.
+    # The value of each channel decreases with the distance of its own hue on the circle.
     shift = jnp.asarray([5, 3, 1], image.dtype).reshape(1, 3, 1, 1)
     place = (shift + hue) % 6
     return value - spread * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
 
 
 def _pair(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    """A number twice, or a tuple unchanged."""
     return size if isinstance(size, tuple) else (size, size)
 
 
 def _freeze(transform: object, *names: str) -> None:
-    """Lists become tuples: jax.jit hashes the function that it is given."""
+    """Makes tuples of lists and arrays in fields, because jax.jit hashes a transform."""
     for name in names:
         value = getattr(transform, name)
         if isinstance(value, (list, np.ndarray, jax.Array)):
@@ -320,6 +352,7 @@ def _check_number(name: str, value: object) -> None:
 
 
 def _check(name: str, batch: jax.Array, channels: int | None = None) -> None:
+    """Refuses batches that are not floats (N, C, H, W), or have other channels."""
     floating = jnp.issubdtype(batch.dtype, jnp.floating)
     if batch.ndim != 4 or not floating or channels not in (None, batch.shape[1]):
         wanted = "C" if channels is None else channels

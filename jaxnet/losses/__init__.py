@@ -1,4 +1,4 @@
-"""torch.nn.functional's losses as pure functions, and penalties on parameters."""
+"""The losses of torch.nn.functional as pure functions, and penalties on parameters."""
 
 from jaxnet.losses._classification import (
     binary_cross_entropy,

@@ -1,4 +1,4 @@
-"""Losses between scores and classes, or probabilities and probabilities."""
+"""Losses for scores and classes, and for probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -27,24 +27,25 @@ def nll_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Float[Array, "..."]:
-    """-weight[target] * input[target]: torch.nn.functional.nll_loss.
+    """The negative log likelihood: torch.nn.functional.nll_loss.
+
+    The loss of each sample is -weight[target] * input[target].
 
     Args:
-        input: log probabilities (N, C), (N, C, d1, ...) or (C,).
-        target: class numbers (N,), (N, d1, ...) or a single one.
-        weight: of each class, (C,).
-        ignore_index: targets of this number count for nothing.
-        reduction: "mean" divides by the sum of the weights of the targets that count
-            (nan when none does), "sum" or "none".
+        input: The log probabilities, (N, C), (N, C, d1, ...) or (C,).
+        target: The class numbers, integers (N,) or (N, d1, ...), or one class number.
+        weight: The weights of the classes, (C,). None is 1 for all.
+        ignore_index: The class number whose targets are ignored.
+        reduction: The reduction, "mean", "sum" or "none". "mean" divides by the sum of the
+            weights of the targets that are not ignored (nan if there are none).
 
     Returns:
-        One number, or one a target with "none".
+        The loss, one number, or with "none" an array of the target's shape.
 
     Raises:
-        ValueError: for shapes that do not match, and for a class number outside
-            [0, C). Inside jit numbers cannot be looked at: there such a target makes
-            the loss nan.
-        TypeError: for targets that are no integers.
+        ValueError: The shapes do not match, or a class number is outside [0, C). Inside jit
+            the class numbers are not known; there such a number makes the loss nan.
+        TypeError: The input is not floating, or the targets are no integers.
     """
     check_reduction(reduction)
     (input,) = floats("nll_loss", input=input)
@@ -61,26 +62,31 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Float[Array, "..."]:
-    """-sum_c weight_c target_c log softmax(input)_c: torch.nn.functional.cross_entropy.
+    """The cross entropy of scores and classes: torch.nn.functional.cross_entropy.
+
+    The loss of each sample is -sum_c weight_c target_c log softmax(input)_c, where target_c
+    is the probability of class c: 1 for the class of a class number and 0 for the others.
 
     Args:
-        input: scores (N, C), (N, C, d1, ...) or (C,).
-        target: class numbers (N,), (N, d1, ...) or a single one; or, of input's
-            shape and floating, the probability of each class.
-        weight: of each class, (C,).
-        ignore_index: class numbers that count for nothing.
-        reduction: "mean" divides by the sum of the weights of the targets that count
-            (nan when none does); with probabilities by the number of samples.
-        label_smoothing: share in [0, 1] of the target that is spread over all classes.
+        input: The scores (logits), (N, C), (N, C, d1, ...) or (C,).
+        target: The class numbers, integers (N,) or (N, d1, ...), or one class number; or
+            the probabilities of the classes, floats of the input's shape.
+        weight: The weights of the classes, (C,). None is 1 for all.
+        ignore_index: The class number whose targets are ignored.
+        reduction: The reduction, "mean", "sum" or "none". "mean" divides by the sum of the
+            weights of the targets that are not ignored (nan if there are none); with
+            probabilities it divides by the number of samples.
+        label_smoothing: The share of each target that is spread evenly over all classes, in
+            [0, 1].
 
     Returns:
-        One number, or one a sample with "none".
+        The loss, one number, or with "none" one number for each sample.
 
     Raises:
-        ValueError: for shapes that do not match, and for a class number outside
-            [0, C). Inside jit numbers cannot be looked at: there such a target makes
-            the loss nan.
-        TypeError: for class numbers that are no integers.
+        ValueError: label_smoothing is outside [0, 1], the shapes do not match, or a class
+            number is outside [0, C). Inside jit the class numbers are not known; there such
+            a number makes the loss nan.
+        TypeError: The input is not floating, or class numbers are no integers.
 
     >>> print(cross_entropy(jnp.zeros((2, 4)), jnp.array([1, -100]), reduction="none"))
     [1.3862944 0.       ]
@@ -89,6 +95,8 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing {label_smoothing}; accepted is [0, 1]")
     (input,) = floats("cross_entropy", input=input)
+    # The classes are along axis 1, or axis 0 of a single sample. As in torch, the shape of the
+    # target decides what it is: no class numbers have the shape of the scores.
     axis = min(input.ndim - 1, 1)
     if input.ndim and jnp.shape(target) == input.shape:
         return _soft_cross_entropy(
@@ -113,7 +121,7 @@ def _soft_cross_entropy(
     label_smoothing: float,
     axis: int,
 ) -> jax.Array:
-    """cross_entropy with a probability for each class as target."""
+    """`cross_entropy` for targets that are probabilities."""
     target = jnp.asarray(target)
     if not jnp.issubdtype(target.dtype, jnp.floating):
         raise TypeError(
@@ -140,7 +148,10 @@ def _classes(
     weight: ArrayLike | None,
     ignore_index: int,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Class numbers and class weights, checked; the target's shape is that of the result."""
+    """The checked class numbers and class weights.
+
+    The class numbers have the shape of the result.
+    """
     target = integers(loss, "target", target)
     if input.ndim == 1 and target.shape == (1,):
         target = target[0]
@@ -162,6 +173,7 @@ def _classes(
 
 
 def _class_weight(loss: str, input: jax.Array, weight: ArrayLike) -> jax.Array:
+    """The checked class weights, (C,)."""
     weight = jnp.asarray(weight)
     count = input.shape[min(input.ndim - 1, 1)]
     if weight.shape != (count,):
@@ -172,46 +184,51 @@ def _class_weight(loss: str, input: jax.Array, weight: ArrayLike) -> jax.Array:
 
 
 def _along(axis: int, weight: jax.Array, like: jax.Array) -> jax.Array:
-    """Class weights (C,) laid along an axis of the scores."""
+    """Class weights (C,) broadcast along an axis of the scores."""
     return lax.broadcast_in_dim(weight, like.shape, (axis,))
 
 
 def _picked(
     log_p: jax.Array, target: jax.Array, weight: jax.Array | None, ignore_index: int
 ) -> tuple[jax.Array, jax.Array]:
-    """-weight * log_p of each target, and the weights: 0 if ignored, nan if no class."""
+    """-weight * log_p of each target, and the weight of each target.
+
+    The weight is 0 for an ignored target and nan for a number that is no class.
+    """
     axis = min(log_p.ndim - 1, 1)
     ignored = target == ignore_index
     inside = (target >= 0) & (target < log_p.shape[axis])
     place = jnp.where(inside, target, 0).astype(jnp.int32)
-    # By comparison and not by a gather, whose gradient would be a scatter into zeros: a GPU
-    # fuses this with the softmax, and needs a third of the memory traffic for many classes.
+    # A comparison and not a gather, whose gradient would be a scatter into zeros: a GPU fuses the
+    # comparison with the softmax, which for many classes takes a third of the memory traffic.
     number = lax.broadcasted_iota(place.dtype, log_p.shape, axis)
     picked = jnp.where(number == jnp.expand_dims(place, axis), log_p, 0).sum(axis)
     weights = jnp.ones_like(picked) if weight is None else weight[place]
     weights = jnp.where(ignored, 0, jnp.where(inside, weights, jnp.nan))
+    # An ignored target is 0 even if its log probability is infinite or nan.
     return jnp.where(ignored, 0, -picked * weights), weights
 
 
 def _reduce_weighted(values: jax.Array, weights: jax.Array, reduction: str) -> jax.Array:
+    """Reduces losses that have their weights already; "mean" divides by the weights' sum."""
     if reduction == "mean":
         return values.sum() / weights.sum()
     return reduce(values, reduction)
 
 
-# torch limits the slope with this; it holds the number in float32.
+# The limit in torch's gradient, a float32 number there.
 _BCE_EPS = float(np.float32(1e-12))
 
 
 @jax.custom_jvp
 def _log_terms(p: jax.Array, target: jax.Array) -> jax.Array:
-    """-target log p - (1 - target) log(1 - p), with the logarithms held above -100."""
+    """-target log p - (1 - target) log(1 - p), with logarithms of at least -100."""
     below, above = jnp.maximum(jnp.log(p), -100), jnp.maximum(jnp.log1p(-p), -100)
     return (target - 1) * above - target * below
 
 
-# The slope is torch's own, not that of the limited logarithm: at p = 0 and 1 it goes on
-# pointing the right way (1e12 at most), where the plain derivative would be 0 or nan.
+# The derivative is torch's and not that of the limited logarithm: at p = 0 and p = 1 it still
+# has the right sign (and is 1e12 at most), where the plain derivative would be 0 or nan.
 def _log_terms_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
@@ -235,20 +252,25 @@ def binary_cross_entropy(
     weight: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> Float[Array, "..."]:
-    """-w (t log p + (1 - t) log(1 - p)), log held above -100: binary_cross_entropy of torch.
+    """The cross entropy of probabilities: torch.nn.functional.binary_cross_entropy.
+
+    The loss of each element is -w (t log p + (1 - t) log(1 - p)), with logarithms of at
+    least -100.
 
     Args:
-        input: probabilities, floats of any shape.
-        target: numbers in [0, 1], the same shape.
-        weight: of a shape that broadcasts to input's.
-        reduction: "mean" (over the elements, weighted or not), "sum" or "none".
+        input: The probabilities p, floats of any shape.
+        target: The targets t in [0, 1], of the input's shape.
+        weight: The weights w, of a shape that broadcasts to the input's. None is 1 for all.
+        reduction: The reduction, "mean" (over the elements, weighted or not), "sum" or
+            "none".
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" an array of the input's shape.
 
     Raises:
-        ValueError: for shapes that differ, and numbers outside [0, 1]. Inside jit and
-            grad numbers cannot be looked at; the loss becomes nan there.
+        ValueError: The shapes differ, or a number is outside [0, 1]. Inside jit and grad
+            the numbers are not known; there such a number makes the loss nan.
+        TypeError: The input and the target are integers.
     """
     loss = "binary_cross_entropy"
     check_reduction(reduction)
@@ -271,21 +293,31 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    """-w (a t log s(x) + (1 - t) log(1 - s(x))), s the sigmoid: torch's function of the name.
+    """The cross entropy of scores: torch.nn.functional.binary_cross_entropy_with_logits.
+
+    The loss of each element is -w (a t log s(x) + (1 - t) log(1 - s(x))), where s is the
+    sigmoid.
 
     Args:
-        input: scores x, floats of any shape.
-        target: numbers in [0, 1], the same shape.
-        weight: w, of a shape that broadcasts to input's.
-        reduction: "mean" (over the elements, weighted or not), "sum" or "none".
-        pos_weight: a, of a shape that broadcasts to input's.
+        input: The scores (logits) x, floats of any shape.
+        target: The targets t in [0, 1], of the input's shape.
+        weight: The weights w, of a shape that broadcasts to the input's. None is 1 for all.
+        reduction: The reduction, "mean" (over the elements, weighted or not), "sum" or
+            "none".
+        pos_weight: The weights a of the positive targets, of a shape that broadcasts to the
+            input's. None is 1 for all.
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" an array of the input's shape.
+
+    Raises:
+        ValueError: The shapes of input and target differ, or a weight does not broadcast.
+        TypeError: The input and the target are integers.
     """
     loss = "binary_cross_entropy_with_logits"
     input, target = floats(loss, input=input, target=target)
     same_shape(loss, input=input, target=target)
+    # log(1 - s(x)) = log s(x) - x: one log_sigmoid, stable for all x, serves both terms.
     log_s = jax.nn.log_sigmoid(input)
     if pos_weight is not None:
         log_s = log_s * ((broadcast_to(loss, "pos_weight", pos_weight, input) - 1) * target + 1)
@@ -301,19 +333,25 @@ def kl_div(
     reduction: str = "mean",
     log_target: bool = False,
 ) -> Float[Array, "..."]:
-    """target (log target - input): torch.nn.functional.kl_div.
+    """The Kullback-Leibler divergence: torch.nn.functional.kl_div.
+
+    The loss of each element is target (log target - input).
 
     Args:
-        input: log probabilities of any shape.
-        target: probabilities, or their logarithms with log_target; the same shape
-            (torch broadcasts another one).
-        reduction: "batchmean" divides the sum by the size of the first axis, which is
-            the divergence's definition; "mean" (torch warns) by the number of
-            elements; "sum" or "none".
-        log_target: whether target is a logarithm.
+        input: The log probabilities, floats of any shape.
+        target: The probabilities, or with log_target their logarithms, of the input's
+            shape. Another shape is an error, where torch broadcasts.
+        reduction: The reduction, "batchmean", "mean", "sum" or "none". "batchmean" divides
+            the sum by the size of the first axis, as in the definition of the divergence.
+            "mean" divides the sum by the number of elements; torch warns about it.
+        log_target: Whether target is a logarithm.
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" an array of the input's shape.
+
+    Raises:
+        ValueError: The shapes differ, or the reduction is unknown.
+        TypeError: The input and the target are integers.
     """
     check_reduction(reduction, "batchmean")
     input, target = floats("kl_div", input=input, target=target)
@@ -321,6 +359,7 @@ def kl_div(
     if log_target:
         values = jnp.exp(target) * (target - input)
     else:
+        # xlogy is 0, and not nan, for a probability of 0.
         values = xlogy(target, target) - target * input
     if reduction == "batchmean":
         total = values.sum()

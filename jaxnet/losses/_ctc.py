@@ -1,4 +1,4 @@
-"""Connectionist temporal classification."""
+"""The loss of connectionist temporal classification (CTC)."""
 
 from functools import partial
 
@@ -28,36 +28,40 @@ def ctc_loss(
     reduction: str = "mean",
     zero_infinity: bool = False,
 ) -> Float[Array, "..."]:
-    """-log p(targets | log_probs), over all alignments: torch.nn.functional.ctc_loss.
+    """The CTC loss: torch.nn.functional.ctc_loss.
 
-    As in torch, log_probs are taken to come from a log_softmax: the gradient with
-    respect to them is exp(log_probs) minus each symbol's posterior probability. Where
-    targets do not fit into the input the loss is infinite; torch's gradient there is
-    nan, ours is that of log_probs' normalisation alone, 0 behind a log_softmax.
+    The loss of each sequence is -log p(targets | log_probs), summed over all alignments
+    (Graves et al., 2006).
 
-    optax.ctc_loss does not serve: it takes padding masks, normalises the scores itself,
-    and gives a large number where torch gives infinity.
+    As in torch, log_probs is taken to be the result of a log_softmax: its gradient is
+    exp(log_probs) minus the posterior probability of each symbol. If a target is too long
+    for its input, the loss is infinite. Torch's gradient is then nan; here it is 0 with
+    respect to the input of the log_softmax.
+
+    optax.ctc_loss has another interface (padding masks, scores that are not normalised) and
+    gives a large number instead of infinity.
 
     Args:
-        log_probs: (T, N, C), or (T, C) for a single sequence.
-        targets: symbols (N, S), or all one after the other (sum of target_lengths,),
-            or (S,) for a single sequence.
-        input_lengths: (N,), at most T; a single number for a single sequence.
-        target_lengths: (N,), likewise.
-        blank: the number of the blank symbol.
-        reduction: "mean" divides each loss by its target's length (at least 1) and
-            takes the mean over the batch; "sum" or "none".
-        zero_infinity: whether infinite losses, and their gradients, become 0.
+        log_probs: The log probabilities, floats (T, N, C), or (T, C) for one sequence.
+        targets: The symbols, integers (N, S), or (S,) for one sequence; or the symbols of
+            all sequences one after the other, (sum of target_lengths,). The last form takes
+            more memory inside jit, where the longest target is not known.
+        input_lengths: The lengths of the inputs, integers (N,), at most T; one number for
+            one sequence.
+        target_lengths: The lengths of the targets, integers (N,); one number for one
+            sequence.
+        blank: The number of the blank symbol, in [0, C).
+        reduction: The reduction, "mean", "sum" or "none". "mean" divides each loss by the
+            length of its target (at least 1) and takes the mean over the batch.
+        zero_infinity: Whether infinite losses and their gradients become 0.
 
     Returns:
-        One number, or (N,), or () for a single sequence, with "none".
+        The loss, one number, or with "none" an array (N,), or () for one sequence.
 
     Raises:
-        ValueError: for shapes that do not match, lengths and symbols out of range.
-            Inside jit lengths and symbols cannot be looked at: there they make the
-            loss nan. Targets one after the other cost more memory inside jit, where
-            the longest of them is not known.
-        TypeError: for targets or lengths that are no integers.
+        ValueError: The shapes do not match, or a length or symbol is out of range. Inside
+            jit lengths and symbols are not known; there such a number makes the loss nan.
+        TypeError: log_probs is not floating, or targets or lengths are no integers.
     """
     check_reduction(reduction)
     (log_probs,) = floats("ctc_loss", log_probs=log_probs)
@@ -89,7 +93,8 @@ def ctc_loss(
     wrong = (lengths < 0) | (lengths > steps) | (sizes < 0) | (sizes > targets.shape[1])
 
     values = _negative_log_likelihood(log_probs, targets, lengths, sizes, blank)
-    # torch's gradient holds exp(log_probs) too. This adds it, and nothing to the value.
+    # Torch's gradient has the term exp(log_probs) too. These lines add it to the gradient and
+    # nothing to the value.
     within = (jnp.arange(steps)[:, None] < lengths[None])[..., None]
     mass = jnp.where(within, jnp.exp(log_probs), 0).sum((0, 2))
     values = values + (mass - lax.stop_gradient(mass))
@@ -104,7 +109,7 @@ def ctc_loss(
 def _check_numbers(
     targets: jax.Array, lengths: jax.Array, sizes: jax.Array, steps: int, symbols: int
 ) -> None:
-    """Refuses lengths and symbols out of range, where they can be looked at."""
+    """Refuses lengths and symbols that are out of range, unless they are traced."""
     longest = targets.shape[1]
     for name, value, most in (("input_", lengths, steps), ("target_", sizes, longest)):
         first = first_bad(value, partial(_outside, most=most))
@@ -121,11 +126,13 @@ def _check_numbers(
 
 
 def _outside(numbers: np.ndarray, most: int) -> np.ndarray:
+    """Whether each number is outside [0, most]."""
     return (numbers < 0) | (numbers > most)
 
 
 def _rows(targets: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Targets one after the other, (sum of sizes,), as rows (N, S)."""
+    """Targets one after the other, (sum of sizes,), as the rows of an array (N, S)."""
+    # Inside jit the sizes are not known, and one target may be as long as all of them together.
     longest = targets.shape[0]
     numbers = host(sizes)
     if numbers is not None:
@@ -143,12 +150,17 @@ def _rows(targets: jax.Array, sizes: jax.Array) -> jax.Array:
 def _negative_log_likelihood(
     log_probs: jax.Array, targets: jax.Array, lengths: jax.Array, sizes: jax.Array, blank: int
 ) -> jax.Array:
-    """The forward recursion over blank, y1, blank, y2, ..., blank: (N,)."""
+    """The loss of each sequence, (N,), by the forward recursion.
+
+    The recursion goes over the states blank, y1, blank, y2, ..., blank. alpha is the log
+    probability of all alignments that end in a state.
+    """
     steps, batch, symbols = log_probs.shape
     places = 2 * targets.shape[1] + 1
     path = jnp.full((batch, places), blank, targets.dtype)
     path = path.at[:, 1::2].set(jnp.clip(targets, 0, symbols - 1))
-    # A place can be reached from two before, unless both hold the same symbol.
+    # A state can follow the state two before it, unless both have the same symbol. A blank has
+    # the blank two before it, so blanks are never skipped to.
     skips = jnp.pad(path[:, 2:] != path[:, :-2], ((0, 0), (min(2, places), 0)))[:, :places]
     at_path = jnp.broadcast_to(path[None], (steps, batch, places))
     emitted = jnp.take_along_axis(log_probs, at_path, axis=2)
@@ -161,12 +173,14 @@ def _negative_log_likelihood(
         t, emission = now
         two_before = jnp.where(skips, shifted(alpha, 2), -jnp.inf)
         moved = _log_sum_exp(alpha, shifted(alpha, 1), two_before) + emission
+        # After the end of a sequence its alpha stays, while longer ones go on.
         return jnp.where((t < lengths)[:, None], moved, alpha), None
 
-    # Before the first step all weight lies on the first blank: staying there and moving
-    # on to the first symbol are the two ways to begin.
+    # Before the first step the probability of the first blank is 1: an alignment begins by
+    # staying there or by moving on to the first symbol.
     start = jnp.full((batch, places), -jnp.inf, log_probs.dtype).at[:, 0].set(0)
     alpha, _ = lax.scan(step, start, (jnp.arange(steps), emitted))
+    # An alignment ends in the last symbol or in the blank after it.
     end = jnp.clip(2 * sizes, 0, places - 1)[:, None]
     on_blank = jnp.take_along_axis(alpha, end, 1)[:, 0]
     on_symbol = jnp.take_along_axis(alpha, jnp.maximum(end - 1, 0), 1)[:, 0]
@@ -174,7 +188,7 @@ def _negative_log_likelihood(
 
 
 def _log_sum_exp(*terms: jax.Array) -> jax.Array:
-    """log(sum(exp)) whose slope is 0, not nan, where all terms are -inf."""
+    """log(sum(exp(terms))), whose gradient is 0 and not nan where all terms are -inf."""
     largest = terms[0]
     for term in terms[1:]:
         largest = jnp.maximum(largest, term)

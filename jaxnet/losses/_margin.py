@@ -1,4 +1,4 @@
-"""Hinge-like losses of scores."""
+"""Margin (hinge) losses of scores."""
 
 import jax
 import jax.numpy as jnp
@@ -25,21 +25,28 @@ def hinge_embedding_loss(
     margin: float = 1.0,
     reduction: str = "mean",
 ) -> Float[Array, "..."]:
-    """x where y = 1, max(0, margin - x) where y = -1: torch.nn.functional.hinge_embedding_loss.
+    """The hinge loss of distances: torch.nn.functional.hinge_embedding_loss.
+
+    The loss of each element is x where y = 1, and max(0, margin - x) where y = -1.
 
     Args:
-        input: distances x, floats of any shape.
-        target: y, 1 or -1, the same shape; another one is an error, where torch broadcasts.
-        margin: how far apart pairs with y = -1 should be.
-        reduction: "mean", "sum" or "none".
+        input: The distances x, floats of any shape.
+        target: The targets y, 1 or -1, of the input's shape. Another shape is an error, where
+            torch broadcasts.
+        margin: The distance that pairs with y = -1 should have at least.
+        reduction: The reduction over the elements, "mean", "sum" or "none".
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" an array of the input's shape.
+
+    Raises:
+        ValueError: The shapes differ, or the reduction is unknown.
+        TypeError: The input is not floating.
     """
     (input,) = floats("hinge_embedding_loss", input=input)
     target = jnp.asarray(target)
     same_shape("hinge_embedding_loss", input=input, target=target)
-    # Both terms for a target that is neither 1 nor -1: torch's reading.
+    # As in torch, a target that is neither 1 nor -1 gets both terms.
     apart = jnp.where(target != 1, clamp_min_0(margin - input), 0)
     near = jnp.where(target != -1, input, 0)
     return reduce(apart + near, reduction)
@@ -48,18 +55,23 @@ def hinge_embedding_loss(
 def soft_margin_loss(
     input: Float[ArrayLike, "*shape"], target: Shaped[ArrayLike, "*shape"], reduction: str = "mean"
 ) -> Float[Array, "..."]:
-    """log(1 + exp(-y x)): torch.nn.functional.soft_margin_loss.
+    """The logistic loss of scores: torch.nn.functional.soft_margin_loss.
 
-    Where exp overflows (y x below -88 in float32) torch gives infinity and a nan
-    gradient; here the value stays exact.
+    The loss of each element is log(1 + exp(-y x)). Where exp overflows (y x below -88 in
+    float32), torch gives infinity and a nan gradient; here the loss is exact.
 
     Args:
-        input: scores x, floats of any shape.
-        target: y, 1 or -1, the same shape; another one is an error, where torch broadcasts.
-        reduction: "mean", "sum" or "none".
+        input: The scores x, floats of any shape.
+        target: The targets y, 1 or -1, of the input's shape. Another shape is an error, where
+            torch broadcasts.
+        reduction: The reduction over the elements, "mean", "sum" or "none".
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" an array of the input's shape.
+
+    Raises:
+        ValueError: The shapes differ, or the reduction is unknown.
+        TypeError: The input is not floating.
     """
     input, target = floats("soft_margin_loss", input=input, target=target)
     same_shape("soft_margin_loss", input=input, target=target)
@@ -74,23 +86,27 @@ def multi_margin_loss(
     weight: ArrayLike | None = None,
     reduction: str = "mean",
 ) -> Float[Array, "..."]:
-    """sum_{i != y} w_y max(0, margin - x_y + x_i)^p / C: torch.nn.functional.multi_margin_loss.
+    """The margin loss of scores and classes: torch.nn.functional.multi_margin_loss.
+
+    The loss of each sample is sum_{i != y} w_y max(0, margin - x_y + x_i)^p / C.
 
     Args:
-        input: scores (N, C) or (C,).
-        target: class numbers (N,), or one.
-        p: 1 or 2.
-        margin: how far the right class should lead.
-        weight: of each class, (C,).
-        reduction: "mean" (over the samples, weighted or not), "sum" or "none".
+        input: The scores x, floats (N, C) or (C,).
+        target: The class numbers y, integers (N,), or one class number.
+        p: The exponent, 1 or 2.
+        margin: The difference that the score of the right class should have to the others.
+        weight: The weights of the classes, (C,). None is 1 for all.
+        reduction: The reduction, "mean" (over the samples, weighted or not), "sum" or
+            "none".
 
     Returns:
-        One number, or one a sample with "none".
+        The loss, one number, or with "none" one number for each sample.
 
     Raises:
-        ValueError: for shapes that do not match, another p, and class numbers outside
-            [0, C). Inside jit numbers cannot be looked at: there such a target makes
-            the loss nan. So does a nan score, which torch passes over.
+        ValueError: The shapes do not match, p is another number, or a class number is
+            outside [0, C). Inside jit the class numbers are not known; there such a number
+            makes the loss nan. A nan score makes the loss nan too, where torch ignores it.
+        TypeError: The input is not floating, or the targets are no integers.
     """
     loss = "multi_margin_loss"
     check_reduction(reduction)
@@ -112,6 +128,7 @@ def multi_margin_loss(
     scores = input.reshape(-1, count)
     is_target = lax.broadcasted_iota(place.dtype, scores.shape, 1) == place
     right = jnp.where(is_target, scores, 0).sum(1, keepdims=True)
+    # relu has torch's derivative 0 at 0; the term of the right class itself is left out below.
     short = jax.nn.relu(margin - right + scores)
     values = jnp.where(is_target, 0, short if p == 1 else jnp.square(short)).sum(1) / count
     if weight is not None:
@@ -126,19 +143,23 @@ def multi_margin_loss(
 def multilabel_margin_loss(
     input: Float[ArrayLike, "*shape"], target: Integer[ArrayLike, "*shape"], reduction: str = "mean"
 ) -> Float[Array, "..."]:
-    """sum_{j in y, i not in y} max(0, 1 - x_j + x_i) / C: multilabel_margin_loss of torch.
+    """The margin loss of several classes: torch.nn.functional.multilabel_margin_loss.
+
+    The loss of each sample is sum_{j in y, i not in y} max(0, 1 - x_j + x_i) / C.
 
     Args:
-        input: scores (N, C) or (C,).
-        target: the same shape; each row lists class numbers up to its first -1.
-        reduction: "mean" (over the samples), "sum" or "none".
+        input: The scores x, floats (N, C) or (C,).
+        target: The class numbers y, integers of the input's shape. The classes of a sample
+            are those before the first -1 in its row.
+        reduction: The reduction, "mean" (over the samples), "sum" or "none".
 
     Returns:
-        One number, or one a sample with "none".
+        The loss, one number, or with "none" one number for each sample.
 
     Raises:
-        ValueError: for shapes that differ and numbers outside [-1, C). Inside jit
-            numbers cannot be looked at: there such a target makes the loss nan.
+        ValueError: The shapes differ, or a number is outside [-1, C). Inside jit the class
+            numbers are not known; there such a number makes the loss nan.
+        TypeError: The input is not floating, or the targets are no integers.
     """
     loss = "multilabel_margin_loss"
     check_reduction(reduction)
@@ -151,8 +172,9 @@ def multilabel_margin_loss(
     first = first_bad(target, lambda t: (t < -1) | (t >= count))
     if first is not None:
         raise ValueError(f"{loss}: target holds {first}; accepted are -1 to {count - 1}")
+    # True up to the first negative number of each row.
     listed = lax.cumsum((target < 0).astype(jnp.int32), target.ndim - 1) == 0
-    # (..., list, class): which class each entry of the list names.
+    # An array (..., list, class): whether an entry of the list is the number of a class.
     number = lax.broadcasted_iota(target.dtype, (*target.shape, count), target.ndim)
     names = (number == target[..., None]) & listed[..., None]
     right = jnp.where(names, input[..., None, :], 0).sum(-1)
@@ -169,16 +191,25 @@ def multilabel_soft_margin_loss(
     weight: Float[ArrayLike, "..."] | None = None,
     reduction: str = "mean",
 ) -> Float[Array, "..."]:
-    """-mean_c w_c (y log s(x) + (1 - y) log s(-x)): multilabel_soft_margin_loss of torch.
+    """The logistic loss of classes: torch.nn.functional.multilabel_soft_margin_loss.
+
+    The loss of each sample is -mean_c w_c (y log s(x) + (1 - y) log s(-x)), where s is the
+    sigmoid.
 
     Args:
-        input: scores x (..., C); s is the sigmoid.
-        target: y, 0 or 1, the same shape; another one is an error, where torch broadcasts.
-        weight: of each class, (C,), or another shape that broadcasts to input's.
-        reduction: "mean" (over the samples), "sum" or "none".
+        input: The scores x, floats (..., C).
+        target: The targets y, 0 or 1, of the input's shape. Another shape is an error, where
+            torch broadcasts.
+        weight: The weights w of the classes, (C,) or another shape that broadcasts to the
+            input's. None is 1 for all.
+        reduction: The reduction, "mean" (over the samples), "sum" or "none".
 
     Returns:
-        One number, or one a sample, (...), with "none".
+        The loss, one number, or with "none" an array (...) of one number for each sample.
+
+    Raises:
+        ValueError: The shapes differ, the input has no axis, or the reduction is unknown.
+        TypeError: The input and the target are integers.
     """
     loss = "multilabel_soft_margin_loss"
     input, target = floats(loss, input=input, target=target)

@@ -1,4 +1,4 @@
-"""Penalties on parameters, to be added to a loss."""
+"""Penalties on parameters, which a program adds to its loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,21 +12,25 @@ from jaxnet.losses._kinks import absolute
 
 
 def l1_penalty(params: Any, where: Where | None = None) -> jax.Array:
-    """sum_p sum |p|: `sum(p.abs().sum() for p in model.parameters())` in torch.
+    """The sum of the absolute values of parameters.
+
+    In torch it is `sum(p.abs().sum() for p in model.parameters())`.
 
     Args:
-        params: A model, or a dictionary or other pytree of arrays. A model's parameters
-            are added in torch's order, a pytree's in JAX's (dictionaries by sorted key).
-        where: Which of them, as everywhere in jaxnet: a pattern of the dotted name such as
-            "*.weight", a list of patterns, or a function of (name, array). A pattern has to
-            fit the whole name; it is no regular expression. None takes all.
+        params: The model, or a dictionary or other pytree of arrays. The parameters of a
+            model are added in torch's order, those of a pytree in JAX's (dictionaries by
+            sorted key).
+        where: The choice of parameters, as everywhere in jaxnet: a pattern of the dotted
+            name such as "*.weight", a list of patterns, or a function of (name, array). A
+            pattern has to fit the whole name; it is no regular expression. None is all
+            parameters.
 
     Returns:
-        One number. The slope at 0 is 0, as in torch.
+        The penalty, one number. The derivative at 0 is 0, as in torch.
 
     Raises:
-        ValueError: A pattern fits no name, or no parameter is left.
-        TypeError: An array is not floating.
+        ValueError: A pattern fits no name, or there are no parameters.
+        TypeError: A parameter is not floating.
 
     >>> l1_penalty({"w": jnp.array([1.0, -2.0]), "b": jnp.array([5.0])}, where="w").item()
     3.0
@@ -35,9 +39,11 @@ def l1_penalty(params: Any, where: Where | None = None) -> jax.Array:
 
 
 def l2_penalty(params: Any, where: Where | None = None) -> jax.Array:
-    """sum_p sum p^2: `sum(p.pow(2.0).sum() for p in model.parameters())` in torch.
+    """The sum of the squares of parameters.
 
-    Arguments, order and errors are those of `l1_penalty`.
+    In torch it is `sum(p.pow(2.0).sum() for p in model.parameters())`.
+
+    The arguments, the order and the errors are those of `l1_penalty`.
 
     >>> l2_penalty({"w": jnp.array([1.0, -2.0]), "b": jnp.array([5.0])}).item()
     30.0
@@ -50,7 +56,7 @@ def _penalty(
 ) -> jax.Array:
     named: dict[str, Any]
     if isinstance(params, nnx.Module):
-        # what is shared counts once, as in model.parameters()
+        # A shared parameter is counted once, as in model.parameters().
         named = {name: p[...] for name, p in named_variables(params, nnx.Param)}
     else:
         named = {name: jnp.asarray(leaf) for name, leaf in named_leaves(params).items()}

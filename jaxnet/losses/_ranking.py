@@ -1,4 +1,4 @@
-"""Losses that compare two or three inputs with one another."""
+"""Losses that compare two or three inputs with each other."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jaxnet.losses._kinks import absolute, clamp_min_0
 from jaxnet.losses._reduction import broadcast, check_reduction, floats, reduce
 from jaxnet.precision import amax, amin
 
-# torch adds this to the squared lengths; it holds the number in float32.
+# The number that torch adds to the squared lengths, a float32 number there.
 _COSINE_EPS = float(np.float32(1e-12))
 
 
@@ -24,17 +24,23 @@ def margin_ranking_loss(
     margin: float = 0.0,
     reduction: str = "mean",
 ) -> Float[Array, "..."]:
-    """max(0, -y (x1 - x2) + margin): torch.nn.functional.margin_ranking_loss.
+    """The ranking loss of two scores: torch.nn.functional.margin_ranking_loss.
+
+    The loss of each pair is max(0, -y (x1 - x2) + margin).
 
     Args:
-        input1, input2: x1 and x2, floats.
-        target: y, 1 where x1 should be larger, -1 where x2 should. All three have as
-            many axes, of equal sizes or size 1.
-        margin: how far apart they should be.
-        reduction: "mean", "sum" or "none".
+        input1, input2: The scores x1 and x2, floats.
+        target: The targets y, 1 where x1 should be larger and -1 where x2 should be. The
+            three arrays have the same number of axes, each of equal sizes or size 1.
+        margin: The difference that the scores should have at least.
+        reduction: The reduction over the elements, "mean", "sum" or "none".
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" one number for each pair.
+
+    Raises:
+        ValueError: The shapes do not match, or the reduction is unknown.
+        TypeError: All three arrays are integers.
     """
     loss = "margin_ranking_loss"
     x1, x2, y = floats(loss, input1=input1, input2=input2, target=target)
@@ -49,16 +55,23 @@ def cosine_embedding_loss(
     margin: float = 0.0,
     reduction: str = "mean",
 ) -> Float[Array, "..."]:
-    """1 - cos where y = 1, max(0, cos - margin) where y = -1: cosine_embedding_loss of torch.
+    """The loss of the cosine of two vectors: torch.nn.functional.cosine_embedding_loss.
+
+    The loss of each pair is 1 - cos where y = 1, and max(0, cos - margin) where y = -1.
 
     Args:
-        input1, input2: floats (N, D), or (D,).
-        target: y, (N,), or one number. Where it is neither 1 nor -1 the loss is 0.
-        margin: the cosine that pairs with y = -1 may have.
-        reduction: "mean", "sum" or "none".
+        input1, input2: The vectors, floats (N, D) or (D,).
+        target: The targets y, (N,), or one number. Where y is neither 1 nor -1 the loss is
+            0.
+        margin: The cosine that pairs with y = -1 may have without a loss.
+        reduction: The reduction over the elements, "mean", "sum" or "none".
 
     Returns:
-        One number, or one a pair with "none".
+        The loss, one number, or with "none" one number for each pair.
+
+    Raises:
+        ValueError: The shapes do not match, or the reduction is unknown.
+        TypeError: The inputs are integers.
     """
     loss = "cosine_embedding_loss"
     x1, x2 = floats(loss, input1=input1, input2=input2)
@@ -80,16 +93,24 @@ def cosine_embedding_loss(
 def pairwise_distance(
     x1: ArrayLike, x2: ArrayLike, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> jax.Array:
-    """(sum_d |x1 - x2 + eps|^p)^(1/p): torch.nn.functional.pairwise_distance.
+    """The distance of vectors in the p-norm: torch.nn.functional.pairwise_distance.
+
+    The distance of each pair is (sum_d |x1 - x2 + eps|^p)^(1/p).
 
     Args:
-        x1, x2: floats (..., D), with as many axes, of equal sizes or size 1.
-        p: of the norm; also 0 (how many differ), infinity and negative numbers.
-        eps: added to each difference.
-        keepdim: whether the last axis stays, with size 1.
+        x1, x2: The vectors, floats (..., D). They have the same number of axes, each of
+            equal sizes or size 1.
+        p: The order of the norm; also 0 (the number of entries that differ), infinity and
+            negative numbers.
+        eps: The number added to each difference.
+        keepdim: Whether the last axis remains, with size 1.
 
     Returns:
-        (...), or (..., 1) with keepdim. The slope at distance 0 is 0.
+        The distances, (...), or (..., 1) with keepdim. The derivative at distance 0 is 0.
+
+    Raises:
+        ValueError: The shapes do not match, or there is no axis.
+        TypeError: The vectors are integers.
     """
     a, b = floats("pairwise_distance", x1=x1, x2=x2)
     a, b = broadcast("pairwise_distance", x1=a, x2=b)
@@ -99,7 +120,7 @@ def pairwise_distance(
 
 
 def _norm(x: jax.Array, p: float, keepdims: bool) -> jax.Array:
-    """The p-norm along the last axis, with slope 0 wherever an entry or the norm is 0."""
+    """The p-norm along the last axis, with the derivative 0 where an entry or the norm is 0."""
     size = absolute(x)
     if p == math.inf:
         return amax(size, -1, keepdims)
@@ -111,6 +132,8 @@ def _norm(x: jax.Array, p: float, keepdims: bool) -> jax.Array:
         return (x != 0).astype(x.dtype).sum(-1, keepdims=keepdims)
     if p == 2:
         total = jnp.square(x).sum(-1, keepdims=keepdims)
+        # The root is taken of 1 where the sum is 0: its infinite derivative would make the
+        # gradient nan even though jnp.where does not use the value.
         return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
     powers = jnp.where(x == 0, 0 if p > 0 else math.inf, jnp.where(x == 0, 1, size) ** p)
     total = powers.sum(-1, keepdims=keepdims)
@@ -128,18 +151,25 @@ def triplet_margin_loss(
     swap: bool = False,
     reduction: str = "mean",
 ) -> jax.Array:
-    """max(0, margin + d(a, p) - d(a, n)): torch.nn.functional.triplet_margin_loss.
+    """The triplet loss: torch.nn.functional.triplet_margin_loss.
+
+    The loss of each triplet is max(0, margin + d(a, p) - d(a, n)), where d is
+    `pairwise_distance`.
 
     Args:
-        anchor, positive, negative: floats (N, D), (D,) or (..., D), with as many axes,
-            of equal sizes or size 1.
-        margin: how much nearer the positive should be, above 0.
-        p, eps: of the distance; see `pairwise_distance`.
-        swap: whether d(p, n) is taken where it is smaller than d(a, n).
-        reduction: "mean", "sum" or "none".
+        anchor, positive, negative: The vectors a, p and n, floats (..., D). They have the
+            same number of axes, each of equal sizes or size 1.
+        margin: The distance by which p should be nearer to a than n, above 0.
+        p, eps: As in `pairwise_distance`.
+        swap: Whether d(p, n) replaces d(a, n) where it is smaller.
+        reduction: The reduction over the elements, "mean", "sum" or "none".
 
     Returns:
-        One number, or one a triplet with "none".
+        The loss, one number, or with "none" one number for each triplet.
+
+    Raises:
+        ValueError: The shapes do not match, or margin or reduction is out of range.
+        TypeError: The vectors are integers.
     """
 
     def distance(x1: jax.Array, x2: jax.Array) -> jax.Array:
@@ -160,17 +190,25 @@ def triplet_margin_with_distance_loss(
     swap: bool = False,
     reduction: str = "mean",
 ) -> jax.Array:
-    """max(0, margin + d(a, p) - d(a, n)) for any d: torch's function of the name.
+    """The triplet loss for any distance: torch.nn.functional.triplet_margin_with_distance_loss.
+
+    The loss of each triplet is max(0, margin + d(a, p) - d(a, n)).
 
     Args:
-        anchor, positive, negative: floats, with as many axes, of equal sizes or size 1.
-        distance_function: d; `pairwise_distance` if none is given.
-        margin: how much nearer the positive should be, above 0.
-        swap: whether d(p, n) is taken where it is smaller than d(a, n).
-        reduction: "mean", "sum" or "none".
+        anchor, positive, negative: The samples a, p and n, floats. They have the same number
+            of axes, each of equal sizes or size 1.
+        distance_function: The distance d, a function of two arrays. None is
+            `pairwise_distance`.
+        margin: The distance by which p should be nearer to a than n, above 0.
+        swap: Whether d(p, n) replaces d(a, n) where it is smaller.
+        reduction: The reduction over the elements, "mean", "sum" or "none".
 
     Returns:
-        One number, or one a triplet with "none".
+        The loss, one number, or with "none" one number for each triplet.
+
+    Raises:
+        ValueError: The shapes do not match, or margin or reduction is out of range.
+        TypeError: The vectors are integers.
     """
     return _triplet(
         "triplet_margin_with_distance_loss",
@@ -194,6 +232,7 @@ def _triplet(
     swap: bool,
     reduction: str,
 ) -> jax.Array:
+    """The triplet loss with a given distance; `loss` is the name for the errors."""
     check_reduction(reduction)
     if not margin > 0:
         raise ValueError(f"{loss}: margin {margin}; it must be above 0")

@@ -1,4 +1,4 @@
-"""What the losses share: the reduction, and the checks of what they are given."""
+"""The reduction and the checks of arguments that all losses share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +12,17 @@ from jaxnet.precision import promoted
 
 
 def reduce(values: jax.Array, reduction: str) -> jax.Array:
-    """One number out of many, or all of them, by torch's word for it.
+    """Reduces the losses of all elements as torch does.
 
     Args:
-        values: any shape.
-        reduction: "mean" (of no values it is nan), "sum" or "none".
+        values: The losses, of any shape.
+        reduction: The reduction, "mean" (nan if there are no values), "sum" or "none".
+
+    Returns:
+        One number, or with "none" the values.
 
     Raises:
-        ValueError: for any other word.
+        ValueError: The reduction is another word.
     """
     check_reduction(reduction)
     if reduction == "mean":
@@ -30,14 +33,14 @@ def reduce(values: jax.Array, reduction: str) -> jax.Array:
 
 
 def check_reduction(reduction: str, *more: str) -> None:
-    """Refuses a word that is none of torch's three, nor one of `more`."""
+    """Refuses a reduction that is neither one of torch's three nor one of `more`."""
     accepted = ("mean", "sum", "none", *more)
     if reduction not in accepted:
         raise ValueError(f"reduction: {reduction!r}; accepted are {', '.join(map(repr, accepted))}")
 
 
 def floats(loss: str, **arrays: Any) -> tuple[jax.Array, ...]:
-    """The arguments as arrays of one floating dtype, the one that they promote to."""
+    """The arguments as arrays of one floating dtype, the dtype that they promote to."""
     values = {name: jnp.asarray(value) for name, value in arrays.items()}
     dtype = promoted(*values.values())
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -47,7 +50,7 @@ def floats(loss: str, **arrays: Any) -> tuple[jax.Array, ...]:
 
 
 def integers(loss: str, name: str, value: ArrayLike) -> jax.Array:
-    """An integer argument, at least 32 bits wide so that -1 and -100 fit."""
+    """An argument as an array of integers with at least 32 bits, so that -1 and -100 fit."""
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{loss}: {name} of dtype {array.dtype}; give integers")
@@ -62,7 +65,7 @@ def same_shape(loss: str, **arrays: jax.Array) -> None:
 
 
 def broadcast(loss: str, **arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Stretches axes of size 1, as torch does; the number of axes has to agree."""
+    """Broadcasts axes of size 1 as torch does, for arrays with the same number of axes."""
     shapes = [value.shape for value in arrays.values()]
     if len({len(shape) for shape in shapes}) == 1:
         sizes = [{size for size in axis if size != 1} for axis in zip(*shapes, strict=True)]
@@ -77,7 +80,7 @@ def broadcast(loss: str, **arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def broadcast_to(loss: str, name: str, value: ArrayLike, like: jax.Array) -> jax.Array:
-    """A weight in its own dtype, stretched to the shape of the input."""
+    """A weight in its own dtype, broadcast to the shape of the input."""
     array = jnp.asarray(value)
     try:
         return jnp.broadcast_to(array, like.shape)
@@ -88,16 +91,17 @@ def broadcast_to(loss: str, name: str, value: ArrayLike, like: jax.Array) -> jax
 
 
 def host(*arrays: jax.Array) -> list[np.ndarray] | None:
-    """The numbers, where they can be looked at: not while traced, nor on other hosts."""
+    """The arrays in numpy, or None if one of them is traced or lies partly on another host."""
     if any(isinstance(a, jax.core.Tracer) or not a.is_fully_addressable for a in arrays):
         return None
     return [np.asarray(a) for a in arrays]
 
 
 def first_bad(values: jax.Array, is_bad: Callable[[np.ndarray], np.ndarray]) -> Any:
-    """The first bad one among numbers that can be looked at, else None.
+    """The first number for which is_bad holds, or None if there is none.
 
-    The test runs in numpy: inside jit, jax.numpy traces even what is known.
+    It is also None if the numbers are not known, because they are traced. The test runs in
+    numpy, because inside jit jax.numpy traces even known numbers.
     """
     numbers = host(values)
     found = numbers[0][is_bad(numbers[0])] if numbers else np.zeros(0)

@@ -1,4 +1,4 @@
-"""Losses between numbers and numbers."""
+"""Losses for regression: numbers and their targets."""
 
 import math
 
@@ -25,20 +25,22 @@ def mse_loss(
     reduction: str = "mean",
     weight: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    """(input - target)^2: torch.nn.functional.mse_loss.
+    """The squared error (input - target)^2: torch.nn.functional.mse_loss.
 
     Args:
-        input: floats of any shape.
-        target: the same shape. Torch warns and broadcasts when it is another one,
-            which hides mistakes such as (N,) against (N, 1); here it is an error.
-        reduction: "mean", "sum" or "none".
-        weight: of each element, the same shape; "mean" then divides by its sum.
+        input: The outputs, floats of any shape.
+        target: The targets, of the input's shape. Another shape is an error, where torch
+            warns and broadcasts, which hides mistakes such as (N,) against (N, 1).
+        reduction: The reduction over the elements, "mean", "sum" or "none".
+        weight: The weights of the elements, of the input's shape. "mean" then divides by the
+            sum of the weights. None is 1 for all.
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" an array of the input's shape.
 
     Raises:
-        ValueError: for shapes that differ, or an unknown reduction.
+        ValueError: The shapes differ, or the reduction is unknown.
+        TypeError: The input and the target are integers.
     """
     input, target = floats("mse_loss", input=input, target=target)
     same_shape("mse_loss", input=input, target=target)
@@ -51,16 +53,24 @@ def l1_loss(
     reduction: str = "mean",
     weight: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    """|input - target|, with slope 0 at 0: torch.nn.functional.l1_loss.
+    """The absolute error |input - target|: torch.nn.functional.l1_loss.
+
+    As in torch, the derivative at 0 is 0.
 
     Args:
-        input: floats of any shape.
-        target: the same shape; another one is an error, where torch broadcasts.
-        reduction: "mean", "sum" or "none".
-        weight: of each element, the same shape; "mean" then divides by its sum.
+        input: The outputs, floats of any shape.
+        target: The targets, of the input's shape. Another shape is an error, where torch
+            broadcasts.
+        reduction: The reduction over the elements, "mean", "sum" or "none".
+        weight: The weights of the elements, of the input's shape. "mean" then divides by the
+            sum of the weights. None is 1 for all.
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" an array of the input's shape.
+
+    Raises:
+        ValueError: The shapes differ, or the reduction is unknown.
+        TypeError: The input and the target are integers.
     """
     input, target = floats("l1_loss", input=input, target=target)
     same_shape("l1_loss", input=input, target=target)
@@ -68,7 +78,7 @@ def l1_loss(
 
 
 def _weighted(loss: str, values: jax.Array, weight: ArrayLike | None, reduction: str) -> jax.Array:
-    """Reduces; a weighted mean is divided by the weights' sum."""
+    """Reduces losses with weights; a weighted mean is divided by the sum of the weights."""
     if weight is None:
         return reduce(values, reduction)
     weight = jnp.asarray(weight)
@@ -84,16 +94,24 @@ def smooth_l1_loss(
     reduction: str = "mean",
     beta: float = 1.0,
 ) -> Float[Array, "..."]:
-    """0.5 d^2 / beta below beta, |d| - 0.5 beta above: torch.nn.functional.smooth_l1_loss.
+    """The smooth absolute error: torch.nn.functional.smooth_l1_loss.
+
+    With d = input - target the loss of each element is 0.5 d^2 / beta where |d| < beta, and
+    |d| - 0.5 beta elsewhere.
 
     Args:
-        input: floats of any shape.
-        target: the same shape; another one is an error, where torch broadcasts.
-        reduction: "mean", "sum" or "none".
-        beta: where the parabola ends; 0 gives `l1_loss`.
+        input: The outputs, floats of any shape.
+        target: The targets, of the input's shape. Another shape is an error, where torch
+            broadcasts.
+        reduction: The reduction over the elements, "mean", "sum" or "none".
+        beta: The |d| at which the parabola ends, at least 0. The loss for 0 is `l1_loss`.
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" an array of the input's shape.
+
+    Raises:
+        ValueError: The shapes differ, or beta or reduction is out of range.
+        TypeError: The input and the target are integers.
     """
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta {beta}; it must be at least 0")
@@ -111,18 +129,26 @@ def huber_loss(
     delta: float = 1.0,
     weight: ArrayLike | None = None,
 ) -> Float[Array, "..."]:
-    """0.5 d^2 below delta, delta (|d| - 0.5 delta) above: torch.nn.functional.huber_loss.
+    """The Huber loss: torch.nn.functional.huber_loss.
+
+    With d = input - target the loss of each element is 0.5 d^2 where |d| < delta, and
+    delta (|d| - 0.5 delta) elsewhere.
 
     Args:
-        input: floats of any shape.
-        target: the same shape; another one is an error, where torch broadcasts.
-        reduction: "mean", "sum" or "none".
-        delta: where the parabola ends, above 0.
-        weight: of each element, the same shape; as in torch, "mean" divides by the
-            number of elements all the same.
+        input: The outputs, floats of any shape.
+        target: The targets, of the input's shape. Another shape is an error, where torch
+            broadcasts.
+        reduction: The reduction over the elements, "mean", "sum" or "none".
+        delta: The |d| at which the parabola ends, above 0.
+        weight: The weights of the elements, of the input's shape. As in torch, and unlike
+            in `mse_loss`, "mean" still divides by the number of elements.
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" an array of the input's shape.
+
+    Raises:
+        ValueError: The shapes differ, or delta or reduction is out of range.
+        TypeError: The input and the target are integers.
     """
     if not delta > 0:
         raise ValueError(f"huber_loss: delta {delta}; it must be above 0")
@@ -137,8 +163,12 @@ def huber_loss(
 
 
 def _parabola_then_line(d: jax.Array, width: float) -> jax.Array:
-    """0.5 d^2 up to the width, then the tangent; slope and value are right at infinity."""
+    """0.5 d^2 where |d| is at most the width, and the tangent beyond.
+
+    Value and derivative are right for an infinite d too.
+    """
     size = jnp.abs(d)
+    # One formula and no jnp.where, whose unused branch would make nan of an infinite d.
     near = jnp.minimum(size, width)
     return near * (0.5 * near) + width * (size - near)
 
@@ -151,25 +181,27 @@ def gaussian_nll_loss(
     eps: float = 1e-6,
     reduction: str = "mean",
 ) -> jax.Array:
-    """0.5 (log v + (input - target)^2 / v), v = max(var, eps): gaussian_nll_loss of torch.
+    """The negative log likelihood of a normal distribution: torch.nn.functional.gaussian_nll_loss.
 
-    The gradient passes the limit eps as if it were not there, as torch's does.
+    The loss of each element is 0.5 (log v + (input - target)^2 / v) with v = max(var, eps).
+    As in torch, the gradient with respect to var ignores the limit eps.
 
     Args:
-        input: the means, floats (N, ...).
-        target: the same shape, or with axes of size 1.
-        var: the variances, at least 0: the shape of input, that shape with the last
-            axis missing or one axis of size 1, or a Python number for all.
-        full: whether 0.5 log(2 pi) is added.
-        eps: the smallest variance used.
-        reduction: "mean", "sum" or "none".
+        input: The means, floats (N, ...).
+        target: The targets, of the input's shape or with axes of size 1.
+        var: The variances, at least 0: an array of the input's shape, of that shape without
+            the last axis, or of that shape with one axis of size 1; or one Python number.
+        full: Whether the constant 0.5 log(2 pi) is added.
+        eps: The smallest variance that is used.
+        reduction: The reduction over the elements, "mean", "sum" or "none".
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" an array of the input's shape.
 
     Raises:
-        ValueError: for shapes that do not match and negative variances. Inside jit
-            these cannot be seen; the loss becomes nan there.
+        ValueError: The shapes do not match, or a variance is negative. Inside jit the
+            variances are not known; there a negative one makes the loss nan.
+        TypeError: An argument is not floating.
     """
     loss = "gaussian_nll_loss"
     check_reduction(reduction)
@@ -191,6 +223,7 @@ def gaussian_nll_loss(
     if negative is not None:
         raise ValueError(f"{loss}: var holds {negative}; variances are at least 0")
     input, target, var = broadcast(loss, input=input, target=target, var=var)
+    # The value of passing is eps, and its derivative with respect to var is 1.
     passing = eps + (var - lax.stop_gradient(var))
     v = jnp.where(var < eps, jnp.where(var < 0, jnp.nan, passing), var)
     values = 0.5 * (jnp.log(v) + jnp.square(input - target) / v)
@@ -207,26 +240,35 @@ def poisson_nll_loss(
     eps: float = 1e-8,
     reduction: str = "mean",
 ) -> Float[Array, "..."]:
-    """exp(input) - target * input: torch.nn.functional.poisson_nll_loss.
+    """The negative log likelihood of a Poisson distribution: torch.nn.functional.poisson_nll_loss.
 
-    With log_input=False it is input - target * log(input + eps).
+    The loss of each element is exp(input) - target * input, or with log_input=False
+    input - target * log(input + eps).
 
     Args:
-        input: logarithm of the expected count (or the count itself), any shape.
-        target: counts, the same shape; another one is an error, where torch broadcasts.
-        log_input: whether input is a logarithm.
-        full: whether Stirling's t log t - t + 0.5 log(2 pi t) is added where t > 1.
-        eps: keeps log away from 0 when log_input is False.
-        reduction: "mean", "sum" or "none".
+        input: The logarithm of the expected count, or with log_input=False the expected
+            count, floats of any shape.
+        target: The counts, of the input's shape. Another shape is an error, where torch
+            broadcasts.
+        log_input: Whether input is a logarithm.
+        full: Whether Stirling's approximation of log(t!), t log t - t + 0.5 log(2 pi t), is
+            added where the target t is above 1.
+        eps: The number added in the logarithm when log_input is False.
+        reduction: The reduction over the elements, "mean", "sum" or "none".
 
     Returns:
-        One number, or one an element with "none".
+        The loss, one number, or with "none" an array of the input's shape.
+
+    Raises:
+        ValueError: The shapes differ, or the reduction is unknown.
+        TypeError: The input and the target are integers.
     """
     input, target = floats("poisson_nll_loss", input=input, target=target)
     same_shape("poisson_nll_loss", input=input, target=target)
     expected, log = (jnp.exp(input), input) if log_input else (input, jnp.log(input + eps))
     values = expected - target * log
     if full:
+        # The logarithm of a target that is not used must not make the gradient nan.
         above = jnp.where(target > 1, target, 2)
         term = above * jnp.log(above) - above + 0.5 * jnp.log(2 * math.pi * above)
         values = values + jnp.where(target <= 1, 0, term)

@@ -1,9 +1,9 @@
-"""How good outputs are, in pieces that add up: inside a compiled loop, over batches.
+"""Metrics of outputs and targets, computed batch by batch, also inside a compiled loop.
 
-A metric is a function of outputs and targets that gives a small pytree of sums. Pieces
-are joined by `+`, or by `total` along the axis on which a loop stacked them, and
-`compute()` gives the result. What comes out is what one go over all the data gives,
-however unevenly it was cut into batches.
+A metric is a function of the outputs and targets of a batch that gives a small pytree of
+sums. The results of several batches are added with `+`, or with `total` along the axis on
+which a loop has stacked them, and `compute()` gives the number. It is the number for all
+the data at once, even if the batches have different sizes.
 
 >>> import jax.numpy as jnp
 >>> from jaxnet import metrics

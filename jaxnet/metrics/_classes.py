@@ -1,4 +1,4 @@
-"""Accuracy, precision, recall, F1 and confusion of classes."""
+"""Metrics of classes: accuracy, precision, recall, F1 and the confusion matrix."""
 
 import dataclasses
 import math
@@ -14,13 +14,23 @@ from jaxnet.metrics._metric import Mean, Metric
 
 
 def accuracy(outputs: ArrayLike, targets: ArrayLike, ignore_index: int = -100) -> Mean:
-    """The share of targets that have the highest score; of equal scores the first counts.
+    """The share of targets whose class has the highest score.
+
+    Among equal scores the first class is the predicted one.
 
     Args:
-        outputs: scores (N, C) or (N, C, d1, ...), or predicted classes, integers or
-            booleans of the targets' shape; for one score a sample give `scores > 0`.
-        targets: class numbers (N,) or (N, d1, ...).
-        ignore_index: targets of this number are left out.
+        outputs: The scores, (N, C) or (N, C, d1, ...); or the predicted classes, integers or
+            booleans of the targets' shape. With one score for each sample give
+            `scores > 0`.
+        targets: The class numbers, integers or booleans (N,) or (N, d1, ...).
+        ignore_index: The class number whose targets are left out.
+
+    Returns:
+        The share as a `Mean`, with the counts in int32.
+
+    Raises:
+        ValueError: The shapes do not match.
+        TypeError: The targets are no integers.
     """
     predicted, target, _ = _read("accuracy", outputs, targets)
     counted = target != ignore_index
@@ -30,13 +40,23 @@ def accuracy(outputs: ArrayLike, targets: ArrayLike, ignore_index: int = -100) -
 def top_k_accuracy(
     outputs: ArrayLike, targets: ArrayLike, k: int = 5, ignore_index: int = -100
 ) -> Mean:
-    """The share of targets among the k highest scores; of equal scores the first count.
+    """The share of targets whose class is among those with the k highest scores.
+
+    Among equal scores the first classes come first.
 
     Args:
-        outputs: scores (N, C) or (N, C, d1, ...). A nan beats every score.
-        targets: class numbers (N,) or (N, d1, ...).
-        k: at least 1.
-        ignore_index: targets of this number are left out.
+        outputs: The scores, (N, C) or (N, C, d1, ...). A nan is higher than every number.
+        targets: The class numbers, integers (N,) or (N, d1, ...).
+        k: The number of classes, at least 1.
+        ignore_index: The class number whose targets are left out.
+
+    Returns:
+        The share as a `Mean`, with the counts in int32.
+
+    Raises:
+        ValueError: The shapes do not match, k is below 1,
+            or the outputs are predicted classes.
+        TypeError: The targets are no integers.
     """
     scores = jnp.asarray(outputs)
     _, target, _ = _read("top_k_accuracy", scores, targets)
@@ -48,6 +68,8 @@ def top_k_accuracy(
     place = jnp.expand_dims(jnp.where(inside, target, 0), 1)
     own = jnp.broadcast_to(jnp.take_along_axis(scores, place, 1), scores.shape)
     number = jax.lax.broadcasted_iota(place.dtype, scores.shape, 1)
+    # A target is counted if fewer than k classes are ahead of it. This needs no sorting, and the
+    # negated comparison puts nan ahead.
     ahead = ~(scores <= own) | ((scores == own) & (number < place))
     counted = target != ignore_index
     return Mean(_count(inside & (ahead.sum(1) < k) & counted), _count(counted))
@@ -56,14 +78,16 @@ def top_k_accuracy(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ClassCounts(Metric):
-    """What precision, recall and F1 are made of, for each class (C,).
+    """The counts of each class (C,) from which precision, recall and F1 are computed.
 
     Attributes:
-        hits: targets of the class that were predicted, int32.
-        predicted: how often the class was predicted, int32.
-        actual: how many targets are of the class, int32.
-        invalid: how many targets are no class at all, int32; if any is, results are nan.
-        score, average, zero_division: what `compute` gives; static.
+        hits: The number of targets of the class that were predicted, int32.
+        predicted: The number of predictions of the class, int32.
+        actual: The number of targets of the class, int32.
+        invalid: The number of targets or predictions that are no class, int32. If there
+            are any, the results are nan.
+        score: The name of the score that `compute` gives, static.
+        average, zero_division: The arguments of that score, static.
     """
 
     hits: jax.Array
@@ -75,24 +99,25 @@ class ClassCounts(Metric):
     zero_division: float = dataclasses.field(default=0.0, metadata={"static": True})
 
     def compute(self) -> jax.Array:
-        """The score, average and zero_division that the piece was made with."""
+        """The score for which the counts were made, with its average and zero_division."""
         return getattr(self, self.score)(self.average, self.zero_division)
 
     def precision(self, average: str | None = "macro", zero_division: float = 0.0) -> jax.Array:
-        """The share of predictions that are right. See `jaxnet.metrics.precision`."""
+        """The share of predictions that are right. As in `jaxnet.metrics.precision`."""
         return self._score(lambda h, p, a: (h, p), average, zero_division)
 
     def recall(self, average: str | None = "macro", zero_division: float = 0.0) -> jax.Array:
-        """The share of targets that were found. See `jaxnet.metrics.recall`."""
+        """The share of targets that were found. As in `jaxnet.metrics.recall`."""
         return self._score(lambda h, p, a: (h, a), average, zero_division)
 
     def f1(self, average: str | None = "macro", zero_division: float = 0.0) -> jax.Array:
-        """2 hits / (predicted + actual). See `jaxnet.metrics.f1`."""
+        """2 hits / (predicted + actual). As in `jaxnet.metrics.f1`."""
         return self._score(lambda h, p, a: (2 * h, p + a), average, zero_division)
 
     def _score(
         self, parts: Callable[..., tuple[Any, ...]], average: str | None, zero_division: float
     ) -> jax.Array:
+        """The averaged quotient of the two counts that `parts` gives of hits, predicted, actual."""
         accepted = ("micro", "macro", "weighted", "binary", None)
         if average not in accepted:
             raise ValueError(f"average: {average!r}; accepted are {accepted}")
@@ -112,6 +137,7 @@ class ClassCounts(Metric):
     def _averaged(
         self, each: jax.Array, counts: list[jax.Array], average: str, zero_division: float
     ) -> jax.Array:
+        """The scores of the classes averaged over the last axis."""
         if average == "micro":
             return each[..., 0]
         if average == "binary":
@@ -122,8 +148,8 @@ class ClassCounts(Metric):
                 )
             return each[..., 1]
         _, predicted, actual = counts
-        # As in scikit-learn: classes that never occur take no part, nor do nans, and
-        # where no weight is left the classes weigh the same.
+        # As in scikit-learn, classes that never occur and scores that are nan are left out. If the
+        # weights that remain are all 0, the classes get equal weights.
         even = ((predicted + actual > 0) & ~jnp.isnan(each)).astype(each.dtype)
         part = even * actual if average == "weighted" else even
         part = jnp.where(part.sum(-1, keepdims=True) > 0, part, even)
@@ -140,23 +166,30 @@ def precision(
     ignore_index: int = -100,
     num_classes: int | None = None,
 ) -> ClassCounts:
-    """The share of predictions of a class that are right: sklearn's precision_score.
+    """The share of predictions of a class that are right: sklearn.metrics.precision_score.
 
     Args:
-        outputs: scores (N, C) or (N, C, d1, ...), or predicted classes, integers or
-            booleans of the targets' shape; for one score a sample give `scores > 0`.
-        targets: class numbers (N,) or (N, d1, ...).
-        average: "macro" (the mean over the classes that occur in targets or
-            predictions), "weighted" (by their number of targets), "micro" (all
-            decisions counted alike), "binary" (class 1 of two), or None (all classes).
-        zero_division: the result for a class with nothing to divide by; nan leaves it
-            out of averages.
-        ignore_index: targets of this number are left out.
-        num_classes: C; needed only where outputs are predicted classes.
+        outputs: The scores, (N, C) or (N, C, d1, ...); or the predicted classes, integers or
+            booleans of the targets' shape. With one score for each sample give
+            `scores > 0`.
+        targets: The class numbers, integers or booleans (N,) or (N, d1, ...).
+        average: The average over the classes: "macro" (the mean over the classes that occur
+            in targets or predictions), "weighted" (the mean weighted by the number of
+            targets), "micro" (one score for all classes together), "binary" (the score of
+            class 1 of two), or None (the scores of all classes).
+        zero_division: The score of a class whose denominator is 0. With nan such a class is
+            left out of averages.
+        ignore_index: The class number whose targets are left out.
+        num_classes: The number C of classes. It is needed only if outputs are predicted
+            classes.
+
+    Returns:
+        The counts of the classes; `compute()` gives the score.
 
     Raises:
-        ValueError: for shapes that do not match and numbers outside [0, C). Inside jit
-            numbers cannot be looked at: there they make the result nan.
+        ValueError: The shapes do not match, or a class number is outside [0, C). Inside jit
+            the class numbers are not known; there such a number makes the result nan.
+        TypeError: The targets are no integers.
     """
     return _class_counts(
         "precision", outputs, targets, average, zero_division, ignore_index, num_classes
@@ -171,9 +204,9 @@ def recall(
     ignore_index: int = -100,
     num_classes: int | None = None,
 ) -> ClassCounts:
-    """The share of a class's targets that were found: sklearn's recall_score.
+    """The share of the targets of a class that were found: sklearn.metrics.recall_score.
 
-    Arguments and errors are those of `precision`.
+    The arguments, the result and the errors are those of `precision`.
     """
     return _class_counts(
         "recall", outputs, targets, average, zero_division, ignore_index, num_classes
@@ -188,9 +221,9 @@ def f1(
     ignore_index: int = -100,
     num_classes: int | None = None,
 ) -> ClassCounts:
-    """2 hits / (predictions + targets) of a class: sklearn's f1_score.
+    """The F1 score of a class, 2 hits / (predictions + targets): sklearn.metrics.f1_score.
 
-    Arguments and errors are those of `precision`.
+    The arguments, the result and the errors are those of `precision`.
     """
     return _class_counts("f1", outputs, targets, average, zero_division, ignore_index, num_classes)
 
@@ -204,10 +237,11 @@ def _class_counts(
     ignore_index: int,
     num_classes: int | None,
 ) -> ClassCounts:
+    """The counts for precision, recall or F1."""
     predicted, target, count, counted, invalid = _numbered(
         score, outputs, targets, ignore_index, num_classes
     )
-    # One nan object: static fields are compared, and two nans differ.
+    # Always the same nan object: JAX compares static fields, and two nan objects are not equal.
     zero_division = math.nan if math.isnan(zero_division) else float(zero_division)
 
     def histogram(classes: jax.Array, chosen: jax.Array) -> jax.Array:
@@ -227,22 +261,23 @@ def _class_counts(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Confusion(Metric):
-    """How often each class was taken for each.
+    """A confusion matrix.
 
     Attributes:
-        matrix: (C, C), int32; rows are the targets, columns the predictions.
-        invalid: how many targets are no class at all, int32.
+        matrix: The numbers of samples, int32 (C, C). The row is the target, the column the
+            prediction.
+        invalid: The number of targets or predictions that are no class, int32.
     """
 
     matrix: jax.Array
     invalid: jax.Array
 
     def compute(self) -> jax.Array:
-        """The matrix; filled with -1 if any target was no class."""
+        """The matrix; all its entries are -1 if a target or prediction was no class."""
         return jnp.where(self.invalid[..., None, None] > 0, -1, self.matrix)
 
     def counts(self) -> ClassCounts:
-        """What gives precision, recall and F1: `confusion.counts().f1("weighted")`."""
+        """The counts for precision, recall and F1, as in `confusion.counts().f1("weighted")`."""
         return ClassCounts(
             hits=jnp.diagonal(self.matrix, axis1=-2, axis2=-1),
             predicted=self.matrix.sum(-2),
@@ -257,9 +292,13 @@ def confusion(
     ignore_index: int = -100,
     num_classes: int | None = None,
 ) -> Confusion:
-    """How often each class was taken for each: sklearn's confusion_matrix, labels 0 to C - 1.
+    """The confusion matrix: sklearn.metrics.confusion_matrix with the labels 0 to C - 1.
 
-    Arguments and errors are those of `precision`; a loop keeps C * C numbers a step.
+    The arguments and errors are those of `precision`. A loop stores C * C numbers for each
+    step.
+
+    Returns:
+        The matrix as a `Confusion`.
     """
     predicted, target, count, counted, invalid = _numbered(
         "confusion", outputs, targets, ignore_index, num_classes
@@ -276,7 +315,12 @@ def _numbered(
     ignore_index: int,
     num_classes: int | None,
 ) -> tuple[jax.Array, jax.Array, int, jax.Array, jax.Array]:
-    """Predictions, targets, C, which of them count, and how many are no class."""
+    """The checked class numbers.
+
+    Returns:
+        The predictions, the targets, C, which targets are counted, and the number of targets
+        or predictions that are no class.
+    """
     predicted, target, count = _read(metric, outputs, targets)
     if count is None:
         if num_classes is None:
@@ -300,7 +344,7 @@ def _numbered(
 def _read(
     metric: str, outputs: ArrayLike, targets: ArrayLike
 ) -> tuple[jax.Array, jax.Array, int | None]:
-    """Predicted and true classes; the number of classes if scores tell it."""
+    """The predicted classes, the targets, and the number of classes (None without scores)."""
     output, target = jnp.asarray(outputs), jnp.asarray(targets)
     output, target = (x.astype(jnp.int32) if x.dtype == bool else x for x in (output, target))
     if not jnp.issubdtype(target.dtype, jnp.integer):
@@ -318,4 +362,5 @@ def _read(
 
 
 def _count(chosen: jax.Array) -> jax.Array:
+    """The number of True entries, int32."""
     return chosen.sum(dtype=jnp.int32)

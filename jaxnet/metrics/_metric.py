@@ -1,4 +1,4 @@
-"""Pieces that add up, and the mean."""
+"""The base class of metrics, which add up over batches, and the mean."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,10 +9,21 @@ import jax.numpy as jnp
 
 
 class Metric:
-    """What pieces of a metric have in common: they are joined, and give a result."""
+    """The sums of a metric over some samples.
+
+    Two of them add up with `+` to that of all their samples, and `compute()` gives the
+    number. A subclass is a dataclass of arrays, registered as a pytree.
+    """
 
     def merge(self, other: Self) -> Self:
-        """The piece for the data of both."""
+        """The metric for the samples of both: the method behind `+`.
+
+        Args:
+            other: A metric of the same class and shapes.
+
+        Raises:
+            ValueError: The shapes differ.
+        """
         ours, theirs = ([leaf.shape for leaf in jax.tree.leaves(m)] for m in (self, other))
         if ours != theirs:
             raise ValueError(
@@ -21,6 +32,7 @@ class Metric:
         return self._merged(other)
 
     def _merged(self, other: Self) -> Self:
+        """The sums added; overridden where they do not simply add up."""
         return jax.tree.map(jnp.add, self, other)
 
     def __add__(self, other: Self) -> Self:
@@ -29,20 +41,23 @@ class Metric:
         return self.merge(other)
 
     def compute(self) -> jax.Array:
-        """The result for the data of this piece."""
+        """The number (or numbers) for the samples in this metric."""
         raise NotImplementedError(f"{type(self).__name__} defines no compute")
 
 
 def total(stacked: Any) -> Any:
-    """Joins the pieces that a loop stacked along axis 0.
+    """Adds up the metrics that a loop has stacked along axis 0.
 
     Args:
-        stacked: a metric whose arrays have one entry a step along axis 0, or a
-            dictionary or other pytree of such metrics. Plain arrays among them (the
-            loss of each step) come back as they are.
+        stacked: The metric, whose arrays have one entry for each step along axis 0, or a
+            dictionary or other pytree of such metrics. Plain arrays among them (such as
+            the loss of each step) are returned unchanged.
 
     Returns:
-        The same with every metric joined to one.
+        The same pytree with one metric for all steps in place of each stacked one.
+
+    Raises:
+        ValueError: The arrays of a metric have different numbers of steps, or none.
     """
 
     def joined(metric: Any) -> Any:
@@ -54,7 +69,8 @@ def total(stacked: Any) -> Any:
                 f"total: a {type(metric).__name__} whose arrays begin with {sorted(steps)}; "
                 "it needs one entry a step along axis 0, and at least one step"
             )
-        # In pairs, then pairs of pairs: sums of many floats lose few digits that way.
+        # Added in pairs, then in pairs of pairs: a sum of many floats loses fewer digits in this
+        # way than one after another.
         ((length,),) = steps
         while length > 1:
             half = length // 2
@@ -69,11 +85,19 @@ def total(stacked: Any) -> Any:
 
 
 def _part(metric: Any, start: int, stop: int) -> Any:
+    """The steps from start to stop of a stacked metric."""
     return jax.tree.map(lambda leaf: leaf[start:stop], metric)
 
 
 def compute(tree: Any) -> Any:
-    """The result of every metric in a pytree; plain arrays come back as they are."""
+    """The numbers of all metrics in a pytree.
+
+    Args:
+        tree: A metric, or a dictionary or other pytree of metrics and arrays.
+
+    Returns:
+        The same pytree with `compute()` of each metric. Plain arrays are unchanged.
+    """
     return jax.tree.map(
         lambda node: node.compute() if isinstance(node, Metric) else node,
         tree,
@@ -84,29 +108,34 @@ def compute(tree: Any) -> Any:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mean(Metric):
-    """A mean in two pieces.
+    """A mean, stored as a sum and a count.
 
     Attributes:
-        sum: of the values; int32 where they are counted, so that nothing is rounded.
-        count: how many they are, int32.
+        sum: The sum of the values; int32 where the values are counts, so that nothing is
+            rounded.
+        count: The number of the values, int32.
     """
 
     sum: jax.Array
     count: jax.Array
 
     def compute(self) -> jax.Array:
-        """sum / count; nan of nothing."""
+        """sum / count; nan if there are no values."""
         return self.sum / jnp.asarray(self.count, jnp.result_type(self.sum))
 
 
 def mean_loss(criterion: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], Mean]:
-    """A metric: the mean of a loss over samples, each batch weighing as much as it has.
+    """Makes a metric of a loss: its mean over all samples.
+
+    Each batch has the weight of its number of samples.
 
     Args:
-        criterion: of outputs and targets; it gives the mean over the batch.
+        criterion: The loss, a function of outputs and targets that gives the mean over the
+            batch.
 
     Returns:
-        A function of outputs and targets (with the samples along axis 0).
+        A function of outputs and targets (with the samples along axis 0) that gives a
+        `Mean`.
     """
 
     def measure(outputs: Any, targets: Any) -> Mean:

@@ -1,4 +1,4 @@
-"""Metrics between numbers and numbers."""
+"""Metrics for regression: numbers and their targets."""
 
 import dataclasses
 import math
@@ -14,13 +14,27 @@ from jaxnet.precision import promoted
 
 
 def mae(outputs: Shaped[ArrayLike, "*shape"], targets: Shaped[ArrayLike, "*shape"]) -> Mean:
-    """The mean of |outputs - targets| over all elements; both have one shape."""
+    """The mean absolute error, the mean of |outputs - targets| over all elements.
+
+    Args:
+        outputs: The outputs, of any shape.
+        targets: The targets, of the outputs' shape.
+
+    Returns:
+        The error as a `Mean`, in float32 or wider.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
     output, target = _numbers("mae", outputs, targets)
     return Mean(jnp.abs(output - target).sum(), jnp.asarray(output.size, jnp.int32))
 
 
 def mse(outputs: Shaped[ArrayLike, "*shape"], targets: Shaped[ArrayLike, "*shape"]) -> Mean:
-    """The mean of (outputs - targets)^2 over all elements; both have one shape."""
+    """The mean squared error, the mean of (outputs - targets)^2 over all elements.
+
+    The arguments, the result and the errors are those of `mae`.
+    """
     output, target = _numbers("mse", outputs, targets)
     return Mean(jnp.square(output - target).sum(), jnp.asarray(output.size, jnp.int32))
 
@@ -28,17 +42,19 @@ def mse(outputs: Shaped[ArrayLike, "*shape"], targets: Shaped[ArrayLike, "*shape
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class R2(Metric):
-    """The coefficient of determination in pieces, for each output (D,).
+    """The sums for the coefficient of determination of each output (D,).
 
-    The targets' mean is held as `start + shift`, where start is one of the targets: the
-    digits of the spread survive in float32 even where the mean is much larger than it.
+    The mean of the targets is stored as `start + shift`, where start is one of the targets.
+    In this way float32 has enough digits even if the mean is much larger than the
+    deviations from it.
 
     Attributes:
-        count: how many samples, int32.
-        start, shift: their sum is the mean of the targets.
-        spread: sum of (target - mean)^2.
-        residual: sum of (target - output)^2.
-        multioutput: how several outputs become one result; static.
+        count: The number of samples, int32.
+        start: The first target, (D,).
+        shift: The mean of the targets minus start, (D,).
+        spread: The sum of (target - mean)^2, (D,).
+        residual: The sum of (target - output)^2, (D,).
+        multioutput: As in `r2`, static.
     """
 
     count: jax.Array
@@ -49,11 +65,12 @@ class R2(Metric):
     multioutput: str = dataclasses.field(metadata={"static": True})
 
     def _merged(self, other: Self) -> Self:
-        """Two means and spreads into one, by the formula of Chan, Golub and LeVeque."""
+        """Combines two means and spreads by the formula of Chan, Golub and LeVeque (1983)."""
         count = self.count + other.count
         empty = self.count == 0
         ours = self.count[..., None].astype(self.shift.dtype)
         theirs = other.count[..., None].astype(self.shift.dtype)
+        # At least 1, so that two metrics without samples give 0 and not nan.
         both = jnp.maximum(ours + theirs, 1)
         gap = (other.start - self.start) + (other.shift - self.shift)
         return dataclasses.replace(
@@ -66,12 +83,14 @@ class R2(Metric):
         )
 
     def compute(self) -> jax.Array:
-        """1 - residual / spread, as sklearn.metrics.r2_score; nan of fewer than 2 samples.
+        """The coefficient 1 - residual / spread; nan if there are fewer than 2 samples.
 
-        Where all targets are equal it is 1 for a perfect output and 0 for any other.
+        As in scikit-learn, if all targets are equal it is 1 for perfect outputs and 0 for
+        all others.
         """
         constant = self.spread == 0
         each = 1 - self.residual / jnp.where(constant, 1, self.spread)
+        # 0 * residual and not 0, so that a residual of nan gives nan.
         each = jnp.where(constant, jnp.where(self.residual == 0, 1, 0 * self.residual), each)
         if self.multioutput == "raw_values":
             value, few = each, self.count[..., None] < 2
@@ -89,12 +108,23 @@ def r2(
     targets: Shaped[ArrayLike, "*shape"],
     multioutput: str = "uniform_average",
 ) -> R2:
-    """1 - sum (target - output)^2 / sum (target - mean)^2: sklearn.metrics.r2_score.
+    """The coefficient of determination: sklearn.metrics.r2_score.
+
+    It is 1 - sum (target - output)^2 / sum (target - mean)^2 for each of the D outputs.
 
     Args:
-        outputs, targets: (N,) or (N, D).
-        multioutput: "uniform_average" over the D results, "variance_weighted", or
-            "raw_values" for all of them.
+        outputs: The outputs, (N,) or (N, D).
+        targets: The targets, of the outputs' shape.
+        multioutput: The average over the D coefficients: "uniform_average" (their mean),
+            "variance_weighted" (the mean weighted by the variance of the targets) or
+            "raw_values" (all D of them).
+
+    Returns:
+        The sums as an `R2`; `compute()` gives the coefficient.
+
+    Raises:
+        ValueError: The shapes differ or have other numbers of axes, or multioutput is
+            unknown.
     """
     accepted = ("uniform_average", "variance_weighted", "raw_values")
     if multioutput not in accepted:

@@ -1,4 +1,4 @@
-"""torch.nn on flax.nnx: torch's names, arguments, defaults, parameter names and shapes."""
+"""PyTorch's layers on flax.nnx, with torch's names, arguments, defaults, parameters and shapes."""
 
 from jaxnet._intercept import intercept
 from jaxnet._keys import keys, masks, next_key

@@ -1,8 +1,9 @@
-"""Smooth activation functions and the rectifiers that people use most.
+"""Smooth activation functions and the most common rectifiers.
 
-Each is a function and a module under torch's names. `inplace` is torch's
-argument; arrays never change, so it has no effect. At a kink the slope is the
-one that torch's backward gives.
+Each activation is a function and a module under torch's names. An activation acts on every
+number by itself and keeps the shape and the dtype of its input. The argument `inplace` is
+accepted as in torch but has no effect, since JAX's arrays never change. Where a function has
+no derivative, as `relu` at 0, its gradient is the value that torch's backward pass gives.
 """
 
 import math
@@ -16,47 +17,59 @@ from jaxnet.nn._module import Module
 
 
 def relu(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
-    """max(x, 0); the slope at 0 is 0."""
+    """Computes max(x, 0). The gradient at 0 is 0."""
     return jnp.where(input <= 0, 0, input)
 
 
 def _exponential_unit(
     input: Float[Array, "*shape"], alpha: float, scale: float, rate: float
 ) -> Float[Array, "*shape"]:
-    """scale x right of 0; scale alpha (exp(rate x) - 1) left of it and at it."""
+    """Computes scale x where x > 0, and scale alpha (exp(rate x) - 1) elsewhere."""
     left = input <= 0
-    bounded = jnp.where(left, input, 0)  # no overflow, whose gradient would be nan
+    # The gradient of jnp.where multiplies the branch that is not taken by 0, and 0 times an
+    # overflown exp is nan. So expm1 sees no positive number.
+    bounded = jnp.where(left, input, 0)
     return jnp.where(left, scale * alpha * jnp.expm1(rate * bounded), scale * input)
 
 
 def elu(
     input: Float[Array, "*shape"], alpha: float = 1.0, inplace: bool = False
 ) -> Float[Array, "*shape"]:
-    """x right of 0, alpha (exp(x) - 1) left of it; the slope at 0 is alpha."""
+    """Computes x where x > 0, and alpha (exp(x) - 1) elsewhere. The gradient at 0 is alpha."""
     return _exponential_unit(input, alpha, 1.0, 1.0)
 
 
 def selu(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
-    """ELU with the factors that keep mean 0 and variance 1; the slope at 0 is 1.758."""
+    """Computes ELU with the factors that keep mean 0 and variance 1 (Klambauer et al., 2017).
+
+    The gradient at 0 is 1.758.
+    """
     return _exponential_unit(input, 1.6732632423543772848, 1.0507009873554804934, 1.0)
 
 
 def celu(
     input: Float[Array, "*shape"], alpha: float = 1.0, inplace: bool = False
 ) -> Float[Array, "*shape"]:
-    """x right of 0, alpha (exp(x / alpha) - 1) left of it."""
+    """Computes x where x > 0, and alpha (exp(x / alpha) - 1) elsewhere.
+
+    Raises:
+        ValueError: The argument alpha is 0.
+    """
     if alpha == 0:
         raise ValueError("celu: alpha is 0; accepted is any other number")
     return _exponential_unit(input, alpha, 1.0, 1 / alpha)
 
 
 def gelu(input: Float[Array, "*shape"], approximate: str = "none") -> Float[Array, "*shape"]:
-    """x Phi(x), with Phi the normal distribution function.
+    """Computes x Phi(x), where Phi is the distribution function of N(0, 1).
 
     Args:
-        input: any shape.
-        approximate: "none" for the exact function (flax's default is the other
-            one), or "tanh" for (x / 2) (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
+        input: An array of any shape.
+        approximate: The string "none" for the exact function, which is torch's default but
+            not flax's, or "tanh" for (x / 2) (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
+
+    Raises:
+        ValueError: The argument approximate is another string.
     """
     if approximate == "none":
         return 0.5 * input * (1 + lax.erf(input * math.sqrt(0.5)))
@@ -67,45 +80,45 @@ def gelu(input: Float[Array, "*shape"], approximate: str = "none") -> Float[Arra
 
 
 def sigmoid(input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """1 / (1 + exp(-x))."""
+    """Computes 1 / (1 + exp(-x))."""
     return jax.nn.sigmoid(input)
 
 
 def silu(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
-    """x sigmoid(x)."""
+    """Computes x sigmoid(x)."""
     return input * jax.nn.sigmoid(input)
 
 
 def mish(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
-    """x tanh(softplus(x))."""
+    """Computes x tanh(softplus(x))."""
     return input * jnp.tanh(jax.nn.softplus(input))
 
 
 def softplus(
     input: Float[Array, "*shape"], beta: float = 1.0, threshold: float = 20.0
 ) -> Float[Array, "*shape"]:
-    """log(1 + exp(beta x)) / beta, and x itself where beta x > threshold."""
+    """Computes log(1 + exp(beta x)) / beta, and x itself where beta x > threshold."""
     scaled = input * beta
     return jnp.where(scaled > threshold, input, jax.nn.softplus(scaled) / beta)
 
 
 def softsign(input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x / (1 + |x|)."""
+    """Computes x / (1 + |x|)."""
     return input / (1 + jnp.abs(input))
 
 
 def tanh(input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The hyperbolic tangent."""
+    """Computes the hyperbolic tangent."""
     return jnp.tanh(input)
 
 
 def tanhshrink(input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x - tanh(x)."""
+    """Computes x - tanh(x)."""
     return input - jnp.tanh(input)
 
 
 def logsigmoid(input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """log(1 / (1 + exp(-x))), without overflow."""
+    """Computes log(1 / (1 + exp(-x))) without overflow."""
     return jax.nn.log_sigmoid(input)
 
 
@@ -120,40 +133,40 @@ class InPlace(Module):
 
 
 def with_inplace(text: str, inplace: bool) -> str:
-    """How torch prints an activation's arguments."""
+    """The arguments of an activation as torch prints them, with `inplace` only if it is True."""
     return text + (", inplace=True" if inplace else "")
 
 
 class ReLU(InPlace):
-    """max(x, 0): torch.nn.ReLU."""
+    """Computes max(x, 0): torch.nn.ReLU."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return relu(input)
 
 
 class SELU(InPlace):
-    """ELU that keeps mean 0 and variance 1: torch.nn.SELU."""
+    """Computes the ELU that keeps mean 0 and variance 1: torch.nn.SELU."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return selu(input)
 
 
 class SiLU(InPlace):
-    """x sigmoid(x): torch.nn.SiLU."""
+    """Computes x sigmoid(x): torch.nn.SiLU."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return silu(input)
 
 
 class Mish(InPlace):
-    """x tanh(softplus(x)): torch.nn.Mish."""
+    """Computes x tanh(softplus(x)): torch.nn.Mish."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return mish(input)
 
 
 class ELU(Module):
-    """x right of 0, alpha (exp(x) - 1) left of it: torch.nn.ELU."""
+    """Computes x where x > 0, and alpha (exp(x) - 1) elsewhere: torch.nn.ELU."""
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         self.alpha = alpha
@@ -167,14 +180,14 @@ class ELU(Module):
 
 
 class CELU(ELU):
-    """x right of 0, alpha (exp(x / alpha) - 1) left of it: torch.nn.CELU."""
+    """Computes x where x > 0, and alpha (exp(x / alpha) - 1) elsewhere: torch.nn.CELU."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return celu(input, self.alpha)
 
 
 class GELU(Module):
-    """x Phi(x), exact unless approximate="tanh": torch.nn.GELU."""
+    """Computes x Phi(x), exactly unless approximate="tanh": torch.nn.GELU."""
 
     def __init__(self, approximate: str = "none") -> None:
         self.approximate = approximate
@@ -187,7 +200,7 @@ class GELU(Module):
 
 
 class Softplus(Module):
-    """log(1 + exp(beta x)) / beta, x where beta x > threshold: torch.nn.Softplus."""
+    """Computes log(1 + exp(beta x)) / beta, or x where beta x > threshold: torch.nn.Softplus."""
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         self.beta = beta
@@ -201,35 +214,35 @@ class Softplus(Module):
 
 
 class Sigmoid(Module):
-    """1 / (1 + exp(-x)): torch.nn.Sigmoid."""
+    """Computes 1 / (1 + exp(-x)): torch.nn.Sigmoid."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return sigmoid(input)
 
 
 class LogSigmoid(Module):
-    """log(sigmoid(x)): torch.nn.LogSigmoid."""
+    """Computes log(sigmoid(x)): torch.nn.LogSigmoid."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return logsigmoid(input)
 
 
 class Softsign(Module):
-    """x / (1 + |x|): torch.nn.Softsign."""
+    """Computes x / (1 + |x|): torch.nn.Softsign."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return softsign(input)
 
 
 class Tanh(Module):
-    """The hyperbolic tangent: torch.nn.Tanh."""
+    """Computes the hyperbolic tangent: torch.nn.Tanh."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return tanh(input)
 
 
 class Tanhshrink(Module):
-    """x - tanh(x): torch.nn.Tanhshrink."""
+    """Computes x - tanh(x): torch.nn.Tanhshrink."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return tanhshrink(input)

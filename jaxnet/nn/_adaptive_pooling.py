@@ -1,4 +1,4 @@
-"""Adaptive pooling: as many windows as outputs are asked for."""
+"""Adaptive pooling, which is given the size of its output and chooses its windows to fit."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -13,29 +13,37 @@ from jaxnet.nn._pooling import as_given, check_axes, check_float, check_real, la
 from jaxnet.nn._window import batched, largest, per_axis, unfold
 
 OutputSize = int | Sequence[int | None] | None
-"""How many outputs, for all axes or for each; None keeps an axis's size."""
+"""The number of outputs on all axes, or on each axis; None keeps the size of an axis."""
 
 
 def adaptive_avg_pool1d(
     input: Float[Array, "*N C L"], output_size: OutputSize
 ) -> Float[Array, "*N C L_out"]:
-    """torch.nn.functional.adaptive_avg_pool1d on (N, C, L) or (C, L)."""
+    """Means of windows that cover a sequence: torch.nn.functional.adaptive_avg_pool1d.
+
+    As in `adaptive_avg_pool2d`, for an input of shape (N, C, L) or (C, L).
+    """
     return adaptive_avg_pool(1, input, output_size)
 
 
 def adaptive_avg_pool2d(
     input: Float[Array, "*N C H W"], output_size: OutputSize
 ) -> Float[Array, "*N C H_out W_out"]:
-    """The means of H' by W' windows that cover an image: F.adaptive_avg_pool2d.
+    """Means of H' by W' windows that cover an image: torch.nn.functional.adaptive_avg_pool2d.
 
     Window i of an axis goes from floor(i H / H') to ceil((i + 1) H / H').
 
     Args:
-        input: (N, C, H, W) or (C, H, W), floats.
-        output_size: (H', W'), or one number for both; None keeps a size.
+        input: The images, (N, C, H, W) or (C, H, W), with a float dtype.
+        output_size: The pair (H', W'), or one number for both; None keeps the size of an axis.
 
     Returns:
-        (N, C, H', W') or (C, H', W').
+        The means, (N, C, H', W') or (C, H', W').
+
+    Raises:
+        ValueError: The input has the wrong number of axes or an empty axis other than the
+            batch, or output_size is not a size for each axis.
+        TypeError: The input has no float dtype.
 
     >>> adaptive_avg_pool2d(jnp.arange(6.0).reshape(1, 2, 3), (1, 2))
     Array([[[2., 3.]]], dtype=float32)
@@ -46,29 +54,43 @@ def adaptive_avg_pool2d(
 def adaptive_avg_pool3d(
     input: Float[Array, "*N C D H W"], output_size: OutputSize
 ) -> Float[Array, "*N C D_out H_out W_out"]:
-    """torch.nn.functional.adaptive_avg_pool3d on (N, C, D, H, W) or (C, D, H, W)."""
+    """Means of windows that cover a volume: torch.nn.functional.adaptive_avg_pool3d.
+
+    As in `adaptive_avg_pool2d`, for an input of shape (N, C, D, H, W) or (C, D, H, W).
+    """
     return adaptive_avg_pool(3, input, output_size)
 
 
 def adaptive_max_pool1d(
     input: Real[Array, "*N C L"], output_size: OutputSize, return_indices: bool = False
 ) -> Any:
-    """torch.nn.functional.adaptive_max_pool1d on (N, C, L) or (C, L)."""
+    """Maxima of windows that cover a sequence: torch.nn.functional.adaptive_max_pool1d.
+
+    As in `adaptive_max_pool2d`, for an input of shape (N, C, L) or (C, L).
+    """
     return adaptive_max_pool(1, input, output_size, return_indices)
 
 
 def adaptive_max_pool2d(
     input: Real[Array, "*N C H W"], output_size: OutputSize, return_indices: bool = False
 ) -> Any:
-    """The largest numbers of H' by W' windows that cover an image: F.adaptive_max_pool2d.
+    """Maxima of H' by W' windows that cover an image: torch.nn.functional.adaptive_max_pool2d.
 
-    The windows are those of `adaptive_avg_pool2d`; ties, nan and return_indices are
-    as in `max_pool2d`.
+    The windows are those of `adaptive_avg_pool2d`. Ties and nan are treated as in `max_pool2d`.
 
     Args:
-        input: (N, C, H, W) or (C, H, W).
-        output_size: (H', W'), or one number for both; None keeps a size.
-        return_indices: whether the places are returned too.
+        input: The images, (N, C, H, W) or (C, H, W), with a float or integer dtype.
+        output_size: The pair (H', W'), or one number for both; None keeps the size of an axis.
+        return_indices: Whether the positions of the maxima are returned too.
+
+    Returns:
+        The maxima, (N, C, H', W') or (C, H', W'). With return_indices a pair of the maxima and
+        their positions, as in `max_pool2d`.
+
+    Raises:
+        ValueError: The input has the wrong number of axes or an empty axis other than the
+            batch, or output_size is not a size for each axis.
+        TypeError: The input has neither a float nor an integer dtype.
     """
     return adaptive_max_pool(2, input, output_size, return_indices)
 
@@ -76,12 +98,15 @@ def adaptive_max_pool2d(
 def adaptive_max_pool3d(
     input: Real[Array, "*N C D H W"], output_size: OutputSize, return_indices: bool = False
 ) -> Any:
-    """torch.nn.functional.adaptive_max_pool3d on (N, C, D, H, W) or (C, D, H, W)."""
+    """Maxima of windows that cover a volume: torch.nn.functional.adaptive_max_pool3d.
+
+    As in `adaptive_max_pool2d`, for an input of shape (N, C, D, H, W) or (C, D, H, W).
+    """
     return adaptive_max_pool(3, input, output_size, return_indices)
 
 
 def _windows(name: str, input: jax.Array, output_size: OutputSize, n: int) -> list[np.ndarray]:
-    """For each axis the windows' bounds, (2, count)."""
+    """For each spatial axis the starts and ends of the windows, (2, count)."""
     batched(name, input, n)
     given: Any = output_size
     sizes = given if isinstance(given, Sequence) else (given,) * n
@@ -102,7 +127,10 @@ def _windows(name: str, input: jax.Array, output_size: OutputSize, n: int) -> li
 
 
 def _places(bounds: np.ndarray) -> np.ndarray:
-    """(count, longest window): what each window sees; short ones repeat their last place."""
+    """The indices that each window covers, (count, longest window).
+
+    A shorter window repeats its last index, so that all windows have the same length.
+    """
     starts, ends = bounds
     steps = np.arange((ends - starts).max())
     return np.minimum(starts[:, None] + steps, ends[:, None] - 1)
@@ -120,6 +148,7 @@ def adaptive_avg_pool(n: int, input: jax.Array, output_size: OutputSize) -> jax.
         windows = unfold(input, at, _places(bounds))
         column = (-1,) + (1,) * (input.ndim - at - 1)
         if (lengths != lengths[0]).any():
+            # A repeated index must not count twice in the sum of a shorter window.
             counted = np.arange(lengths.max()) < lengths[:, None]
             counted = counted.reshape((1,) * at + counted.shape + column[1:])
             windows = jnp.where(counted, windows, 0)
@@ -149,7 +178,7 @@ def adaptive_max_pool(
 
 
 class _AdaptiveAvgPool(Module):
-    """What the three layers share."""
+    """The constructor and the call of the three adaptive mean pooling layers."""
 
     _axes: ClassVar[int]
 
@@ -157,7 +186,7 @@ class _AdaptiveAvgPool(Module):
         self.output_size = as_given(output_size)
 
     def __call__(self, input: Float[Array, "..."]) -> Float[Array, "..."]:
-        """(N, C, ...) to (N, C, *output_size); one example without N works too."""
+        """Pools (N, C, ...) or (C, ...) to (N, C, *output_size) or (C, *output_size)."""
         check_axes(self, input, self._axes)
         return adaptive_avg_pool(self._axes, input, self.output_size)
 
@@ -166,25 +195,25 @@ class _AdaptiveAvgPool(Module):
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
-    """Means of L' windows: torch.nn.AdaptiveAvgPool1d. See `adaptive_avg_pool2d`."""
+    """Means of L' windows: torch.nn.AdaptiveAvgPool1d. As in `adaptive_avg_pool2d`."""
 
     _axes = 1
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
-    """Means of H' by W' windows: torch.nn.AdaptiveAvgPool2d. See `adaptive_avg_pool2d`."""
+    """Means of H' by W' windows: torch.nn.AdaptiveAvgPool2d. As in `adaptive_avg_pool2d`."""
 
     _axes = 2
 
 
 class AdaptiveAvgPool3d(_AdaptiveAvgPool):
-    """Means of D' by H' by W' windows: torch.nn.AdaptiveAvgPool3d. See `adaptive_avg_pool2d`."""
+    """Means of D' by H' by W' windows: torch.nn.AdaptiveAvgPool3d. As in `adaptive_avg_pool2d`."""
 
     _axes = 3
 
 
 class _AdaptiveMaxPool(Module):
-    """What the three layers share."""
+    """The constructor and the call of the three adaptive max pooling layers."""
 
     _axes: ClassVar[int]
 
@@ -193,7 +222,7 @@ class _AdaptiveMaxPool(Module):
         self.return_indices = return_indices
 
     def __call__(self, input: Real[Array, "..."]) -> Any:
-        """(N, C, ...) to (N, C, *output_size); one example without N works too."""
+        """Pools (N, C, ...) or (C, ...) to (N, C, *output_size) or (C, *output_size)."""
         check_axes(self, input, self._axes)
         return adaptive_max_pool(self._axes, input, self.output_size, self.return_indices)
 
@@ -202,18 +231,18 @@ class _AdaptiveMaxPool(Module):
 
 
 class AdaptiveMaxPool1d(_AdaptiveMaxPool):
-    """Largest of L' windows: torch.nn.AdaptiveMaxPool1d. See `adaptive_max_pool2d`."""
+    """Maxima of L' windows: torch.nn.AdaptiveMaxPool1d. As in `adaptive_max_pool2d`."""
 
     _axes = 1
 
 
 class AdaptiveMaxPool2d(_AdaptiveMaxPool):
-    """Largest of H' by W' windows: torch.nn.AdaptiveMaxPool2d. See `adaptive_max_pool2d`."""
+    """Maxima of H' by W' windows: torch.nn.AdaptiveMaxPool2d. As in `adaptive_max_pool2d`."""
 
     _axes = 2
 
 
 class AdaptiveMaxPool3d(_AdaptiveMaxPool):
-    """Largest of D' by H' by W' windows: torch.nn.AdaptiveMaxPool3d. See `adaptive_max_pool2d`."""
+    """Maxima of D' by H' by W' windows: torch.nn.AdaptiveMaxPool3d. As in `adaptive_max_pool2d`."""
 
     _axes = 3

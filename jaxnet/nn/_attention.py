@@ -1,4 +1,4 @@
-"""MultiheadAttention, and under torch.nn.attention's names how attention is computed."""
+"""Multi-head attention. How attention is computed is chosen in `jaxnet.nn.attention`."""
 
 import math
 
@@ -19,30 +19,35 @@ class NonDynamicallyQuantizableLinear(Linear):
 
 
 class MultiheadAttention(Module):
-    """Several attentions side by side: torch.nn.MultiheadAttention.
+    """Attention with several heads: torch.nn.MultiheadAttention.
 
-    softmax(Q_h K_h^T / sqrt(E / num_heads) + mask) V_h for each head h, where Q, K and
-    V are affine functions of query, key and value; the heads side by side go through
-    `out_proj`.
+    Each head h computes softmax(Q_h K_h^T / sqrt(E / num_heads) + mask) V_h, where Q, K and V
+    are affine functions of query, key and value. The outputs of the heads are concatenated
+    and go through `out_proj`.
+
+    The parameters are named as in torch: `in_proj_weight` (3 E, E), or `q_proj_weight`,
+    `k_proj_weight` and `v_proj_weight` if kdim or vdim is not E; `in_proj_bias` (3 E,);
+    `bias_k` and `bias_v` (1, 1, E); `out_proj.weight` and `out_proj.bias`.
 
     Args:
-        embed_dim: E, length of a query and of an output; a multiple of num_heads.
-        num_heads: how many heads share it.
-        dropout: probability of zeroing an attention weight, in training; the random
+        embed_dim: The number of features E of a query and of an output, a multiple of
+            num_heads.
+        num_heads: The number of heads, each with E / num_heads features.
+        dropout: The probability of zeroing an attention weight in training mode. The random
             numbers come from the open `nn.keys` context.
-        bias: whether the projections have biases.
-        add_bias_kv: whether a trained key and value stand behind the given ones.
-        add_zero_attn: whether a key and value of zeros stand behind them.
-        kdim: length of a key, E by default.
-        vdim: length of a value, E by default.
-        batch_first: whether a batch is (N, L, E) and not (L, N, E).
-        rngs: source of the initial weights: Xavier uniform, zero for the biases,
-            Xavier normal for bias_k and bias_v.
-        dtype: of the parameters.
+        bias: Whether the projections have biases.
+        add_bias_kv: Whether a trained key and a trained value are appended to the given ones.
+        add_zero_attn: Whether a key and a value of zeros are appended to the given ones.
+        kdim: The number of features of a key; E by default.
+        vdim: The number of features of a value; E by default.
+        batch_first: Whether a batch is laid out as (N, L, E) instead of (L, N, E).
+        rngs: The source of the initial weights: Xavier uniform for the input projections,
+            those of `Linear` for `out_proj.weight`, Xavier normal for `bias_k` and `bias_v`.
+            The other biases are initially 0.
+        dtype: The dtype of the parameters.
 
-    Parameters as in torch: `in_proj_weight` (3 E, E), or `q_proj_weight`,
-    `k_proj_weight`, `v_proj_weight` if kdim or vdim is not E; `in_proj_bias` (3 E,);
-    `bias_k`, `bias_v` (1, 1, E); `out_proj.weight`, `out_proj.bias`.
+    Raises:
+        ValueError: The argument embed_dim is not a positive multiple of num_heads.
 
     >>> from jaxnet.random import Generator
     >>> attention = MultiheadAttention(4, 2, batch_first=True, rngs=Generator(0))
@@ -83,6 +88,7 @@ class MultiheadAttention(Module):
         out_proj = NonDynamicallyQuantizableLinear(
             embed_dim, embed_dim, bias, rngs=rngs, dtype=dtype
         )
+        # torch has a single weight for all three projections if their inputs have equal sizes.
         joint = self.kdim == embed_dim == self.vdim
 
         def weight(rows: int, columns: int, there: bool) -> Parameter | None:
@@ -112,26 +118,34 @@ class MultiheadAttention(Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Attends.
+        """Computes the attention of the queries to the keys.
 
         Args:
-            query: (L, N, E), (N, L, E) with batch_first, or without a batch (L, E).
-            key: (S, N, kdim), laid out like query.
-            value: (S, N, vdim), laid out like query.
-            key_padding_mask: (N, S), or (S,) without a batch. True hides a key; floats
-                are added to the scores.
-            need_weights: whether the weights are returned too. A row whose keys are all
-                hidden is nan with it, and attends to nothing without it, as in torch.
-            attn_mask: (L, S) or (N * num_heads, L, S), of the same two kinds.
-            average_attn_weights: whether the returned weights are the heads' mean.
-            is_causal: says that attn_mask, which must be given, is the causal mask. As
-                in torch the mask itself counts where weights or a key_padding_mask are
-                asked for, and position i sees 0 to i otherwise.
+            query: The queries, (L, N, E), or (N, L, E) with batch_first, or (L, E) without a
+                batch.
+            key: The keys, (S, N, kdim), (N, S, kdim) or (S, kdim), laid out like the query.
+            value: The values, (S, N, vdim), (N, S, vdim) or (S, vdim), laid out like the query.
+            key_padding_mask: A mask of shape (N, S), or (S,) without a batch. A boolean True
+                hides a key; floats are added to the scores.
+            need_weights: Whether the attention weights are returned too. As in torch, the
+                heads of a query whose keys are all hidden are nan with True and 0 with False.
+            attn_mask: A mask of shape (L, S) or (N * num_heads, L, S), boolean or float like
+                key_padding_mask.
+            average_attn_weights: Whether the returned weights are the mean over the heads.
+            is_causal: A hint that attn_mask, which must be given too, is the causal mask. As
+                in torch the mask itself is used if need_weights or key_padding_mask is given;
+                otherwise position i attends to positions 0 to i.
 
         Returns:
-            The outputs, shaped like query, and the weights or None: (N, L, S), or
-            (N, num_heads, L, S) if they are not averaged; without a batch no N. S counts
-            the keys that add_bias_kv and add_zero_attn append.
+            A pair of the outputs, shaped like the query, and the weights, or None without
+            need_weights. The weights are (N, L, S), or (N, num_heads, L, S) if they are not
+            averaged, without N if there is no batch. S includes the keys that add_bias_kv and
+            add_zero_attn append.
+
+        Raises:
+            ValueError: A shape does not fit the layer or the other arguments, or is_causal is
+                given without attn_mask.
+            TypeError: A mask is neither boolean nor float.
         """
         batched = self._check(query, key, value, key_padding_mask, attn_mask)
         if is_causal and attn_mask is None:
@@ -149,6 +163,8 @@ class MultiheadAttention(Module):
             jnp.swapaxes(x.reshape(n, x.shape[1], self.num_heads, self.head_dim), 1, 2)
             for x in (q, k, v)
         )
+        # As in torch the hint replaces the mask only if the weights are not asked for and there
+        # is no padding mask to add.
         only_causal = is_causal and key_padding_mask is None and not need_weights
         mask = None if only_causal else self._mask(attn_mask, key_padding_mask, n, source, q.dtype)
         p = self.dropout if self.training else 0.0
@@ -157,8 +173,9 @@ class MultiheadAttention(Module):
             scores = (q * math.sqrt(1.0 / self.head_dim)) @ jnp.swapaxes(k, -1, -2)
             if mask is not None:
                 scores = scores + jnp.broadcast_to(mask, scores.shape)
+            # JAX has no softmax over an empty axis.
             weights = jax.nn.softmax(scores, axis=-1) if source else scores
-            # Recorded masks come in torch's shape.
+            # torch draws its dropout masks in this shape, and recorded masks are replayed.
             flat = weights.reshape(n * self.num_heads, length, source)
             weights = dropout(flat, p).reshape(weights.shape)
             heads = weights @ v
@@ -174,7 +191,7 @@ class MultiheadAttention(Module):
     def _projected(
         self, query: jax.Array, key: jax.Array, value: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Q, K and V; by one product if all three come from the same array."""
+        """Q, K and V, by a single product if query, key and value are the same array."""
         bias = None if self.in_proj_bias is None else self.in_proj_bias[...]
         if self.in_proj_weight is not None:
             weight = self.in_proj_weight[...]
@@ -190,7 +207,7 @@ class MultiheadAttention(Module):
         return q, k, v
 
     def _extended(self, x: jax.Array, last: Parameter | None) -> jax.Array:
-        """(N, S, E) with the trained row and the row of zeros behind it."""
+        """Keys or values (N, S, E) with the trained row and the row of zeros appended."""
         rows = [x]
         shape = (x.shape[0], 1, self.embed_dim)
         if last is not None:
@@ -207,10 +224,11 @@ class MultiheadAttention(Module):
         source: int,
         dtype: DTypeLike,
     ) -> jax.Array | None:
-        """What is added to the scores (N, heads, L, S), in a shape that broadcasts; or None."""
+        """The sum of both masks, to be added to the scores (N, heads, L, S), or None."""
         total = None
         if attn_mask is not None:
             bias = _additive("attn_mask", attn_mask, dtype)
+            # Either (L, S), or one mask (L, S) for each head of each example.
             shape = (n, self.num_heads) if bias.ndim == 3 else (1, 1)
             total = _widened(bias, source).reshape(*shape, bias.shape[-2], source)
         if key_padding_mask is not None:
@@ -227,7 +245,7 @@ class MultiheadAttention(Module):
         key_padding_mask: jax.Array | None,
         attn_mask: jax.Array | None,
     ) -> bool:
-        """Raises unless all shapes fit; says whether there is a batch."""
+        """Checks all shapes and returns whether there is a batch axis."""
         batched = query.ndim == 3
         if query.ndim not in (2, 3) or query.shape[-1] != self.embed_dim:
             lead = "(N, L, " if self.batch_first else "(L, N, "
@@ -262,19 +280,22 @@ class MultiheadAttention(Module):
 
 
 def _xavier_uniform(rngs: Rngs, shape: tuple[int, int], dtype: DTypeLike) -> Parameter:
-    """From U(-bound, bound), bound = sqrt(6 / (fan_in + fan_out)), rounded as torch does."""
+    """A parameter from U(-bound, bound) with bound = sqrt(6 / (fan_in + fan_out)).
+
+    The bound is computed in torch's order of operations, which gives torch's last bit.
+    """
     bound = math.sqrt(3.0) * math.sqrt(2.0 / sum(fan_in_and_out(shape)))
     return Parameter(draw_uniform(rngs, shape, -bound, bound, dtype))
 
 
 def _xavier_normal_row(rngs: Rngs, size: int, dtype: DTypeLike) -> Parameter:
-    """(1, 1, size) from N(0, 2 / (fan_in + fan_out)), both fans being `size`."""
+    """A parameter (1, 1, size) from N(0, 2 / (fan_in + fan_out)), where both fans are `size`."""
     std = math.sqrt(2.0 / (2 * size))
     return Parameter(draw_normal(rngs, (1, 1, size), 0.0, std, dtype))
 
 
 def _additive(name: str, mask: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """A mask as numbers to add: -inf where a boolean one is True."""
+    """A mask as numbers to add to the scores: a boolean True becomes -inf, and False 0."""
     if mask.dtype == jnp.bool_:
         return jnp.where(mask, jnp.asarray(-jnp.inf, dtype), jnp.zeros((), dtype))
     if not jnp.issubdtype(mask.dtype, jnp.floating):
@@ -285,6 +306,6 @@ def _additive(name: str, mask: jax.Array, dtype: DTypeLike) -> jax.Array:
 
 
 def _widened(mask: jax.Array, source: int) -> jax.Array:
-    """Zeros behind the last axis for the keys that the layer appends itself."""
+    """A mask with zeros appended for the keys that the layer itself appends."""
     widths = [(0, 0)] * (mask.ndim - 1) + [(0, source - mask.shape[-1])]
     return jnp.pad(mask, widths)

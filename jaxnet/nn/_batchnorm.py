@@ -1,9 +1,9 @@
 """Normalisation with running statistics: BatchNorm and InstanceNorm.
 
-As in torch, the running variance is the unbiased one, `momentum` weighs the new
-value (flax's weighs the old), and momentum None means the plain average of all
-batches. In training mode a layer writes its new statistics into its buffers, at
-every call: a layer used n times in one forward updates them n times.
+As in torch, the running variance is the unbiased one, `momentum` weighs the new value (in
+flax it weighs the old value), and a momentum of None means the plain average over all
+batches. In training mode each call of a layer writes new statistics into the layer's buffers,
+so a layer that is used n times in one forward pass updates its statistics n times.
 """
 
 import math
@@ -36,23 +36,31 @@ def batch_norm(
     momentum: float | jax.Array = 0.1,
     eps: float = 1e-5,
 ) -> Float[Array, "N C *size"]:
-    """(x - mean) / sqrt(var + eps) weight + bias for each channel.
+    """Computes (x - mean) / sqrt(var + eps) weight + bias for each channel.
+
+    Equivalent of torch.nn.functional.batch_norm.
 
     Args:
-        input: (N, C, ...).
-        running_mean: (C,). In training a `nn.Buffer`, which is written as torch writes
-            its tensor, or None; otherwise an array does too.
-        running_var: (C,), likewise; kept unbiased, while the batch's own is not.
-        weight: factors (C,).
-        bias: summands (C,).
-        training: whether mean and variance come from the batch.
-        momentum: the new value's weight in the running ones.
-        eps: added to the variance.
+        input: The batch, (N, C, ...), with a float dtype.
+        running_mean: The running mean, (C,). In training it is an `nn.Buffer`, which is
+            updated as torch updates its tensor, or None. Outside of training it may be an
+            array.
+        running_var: The running variance, (C,), likewise. It is updated with the unbiased
+            variance, while the batch is normalised by its biased variance.
+        weight: A factor for each channel, (C,).
+        bias: A summand for each channel, (C,).
+        training: Whether mean and variance are those of the batch.
+        momentum: The weight of the batch's statistics in the new running statistics.
+        eps: A small number that is added to the variance.
+
+    Returns:
+        The normalised batch, with the shape and dtype of the input.
 
     Raises:
-        ValueError: a shape does not fit, the statistics are missing, or a channel
-            has a single value in training.
-        TypeError: an array was given in training where a buffer is to be written.
+        ValueError: A shape does not fit, the statistics are missing outside of training, eps
+            is negative, or in training eps is 0 or a channel has a single value.
+        TypeError: The input has no float dtype, or in training a running statistic is an
+            array, which cannot be updated.
     """
     if input.ndim < 2:
         raise ValueError(f"batch_norm: the input has shape {input.shape}; accepted is (N, C, ...)")
@@ -82,6 +90,7 @@ def batch_norm(
     else:
         x, mean, var = _normalise(x, weight, bias, eps)
     _update(running_mean, mean, momentum)
+    # torch stores the unbiased variance, though it normalises by the biased one.
     _update(running_var, var * (count / (count - 1)), momentum)
     return x.astype(input.dtype)
 
@@ -96,18 +105,19 @@ def _per_channel(x):
     return (1, -1, *(1,) * (x.ndim - 2))
 
 
-# Batches of images as an operation. Backwards runs the kernel's backward pass, or the one
-# that is written out here; other derivatives (forward, of a gradient) are those of
-# `_normalise`. No gradient goes through the moments that are returned.
+# Batch normalisation of images as a differentiable operation. Its backward pass is the
+# kernel's or `_backward`; all other derivatives (forward mode, derivatives of a gradient) are
+# those of `_normalise`. The returned mean and variance carry no gradient.
 
 
 def _by_few_passes(x, weight, bias, eps):
-    """`_normalise` with two passes over x for the moments, where it has three."""
+    """`_normalise` with two passes over x for mean and variance instead of three."""
     axes, shape = (0, *range(2, x.ndim)), _per_channel(x)
     rough = x.mean(axes)
     shifted = x - rough.reshape(shape)
-    # The mean of what the rounded mean leaves over is so small that the difference of the
-    # squares loses nothing, but of equal numbers it may be below 0.
+    # x.mean is rounded, so `shifted` has a small mean of its own, `rest`. It is so small that
+    # E[shifted^2] - rest^2 loses no digits, but for equal numbers rounding may make the
+    # difference negative.
     rest = shifted.mean(axes)
     var = jnp.maximum(jnp.square(shifted).mean(axes) - jnp.square(rest), 0)
     centred = shifted - rest.reshape(shape)
@@ -137,7 +147,11 @@ def _tangents_transpose(arguments, slopes, eps):
 
 
 def _backward(inputs, moments, dy, eps):
-    """The slopes of x, weight and bias, by one pass over x and dy and another for that of x."""
+    """The gradients of x, weight and bias, with one pass over x and dy for the sums and one for dx.
+
+    With u = (x - mean) / sqrt(var + eps) and averages over the batch,
+    dx = (dy - mean(dy) - u mean(dy u)) weight / sqrt(var + eps).
+    """
     (x, weight, _), (mean, var) = inputs, moments
     axes, shape = (0, *range(2, x.ndim)), _per_channel(x)
     inverse = lax.rsqrt(var + eps)
@@ -149,7 +163,7 @@ def _backward(inputs, moments, dy, eps):
 
 
 def _whole_backward(inputs, moments, dy, eps):
-    """The same through the moments, for what is differentiated again."""
+    """The gradients of `_backward` by JAX's own differentiation, for higher derivatives."""
     return jax.vjp(partial(_only_y, eps=eps), *inputs)[1]([dy])
 
 
@@ -190,17 +204,27 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Float[Array, "N C *size"]:
-    """`batch_norm` of each example by itself: torch.nn.functional.instance_norm.
+    """Normalises each channel of each example: torch.nn.functional.instance_norm.
 
     Args:
-        input: (N, C, ...) with at least one more axis.
-        running_mean: (C,), written with the examples' average; see `batch_norm`.
-        running_var: (C,), likewise.
-        weight: factors (C,).
-        bias: summands (C,).
-        use_input_stats: whether mean and variance come from the input.
-        momentum: the new value's weight in the running ones.
-        eps: added to the variance.
+        input: The batch, (N, C, ...), with at least three axes and a float dtype.
+        running_mean: The running mean, (C,), as in `batch_norm`. It is updated with the mean
+            over the examples.
+        running_var: The running variance, (C,), likewise.
+        weight: A factor for each channel, (C,).
+        bias: A summand for each channel, (C,).
+        use_input_stats: Whether mean and variance are those of the input.
+        momentum: The weight of the input's statistics in the new running statistics.
+        eps: A small number that is added to the variance.
+
+    Returns:
+        The normalised batch, with the shape and dtype of the input.
+
+    Raises:
+        ValueError: A shape does not fit, the statistics are missing, or a channel of an
+            example has a single value.
+        TypeError: The input has no float dtype, or a running statistic that would be updated
+            is an array.
     """
     if input.ndim < 2:
         raise ValueError(
@@ -259,12 +283,13 @@ def _by_running(
 
 def _update(running: Statistic, new: jax.Array, momentum: float | jax.Array) -> None:
     if isinstance(running, nnx.Variable):
+        # As in torch no gradient passes through the running statistics.
         new = lax.stop_gradient(new).astype(running.dtype)
         running[...] = momentum * new + (1 - momentum) * running[...]
 
 
 class _Norm(Module):
-    """What BatchNorm and InstanceNorm share: parameters, buffers, printing."""
+    """The parameters, buffers and printed form of BatchNorm and InstanceNorm."""
 
     _axes: tuple[int, ...] = ()
     _layouts = ""
@@ -324,6 +349,7 @@ class _BatchNorm(_Norm):
         if input.ndim not in self._axes or (counted and input.shape[1] != self.num_features):
             raise self._wrong_shape(input)
         momentum: float | jax.Array = 0.0 if self.momentum is None else self.momentum
+        # As in torch, the batches are counted before the average of all batches is formed.
         if self.training and self.num_batches_tracked is not None:
             count = self.num_batches_tracked[...] + 1
             self.num_batches_tracked[...] = count
@@ -344,23 +370,25 @@ class _BatchNorm(_Norm):
 class BatchNorm1d(_BatchNorm):
     """Normalises each channel over the batch: torch.nn.BatchNorm1d.
 
+    The input is (N, C) or (N, C, L), and so is the output. The layer has the parameters
+    `weight` (C,), initially ones, and `bias` (C,), initially zeros, and the buffers
+    `running_mean` (C,), `running_var` (C,) and `num_batches_tracked`, an int32, or an int64
+    as in torch under jax.enable_x64.
+
+    In a training step over a sharded batch the statistics are those of the whole batch, as in
+    torch.nn.SyncBatchNorm.
+
     Args:
-        num_features: C; as in torch not looked at without parameters and statistics.
-        eps: added to the variance.
-        momentum: the new value's weight in the running statistics (0.1; flax's 0.99
-            weighs the old one); None for the average of all batches.
-        affine: whether there are weight and bias.
-        track_running_stats: whether statistics are kept for evaluation mode;
-            without them the batch's own are used there too.
-        bias: whether there is a bias beside the weight.
-        dtype: of parameters and statistics.
-
-    Parameters `weight` (ones) and `bias` (zeros); buffers `running_mean`,
-    `running_var` (C,) and `num_batches_tracked` (int64 as in torch under
-    jax.enable_x64, otherwise int32).
-
-    In a step over a sharded batch the statistics are those of the whole batch, as
-    torch's SyncBatchNorm has them.
+        num_features: The number of channels C. As in torch it is not checked if the layer has
+            neither parameters nor statistics.
+        eps: A small number that is added to the variance.
+        momentum: The weight of the batch's statistics in the running statistics (flax's
+            momentum weighs the old statistics instead); None for the average of all batches.
+        affine: Whether the layer has a weight and a bias.
+        track_running_stats: Whether the layer has running statistics for evaluation mode.
+            Without them evaluation mode also uses the statistics of the batch.
+        bias: Whether an affine layer has a bias beside the weight.
+        dtype: The dtype of the parameters and statistics.
 
     >>> from jaxnet import nn
     >>> norm = nn.BatchNorm1d(2)
@@ -375,14 +403,14 @@ class BatchNorm1d(_BatchNorm):
 
 
 class BatchNorm2d(_BatchNorm):
-    """Normalises each channel of (N, C, H, W): torch.nn.BatchNorm2d. See `BatchNorm1d`."""
+    """Normalises each channel of (N, C, H, W): torch.nn.BatchNorm2d. As in `BatchNorm1d`."""
 
     _axes = (4,)
     _layouts = "(N, C, H, W)"
 
 
 class BatchNorm3d(_BatchNorm):
-    """Normalises each channel of (N, C, D, H, W): torch.nn.BatchNorm3d. See `BatchNorm1d`."""
+    """Normalises each channel of (N, C, D, H, W): torch.nn.BatchNorm3d. As in `BatchNorm1d`."""
 
     _axes = (5,)
     _layouts = "(N, C, D, H, W)"
@@ -431,17 +459,18 @@ class _InstanceNorm(_Norm):
 class InstanceNorm1d(_InstanceNorm):
     """Normalises each channel of each example: torch.nn.InstanceNorm1d.
 
-    Args:
-        num_features: C.
-        eps: added to the variance.
-        momentum: the new value's weight in the running statistics. As in torch, None
-            leaves them as they are, and `num_batches_tracked` stays 0.
-        affine: whether there are weight and bias.
-        track_running_stats: whether statistics are kept and used in evaluation mode.
-        bias: whether there is a bias beside the weight.
-        dtype: of parameters and statistics.
+    The input is (N, C, L) or (C, L), and so is the output.
 
-    The input is (N, C, L) or (C, L).
+    Args:
+        num_features: The number of channels C.
+        eps: A small number that is added to the variance.
+        momentum: The weight of the input's statistics in the running statistics. As in torch,
+            None leaves the statistics unchanged, and `num_batches_tracked` stays 0.
+        affine: Whether the layer has a weight and a bias.
+        track_running_stats: Whether the layer has running statistics, which it uses in
+            evaluation mode.
+        bias: Whether an affine layer has a bias beside the weight.
+        dtype: The dtype of the parameters and statistics.
     """
 
     _axes = (2, 3)
@@ -449,14 +478,17 @@ class InstanceNorm1d(_InstanceNorm):
 
 
 class InstanceNorm2d(_InstanceNorm):
-    """(N, C, H, W) or (C, H, W): torch.nn.InstanceNorm2d. See `InstanceNorm1d`."""
+    """Normalises (N, C, H, W) or (C, H, W): torch.nn.InstanceNorm2d. As in `InstanceNorm1d`."""
 
     _axes = (3, 4)
     _layouts = "(C, H, W) or (N, C, H, W)"
 
 
 class InstanceNorm3d(_InstanceNorm):
-    """(N, C, D, H, W) or (C, D, H, W): torch.nn.InstanceNorm3d. See `InstanceNorm1d`."""
+    """Normalises (N, C, D, H, W) or (C, D, H, W): torch.nn.InstanceNorm3d.
+
+    As in `InstanceNorm1d`.
+    """
 
     _axes = (4, 5)
     _layouts = "(C, D, H, W) or (N, C, D, H, W)"

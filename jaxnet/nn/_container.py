@@ -1,4 +1,4 @@
-"""Modules made of modules."""
+"""Modules that contain other modules: Sequential, ModuleList and ModuleDict."""
 
 import operator
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
@@ -12,7 +12,7 @@ from jaxnet.nn._module import Module, printed
 
 
 class _Container(Module):
-    """Modules under names, with what all containers do with them."""
+    """Modules under names, and the operations that all containers share."""
 
     def _children(self) -> dict[str, nnx.Module]:
         return {name: m for name, m in members(self) if isinstance(m, nnx.Module)}
@@ -28,7 +28,7 @@ class _Container(Module):
 
 
 class _Numbered(_Container):
-    """What Sequential and ModuleList share: children by position, named "0", "1", ..."""
+    """Sequential's and ModuleList's common part: children by position, named "0", "1", ..."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._children().values())
@@ -46,25 +46,29 @@ class _Numbered(_Container):
         self.add_module(self._name_at(index), module)
 
     def __delitem__(self, index: int | slice) -> None:
-        """Takes out one module or several; those that stay are numbered anew."""
+        """Removes one module or several. The remaining modules are numbered anew."""
         children = self._children()
         gone = list(children)[index] if isinstance(index, slice) else [self._name_at(index)]
         kept = [module for name, module in children.items() if name not in gone]
         self._replace_children({str(i): module for i, module in enumerate(kept)})
 
     def pop(self, key: int | slice) -> Any:
-        """Takes out one module, or a container of several, and returns it."""
+        """Removes one module, or a container of several, and returns it."""
         module = self[key]  # type: ignore[index]
         del self[key]
         return module
 
     def append(self, module: nnx.Module) -> Self:
-        """Adds a module at the end, under the next number, and returns self."""
+        """Adds a module at the end, under the next number, and returns this container."""
         self.add_module(str(len(self)), module)
         return self
 
     def extend(self, modules: Iterable[nnx.Module]) -> Self:
-        """Adds modules at the end and returns self."""
+        """Adds modules at the end and returns this container.
+
+        Raises:
+            TypeError: The argument is not an iterable.
+        """
         if not isinstance(modules, Iterable):
             raise TypeError(
                 f"{type(self).__name__}.extend: {type(modules).__name__} is no list of modules"
@@ -74,13 +78,17 @@ class _Numbered(_Container):
         return self
 
     def insert(self, index: int, module: nnx.Module) -> Self:
-        """Puts a module before the one at `index` and returns self."""
+        """Inserts a module before the one at `index` and returns this container.
+
+        Raises:
+            IndexError: The index is out of range.
+        """
         children = self._children()
         n = len(children)
         if not -n <= index <= n:
             raise IndexError(f"{type(self).__name__}: index {index} is out of range; it has {n}")
         start = index % n if index < 0 else index
-        # As in torch, what stands behind moves to the next number, whatever it was called.
+        # As in torch, the modules behind move to the next number, even if they had names.
         for i in range(n, start, -1):
             children[str(i)] = children[str(i - 1)]
         children[str(start)] = module
@@ -91,10 +99,11 @@ class _Numbered(_Container):
 class Sequential(_Numbered):
     """Runs its modules one after the other: torch.nn.Sequential.
 
-    Args:
-        *args: modules, named "0", "1", ...; or one OrderedDict of named modules.
+    A module that occurs several times shares its weights between all occurrences.
 
-    A module that stands at several places shares its weights between them.
+    Args:
+        *args: The modules, which are named "0", "1", and so on; or one OrderedDict from names
+            to modules.
 
     >>> from collections import OrderedDict
     >>> from jaxnet.nn import Linear, Tanh
@@ -116,26 +125,26 @@ class Sequential(_Numbered):
             self.add_module(name, module)
 
     def __call__(self, input: Any) -> Any:
-        """Gives the input to the first module, its output to the second, and so on."""
+        """Calls the first module with the input, the second with the first's output, and so on."""
         for module in self:
             input = module(input)
         return input
 
     def __getitem__(self, index: int | slice) -> Any:
-        """One module by position, or a Sequential of a slice that shares the modules."""
+        """Returns one module by position, or for a slice a Sequential that shares the modules."""
         if isinstance(index, slice):
             return type(self)(dict(list(self._children().items())[index]))
         return self._children()[self._name_at(index)]
 
     def __add__(self, other: "Sequential") -> "Sequential":
-        """A Sequential of the modules of both."""
+        """Returns a Sequential of the modules of both."""
         return Sequential(*self, *_sequential(other))
 
     def __iadd__(self, other: "Sequential") -> Self:
         return self.extend(_sequential(other))
 
     def __mul__(self, other: int) -> "Sequential":
-        """A Sequential that runs the same modules several times, with shared weights."""
+        """Returns a Sequential that runs the same modules several times, with shared weights."""
         return Sequential(*(list(self) * _times(other)))
 
     __rmul__ = __mul__
@@ -159,13 +168,13 @@ def _times(other: Any) -> int:
 
 
 class ModuleList(_Numbered):
-    """A list of modules that belong to the model: torch.nn.ModuleList.
+    """A list of modules that are part of the model: torch.nn.ModuleList.
+
+    A plain Python list would hide the modules from the model. The list is printed as in torch,
+    where equal neighbours share one line.
 
     Args:
-        modules: any iterable of modules.
-
-    A plain Python list would hide them. It is printed as torch prints it, with
-    neighbours that read alike on one line.
+        modules: An iterable of modules.
 
     >>> from jaxnet.nn import Linear
     >>> from jaxnet.random import Generator
@@ -181,20 +190,20 @@ class ModuleList(_Numbered):
             self.extend(modules)
 
     def __getitem__(self, index: int | slice) -> Any:
-        """One module by position, or a ModuleList of a slice that shares the modules."""
+        """Returns one module by position, or for a slice a ModuleList that shares the modules."""
         if isinstance(index, slice):
             return type(self)(list(self)[index])
         return self._children()[self._name_at(index)]
 
     def __add__(self, other: Iterable[nnx.Module]) -> "ModuleList":
-        """A ModuleList of these modules and of those."""
+        """Returns a ModuleList of the modules of both."""
         return ModuleList(chain(self, other))
 
     def __iadd__(self, other: Iterable[nnx.Module]) -> Self:
         return self.extend(other)
 
     def __repr__(self) -> str:
-        runs: list[tuple[int, list[str]]] = []  # where a run of equal texts starts, and the run
+        runs: list[tuple[int, list[str]]] = []  # (first position, equal texts) of each run
         for i, text in enumerate(map(repr, self)):
             if runs and runs[-1][1][0] == text:
                 runs[-1][1].append(text)
@@ -212,10 +221,11 @@ class ModuleList(_Numbered):
 
 
 class ModuleDict(_Container):
-    """Modules by name that belong to the model: torch.nn.ModuleDict.
+    """A dictionary of modules that are part of the model: torch.nn.ModuleDict.
 
     Args:
-        modules: a mapping, or pairs of name and module; their order is kept.
+        modules: A mapping from names to modules, or pairs of a name and a module. The order
+            is preserved.
 
     >>> from jaxnet.nn import ReLU, Tanh
     >>> acts = ModuleDict({"relu": ReLU(), "tanh": Tanh()})
@@ -234,7 +244,7 @@ class ModuleDict(_Container):
         self.add_module(key, module)
 
     def __delitem__(self, key: str) -> None:
-        self[key]  # a KeyError for what is no module of this one
+        self[key]  # raises KeyError for an attribute that is not a module
         delattr(self, key)
 
     def __iter__(self) -> Iterator[str]:
@@ -244,32 +254,32 @@ class ModuleDict(_Container):
         return key in self._children()
 
     def keys(self) -> KeysView[str]:
-        """The names, in order."""
+        """Returns the names, in order."""
         return self._children().keys()
 
     def items(self) -> ItemsView[str, Any]:
-        """Names and modules, in order."""
+        """Returns pairs of a name and a module, in order."""
         return self._children().items()
 
     def values(self) -> ValuesView[Any]:
-        """The modules, in order."""
+        """Returns the modules, in order."""
         return self._children().values()
 
     def clear(self) -> None:
-        """Takes out every module."""
+        """Removes every module."""
         self._replace_children({})
 
     def pop(self, key: str) -> Any:
-        """Takes out one module and returns it."""
+        """Removes one module and returns it."""
         module = self[key]
         del self[key]
         return module
 
     def update(self, modules: Any) -> None:
-        """Adds modules from a mapping or from pairs; a known name gets the new module.
+        """Adds modules from a mapping or from pairs; an existing name gets the new module.
 
         Raises:
-            TypeError: neither a mapping nor an iterable of pairs.
+            TypeError: The argument is neither a mapping nor an iterable of pairs.
         """
         if isinstance(modules, ModuleDict | Mapping):
             modules = modules.items()

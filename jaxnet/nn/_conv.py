@@ -1,4 +1,4 @@
-"""Convolutions, in torch's words; `jaxnet.nn._correlation` does the arithmetic."""
+"""Convolution layers and functions. The arithmetic is in `jaxnet.nn._correlation`."""
 
 import math
 from typing import ClassVar
@@ -31,15 +31,16 @@ def conv1d(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Inexact[Array, "*N O L_out"]:
-    """Correlates sequences with a kernel: torch.nn.functional.conv1d.
+    """Convolves sequences with a kernel: torch.nn.functional.conv1d.
+
+    The arguments that are not described here are those of `conv2d`.
 
     Args:
-        input: (N, C, L) or (C, L).
-        weight: (O, C / groups, kL).
-        bias, stride, padding, dilation, groups: as in `conv2d`.
+        input: The sequences, (N, C, L) or (C, L).
+        weight: The kernel, (O, C / groups, kL).
 
     Returns:
-        (N, O, L') or (O, L').
+        The sequences, (N, O, L') or (O, L').
     """
     return _conv(1, input, weight, bias, stride, padding, dilation, groups)
 
@@ -53,21 +54,28 @@ def conv2d(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Inexact[Array, "*N O H_out W_out"]:
-    """Correlates images with a kernel: torch.nn.functional.conv2d.
+    """Convolves images with a kernel: torch.nn.functional.conv2d.
+
+    As in torch the kernel is not flipped; strictly this is a cross-correlation.
 
     Args:
-        input: (N, C, H, W) or (C, H, W).
-        weight: (O, C / groups, kH, kW), of the input's dtype.
-        bias: (O,).
-        stride: step of the window.
-        padding: zeros on each side; "same" keeps the size (with stride 1), the
-            odd one goes behind; "valid" is 0.
-        dilation: step inside the window.
-        groups: output channels fall into this many groups, and each sees the
-            input channels of its own only.
+        input: The images, (N, C, H, W) or (C, H, W), with a float or complex dtype.
+        weight: The kernel, (O, C / groups, kH, kW), with the dtype of the input.
+        bias: A summand for each output channel, (O,), with the dtype of the input.
+        stride: The step from one window to the next, one number or a pair.
+        padding: The number of zeros on each side, one number or a pair; or "same", which
+            keeps the size and needs stride 1, where an odd zero goes to the end; or "valid"
+            for no zeros.
+        dilation: The step from one number to the next inside a window, one number or a pair.
+        groups: The number of groups of channels. Each group of output channels is computed
+            from its own group of input channels only.
 
     Returns:
-        (N, O, H', W') or (O, H', W').
+        The images, (N, O, H', W') or (O, H', W').
+
+    Raises:
+        ValueError: Shapes, groups, stride, padding or dilation do not fit each other.
+        TypeError: The arrays do not share one float or complex dtype.
     """
     return _conv(2, input, weight, bias, stride, padding, dilation, groups)
 
@@ -81,15 +89,16 @@ def conv3d(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Inexact[Array, "*N O D_out H_out W_out"]:
-    """Correlates volumes with a kernel: torch.nn.functional.conv3d.
+    """Convolves volumes with a kernel: torch.nn.functional.conv3d.
+
+    The arguments that are not described here are those of `conv2d`.
 
     Args:
-        input: (N, C, D, H, W) or (C, D, H, W).
-        weight: (O, C / groups, kD, kH, kW).
-        bias, stride, padding, dilation, groups: as in `conv2d`.
+        input: The volumes, (N, C, D, H, W) or (C, D, H, W).
+        weight: The kernel, (O, C / groups, kD, kH, kW).
 
     Returns:
-        (N, O, D', H', W') or (O, D', H', W').
+        The volumes, (N, O, D', H', W') or (O, D', H', W').
     """
     return _conv(3, input, weight, bias, stride, padding, dilation, groups)
 
@@ -139,7 +148,7 @@ def _conv(
 
 
 def check_dtypes(name: str, input: jax.Array, weight: jax.Array, bias: jax.Array | None) -> None:
-    """Complains unless all are floats of one dtype, as torch does."""
+    """Raises a TypeError unless all arrays have the same float or complex dtype, as torch does."""
     given = [a.dtype for a in (input, weight, bias) if a is not None]
     if len(set(given)) > 1 or not jnp.issubdtype(given[0], jnp.inexact):
         words = ", ".join(map(str, given))
@@ -149,7 +158,7 @@ def check_dtypes(name: str, input: jax.Array, weight: jax.Array, bias: jax.Array
 
 
 def check_bias(name: str, bias: jax.Array | None, channels: int) -> None:
-    """Complains unless there is one number for each output channel."""
+    """Raises a ValueError unless the bias has one number for each output channel."""
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"{name}: a bias of shape {bias.shape}; accepted is ({channels},)")
 
@@ -174,7 +183,7 @@ def _pads(
 
 
 class Convolution(Module):
-    """What every convolution layer keeps, checks and prints: torch's _ConvNd."""
+    """The attributes, checks and printed form of every convolution layer: torch's _ConvNd."""
 
     _axes: ClassVar[int]
     weight: Parameter
@@ -238,7 +247,7 @@ class Convolution(Module):
 
 
 class _Conv(Convolution):
-    """What the three convolutions share."""
+    """The constructor and the call of the three convolution layers."""
 
     def __init__(
         self,
@@ -276,7 +285,7 @@ class _Conv(Convolution):
         )
 
     def __call__(self, input: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
-        """(N, C, ...) to (N, O, ...); one example without N works too."""
+        """Convolves (N, C, ...) or (C, ...) to (N, O, ...) or (O, ...)."""
         self._check_input(input)
         padding: str | Size = self.padding
         if self.padding_mode != "zeros":
@@ -295,6 +304,8 @@ class _Conv(Convolution):
 
     def _padded(self, input: jax.Array) -> jax.Array:
         pads = _pads(repr(self), self.padding, self.kernel_size, self.stride, self.dilation)
+        # A reflection without the edge has size - 1 numbers to take, a wrap has size numbers,
+        # and the edge can be repeated without limit.
         beyond = {"reflect": -1, "circular": 0}.get(self.padding_mode, math.inf)
         for size, both in zip(input.shape[-self._axes :], pads, strict=True):
             if size == 0 or max(both) > size + beyond:
@@ -309,8 +320,8 @@ class _Conv(Convolution):
 class Conv1d(_Conv):
     """A convolution over sequences: torch.nn.Conv1d.
 
-    Input (N, C, L) or (C, L); parameters `weight` (O, C / groups, kL) and `bias`
-    (O,). The arguments are those of `Conv2d`.
+    The input is (N, C, L) or (C, L). The parameters are `weight` (O, C / groups, kL) and
+    `bias` (O,). The arguments are those of `Conv2d`.
     """
 
     _axes = 1
@@ -319,23 +330,27 @@ class Conv1d(_Conv):
 class Conv2d(_Conv):
     """A convolution over images: torch.nn.Conv2d.
 
-    Args:
-        in_channels: C.
-        out_channels: O.
-        kernel_size: height and width of the window, or one number for both.
-        stride: step of the window.
-        padding: numbers added on each side; or "same", which keeps the size (with
-            stride 1), or "valid", which is 0.
-        dilation: step inside the window.
-        groups: channels fall into this many groups that do not see each other.
-        bias: whether a number is added to each output channel.
-        padding_mode: what is added: "zeros", "reflect" (without the edge),
-            "replicate" (the edge) or "circular" (the other side).
-        rngs: source of the initial weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
-        dtype: of the parameters.
+    The input is (N, C, H, W) or (C, H, W), and the output has O channels. The parameters are
+    `weight` (O, C / groups, kH, kW) and `bias` (O,), as in torch.
 
-    Input (N, C, H, W) or (C, H, W); parameters `weight` (O, C / groups, kH, kW)
-    and `bias` (O,), as in torch.
+    Args:
+        in_channels: The number of input channels C.
+        out_channels: The number of output channels O.
+        kernel_size: The height and width of the window, or one number for both.
+        stride: The step from one window to the next.
+        padding: The number of values added on each side; or "same", which keeps the size and
+            needs stride 1; or "valid" for no padding.
+        dilation: The step from one number to the next inside a window.
+        groups: The number of groups of channels. Each group of output channels is computed
+            from its own group of input channels only.
+        bias: Whether a number is added to each output channel.
+        padding_mode: The kind of values that are added: "zeros", "reflect" (a reflection
+            without the edge), "replicate" (the edge) or "circular" (the opposite side).
+        rngs: The source of the initial weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+        dtype: The dtype of the parameters.
+
+    Raises:
+        ValueError: Sizes, groups, stride or padding are not accepted.
 
     >>> from jaxnet.random import Generator
     >>> conv = Conv2d(3, 16, kernel_size=3, padding=1, rngs=Generator(0))
@@ -349,8 +364,8 @@ class Conv2d(_Conv):
 class Conv3d(_Conv):
     """A convolution over volumes: torch.nn.Conv3d.
 
-    Input (N, C, D, H, W) or (C, D, H, W); parameters `weight` (O, C / groups, kD,
-    kH, kW) and `bias` (O,). The arguments are those of `Conv2d`.
+    The input is (N, C, D, H, W) or (C, D, H, W). The parameters are `weight`
+    (O, C / groups, kD, kH, kW) and `bias` (O,). The arguments are those of `Conv2d`.
     """
 
     _axes = 3

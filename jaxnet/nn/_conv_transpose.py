@@ -1,4 +1,4 @@
-"""Transposed convolutions: a convolution's way back from output to input."""
+"""Transposed convolutions, which map from the shape of a convolution's output to its input's."""
 
 from collections.abc import Sequence
 
@@ -23,13 +23,16 @@ def conv_transpose1d(
     groups: int = 1,
     dilation: Size = 1,
 ) -> Inexact[Array, "*N O L_out"]:
-    """torch.nn.functional.conv_transpose1d, on (N, C, L) or (C, L).
+    """Transposed convolution of sequences: torch.nn.functional.conv_transpose1d.
+
+    The arguments that are not described here are those of `conv_transpose2d`.
 
     Args:
-        input: (N, C, L) or (C, L).
-        weight: (C, O / groups, kL).
-        bias, stride, padding, output_padding, groups, dilation: as in
-            `conv_transpose2d`.
+        input: The sequences, (N, C, L) or (C, L).
+        weight: The kernel, (C, O / groups, kL).
+
+    Returns:
+        The sequences, (N, O, L') or (O, L').
     """
     return _conv_transpose(
         1, input, weight, bias, stride, padding, output_padding, groups, dilation
@@ -46,23 +49,30 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Size = 1,
 ) -> Inexact[Array, "*N O H_out W_out"]:
-    """Adds the kernel, times each input number, to the output: F.conv_transpose2d.
+    """Transposed convolution of images: torch.nn.functional.conv_transpose2d.
+
+    Each number of the input, times the kernel, is added to a window of the output:
 
     H' = (H - 1) * stride - 2 * padding + dilation * (kH - 1) + output_padding + 1
 
     Args:
-        input: (N, C, H, W) or (C, H, W).
-        weight: (C, O / groups, kH, kW), of the input's dtype.
-        bias: (O,).
-        stride: step between the places where neighbours add their kernels.
-        padding: rows and columns cut off on each side.
-        output_padding: rows and columns more at the end, fewer than the stride
-            or the dilation.
-        groups: channels fall into this many groups that do not see each other.
-        dilation: step inside the kernel.
+        input: The images, (N, C, H, W) or (C, H, W), with a float or complex dtype.
+        weight: The kernel, (C, O / groups, kH, kW), with the dtype of the input.
+        bias: A summand for each output channel, (O,), with the dtype of the input.
+        stride: The step in the output from one window to the next.
+        padding: The number of rows and columns cut off on each side of the output.
+        output_padding: The number of additional rows and columns at the end of the output,
+            which must be smaller than the stride or the dilation.
+        groups: The number of groups of channels. Each group of output channels is computed
+            from its own group of input channels only.
+        dilation: The step from one number to the next inside a window.
 
     Returns:
-        (N, O, H', W') or (O, H', W').
+        The images, (N, O, H', W') or (O, H', W').
+
+    Raises:
+        ValueError: Shapes, groups, stride, paddings or dilation do not fit each other.
+        TypeError: The arrays do not share one float or complex dtype.
     """
     return _conv_transpose(
         2, input, weight, bias, stride, padding, output_padding, groups, dilation
@@ -79,13 +89,16 @@ def conv_transpose3d(
     groups: int = 1,
     dilation: Size = 1,
 ) -> Inexact[Array, "*N O D_out H_out W_out"]:
-    """torch.nn.functional.conv_transpose3d, on (N, C, D, H, W) or (C, D, H, W).
+    """Transposed convolution of volumes: torch.nn.functional.conv_transpose3d.
+
+    The arguments that are not described here are those of `conv_transpose2d`.
 
     Args:
-        input: (N, C, D, H, W) or (C, D, H, W).
-        weight: (C, O / groups, kD, kH, kW).
-        bias, stride, padding, output_padding, groups, dilation: as in
-            `conv_transpose2d`.
+        input: The volumes, (N, C, D, H, W) or (C, D, H, W).
+        weight: The kernel, (C, O / groups, kD, kH, kW).
+
+    Returns:
+        The volumes, (N, O, D', H', W') or (O, D', H', W').
     """
     return _conv_transpose(
         3, input, weight, bias, stride, padding, output_padding, groups, dilation
@@ -148,15 +161,15 @@ def _least_sizes(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[int, ...]:
-    """What comes out without output_padding."""
+    """The spatial sizes of the output without output_padding."""
     axes = zip(sizes, window, stride, padding, dilation, strict=True)
     return tuple((m - 1) * s - 2 * p + d * (k - 1) + 1 for m, k, s, p, d in axes)
 
 
 class _ConvTranspose(Convolution):
-    """What the three transposed convolutions share."""
+    """The constructor and the call of the three transposed convolution layers."""
 
-    padding: tuple[int, ...]  # never a word
+    padding: tuple[int, ...]  # numbers only: "same" and "valid" have no transpose in torch
 
     def __init__(
         self,
@@ -201,12 +214,15 @@ class _ConvTranspose(Convolution):
     def __call__(
         self, input: Inexact[Array, "..."], output_size: Sequence[int] | None = None
     ) -> Inexact[Array, "..."]:
-        """(N, C, ...) to (N, O, ...); one example without N works too.
+        """Maps (N, C, ...) or (C, ...) to (N, O, ...) or (O, ...).
 
         Args:
-            input: the numbers to spread.
-            output_size: the spatial sizes of the result, or its whole shape. It
-                takes the place of output_padding.
+            input: The batch or the single example.
+            output_size: The spatial sizes of the output, or its whole shape. They replace
+                the layer's output_padding.
+
+        Raises:
+            ValueError: The input does not fit the layer, or output_size cannot be reached.
         """
         self._check_input(input)
         more = self.output_padding if output_size is None else self._missing(input, output_size)
@@ -224,6 +240,8 @@ class _ConvTranspose(Convolution):
         )
 
     def _missing(self, input: jax.Array, output_size: Sequence[int]) -> tuple[int, ...]:
+        # With a stride s, s neighbouring sizes of a convolution's input give the same output
+        # size, so the transpose may choose among these s sizes.
         n = self._axes
         wanted = tuple(output_size)
         if len(wanted) == input.ndim:
@@ -248,8 +266,8 @@ class _ConvTranspose(Convolution):
 class ConvTranspose1d(_ConvTranspose):
     """A transposed convolution over sequences: torch.nn.ConvTranspose1d.
 
-    Input (N, C, L) or (C, L); parameters `weight` (C, O / groups, kL) and `bias`
-    (O,). The arguments are those of `ConvTranspose2d`.
+    The input is (N, C, L) or (C, L). The parameters are `weight` (C, O / groups, kL) and
+    `bias` (O,). The arguments are those of `ConvTranspose2d`.
     """
 
     _axes = 1
@@ -258,23 +276,27 @@ class ConvTranspose1d(_ConvTranspose):
 class ConvTranspose2d(_ConvTranspose):
     """A transposed convolution over images: torch.nn.ConvTranspose2d.
 
-    Args:
-        in_channels: C.
-        out_channels: O.
-        kernel_size: height and width of the kernel, or one number for both.
-        stride: step between the places where neighbours add their kernels.
-        padding: rows and columns cut off on each side.
-        output_padding: rows and columns more at the end.
-        groups: channels fall into this many groups that do not see each other.
-        bias: whether a number is added to each output channel.
-        dilation: step inside the kernel.
-        padding_mode: "zeros"; torch takes no other here.
-        rngs: source of the initial weights, U(-1/sqrt(fan), 1/sqrt(fan)) with
-            fan = O / groups * kH * kW, as torch counts.
-        dtype: of the parameters.
+    The input is (N, C, H, W) or (C, H, W), and the output has O channels. The parameters are
+    `weight` (C, O / groups, kH, kW) and `bias` (O,), as in torch.
 
-    Input (N, C, H, W) or (C, H, W); parameters `weight` (C, O / groups, kH, kW)
-    and `bias` (O,), as in torch.
+    Args:
+        in_channels: The number of input channels C.
+        out_channels: The number of output channels O.
+        kernel_size: The height and width of the kernel, or one number for both.
+        stride: The step in the output from one window to the next.
+        padding: The number of rows and columns cut off on each side of the output.
+        output_padding: The number of additional rows and columns at the end of the output.
+        groups: The number of groups of channels. Each group of output channels is computed
+            from its own group of input channels only.
+        bias: Whether a number is added to each output channel.
+        dilation: The step from one number to the next inside a window.
+        padding_mode: The string "zeros"; as in torch nothing else is accepted.
+        rngs: The source of the initial weights, U(-1/sqrt(fan), 1/sqrt(fan)) with
+            fan = O / groups * kH * kW, as in torch.
+        dtype: The dtype of the parameters.
+
+    Raises:
+        ValueError: Sizes, groups, stride or padding are not accepted.
 
     >>> from jaxnet.random import Generator
     >>> up = ConvTranspose2d(8, 4, kernel_size=3, stride=2, padding=1, rngs=Generator(0))
@@ -288,8 +310,8 @@ class ConvTranspose2d(_ConvTranspose):
 class ConvTranspose3d(_ConvTranspose):
     """A transposed convolution over volumes: torch.nn.ConvTranspose3d.
 
-    Input (N, C, D, H, W) or (C, D, H, W); parameters `weight` (C, O / groups, kD,
-    kH, kW) and `bias` (O,). The arguments are those of `ConvTranspose2d`.
+    The input is (N, C, D, H, W) or (C, D, H, W). The parameters are `weight`
+    (C, O / groups, kD, kH, kW) and `bias` (O,). The arguments are those of `ConvTranspose2d`.
     """
 
     _axes = 3

@@ -1,14 +1,14 @@
-"""Correlation, the arithmetic under every convolution, in the form that runs fast.
+"""Correlation, the arithmetic of every convolution.
 
 Layers and functions call `correlate` and its transpose `spread`. Both, and the gradient of
-the weight, are contractions of one trilinear form, and each other's derivatives: three
-operations, which have these forms (`jaxnet.backend` chooses):
+the weight, are contractions of one trilinear form, and each is a derivative of the others.
+They are three operations with the following forms, of which `jaxnet.backend` chooses one:
 
-* "kernel" is jaxnet's own C (`jaxnet._kernels`), with the batch innermost, for float32
-  images in batches, undilated, at stride 1, in one group.
-* "native" is `lax.conv_general_dilated` and its transposes as JAX writes them.
-* "loop" keeps its speed inside `lax.scan` on a CPU, where XLA's own backward
-  convolutions are about 20 times slower (jax issue 12868): what a CPU does with all the rest.
+* "kernel" is jaxnet's own C code (`jaxnet._kernels`), with the batch as innermost axis in
+  memory. It takes batches of float32 images with stride 1, dilation 1 and a single group.
+* "native" is `lax.conv_general_dilated`, with the transposes that JAX derives.
+* "loop" is for all other convolutions on a CPU. It is as fast inside `lax.scan` as outside,
+  where XLA's own backward convolutions are about 20 times slower (jax issue 12868).
 """
 
 import itertools
@@ -25,24 +25,28 @@ from jaxnet.backend import Operation, batch_innermost, is_wanted
 _Sizes = tuple[int, ...]
 _Pads = tuple[tuple[int, int], ...]
 
-# Up to 16 parts of the batch have a weight gradient of their own, so the largest go to XLA.
+# Each of up to 16 parts of the batch gets a weight gradient of its own, which needs memory and
+# a sum at the end. So the largest weights are left to XLA.
 _KERNEL_WEIGHTS = 2**20
 
-# From this many input channels in a group, one convolution a group is faster
-# than one product of patches for all groups.
+# From this number of input channels in a group on, one convolution for each group is faster
+# than one matrix product of patches for all groups.
 _WIDE_GROUP = 8
 
 
 class _Geometry(NamedTuple):
-    """Where the windows lie.
+    """The sizes of a correlation, which are known when it is traced.
 
     Attributes:
-        sizes: the spatial sizes of x.
-        window: those of the weight.
-        stride, pads, dilation, groups: as in `correlate`.
-        one_by_one: whether several groups are as many convolutions, and not one product of
-            patches, in the "loop" form.
-        in_c: whether the kernel can do it.
+        sizes: The spatial sizes of x.
+        window: The spatial sizes of the weight.
+        stride: The step between windows for each spatial axis.
+        pads: The (low, high) zeros for each spatial axis.
+        dilation: The step inside a window for each spatial axis.
+        groups: The number of groups of channels.
+        one_by_one: Whether the "loop" form computes several groups as several convolutions
+            instead of one product of patches.
+        in_c: Whether the kernel accepts these sizes.
     """
 
     sizes: _Sizes
@@ -56,7 +60,7 @@ class _Geometry(NamedTuple):
 
     @property
     def low(self) -> _Sizes:
-        """The zeros before each axis."""
+        """The number of zeros before each spatial axis."""
         return tuple(low for low, _ in self.pads)
 
 
@@ -69,18 +73,22 @@ def correlate(
     groups: int = 1,
     bias: jax.Array | None = None,
 ) -> jax.Array:
-    """y[n, o, m] = bias[o] + sum over c, k of x[n, c, m * stride + k * dilation - low] w[o, c, k].
+    """Computes y[n, o, m] = bias[o] + sum of x[n, c, m stride + k dilation - low] w[o, c, k].
+
+    The sum is over c and k, where m and k are positions with one index for each spatial axis.
 
     Args:
-        x: (N, groups * C, ...).
-        w: (O, C, ...); output channel o sees the C inputs of its group.
-        stride, dilation: one number for each spatial axis.
-        pads: (low, high) zeros for each spatial axis.
-        groups: into how many parts the channels fall.
-        bias: (O,) or None.
+        x: The input, (N, groups * C, ...).
+        w: The weight, (O, C, ...). An output channel is computed from the C input channels of
+            its group.
+        stride: The step between windows for each spatial axis.
+        pads: The (low, high) zeros for each spatial axis.
+        dilation: The step inside a window for each spatial axis.
+        groups: The number of groups of channels.
+        bias: A summand for each output channel, (O,), or None.
 
     Returns:
-        (N, O, ...).
+        The correlation y, (N, O, ...).
     """
     one_by_one = w.shape[1] >= _WIDE_GROUP
     geometry = _geometry(x, x.shape[2:], w, stride, pads, dilation, groups, one_by_one)
@@ -97,21 +105,25 @@ def spread(
     groups: int = 1,
     bias: jax.Array | None = None,
 ) -> jax.Array:
-    """The transpose of `correlate` in x: adds y, times the window, into each place it came from.
+    """The transpose of `correlate` with respect to x.
+
+    Each number of y, times the window, is added to the numbers of x that it was computed from.
 
     Args:
-        y: (N, O, ...).
-        w: (O, C, ...).
-        sizes: the spatial sizes of the result.
-        stride, dilation, groups: as in `correlate`.
-        low: the zeros that `correlate` puts before each spatial axis.
-        bias: (groups * C,), added to the result, or None.
+        y: The output of a correlation, (N, O, ...).
+        w: The weight, (O, C, ...).
+        sizes: The spatial sizes of the result.
+        stride: The step between windows for each spatial axis.
+        low: The number of zeros that `correlate` adds before each spatial axis.
+        dilation: The step inside a window for each spatial axis.
+        groups: The number of groups of channels.
+        bias: A summand for each channel of the result, (groups * C,), or None.
 
     Returns:
-        (N, groups * C, *sizes).
+        The result, (N, groups * C, *sizes).
     """
-    # As many zeros behind as before where that makes no other number of windows: the
-    # libraries of GPUs know no other padding.
+    # cuDNN accepts only as many zeros after an axis as before it. So `after` is made equal to
+    # `before` where this does not change the number of windows.
     exact = _high_pads(sizes, y, w, stride, low, dilation)
     pads = tuple(
         (before, max(after, min(before, after + step - 1)))
@@ -135,13 +147,13 @@ def _geometry(images, sizes, w, stride, pads, dilation, groups, one_by_one) -> _
 
 
 def _shifted(y: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """One number more in each channel of (N, O, ...)."""
+    """Adds one number to each channel of (N, O, ...)."""
     if bias is None:
         return y
     return y + jnp.broadcast_to(bias.reshape(-1, *(1,) * (y.ndim - 2)), y.shape)
 
 
-# What JAX writes: the convolution, and its transposes.
+# The "native" form: JAX's convolution, and the transposes that JAX derives from it.
 
 
 def _correlate_shapes(x, w, bias, geometry):
@@ -184,7 +196,7 @@ def _native_weight_gradient(x, y, geometry):
 
 
 def _inputs(y, w, g):
-    """The type of x: that of y but for its shape."""
+    """The type of x, which is that of y with another shape."""
     return jax.typeof(y).update(shape=_spread_shapes(y, w, g)[0])
 
 
@@ -197,7 +209,7 @@ def _bias_gradient(y):
     return y.sum((0, *range(2, y.ndim)))
 
 
-# What a CPU runs fast in XLA's operations.
+# The "loop" form: what XLA runs fast on a CPU, also inside a loop.
 
 
 def _loop_correlate(x, w, bias, geometry):
@@ -233,6 +245,8 @@ def _spread(y, w, g):
         one = g._replace(groups=1)
         return jnp.concatenate([_spread(a, b, one) for a, b in parts], 1)
     if w.shape[:2] == (g.groups, 1):
+        # One channel in each group: the transpose is itself a correlation of y, with
+        # stride - 1 zeros between its numbers, with the flipped window.
         steps = [(0, 0, 0), (0, 0, 0), *((0, 0, s - 1) for s in g.stride)]
         apart = lax.pad(y, jnp.zeros((), y.dtype), steps)
         pads = _spread_pads(y, w, g.sizes, g.stride, g.low, g.dilation)
@@ -248,7 +262,11 @@ def _loop_weight_gradient(x, y, geometry):
 
 
 def _weight_gradient(x, y, g):
-    """x against y with channels and batch trading places, (O, C, ...)."""
+    """The gradient of the weight, (O, C, ...): the correlation of x with y over the batch.
+
+    For a single group the batch is exchanged with the channels, so that a convolution sums
+    over the batch; stride and dilation are exchanged too.
+    """
     w = _weights(x, y, g)
     if g.groups == 1:
         pads = _high_pads(g.sizes, y, w, g.stride, g.low, g.dilation)
@@ -263,7 +281,7 @@ def _weight_gradient(x, y, g):
 
 
 def _flipped(w: jax.Array, groups: int) -> jax.Array:
-    """(groups * O, C, ...) to (groups * C, O, ...), the window back to front."""
+    """Turns (groups * O, C, ...) into (groups * C, O, ...) and reverses the spatial axes."""
     parts = jnp.flip(w, tuple(range(2, w.ndim))).reshape(groups, -1, *w.shape[1:])
     return jnp.swapaxes(parts, 1, 2).reshape(-1, w.shape[0] // groups, *w.shape[2:])
 
@@ -273,18 +291,19 @@ def _spans(w: Any, dilation: _Sizes) -> list[int]:
 
 
 def _high_pads(sizes, y, w, stride, low, dilation) -> _Pads:
-    """The pads that make x of these sizes as long as the windows of y need; may be negative."""
+    """The pads for which x of the given sizes fits the windows of y exactly, maybe negative."""
     axes = zip(sizes, y.shape[2:], _spans(w, dilation), stride, low, strict=True)
     return tuple((p, (m - 1) * s + 1 + span - n - p) for n, m, span, s, p in axes)
 
 
 def _spread_pads(y, w, sizes, stride, low, dilation) -> _Pads:
     axes = zip(sizes, y.shape[2:], _spans(w, dilation), stride, low, strict=True)
+    # A full correlation: span zeros on each side of y, less those that `correlate` had added.
     return tuple((span - p, n + p - (m - 1) * s - 1) for n, m, span, s, p in axes)
 
 
-# With channels last: these are the dimension numbers that XLA's CPU backend knows; the
-# gradients that JAX derives have others.
+# XLA's CPU backend has fast code only for convolutions with channels last. The gradients that
+# JAX derives have other dimension numbers, so the "loop" form writes all three itself.
 
 
 def _channels_last_conv(x, w, stride, pads, lhs_dilation=None, rhs_dilation=None):
@@ -302,8 +321,8 @@ def _channels_last_conv(x, w, stride, pads, lhs_dilation=None, rhs_dilation=None
     return jnp.moveaxis(y, -1, 1)
 
 
-# Several groups of few channels: XLA's grouped convolutions are slow on a CPU,
-# with canonical numbers too, so these are written as shifted copies of x.
+# Several groups of few channels: XLA's grouped convolutions are slow on a CPU even with
+# channels last, so these are sums of shifted copies of x.
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4, 5), inline=True)
@@ -323,6 +342,7 @@ def _correlate_narrow(x, w, stride, pads, dilation, groups):
     offsets = list(itertools.product(*map(range, w.shape[2:])))
     n, (o, c) = x.shape[0], w.shape[:2]
     if c == 1 and o == groups:
+        # A depthwise convolution: a weighted sum of the shifted copies.
         column = (1, o) + (1,) * len(sizes)
         terms = [shifted(k) * w[(slice(None), 0, *k)].reshape(column) for k in offsets]
         return sum(terms[1:], terms[0])
@@ -334,7 +354,7 @@ def _correlate_narrow(x, w, stride, pads, dilation, groups):
     return jnp.swapaxes(y.reshape(o, n, *sizes), 0, 1)
 
 
-# In C.
+# The "kernel" form, in C.
 
 
 def _in_c(*arrays, geometry):
@@ -342,7 +362,7 @@ def _in_c(*arrays, geometry):
 
 
 def _kernel_correlate(x, w, bias, geometry):
-    # XLA adds the bias: it costs nothing within the activation that usually follows.
+    # XLA adds the bias, which is free when it is fused into the activation that follows.
     return [_shifted(kernels.correlate2d(x, w, geometry.pads), bias)]
 
 
@@ -355,7 +375,9 @@ def _kernel_weight_gradient(x, y, geometry):
     return kernels.correlate2d_gradient(x, y, geometry.window, geometry.pads)
 
 
-# Linear in x, and in weight and bias together, whose slopes the kernel finds in one pass.
+# Derivatives. The correlation is linear in x, and linear in weight and bias together, whose
+# gradients the kernel computes in one pass. So an operation's tangents are operations again,
+# and derivatives of every order exist.
 
 
 def _correlate_jvp(arguments, tangents, geometry):

@@ -1,4 +1,4 @@
-"""Distances between vectors."""
+"""The distance between vectors as a layer."""
 
 import jax
 
@@ -9,7 +9,7 @@ from jaxnet.nn._module import Module
 class PairwiseDistance(Module):
     """The p-norm of x1 - x2 + eps: torch.nn.PairwiseDistance.
 
-    See `jaxnet.losses.pairwise_distance`.
+    As in `jaxnet.losses.pairwise_distance`.
     """
 
     def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> None:

@@ -11,13 +11,27 @@ from jax.typing import DTypeLike
 from jaxnet.random import Generator
 
 Rngs = Generator | nnx.Rngs
-"""Where random numbers come from: PyTorch's numbers, or flax's keys."""
+"""The sources of random numbers: one with PyTorch's numbers, and flax's with JAX's keys."""
 
 
 def draw_uniform(
     rngs: Rngs, shape: tuple[int, ...], low: float, high: float, dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
-    """Uniform numbers in [low, high) from either kind of source."""
+    """Draws uniform numbers from [low, high).
+
+    Args:
+        rngs: The source of the numbers. A `Generator` gives those that torch draws.
+        shape: The shape of the result.
+        low: The lower bound.
+        high: The upper bound.
+        dtype: The dtype of the result.
+
+    Returns:
+        The numbers, as an array of the given shape and dtype.
+
+    Raises:
+        TypeError: The argument rngs is no source of random numbers.
+    """
     if isinstance(rngs, Generator):
         return jax.device_put(rngs.uniform(low, high, shape, dtype))
     return jax.random.uniform(key(rngs), shape, dtype, low, high)
@@ -30,21 +44,39 @@ def draw_normal(
     std: float,
     dtype: DTypeLike = jnp.float32,
 ) -> jax.Array:
-    """Normal numbers from either kind of source."""
+    """Draws normal numbers.
+
+    Args:
+        rngs: The source of the numbers. A `Generator` gives those that torch draws.
+        shape: The shape of the result.
+        mean: The mean.
+        std: The standard deviation.
+        dtype: The dtype of the result.
+
+    Returns:
+        The numbers, as an array of the given shape and dtype.
+
+    Raises:
+        TypeError: The argument rngs is no source of random numbers.
+    """
     if isinstance(rngs, Generator):
         return jax.device_put(rngs.normal(mean, std, shape, dtype))
     return jax.random.normal(key(rngs), shape, dtype) * std + mean
 
 
 def draw_permutation(rngs: Rngs, n: int) -> np.ndarray | jax.Array:
-    """A random order of 0 .. n-1 from either kind of source."""
+    """Draws a random order of the numbers 0 to n - 1 from either kind of source."""
     if isinstance(rngs, Generator):
         return rngs.randperm(n)
     return jax.random.permutation(key(rngs), n)
 
 
 def key(rngs: Any) -> jax.Array:
-    """The next key of flax's source."""
+    """Draws the next key from flax's source of random numbers.
+
+    Raises:
+        TypeError: The argument is no source of random numbers.
+    """
     if isinstance(rngs, nnx.Rngs):
         return rngs.params()
     raise TypeError(
@@ -54,7 +86,11 @@ def key(rngs: Any) -> jax.Array:
 
 
 def fill(tensor: nnx.Variable[Any], values: jax.Array | np.ndarray) -> nnx.Variable[Any]:
-    """Writes values into a variable and returns it."""
+    """Writes values into a variable and returns the variable.
+
+    Raises:
+        TypeError: The tensor is an array, which cannot be changed, and not a variable.
+    """
     if not isinstance(tensor, nnx.Variable):
         raise TypeError(
             f"tensor: {type(tensor).__name__} cannot be changed in place; "

@@ -1,8 +1,9 @@
-"""Dropout: torch's layers, with keys from `nn.keys` in place of a global generator.
+"""Dropout layers and functions, with random keys from `nn.keys` instead of a global generator.
 
-The masks are not torch's: its x86 builds draw them from a vendor library. Recorded
-masks can be fed with `nn.masks`. The factor is torch's 1 / (1 - p), in training only.
-As in torch, nothing is drawn for p = 0, p = 1 or an empty input.
+The random masks differ from torch's, whose x86 builds draw them with a vendor library. Masks
+that were recorded in torch can be replayed with `nn.masks`. As in torch, the remaining numbers
+are multiplied by 1 / (1 - p), only in training, and nothing is drawn for p = 0, p = 1 or an
+empty input.
 """
 
 import math
@@ -17,7 +18,7 @@ from jaxnet.nn._module import Module
 
 
 def _check_probability(p: float) -> None:
-    if not 0 <= p <= 1:  # also true of nan
+    if not 0 <= p <= 1:  # written so that nan is refused too
         raise ValueError(f"p: dropout probability has to be between 0 and 1, but got {p}")
 
 
@@ -41,6 +42,7 @@ def _drop(
     if not _draws(input, p, training):
         return input
     if p == 1:
+        # As in torch a product, so nan and infinity become nan instead of 0.
         return input * 0
     kept = keep_mask(name, shape, 1 - p, key, input.shape)
     return jnp.where(kept, input * (1 / (1 - p)), 0)
@@ -57,15 +59,17 @@ def _alpha_drop(
     if not _draws(input, p, training):
         return input
     if p == 1:
+        # As in torch a product, so nan and infinity become nan instead of 0.
         return input * 0
-    low = 1.7580993408473766  # minus SELU's limit on the left
+    low = 1.7580993408473766  # SELU(x) approaches -low for x to minus infinity
+    # The factor a and the summand a p low restore mean 0 and variance 1 after the dropout.
     a = 1 / math.sqrt((low * low * p + 1) * (1 - p))
     kept = keep_mask(name, shape, 1 - p, key, input.shape)
     return jnp.where(kept, input * a + low * a * p, -low * a * (1 - p))
 
 
 def _channels(input: jax.Array, leading: int) -> tuple[int, ...]:
-    """The mask's shape when one number is drawn for each channel."""
+    """The shape of a mask with one number for each channel."""
     return input.shape[:leading] + (1,) * (input.ndim - leading)
 
 
@@ -82,17 +86,21 @@ def dropout(
     *,
     key: jax.Array | None = None,
 ) -> Float[Array, "*shape"]:
-    """Zeroes numbers with probability p and multiplies the rest by 1 / (1 - p).
+    """Zeroes numbers with probability p and multiplies the others by 1 / (1 - p).
 
     Args:
-        input: floats of any shape.
-        p: probability that a number is dropped.
-        training: if not, the input is given back.
-        inplace: torch's argument; arrays never change, so it has no effect.
-        key: random key; without it the open `nn.keys` context gives one.
+        input: An array of floats of any shape.
+        p: The probability that a number is zeroed.
+        training: Whether numbers are zeroed at all; if False the input is returned.
+        inplace: An argument of torch that has no effect, since JAX's arrays never change.
+        key: A random key. Without it the open `nn.keys` context supplies one.
+
+    Returns:
+        An array with the shape and dtype of the input.
 
     Raises:
-        ValueError: p lies outside [0, 1], or there is no key.
+        ValueError: The probability p is not in [0, 1], or there is no key.
+        TypeError: The input has no float dtype.
     """
     return _drop("dropout", input, p, training, input.shape, key)
 
@@ -105,7 +113,10 @@ def dropout1d(
     *,
     key: jax.Array | None = None,
 ) -> Float[Array, "*shape"]:
-    """Drops whole channels of (N, C, L) or (C, L). See `dropout`."""
+    """Zeroes whole channels of (N, C, L) or (C, L): torch.nn.functional.dropout1d.
+
+    The arguments are those of `dropout`.
+    """
     if input.ndim not in (2, 3):
         raise ValueError(
             f"dropout1d: the input has shape {input.shape}; accepted are (N, C, L) and (C, L)"
@@ -121,10 +132,12 @@ def dropout2d(
     *,
     key: jax.Array | None = None,
 ) -> Float[Array, "*shape"]:
-    """Drops whole channels of (N, C, H, W). See `dropout`.
+    """Zeroes whole channels of (N, C, H, W): torch.nn.functional.dropout2d.
 
-    As torch does now, with a warning, inputs with another number of axes are read
-    as (N, C, ...); an image (C, H, W) without a batch wants `dropout2d(x[None])[0]`.
+    As in torch, an input with another number of axes is read as (N, C, ...), with a warning.
+    For a single image (C, H, W) write `dropout2d(x[None])[0]`.
+
+    The arguments are those of `dropout`.
     """
     _check_features("dropout2d", input)
     if input.ndim != 4:
@@ -144,10 +157,11 @@ def dropout3d(
     *,
     key: jax.Array | None = None,
 ) -> Float[Array, "*shape"]:
-    """Drops whole channels of (N, C, D, H, W) or (C, D, H, W). See `dropout`.
+    """Zeroes whole channels of (N, C, D, H, W) or (C, D, H, W): torch.nn.functional.dropout3d.
 
-    As torch does now, with a warning, inputs with another number of axes are read
-    as (C, ...).
+    As in torch, an input with another number of axes is read as (C, ...), with a warning.
+
+    The arguments are those of `dropout`.
     """
     if input.ndim not in (4, 5):
         warnings.warn(
@@ -167,10 +181,12 @@ def alpha_dropout(
     *,
     key: jax.Array | None = None,
 ) -> Float[Array, "*shape"]:
-    """Sets numbers to SELU's lower limit and rescales: zero mean and unit variance stay.
+    """Replaces numbers by SELU's lower limit, and keeps mean 0 and variance 1.
 
-    kept: a x + a p L; dropped: -a (1 - p) L; L = 1.758..., a = ((L^2 p + 1)(1 - p))^(-1/2).
-    Arguments as `dropout`'s, but `training` is False by default, as in torch.
+    With L = 1.758... and a = ((L^2 p + 1)(1 - p))^(-1/2), a number x becomes -a (1 - p) L with
+    probability p, and a x + a p L otherwise (Klambauer et al., 2017).
+
+    The arguments are those of `dropout`, but as in torch `training` is False by default.
     """
     return _alpha_drop("alpha_dropout", input, p, training, input.shape, key)
 
@@ -183,7 +199,10 @@ def feature_alpha_dropout(
     *,
     key: jax.Array | None = None,
 ) -> Float[Array, "*shape"]:
-    """`alpha_dropout` of whole channels of (N, C, ...)."""
+    """Applies `alpha_dropout` to whole channels of (N, C, ...).
+
+    The arguments are those of `alpha_dropout`.
+    """
     _check_features("feature_alpha_dropout", input)
     return _alpha_drop("feature_alpha_dropout", input, p, training, _channels(input, 2), key)
 
@@ -199,14 +218,17 @@ class _Dropout(Module):
 
 
 class Dropout(_Dropout):
-    """Zeroes numbers with probability p in training: torch.nn.Dropout.
+    """Zeroes numbers with probability p in training mode: torch.nn.Dropout.
+
+    In training mode the layer takes its key from the open `nn.keys` context. A step from
+    `make_train_step` opens this context.
 
     Args:
-        p: probability that a number is dropped.
-        inplace: torch's argument; arrays never change, so it has no effect.
+        p: The probability that a number is zeroed.
+        inplace: An argument of torch that has no effect, since JAX's arrays never change.
 
-    In training mode it takes its key from the open `nn.keys` context; a step from
-    `make_train_step` opens one.
+    Raises:
+        ValueError: The probability p is not in [0, 1].
     """
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -214,16 +236,16 @@ class Dropout(_Dropout):
 
 
 class Dropout1d(_Dropout):
-    """Drops whole channels of (N, C, L) or (C, L): torch.nn.Dropout1d. See `Dropout`."""
+    """Zeroes whole channels of (N, C, L) or (C, L): torch.nn.Dropout1d. As in `Dropout`."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return dropout1d(input, self.p, self.training)
 
 
 class Dropout2d(_Dropout):
-    """Drops whole channels of (N, C, H, W): torch.nn.Dropout2d.
+    """Zeroes whole channels of (N, C, H, W): torch.nn.Dropout2d.
 
-    See `Dropout` for the arguments, and `dropout2d` for an input of three axes.
+    The arguments are those of `Dropout`. Other numbers of axes are read as in `dropout2d`.
     """
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -231,21 +253,30 @@ class Dropout2d(_Dropout):
 
 
 class Dropout3d(_Dropout):
-    """Drops whole channels of (N, C, D, H, W) or (C, D, H, W): torch.nn.Dropout3d."""
+    """Zeroes whole channels of (N, C, D, H, W) or (C, D, H, W): torch.nn.Dropout3d.
+
+    The arguments are those of `Dropout`. Other numbers of axes are read as in `dropout3d`.
+    """
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return dropout3d(input, self.p, self.training)
 
 
 class AlphaDropout(_Dropout):
-    """Dropout that keeps SELU's zero mean and unit variance: torch.nn.AlphaDropout."""
+    """Dropout that keeps mean 0 and variance 1 after SELU: torch.nn.AlphaDropout.
+
+    The arguments are those of `Dropout`, and the formula is that of `alpha_dropout`.
+    """
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return alpha_dropout(input, self.p, self.training)
 
 
 class FeatureAlphaDropout(_Dropout):
-    """`AlphaDropout` of whole channels of (N, C, ...): torch.nn.FeatureAlphaDropout."""
+    """Applies `AlphaDropout` to whole channels of (N, C, ...): torch.nn.FeatureAlphaDropout.
+
+    The arguments are those of `Dropout`.
+    """
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return feature_alpha_dropout(input, self.p, self.training)

@@ -1,4 +1,4 @@
-"""Lookup tables."""
+"""Embedding tables, which are looked up by row number, and one-hot encoding."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import Array, Inexact, Integer
 
 from jaxnet.nn._draw import Rngs, draw_normal
 from jaxnet.nn._module import Buffer, Module, Parameter
+from jaxnet.precision import promoted
 
 
 def embedding(
@@ -23,27 +24,29 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Inexact[Array, "*N D"]:
-    """Rows of a table: torch.nn.functional.embedding.
+    """Looks up rows of a table: torch.nn.functional.embedding.
 
     Args:
-        input: row numbers, integers of any shape.
-        weight: (rows, D).
-        padding_idx: a row that gets no gradient, negative from the end.
-        max_norm: looked-up rows with a larger norm are first scaled down to it, in
-            `weight` itself; so `weight` must then be a Parameter, not an array.
-        norm_type: p of that norm.
-        scale_grad_by_freq: whether a row's gradient is divided by how often the row
-            is looked up in this call.
-        sparse: only False; JAX has no sparse gradients.
+        input: The row numbers, integers of any shape.
+        weight: The table, (rows, D).
+        padding_idx: The number of a row that gets no gradient; a negative number counts from
+            the end.
+        max_norm: The largest norm of a row. Rows that are looked up and have a larger norm are
+            first scaled down to it in `weight` itself, which must then be a Parameter.
+        norm_type: The exponent p of the norm.
+        scale_grad_by_freq: Whether the gradient of a row is divided by the number of times
+            that the row is looked up in this call.
+        sparse: False; JAX has no sparse gradients.
 
     Returns:
-        (*input.shape, D).
+        The rows, (*input.shape, D).
 
     Raises:
-        IndexError: a row number below 0 or too large, named in the message. Under
-            `jax.jit` numbers are not known yet, so no error can be raised: such
-            rows come out as nan (JAX alone would take the nearest row in silence).
-        TypeError: row numbers that are not integers, or max_norm for an array.
+        IndexError: A row number is negative or too large. Under `jax.jit` the numbers are not
+            known and no error can be raised, so such a row comes out as nan. (JAX alone would
+            silently return the nearest row.)
+        TypeError: The row numbers are not integers, or max_norm is given with an array.
+        ValueError: The row padding_idx does not exist, or sparse is True.
     """
     rows = weight.shape[0]
     padding_idx = _padding_row(padding_idx, rows)
@@ -64,6 +67,7 @@ def embedding(
     if scale_grad_by_freq:
         counts = jnp.zeros(rows, int).at[input].add(1, mode="drop")
         share = (1 / jnp.maximum(counts, 1)).astype(table.dtype)[input][..., None]
+        # A row that was looked up n times sums n gradients, so each of them is divided by n.
         output = _with_scaled_gradient(output, jnp.broadcast_to(share, output.shape))
     return output
 
@@ -71,30 +75,37 @@ def embedding(
 def embedding_renorm(
     weight: jax.Array, input: jax.Array, max_norm: float, norm_type: float = 2.0
 ) -> jax.Array:
-    """The table with the looked-up rows scaled down to a largest norm.
+    """Scales rows of a table down to a largest norm.
 
-    A row whose p-norm exceeds max_norm is multiplied by max_norm / (norm + 1e-7).
-    The gradient goes through as if nothing had changed, as in torch, where the
-    change is made behind autograd's back.
+    A row whose p-norm exceeds max_norm is multiplied by max_norm / (norm + 1e-7). The gradient
+    passes as if the table had not been changed, as in torch, where autograd does not see the
+    change.
 
     Args:
-        weight: (rows, D).
-        input: row numbers of any shape.
-        max_norm: the largest norm.
-        norm_type: p.
+        weight: The table, (rows, D).
+        input: The row numbers, integers of any shape; other rows are unchanged.
+        max_norm: The largest norm.
+        norm_type: The exponent p of the norm.
+
+    Returns:
+        The new table, (rows, D).
     """
     rows = input.reshape(-1)
     found = lax.stop_gradient(weight)[rows]  # (n, D)
     norms = jnp.linalg.norm(found, ord=norm_type, axis=-1, keepdims=True)
     scale = jnp.where(norms > max_norm, max_norm / (norms + 1e-7), 1)
     scaled = found * jnp.broadcast_to(scale, found.shape)
-    rows = jnp.where(rows < 0, weight.shape[0], rows)  # not counted from the end
+    # A negative number would count from the end; this one is out of range and is dropped.
+    rows = jnp.where(rows < 0, weight.shape[0], rows)
     return _with_value(weight, lax.stop_gradient(weight).at[rows].set(scaled, mode="drop"))
 
 
 @jax.custom_jvp
 def _with_value(x: jax.Array, value: jax.Array) -> jax.Array:
-    """`value`, with the gradient of x: exact, where x + stop_gradient(value - x) would round."""
+    """Returns `value` with the gradient of x.
+
+    The usual x + stop_gradient(value - x) would round the value.
+    """
     return value
 
 
@@ -139,27 +150,29 @@ def _check_rows(input: jax.Array, rows: int) -> None:
 
 
 def _known_range(numbers: jax.Array) -> tuple[int, ...]:
-    """The smallest and the largest, or nothing where there are none or none is known yet."""
+    """The smallest and the largest number, or () if there are no numbers or jit hides them."""
     if isinstance(numbers, jax.core.Tracer) or numbers.size == 0:
         return ()
-    on_host = np.asarray(numbers)  # jnp would trace them under jit, constants too
+    on_host = np.asarray(numbers)  # under jit jnp would trace even a constant
     return int(on_host.min()), int(on_host.max())
 
 
 def one_hot(tensor: jax.Array, num_classes: int = -1) -> jax.Array:
-    """Class numbers as rows of zeros with a single one: torch.nn.functional.one_hot.
+    """Encodes class numbers as rows of zeros with a single one: torch.nn.functional.one_hot.
 
     Args:
-        tensor: class numbers, integers of any shape.
-        num_classes: how many there are; -1 takes the largest number plus one, which
-            needs known values and so does not work under `jax.jit`.
+        tensor: The class numbers, integers of any shape.
+        num_classes: The number of classes. The default of -1 takes the largest class number
+            plus one, which must be known, so it does not work under `jax.jit`.
 
     Returns:
-        (*tensor.shape, num_classes), of JAX's default integer type (torch: int64).
+        The rows, (*tensor.shape, num_classes), with JAX's default integer dtype (torch: int64).
 
     Raises:
-        ValueError: a class outside 0 .. num_classes - 1. Under `jax.jit` its row is
-            filled with the smallest integer instead, so that it cannot go unseen.
+        ValueError: A class number is not in 0 to num_classes - 1, or num_classes is neither
+            positive nor -1. Under `jax.jit` the numbers are not known, so the row of a wrong
+            class is filled with the smallest integer instead.
+        TypeError: The class numbers are not integers.
 
     >>> one_hot(jnp.array([0, 2]), num_classes=3)
     Array([[1, 0, 0],
@@ -179,7 +192,9 @@ def one_hot(tensor: jax.Array, num_classes: int = -1) -> jax.Array:
         if not 0 <= worst < num_classes:
             raise ValueError(f"one_hot: class {worst}; accepted is 0 to {num_classes - 1}")
     classes = jnp.arange(num_classes).reshape((1,) * tensor.ndim + (-1,))
-    rows = (tensor[..., None] == classes).astype(int)
+    dtype = promoted(tensor, classes)  # uint8 cannot hold the numbers of 300 classes
+    tensor = tensor.astype(dtype)
+    rows = (tensor[..., None] == classes.astype(dtype)).astype(int)
     wrong = ((tensor < 0) | (tensor >= num_classes))[..., None]
     return jnp.where(jnp.broadcast_to(wrong, rows.shape), jnp.iinfo(rows.dtype).min, rows)
 
@@ -187,28 +202,33 @@ def one_hot(tensor: jax.Array, num_classes: int = -1) -> jax.Array:
 class Embedding(Module):
     """A table of vectors that is looked up by row number: torch.nn.Embedding.
 
+    The parameter is `weight` (num_embeddings, embedding_dim), as in torch.
+
+    A row number that is out of range raises an IndexError. Under `jax.jit` the numbers are not
+    known, and such a row comes out as nan. (JAX alone would silently return the nearest row.)
+    The check waits for the numbers to be computed, so a loop that runs ahead of the device
+    should call the layer under `jax.jit`.
+
     Args:
-        num_embeddings: rows of the table.
-        embedding_dim: D, the size of a row.
-        padding_idx: a row that starts at zero and gets no gradient.
-        max_norm: looked-up rows with a larger norm are scaled down to it, in the
-            Parameter itself, at every call, in evaluation mode too: as in torch.
-            `train.make_train_step` keeps the change; a step of your own must take
-            the parameters back from the model that it called.
-        norm_type: p of that norm.
-        scale_grad_by_freq: whether a row's gradient is divided by how often the row
-            is looked up in the batch.
-        sparse: only False; JAX has no sparse gradients.
-        _weight, _freeze: use `from_pretrained`.
-        rngs: source of the initial weights, N(0, 1).
-        dtype: of the parameter.
+        num_embeddings: The number of rows of the table.
+        embedding_dim: The size D of a row.
+        padding_idx: The number of a row that is initially zero and gets no gradient; a
+            negative number counts from the end.
+        max_norm: The largest norm of a row. Rows that are looked up and have a larger norm are
+            scaled down to it in the Parameter itself at every call, as in torch also in
+            evaluation mode. `train.make_train_step` keeps this change; a step of your own must
+            take the parameters back from the model that it called.
+        norm_type: The exponent p of the norm.
+        scale_grad_by_freq: Whether the gradient of a row is divided by the number of times
+            that the row is looked up in the batch.
+        sparse: False; JAX has no sparse gradients.
+        _weight: The table, for `from_pretrained`.
+        _freeze: Whether the table is a Buffer, for `from_pretrained`.
+        rngs: The source of the initial weights, N(0, 1).
+        dtype: The dtype of the parameter.
 
-    Parameter `weight` (num_embeddings, embedding_dim), as in torch.
-
-    A row number out of range is an IndexError; under `jax.jit`, where no value is
-    known, it gives nan. Both make sure that JAX's silent choice of the nearest row
-    does not pass for a result. The check waits for the numbers, so a loop that is
-    to run ahead of the device should call the layer under `jax.jit`.
+    Raises:
+        ValueError: The row padding_idx does not exist, or sparse is True.
 
     >>> from jaxnet.random import Generator
     >>> table = Embedding(10, 3, padding_idx=0, rngs=Generator(0))
@@ -260,14 +280,21 @@ class Embedding(Module):
         scale_grad_by_freq: bool = False,
         sparse: bool = False,
     ) -> "Embedding":
-        """A layer with a given table.
+        """Makes a layer with a given table.
+
+        The arguments that are not described here are those of `Embedding`.
 
         Args:
-            embeddings: (rows, D).
-            freeze: whether the table stays as it is in training. It is then a Buffer:
-                it stands in the state_dict under the same name, but among
-                `named_buffers()`, where no optimizer and no weight decay reaches it.
-            padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse: as above.
+            embeddings: The table, (rows, D).
+            freeze: Whether the table stays unchanged in training. It is then a Buffer: it is
+                in the state_dict under the same name, but among `named_buffers()`, so that
+                neither an optimizer nor weight decay changes it.
+
+        Returns:
+            The layer.
+
+        Raises:
+            ValueError: The table does not have two axes.
 
         >>> frozen = Embedding.from_pretrained(jnp.eye(3))
         >>> frozen(jnp.array([2])), frozen.num_parameters
@@ -289,7 +316,7 @@ class Embedding(Module):
         )
 
     def __call__(self, input: Integer[Array, "*N"]) -> Inexact[Array, "*N D"]:
-        """Row numbers (...) to rows (..., D)."""
+        """Looks up the rows (..., D) of the row numbers (...)."""
         return embedding(
             input,
             self.weight,

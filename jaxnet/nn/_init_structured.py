@@ -1,4 +1,4 @@
-"""The part of torch.nn.init that looks at where an entry stands, or at its value."""
+"""The functions of torch.nn.init that depend on the position or the value of an entry."""
 
 import math
 import warnings
@@ -17,22 +17,36 @@ _Array = nnx.Variable[Any]
 
 
 def eye_(tensor: _Array) -> _Array:
-    """Fills with ones on the diagonal and zeros elsewhere.
+    """Fills a matrix with ones on the diagonal and zeros elsewhere.
+
+    Args:
+        tensor: A `Parameter` or `Buffer` with 2 axes, which is changed in place.
+
+    Returns:
+        The tensor.
 
     Raises:
-        ValueError: the tensor has not 2 dimensions.
+        ValueError: The tensor does not have 2 axes.
     """
     return fill(tensor, jnp.eye(*_matrix("eye_", tensor), dtype=tensor.dtype))
 
 
 def dirac_(tensor: _Array, groups: int = 1) -> _Array:
-    """Fills a convolution's weight so that it hands its inputs on unchanged.
+    """Fills a convolution's weight so that the convolution returns its input channels.
 
     In each group, output channel d gets a one at the middle of input channel d.
 
     Args:
-        tensor: (out, in/groups, ...) with 1, 2 or 3 spatial axes.
-        groups: of the convolution.
+        tensor: A weight (out, in / groups, ...) with 1, 2 or 3 spatial axes, which is changed
+            in place.
+        groups: The number of groups of the convolution.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ValueError: The tensor has another number of axes, or groups does not divide the
+            output channels.
     """
     shape = tensor.shape
     if len(shape) not in (3, 4, 5):
@@ -49,11 +63,23 @@ def dirac_(tensor: _Array, groups: int = 1) -> _Array:
 
 
 def orthogonal_(tensor: _Array, gain: float = 1, *, generator: Rngs) -> _Array:
-    """Fills with a random (semi-)orthogonal matrix times `gain`.
+    """Fills with a random matrix with orthogonal rows or columns, times `gain`.
 
-    The Q of a matrix of normal numbers, its signs chosen so that R's diagonal is
-    positive (Mezzadri, arXiv math-ph/0609050). Axes behind the second are joined.
-    Equal to torch's up to the rounding of the QR decomposition.
+    The matrix is the factor Q of the QR decomposition of a matrix of normal numbers, with
+    the signs for which the diagonal of R is positive (Mezzadri, arXiv math-ph/0609050). It is
+    equal to torch's up to the rounding of the QR decomposition.
+
+    Args:
+        tensor: A `Parameter` or `Buffer` with at least 2 axes, which is changed in place. The
+            axes after the first are joined into the columns of the matrix.
+        gain: The factor of the matrix.
+        generator: The source of the random numbers.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ValueError: The tensor has fewer than 2 axes.
     """
     if len(tensor.shape) < 2:
         raise ValueError(f"orthogonal_: shape {tensor.shape}; at least 2 dimensions are needed")
@@ -62,7 +88,8 @@ def orthogonal_(tensor: _Array, gain: float = 1, *, generator: Rngs) -> _Array:
     rows, cols = tensor.shape[0], tensor.size // tensor.shape[0]
     flat: Any = draw_normal(generator, (rows, cols), 0.0, 1.0, tensor.dtype)
     xp: Any = jnp
-    if not isinstance(flat, jax.core.Tracer):  # on the host: exact to the last digit, no compile
+    # On the host the decomposition is done in float64, to the last digit, without compiling.
+    if not isinstance(flat, jax.core.Tracer):
         xp, flat = np, np.asarray(flat, np.float64)
     q, r = xp.linalg.qr(flat.T if rows < cols else flat)
     q = q * xp.sign(xp.diag(r))[None, :]
@@ -70,15 +97,21 @@ def orthogonal_(tensor: _Array, gain: float = 1, *, generator: Rngs) -> _Array:
 
 
 def sparse_(tensor: _Array, sparsity: float, std: float = 0.01, *, generator: Rngs) -> _Array:
-    """Fills with N(0, std^2), then sets a share of each column to zero.
+    """Fills a matrix from N(0, std^2) and sets a fraction of each column to zero.
 
     Args:
-        tensor: a matrix.
-        sparsity: the share of zeros in each column, rounded up to whole rows.
-        std: of the other entries.
-        generator: gives the numbers and the rows. Torch draws the rows from its
-            global generator even if it is given another one; the two agree when
-            torch is seeded by `manual_seed` and given none.
+        tensor: A `Parameter` or `Buffer` with 2 axes, which is changed in place.
+        sparsity: The fraction of zeros in each column, rounded up to whole rows.
+        std: The standard deviation of the other entries.
+        generator: The source of the numbers and of the rows that are zero. torch draws the
+            rows from its global generator even if another one is given; so the result is
+            torch's if torch is seeded by `manual_seed` and given no generator.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ValueError: The tensor does not have 2 axes.
     """
     rows, cols = _matrix("sparse_", tensor)
     zeros = math.ceil(sparsity * rows)
@@ -98,14 +131,25 @@ def trunc_normal_(
     *,
     generator: Rngs,
 ) -> _Array:
-    """Fills with N(mean, std^2) under the condition that a <= value <= b.
+    """Fills from N(mean, std^2), restricted to a <= value <= b.
 
-    From a `Generator` it draws as torch does: normal numbers again and again until
-    all lie inside, or, where [a, b] holds at most 0.3 of them, uniform candidates
-    that are accepted with the probability that the density gives them.
+    With a `Generator` the numbers are drawn as in torch. If [a, b] has a probability above
+    0.3, normal numbers are drawn again until all are inside. Otherwise uniform candidates are
+    drawn and accepted with a probability proportional to the normal density.
+
+    Args:
+        tensor: A `Parameter` or `Buffer`, which is changed in place.
+        mean: The mean of the normal distribution.
+        std: The standard deviation of the normal distribution.
+        a: The smallest value.
+        b: The largest value.
+        generator: The source of the random numbers.
+
+    Returns:
+        The tensor.
 
     Raises:
-        ValueError: std is not positive, or a is not below b.
+        ValueError: The argument std is not positive, or a is not below b.
     """
     if not std > 0:
         raise ValueError(f"trunc_normal_: std {std}; accepted are positive numbers")
@@ -136,6 +180,7 @@ def _redrawn(
     b: float,
     dtype: DTypeLike,
 ) -> np.ndarray:
+    # torch draws a whole array in each round, so the numbers that are not needed are drawn too.
     low, high = np.asarray([a, b], dtype)
     values = generator.normal(mean, std, shape, dtype)
     while (outside := (values < low) | (values > high)).any():
@@ -160,7 +205,7 @@ def _accepted(
         candidates = np.asarray(generator.uniform(a, b, shape, dtype))
         values = np.where(pending, candidates, values)
         log_density = ((candidates - mean) / std) ** 2 * half - log_peak
-        with np.errstate(divide="ignore"):  # a uniform number can be 0
+        with np.errstate(divide="ignore"):  # a uniform number can be 0, whose log is -inf
             pending = pending & (np.log(generator.uniform(0, 1, shape, dtype)) > log_density)
     return values
 

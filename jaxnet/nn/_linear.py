@@ -1,4 +1,4 @@
-"""Affine layers."""
+"""Affine layers, and layers that join or split axes."""
 
 import math
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ def linear(
     weight: Inexact[Array, "*out_features in_features"],
     bias: Inexact[Array, "*out_features"] | None = None,
 ) -> Inexact[Array, "..."]:
-    """y = x W^T + b: torch.nn.functional.linear.
+    """Computes y = x W^T + b: torch.nn.functional.linear.
 
     Args:
-        input: (..., in_features).
-        weight: (out_features, in_features) or (in_features,).
-        bias: (out_features,).
+        input: The rows x, (..., in_features).
+        weight: The matrix W, (out_features, in_features), or a vector (in_features,).
+        bias: The summand b, (out_features,), or () for a vector.
 
     Returns:
-        (..., out_features), or (...) for a weight of one dimension.
+        The rows y, (..., out_features), or (...) if the weight is a vector.
     """
     output = _FEW_ROWS(input, weight)[0] if _few_rows(input, weight) else input @ weight.T
     if bias is None:
@@ -39,10 +39,10 @@ def linear(
     return output + jnp.broadcast_to(bias, output.shape)
 
 
-# A large weight and a few rows are limited by memory. On a CPU, XLA's product takes twice as
-# long as reading the weight does; and the weight's gradient, as a product, is written out and
-# read again by the optimizer, where a sum of outer products is computed in the optimizer's own
-# loop. (3072-512-2, batch 2: half of the whole step's time.)
+# A product of a few rows with a large weight is limited by memory. XLA's product on a CPU takes
+# twice the time of reading the weight once. And the weight's gradient, computed as a product,
+# is written to memory and read again by the optimizer, while a sum of outer products is fused
+# into the optimizer's own loop. (For 3072-512-2 with batch 2 this is half of the step's time.)
 _LARGE_WEIGHT = 2**16
 
 
@@ -84,7 +84,8 @@ def _outer_loop(x, y):
         jnp.broadcast_to(a, (b.size, a.size)) * jnp.broadcast_to(b[:, None], (b.size, a.size))
         for a, b in zip(x, y, strict=True)
     ]
-    # From the last row on: a run that was started with an older version keeps its bits.
+    # The sum starts from the last row. Another order would change the last bits, and with them
+    # runs that are resumed from older checkpoints.
     return [sum(terms[-2::-1], terms[-1])]
 
 
@@ -126,19 +127,19 @@ def bilinear(
     weight: Inexact[Array, "out in1 in2"],
     bias: Inexact[Array, " out"] | None = None,
 ) -> Inexact[Array, "*N out"]:
-    """y_o = sum_ij x1_i W_oij x2_j + b_o: torch.nn.functional.bilinear.
+    """Computes y_o = sum_ij x1_i W_oij x2_j + b_o: torch.nn.functional.bilinear.
 
     Args:
-        input1: (..., in1).
-        input2: (..., in2), with the same leading axes.
-        weight: (out, in1, in2).
-        bias: (out,).
+        input1: The rows x1, (..., in1).
+        input2: The rows x2, (..., in2), with the leading axes of input1.
+        weight: The array W, (out, in1, in2).
+        bias: The summand b, (out,).
 
     Returns:
-        (..., out).
+        The rows y, (..., out).
 
     Raises:
-        ValueError: the inputs do not fit the weight or each other.
+        ValueError: The inputs do not fit the weight or each other.
     """
     _, in1, in2 = weight.shape
     fit = input1.ndim > 0 and input2.ndim > 0
@@ -157,12 +158,15 @@ def flatten(input: jax.Array, start_dim: int = 0, end_dim: int = -1) -> jax.Arra
     """Joins the axes start_dim to end_dim into one: torch.flatten.
 
     Args:
-        input: any shape; a single number becomes shape (1,).
-        start_dim: first axis to join, negative from the end.
-        end_dim: last axis to join.
+        input: An array of any shape; a single number becomes an array of shape (1,).
+        start_dim: The first axis to join; a negative number counts from the end.
+        end_dim: The last axis to join; a negative number counts from the end.
+
+    Returns:
+        The array with the joined axis.
 
     Raises:
-        ValueError: an axis that is not there, or start_dim behind end_dim.
+        ValueError: An axis does not exist, or start_dim is behind end_dim.
     """
     start = _axis("flatten", "start_dim", start_dim, input)
     end = _axis("flatten", "end_dim", end_dim, input)
@@ -176,15 +180,18 @@ def flatten(input: jax.Array, start_dim: int = 0, end_dim: int = -1) -> jax.Arra
 
 
 def unflatten(input: jax.Array, dim: int, sizes: Sequence[int]) -> jax.Array:
-    """Takes one axis apart into several: torch.unflatten.
+    """Splits one axis into several: torch.unflatten.
 
     Args:
-        input: any shape but a single number.
-        dim: the axis, negative from the end.
-        sizes: of the new axes; one may be -1 and is found from the others.
+        input: An array with at least one axis.
+        dim: The axis to split; a negative number counts from the end.
+        sizes: The sizes of the new axes. One size may be -1 and is computed from the others.
+
+    Returns:
+        The array with the new axes.
 
     Raises:
-        ValueError: an axis that is not there, or sizes that do not multiply up to it.
+        ValueError: The axis does not exist, or the product of the sizes is not its size.
     """
     axis = _axis("unflatten", "dim", dim, input)
     sizes, length = tuple(sizes), input.shape[axis] if input.ndim else 0
@@ -200,7 +207,7 @@ def unflatten(input: jax.Array, dim: int, sizes: Sequence[int]) -> jax.Array:
 
 
 def _axis(function: str, name: str, given: int, input: jax.Array) -> int:
-    axes = max(input.ndim, 1)  # torch counts a single number as one axis here
+    axes = max(input.ndim, 1)  # for torch a single number has one axis here
     if not -axes <= given < axes:
         raise ValueError(
             f"{function}: {name}={given} for an input of shape {input.shape}; "
@@ -210,16 +217,18 @@ def _axis(function: str, name: str, given: int, input: jax.Array) -> int:
 
 
 class Linear(Module):
-    """y = x W^T + b: torch.nn.Linear.
+    """Computes y = x W^T + b: torch.nn.Linear.
+
+    The parameters are `weight` (out_features, in_features) and `bias` (out_features,), as in
+    torch.
 
     Args:
-        in_features: size of the last axis of the input.
-        out_features: size of the last axis of the output.
-        bias: whether b is there.
-        rngs: source of the initial weights, U(-1/sqrt(in), 1/sqrt(in)) for both.
-        dtype: of the parameters.
-
-    Parameters `weight` (out, in) and `bias` (out,), as in torch.
+        in_features: The size of each input row.
+        out_features: The size of each output row.
+        bias: Whether there is a summand b.
+        rngs: The source of the initial weights, U(-1/sqrt(in_features), 1/sqrt(in_features))
+            for weight and bias.
+        dtype: The dtype of the parameters.
 
     >>> from jaxnet.random import Generator
     >>> Linear(1, 8, rngs=Generator(0))
@@ -244,7 +253,7 @@ class Linear(Module):
     def __call__(
         self, input: Inexact[Array, "*N in_features"]
     ) -> Inexact[Array, "*N out_features"]:
-        """(..., in_features) to (..., out_features)."""
+        """Maps (..., in_features) to (..., out_features)."""
         if input.ndim == 0 or input.shape[-1] != self.in_features:
             raise wrong_shape(self, f"(..., {self.in_features})", input)
         bias = None if self.bias is None else self.bias[...]
@@ -258,7 +267,7 @@ class Linear(Module):
 
 
 class Identity(Module):
-    """Gives its input back, whatever it was built with: torch.nn.Identity."""
+    """Returns its input; any arguments of the constructor are ignored: torch.nn.Identity."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
@@ -268,17 +277,22 @@ class Identity(Module):
 
 
 class Bilinear(Module):
-    """y = x1^T W x2 + b: torch.nn.Bilinear.
+    """Computes y = x1^T W x2 + b: torch.nn.Bilinear.
+
+    The parameters are `weight` (out_features, in1_features, in2_features) and `bias`
+    (out_features,), as in torch.
 
     Args:
-        in1_features: size of the last axis of the first input.
-        in2_features: size of the last axis of the second input.
-        out_features: size of the last axis of the output.
-        bias: whether b is there.
-        rngs: source of the initial weights, U(-1/sqrt(in1), 1/sqrt(in1)) for both.
-        dtype: of the parameters.
+        in1_features: The size of each row of the first input.
+        in2_features: The size of each row of the second input.
+        out_features: The size of each output row.
+        bias: Whether there is a summand b.
+        rngs: The source of the initial weights, U(-1/sqrt(in1_features),
+            1/sqrt(in1_features)) for weight and bias.
+        dtype: The dtype of the parameters.
 
-    Parameters `weight` (out, in1, in2) and `bias` (out,), as in torch.
+    Raises:
+        ValueError: The argument in1_features is not positive.
 
     >>> from jaxnet.random import Generator
     >>> layer = Bilinear(2, 3, 4, rngs=Generator(0))
@@ -311,7 +325,7 @@ class Bilinear(Module):
     def __call__(
         self, input1: Inexact[Array, "*N in1"], input2: Inexact[Array, "*N in2"]
     ) -> Inexact[Array, "*N out"]:
-        """(..., in1_features) and (..., in2_features) to (..., out_features)."""
+        """Maps (..., in1_features) and (..., in2_features) to (..., out_features)."""
         bias = None if self.bias is None else self.bias[...]
         try:
             return bilinear(input1, input2, self.weight[...], bias)
@@ -326,7 +340,10 @@ class Bilinear(Module):
 
 
 class Flatten(Module):
-    """Joins the axes start_dim to end_dim into one, in (C, H, W) order: torch.nn.Flatten.
+    """Joins the axes start_dim to end_dim into one: torch.nn.Flatten.
+
+    By default all axes but the first are joined, in the order (C, H, W). The arguments are
+    those of `flatten`.
 
     >>> Flatten()(jnp.zeros((2, 3, 4, 5))).shape
     (2, 60)
@@ -337,7 +354,7 @@ class Flatten(Module):
         self.end_dim = end_dim
 
     def __call__(self, input: jax.Array) -> jax.Array:
-        """(..., a, ..., z, ...) to (..., a * ... * z, ...)."""
+        """Maps (..., a, ..., z, ...) to (..., a * ... * z, ...)."""
         return flatten(input, self.start_dim, self.end_dim)
 
     def extra_repr(self) -> str:
@@ -345,11 +362,16 @@ class Flatten(Module):
 
 
 class Unflatten(Module):
-    """Takes one axis apart into several: torch.nn.Unflatten.
+    """Splits one axis into several: torch.nn.Unflatten.
 
     Args:
-        dim: the axis, a number: JAX has no named axes.
-        unflattened_size: sizes of the new axes; one may be -1.
+        dim: The number of the axis; JAX has no named axes.
+        unflattened_size: The sizes of the new axes. One size may be -1 and is computed from
+            the others.
+
+    Raises:
+        TypeError: The argument dim is not a whole number, or unflattened_size is not a tuple
+            or list of whole numbers.
 
     >>> Unflatten(1, (3, -1))(jnp.zeros((2, 12))).shape
     (2, 3, 4)
@@ -367,7 +389,7 @@ class Unflatten(Module):
         self.unflattened_size = tuple(unflattened_size)
 
     def __call__(self, input: jax.Array) -> jax.Array:
-        """(..., a * b, ...) to (..., a, b, ...)."""
+        """Maps (..., a * b, ...) to (..., a, b, ...)."""
         return unflatten(input, self.dim, self.unflattened_size)
 
     def extra_repr(self) -> str:

@@ -1,8 +1,8 @@
 """The losses of `jaxnet.losses` as modules: torch.nn's loss classes.
 
-Each is called as the function that its docstring names, and takes that function's
-options in its constructor. Class and position weights are buffers, so that they are
-in the state_dict, as in torch.
+The docstring of each class names the function that a call computes. The constructor takes that
+function's options, which it describes. As in torch, weights of classes and positions are
+buffers and so part of the state_dict.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def _array(buffer: Buffer | None) -> jax.Array | None:
 
 
 class MSELoss(Module):
-    """Squared error: torch.nn.MSELoss. See `jaxnet.losses.mse_loss`."""
+    """The squared error: torch.nn.MSELoss. As in `jaxnet.losses.mse_loss`."""
 
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = reduction
@@ -36,7 +36,7 @@ class MSELoss(Module):
 
 
 class L1Loss(Module):
-    """Absolute error: torch.nn.L1Loss. See `jaxnet.losses.l1_loss`."""
+    """The absolute error: torch.nn.L1Loss. As in `jaxnet.losses.l1_loss`."""
 
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = reduction
@@ -46,9 +46,9 @@ class L1Loss(Module):
 
 
 class SmoothL1Loss(Module):
-    """Squared below beta, absolute above: torch.nn.SmoothL1Loss.
+    """The error that is squared below beta and absolute above: torch.nn.SmoothL1Loss.
 
-    See `jaxnet.losses.smooth_l1_loss`.
+    As in `jaxnet.losses.smooth_l1_loss`.
     """
 
     def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
@@ -60,9 +60,9 @@ class SmoothL1Loss(Module):
 
 
 class HuberLoss(Module):
-    """Squared below delta, delta times absolute above: torch.nn.HuberLoss.
+    """The error that is squared below delta and delta times absolute above: torch.nn.HuberLoss.
 
-    See `jaxnet.losses.huber_loss`.
+    As in `jaxnet.losses.huber_loss`.
     """
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
@@ -74,9 +74,9 @@ class HuberLoss(Module):
 
 
 class GaussianNLLLoss(Module):
-    """Negative log likelihood of normal numbers: torch.nn.GaussianNLLLoss.
+    """The negative log likelihood of normal numbers: torch.nn.GaussianNLLLoss.
 
-    See `jaxnet.losses.gaussian_nll_loss`.
+    As in `jaxnet.losses.gaussian_nll_loss`.
     """
 
     def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
@@ -89,9 +89,9 @@ class GaussianNLLLoss(Module):
 
 
 class PoissonNLLLoss(Module):
-    """Negative log likelihood of counts: torch.nn.PoissonNLLLoss.
+    """The negative log likelihood of counts: torch.nn.PoissonNLLLoss.
 
-    See `jaxnet.losses.poisson_nll_loss`.
+    As in `jaxnet.losses.poisson_nll_loss`.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class PoissonNLLLoss(Module):
 
 
 class NLLLoss(Module):
-    """Negative log likelihood of classes: torch.nn.NLLLoss. See `jaxnet.losses.nll_loss`."""
+    """The negative log likelihood of classes: torch.nn.NLLLoss. As in `jaxnet.losses.nll_loss`."""
 
     def __init__(
         self,
@@ -132,9 +132,9 @@ class NLLLoss(Module):
 
 
 class CrossEntropyLoss(Module):
-    """Softmax and negative log likelihood: torch.nn.CrossEntropyLoss.
+    """The negative log likelihood of a softmax: torch.nn.CrossEntropyLoss.
 
-    See `jaxnet.losses.cross_entropy`.
+    As in `jaxnet.losses.cross_entropy`.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class CrossEntropyLoss(Module):
 
 
 class KLDivLoss(Module):
-    """Kullback-Leibler divergence: torch.nn.KLDivLoss. See `jaxnet.losses.kl_div`."""
+    """The Kullback-Leibler divergence: torch.nn.KLDivLoss. As in `jaxnet.losses.kl_div`."""
 
     def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
         self.reduction = reduction
@@ -172,9 +172,9 @@ class KLDivLoss(Module):
 
 
 class BCELoss(Module):
-    """Cross entropy of probabilities: torch.nn.BCELoss.
+    """The binary cross entropy of probabilities: torch.nn.BCELoss.
 
-    See `jaxnet.losses.binary_cross_entropy`.
+    As in `jaxnet.losses.binary_cross_entropy`.
     """
 
     def __init__(self, weight: ArrayLike | None = None, reduction: str = "mean") -> None:
@@ -186,9 +186,9 @@ class BCELoss(Module):
 
 
 class BCEWithLogitsLoss(Module):
-    """Sigmoid and cross entropy: torch.nn.BCEWithLogitsLoss.
+    """The binary cross entropy of a sigmoid: torch.nn.BCEWithLogitsLoss.
 
-    See `jaxnet.losses.binary_cross_entropy_with_logits`.
+    As in `jaxnet.losses.binary_cross_entropy_with_logits`.
     """
 
     def __init__(
@@ -208,7 +208,10 @@ class BCEWithLogitsLoss(Module):
 
 
 class CTCLoss(Module):
-    """Connectionist temporal classification: torch.nn.CTCLoss. See `jaxnet.losses.ctc_loss`."""
+    """Connectionist temporal classification: torch.nn.CTCLoss.
+
+    As in `jaxnet.losses.ctc_loss`.
+    """
 
     def __init__(
         self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False
@@ -236,9 +239,9 @@ class CTCLoss(Module):
 
 
 class HingeEmbeddingLoss(Module):
-    """Distances of like and unlike pairs: torch.nn.HingeEmbeddingLoss.
+    """The hinge loss of distances of like and unlike pairs: torch.nn.HingeEmbeddingLoss.
 
-    See `jaxnet.losses.hinge_embedding_loss`.
+    As in `jaxnet.losses.hinge_embedding_loss`.
     """
 
     def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:
@@ -250,7 +253,10 @@ class HingeEmbeddingLoss(Module):
 
 
 class SoftMarginLoss(Module):
-    """Logistic loss of scores: torch.nn.SoftMarginLoss. See `jaxnet.losses.soft_margin_loss`."""
+    """The logistic loss of scores: torch.nn.SoftMarginLoss.
+
+    As in `jaxnet.losses.soft_margin_loss`.
+    """
 
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = reduction
@@ -260,7 +266,10 @@ class SoftMarginLoss(Module):
 
 
 class MultiMarginLoss(Module):
-    """Hinge loss of classes: torch.nn.MultiMarginLoss. See `jaxnet.losses.multi_margin_loss`."""
+    """The hinge loss of one class for each row: torch.nn.MultiMarginLoss.
+
+    As in `jaxnet.losses.multi_margin_loss`.
+    """
 
     def __init__(
         self,
@@ -284,9 +293,9 @@ class MultiMarginLoss(Module):
 
 
 class MultiLabelMarginLoss(Module):
-    """Hinge loss of several classes: torch.nn.MultiLabelMarginLoss.
+    """The hinge loss of several classes for each row: torch.nn.MultiLabelMarginLoss.
 
-    See `jaxnet.losses.multilabel_margin_loss`.
+    As in `jaxnet.losses.multilabel_margin_loss`.
     """
 
     def __init__(self, reduction: str = "mean") -> None:
@@ -297,9 +306,9 @@ class MultiLabelMarginLoss(Module):
 
 
 class MultiLabelSoftMarginLoss(Module):
-    """Logistic loss of several classes: torch.nn.MultiLabelSoftMarginLoss.
+    """The logistic loss of several classes for each row: torch.nn.MultiLabelSoftMarginLoss.
 
-    See `jaxnet.losses.multilabel_soft_margin_loss`.
+    As in `jaxnet.losses.multilabel_soft_margin_loss`.
     """
 
     def __init__(self, weight: ArrayLike | None = None, reduction: str = "mean") -> None:
@@ -313,9 +322,9 @@ class MultiLabelSoftMarginLoss(Module):
 
 
 class CosineEmbeddingLoss(Module):
-    """Cosines of like and unlike pairs: torch.nn.CosineEmbeddingLoss.
+    """The loss of cosines of like and unlike pairs: torch.nn.CosineEmbeddingLoss.
 
-    See `jaxnet.losses.cosine_embedding_loss`.
+    As in `jaxnet.losses.cosine_embedding_loss`.
     """
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean") -> None:
@@ -327,7 +336,10 @@ class CosineEmbeddingLoss(Module):
 
 
 class MarginRankingLoss(Module):
-    """Order of two scores: torch.nn.MarginRankingLoss. See `jaxnet.losses.margin_ranking_loss`."""
+    """The hinge loss of the order of two scores: torch.nn.MarginRankingLoss.
+
+    As in `jaxnet.losses.margin_ranking_loss`.
+    """
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean") -> None:
         self.margin = margin
@@ -338,9 +350,9 @@ class MarginRankingLoss(Module):
 
 
 class TripletMarginLoss(Module):
-    """An anchor nearer to its like than to others: torch.nn.TripletMarginLoss.
+    """The hinge loss of an anchor's distances to a positive and a negative example.
 
-    See `jaxnet.losses.triplet_margin_loss`.
+    Equivalent of torch.nn.TripletMarginLoss. As in `jaxnet.losses.triplet_margin_loss`.
     """
 
     def __init__(
@@ -366,9 +378,9 @@ class TripletMarginLoss(Module):
 
 
 class TripletMarginWithDistanceLoss(Module):
-    """The same for any distance: torch.nn.TripletMarginWithDistanceLoss.
+    """The triplet loss with any distance function: torch.nn.TripletMarginWithDistanceLoss.
 
-    See `jaxnet.losses.triplet_margin_with_distance_loss`.
+    As in `jaxnet.losses.triplet_margin_with_distance_loss`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Power-average pooling."""
+"""Power-average pooling: the p-norm of each window."""
 
 import math
 from typing import ClassVar
@@ -19,7 +19,10 @@ def lp_pool1d(
     stride: Size | None = None,
     ceil_mode: bool = False,
 ) -> Float[Array, "*N C L_out"]:
-    """torch.nn.functional.lp_pool1d on (N, C, L) or (C, L); see `lp_pool2d`."""
+    """The p-norm of each window of (N, C, L) or (C, L): torch.nn.functional.lp_pool1d.
+
+    The arguments are those of `lp_pool2d`.
+    """
     return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
@@ -30,15 +33,23 @@ def lp_pool2d(
     stride: Size | None = None,
     ceil_mode: bool = False,
 ) -> Float[Array, "*N C H_out W_out"]:
-    """(sum of x^p)^(1/p) over each window: torch.nn.functional.lp_pool2d.
+    """Computes (sum of x^p)^(1/p) over each window: torch.nn.functional.lp_pool2d.
 
-    A window that ceil_mode lets hang over the end is scaled up to a whole one, as
-    in torch. Where the sum is 0 the gradient is 0.
+    As in torch, the sum of a window that ceil_mode lets extend past the end is scaled up to
+    that of a whole window. The gradient is 0 where the sum is 0.
+
+    The arguments that are not described here are those of `avg_pool2d`.
 
     Args:
-        input: (N, C, H, W) or (C, H, W), floats.
-        norm_type: p; infinity takes the largest magnitude.
-        kernel_size, stride, ceil_mode: as in `avg_pool2d`.
+        input: The images, (N, C, H, W) or (C, H, W), with a float dtype.
+        norm_type: The exponent p; infinity takes the largest magnitude.
+
+    Returns:
+        The images, (N, C, H', W') or (C, H', W').
+
+    Raises:
+        ValueError: The argument norm_type is 0, or the windows do not fit the input.
+        TypeError: The input has no float dtype.
     """
     return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
 
@@ -50,7 +61,10 @@ def lp_pool3d(
     stride: Size | None = None,
     ceil_mode: bool = False,
 ) -> Float[Array, "*N C D_out H_out W_out"]:
-    """torch.nn.functional.lp_pool3d on (N, C, D, H, W) or (C, D, H, W); see `lp_pool2d`."""
+    """The p-norm of each window of (N, C, D, H, W) or (C, D, H, W): torch.nn.functional.lp_pool3d.
+
+    The arguments are those of `lp_pool2d`.
+    """
     return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
 
 
@@ -65,18 +79,21 @@ def _lp_pool(
     p = float(norm_type)
     if math.isinf(p):
         sign = math.copysign(1, p)
-        magnitude = sign * input * jnp.sign(input)  # slope 0 at 0, as torch's abs has
+        magnitude = sign * input * jnp.sign(input)  # |x| with the gradient 0 at 0, as in torch
         return sign * max_pool(n, magnitude, kernel_size, stride, 0, 1, ceil_mode, False)
     if p == 0:
         raise ValueError(f"lp_pool{n}d: norm_type 0; accepted are numbers other than 0")
+    # torch too averages and multiplies by the whole window's size, which scales up the sum of
+    # a window that extends past the end.
     mean = avg_pool(n, input**p, kernel_size, stride, 0, ceil_mode, True, None)
     whole = mean * math.prod(per_axis(f"lp_pool{n}d", "kernel_size", kernel_size, n))
-    # The inner where keeps the root's infinite slope at 0 out of the gradient.
+    # The root has an infinite gradient at 0, and 0 times infinity is nan. So the root sees 1
+    # where the sum is 0.
     return jnp.where(whole == 0, 0, jnp.where(whole == 0, 1, whole) ** (1 / p))
 
 
 class _LPPool(Module):
-    """What the three layers share."""
+    """The constructor and the call of the three power-average pooling layers."""
 
     _axes: ClassVar[int]
 
@@ -93,7 +110,7 @@ class _LPPool(Module):
         self.ceil_mode = ceil_mode
 
     def __call__(self, input: Float[Array, "..."]) -> Float[Array, "..."]:
-        """(N, C, ...) to (N, C, ...); one example without N works too."""
+        """Pools (N, C, ...) or (C, ...) to the same number of axes."""
         check_axes(self, input, self._axes)
         return _lp_pool(
             self._axes, input, self.norm_type, self.kernel_size, self.stride, self.ceil_mode
@@ -107,18 +124,18 @@ class _LPPool(Module):
 
 
 class LPPool1d(_LPPool):
-    """The power mean of each window of a sequence: torch.nn.LPPool1d. See `lp_pool2d`."""
+    """The p-norm of each window of a sequence: torch.nn.LPPool1d. As in `lp_pool2d`."""
 
     _axes = 1
 
 
 class LPPool2d(_LPPool):
-    """The power mean of each window of an image: torch.nn.LPPool2d. See `lp_pool2d`."""
+    """The p-norm of each window of an image: torch.nn.LPPool2d. As in `lp_pool2d`."""
 
     _axes = 2
 
 
 class LPPool3d(_LPPool):
-    """The power mean of each window of a volume: torch.nn.LPPool3d. See `lp_pool2d`."""
+    """The p-norm of each window of a volume: torch.nn.LPPool3d. As in `lp_pool2d`."""
 
     _axes = 3

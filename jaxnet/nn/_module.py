@@ -1,4 +1,4 @@
-"""The module that everything in `jaxnet.nn` is: torch.nn.Module's reading side on flax.nnx."""
+"""The base class of all layers, with the methods of torch.nn.Module that read a model."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ from jaxnet._names import members, named_modules, named_variables
 class Parameter(nnx.Param[Any]):
     """A trainable array: torch.nn.Parameter.
 
-    It is flax's `nnx.Param`; attributes that torch's has and this does not have, such as
-    `requires_grad`, are errors that say what to write.
+    The class is flax's `nnx.Param`. Attributes that exist only in torch, such as
+    `requires_grad`, raise an error that says what to write instead.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -36,8 +36,9 @@ class Buffer(nnx.Variable[Any]):
     """An array that belongs to a model but is not trained: torch.nn.Buffer.
 
     Args:
-        value: the array.
-        persistent: whether it is part of the state_dict.
+        value: The array.
+        persistent: Whether the buffer is part of the state_dict.
+        **metadata: Metadata of the flax variable.
     """
 
     def __init__(self, value: Any, *, persistent: bool = True, **metadata: Any) -> None:
@@ -45,12 +46,13 @@ class Buffer(nnx.Variable[Any]):
 
 
 class _ModuleMeta(ModuleMeta):
-    """Looks at `rngs` before a module is built; everything else is flax's."""
+    """The metaclass of `Module`: flax's, with a check of the argument `rngs`."""
 
-    if not TYPE_CHECKING:  # the signature that type checkers see is that of __init__
+    if not TYPE_CHECKING:  # so that type checkers see the signature of __init__
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             if "rngs" in kwargs:
+                # A layer without random weights, such as ReLU, accepts rngs and ignores them.
                 if self._ignores_rngs:
                     del kwargs["rngs"]
             elif self._needs_rngs:
@@ -59,14 +61,14 @@ class _ModuleMeta(ModuleMeta):
 
 
 class Module(nnx.Module, metaclass=_ModuleMeta):
-    """A flax.nnx module that answers torch.nn.Module's questions.
+    """A flax.nnx module with the methods of torch.nn.Module.
 
-    Subclasses build their layers in `__init__` and compute in `__call__`, which
-    takes the place of `forward`. Names and order are torch's: a module's own
-    parameters first, then its children's, in the order of assignment.
+    Subclasses build their layers in `__init__` and compute in `__call__`, which replaces
+    torch's `forward`. Names and order are torch's: first the parameters of a module, then
+    those of its children, in the order of assignment.
 
-    Every layer of `jaxnet.nn` takes `rngs=`, where its initial weights come from. Those
-    that draw none, such as BatchNorm2d or ReLU, accept it and leave it alone.
+    Every layer of `jaxnet.nn` accepts the argument `rngs`, the source of its initial weights.
+    Layers without random weights, such as BatchNorm2d or ReLU, ignore this argument.
 
     >>> from jaxnet import nn
     >>> from jaxnet.random import Generator
@@ -78,15 +80,16 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
     training: bool = True
     _needs_rngs: ClassVar[bool] = False
     _ignores_rngs: ClassVar[bool] = False
-    _members: tuple[str, ...] = ()  # flax sorts attributes by name; torch's order is kept here
+    _members: tuple[str, ...] = ()  # the names in torch's order; flax sorts attributes by name
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # flax's metaclass hides the constructor's arguments from help() and editors.
+        # flax's metaclass hides the constructor's arguments from help() and from editors.
         own = inspect.signature(cls.__init__)
         cls.__signature__ = own.replace(parameters=list(own.parameters.values())[1:])  # type: ignore[attr-defined]
-        # A layer of jaxnet.nn leaves alone what it has no use for; a constructor of the user's
-        # own that takes no rngs refuses them, as Python does. A class without either inherits.
+        # A layer of jaxnet.nn ignores rngs that it has no use for. A constructor of the user's
+        # own without rngs refuses them, as Python does. A class without a constructor of its
+        # own inherits the behaviour.
         ours = cls.__module__.startswith("jaxnet.nn.")
         if ours or "__init__" in vars(cls):
             rngs = own.parameters.get("rngs")
@@ -97,7 +100,7 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
             cls._ignores_rngs = ours and rngs is None and not takes_any
 
     def __getattr__(self, name: str) -> Any:
-        # runs only when there is no such attribute
+        # Python calls this method only for an attribute that does not exist.
         raise hints.missing_attribute(self, name, hints.MODULE)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -106,8 +109,10 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
         if kind is None:
             value = _checked(self, name, old, value)
         elif old is None and name in vars(self):
-            value = nnx.data(value)  # flax refuses an array where there was a plain None
+            value = nnx.data(value)  # flax refuses an array for an attribute that was None
         super().__setattr__(name, value)
+        # A new member, or one that changes between parameter, buffer and module, goes to the
+        # end of the order, as it does in torch.
         if kind is not None and (name not in self._members or kind is not (_kind(old) or kind)):
             self._set_members([*(n for n in self._members if n != name), name])
 
@@ -116,10 +121,20 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
         self._set_members([n for n in self._members if n != name])
 
     def _set_members(self, names: list[str]) -> None:
+        # This skips the checks of __setattr__, which are for the attributes of a model.
         object.__setattr__(self, "_members", tuple(names))
 
     def register_parameter(self, name: str, param: nnx.Param[jax.Array] | None) -> None:
-        """Adds a trainable array under a name; None keeps its place in the order."""
+        """Adds a trainable array under a name.
+
+        Args:
+            name: The name of the attribute.
+            param: The parameter, or None for an empty entry in the order of parameters.
+
+        Raises:
+            KeyError: The name is empty, contains a dot, or is the name of another attribute.
+            TypeError: The argument param is neither a parameter nor None.
+        """
         self._check_new_name("parameter", name, nnx.Param)
         if param is not None and not isinstance(param, nnx.Param):
             raise TypeError(
@@ -129,12 +144,16 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
         self._register(name, param)
 
     def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
-        """Adds an array that is kept but not trained.
+        """Adds an array that is part of the model but not trained.
 
         Args:
-            name: the attribute that will hold it, as a `Buffer`.
-            tensor: an array, or None for none yet.
-            persistent: whether it is part of the state_dict.
+            name: The name of the attribute, which becomes a `Buffer`.
+            tensor: An array, or None for an array that is assigned later.
+            persistent: Whether the buffer is part of the state_dict.
+
+        Raises:
+            KeyError: The name is empty, contains a dot, or is the name of another attribute.
+            TypeError: The argument tensor is neither an array nor None.
         """
         self._check_new_name("buffer", name, Buffer)
         if isinstance(tensor, Buffer):
@@ -148,7 +167,12 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
         )
 
     def add_module(self, name: str, module: nnx.Module | None) -> None:
-        """Adds a child under a name that need not be a Python one, such as "0"."""
+        """Adds a child module under a name, which may be any string without a dot, such as "0".
+
+        Raises:
+            KeyError: The name is empty, contains a dot, or is the name of another attribute.
+            TypeError: The argument module is neither a module nor None.
+        """
         self._check_new_name("module", name, nnx.Module)
         if module is not None and not isinstance(module, nnx.Module):
             raise TypeError(
@@ -172,24 +196,36 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
             self._set_members([*self._members, name])
 
     def get_submodule(self, target: str) -> nnx.Module:
-        """The module under a dotted name such as "net.0.conv"; "" is this one."""
+        """Returns the module under a dotted name such as "net.0.conv"; "" is this module.
+
+        Raises:
+            AttributeError: There is no such module.
+        """
         module: Any = self
         for name in target.split(".") if target else ():
             module = _member(module, name, nnx.Module, target)
         return module
 
     def get_parameter(self, target: str) -> nnx.Param[jax.Array]:
-        """The trainable array under a dotted name such as "net.0.weight"."""
+        """Returns the trainable array under a dotted name such as "net.0.weight".
+
+        Raises:
+            AttributeError: There is no such parameter.
+        """
         path, _, name = target.rpartition(".")
         return _member(self.get_submodule(path), name, nnx.Param, target)
 
     def get_buffer(self, target: str) -> Buffer:
-        """The buffer under a dotted name such as "net.1.running_mean"."""
+        """Returns the buffer under a dotted name such as "net.1.running_mean".
+
+        Raises:
+            AttributeError: There is no such buffer.
+        """
         path, _, name = target.rpartition(".")
         return _member(self.get_submodule(path), name, Buffer, target)
 
     def apply(self, fn: Callable[[Any], Any]) -> Self:
-        """Calls fn on every module below, then on this one, and returns this one.
+        """Calls `fn` with every module below this one, then with this one, and returns this one.
 
         >>> from jaxnet import nn
         >>> from jaxnet.random import Generator
@@ -204,9 +240,15 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
         return self
 
     def train(self, mode: bool = True) -> Self:  # type: ignore[override]
-        """Puts this module and all below it in training mode (or not), and returns it.
+        """Sets this module and all modules below it to training mode, and returns this module.
 
-        Layers of plain flax below are told in flax's words.
+        Plain flax layers below get `deterministic` and `use_running_average` instead.
+
+        Args:
+            mode: True for training mode, False for evaluation mode.
+
+        Raises:
+            ValueError: The mode is not a bool.
         """
         if not isinstance(mode, bool):
             raise ValueError(f"mode: {mode!r}; accepted are True and False")
@@ -220,54 +262,54 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
         return self
 
     def eval(self) -> Self:  # type: ignore[override]
-        """Puts this module and all below it in evaluation mode, and returns it."""
+        """Sets this module and all modules below it to evaluation mode, and returns this module."""
         return self.train(False)
 
     def named_children(self) -> Iterator[tuple[str, nnx.Module]]:
-        """The modules assigned to this one, each once, with their names."""
+        """Yields names and modules of the direct children, each module once."""
         return _children(self)
 
     def children(self) -> Iterator[nnx.Module]:
-        """The modules assigned to this one, each once."""
+        """Yields the modules that are direct children, each once."""
         return (child for _, child in self.named_children())
 
     def named_modules(
         self, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nnx.Module]]:
-        """This module and all below it, parents first, under their dotted names."""
+        """Yields dotted names and modules of this module and all below it, parents first."""
         return named_modules(self, prefix, remove_duplicate)
 
     def modules(self, remove_duplicate: bool = True) -> Iterator[nnx.Module]:
-        """This module and all below it, each once."""
+        """Yields this module and all modules below it, each once."""
         return (module for _, module in self.named_modules(remove_duplicate=remove_duplicate))
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nnx.Param[jax.Array]]]:
-        """The trainable arrays under their dotted names, in torch's order."""
+        """Yields dotted names and trainable arrays, in torch's order."""
         return named_variables(self, nnx.Param, prefix, recurse, remove_duplicate)  # type: ignore[return-value]
 
     def parameters(self, recurse: bool = True) -> Iterator[nnx.Param[jax.Array]]:
-        """The trainable arrays, each once."""
+        """Yields the trainable arrays, each once."""
         return (parameter for _, parameter in self.named_parameters(recurse=recurse))
 
     def named_buffers(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Buffer]]:
-        """The arrays that are kept but not trained, under their dotted names."""
+        """Yields dotted names and buffers, which are not trained, in torch's order."""
         return named_variables(self, Buffer, prefix, recurse, remove_duplicate)  # type: ignore[return-value]
 
     def buffers(self, recurse: bool = True) -> Iterator[Buffer]:
-        """The arrays that are kept but not trained, each once."""
+        """Yields the buffers, which are not trained, each once."""
         return (buffer for _, buffer in self.named_buffers(recurse=recurse))
 
     @property
     def num_parameters(self) -> int:
-        """How many trainable numbers there are; shared ones count once."""
+        """The number of trainable numbers, where shared ones count once."""
         return sum(parameter.size for parameter in self.parameters())
 
     def extra_repr(self) -> str:
-        """What stands between the brackets when the module is printed."""
+        """Returns the text between the brackets of the module's printed form."""
         return ""
 
     def __repr__(self) -> str:
@@ -308,7 +350,10 @@ def _apply(module: nnx.Module, fn: Callable[[Any], Any]) -> None:
 
 
 def _checked(module: nnx.Module, name: str, old: Any, value: Any) -> Any:
-    """A plain value for an attribute, unless it would fall out of the model unseen."""
+    """Returns a plain attribute's value, or raises if an array or module in it would be lost.
+
+    An array that is assigned to a buffer becomes the new value of the buffer, as in torch.
+    """
     where = f"{type(module).__name__}.{name}"
     is_array = isinstance(value, jax.Array | np.ndarray)
     if is_array and isinstance(old, nnx.Param):
@@ -338,7 +383,7 @@ def _member(module: Any, name: str, kind: type, target: str) -> Any:
 
 
 def _without_rngs(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """What a constructor says that has got no random numbers, with the call that it takes."""
+    """The error text for a constructor call without rngs, with the call to write instead."""
     given = [repr(value) if isinstance(value, int | float | str) else "..." for value in args]
     given += [f"{name}=..." for name in kwargs]
     call = ", ".join([*given, "rngs=Generator(0)"])
@@ -354,6 +399,7 @@ def _described(value: Any) -> str:
 
 
 def printed(module: Module, children: list[str]) -> str:
+    """A module in torch's printed form, with one text for each child."""
     extra = module.extra_repr()
     lines = (extra.split("\n") if extra else []) + children
     name = type(module).__name__
@@ -363,5 +409,5 @@ def printed(module: Module, children: list[str]) -> str:
 
 
 def wrong_shape(module: nnx.Module, expected: str, given: jax.Array) -> ValueError:
-    """The error for an input whose shape a layer cannot take."""
+    """Returns the error for an input whose shape a layer does not accept."""
     return ValueError(f"{module!r} expects an input of shape {expected}; it got {given.shape}")

@@ -1,8 +1,8 @@
-"""Normalisation of each example by itself: layer, group, RMS, local response.
+"""Normalisation without running statistics: layer, group, RMS and local response.
 
-Variances are mean squared distances from a mean that is corrected once, which keeps
-float32 right for numbers far from 0. Half precision is computed in float32. The
-output has the input's dtype.
+A variance is the mean square of the distances from a mean that is corrected once, so float32
+stays exact for numbers far from 0. Half precision is computed in float32. The output has the
+dtype of the input.
 """
 
 import math
@@ -19,20 +19,29 @@ from jaxnet.precision import promoted
 
 
 def working(name: str, input: jax.Array) -> jax.Array:
-    """The input in the dtype to compute in: its own, and float32 for half precision."""
+    """Returns the input in the dtype of the computation: float32 for half precision, else its own.
+
+    Raises:
+        TypeError: The input has no float dtype.
+    """
     if not jnp.issubdtype(input.dtype, jnp.floating):
         raise TypeError(f"{name}: the input is {input.dtype}; accepted are floats")
     return input.astype(promoted(input.dtype, jnp.float32))
 
 
 def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean over some axes, distance from it, and its mean square (the biased variance).
+    """Computes mean, distances from the mean and biased variance over some axes.
+
+    Args:
+        x: The array.
+        axes: The axes to average over.
 
     Returns:
-        The mean with those axes kept at size 1, x - mean, and the variance as the mean.
+        The mean with those axes at size 1, x - mean, and the variance, shaped like the mean.
     """
-    # torch adds up in float64; here the mean of what the rounded mean leaves over
-    # does as well, for about a fifth of the whole step's time.
+    # torch sums in float64. Subtracting the mean of what the rounded mean leaves, `rest`, is as
+    # exact, and costs about a fifth of a step's time. The gradient may stop at `rough`, because
+    # the results do not depend on its exact value.
     rough = lax.stop_gradient(x.mean(axes, keepdims=True))
     shifted = x - rough
     rest = shifted.mean(axes, keepdims=True)
@@ -43,7 +52,7 @@ def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, 
 def affine(
     x: jax.Array, shape: tuple[int, ...], weight: jax.Array | None, bias: jax.Array | None
 ) -> jax.Array:
-    """x weight + bias, both put into a shape with as many axes as x."""
+    """Computes x weight + bias, with weight and bias reshaped to as many axes as x has."""
     if weight is not None:
         x = x * weight.reshape(shape).astype(x.dtype)
     if bias is not None:
@@ -52,7 +61,7 @@ def affine(
 
 
 def check_sizes(name: str, shape: tuple[int, ...], **arrays: jax.Array | None) -> None:
-    """Raises unless every array that is given has the shape."""
+    """Raises a ValueError unless every given array has the shape."""
     for argument, array in arrays.items():
         if array is not None and array.shape != shape:
             raise ValueError(f"{name}: {argument} has shape {array.shape}; accepted is {shape}")
@@ -80,14 +89,24 @@ def layer_norm(
     bias: jax.Array | None = None,
     eps: float = 1e-5,
 ) -> Float[Array, "*shape"]:
-    """(x - mean) / sqrt(var + eps) weight + bias over the last axes.
+    """Computes (x - mean) / sqrt(var + eps) weight + bias over the last axes.
+
+    Equivalent of torch.nn.functional.layer_norm.
 
     Args:
-        input: (..., *normalized_shape).
-        normalized_shape: sizes of the last axes, which are normalised together.
-        weight: factors of normalized_shape.
-        bias: summands of normalized_shape.
-        eps: added to the (biased) variance; 1e-5, flax's default is 1e-6.
+        input: An array (..., *normalized_shape) with a float dtype.
+        normalized_shape: The sizes of the last axes, which are normalised together.
+        weight: The factors, of shape normalized_shape.
+        bias: The summands, of shape normalized_shape.
+        eps: A small number that is added to the biased variance (flax's default is 1e-6).
+
+    Returns:
+        An array with the shape and dtype of the input.
+
+    Raises:
+        ValueError: The input, weight or bias does not have the shape that normalized_shape
+            asks for.
+        TypeError: The input has no float dtype.
     """
     shape = _sizes(normalized_shape)
     axes = _last_axes("layer_norm", input, shape)
@@ -105,14 +124,23 @@ def rms_norm(
     weight: jax.Array | None = None,
     eps: float | None = None,
 ) -> Float[Array, "*shape"]:
-    """x / sqrt(mean(x^2) + eps) weight over the last axes.
+    """Computes x / sqrt(mean(x^2) + eps) weight over the last axes.
+
+    Equivalent of torch.nn.functional.rms_norm.
 
     Args:
-        input: (..., *normalized_shape).
-        normalized_shape: sizes of the last axes, which are normalised together.
-        weight: factors of normalized_shape.
-        eps: added to the mean square; None takes the machine epsilon of the input's
-            dtype (float32's for half precision), as torch does.
+        input: An array (..., *normalized_shape) with a float dtype.
+        normalized_shape: The sizes of the last axes, which are normalised together.
+        weight: The factors, of shape normalized_shape.
+        eps: A small number that is added to the mean square. As in torch, None takes the
+            machine epsilon of the input's dtype, or of float32 for half precision.
+
+    Returns:
+        An array with the shape and dtype of the input.
+
+    Raises:
+        ValueError: The input or weight does not have the shape that normalized_shape asks for.
+        TypeError: The input has no float dtype.
     """
     shape = _sizes(normalized_shape)
     axes = _last_axes("rms_norm", input, shape)
@@ -134,15 +162,19 @@ def group_norm(
     """Normalises groups of channels: torch.nn.functional.group_norm.
 
     Args:
-        input: (N, C, ...).
-        num_groups: into how many groups of neighbours the channels are cut.
-        weight: factors (C,).
-        bias: summands (C,).
-        eps: added to the (biased) variance.
+        input: The batch, (N, C, ...), with a float dtype.
+        num_groups: The number of groups of neighbouring channels.
+        weight: A factor for each channel, (C,).
+        bias: A summand for each channel, (C,).
+        eps: A small number that is added to the biased variance.
+
+    Returns:
+        An array with the shape and dtype of the input.
 
     Raises:
-        ValueError: the groups do not divide the channels, or the batch has a single
+        ValueError: The groups do not divide the channels, or the whole batch has a single
             number in a group.
+        TypeError: The input has no float dtype.
     """
     if input.ndim < 2:
         raise ValueError(f"group_norm: the input has shape {input.shape}; accepted is (N, C, ...)")
@@ -171,14 +203,23 @@ def local_response_norm(
     beta: float = 0.75,
     k: float = 1.0,
 ) -> Float[Array, "*shape"]:
-    """x / (k + alpha mean of x^2 over `size` neighbouring channels)^beta.
+    """Computes x / (k + alpha mean(x^2))^beta, with the mean over neighbouring channels.
+
+    Equivalent of torch.nn.functional.local_response_norm.
 
     Args:
-        input: (N, C, ...) with at least three axes. Beyond the ends the squares count as 0.
-        size: how many channels; one more before than after when it is even.
-        alpha: weight of the mean.
-        beta: the power.
-        k: added to the mean.
+        input: An array (N, C, ...) with at least three axes. Channels beyond the ends count
+            as 0 in the mean.
+        size: The number of channels; an even size has one more channel before than after.
+        alpha: The factor of the mean.
+        beta: The exponent.
+        k: The summand.
+
+    Returns:
+        An array with the shape of the input.
+
+    Raises:
+        ValueError: The input has fewer than three axes, or size is not positive.
     """
     if input.ndim < 3:
         raise ValueError(
@@ -197,14 +238,15 @@ def local_response_norm(
 class LayerNorm(Module):
     """Normalises the last axes of each example: torch.nn.LayerNorm.
 
-    Args:
-        normalized_shape: sizes of the last axes, or the size of the last one.
-        eps: added to the variance.
-        elementwise_affine: whether there are weight and bias.
-        bias: whether there is a bias beside the weight.
-        dtype: of the parameters.
+    The parameters are `weight` (initially ones) and `bias` (initially zeros), both of shape
+    normalized_shape.
 
-    Parameters `weight` (ones) and `bias` (zeros) of normalized_shape.
+    Args:
+        normalized_shape: The sizes of the last axes, or the size of the last axis.
+        eps: A small number that is added to the variance.
+        elementwise_affine: Whether the layer has a weight and a bias.
+        bias: Whether an affine layer has a bias beside the weight.
+        dtype: The dtype of the parameters.
 
     >>> LayerNorm(2, eps=0)(jnp.array([3.0, 5.0]))
     Array([-1.,  1.], dtype=float32)
@@ -227,7 +269,7 @@ class LayerNorm(Module):
         self.bias = Parameter(jnp.zeros(shape, dtype)) if elementwise_affine and bias else None
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """(..., *normalized_shape) to the same."""
+        """Normalises (..., *normalized_shape)."""
         shape = self.normalized_shape
         if input.shape[-len(shape) :] != shape:
             raise wrong_shape(self, f"(..., {', '.join(map(str, shape))})", input)
@@ -243,13 +285,14 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     """Divides the last axes of each example by their root mean square: torch.nn.RMSNorm.
 
-    Args:
-        normalized_shape: sizes of the last axes, or the size of the last one.
-        eps: added to the mean square; None takes the dtype's machine epsilon.
-        elementwise_affine: whether there is a weight.
-        dtype: of the weight.
+    The parameter is `weight` (initially ones), of shape normalized_shape.
 
-    Parameter `weight` (ones) of normalized_shape.
+    Args:
+        normalized_shape: The sizes of the last axes, or the size of the last axis.
+        eps: A small number that is added to the mean square. None takes the machine epsilon
+            of the dtype.
+        elementwise_affine: Whether the layer has a weight.
+        dtype: The dtype of the weight.
     """
 
     def __init__(
@@ -267,7 +310,7 @@ class RMSNorm(Module):
         self.weight = Parameter(jnp.ones(shape, dtype)) if elementwise_affine else None
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """(..., *normalized_shape) to the same."""
+        """Normalises (..., *normalized_shape)."""
         shape = self.normalized_shape
         if input.shape[-len(shape) :] != shape:
             raise wrong_shape(self, f"(..., {', '.join(map(str, shape))})", input)
@@ -282,15 +325,18 @@ class RMSNorm(Module):
 class GroupNorm(Module):
     """Normalises groups of channels of each example: torch.nn.GroupNorm.
 
-    Args:
-        num_groups: into how many groups of neighbours the channels are cut.
-        num_channels: C.
-        eps: added to the variance.
-        affine: whether there are weight and bias.
-        bias: whether there is a bias beside the weight.
-        dtype: of the parameters.
+    The parameters are `weight` (C,), initially ones, and `bias` (C,), initially zeros.
 
-    Parameters `weight` (ones) and `bias` (zeros), (C,).
+    Args:
+        num_groups: The number of groups of neighbouring channels.
+        num_channels: The number of channels C.
+        eps: A small number that is added to the variance.
+        affine: Whether the layer has a weight and a bias.
+        bias: Whether an affine layer has a bias beside the weight.
+        dtype: The dtype of the parameters.
+
+    Raises:
+        ValueError: The groups do not divide the channels.
     """
 
     def __init__(
@@ -316,7 +362,7 @@ class GroupNorm(Module):
         self.bias = Parameter(jnp.zeros((num_channels,), dtype)) if affine and bias else None
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """(N, C, ...) to the same."""
+        """Normalises (N, C, ...)."""
         if input.ndim < 2 or input.shape[1] != self.num_channels:
             raise wrong_shape(self, f"(N, {self.num_channels}, ...)", input)
         return group_norm(input, self.num_groups, value(self.weight), value(self.bias), self.eps)
@@ -329,7 +375,10 @@ class GroupNorm(Module):
 
 
 class LocalResponseNorm(Module):
-    """Divides by a power of the neighbouring channels' mean square: torch.nn.LocalResponseNorm."""
+    """Divides by a power of the neighbouring channels' mean square: torch.nn.LocalResponseNorm.
+
+    The arguments are those of `local_response_norm`.
+    """
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         self.size = size
@@ -338,7 +387,7 @@ class LocalResponseNorm(Module):
         self.k = k
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """(N, C, ...) with at least three axes to the same."""
+        """Normalises (N, C, ...) with at least three axes."""
         return local_response_norm(input, self.size, self.alpha, self.beta, self.k)
 
     def extra_repr(self) -> str:
@@ -346,5 +395,5 @@ class LocalResponseNorm(Module):
 
 
 def value(parameter: Parameter | None) -> jax.Array | None:
-    """A parameter's array, or None where the layer has none."""
+    """Returns the array of a parameter, or None if the layer does not have the parameter."""
     return None if parameter is None else parameter[...]

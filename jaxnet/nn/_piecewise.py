@@ -1,7 +1,9 @@
-"""Activation functions made of straight (or for Hardswish parabolic) pieces.
+"""Piecewise activation functions: linear parts, or for Hardswish also a parabola.
 
-Each is a function and a module under torch's names. At a kink the slope is the
-one that torch's backward gives; `inplace` has no effect, for arrays never change.
+Each activation is a function and a module under torch's names. An activation acts on every
+number by itself and keeps the shape and the dtype of its input. Where a function has no
+derivative, its gradient is the value that torch's backward pass gives. The argument `inplace`
+has no effect, since JAX's arrays never change.
 """
 
 import warnings
@@ -19,16 +21,22 @@ from jaxnet.nn._module import Module, Parameter
 def leaky_relu(
     input: Float[Array, "*shape"], negative_slope: float = 0.01, inplace: bool = False
 ) -> Float[Array, "*shape"]:
-    """x right of 0, negative_slope x left of it and at it."""
+    """Computes x where x > 0, and negative_slope x elsewhere."""
     return jnp.where(input > 0, input, negative_slope * input)
 
 
 def prelu(input: Float[Array, "*shape"], weight: jax.Array) -> Float[Array, "*shape"]:
-    """x right of 0, weight x left of it and at it.
+    """Computes x where x > 0, and weight x elsewhere: torch.nn.functional.prelu.
 
     Args:
-        input: (N, C, ...), or any shape when there is a single slope.
-        weight: (C,), (1,) or ().
+        input: An array (N, C, ...), or of any shape if there is a single slope.
+        weight: The slopes, one for each channel (C,), or a single one, (1,) or ().
+
+    Returns:
+        An array with the shape of the input.
+
+    Raises:
+        ValueError: The number of slopes does not fit the channels.
     """
     channels = input.shape[1] if input.ndim > 1 else 1
     if weight.ndim > 1 or weight.size not in (1, channels):
@@ -46,7 +54,7 @@ def prelu(input: Float[Array, "*shape"], weight: jax.Array) -> Float[Array, "*sh
 def threshold(
     input: Float[Array, "*shape"], threshold: float, value: float, inplace: bool = False
 ) -> Float[Array, "*shape"]:
-    """x where x > threshold, and value elsewhere."""
+    """Computes x where x > threshold, and value elsewhere."""
     return jnp.where(input <= threshold, value, input)
 
 
@@ -56,14 +64,18 @@ def hardtanh(
     max_val: float = 1.0,
     inplace: bool = False,
 ) -> Float[Array, "*shape"]:
-    """x cut to [min_val, max_val]; the slope at both ends is 0."""
+    """Clips x to [min_val, max_val]. The gradient at both ends is 0.
+
+    Raises:
+        ValueError: The argument min_val is greater than max_val.
+    """
     if min_val > max_val:
         raise ValueError(f"hardtanh: min_val {min_val} is greater than max_val {max_val}")
     return jnp.where(input <= min_val, min_val, jnp.where(input >= max_val, max_val, input))
 
 
 def relu6(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
-    """x cut to [0, 6]; the slope at both ends is 0."""
+    """Clips x to [0, 6]. The gradient at both ends is 0."""
     return hardtanh(input, 0, 6)
 
 
@@ -77,32 +89,36 @@ def _hardsigmoid_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    slope = float(np.float32(1 / 6))  # torch's constant for every dtype
+    slope = float(np.float32(1 / 6))  # torch has this float32 constant for every dtype
     return _hardsigmoid(x), jnp.where((x > -3) & (x < 3), slope * dx, 0)
 
 
 def hardsigmoid(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
-    """(x + 3) / 6 cut to [0, 1]; the slope at both ends is 0.
+    """Clips (x + 3) / 6 to [0, 1]. The gradient at both ends is 0.
 
-    The slope in between is 1/6 as float32 has it, in float64 too, as in torch.
+    As in torch, the gradient in between is 1/6 rounded to float32, also for float64.
     """
     return _hardsigmoid(input)
 
 
 def hardswish(input: Float[Array, "*shape"], inplace: bool = False) -> Float[Array, "*shape"]:
-    """x hardsigmoid(x); the slope at -3 is 0 and at 3 is 1."""
-    middle = jnp.where(jnp.abs(input) < 3, input, 0)  # no overflow of the square
+    """Computes x hardsigmoid(x). The gradient is 0 at -3 and 1 at 3."""
+    middle = jnp.where(jnp.abs(input) < 3, input, 0)  # so that the square does not overflow
     curve = middle * (middle + 3) / 6
     return jnp.where(input <= -3, 0, jnp.where(input >= 3, input, curve))
 
 
 def hardshrink(input: Float[Array, "*shape"], lambd: float = 0.5) -> Float[Array, "*shape"]:
-    """0 in [-lambd, lambd], and x elsewhere."""
+    """Computes 0 where -lambd <= x <= lambd, and x elsewhere."""
     return jnp.where((input >= -lambd) & (input <= lambd), 0, input)
 
 
 def softshrink(input: Float[Array, "*shape"], lambd: float = 0.5) -> Float[Array, "*shape"]:
-    """x moved towards 0 by lambd; 0 in [-lambd, lambd], with slope 0 at both ends."""
+    """Moves x towards 0 by lambd, and gives 0, with gradient 0, where -lambd <= x <= lambd.
+
+    Raises:
+        ValueError: The argument lambd is negative.
+    """
     if not lambd >= 0:
         raise ValueError(f"softshrink: lambd is {lambd}; accepted is 0 or more")
     moved = input - jnp.where(input > 0, lambd, -lambd).astype(input.dtype)
@@ -110,7 +126,7 @@ def softshrink(input: Float[Array, "*shape"], lambd: float = 0.5) -> Float[Array
 
 
 class Threshold(Module):
-    """x where x > threshold, and value elsewhere: torch.nn.Threshold."""
+    """Computes x where x > threshold, and value elsewhere: torch.nn.Threshold."""
 
     def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
         self.threshold = threshold
@@ -126,7 +142,7 @@ class Threshold(Module):
 
 
 class LeakyReLU(Module):
-    """x right of 0, negative_slope x left of it: torch.nn.LeakyReLU."""
+    """Computes x where x > 0, and negative_slope x elsewhere: torch.nn.LeakyReLU."""
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         self.negative_slope = negative_slope
@@ -140,20 +156,21 @@ class LeakyReLU(Module):
 
 
 class PReLU(Module):
-    """LeakyReLU with trained slopes: torch.nn.PReLU.
+    """A LeakyReLU with trained slopes: torch.nn.PReLU.
+
+    The parameter is `weight` (num_parameters,). Weight decay should not be applied to it.
 
     Args:
-        num_parameters: 1, or the number of channels for one slope each.
-        init: where the slopes start.
-        dtype: of the slopes.
-
-    Parameter `weight` (num_parameters,). Do not put weight decay on it.
+        num_parameters: The number of slopes: 1, or the number of channels.
+        init: The initial value of the slopes.
+        dtype: The dtype of the slopes.
     """
 
     def __init__(
         self, num_parameters: int = 1, init: float = 0.25, *, dtype: DTypeLike = jnp.float32
     ) -> None:
-        # torch's attribute num_parameters is Module's property of that name: one a slope.
+        # torch's attribute num_parameters needs no assignment: Module has a property of that
+        # name, and its value, the number of trainable numbers, is the number of slopes.
         self.init = init
         self.weight = Parameter(jnp.full((num_parameters,), init, dtype))
 
@@ -165,9 +182,17 @@ class PReLU(Module):
 
 
 class Hardtanh(Module):
-    """x cut to [min_val, max_val]: torch.nn.Hardtanh.
+    """Clips x to [min_val, max_val]: torch.nn.Hardtanh.
 
-    `min_value` and `max_value` are torch's older names for the ends.
+    Args:
+        min_val: The lower end.
+        max_val: The upper end.
+        inplace: An argument of torch that has no effect, since JAX's arrays never change.
+        min_value: torch's older name of min_val, which gives a FutureWarning.
+        max_value: torch's older name of max_val, which gives a FutureWarning.
+
+    Raises:
+        ValueError: The upper end is not greater than the lower end.
     """
 
     def __init__(
@@ -202,7 +227,7 @@ class Hardtanh(Module):
 
 
 class ReLU6(Hardtanh):
-    """x cut to [0, 6]: torch.nn.ReLU6."""
+    """Clips x to [0, 6]: torch.nn.ReLU6."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__(0.0, 6.0, inplace)
@@ -212,7 +237,7 @@ class ReLU6(Hardtanh):
 
 
 class Hardsigmoid(Module):
-    """(x + 3) / 6 cut to [0, 1]: torch.nn.Hardsigmoid."""
+    """Clips (x + 3) / 6 to [0, 1]: torch.nn.Hardsigmoid."""
 
     def __init__(self, inplace: bool = False) -> None:
         self.inplace = inplace
@@ -222,14 +247,14 @@ class Hardsigmoid(Module):
 
 
 class Hardswish(Hardsigmoid):
-    """x hardsigmoid(x): torch.nn.Hardswish."""
+    """Computes x hardsigmoid(x): torch.nn.Hardswish."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return hardswish(input)
 
 
 class Hardshrink(Module):
-    """0 in [-lambd, lambd], and x elsewhere: torch.nn.Hardshrink."""
+    """Computes 0 where -lambd <= x <= lambd, and x elsewhere: torch.nn.Hardshrink."""
 
     def __init__(self, lambd: float = 0.5) -> None:
         self.lambd = lambd
@@ -242,7 +267,7 @@ class Hardshrink(Module):
 
 
 class Softshrink(Hardshrink):
-    """x moved towards 0 by lambd: torch.nn.Softshrink."""
+    """Moves x towards 0 by lambd: torch.nn.Softshrink."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return softshrink(input, self.lambd)

@@ -1,4 +1,4 @@
-"""Pooling: the largest number or the mean of each window."""
+"""Max pooling and mean pooling: the largest number or the mean of each window."""
 
 import math
 from collections.abc import Sequence
@@ -37,7 +37,10 @@ def max_pool1d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """torch.nn.functional.max_pool1d on (N, C, L) or (C, L); see `max_pool2d`."""
+    """The largest number of each window of (N, C, L) or (C, L): torch.nn.functional.max_pool1d.
+
+    The arguments are those of `max_pool2d`.
+    """
     return max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
@@ -52,22 +55,28 @@ def max_pool2d(
 ) -> Any:
     """The largest number of each window: torch.nn.functional.max_pool2d.
 
-    The gradient goes to one number of each window: the first of the largest in
-    reading order, or the last nan.
+    As in torch, the gradient goes to one number of each window: to the first of the largest
+    in row-major order, or to the last nan.
 
     Args:
-        input: (N, C, H, W) or (C, H, W).
-        kernel_size: height and width of the window, or one number for both.
-        stride: step of the window; the window's size unless given.
-        padding: numbers on each side that are never the largest; at most half
-            of the window.
-        dilation: step inside the window.
-        ceil_mode: whether a last window may hang over the end.
-        return_indices: whether the places are returned too.
+        input: The images, (N, C, H, W) or (C, H, W), with a float or integer dtype.
+        kernel_size: The height and width of the window, or one number for both.
+        stride: The step from one window to the next; by default the size of the window.
+        padding: The number of values added on each side, which are never the largest; at most
+            half of the window.
+        dilation: The step from one number to the next inside a window.
+        ceil_mode: Whether a last window may extend past the end.
+        return_indices: Whether the positions of the largest numbers are returned too.
 
     Returns:
-        (N, C, H', W') or (C, H', W'); with return_indices, also the place h * W + w
-        of each in its channel (int32 unless jax_enable_x64; torch's are int64).
+        The largest numbers, (N, C, H', W') or (C, H', W'). With return_indices a pair of these
+        and their positions h * W + w in the channel (int32 unless jax_enable_x64 is set;
+        torch's are int64).
+
+    Raises:
+        ValueError: The windows do not fit the input; or a window contains only padding, and it
+            is long or return_indices asks for its position.
+        TypeError: The input has neither a float nor an integer dtype.
 
     >>> max_pool2d(jnp.arange(16.0).reshape(1, 4, 4), 2)
     Array([[[ 5.,  7.],
@@ -85,7 +94,10 @@ def max_pool3d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """torch.nn.functional.max_pool3d on (N, C, D, H, W) or (C, D, H, W); see `max_pool2d`."""
+    """The largest number of each window of a volume: torch.nn.functional.max_pool3d.
+
+    As in `max_pool2d`, for an input of shape (N, C, D, H, W) or (C, D, H, W).
+    """
     return max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
@@ -102,6 +114,8 @@ def max_pool(
     name = f"max_pool{n}d"
     check_real(name, batched(name, input, n))
     axes = pooled_axes(name, input, kernel_size, stride, padding, dilation, ceil_mode, n)
+    # For short windows, shifted copies of the input are compared, with the lowest number as
+    # padding. This works even if a window contains only padding.
     few = [_is_few(axis) and not return_indices for axis in axes]
     if any(axis.blind and not is_few for axis, is_few in zip(axes, few, strict=True)):
         raise ValueError(
@@ -110,6 +124,7 @@ def max_pool(
         )
     if return_indices:
         return largest_and_places(input, [axis.places for axis in axes])
+    # The kernel takes images with the batch innermost, whose windows all cover some input.
     if n == 2 and batch_innermost(input) and not any(axis.blind for axis in axes):
         return _LARGEST(input, axes=tuple(axes))[0]
     return _largest(input, axes)
@@ -120,7 +135,9 @@ def _is_few(axis: Axis) -> bool:
 
 
 def _largest(input: jax.Array, axes: Sequence[Axis]) -> jax.Array:
-    """The largest of each window, one axis after the other."""
+    """The largest number of each window, computed along one axis after the other."""
+    # From the last axis to the first, so that the first of the largest in each step is the
+    # first in row-major order at the end.
     for i in reversed(range(len(axes))):
         at = input.ndim - len(axes) + i
         if _is_few(axes[i]):
@@ -130,8 +147,9 @@ def _largest(input: jax.Array, axes: Sequence[Axis]) -> jax.Array:
     return input
 
 
-# As operations. The two below are linear in their second argument, and each other's
-# transpose there; x only says which places they take, and has no slope.
+# Max pooling as a differentiable operation. _PICK and _SPREAD are linear in their second
+# argument, and each is the other's transpose. Their first argument x only determines the
+# positions of the largest numbers and has no gradient.
 
 
 def _pooled_shapes(x, *values, axes):
@@ -139,13 +157,13 @@ def _pooled_shapes(x, *values, axes):
 
 
 def _pick(x, values, axes):
-    """What stands in `values` where x is largest."""
+    """The numbers of `values` at the positions where x is largest in its window."""
     return [jax.jvp(partial(_largest, axes=axes), [x], [values])[1]]
 
 
 def _spread(x, dy, axes):
-    """dy at the places where x is largest."""
-    # What it repeats of the forward pass, XLA computes once.
+    """An array like x with dy added at the positions where x is largest in its window."""
+    # This repeats the forward pass, but XLA merges the two and computes it once.
     return jax.vjp(partial(_largest, axes=axes), x)[1](dy)
 
 
@@ -159,7 +177,7 @@ def _spread_in_c(x, dy, axes):
 
 
 def _sizes(axes):
-    """Window, stride, padding and dilation, each for both axes."""
+    """Window, stride, padding and dilation, each for both axes: eight numbers."""
     return tuple(size for sizes in zip(*(axis[2:] for axis in axes), strict=True) for size in sizes)
 
 
@@ -216,11 +234,15 @@ _SPREAD = Operation(
 def largest_and_places(
     input: jax.Array, places: Sequence[np.ndarray]
 ) -> tuple[jax.Array, jax.Array]:
-    """The largest of each window and where it stands, counted over the last axes together.
+    """The largest number of each window, and its position.
 
     Args:
-        input: (..., and n spatial axes).
-        places: for each spatial axis, what its windows see: (count, window).
+        input: An array with n spatial axes at the end.
+        places: The indices that the windows cover, (count, window), for each spatial axis.
+
+    Returns:
+        The largest numbers and their positions, which count over all spatial axes together in
+        row-major order.
     """
     n = len(places)
     shape = input.shape[-n:]
@@ -235,13 +257,13 @@ def largest_and_places(
 
 
 def check_real(name: str, input: jax.Array) -> None:
-    """Complains about what has no order."""
+    """Raises a TypeError for a dtype whose numbers have no order."""
     if not (jnp.issubdtype(input.dtype, jnp.floating) or jnp.issubdtype(input.dtype, jnp.integer)):
         raise TypeError(f"{name}: dtype {input.dtype}; accepted are floats and integers")
 
 
 def check_float(name: str, input: jax.Array) -> None:
-    """Complains about what has no mean of its own dtype."""
+    """Raises a TypeError for a dtype that cannot represent a mean."""
     if not jnp.issubdtype(input.dtype, jnp.floating):
         raise TypeError(f"{name}: dtype {input.dtype}; accepted are floats")
 
@@ -254,7 +276,10 @@ def avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Float[Array, "*N C L_out"]:
-    """torch.nn.functional.avg_pool1d on (N, C, L) or (C, L); see `avg_pool2d`."""
+    """The mean of each window of (N, C, L) or (C, L): torch.nn.functional.avg_pool1d.
+
+    The arguments are those of `avg_pool2d`.
+    """
     return avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
 
 
@@ -270,17 +295,21 @@ def avg_pool2d(
     """The mean of each window: torch.nn.functional.avg_pool2d.
 
     Args:
-        input: (N, C, H, W) or (C, H, W), floats.
-        kernel_size: height and width of the window, or one number for both.
-        stride: step of the window; the window's size unless given.
-        padding: zeros on each side; at most half of the window.
-        ceil_mode: whether a last window may hang over the end. What hangs over
-            the padding too never counts.
-        count_include_pad: whether the padding's zeros count in the divisor.
-        divisor_override: divides every sum instead of the count.
+        input: The images, (N, C, H, W) or (C, H, W), with a float dtype.
+        kernel_size: The height and width of the window, or one number for both.
+        stride: The step from one window to the next; by default the size of the window.
+        padding: The number of zeros added on each side; at most half of the window.
+        ceil_mode: Whether a last window may extend past the end. What extends past the padding
+            too is not counted in the divisor.
+        count_include_pad: Whether the zeros of the padding count in the divisor.
+        divisor_override: A divisor for every sum, instead of the count.
 
     Returns:
-        (N, C, H', W') or (C, H', W').
+        The means, (N, C, H', W') or (C, H', W').
+
+    Raises:
+        ValueError: The windows do not fit the input, or divisor_override is 0.
+        TypeError: The input has no float dtype.
 
     >>> avg_pool2d(jnp.ones((1, 2, 2)), 2, padding=1)
     Array([[[0.25, 0.25],
@@ -300,7 +329,10 @@ def avg_pool3d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Float[Array, "*N C D_out H_out W_out"]:
-    """torch.nn.functional.avg_pool3d on (N, C, D, H, W) or (C, D, H, W); see `avg_pool2d`."""
+    """The mean of each window of a volume: torch.nn.functional.avg_pool3d.
+
+    As in `avg_pool2d`, for an input of shape (N, C, D, H, W) or (C, D, H, W).
+    """
     return avg_pool(
         3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
     )
@@ -321,7 +353,8 @@ def avg_pool(
     if divisor_override == 0:
         raise ValueError(f"{name}: divisor_override 0; accepted are other whole numbers and None")
     axes = pooled_axes(name, input, kernel_size, stride, padding, 1, ceil_mode, n)
-    if n == 3 and any(axis.window > axis.size for axis in axes):  # torch asks this of volumes only
+    # torch checks this for volumes only.
+    if n == 3 and any(axis.window > axis.size for axis in axes):
         raise ValueError(
             f"{name}: windows of {kernel_size!r} are larger than the input {input.shape}"
         )
@@ -339,7 +372,7 @@ def avg_pool(
 
 
 def _counts(axis: Axis, count_include_pad: bool) -> np.ndarray:
-    """By how much each window's sum is divided on one axis."""
+    """For one axis the number of values that count in the mean of each window."""
     ends = np.minimum(axis.starts + axis.window, axis.size + axis.padding)
     if count_include_pad:
         return ends - axis.starts
@@ -347,7 +380,7 @@ def _counts(axis: Axis, count_include_pad: bool) -> np.ndarray:
 
 
 class _MaxPool(Module):
-    """What the three layers share."""
+    """The constructor and the call of the three max pooling layers."""
 
     _axes: ClassVar[int]
 
@@ -368,7 +401,7 @@ class _MaxPool(Module):
         self.ceil_mode = ceil_mode
 
     def __call__(self, input: Real[Array, "..."]) -> Any:
-        """(N, C, ...) to (N, C, ...); one example without N works too."""
+        """Pools (N, C, ...) or (C, ...) to the same number of axes."""
         check_axes(self, input, self._axes)
         return max_pool(
             self._axes,
@@ -389,19 +422,22 @@ class _MaxPool(Module):
 
 
 def as_given(size: Any) -> Any:
-    """A size as torch prints it; flax wants tuples for lists."""
+    """Returns a size as torch prints it, with a list as a tuple, because flax refuses lists."""
     return tuple(size) if isinstance(size, list) else size
 
 
 def check_axes(layer: Module, input: jax.Array, n: int) -> None:
-    """Complains unless the input is (N, C, ...) or (C, ...) with n spatial axes."""
+    """Raises a ValueError unless the input is (N, C, ...) or (C, ...) with n spatial axes."""
     if input.ndim not in (n + 1, n + 2):
         axes = axis_letters(n)
         raise wrong_shape(layer, f"(N, C, {axes}) or (C, {axes})", input)
 
 
 class MaxPool1d(_MaxPool):
-    """The largest number of each window of a sequence: torch.nn.MaxPool1d. See `MaxPool2d`."""
+    """The largest number of each window of a sequence: torch.nn.MaxPool1d.
+
+    The arguments are those of `MaxPool2d`.
+    """
 
     _axes = 1
 
@@ -409,9 +445,7 @@ class MaxPool1d(_MaxPool):
 class MaxPool2d(_MaxPool):
     """The largest number of each window of an image: torch.nn.MaxPool2d.
 
-    Args:
-        kernel_size, stride, padding, dilation, return_indices, ceil_mode: as in
-            `max_pool2d`; note torch's order.
+    The arguments are those of `max_pool2d`; as in torch, return_indices comes before ceil_mode.
 
     >>> MaxPool2d(2)
     MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False)
@@ -421,13 +455,16 @@ class MaxPool2d(_MaxPool):
 
 
 class MaxPool3d(_MaxPool):
-    """The largest number of each window of a volume: torch.nn.MaxPool3d. See `MaxPool2d`."""
+    """The largest number of each window of a volume: torch.nn.MaxPool3d.
+
+    The arguments are those of `MaxPool2d`.
+    """
 
     _axes = 3
 
 
 class _AvgPool(Module):
-    """What the layers for images and volumes share."""
+    """The constructor and the call of the three mean pooling layers."""
 
     _axes: ClassVar[int]
 
@@ -448,7 +485,7 @@ class _AvgPool(Module):
         self.divisor_override = divisor_override
 
     def __call__(self, input: Float[Array, "..."]) -> Float[Array, "..."]:
-        """(N, C, ...) to (N, C, ...); one example without N works too."""
+        """Pools (N, C, ...) or (C, ...) to the same number of axes."""
         check_axes(self, input, self._axes)
         return avg_pool(
             self._axes,
@@ -466,7 +503,10 @@ class _AvgPool(Module):
 
 
 class AvgPool1d(_AvgPool):
-    """The mean of each window of a sequence: torch.nn.AvgPool1d. See `avg_pool2d`."""
+    """The mean of each window of a sequence: torch.nn.AvgPool1d.
+
+    The arguments are those of `avg_pool2d`.
+    """
 
     _axes = 1
 
@@ -488,12 +528,18 @@ class AvgPool1d(_AvgPool):
 
 
 class AvgPool2d(_AvgPool):
-    """The mean of each window of an image: torch.nn.AvgPool2d. See `avg_pool2d`."""
+    """The mean of each window of an image: torch.nn.AvgPool2d.
+
+    The arguments are those of `avg_pool2d`.
+    """
 
     _axes = 2
 
 
 class AvgPool3d(_AvgPool):
-    """The mean of each window of a volume: torch.nn.AvgPool3d. See `avg_pool2d`."""
+    """The mean of each window of a volume: torch.nn.AvgPool3d.
+
+    The arguments are those of `avg_pool2d`.
+    """
 
     _axes = 3

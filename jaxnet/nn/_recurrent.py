@@ -1,8 +1,8 @@
-"""One recurrent layer in one direction, in the form that runs fast.
+"""One recurrent layer in one direction.
 
-`recurrent_layer` alone chooses the form: on a CPU float32 batches go through jaxnet's own C
-(`jaxnet._kernels`), the whole sequence in one call; everything else is one matrix product
-for the input of all steps and a `recurrence` over time.
+`recurrent_layer` chooses how it is computed. On a CPU batches of float32 sequences go through
+jaxnet's own C code (`jaxnet._kernels`), with one call for the whole sequence. Everything else
+is one matrix product for the inputs of all steps, and a `recurrence` over time.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from jaxnet.backend import Operation, is_wanted, tangents_along
 from jaxnet.nn._linear import linear
 from jaxnet.nn._recurrence import State, Step, known_recurrence, recurrence
 from jaxnet.nn._rnn_cell import gru_gates, gru_step, lstm_step, relu_step, tanh_step
-from jaxnet.precision import full_float32
+from jaxnet.precision import full_float32, promoted
 
 _STEPS: dict[str, Step] = {
     "tanh": tanh_step,
@@ -25,20 +25,21 @@ _STEPS: dict[str, Step] = {
     "gru": gru_step,
 }
 
-# The kernel packs its weights at every call, so it wants many rows (steps times sequences)
-# to use them on. One sequence keeps its registers waiting, and a loop of one step is none.
+# The kernel reorders its weights at every call, which pays only for many rows (steps times
+# sequences). A few sequences do not fill its vector registers, and one step needs no loop.
 _FEWEST_ROWS = 128
 _LEAST_BATCH = 4
 
 
 class Weights(NamedTuple):
-    """Of one layer in one direction; G is 4 for an LSTM, 3 for a GRU, else 1.
+    """The weights of one layer in one direction. G is 4 for an LSTM, 3 for a GRU, else 1.
 
     Attributes:
-        w_ih: (G * H, I).
-        w_hh: (G * H, H), or (G * H, proj_size).
-        b_ih, b_hh: (G * H,), or both None.
-        w_hr: (proj_size, H), which h is multiplied by; None for none.
+        w_ih: The weight of the input, (G * H, I).
+        w_hh: The weight of h, (G * H, H), or (G * H, proj_size).
+        b_ih: The bias of the input, (G * H,), or None.
+        b_hh: The bias of h, (G * H,), or None.
+        w_hr: The projection of h, (proj_size, H), or None.
     """
 
     w_ih: jax.Array
@@ -49,8 +50,10 @@ class Weights(NamedTuple):
 
 
 def before_end(lengths: jax.Array, steps: int) -> jax.Array:
-    """(steps, N), True before the end of each sequence."""
-    return jnp.arange(steps)[:, None] < lengths[None, :]
+    """A mask (steps, N) that is True before the end of each sequence."""
+    numbers = jnp.arange(steps)
+    dtype = promoted(numbers, lengths)  # uint8 lengths cannot count 300 steps
+    return numbers.astype(dtype)[:, None] < lengths.astype(dtype)[None, :]
 
 
 def recurrent_layer(
@@ -62,20 +65,21 @@ def recurrent_layer(
     reverse: bool = False,
     batch_first: tuple[bool, bool] = (False, False),
 ) -> tuple[jax.Array, State]:
-    """A layer over whole sequences.
+    """Runs one layer over whole sequences.
 
     Args:
-        cell: "tanh", "relu", "lstm" or "gru".
-        input: (L, N, I), or (N, L, I); nothing behind a sequence's end may be nan.
-        weights: as the cell has them.
-        first: the state before the first step, h (N, proj_size or H) and, of an LSTM, c.
-        lengths: (N,), each from 1 to L; without, all sequences have L steps. Behind a
-            sequence's end the output is 0 and the state stays.
-        reverse: whether time runs backwards.
-        batch_first: whether the input is (N, L, I), and whether the output shall be.
+        cell: The kind of cell, "tanh", "relu", "lstm" or "gru".
+        input: The sequences, (L, N, I) or (N, L, I). The padding behind the end of a sequence
+            must not contain nan.
+        weights: The weights of the layer.
+        first: The state before the first step: h (N, proj_size or H), and for an LSTM c.
+        lengths: The lengths of the sequences, (N,), each from 1 to L; by default all have L
+            steps. Behind the end of a sequence the output is 0 and the state unchanged.
+        reverse: Whether the loop starts with the last time step.
+        batch_first: Whether the input is (N, L, I), and whether the output shall be (N, L, H).
 
     Returns:
-        h of every step, (L, N, H) or (N, L, H), and the last state.
+        The pair of h of every step, (L, N, H) or (N, L, H), and the last state.
     """
     layer = Layer(cell, reverse, batch_first)
     if _for_kernel(input, weights, batch_first[0]):
@@ -102,7 +106,10 @@ def _steps_and_batch(input: jax.Array, batch_first: bool) -> tuple[int, int]:
 
 @full_float32()
 def _plain(layer, input, weights, first, lengths, states=None):
-    """(output, last state) and all states, which may be known already."""
+    """The layer without the kernel: ((output, last state), all states).
+
+    The states may be given if they are known from the forward pass.
+    """
     cell, reverse, batch_first = layer
     x = jnp.swapaxes(input, 0, 1) if batch_first[0] else input  # (L, N, I)
     steps = x.shape[0]
@@ -111,8 +118,8 @@ def _plain(layer, input, weights, first, lengths, states=None):
     gates, extra = _gates(cell, x, w_ih, b_ih, b_hh)
     factors: Any = (w_hh,)
     if w_hr is not None:
-        # The loop carries h before its projection, where h0 has no counterpart:
-        # it enters through the gates of the first step.
+        # The state of the loop is h before its projection. The given h0 is already projected,
+        # so it is added to the gates of the first step, and the loop starts from zeros.
         factors = (w_hr, w_hh)
         start: Any = 0
         if reverse:
@@ -128,28 +135,31 @@ def _plain(layer, input, weights, first, lengths, states=None):
     end = 0 if reverse else -1
     last = (output[end], *(s[end] for s in states[1:]))
     if valid is not None:
+        # The state stays unchanged behind a sequence's end, but the output is 0 there, as in
+        # torch's pad_packed_sequence.
         output = jnp.where(valid, output, jnp.zeros_like(output))
     return ((jnp.swapaxes(output, 0, 1) if batch_first[1] else output), last), states
 
 
 def _gates(cell, x, w_ih, b_ih, b_hh):
-    """What the input of all time steps gives to the step, by one matrix product."""
+    """The input's part of the gates of all time steps, by one matrix product."""
     if cell == "gru":
         return gru_gates(x, w_ih, b_ih, b_hh)
     return linear(x, w_ih, None if b_ih is None else b_ih + b_hh), None
 
 
-# The layer without a projection as an operation. Backward differentiation calls the
-# kernel's backward pass, or the plain form's with the states that were kept. All other
-# derivatives (forward, of a gradient) go through the plain form, so that every one exists,
-# in every order of the modes.
+# The layer without a projection as a differentiable operation. Its backward pass is the
+# kernel's, or that of `_plain` with the states of the forward pass. All other derivatives
+# (forward mode, derivatives of a gradient) are those of `_plain`, so derivatives of every order
+# exist, in every combination of modes.
 
 
 def _layer(x, weights, first, lengths, layer, keep):
     (y, last), states = _plain(layer, x, Weights(*weights, None), first, lengths)
     if not keep:
         return [y, *last]
-    # The backward pass wants the states alone, in the room that the kernel takes for them.
+    # This backward pass needs the states only. They are stored in arrays of the shapes that
+    # the kernel asks for, because an operation has the same shapes in all of its forms.
     kept = [
         jnp.zeros(shape, y.dtype) for shape in kernels.kept_shapes(layer.cell, *states[0].shape)
     ]
@@ -159,7 +169,7 @@ def _layer(x, weights, first, lengths, layer, keep):
 
 
 def _filled(state, room):
-    """(L, N, H) as an array of so many numbers, each row with zeros behind."""
+    """Flattens (L, N, H) to an array of `room` numbers, with zeros appended to each row."""
     steps, batch, hidden = state.shape
     more = room // (steps * batch) - hidden
     return jnp.pad(state, ((0, 0), (0, 0), (0, more))).ravel()
@@ -180,7 +190,7 @@ def _layer_jvp(arguments, tangents, layer, keep):
 
 
 def _tangents(inputs, kept, direction, layer):
-    """What y and the last state do when x, the weights and the first state move."""
+    """The tangents of y and the last state for tangents of x, the weights and the first state."""
     *moving, lengths = inputs
 
     def plain(x, weights, first):
@@ -201,6 +211,7 @@ def _tangents_transpose(arguments, slopes, layer):
     found = iter(_BACKWARD(inputs, kept, filled, layer=layer, into_x=into_x))
     dx = next(found) if into_x else None
     slopes = [[None if leaf is None else next(found) for leaf in part] for part in inputs[1:3]]
+    # An argument without a tangent must get None, although the kernel computes its gradient.
     wanted = [
         tuple(None if moves is None else slope for slope, moves in zip(*parts, strict=True))
         for parts in zip(slopes, direction[1:], strict=True)

@@ -19,7 +19,7 @@ from jaxnet.nn.init import Rngs, draw_uniform
 
 
 class _RNNBase(Module):
-    """What RNN, LSTM and GRU share: parameters, checks, and the loop over the layers."""
+    """The parameters, the checks and the loop over the layers of RNN, LSTM and GRU."""
 
     cell: str
     chunks: int
@@ -70,6 +70,7 @@ class _RNNBase(Module):
         for layer in range(num_layers):
             width = input_size if layer == 0 else self._output_size * self._directions
             for suffix in self._suffixes(layer):
+                # The parameters are drawn in torch's order, so a seed gives torch's weights.
                 shapes: dict[str, tuple[int, ...]] = {
                     "weight_ih": (rows, width),
                     "weight_hh": (rows, self._output_size),
@@ -105,16 +106,17 @@ class _RNNBase(Module):
         batched = input.ndim == 3
         batch_first = batched and self.batch_first
         x = input if batched else input[:, None]  # (L, N, I), with batch_first (N, L, I)
+        # The argument hx keeps the layout (layers, N, ...) even with batch_first.
         first = self._first(input, x.shape[0 if batch_first else 1], hx)
         counts = self._lengths(lengths, *(x.shape[1::-1] if batch_first else x.shape[:2]))
         if counts is not None:
-            # What stands in the padding, nan too, must not reach any gradient.
+            # Whatever the padding contains, even nan, must not reach any gradient.
             valid = before_end(counts, x.shape[1 if batch_first else 0])
             valid = (valid.T if batch_first else valid)[..., None]
             x = jnp.where(valid, x, jnp.zeros_like(x))
         lasts: list[State] = []
         for layer in range(self.num_layers):
-            # Between the layers time comes first, as the masks of torch's dropout have it.
+            # Between the layers time is the first axis, as in the dropout masks of torch.
             sides = (batch_first and layer == 0, batch_first and layer == self.num_layers - 1)
             outputs = []
             for suffix in self._suffixes(layer):
@@ -148,11 +150,11 @@ class _RNNBase(Module):
             )
 
     def _sizes(self) -> list[tuple[str, int]]:
-        """Name and length of each state."""
+        """The name and size of each state."""
         return [("hx", self.hidden_size)]
 
     def _first(self, input: jax.Array, batch: int, hx: State | None) -> State:
-        """The states before the first step, each (num_layers * directions, N, size)."""
+        """Returns the states before the first step, each (num_layers * directions, N, size)."""
         layers = self.num_layers * self._directions
         if hx is None:
             return tuple(jnp.zeros((layers, batch, n), input.dtype) for _, n in self._sizes())
@@ -173,7 +175,10 @@ class _RNNBase(Module):
     def _lengths(
         self, lengths: ArrayLike | Sequence[int] | None, steps: int, batch: int
     ) -> jax.Array | None:
-        """The lengths as an array, from 1 to steps."""
+        """Returns the lengths as an array, after a check that they are from 1 to steps.
+
+        Inside jit the values are unknown; they are clipped instead.
+        """
         if lengths is None:
             return None
         counts = jnp.asarray(lengths)
@@ -204,27 +209,33 @@ class _RNNBase(Module):
 
 
 class RNN(_RNNBase):
-    """h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh): torch.nn.RNN.
+    """Computes h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh): torch.nn.RNN.
+
+    The parameters are named as in torch: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`,
+    `bias_hh_l0`, the same with `_reverse` for the second direction, then `_l1` and so on.
+
+    There are no packed sequences as in torch; instead the call takes `lengths`.
 
     Args:
-        input_size: length of x_t.
-        hidden_size: length of h_t.
-        num_layers: each layer takes the outputs of the one before.
-        nonlinearity: "tanh" or "relu".
-        bias: whether the two biases are there.
-        batch_first: whether a batch is (N, L, ...) and not (L, N, ...). Only input
-            and output follow it; hx and h_n stay (layers, N, ...).
-        dropout: probability of zeroing an output between two layers, in training; the
+        input_size: The size of x_t.
+        hidden_size: The size of h_t.
+        num_layers: The number of layers. Each takes the outputs of the layer before.
+        nonlinearity: The function "tanh" or "relu".
+        bias: Whether each layer has two biases.
+        batch_first: Whether a batch is laid out as (N, L, ...) instead of (L, N, ...). As in
+            torch this concerns input and output only; hx and h_n stay (layers, N, ...).
+        dropout: The probability of zeroing an output between two layers in training mode. The
             random numbers come from the open `nn.keys` context.
-        bidirectional: whether a second set of weights reads the sequence from its
-            end; its outputs stand behind the first's.
-        rngs: source of the initial weights, all U(-1/sqrt(hidden), 1/sqrt(hidden)).
-        dtype: of the parameters.
+        bidirectional: Whether a second set of weights reads the sequence from its end. Its
+            outputs are appended to those of the first.
+        rngs: The source of the initial weights, U(-1/sqrt(hidden_size),
+            1/sqrt(hidden_size)) for all parameters.
+        dtype: The dtype of the parameters.
 
-    Parameters as in torch: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`,
-    `bias_hh_l0`, the same with `_reverse`, then `_l1` and so on.
-
-    Unlike torch there are no packed sequences: the call takes `lengths`.
+    Raises:
+        TypeError: A size is not a whole number, or bias or batch_first is not a bool.
+        ValueError: A size is not positive, dropout is not in [0, 1], or the nonlinearity is
+            unknown.
 
     >>> from jaxnet.random import Generator
     >>> output, h_n = RNN(3, 4, rngs=Generator(0))(jnp.ones((5, 2, 3)), lengths=[5, 2])
@@ -261,18 +272,23 @@ class RNN(_RNNBase):
         """Runs over the sequences.
 
         Args:
-            input: (L, N, input_size), (N, L, input_size) with batch_first, or one
-                sequence (L, input_size).
-            hx: h before the first step, (num_layers * directions, N, hidden_size), for
-                one sequence without N; zeros if it is not given.
-            lengths: (N,), the length of each sequence, from 1 to L. Gives what torch
-                gives for `pack_padded_sequence`: outputs behind a sequence's end are
-                0, h_n is the state at its last step, and the reverse direction starts
-                there. Inside jit a length outside 1 to L counts as the nearest one.
+            input: The sequences, (L, N, input_size), or (N, L, input_size) with batch_first,
+                or a single sequence (L, input_size).
+            hx: The state h before the first step, (num_layers * directions, N, hidden_size),
+                without N for a single sequence; zeros by default.
+            lengths: The lengths of the sequences, (N,), each from 1 to L. The result is that
+                of torch for `pack_padded_sequence`: outputs behind the end of a sequence are
+                0, h_n is the state at its last step, and the reverse direction starts there.
+                Inside jit a length outside of 1 to L counts as the nearest length.
 
         Returns:
-            The last layer's h of every step, (L, N, directions * hidden_size) or as
-            the input is laid out; and h_n, every layer's last h, shaped like hx.
+            A pair. The first is h of every step in the last layer, (L, N, directions *
+            hidden_size), or laid out like the input. The second is h_n, the last h of every
+            layer, shaped like hx.
+
+        Raises:
+            ValueError: A shape or dtype does not fit the layer, or a length is not in 1 to L.
+            TypeError: The lengths are not integers.
         """
         output, (h_n,) = self._forward(input, None if hx is None else (hx,), lengths)
         return output, h_n
@@ -286,10 +302,10 @@ class GRU(_RNNBase):
     n = tanh(W_in x + b_in + r (W_hn h + b_hn))
     h' = (1 - z) n + z h
 
-    The rows of the weights stand in the order r, z, n. As in torch the reset gate r
-    stands outside the product, unlike in the original paper and in other libraries.
+    The rows of the weights are in the order r, z, n. As in torch the reset gate r is applied
+    after the product with W_hn, unlike in the original paper and in other libraries.
 
-    Arguments, parameters, call and result as for `RNN`, without `nonlinearity`.
+    The arguments, parameters and results are those of `RNN`, without `nonlinearity`.
     """
 
     cell = "gru"
@@ -316,7 +332,7 @@ class GRU(_RNNBase):
     def __call__(
         self, input: jax.Array, hx: jax.Array | None = None, *, lengths: ArrayLike | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Runs over the sequences; arguments and result as for `RNN`."""
+        """Runs over the sequences. The arguments and results are those of `RNN`."""
         output, (h_n,) = self._forward(input, None if hx is None else (hx,), lengths)
         return output, h_n
 
@@ -327,15 +343,19 @@ class LSTM(_RNNBase):
     i, f, o = sigmoid(W_i. x + b_i. + W_h. h + b_h.)
     g = tanh(W_ig x + b_ig + W_hg h + b_hg)
     c' = f c + i g
-    h' = o tanh(c'), with proj_size W_hr (o tanh(c'))
+    h' = o tanh(c'), or with proj_size W_hr (o tanh(c'))
 
-    The rows of the weights stand in the order i, f, g, o.
+    The rows of the weights are in the order i, f, g, o.
 
-    Arguments and parameters as for `RNN`, without `nonlinearity`, and:
+    The arguments that are not described here, and the parameters, are those of `RNN`, without
+    `nonlinearity`.
 
     Args:
-        proj_size: length of h after the projection `weight_hr`; 0 for none. It must
-            be smaller than hidden_size.
+        proj_size: The size of h after the projection `weight_hr`, smaller than hidden_size;
+            0 for no projection.
+
+    Raises:
+        ValueError: The argument proj_size is negative or not smaller than hidden_size.
 
     >>> from jaxnet.random import Generator
     >>> lstm = LSTM(3, 4, num_layers=2, batch_first=True, rngs=Generator(0))
@@ -385,13 +405,18 @@ class LSTM(_RNNBase):
         """Runs over the sequences.
 
         Args:
-            input: as for `RNN`.
-            hx: the pair (h, c) before the first step; h is (num_layers * directions, N,
-                proj_size or hidden_size), c has hidden_size there. Zeros without.
-            lengths: as for `RNN`.
+            input: The sequences, as in `RNN`.
+            hx: The pair (h, c) before the first step; zeros by default. The state h is
+                (num_layers * directions, N, proj_size or hidden_size), and c is
+                (num_layers * directions, N, hidden_size), without N for a single sequence.
+            lengths: The lengths of the sequences, as in `RNN`.
 
         Returns:
-            The last layer's h of every step, and the pair (h_n, c_n).
+            A pair of h of every step in the last layer and the pair (h_n, c_n).
+
+        Raises:
+            ValueError: A shape or dtype does not fit the layer, or a length is not in 1 to L.
+            TypeError: The lengths are not integers, or hx is not a pair.
         """
         state = None if hx is None else pair(self, hx)
         output, (h_n, c_n) = self._forward(input, state, lengths)

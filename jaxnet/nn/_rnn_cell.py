@@ -1,4 +1,4 @@
-"""One step of the recurrent layers: RNNCell, LSTMCell, GRUCell."""
+"""One step of the recurrent layers: RNNCell, LSTMCell and GRUCell."""
 
 import math
 
@@ -13,22 +13,23 @@ from jaxnet.nn._recurrence import State
 from jaxnet.nn.init import Rngs, draw_uniform
 from jaxnet.precision import promoted
 
-# The steps have the form of `recurrence.Step`. A sigmoid is taken of all gates at once
-# and cut afterwards: XLA's CPU code for one of a slice is 5 times slower.
+# The functions of type `Step` in `jaxnet.nn._recurrence`. They take the sigmoid of all gates at
+# once and split it afterwards, because XLA's CPU code for the sigmoid of a slice is 5 times
+# slower.
 
 
 def tanh_step(gates: jax.Array, extra: None, state: State) -> State:
-    """h' = tanh(gates)."""
+    """Computes h' = tanh(gates)."""
     return (jnp.tanh(gates),)
 
 
 def relu_step(gates: jax.Array, extra: None, state: State) -> State:
-    """h' = max(gates, 0)."""
+    """Computes h' = max(gates, 0)."""
     return (jax.nn.relu(gates),)
 
 
 def lstm_step(gates: jax.Array, extra: None, state: State) -> State:
-    """(h, c) to (h', c'); gates (..., 4H) in the order i, f, g, o."""
+    """Computes (h', c') from (h, c). The gates (..., 4H) are in the order i, f, g, o."""
     size = state[1].shape[-1]
     i, f, _, o = jnp.split(jax.nn.sigmoid(gates), 4, axis=-1)
     g = jnp.tanh(gates[..., 2 * size : 3 * size])
@@ -37,17 +38,21 @@ def lstm_step(gates: jax.Array, extra: None, state: State) -> State:
 
 
 def gru_step(gates: jax.Array, extra: jax.Array, state: State) -> State:
-    """h to h'; gates (..., 3H) in the order r, z, and W_hn h + b_hn; extra is W_in x + b_in."""
+    """Computes h' from h.
+
+    The gates (..., 3H) are r, z and W_hn h + b_hn, in this order, and extra is W_in x + b_in.
+    """
     size = state[0].shape[-1]
     r, z, _ = jnp.split(jax.nn.sigmoid(gates), 3, axis=-1)
     n = jnp.tanh(extra + r * gates[..., 2 * size :])
+    # The same as (1 - z) n + z h, in torch's order of operations.
     return ((state[0] - n) * z + n,)
 
 
 def gru_gates(
     input: jax.Array, w_ih: jax.Array, b_ih: jax.Array | None, b_hh: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """What the input gives to `gru_step`: gates without W_hh h, and extra."""
+    """The input's part of the arguments of `gru_step`: the gates without W_hh h, and extra."""
     size = w_ih.shape[0] // 3
     from_input = linear(input, w_ih, b_ih)
     both, extra = from_input[..., : 2 * size], from_input[..., 2 * size :]
@@ -77,18 +82,18 @@ def rnn_tanh_cell(
     b_ih: jax.Array | None = None,
     b_hh: jax.Array | None = None,
 ) -> jax.Array:
-    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh): torch.rnn_tanh_cell.
+    """Computes h' = tanh(W_ih x + b_ih + W_hh h + b_hh): torch.rnn_tanh_cell.
 
     Args:
-        input: x, (..., input_size).
-        hx: h, (..., hidden_size).
-        w_ih: (hidden_size, input_size).
-        w_hh: (hidden_size, hidden_size).
-        b_ih: (hidden_size,).
-        b_hh: (hidden_size,).
+        input: The input x, (..., input_size).
+        hx: The state h, (..., hidden_size).
+        w_ih: The weight of the input, (hidden_size, input_size).
+        w_hh: The weight of the state, (hidden_size, hidden_size).
+        b_ih: The bias of the input, (hidden_size,).
+        b_hh: The bias of the state, (hidden_size,).
 
     Returns:
-        h', (..., hidden_size).
+        The new state h', (..., hidden_size).
     """
     return tanh_step(_added(input, hx, w_ih, w_hh, b_ih, b_hh), None, (hx,))[0]
 
@@ -101,9 +106,9 @@ def rnn_relu_cell(
     b_ih: jax.Array | None = None,
     b_hh: jax.Array | None = None,
 ) -> jax.Array:
-    """h' = max(W_ih x + b_ih + W_hh h + b_hh, 0): torch.rnn_relu_cell.
+    """Computes h' = max(W_ih x + b_ih + W_hh h + b_hh, 0): torch.rnn_relu_cell.
 
-    Arguments and result as for `rnn_tanh_cell`.
+    The arguments and the result are those of `rnn_tanh_cell`.
     """
     return relu_step(_added(input, hx, w_ih, w_hh, b_ih, b_hh), None, (hx,))[0]
 
@@ -116,21 +121,21 @@ def lstm_cell(
     b_ih: jax.Array | None = None,
     b_hh: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """c' = f c + i g, h' = o tanh(c'): torch.lstm_cell.
+    """Computes c' = f c + i g and h' = o tanh(c'): torch.lstm_cell.
 
-    i, f, g, o are the quarters of W_ih x + b_ih + W_hh h + b_hh, through a tanh
-    for g and a sigmoid for the others.
+    The gates i, f, g, o are the quarters of W_ih x + b_ih + W_hh h + b_hh, after a tanh for g
+    and a sigmoid for the others.
 
     Args:
-        input: x, (..., input_size).
-        hx: (h, c), each (..., hidden_size).
-        w_ih: (4 * hidden_size, input_size).
-        w_hh: (4 * hidden_size, hidden_size).
-        b_ih: (4 * hidden_size,).
-        b_hh: (4 * hidden_size,).
+        input: The input x, (..., input_size).
+        hx: The pair of states (h, c), each (..., hidden_size).
+        w_ih: The weight of the input, (4 * hidden_size, input_size).
+        w_hh: The weight of h, (4 * hidden_size, hidden_size).
+        b_ih: The bias of the input, (4 * hidden_size,).
+        b_hh: The bias of h, (4 * hidden_size,).
 
     Returns:
-        (h', c').
+        The pair of new states (h', c'), each (..., hidden_size).
     """
     h, c = lstm_step(_added(input, hx[0], w_ih, w_hh, b_ih, b_hh), None, hx)
     return h, c
@@ -144,29 +149,30 @@ def gru_cell(
     b_ih: jax.Array | None = None,
     b_hh: jax.Array | None = None,
 ) -> jax.Array:
-    """h' = (1 - z) n + z h: torch.gru_cell.
+    """Computes h' = (1 - z) n + z h: torch.gru_cell.
 
-    r and z are sigmoids of W_i x + b_i + W_h h + b_h, and
-    n = tanh(W_in x + b_in + r (W_hn h + b_hn)): the reset gate stands outside the
-    product, unlike in the original paper and in other libraries.
+    The gates r and z are sigmoids of W_i x + b_i + W_h h + b_h, and
+    n = tanh(W_in x + b_in + r (W_hn h + b_hn)). The reset gate r is applied after the product
+    with W_hn, unlike in the original paper and in other libraries.
 
     Args:
-        input: x, (..., input_size).
-        hx: h, (..., hidden_size).
-        w_ih: (3 * hidden_size, input_size), rows r, z, n.
-        w_hh: (3 * hidden_size, hidden_size).
-        b_ih: (3 * hidden_size,).
-        b_hh: (3 * hidden_size,).
+        input: The input x, (..., input_size).
+        hx: The state h, (..., hidden_size).
+        w_ih: The weight of the input, (3 * hidden_size, input_size), with rows in the order
+            r, z, n.
+        w_hh: The weight of the state, (3 * hidden_size, hidden_size), in the same order.
+        b_ih: The bias of the input, (3 * hidden_size,).
+        b_hh: The bias of the state, (3 * hidden_size,).
 
     Returns:
-        h', (..., hidden_size).
+        The new state h', (..., hidden_size).
     """
     gates, extra = gru_gates(input, w_ih, b_ih, b_hh)
     return gru_step(gates + linear(hx, w_hh), extra, (hx,))[0]
 
 
 class _CellBase(Module):
-    """Parameters and checks that the three cells share."""
+    """The parameters and the checks of the three cells."""
 
     def __init__(
         self,
@@ -200,7 +206,7 @@ class _CellBase(Module):
             raise wrong_shape(self, f"(N, {self.input_size}) or ({self.input_size},)", input)
 
     def _state(self, input: jax.Array, hx: jax.Array | None, name: str = "hx") -> jax.Array:
-        """The given state, checked, or zeros."""
+        """Returns the given state after a check of its shape, or zeros."""
         expected = (*input.shape[:-1], self.hidden_size)
         if hx is None:
             return jnp.zeros(expected, promoted(input, self.weight_hh[...]))
@@ -216,15 +222,18 @@ class _CellBase(Module):
 
 
 class RNNCell(_CellBase):
-    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh): torch.nn.RNNCell.
+    """Computes h' = tanh(W_ih x + b_ih + W_hh h + b_hh): torch.nn.RNNCell.
+
+    The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch.
 
     Args:
-        input_size: length of x.
-        hidden_size: length of h.
-        bias: whether the two biases are there.
-        nonlinearity: "tanh" or "relu".
-        rngs: source of the initial weights, all U(-1/sqrt(hidden), 1/sqrt(hidden)).
-        dtype: of the parameters.
+        input_size: The size of x.
+        hidden_size: The size of h.
+        bias: Whether the cell has two biases.
+        nonlinearity: The function "tanh" or "relu".
+        rngs: The source of the initial weights, U(-1/sqrt(hidden_size),
+            1/sqrt(hidden_size)) for all parameters.
+        dtype: The dtype of the parameters.
 
     >>> from jaxnet.random import Generator
     >>> RNNCell(3, 4, rngs=Generator(0))(jnp.ones((2, 3))).shape
@@ -246,7 +255,7 @@ class RNNCell(_CellBase):
         self.nonlinearity = nonlinearity
 
     def __call__(self, input: jax.Array, hx: jax.Array | None = None) -> jax.Array:
-        """x (N, input_size) or (input_size,), and h (zeros without), to h'."""
+        """Computes h' from x, (N, input_size) or (input_size,), and h, which is zero by default."""
         self._check(input)
         cell = rnn_tanh_cell if self.nonlinearity == "tanh" else rnn_relu_cell
         return cell(input, self._state(input, hx), *self._weights())  # type: ignore[arg-type]
@@ -257,14 +266,17 @@ class RNNCell(_CellBase):
 
 
 class LSTMCell(_CellBase):
-    """One step of an LSTM: torch.nn.LSTMCell. The formula is at `lstm_cell`.
+    """One step of an LSTM: torch.nn.LSTMCell. The formula is that of `lstm_cell`.
+
+    The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch.
 
     Args:
-        input_size: length of x.
-        hidden_size: length of h and c.
-        bias: whether the two biases are there.
-        rngs: source of the initial weights, all U(-1/sqrt(hidden), 1/sqrt(hidden)).
-        dtype: of the parameters.
+        input_size: The size of x.
+        hidden_size: The size of h and c.
+        bias: Whether the cell has two biases.
+        rngs: The source of the initial weights, U(-1/sqrt(hidden_size),
+            1/sqrt(hidden_size)) for all parameters.
+        dtype: The dtype of the parameters.
     """
 
     def __init__(
@@ -281,7 +293,12 @@ class LSTMCell(_CellBase):
     def __call__(
         self, input: jax.Array, hx: tuple[jax.Array, jax.Array] | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """x (N, input_size) or (input_size,), and (h, c) (zeros without), to (h', c')."""
+        """Computes (h', c') from x, (N, input_size) or (input_size,), and (h, c), zeros by default.
+
+        Raises:
+            ValueError: The input or a state has the wrong shape.
+            TypeError: The argument hx is not a pair.
+        """
         self._check(input)
         h, c = (None, None) if hx is None else pair(self, hx)
         state = self._state(input, h, "hx[0]"), self._state(input, c, "hx[1]")
@@ -289,14 +306,17 @@ class LSTMCell(_CellBase):
 
 
 class GRUCell(_CellBase):
-    """One step of a GRU: torch.nn.GRUCell. The formula is at `gru_cell`.
+    """One step of a GRU: torch.nn.GRUCell. The formula is that of `gru_cell`.
+
+    The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch.
 
     Args:
-        input_size: length of x.
-        hidden_size: length of h.
-        bias: whether the two biases are there.
-        rngs: source of the initial weights, all U(-1/sqrt(hidden), 1/sqrt(hidden)).
-        dtype: of the parameters.
+        input_size: The size of x.
+        hidden_size: The size of h.
+        bias: Whether the cell has two biases.
+        rngs: The source of the initial weights, U(-1/sqrt(hidden_size),
+            1/sqrt(hidden_size)) for all parameters.
+        dtype: The dtype of the parameters.
     """
 
     def __init__(
@@ -311,13 +331,13 @@ class GRUCell(_CellBase):
         super().__init__(input_size, hidden_size, bias, 3, rngs, dtype)
 
     def __call__(self, input: jax.Array, hx: jax.Array | None = None) -> jax.Array:
-        """x (N, input_size) or (input_size,), and h (zeros without), to h'."""
+        """Computes h' from x, (N, input_size) or (input_size,), and h, which is zero by default."""
         self._check(input)
         return gru_cell(input, self._state(input, hx), *self._weights())  # type: ignore[arg-type]
 
 
 def pair(module: Module, hx: object) -> tuple[jax.Array, jax.Array]:
-    """The two states of an LSTM, or an error that says what was given in their place."""
+    """Returns the two states of an LSTM, or raises a TypeError that names what was given."""
     if not isinstance(hx, (tuple, list)) or len(hx) != 2:
         raise TypeError(f"{module!r} expects hx as a pair (h, c); it got {type(hx).__name__}")
     return hx[0], hx[1]

@@ -1,4 +1,4 @@
-"""scaled_dot_product_attention, and the choice of how it is computed."""
+"""scaled_dot_product_attention, and the choice between its two implementations."""
 
 import enum
 import math
@@ -15,32 +15,36 @@ from jaxnet.precision import full_float32, promoted
 
 
 class SDPBackend(enum.Enum):
-    """How scaled_dot_product_attention computes: torch.nn.attention.SDPBackend, those there are."""
+    """The implementations of scaled_dot_product_attention: torch.nn.attention.SDPBackend.
+
+    Of torch's members there are those that JAX supports, MATH and CUDNN_ATTENTION.
+    """
 
     MATH = "math"
     CUDNN_ATTENTION = "cudnn"
 
 
-# JAX's own kind of context: what was traced outside of it is traced anew inside.
+# A context of JAX's own kind, so that jit traces a function again when the choice differs.
 _backend = jax.make_user_context(SDPBackend.MATH)
 
 
 @contextmanager
 def sdpa_kernel(backends: SDPBackend) -> Iterator[None]:
-    """Chooses the form of scaled_dot_product_attention: torch.nn.attention.sdpa_kernel.
+    """Chooses the implementation of scaled_dot_product_attention: torch.nn.attention.sdpa_kernel.
 
-    Torch chooses a fused form by itself; here `MATH` runs unless another is asked for, since
-    it is the one that runs everywhere.
+    torch chooses a fused kernel by itself. Here `MATH`, which runs everywhere, is used unless
+    another implementation is chosen. Inside the context, functions that `jax.jit` compiled
+    before are compiled again.
 
     Args:
-        backends: `SDPBackend.MATH`, products and a softmax that XLA compiles, or
-            `SDPBackend.CUDNN_ATTENTION`, cuDNN's fused kernel: for an NVIDIA GPU, all three of
-            one dtype, bfloat16 or float16, (N, heads, length, features) with the same N,
-            heads and features, no attn_mask and no dropout. What `jax.jit` compiled before
-            is compiled anew inside.
+        backends: The implementation. `SDPBackend.MATH` is matrix products and a softmax that
+            XLA compiles. `SDPBackend.CUDNN_ATTENTION` is cuDNN's fused kernel, for an NVIDIA
+            GPU. It accepts query, key and value of shape (N, heads, length, features) with the
+            same N, heads and features, all bfloat16 or all float16, without attn_mask and
+            dropout.
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: The argument is not one of the implementations; torch also takes a list.
 
     >>> x = jnp.ones((1, 1, 2, 4))
     >>> with sdpa_kernel(SDPBackend.MATH):
@@ -67,30 +71,35 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Float[Array, "... L Ev"]:
-    """softmax(scale Q K^T + mask) V: torch.nn.functional.scaled_dot_product_attention.
+    """Computes softmax(scale Q K^T + mask) V.
+
+    Equivalent of torch.nn.functional.scaled_dot_product_attention.
 
     Args:
-        query: (..., L, E).
-        key: (..., S, E).
-        value: (..., S, Ev). The leading axes of all three broadcast.
-        attn_mask: broadcasts to (..., L, S). Booleans say which positions take part
-            (the opposite of MultiheadAttention's masks); floats are added to the scores.
-        dropout_p: probability of zeroing a weight. As in torch it acts whenever it is
-            not 0; pass 0 outside of training. The random numbers come from the open
-            `nn.keys` context.
-        is_causal: whether position i sees positions 0 to i only; excludes attn_mask.
-        scale: 1 / sqrt(E) if it is not given.
-        enable_gqa: whether axis -3 of key and value (the heads) is repeated to query's.
+        query: The queries Q, (..., L, E).
+        key: The keys K, (..., S, E).
+        value: The values V, (..., S, Ev). The leading axes of all three are broadcast.
+        attn_mask: A mask that is broadcast to (..., L, S). A boolean True lets a position take
+            part (the opposite of the masks of MultiheadAttention); floats are added to the
+            scores.
+        dropout_p: The probability of zeroing a weight. As in torch it applies whenever it is
+            not 0; pass 0 outside of training. The random numbers come from the open `nn.keys`
+            context.
+        is_causal: Whether position i attends to positions 0 to i only; not with attn_mask.
+        scale: The factor of the scores; 1 / sqrt(E) by default.
+        enable_gqa: Whether axis -3 of key and value, the heads, is repeated to the size of
+            the query's.
 
     Returns:
-        (..., L, Ev) in query's dtype. Half precision is computed in float32, but for the
-        factors of the two products on a GPU, which are in half precision as in torch's
-        fused kernels. A row whose positions are all masked is 0, as in torch, and so is
-        its gradient.
+        The attended values, (..., L, Ev), with the dtype of the query. Half precision is
+        computed in float32, except that on a GPU the factors of the two products are in half
+        precision, as in torch's fused kernels. As in torch a query whose positions are all
+        masked gives 0, and its gradient is 0.
 
     Raises:
-        ValueError: shapes do not fit, or both attn_mask and is_causal are given.
-        TypeError: attn_mask has neither booleans nor floats.
+        ValueError: The shapes do not fit each other, or both attn_mask and is_causal are
+            given.
+        TypeError: The mask is neither boolean nor float.
     """
     name = "scaled_dot_product_attention"
     if min(query.ndim, key.ndim, value.ndim) < 2:
@@ -115,7 +124,8 @@ def scaled_dot_product_attention(
     lead = jnp.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
     query, key, value = (jnp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (query, key, value))
     half = promoted(dtype, jnp.float32) != dtype
-    if half:  # the factors stay as they are: whether they are rounded is the platform's matter
+    # In half precision the operation rounds its factors or not, depending on the platform.
+    if half:
         scores = _half_product(query, jnp.swapaxes(key, -1, -2), half=dtype)[0] * scale
     else:
         query, key, value = (x.astype(dtype) for x in (query, key, value))
@@ -154,10 +164,10 @@ def _half_transpose(arguments, slopes, *, half):
     return None, _half_product(jnp.swapaxes(a, -1, -2), dy, half=half)[0].astype(b.dtype)
 
 
-# A product of two factors that are meant in half precision, in float32. A GPU's matrix units
-# multiply in half precision and sum in float32, so all factors are rounded to it, also those
-# of the gradients, as in torch's fused kernels. A CPU has no such units and rounds nothing,
-# as torch's CPU kernels do.
+# The float32 product of two factors in half precision. The matrix units of a GPU multiply in
+# half precision and sum in float32. So on a GPU all factors are rounded to half precision, also
+# in the gradients, as in torch's fused kernels. A CPU has no such units, so there nothing is
+# rounded, as in torch's CPU kernels.
 _half_product = Operation(
     "half_product",
     native=_half_native,
@@ -168,7 +178,7 @@ _half_product = Operation(
 
 
 def _by_cudnn(name, query, key, value, attn_mask, dropout_p, is_causal, scale) -> jax.Array:
-    """The same by cuDNN's fused kernel, which never writes the (L, S) scores to memory."""
+    """The attention by cuDNN's fused kernel, which never writes the (L, S) scores to memory."""
     arrays = {"query": query, "key": key, "value": value}
     given = ", ".join(f"{which} {x.shape} of {x.dtype}" for which, x in arrays.items())
     alike = {(*x.shape[:-2], x.shape[-1], x.dtype) for x in arrays.values()}
@@ -188,7 +198,7 @@ def _by_cudnn(name, query, key, value, attn_mask, dropout_p, is_causal, scale) -
         out = jax.nn.dot_product_attention(
             *turned, scale=scale, is_causal=is_causal, implementation="cudnn"
         )
-    except RuntimeError as error:  # there is no cuDNN, or an old one
+    except RuntimeError as error:  # cuDNN is missing or too old
         raise RuntimeError(
             f"{name}: SDPBackend.CUDNN_ATTENTION needs cuDNN and an NVIDIA GPU ({error}); leave "
             "sdpa_kernel out where there is none"
@@ -220,7 +230,9 @@ def _masked(name: str, scores: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def _softmax_or_zero(scores: jax.Array) -> jax.Array:
-    """The softmax of the last axis; zeros where everything is -inf."""
+    """The softmax over the last axis, or zeros where all scores are -inf."""
+    # The largest score is subtracted against overflow. Where it is -inf, -inf minus -inf would
+    # be nan, so 0 is subtracted and every power is 0.
     largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True, initial=-jnp.inf))
     powers = jnp.exp(scores - jnp.where(largest == -jnp.inf, 0, largest))
     total = powers.sum(-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Activation functions over an axis: softmax and its kin, and gated linear units."""
+"""Activation functions along an axis: softmax, its variants, and gated linear units."""
 
 import warnings
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from jaxnet.nn._module import Module, wrong_shape
 
 
 def _axis(name: str, input: jax.Array, dim: int | None) -> int:
-    """The axis that torch takes, also where none is given."""
+    """Returns the axis; if none is given, the one that torch chooses, with a warning."""
     if dim is None:
         warnings.warn(
             f"{name}: dim is not given; torch's old choice is taken (0 for inputs of 0, 1 or 3 "
@@ -47,12 +47,19 @@ def _over_axis(
 def softmax(
     input: Float[Array, "*shape"], dim: int | None = None, *, dtype: DTypeLike | None = None
 ) -> Float[Array, "*shape"]:
-    """exp(x) / sum(exp(x)) along an axis: torch.nn.functional.softmax.
+    """Computes exp(x) / sum(exp(x)) along an axis: torch.nn.functional.softmax.
 
     Args:
-        input: any shape.
-        dim: the axis; without it torch's old choice is taken, with a warning.
-        dtype: what the input is cast to first.
+        input: An array of any shape.
+        dim: The axis. Without it the axis is chosen as in torch, with a warning: 0 for inputs
+            with 0, 1 or 3 axes, and 1 for others.
+        dtype: The dtype that the input is converted to before the computation.
+
+    Returns:
+        An array with the shape of the input.
+
+    Raises:
+        ValueError: The axis does not exist.
     """
     return _over_axis("softmax", jax.nn.softmax, input, dim, dtype)
 
@@ -60,19 +67,32 @@ def softmax(
 def softmin(
     input: Float[Array, "*shape"], dim: int | None = None, *, dtype: DTypeLike | None = None
 ) -> Float[Array, "*shape"]:
-    """softmax(-x). Arguments as `softmax`'s."""
+    """Computes softmax(-x). The arguments are those of `softmax`."""
     return _over_axis("softmin", jax.nn.softmax, -input, dim, dtype)
 
 
 def log_softmax(
     input: Float[Array, "*shape"], dim: int | None = None, *, dtype: DTypeLike | None = None
 ) -> Float[Array, "*shape"]:
-    """log(softmax(x)), without overflow. Arguments as `softmax`'s."""
+    """Computes log(softmax(x)) without overflow. The arguments are those of `softmax`."""
     return _over_axis("log_softmax", jax.nn.log_softmax, input, dim, dtype)
 
 
 def glu(input: Float[Array, "..."], dim: int = -1) -> Float[Array, "..."]:
-    """a sigmoid(b) for the two halves a, b of the input along an axis."""
+    """Computes a sigmoid(b) for the two halves a and b of the input along an axis.
+
+    Equivalent of torch.nn.functional.glu.
+
+    Args:
+        input: An array whose axis `dim` has an even size.
+        dim: The axis that is split into halves.
+
+    Returns:
+        An array like the input with half the size along the axis.
+
+    Raises:
+        ValueError: The axis does not exist or has an odd size.
+    """
     if input.ndim == 0:
         raise ValueError("glu: the input has no axis; it needs one of even size")
     axis = _axis("glu", input, dim)
@@ -87,7 +107,7 @@ def glu(input: Float[Array, "..."], dim: int = -1) -> Float[Array, "..."]:
 
 
 class Softmax(Module):
-    """exp(x) / sum(exp(x)) along axis `dim`: torch.nn.Softmax."""
+    """Computes exp(x) / sum(exp(x)) along axis `dim`: torch.nn.Softmax."""
 
     def __init__(self, dim: int | None = None) -> None:
         self.dim = dim
@@ -100,21 +120,21 @@ class Softmax(Module):
 
 
 class Softmin(Softmax):
-    """softmax(-x) along axis `dim`: torch.nn.Softmin."""
+    """Computes softmax(-x) along axis `dim`: torch.nn.Softmin."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return softmin(input, self.dim)
 
 
 class LogSoftmax(Softmax):
-    """log(softmax(x)) along axis `dim`: torch.nn.LogSoftmax."""
+    """Computes log(softmax(x)) along axis `dim`: torch.nn.LogSoftmax."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return log_softmax(input, self.dim)
 
 
 class Softmax2d(Module):
-    """Softmax over the channels of (N, C, H, W) or (C, H, W): torch.nn.Softmax2d."""
+    """Computes a softmax over the channels of (N, C, H, W) or (C, H, W): torch.nn.Softmax2d."""
 
     def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         if input.ndim not in (3, 4):
@@ -123,7 +143,7 @@ class Softmax2d(Module):
 
 
 class GLU(Module):
-    """a sigmoid(b) for the two halves a, b along axis `dim`: torch.nn.GLU."""
+    """Computes a sigmoid(b) for the two halves a and b along axis `dim`: torch.nn.GLU."""
 
     def __init__(self, dim: int = -1) -> None:
         self.dim = dim

@@ -1,4 +1,4 @@
-"""What a model is made of, as a table: layers, output shapes, parameters."""
+"""A table of a model's layers, output shapes and parameters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ class Row:
     """One module under one of its names.
 
     Attributes:
-        name: dotted, "" for the model itself.
-        kind: the name of its class.
-        output_shape: a shape, or a structure of shapes as the call returned it; None if
-            the module was not called. Of several calls it is the first one's; if the
-            module has as many names as calls, each name has its own.
-        calls: how often it was called, under all of its names together.
-        parameters: trainable numbers of its own, not of the modules in it; those that
-            an earlier row has counted are left out.
-        shared_with: the earlier name of the same module, or of one that holds the same
+        name: The dotted name, "" for the model itself.
+        kind: The name of the module's class.
+        output_shape: The shape of the output, or a structure of shapes like the output; None
+            if the module was not called. After several calls it is that of the first call;
+            but if the module has as many names as calls, each name has the shape of its call.
+        calls: The number of calls, under all names of the module together.
+        parameters: The number of trainable numbers of the module itself, without its children
+            and without parameters that an earlier row has counted.
+        shared_with: The earlier name of the same module, or of a module with the same
             Parameter.
     """
 
@@ -40,13 +40,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """A model's rows and totals; prints as a table.
+    """The rows and totals of a model, printed as a table.
 
     Attributes:
-        rows: parents before their children, in torch's order.
-        parameters: trainable numbers; shared ones count once.
-        buffers: numbers that are kept but not trained.
-        parameter_bytes, buffer_bytes: the room that they take.
+        rows: The rows, parents before their children, in torch's order.
+        parameters: The number of trainable numbers, where shared ones count once.
+        buffers: The number of numbers that are not trained.
+        parameter_bytes: The size of the parameters in bytes.
+        buffer_bytes: The size of the buffers in bytes.
     """
 
     rows: tuple[Row, ...]
@@ -75,17 +76,21 @@ class Summary:
 
 
 def summary(model: nnx.Module, *inputs: Any, **kwargs: Any) -> Summary:
-    """Lists a model's layers with the shapes of their outputs and their parameters.
+    """Lists the layers of a model with their output shapes and their numbers of parameters.
 
-    Nothing is computed: shapes are found by tracing a copy of the model in
-    evaluation mode. The model itself is left as it is.
+    Nothing is computed: the shapes are found by tracing a copy of the model in evaluation
+    mode. The model itself is unchanged.
 
     Args:
-        model: any module.
-        *inputs: what the model is called with: arrays, `jax.ShapeDtypeStruct`s, or
-            shapes as tuples of integers, which stand for arrays of the dtype of the
-            model's parameters.
-        **kwargs: further arguments of the call. What is no array is handed on as it is.
+        model: A module.
+        *inputs: The arguments of the model's call: arrays, `jax.ShapeDtypeStruct`s, or shapes
+            as tuples of integers, which stand for arrays with the dtype of the model's
+            parameters.
+        **kwargs: The keyword arguments of the call. Values that are not arrays are passed on
+            unchanged.
+
+    Returns:
+        The summary, whose printed form is the table.
 
     >>> from jaxnet import nn
     >>> from jaxnet.random import Generator
@@ -111,11 +116,13 @@ def summary(model: nnx.Module, *inputs: Any, **kwargs: Any) -> Summary:
     for name, module in places:
         aliases = names[id(module)]
         calls = next((shapes[alias] for alias in aliases if alias in shapes), [])
+        # As many names as calls: the module was called once under each name, in this order.
         call = aliases.index(name) if len(calls) == len(aliases) else 0
         shared_with = None if name == aliases[0] else aliases[0]
         own = 0
         for _, value in members(module):
             if isinstance(value, nnx.Param):
+                # A shared parameter counts only in the first row that has it.
                 if id(value) not in counted:
                     own += value.size
                 elif shared_with is None:
@@ -142,13 +149,15 @@ def summary(model: nnx.Module, *inputs: Any, **kwargs: Any) -> Summary:
 
 
 def _output_shapes(model: nnx.Module, inputs: Any, kwargs: Any) -> dict[str, list[Any]]:
-    """What each module returned at each of its calls, by the first name of the module."""
+    """Returns the output shapes of each module's calls, under the module's first name."""
     dtype = next(
         (v.dtype for v in _variables(model, True) if jnp.issubdtype(v.dtype, jnp.floating)),
         jnp.zeros(()).dtype,
     )
     inputs = [jax.ShapeDtypeStruct(x, dtype) if _is_shape(x) else x for x in inputs]
     leaves, structure = jax.tree.flatten((inputs, kwargs))
+    # Arrays are arguments of the traced function. Other leaves, such as flags, stay as they are,
+    # so that Python code in the model can branch on them.
     arrays = {
         i: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for i, leaf in enumerate(leaves)
@@ -164,6 +173,7 @@ def _output_shapes(model: nnx.Module, inputs: Any, kwargs: Any) -> dict[str, lis
 
     def run(state: Any, arrays: dict[int, Any]) -> Any:
         copy = nnx.merge(graphdef, state)
+        # In evaluation mode no random keys are needed.
         copy.eval()
         given = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
         args, kwargs = jax.tree.unflatten(structure, given)
@@ -175,7 +185,7 @@ def _output_shapes(model: nnx.Module, inputs: Any, kwargs: Any) -> dict[str, lis
 
 
 def _variables(model: nnx.Module, trainable: bool) -> list[nnx.Variable[Any]]:
-    """The trainable arrays once each, or those that are kept beside them."""
+    """Returns the trainable variables, or all others except random states, each once."""
     return [
         variable
         for _, variable in named_variables(model)

@@ -1,4 +1,4 @@
-"""The layers of "Attention Is All You Need": encoder, decoder, and stacks of them."""
+"""Transformer encoder and decoder layers, and stacks of them ("Attention Is All You Need")."""
 
 import copy
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def _activation(given: Activation) -> Callable[[jax.Array], jax.Array]:
 
 
 class _Layer(Module):
-    """What both layers do alike."""
+    """The check of the input, the attention and the feed-forward block of both layers."""
 
     self_attn: MultiheadAttention
     linear1: Linear
@@ -64,23 +64,26 @@ class _Layer(Module):
 class TransformerEncoderLayer(_Layer):
     """Self-attention, then two affine layers: torch.nn.TransformerEncoderLayer.
 
-    y = norm1(x + dropout1(self_attn(x))), then
-    norm2(y + dropout2(linear2(dropout(activation(linear1(y)))))); with norm_first each
-    norm acts on what enters its block instead.
+    The layer computes y = norm1(x + dropout1(self_attn(x))), then
+    norm2(y + dropout2(linear2(dropout(activation(linear1(y)))))). With norm_first each norm is
+    applied to the input of its block instead.
 
     Args:
-        d_model: length of a position's features.
-        nhead: heads of the attention.
-        dim_feedforward: outputs of linear1.
-        dropout: probability for the three dropouts and for the attention weights, in
-            training; the random numbers come from the open `nn.keys` context.
-        activation: "relu", "gelu", or a function of an array.
-        layer_norm_eps: of both norms.
-        batch_first: whether a batch is (N, L, d_model) and not (L, N, d_model).
-        norm_first: whether the norms come before the blocks.
-        bias: whether the affine layers and the norms have biases.
-        rngs: source of the initial weights.
-        dtype: of the parameters.
+        d_model: The number of features of a position.
+        nhead: The number of heads of the attention.
+        dim_feedforward: The number of outputs of linear1.
+        dropout: The probability of the three dropouts and of zeroing an attention weight, in
+            training mode. The random numbers come from the open `nn.keys` context.
+        activation: The string "relu" or "gelu", or a function of an array.
+        layer_norm_eps: The eps of both norms.
+        batch_first: Whether a batch is laid out as (N, L, d_model) instead of (L, N, d_model).
+        norm_first: Whether the norms come before the blocks.
+        bias: Whether the affine layers and the norms have biases.
+        rngs: The source of the initial weights.
+        dtype: The dtype of the parameters.
+
+    Raises:
+        ValueError: The activation is unknown, or nhead does not divide d_model.
 
     >>> from jaxnet.random import Generator
     >>> layer = TransformerEncoderLayer(4, 2, 8, batch_first=True, rngs=Generator(0)).eval()
@@ -123,13 +126,20 @@ class TransformerEncoderLayer(_Layer):
         src_key_padding_mask: jax.Array | None = None,
         is_causal: bool = False,
     ) -> jax.Array:
-        """src (L, N, d_model), or (N, L, d_model), or (L, d_model), to the same shape.
+        """Computes the layer's output, which has the shape of src.
 
         Args:
-            src: the sequences.
-            src_mask: attn_mask of `MultiheadAttention`.
-            src_key_padding_mask: key_padding_mask of `MultiheadAttention`.
-            is_causal: says that src_mask, which must be given, is the causal mask.
+            src: The sequences, (L, N, d_model), or (N, L, d_model) with batch_first, or a
+                single sequence (L, d_model).
+            src_mask: The attn_mask of `MultiheadAttention`.
+            src_key_padding_mask: The key_padding_mask of `MultiheadAttention`.
+            is_causal: A hint that src_mask, which must be given too, is the causal mask.
+
+        Returns:
+            An array with the shape of src.
+
+        Raises:
+            ValueError: A shape does not fit, or is_causal is given without src_mask.
         """
         self._check("src", src)
 
@@ -150,10 +160,9 @@ class TransformerEncoderLayer(_Layer):
 class TransformerDecoderLayer(_Layer):
     """Self-attention, attention to a memory, two affine layers: torch.nn.TransformerDecoderLayer.
 
-    As `TransformerEncoderLayer`, with `multihead_attn` between the two blocks: its
-    queries come from the sequence, its keys and values from the memory.
-
-    Arguments as for `TransformerEncoderLayer`.
+    The layer is a `TransformerEncoderLayer` with a further block, `multihead_attn`, between
+    its two blocks. The queries of this block come from the sequence, and its keys and values
+    from the memory. The arguments are those of `TransformerEncoderLayer`.
     """
 
     def __init__(
@@ -200,15 +209,25 @@ class TransformerDecoderLayer(_Layer):
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
     ) -> jax.Array:
-        """tgt (L, N, d_model), or (N, L, d_model), or (L, d_model), to the same shape.
+        """Computes the layer's output, which has the shape of tgt.
 
         Args:
-            tgt: the sequences.
-            memory: (S, N, d_model), laid out like tgt.
-            tgt_mask, tgt_key_padding_mask, tgt_is_causal: masks of the self-attention,
-                as for `MultiheadAttention`.
-            memory_mask, memory_key_padding_mask, memory_is_causal: masks of the
-                attention to the memory.
+            tgt: The sequences, (L, N, d_model), or (N, L, d_model) with batch_first, or a
+                single sequence (L, d_model).
+            memory: The memory, (S, N, d_model), (N, S, d_model) or (S, d_model), laid out like
+                tgt.
+            tgt_mask: The attn_mask of the self-attention, as in `MultiheadAttention`.
+            memory_mask: The attn_mask of the attention to the memory.
+            tgt_key_padding_mask: The key_padding_mask of the self-attention.
+            memory_key_padding_mask: The key_padding_mask of the attention to the memory.
+            tgt_is_causal: A hint that tgt_mask is the causal mask.
+            memory_is_causal: A hint that memory_mask is the causal mask.
+
+        Returns:
+            An array with the shape of tgt.
+
+        Raises:
+            ValueError: A shape does not fit, or a hint is given without its mask.
         """
         self._check("tgt", tgt)
         self._check("memory", memory)
@@ -234,18 +253,20 @@ class TransformerDecoderLayer(_Layer):
 
 
 class TransformerEncoder(Module):
-    """Encoder layers one after the other: torch.nn.TransformerEncoder.
+    """A stack of encoder layers: torch.nn.TransformerEncoder.
+
+    In evaluation mode without gradients torch may take a shortcut that sets padded positions of
+    the output to 0. Here padded positions have the same values as in training mode.
 
     Args:
-        encoder_layer: copied num_layers times, so that all copies start with the same
-            weights, as in torch; each has its own.
-        num_layers: how many copies.
-        norm: a module for the output, such as `LayerNorm`.
-        enable_nested_tensor, mask_check: torch's arguments; there are no nested tensors
-            here and they have no effect.
-
-    In evaluation without gradients torch may take a shortcut that sets padded positions
-    of the output to 0; here they hold what they hold in training.
+        encoder_layer: The layer, which is copied num_layers times. As in torch all copies have
+            parameters of their own, with the same initial values.
+        num_layers: The number of copies.
+        norm: A module for the output, such as `LayerNorm`.
+        enable_nested_tensor: An argument of torch that has no effect, as there are no nested
+            tensors here.
+        mask_check: An argument of torch that has no effect, as there are no nested tensors
+            here.
     """
 
     def __init__(
@@ -269,10 +290,11 @@ class TransformerEncoder(Module):
         src_key_padding_mask: jax.Array | None = None,
         is_causal: bool | None = None,
     ) -> jax.Array:
-        """Runs through the layers and the norm; arguments as for `TransformerEncoderLayer`.
+        """Runs through the layers and the norm.
 
-        torch compares the mask with the causal one where is_causal is None, which changes
-        its speed but not its result; here None means False.
+        If is_causal is None, torch compares the mask with the causal one, which changes its
+        speed but not its result. Here None means False. The arguments are those of
+        `TransformerEncoderLayer`.
         """
         for layer in self.layers:
             src = layer(src, mask, src_key_padding_mask, bool(is_causal))
@@ -280,12 +302,12 @@ class TransformerEncoder(Module):
 
 
 class TransformerDecoder(Module):
-    """Decoder layers one after the other: torch.nn.TransformerDecoder.
+    """A stack of decoder layers: torch.nn.TransformerDecoder.
 
     Args:
-        decoder_layer: copied num_layers times, as in `TransformerEncoder`.
-        num_layers: how many copies.
-        norm: a module for the output.
+        decoder_layer: The layer, which is copied num_layers times as in `TransformerEncoder`.
+        num_layers: The number of copies.
+        norm: A module for the output, such as `LayerNorm`.
     """
 
     def __init__(
@@ -309,7 +331,10 @@ class TransformerDecoder(Module):
         tgt_is_causal: bool | None = None,
         memory_is_causal: bool = False,
     ) -> jax.Array:
-        """Runs through the layers and the norm; arguments as for `TransformerDecoderLayer`."""
+        """Runs through the layers and the norm.
+
+        The arguments are those of `TransformerDecoderLayer`.
+        """
         for layer in self.layers:
             tgt = layer(
                 tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask,

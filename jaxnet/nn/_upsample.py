@@ -1,4 +1,4 @@
-"""Upsampling: images of another size, by torch's index arithmetic."""
+"""Resizing of images, with the index arithmetic of torch."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from jaxnet.nn._module import Module
 from jaxnet.nn._pooling import as_given
 
 Scale = float | Sequence[float]
-"""One factor for every spatial axis, or one for each."""
+"""One scale factor for all spatial axes, or one for each."""
 
 _DIMENSIONS = {
     "nearest": (3, 4, 5),
@@ -37,31 +37,35 @@ def interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Real[Array, "N C *size_out"]:
-    """Makes images of another size: torch.nn.functional.interpolate.
+    """Resizes images: torch.nn.functional.interpolate.
 
-    Output i of an axis reads the input at scale * (i + 1/2) - 1/2, or at scale * i
-    with align_corners and for "nearest", where scale is 1 / scale_factor, or the
-    input's size over the output's.
+    Output i of an axis reads the input at scale * (i + 1/2) - 1/2, or at scale * i with
+    align_corners and for "nearest". The scale is 1 / scale_factor, or the size of the input
+    over that of the output.
 
-    Torch rounds "nearest" in several ways, by direction, size and memory layout.
-    They differ when scale_factor is no ratio of small numbers; here the gradient
-    always goes where the number came from.
+    For "nearest", torch's rounding depends on direction, size and memory layout. The cases
+    differ if scale_factor is not a ratio of small numbers. Here the gradient always goes to
+    the number that the output was copied from.
 
     Args:
-        input: (N, C, ...) with one to three spatial axes, floats ("nearest" and
-            "nearest-exact" take every dtype).
-        size: the output's spatial size; give this or scale_factor.
-        scale_factor: the output's size over the input's, rounded down.
-        mode: "nearest", "nearest-exact" or "area"; "linear" for (N, C, L),
+        input: The images, (N, C, ...) with one to three spatial axes and a float dtype; for
+            "nearest" and "nearest-exact" with any dtype.
+        size: The spatial size of the output; either this or scale_factor is given.
+        scale_factor: The size of the output over that of the input. The size is rounded down.
+        mode: The string "nearest", "nearest-exact" or "area"; "linear" for (N, C, L),
             "bilinear" or "bicubic" for (N, C, H, W), "trilinear" for (N, C, D, H, W).
-        align_corners: whether the corners' middles stay where they are, instead of
-            the outer edges; for the modes that end in -linear and -cubic.
-        recompute_scale_factor: whether the scale follows from the rounded output
-            size, even where scale_factor is given.
-        antialias: torch's filter for smaller images is not available.
+        align_corners: Whether the centres of the corner pixels keep their positions, instead
+            of the outer edges; only for linear, bilinear, bicubic and trilinear.
+        recompute_scale_factor: Whether the scale is computed from the rounded size of the
+            output, even if scale_factor is given.
+        antialias: False; torch's filter for smaller images does not exist here.
 
     Returns:
-        (N, C, *size).
+        The images, (N, C, *size), with the dtype of the input.
+
+    Raises:
+        ValueError: The arguments do not fit the mode or each other, or antialias is True.
+        TypeError: The mode needs a float dtype, or size is not a whole number.
 
     >>> interpolate(jnp.array([[[0.0, 1.0]]]), scale_factor=2, mode="linear")
     Array([[[0.  , 0.25, 0.75, 1.  ]]], dtype=float32)
@@ -97,7 +101,8 @@ def interpolate(
     return _resized(input, sizes, scales, mode, bool(align_corners))
 
 
-# One program: without the jit each of its many steps would be compiled alone.
+# The jit makes one program of the many small steps, which would otherwise be compiled one by
+# one.
 @partial(jax.jit, static_argnums=(1, 2, 3, 4), inline=True)
 def _resized(
     input: jax.Array,
@@ -123,7 +128,7 @@ def _resized(
 def _sizes(
     input: jax.Array, size: Any, scale_factor: Any, recompute: bool | None
 ) -> tuple[tuple[int, ...], tuple[float | None, ...]]:
-    """The output's spatial sizes, and the scale factors that the arithmetic is to use."""
+    """Returns the spatial sizes of the output and the scale factors for the arithmetic."""
     n = input.ndim - 2
     if (size is None) == (scale_factor is None):
         raise ValueError(
@@ -147,10 +152,10 @@ def _sizes(
 def _taps(
     input: jax.Array, axis: int, wanted: int, factor: float | None, mode: str, align_corners: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Where an axis's outputs read, (taps, wanted), and how much each place counts.
+    """Returns for each output of an axis the input indices (taps, wanted) and their weights.
 
-    The positions are computed in the input's precision, as torch does, because
-    rounding decides which neighbour is nearest.
+    The positions are computed in the precision of the input, as in torch, because rounding
+    decides which neighbour is nearest.
     """
     size = input.shape[axis]
     kind: Any = np.float64 if input.dtype == np.float64 else np.float32
@@ -166,6 +171,7 @@ def _taps(
         at = _scale(size, wanted, factor, kind) * (i.astype(kind) + half) - half
     if mode != "bicubic":
         at = np.maximum(at, 0)
+    # torch rounds the position to float32 before it takes the floor, also for float64.
     first = np.minimum(np.floor(at.astype(np.float32)).astype(np.int64), size - 1)
     t = np.clip(at - first, 0, 1)
     if mode != "bicubic":
@@ -183,7 +189,7 @@ def _nearest(
     kind: type[np.floating[Any]],
 ) -> np.ndarray:
     wanted = len(i)
-    if ndim == 4:  # images: always single precision, and whole factors first
+    if ndim == 4:  # torch: always float32 for images, and integers for factors 1 and 2
         kind = np.float32
         if mode == "nearest" and wanted in (size, 2 * size):
             return i // (wanted // size)
@@ -196,7 +202,7 @@ def _scale(size: int, wanted: int, factor: float | None, kind: Any) -> Any:
     return kind(size) / kind(wanted) if factor is None else kind(1 / factor)
 
 
-# Keys' cubic with A = -3/4: weights up to 1 and up to 2 places away.
+# Keys' cubic kernel with A = -3/4, as in torch: the weights at distances up to 1 and up to 2.
 
 
 def _cubic_near(t: np.ndarray) -> np.ndarray:
@@ -208,11 +214,11 @@ def _cubic_far(t: np.ndarray) -> np.ndarray:
 
 
 def _pick(x: jax.Array, axis: int, places: np.ndarray) -> jax.Array:
-    """x at these places of an axis.
+    """Returns x at these indices of an axis.
 
-    Where the output is a whole multiple of the input, each of its phases is the
-    input moved by a few places. Slices and a stack of those have a gradient that is
-    much faster than a gather's.
+    If the size of the output is a whole multiple of the input's, each of its phases is the
+    input shifted by a few indices. The gradient of slices and a stack is much faster than that
+    of a gather.
     """
     size, own = x.shape[axis], np.arange(x.shape[axis])
     if np.array_equal(places, own):
@@ -229,7 +235,7 @@ def _pick(x: jax.Array, axis: int, places: np.ndarray) -> jax.Array:
 
 
 def _moved(x: jax.Array, axis: int, move: int) -> jax.Array:
-    """x[i + move] along an axis, the ends repeated."""
+    """Returns x[i + move] along an axis, with the ends repeated."""
     pads = [(0, 0)] * x.ndim
     pads[axis] = (max(-move, 0), max(move, 0))
     padded = jnp.pad(x, pads, mode="edge")
@@ -237,7 +243,7 @@ def _moved(x: jax.Array, axis: int, move: int) -> jax.Array:
 
 
 class Upsample(Module):
-    """Makes images of another size: torch.nn.Upsample. See `interpolate`.
+    """Resizes images: torch.nn.Upsample. The arguments are those of `interpolate`.
 
     >>> Upsample(scale_factor=2)(jnp.array([[[1.0, 2.0]]]))
     Array([[[1., 1., 2., 2.]]], dtype=float32)
@@ -262,7 +268,7 @@ class Upsample(Module):
         self.recompute_scale_factor = recompute_scale_factor
 
     def __call__(self, input: jax.Array) -> jax.Array:
-        """(N, C, ...) to (N, C, *size)."""
+        """Resizes (N, C, ...) to (N, C, *size)."""
         return interpolate(
             input,
             self.size,
@@ -279,7 +285,7 @@ class Upsample(Module):
 
 
 class UpsamplingNearest2d(Upsample):
-    """`Upsample` of images with mode "nearest": torch.nn.UpsamplingNearest2d."""
+    """`Upsample` for images with mode "nearest": torch.nn.UpsamplingNearest2d."""
 
     def __init__(
         self,
@@ -290,7 +296,10 @@ class UpsamplingNearest2d(Upsample):
 
 
 class UpsamplingBilinear2d(Upsample):
-    """`Upsample` of images with mode "bilinear" and aligned corners: UpsamplingBilinear2d."""
+    """`Upsample` for images with mode "bilinear" and aligned corners.
+
+    Equivalent of torch.nn.UpsamplingBilinear2d.
+    """
 
     def __init__(
         self,

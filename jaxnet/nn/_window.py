@@ -1,4 +1,4 @@
-"""Windows over spatial axes: how arguments are read, where windows lie, what is taken from them."""
+"""Windows over spatial axes: their arguments, their positions, their maxima and sums."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,22 +11,28 @@ from jax import lax
 
 from jaxnet.precision import amax
 
-# The jitted functions are small programs of many steps: without a jit around them each
-# step would be compiled alone. Under one, inline leaves no trace of theirs.
+# The jitted functions are small programs of many steps, which would be compiled one by one
+# without a jit around them. Inside another jit, inline=True leaves no trace of this one.
 
 Size = int | Sequence[int]
-"""One whole number for every spatial axis, or one for each."""
+"""One whole number for all spatial axes, or one for each."""
 
 
 def per_axis(owner: str, name: str, value: Any, n: int, least: int = 0) -> tuple[int, ...]:
-    """A number for each of n spatial axes, from one number or a sequence.
+    """Returns one number for each of n spatial axes, from a single number or a sequence.
 
     Args:
-        owner: the layer or function that complains.
-        name: of the argument.
-        value: what was given; a sequence of one number stands for all axes.
-        n: how many axes there are.
-        least: the smallest accepted number.
+        owner: The name of the layer or function, for errors.
+        name: The name of the argument, for errors.
+        value: The argument: a whole number, or a sequence of one or n whole numbers.
+        n: The number of axes.
+        least: The smallest accepted number.
+
+    Returns:
+        The n numbers.
+
+    Raises:
+        ValueError: The argument is neither a whole number nor n of them, or too small.
 
     >>> per_axis("conv2d", "stride", 2, 2)
     (2, 2)
@@ -52,12 +58,16 @@ def _several(value: Any) -> bool:
 
 
 def axis_letters(n: int) -> str:
-    """L, or H, W, or D, H, W: the names of n spatial axes."""
+    """The names of n spatial axes: "L", "H, W" or "D, H, W"."""
     return "L" if n == 1 else ", ".join("DHW"[-n:])
 
 
 def batched(owner: str, input: jax.Array, n: int) -> jax.Array:
-    """(N, C, ...) as it is and (C, ...) as (1, C, ...), with n spatial axes."""
+    """Returns (N, C, ...) unchanged and (C, ...) as (1, C, ...).
+
+    Raises:
+        ValueError: The input does not have n spatial axes.
+    """
     if input.ndim not in (n + 1, n + 2):
         letters = axis_letters(n)
         raise ValueError(
@@ -68,12 +78,15 @@ def batched(owner: str, input: jax.Array, n: int) -> jax.Array:
 
 
 class Axis(NamedTuple):
-    """Where the windows of a pooling layer lie on one axis.
+    """The windows of a pooling layer along one axis.
 
     Attributes:
-        size: of the input.
-        outputs: how many windows there are.
-        window, stride, padding, dilation: of the layer.
+        size: The size of the input.
+        outputs: The number of windows.
+        window: The size of a window.
+        stride: The step from one window to the next.
+        padding: The number of values added on each side.
+        dilation: The step from one number to the next inside a window.
     """
 
     size: int
@@ -85,15 +98,15 @@ class Axis(NamedTuple):
 
     @property
     def starts(self) -> np.ndarray:
-        """(outputs,): the first place of each window; negative in the padding."""
+        """The first index of each window, (outputs,), which is negative in the padding."""
         return np.arange(self.outputs) * self.stride - self.padding
 
     @property
     def places(self) -> np.ndarray:
-        """(outputs, window): the places that each window sees.
+        """The indices that each window covers, (outputs, window).
 
-        One in the padding is replaced by the window's nearest inside, so that it
-        changes no maximum. At least one of each window must lie inside.
+        An index in the padding is replaced by the nearest index of the window inside the input,
+        so that it changes no maximum. Each window must cover at least one index inside.
         """
         steps = np.arange(self.window) * self.dilation
         places = self.starts[:, None] + steps
@@ -104,19 +117,19 @@ class Axis(NamedTuple):
 
     @property
     def high(self) -> int:
-        """The padding that the last window needs behind the input; may be negative."""
+        """The padding that the last window needs behind the input; it may be negative."""
         span = (self.window - 1) * self.dilation + 1
         return int(self.starts[-1]) + span - self.size
 
     @property
     def side_by_side(self) -> bool:
-        """Whether the windows share no place, leave no gap and need no padding."""
+        """Whether the windows are adjacent, without overlap, gap or padding."""
         plain = self.dilation == 1 or self.window == 1
         return self.window == self.stride and plain and self.padding == 0 and self.high <= 0
 
     @property
     def blind(self) -> bool:
-        """Whether some window sees nothing but padding."""
+        """Whether a window covers only padding."""
         places = self.starts[:, None] + np.arange(self.window) * self.dilation
         return not ((places >= 0) & (places < self.size)).any(1).all()
 
@@ -131,10 +144,13 @@ def pooled_axes(
     ceil_mode: bool,
     n: int,
 ) -> list[Axis]:
-    """Where a pooling layer's windows lie on each of the last n axes.
+    """Returns the windows of a pooling layer along each of the last n axes.
 
-    With ceil_mode a last window may hang over the end, if it starts before the
-    input's padding on the right.
+    As in torch, with ceil_mode a last window may extend past the end if it starts before the
+    padding on the right.
+
+    Raises:
+        ValueError: An argument is not accepted, or the windows do not fit the input.
     """
     window = per_axis(name, "kernel_size", kernel_size, n, least=1)
     steps = window if stride is None else per_axis(name, "stride", stride, n, least=1)
@@ -160,7 +176,13 @@ def pooled_axes(
 
 
 def unfold(x: jax.Array, axis: int, places: np.ndarray) -> jax.Array:
-    """Axis `axis` becomes two: the windows, and the places (count, window) that each sees."""
+    """Splits axis `axis` into two: the windows, and the indices that each window covers.
+
+    Args:
+        x: The array.
+        axis: The axis to split.
+        places: The indices that the windows cover, (count, window).
+    """
     count, window = places.shape
     if np.array_equal(places.ravel(), np.arange(places.size)):
         x = lax.slice_in_dim(x, 0, places.size, axis=axis)
@@ -171,9 +193,10 @@ def unfold(x: jax.Array, axis: int, places: np.ndarray) -> jax.Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def largest(windows: jax.Array, axis: int) -> jax.Array:
-    """The largest along an axis; the gradient goes to the `winner` alone.
+    """The largest number along an axis, whose gradient goes to the `winner` alone.
 
-    XLA's own would share it between ties, and it is several times slower.
+    XLA's own maximum shares the gradient between equal numbers, and its gradient is several
+    times slower.
     """
     return amax(windows, axis)
 
@@ -188,13 +211,15 @@ def _largest_jvp(axis, primals, tangents):
 
 @partial(jax.jit, static_argnums=1, inline=True)
 def winner(windows: jax.Array, axis: int) -> jax.Array:
-    """The place of the largest as torch finds it: the first one, but the last nan."""
+    """The index of the largest number as in torch: the first of the largest, or the last nan."""
     size = windows.shape[axis]
     if size > 8:
+        # argmax finds the first nan; the last one is the first of the reversed array.
         is_nan = windows != windows
         last_nan = size - 1 - jnp.argmax(jnp.flip(is_nan, axis), axis).astype(jnp.int32)
         first = jnp.argmax(windows, axis).astype(jnp.int32)
         return jnp.where(is_nan.any(axis), last_nan, first)
+    # Up to 8 numbers are compared one after the other, without argmax.
     best = lax.index_in_dim(windows, 0, axis, keepdims=False)
     place = jnp.zeros(best.shape, jnp.int32)
     for i in range(1, size):
@@ -205,19 +230,22 @@ def winner(windows: jax.Array, axis: int) -> jax.Array:
 
 
 def _beats(value, best):
+    # Only nan differs from itself. A later nan replaces an earlier one.
     return (value > best) | (value != value)
 
 
 @partial(jax.jit, static_argnums=(1, 2), inline=True)
 def largest_of_few(x: jax.Array, axis: int, windows: Axis) -> jax.Array:
-    """The largest of each window, by as many shifted comparisons as a window is long.
+    """The largest number of each window, by comparing shifted copies of the input.
 
-    Its gradient is that of `largest`; made for windows that overlap.
+    There are as many comparisons as a window is long. The function is for windows that
+    overlap. Its gradient is that of `largest`.
     """
     floats = jnp.issubdtype(x.dtype, jnp.floating)
     lowest = jnp.array(-jnp.inf if floats else jnp.iinfo(x.dtype).min, x.dtype)
     padded = _padded(x, axis, windows, lowest)
-    # Nothing beats a window of -inf, so its first place inside the input is taken anyway.
+    # A window with nothing but -inf has no number that is greater than the padding. The first
+    # number inside the input must replace the padding all the same, to get the gradient.
     first_inside = -(np.minimum(windows.starts, 0) // windows.dilation)
     best = _shifted(padded, axis, windows, 0)
     for i in range(1, windows.window):
@@ -233,14 +261,14 @@ def largest_of_few(x: jax.Array, axis: int, windows: Axis) -> jax.Array:
 
 @partial(jax.jit, static_argnums=(1, 2), inline=True)
 def totals(x: jax.Array, axis: int, windows: Axis) -> jax.Array:
-    """The sum of each window, with zeros in the padding."""
+    """The sum of each window, where the padding counts as zeros."""
     if windows.side_by_side:
         return unfold(x, axis, windows.places).sum(axis + 1)
     padded = _padded(x, axis, windows, jnp.zeros((), x.dtype))
     if windows.window > 16:
         shape, steps = [1] * x.ndim, [1] * x.ndim
         shape[axis], steps[axis] = windows.window, windows.stride
-        # numpy's zero: JAX knows the gradient only of a sum that starts from a plain 0
+        # The zero is numpy's: JAX knows the gradient only of a sum that starts from a constant.
         zero = np.zeros((), x.dtype)
         return lax.reduce_window(padded, zero, lax.add, shape, steps, "VALID")
     parts = [_shifted(padded, axis, windows, i) for i in range(windows.window)]

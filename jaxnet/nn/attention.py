@@ -1,4 +1,4 @@
-"""How attention is computed: the names of torch.nn.attention."""
+"""The choice of how attention is computed, under the names of torch.nn.attention."""
 
 from jaxnet.nn._scaled_dot_product import SDPBackend, sdpa_kernel
 

@@ -1,4 +1,4 @@
-"""torch.nn.functional: the pure functions of this package under one name."""
+"""The pure functions of `jaxnet.nn` and `jaxnet.losses` under torch.nn.functional's names."""
 
 from jaxnet.losses import (
     binary_cross_entropy,

@@ -1,7 +1,7 @@
-"""torch.nn.init: fill parameters in place, from PyTorch's generator or from flax's keys.
+"""Initial values of parameters, as in torch.nn.init.
 
-Every function changes its tensor, a `Parameter` or `Buffer`, and returns it. Where
-torch takes an optional `generator`, here it is a keyword that must be given: a
+Every function changes its tensor, a `Parameter` or `Buffer`, in place and returns it. The
+argument `generator`, which is optional in torch, is a required keyword here: a
 `jaxnet.random.Generator`, which draws torch's numbers, or `flax.nnx.Rngs`.
 """
 
@@ -43,7 +43,16 @@ _Array = nnx.Variable[Any]
 
 
 def uniform_(tensor: _Array, a: float = 0.0, b: float = 1.0, *, generator: Rngs) -> _Array:
-    """Fills with U(a, b).
+    """Fills with uniform numbers from U(a, b).
+
+    Args:
+        tensor: A `Parameter` or `Buffer`, which is changed in place.
+        a: The lower bound.
+        b: The upper bound.
+        generator: The source of the random numbers.
+
+    Returns:
+        The tensor.
 
     >>> from jaxnet.random import Generator
     >>> weight = nnx.Param(jnp.zeros(3))
@@ -54,22 +63,32 @@ def uniform_(tensor: _Array, a: float = 0.0, b: float = 1.0, *, generator: Rngs)
 
 
 def normal_(tensor: _Array, mean: float = 0.0, std: float = 1.0, *, generator: Rngs) -> _Array:
-    """Fills with N(mean, std^2)."""
+    """Fills with normal numbers from N(mean, std^2).
+
+    Args:
+        tensor: A `Parameter` or `Buffer`, which is changed in place.
+        mean: The mean.
+        std: The standard deviation.
+        generator: The source of the random numbers.
+
+    Returns:
+        The tensor.
+    """
     return fill(tensor, draw_normal(generator, tensor.shape, mean, std, tensor.dtype))
 
 
 def constant_(tensor: _Array, val: float) -> _Array:
-    """Fills with one value."""
+    """Fills with the value `val`, and returns the tensor, which is changed in place."""
     return fill(tensor, jnp.full(tensor.shape, val, tensor.dtype))
 
 
 def ones_(tensor: _Array) -> _Array:
-    """Fills with 1."""
+    """Fills with ones, and returns the tensor, which is changed in place."""
     return constant_(tensor, 1.0)
 
 
 def zeros_(tensor: _Array) -> _Array:
-    """Fills with 0."""
+    """Fills with zeros, and returns the tensor, which is changed in place."""
     return constant_(tensor, 0.0)
 
 
@@ -89,11 +108,18 @@ _GAINS = {
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The factor that keeps the variance through a nonlinearity.
+    """The factor of the standard deviation that keeps the variance through a nonlinearity.
 
     Args:
-        nonlinearity: its name in torch.nn.functional, or "linear" or "conv1d" and so on.
-        param: the slope of `leaky_relu` (0.01 if not given); others leave it unread.
+        nonlinearity: The name of the nonlinearity in torch.nn.functional, or "linear",
+            "conv1d" and so on for layers.
+        param: The slope of `leaky_relu`, 0.01 by default; unused for others.
+
+    Returns:
+        The factor, as in torch.
+
+    Raises:
+        ValueError: The nonlinearity is unknown, or the slope is not a number.
     """
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else param
@@ -105,7 +131,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 
 def fan_in_and_out(shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many inputs and outputs a weight of torch's layout (out, in, ...) joins."""
+    """The numbers of inputs and outputs of a weight in torch's layout (out, in, ...)."""
     if len(shape) < 2:
         raise ValueError(f"tensor: fans need at least 2 dimensions; shape {shape} has {len(shape)}")
     window = math.prod(shape[2:])
@@ -120,13 +146,28 @@ def _xavier_std(tensor: _Array, gain: float) -> float:
 
 
 def xavier_uniform_(tensor: _Array, gain: float = 1.0, *, generator: Rngs) -> _Array:
-    """Glorot's initialisation from U(-a, a), a = gain * sqrt(6 / (fan_in + fan_out))."""
+    """Fills from U(-a, a) with a = gain * sqrt(6 / (fan_in + fan_out)) (Glorot, Bengio, 2010).
+
+    Args:
+        tensor: A weight in torch's layout (out, in, ...), which is changed in place.
+        gain: The factor of the bound, as given by `calculate_gain`.
+        generator: The source of the random numbers.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ValueError: The tensor has fewer than 2 axes.
+    """
     a = math.sqrt(3.0) * _xavier_std(tensor, gain)
     return uniform_(tensor, -a, a, generator=generator)
 
 
 def xavier_normal_(tensor: _Array, gain: float = 1.0, *, generator: Rngs) -> _Array:
-    """Glorot's initialisation from N(0, gain^2 * 2 / (fan_in + fan_out))."""
+    """Fills from N(0, gain^2 * 2 / (fan_in + fan_out)) (Glorot and Bengio, 2010).
+
+    The arguments, result and errors are those of `xavier_uniform_`.
+    """
     return normal_(tensor, 0.0, _xavier_std(tensor, gain), generator=generator)
 
 
@@ -147,14 +188,21 @@ def kaiming_uniform_(
     *,
     generator: Rngs,
 ) -> _Array:
-    """He's initialisation from U(-bound, bound), bound = gain * sqrt(3 / fan).
+    """Fills from U(-bound, bound) with bound = gain * sqrt(3 / fan) (He et al., 2015).
 
     Args:
-        tensor: a weight in torch's layout (out, in, ...).
-        a: the slope of the leaky_relu that follows; unread for other nonlinearities.
-        mode: "fan_in" keeps the variance forwards, "fan_out" backwards.
-        nonlinearity: what follows the layer; see `calculate_gain`.
-        generator: source of the numbers.
+        tensor: A weight in torch's layout (out, in, ...), which is changed in place.
+        a: The slope of the leaky_relu that follows the layer; unused for others.
+        mode: The fan: "fan_in" keeps the variance of the forward pass, "fan_out" that of the
+            backward pass.
+        nonlinearity: The nonlinearity that follows the layer, as in `calculate_gain`.
+        generator: The source of the random numbers.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ValueError: The tensor has fewer than 2 axes, or mode or nonlinearity is unknown.
     """
     std = _kaiming_std(tensor, a, mode, nonlinearity)
     if std is None:
@@ -171,7 +219,10 @@ def kaiming_normal_(
     *,
     generator: Rngs,
 ) -> _Array:
-    """He's initialisation from N(0, gain^2 / fan). Arguments as in `kaiming_uniform_`."""
+    """Fills from N(0, gain^2 / fan) (He et al., 2015).
+
+    The arguments, result and errors are those of `kaiming_uniform_`.
+    """
     std = _kaiming_std(tensor, a, mode, nonlinearity)
     return tensor if std is None else normal_(tensor, 0.0, std, generator=generator)
 
@@ -183,13 +234,23 @@ def default_weight_and_bias(
     dtype: DTypeLike,
     fan_in: int | None = None,
 ) -> tuple[Parameter, Parameter | None]:
-    """What torch's Linear and convolutions start from, weight drawn first.
+    """The initial weight and bias of torch's Linear and convolutions, drawn in this order.
 
-    Both come from U(-1/sqrt(fan_in), 1/sqrt(fan_in)): torch reaches the weight's
-    bound through kaiming_uniform_ with a = sqrt(5), and its roundings are kept.
+    Both come from U(-1/sqrt(fan_in), 1/sqrt(fan_in)). torch computes the bound of the weight by
+    kaiming_uniform_ with a = sqrt(5), which is rounded differently, so it is done here too.
+
+    Args:
+        weight_shape: The shape of the weight in torch's layout (out, in, ...).
+        bias_size: The size of the bias, or None for no bias.
+        rngs: The source of the random numbers.
+        dtype: The dtype of both.
+        fan_in: The number of inputs of an output; by default that of the weight's shape.
+
+    Returns:
+        The weight, and the bias or None.
     """
     fan_in = fan_in_and_out(weight_shape)[0] if fan_in is None else fan_in
-    if 0 in weight_shape:  # nothing to draw
+    if 0 in weight_shape:  # an empty weight draws no numbers
         weight = Parameter(jnp.zeros(weight_shape, dtype))
     else:
         bound = math.sqrt(3.0) * (calculate_gain("leaky_relu", math.sqrt(5)) / math.sqrt(fan_in))

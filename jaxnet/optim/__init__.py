@@ -1,4 +1,4 @@
-"""torch.optim as optax transformations: update rules, schedules, gradient tools."""
+"""The optimizers and schedules of torch.optim as optax transformations, and gradient tools."""
 
 from jaxnet.optim._accumulation import AccumulateState, accumulate
 from jaxnet.optim._adafactor import Adafactor

@@ -1,4 +1,4 @@
-"""One update from the gradients of several batches."""
+"""Gradient accumulation: one update from the gradients of several batches."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,13 @@ from jaxnet.optim._optimizer import Optimizer
 
 
 class AccumulateState(NamedTuple):
-    """Batches since the last update, the sum of their gradients, the optimizer's state."""
+    """The state of `accumulate`.
+
+    Attributes:
+        done: The number of batches since the last update, int32.
+        total: The sum of their gradients, a pytree like the parameters.
+        inner: The state of the wrapped optimizer.
+    """
 
     done: jax.Array
     total: Any
@@ -19,22 +25,23 @@ class AccumulateState(NamedTuple):
 
 
 def accumulate(optimizer: Optimizer, batches: int, reduction: str = "mean") -> Optimizer:
-    """Collects gradients over several batches, then updates once.
+    """Collects the gradients of several batches and then updates the parameters once.
 
     Args:
-        optimizer: what updates.
-        batches: how many batches make one update, at least 1.
-        reduction: "mean" for losses that are means over a batch, "sum" for sums. With
-            it and batches of one size the update is that of one large batch.
+        optimizer: The optimizer that makes the update.
+        batches: The number of batches for one update, at least 1.
+        reduction: "mean" if the loss is a mean over a batch, "sum" if it is a sum. If all
+            batches have the same size, the update is then that of one large batch.
 
     Returns:
-        An optimizer whose updates are zero but for every `batches`-th call. A
-        schedule within counts updates, not calls.
+        An optimizer whose updates are zero except at every `batches`-th call. A schedule
+        inside it counts the updates and not the calls.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
 
-    Layers that look at the whole batch, as BatchNorm does, still see the small ones.
+    Layers that use statistics of the batch, such as BatchNorm, still use those of each
+    small batch.
     """
     check_integer("accumulate: batches", batches, least=1)
     check_choice("accumulate: reduction", reduction, ("mean", "sum"))
@@ -46,6 +53,7 @@ def accumulate(optimizer: Optimizer, batches: int, reduction: str = "mean") -> O
     def update(
         grads: Any, state: AccumulateState, params: Any = None, **extra: Any
     ) -> tuple[Any, AccumulateState]:
+        # The sum has the parameters' dtype, so that the state's dtypes never change.
         total = jax.tree.map(lambda s, g: s + g.astype(s.dtype), state.total, grads)
 
         def apply(inner: Any) -> tuple[Any, Any, Any]:
@@ -54,6 +62,7 @@ def accumulate(optimizer: Optimizer, batches: int, reduction: str = "mean") -> O
             return updates, jax.tree.map(jnp.zeros_like, total), inner
 
         def wait(inner: Any) -> tuple[Any, Any, Any]:
+            # Both branches of lax.cond have to give the same dtypes.
             shapes = jax.eval_shape(apply, inner)[0]
             updates = jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), shapes)
             return updates, total, inner

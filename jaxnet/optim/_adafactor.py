@@ -28,21 +28,24 @@ def Adafactor(
     """Adafactor: torch.optim.Adafactor.
 
     rho = min(lr, 1 / sqrt(t));  alpha = max(eps2, rms(p)) rho;  p <- (1 - lr weight_decay) p
-    For two and more axes the running mean of g^2 (weight t^beta2_decay) is kept as
-    its means over the last axis and over the one before; V is their product over
-    the mean of the first. Otherwise V is the running mean itself.
-    u = g / sqrt(max(V, eps1^2));  p <- p - alpha / max(1, rms(u) / d) u
+    u = g / sqrt(max(V, eps1^2))
+    p <- p - alpha / max(1, rms(u) / d) u
+
+    V is the running mean of g^2, in which the newest g^2 has the weight t^beta2_decay. For
+    a parameter with two or more axes only two means of it are stored, R over the last axis
+    and C over the axis before, and V = R C / mean(R).
 
     Args:
-        lr: the largest relative step, finite and at least 0.
-        beta2_decay: at most 0.
-        eps: eps1 (None: the dtype's machine epsilon) and eps2, at least 0.
-        d: above which rms(u) is scaled down, at least 1.
-        weight_decay: decoupled, at least 0.
-        maximize: goes uphill.
+        lr: The largest relative step, finite and at least 0.
+        beta2_decay: The exponent of the running mean's weight, at most 0.
+        eps: The two numbers eps1 and eps2, at least 0. None for eps1 is the machine
+            epsilon of the parameter's dtype.
+        d: The limit of rms(u), at least 1; a larger step is scaled down to it.
+        weight_decay: The factor of the decoupled weight decay, at least 0.
+        maximize: Whether the objective is maximized instead of minimized.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
     check("Adafactor", lr=lr, beta2_decay=beta2_decay, d=d, weight_decay=weight_decay)
     if not isinstance(eps, (tuple, list)) or len(eps) != 2:
@@ -67,6 +70,7 @@ def Adafactor(
 
     def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
         return {
+            # t^beta2_decay, which is 1 at the first step: the zeros in the state drop out.
             "weight": jnp.exp(hyper.beta2_decay * jnp.log(t)),
             "rho": jnp.minimum(hyper.lr, 1 / jnp.sqrt(t)),
         }
@@ -84,7 +88,7 @@ def Adafactor(
                 lerp(state["col_var"], _mean_square(grad, -2, rounded), hyper.weight)
             )
             mean = jnp.maximum(rounded(row.mean(axis=-2, keepdims=True)), eps1)
-            # (..., A, 1) times (..., 1, B)
+            # (..., A, 1) times (..., 1, B): the outer product is never stored in the state.
             v = rounded(rounded(row * col) / mean)
         else:
             v = slots["variance"] = rounded(
@@ -92,6 +96,7 @@ def Adafactor(
             )
         u = rounded(rounded(1 / jnp.sqrt(jnp.maximum(v, eps1 * eps1))) * grad)
         size = alpha / jnp.maximum(1, _rms(u, rounded) / hyper.d)
+        # The rule gives a change of the parameter, so that its decay is part of the change.
         return (decayed - param) - size * u, slots
 
     slots = {
@@ -103,9 +108,11 @@ def Adafactor(
 
 
 def _rms(x: jax.Array, rounded: Any) -> jax.Array:
+    """The root of the mean square of all elements."""
     return rounded(jnp.sqrt(jnp.sum(x * x))) / x.size**0.5
 
 
 def _mean_square(grad: jax.Array, axis: int, rounded: Any) -> jax.Array:
+    """The mean square along an axis, by way of the norm, which torch computes and rounds."""
     norm = rounded(jnp.sqrt(jnp.sum(grad * grad, axis=axis, keepdims=True)))
     return rounded(rounded(norm * norm) / grad.shape[axis])

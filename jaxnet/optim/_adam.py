@@ -37,16 +37,18 @@ def Adam(
     p <- p - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 
     Args:
-        lr: learning rate, finite and at least 0.
-        betas: b1 and b2, in [0, 1).
-        eps: added to the root, outside the bias correction's division.
-        weight_decay: added to the gradient, so that it passes through m and v.
-        amsgrad: divides by the root of the largest v so far.
-        maximize: goes uphill.
-        decoupled_weight_decay: p <- (1 - lr weight_decay) p instead: AdamW.
+        lr: The learning rate, finite and at least 0.
+        betas: The numbers b1 and b2, in [0, 1).
+        eps: The number added to the root after the root's bias correction, at least 0.
+        weight_decay: The factor of p in the term added to the gradient, at least 0. The
+            term therefore also enters m and v.
+        amsgrad: Whether the largest v so far replaces v in the last line.
+        maximize: Whether the objective is maximized instead of minimized.
+        decoupled_weight_decay: Whether the decay is p <- (1 - lr weight_decay) p instead,
+            as in `AdamW`.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
     return _adam("Adam", lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay)
 
@@ -63,14 +65,17 @@ def AdamW(
 ) -> Optimizer:
     """Adam with decoupled weight decay: torch.optim.AdamW.
 
-    p <- (1 - lr weight_decay) p, then Adam's step without decay.
+    p <- (1 - lr weight_decay) p
+
+    The step of `Adam` without weight decay follows.
 
     Args:
-        lr, betas, eps, amsgrad, maximize: as Adam's.
-        weight_decay: 1e-2 by default, as torch's (optax's is 1e-4).
+        lr, betas, eps, amsgrad, maximize: As in `Adam`.
+        weight_decay: The factor of the decay, at least 0. The default is torch's 1e-2, where
+            optax has 1e-4.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
     return _adam("AdamW", lr, betas, eps, weight_decay, amsgrad, maximize, True)
 
@@ -100,6 +105,7 @@ def _adam(
         return {
             "b2": 1 - hyper.one_minus_beta2,
             "size": hyper.lr / one_minus_power(hyper.one_minus_beta1, t),
+            # Torch corrects sqrt(v) by the root of the correction, and not v itself.
             "root": jnp.sqrt(one_minus_power(hyper.one_minus_beta2, t)),
         }
 
@@ -110,6 +116,7 @@ def _adam(
         if amsgrad:
             v = slots["max_exp_avg_sq"] = jnp.maximum(state["max_exp_avg_sq"], v)
         change = -hyper.size * m / rounded(rounded(rounded(jnp.sqrt(v)) / hyper.root) + hyper.eps)
+        # The rule gives a change of the parameter, so that decoupled decay is part of it.
         return change if decayed is param else (decayed - param) + change, slots
 
     names = ["exp_avg", "exp_avg_sq"] + (["max_exp_avg_sq"] if amsgrad else [])
@@ -120,7 +127,7 @@ def _adam(
 def hyperparams_of_adam(
     lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> dict[str, Any]:
-    """What the whole family keeps in its state."""
+    """The hyperparameters in the state of every optimizer of Adam's family."""
     return {
         "lr": lr,
         "one_minus_beta1": complement(betas[0]),
@@ -135,7 +142,7 @@ def decay(
 ) -> tuple[jax.Array, jax.Array]:
     """The gradient and the parameter after weight decay of either kind.
 
-    Decoupled decay leaves the gradient alone and shrinks the parameter.
+    Coupled decay changes only the gradient, decoupled decay only the parameter.
     """
     if decoupled:
         return grad, decoupled_decay(param, hyper, rounded)
@@ -143,7 +150,7 @@ def decay(
 
 
 def moments(grad: jax.Array, state: Any, hyper: Any, rounded: Any) -> tuple[jax.Array, jax.Array]:
-    """The running means of g and g^2."""
+    """The new running means of g and g^2, rounded where torch stores them."""
     m = rounded(lerp(state["exp_avg"], grad, hyper.one_minus_beta1))
     v = rounded(rounded(hyper.b2 * state["exp_avg_sq"]) + hyper.one_minus_beta2 * grad * grad)
     return m, v
@@ -165,11 +172,11 @@ def Adamax(
     p <- p - lr / (1 - b1^t) * m / u
 
     Args:
-        lr, betas, weight_decay, maximize: as Adam's.
-        eps: added to |g|.
+        lr, betas, weight_decay, maximize: As in `Adam`.
+        eps: The number added to |g|, at least 0.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
     check("Adamax", lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
     defaults = {

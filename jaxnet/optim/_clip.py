@@ -1,4 +1,4 @@
-"""Gradient clipping as torch.nn.utils does it."""
+"""Gradient clipping by the rules of torch.nn.utils."""
 
 import math
 from typing import Any
@@ -17,16 +17,16 @@ def get_total_norm(
     """The norm of all gradients as one vector: torch.nn.utils.get_total_norm.
 
     Args:
-        grads: a pytree of arrays.
-        norm_type: p of the p-norm; inf (or "inf") for the largest absolute value.
-        error_if_nonfinite: whether a norm that is not finite is an error.
+        grads: The gradients, a pytree of arrays.
+        norm_type: The p of the p-norm. inf or "inf" is the largest absolute value.
+        error_if_nonfinite: Whether a norm that is not finite is an error.
 
     Returns:
-        The norm, 0-d; 0 for no gradients.
+        The norm, a 0-d array of the gradients' common dtype; 0 if there are no gradients.
 
     Raises:
-        ValueError: the norm is not finite and that is an error; or it has no value
-            yet because the call is being compiled, where nothing can be raised: use
+        ValueError: norm_type is nan. Or error_if_nonfinite is True and the norm is not
+            finite, or the call is inside a compiled function, which cannot raise; use
             `skip_nonfinite` there.
     """
     p = float(norm_type)
@@ -53,7 +53,7 @@ def get_total_norm(
 
 
 def _norm(x: jax.Array, p: float) -> jax.Array:
-    """The p-norm over all axes, summed at least in float32, in x's dtype."""
+    """The p-norm over all axes, summed in float32 or wider and rounded to the dtype of x."""
     size = jnp.abs(x.astype(promoted(x.dtype, jnp.float32)))
     if p == math.inf:
         result = amax(size, initial=0)
@@ -73,21 +73,21 @@ def _norm(x: jax.Array, p: float) -> jax.Array:
 def clip_grad_norm_(
     grads: Any, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> tuple[Any, jax.Array]:
-    """Gradients times min(1, max_norm / (norm + 1e-6)): torch.nn.utils.clip_grad_norm_.
+    """Scales gradients down to a largest norm: torch.nn.utils.clip_grad_norm_.
+
+    The factor is min(1, max_norm / (norm + 1e-6)); optax.clip_by_global_norm has no epsilon.
 
     Args:
-        grads: a pytree of arrays. They are not changed in place, whatever the name.
-        max_norm: the largest norm that passes.
-        norm_type: p of the p-norm, or inf.
-        error_if_nonfinite: whether a norm that is not finite is an error.
+        grads: The gradients, a pytree of arrays. Unlike in torch they are not changed in
+            place.
+        max_norm: The largest norm, at least 0.
+        norm_type, error_if_nonfinite: As in `get_total_norm`.
 
     Returns:
-        The clipped gradients, and the norm before.
+        The clipped gradients and the norm before clipping.
 
     Raises:
-        ValueError: as `get_total_norm`.
-
-    Optax's clip_by_global_norm has no epsilon.
+        ValueError: max_norm is below 0, or `get_total_norm` raises the error.
 
     >>> clipped, norm = clip_grad_norm_({"weight": jnp.array([3.0, 4.0])}, max_norm=1.0)
     >>> float(norm)
@@ -95,6 +95,7 @@ def clip_grad_norm_(
     """
     _check_bound("max_norm", max_norm)
     norm = get_total_norm(grads, norm_type, error_if_nonfinite)
+    # Torch computes the factor in the norm's dtype, one rounding after each operation.
     narrow = rounding(norm.dtype)
     wide = norm.astype(promoted(norm.dtype, jnp.float32))
     factor = jnp.minimum(narrow(max_norm / narrow(wide + 1e-6)), 1)
@@ -102,14 +103,18 @@ def clip_grad_norm_(
 
 
 def clip_grad_value_(grads: Any, clip_value: float) -> Any:
-    """Gradients held between -clip_value and clip_value: torch.nn.utils.clip_grad_value_.
+    """Limits gradients to [-clip_value, clip_value]: torch.nn.utils.clip_grad_value_.
 
     Args:
-        grads: a pytree of arrays. They are not changed in place, whatever the name.
-        clip_value: the largest absolute value that passes.
+        grads: The gradients, a pytree of arrays. Unlike in torch they are not changed in
+            place.
+        clip_value: The largest absolute value, at least 0.
 
     Returns:
-        The clipped gradients. nan stays nan.
+        The clipped gradients. A nan stays nan.
+
+    Raises:
+        ValueError: clip_value is below 0.
     """
     _check_bound("clip_value", clip_value)
     return jax.tree.map(lambda g: jnp.clip(g, -clip_value, clip_value), grads)
@@ -121,13 +126,21 @@ def _check_bound(name: str, value: Any) -> None:
 
 
 def clip_by_norm(max_norm: float, norm_type: float = 2.0) -> optax.GradientTransformation:
-    """`clip_grad_norm_` as a part of a `chain`."""
+    """A transformation for `chain` that clips as `clip_grad_norm_` does.
+
+    Args:
+        max_norm, norm_type: As in `clip_grad_norm_`.
+    """
     _check_bound("max_norm", max_norm)
     return _stateless(lambda grads: clip_grad_norm_(grads, max_norm, norm_type)[0])
 
 
 def clip_by_value(clip_value: float) -> optax.GradientTransformation:
-    """`clip_grad_value_` as a part of a `chain`."""
+    """A transformation for `chain` that clips as `clip_grad_value_` does.
+
+    Args:
+        clip_value: As in `clip_grad_value_`.
+    """
     _check_bound("clip_value", clip_value)
     return _stateless(lambda grads: clip_grad_value_(grads, clip_value))
 
@@ -141,7 +154,16 @@ def _stateless(change: Any) -> optax.GradientTransformation:
 
 
 def chain(*parts: optax.GradientTransformation) -> Optimizer:
-    """Transformations one after another: optax.chain, which keeps the parameter groups.
+    """Applies transformations one after another: optax.chain with parameter groups.
+
+    Args:
+        *parts: The transformations in order; exactly one is an optimizer of jaxnet.optim.
+
+    Returns:
+        An optimizer with the parameter groups of that one.
+
+    Raises:
+        ValueError: There is no optimizer among the parts, or more than one.
 
     >>> from jaxnet import optim
     >>> optimizer = optim.chain(optim.clip_by_norm(1.0), optim.SGD(lr=0.1))

@@ -1,4 +1,4 @@
-"""CyclicLR and OneCycleLR: schedules of the learning rate and the momentum."""
+"""CyclicLR and OneCycleLR, the schedules of both the learning rate and the momentum."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from jaxnet.optim._schedule import Group, Schedule
 
 
 class _WithMomentum(Schedule):
-    """A schedule that may move momentum, or the first of betas, against the rate."""
+    """A schedule that can also change the momentum, or betas[0], against the learning rate."""
 
     cycle_momentum: bool
 
@@ -45,24 +45,27 @@ class _WithMomentum(Schedule):
 
 
 class CyclicLR(_WithMomentum):
-    """Up and down between two rates, again and again: torch's CyclicLR.
+    """A learning rate that rises and falls between two rates periodically: torch's CyclicLR.
 
     Args:
-        optimizer: whose learning rate and momentum it is; its own rate is not used.
-        base_lr, max_lr: the rates at the ends, or lists, one for each group.
-        step_size_up: steps up.
-        step_size_down: steps down; as many as up, if None.
-        mode: "triangular", "triangular2" (the height halves every cycle) or
-            "exp_range" (the height is scaled by gamma^step).
-        gamma: for "exp_range".
-        scale_fn: in place of mode: the factor of the height, of the cycle (from 1) or
-            of the step, by scale_mode.
-        scale_mode: "cycle" or "iterations".
-        cycle_momentum: moves momentum, or the first of betas, the other way.
-        base_momentum, max_momentum: its ends.
+        optimizer: The optimizer with the learning rate and momentum. The learning rate that
+            it was built with is not used.
+        base_lr, max_lr: The lowest and the highest rate, or lists with one for each
+            parameter group.
+        step_size_up: The number of steps from base_lr to max_lr.
+        step_size_down: The number of steps from max_lr to base_lr. None is step_size_up.
+        mode: The shape: "triangular", "triangular2" (the difference from base_lr halves
+            every cycle) or "exp_range" (the difference is multiplied by gamma^step).
+        gamma: The base of the factor in mode "exp_range".
+        scale_fn: A function that gives the factor of the difference from base_lr and takes
+            the place of mode. Its argument is chosen by scale_mode.
+        scale_mode: The argument of scale_fn: "cycle", the number of the cycle from 1 on, or
+            "iterations", the number of the step.
+        cycle_momentum: Whether momentum, or betas[0], changes too, in the other direction.
+        base_momentum, max_momentum: The lowest and the highest momentum, or lists.
 
     Raises:
-        ValueError: an argument is out of range, or there is no momentum to move.
+        ValueError: An argument is out of range, or the optimizer has no momentum to change.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class CyclicLR(_WithMomentum):
         self._move()
 
     def _move(self) -> None:
+        # As in torch, from the step alone and not from the rate before: no rounding adds up.
         cycle = math.floor(1 + self._epoch / self.total_size)
         x = 1.0 + self._epoch / self.total_size - cycle
         rising = x <= self.step_ratio
@@ -135,24 +139,27 @@ class CyclicLR(_WithMomentum):
 
 
 class OneCycleLR(_WithMomentum):
-    """Once up and down, momentum the other way: torch's OneCycleLR.
+    """A learning rate that rises and falls once: torch's OneCycleLR.
 
     Args:
-        optimizer: whose learning rate and momentum it is; its own rate is not used.
-        max_lr: the highest rate, or a list, one for each group.
-        total_steps: of the cycle; or else
-        epochs, steps_per_epoch: whose product it is.
-        pct_start: the share of the cycle on the way up, in [0, 1].
-        anneal_strategy: "cos" or "linear".
-        cycle_momentum: moves momentum, or the first of betas.
-        base_momentum, max_momentum: its ends, or lists.
-        div_factor: max_lr over the first rate.
-        final_div_factor: the first rate over the last.
-        three_phase: down in the same time as up, then to the last rate.
+        optimizer: The optimizer with the learning rate and momentum. The learning rate that
+            it was built with is not used.
+        max_lr: The highest rate, or a list with one for each parameter group.
+        total_steps: The number of steps of the cycle. None is epochs * steps_per_epoch.
+        epochs, steps_per_epoch: The number of epochs and of steps in each of them; used
+            only if total_steps is None.
+        pct_start: The share of the cycle in which the rate rises, in [0, 1].
+        anneal_strategy: The shape of the rise and fall, "cos" or "linear".
+        cycle_momentum: Whether momentum, or betas[0], changes too, in the other direction.
+        base_momentum, max_momentum: The lowest and the highest momentum, or lists.
+        div_factor: The quotient of max_lr and the first rate.
+        final_div_factor: The quotient of the first rate and the last rate.
+        three_phase: Whether the rate falls to the first rate in as many steps as it rose,
+            and then to the last rate in a third phase.
 
     Raises:
-        ValueError: an argument is out of range, there is no momentum to move, or a
-            step beyond total_steps is asked for.
+        ValueError: An argument is out of range, the optimizer has no momentum to change, or
+            a step beyond total_steps is asked for.
     """
 
     def __init__(
@@ -186,6 +193,8 @@ class OneCycleLR(_WithMomentum):
         self._bind_momentum(base_momentum, max_momentum)
         self.max_lrs = per_group("max_lr", max_lr, optimizer)
         self.div_factor, self.final_div_factor = div_factor, final_div_factor
+        # Each phase: its last step, and the names of the rates and momenta between which it
+        # goes. A number of steps counts from 0, hence the -1 and -2.
         up = float(pct_start * total_steps) - 1
         self.phases: list[tuple[float, str, str, str, str]]
         if three_phase:

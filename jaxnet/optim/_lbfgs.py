@@ -1,4 +1,4 @@
-"""L-BFGS by torch's algorithm.
+"""L-BFGS by the algorithm of torch.
 
 >>> import optax
 >>> loss = lambda p: ((p["w"] - 3.0) ** 2).sum()
@@ -25,7 +25,7 @@ from jaxnet.precision import amax, full_float32
 
 
 class _Loop(NamedTuple):
-    """What torch's loop carries: the point, and the state that lives on after it."""
+    """The variables of torch's loop: the current point, and the state after the update."""
 
     x: jax.Array
     loss: jax.Array
@@ -56,31 +56,38 @@ def LBFGS(
 ) -> Optimizer:
     """L-BFGS: torch.optim.LBFGS.
 
-    One update is one `step(closure)` of torch: up to max_iter iterations of
-    d = -H g by the two-loop recursion over the last history_size differences, then
-    p <- p + t d, with t = lr (min(1, 1 / |g|_1) lr at the very first), or from a line
-    search. It ends early by torch's conditions.
+    d = -H g;  p <- p + t d
+
+    H is the approximation of the inverse Hessian by the two-loop recursion over the last
+    history_size differences of points and gradients. The step length t is lr (at the very
+    first iteration lr min(1, 1 / |g|_1)), or comes from a line search. One update is one
+    `step(closure)` of torch: up to max_iter iterations, which end early by torch's
+    conditions.
 
     Args:
-        lr: learning rate, finite and at least 0.
-        max_iter: iterations an update, at least 1.
-        max_eval: evaluations of the loss an update; 5/4 of max_iter, if None.
-        tolerance_grad: ends when no element of the gradient is larger.
-        tolerance_change: ends when step or loss change by less.
-        history_size: differences that are kept, at least 1.
-        line_search_fn: None or "strong_wolfe".
+        lr: The learning rate, finite and at least 0.
+        max_iter: The largest number of iterations in an update, at least 1.
+        max_eval: The largest number of loss evaluations in an update, at least 1. None is
+            5/4 of max_iter.
+        tolerance_grad: The absolute value of the gradient's largest element at or below
+            which an update ends.
+        tolerance_change: The change of the parameters or of the loss below which an update
+            ends.
+        history_size: The number of differences in the state, at least 1.
+        line_search_fn: The line search, None or "strong_wolfe".
 
-    The closure is the argument `value_fn` of `update(grads, state, params,
-    value_fn=loss)`, a function of the parameters, as with optax.lbfgs; `value`, the
-    loss at params, saves one evaluation if it is given. With max_iter=1 and no line
-    search neither is needed, and the optimizer works in `train.make_train_step`.
+    Torch's closure is the argument `value_fn` in `update(grads, state, params,
+    value_fn=loss)`, a function of the parameters, as in optax.lbfgs. The optional argument
+    `value`, the loss at params, saves one evaluation. With max_iter=1 and no line search
+    neither argument is needed, and the optimizer works in `train.make_train_step`.
 
-    It differs from optax.lbfgs in all that makes a run torch's: the first step's
-    length, the pairs that are kept (y s > 1e-10), the scale of H, the line search,
-    several iterations an update.
+    The results are torch's and differ from those of optax.lbfgs: in the length of the first
+    step, in the differences that are stored (only those with y s > 1e-10), in the scale of
+    H, in the line search, and in the several iterations of an update.
 
     Raises:
-        ValueError: an argument is out of range, or (in update) value_fn is missing.
+        ValueError: An argument is out of range, or (in update) value_fn is missing.
+        TypeError: (In init) The parameters are not real floating-point numbers.
     """
     check("LBFGS", lr=lr, tolerance_grad=tolerance_grad, tolerance_change=tolerance_change)
     max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
@@ -105,6 +112,7 @@ def LBFGS(
         x, _ = ravel_pytree(params)
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"LBFGS: parameters of dtype {x.dtype}; only real ones can be trained")
+        # The history has its full size from the start: compiled arrays cannot grow.
         memory = jnp.zeros((history_size, x.size), x.dtype)
         count, number = jnp.zeros((), jnp.int32), jnp.zeros((), x.dtype)
         hyperparams = {
@@ -186,6 +194,7 @@ def LBFGS(
 
         def iterate(c: _Loop) -> _Loop:
             c = _direction(c)
+            # n_iter counts over the whole run: the short step is only that of its first iteration.
             size = jnp.minimum(1, 1 / jnp.sum(jnp.abs(c.grad)))
             t = jnp.where(c.n_iter == 1, size * h["lr"], h["lr"])
             c = c._replace(t=t, prev_grad=c.grad)
@@ -205,7 +214,7 @@ def LBFGS(
             else:
                 c = c._replace(x=c.x + c.t * c.d)
                 if evaluates:
-                    # torch spares the evaluation after the last step
+                    # Torch leaves out the evaluation after the last step.
                     loss, grad = lax.cond(
                         last, lambda x, c: (c.loss, c.grad), lambda x, c: evaluate(x), c.x, c
                     )
@@ -250,14 +259,15 @@ def LBFGS(
 
 
 def _direction(c: _Loop) -> _Loop:
-    """One more iteration: the memory with the last difference, and -H g."""
+    """The first half of an iteration: the last difference is stored and d = -H g is computed."""
     c = c._replace(n_iter=c.n_iter + 1, iterations=c.iterations + 1)
     size = c.ro.size
     y, s = c.grad - c.prev_grad, c.d * c.t
     ys = y @ s
     first = c.n_iter == 1
     keep = (ys > 1e-10) & ~first
-    # the memory is a ring: entry number n lies at n % size
+    # The history is a ring buffer: difference number n has the index n % size. Where the new
+    # difference is not stored, its entry is written back unchanged.
     at = c.stored % size
     old_dirs = c.old_dirs.at[at].set(jnp.where(keep, y, c.old_dirs[at]))
     old_stps = c.old_stps.at[at].set(jnp.where(keep, s, c.old_stps[at]))

@@ -1,4 +1,4 @@
-"""torch.optim.lr_scheduler's schedules of the learning rate."""
+"""The schedules of torch.optim.lr_scheduler for the learning rate."""
 
 import math
 from bisect import bisect_right
@@ -14,7 +14,7 @@ Factor = Callable[[int], float]
 
 
 def per_group(name: str, value: Any, optimizer: Optimizer) -> list[Any]:
-    """A value for each parameter group: a list's entries, or the same for all."""
+    """A value for each parameter group: the entries of a list, or one value for all groups."""
     count = len(optimizer.groups)
     if not isinstance(value, (list, tuple)):
         return [value] * count
@@ -24,17 +24,20 @@ def per_group(name: str, value: Any, optimizer: Optimizer) -> list[Any]:
 
 
 def check_between(owner: str, name: str, value: float, open_at_0: bool = False) -> None:
-    """Refuses what lies outside 0 to 1."""
+    """Refuses a number outside [0, 1], or outside (0, 1] with open_at_0."""
     if not 0 <= value <= 1 or (open_at_0 and value == 0):
         raise ValueError(f"{owner}: {name}: {value}; accepted is {'(' if open_at_0 else '['}0, 1]")
 
 
 class LambdaLR(Schedule):
-    """lr_t = lr_0 f(t): torch's LambdaLR.
+    """A learning rate given by a function of the step: torch's LambdaLR.
+
+    lr = lr_0 f(t) at step t.
 
     Args:
-        optimizer: whose learning rate it is.
-        lr_lambda: f of the step, an int; or a list, one for each group.
+        optimizer: The optimizer with the learning rate.
+        lr_lambda: The function f of the step, an int; or a list with one for each parameter
+            group.
     """
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Factor | list[Factor]) -> None:
@@ -52,11 +55,14 @@ class LambdaLR(Schedule):
 
 
 class MultiplicativeLR(Schedule):
-    """lr_t = lr_(t-1) f(t): torch's MultiplicativeLR.
+    """A learning rate multiplied by a function of the step: torch's MultiplicativeLR.
+
+    lr <- lr f(t) at step t.
 
     Args:
-        optimizer: whose learning rate it is.
-        lr_lambda: f of the step, an int; or a list, one for each group.
+        optimizer: The optimizer with the learning rate.
+        lr_lambda: The function f of the step, an int; or a list with one for each parameter
+            group.
     """
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Factor | list[Factor]) -> None:
@@ -79,6 +85,7 @@ class MultiplicativeLR(Schedule):
 
 
 def _functions(schedule: Schedule, given: Any) -> list[Factor]:
+    """The checked function of each parameter group."""
     functions = per_group("lr_lambda", given, schedule.optimizer)
     for function in functions:
         if not callable(function):
@@ -89,12 +96,12 @@ def _functions(schedule: Schedule, given: Any) -> list[Factor]:
 
 
 class StepLR(Schedule):
-    """lr times gamma every step_size steps: torch's StepLR.
+    """A learning rate multiplied by gamma every step_size steps: torch's StepLR.
 
     Args:
-        optimizer: whose learning rate it is.
-        step_size: at least 1.
-        gamma: the factor.
+        optimizer: The optimizer with the learning rate.
+        step_size: The number of steps between two changes, at least 1.
+        gamma: The factor of each change.
     """
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
@@ -112,12 +119,13 @@ class StepLR(Schedule):
 
 
 class MultiStepLR(Schedule):
-    """lr times gamma at each milestone: torch's MultiStepLR.
+    """A learning rate multiplied by gamma at each milestone: torch's MultiStepLR.
 
     Args:
-        optimizer: whose learning rate it is.
-        milestones: steps; one that is there twice counts twice.
-        gamma: the factor.
+        optimizer: The optimizer with the learning rate.
+        milestones: The steps of the changes. At a step that is listed twice the rate is
+            multiplied by gamma^2.
+        gamma: The factor of each change.
     """
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1) -> None:
@@ -134,12 +142,12 @@ class MultiStepLR(Schedule):
 
 
 class ConstantLR(Schedule):
-    """lr times factor until step total_iters: torch's ConstantLR.
+    """A learning rate multiplied by a constant factor at first: torch's ConstantLR.
 
     Args:
-        optimizer: whose learning rate it is.
-        factor: in [0, 1].
-        total_iters: the step from which on the full rate holds.
+        optimizer: The optimizer with the learning rate.
+        factor: The factor until step total_iters, in [0, 1].
+        total_iters: The step from which on the factor is 1.
     """
 
     def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5) -> None:
@@ -159,13 +167,13 @@ class ConstantLR(Schedule):
 
 
 class LinearLR(Schedule):
-    """lr times a factor that moves in a line over total_iters steps: torch's LinearLR.
+    """A learning rate multiplied by a factor that changes linearly: torch's LinearLR.
 
     Args:
-        optimizer: whose learning rate it is.
-        start_factor: in (0, 1].
-        end_factor: in [0, 1].
-        total_iters: steps until the end factor holds.
+        optimizer: The optimizer with the learning rate.
+        start_factor: The factor at step 0, in (0, 1].
+        end_factor: The factor from step total_iters on, in [0, 1].
+        total_iters: The number of steps from start_factor to end_factor.
     """
 
     def __init__(
@@ -186,6 +194,7 @@ class LinearLR(Schedule):
             return group["lr"] * self.start_factor
         if self._initial or self._epoch > self.total_iters:
             return group["lr"]
+        # The quotient of this step's factor and the last step's, in torch's form.
         rise = self.end_factor - self.start_factor
         before = self.total_iters * self.start_factor + (self._epoch - 1) * rise
         return group["lr"] * (1.0 + rise / before)
@@ -197,7 +206,12 @@ class LinearLR(Schedule):
 
 
 class ExponentialLR(Schedule):
-    """lr times gamma at every step: torch's ExponentialLR."""
+    """A learning rate multiplied by gamma at every step: torch's ExponentialLR.
+
+    Args:
+        optimizer: The optimizer with the learning rate.
+        gamma: The factor of each step.
+    """
 
     def __init__(self, optimizer: Optimizer, gamma: float) -> None:
         super().__init__(optimizer)
@@ -211,12 +225,14 @@ class ExponentialLR(Schedule):
 
 
 class PolynomialLR(Schedule):
-    """lr_0 (1 - t / total_iters)^power: torch's PolynomialLR.
+    """A learning rate that decreases to 0 as a polynomial: torch's PolynomialLR.
+
+    lr = lr_0 (1 - t / total_iters)^power at step t, and 0 after step total_iters.
 
     Args:
-        optimizer: whose learning rate it is.
-        total_iters: the step at which it reaches 0, at least 1.
-        power: of the polynomial.
+        optimizer: The optimizer with the learning rate.
+        total_iters: The step at which the rate reaches 0, at least 1.
+        power: The exponent.
     """
 
     def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0) -> None:
@@ -236,15 +252,17 @@ class PolynomialLR(Schedule):
 
 
 class CosineAnnealingLR(Schedule):
-    """eta_min + (lr_0 - eta_min)(1 + cos(pi t / T_max)) / 2: torch's CosineAnnealingLR.
+    """A learning rate that follows a cosine: torch's CosineAnnealingLR.
 
-    It goes on beyond T_max, up again. The number is torch's recurrence's, which
-    follows the formula as long as nothing else changes the rate.
+    lr = eta_min + (lr_0 - eta_min)(1 + cos(pi t / T_max)) / 2 at step t.
+
+    After step T_max the rate rises again. As in torch, it is computed by a recurrence from
+    the rate before, which agrees with the formula if nothing else changes the rate.
 
     Args:
-        optimizer: whose learning rate it is.
-        T_max: half a period, at least 1.
-        eta_min: the lowest rate.
+        optimizer: The optimizer with the learning rate.
+        T_max: The number of steps of half a period, at least 1.
+        eta_min: The lowest rate.
     """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
@@ -256,8 +274,10 @@ class CosineAnnealingLR(Schedule):
         if self._initial:
             return group["lr"]
         t, T, low = self._epoch, self.T_max, self.eta_min
+        # Torch begins by the formula when a run goes on from a later step.
         if self._count == 1 and t > 0:
             return low + (base - low) * (1 + math.cos(t * math.pi / T)) / 2
+        # One step after a minimum the recurrence below would divide by 0.
         if (t - 1 - T) % (2 * T) == 0:
             return group["lr"] + (base - low) * (1 - math.cos(math.pi / T)) / 2
         ratio = (1 + math.cos(math.pi * t / T)) / (1 + math.cos(math.pi * (t - 1) / T))
@@ -269,13 +289,15 @@ class CosineAnnealingLR(Schedule):
 
 
 class CosineAnnealingWarmRestarts(Schedule):
-    """A cosine from lr_0 to eta_min, again and again: torch's CosineAnnealingWarmRestarts.
+    """A learning rate that falls and restarts: torch's CosineAnnealingWarmRestarts.
+
+    In each period the rate follows a cosine from lr_0 to eta_min.
 
     Args:
-        optimizer: whose learning rate it is.
-        T_0: steps of the first run, at least 1.
-        T_mult: factor from run to run, at least 1.
-        eta_min: the lowest rate.
+        optimizer: The optimizer with the learning rate.
+        T_0: The number of steps of the first period, at least 1.
+        T_mult: The factor from the length of one period to the next, at least 1.
+        eta_min: The lowest rate.
     """
 
     def __init__(
@@ -309,13 +331,13 @@ class CosineAnnealingWarmRestarts(Schedule):
 
 
 class SWALR(Schedule):
-    """From the optimizer's rate to swa_lr, where it stays: torch.optim.swa_utils.SWALR.
+    """A learning rate that goes to swa_lr and stays there: torch.optim.swa_utils.SWALR.
 
     Args:
-        optimizer: whose learning rate it is.
-        swa_lr: the rate at the end, or a list, one for each group.
-        anneal_epochs: steps on the way, at least 0.
-        anneal_strategy: "cos" or "linear".
+        optimizer: The optimizer with the learning rate.
+        swa_lr: The last rate, or a list with one for each parameter group.
+        anneal_epochs: The number of steps until the last rate, at least 0.
+        anneal_strategy: The shape of the change, "cos" or "linear".
     """
 
     def __init__(
@@ -342,6 +364,8 @@ class SWALR(Schedule):
         if self.anneal_epochs == 0:
             step = max(1, step)
         before, now = self._share(step - 1), self._share(step)
+        # As in torch, the first rate is computed back from the current one, which another schedule
+        # of a ChainedScheduler may have changed.
         rates = []
         for group, end in zip(self._groups, self.swa_lrs, strict=True):
             start = end if before == 1 else (group["lr"] - before * end) / (1 - before)
@@ -350,12 +374,12 @@ class SWALR(Schedule):
 
 
 def check_strategy(owner: str, strategy: str) -> None:
-    """Refuses an anneal_strategy that is not there."""
+    """Refuses an anneal_strategy other than "cos" and "linear"."""
     check_choice(f"{owner}: anneal_strategy", strategy, ("cos", "linear"))
 
 
 class _Combined(Schedule):
-    """Schedules of one optimizer together."""
+    """Several schedules of one optimizer."""
 
     def __init__(self, schedulers: Sequence[Schedule], optimizer: Optimizer | None) -> None:
         name = type(self).__name__
@@ -377,6 +401,7 @@ class _Combined(Schedule):
         self.schedulers = list(schedulers)
 
     def _begin(self) -> None:
+        # All runs share the same groups, as torch's schedulers share the optimizer's.
         self.schedulers = [scheduler._begun(self._groups) for scheduler in self.schedulers]
 
     def _undo(self) -> None:
@@ -394,11 +419,15 @@ class _Combined(Schedule):
 
 
 class ChainedScheduler(_Combined):
-    """Several schedules, each applied to the result of the one before: torch's ChainedScheduler.
+    """Several schedules that act one after another at each step: torch's ChainedScheduler.
 
     Args:
-        schedulers: in the order of application.
-        optimizer: theirs.
+        schedulers: The schedules in the order in which they act.
+        optimizer: The optimizer of the schedules. None is that of the first one.
+
+    Raises:
+        ValueError: There are no schedules, or one was built for another optimizer.
+        TypeError: One of them is no schedule of the step, such as ReduceLROnPlateau.
     """
 
     def __init__(self, schedulers: Sequence[Schedule], optimizer: Optimizer | None = None) -> None:
@@ -413,12 +442,17 @@ class ChainedScheduler(_Combined):
 
 
 class SequentialLR(_Combined):
-    """One schedule after another, changing at milestones: torch's SequentialLR.
+    """One schedule after another: torch's SequentialLR.
 
     Args:
-        optimizer: theirs.
-        schedulers: in order; each counts its steps from its own beginning.
-        milestones: the steps at which the next one takes over, one fewer.
+        optimizer: The optimizer of the schedules.
+        schedulers: The schedules in order. Each counts its steps from its own beginning.
+        milestones: The steps at which the next schedule begins, one fewer than schedules.
+
+    Raises:
+        ValueError: There are no schedules, one was built for another optimizer, or the
+            number of milestones is wrong.
+        TypeError: One of them is no schedule of the step, such as ReduceLROnPlateau.
     """
 
     def __init__(
@@ -435,6 +469,8 @@ class SequentialLR(_Combined):
     def _begin(self) -> None:
         super()._begin()
         self._epoch = 0
+        # The schedules have made their first step when they were built. As in torch that step is
+        # taken back, and only the schedule in force makes it again.
         for group in self._groups:
             group["lr"] = group["initial_lr"]
         self._undo()

@@ -1,4 +1,4 @@
-"""Muon by torch's rule."""
+"""Muon by the rule of torch."""
 
 import math
 from typing import Any
@@ -32,26 +32,30 @@ def Muon(
     ns_steps: int = 5,
     adjust_lr_fn: str | None = None,
 ) -> Optimizer:
-    """Momentum, orthogonalized by Newton-Schulz: torch.optim.Muon.
+    """Momentum orthogonalized by the Newton-Schulz iteration: torch.optim.Muon.
 
-    b <- b + (1 - momentum)(g - b);  u = g + momentum (b - g) with nesterov, b without
-    X = u / max(|u|, eps), lying;  X <- a X + (b A + c A A) X with A = X X^T, ns_steps times
+    B <- B + (1 - momentum)(g - B);  u = g + momentum (B - g) with nesterov, B without
+    X = u / max(|u|, eps), transposed if it has more rows than columns
+    X <- a X + (b A + c A A) X with A = X X^T, ns_steps times
     p <- (1 - lr weight_decay) p - lr ratio X
 
     Args:
-        lr, weight_decay, momentum, eps: finite and at least 0.
-        nesterov: looks one step ahead.
-        ns_coefficients: a, b, c.
-        ns_steps: iterations, below 100.
-        adjust_lr_fn: the ratio for a matrix (A, B). None and "original":
-            sqrt(max(1, A / B)); "match_rms_adamw": 0.2 sqrt(max(A, B)).
+        lr: The learning rate, finite and at least 0.
+        weight_decay: The factor of the decoupled weight decay, finite and at least 0.
+        momentum: The weight of the old buffer B, finite and at least 0.
+        nesterov: Whether Nesterov momentum is used.
+        ns_coefficients: The coefficients a, b and c of the iteration.
+        eps: The lower limit of the norm in the division, finite and at least 0.
+        ns_steps: The number of iterations, below 100.
+        adjust_lr_fn: The ratio for a parameter with R rows and C columns: None and
+            "original" are sqrt(max(1, R / C)), "match_rms_adamw" is 0.2 sqrt(max(R, C)).
 
-    Only matrices: give the other parameters another optimizer with `groups`. As in
-    torch the iteration runs in bfloat16 whatever the parameter's dtype; where a sum
-    is done in another order, a last digit of bfloat16 (0.4 %) may fall the other way.
+    All parameters have to be matrices; `groups` gives the others another optimizer. As in
+    torch, the iteration is computed in bfloat16 for parameters of every dtype. A sum in
+    another order than torch's may round the last digit of bfloat16 (0.4 %) differently.
 
     Raises:
-        ValueError: an argument is out of range, or (in init) a parameter is no matrix.
+        ValueError: An argument is out of range, or (in init) a parameter is no matrix.
     """
     check("Muon", lr=lr, weight_decay=weight_decay, momentum=momentum, eps=eps)
     check_choice("Muon: adjust_lr_fn", adjust_lr_fn, (None, "original", "match_rms_adamw"))
@@ -110,22 +114,30 @@ def Muon(
 def newton_schulz(
     u: jax.Array, coefficients: tuple[float, float, float], steps: int, eps: Any
 ) -> jax.Array:
-    """A matrix with u's singular vectors and singular values near 1.
+    """A matrix with the singular vectors of u and singular values near 1.
 
-    Its entries are float32 numbers rounded to bfloat16: of casts between the two XLA
-    leaves out those it finds needless, and with them torch's rounding.
+    Args:
+        u: The matrix, of any floating dtype.
+        coefficients: The coefficients a, b and c of the iteration.
+        steps: The number of iterations.
+        eps: The lower limit of the norm in the division.
+
+    Returns:
+        A float32 matrix of the shape of u whose entries are rounded to bfloat16. A cast to
+        bfloat16 and back would not do, because XLA may leave it out, and torch's rounding
+        with it.
     """
     a, b, c = coefficients
     narrow = rounding(jnp.bfloat16)
     tall = u.shape[0] > u.shape[1]
     x = narrow(u.astype(jnp.float32))
-    # (A, B) with A <= B from here on
+    # From here on there are at most as many rows as columns, so that X X^T is small.
     x = x.T if tall else x
     norm = narrow(jnp.sqrt(jnp.sum(x * x)))
     x = narrow(x / jnp.maximum(norm, narrow(jnp.asarray(eps, jnp.float32))))
     for _ in range(steps):
         gram = narrow(_product(x, x.T))
-        # each line is one addmm of torch: summed in float32, rounded once
+        # Each line is one torch.addmm: the sum is in float32 and is rounded once.
         of_gram = narrow(b * gram + c * _product(gram, gram))
         x = narrow(a * x + _product(of_gram, x))
     return x.T if tall else x
@@ -133,6 +145,6 @@ def newton_schulz(
 
 @full_float32()
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x y of matrices whose entries bfloat16 holds, summed in float32."""
+    """The product of matrices whose entries fit bfloat16, summed in float32."""
     x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
     return jnp.matmul(x, y, preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""What every optimizer here is made of: its state, its hyperparameters, its loop over leaves."""
+"""The parts of every optimizer: its state, its hyperparameters, the loop over parameters."""
 
 import functools
 import math
@@ -25,22 +25,24 @@ PAIRS = {
     "etas": ("etaminus", "etaplus"),
     "step_sizes": ("step_size_min", "step_size_max"),
 }
-"""Torch's arguments that hold two hyperparameters."""
+"""The arguments of torch that consist of two hyperparameters, and the names of the two."""
 
 COMPLEMENT = "one_minus_"
+"""The prefix of a hyperparameter that the state stores as 1 minus its value."""
 
 
 class OptimizerState(NamedTuple):
-    """The state of every optimizer of `jaxnet.optim`: what can change is an array in it.
+    """The state of every optimizer of `jaxnet.optim`; all that can change is an array.
 
     Attributes:
-        step: how many updates are done, int32.
-        hyperparams: 0-d arrays by name. A number b that the rule uses as 1 - b too
-            is kept as `one_minus_b`: 1 - 0.999 is 0.001 to seven digits in double
-            precision, but only to four once 0.999 has been rounded to float32.
-        shared: further 0-d arrays that change from step to step.
-        slots: by torch's name, what is kept for each parameter ("exp_avg", ...), as
-            pytrees like the parameters, in the parameters' dtypes.
+        step: The number of updates so far, int32.
+        hyperparams: The hyperparameters by name, 0-d arrays. A number b that the rule also
+            uses as 1 - b is stored as `one_minus_b`: 1 - 0.999 is 0.001 to seven digits in
+            double precision, but only to four after 0.999 has been rounded to float32.
+        shared: Further numbers that change from step to step and belong to no parameter,
+            0-d arrays by name.
+        slots: The arrays of each parameter by torch's name ("exp_avg", ...), as pytrees
+            like the parameters, in the parameters' dtypes.
     """
 
     step: jax.Array
@@ -50,13 +52,15 @@ class OptimizerState(NamedTuple):
 
 
 class Optimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # optax has no types
-    """An optax transformation that remembers what it was built with.
+    """An optax transformation that also has the arguments that it was built with.
 
     Attributes:
-        name: torch's name of the class.
-        defaults: torch's arguments and their values, in double precision.
-        groups: the optimizers of the parameter groups; for a single one, itself.
-        partition: gives the names of the parameters of each group.
+        name: The name of torch's class.
+        defaults: The values of torch's arguments by name, in double precision.
+        groups: The optimizers of the parameter groups. An optimizer without groups is
+            itself its only group.
+        partition: A function of the parameters that gives the names of the parameters in
+            each group.
     """
 
     name: str
@@ -83,11 +87,11 @@ class Optimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  #
     def around(
         self, name: str, init: Callable[[Any], Any], update: Callable[..., tuple[Any, Any]]
     ) -> "Optimizer":
-        """Another transformation around this one, with the same parameter groups."""
+        """A transformation around this one that has the same parameter groups."""
         return Optimizer(init, update, name, None, self.groups, self.partition)
 
     def __getattr__(self, name: str) -> Any:
-        # runs only when there is no such attribute
+        # Python calls this only if there is no such attribute.
         raise hints.missing_attribute(self, name, hints.OPTIMIZER)
 
     @property
@@ -117,7 +121,7 @@ parameter, so that it goes downhill with a minus sign.
 
 
 def zeros(param: jax.Array, hyperparams: Scalars) -> jax.Array:
-    """The initial value of most slots."""
+    """Zeros like the parameter: the first value of most slots."""
     del hyperparams
     return jnp.zeros_like(param)
 
@@ -132,23 +136,29 @@ def make_optimizer(
     shared: Mapping[str, Callable[[Scalars], jax.Array]] | None = None,
     check_leaf: Callable[[str, jax.Array], None] | None = None,
 ) -> Optimizer:
-    """The transformation around one parameter's rule.
+    """Makes an optimizer from the rule for one parameter.
 
     Args:
-        name: torch's name.
-        defaults: torch's arguments; `maximize` among them turns the gradient round.
-        hyperparams: what goes into the state, by name; a weight_decay of 0 does not.
-        rule: The mathematics for one parameter, see `Rule`.
-        slots: how each slot begins, from a parameter and the hyperparameters.
-        scalars: `scalars(hyper, t)` gives, at step t (a float), what all parameters
-            share; names of `shared` among them are kept for the next step. `machine_eps`
-            of the parameter's dtype is there too.
-        shared: how each kept scalar begins.
-        check_leaf: raises for a parameter that the rule cannot take.
+        name: The name of torch's class.
+        defaults: The values of torch's arguments by name. With `maximize` among them the
+            sign of the gradient is turned round.
+        hyperparams: The hyperparameters in the state, by name. A weight_decay of 0 is left
+            out.
+        rule: The mathematics for one parameter, a `Rule`.
+        slots: The functions of (parameter, hyperparameters) that give the first value of
+            each slot.
+        scalars: The function of (hyper, t) that gives, at step t (a float array), the
+            numbers that all parameters share. Those whose names are in `shared` are stored
+            for the next step.
+        shared: The functions of the hyperparameters that give the first value of each
+            shared number in the state.
+        check_leaf: A function of (name, parameter) that raises an error if the rule does
+            not work for the parameter.
     """
     slots, shared = dict(slots or {}), dict(shared or {})
     maximize = bool(defaults.get("maximize", False))
-    # Decay by a zero that is data would read every parameter once more.
+    # A weight_decay of 0 in the state would be data, and every step would read all parameters
+    # once more to multiply them by it.
     hyperparams = {
         key: value for key, value in hyperparams.items() if key != "weight_decay" or given(value)
     }
@@ -194,6 +204,7 @@ def make_optimizer(
         if scalars is not None:
             t = step.astype(jnp.result_type(float))
             known |= scalars(SimpleNamespace(**known), t)
+        # The shared numbers are cast once for each dtype among the parameters.
         cast: dict[Any, SimpleNamespace] = {}
         updates, new_slots = [], {key: [] for key in slots}  # type: ignore[var-annotated]
         for i, (leaf, grad) in enumerate(zip(leaves, flat_grads, strict=True)):
@@ -204,6 +215,8 @@ def make_optimizer(
                     **{key: jnp.asarray(value, wide) for key, value in known.items()},
                     machine_eps=float(jnp.finfo(dtype).eps),
                 )
+            # The rule computes in float32 or wider. The new slots are cast back to the parameter's
+            # dtype; the change is added by optax.apply_updates, which casts the sum.
             own = {
                 key: None if flat[i] is None else flat[i].astype(wide)
                 for key, flat in flat_slots.items()
@@ -230,12 +243,12 @@ P = ParamSpec("P")
 
 
 def without_parameters(build: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
-    """An optimizer's constructor that tells whoever gives it the parameters, as torch's takes."""
+    """Makes a constructor refuse the parameters, which torch's take as the first argument."""
 
     @functools.wraps(build)
     def checked(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
         first = args[0] if args else kwargs.get("params")
-        is_array = isinstance(first, jax.Array | np.ndarray)  # a learning rate that is traced
+        is_array = isinstance(first, jax.Array | np.ndarray)  # such as a traced learning rate
         if isinstance(first, Iterable | nnx.Module) and not is_array:
             name = build.__name__
             settings = ", ".join(f"{k}={value!r}" for k, value in kwargs.items() if k != "params")
@@ -250,9 +263,9 @@ def without_parameters(build: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
 
 
 def rounding(dtype: Any) -> Rounding:
-    """Rounds float32 results to a narrower dtype, as torch does after each operation.
+    """A function that rounds float32 results to a narrower dtype, as torch's operations do.
 
-    A cast there and back will not do: XLA may leave it out.
+    It is no cast to the dtype and back, because XLA may leave such a pair of casts out.
     """
     info = jnp.finfo(dtype)
     if info.bits >= 32:
@@ -261,55 +274,55 @@ def rounding(dtype: Any) -> Rounding:
 
 
 def given(value: Any) -> bool:
-    """Whether a term is there at all: its factor is not 0, or it is data."""
+    """Whether a term with this factor is computed: the factor is not 0, or is an array."""
     return isinstance(value, jax.Array) or value != 0
 
 
 def lerp(a: jax.Array, b: jax.Array, weight: jax.Array) -> jax.Array:
-    """a + weight (b - a), exact at both ends, as torch.lerp computes it."""
+    """a + weight (b - a) as torch.lerp computes it, exact for the weights 0 and 1."""
     near = weight < 0.5
     return jnp.where(near, a, b) + (b - a) * jnp.where(near, weight, weight - 1)
 
 
 def coupled_decay(param: jax.Array, grad: jax.Array, hyper: Any, rounded: Rounding) -> jax.Array:
-    """grad + weight_decay param, where the optimizer was built with weight decay."""
+    """grad + weight_decay param, or grad if the optimizer was built without weight decay."""
     if not hasattr(hyper, "weight_decay"):
         return grad
     return rounded(grad + hyper.weight_decay * param)
 
 
 def decoupled_decay(param: jax.Array, hyper: Any, rounded: Rounding) -> jax.Array:
-    """(1 - lr weight_decay) param, where the optimizer was built with weight decay."""
+    """(1 - lr weight_decay) param, or param if the optimizer was built without weight decay."""
     if not hasattr(hyper, "weight_decay"):
         return param
     return rounded(shrink(param, hyper.keep))
 
 
 def shrink(param: jax.Array, keep: jax.Array) -> jax.Array:
-    """keep param, rounded.
+    """The product keep param, rounded before anything is added to it.
 
-    Torch stores this product. For a parameter that hardly moves its rounding is the
-    same at every step and adds up, so it must not be fused into the addition that
-    follows. Setting the sign that the product has anyway keeps the compiler from it.
+    Torch stores this product. If a parameter hardly changes, the rounding error is the same
+    at every step and adds up, so the product must not be fused with the addition that
+    follows. Setting the sign that the product has anyway prevents this.
     """
     sign = jnp.where(keep < 0, -param, param)
     return jnp.copysign(keep * param, sign)
 
 
 def one_minus_power(one_minus_beta: jax.Array, t: jax.Array) -> jax.Array:
-    """1 - beta^t from 1 - beta. In float32 the plain form loses 4 digits at the first step."""
+    """1 - beta^t from 1 - beta. In float32 the plain formula loses 4 digits at the first step."""
     return -jnp.expm1(t * jnp.log1p(-one_minus_beta))
 
 
 def complement(value: Any) -> Any:
-    """1 - value: in double precision for a number, so that float32 keeps its digits."""
+    """1 - value; for a Python number in double precision, so that float32 has all its digits."""
     return 1 - value
 
 
 def check(owner: str, **values: Any) -> None:
-    """Refuses hyperparameters out of range, by name, before anything is computed.
+    """Refuses hyperparameters, given by torch's names, that are out of range or no numbers.
 
-    Arrays that are being traced have no value yet and pass.
+    Traced arrays have no value yet and are accepted. The error names the owner.
     """
     for name, value in values.items():
         parts = PAIRS.get(name)
@@ -352,10 +365,9 @@ def _check_one(
 
 
 def stored(name: str, value: Any, keys: Any) -> dict[str, Any]:
-    """A hyperparameter under the name and in the form in which a state keeps it.
+    """The numbers, by name, that a state with the hyperparameters `keys` stores for an argument.
 
-    Returns:
-        Nothing when the state does not have it.
+    They are none if the state does not have the hyperparameter.
     """
     found = {}
     for part, number in zip(*_parts(name, value), strict=True):
@@ -371,13 +383,13 @@ def _parts(name: str, value: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
 
 
 def states(opt_state: Any) -> list[OptimizerState]:
-    """The states of the groups, wherever in an optimizer's state they are."""
+    """The states of the parameter groups in order, at any depth of an optimizer's state."""
     found = jax.tree.leaves(opt_state, is_leaf=_is_state)
     return [leaf for leaf in found if _is_state(leaf)]
 
 
 def map_states(change: Callable[[int, OptimizerState], OptimizerState], opt_state: Any) -> Any:
-    """An optimizer's state with the state of each group changed, in order."""
+    """An optimizer's state with change(i, state) in place of the state of each group i."""
     treedef: Any
     leaves, treedef = jax.tree.flatten(opt_state, is_leaf=_is_state)
     count = iter(range(len(leaves)))
@@ -390,18 +402,20 @@ def _is_state(x: Any) -> bool:
 
 
 def set_hyperparams(opt_state: Any, group: int | None = None, **values: Any) -> Any:
-    """The state with hyperparameters changed; nothing is compiled anew.
+    """Changes hyperparameters in an optimizer's state; nothing is compiled anew.
 
     Args:
-        opt_state: of an optimizer of `jaxnet.optim`, plain or wrapped.
-        group: which parameter group; all that have the hyperparameter, if None.
-        values: by torch's names (`lr`, `betas`, ...), numbers or traced 0-d arrays.
+        opt_state: The state of an optimizer of `jaxnet.optim`, plain or wrapped.
+        group: The number of the parameter group. None is every group that has the
+            hyperparameter.
+        **values: The new values by torch's names (`lr`, `betas`, ...), numbers or 0-d arrays.
 
     Returns:
         A new state.
 
     Raises:
-        ValueError: a group does not exist, or no chosen one has such a hyperparameter.
+        ValueError: There is no such group, no chosen group has the hyperparameter, or a
+            value is out of range.
 
     >>> from jaxnet import optim
     >>> state = optim.SGD(lr=0.1).init({"weight": jnp.zeros(3)})
@@ -436,7 +450,18 @@ def set_hyperparams(opt_state: Any, group: int | None = None, **values: Any) -> 
 
 
 def get_hyperparams(opt_state: Any, group: int = 0) -> dict[str, Any]:
-    """The hyperparameters of a group by torch's names, as arrays."""
+    """The hyperparameters of a parameter group.
+
+    Args:
+        opt_state: The state of an optimizer of `jaxnet.optim`, plain or wrapped.
+        group: The number of the parameter group.
+
+    Returns:
+        The values by torch's names, 0-d arrays; pairs such as `betas` are tuples.
+
+    Raises:
+        ValueError: There is no such group.
+    """
     found = states(opt_state)
     if not 0 <= group < len(found):
         raise ValueError(f"group: {group}; the state has {len(found)} parameter groups")
@@ -454,10 +479,12 @@ def learning_rates(opt_state: Any) -> dict[str, float]:
     """The learning rates in an optimizer's state, as numbers on the host.
 
     Args:
-        opt_state: The state of an optimizer; one that is not of jaxnet.optim has none.
+        opt_state: The state of an optimizer. If the optimizer is not of jaxnet.optim, there
+            are no learning rates in it.
 
     Returns:
-        "lr" for the first parameter group, "lr_1" for the second, and so on.
+        The rates by name: "lr" for the first parameter group, "lr_1" for the second, and so
+        on.
 
     >>> from jaxnet import optim
     >>> learning_rates(optim.SGD(lr=0.5).init({"w": jnp.ones(2)}))
@@ -468,5 +495,5 @@ def learning_rates(opt_state: Any) -> dict[str, float]:
         for i, state in enumerate(states(opt_state))
         if "lr" in state.hyperparams
     }
-    # By its text: float32's 0.1 is 0.1 in a table, and not 0.10000000149.
+    # By way of text, so that 0.1 in float32 becomes 0.1 and not 0.10000000149.
     return {name: float(str(rate)) for name, rate in jax.device_get(rates).items()}

@@ -11,7 +11,11 @@ from jaxnet.optim._optimizer import Optimizer
 
 
 def frozen() -> Optimizer:
-    """The optimizer of parameters that are not trained: no state, updates of zero."""
+    """The optimizer of parameters that are not trained.
+
+    Returns:
+        An optimizer without state and without parameter groups, whose updates are zero.
+    """
 
     def update(
         grads: Any, state: tuple[()], params: Any = None, **extra: Any
@@ -26,8 +30,8 @@ def groups(rules: Sequence[tuple[Where, Optimizer]], default: Optimizer) -> Opti
     """Different optimizers for different parameters: torch's parameter groups.
 
     Args:
-        rules: Pairs of a choice and an optimizer; the first choice that fits a parameter
-            counts. A choice is a pattern of its dotted name ("*.bias", "head.*"), a
+        rules: The pairs of a choice and an optimizer. The first choice that fits a parameter
+            decides. A choice is a pattern of its dotted name ("*.bias", "head.*"), a
             list of patterns, or a function of (name, parameter), as everywhere in jaxnet.
         default: The optimizer of the parameters that no choice fits. It is the last group.
 
@@ -36,16 +40,17 @@ def groups(rules: Sequence[tuple[Where, Optimizer]], default: Optimizer) -> Opti
         order, without the frozen ones.
 
     Raises:
-        ValueError: (in init) A pattern fits no parameter, or earlier rules have taken all
-            that it fits: a misspelt pattern does not pass in silence.
+        TypeError: An optimizer is not one of jaxnet.optim.
+        ValueError: (In init) A pattern fits no parameter, or earlier rules have taken all
+            that it fits. Thus a misspelt pattern is an error.
 
-    Weight decay for matrices only, biases and norms without:
+    An example with weight decay for matrices, and none for biases and norms:
 
     >>> from jaxnet import optim
     >>> no_decay = optim.AdamW(1e-3, weight_decay=0)
     >>> optimizer = optim.groups([(lambda name, p: p.ndim < 2, no_decay)], optim.AdamW(1e-3))
 
-    A frozen first layer:
+    An example with a frozen first layer:
 
     >>> optimizer = optim.groups([("conv1.*", optim.frozen())], optim.SGD(1e-2))
     """
@@ -108,7 +113,7 @@ def groups(rules: Sequence[tuple[Where, Optimizer]], default: Optimizer) -> Opti
 
 
 def _assign(choices: Sequence[Where], named: Mapping[str, Any]) -> list[list[str]]:
-    """The names of the parameters that belong to each choice; the rest comes last."""
+    """The names of the parameters of each choice, and last those that no choice fits."""
     parts: list[list[str]] = [[] for _ in range(len(choices) + 1)]
     for name, leaf in named.items():
         fits = (matches(choice, name, leaf) for choice in choices)

@@ -1,4 +1,4 @@
-"""Lower learning rates when a metric stops improving."""
+"""Lower learning rates after a metric has stopped improving."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,7 +12,13 @@ from jaxnet.optim._optimizer import Optimizer, map_states
 
 
 class PlateauState(NamedTuple):
-    """The best metric so far, bad epochs in a row, and epochs of rest left."""
+    """The state of `ReduceLROnPlateau`.
+
+    Attributes:
+        best: The best metric so far.
+        num_bad_epochs: The number of epochs in a row without improvement, int32.
+        cooldown_counter: The number of cooldown epochs that are left, int32.
+    """
 
     best: jax.Array
     num_bad_epochs: jax.Array
@@ -20,24 +26,26 @@ class PlateauState(NamedTuple):
 
 
 class ReduceLROnPlateau:
-    """lr times factor after more than `patience` epochs without progress: torch's class.
+    """Multiplies lr by factor when a metric stagnates: torch's ReduceLROnPlateau.
 
     Args:
-        optimizer: whose learning rates they are.
-        mode: "min" or "max": which way is better.
-        factor: below 1.
-        patience: bad epochs that are borne; the next one acts (optax's acts one earlier).
-        threshold: how much better counts as better.
-        threshold_mode: "rel", a share of the best, or "abs".
-        cooldown: epochs after a cut in which bad ones do not count.
-        min_lr: the lowest rate, or a list, one for each group.
-        eps: a cut smaller than that is not made.
+        optimizer: The optimizer with the learning rates.
+        mode: The direction of improvement, "min" or "max".
+        factor: The factor of the learning rate, below 1.
+        patience: The number of epochs without improvement that have no effect. The epoch
+            after them lowers the rate (optax does so one epoch earlier).
+        threshold: The smallest change that is an improvement.
+        threshold_mode: The unit of threshold: "rel", a share of the best metric, or "abs".
+        cooldown: The number of epochs after a change in which epochs without improvement
+            are not counted.
+        min_lr: The lowest learning rate, or a list with one for each parameter group.
+        eps: The smallest change of the learning rate; a smaller change is not made.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
 
-    Its state is a pytree and `step` is pure, so it runs compiled too; a learning rate
-    in float32 is rounded once at each cut.
+    Unlike in torch, the state is a pytree and `step` is a pure function, so it may also be
+    compiled. A float32 learning rate is rounded once at each change.
 
     >>> from jaxnet import optim
     >>> optimizer = optim.SGD(lr=0.1)
@@ -76,18 +84,31 @@ class ReduceLROnPlateau:
         self.min_lrs = per_group("min_lr", min_lr, optimizer)
 
     def init(self) -> PlateauState:
-        """The state before the first epoch."""
+        """The state before the first epoch, a `PlateauState`."""
         worst = math.inf if self.mode == "min" else -math.inf
         count = jnp.zeros((), jnp.int32)
         return PlateauState(jnp.asarray(worst, jnp.result_type(float)), count, count)
 
     def step(self, state: PlateauState, metric: Any, opt_state: Any) -> tuple[PlateauState, Any]:
-        """One epoch's metric: the new state and the optimizer's, with its rates cut or not."""
+        """Counts the metric of one epoch, and lowers the learning rates if it is time.
+
+        Args:
+            state: The `PlateauState` after the epoch before.
+            metric: The metric of the epoch, one number.
+            opt_state: The state of the optimizer.
+
+        Returns:
+            The new `PlateauState` and the new state of the optimizer.
+
+        Raises:
+            ValueError: The metric has axes.
+        """
         metric = jnp.asarray(metric, state.best.dtype)
         if metric.ndim != 0:
             raise ValueError(f"metric: shape {metric.shape}; accepted is one number")
         better = self._better(metric, state.best)
         bad = jnp.where(better, 0, state.num_bad_epochs + 1)
+        # The order is torch's: in the last epoch of the cooldown a bad epoch is still not counted.
         resting = state.cooldown_counter > 0
         rest = jnp.where(resting, state.cooldown_counter - 1, state.cooldown_counter)
         bad = jnp.where(resting, 0, bad)

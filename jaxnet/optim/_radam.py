@@ -1,4 +1,4 @@
-"""NAdam and RAdam by torch's rules."""
+"""NAdam and RAdam by the rules of torch."""
 
 import math
 from typing import Any
@@ -36,16 +36,17 @@ def NAdam(
     p <- p - lr (1 - mu_t) / (1 - P) g / d - lr mu_(t+1) / (1 - P mu_(t+1)) m / d
 
     Args:
-        lr, betas, eps, maximize: as Adam's.
-        weight_decay: added to the gradient, or decoupled.
-        momentum_decay: how fast mu grows towards b1, at least 0.
-        decoupled_weight_decay: p <- (1 - lr weight_decay) p instead.
+        lr, betas, eps, maximize: As in `Adam`.
+        weight_decay: The factor of the weight decay, at least 0.
+        momentum_decay: The speed with which mu grows towards b1, at least 0.
+        decoupled_weight_decay: Whether the decay is p <- (1 - lr weight_decay) p. Otherwise
+            weight_decay p is added to the gradient.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
 
-    Torch keeps the product P in float32 even for float64 parameters unless its
-    default dtype is float64; here it is float64 under jax_enable_x64.
+    Torch stores the product P in its default dtype, usually float32, even for float64
+    parameters. Here P is float64 under jax_enable_x64.
     """
     check(
         "NAdam",
@@ -75,7 +76,7 @@ def NAdam(
             "b2": 1 - hyper.one_minus_beta2,
             "correction2": one_minus_power(hyper.one_minus_beta2, t),
             "mu_product": product,
-            # 1 - mu, without the digits that a difference of near numbers loses
+            # The first factor is 1 - mu, without the loss of digits of that difference.
             "of_g": hyper.lr * (hyper.one_minus_beta1 + b1 * half) / (1 - product),
             "of_m": hyper.lr * mu_next / (1 - product * mu_next),
         }
@@ -84,6 +85,7 @@ def NAdam(
         grad, decayed = decay(param, grad, hyper, rounded, decoupled_weight_decay)
         m, v = moments(grad, state, hyper, rounded)
         denominator = rounded(rounded(jnp.sqrt(rounded(v / hyper.correction2))) + hyper.eps)
+        # Torch makes the two steps one after the other; the first result is stored and rounded.
         between = rounded(decayed - hyper.of_g * grad / denominator)
         change = (between - param) - hyper.of_m * m / denominator
         return change, {"exp_avg": m, "exp_avg_sq": v}
@@ -107,23 +109,26 @@ def RAdam(
 ) -> Optimizer:
     """Rectified Adam: torch.optim.RAdam.
 
-    rho_inf = 2 / (1 - b2) - 1;  rho_t = rho_inf - 2 t b2^t / (1 - b2^t)
-    m, v as Adam's;  m' = m / (1 - b1^t)
+    rho_inf = 2 / (1 - b2) - 1
+    rho_t = rho_inf - 2 t b2^t / (1 - b2^t)
+    r_t = sqrt((rho_t - 4)(rho_t - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho_t))
+
     p <- p - lr m' r_t sqrt(1 - b2^t) / (sqrt(v) + eps)   where rho_t > 5
     p <- p - lr m'                                        elsewhere
 
-    with r_t^2 = (rho_t - 4)(rho_t - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho_t).
+    Here m and v are those of `Adam` and m' = m / (1 - b1^t).
 
     Args:
-        lr, betas, eps, maximize: as Adam's.
-        weight_decay: added to the gradient, or decoupled.
-        decoupled_weight_decay: p <- (1 - lr weight_decay) p instead.
+        lr, betas, eps, maximize: As in `Adam`.
+        weight_decay: The factor of the weight decay, at least 0.
+        decoupled_weight_decay: Whether the decay is p <- (1 - lr weight_decay) p. Otherwise
+            weight_decay p is added to the gradient.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
 
-    rho_t is computed without the cancellation of this formula, which costs torch
-    three digits of float64 where b2 is 0.9999.
+    rho_t is computed without the cancellation in this formula, which costs torch three
+    digits of float64 when b2 is 0.9999.
     """
     check("RAdam", lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
     defaults = {
@@ -139,6 +144,7 @@ def RAdam(
         rho_inf = 2 / hyper.one_minus_beta2 - 1
         rho = _rho(hyper.one_minus_beta2, t)
         rectified = rho > 5
+        # Where rho is at most 5 the root is not used, and must not be nan.
         safe = jnp.where(rectified, rho, 6)
         square = (safe - 4) * (safe - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * safe)
         return {
@@ -165,11 +171,11 @@ def RAdam(
 
 
 def _rho(c: jax.Array, t: jax.Array) -> jax.Array:
-    """2 / c - 1 - 2 t b^t / (1 - b^t) for b = 1 - c, without the cancellation.
+    """rho_t = 2 / c - 1 - 2 t b^t / (1 - b^t) with b = 1 - c, without its cancellation.
 
-    In float32 the plain form leaves 3 digits of the first steps' rho (1999 - 1994).
-    With L = -log(b) and x = t L it is (2 / c - 2 / L - 1) + (2 / L)(1 - x / (e^x - 1)),
-    and both brackets have series where they are differences of near numbers.
+    In float32 the plain formula leaves 3 digits of rho at the first steps (1999 - 1994).
+    With L = -log(b) and x = t L it equals (2 / c - 2 / L - 1) + (2 / L)(1 - x / (e^x - 1)).
+    Each bracket is computed by a series where it is a difference of nearly equal numbers.
     """
     L = -jnp.log1p(-c)
     # (L - c) / c^2 = 1/2 + c/3 + c^2/4 + ...
@@ -181,7 +187,7 @@ def _rho(c: jax.Array, t: jax.Array) -> jax.Array:
     first = 2 * excess * c / L - 1
     x = t * L
     small = jnp.minimum(x, 0.5)
-    # 1 - x / (e^x - 1), by Bernoulli's numbers
+    # 1 - x / (e^x - 1) by its Taylor series, whose coefficients are Bernoulli numbers.
     series = small * (
         0.5 - small * jnp.polyval(jnp.asarray(_BERNOULLI[::-1], c.dtype), small * small)
     )

@@ -1,4 +1,4 @@
-"""RMSprop, Adagrad and Adadelta by torch's rules."""
+"""RMSprop, Adagrad and Adadelta by the rules of torch."""
 
 from typing import Any
 
@@ -37,18 +37,19 @@ def RMSprop(
     p <- p - lr g / d, or b <- momentum b + g / d; p <- p - lr b
 
     Args:
-        lr: learning rate, finite and at least 0.
-        alpha: how much of v is kept, at least 0.
-        eps: added outside the root (optax puts it inside).
-        weight_decay: times p, added to the gradient.
-        momentum: at least 0; 0 keeps no buffer.
-        centered: divides by an estimate of the standard deviation.
-        maximize: goes uphill.
+        lr: The learning rate, finite and at least 0.
+        alpha: The weight of the old v in the running mean, at least 0.
+        eps: The number added to the root, at least 0 (optax adds it inside the root).
+        weight_decay: The factor of p in the term added to the gradient, at least 0.
+        momentum: The factor of the buffer b, at least 0. With 0 the state has no buffer.
+        centered: Whether g is divided by an estimate of its standard deviation.
+        maximize: Whether the objective is maximized instead of minimized.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
 
-    As with SGD, what was 0 when it was built cannot be turned on later.
+    As in `SGD`, a momentum or weight decay that is 0 when the optimizer is built cannot be
+    turned on later.
     """
     check("RMSprop", lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
     buffered = given(momentum)
@@ -82,6 +83,7 @@ def RMSprop(
         slots = {"square_avg": v}
         if centered:
             a = slots["grad_avg"] = rounded(lerp(state["grad_avg"], grad, hyper.one_minus_alpha))
+            # Torch stores this difference; rounding may make it negative and its root nan.
             v = rounded(v - a * a)
         divisor = rounded(rounded(jnp.sqrt(v)) + hyper.eps)
         if not buffered:
@@ -115,14 +117,16 @@ def Adagrad(
     p <- p - lr / (1 + (t - 1) lr_decay) * g / (sqrt(s) + eps)
 
     Args:
-        lr: learning rate, finite and at least 0.
-        lr_decay, weight_decay: at least 0.
-        initial_accumulator_value: of s, 0 by default (optax's is 0.1).
-        eps: added outside the root.
-        maximize: goes uphill.
+        lr: The learning rate, finite and at least 0.
+        lr_decay: The decrease of the learning rate in a step, at least 0.
+        weight_decay: The factor of p in the term added to the gradient, at least 0.
+        initial_accumulator_value: The first value of s, at least 0. The default is 0, where
+            optax has 0.1.
+        eps: The number added to the root, at least 0.
+        maximize: Whether the objective is maximized instead of minimized.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
     check(
         "Adagrad",
@@ -170,14 +174,14 @@ def Adadelta(
     p <- p - lr d
 
     Args:
-        lr: learning rate, finite and at least 0.
-        rho: how much of u and v is kept, in [0, 1].
-        eps: added inside the roots.
-        weight_decay: times p, added to the gradient.
-        maximize: goes uphill.
+        lr: The learning rate, finite and at least 0.
+        rho: The weight of the old u and v in the running means, in [0, 1].
+        eps: The number added inside the roots, at least 0.
+        weight_decay: The factor of p in the term added to the gradient, at least 0.
+        maximize: Whether the objective is maximized instead of minimized.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
     check("Adadelta", lr=lr, rho=rho, eps=eps, weight_decay=weight_decay)
     defaults = {
@@ -209,6 +213,7 @@ def Adadelta(
             )
             * grad
         )
+        # The step above uses u as it was before this update.
         u = rounded(rounded(hyper.rho * u) + hyper.one_minus_rho * delta * delta)
         return -hyper.lr * delta, {"square_avg": v, "acc_delta": u}
 

@@ -1,4 +1,4 @@
-"""Rprop and ASGD by torch's rules."""
+"""Rprop and ASGD by the rules of torch."""
 
 from typing import Any
 
@@ -26,17 +26,20 @@ def Rprop(
 ) -> Optimizer:
     """Resilient backpropagation: torch.optim.Rprop.
 
-    Each element's step size grows by etas[1] while its gradient keeps its sign and
-    shrinks by etas[0], with no step, when the sign turns; p <- p - sign(g) size.
+    p <- p - sign(g) size
+
+    Every element has a step size of its own. The size is multiplied by etas[1] while the
+    sign of the gradient stays the same. When the sign changes, the size is multiplied by
+    etas[0] and the element does not move in this step.
 
     Args:
-        lr: the first step size, finite and at least 0. It has no effect later.
-        etas: the factors, in (0, 1) and above 1.
-        step_sizes: the smallest and the largest step.
-        maximize: goes uphill.
+        lr: The first step size, finite and at least 0. A later change has no effect.
+        etas: The two factors, the first in (0, 1) and the second above 1.
+        step_sizes: The smallest and the largest step size.
+        maximize: Whether the objective is maximized instead of minimized.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
     check("Rprop", lr=lr, etas=etas, step_sizes=step_sizes)
     defaults = {
@@ -62,6 +65,8 @@ def Rprop(
         size = rounded(
             jnp.clip(rounded(state["step_size"] * factor), hyper.step_size_min, hyper.step_size_max)
         )
+        # The 0 is stored as the previous gradient too, so that the next step sees no change
+        # of sign and leaves the size as it is.
         grad = jnp.where(turn < 0, 0, grad)
         return -jnp.sign(grad) * size, {"prev": grad, "step_size": size}
 
@@ -89,18 +94,18 @@ def ASGD(
     then eta <- lr / (1 + lambd lr t)^alpha;  mu <- 1 / max(1, t - t0)
 
     Args:
-        lr: learning rate, finite and at least 0. As in torch, a change of it takes
-            effect one step later, through eta.
-        lambd: of the decay term.
-        alpha: power of eta's decrease.
-        t0: the step at which averaging starts.
-        weight_decay: times p, added to the gradient.
-        maximize: goes uphill.
+        lr: The learning rate, finite and at least 0. As in torch, a change of the learning
+            rate takes effect one step later, because eta is computed at the end of a step.
+        lambd: The factor of the decay of p, a finite number.
+        alpha: The exponent in the decrease of eta, finite and at least 0.
+        t0: The step at which averaging starts.
+        weight_decay: The factor of p in the term added to the gradient, at least 0.
+        maximize: Whether the objective is maximized instead of minimized.
 
-    The average is the slot "ax" of the state.
+    The average is ax, the slot "ax" of the optimizer's state.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
     check("ASGD", lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay)
     defaults = {
@@ -121,6 +126,8 @@ def ASGD(
 
     def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
         return {
+            # This step uses the eta and mu that the step before left in the state; those
+            # computed here are for the next step.
             "eta_now": hyper.eta,
             "mu_now": hyper.mu,
             "keep": 1 - hyper.lambd * hyper.eta,
@@ -133,6 +140,7 @@ def ASGD(
         new = rounded(rounded(shrink(param, hyper.keep)) - hyper.eta_now * grad)
         ax = state["ax"]
         moved = rounded(ax + rounded(rounded(new - ax) * hyper.mu_now))
+        # While mu is 1 the average is a plain copy, without the roundings of the formula.
         return new - param, {"ax": jnp.where(hyper.mu_now == 1, new, moved)}
 
     shared = {"eta": lambda h: h["lr"], "mu": lambda h: jnp.ones_like(h["lr"])}

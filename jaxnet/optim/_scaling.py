@@ -1,4 +1,4 @@
-"""Loss scaling, and steps that are left out when a gradient is not finite."""
+"""Loss scaling, and leaving out the steps whose gradients are not finite."""
 
 import math
 from typing import Any, NamedTuple
@@ -13,17 +13,28 @@ from jaxnet.precision import promoted
 
 
 class SkipState(NamedTuple):
-    """How many steps were left out, and the optimizer's state."""
+    """The state of `skip_nonfinite`.
+
+    Attributes:
+        skipped: The number of steps that were left out, int32.
+        inner: The state of the wrapped optimizer.
+    """
 
     skipped: jax.Array
     inner: Any
 
 
 def skip_nonfinite(optimizer: Optimizer) -> Optimizer:
-    """Leaves out the steps for which any gradient is nan or infinite.
+    """Leaves out every step in which a gradient is nan or infinite.
 
-    Neither the parameters nor the optimizer's state change in such a step; it is
-    counted in the state's `skipped`.
+    Neither the parameters nor the optimizer's state change in such a step. The state counts
+    these steps in its field `skipped`.
+
+    Args:
+        optimizer: The optimizer that makes the other steps.
+
+    Returns:
+        An optimizer with the same parameter groups.
     """
 
     def init(params: Any) -> SkipState:
@@ -40,7 +51,13 @@ def skip_nonfinite(optimizer: Optimizer) -> Optimizer:
 
 
 class ScalerState(NamedTuple):
-    """The factor of the loss, finite steps since its last change, the optimizer's state."""
+    """The state of `GradScaler`.
+
+    Attributes:
+        scale: The factor of the loss, float32.
+        growth_tracker: The number of finite steps since the scale last changed, int32.
+        inner: The state of the wrapped optimizer.
+    """
 
     scale: jax.Array
     growth_tracker: jax.Array
@@ -56,19 +73,24 @@ def GradScaler(
 ) -> Optimizer:
     """Loss scaling for half precision: torch.amp.GradScaler around an optimizer.
 
-    The gradients that come in are those of the loss times `loss_scale(opt_state)`.
-    They are divided by the scale; the step is left out if one is not finite, and the
-    scale is lowered then, and raised after enough finite steps.
+    The gradients given to `update` are those of the loss times `loss_scale(opt_state)`, and
+    `update` divides them by the scale. If one of them is not finite, the step is left out
+    and the scale is multiplied by backoff_factor. After growth_interval finite steps in a
+    row the scale is multiplied by growth_factor.
 
     Args:
-        optimizer: what updates.
-        init_scale: the first scale.
-        growth_factor: above 1.
-        backoff_factor: in (0, 1).
-        growth_interval: finite steps in a row before the scale grows, at least 1.
+        optimizer: The optimizer that makes the steps.
+        init_scale: The first scale, finite and above 0.
+        growth_factor: The factor by which the scale grows, above 1.
+        backoff_factor: The factor by which the scale shrinks, in (0, 1).
+        growth_interval: The number of finite steps in a row before the scale grows, at
+            least 1.
+
+    Returns:
+        An optimizer with the same parameter groups.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
 
     >>> from jaxnet import optim
     >>> optimizer = optim.GradScaler(optim.SGD(lr=0.5), init_scale=8.0)
@@ -99,7 +121,7 @@ def GradScaler(
         grads: Any, state: ScalerState, params: Any = None, **extra: Any
     ) -> tuple[Any, ScalerState]:
         inverse = 1 / state.scale
-        # in float32 at least: the inverse of a large scale is nothing in float16
+        # In float32 or wider: in float16 the inverse of a large scale would be 0.
         grads = jax.tree.map(lambda g: g.astype(promoted(g.dtype, jnp.float32)) * inverse, grads)
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
         finite = _all_finite(grads)
@@ -107,6 +129,7 @@ def GradScaler(
         tracker = jnp.where(finite, state.growth_tracker + 1, 0)
         grow = tracker == growth_interval
         grown = state.scale * growth_factor
+        # As in torch, a scale that would become infinite does not grow.
         scale = jnp.where(grow & jnp.isfinite(grown), grown, state.scale)
         scale = jnp.where(finite, scale, state.scale * backoff_factor)
         return updates, ScalerState(scale, jnp.where(grow, 0, tracker), inner)
@@ -115,7 +138,17 @@ def GradScaler(
 
 
 def loss_scale(opt_state: Any) -> jax.Array:
-    """The factor by which the loss must be multiplied before it is differentiated."""
+    """The factor of the loss, by which it is multiplied before it is differentiated.
+
+    Args:
+        opt_state: The state of a `GradScaler`, plain or inside other transformations.
+
+    Returns:
+        The scale, a 0-d float32 array.
+
+    Raises:
+        ValueError: The state has no GradScaler, or more than one.
+    """
     found = [
         leaf
         for leaf in jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, ScalerState))
@@ -127,6 +160,7 @@ def loss_scale(opt_state: Any) -> jax.Array:
 
 
 def _all_finite(grads: Any) -> jax.Array:
+    """Whether all gradients are finite; also True when there are none."""
     leaves = [jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]
     return jnp.stack(leaves).all() if leaves else jnp.ones((), bool)
 
@@ -134,10 +168,13 @@ def _all_finite(grads: Any) -> jax.Array:
 def _update_if(
     condition: jax.Array, optimizer: Optimizer, grads: Any, inner: Any, params: Any, extra: Any
 ) -> tuple[Any, Any]:
+    """The optimizer's updates and new state if the condition holds, else zeros and the old."""
+
     def apply(inner: Any) -> tuple[Any, Any]:
         return optimizer.update(grads, inner, params, **extra)
 
     def leave(inner: Any) -> tuple[Any, Any]:
+        # Both branches of lax.cond have to give the same dtypes.
         shapes = jax.eval_shape(apply, inner)[0]
         return jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), shapes), inner
 

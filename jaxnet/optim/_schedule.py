@@ -1,4 +1,4 @@
-"""What a schedule is, and the optimizer that follows one."""
+"""The base class of all schedules, and the optimizer that follows a schedule."""
 
 import copy
 from collections.abc import Mapping
@@ -24,18 +24,25 @@ Group = dict[str, Any]
 class Schedule:
     """The hyperparameters of an optimizer as a function of the step.
 
-    `schedule(t)` gives what is in force after t calls of torch's `scheduler.step()`:
-    one dictionary a parameter group. Whether t counts updates or epochs is up to
-    the caller. The numbers come from torch's own recurrences, in double precision on
-    the host, so they are torch's to the last digit.
+    `schedule(t)` gives the values after t calls of torch's `scheduler.step()`, as one
+    dictionary for each parameter group. The caller decides whether t counts updates or
+    epochs. The values are computed by torch's recurrences in double precision on the host
+    and agree with torch to the last digit.
 
-    Three ways to use it:
+    A schedule can be used in three ways:
 
     - by hand: `opt_state = schedule.apply(opt_state, epoch)`
-    - compiled, with the state: `optim.scheduled(optimizer, schedule, steps)`
+    - in the compiled step: `optim.scheduled(optimizer, schedule, steps)`
     - as arrays: `schedule.table(steps)`
 
-    Torch's `last_epoch` is not there: to go on from epoch 30, ask for `schedule(30)`.
+    There is no argument `last_epoch` as in torch: `schedule(30)` gives the values of
+    epoch 30.
+
+    Args:
+        optimizer: The optimizer with the hyperparameters.
+
+    Raises:
+        TypeError: The optimizer is not one of jaxnet.optim.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -45,15 +52,25 @@ class Schedule:
                 "accepted is an optimizer of jaxnet.optim"
             )
         self.optimizer = optimizer
+        # The values of the steps so far. The recurrences only go forward, so one run is stored
+        # here and continues when a later step is asked for.
         self._known: list[tuple[Group, ...]] = []
         self._run: Schedule | None = None
 
     def __getattr__(self, name: str) -> Any:
-        # runs only when there is no such attribute
+        # Python calls this only if there is no such attribute.
         raise hints.missing_attribute(self, name, hints.SCHEDULE)
 
     def __call__(self, step: int) -> tuple[Group, ...]:
-        """Per group, "lr" and where it is scheduled "momentum" or "betas", at a step."""
+        """The scheduled hyperparameters at a step.
+
+        Args:
+            step: The number of the step, at least 0.
+
+        Returns:
+            For each parameter group a dictionary with "lr" and, if the schedule changes
+            them, "momentum" or "betas".
+        """
         check_integer(f"{type(self).__name__}: step", step, least=0)
         if self._run is None:
             self._run = self._begun([dict(group.defaults) for group in self.optimizer.groups])
@@ -64,11 +81,22 @@ class Schedule:
         return tuple(dict(group) for group in self._known[step])
 
     def lr(self, step: int) -> list[float]:
-        """The learning rates of the groups at a step: torch's `get_last_lr()`."""
+        """The learning rates of the parameter groups at a step: torch's `get_last_lr()`."""
         return [group["lr"] for group in self(step)]
 
     def apply(self, opt_state: Any, step: int) -> Any:
-        """The optimizer's state with the hyperparameters of a step; nothing is recompiled."""
+        """The optimizer's state with the hyperparameters of a step; nothing is recompiled.
+
+        Args:
+            opt_state: The state of the schedule's optimizer, plain or wrapped.
+            step: The number of the step, at least 0.
+
+        Returns:
+            A new state.
+
+        Raises:
+            ValueError: The state has another number of parameter groups.
+        """
         groups = self(step)
         if len(states(opt_state)) != len(groups):
             raise ValueError(
@@ -80,9 +108,14 @@ class Schedule:
         return opt_state
 
     def table(self, steps: int) -> tuple[dict[str, np.ndarray], ...]:
-        """The values of steps 0 to steps - 1, per group and name, in float64.
+        """The values of the steps 0 to steps - 1.
 
-        Of `betas` only the first changes; it is there as "beta1".
+        Args:
+            steps: The number of steps, at least 1.
+
+        Returns:
+            For each parameter group a dictionary of float64 arrays (steps,) by name. Of
+            `betas` only the first number changes, and its name is "beta1".
         """
         check_integer(f"{type(self).__name__}: steps", steps, least=1)
         rows = [self(step) for step in range(steps)]
@@ -94,19 +127,20 @@ class Schedule:
             tables.append({name: np.asarray(values) for name, values in columns.items()})
         return tuple(tables)
 
-    # From here on: one run over the groups, on a private copy of the schedule. The
-    # order of what happens is torch's, because combined schedules depend on it.
+    # The methods below make one run over the steps, on a private copy of the schedule and of the
+    # groups. Their order is torch's, because schedules that are combined depend on it.
 
     changes: tuple[str, ...] = ()
 
     def _begun(self, groups: list[Group]) -> Self:
+        """A copy of the schedule that has made its first step and changes these groups."""
         run = copy.copy(self)
         run._groups = groups
         run._begin()
         return run
 
     def _begin(self) -> None:
-        """What torch's constructor does to the groups."""
+        """Changes the groups as torch's constructor does."""
         for group in self._groups:
             group.setdefault("initial_lr", group["lr"])
         self._base = [group["initial_lr"] for group in self._groups]
@@ -125,7 +159,7 @@ class Schedule:
         self._set([self._next(group, base) for group, base in self._pairs()])
 
     def _restart(self) -> None:
-        """Step 0 again, by the closed form if there is one."""
+        """Step 0 again, by the closed form if there is one, as SequentialLR wants it."""
         self._epoch = 0
         self._set([self._closed(group, base) for group, base in self._pairs()])
 
@@ -140,7 +174,7 @@ class Schedule:
             group["lr"] = rate
 
     def _next(self, group: Group, base: float) -> float:
-        """The learning rate at `self._epoch` from the one before, group["lr"]."""
+        """The learning rate at step `self._epoch`; the rate before is group["lr"]."""
         raise NotImplementedError
 
     def _closed(self, group: Group, base: float) -> float:
@@ -163,25 +197,38 @@ class Schedule:
 
 
 class ScheduledState(NamedTuple):
-    """The values of every step, per group, and the state of the optimizer within."""
+    """The state of a `scheduled` optimizer.
+
+    Attributes:
+        tables: The values of every step, a dictionary of arrays (steps,) for each group.
+        inner: The state of the wrapped optimizer.
+    """
 
     tables: tuple[dict[str, jax.Array], ...]
     inner: Any
 
 
 def scheduled(optimizer: Optimizer, schedule: Schedule, steps: int, every: int = 1) -> Optimizer:
-    """The optimizer with its hyperparameters taken from a schedule at every update.
+    """An optimizer that takes its hyperparameters from a schedule at every update.
 
-    The schedule's values are worked out once, when the state is made, and looked up
-    by the number of updates done: the training step is compiled once, and inside it
-    nothing is rounded but the value itself.
+    The values of the schedule are computed once on the host and looked up by the number of
+    updates. Thus the training step is compiled only once, and each value is rounded only
+    once, to the dtype of the hyperparameter.
 
     Args:
-        optimizer: of `jaxnet.optim`, plain or with groups.
-        schedule: built for this optimizer.
-        steps: of the schedule; beyond them its last value stays.
-        every: updates a step of the schedule: the number of batches an epoch for a
-            schedule by epochs.
+        optimizer: The optimizer, plain or with parameter groups.
+        schedule: The schedule, built for this optimizer.
+        steps: The number of steps of the schedule. After them the last value stays.
+        every: The number of updates in one step of the schedule. For a schedule by epochs
+            it is the number of batches in an epoch.
+
+    Returns:
+        An optimizer with the same parameter groups.
+
+    Raises:
+        ValueError: An argument is out of range, the schedule was built for another
+            optimizer, or (in init) the schedule changes a hyperparameter that the optimizer
+            was built without.
 
     >>> from jaxnet import optim
     >>> plain = optim.SGD(lr=0.1)
@@ -225,6 +272,8 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, steps: int, every: int =
     def update(
         grads: Any, state: ScheduledState, params: Any = None, **extra: Any
     ) -> tuple[Any, ScheduledState]:
+        # The count is that of the optimizer itself: around `accumulate` or `skip_nonfinite` a call
+        # without an update does not advance the schedule.
         index = states(state.inner)[0].step // every
         inner = _at(state.inner, state.tables, index)
         updates, inner = optimizer.update(grads, inner, params, **extra)
@@ -234,11 +283,12 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, steps: int, every: int =
 
 
 def _at(inner: Any, tables: tuple[Mapping[str, jax.Array], ...], index: Any) -> Any:
+    """The optimizer's state with the hyperparameters of the tables at an index."""
     count = iter(tables)
 
     def change(_: int, state: Any) -> Any:
         table = next(count)
-        # clip: beyond the last step the last value
+        # With mode="clip" the last value stays after the last step.
         new = {key: jnp.take(column, index, mode="clip") for key, column in table.items()}
         return state._replace(hyperparams={**state.hyperparams, **new})
 

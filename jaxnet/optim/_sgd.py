@@ -1,4 +1,4 @@
-"""Stochastic gradient descent by torch's rule."""
+"""Stochastic gradient descent by the rule of torch."""
 
 from typing import Any
 
@@ -35,18 +35,20 @@ def SGD(
     p <- p - lr g
 
     Args:
-        lr: learning rate, finite and at least 0.
-        momentum: at least 0; 0 keeps no buffer.
-        dampening: of the gradient on its way into the buffer.
-        weight_decay: times p, added to the gradient before the buffer.
-        nesterov: looks one step ahead; needs momentum and no dampening.
-        maximize: goes uphill.
+        lr: The learning rate, finite and at least 0.
+        momentum: The factor of the buffer b, at least 0. With 0 the state has no buffer.
+        dampening: The share of the gradient that is kept out of the buffer.
+        weight_decay: The factor of p in the term added to the gradient, at least 0.
+        nesterov: Whether Nesterov momentum is used. It needs a momentum above 0 and no
+            dampening.
+        maximize: Whether the objective is maximized instead of minimized.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
 
-    Torch can turn momentum and weight decay on in the middle of a run; here what was
-    0 when the optimizer was built is left out, and `set_hyperparams` refuses it.
+    In torch, momentum and weight decay can be turned on in the middle of a run. Here a
+    hyperparameter that is 0 when the optimizer is built is left out of the compiled step,
+    and `set_hyperparams` refuses to change it.
     """
     check("SGD", lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay)
     buffered = given(momentum)
@@ -73,6 +75,8 @@ def SGD(
     def scalars(hyper: Any, t: jax.Array) -> dict[str, Any]:
         if not damped:
             return {}
+        # Torch fills the buffer with the whole gradient at the first step. With a momentum
+        # that was set to 0 later it makes no use of the buffer, nor of the dampening.
         whole = (t == 1) | (hyper.momentum == 0)
         return {"share": jnp.where(whole, 1, hyper.one_minus_dampening)}
 

@@ -1,4 +1,4 @@
-"""An optimizer's state as torch's optimizer.state_dict(), and back."""
+"""Conversion of an optimizer's state to torch's optimizer.state_dict() and back."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,7 +22,8 @@ from jaxnet.optim._optimizer import (
     stored,
 )
 
-# What torch's constructors store beside what ours take; without effect here.
+# The arguments that only torch's constructors have. They have no effect on the numbers, but a
+# state_dict that torch is to load needs them.
 _INERT: dict[str, dict[str, Any]] = {
     "SGD": {"foreach": None, "differentiable": False, "fused": None},
     "Adam": {"foreach": None, "capturable": False, "differentiable": False, "fused": None},
@@ -41,23 +42,24 @@ _WITHOUT_STEP = ("SGD", "Muon")
 def optimizer_state_dict(
     optimizer: Optimizer, opt_state: Any, params: Any, names: Sequence[str]
 ) -> dict[str, Any]:
-    """What torch's `optimizer.state_dict()` would give after the same steps.
+    """The dictionary that torch's `optimizer.state_dict()` would give after the same steps.
 
     Args:
-        optimizer: of `jaxnet.optim`, plain or wrapped.
-        opt_state: its state.
-        params: the parameters, as `optimizer.init` got them.
-        names: the parameters' names in torch's order: `[n for n, _ in
-            model.named_parameters()]`. A dictionary of parameters has lost it, since
-            jax sorts names.
+        optimizer: The optimizer, one of `jaxnet.optim`, plain or wrapped.
+        opt_state: The state of the optimizer.
+        params: The parameters that `optimizer.init` got.
+        names: The names of the parameters in torch's order, `[n for n, _ in
+            model.named_parameters()]`. A dictionary of parameters does not have this order,
+            because JAX sorts the names.
 
     Returns:
-        {"state": {number: {...}}, "param_groups": [{...}]} with numpy arrays and plain
-        numbers. Parameters are numbered group by group, as torch does when the groups
-        are given in the same order.
+        {"state": {number: {...}}, "param_groups": [{...}]} with numpy arrays and Python
+        numbers. The parameters are numbered group by group, as in torch when the groups are
+        given in the same order.
 
     Raises:
-        ValueError: names and params differ, or the optimizer has no such form (LBFGS).
+        ValueError: names and params differ, or the optimizer's state cannot be converted
+            (LBFGS).
     """
     parts = _parts(optimizer, params, names)
     found = _states_of(optimizer, opt_state)
@@ -65,14 +67,14 @@ def optimizer_state_dict(
     param_groups = []
     start = 0
     for group, part, own in zip(optimizer.groups, parts, found, strict=True):
-        # a slot that a parameter does not have is None
+        # A slot that a parameter does not have is None, which JAX would leave out of the tree.
         slots = {
             slot: named_leaves(tree, is_leaf=lambda x: x is None)
             for slot, tree in own.slots.items()
         }
         for number, name in enumerate(part, start):
             entry = _entry(group, own, slots, name)
-            # torch makes a parameter's entry at its first step
+            # Torch makes the entry of a parameter at its first step.
             if int(own.step) > 0 and entry:
                 state[number] = entry
         numbers = list(range(start, start + len(part)))
@@ -89,22 +91,23 @@ def load_optimizer_state_dict(
     names: Sequence[str],
     step: int | None = None,
 ) -> Any:
-    """The optimizer's state that goes on where a torch run stopped.
+    """Makes an optimizer's state from torch's state_dict, to continue a run of torch.
 
     Args:
-        optimizer: built with the torch optimizer's arguments.
-        opt_state: `optimizer.init(params)`; it is not changed.
-        params: the parameters.
-        state_dict: torch's `optimizer.state_dict()`; tensors or arrays.
-        names: the parameters' names in torch's order.
-        step: how many steps were done, for SGD and Muon, whose state_dict does not say.
-            Only schedules need it. If None: 1 where there is a buffer, else 0.
+        optimizer: The optimizer, built with the arguments of torch's optimizer.
+        opt_state: The state to fill, `optimizer.init(params)`. It is not changed.
+        params: The parameters.
+        state_dict: The result of torch's `optimizer.state_dict()`, with tensors or arrays.
+        names: The names of the parameters in torch's order.
+        step: The number of steps so far, for SGD and Muon, whose state_dict does not have
+            it. Only schedules need it. None is 1 if there is a buffer, else 0.
 
     Returns:
-        A new state: slots, steps, and the hyperparameters of the state_dict's groups.
+        A new state with the slots, the number of steps and the hyperparameters of the
+        state_dict.
 
     Raises:
-        ValueError: lists everything that does not fit at once.
+        ValueError: The state_dict does not fit. The error lists all that does not fit.
     """
     parts = _parts(optimizer, params, names)
     found = _states_of(optimizer, opt_state)
@@ -139,7 +142,7 @@ def load_optimizer_state_dict(
 
 
 def _parts(optimizer: Optimizer, params: Any, names: Sequence[str]) -> list[list[str]]:
-    """The parameters' names of each group, in torch's order."""
+    """The names of the parameters of each group, in torch's order."""
     unknown = [group.name for group in optimizer.groups if group.name not in _INERT]
     if unknown:
         raise ValueError(
@@ -172,7 +175,7 @@ def _states_of(optimizer: Optimizer, opt_state: Any) -> list[OptimizerState]:
 def _entry(
     group: Optimizer, own: OptimizerState, slots: dict[str, dict[str, Any]], name: str
 ) -> dict[str, np.ndarray]:
-    """Torch's state of one parameter."""
+    """The state of one parameter in torch's form."""
     entry = {}
     if group.name not in _WITHOUT_STEP:
         entry["step"] = np.asarray(own.step, np.float32)
@@ -184,10 +187,11 @@ def _entry(
 
 
 def _values(group: Optimizer, own: OptimizerState) -> dict[str, Any]:
-    """The current hyperparameters in torch's words.
+    """The current hyperparameters by torch's names, as Python numbers.
 
-    One that still is what the optimizer was built with comes back as it was given;
-    another as the shortest decimal that rounds to it, so that 0.1 stays 0.1.
+    A hyperparameter that was not changed has the value that the optimizer was built with.
+    Another one is the shortest decimal number that rounds to the array, so that 0.1 stays
+    0.1.
     """
     values = dict(group.defaults)
     for name, given in group.defaults.items():
@@ -212,13 +216,13 @@ def _decimal(value: jax.Array) -> float:
 def _static_faults(
     where: str, group: Optimizer, own: OptimizerState, saved: Mapping[str, Any]
 ) -> list[str]:
-    """What the two optimizers were built with and cannot be changed."""
+    """The differences in arguments that cannot be changed after an optimizer is built."""
     faults = []
     for name, given in group.defaults.items():
         if stored(name, given, own.hyperparams) or name not in saved:
             continue
-        # without effect: a run under way does not begin again, and without momentum
-        # nothing is dampened
+        # These two have no effect: the accumulator has its first value behind it, and without
+        # momentum there is no buffer to dampen.
         idle = name == "dampening" and "momentum" not in own.hyperparams
         if idle or name == "initial_accumulator_value":
             continue
@@ -235,7 +239,18 @@ def _filled(
     step: int | None,
     faults: list[str],
 ) -> OptimizerState:
-    """A group's state with the parameters' entries in place of its own; adds to faults."""
+    """The state of a group filled with torch's entries of the parameters.
+
+    Args:
+        where: The name of the group, for the errors.
+        own: The state to fill.
+        entries: The entries of torch's state_dict by parameter name.
+        step: As in `load_optimizer_state_dict`.
+        faults: The list to which a line is added for everything that does not fit.
+
+    Returns:
+        The filled state; parts that do not fit are unchanged.
+    """
     if not any(entries.values()):
         return own._replace(step=jnp.asarray(step or 0, own.step.dtype))
     absent = [name for name, entry in entries.items() if not entry]

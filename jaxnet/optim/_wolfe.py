@@ -1,4 +1,4 @@
-"""The line search of L-BFGS: strong Wolfe conditions, by torch's steps."""
+"""The line search of L-BFGS with the strong Wolfe conditions, step for step as in torch."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,14 @@ Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class _Point(NamedTuple):
-    """A step length, and there: the loss, its gradient, the slope along d."""
+    """A trial point of the search.
+
+    Attributes:
+        t: The step length.
+        f: The loss there.
+        g: The gradient there, (n,).
+        slope: The derivative of the loss along the direction d, g d.
+    """
 
     t: jax.Array
     f: jax.Array
@@ -22,6 +29,8 @@ class _Point(NamedTuple):
 
 
 class _Search(NamedTuple):
+    """The state of the first loop, which looks for a bracket."""
+
     old: _Point
     new: _Point
     steps: jax.Array
@@ -30,7 +39,9 @@ class _Search(NamedTuple):
 
 
 class _Zoom(NamedTuple):
-    ends: _Point  # two of each, along axis 0
+    """The state of the second loop, which makes the bracket shorter."""
+
+    ends: _Point  # The two ends of the bracket, stacked along axis 0.
     low: jax.Array
     steps: jax.Array
     stuck: jax.Array
@@ -50,23 +61,24 @@ def strong_wolfe(
     c2: float = 0.9,
     tolerance_change: float = 1e-9,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """A step length t that lowers the loss enough and flattens its slope enough.
+    """A step length t that satisfies the strong Wolfe conditions, if one is found.
 
-    First t grows until it brackets such a length, then the bracket shrinks, each
-    time by the minimum of a cubic.
+    f(x + t d) <= f + c1 t slope and |slope at x + t d| <= -c2 slope. First t grows until the
+    last two trials bracket such a length. Then the bracket shrinks. Each new trial is the
+    minimum of a cubic through two points.
 
     Args:
-        evaluate: the loss and its gradient at a point.
-        x: where the search starts, (n,).
-        t: the first step length.
-        d: direction, (n,).
-        f, g, slope: loss, gradient and g d at x.
-        max_steps: trials after the first.
-        c1, c2: of the two Wolfe conditions.
-        tolerance_change: ends when the bracket is shorter.
+        evaluate: A function that gives the loss and its gradient at a point.
+        x: The start of the search, (n,).
+        t: The first step length.
+        d: The direction, (n,).
+        f, g, slope: The loss, the gradient and g d at x.
+        max_steps: The largest number of trials after the first.
+        c1, c2: The constants of the two Wolfe conditions.
+        tolerance_change: The length in x below which a bracket ends the search.
 
     Returns:
-        Loss, gradient and t at the best point, and the number of evaluations.
+        The loss, the gradient and t at the best point, and the number of evaluations.
     """
 
     def point(t: jax.Array) -> _Point:
@@ -88,6 +100,7 @@ def strong_wolfe(
         bracketed = over | (~done & (s.new.slope >= 0))
 
         def further(s: _Search) -> _Search:
+            # At least 1 % farther than the last step went, and at most ten times as far.
             least = s.new.t + 0.01 * (s.new.t - s.old.t)
             new = point(_cubic(s.old, s.new, least, 10 * s.new.t))
             return s._replace(old=s.new, new=new, steps=s.steps + 1)
@@ -100,7 +113,9 @@ def strong_wolfe(
         grow,
         _Search(here, point(t), count, no, no),
     )
-    # with no bracket found in time the whole way is one
+    # If no bracket was found within max_steps, it reaches from the start to the last trial. If
+    # a trial already satisfies the conditions, both ends are that trial and the next loop ends
+    # at once.
     low_end = jax.tree.map(
         lambda old, zero, new: jnp.where(search.done, new, jnp.where(search.bracketed, old, zero)),
         search.old,
@@ -114,6 +129,8 @@ def strong_wolfe(
         a, b = (jax.tree.map(lambda v, i=i: v[i], z.ends) for i in (0, 1))
         left, right = jnp.minimum(a.t, b.t), jnp.maximum(a.t, b.t)
         t = _cubic(a, b, left, right)
+        # As in torch, a trial very near to an end is moved to a tenth of the bracket's length
+        # from it, but only if the trial before was near to an end too or lies outside.
         margin = 0.1 * (right - left)
         near = jnp.minimum(right - t, t - left) < margin
         push = near & (z.stuck | (t >= right) | (t <= left))
@@ -124,6 +141,8 @@ def strong_wolfe(
         def put(ends: _Point, i: jax.Array, value: _Point) -> _Point:
             return jax.tree.map(lambda v, new: v.at[i].set(new), ends, value)
 
+        # A worse trial replaces the high end, a better one the low end. Both results are
+        # computed and one is chosen, because the conditions are traced.
         worse = too_high(trial) | (trial.f >= z.ends.f[low])
         raised = put(z.ends, high, trial)
         done = ~worse & flat(trial)
@@ -150,15 +169,19 @@ def strong_wolfe(
 
 
 def _lower(ends: _Point) -> jax.Array:
+    """The index of the end with the lower loss."""
     return jnp.where(ends.f[0] <= ends.f[1], 0, 1)
 
 
 def _cubic(a: _Point, b: _Point, least: jax.Array, most: jax.Array) -> jax.Array:
-    """The minimum of the cubic through two points with slopes, held within bounds."""
+    """The minimum of the cubic through two points with slopes, clipped to [least, most].
+
+    It is the middle of the bounds where the cubic has no minimum.
+    """
     d1 = a.slope + b.slope - 3 * (a.f - b.f) / (a.t - b.t)
     square = d1 * d1 - a.slope * b.slope
     d2 = jnp.sqrt(jnp.where(square >= 0, square, 0))
-    # the formula wants the farther point second
+    # In the formula the second point is the farther one.
     swap = a.t > b.t
     x1, g1 = jnp.where(swap, b.t, a.t), jnp.where(swap, b.slope, a.slope)
     x2, g2 = jnp.where(swap, a.t, b.t), jnp.where(swap, a.slope, b.slope)

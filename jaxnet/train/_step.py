@@ -193,9 +193,11 @@ def make_train_step(
         if grad_norm:
             metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
         updates, opt_state = _update(optimizer, grads, state.opt_state, params)
+        with jax.numpy_dtype_promotion("standard"):  # float32 updates of bfloat16 parameters
+            params = optax.apply_updates(params, updates)
         state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(params, updates),
+            params=params,
             buffers=buffers,
             opt_state=opt_state,
         )

@@ -290,15 +290,6 @@ def test_the_prepared_mnist_comes_in_torchvisions_order(tmp_path):
     np.testing.assert_array_equal(images, archive.images)
 
 
-def test_places(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"wine: no tabular-wine/.*(\n.*)*Deep Learning"):
-        data.find("wine", tmp_path)
-    with pytest.raises(ValueError, match="no file 'beer'; there are austen, bikes"):
-        data.find("beer")
-    assert data.available("wine", tmp_path) is None
-    file = tmp_path / "tabular-wine" / "winequality-white.csv"
-    file.parent.mkdir()
-    file.write_text("a")
-    assert data.find("wine", tmp_path) == data.available("wine", tmp_path) == file
+def test_what_can_be_fetched():
     assert data.fetchable("mnist")
     assert not data.fetchable("wine")

@@ -68,7 +68,7 @@ def test_shared_blocks_are_one_block():
 def images() -> tuple[jax.Array, jax.Array]:
     labels = jnp.arange(64) % 2
     x = jax.random.normal(jax.random.key(0), (64, 3, 32, 32))
-    return x + labels[:, None, None, None], labels
+    return x + labels[:, None, None, None].astype(x.dtype), labels
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path):

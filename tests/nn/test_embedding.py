@@ -126,7 +126,9 @@ def test_one_hot():
     assert one_hot(jnp.array([[2], [0]])).tolist() == [[[0, 0, 1]], [[1, 0, 0]]]
     assert one_hot(jnp.array(1), 3).tolist() == [0, 1, 0]
     assert one_hot(jnp.array([], int), 3).shape == (0, 3)
-    assert jnp.issubdtype(one_hot(jnp.array([2], jnp.uint8), 300).dtype, jnp.integer)
+    row = one_hot(jnp.array([44], jnp.uint8), 300)  # 300 is 44 in eight bits
+    assert jnp.issubdtype(row.dtype, jnp.integer)
+    assert np.flatnonzero(row).tolist() == [44]
 
 
 @pytest.mark.parametrize(

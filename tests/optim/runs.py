@@ -55,7 +55,8 @@ def run(optimizer: Any, params: Any, grads: Any, dtype: Any) -> dict[str, np.nda
         def step(carry, grads):
             params, state = carry
             updates, state = optimizer.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
+            with jax.numpy_dtype_promotion("standard"):  # optax adds float32 to bfloat16
+                params = optax.apply_updates(params, updates)
             return (params, state), params
 
         @jax.jit

@@ -116,7 +116,7 @@ def test_a_run_and_the_one_that_goes_on_draw_what_they_write(port, tmp_path):
     losses_by_step = [line["loss"] for line in history if "epoch" not in line]
     assert len(losses_by_step) == 25
     assert seen["loss_by_step"] == {"loss": [list(range(1, 26)), losses_by_step]}
-    assert set(seen) == {"loss", "loss_by_step", "seconds", "samples_per_second"}
+    assert set(seen) == {"loss", "loss_by_step", "lr", "seconds", "samples_per_second"}
     layout = windows(port, "fit")["loss"]["content"]["layout"]
     assert layout["showlegend"]
     assert [layout[key] for key in ("title", "xaxis", "yaxis")] == [
