@@ -196,6 +196,7 @@ def loaded_gives_the_same(path: Path, config: Config, model: Any, inputs: jax.Ar
         model: The model.
         inputs: Images (N, 3, 32, 32), of which the first are compared.
     """
+    # From a seed that no run has, so that an array that is not loaded would show.
     fresh: Any = FORMS[config.form](rngs=Generator((config.seed + config.seeds) % 2**32))
     fresh.eval()
     weights.load_state_dict(fresh, weights.load(path))

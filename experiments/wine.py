@@ -66,6 +66,7 @@ def class_means(values: np.ndarray, classes: dict[str, np.ndarray]) -> dict[str,
     for name, rows in classes.items():
         if not rows.any():
             raise ValueError(f"classes: {name!r} has no rows")
+        # In float64, so that the rounded sum does not depend on the order of the additions.
         total = values[rows].sum(axis=0, dtype=np.float64).astype(values.dtype)
         means[name] = total / values.dtype.type(rows.sum())  # torch divides the rounded sum too
     return means

@@ -114,7 +114,7 @@ def save_images(
 
     Args:
         path: Path of the PNG file.
-        images: uint8 (N, H, W, 3), or pictures (H, W, 3) of different sizes.
+        images: The images, uint8 (N, H, W, 3), or a list of (H, W, 3) of different sizes.
         titles: A title for each image.
         columns: The number of images in a row.
         title: A title of the whole, for the file's "Title"; it is not drawn.

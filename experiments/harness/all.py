@@ -110,6 +110,7 @@ def run_all(arguments: Sequence[str]) -> int:
 def _run_one(name: str, chosen: All) -> tuple[page.Entry, int]:
     """Runs one experiment; returns its entry for the page and its exit code."""
     about, error, code = "", "", 0
+    # The run's folder is the one that was not there before; a run that failed has none.
     before = _folders(chosen.out / name)
     try:
         module = registry.load(name)

@@ -101,6 +101,7 @@ class Run:
             "result": self.result,
             "metrics": self.metrics,
         }
+        # JSON has no nan; `plain` writes it as text, which `values` reads again.
         text = json.dumps(plain(record), indent=2, allow_nan=False) + "\n"
         (self.folder / "record.json").write_text(text, encoding="utf-8")
         final, i = self._final, 1

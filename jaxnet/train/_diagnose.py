@@ -148,6 +148,7 @@ def _nonfinite(leaf: Any) -> str | None:
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return None
     array = np.asarray(leaf)
+    # bfloat16 and float8 are of another kind to numpy; float32 represents them exactly.
     array = array if array.dtype.kind in "fc" else array.astype(np.float32)
     if np.isfinite(array).all():
         return None

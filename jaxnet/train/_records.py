@@ -89,6 +89,8 @@ class Records:
                 "checkpoint folder goes on in its own)"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
+        # A run that was killed may have written lines after its last checkpoint. They are
+        # removed, since the resumed run writes the same epochs and steps again.
         before = [
             line
             for line in _read_lines(file)
@@ -136,7 +138,7 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
         return []
     lines = []
     for text in file.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not text.endswith("\n"):
+        if not text.endswith("\n"):  # only the last line can be incomplete
             break
         try:
             lines.append(json.loads(text))
@@ -153,6 +155,8 @@ class _Jsonl:
         self._file: Any = None
 
     def open(self, before: Sequence[Line], step: int) -> None:
+        # Replaced as a whole and then appended to: a process that is killed here leaves either
+        # the old lines or those that stay.
         files.write_text(self._path, "".join(map(self._text, before)))
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
 

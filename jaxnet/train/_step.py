@@ -182,6 +182,8 @@ def make_train_step(
 
     @full_float32()
     def step(state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+        # The key depends on the number of the step alone, so that a run that is resumed draws
+        # the same numbers as an uninterrupted one.
         key = jax.random.fold_in(state.key, state.step)
         if microbatches > 1:
             grads, aux = parts(state, batch, key)

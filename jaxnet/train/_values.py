@@ -9,7 +9,7 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """The same value as JSON takes it; floats that JSON has no word for become strings."""
+    """A value in the types of JSON; nan and infinities, which JSON lacks, become strings."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
