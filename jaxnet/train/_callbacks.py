@@ -124,6 +124,8 @@ class EverySteps:
 
     def __post_init__(self) -> None:
         check_integer("steps", self.steps, least=1)
+        if not callable(self.function):
+            raise TypeError(f"EverySteps: function: {self.function!r}; accepted is a function")
 
 
 class EachEpoch:

@@ -57,13 +57,13 @@ def make_chunk(
         trains: Whether the state that a step gives is the next one's.
 
     Returns:
-        `chunk(state, data, order, start, stop) -> (state, metrics, end, finite)`, not
-        yet compiled: metrics have `capacity` entries along axis 0, the first
+        `chunk(state, data, order, start, stop, offset=0) -> (state, metrics, end, finite)`,
+        not yet compiled: metrics have `capacity` entries along axis 0, the first
         `end - start` of which count; finite says, with "stop", whether all parameters
-        are.
+        are. Step 0 of `order` is step `offset` of the epoch.
     """
 
-    def chunk(state: Any, data: Any, order: Any, start: Any, stop: Any) -> Any:
+    def chunk(state: Any, data: Any, order: Any, start: Any, stop: Any, offset: Any = 0) -> Any:
         @partial(jax.jit, inline=True)  # traced once, for the shapes and for the loop
         def once(current: Any, data: Any, order: Any, i: Any) -> tuple[Any, Metrics]:
             batch = data
@@ -71,8 +71,9 @@ def make_chunk(
                 rows = lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
                 batch = jax.tree.map(lambda column: column[rows], data)
             if not trains and isinstance(current, TrainState):
-                # The state is the same at every batch of an evaluation; what it draws is not.
-                current = current.replace(key=jax.random.fold_in(current.key, i))
+                # The state is the same at every batch of an evaluation; what it draws is not,
+                # and depends on nothing but the number of the batch in the whole data.
+                current = current.replace(key=jax.random.fold_in(current.key, offset + i))
             new, metrics = step(current, batch)
             if nonfinite == "skip":
                 fine = _finite((metrics.get("loss"), _trained(new)))
@@ -322,7 +323,8 @@ class ChunkRunner:
         state, chunk = self.state, self._chunk(batches)
         start, stop = np.int32(first - batches.offset), np.int32(last - batches.offset)
         began, compiled = time.perf_counter(), _Compiling.seconds
-        new, metrics, end, finite = chunk(state, batches.data, batches.order, start, stop)
+        offset = np.int32(batches.offset)
+        new, metrics, end, finite = chunk(state, batches.data, batches.order, start, stop, offset)
         compiled = _Compiling.seconds - compiled
         count = int(end) - int(start)  # waits until the call has ended
         # A copy: a view would keep the entries of all steps that the call has room for.
@@ -365,7 +367,7 @@ class ChunkRunner:
         """Finds the step that first was not finite, goes back to before it, and raises."""
         before, i = state, start
         while i < end:
-            numbers = np.int32(i), np.int32(i + 1)
+            numbers = np.int32(i), np.int32(i + 1), np.int32(batches.offset)
             after, metrics, _, finite = chunk(before, batches.data, batches.order, *numbers)
             if not finite or not np.isfinite(np.asarray(metrics.get("loss", 0.0))[:1]).all():
                 break

@@ -96,7 +96,7 @@ def fit(
             is no validation.
         mode: "min" or "max": which way the monitored metric gets better.
         patience: Stop after so many epochs in a row without a new best, and give back the
-            weights of the best.
+            weights of the best, their running average too if there is one.
         time_budget: The seconds after which the run stops, having saved: those of the whole
             run, before and after resumptions, without compiling.
         checkpoint: A folder for checkpoints (`jaxnet.checkpoint`).
@@ -482,10 +482,13 @@ class _Run:
 
 
 def _weights(state: Any) -> Any:
-    return (state.params, state.buffers) if isinstance(state, TrainState) else state
+    """What `patience` gives back of the best epoch."""
+    if not isinstance(state, TrainState):
+        return state
+    return state.params, state.buffers, state.average
 
 
 def _with_weights(state: Any, best: Any) -> Any:
     if not isinstance(state, TrainState):
         return best
-    return state.replace(params=best[0], buffers=best[1])
+    return state.replace(params=best[0], buffers=best[1], average=best[2])

@@ -154,6 +154,10 @@ def create(
 
 def copied(x: Any) -> jax.Array:
     """A copy whose type is plain: a weak one would make the compiled step another program."""
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        # device_put of random keys forgets their devices, and shares what lies on several.
+        data = copied(jax.random.key_data(x))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
     # device_put makes no program, where jnp.copy compiles one for every shape: most of what
     # a model with many shapes took to start. It copies arrays of jax only: NumPy's it shares.
     if isinstance(x, jax.Array) and not getattr(x, "weak_type", False):

@@ -227,3 +227,39 @@ def test_a_state_of_another_optimizer_and_of_none():
         train.fit(nn.Linear(3, 2, rngs=Generator(1)), STEP, rows(), **options)
     with pytest.raises(TypeError, match="step: a function that calls the state"):
         train.fit(make_state(), LOSS, rows(), **options)
+
+
+def test_the_memory_of_a_step_callback_is_kept(tmp_path):
+    def count(memory, state, metrics):
+        return memory + 1, state
+
+    def counted(epochs, folder):
+        each = train.EachEpoch(count, jnp.zeros((), jnp.int32))
+        run(epochs=epochs, callbacks=[train.EverySteps(3, each)], checkpoint=folder)
+        return int(each.memory)
+
+    assert counted(4, tmp_path / "whole") == 9
+    counted(2, tmp_path / "stopped")
+    assert counted(4, tmp_path / "stopped") == 9
+
+
+def test_a_state_on_several_devices_stays_usable():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    state = jax.device_put(make_state(), everywhere)
+    result = train.fit(state, STEP, rows(), epochs=1, batch_size=8, nonfinite="skip", quiet=True)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert result.state.key.sharding.device_set == set(jax.devices())
+
+
+def test_patience_gives_back_the_running_average_of_the_best_epoch():
+    average = optim.AveragedModel(optim.get_ema_avg_fn(0.5))
+    step = train.make_train_step(LOSS, OPTIMIZER, average=average)
+    state = train.create(nn.Linear(3, 2, rngs=Generator(1)), OPTIMIZER, average=average)
+    kept = []
+    options = {"monitor": "loss", "mode": "max", "patience": 2, "quiet": True}
+    options |= {"callbacks": [lambda report: kept.append(report.state)]}
+    result = train.fit(state, step, rows(), epochs=5, batch_size=8, **options)
+    assert (result.best_epoch, len(kept)) == (1, 3)
+    assert weights(result.state.average) == weights(kept[0].average)
+    assert weights(result.state) == weights(kept[0])

@@ -105,6 +105,23 @@ def test_a_model_that_draws_in_evaluation_mode_draws_anew_for_each_batch():
     assert found == train.evaluate(state, step, zeros, batch_size=32)["values"]
     both = train.evaluate(state, step, np.zeros((64, 2), np.float32), batch_size=32)["values"]
     assert both != found  # the second batch has draws of its own
+    assert train.predict(state, zeros, batch_size=32).std() > 0.5
+
+
+def test_what_is_drawn_depends_on_the_number_of_the_batch_alone():
+    numbers = np.repeat(np.arange(40), 8)[:318, None]  # of each row's batch; the last is smaller
+
+    def drawn(model, batch):
+        column = jax.nn.one_hot(jax.tree.leaves(batch)[0][0, 0], 40)
+        return jnp.zeros(()), {"draws": column * jax.random.uniform(next_key())}
+
+    def draws(rows, **options):
+        return train.evaluate(make_state(), train.make_eval_step(drawn), rows, **options)["draws"]
+
+    found = draws(numbers, batch_size=8)
+    assert len(np.unique(np.round(found, 7))) == 40
+    assert draws(numbers, batch_size=8, feed="host") == found
+    assert draws(data.DataLoader(data.TensorDataset(numbers), 8), chunk_steps=3) == found
 
 
 @pytest.mark.parametrize("size", [7, 50, 64])
