@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet._checks import check_integer
+from jaxnet.train._chunk import LINE
 
 
 class _Report:
@@ -45,7 +46,7 @@ class _Report:
             ValueError: There is a metric of that name already.
         """
         for name, value in values.items():
-            if name in self._metrics or name in ("epoch", "step", "in_epoch"):
+            if name in self._metrics or name in LINE:
                 raise ValueError(f"log: {name!r} is there already; give another name")
             if np.size(value) != 1 or not np.issubdtype(np.asarray(value).dtype, np.number):
                 raise TypeError(f"log: {name}: {value!r}; accepted is one number")

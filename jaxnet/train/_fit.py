@@ -9,16 +9,17 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxnet._checks import check_choice, check_integer
+from jaxnet._checks import check_choice, check_integer, is_number
 from jaxnet.checkpoint import Checkpoints
 from jaxnet.optim import learning_rates
 from jaxnet.random import Generator
 from jaxnet.train._batches import Feed, TrainingData, gives_batches, open_feed
 from jaxnet.train._callbacks import Callback, EpochReport, EverySteps, StepReport
 from jaxnet.train._chunk import Call, ChunkRunner, mean_metrics
-from jaxnet.train._evaluate import check_state, measure
+from jaxnet.train._evaluate import check_eval_step, check_state, measure
 from jaxnet.train._loaders import LoaderFeed
 from jaxnet.train._progress import Progress, interruptible, use_compilation_cache
 from jaxnet.train._records import Recorder, Records
@@ -132,7 +133,8 @@ def fit(
 
     Raises:
         ValueError: An argument is out of range, or a checkpoint is of another run.
-        TypeError: The data is nothing that gives rows or batches, or the state is a model.
+        TypeError: The data is nothing that gives rows or batches, the state is a model, or
+            what stands for a function is none.
         ImportError: Arrays do not fit the device, and Grain is not installed.
         OSError: The folder of the checkpoints cannot be written.
         NonFiniteError: A loss or a parameter is not finite, with nonfinite="stop".
@@ -149,11 +151,23 @@ def fit(
     ):
         if value is not None or name in ("epochs", "save_every", "keep"):
             check_integer(name, value, least)
+    for one in callbacks if isinstance(callbacks, Sequence) else [None]:
+        if not (callable(one) or isinstance(one, EverySteps)):
+            raise TypeError(
+                f"callbacks: {callbacks!r}; accepted is a list of functions and train.EverySteps"
+            )
+    if schedule is not None and not isinstance(state, TrainState):
+        raise TypeError(
+            f"schedule: the state is a {type(state).__name__} without the opt_state that a "
+            "schedule changes; let the step follow the schedule, or a callback change the state"
+        )
+    if eval_step is not None:
+        check_eval_step(eval_step)
     check_choice("mode", mode, ("min", "max"))
     check_choice("nonfinite", nonfinite, ("stop", "skip", "go on"))
     check_choice("feed", feed, ("auto", "device", "host"))
     for name, seconds in (("time_budget", time_budget), ("save_seconds", save_seconds)):
-        if seconds is not None and not seconds >= 0:
+        if seconds is not None and not (is_number(seconds) and seconds >= 0):
             raise ValueError(f"{name}: {seconds!r}; accepted is a number of seconds")
     if (validation is None) != (eval_step is None):
         raise ValueError("validation, eval_step: one without the other; give both or none")
@@ -394,7 +408,7 @@ class _Run:
                     f"callbacks: one returned {type(changed).__name__}; accepted are None, and a "
                     "state like report.state to go on with"
                 )
-            self.state = report.state = changed
+            self.state = report.state = jax.tree.map(_like, changed, self.state)
 
     def _own_state(self, seen: bool) -> None:
         """A copy of the state, if a callback may have kept it and a call would give it away."""
@@ -479,6 +493,18 @@ class _Run:
         )
         if self.saves.save(self.state, now, self.best, self.metrics):
             self.last_saved = time.perf_counter()
+
+
+def _like(new: Any, old: jax.Array) -> jax.Array:
+    """A leaf that a callback returned, as an array of the dtype that compiled calls go on with."""
+    if np.shape(new) != old.shape:
+        raise ValueError(
+            f"callbacks: one returned a state with an array of shape {np.shape(new)} where there "
+            f"was one of shape {old.shape}; a new state has the shapes of report.state"
+        )
+    weak = getattr(new, "weak_type", False)
+    same = isinstance(new, jax.Array) and new.dtype == old.dtype and not weak
+    return new if same else jnp.asarray(new, old.dtype)
 
 
 def _weights(state: Any) -> Any:

@@ -46,16 +46,11 @@ class Progress:
     @contextmanager
     def open(self) -> Iterator[None]:
         """Shows notices as lines, and takes the bar away at the end."""
-        handler = _Handler(self.write)
-        level = _notices.level
-        if level == logging.NOTSET:
-            _notices.setLevel(logging.INFO)
-        _notices.addHandler(handler)
+        _handler.begin(self.write)
         try:
             yield
         finally:
-            _notices.removeHandler(handler)
-            _notices.setLevel(level)
+            _handler.end(self.write)
             self.close()
 
     def start(self, total: int | None, done: int) -> None:
@@ -109,20 +104,51 @@ class Progress:
 
 
 class _Handler(logging.Handler):
-    """Hands the text of notices to a function."""
+    """Shows notices as lines of the run that began last, as long as there is one.
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    The handlers of the program get what they would get without it, and no line twice that
+    they did not ask for.
+    """
+
+    def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._write = write
+        self._writes: list[Callable[[str], None]] = []
+        self._before: tuple[int, bool, int] = logging.NOTSET, True, logging.WARNING
+
+    def begin(self, write: Callable[[str], None]) -> None:
+        with _lock:  # runs in several threads end in any order
+            if not self._writes:
+                level = _notices.getEffectiveLevel()
+                self._before = _notices.level, _notices.propagate, level
+                _notices.setLevel(min(level, logging.INFO))
+                _notices.propagate = False
+                _notices.addHandler(self)
+            self._writes.append(write)
+
+    def end(self, write: Callable[[str], None]) -> None:
+        with _lock:
+            self._writes.remove(write)
+            if not self._writes:
+                _notices.removeHandler(self)
+                level, _notices.propagate, _ = self._before
+                _notices.setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._write(record.getMessage())
+        if self._writes:
+            self._writes[-1](record.getMessage())
+        _, propagates, level = self._before
+        if propagates and record.levelno >= level and logging.root.handlers:
+            logging.root.handle(record)
 
 
 def _shown(metrics: Mapping[str, Any], first: str | None) -> str:
     names = [name for name, value in metrics.items() if isinstance(value, float | int)]
     names.sort(key=lambda name: name != first)  # stable: the others stay in their order
     return ", ".join(f"{name} {metrics[name]:.4g}" for name in names)
+
+
+_handler = _Handler()
+_lock = threading.Lock()
 
 
 @contextmanager

@@ -138,7 +138,13 @@ def create(
         optimizer: the transformation that the step will apply.
         seed: of the run's random key (dropout and the like).
         average: `optim.AveragedModel`, to keep a running average of the weights.
+
+    Raises:
+        TypeError: The model is no module, or the optimizer none.
     """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"create: model: {type(model).__name__}; accepted is a flax.nnx module")
+    check_optimizer("create", optimizer)
     structure, params, buffers = split(model)
     params, buffers = jax.tree.map(copied, (params, buffers))
     return TrainState(
@@ -150,6 +156,15 @@ def create(
         structure=structure,
         average=None if average is None else average.init(params, buffers),
     )
+
+
+def check_optimizer(owner: str, optimizer: Any) -> None:
+    """Raises TypeError if it is no optimizer, but the function that makes one, for example."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"{owner}: optimizer: {optimizer!r}; accepted is an optimizer of jaxnet.optim or "
+            "optax, such as optim.SGD(lr=0.1)"
+        )
 
 
 def copied(x: Any) -> jax.Array:

@@ -16,7 +16,7 @@ from jaxnet._checks import check_integer
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import computing_in
 from jaxnet.precision import full_float32
-from jaxnet.train._state import Arrays, TrainState, merge, split
+from jaxnet.train._state import Arrays, TrainState, check_optimizer, merge, split
 
 Metrics = dict[str, Any]
 Loss = Callable[[Any, Any], Any]
@@ -126,6 +126,7 @@ def make_train_step(
         call it through `jax.jit`, or give it to `make_epoch`. `metrics["loss"]`
         is the loss before the update, as PyTorch's loop prints it.
     """
+    check_optimizer("make_train_step", optimizer)
     check_integer("microbatches", microbatches, least=1)
     if jnp.dtype(compute_dtype or jnp.float32) == jnp.float16 and loss_scale is None:
         raise ValueError(

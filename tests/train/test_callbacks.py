@@ -117,7 +117,13 @@ def test_what_is_logged_is_in_history_and_records_and_csv_gains_a_column(tmp_pat
         (lambda report: report.log(a=np.ones(2)), TypeError, "log: a: .*accepted is one number"),
         (lambda report: report.log(a="good"), TypeError, "log: a: 'good'; accepted is one"),
         (lambda report: report.metrics.update(a=1), AttributeError, "update"),
+        (lambda report: report.log(seconds=1.0), ValueError, "log: 'seconds' is there already"),
         (lambda report: 3, TypeError, "callbacks: one returned int; accepted are None, and a st"),
+        (
+            lambda report: jax.tree.map(lambda x: x[:1] if x.ndim else x, report.state),
+            ValueError,
+            r"shape \(1,\) where there was one of shape \(2,\)",
+        ),
     ],
 )
 def test_wrong_callbacks(action, error, says):
@@ -208,6 +214,7 @@ def test_reprs_are_short():
     ("metric", "error", "says"),
     [
         (lambda out, y: "good", TypeError, "metrics: m: 'good'; accepted are numbers, arrays"),
+        (lambda out, y: {"a": out.mean()}, TypeError, "metrics: m: a dict; accepted are numbers"),
         (lambda out, y: out[:, 0], ValueError, r"metrics: m: of shapes \[\(2,\), \(8,\)\] in ba"),
     ],
 )
@@ -216,6 +223,14 @@ def test_metrics_that_are_no_numbers(metric, error, says):
     options = {"epochs": 1, "batch_size": 8, "compilation_cache": False, "quiet": True}
     with pytest.raises(error, match=says):
         train.fit(make_state(), step, rows(), **options)
+
+
+@pytest.mark.parametrize("name", ["epoch", "step", "seconds"])
+def test_a_metric_does_not_hide_what_a_line_says_itself(name):
+    loss = train.supervised(losses.cross_entropy, {name: metrics.accuracy})
+    step = train.make_train_step(loss, OPTIMIZER)
+    with pytest.raises(ValueError, match=f"metrics: '{name}' has its own meaning"):
+        train.fit(make_state(), step, rows(), epochs=1, batch_size=8, quiet=True)
 
 
 def test_a_state_of_another_optimizer_and_of_none():
@@ -263,3 +278,15 @@ def test_patience_gives_back_the_running_average_of_the_best_epoch():
     assert (result.best_epoch, len(kept)) == (1, 3)
     assert weights(result.state.average) == weights(kept[0].average)
     assert weights(result.state) == weights(kept[0])
+
+
+def test_a_state_of_numpy_and_python_numbers_can_be_gone_on_with(tmp_path):
+    def halve(report):
+        params = {name: np.asarray(p) * 0.5 for name, p in report.state.params.items()}
+        return report.state.replace(params=params, step=int(report.state.step))
+
+    whole = run(epochs=4, callbacks=[halve])
+    run(epochs=2, callbacks=[halve], checkpoint=tmp_path)
+    result = run(epochs=4, callbacks=[halve], checkpoint=tmp_path)
+    assert weights(result.state) == weights(whole.state)
+    assert (result.state.step.dtype, result.history) == (jnp.int32, whole.history)

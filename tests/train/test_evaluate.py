@@ -12,6 +12,7 @@ from jaxnet.random import Generator
 LOSS = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
 EVAL = train.make_eval_step(LOSS)
 OPTIMIZER = optim.Adam(lr=0.02)
+TRAIN = train.make_train_step(LOSS, OPTIMIZER)
 
 
 def rows(n: int = 50) -> tuple[np.ndarray, np.ndarray]:
@@ -160,6 +161,12 @@ class Mean(nn.Module):
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
+        (
+            lambda: train.evaluate(make_state(), TRAIN, rows(), batch_size=8),
+            TypeError,
+            "a training",
+        ),
+        (lambda: train.predict(make_state(), rows()[0], batch_size=0), ValueError, "batch_size: 0"),
         (lambda: train.predict(make_state(Mean()), rows()[0], batch_size=8), ValueError, "rows al"),
         (lambda: train.predict(make_state(), rows()[0]), ValueError, "batch_size: None; accepted"),
         (lambda: train.evaluate(make_state(), EVAL, rows()), ValueError, "batch_size: None"),
