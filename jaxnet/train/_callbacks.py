@@ -89,7 +89,8 @@ class StepReport(_Report):
     Attributes:
         epoch: The number of the running epoch, counted from 1.
         step: How many steps of the whole run are done.
-        metrics: The means of the metrics over the steps of the last compiled call, by name.
+        metrics: The means of the metrics by name, over the steps since the last such report,
+            as far as they lie in this epoch.
         state: The state after these steps. It stays usable as long as the callback keeps it.
     """
 

@@ -78,8 +78,10 @@ def fit(
         epochs: The number of passes over the data, those before a resumption included.
         batch_size: The rows of a step; the last step of an epoch may have fewer. A loader has
             its own: leave it out.
-        generator: The generator of each epoch's order, which is PyTorch's with the same seed;
-            by default Generator(0). A loader has its own.
+        generator: The generator of each epoch's order, which is that of torch's loader after
+            `torch.manual_seed` with the same seed; by default Generator(0). A loader has its
+            own. Torch's loader draws another order from a generator that it is given itself:
+            so does `DataLoader(..., generator=g)`.
         shuffle: Whether to shuffle: by default all but loaders and iterable data sets.
         validation: Data in the same forms, but no function; it is measured after each epoch,
             not shuffled. A PyTorch program's validation loader draws one number from the
@@ -110,7 +112,8 @@ def fit(
             loader that then still gives other batches is an error where the run was stopped
             within an epoch; between epochs nothing can tell.
         records: A folder, or a `Records`, for the numbers of every epoch.
-        nonfinite: At a loss that is not finite, "stop" with a `NonFiniteError` that names the
+        nonfinite: At a loss or a parameter that is not finite (of a state of your own: at any
+            floating number in it), "stop" with a `NonFiniteError` that names the
             cause, "skip" that step, or "go on". "stop" keeps the state before a compiled
             call until the call has ended, so that parameters and optimizer state are in
             memory twice; the others give its memory away.
@@ -259,7 +262,9 @@ class _Run:
         self.position = RunPosition()
         if isinstance(state, TrainState):
             self.position.steps = int(state.step)
-        self.best = None if monitor.patience is None else _weights(self.state)
+        # A copy, too: a stop within the first epoch saves it.
+        patient = monitor.patience is not None
+        self.best = jax.tree.map(copied, _weights(state)) if patient else None
         self.metrics = EpochMetrics()  # those of the running epoch
         self.recorder: Recorder | None = None
         self.interrupted = False
@@ -297,8 +302,9 @@ class _Run:
             self._save()
             if self.saves is not None:
                 self.saves.checkpoints.wait()
-        state = self.state if self.best is None else _with_weights(self.state, self.best)
-        seconds = self.seconds
+        state, seconds = self.state, self.seconds
+        if self.best is not None and position.best_epoch is not None:
+            state = _with_weights(state, self.best)
         if reason != "done":
             self.progress.write(f"stopped after epoch {position.epoch}: {reason}")
         best = position.best_epoch

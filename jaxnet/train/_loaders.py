@@ -71,7 +71,7 @@ class LoaderFeed:
 
     @property
     def _jumps(self) -> bool:
-        """Whether a epoch can begin at any batch."""
+        """Whether an epoch can begin at any batch."""
         return self._sharded or is_mapped(self._loader)
 
     def _check(self) -> None:

@@ -24,7 +24,6 @@ class Progress:
     While it is open, the notices of `logging.getLogger("jaxnet")` are shown between its lines.
 
     Args:
-        total: The rows of the whole run; None where that is not known.
         quiet: Whether there are lines only, and no bar; None shows a bar on a terminal.
         log: A function that takes the lines; by default they are printed.
         first: The name of the metric that is shown first.
@@ -32,13 +31,12 @@ class Progress:
 
     def __init__(
         self,
-        total: int | None = None,
         quiet: bool | None = None,
         log: Callable[[str], None] | None = None,
         first: str | None = None,
     ) -> None:
         self._quiet = not sys.stderr.isatty() if quiet is None else quiet
-        self._total, self._log, self._first = total, log, first
+        self._log, self._first = log, first
         self._last: dict[str, Any] = {}  # the monitored metric of the last epoch
         self._bar: Any = None
         self._task: Any = None
@@ -54,8 +52,12 @@ class Progress:
             self.close()
 
     def start(self, total: int | None, done: int) -> None:
-        """Begins the bar, with some rows done already."""
-        self._total = total
+        """Begins the bar.
+
+        Args:
+            total: The rows of the whole run; None where that is not known.
+            done: The rows that are done already.
+        """
         if self._quiet or self._bar is not None:
             return
         from rich import progress

@@ -196,6 +196,16 @@ def test_a_step_of_ones_own_over_two_models():
     poisoned[0][29] = np.nan
     with pytest.raises(train.NonFiniteError, match=r"epoch 1, step 4: not finite: batch\[0\]"):
         train.fit(states, both, poisoned, shuffle=False, **options)
+    infinite = {**states, "best": jnp.array(jnp.inf)}
+
+    def three(states, batch):
+        after, measured = both(states, batch)
+        return {**after, "best": states["best"]}, measured
+
+    with pytest.raises(
+        train.NonFiniteError, match="state before the step: in best 0 nan and 1 inf"
+    ):
+        train.fit(infinite, three, rows(), **options)
 
 
 def test_reprs_are_short():

@@ -319,6 +319,16 @@ def test_bar_and_lines(capsys):
     assert lines[-1].startswith("epoch 3/3")
 
 
+@pytest.mark.parametrize("nonfinite", ["stop", "skip"])
+def test_stopped_within_the_first_epoch_with_patience(nonfinite, tmp_path):
+    options = {"patience": 2, "nonfinite": nonfinite}
+    stop = train.EverySteps(3, lambda report: os.kill(os.getpid(), signal.SIGINT))
+    first = run(checkpoint=tmp_path, callbacks=[stop], chunk_steps=1, **options)
+    assert (first.reason, first.best_epoch, int(first.state.step)) == ("interrupted", None, 3)
+    assert bits(first.state) == bits(Checkpoints(tmp_path).restore(first.state).state)
+    assert_same(run(**options), run(checkpoint=tmp_path, **options))
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_notices_are_lines_and_go_to_the_programs_log_if_it_asks_for_them(asked, caplog):
     if asked:
@@ -376,7 +386,7 @@ def test_wrong_arguments(options, says):
         ({"callbacks": [3]}, r"callbacks: \[3\]; accepted is a list of functions"),
         ({"validation": rows(4), "eval_step": STEP}, "eval_step: a training step"),
         ({"step": losses.mse_loss}, r"step: .*give make_train_step\(loss, optimizer\)"),
-        ({"state": {"w": jnp.ones(3)}, "schedule": max}, "schedule: the state is a dict without"),
+        ({"state": {"w": np.ones(3)}, "schedule": max}, "schedule: the state is a dict without"),
     ],
 )
 def test_arguments_of_another_kind(options, says):
