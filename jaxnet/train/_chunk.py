@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 Epoch = Callable[[Any, Any, jax.Array], tuple[Any, Metrics]]
 Chunk = Callable[..., tuple[Any, Metrics, jax.Array, jax.Array]]
 
-LINE = ("epoch", "step", "in_epoch", "seconds", "samples_per_second")
-"""What a line of the records says beside metrics."""
+LINE = ("epoch", "step", "in_epoch")
+"""What a line of the history or the records says beside metrics."""
 
 _SECONDS = 0.25  # how long a call should take: the progress bar and Ctrl-C wait for it
 _BYTES = 2**26  # data and metrics of one call, at most

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnet._checks import check_choice, check_integer, is_number
 from jaxnet.checkpoint import Checkpoints
-from jaxnet.optim import learning_rates
+from jaxnet.optim import Schedule, learning_rates
 from jaxnet.random import Generator
 from jaxnet.train._batches import Feed, TrainingData, gives_batches, open_feed
 from jaxnet.train._callbacks import Callback, EpochReport, EverySteps, StepReport
@@ -159,6 +159,8 @@ def fit(
             raise TypeError(
                 f"callbacks: {callbacks!r}; accepted is a list of functions and train.EverySteps"
             )
+    if isinstance(schedule, Schedule):
+        raise TypeError(f"schedule: a {type(schedule).__name__}; accepted is its `apply`")
     if schedule is not None and not isinstance(state, TrainState):
         raise TypeError(
             f"schedule: the state is a {type(state).__name__} without the opt_state that a "

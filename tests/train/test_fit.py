@@ -386,6 +386,7 @@ def test_wrong_arguments(options, says):
         ({"callbacks": [3]}, r"callbacks: \[3\]; accepted is a list of functions"),
         ({"validation": rows(4), "eval_step": STEP}, "eval_step: a training step"),
         ({"step": losses.mse_loss}, r"step: .*give make_train_step\(loss, optimizer\)"),
+        ({"schedule": optim.StepLR(OPTIMIZER, 1)}, "schedule: a StepLR; accepted is its `apply`"),
         ({"state": {"w": np.ones(3)}, "schedule": max}, "schedule: the state is a dict without"),
     ],
 )
