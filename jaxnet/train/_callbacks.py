@@ -15,10 +15,15 @@ class _Report:
     """What an epoch's and a step group's report have in common."""
 
     def __init__(self, state: Any, metrics: Mapping[str, Any]) -> None:
-        self.state = state
+        self._state = state
         self._metrics = dict(metrics)
         self._logged: dict[str, Any] = {}
         self._reason: str | None = None
+
+    @property
+    def state(self) -> Any:
+        """The state, read-only: a callback that wants another one returns it."""
+        return self._state
 
     @property
     def metrics(self) -> Mapping[str, Any]:

@@ -416,7 +416,7 @@ class _Run:
                     f"callbacks: one returned {type(changed).__name__}; accepted are None, and a "
                     "state like report.state to go on with"
                 )
-            self.state = report.state = jax.tree.map(_like, changed, self.state)
+            self.state = report._state = jax.tree.map(_like, changed, self.state)
 
     def _own_state(self, seen: bool) -> None:
         """A copy of the state, if a callback may have kept it and a call would give it away."""

@@ -117,6 +117,7 @@ def test_what_is_logged_is_in_history_and_records_and_csv_gains_a_column(tmp_pat
         (lambda report: report.log(a=np.ones(2)), TypeError, "log: a: .*accepted is one number"),
         (lambda report: report.log(a="good"), TypeError, "log: a: 'good'; accepted is one"),
         (lambda report: report.metrics.update(a=1), AttributeError, "update"),
+        (lambda report: setattr(report, "state", report.state), AttributeError, "state"),
         (lambda report: 3, TypeError, "callbacks: one returned int; accepted are None, and a st"),
         (
             lambda report: jax.tree.map(lambda x: x[:1] if x.ndim else x, report.state),
