@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnet import _memory as memory
 from jaxnet import random
+from jaxnet._checks import check_integer
 from jaxnet._extras import needed
 from jaxnet.data._collate import as_numpy, is_array
 from jaxnet.data._dataset import arrays_of, is_iterable_only
@@ -188,6 +189,7 @@ def open_feed(
     generator: random.Generator | None = None,
     epochs: int = 1,
     resumes: bool = False,
+    once: bool = False,
     name: str = "data",
     size_name: str = "batch_size",
 ) -> tuple[Feed, str]:
@@ -202,6 +204,7 @@ def open_feed(
         generator: The generator of each epoch's order; None for the order that is there.
         epochs: How many epochs will be asked for.
         resumes: Whether an epoch may have to be begun again from a checkpoint.
+        once: Whether this data is read only once, so that an iterator will do.
         name: The name of the argument, for errors.
         size_name: The name of the argument `batch_size`, for errors.
 
@@ -217,9 +220,14 @@ def open_feed(
                 raise ValueError(
                     f"{argument}: {value!r}; a {kind} has its own batches, leave it out"
                 )
+        if hasattr(data, "__next__") and not once:
+            raise ValueError(
+                f"{name}: a {kind} gives its batches only once; give what it came from, or, as "
+                "the data of fit, a function of the epoch's number that makes one"
+            )
         return _of_loader(data, kind, where, epochs, resumes, name)
-    if batch_size is None:
-        raise ValueError(f"{size_name}: None; accepted is an integer, at least 1")
+    check_integer(size_name, batch_size, least=1)
+    assert batch_size is not None
     shuffles = generator is not None and shuffle is not False
     arrays = data if _is_pytree(data) else arrays_of(data)
     if arrays is not None:
@@ -258,6 +266,7 @@ class TrainingData:
             "generator": generator,
             "epochs": epochs if self._function is None else 1,
             "resumes": resumes,
+            "once": self._function is not None,
         }
         first = data if self._function is None else data(0)
         self._epoch = 0

@@ -8,16 +8,22 @@ from typing import Any
 import numpy as np
 
 from jaxnet._checks import check_integer
+from jaxnet.train._chunk import LINE
 
 
 class _Report:
     """What an epoch's and a step group's report have in common."""
 
     def __init__(self, state: Any, metrics: Mapping[str, Any]) -> None:
-        self.state = state
+        self._state = state
         self._metrics = dict(metrics)
         self._logged: dict[str, Any] = {}
         self._reason: str | None = None
+
+    @property
+    def state(self) -> Any:
+        """The state, read-only: a callback that wants another one returns it."""
+        return self._state
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -45,7 +51,7 @@ class _Report:
             ValueError: There is a metric of that name already.
         """
         for name, value in values.items():
-            if name in self._metrics or name in ("epoch", "step", "in_epoch"):
+            if name in self._metrics or name in LINE:
                 raise ValueError(f"log: {name!r} is there already; give another name")
             if np.size(value) != 1 or not np.issubdtype(np.asarray(value).dtype, np.number):
                 raise TypeError(f"log: {name}: {value!r}; accepted is one number")
@@ -88,7 +94,8 @@ class StepReport(_Report):
     Attributes:
         epoch: The number of the running epoch, counted from 1.
         step: How many steps of the whole run are done.
-        metrics: The means of the metrics over the steps of the last compiled call, by name.
+        metrics: The means of the metrics by name, over the steps since the last such report,
+            as far as they lie in this epoch.
         state: The state after these steps. It stays usable as long as the callback keeps it.
     """
 
@@ -124,6 +131,8 @@ class EverySteps:
 
     def __post_init__(self) -> None:
         check_integer("steps", self.steps, least=1)
+        if not callable(self.function):
+            raise TypeError(f"EverySteps: function: {self.function!r}; accepted is a function")
 
 
 class EachEpoch:

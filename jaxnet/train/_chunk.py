@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,6 +25,9 @@ _log = logging.getLogger(__name__)
 
 Epoch = Callable[[Any, Any, jax.Array], tuple[Any, Metrics]]
 Chunk = Callable[..., tuple[Any, Metrics, jax.Array, jax.Array]]
+
+LINE = ("epoch", "step", "in_epoch")
+"""What a line of the history or the records says beside metrics."""
 
 _SECONDS = 0.25  # how long a call should take: the progress bar and Ctrl-C wait for it
 _BYTES = 2**26  # data and metrics of one call, at most
@@ -57,13 +60,13 @@ def make_chunk(
         trains: Whether the state that a step gives is the next one's.
 
     Returns:
-        `chunk(state, data, order, start, stop) -> (state, metrics, end, finite)`, not
-        yet compiled: metrics have `capacity` entries along axis 0, the first
+        `chunk(state, data, order, start, stop, offset=0) -> (state, metrics, end, finite)`,
+        not yet compiled: metrics have `capacity` entries along axis 0, the first
         `end - start` of which count; finite says, with "stop", whether all parameters
-        are.
+        are. Step 0 of `order` is step `offset` of the epoch.
     """
 
-    def chunk(state: Any, data: Any, order: Any, start: Any, stop: Any) -> Any:
+    def chunk(state: Any, data: Any, order: Any, start: Any, stop: Any, offset: Any = 0) -> Any:
         @partial(jax.jit, inline=True)  # traced once, for the shapes and for the loop
         def once(current: Any, data: Any, order: Any, i: Any) -> tuple[Any, Metrics]:
             batch = data
@@ -71,8 +74,9 @@ def make_chunk(
                 rows = lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
                 batch = jax.tree.map(lambda column: column[rows], data)
             if not trains and isinstance(current, TrainState):
-                # The state is the same at every batch of an evaluation; what it draws is not.
-                current = current.replace(key=jax.random.fold_in(current.key, i))
+                # The state is the same at every batch of an evaluation; what it draws is not,
+                # and depends on nothing but the number of the batch in the whole data.
+                current = current.replace(key=jax.random.fold_in(current.key, offset + i))
             new, metrics = step(current, batch)
             if nonfinite == "skip":
                 fine = _finite((metrics.get("loss"), _trained(new)))
@@ -296,18 +300,20 @@ class ChunkRunner:
         known = _shapes.setdefault(self._step, {})
         name = jax.tree.structure(state), batch_shapes(batch)
         if name not in known:  # once: it takes time, and memory that stays
-            shapes = jax.tree.map(_as_on_the_device, batch)
+            shapes, began = jax.tree.map(_as_on_the_device, batch), time.perf_counter()
             try:
                 result = jax.eval_shape(self._step, state, shapes)
             except TypeError as error:
-                if f"{type(state).__name__!r} object is not callable" in str(error):
+                text, kind = str(error), type(state).__name__
+                if f"{kind!r} object is not callable" in text or f"Value '{kind}" in text:
                     raise TypeError(
                         "step: a function that calls the state, as a loss calls the model; give "
                         "make_train_step(loss, optimizer), or make_eval_step(loss) to measure"
                     ) from error
                 raise
-            _check_result(result)
+            _check_result(result, self._trains)
             known[name] = result[1]
+            self.compile_seconds += time.perf_counter() - began
         return known[name]
 
     def _capacity(self, batch: Any, feed: Any) -> int:
@@ -322,7 +328,8 @@ class ChunkRunner:
         state, chunk = self.state, self._chunk(batches)
         start, stop = np.int32(first - batches.offset), np.int32(last - batches.offset)
         began, compiled = time.perf_counter(), _Compiling.seconds
-        new, metrics, end, finite = chunk(state, batches.data, batches.order, start, stop)
+        offset = np.int32(batches.offset)
+        new, metrics, end, finite = chunk(state, batches.data, batches.order, start, stop, offset)
         compiled = _Compiling.seconds - compiled
         count = int(end) - int(start)  # waits until the call has ended
         # A copy, since a view would keep the whole array, of the call's full capacity.
@@ -365,7 +372,7 @@ class ChunkRunner:
         """Finds the step that first was not finite, goes back to before it, and raises."""
         before, i = state, start
         while i < end:
-            numbers = np.int32(i), np.int32(i + 1)
+            numbers = np.int32(i), np.int32(i + 1), np.int32(batches.offset)
             after, metrics, _, finite = chunk(before, batches.data, batches.order, *numbers)
             if not finite or not np.isfinite(np.asarray(metrics.get("loss", 0.0))[:1]).all():
                 break
@@ -405,11 +412,16 @@ def batch_shapes(batch: Any) -> Any:
     return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
 
 
-def _check_result(result: Any) -> None:
+def _check_result(result: Any, trains: bool) -> None:
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise TypeError(
             f"step: it gave {type(result).__name__}; accepted is a function (state, batch) -> "
             "(state, dictionary of metrics), such as make_train_step(loss, optimizer) gives"
+        )
+    if taken := [name for name in LINE if trains and name in result[1]]:
+        raise ValueError(
+            f"metrics: {taken[0]!r} has its own meaning in the line of an epoch; give this metric "
+            "another name"
         )
 
 
@@ -437,11 +449,19 @@ def mean_metrics(metrics: Any, weights: np.ndarray | None = None) -> dict[str, A
         metrics: Arrays by name, of which the mean is taken, and `jaxnet.metrics.Metric`s,
             which are joined over all rows.
         weights: The weight of each step in the means; all the same unless given.
+
+    Raises:
+        TypeError: A metric holds several, by name or by number.
     """
     found = {}
     for name, value in sorted(metrics.items(), key=lambda item: (item[0] != "loss", item[0])):
         if isinstance(value, metric_functions.Metric):
             value = metric_functions.compute(metric_functions.total(value))
+        elif isinstance(value, Mapping | list | tuple):
+            raise TypeError(
+                f"metrics: {name}: a {type(value).__name__}; accepted are numbers, arrays of "
+                "numbers, and what jaxnet.metrics gives, each under a name of its own"
+            )
         else:
             value = np.average(np.asarray(value, np.float64), axis=0, weights=weights)
         value = np.asarray(value)

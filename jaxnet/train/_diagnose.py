@@ -12,6 +12,7 @@ import numpy as np
 from jaxnet._intercept import Call, intercept
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import computing_in
+from jaxnet._names import named_leaves
 from jaxnet.precision import full_float32
 from jaxnet.train._state import TrainState, merge
 from jaxnet.train._step import TrainStep
@@ -92,8 +93,10 @@ def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
             bad_batch = jax.tree_util.keystr(path)
             lines.append(f"batch{bad_batch}: {what}")
     if not isinstance(state, TrainState):
-        lines = lines or ["the step's metrics, not its batch; give a state of train.create"]
-        return Diagnosis(bad_batch, None, None, None, tuple(lines))
+        parameter, said = _first(list(named := named_leaves(state)), named)
+        lines += [f"the state before the step: in {parameter} {said}"] if parameter else []
+        lines = lines or ["the step's loss or the state that it gave, not its batch"]
+        return Diagnosis(bad_batch, None, parameter, None, tuple(lines))
     order = _in_order(state)
     layer = gradient = None
     if isinstance(step, TrainStep):

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxnet.train._batches import Feed, open_feed
 from jaxnet.train._chunk import Call, ChunkRunner, joined, mean_metrics
 from jaxnet.train._progress import Progress
-from jaxnet.train._step import Step, make_predict
+from jaxnet.train._step import Step, TrainStep, make_predict
 
 
 def evaluate(
@@ -48,7 +48,8 @@ def evaluate(
         joined over all rows.
 
     Raises:
-        TypeError: The state is a model, or the data is nothing that gives rows or batches.
+        TypeError: The state is a model, the step one of training, or the data nothing that
+            gives rows or batches.
         ValueError: An argument does not go with this data.
 
     >>> import numpy as np
@@ -61,7 +62,8 @@ def evaluate(
     ['accuracy', 'loss']
     """
     check_state(state)
-    opened, _ = open_feed(data, batch_size=batch_size, where=feed)
+    check_eval_step(eval_step)
+    opened, _ = open_feed(data, batch_size=batch_size, where=feed, once=True)
     runner = ChunkRunner(eval_step, trains=False, chunk_steps=chunk_steps)
     progress = Progress(quiet=quiet)
     progress.start(opened.rows, 0)
@@ -121,7 +123,7 @@ def predict(
     (10, 2)
     """
     check_state(state)
-    opened, _ = open_feed(inputs, batch_size=batch_size, where=feed, name="inputs")
+    opened, _ = open_feed(inputs, batch_size=batch_size, where=feed, name="inputs", once=True)
     dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
     runner = ChunkRunner(_predict_step(dtype, averaged), trains=False)
     progress = Progress(quiet=quiet)
@@ -173,4 +175,13 @@ def check_state(state: Any) -> None:
         raise TypeError(
             f"state: a model ({type(state).__name__}); accepted is the state of a run: "
             "train.create(model, optimizer)"
+        )
+
+
+def check_eval_step(step: Step) -> None:
+    """Raises TypeError if it is a training step, whose model is in training mode."""
+    if isinstance(step, TrainStep):
+        raise TypeError(
+            "eval_step: a training step, whose dropout and batch statistics are those of "
+            "training; accepted is what make_eval_step(loss) gives, or a function of your own"
         )

@@ -9,16 +9,17 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxnet._checks import check_choice, check_integer
+from jaxnet._checks import check_choice, check_integer, is_number
 from jaxnet.checkpoint import Checkpoints
-from jaxnet.optim import learning_rates
+from jaxnet.optim import Schedule, learning_rates
 from jaxnet.random import Generator
 from jaxnet.train._batches import Feed, TrainingData, gives_batches, open_feed
 from jaxnet.train._callbacks import Callback, EpochReport, EverySteps, StepReport
 from jaxnet.train._chunk import Call, ChunkRunner, mean_metrics
-from jaxnet.train._evaluate import check_state, measure
+from jaxnet.train._evaluate import check_eval_step, check_state, measure
 from jaxnet.train._loaders import LoaderFeed
 from jaxnet.train._progress import Progress, interruptible, use_compilation_cache
 from jaxnet.train._records import Recorder, Records
@@ -77,8 +78,10 @@ def fit(
         epochs: The number of passes over the data, those before a resumption included.
         batch_size: The rows of a step; the last step of an epoch may have fewer. A loader has
             its own: leave it out.
-        generator: The generator of each epoch's order, which is PyTorch's with the same seed;
-            by default Generator(0). A loader has its own.
+        generator: The generator of each epoch's order, which is that of torch's loader after
+            `torch.manual_seed` with the same seed; by default Generator(0). A loader has its
+            own. Torch's loader draws another order from a generator that it is given itself:
+            so does `DataLoader(..., generator=g)`.
         shuffle: Whether to shuffle: by default all but loaders and iterable data sets.
         validation: Data in the same forms, but no function; it is measured after each epoch,
             not shuffled. A PyTorch program's validation loader draws one number from the
@@ -96,7 +99,7 @@ def fit(
             is no validation.
         mode: "min" or "max": which way the monitored metric gets better.
         patience: Stop after so many epochs in a row without a new best, and give back the
-            weights of the best.
+            weights of the best, their running average too if there is one.
         time_budget: The seconds after which the run stops, having saved: those of the whole
             run, before and after resumptions, without compiling.
         checkpoint: A folder for checkpoints (`jaxnet.checkpoint`).
@@ -109,7 +112,8 @@ def fit(
             loader that then still gives other batches is an error where the run was stopped
             within an epoch; between epochs nothing can tell.
         records: A folder, or a `Records`, for the numbers of every epoch.
-        nonfinite: At a loss that is not finite, "stop" with a `NonFiniteError` that names the
+        nonfinite: At a loss or a parameter that is not finite (of a state of your own: at any
+            floating number in it), "stop" with a `NonFiniteError` that names the
             cause, "skip" that step, or "go on". "stop" keeps the state before a compiled
             call until the call has ended, so that parameters and optimizer state are in
             memory twice; the others give its memory away.
@@ -132,7 +136,8 @@ def fit(
 
     Raises:
         ValueError: An argument is out of range, or a checkpoint is of another run.
-        TypeError: The data is nothing that gives rows or batches, or the state is a model.
+        TypeError: The data is nothing that gives rows or batches, the state is a model, or
+            what stands for a function is none.
         ImportError: Arrays do not fit the device, and Grain is not installed.
         OSError: The folder of the checkpoints cannot be written.
         NonFiniteError: A loss or a parameter is not finite, with nonfinite="stop".
@@ -149,11 +154,25 @@ def fit(
     ):
         if value is not None or name in ("epochs", "save_every", "keep"):
             check_integer(name, value, least)
+    for one in callbacks if isinstance(callbacks, Sequence) else [None]:
+        if not (callable(one) or isinstance(one, EverySteps)):
+            raise TypeError(
+                f"callbacks: {callbacks!r}; accepted is a list of functions and train.EverySteps"
+            )
+    if isinstance(schedule, Schedule):
+        raise TypeError(f"schedule: a {type(schedule).__name__}; accepted is its `apply`")
+    if schedule is not None and not isinstance(state, TrainState):
+        raise TypeError(
+            f"schedule: the state is a {type(state).__name__} without the opt_state that a "
+            "schedule changes; let the step follow the schedule, or a callback change the state"
+        )
+    if eval_step is not None:
+        check_eval_step(eval_step)
     check_choice("mode", mode, ("min", "max"))
     check_choice("nonfinite", nonfinite, ("stop", "skip", "go on"))
     check_choice("feed", feed, ("auto", "device", "host"))
     for name, seconds in (("time_budget", time_budget), ("save_seconds", save_seconds)):
-        if seconds is not None and not seconds >= 0:
+        if seconds is not None and not (is_number(seconds) and seconds >= 0):
             raise ValueError(f"{name}: {seconds!r}; accepted is a number of seconds")
     if (validation is None) != (eval_step is None):
         raise ValueError("validation, eval_step: one without the other; give both or none")
@@ -245,7 +264,9 @@ class _Run:
         self.position = RunPosition()
         if isinstance(state, TrainState):
             self.position.steps = int(state.step)
-        self.best = None if monitor.patience is None else _weights(self.state)
+        # A copy, too: a stop within the first epoch saves it.
+        patient = monitor.patience is not None
+        self.best = jax.tree.map(copied, _weights(state)) if patient else None
         self.metrics = EpochMetrics()  # those of the running epoch
         self.recorder: Recorder | None = None
         self.interrupted = False
@@ -283,8 +304,9 @@ class _Run:
             self._save()
             if self.saves is not None:
                 self.saves.checkpoints.wait()
-        state = self.state if self.best is None else _with_weights(self.state, self.best)
-        seconds = self.seconds
+        state, seconds = self.state, self.seconds
+        if self.best is not None and position.best_epoch is not None:
+            state = _with_weights(state, self.best)
         if reason != "done":
             self.progress.write(f"stopped after epoch {position.epoch}: {reason}")
         best = position.best_epoch
@@ -394,7 +416,7 @@ class _Run:
                     f"callbacks: one returned {type(changed).__name__}; accepted are None, and a "
                     "state like report.state to go on with"
                 )
-            self.state = report.state = changed
+            self.state = report._state = jax.tree.map(_like, changed, self.state)
 
     def _own_state(self, seen: bool) -> None:
         """A copy of the state, if a callback may have kept it and a call would give it away."""
@@ -481,11 +503,26 @@ class _Run:
             self.last_saved = time.perf_counter()
 
 
+def _like(new: Any, old: jax.Array) -> jax.Array:
+    """A leaf that a callback returned, as an array of the dtype that compiled calls go on with."""
+    if np.shape(new) != old.shape:
+        raise ValueError(
+            f"callbacks: one returned a state with an array of shape {np.shape(new)} where there "
+            f"was one of shape {old.shape}; a new state has the shapes of report.state"
+        )
+    weak = getattr(new, "weak_type", False)
+    same = isinstance(new, jax.Array) and new.dtype == old.dtype and not weak
+    return new if same else jnp.asarray(new, old.dtype)
+
+
 def _weights(state: Any) -> Any:
-    return (state.params, state.buffers) if isinstance(state, TrainState) else state
+    """What `patience` gives back of the best epoch."""
+    if not isinstance(state, TrainState):
+        return state
+    return state.params, state.buffers, state.average
 
 
 def _with_weights(state: Any, best: Any) -> Any:
     if not isinstance(state, TrainState):
         return best
-    return state.replace(params=best[0], buffers=best[1])
+    return state.replace(params=best[0], buffers=best[1], average=best[2])

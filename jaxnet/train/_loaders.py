@@ -42,8 +42,8 @@ class LoaderFeed:
         name: The name of the argument, for errors.
 
     Raises:
-        ValueError: The loader can be read only once, or not as often as asked, or a run
-            could not be resumed with it.
+        ValueError: The loader cannot be read as often as asked, or the run could not go on
+            with it after a stop.
     """
 
     on_device = False
@@ -77,11 +77,6 @@ class LoaderFeed:
     def _check(self) -> None:
         name, loader, epochs = self._name, self._loader, self._epochs
         kind = type(loader).__name__
-        if hasattr(loader, "__next__"):
-            raise ValueError(
-                f"{name}: a {kind} gives its batches only once; give what it came from, or a "
-                "function of the epoch's number that makes one"
-            )
         if self._sharded:
             self.steps = loader.batches_per_epoch
             if loader.epochs is not None and loader.epochs < epochs:

@@ -24,7 +24,6 @@ class Progress:
     While it is open, the notices of `logging.getLogger("jaxnet")` are shown between its lines.
 
     Args:
-        total: The rows of the whole run; None where that is not known.
         quiet: Whether there are lines only, and no bar; None shows a bar on a terminal.
         log: A function that takes the lines; by default they are printed.
         first: The name of the metric that is shown first.
@@ -32,13 +31,12 @@ class Progress:
 
     def __init__(
         self,
-        total: int | None = None,
         quiet: bool | None = None,
         log: Callable[[str], None] | None = None,
         first: str | None = None,
     ) -> None:
         self._quiet = not sys.stderr.isatty() if quiet is None else quiet
-        self._total, self._log, self._first = total, log, first
+        self._log, self._first = log, first
         self._last: dict[str, Any] = {}  # the monitored metric of the last epoch
         self._bar: Any = None
         self._task: Any = None
@@ -46,21 +44,20 @@ class Progress:
     @contextmanager
     def open(self) -> Iterator[None]:
         """Shows notices as lines, and takes the bar away at the end."""
-        handler = _Handler(self.write)
-        level = _notices.level
-        if level == logging.NOTSET:
-            _notices.setLevel(logging.INFO)
-        _notices.addHandler(handler)
+        _handler.begin(self.write)
         try:
             yield
         finally:
-            _notices.removeHandler(handler)
-            _notices.setLevel(level)
+            _handler.end(self.write)
             self.close()
 
     def start(self, total: int | None, done: int) -> None:
-        """Begins the bar, with some rows done already."""
-        self._total = total
+        """Begins the bar.
+
+        Args:
+            total: The rows of the whole run; None where that is not known.
+            done: The rows that are done already.
+        """
         if self._quiet or self._bar is not None:
             return
         from rich import progress
@@ -109,20 +106,51 @@ class Progress:
 
 
 class _Handler(logging.Handler):
-    """Hands the text of notices to a function."""
+    """Shows notices as lines of the run that began last, as long as there is one.
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    The handlers of the program get what they would get without it, and no line twice that
+    they did not ask for.
+    """
+
+    def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._write = write
+        self._writes: list[Callable[[str], None]] = []
+        self._before: tuple[int, bool, int] = logging.NOTSET, True, logging.WARNING
+
+    def begin(self, write: Callable[[str], None]) -> None:
+        with _lock:  # runs in several threads end in any order
+            if not self._writes:
+                level = _notices.getEffectiveLevel()
+                self._before = _notices.level, _notices.propagate, level
+                _notices.setLevel(min(level, logging.INFO))
+                _notices.propagate = False
+                _notices.addHandler(self)
+            self._writes.append(write)
+
+    def end(self, write: Callable[[str], None]) -> None:
+        with _lock:
+            self._writes.remove(write)
+            if not self._writes:
+                _notices.removeHandler(self)
+                level, _notices.propagate, _ = self._before
+                _notices.setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._write(record.getMessage())
+        if self._writes:
+            self._writes[-1](record.getMessage())
+        _, propagates, level = self._before
+        if propagates and record.levelno >= level and logging.root.handlers:
+            logging.root.handle(record)
 
 
 def _shown(metrics: Mapping[str, Any], first: str | None) -> str:
     names = [name for name, value in metrics.items() if isinstance(value, float | int)]
     names.sort(key=lambda name: name != first)  # stable: the others stay in their order
     return ", ".join(f"{name} {metrics[name]:.4g}" for name in names)
+
+
+_handler = _Handler()
+_lock = threading.Lock()
 
 
 @contextmanager

@@ -80,6 +80,11 @@ class Monitor:
             there = ", ".join(measured)
             raise ValueError(f"monitor: no metric {self.name!r}; there are {there}")
         value, best = measured[self.name], position.best
+        if not isinstance(value, float):
+            raise ValueError(
+                f"monitor: {self.name!r} is a list of {len(value)} numbers; accepted is the name "
+                "of a metric that is one number"
+            )
         if value == value and (best is None or self._sign * value < self._sign * best):
             position.best, position.best_epoch, position.bad_epochs = value, position.epoch, 0
             return True

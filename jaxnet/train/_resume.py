@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnet._names import named_leaves
 from jaxnet.checkpoint import Checkpoints, Restored
+from jaxnet.train._callbacks import EverySteps
 from jaxnet.train._chunk import joined
 
 
@@ -146,7 +147,10 @@ class RunCheckpoints:
         config: Any,
     ) -> None:
         self.checkpoints, self._monitor, self._settings = checkpoints, monitor, settings
-        self._callbacks, self._config = callbacks, config
+        self._callbacks = [
+            each.function if isinstance(each, EverySteps) else each for each in callbacks
+        ]
+        self._config = config
         self._saved: tuple[int, int] | None = None
 
     def save(self, state: Any, position: RunPosition, best: Any, metrics: EpochMetrics) -> bool:

@@ -160,7 +160,13 @@ def create(
         seed: The seed of the run's random key, for dropout and the like.
         average: An `optim.AveragedModel`, to keep a running average of the weights; None for
             no average.
+
+    Raises:
+        TypeError: The model is no module, or the optimizer none.
     """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"create: model: {type(model).__name__}; accepted is a flax.nnx module")
+    check_optimizer("create", optimizer)
     # Copied, because a compiled step may be given the state's memory (donation), and the
     # model would be left with deleted arrays.
     structure, params, buffers = split(model)
@@ -176,11 +182,24 @@ def create(
     )
 
 
+def check_optimizer(owner: str, optimizer: Any) -> None:
+    """Raises TypeError if it is no optimizer, but the function that makes one, for example."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"{owner}: optimizer: {optimizer!r}; accepted is an optimizer of jaxnet.optim or "
+            "optax, such as optim.SGD(lr=0.1)"
+        )
+
+
 def copied(x: Any) -> jax.Array:
     """A copy of an array, whose dtype is not weak.
 
     With a weak dtype the first step would compile another program than all later ones.
     """
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        # device_put of random keys forgets their devices, and shares what lies on several.
+        data = copied(jax.random.key_data(x))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
     # device_put needs no program, where jnp.copy compiles one for every shape, which was most
     # of the time that a model with many shapes took to start. But device_put copies only
     # arrays of JAX; it may share the memory of numpy's.

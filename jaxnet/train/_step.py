@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -12,11 +11,12 @@ import optax
 from jax import lax
 from jax.typing import DTypeLike
 
+from jaxnet import metrics as metric_functions
 from jaxnet._checks import check_integer
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import computing_in
 from jaxnet.precision import full_float32
-from jaxnet.train._state import Arrays, TrainState, merge, split
+from jaxnet.train._state import Arrays, TrainState, check_optimizer, merge, split
 
 Metrics = dict[str, Any]
 Loss = Callable[[Any, Any], Any]
@@ -76,6 +76,12 @@ def supervised(
     """
 
     def loss(model: Any, batch: Any) -> tuple[jax.Array, Metrics]:
+        # An array of two rows would come apart into them.
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ValueError(
+                f"supervised: a batch of {jax.tree.map(jnp.shape, batch)}; accepted is (inputs, "
+                "targets). For other batches write loss(model, batch) yourself"
+            )
         inputs, targets = batch
         outputs = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
         measured = {name: f(outputs, targets) for name, f in (metrics or {}).items()}
@@ -108,8 +114,9 @@ def make_train_step(
             (`jaxnet.optim`).
         microbatches: The number of equal parts into which a batch is cut to save memory. The
             gradient is the mean of the parts' gradients, which for a loss that is a mean is
-            the gradient of the whole batch. Metrics are added up. BatchNorm sees the parts
-            one after another.
+            the gradient of the whole batch. Metrics that are numbers or arrays are the means
+            over the parts, as `fit`'s are over steps; a `jaxnet.metrics.Metric` is joined over
+            all rows. BatchNorm sees the parts one after another.
         compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; parameters,
             gradients, the model's outputs and the loss stay in float32. None means float32.
         loss_scale: The function `optim.loss_scale`, for float16 with an optimizer in
@@ -120,7 +127,7 @@ def make_train_step(
         average: The `optim.AveragedModel` that `create` was given too: a running average of
             the weights, updated after every step.
         grad_norm: Whether the metrics include "grad_norm", the 2-norm of the whole gradient
-            before clipping.
+            before clipping; in float16 training that of the gradient without the loss scale.
 
     Returns:
         A pure function `(state, batch) -> (state, metrics)`, not yet compiled:
@@ -130,6 +137,7 @@ def make_train_step(
     Raises:
         ValueError: The number of microbatches is below 1, or float16 has no loss scaling.
     """
+    check_optimizer("make_train_step", optimizer)
     check_integer("microbatches", microbatches, least=1)
     if jnp.dtype(compute_dtype or jnp.float32) == jnp.float16 and loss_scale is None:
         raise ValueError(
@@ -171,13 +179,11 @@ def make_train_step(
         numbers = jnp.arange(microbatches)
         (total, params, buffers), (values, stacked) = lax.scan(run, start, (numbers, cut))
         grads = jax.tree.map(lambda g: g / microbatches, total)
-        metrics = {
-            name: functools.reduce(
-                operator.add,
-                [jax.tree.map(lambda x, i=i: x[i], metric) for i in range(microbatches)],
-            )
-            for name, metric in stacked.items()
-        }
+        metrics = jax.tree.map(
+            lambda metric: metric_functions.total(metric) if _joins(metric) else metric.mean(0),
+            stacked,
+            is_leaf=_joins,
+        )
         return grads, (values.mean(), metrics, (params, buffers))
 
     @full_float32()
@@ -193,7 +199,8 @@ def make_train_step(
         # in torch too, so the update is added to the parameters after it.
         value, metrics, (params, buffers) = aux
         if grad_norm:
-            metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
+            scale = 1.0 if loss_scale is None else loss_scale(state.opt_state)
+            metrics = {**metrics, "grad_norm": optax.tree.norm(grads) / scale}
         updates, opt_state = _update(optimizer, grads, state.opt_state, params)
         with jax.numpy_dtype_promotion("standard"):  # float32 updates of bfloat16 parameters
             params = optax.apply_updates(params, updates)
@@ -245,6 +252,9 @@ def make_predict(
 ) -> Callable[..., Any]:
     """A prediction function: the outputs of the model in evaluation mode.
 
+    A model that draws in evaluation mode too does so from the same key as in
+    `make_eval_step`.
+
     Args:
         compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; the outputs
             are float32. None means float32.
@@ -257,16 +267,23 @@ def make_predict(
     @full_float32()
     def predict(state: TrainState[Any], *inputs: Any) -> Any:
         model = state.model(averaged=averaged)
-        with computing_in(model, compute_dtype):
+        key = jax.random.fold_in(state.key, state.step)
+        with keys(key), computing_in(model, compute_dtype):
             return model(*inputs)
 
     return predict
 
 
+def _joins(metric: Any) -> bool:
+    return isinstance(metric, metric_functions.Metric)
+
+
 def _cut(parts: int, array: jax.Array) -> jax.Array:
     if array.shape[0] % parts:
         raise ValueError(
-            f"microbatches: a batch of {array.shape[0]} rows cannot be cut into {parts} equal parts"
+            f"microbatches: a batch of {array.shape[0]} rows cannot be cut into {parts} equal "
+            "parts; the last batch of an epoch is smaller where the rows do not divide, unless a "
+            "DataLoader with drop_last=True makes the batches"
         )
     return array.reshape(parts, -1, *array.shape[1:])
 

@@ -117,7 +117,13 @@ def test_what_is_logged_is_in_history_and_records_and_csv_gains_a_column(tmp_pat
         (lambda report: report.log(a=np.ones(2)), TypeError, "log: a: .*accepted is one number"),
         (lambda report: report.log(a="good"), TypeError, "log: a: 'good'; accepted is one"),
         (lambda report: report.metrics.update(a=1), AttributeError, "update"),
+        (lambda report: setattr(report, "state", report.state), AttributeError, "state"),
         (lambda report: 3, TypeError, "callbacks: one returned int; accepted are None, and a st"),
+        (
+            lambda report: jax.tree.map(lambda x: x[:1] if x.ndim else x, report.state),
+            ValueError,
+            r"shape \(1,\) where there was one of shape \(2,\)",
+        ),
     ],
 )
 def test_wrong_callbacks(action, error, says):
@@ -190,6 +196,16 @@ def test_a_step_of_ones_own_over_two_models():
     poisoned[0][29] = np.nan
     with pytest.raises(train.NonFiniteError, match=r"epoch 1, step 4: not finite: batch\[0\]"):
         train.fit(states, both, poisoned, shuffle=False, **options)
+    infinite = {**states, "best": jnp.array(jnp.inf)}
+
+    def three(states, batch):
+        after, measured = both(states, batch)
+        return {**after, "best": states["best"]}, measured
+
+    with pytest.raises(
+        train.NonFiniteError, match="state before the step: in best 0 nan and 1 inf"
+    ):
+        train.fit(infinite, three, rows(), **options)
 
 
 def test_reprs_are_short():
@@ -208,6 +224,7 @@ def test_reprs_are_short():
     ("metric", "error", "says"),
     [
         (lambda out, y: "good", TypeError, "metrics: m: 'good'; accepted are numbers, arrays"),
+        (lambda out, y: {"a": out.mean()}, TypeError, "metrics: m: a dict; accepted are numbers"),
         (lambda out, y: out[:, 0], ValueError, r"metrics: m: of shapes \[\(2,\), \(8,\)\] in ba"),
     ],
 )
@@ -216,6 +233,14 @@ def test_metrics_that_are_no_numbers(metric, error, says):
     options = {"epochs": 1, "batch_size": 8, "compilation_cache": False, "quiet": True}
     with pytest.raises(error, match=says):
         train.fit(make_state(), step, rows(), **options)
+
+
+@pytest.mark.parametrize("name", ["epoch", "step", "in_epoch"])
+def test_a_metric_does_not_hide_what_a_line_says_itself(name):
+    loss = train.supervised(losses.cross_entropy, {name: metrics.accuracy})
+    step = train.make_train_step(loss, OPTIMIZER)
+    with pytest.raises(ValueError, match=f"metrics: '{name}' has its own meaning"):
+        train.fit(make_state(), step, rows(), epochs=1, batch_size=8, quiet=True)
 
 
 def test_a_state_of_another_optimizer_and_of_none():
@@ -227,3 +252,51 @@ def test_a_state_of_another_optimizer_and_of_none():
         train.fit(nn.Linear(3, 2, rngs=Generator(1)), STEP, rows(), **options)
     with pytest.raises(TypeError, match="step: a function that calls the state"):
         train.fit(make_state(), LOSS, rows(), **options)
+
+
+def test_the_memory_of_a_step_callback_is_kept(tmp_path):
+    def count(memory, state, metrics):
+        return memory + 1, state
+
+    def counted(epochs, folder):
+        each = train.EachEpoch(count, jnp.zeros((), jnp.int32))
+        run(epochs=epochs, callbacks=[train.EverySteps(3, each)], checkpoint=folder)
+        return int(each.memory)
+
+    assert counted(4, tmp_path / "whole") == 9
+    counted(2, tmp_path / "stopped")
+    assert counted(4, tmp_path / "stopped") == 9
+
+
+def test_a_state_on_several_devices_stays_usable():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("rows",))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    state = jax.device_put(make_state(), everywhere)
+    result = train.fit(state, STEP, rows(), epochs=1, batch_size=8, nonfinite="skip", quiet=True)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert result.state.key.sharding.device_set == set(jax.devices())
+
+
+def test_patience_gives_back_the_running_average_of_the_best_epoch():
+    average = optim.AveragedModel(optim.get_ema_avg_fn(0.5))
+    step = train.make_train_step(LOSS, OPTIMIZER, average=average)
+    state = train.create(nn.Linear(3, 2, rngs=Generator(1)), OPTIMIZER, average=average)
+    kept = []
+    options = {"monitor": "loss", "mode": "max", "patience": 2, "quiet": True}
+    options |= {"callbacks": [lambda report: kept.append(report.state)]}
+    result = train.fit(state, step, rows(), epochs=5, batch_size=8, **options)
+    assert (result.best_epoch, len(kept)) == (1, 3)
+    assert weights(result.state.average) == weights(kept[0].average)
+    assert weights(result.state) == weights(kept[0])
+
+
+def test_a_state_of_numpy_and_python_numbers_can_be_gone_on_with(tmp_path):
+    def halve(report):
+        params = {name: np.asarray(p) * 0.5 for name, p in report.state.params.items()}
+        return report.state.replace(params=params, step=int(report.state.step))
+
+    whole = run(epochs=4, callbacks=[halve])
+    run(epochs=2, callbacks=[halve], checkpoint=tmp_path)
+    result = run(epochs=4, callbacks=[halve], checkpoint=tmp_path)
+    assert weights(result.state) == weights(whole.state)
+    assert (result.state.step.dtype, result.history) == (jnp.int32, whole.history)

@@ -12,6 +12,7 @@ from jaxnet.random import Generator
 LOSS = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
 EVAL = train.make_eval_step(LOSS)
 OPTIMIZER = optim.Adam(lr=0.02)
+TRAIN = train.make_train_step(LOSS, OPTIMIZER)
 
 
 def rows(n: int = 50) -> tuple[np.ndarray, np.ndarray]:
@@ -105,6 +106,23 @@ def test_a_model_that_draws_in_evaluation_mode_draws_anew_for_each_batch():
     assert found == train.evaluate(state, step, zeros, batch_size=32)["values"]
     both = train.evaluate(state, step, np.zeros((64, 2), np.float32), batch_size=32)["values"]
     assert both != found  # the second batch has draws of its own
+    assert train.predict(state, zeros, batch_size=32).std() > 0.5
+
+
+def test_what_is_drawn_depends_on_the_number_of_the_batch_alone():
+    numbers = np.repeat(np.arange(40), 8)[:318, None]  # of each row's batch; the last is smaller
+
+    def drawn(model, batch):
+        column = jax.nn.one_hot(jax.tree.leaves(batch)[0][0, 0], 40)
+        return jnp.zeros(()), {"draws": column * jax.random.uniform(next_key())}
+
+    def draws(rows, **options):
+        return train.evaluate(make_state(), train.make_eval_step(drawn), rows, **options)["draws"]
+
+    found = draws(numbers, batch_size=8)
+    assert len(np.unique(np.round(found, 7))) == 40
+    assert draws(numbers, batch_size=8, feed="host") == found
+    assert draws(data.DataLoader(data.TensorDataset(numbers), 8), chunk_steps=3) == found
 
 
 @pytest.mark.parametrize("size", [7, 50, 64])
@@ -143,6 +161,12 @@ class Mean(nn.Module):
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
+        (
+            lambda: train.evaluate(make_state(), TRAIN, rows(), batch_size=8),
+            TypeError,
+            "a training",
+        ),
+        (lambda: train.predict(make_state(), rows()[0], batch_size=0), ValueError, "batch_size: 0"),
         (lambda: train.predict(make_state(Mean()), rows()[0], batch_size=8), ValueError, "rows al"),
         (lambda: train.predict(make_state(), rows()[0]), ValueError, "batch_size: None; accepted"),
         (lambda: train.evaluate(make_state(), EVAL, rows()), ValueError, "batch_size: None"),

@@ -1,5 +1,6 @@
 """jaxnet/train/_fit.py: the loop on the host, and that nothing is lost when it is stopped."""
 
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,9 @@ LOSS = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
 OPTIMIZER = optim.Adam(lr=0.02)
 STEP = train.make_train_step(LOSS, OPTIMIZER)
 EVAL = train.make_eval_step(LOSS)
+LISTS = train.make_train_step(
+    train.supervised(losses.cross_entropy, {"list": lambda outputs, y: outputs.mean(0)}), OPTIMIZER
+)
 
 
 def rows(n: int = 50) -> tuple[np.ndarray, np.ndarray]:
@@ -315,6 +319,30 @@ def test_bar_and_lines(capsys):
     assert lines[-1].startswith("epoch 3/3")
 
 
+@pytest.mark.parametrize("nonfinite", ["stop", "skip"])
+def test_stopped_within_the_first_epoch_with_patience(nonfinite, tmp_path):
+    options = {"patience": 2, "nonfinite": nonfinite}
+    stop = train.EverySteps(3, lambda report: os.kill(os.getpid(), signal.SIGINT))
+    first = run(checkpoint=tmp_path, callbacks=[stop], chunk_steps=1, **options)
+    assert (first.reason, first.best_epoch, int(first.state.step)) == ("interrupted", None, 3)
+    assert bits(first.state) == bits(Checkpoints(tmp_path).restore(first.state).state)
+    assert_same(run(**options), run(checkpoint=tmp_path, **options))
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_notices_are_lines_and_go_to_the_programs_log_if_it_asks_for_them(asked, caplog):
+    if asked:
+        caplog.set_level(logging.INFO)
+    lines: list[str] = []
+    run(log=lines.append, callbacks=[lambda report: run(log=lines.append, epochs=1) and None])
+    notices = [record.getMessage() for record in caplog.records]
+    assert (len(notices) > 0) == asked
+    assert [line for line in lines if line in notices] == notices
+    assert sum("put on the device" in line for line in lines) == 4  # one for each run
+    library = logging.getLogger("jaxnet")
+    assert (library.level, library.propagate, library.handlers) == (logging.NOTSET, True, [])
+
+
 def test_a_function_of_the_epoch_as_data(tmp_path):
     asked = []
 
@@ -338,6 +366,8 @@ def test_a_function_of_the_epoch_as_data(tmp_path):
         ({"feed": "disk"}, "feed: 'disk'"),
         ({"patience": 0}, "patience: 0"),
         ({"time_budget": -1.0}, "time_budget: -1.0"),
+        ({"time_budget": "1 h"}, "time_budget: '1 h'; accepted is a number of seconds"),
+        ({"monitor": "list", "step": LISTS}, "monitor: 'list' is a list of 2 numbers"),
         ({"validation": rows(4)}, "validation, eval_step: one without the other"),
         ({"monitor": "f1"}, "monitor: no metric 'f1'; there are loss, accuracy"),
         ({"arrays": (np.zeros((3, 1)), np.zeros(4))}, r"shapes \[\(3, 1\), \(4,\)\]"),
@@ -346,4 +376,20 @@ def test_a_function_of_the_epoch_as_data(tmp_path):
 )
 def test_wrong_arguments(options, says):
     with pytest.raises(ValueError, match=says):
+        run(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"callbacks": train.EverySteps(1, print)}, "callbacks: EverySteps.*accepted is a list"),
+        ({"callbacks": [3]}, r"callbacks: \[3\]; accepted is a list of functions"),
+        ({"validation": rows(4), "eval_step": STEP}, "eval_step: a training step"),
+        ({"step": losses.mse_loss}, r"step: .*give make_train_step\(loss, optimizer\)"),
+        ({"schedule": optim.StepLR(OPTIMIZER, 1)}, "schedule: a StepLR; accepted is its `apply`"),
+        ({"state": {"w": np.ones(3)}, "schedule": max}, "schedule: the state is a dict without"),
+    ],
+)
+def test_arguments_of_another_kind(options, says):
+    with pytest.raises(TypeError, match=says):
         run(**options)

@@ -431,3 +431,16 @@ def test_without_grain_it_says_what_to_install(monkeypatch):
     with pytest.raises(ImportError, match=r"fed from the host.*pip install grain"):
         run(rows(), batch_size=8, feed="host")
     run(rows(), batch_size=8)  # from the device it is not needed
+
+
+def test_iterators_where_one_pass_is_enough(tmp_path):
+    def batches(epoch):
+        yield from Batches(lambda n: np.roll(np.arange(n), epoch))
+
+    whole = run(batches)
+    run(batches, epochs=1, checkpoint=tmp_path)
+    assert bits(run(batches, checkpoint=tmp_path)) == bits(whole)
+    measured = train.evaluate(whole.state, EVAL, batches(0))
+    assert measured == train.evaluate(whole.state, EVAL, Batches(np.arange))
+    with pytest.raises(ValueError, match="validation: a generator gives its batches only once"):
+        run(batches, validation=batches(0), eval_step=EVAL)

@@ -46,6 +46,17 @@ def test_microbatches_give_the_gradient_of_the_whole():
         one_step(microbatches=0)
 
 
+def test_microbatches_give_the_means_of_plain_metrics():
+    def measured(microbatches):
+        numbers = {"mean": lambda o, t: o.mean(), "columns": lambda o, t: o.mean(0)}
+        loss = train.supervised(losses.cross_entropy, numbers)
+        return one_step(loss=loss, microbatches=microbatches)[1]
+
+    whole, parts = measured(1), measured(3)
+    np.testing.assert_allclose(parts["mean"], whole["mean"], rtol=1e-5)
+    np.testing.assert_allclose(parts["columns"], whole["columns"], rtol=1e-5)
+
+
 def test_microbatches_update_running_statistics_one_after_another():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2, rngs=Generator(0)))
     state, _ = one_step(model=model, microbatches=4)
@@ -82,6 +93,14 @@ def test_float16_needs_and_uses_loss_scaling():
     full, reference = one_step()
     assert 0 < largest_gap(full.params, half.params) < 1e-2
     assert float(measured["loss"]) == pytest.approx(float(reference["loss"]), abs=1e-2)
+
+
+def test_the_gradients_norm_is_that_without_the_loss_scale():
+    scaler = optim.GradScaler(SGD, init_scale=1024.0)
+    options = {"compute_dtype": jnp.float16, "loss_scale": optim.loss_scale, "grad_norm": True}
+    scaled = one_step(scaler, **options)[1]["grad_norm"]
+    plain = one_step(grad_norm=True)[1]["grad_norm"]
+    assert float(scaled) == pytest.approx(float(plain), rel=1e-2)
 
 
 def test_float16_overflow_leaves_the_step_out():
@@ -145,3 +164,11 @@ def test_several_inputs_and_predict():
     half = train.make_predict(compute_dtype=jnp.bfloat16)(state, x, x)
     assert half.dtype == jnp.float32
     assert 0 < largest_gap(half, outputs) < 0.05
+
+
+@pytest.mark.parametrize(
+    "batch", [jnp.ones((2, 3)), {"inputs": jnp.ones((4, 3)), "targets": jnp.ones(4)}, (1.0,)]
+)
+def test_a_supervised_batch_is_a_pair(batch):
+    with pytest.raises(ValueError, match=r"supervised: a batch of .*accepted is \(inputs, targ"):
+        train.make_train_step(LOSS, SGD)(train.create(net(), SGD), batch)

@@ -137,6 +137,19 @@ def test_wrong_arguments(call, says):
         call(train.make_eval_step(LOSS))
 
 
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: train.create(small_net(), optim.SGD), "create: optimizer: <function SGD"),
+        (lambda: train.create(optim.SGD(lr=0.1), small_net()), "create: model: Optimizer; acc"),
+        (lambda: train.make_train_step(LOSS, optim.SGD), "make_train_step: optimizer: <function"),
+    ],
+)
+def test_what_is_no_model_and_no_optimizer(call, says):
+    with pytest.raises(TypeError, match=says):
+        call()
+
+
 def test_loss_that_is_no_number():
     optimizer = optim.SGD(lr=0.1)
     step = train.make_train_step(lambda model, batch: model(batch[0]), optimizer)
