@@ -15,9 +15,6 @@ from experiments.harness.files import available
 from experiments.harness.record import Run
 from jaxnet import data
 
-__all__ = ["USERS_ERRORS", "execute", "list_all", "load", "missing_data", "names", "one_line",
-           "run", "told"]  # fmt: skip
-
 USERS_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, OverflowError, MemoryError)
 """What is the user's to mend and told in a line: settings, files, packages that are not there,
 a loss that is not finite, more than the memory holds. JAXNET_TRACEBACK=1 shows where it was."""
