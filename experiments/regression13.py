@@ -174,7 +174,7 @@ def main(config: Config, run: Run) -> None:
         model, curve = learn(config)
         found = np.append(*(array.ravel() for array in weights.state_dict(model).values()))
         gap = float(np.abs(found - target).max())
-        print(f"\nafter {config.epochs} epochs: loss {curve[-1]:.2e}, parameters {gap:.1e} off")
+        print(f"\nepoch {config.epochs}: loss {curve[-1]:.2e}, parameters {gap:.1e} off")
         document = config.epochs >= Config.epochs and config.lr == Config.lr
         if document and config.batch_size == Config.batch_size:
             what = "the net finds the printed parameters, to half of their last digit"
