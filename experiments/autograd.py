@@ -64,14 +64,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 def plot_activations(path: Path) -> dict[str, dict[str, list[float]]]:
     """Draws the activation functions and their slopes; gives both at -3, 0 and 3."""
     x = jnp.linspace(-3, 3, 241)
-    places = jnp.array([-3.0, 0.0, 3.0])
+    points = jnp.array([-3.0, 0.0, 3.0])
     values, slopes, table = [], [], {}
     for name, activation in ACTIVATIONS.items():
         slope = jax.vmap(jax.grad(activation))
         values.append(plots.Series(name, x, activation(x)))
         slopes.append(plots.Series(name, x, slope(x)))
-        table[name] = {"value": activation(places).tolist(), "slope": slope(places).tolist()}
-    header = ["activation f", *(f"{f}({x:g})" for f in ("f", "f'") for x in places)]
+        table[name] = {"value": activation(points).tolist(), "slope": slope(points).tolist()}
+    header = ["activation f", *(f"{f}({x:g})" for f in ("f", "f'") for x in points)]
     cells = [
         [name, *(f"{v:.4f}" for row in both.values() for v in row)] for name, both in table.items()
     ]

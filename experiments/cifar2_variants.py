@@ -24,12 +24,12 @@ batch norm 0.872: experiments/results/cifar2_variants.md.
 
 The deep ones, 100 blocks, seeds 0 and 1, an hour each on two CPU cores: 38 to 48 epochs; of the
 validation images 0.841 ± 0.030 (shared) and 0.849 ± 0.022 (separate) right without eval(), 0.500
-and 0.842 ± 0.017 with it. One batch norm for 100 places keeps the statistics of the last ones
-only, and chance is what they give the others: experiments/results/cifar2_variants_deep.md.
+and 0.842 ± 0.017 with it. One batch norm that is used 100 times keeps the statistics of its last
+uses only, with which the net guesses: experiments/results/cifar2_variants_deep.md.
 
 `res_deep` builds its blocks as the document does, `n_blocks * [block]`: one block,
 used n times, with one set of weights and running statistics. `res_deep_separate` has
-a block of its own at each place.
+n blocks, each with its own.
 """
 
 import dataclasses

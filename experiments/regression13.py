@@ -203,8 +203,8 @@ def within_the_bound(draws: dict[str, Any], target: np.ndarray) -> list[dict[str
     The prediction intervals of the ledger are as wide as our draws are; this holds the draws.
 
     Args:
-        draws: of `first_draws`.
-        target: the parameters that the document prints.
+        draws: What `first_draws` gave.
+        target: The parameters that the document prints.
     """
     bound = FEATURES**-0.5
     drawn = np.append(np.ravel([*draws["weight"].values()]), np.ravel(draws["bias"]))
@@ -232,7 +232,7 @@ def within_the_bound(draws: dict[str, Any], target: np.ndarray) -> list[dict[str
 
 
 def _plot(path: Path, curve: list[float], target: np.ndarray, found: np.ndarray) -> None:
-    places = np.arange(len(target))
+    numbers = np.arange(len(target))
     panels = [
         plots.Panel(
             "Learning from answers",
@@ -246,8 +246,8 @@ def _plot(path: Path, curve: list[float], target: np.ndarray, found: np.ndarray)
             "number",
             "value",
             [
-                plots.Series("printed", places, target, "ko"),
-                plots.Series("found", places, found, "C1x"),
+                plots.Series("printed", numbers, target, "ko"),
+                plots.Series("found", numbers, found, "C1x"),
             ],
         ),
     ]
