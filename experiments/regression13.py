@@ -113,16 +113,19 @@ def learn(config: Config) -> tuple[Any, list[float]]:
     optimizer = optim.SGD(lr=config.lr)
     state = train.create(DLModel(FEATURES, 1, rngs=generator), optimizer, config.seed)
     step = train.make_train_step(train.supervised(losses.mse_loss), optimizer)
-    result = train.fit(
-        state,
-        step,
-        rows,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        generator=generator,
-        quiet=True,
-        log=lambda line: None,
-    )
+    try:
+        result = train.fit(
+            state,
+            step,
+            rows,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            generator=generator,
+            quiet=True,
+            log=lambda line: None,
+        )
+    except train.NonFiniteError as error:
+        raise ValueError(f"--lr: at {config.lr:g} the loss is not finite; lower it") from error
     return result.state.model(), [line["loss"] for line in result.history]
 
 
