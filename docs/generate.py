@@ -51,8 +51,6 @@ FAMILIES = {
         "pooling": "Pooling",
         "adaptive_pooling": "pooling",
         "lp_pooling": "pooling",
-        "unpooling": "pooling",
-        "max_unpool": "pooling",
         "norm": "Normalization",
         "batchnorm": "norm",
         "activation": "Activations",
@@ -67,9 +65,8 @@ FAMILIES = {
         "upsample": "Upsampling",
         "loss": "Losses as modules",
         "distance": "Distances",
-        "padding": "Padding",
         "summary": "Looking inside",
-        "intercept": "summary",
+        "intercept": "summary",  # jaxnet/_intercept.py
     },
     "optim": {
         "optimizers": "Optimizers",
@@ -94,11 +91,11 @@ FAMILIES = {
     },
     "train": {
         "fit": "The loop",
-        **dict.fromkeys(("loop", "callbacks", "evaluate", "predict", "progress", "resume"), "fit"),
+        **dict.fromkeys(("callbacks", "evaluate", "progress", "resume", "result"), "fit"),
         "step": "States and steps",
-        **dict.fromkeys(("state", "epoch", "chunk"), "step"),
+        **dict.fromkeys(("state", "chunk"), "step"),
         "records": "Records",
-        **dict.fromkeys(("writers", "visdom"), "records"),
+        "visdom": "records",
         "diagnose": "Diagnosis",
     },
 }
@@ -108,7 +105,7 @@ OTHERWISE = {"nn": "", "optim": "optimizer", "data": "files", "train": "fit"}
 WITH_MEMBERS = {
     "AveragedModel", "Checkpoints", "DataLoader", "Dataset", "EachEpoch", "EpochReport",
     "Generator", "IterableDataset", "Metric", "Module", "ModuleDict", "Optimizer", "Records",
-    "ReduceLROnPlateau", "Run", "Schedule", "ShardedIterator", "StepReport", "TrainState",
+    "ReduceLROnPlateau", "Schedule", "ShardedIterator", "StepReport", "TrainState",
     "Visdom",
 }  # fmt: skip
 
@@ -182,7 +179,7 @@ def reference_page(title: str, names: list[str]) -> str:
     package = names[0].rpartition(".")[0]
     lines = [f"# {title}", "", f"The public names are imported from `{package}`.", ""]
     for name in names:
-        lines += [f"::: {in_source(name)}"]
+        lines += [f"::: {name}"]
         if name.rpartition(".")[2] in WITH_MEMBERS:
             lines += [
                 "    options:",
@@ -192,16 +189,6 @@ def reference_page(title: str, names: list[str]) -> str:
             ]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
-
-
-def in_source(name: str) -> str:
-    """A public name as mkdocstrings finds it, which reads files and runs nothing.
-
-    Where a module has the name of the function in it, the file `a/b.py` hides the function `a.b`.
-    """
-    if (ROOT / f"{name.replace('.', '/')}.py").exists():
-        return f"{name}.{name.rpartition('.')[2]}"
-    return name
 
 
 def reference_index() -> str:
@@ -311,13 +298,14 @@ def tiers() -> str:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    there = {path.stem.lstrip("_") for path in (ROOT / "jaxnet").iterdir()} | {
-        path.name for path in ROOT.iterdir()
-    }
+    # The tests' names have no underscores; the page has those of the files.
+    there = {path.stem.lstrip("_"): f"jaxnet.{path.stem}" for path in (ROOT / "jaxnet").iterdir()}
+    there |= {path.name: path.name for path in ROOT.iterdir()}
+    there["harness"] = "experiments.harness"
     lines = ["| tier | packages and modules |", "| --- | --- |"]
-    levels = [sorted(tier & there) for tier in module.TIERS]
-    for i, tier in enumerate(filter(None, levels), start=1):
-        lines.append(f"| {i} | {', '.join(f'`{name}`' for name in tier)} |")
+    for i, tier in enumerate(module.TIERS, start=1):
+        names = ", ".join(f"`{there[name]}`" for name in sorted(tier))
+        lines.append(f"| {i} | {names} |")
     return "\n".join(lines)
 
 

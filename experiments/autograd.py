@@ -141,7 +141,7 @@ def main(config: Config, run: Run) -> None:
             raise ValueError(f"--lr: at {config.lr:g} the loss is not finite; lower it")
         run.metrics["descent"] = curve
         save_ledger(run, rows)
-        print(f"{config.epochs} steps of descent: loss {curve[0]:.4f} to {curve[-1]:.3g}")
+        print(f"descent, step 1 to {config.epochs}: loss {curve[0]:.4f} to {curve[-1]:.3g}")
         run.metrics["activations"] = plot_activations(run.folder / "activations.png")
         series = plots.Series(f"lr {config.lr:g}", range(1, config.epochs + 1), curve, ".-")
         panel = plots.Panel("Descent along the gradient", "step", "loss", [series], log=True)

@@ -7,8 +7,6 @@ import numpy as np
 from experiments.harness.settings import Settings
 from experiments.harness.tables import mean_and_spread
 
-__all__ = ["beats_line", "least_squares"]
-
 
 def least_squares(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> np.ndarray:
     """The predictions of linear least squares, computed in float64.

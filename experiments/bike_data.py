@@ -8,8 +8,6 @@ import numpy as np
 
 from jaxnet import data
 
-__all__ = ["read_bikes"]
-
 _COLUMNS = [
     *("instant", "dteday", "season", "yr", "mnth", "hr", "holiday", "weekday", "workingday"),
     *("weathersit", "temp", "atemp", "hum", "windspeed", "casual", "registered", "cnt"),

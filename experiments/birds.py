@@ -10,9 +10,6 @@ import numpy as np
 from jaxnet import data, losses, metrics, nn, optim, plots, train
 from jaxnet.random import Generator
 
-__all__ = ["CLASSES", "EVALUATION_BATCH", "MEAN", "STD", "Rows", "Trainer", "curves",
-           "plot_images", "two_classes"]  # fmt: skip
-
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 CLASSES = ("airplane", "bird")

@@ -21,17 +21,6 @@ from jaxnet import losses, nn, optim
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
-__all__ = [
-    "OUTPUTS",
-    "PROGRAMS",
-    "Program",
-    "keras_net",
-    "layer_by_layer",
-    "make_tensor_steps",
-    "tensor_state",
-    "writings_apart",
-]
-
 Params = dict[str, jax.Array]
 Lines = Callable[[int, float, np.ndarray, int], Iterator[str]]
 Optimizer = Literal["document", "sgd", "adam"]

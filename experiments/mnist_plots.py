@@ -9,8 +9,6 @@ import numpy as np
 
 from jaxnet import data, plots, train
 
-__all__ = ["save_digits", "save_results", "show", "view_classify"]
-
 
 def view_classify(
     path: Path,

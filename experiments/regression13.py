@@ -128,16 +128,19 @@ def learn(config: Config) -> tuple[Any, list[float]]:
     optimizer = optim.SGD(lr=config.lr)
     state = train.create(DLModel(FEATURES, 1, rngs=generator), optimizer, config.seed)
     step = train.make_train_step(train.supervised(losses.mse_loss), optimizer)
-    result = train.fit(
-        state,
-        step,
-        rows,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        generator=generator,
-        quiet=True,
-        log=lambda line: None,
-    )
+    try:
+        result = train.fit(
+            state,
+            step,
+            rows,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            generator=generator,
+            quiet=True,
+            log=lambda line: None,
+        )
+    except train.NonFiniteError as error:
+        raise ValueError(f"--lr: at {config.lr:g} the loss is not finite; lower it") from error
     return result.state.model(), [line["loss"] for line in result.history]
 
 
@@ -198,7 +201,7 @@ def main(config: Config, run: Run) -> None:
         model, curve = learn(config)
         found = np.append(*(array.ravel() for array in weights.state_dict(model).values()))
         gap = float(np.abs(found - target).max())
-        print(f"\nafter {config.epochs} epochs: loss {curve[-1]:.2e}, parameters {gap:.1e} off")
+        print(f"\nepoch {config.epochs}: loss {curve[-1]:.2e}, parameters {gap:.1e} off")
         document = config.epochs >= Config.epochs and config.lr == Config.lr
         if document and config.batch_size == Config.batch_size:
             what = "the net finds the printed parameters, to half of their last digit"

@@ -14,8 +14,6 @@ from experiments.harness import page, registry, tables
 from experiments.harness.runs import newest_runs
 from experiments.harness.settings import Count, Seed, Settings
 
-__all__ = ["COMMANDS"]
-
 _ALL = """Runs every experiment whose data is here, one after another; the others are skipped.
 
 Each leaves its record and plots in OUT/NAME/DATE_TIME, as it does alone. One that fails

@@ -7,8 +7,6 @@ from pathlib import Path
 from jaxnet import data
 from jaxnet.data._catalogue import folders
 
-__all__ = ["FILES", "BookFile", "available", "find"]
-
 _BOOK = "the data of the book 'Deep Learning with PyTorch' (dlwpt-code, data/p1ch4)"
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Row", "check", "compare", "compare_over_seeds", "documented"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Row:

@@ -18,8 +18,6 @@ from experiments.harness.tables import shared_prefix
 from experiments.harness.values import flat_values, number
 from jaxnet import _files as files
 
-__all__ = ["Entry", "save_page"]
-
 # HTML does not allow these characters; an error's text may hold a terminal's colours.
 _CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127], "\N{REPLACEMENT CHARACTER}")
 _WORDS = {"ok": ("✓ holds", "good"), "OFF": ("✗ off", "bad"), "not run": ("not run", "none")}

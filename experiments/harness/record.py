@@ -24,8 +24,6 @@ from experiments.harness.unfinished import Unfinished
 from jaxnet import _files as files
 from jaxnet.train._values import plain
 
-__all__ = ["Run", "environment", "verdicts"]
-
 
 class Run:
     """The folder of a run, filled under a hidden name and renamed when the run is done.

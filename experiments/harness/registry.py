@@ -15,9 +15,6 @@ from experiments.harness.files import available
 from experiments.harness.record import Run
 from jaxnet import data
 
-__all__ = ["USERS_ERRORS", "execute", "list_all", "load", "missing_data", "names", "one_line",
-           "run", "told"]  # fmt: skip
-
 USERS_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, OverflowError, MemoryError)
 """The errors that a user can correct, and that are shown in one line: of settings, of files, of
 packages that are not installed, of a loss that is not finite, and of too little memory.

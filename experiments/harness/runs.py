@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Picture", "RunFolder", "newest_runs", "read_run"]
-
-
 _MOST_SECONDS = 1e10  # three centuries
 _MOST_LEVELS = 50
 

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-__all__ = ["Bound", "Count", "Positive", "Seed", "Settings", "Spread", "Training", "from_file"]
-
 
 @contextmanager
 def from_file(path: Path) -> Iterator[None]:

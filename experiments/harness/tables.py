@@ -14,9 +14,6 @@ from experiments.harness.settings import Settings
 if TYPE_CHECKING:
     from experiments.harness.record import Run
 
-__all__ = ["command", "markdown", "mean_and_spread", "save_ledger", "save_table", "seeds_in_words",
-           "shared_prefix", "show"]  # fmt: skip
-
 
 def show(
     header: Sequence[str],

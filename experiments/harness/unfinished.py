@@ -7,8 +7,6 @@ from typing import Any, Self
 
 from jaxnet.train import _loaders as loaders
 
-__all__ = ["Unfinished", "checksum"]
-
 
 def checksum(*arrays: Any) -> str:
     """A checksum of the numbers in arrays, for the name of a checkpoint folder.

@@ -5,8 +5,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["flat_values", "number"]
-
 _INLINE = 8  # the most values of a list that are written out
 _MOST = 80  # the most lines of the page; the rest is in the record
 

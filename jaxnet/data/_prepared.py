@@ -125,7 +125,7 @@ def open_split(folder: Path, split: str) -> Any:
         )
     if split not in counts:
         raise ValueError(f"split: {split!r}; {folder} has {', '.join(map(repr, counts))}")
-    with _no_opencv_advice():
+    with _quiet_absl():
         tfds = needed(
             "tensorflow_datasets",
             f"{folder}",
@@ -143,15 +143,22 @@ def open_split(folder: Path, split: str) -> Any:
 
 
 @contextlib.contextmanager
-def _no_opencv_advice() -> Iterator[None]:
-    """Hides the advice of tensorflow-datasets to install OpenCV; Pillow decodes PNG as well."""
-    logger = logging.getLogger("absl")
-    level = logger.level
+def _quiet_absl() -> Iterator[None]:
+    """Lets tensorflow-datasets say nothing, and takes back what it changes in Python's logging.
+
+    It advises OpenCV once, though Pillow decodes PNG just the same. Its first line goes through
+    absl, which gives the root logger a handler: every notice of jaxnet would be shown twice.
+    """
+    logger, root = logging.getLogger("absl"), logging.getLogger()
+    level, handlers = logger.level, list(root.handlers)
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         logger.setLevel(level)
+        for handler in root.handlers[:]:
+            if handler not in handlers:
+                root.removeHandler(handler)
 
 
 def _place(record_id: bytes | None, position: int, split: str, folder: Path) -> int | None:

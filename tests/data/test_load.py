@@ -8,6 +8,8 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
 import threading
 from dataclasses import replace
@@ -211,6 +213,19 @@ def test_a_cache_that_holds_other_things_is_decoded_again(
     assert record.levelno == logging.WARNING
     assert record.name == "jaxnet.data._cache"
     assert re.search(f"damaged .*{says}", record.message)
+
+
+@pytest.mark.data
+def test_reading_a_prepared_folder_gives_the_root_logger_no_handler(copy_of_test_split, tmp_path):
+    """absl would, where there is none: a program's own process, since pytest's has some."""
+    program = f"""
+import logging
+from jaxnet import data
+data.load("cifar10", split="test", data_dir={str(tmp_path / "data")!r})
+print(logging.getLogger().handlers)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
 @pytest.mark.data

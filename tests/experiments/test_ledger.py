@@ -1,10 +1,13 @@
 """experiments/harness/ledger.py"""
 
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from experiments.harness import ledger
+
+RESULTS = Path(ledger.__file__).parents[1] / "results"
 
 
 def test_half_of_the_last_printed_digit():
@@ -74,3 +77,14 @@ def test_an_interval_that_is_wider_than_its_figure_is_said_to_be_weak():
         (row,) = [row for row in rows if row.figure.endswith("val_accuracy")]
         assert row.verdict == "ok"
         assert ("could hardly fail" in row.rule) == weak
+
+
+@pytest.mark.parametrize("name", ["cifar2_fc", "cifar2_net", "regression13", "thermometer"])
+def test_committed_tables_say_which_figures_could_hardly_fail(name):
+    lines = (RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if "prediction interval of" in line]
+    rows = [row for row in rows if len(row) == 7]
+    assert rows
+    for figure, documented, _, _, allowed, _, rule in rows:
+        wide = float(allowed) > abs(float(documented))
+        assert ("it could hardly fail" in rule) == wide, figure
