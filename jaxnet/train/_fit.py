@@ -208,11 +208,7 @@ def fit(
         if checkpoint is not None:
             folder = Checkpoints(checkpoint, keep=keep, best=monitored.name, mode=mode)
             stack.callback(folder.close)
-            settings = {
-                **training.feed.identity,
-                "nonfinite": nonfinite,
-                "patience": patience is not None,
-            }
+            settings = {**training.feed.identity, "patience": patience is not None}
             saves = RunCheckpoints(folder, monitored.name, settings, callbacks, config)
         trainer = ChunkRunner(step, trains=True, nonfinite=nonfinite, chunk_steps=chunk_steps)
         tester = ChunkRunner(eval_step or step, trains=False, chunk_steps=chunk_steps)

@@ -319,6 +319,15 @@ def test_bar_and_lines(capsys):
     assert lines[-1].startswith("epoch 3/3")
 
 
+def test_a_run_that_was_not_finite_goes_on_leaving_such_steps_out(tmp_path):
+    options = {"arrays": poisoned(), "checkpoint": tmp_path, "save_seconds": 0.0, "chunk_steps": 1}
+    with pytest.raises(train.NonFiniteError):
+        run(**options)
+    result = run(nonfinite="skip", **options)
+    assert (result.reason, int(result.state.step)) == ("done", 21)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state.params))
+
+
 @pytest.mark.parametrize("nonfinite", ["stop", "skip"])
 def test_stopped_within_the_first_epoch_with_patience(nonfinite, tmp_path):
     options = {"patience": 2, "nonfinite": nonfinite}
