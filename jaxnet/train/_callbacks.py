@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnet._checks import check_integer
@@ -158,3 +160,15 @@ class EachEpoch:
     def __call__(self, report: EpochReport) -> Any:
         self.memory, state = self.function(self.memory, report.state, report.metrics)
         return state
+
+
+def leaf_like(new: Any, old: jax.Array) -> jax.Array:
+    """A leaf that a callback returned, as an array of the dtype that compiled calls go on with."""
+    if np.shape(new) != old.shape:
+        raise ValueError(
+            f"callbacks: one returned a state with an array of shape {np.shape(new)} where there "
+            f"was one of shape {old.shape}; a new state has the shapes of report.state"
+        )
+    weak = getattr(new, "weak_type", False)
+    same = isinstance(new, jax.Array) and new.dtype == old.dtype and not weak
+    return new if same else jnp.asarray(new, old.dtype)

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxnet.train._batches import Feed, open_feed
 from jaxnet.train._chunk import Call, ChunkRunner, joined, mean_metrics
 from jaxnet.train._progress import Progress
-from jaxnet.train._step import Step, TrainStep, make_predict
+from jaxnet.train._step import EvalStep, Step, TrainStep, make_predict
 
 
 def evaluate(
@@ -184,4 +184,14 @@ def check_eval_step(step: Step) -> None:
         raise TypeError(
             "eval_step: a training step, whose dropout and batch statistics are those of "
             "training; accepted is what make_eval_step(loss) gives, or a function of your own"
+        )
+
+
+def check_train_step(step: Step) -> None:
+    """Raises TypeError if it is an evaluation step, which would train nothing."""
+    if isinstance(step, EvalStep):
+        raise TypeError(
+            "step: an evaluation step, which trains nothing; accepted is what "
+            "make_train_step(loss, optimizer) gives, or a function of your own. "
+            "train.evaluate measures"
         )

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnet._checks import check_choice, check_integer, is_number
@@ -17,15 +16,15 @@ from jaxnet.checkpoint import Checkpoints
 from jaxnet.optim import Schedule, learning_rates
 from jaxnet.random import Generator
 from jaxnet.train._batches import Feed, TrainingData, gives_batches, open_feed
-from jaxnet.train._callbacks import Callback, EpochReport, EverySteps, StepReport
+from jaxnet.train._callbacks import Callback, EpochReport, EverySteps, StepReport, leaf_like
 from jaxnet.train._chunk import Call, ChunkRunner, mean_metrics
-from jaxnet.train._evaluate import check_eval_step, check_state, measure
+from jaxnet.train._evaluate import check_eval_step, check_state, check_train_step, measure
 from jaxnet.train._loaders import LoaderFeed
 from jaxnet.train._progress import Progress, interruptible, use_compilation_cache
 from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Monitor, Result
 from jaxnet.train._resume import EpochMetrics, RunCheckpoints, RunPosition
-from jaxnet.train._state import TrainState, copied
+from jaxnet.train._state import TrainState, copied, weights_of, with_weights
 from jaxnet.train._step import Step
 
 _log = logging.getLogger(__name__)
@@ -143,6 +142,7 @@ def fit(
         NonFiniteError: A loss or a parameter is not finite, with nonfinite="stop".
     """
     check_state(state)
+    check_train_step(step)
     for name, value, least in (
         ("epochs", epochs, 0),
         ("save_every", save_every, 1),
@@ -262,7 +262,7 @@ class _Run:
             self.position.steps = int(state.step)
         # A copy, too: a stop within the first epoch saves it.
         patient = monitor.patience is not None
-        self.best = jax.tree.map(copied, _weights(state)) if patient else None
+        self.best = jax.tree.map(copied, weights_of(state)) if patient else None
         self.metrics = EpochMetrics()  # those of the running epoch
         self.recorder: Recorder | None = None
         self.interrupted = False
@@ -302,7 +302,7 @@ class _Run:
                 self.saves.checkpoints.wait()
         state, seconds = self.state, self.seconds
         if self.best is not None and position.best_epoch is not None:
-            state = _with_weights(state, self.best)
+            state = with_weights(state, self.best)
         if reason != "done":
             self.progress.write(f"stopped after epoch {position.epoch}: {reason}")
         best = position.best_epoch
@@ -361,7 +361,7 @@ class _Run:
         position.epoch, position.batch = position.epoch + 1, 0
         if self.monitor.judge(measured, position) and self.monitor.patience is not None:
             # A copy: callbacks and later calls may give the state's own memory away.
-            self.best = jax.tree.map(copied, _weights(self.state))
+            self.best = jax.tree.map(copied, weights_of(self.state))
         report = EpochReport(position.epoch, self.epochs, measured, self.state, seconds, rate)
         for callback in self.callbacks:
             self._change(callback(report), report)
@@ -412,7 +412,7 @@ class _Run:
                     f"callbacks: one returned {type(changed).__name__}; accepted are None, and a "
                     "state like report.state to go on with"
                 )
-            self.state = report._state = jax.tree.map(_like, changed, self.state)
+            self.state = report._state = jax.tree.map(leaf_like, changed, self.state)
 
     def _own_state(self, seen: bool) -> None:
         """A copy of the state, if a callback may have kept it and a call would give it away."""
@@ -497,28 +497,3 @@ class _Run:
         )
         if self.saves.save(self.state, now, self.best, self.metrics):
             self.last_saved = time.perf_counter()
-
-
-def _like(new: Any, old: jax.Array) -> jax.Array:
-    """A leaf that a callback returned, as an array of the dtype that compiled calls go on with."""
-    if np.shape(new) != old.shape:
-        raise ValueError(
-            f"callbacks: one returned a state with an array of shape {np.shape(new)} where there "
-            f"was one of shape {old.shape}; a new state has the shapes of report.state"
-        )
-    weak = getattr(new, "weak_type", False)
-    same = isinstance(new, jax.Array) and new.dtype == old.dtype and not weak
-    return new if same else jnp.asarray(new, old.dtype)
-
-
-def _weights(state: Any) -> Any:
-    """What `patience` gives back of the best epoch."""
-    if not isinstance(state, TrainState):
-        return state
-    return state.params, state.buffers, state.average
-
-
-def _with_weights(state: Any, best: Any) -> Any:
-    if not isinstance(state, TrainState):
-        return best
-    return state.replace(params=best[0], buffers=best[1], average=best[2])

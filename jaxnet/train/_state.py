@@ -206,3 +206,17 @@ def copied(x: Any) -> jax.Array:
     if isinstance(x, jax.Array) and not getattr(x, "weak_type", False):
         return jax.device_put(x, may_alias=False)
     return jnp.array(x, dtype=getattr(x, "dtype", None))
+
+
+def weights_of(state: Any) -> Any:
+    """What `patience` gives back of the best epoch."""
+    if not isinstance(state, TrainState):
+        return state
+    return state.params, state.buffers, state.average
+
+
+def with_weights(state: Any, best: Any) -> Any:
+    """A state with the weights that `weights_of` gave of another one."""
+    if not isinstance(state, TrainState):
+        return best
+    return state.replace(params=best[0], buffers=best[1], average=best[2])

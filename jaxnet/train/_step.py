@@ -49,6 +49,20 @@ class TrainStep:
         return self.function(state, batch)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvalStep:
+    """An evaluation step of `make_eval_step`, which `fit` tells from a training step.
+
+    Attributes:
+        function: The function `(state, batch) -> (state, metrics)`.
+    """
+
+    function: Step
+
+    def __call__(self, state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+        return self.function(state, batch)
+
+
 def supervised(
     criterion: Callable[[Any, Any], jax.Array],
     metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
@@ -244,7 +258,7 @@ def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
             value, metrics = _with_metrics(loss(model, batch))
         return state, {"loss": value, **metrics}
 
-    return step
+    return EvalStep(step)
 
 
 def make_predict(

@@ -252,6 +252,8 @@ def test_a_state_of_another_optimizer_and_of_none():
         train.fit(nn.Linear(3, 2, rngs=Generator(1)), STEP, rows(), **options)
     with pytest.raises(TypeError, match="step: a function that calls the state"):
         train.fit(make_state(), LOSS, rows(), **options)
+    with pytest.raises(TypeError, match="step: an evaluation step, which trains nothing"):
+        train.fit(make_state(), train.make_eval_step(LOSS), rows(), **options)
 
 
 def test_the_memory_of_a_step_callback_is_kept(tmp_path):
