@@ -7,6 +7,8 @@ from importlib.resources import files
 import jax
 import pytest
 
+from tests import typed_user
+
 PACKAGES = (
     "checkpoint",
     "data",
@@ -57,7 +59,7 @@ def test_public_signatures_are_annotated_in_full(name):
 def test_the_users_program_runs():
     before = jax.config.values["jax_default_matmul_precision"]
     try:
-        importlib.import_module("tests.typed_user")
+        typed_user.main()
     finally:  # it chooses a precision, as a program may
         jax.config.update("jax_default_matmul_precision", before)
     assert files("jaxnet").joinpath("py.typed").is_file()  # or else all of jaxnet is Any to it

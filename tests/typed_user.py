@@ -30,14 +30,15 @@ def gram(x: jax.Array) -> jax.Array:
     return x @ x.T
 
 
-model = Net(rngs=Generator(0))
-optimizer = optim.SGD(lr=0.1, momentum=0.9)
-state = train.create(model, optimizer)
-loss = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
-step = jax.jit(train.make_train_step(loss, optimizer))
-batch = jnp.zeros((4, 3, 8, 8)), jnp.zeros(4, jnp.int32)
-state, measured = step(state, batch)
-value: float = float(measured["loss"])
-set_float32_matmul_precision("highest")
-print(count(model), value, gram(jnp.ones((2, 3))), len(TensorDataset(*batch)))
-scores: jax.Array = losses.mse_loss(jnp.ones(3), jnp.zeros(3))
+def main() -> None:
+    model = Net(rngs=Generator(0))
+    optimizer = optim.SGD(lr=0.1, momentum=0.9)
+    state = train.create(model, optimizer)
+    loss = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
+    step = jax.jit(train.make_train_step(loss, optimizer))
+    batch = jnp.zeros((4, 3, 8, 8)), jnp.zeros(4, jnp.int32)
+    state, measured = step(state, batch)
+    value: float = float(measured["loss"])
+    set_float32_matmul_precision("highest")
+    print(count(model), value, gram(jnp.ones((2, 3))), len(TensorDataset(*batch)))
+    scores: jax.Array = losses.mse_loss(jnp.ones(3), jnp.zeros(3))

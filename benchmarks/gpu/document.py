@@ -173,17 +173,21 @@ def trained(name: str, tiny: bool) -> dict[str, Any]:
         result["seconds"] = result.get("seconds", 0.0) + report.seconds
         task.so_far(result)
 
+    left = task.seconds_left() - _MARGIN
     try:
         ended = trainer.run(
             0,
             epochs,
             batch_size=cifar2_variants.BATCH,
             callbacks=[hand_over],
-            time_budget=max(task.seconds_left() - _MARGIN, 0.0),
+            # Without any time left it trains until it is cut off, which the record then says.
+            time_budget=left if left > 0 else None,
         )
         ready.result()
     finally:
         pool.shutdown(wait=False)
+    if not result["epochs"]:
+        return result | {"unfinished": True, "reason": str(ended.reason)}
     kept = birds.curves(ended)
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     result["curves"] = {curve: {str(k): v for k, v in kept[curve].items()} for curve in names}

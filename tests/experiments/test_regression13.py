@@ -71,7 +71,7 @@ def test_first_draws_are_torchs():
         (["--seeds", "2"], "--seeds: 2; a spread needs at least 3"),
         (["--lr", "0"], "--lr: 0.0; a positive number"),
         (["--batch-size", "0"], "--batch-size: 0; at least 1"),
-        (["--lr", "9"], "the loss is not. A smaller learning rate"),
+        (["--lr", "9"], "--lr: at 9 the loss is not finite; lower it"),
     ],
 )
 def test_bad_settings(settings, says, tmp_path, capsys):
