@@ -40,5 +40,5 @@ def main() -> None:
     state, measured = step(state, batch)
     value: float = float(measured["loss"])
     set_float32_matmul_precision("highest")
-    print(count(model), value, gram(jnp.ones((2, 3))), len(TensorDataset(*batch)))
     scores: jax.Array = losses.mse_loss(jnp.ones(3), jnp.zeros(3))
+    print(count(model), value, scores, gram(jnp.ones((2, 3))), len(TensorDataset(*batch)))
