@@ -153,7 +153,9 @@ def test_states_that_callbacks_keep_stay_usable(nonfinite):
     assert [int(state.step) for state in kept] == [3, 6, 7, 9, 12, 14]
     for state in [start, *kept, result.state]:
         assert np.isfinite(np.asarray(state.model()(rows()[0]))).all()
-    assert weights(result.state) == weights(run(epochs=2).state)
+    # To skip is another program, which may round differently.
+    alone = run(epochs=2, nonfinite=nonfinite)
+    assert weights(result.state) == weights(alone.state)
 
 
 def test_the_best_weights_survive_a_callback_that_gives_the_state_away():
