@@ -91,8 +91,12 @@ def cosine_embedding_loss(
 
 
 def pairwise_distance(
-    x1: ArrayLike, x2: ArrayLike, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
-) -> jax.Array:
+    x1: Float[ArrayLike, "... D"],
+    x2: Float[ArrayLike, "... D"],
+    p: float = 2.0,
+    eps: float = 1e-6,
+    keepdim: bool = False,
+) -> Float[Array, "..."]:
     """The distance of vectors in the p-norm: torch.nn.functional.pairwise_distance.
 
     The distance of each pair is (sum_d |x1 - x2 + eps|^p)^(1/p).
@@ -119,7 +123,7 @@ def pairwise_distance(
     return _norm(a - b + eps, p, keepdim)
 
 
-def _norm(x: jax.Array, p: float, keepdims: bool) -> jax.Array:
+def _norm(x: jax.Array, p: float, keepdims: bool) -> Float[Array, "..."]:
     """The p-norm along the last axis, with the derivative 0 where an entry or the norm is 0."""
     size = absolute(x)
     if p == math.inf:
@@ -142,15 +146,15 @@ def _norm(x: jax.Array, p: float, keepdims: bool) -> jax.Array:
 
 
 def triplet_margin_loss(
-    anchor: ArrayLike,
-    positive: ArrayLike,
-    negative: ArrayLike,
+    anchor: Float[ArrayLike, "... D"],
+    positive: Float[ArrayLike, "... D"],
+    negative: Float[ArrayLike, "... D"],
     margin: float = 1.0,
     p: float = 2.0,
     eps: float = 1e-6,
     swap: bool = False,
     reduction: str = "mean",
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """The triplet loss: torch.nn.functional.triplet_margin_loss.
 
     The loss of each triplet is max(0, margin + d(a, p) - d(a, n)), where d is
@@ -172,7 +176,7 @@ def triplet_margin_loss(
         TypeError: The vectors are integers.
     """
 
-    def distance(x1: jax.Array, x2: jax.Array) -> jax.Array:
+    def distance(x1: jax.Array, x2: jax.Array) -> Float[Array, "..."]:
         return pairwise_distance(x1, x2, p, eps)
 
     return _triplet(
@@ -181,15 +185,15 @@ def triplet_margin_loss(
 
 
 def triplet_margin_with_distance_loss(
-    anchor: ArrayLike,
-    positive: ArrayLike,
-    negative: ArrayLike,
+    anchor: Float[ArrayLike, "... D"],
+    positive: Float[ArrayLike, "... D"],
+    negative: Float[ArrayLike, "... D"],
     *,
     distance_function: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     margin: float = 1.0,
     swap: bool = False,
     reduction: str = "mean",
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """The triplet loss for any distance: torch.nn.functional.triplet_margin_with_distance_loss.
 
     The loss of each triplet is max(0, margin + d(a, p) - d(a, n)).
@@ -224,14 +228,14 @@ def triplet_margin_with_distance_loss(
 
 def _triplet(
     loss: str,
-    anchor: ArrayLike,
-    positive: ArrayLike,
-    negative: ArrayLike,
+    anchor: Float[ArrayLike, "... D"],
+    positive: Float[ArrayLike, "... D"],
+    negative: Float[ArrayLike, "... D"],
     distance: Callable[[jax.Array, jax.Array], jax.Array],
     margin: float,
     swap: bool,
     reduction: str,
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """The triplet loss with a given distance; `loss` is the name for the errors."""
     check_reduction(reduction)
     if not margin > 0:

@@ -174,13 +174,13 @@ def _parabola_then_line(d: jax.Array, width: float) -> jax.Array:
 
 
 def gaussian_nll_loss(
-    input: ArrayLike,
-    target: ArrayLike,
-    var: ArrayLike,
+    input: Float[ArrayLike, "..."],
+    target: Float[ArrayLike, "..."],
+    var: Float[ArrayLike, "..."],
     full: bool = False,
     eps: float = 1e-6,
     reduction: str = "mean",
-) -> jax.Array:
+) -> Float[Array, "..."]:
     """The negative log likelihood of a normal distribution: torch.nn.functional.gaussian_nll_loss.
 
     The loss of each element is 0.5 (log v + (input - target)^2 / v) with v = max(var, eps).

@@ -9,11 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Shaped
 
 from jaxnet.metrics._metric import Mean, Metric
 
 
-def accuracy(outputs: ArrayLike, targets: ArrayLike, ignore_index: int = -100) -> Mean:
+def accuracy(
+    outputs: Shaped[ArrayLike, " N *rest"],
+    targets: Shaped[ArrayLike, " N *d"],
+    ignore_index: int = -100,
+) -> Mean:
     """The share of targets whose class has the highest score.
 
     Among equal scores the first class is the predicted one.
@@ -38,7 +43,10 @@ def accuracy(outputs: ArrayLike, targets: ArrayLike, ignore_index: int = -100) -
 
 
 def top_k_accuracy(
-    outputs: ArrayLike, targets: ArrayLike, k: int = 5, ignore_index: int = -100
+    outputs: Shaped[ArrayLike, " N *rest"],
+    targets: Shaped[ArrayLike, " N *d"],
+    k: int = 5,
+    ignore_index: int = -100,
 ) -> Mean:
     """The share of targets whose class is among those with the k highest scores.
 
@@ -159,8 +167,8 @@ class ClassCounts(Metric):
 
 
 def precision(
-    outputs: ArrayLike,
-    targets: ArrayLike,
+    outputs: Shaped[ArrayLike, " N *rest"],
+    targets: Shaped[ArrayLike, " N *d"],
     average: str | None = "macro",
     zero_division: float = 0.0,
     ignore_index: int = -100,
@@ -197,8 +205,8 @@ def precision(
 
 
 def recall(
-    outputs: ArrayLike,
-    targets: ArrayLike,
+    outputs: Shaped[ArrayLike, " N *rest"],
+    targets: Shaped[ArrayLike, " N *d"],
     average: str | None = "macro",
     zero_division: float = 0.0,
     ignore_index: int = -100,
@@ -214,8 +222,8 @@ def recall(
 
 
 def f1(
-    outputs: ArrayLike,
-    targets: ArrayLike,
+    outputs: Shaped[ArrayLike, " N *rest"],
+    targets: Shaped[ArrayLike, " N *d"],
     average: str | None = "macro",
     zero_division: float = 0.0,
     ignore_index: int = -100,
@@ -230,8 +238,8 @@ def f1(
 
 def _class_counts(
     score: str,
-    outputs: ArrayLike,
-    targets: ArrayLike,
+    outputs: Shaped[ArrayLike, " N *rest"],
+    targets: Shaped[ArrayLike, " N *d"],
     average: str | None,
     zero_division: float,
     ignore_index: int,
@@ -287,8 +295,8 @@ class Confusion(Metric):
 
 
 def confusion(
-    outputs: ArrayLike,
-    targets: ArrayLike,
+    outputs: Shaped[ArrayLike, " N *rest"],
+    targets: Shaped[ArrayLike, " N *d"],
     ignore_index: int = -100,
     num_classes: int | None = None,
 ) -> Confusion:
@@ -310,8 +318,8 @@ def confusion(
 
 def _numbered(
     metric: str,
-    outputs: ArrayLike,
-    targets: ArrayLike,
+    outputs: Shaped[ArrayLike, " N *rest"],
+    targets: Shaped[ArrayLike, " N *d"],
     ignore_index: int,
     num_classes: int | None,
 ) -> tuple[jax.Array, jax.Array, int, jax.Array, jax.Array]:
@@ -342,7 +350,7 @@ def _numbered(
 
 
 def _read(
-    metric: str, outputs: ArrayLike, targets: ArrayLike
+    metric: str, outputs: Shaped[ArrayLike, " N *rest"], targets: ArrayLike
 ) -> tuple[jax.Array, jax.Array, int | None]:
     """The predicted classes, the targets, and the number of classes (None without scores)."""
     output, target = jnp.asarray(outputs), jnp.asarray(targets)

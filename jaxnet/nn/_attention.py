@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Shaped
 
 from jaxnet.nn._dropout import dropout
 from jaxnet.nn._linear import Linear, linear
@@ -109,15 +110,15 @@ class MultiheadAttention(Module):
     @full_float32()
     def __call__(
         self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        key_padding_mask: jax.Array | None = None,
+        query: Float[Array, "*LN embed_dim"],
+        key: Float[Array, "*SN kdim"],
+        value: Float[Array, "*SN vdim"],
+        key_padding_mask: Shaped[Array, "*N S"] | None = None,
         need_weights: bool = True,
-        attn_mask: jax.Array | None = None,
+        attn_mask: Shaped[Array, "*NH L S"] | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
-    ) -> tuple[jax.Array, jax.Array | None]:
+    ) -> tuple[Float[Array, "*LN embed_dim"], Float[Array, "..."] | None]:
         """Computes the attention of the queries to the keys.
 
         Args:
@@ -239,10 +240,10 @@ class MultiheadAttention(Module):
 
     def _check(
         self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        key_padding_mask: jax.Array | None,
+        query: Float[Array, "*LN embed_dim"],
+        key: Float[Array, "*SN kdim"],
+        value: Float[Array, "*SN vdim"],
+        key_padding_mask: Shaped[Array, "*N S"] | None,
         attn_mask: jax.Array | None,
     ) -> bool:
         """Checks all shapes and returns whether there is a batch axis."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
 
 from jaxnet import losses
 from jaxnet._checks import check_choice
@@ -31,7 +32,9 @@ class MSELoss(Module):
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = reduction
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.mse_loss(input, target, self.reduction)
 
 
@@ -41,7 +44,9 @@ class L1Loss(Module):
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = reduction
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.l1_loss(input, target, self.reduction)
 
 
@@ -55,7 +60,9 @@ class SmoothL1Loss(Module):
         self.reduction = reduction
         self.beta = beta
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.smooth_l1_loss(input, target, self.reduction, self.beta)
 
 
@@ -69,7 +76,9 @@ class HuberLoss(Module):
         self.reduction = reduction
         self.delta = delta
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.huber_loss(input, target, self.reduction, self.delta)
 
 
@@ -84,7 +93,12 @@ class GaussianNLLLoss(Module):
         self.eps = eps
         self.reduction = reduction
 
-    def __call__(self, input: jax.Array, target: jax.Array, var: ArrayLike) -> jax.Array:
+    def __call__(
+        self,
+        input: Float[Array, "..."],
+        target: Float[Array, "..."],
+        var: Float[ArrayLike, "..."],
+    ) -> Float[Array, "..."]:
         return losses.gaussian_nll_loss(input, target, var, self.full, self.eps, self.reduction)
 
 
@@ -106,7 +120,9 @@ class PoissonNLLLoss(Module):
         self.eps = eps
         self.reduction = reduction
 
-    def __call__(self, log_input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, log_input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.poisson_nll_loss(
             log_input, target, self.log_input, self.full, self.eps, self.reduction
         )
@@ -125,7 +141,9 @@ class NLLLoss(Module):
         self.ignore_index = ignore_index
         self.reduction = reduction
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.nll_loss(
             input, target, _array(self.weight), self.ignore_index, self.reduction
         )
@@ -149,7 +167,9 @@ class CrossEntropyLoss(Module):
         self.reduction = reduction
         self.label_smoothing = label_smoothing
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.cross_entropy(
             input,
             target,
@@ -167,7 +187,9 @@ class KLDivLoss(Module):
         self.reduction = reduction
         self.log_target = log_target
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.kl_div(input, target, self.reduction, self.log_target)
 
 
@@ -181,7 +203,9 @@ class BCELoss(Module):
         self.weight = _buffer(weight)
         self.reduction = reduction
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.binary_cross_entropy(input, target, _array(self.weight), self.reduction)
 
 
@@ -201,7 +225,9 @@ class BCEWithLogitsLoss(Module):
         self.pos_weight = _buffer(pos_weight)
         self.reduction = reduction
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.binary_cross_entropy_with_logits(
             input, target, _array(self.weight), self.reduction, _array(self.pos_weight)
         )
@@ -222,8 +248,8 @@ class CTCLoss(Module):
 
     def __call__(
         self,
-        log_probs: jax.Array,
-        targets: jax.Array,
+        log_probs: Float[Array, "T *N C"],
+        targets: Shaped[Array, "..."],
         input_lengths: ArrayLike,
         target_lengths: ArrayLike,
     ) -> jax.Array:
@@ -248,7 +274,9 @@ class HingeEmbeddingLoss(Module):
         self.margin = margin
         self.reduction = reduction
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.hinge_embedding_loss(input, target, self.margin, self.reduction)
 
 
@@ -261,7 +289,9 @@ class SoftMarginLoss(Module):
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = reduction
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.soft_margin_loss(input, target, self.reduction)
 
 
@@ -286,7 +316,9 @@ class MultiMarginLoss(Module):
         self.weight = _buffer(weight)
         self.reduction = reduction
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.multi_margin_loss(
             input, target, self.p, self.margin, _array(self.weight), self.reduction
         )
@@ -301,7 +333,9 @@ class MultiLabelMarginLoss(Module):
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = reduction
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.multilabel_margin_loss(input, target, self.reduction)
 
 
@@ -315,7 +349,9 @@ class MultiLabelSoftMarginLoss(Module):
         self.weight = _buffer(weight)
         self.reduction = reduction
 
-    def __call__(self, input: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "..."], target: Shaped[Array, "..."]
+    ) -> Float[Array, "..."]:
         return losses.multilabel_soft_margin_loss(
             input, target, _array(self.weight), self.reduction
         )

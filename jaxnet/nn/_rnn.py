@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Integer
 
 from jaxnet._checks import check_choice, is_integer
 from jaxnet.nn._dropout import dropout
@@ -267,8 +268,12 @@ class RNN(_RNNBase):
         )  # fmt: skip
 
     def __call__(
-        self, input: jax.Array, hx: jax.Array | None = None, *, lengths: ArrayLike | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+        self,
+        input: Float[Array, "*LN input_size"],
+        hx: Float[Array, "layers *N H"] | None = None,
+        *,
+        lengths: Integer[ArrayLike, " N"] | None = None,
+    ) -> tuple[Float[Array, "*LN out"], Float[Array, "layers *N H"]]:
         """Runs over the sequences.
 
         Args:
@@ -330,8 +335,12 @@ class GRU(_RNNBase):
         )  # fmt: skip
 
     def __call__(
-        self, input: jax.Array, hx: jax.Array | None = None, *, lengths: ArrayLike | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+        self,
+        input: Float[Array, "*LN input_size"],
+        hx: Float[Array, "layers *N H"] | None = None,
+        *,
+        lengths: Integer[ArrayLike, " N"] | None = None,
+    ) -> tuple[Float[Array, "*LN out"], Float[Array, "layers *N H"]]:
         """Runs over the sequences. The arguments and results are those of `RNN`."""
         output, (h_n,) = self._forward(input, None if hx is None else (hx,), lengths)
         return output, h_n
@@ -397,11 +406,13 @@ class LSTM(_RNNBase):
 
     def __call__(
         self,
-        input: jax.Array,
-        hx: tuple[jax.Array, jax.Array] | None = None,
+        input: Float[Array, "*LN input_size"],
+        hx: tuple[Float[Array, "layers *N P"], Float[Array, "layers *N H"]] | None = None,
         *,
-        lengths: ArrayLike | None = None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        lengths: Integer[ArrayLike, " N"] | None = None,
+    ) -> tuple[
+        Float[Array, "*LN out"], tuple[Float[Array, "layers *N P"], Float[Array, "layers *N H"]]
+    ]:
         """Runs over the sequences.
 
         Args:

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from jaxnet._checks import check_choice
 from jaxnet.nn._linear import linear
@@ -254,7 +255,9 @@ class RNNCell(_CellBase):
         super().__init__(input_size, hidden_size, bias, 1, rngs, dtype)
         self.nonlinearity = nonlinearity
 
-    def __call__(self, input: jax.Array, hx: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "*N input_size"], hx: Float[Array, "*N H"] | None = None
+    ) -> Float[Array, "*N H"]:
         """Computes h' from x, (N, input_size) or (input_size,), and h, which is zero by default."""
         self._check(input)
         cell = rnn_tanh_cell if self.nonlinearity == "tanh" else rnn_relu_cell
@@ -291,8 +294,10 @@ class LSTMCell(_CellBase):
         super().__init__(input_size, hidden_size, bias, 4, rngs, dtype)
 
     def __call__(
-        self, input: jax.Array, hx: tuple[jax.Array, jax.Array] | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+        self,
+        input: Float[Array, "*N input_size"],
+        hx: tuple[Float[Array, "*N H"], Float[Array, "*N H"]] | None = None,
+    ) -> tuple[Float[Array, "*N H"], Float[Array, "*N H"]]:
         """Computes (h', c') from x, (N, input_size) or (input_size,), and (h, c), zeros by default.
 
         Raises:
@@ -330,7 +335,9 @@ class GRUCell(_CellBase):
     ) -> None:
         super().__init__(input_size, hidden_size, bias, 3, rngs, dtype)
 
-    def __call__(self, input: jax.Array, hx: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, input: Float[Array, "*N input_size"], hx: Float[Array, "*N H"] | None = None
+    ) -> Float[Array, "*N H"]:
         """Computes h' from x, (N, input_size) or (input_size,), and h, which is zero by default."""
         self._check(input)
         return gru_cell(input, self._state(input, hx), *self._weights())  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Shaped
 
 from jaxnet._checks import check_choice
 from jaxnet.nn._activation import gelu, relu
@@ -50,8 +51,8 @@ class _Layer(Module):
         self,
         attention: MultiheadAttention,
         x: jax.Array,
-        memory: jax.Array,
-        mask: jax.Array | None,
+        memory: Float[Array, "*SN d_model"],
+        mask: Shaped[Array, "..."] | None,
         padding: jax.Array | None,
         is_causal: bool,
     ) -> jax.Array:
@@ -121,11 +122,11 @@ class TransformerEncoderLayer(_Layer):
 
     def __call__(
         self,
-        src: jax.Array,
-        src_mask: jax.Array | None = None,
-        src_key_padding_mask: jax.Array | None = None,
+        src: Float[Array, "*LN d_model"],
+        src_mask: Shaped[Array, "..."] | None = None,
+        src_key_padding_mask: Shaped[Array, "..."] | None = None,
         is_causal: bool = False,
-    ) -> jax.Array:
+    ) -> Float[Array, "*LN d_model"]:
         """Computes the layer's output, which has the shape of src.
 
         Args:
@@ -200,15 +201,15 @@ class TransformerDecoderLayer(_Layer):
 
     def __call__(
         self,
-        tgt: jax.Array,
-        memory: jax.Array,
-        tgt_mask: jax.Array | None = None,
-        memory_mask: jax.Array | None = None,
-        tgt_key_padding_mask: jax.Array | None = None,
-        memory_key_padding_mask: jax.Array | None = None,
+        tgt: Float[Array, "*LN d_model"],
+        memory: Float[Array, "*SN d_model"],
+        tgt_mask: Shaped[Array, "..."] | None = None,
+        memory_mask: Shaped[Array, "..."] | None = None,
+        tgt_key_padding_mask: Shaped[Array, "..."] | None = None,
+        memory_key_padding_mask: Shaped[Array, "..."] | None = None,
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
-    ) -> jax.Array:
+    ) -> Float[Array, "*LN d_model"]:
         """Computes the layer's output, which has the shape of tgt.
 
         Args:
@@ -285,11 +286,11 @@ class TransformerEncoder(Module):
 
     def __call__(
         self,
-        src: jax.Array,
-        mask: jax.Array | None = None,
-        src_key_padding_mask: jax.Array | None = None,
+        src: Float[Array, "*LN d_model"],
+        mask: Shaped[Array, "..."] | None = None,
+        src_key_padding_mask: Shaped[Array, "..."] | None = None,
         is_causal: bool | None = None,
-    ) -> jax.Array:
+    ) -> Float[Array, "*LN d_model"]:
         """Runs through the layers and the norm.
 
         If is_causal is None, torch compares the mask with the causal one, which changes its
@@ -322,15 +323,15 @@ class TransformerDecoder(Module):
 
     def __call__(
         self,
-        tgt: jax.Array,
-        memory: jax.Array,
-        tgt_mask: jax.Array | None = None,
-        memory_mask: jax.Array | None = None,
-        tgt_key_padding_mask: jax.Array | None = None,
-        memory_key_padding_mask: jax.Array | None = None,
+        tgt: Float[Array, "*LN d_model"],
+        memory: Float[Array, "*SN d_model"],
+        tgt_mask: Shaped[Array, "..."] | None = None,
+        memory_mask: Shaped[Array, "..."] | None = None,
+        tgt_key_padding_mask: Shaped[Array, "..."] | None = None,
+        memory_key_padding_mask: Shaped[Array, "..."] | None = None,
         tgt_is_causal: bool | None = None,
         memory_is_causal: bool = False,
-    ) -> jax.Array:
+    ) -> Float[Array, "*LN d_model"]:
         """Runs through the layers and the norm.
 
         The arguments are those of `TransformerDecoderLayer`.
