@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet._checks import check_integer
-from jaxnet.train._chunk import LINE
+from jaxnet.train._values import LINE
 
 
 class _Report:

@@ -20,14 +20,12 @@ from jaxnet._names import named_leaves
 from jaxnet.train._diagnose import NonFiniteError, diagnose
 from jaxnet.train._state import TrainState
 from jaxnet.train._step import Metrics, Step
+from jaxnet.train._values import LINE
 
 _log = logging.getLogger(__name__)
 
 Epoch = Callable[[Any, Any, jax.Array], tuple[Any, Metrics]]
 Chunk = Callable[..., tuple[Any, Metrics, jax.Array, jax.Array]]
-
-LINE = ("epoch", "step", "in_epoch")
-"""What a line of the history or the records says beside metrics."""
 
 _SECONDS = 0.25  # how long a call should take: the progress bar and Ctrl-C wait for it
 _BYTES = 2**26  # data and metrics of one call, at most
@@ -298,7 +296,9 @@ class ChunkRunner:
     def metrics_like(self, state: Any, batch: Any) -> Any:
         """The shapes of the metrics of one step."""
         known = _shapes.setdefault(self._step, {})
-        name = jax.tree.structure(state), batch_shapes(batch)
+        # Models of one structure may have parameters of other shapes, and so other outputs.
+        sizes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(state))
+        name = jax.tree.structure(state), sizes, batch_shapes(batch)
         if name not in known:  # once: it takes time, and memory that stays
             shapes, began = jax.tree.map(_as_on_the_device, batch), time.perf_counter()
             try:

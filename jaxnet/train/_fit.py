@@ -143,17 +143,17 @@ def fit(
     """
     check_state(state)
     check_train_step(step)
-    for name, value, least in (
-        ("epochs", epochs, 0),
-        ("save_every", save_every, 1),
-        ("keep", keep, 1),
-        ("batch_size", batch_size, 1),
-        ("eval_batch_size", eval_batch_size, 1),
-        ("patience", patience, 1),
-        ("chunk_steps", chunk_steps, 1),
+    check_integer("epochs", epochs, least=0)
+    check_integer("save_every", save_every, least=1)
+    check_integer("keep", keep, least=1)
+    for name, value in (
+        ("batch_size", batch_size),
+        ("eval_batch_size", eval_batch_size),
+        ("patience", patience),
+        ("chunk_steps", chunk_steps),
     ):
-        if value is not None or name in ("epochs", "save_every", "keep"):
-            check_integer(name, value, least)
+        if value is not None:
+            check_integer(name, value, least=1)
     for one in callbacks if isinstance(callbacks, Sequence) else [None]:
         if not (callable(one) or isinstance(one, EverySteps)):
             raise TypeError(

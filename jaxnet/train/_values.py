@@ -7,6 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+LINE = ("epoch", "step", "in_epoch")
+"""What a line of the history or the records says beside metrics."""
+
 
 def plain(value: Any) -> Any:
     """A value in the types of JSON; nan and infinities, which JSON lacks, become strings."""
@@ -28,5 +31,5 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: value
         for name, value in line.items()
-        if isinstance(value, float | int) and name not in ("epoch", "step", "in_epoch")
+        if isinstance(value, float | int) and name not in LINE
     }

@@ -8,6 +8,7 @@ import pytest
 from jaxnet import data, losses, metrics, nn, optim, train
 from jaxnet._keys import next_key
 from jaxnet.random import Generator
+from jaxnet.train._chunk import ChunkRunner
 
 LOSS = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
 EVAL = train.make_eval_step(LOSS)
@@ -148,6 +149,25 @@ def test_predictions_of_several_inputs_and_outputs():
     found = train.predict(make_state(Two()), (x, -x), batch_size=16)
     assert found["sum"].shape == (50, 2)
     np.testing.assert_array_equal(found["b"], -x)
+
+
+class Wide(nn.Module):
+    """Its structure says nothing of how wide it is; only its parameter does."""
+
+    def __init__(self, width):
+        self.weight = nn.Parameter(jnp.ones((3, width)))
+
+    def __call__(self, x):
+        return x @ self.weight[...]
+
+
+def test_models_of_one_structure_are_measured_by_their_own_sizes():
+    step, like = train.make_eval_step(lambda model, x: (model(x).sum(), {"out": model(x)[0]})), []
+    x = np.ones((4, 3), np.float32)
+    for width in (2, 5):
+        state = make_state(Wide(width))
+        like.append(ChunkRunner(step, trains=False).metrics_like(state, x)["out"].shape)
+    assert like == [(2,), (5,)]
 
 
 class Mean(nn.Module):
