@@ -44,7 +44,7 @@ _WEAK = f"{_SEEDS}, wider than the figure itself: it could hardly fail"
 @cache
 def _ledger() -> dict[str, Any]:
     # Decimal keeps the printed digits, trailing zeros included.
-    text = Path(__file__).with_name("ledger.toml").read_text()
+    text = Path(__file__).with_name("ledger.toml").read_text(encoding="utf-8")
     return tomllib.loads(text, parse_float=Decimal)
 
 
