@@ -183,7 +183,7 @@ def _pictures(folder: Path, problems: list[str]) -> tuple[Picture, ...]:
     pictures = []
     for file in sorted(folder.glob("*.png")):
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=("PNG",)) as image:
                 image.load()  # reads to the end, so that a truncated file is found
                 width, height = image.size
                 words = [str(image.info.get(key, "")) for key in ("Title", "Description")]

@@ -6,7 +6,7 @@ import pickle
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def read_python(path: Path, split: str, classes: int = 10) -> Decoded:
             name: _Batch(raw, encoding="bytes").load()
             for name, raw in _members(path, [*batches, meta]).items()
         }
-        pixels = np.concatenate([found[name][b"data"] for name in batches])
+        pixels = np.concatenate([found[name][b"data"].array for name in batches])
         labels = np.concatenate([found[name][labels_key] for name in batches])
         names = tuple(name.decode() for name in found[meta][names_key])
         return _images(pixels), _labels(labels, pixels, classes), names
@@ -123,20 +123,50 @@ def _damaged(path: Path, classes: int, error: Exception) -> ValueError:
     return ValueError(f"{path}: damaged CIFAR-{classes} archive: {error!r}; fetch it again")
 
 
-class _Batch(pickle.Unpickler):
-    """Unpickles arrays and refuses all else, because a pickle can call any function."""
+class _Dtype:
+    """Stands for a dtype of numpy while a pickle is read."""
 
-    _allowed = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
-    )
+    def __init__(self, code: Any, *_: Any) -> None:
+        self.code = code
+
+    def __setstate__(self, state: Any) -> None:
+        """Takes the byte order, which bytes do not have."""
+
+
+class _Pixels:
+    """Stands for an array of numpy while a pickle is read; it can only be one of bytes."""
+
+    array: np.ndarray
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, by_columns, data = state
+        if not isinstance(dtype, _Dtype) or dtype.code not in ("u1", b"u1"):
+            raise ValueError("its pixels are no bytes")
+        self.array = np.frombuffer(data, np.uint8).reshape(shape, order="F" if by_columns else "C")
+
+
+def _encode(text: str, _: Any) -> bytes:
+    return text.encode("latin1")
+
+
+class _Batch(pickle.Unpickler):
+    """Unpickles arrays of bytes and refuses all else, because a pickle can call any function.
+
+    Not even numpy's own functions are called, which trust what a pickle gives them.
+    """
+
+    _known: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy.core.multiarray", "_reconstruct"): _Pixels,
+        ("numpy._core.multiarray", "_reconstruct"): _Pixels,
+        ("numpy", "ndarray"): _Pixels,
+        ("numpy", "dtype"): _Dtype,
+        ("_codecs", "encode"): _encode,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._allowed:
+        if (module, name) not in self._known:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is not allowed")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        return self._known[module, name]

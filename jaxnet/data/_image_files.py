@@ -10,6 +10,8 @@ import numpy as np
 from jaxnet._extras import needed
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+# Pillow knows many more, and gives some of them (EPS) to other programs.
+_FORMATS = ("PNG", "JPEG")
 # The modes of Pillow with 8 bits a channel, or that become such without loss.
 _MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "1")
 
@@ -35,9 +37,9 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     Image = needed("PIL.Image", "read_image", "pillow")
     path = Path(path)
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             picture.verify()  # Compares a PNG's checksums, which reading ignores.
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             mode = picture.mode
             deep = any(";16" in str(tile[3]) for tile in picture.tile)
             if picture.format == "PNG" and mode in _MODES and deep:

@@ -123,6 +123,7 @@ def open_split(folder: Path, split: str) -> Any:
             f"{folder}: prepared as {info.get('fileFormat')!r}, which only TensorFlow reads; "
             "prepare it with --file_format array_record"
         )
+    _check_features(folder)
     if split not in counts:
         raise ValueError(f"split: {split!r}; {folder} has {', '.join(map(repr, counts))}")
     with _quiet_absl():
@@ -140,6 +141,27 @@ def open_split(folder: Path, split: str) -> Any:
     if len(records) != counts[split]:
         raise _damaged(folder, f"{split} holds {len(records)} records of {counts[split]}")
     return records
+
+
+def _check_features(folder: Path) -> None:
+    """Refuses a `features.json` that names code of others, which tensorflow-datasets imports."""
+    try:
+        waiting = [json.loads((folder / "features.json").read_text(encoding="utf-8"))]
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(folder, f"features.json: {error!r}"[:300]) from error
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            for key in ("pythonClassName", "python_class_name", "type"):
+                name = value.get(key)
+                if isinstance(name, str) and not name.startswith(_FEATURES):
+                    raise _damaged(folder, f"features.json names {name[:100]!r}")
+
+
+_FEATURES = "tensorflow_datasets.core.features."
 
 
 @contextlib.contextmanager

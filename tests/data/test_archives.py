@@ -293,3 +293,52 @@ def test_the_prepared_mnist_comes_in_torchvisions_order(tmp_path):
 def test_what_can_be_fetched():
     assert data.fetchable("mnist")
     assert not data.fetchable("wine")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"pythonClassName": "antigravity.Feature"},
+        {"featuresDict": {"features": {"a": {"python_class_name": "os.path"}}}},
+        {"type": "tests.data.evil.Feature", "content": [{}]},
+        {"a": [{"pythonClassName": "tensorflow_datasets.core.features_dict.x"}]},
+    ],
+)
+def test_features_that_would_import_code_of_others_are_refused(tmp_path, content):
+    info = {"fileFormat": "array_record", "splits": [{"name": "test", "shardLengths": ["1"]}]}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    (tmp_path / "features.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"damaged data set: features\.json names '"):
+        prepared.open_split(tmp_path, "test")
+
+
+class Wrong:
+    """Pickles as what crashes numpy, or makes objects of bytes."""
+
+    def __init__(self, *made):
+        self.made = made
+
+    def __reduce__(self):
+        return self.made
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.array([{}, []], object),
+        np.zeros((1, 3072), np.float32),
+        np.zeros(1, [("a", "u1")]),
+        Wrong(np.dtype, ("O",), (3, "|", None, None, None, -1, -1, 63)),
+        Wrong(np.ndarray, ((2**40,), np.dtype("O"))),
+        Wrong(np._core.multiarray._reconstruct, (np.ndarray, (2**62,), b"O")),
+        Wrong(np._core.multiarray._reconstruct, (np.dtype, (0,), b"b"), (1, (9,), np.dtype("u1"))),
+    ],
+)
+def test_a_cifar_pickle_does_not_reach_numpys_constructors(tmp_path, pixels):
+    pickled = {
+        "test_batch": {b"data": pixels, b"labels": [1]},
+        "batches.meta": {b"label_names": [b"a"] * 10},
+    }
+    pickles = {name: pickle.dumps(value, protocol=2) for name, value in pickled.items()}
+    with pytest.raises(ValueError, match="damaged CIFAR-10 archive"):
+        cifar.read_python(tar(tmp_path / "a.tar.gz", pickles), "test", 10)

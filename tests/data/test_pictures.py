@@ -287,3 +287,11 @@ def test_folders_that_hold_no_volume(tmp_path):
     dicom(tmp_path / "a.dcm", 0)
     with pytest.raises(ValueError, match="one slice is no volume"):
         data.read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "TIFF", "BMP", "PDF"])
+def test_other_formats_under_the_name_of_a_png_are_refused(tmp_path, kind):
+    """EPS above all, for which Pillow would start Ghostscript."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", format=kind)
+    with pytest.raises(ValueError, match=r"a\.png: broken, or no picture"):
+        data.read_image(tmp_path / "a.png")
