@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxnet._checks import check_choice, check_integer, is_number
 from jaxnet.checkpoint import Checkpoints
+from jaxnet.data._dataset import checked_generator
 from jaxnet.optim import Schedule, learning_rates
 from jaxnet.random import Generator
 from jaxnet.train._batches import Feed, TrainingData, gives_batches, open_feed
@@ -45,7 +46,7 @@ def fit(
     schedule: Callable[[Any, int], Any] | None = None,
     callbacks: Sequence[Callback | EverySteps] = (),
     monitor: str | None = None,
-    mode: str = "min",
+    mode: str | None = None,
     patience: int | None = None,
     time_budget: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -96,7 +97,9 @@ def fit(
             on resuming.
         monitor: The metric that tells good epochs; by default "val_loss", or "loss" if there
             is no validation.
-        mode: "min" or "max": which way the monitored metric gets better.
+        mode: "min" or "max": which way the monitored metric gets better. By default losses and
+            errors get lower, accuracy, f1, precision, recall and r2 higher; for other names it
+            has to be given.
         patience: Stop after so many epochs in a row without a new best, and give back the
             weights of the best, their running average too if there is one.
         time_budget: The seconds after which the run stops, having saved: those of the whole
@@ -168,7 +171,6 @@ def fit(
         )
     if eval_step is not None:
         check_eval_step(eval_step)
-    check_choice("mode", mode, ("min", "max"))
     check_choice("nonfinite", nonfinite, ("stop", "skip", "go on"))
     check_choice("feed", feed, ("auto", "device", "host"))
     for name, seconds in (("time_budget", time_budget), ("save_seconds", save_seconds)):
@@ -176,6 +178,8 @@ def fit(
             raise ValueError(f"{name}: {seconds!r}; accepted is a number of seconds")
     if (validation is None) != (eval_step is None):
         raise ValueError("validation, eval_step: one without the other; give both or none")
+    if generator is not None:
+        checked_generator(generator)
     generator_given, generator = generator, generator or Generator(0)
     monitored = Monitor(monitor, mode, patience, validation is not None)
     progress = Progress(quiet=quiet, log=log, first=monitored.name)
@@ -206,7 +210,7 @@ def fit(
                 _log.info(why)
         saves = None
         if checkpoint is not None:
-            folder = Checkpoints(checkpoint, keep=keep, best=monitored.name, mode=mode)
+            folder = Checkpoints(checkpoint, keep=keep, best=monitored.name, mode=monitored.mode)
             stack.callback(folder.close)
             settings = {**training.feed.identity, "patience": patience is not None}
             saves = RunCheckpoints(folder, monitored.name, settings, callbacks, config)
@@ -214,6 +218,7 @@ def fit(
         tester = ChunkRunner(eval_step or step, trains=False, chunk_steps=chunk_steps)
         run = _Run(state, trainer, tester, training, tested, generator, monitored, saves, progress)
         run.epochs, run.schedule, run.time_budget = epochs, schedule, time_budget
+        run.skips = nonfinite == "skip"
         run.save_every, run.save_seconds = save_every, save_seconds
         run.callbacks = [one for one in callbacks if not isinstance(one, EverySteps)]
         run.every_steps = [one for one in callbacks if isinstance(one, EverySteps)]
@@ -233,6 +238,7 @@ class _Run:
     """One call of `fit`: its epochs, and what is judged and saved after each."""
 
     epochs: int
+    skips: bool
     schedule: Callable[[Any, int], Any] | None
     time_budget: float | None
     save_every: int
@@ -351,7 +357,11 @@ class _Run:
     def _end_of_epoch(self, rate: float) -> str | None:
         position = self.position
         seconds, position.seconds = position.seconds, 0.0
-        measured = mean_metrics(self._joined_metrics())
+        metrics, skipped = self._done(self._joined_metrics())
+        measured = mean_metrics(metrics)
+        if skipped:
+            number = position.epoch + 1
+            self.progress.write(f"epoch {number}: left out {skipped} steps, which were not finite")
         self.metrics = EpochMetrics()
         if self.tested is not None:
             found = measure(self.tester, self.state, self.tested)
@@ -372,7 +382,7 @@ class _Run:
         position.history.append(line)
         if self.recorder is not None:
             rates = {"seconds": round(seconds, 4), "samples_per_second": round(rate, 1)}
-            self.recorder.epoch({**line, **rates})
+            self.recorder.epoch({**rates, **line})
         epoch = f"{position.epoch}/{self.epochs}"
         self.progress.epoch(epoch, report.metrics, rate, seconds)
         if position.epoch % self.save_every == 0:
@@ -386,12 +396,21 @@ class _Run:
             like = self.trainer.metrics_like(self.state, self.training.feed.example())
         return self.metrics.joined(like)
 
+    def _done(self, metrics: Any) -> tuple[Any, int]:
+        """The metrics without the steps that nonfinite="skip" left out, and their number."""
+        if not self.skips or "loss" not in metrics:
+            return metrics, 0
+        kept = ~np.isnan(metrics["loss"])
+        if kept.any():
+            metrics = jax.tree.map(lambda values: values[kept], metrics)
+        return metrics, int((~kept).sum())
+
     def _call_every_steps(self) -> str | None:
         """Calls what is due after this number of steps; gives a reason to stop."""
         position = self.position
         due = [every for every in self.every_steps if position.steps % every.steps == 0]
         for every in due:
-            recent = mean_metrics(self.metrics.last(every.steps))
+            recent = mean_metrics(self._done(self.metrics.last(every.steps))[0])
             report = StepReport(position.epoch + 1, position.steps, recent, self.state)
             self._change(every.function(report), report)
             if self.recorder is not None and report.logged:

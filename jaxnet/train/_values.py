@@ -10,6 +10,9 @@ import numpy as np
 LINE = ("epoch", "step", "in_epoch")
 """What a line of the history or the records says beside metrics."""
 
+RATES = ("seconds", "samples_per_second")
+"""What the records say besides of an epoch."""
+
 
 def plain(value: Any) -> Any:
     """A value in the types of JSON; nan and infinities, which JSON lacks, become strings."""
