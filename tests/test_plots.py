@@ -1,6 +1,7 @@
 """jaxnet/plots.py"""
 
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -75,3 +76,31 @@ def test_pictures_say_what_they_show(tmp_path):
     ):
         with Image.open(tmp_path / name) as image:
             assert {key: image.info[key] for key in words} == words
+
+
+def test_two_measured_points_are_not_joined_and_the_legend_hides_nothing(tmp_path, monkeypatch):
+    names = {"ends": "C0-", "two": "C1--o", "three": "C2--o"}
+    lines = [plots.Series(name, range(1, 4 if name == "three" else 3),
+                          [1, 2, 3][: 3 if name == "three" else 2], style)
+             for name, style in names.items()]  # fmt: skip
+    axes = drawn(monkeypatch, plots.Panel("t", "epoch", "loss", lines), tmp_path / "a.png")
+    styles = {line.get_label(): line.get_linestyle() for line in axes.lines}
+    assert styles == {"ends": "-", "two": "None", "three": "--"}
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    axes.figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0
+
+
+@pytest.mark.parametrize(("from_zero", "foot", "marks"), [(True, 0.0, 0), (False, 0.77, 2)])
+def test_bars_begin_at_0_or_say_so_and_end_where_they_are_told(
+    from_zero, foot, marks, tmp_path, monkeypatch
+):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    bars = {"training": [[0.87], [0.99]], "validation": [[0.9], [0.88]]}
+    plots.save_bars(tmp_path / "a.png", ["a", "b"], bars, "t", "fraction", 2, from_zero, top=1.0)
+    (axes,) = figures[0].axes
+    assert axes.get_ylim() == pytest.approx((foot, 1.0))
+    assert sum(len(line.get_xdata()) for line in axes.lines) == marks
+    axes.figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0
