@@ -244,10 +244,10 @@ def make_optimizer(
             if has[i] is not True:  # `accumulate` knows it only when it runs
                 given = jnp.asarray(has[i])
                 change = jnp.where(given, change, 0)
-                old = {k: v for k, v in own.items() if v is not None}
-                new = {k: jnp.where(given, jnp.asarray(new[k]), v) for k, v in old.items()} | dict.fromkeys(
-                    own.keys() - old.keys()
-                )
+                new = {
+                    key: None if old is None else jnp.where(given, jnp.asarray(new[key]), old)
+                    for key, old in own.items()
+                }
             updates.append(change)
             for key in slots:
                 value = new[key]
