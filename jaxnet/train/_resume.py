@@ -1,7 +1,7 @@
 """The position of a run, and how its checkpoints hold it and give it back."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from jaxnet._names import named_leaves
 from jaxnet.checkpoint import Checkpoints, Restored
 from jaxnet.train._callbacks import EverySteps
-from jaxnet.train._chunk import joined
+from jaxnet.train._values import joined
 
 
 @dataclasses.dataclass
@@ -63,68 +63,43 @@ class EpochMetrics:
         """Adds the metrics of a call, with one entry a step along axis 0."""
         self._parts.append(metrics)
 
-    @property
-    def since_stop(self) -> bool:
-        """Whether a step was done since the stop, or since the epoch's begin."""
-        return bool(self._parts)
-
     def last(self, steps: int) -> Any:
         """The metrics of the last steps, as far as they lie in the epoch."""
         parts: list[Any] = []
         missing = steps
         for part in reversed(self._parts):
-            parts.insert(0, part)
-            missing -= len(jax.tree.leaves(part)[0])
-            if missing <= 0:
-                break
-        if missing > 0 and self._before:
-            parts = [self.joined()]
-        return jax.tree.map(lambda values: values[-steps:], joined(parts))
+            if missing > 0:
+                parts.insert(0, part)
+                missing -= len(jax.tree.leaves(part)[0])
+        last = joined(parts) if missing <= 0 else self.joined()
+        return jax.tree.map(lambda values: values[-steps:], last)
 
     def named(self) -> dict[str, np.ndarray]:
         """The arrays by dotted name, as checkpoints hold them."""
-        if not self._parts:
-            return self._before
-        return named_leaves(self.joined())
+        return named_leaves(self.joined()) if self._parts else self._before
 
-    def joined(self, like: Any = None) -> Any:
+    def joined(self, like: Callable[[], Any] | None = None) -> Any:
         """The metrics of all steps so far.
 
         Args:
-            like: Metrics of the same structure, where no step was done since the stop.
+            like: A function that gives metrics of the same structure, which is called if no
+                step was done since the stop.
 
         Raises:
             ValueError: The metrics before the stop are others.
         """
-        like = self._parts[0] if self._parts else like
         parts = list(self._parts)
         if self._before:
-            names = list(named_leaves(like))
+            first = parts[0] if like is None or parts else like()
+            names = list(named_leaves(first))
             if set(names) != set(self._before):
                 raise ValueError(
                     f"metrics: {', '.join(self._before)} in the checkpoint, {', '.join(names)} "
                     "now; a run that was stopped within an epoch goes on with the same metrics"
                 )
             leaves = [self._before[name] for name in names]
-            parts.insert(0, jax.tree.unflatten(jax.tree.structure(like), leaves))
+            parts.insert(0, jax.tree.unflatten(jax.tree.structure(first), leaves))
         return joined(parts)
-
-
-@dataclasses.dataclass
-class Resumed:
-    """What a checkpoint gave back.
-
-    Attributes:
-        state: The state of the training.
-        position: The position of the run.
-        best: The best state so far, or None.
-        metrics: The metrics of the running epoch.
-    """
-
-    state: Any
-    position: RunPosition
-    best: Any
-    metrics: EpochMetrics
 
 
 class RunCheckpoints:
@@ -178,12 +153,16 @@ class RunCheckpoints:
         self._saved = position.epoch, position.batch
         return True
 
-    def restore(self, state: Any, best: Any) -> Resumed:
+    def restore(self, state: Any, best: Any) -> tuple[Any, RunPosition, Any, EpochMetrics]:
         """The newest whole checkpoint. The memories of the callbacks are set.
 
         Args:
             state: A state like that in the checkpoint.
             best: A state like the best one, or None.
+
+        Returns:
+            The state of the training, the position of the run, the best state so far (or
+            None), and the metrics of the running epoch.
 
         Raises:
             ValueError: It is of a run with other settings, callbacks, model or optimizer.
@@ -216,7 +195,7 @@ class RunCheckpoints:
             for name, array in back.arrays.items()
             if name.startswith("metrics.")
         }
-        return Resumed(back.state, position, best, EpochMetrics(metrics))
+        return back.state, position, best, EpochMetrics(metrics)
 
 
 def _filled(like: Any, back: Restored, prefix: str) -> Any:
