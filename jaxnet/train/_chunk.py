@@ -178,25 +178,15 @@ def _finite(tree: Any) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Consecutive batches of an epoch, on the device.
+    """Consecutive batches of an epoch, on the device."""
 
-    Attributes:
-        data: A pytree of arrays.
-        order: The numbers of the rows in them that the steps take, one after another.
-        batch_size: The rows of a step.
-        capacity: The most steps of one call; batches of one shape and capacity share a program.
-        first: The number of the first step of the epoch that these batches serve.
-        last: The number of the step after the last one.
-        offset: The step of the epoch that is step 0 of `order`.
-    """
-
-    data: Any
-    order: jax.Array
-    batch_size: int
-    capacity: int
-    first: int
-    last: int
-    offset: int
+    data: Any  # a pytree of arrays
+    order: jax.Array  # the numbers of the rows in them that the steps take, one after another
+    batch_size: int  # the rows of a step
+    capacity: int  # the most steps of a call; one shape and one capacity share a program
+    first: int  # the number of the first step of the epoch that these batches serve
+    last: int  # the number of the step after the last one
+    offset: int  # the step of the epoch that is step 0 of `order`
 
 
 Parts = Generator[Batches, None, None]
@@ -204,18 +194,12 @@ Parts = Generator[Batches, None, None]
 
 
 class Call(NamedTuple):
-    """What one compiled call did: steps `first` to before `last` of an epoch.
-
-    Attributes:
-        first, last: The numbers of the steps within the epoch.
-        batch_size: The rows of each of these steps.
-        metrics: The metrics of each step along axis 0, on the host.
-    """
+    """What one compiled call did: steps `first` to before `last` of an epoch."""
 
     first: int
     last: int
-    batch_size: int
-    metrics: Any
+    batch_size: int  # the rows of each of these steps
+    metrics: Any  # those of each step along axis 0, on the host
 
 
 # What was compiled and traced for a step, so that a second run with it does neither again.
