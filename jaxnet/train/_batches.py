@@ -1,5 +1,6 @@
 """Where batches come from: what `fit` takes as data, and how it gets to the device."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -11,6 +12,7 @@ import numpy as np
 
 from jaxnet import _memory as memory
 from jaxnet import random
+from jaxnet._arrays import as_jax
 from jaxnet._checks import check_integer
 from jaxnet._extras import needed
 from jaxnet.data._collate import as_numpy, is_array
@@ -64,7 +66,7 @@ class ArrayFeed:
         self.identity = {"rows": self.rows, "batch_size": batch_size, "shuffle": shuffle}
         self._generator, self._shuffle = generator, shuffle
         if on_device:
-            self._data = jax.tree.map(jnp.asarray, data)
+            self._data = jax.tree.map(functools.partial(as_jax, name), data)
         else:
             self._data = data
             self._grain = needed("grain", f"{name}: fed from the host", "grain")
@@ -125,7 +127,7 @@ class ArrayFeed:
         """Some rows of all arrays, on the device."""
         if self.on_device:
             return jax.tree.map(lambda column: column[rows], self._data)
-        return jax.tree.map(lambda column: jnp.asarray(np.asarray(column)[rows]), self._data)
+        return jax.tree.map(lambda column: as_jax("data", np.asarray(column)[rows]), self._data)
 
 
 Feed = ArrayFeed | LoaderFeed
@@ -169,6 +171,7 @@ def open_feed(
         TypeError: It is nothing that gives rows or batches.
         ValueError: An argument does not go with this data.
     """
+    _refuse_pairs(data, name)
     data = _as_numpy_rows(data, name)
     kind = type(data).__name__
     if gives_batches(data):
@@ -248,6 +251,18 @@ def _of_loader(
         )
     why = f"{name} fed from the host in pieces: a {kind} gives it batch by batch"
     return LoaderFeed(loader, epochs, resumes, name, once), why
+
+
+def _refuse_pairs(data: Any, name: str) -> None:
+    """Refuses a list of rows, which torch's DataLoader takes: here a list is a pytree of arrays."""
+    if not (isinstance(data, list) and data and all(isinstance(row, tuple) for row in data)):
+        return
+    counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
+    if len(counts) > 1 or () in counts:
+        raise TypeError(
+            f"{name}: a list of {len(data)} tuples, which is row by row; give whole arrays, "
+            "(inputs, targets), or data.DataLoader(rows, batch_size, shuffle=True, rngs=generator)"
+        )
 
 
 def _as_numpy_rows(data: Any, name: str) -> Any:

@@ -15,10 +15,11 @@ import numpy as np
 from jax import lax
 
 from jaxnet._checks import check_integer
+from jaxnet.optim import learning_rates
 from jaxnet.train._diagnose import NonFiniteError, diagnose
 from jaxnet.train._state import TrainState
 from jaxnet.train._step import Metrics, Step
-from jaxnet.train._values import LINE
+from jaxnet.train._values import LINE, RATES
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +76,10 @@ def make_chunk(
                 current = current.replace(key=jax.random.fold_in(current.key, offset + i))
             new, metrics = step(current, batch)
             if nonfinite == "skip":
-                fine = _finite((metrics.get("loss"), _trained(new)))
+                fine = _finite(metrics.get("loss")) & _sound(new, current)
+                # The loss tells `fit` which steps were left out.
+                if "loss" in metrics:
+                    metrics = {**metrics, "loss": jnp.where(fine, metrics["loss"], jnp.nan)}
                 old = current
                 if isinstance(current, TrainState):
                     old = current.replace(step=new.step)
@@ -101,7 +105,7 @@ def make_chunk(
             lambda loop: (loop[0] + 1, body(*loop)),
             (start, first),
         )
-        return current, metrics, end, _finite(_trained(current))
+        return current, metrics, end, _sound(current, state)
 
     return chunk
 
@@ -164,8 +168,13 @@ def make_repeat(step: Step, steps: int) -> Callable[[Any, Any], tuple[Any, Metri
     return jax.jit(lambda state, batch: chunk(state, batch, None, 0, steps)[:2])
 
 
-def _trained(state: Any) -> Any:
-    return state.params if isinstance(state, TrainState) else state
+def _sound(new: Any, old: Any) -> jax.Array:
+    """Whether the parameters are finite, and the buffers where they were: a mask may hold -inf."""
+    if not isinstance(new, TrainState):
+        return _finite(new)
+    floats = [name for name, x in new.buffers.items() if jnp.issubdtype(x.dtype, jnp.inexact)]
+    kept = [jnp.isfinite(new.buffers[k]) | ~jnp.isfinite(old.buffers[k]) for k in floats]
+    return jnp.stack([_finite(new.params), *(fine.all() for fine in kept)]).all()
 
 
 def _finite(tree: Any) -> jax.Array:
@@ -292,7 +301,7 @@ class ChunkRunner:
                         "make_train_step(loss, optimizer), or make_eval_step(loss) to measure"
                     ) from error
                 raise
-            _check_result(result, self._trains)
+            _check_result(result, self._trains, state)
             known[name] = result[1]
             self.compile_seconds += time.perf_counter() - began
         return known[name]
@@ -384,14 +393,16 @@ def batch_shapes(batch: Any) -> Any:
     return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
 
 
-def _check_result(result: Any, trains: bool) -> None:
+def _check_result(result: Any, trains: bool, state: Any) -> None:
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise TypeError(
             f"step: it gave {type(result).__name__}; accepted is a function (state, batch) -> "
             "(state, dictionary of metrics), such as make_train_step(loss, optimizer) gives"
         )
-    if taken := [name for name in LINE if trains and name in result[1]]:
-        raise ValueError(
-            f"metrics: {taken[0]!r} has its own meaning in the line of an epoch; give this metric "
-            "another name"
-        )
+    rates = learning_rates(state.opt_state) if isinstance(state, TrainState) else {}
+    for name in result[1] if trains else ():
+        if name in (*LINE, *RATES, *rates) or name.startswith("val_"):
+            raise ValueError(
+                f"metrics: {name!r} has its own meaning in the line of an epoch; give this "
+                "metric another name"
+            )

@@ -14,7 +14,7 @@ from jaxnet._keys import keys
 from jaxnet._mixed_precision import computing_in
 from jaxnet._names import named_leaves
 from jaxnet.precision import full_float32
-from jaxnet.train._state import TrainState, merge
+from jaxnet.train._state import TrainState, merge, split
 from jaxnet.train._step import TrainStep
 
 
@@ -25,7 +25,8 @@ class Diagnosis:
     Attributes:
         batch: The path of the first array of the batch that is not finite, such as "[0]".
         layer: The name of the first layer, in the order of the computation, whose output is
-            not finite.
+            not finite. None as well if its input was not finite although the batch is: then
+            the cause is what the model computes before the layer, which the lines say.
         parameter: The name of the first parameter, in the model's order, whose value is not
             finite.
         gradient: The name of the first parameter whose gradient is not finite.
@@ -56,9 +57,15 @@ class NonFiniteError(FloatingPointError):
     def __init__(
         self, epoch: int, step: int, state: TrainState[Any], batch: Any, diagnosis: Diagnosis
     ) -> None:
+        if diagnosis.batch is not None:
+            advice = "The data is the cause: clean it"
+        elif diagnosis.parameter is not None:
+            advice = "The state before the step is the cause: go back to one that was finite"
+        else:
+            advice = "A smaller learning rate or clipped gradients may help"
         super().__init__(
-            f"epoch {epoch}, step {step}: not finite: {diagnosis}. A smaller learning rate or "
-            'clipped gradients may help; fit(nonfinite="skip") leaves such steps out'
+            f"epoch {epoch}, step {step}: not finite: {diagnosis}. {advice}; "
+            'fit(nonfinite="skip") leaves such steps out'
         )
         self.epoch, self.step, self.state, self.batch = epoch, step, state, batch
         self.diagnosis = diagnosis
@@ -104,18 +111,25 @@ def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
         def value(params: Any, watch: bool = False) -> Any:
             model = merge(state.structure, params, state.buffers)
             model.train()
-            seen: list[tuple[str, str]] = []
+            seen: list[tuple[str, str, str | None]] = []
             watching = intercept(model, _noting(seen)) if watch else nullcontext()
             with keys(key), watching, computing_in(model, dtype):
                 result = loss(model, batch)
-            return result[0] if isinstance(result, tuple) else result, seen
+            buffers = split(model)[2] if watch else {}
+            return result[0] if isinstance(result, tuple) else result, (seen, buffers)
 
-        result, seen = value(state.params, watch=True)
-        if seen:
-            layer, what = seen[0]
+        result, (seen, buffers) = value(state.params, watch=True)
+        if seen and seen[0][2] and bad_batch is None:
+            name, _, what = seen[0]
+            lines.append(f"what is computed before the layer {name}: in its input {what}")
+        elif seen:
+            layer, what, _ = seen[0]
             lines.append(f"the first layer is {layer}: in its output {what}")
         elif not np.isfinite(np.asarray(result)).all():
             lines.append("every layer's output is finite, the loss is not")
+        buffer, said = _first(buffers)
+        if buffer is not None and _nonfinite(state.buffers[buffer]) is None:
+            lines.append(f"the first buffer is {buffer}: in its new value {said}")
     parameter, said = _first({name: state.params[name] for name in order})
     lines += [f"the first parameter is {parameter}: in its value {said}"] if parameter else []
     if isinstance(step, TrainStep):
@@ -155,17 +169,20 @@ def _nonfinite(leaf: Any) -> str | None:
     return f"{nans} nan and {infinite} infinite of {array.size} numbers"
 
 
-def _noting(seen: list[tuple[str, str]]) -> Callable[..., Any]:
+def _noting(seen: list[tuple[str, str, str | None]]) -> Callable[..., Any]:
     """An interceptor that notes the modules whose outputs are not finite, as they finish.
+
+    With each is what it says of its output, and of its inputs if these are not finite either.
 
     A layer finishes before the layers that contain it, so the innermost is noted first.
     """
 
     def note(call: Call, proceed: Callable[..., Any]) -> Any:
+        _, given = _first(named_leaves((call.args, call.kwargs)))
         outputs = proceed(*call.args, **call.kwargs)
         _, what = _first(named_leaves(outputs))
         if what:
-            seen.append((call.name or type(call.module).__name__, what))
+            seen.append((call.name or type(call.module).__name__, what, given))
         return outputs
 
     return note

@@ -10,6 +10,7 @@ import jax
 
 from jaxnet._checks import check_choice, check_integer, is_number
 from jaxnet.checkpoint import Checkpoints
+from jaxnet.data._dataset import checked_generator
 from jaxnet.optim import Schedule
 from jaxnet.random import Generator
 from jaxnet.train._batches import gives_batches, open_epochs, open_feed
@@ -43,7 +44,7 @@ def fit(
     schedule: Callable[[Any, int], Any] | None = None,
     callbacks: Sequence[Callback | EverySteps] = (),
     monitor: str | None = None,
-    mode: str = "min",
+    mode: str | None = None,
     patience: int | None = None,
     time_budget: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -94,7 +95,9 @@ def fit(
             on resuming.
         monitor: The metric that tells good epochs; by default "val_loss", or "loss" if there
             is no validation.
-        mode: "min" or "max": which way the monitored metric gets better.
+        mode: "min" or "max": which way the monitored metric gets better. By default losses and
+            errors get lower, accuracy, f1, precision, recall and r2 higher; for other names it
+            has to be given.
         patience: Stop after so many epochs in a row without a new best, and give back the
             weights of the best, their running average too if there is one.
         time_budget: The seconds after which the run stops, having saved: those of the whole
@@ -166,7 +169,6 @@ def fit(
         )
     if eval_step is not None:
         check_eval_step(eval_step)
-    check_choice("mode", mode, ("min", "max"))
     check_choice("nonfinite", nonfinite, ("stop", "skip", "go on"))
     check_choice("feed", feed, ("auto", "device", "host"))
     for name, seconds in (("time_budget", time_budget), ("save_seconds", save_seconds)):
@@ -174,6 +176,8 @@ def fit(
             raise ValueError(f"{name}: {seconds!r}; accepted is a number of seconds")
     if (validation is None) != (eval_step is None):
         raise ValueError("validation, eval_step: one without the other; give both or none")
+    if generator is not None:
+        checked_generator(generator)
     draws = generator or Generator(0)
     resumes = checkpoint is not None
     monitored = Monitor(monitor, mode, patience, validation is not None)
@@ -204,7 +208,7 @@ def fit(
                 _log.info(why)
         saves = None
         if checkpoint is not None:
-            folder = Checkpoints(checkpoint, keep=keep, best=monitored.name, mode=mode)
+            folder = Checkpoints(checkpoint, keep=keep, best=monitored.name, mode=monitored.mode)
             stack.callback(folder.close)
             settings = {**training.identity, "patience": patience is not None}
             saves = RunCheckpoints(folder, monitored.name, settings, callbacks, config)
@@ -223,6 +227,7 @@ def fit(
             every_steps=[one for one in callbacks if isinstance(one, EverySteps)],
             monitor=monitored,
             time_budget=time_budget,
+            skips=nonfinite == "skip",
             saves=saves,
             save_every=save_every,
             save_seconds=save_seconds,

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet._arrays import check_fits
 from jaxnet._extras import needed
 from jaxnet.data._collate import default_convert
 from jaxnet.data._sharded import ShardedReader
@@ -219,6 +220,7 @@ class LoaderFeed:
     def _checked(self, batch: Any) -> Any:
         batch = default_convert(batch)
         row_count(batch, f"{self._name}: a batch")
+        jax.tree.map(lambda x: check_fits(f"{self._name}: a batch", x), batch)
         self._example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
         # Copied, because a loader may fill the same arrays with its next batch.
         return jax.tree.map(np.array, batch)

@@ -13,6 +13,9 @@ from jaxnet._names import named_leaves
 LINE = ("epoch", "step", "in_epoch")
 """What a line of the history or the records says beside metrics."""
 
+RATES = ("seconds", "samples_per_second")
+"""What the records say besides of an epoch."""
+
 
 def plain(value: Any) -> Any:
     """A value in the types of JSON; nan and infinities, which JSON lacks, become strings."""

@@ -76,19 +76,21 @@ class Visdom:
         self._drawn = set()
         self.write(kept)
 
-    def write(self, lines: Sequence[Line]) -> None:
+    def write(self, lines: Sequence[Line], window: str | None = None) -> None:
         """Appends the numbers of epochs or of steps.
 
         Args:
             lines: The records. One with the name "epoch" is an epoch's, any other a step's.
+            window: The window for all these numbers, a line for each name; None gives each metric
+                its own.
         """
         with self._lock:
             for line in lines:
                 axis = "epoch" if "epoch" in line else "step"
                 for name, value in scalars(line).items():
                     if math.isfinite(value):
-                        window = name.removeprefix("val_")
-                        x, y = self._points.setdefault((window, axis, name), ([], []))
+                        home = window or name.removeprefix("val_")
+                        x, y = self._points.setdefault((home, axis, name), ([], []))
                         x.append(line[axis])
                         y.append(value)
         self._send()
