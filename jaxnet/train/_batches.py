@@ -154,18 +154,16 @@ def open_feed(
 ) -> tuple[Feed, str]:
     """The feed for some data, and why it is that one, in a line for the log.
 
+    Arguments that are not listed here are those of `fit`.
+
     Args:
-        data: The data, in one of the forms that `fit` takes.
-        batch_size: The rows of a step; None where a loader makes the batches.
         where: "auto", "device" or "host": where the data lies.
         shuffle: Whether to shuffle; None shuffles what has no order of its own, if there is
             a generator.
         generator: The generator of each epoch's order; None for the order that is there.
-        epochs: How many epochs will be asked for.
         resumes: Whether an epoch may have to be begun again from a checkpoint.
         once: Whether this data is read only once, so that an iterator will do.
-        name: The name of the argument, for errors.
-        size_name: The name of the argument `batch_size`, for errors.
+        name, size_name: The names of the arguments `data` and `batch_size`, for errors.
 
     Raises:
         TypeError: It is nothing that gives rows or batches.

@@ -31,9 +31,6 @@ _BYTES = 2**26  # data and metrics of one call, at most
 _STEPS = 4096  # of one call, at most
 
 
-# The compiled loop
-
-
 def make_chunk(
     step: Step,
     batch_size: int | None,
@@ -44,8 +41,8 @@ def make_chunk(
 ) -> Chunk:
     """Runs the steps of an epoch from one number to another, as one loop.
 
-    How many steps a call makes may be an argument of the compiled program, not a part
-    of it: an epoch that is cut into calls anywhere gives the same bits as one uncut.
+    How many steps a call makes is an argument of the compiled program: an epoch that is cut
+    into calls anywhere gives the same bits as one uncut.
 
     Args:
         step: A function `(state, batch) -> (state, metrics)`.
@@ -198,8 +195,7 @@ class Batches:
     offset: int  # the step of the epoch that is step 0 of `order`
 
 
-Parts = Generator[Batches, None, None]
-"""What a feed gives an epoch as, in order."""
+Parts = Generator[Batches, None, None]  # what a feed gives an epoch as, in order
 
 
 class Call(NamedTuple):
@@ -221,14 +217,12 @@ class ChunkRunner:
     Args:
         step: A step of training or of evaluation.
         trains: Whether the state that a step gives is the next one's.
-        nonfinite: "stop", "skip" or "go on", as in `fit`. With the last two the memory of a
-            state is given away to the call. "stop" keeps it until the call has ended,
-            since the error gives the state before the step that failed.
+        nonfinite: "stop", "skip" or "go on", as in `fit`. "stop" keeps the memory of a state
+            until its call has ended, since the error gives the state before the bad step.
         chunk_steps: The steps of a call; None for as many as take a quarter second.
 
     Attributes:
-        state: The state after the last call. Between two calls another one may be set, which
-            the next call goes on with.
+        state: The state after the last call; between calls another one may be set.
         compile_seconds: The seconds that compiling took so far.
         gives_away: Whether a call takes the memory of the state that it is given.
     """
@@ -260,7 +254,7 @@ class ChunkRunner:
         """An epoch from a step on.
 
         Args:
-            state: The state before that step.
+            state: The state before it.
             feed: Where the batches come from (`jaxnet.train._batches.Feed`).
             epoch: The number of the epoch, from 0.
             start: The number of the step within it, from 0.
@@ -324,8 +318,7 @@ class ChunkRunner:
         seconds = time.perf_counter() - began - compiled
         if compiled:
             self.compile_seconds += compiled
-            what = "training" if self._trains else "evaluation"
-            rows = batches.batch_size
+            what, rows = "training" if self._trains else "evaluation", batches.batch_size
             _log.info("compiled %s with batches of %d in %.2f s", what, rows, compiled)
         fitting = int(_SECONDS * max(count, 1) / max(seconds, 1e-7))
         self._fitting = max(1, min(fitting, 8 * count))

@@ -56,8 +56,9 @@ class LoaderFeed:
     ) -> None:
         self._loader, self._name, self._resumes = loader, name, resumes
         self._epochs, self._once = epochs, once
-        self.batch_size, self.steps = _batch_size(loader), _length(loader)
-        self.rows = _rows(loader)
+        size = getattr(loader, "batch_size", None)
+        self.batch_size = size if isinstance(size, int) else None
+        self.steps, self.rows = _length(loader), _rows(loader, self.batch_size)
         self._generators = _generators(loader)
         self._sharded = isinstance(loader, ShardedReader)
         self._jumps = self._sharded or is_mapped(loader)  # reading can start at any batch
@@ -251,15 +252,9 @@ def _length(loader: Any) -> int | None:
         return None
 
 
-def _batch_size(loader: Any) -> int | None:
-    size = getattr(loader, "batch_size", None)
-    return size if isinstance(size, int) else None
-
-
-def _rows(loader: Any) -> int | None:
+def _rows(loader: Any, size: int | None) -> int | None:
     """The number of rows in an epoch, if the loader cuts a sampler's rows into batches."""
-    size, sampler = _batch_size(loader), getattr(loader, "sampler", None)
-    rows = None if sampler is None else _length(sampler)
+    rows = _length(getattr(loader, "sampler", None))
     if size is None or rows is None:
         return None
     return rows // size * size if getattr(loader, "drop_last", False) else rows
