@@ -242,9 +242,10 @@ def make_optimizer(
                 gradient = -gradient
             change, new = rule(jnp.asarray(leaf, wide), gradient, own, cast[dtype], rounding(dtype))
             if has[i] is not True:  # `accumulate` knows it only when it runs
-                change = jnp.where(has[i], change, 0)
+                given = jnp.asarray(has[i])
+                change = jnp.where(given, change, 0)
                 old = {k: v for k, v in own.items() if v is not None}
-                new = {k: jnp.where(has[i], new[k], v) for k, v in old.items()} | dict.fromkeys(
+                new = {k: jnp.where(given, jnp.asarray(new[k]), v) for k, v in old.items()} | dict.fromkeys(
                     own.keys() - old.keys()
                 )
             updates.append(change)
