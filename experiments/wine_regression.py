@@ -118,7 +118,7 @@ def main(config: Config, run: Run) -> None:
             ("always the mean", mean_and_spread(mean, 4)),
         ],
     )
-    claim = beats_line(net, float(line.mean()), config)
+    claim = beats_line("the net", net, float(line.mean()), config)
     run.result = f"error {mean_and_spread(net)}, the line {mean_and_spread(line)}"
     run.metrics |= {"claims": [claim], "runs": runs}
     epochs = range(1, config.epochs + 1)
