@@ -30,7 +30,8 @@ from experiments.harness import ledger
 from experiments.harness.record import Run
 from experiments.harness.settings import Count, Spread, Training
 from experiments.harness.tables import save_checks, save_ledger, show
-from jaxnet import losses, nn, optim, plots, train, weights
+from experiments.thermometer_plots import save_fits, save_losses
+from jaxnet import losses, nn, optim, train, weights
 from jaxnet.precision import unfused_jit
 from jaxnet.random import Generator
 
@@ -251,8 +252,12 @@ def main(config: Config, run: Run) -> None:
         rows += more + nets + ledger.compare("thermometer.printed", printed)
         print()
         save_ledger(run, rows)
-        _plot(run.folder / "fit.png", params, fits["mlp"])
-        _plot_losses(run.folder / "losses.png", curves)
+        grid = np.arange(20.0, 90.0, dtype=np.float32)
+        drawn = {"line": np.asarray(line(params, 0.1 * grid)),
+                 "net": _predict(fits["mlp"], 0.1 * grid),
+                 "at readings": _predict(fits["mlp"], T_UN)}  # fmt: skip
+        save_fits(run.folder / "fit.png", (T_U, T_C), grid, drawn)
+        save_losses(run.folder / "losses.png", curves)
 
 
 def descend_by_hand(config: Config, run: Run) -> tuple[list[ledger.Row], dict[str, np.ndarray]]:
@@ -403,56 +408,3 @@ def _predict(states: Any, t_un: np.ndarray) -> np.ndarray:
     """The predictions in degrees Celsius, (seeds, readings)."""
     x = jnp.asarray(t_un, jnp.float32)[:, None]
     return np.asarray(jax.vmap(lambda state: state.model()(x)[:, 0])(states))
-
-
-def _plot_losses(path: Any, curves: dict[str, np.ndarray]) -> None:
-    def series(name: str, key: str, style: str) -> plots.Series:
-        values = np.asarray(curves[key], np.float64)
-        band = None
-        if values.ndim == 2:
-            low, high = np.quantile(values, [0.05, 0.95], axis=1)
-            values, band = np.median(values, axis=1), (low, high)
-        shown = np.isfinite(values)  # infinity and nan are not drawn
-        return plots.Series(
-            name, np.arange(1.0, len(values) + 1)[shown], values[shown], style, band
-        )
-
-    panels = [
-        plots.Panel("By hand, 100 epochs", "epoch", "mean squared error, log",
-                    [series("lr 1e-2 diverges, infinite from epoch 11", "manual_diverging", "C3.-"),
-                     series("lr 1e-4", "manual_small_lr", "C0-")], log=True),
-        plots.Panel("Lines: all readings", "epoch", "mean squared error, log",
-                    [series("SGD, lr 1e-2, readings x 0.1", "sgd", "C0-"),
-                     series("Adam, lr 1e-1", "adam", "C1-")], log=True, log_x=True),
-        plots.Panel("8 tanh units (median, shade: 5 to 95 % of seeds)", "epoch",
-                    "mean squared error, log",
-                    [series("training", "net_train_loss", "C0-"),
-                     series("validation", "net_val_loss", "C1-")], log=True, log_x=True),
-    ]  # fmt: skip
-    plots.save_panels(path, panels)
-
-
-def _plot(path: Any, params: np.ndarray, states: Any) -> None:
-    grid = np.arange(20.0, 90.0, dtype=np.float32)
-    curves = _predict(states, 0.1 * grid)
-    low, high = np.quantile(curves, [0.05, 0.95], axis=0)
-    readings = plots.Series("readings", T_U, T_C, "o")
-    panels = [
-        plots.Panel(
-            "A line, by SGD",
-            "thermometer's units",
-            "degrees Celsius",
-            [readings, plots.Series("fit", grid, np.asarray(line(params, 0.1 * grid)), "C1-")],
-        ),
-        plots.Panel(
-            f"8 tanh units, {len(curves)} seeds (shade: 5 to 95 %)",
-            "thermometer's units",
-            "degrees Celsius",
-            [
-                readings,
-                plots.Series("fit, median", grid, np.median(curves, 0), "c-", (low, high)),
-                plots.Series("prediction", T_U, np.median(_predict(states, T_UN), 0), "kx"),
-            ],
-        ),
-    ]
-    plots.save_panels(path, panels)
