@@ -87,7 +87,7 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
                 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
                 axes.set_xticks([], minor=True)
         elif all(
-            np.asarray(series.x).dtype.kind in "iu" for series in panel.series if len(series.x)
+            x.dtype.kind in "iu" for series in panel.series if (x := np.asarray(series.x)).size
         ):
             _whole_ticks(axes, panel.series)
         axes.grid(alpha=0.3)
