@@ -222,22 +222,11 @@ def gradient_check(states: Any, grads: np.ndarray) -> dict[str, str]:
         moved = np.zeros_like(w1)
         moved[:, unit] = step
         differences[:, unit] = (loss(w1 + moved) - loss(w1 - moved)) / (2 * step)
-    # Each seed's gap is a part of its largest gradient; 1e-3 of degrees is float32's rounding
-    # where the sum over the readings nearly vanishes.
+    # The gap of a seed is a part of its largest gradient, or of 1 where all nearly vanish, since
+    # the terms whose sum vanishes are rounded too.
     gap = (np.abs(grads - differences).max(axis=1) / (np.abs(differences).max(axis=1) + 1)).max()
     what = "the hidden layer's gradient is that of finite differences, to 1e-4"
     return ledger.check(what, f"off by {gap:.0e}, of {grads.size} numbers", bool(gap <= 1e-4))
-
-
-def least_squares(t_u: np.ndarray, t_c: np.ndarray) -> np.ndarray:
-    """The w and b of linear least squares, the best of all lines, in closed form.
-
-    Args:
-        t_u: The readings.
-        t_c: The degrees Celsius.
-    """
-    columns = np.stack([t_u, np.ones_like(t_u)], axis=1).astype(np.float64)
-    return np.linalg.lstsq(columns, t_c.astype(np.float64), rcond=None)[0]
 
 
 def main(config: Config, run: Run) -> None:
