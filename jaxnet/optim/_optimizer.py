@@ -243,10 +243,10 @@ def make_optimizer(
             change, new = rule(jnp.asarray(leaf, wide), gradient, own, cast[dtype], rounding(dtype))
             if has[i] is not True:  # `accumulate` knows it only when it runs
                 change = jnp.where(has[i], change, 0)
-                old = {k: v for k, v in own.items() if v is not None}
-                new = {k: jnp.where(has[i], new[k], v) for k, v in old.items()} | dict.fromkeys(
-                    own.keys() - old.keys()
-                )
+                new = {
+                    k: v if v is None or (o := own[k]) is None else jnp.where(has[i], v, o)
+                    for k, v in new.items()
+                }
             updates.append(change)
             for key in slots:
                 value = new[key]

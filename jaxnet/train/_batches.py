@@ -3,7 +3,8 @@
 import functools
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,44 +32,6 @@ _ACCEPTED = (
     "IterableDataset, or a loader: jaxnet's or torch's DataLoader, a ShardedReader, Grain's, or "
     "any iterable of batches"
 )
-
-
-class Feed(Protocol):
-    """What gives the batches of each epoch, in parts that lie on the device.
-
-    Attributes:
-        on_device: Whether all data lies on the device from the start.
-        identity: What has to be the same for a stopped run to go on, by name.
-        rows, steps: The rows and steps of an epoch; None where that is not known.
-        batch_size: The rows of a step; None where that is not known.
-    """
-
-    on_device: bool
-    identity: dict[str, Any]
-
-    @property
-    def rows(self) -> int | None: ...
-
-    @property
-    def steps(self) -> int | None: ...
-
-    @property
-    def batch_size(self) -> int | None: ...
-
-    def get_state(self) -> dict[str, Any]:
-        """What the next epoch draws its order from; JSON and bytes."""
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes back to what `get_state` gave."""
-
-    def state_within(self, step: int) -> dict[str, Any]:
-        """What `set_state` needs besides, to go on at a step of the running epoch; JSON."""
-
-    def example(self) -> Any:
-        """A batch, or its shapes, of an epoch that was begun."""
-
-    def batches(self, epoch: int, start: int, capacity: Callable[[Any], int]) -> Parts:
-        """An epoch from a step on; `capacity` gives the most steps of a call from a batch."""
 
 
 class ArrayFeed:
@@ -139,15 +102,26 @@ class ArrayFeed:
                 rows = jnp.asarray(order, jnp.int32)
                 yield Batches(self._data, rows, size, most, start, whole, 0)
             else:
-                yield from self._from_host(_Cuts(self, order, start, whole, most))
+                yield from self._from_host(order, start, whole, most)
         if rest and start <= whole:
             local = jnp.arange(rest, dtype=jnp.int32)
             data = self.gather(order[whole * size :])
             yield Batches(data, local, rest, 1, whole, whole + 1, whole)
 
-    def _from_host(self, cuts: "_Cuts") -> Parts:
+    def _from_host(self, order: np.ndarray, start: int, stop: int, capacity: int) -> Parts:
+        size = self.batch_size
+
+        def part(first: int) -> Batches:
+            last = min(first + capacity, stop)
+            rows = order[first * size : last * size]
+            short = capacity * size - len(rows)  # filled up, so that one program serves all
+            data = self.gather(np.concatenate([rows, np.repeat(rows[:1], short)]))
+            local = jnp.arange(capacity * size, dtype=jnp.int32)
+            return Batches(data, local, size, capacity, first, last, first)
+
+        firsts = self._grain.MapDataset.range(start, stop, capacity)
         options = self._grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
-        parts = iter(self._grain.MapDataset.source(cuts).to_iter_dataset(options))
+        parts = iter(firsts.map(part).to_iter_dataset(options))
         try:
             yield from parts
         finally:
@@ -159,27 +133,21 @@ class ArrayFeed:
             return jax.tree.map(lambda column: column[rows], self._data)
         return jax.tree.map(lambda column: as_jax("data", np.asarray(column)[rows]), self._data)
 
+    def sample(self) -> Any:
+        """Rows from everywhere, at most 16 MiB: what tells this data from other data."""
+        leaves = jax.tree.leaves(self._data)
+        most = 2**24 // max(1, sum(leaf.nbytes for leaf in leaves) // self.rows)
+        rows = np.linspace(0, self.rows - 1, min(self.rows, max(1, most))).astype(np.int64)
+        return jax.tree.map(lambda column: np.asarray(column[rows]), self._data)
 
-class _Cuts:
-    """The parts of an epoch by number, as Grain reads them."""
 
-    def __init__(
-        self, feed: ArrayFeed, order: np.ndarray, start: int, stop: int, capacity: int
-    ) -> None:
-        self._feed, self._order, self._capacity = feed, order, capacity
-        self._firsts, self._stop = range(start, stop, capacity), stop
+Feed = ArrayFeed | LoaderFeed
+"""What gives the batches of each epoch, in parts that lie on the device.
 
-    def __len__(self) -> int:
-        return len(self._firsts)
-
-    def __getitem__(self, i: int) -> Batches:
-        size, capacity, first = self._feed.batch_size, self._capacity, self._firsts[i]
-        last = min(first + capacity, self._stop)
-        rows = self._order[first * size : last * size]
-        short = capacity * size - len(rows)  # filled up, so that one program serves all
-        data = self._feed.gather(np.concatenate([rows, np.repeat(rows[:1], short)]))
-        local = jnp.arange(capacity * size, dtype=jnp.int32)
-        return Batches(data, local, size, capacity, first, last, first)
+Both have these attributes: `on_device`, whether all data lies on the device from the start;
+`identity`, what has to be the same for a stopped run to go on, by name; `rows`, `steps` and
+`batch_size`, the rows and steps of an epoch and the rows of a step, None where not known.
+"""
 
 
 def open_feed(
@@ -228,7 +196,7 @@ def open_feed(
                 f"{name}: a {kind} gives its batches only once; give what it came from, or, as "
                 "the data of fit, a function of the epoch's number that makes one"
             )
-        return _of_loader(data, kind, where, epochs, resumes, name)
+        return _of_loader(data, kind, where, epochs, resumes, once, name)
     check_integer(size_name, batch_size, least=1)
     assert batch_size is not None
     shuffles = generator is not None and shuffle is not False
@@ -246,53 +214,46 @@ def open_feed(
         loader = DataLoader(data, batch_size, rngs=generator)
     else:
         loader = DataLoader(data, batch_size, shuffles, rngs=generator)
-    return _of_loader(loader, kind, where, epochs, resumes, name)
+    return _of_loader(loader, kind, where, epochs, resumes, once, name)
 
 
-class TrainingData:
-    """The feed of the training, which a function of the epoch's number may give anew."""
+def open_epochs(
+    data: Any,
+    batch_size: int | None,
+    where: str,
+    shuffle: bool | None,
+    generator: random.Generator,
+    epochs: int,
+    resumes: bool,
+) -> Callable[[int], tuple[Feed, str]]:
+    """A function that gives the feed of an epoch, and why it is that one, as `open_feed` does.
 
-    def __init__(
-        self,
-        data: Any,
-        batch_size: int | None,
-        where: str,
-        shuffle: bool | None,
-        generator: random.Generator,
-        epochs: int,
-        resumes: bool,
-    ) -> None:
-        self._function = data if is_function(data) else None
-        self._options: dict[str, Any] = {
-            "batch_size": batch_size,
-            "shuffle": shuffle,
-            "generator": generator,
-            "epochs": epochs if self._function is None else 1,
-            "resumes": resumes,
-            "once": self._function is not None,
-        }
-        first = data if self._function is None else data(0)
-        self._epoch = 0
-        self.feed, self.why = open_feed(first, where=where, **self._options)
+    Args:
+        data: The data of the training, or a function of the epoch's number that gives it.
+    """
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "generator": generator,
+        "resumes": resumes,
+    }
+    if not is_function(data):
+        opened = open_feed(data, where=where, epochs=epochs, **options)
+        return lambda epoch: opened
 
-    def turn_to(self, epoch: int) -> None:
-        """Opens the data of an epoch, where a function of its number gives it."""
-        if self._function is not None and epoch != self._epoch:
-            where = "device" if self.feed.on_device else "host"
-            if isinstance(self.feed, LoaderFeed):
-                where = "auto"
-            self.feed, _ = open_feed(self._function(epoch), where=where, **self._options)
-            self._epoch = epoch
+    @lru_cache(maxsize=1)
+    def feed_of(epoch: int) -> tuple[Feed, str]:
+        nonlocal where
+        feed, why = open_feed(data(epoch), where=where, once=True, **options)
+        if isinstance(feed, ArrayFeed):  # later epochs lie where the first one does
+            where = "device" if feed.on_device else "host"
+        return feed, why
 
-    def get_state(self) -> dict[str, Any]:
-        return {} if self._function is not None else self.feed.get_state()
-
-    def draws_from(self, generator: random.Generator) -> bool:
-        return isinstance(self.feed, LoaderFeed) and self.feed.draws_from(generator)
+    return feed_of
 
 
 def _of_loader(
-    loader: Any, kind: str, where: str, epochs: int, resumes: bool, name: str
+    loader: Any, kind: str, where: str, epochs: int, resumes: bool, once: bool, name: str
 ) -> tuple[Feed, str]:
     if where == "device":
         raise ValueError(
@@ -300,7 +261,7 @@ def _of_loader(
             "arrays, or leave it out"
         )
     why = f"{name} fed from the host in pieces: a {kind} gives it batch by batch"
-    return LoaderFeed(loader, epochs, resumes, name), why
+    return LoaderFeed(loader, epochs, resumes, name, once), why
 
 
 def _refuse_pairs(data: Any, name: str) -> None:

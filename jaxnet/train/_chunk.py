@@ -4,9 +4,9 @@ import dataclasses
 import logging
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet import metrics as metric_functions
 from jaxnet._checks import check_integer
-from jaxnet._names import named_leaves
 from jaxnet.optim import learning_rates
 from jaxnet.train._diagnose import NonFiniteError, diagnose
 from jaxnet.train._state import TrainState
@@ -229,9 +227,8 @@ class Call(NamedTuple):
     metrics: Any
 
 
-# What was compiled for a step, so that a second run with the same step does not compile.
-_compiled: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
-_shapes: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+# What was compiled and traced for a step, so that a second run with it does neither again.
+_known: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
 class ChunkRunner:
@@ -250,6 +247,7 @@ class ChunkRunner:
             the next call goes on with.
         compile_seconds: The seconds that compiling took so far.
         gives_away: Whether a call takes the memory of the state that it is given.
+        skips: Whether steps that are not finite are left out; their loss is nan.
     """
 
     def __init__(
@@ -264,9 +262,10 @@ class ChunkRunner:
         self._nonfinite, self._chunk_steps = nonfinite, chunk_steps
         self.state: Any = None
         self.gives_away = trains and nonfinite != "stop"
+        self.skips = nonfinite == "skip"
         self._fitting = 1  # steps that take about a quarter second
         self.compile_seconds = 0.0
-        _Compiling.listen()
+        _listen_to_the_compiler()
 
     def run(
         self,
@@ -289,22 +288,22 @@ class ChunkRunner:
             NonFiniteError: A loss or a parameter is not finite, with nonfinite="stop".
         """
         self.state = state
-        with closing(
-            feed.batches(epoch, start, lambda batch: self._capacity(batch, feed))
-        ) as parts:
+        parts = feed.batches(epoch, start, lambda batch: self._capacity(batch, feed))
+        with closing(parts):
             for batches in parts:
+                chunk = self._chunk(batches.batch_size, batches.capacity)
                 first = batches.first
                 while first < batches.last:
                     wanted = self._chunk_steps or self._fitting
                     count = min(wanted, batches.capacity, batches.last - first)
                     last = min(first + count, max(until(first), first + 1))
-                    metrics = self._call(batches, first, last, epoch)
+                    metrics = self._call(chunk, batches, first, last, epoch)
                     yield Call(first, last, batches.batch_size, metrics)
                     first = last
 
     def metrics_like(self, state: Any, batch: Any) -> Any:
         """The shapes of the metrics of one step."""
-        known = _shapes.setdefault(self._step, {})
+        known = _known.setdefault(self._step, {})
         # Models of one structure may have parameters of other shapes, and so other outputs.
         sizes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(state))
         name = jax.tree.structure(state), sizes, batch_shapes(batch)
@@ -326,20 +325,17 @@ class ChunkRunner:
         return known[name]
 
     def _capacity(self, batch: Any, feed: Any) -> int:
-        in_memory = [self.metrics_like(self.state, batch)]
-        if not feed.on_device:
-            in_memory.append(batch)
-        leaves = jax.tree.leaves(in_memory)
-        one = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        in_memory = self.metrics_like(self.state, batch), None if feed.on_device else batch
+        one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(in_memory))
         return max(1, min(_STEPS, _BYTES // max(one, 1)))
 
-    def _call(self, batches: Batches, first: int, last: int, epoch: int) -> Any:
-        state, chunk = self.state, self._chunk(batches)
-        start, stop = np.int32(first - batches.offset), np.int32(last - batches.offset)
-        began, compiled = time.perf_counter(), _Compiling.seconds
-        offset = np.int32(batches.offset)
+    def _call(self, chunk: Any, batches: Batches, first: int, last: int, epoch: int) -> Any:
+        # A function of its own, so that no state stays in memory longer than its call.
+        state, offset = self.state, np.int32(batches.offset)
+        start, stop = np.int32(first) - offset, np.int32(last) - offset
+        began, compiled = time.perf_counter(), _compile_seconds[0]
         new, metrics, end, finite = chunk(state, batches.data, batches.order, start, stop, offset)
-        compiled = _Compiling.seconds - compiled
+        compiled = _compile_seconds[0] - compiled
         count = int(end) - int(start)  # waits until the call has ended
         # A copy, since a view would keep the whole array, of the call's full capacity.
         metrics = jax.tree.map(lambda x: np.asarray(x)[:count].copy(), metrics)
@@ -359,16 +355,16 @@ class ChunkRunner:
             self.state = new
         return metrics
 
-    def _chunk(self, batches: Batches) -> Any:
-        how = self._trains, self._nonfinite, batches.batch_size, batches.capacity
-        known = _compiled.setdefault(self._step, {})
+    def _chunk(self, batch_size: int, capacity: int) -> Any:
+        how = self._trains, self._nonfinite, batch_size, capacity
+        known = _known.setdefault(self._step, {})
         if how not in known:
             # The entry goes with its step: what is compiled must not hold the step itself.
             step = weakref.ref(self._step)
             chunk = make_chunk(
                 lambda state, batch: step()(state, batch),  # type: ignore[misc]
-                batches.batch_size,
-                batches.capacity,
+                batch_size,
+                capacity,
                 nonfinite=self._nonfinite,
                 trains=self._trains,
             )
@@ -392,22 +388,16 @@ class ChunkRunner:
         raise NonFiniteError(*where, before, batch, diagnose(before, self._step, batch))
 
 
-class _Compiling:
-    """The seconds that JAX spent on tracing, lowering and compiling in this process."""
+_compile_seconds = [0.0]  # that JAX spent on tracing, lowering and compiling in this process
 
-    seconds = 0.0
-    _listens = False
 
-    @classmethod
-    def listen(cls) -> None:
-        if not cls._listens:
-            cls._listens = True
-            jax.monitoring.register_event_duration_secs_listener(cls._add)
-
-    @classmethod
-    def _add(cls, event: str, duration_secs: float, **_: Any) -> None:
+@cache  # once a process
+def _listen_to_the_compiler() -> None:
+    def add(event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
-            cls.seconds += duration_secs
+            _compile_seconds[0] += duration_secs
+
+    jax.monitoring.register_event_duration_secs_listener(add)
 
 
 def _as_on_the_device(array: Any) -> jax.ShapeDtypeStruct:
@@ -434,47 +424,3 @@ def _check_result(result: Any, trains: bool, state: Any) -> None:
                 f"metrics: {name!r} has its own meaning in the line of an epoch; give this "
                 "metric another name"
             )
-
-
-def joined(parts: list[Any]) -> Any:
-    """The metrics of several calls as those of one.
-
-    Raises:
-        ValueError: The shape of a metric depends on the rows of the batch.
-    """
-    named = [named_leaves(part) for part in parts]
-    for name in named[0]:
-        shapes = {leaves[name].shape[1:] for leaves in named}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"metrics: {name}: of shapes {sorted(shapes)} in batches of different sizes; "
-                "accepted are numbers and arrays of one shape, so take the mean over the rows"
-            )
-    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
-
-
-def mean_metrics(metrics: Any, weights: np.ndarray | None = None) -> dict[str, Any]:
-    """The metrics of many steps, one entry a step along axis 0, as plain numbers.
-
-    Args:
-        metrics: Arrays by name, of which the mean is taken, and `jaxnet.metrics.Metric`s,
-            which are joined over all rows.
-        weights: The weight of each step in the means; all the same unless given.
-
-    Raises:
-        TypeError: A metric holds several, by name or by number.
-    """
-    found = {}
-    for name, value in sorted(metrics.items(), key=lambda item: (item[0] != "loss", item[0])):
-        if isinstance(value, metric_functions.Metric):
-            value = metric_functions.compute(metric_functions.total(value))
-        elif isinstance(value, Mapping | list | tuple):
-            raise TypeError(
-                f"metrics: {name}: a {type(value).__name__}; accepted are numbers, arrays of "
-                "numbers, and what jaxnet.metrics gives, each under a name of its own"
-            )
-        else:
-            value = np.average(np.asarray(value, np.float64), axis=0, weights=weights)
-        value = np.asarray(value)
-        found[name] = float(value) if value.ndim == 0 else value.tolist()
-    return found

@@ -12,9 +12,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxnet.train._batches import Feed, open_feed
-from jaxnet.train._chunk import Call, ChunkRunner, joined, mean_metrics
+from jaxnet.train._chunk import Call, ChunkRunner
 from jaxnet.train._progress import Progress
 from jaxnet.train._step import EvalStep, Step, TrainStep, make_predict
+from jaxnet.train._values import joined, mean_metrics
 
 
 def evaluate(

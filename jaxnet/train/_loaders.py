@@ -41,6 +41,8 @@ class LoaderFeed:
         epochs: The number of epochs that the run will ask for.
         resumes: Whether a checkpoint may have to resume within an epoch.
         name: The name of the argument, for errors.
+        once: Whether the loader is made anew for the one epoch that it serves, so that its
+            generators need not be saved.
 
     Raises:
         ValueError: The loader cannot be read as often as asked, or the run could not go on
@@ -49,34 +51,20 @@ class LoaderFeed:
 
     on_device = False
 
-    def __init__(self, loader: Any, epochs: int, resumes: bool, name: str = "data") -> None:
+    def __init__(
+        self, loader: Any, epochs: int, resumes: bool, name: str = "data", once: bool = False
+    ) -> None:
         self._loader, self._name, self._resumes = loader, name, resumes
-        self._epochs = epochs
-        self.batch_size = _batch_size(loader)
-        self.steps = _length(loader)
+        self._epochs, self._once = epochs, once
+        self.batch_size, self.steps = _batch_size(loader), _length(loader)
         self.rows = _rows(loader)
-        self._check()
-        self.identity: dict[str, Any] = {"loader": type(loader).__name__, "batches": self.steps}
-        if self._sharded:
-            state = iter(loader).get_state()
-            self.identity |= {k: v for k, v in state.items() if k != "batches"}
         self._generators = _generators(loader)
+        self._sharded = isinstance(loader, ShardedReader)
+        self._jumps = self._sharded or is_mapped(loader)  # reading can start at any batch
         self._example: Any = None
         self._sums: dict[int, int] = {}
         self._expected: int | None = None
         self._usual: str | None = None  # the shapes of the epoch's first batch, as text
-
-    @property
-    def _sharded(self) -> bool:
-        return isinstance(self._loader, ShardedReader)
-
-    @property
-    def _jumps(self) -> bool:
-        """Whether reading can start at any batch of an epoch."""
-        return self._sharded or is_mapped(self._loader)
-
-    def _check(self) -> None:
-        name, loader, epochs = self._name, self._loader, self._epochs
         kind = type(loader).__name__
         if self._sharded:
             self.steps = loader.batches_per_epoch
@@ -85,20 +73,27 @@ class LoaderFeed:
                     f"{name}: this ShardedReader has {loader.epochs} epochs, the run {epochs}; "
                     "make it with epochs=None"
                 )
-        elif is_mapped(loader) and self.steps == sys.maxsize:
+        elif self._jumps and self.steps == sys.maxsize:
             raise ValueError(f"{name}: this {kind} has no end; leave its repeat() out")
-        inner = innermost(loader)
-        if self._resumes and getattr(inner, "persistent_workers", False):
+        if resumes and getattr(innermost(loader), "persistent_workers", False):
             raise ValueError(
                 f"{name}: with persistent_workers=True a {kind} does not give its batches again "
                 "after a stop; leave it out, or leave checkpoint out"
             )
+        self.identity: dict[str, Any] = {"loader": kind, "batches": self.steps}
+        if self._sharded:
+            state = iter(loader).get_state()
+            self.identity |= {k: v for k, v in state.items() if k != "batches"}
+
+    def sample(self) -> Any:
+        """Nothing: what tells the data of a loader is the checksum of a batch."""
+        return None
 
     # the states of the generators
 
     def get_state(self) -> dict[str, Any]:
         """The states of all generators that a loader draws from, for a checkpoint."""
-        if self._jumps:
+        if self._jumps or self._once:
             return {}
         drawn = [np.asarray(g.get_state()).tobytes() for g in self._generators]
         return {"generators": drawn, "global": _global_states()}
@@ -211,7 +206,7 @@ class LoaderFeed:
             reader = iter(loader)
             reader.set_state({**reader.get_state(), "batches": epoch * n + start})
             return _first(reader, n - start)
-        if is_mapped(loader):
+        if self._jumps:
             assert n is not None
             grain = needed("grain", self._name, "grain")
             rest = loader.repeat()[epoch * n + start : (epoch + 1) * n]
