@@ -28,6 +28,7 @@ from experiments.harness import ledger
 from experiments.harness.record import Run
 from experiments.harness.settings import Count, Positive, Training
 from experiments.harness.tables import mean_and_spread, save_ledger
+from experiments.harness.unfinished import checksum
 from jaxnet import nn, optim, plots, weights
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
@@ -106,10 +107,15 @@ def main(config: Config, run: Run) -> None:
     print(f"{len(training[1])} training and {len(validation[1])} validation images")
 
     trainer = Trainer(FORMS[config.form], optim.SGD(lr=config.lr), training, validation)
+    given = checksum(training, validation)
     runs = {}
     for seed in range(config.seed, config.seed + config.seeds):
         print(f"seed {seed}")
-        result = trainer.run(seed, config.epochs, config.batch_size)
+        settings = (config.form, f"{config.epochs}epochs", f"lr{config.lr:g}", config.batch_size)
+        kept = run.unfinished.folder(*settings, f"seed{seed}", given)
+        result = trainer.run(
+            seed, config.epochs, config.batch_size, checkpoint=kept, save_every=5, keep=1
+        )
         runs[seed] = curves(result)
         for split in ("train", "val"):
             print(f"Accuracy {split}: {result.history[-1][f'{split}_accuracy']:.2f}")

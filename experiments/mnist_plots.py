@@ -36,7 +36,7 @@ def view_classify(
         chart.barh(positions, p)
         chart.set_yticks(positions, list(classes))
         chart.invert_yaxis()
-        chart.set_xlim(0, 1.1)
+        chart.set_xlim(0, 1)
         chart.set_title("Class probability", fontsize=9)
     said = (
         f"{title}, most likely {classes[int(p.argmax())]} with {p.max():.2f}"
@@ -114,4 +114,4 @@ def save_results(folder: Path, results: dict[str, dict[int, dict[str, Any]]]) ->
         seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
         title = f"{name}: each digit, {seeds}"
         names = [str(digit) for digit in range(10)]
-        plots.save_bars(folder / f"{name}_digits.png", names, bars, title, "fraction")
+        plots.save_bars(folder / f"{name}_digits.png", names, bars, title, "fraction", top=1.0)

@@ -338,7 +338,9 @@ def test_weights_are_buffers():
         lambda target: metrics.f1(jnp.ones((1, 3)), target),
     ],
 )
-@pytest.mark.parametrize("target", [np.array([2**40]), np.array([2**31 + 1]), np.array([2**63], np.uint64)])
+@pytest.mark.parametrize(
+    "target", [np.array([2**40]), np.array([2**31 + 1]), np.array([2**63], np.uint64)]
+)
 def test_numbers_that_do_not_fit_32_bits_do_not_wrap_into_classes(call, target):
     with pytest.raises(ValueError, match=r"does not fit the 32 bits of JAX's integers; give small"):
         call(target)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.harness import page, registry, tables
+from experiments.harness import ledger, page, registry, tables
 from experiments.harness.runs import newest_runs
 from experiments.harness.settings import Count, Seed, Settings
 
@@ -37,12 +37,17 @@ Of each experiment below RUNS the newest run is taken.
     python -m experiments report runs
 """
 
-_INTRO = """The programs of the documents on JAX, each figure that they print beside ours.
+_INTRO = (
+    """The programs of the documents on JAX, each figure that they print beside ours.
 
 A figure holds if it lies within half of its last printed digit and 1e-6 of its value
 (float32's rounding), or within 1e-5 of its value. Where the document's seed is unknown, ours
 is the mean and spread of several seeds, and the document's figure has to lie within their
-99 % prediction interval."""
+99 % prediction interval. """
+    + ledger.POWER
+    + """ What is allowed stands beside each figure, and
+as a part of it under "Within"."""
+)
 
 
 def _own(metavar: str, default: str = "each experiment's own") -> Any:

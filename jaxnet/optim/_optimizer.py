@@ -242,10 +242,11 @@ def make_optimizer(
                 gradient = -gradient
             change, new = rule(jnp.asarray(leaf, wide), gradient, own, cast[dtype], rounding(dtype))
             if has[i] is not True:  # `accumulate` knows it only when it runs
-                change = jnp.where(has[i], change, 0)
+                given = jnp.asarray(has[i])
+                change = jnp.where(given, change, 0)
                 new = {
-                    k: v if v is None or (o := own[k]) is None else jnp.where(has[i], v, o)
-                    for k, v in new.items()
+                    key: None if old is None else jnp.where(given, jnp.asarray(new[key]), old)
+                    for key, old in own.items()
                 }
             updates.append(change)
             for key in slots:

@@ -44,15 +44,11 @@ class ArrayFeed:
     Args:
         data: A pytree of arrays with the rows along axis 0.
         batch_size: The rows of a step; the last step of an epoch may have fewer.
-        on_device: Whether all data is put on the device at once.
+        on_device: Whether all data is put on the device at once. If not, Grain is needed.
         generator: The generator of each epoch's order; None for the order that is there.
         shuffle: Whether the order is shuffled; if not, the generator only advances as that
             of torch's loader does.
         name: The name of the argument, for errors.
-
-    Raises:
-        ValueError: The arrays do not have the same number of rows.
-        ImportError: The data is fed from the host, and Grain is not installed.
     """
 
     def __init__(
@@ -165,18 +161,16 @@ def open_feed(
 ) -> tuple[Feed, str]:
     """The feed for some data, and why it is that one, in a line for the log.
 
+    Arguments that are not listed here are those of `fit`.
+
     Args:
-        data: The data, in one of the forms that `fit` takes.
-        batch_size: The rows of a step; None where a loader makes the batches.
         where: "auto", "device" or "host": where the data lies.
         shuffle: Whether to shuffle; None shuffles what has no order of its own, if there is
             a generator.
         generator: The generator of each epoch's order; None for the order that is there.
-        epochs: How many epochs will be asked for.
         resumes: Whether an epoch may have to be begun again from a checkpoint.
         once: Whether this data is read only once, so that an iterator will do.
-        name: The name of the argument, for errors.
-        size_name: The name of the argument `batch_size`, for errors.
+        name, size_name: The names of the arguments `data` and `batch_size`, for errors.
 
     Raises:
         TypeError: It is nothing that gives rows or batches.
@@ -331,11 +325,8 @@ def gives_batches(data: Any) -> bool:
 def choose_device(data: Any, where: str, name: str = "data") -> tuple[bool, str]:
     """Whether arrays are put on the device at once, and why, in a line for the log.
 
-    Args:
-        data: A pytree of arrays.
-        where: "device" or "host"; "auto" puts them on the device if they take less than half
-            of the memory that is free there, since a training step needs memory too.
-        name: The name of the argument.
+    "auto" puts them there if they take less than half of the memory that is free there, since
+    a training step needs memory too.
     """
     leaves = jax.tree.leaves(data)
     size = _mib(sum(leaf.nbytes for leaf in leaves))

@@ -31,9 +31,6 @@ _BYTES = 2**26  # data and metrics of one call, at most
 _STEPS = 4096  # of one call, at most
 
 
-# The compiled loop
-
-
 def make_chunk(
     step: Step,
     batch_size: int | None,
@@ -44,8 +41,8 @@ def make_chunk(
 ) -> Chunk:
     """Runs the steps of an epoch from one number to another, as one loop.
 
-    How many steps a call makes may be an argument of the compiled program, not a part
-    of it: an epoch that is cut into calls anywhere gives the same bits as one uncut.
+    How many steps a call makes is an argument of the compiled program: an epoch that is cut
+    into calls anywhere gives the same bits as one uncut.
 
     Args:
         step: A function `(state, batch) -> (state, metrics)`.
@@ -187,44 +184,27 @@ def _finite(tree: Any) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Consecutive batches of an epoch, on the device.
+    """Consecutive batches of an epoch, on the device."""
 
-    Attributes:
-        data: A pytree of arrays.
-        order: The numbers of the rows in them that the steps take, one after another.
-        batch_size: The rows of a step.
-        capacity: The most steps of one call; batches of one shape and capacity share a program.
-        first: The number of the first step of the epoch that these batches serve.
-        last: The number of the step after the last one.
-        offset: The step of the epoch that is step 0 of `order`.
-    """
-
-    data: Any
-    order: jax.Array
-    batch_size: int
-    capacity: int
-    first: int
-    last: int
-    offset: int
+    data: Any  # a pytree of arrays
+    order: jax.Array  # the numbers of the rows in them that the steps take, one after another
+    batch_size: int  # the rows of a step
+    capacity: int  # the most steps of a call; one shape and one capacity share a program
+    first: int  # the number of the first step of the epoch that these batches serve
+    last: int  # the number of the step after the last one
+    offset: int  # the step of the epoch that is step 0 of `order`
 
 
-Parts = Generator[Batches, None, None]
-"""What a feed gives an epoch as, in order."""
+Parts = Generator[Batches, None, None]  # what a feed gives an epoch as, in order
 
 
 class Call(NamedTuple):
-    """What one compiled call did: steps `first` to before `last` of an epoch.
-
-    Attributes:
-        first, last: The numbers of the steps within the epoch.
-        batch_size: The rows of each of these steps.
-        metrics: The metrics of each step along axis 0, on the host.
-    """
+    """What one compiled call did: steps `first` to before `last` of an epoch."""
 
     first: int
     last: int
-    batch_size: int
-    metrics: Any
+    batch_size: int  # the rows of each of these steps
+    metrics: Any  # those of each step along axis 0, on the host
 
 
 # What was compiled and traced for a step, so that a second run with it does neither again.
@@ -237,17 +217,14 @@ class ChunkRunner:
     Args:
         step: A step of training or of evaluation.
         trains: Whether the state that a step gives is the next one's.
-        nonfinite: "stop", "skip" or "go on", as in `fit`. With the last two the memory of a
-            state is given away to the call. "stop" keeps it until the call has ended,
-            since the error gives the state before the step that failed.
+        nonfinite: "stop", "skip" or "go on", as in `fit`. "stop" keeps the memory of a state
+            until its call has ended, since the error gives the state before the bad step.
         chunk_steps: The steps of a call; None for as many as take a quarter second.
 
     Attributes:
-        state: The state after the last call. Between two calls another one may be set, which
-            the next call goes on with.
+        state: The state after the last call; between calls another may be set.
         compile_seconds: The seconds that compiling took so far.
         gives_away: Whether a call takes the memory of the state that it is given.
-        skips: Whether steps that are not finite are left out; their loss is nan.
     """
 
     def __init__(
@@ -262,7 +239,6 @@ class ChunkRunner:
         self._nonfinite, self._chunk_steps = nonfinite, chunk_steps
         self.state: Any = None
         self.gives_away = trains and nonfinite != "stop"
-        self.skips = nonfinite == "skip"
         self._fitting = 1  # steps that take about a quarter second
         self.compile_seconds = 0.0
         _listen_to_the_compiler()
@@ -278,10 +254,9 @@ class ChunkRunner:
         """An epoch from a step on.
 
         Args:
-            state: The state before that step.
+            state: The state before it.
             feed: Where the batches come from (`jaxnet.train._batches.Feed`).
-            epoch: The number of the epoch, from 0.
-            start: The number of the step within it, from 0.
+            epoch, start: The numbers of the epoch and of the step within it, from 0.
             until: From the number of a call's first step, the step that it has to end before.
 
         Raises:
@@ -342,8 +317,7 @@ class ChunkRunner:
         seconds = time.perf_counter() - began - compiled
         if compiled:
             self.compile_seconds += compiled
-            what = "training" if self._trains else "evaluation"
-            rows = batches.batch_size
+            what, rows = "training" if self._trains else "evaluation", batches.batch_size
             _log.info("compiled %s with batches of %d in %.2f s", what, rows, compiled)
         fitting = int(_SECONDS * max(count, 1) / max(seconds, 1e-7))
         self._fitting = max(1, min(fitting, 8 * count))

@@ -93,15 +93,12 @@ def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
     '0'
     """
     # In the order of cause and effect: the batch, the layers, the loss, the gradients.
-    lines = []
-    bad_batch = None
-    for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
-        if bad_batch is None and (what := _nonfinite(leaf)):
-            bad_batch = jax.tree_util.keystr(path)
-            lines.append(f"batch{bad_batch}: {what}")
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    bad_batch, said = _first({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+    lines = [f"batch{bad_batch}: {said}"] if said else []
     if not isinstance(state, TrainState):
-        parameter, said = _first(list(named := named_leaves(state)), named)
-        lines += [f"the state before the step: in {parameter} {said}"] if parameter else []
+        parameter, said = _first(named_leaves(state))
+        lines += [f"the state before the step: in {parameter} {said}"] if said else []
         lines = lines or ["the step's loss or the state that it gave, not its batch"]
         return Diagnosis(bad_batch, None, parameter, None, tuple(lines))
     order = _in_order(state)
@@ -130,14 +127,14 @@ def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
             lines.append(f"the first layer is {layer}: in its output {what}")
         elif not np.isfinite(np.asarray(result)).all():
             lines.append("every layer's output is finite, the loss is not")
-        buffer, said = _first(list(buffers), buffers)
+        buffer, said = _first(buffers)
         if buffer is not None and _nonfinite(state.buffers[buffer]) is None:
             lines.append(f"the first buffer is {buffer}: in its new value {said}")
-    parameter, said = _first(order, state.params)
+    parameter, said = _first({name: state.params[name] for name in order})
     lines += [f"the first parameter is {parameter}: in its value {said}"] if parameter else []
     if isinstance(step, TrainStep):
         gradients = jax.grad(lambda params: value(params)[0])(state.params)
-        gradient, said = _first(order, gradients)
+        gradient, said = _first({name: gradients[name] for name in order})
         lines += [f"the first gradient is that of {gradient}: {said}"] if gradient else []
     if not lines:
         lines.append("the step's update, not its loss or gradients")
@@ -152,11 +149,10 @@ def _in_order(state: TrainState[Any]) -> list[str]:
     return names + [name for name in state.params if name not in names]
 
 
-def _first(order: list[str], arrays: dict[str, Any]) -> tuple[str | None, str | None]:
-    for name in order:
-        if what := _nonfinite(arrays[name]):
-            return name, what
-    return None, None
+def _first(named: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The name of the first array that is not finite, and what is in it."""
+    found = ((name, what) for name, array in named.items() if (what := _nonfinite(array)))
+    return next(found, (None, None))
 
 
 def _nonfinite(leaf: Any) -> str | None:
@@ -169,8 +165,7 @@ def _nonfinite(leaf: Any) -> str | None:
     array = array if array.dtype.kind in "fc" else array.astype(np.float32)
     if np.isfinite(array).all():
         return None
-    nans = int(np.isnan(array).sum())
-    infinite = int(np.isinf(array).sum())
+    nans, infinite = np.isnan(array).sum(), np.isinf(array).sum()
     return f"{nans} nan and {infinite} infinite of {array.size} numbers"
 
 
@@ -183,12 +178,11 @@ def _noting(seen: list[tuple[str, str, str | None]]) -> Callable[..., Any]:
     """
 
     def note(call: Call, proceed: Callable[..., Any]) -> Any:
-        given = next(filter(None, map(_nonfinite, jax.tree.leaves((call.args, call.kwargs)))), None)
+        _, given = _first(named_leaves((call.args, call.kwargs)))
         outputs = proceed(*call.args, **call.kwargs)
-        for leaf in jax.tree.leaves(outputs):
-            if what := _nonfinite(leaf):
-                seen.append((call.name or type(call.module).__name__, what, given))
-                break
+        _, what = _first(named_leaves(outputs))
+        if what:
+            seen.append((call.name or type(call.module).__name__, what, given))
         return outputs
 
     return note

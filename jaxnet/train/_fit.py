@@ -238,6 +238,7 @@ def fit(
             every_steps=[one for one in callbacks if isinstance(one, EverySteps)],
             monitor=monitored,
             time_budget=time_budget,
+            skips=nonfinite == "skip",
             saves=saves,
             save_every=save_every,
             save_seconds=save_seconds,

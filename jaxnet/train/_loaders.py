@@ -56,8 +56,9 @@ class LoaderFeed:
     ) -> None:
         self._loader, self._name, self._resumes = loader, name, resumes
         self._epochs, self._once = epochs, once
-        self.batch_size, self.steps = _batch_size(loader), _length(loader)
-        self.rows = _rows(loader)
+        size = getattr(loader, "batch_size", None)
+        self.batch_size = size if isinstance(size, int) else None
+        self.steps, self.rows = _length(loader), _rows(loader, self.batch_size)
         self._generators = _generators(loader)
         self._sharded = isinstance(loader, ShardedReader)
         self._jumps = self._sharded or is_mapped(loader)  # reading can start at any batch
@@ -99,14 +100,7 @@ class LoaderFeed:
         return {"generators": drawn, "global": _global_states()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Sets all generators back to the states in a checkpoint.
-
-        Args:
-            state: The states of `get_state`, joined with those of `state_within`.
-
-        Raises:
-            ValueError: The checkpoint is of a loader with another number of generators.
-        """
+        """Sets all generators back to what `get_state` and `state_within` gave, joined."""
         self._expected, self._usual = state.get("checksum"), state.get("usual")
         drawn = state.get("generators", [])
         if drawn and len(drawn) != len(self._generators):
@@ -123,14 +117,10 @@ class LoaderFeed:
         return any(generator is mine for mine in self._generators)
 
     def state_within(self, step: int) -> dict[str, Any]:
-        """The values that a checkpoint within an epoch needs in addition.
+        """What a checkpoint within an epoch needs besides, when some steps of it are done.
 
-        Args:
-            step: The number of steps of the epoch that are done.
-
-        Returns:
-            The checksum of the last batch, by which a resumed run finds that the loader does
-            not repeat its batches, and the shapes of the first batch.
+        It is the checksum of the last batch, by which a resumed run finds that the loader does
+        not repeat its batches, and the shapes of the first batch.
         """
         sums = {"checksum": self._sums[step]} if step in self._sums else {}
         return sums | {"usual": self._usual}
@@ -146,13 +136,7 @@ class LoaderFeed:
     # batches
 
     def batches(self, epoch: int, start: int, capacity: Callable[[Any], int]) -> Parts:
-        """The batches of an epoch, some of them joined for each compiled call.
-
-        Args:
-            epoch: The number of the epoch, from 0.
-            start: The number of the first batch, from 0.
-            capacity: A function that gives the most batches in a call, for one batch.
-        """
+        """An epoch from a batch on; `capacity` gives the most batches of a call from one."""
         self._sums.clear()
         if start == 0:
             self._usual = None
@@ -222,8 +206,7 @@ class LoaderFeed:
         return batches
 
     def _read_again(self, batches: Iterator[Any], count: int) -> None:
-        kind = type(self._loader).__name__
-        last = _END
+        kind, last = type(self._loader).__name__, None
         for i in range(count):
             last = next(batches, _END)
             if last is _END:
@@ -273,15 +256,9 @@ def _length(loader: Any) -> int | None:
         return None
 
 
-def _batch_size(loader: Any) -> int | None:
-    size = getattr(loader, "batch_size", None)
-    return size if isinstance(size, int) else None
-
-
-def _rows(loader: Any) -> int | None:
+def _rows(loader: Any, size: int | None) -> int | None:
     """The number of rows in an epoch, if the loader cuts a sampler's rows into batches."""
-    size, sampler = _batch_size(loader), getattr(loader, "sampler", None)
-    rows = None if sampler is None else _length(sampler)
+    rows = _length(getattr(loader, "sampler", None))
     if size is None or rows is None:
         return None
     return rows // size * size if getattr(loader, "drop_last", False) else rows
@@ -375,15 +352,7 @@ def _joined(group: list[Any], first: int, capacity: int) -> Batches:
 
 
 def row_count(data: Any, name: str) -> int:
-    """The number of rows that all arrays of a pytree have along axis 0.
-
-    Args:
-        data: A pytree of arrays.
-        name: The name of the argument, for errors.
-
-    Raises:
-        ValueError: The arrays differ in it, or there are no rows.
-    """
+    """The number of rows that all arrays of a pytree, the argument `name`, have along axis 0."""
     counts = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in jax.tree.leaves(data)}
     if len(counts) != 1 or None in counts:
         shapes = [getattr(leaf, "shape", type(leaf).__name__) for leaf in jax.tree.leaves(data)]

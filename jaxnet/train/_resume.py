@@ -28,38 +28,24 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class RunPosition:
-    """All that a checkpoint of a run needs beside its arrays.
+    """All that a checkpoint of a run needs beside its arrays."""
 
-    Attributes:
-        epoch: The epochs that are whole.
-        batch: The steps that are done of the next epoch.
-        steps: The steps of the whole run that are done.
-        seconds: The seconds of training that the steps of the running epoch took.
-        total_seconds: The seconds of the whole run, without compiling.
-        generator: The state of the run's generator, before the order of the running epoch
-            was drawn.
-        training, validation: What the feeds drew from, then.
-        history: One dictionary an epoch.
-        best, best_epoch: The best value of the monitored metric, and its epoch.
-        bad_epochs: The epochs in a row without a new best.
-        reason: The reason for which a callback ended the run.
-        epochs: The epochs that were asked for.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    steps: int = 0
-    seconds: float = 0.0
+    epoch: int = 0  # the epochs that are whole
+    batch: int = 0  # the steps that are done of the next epoch
+    steps: int = 0  # the steps of the whole run that are done
+    seconds: float = 0.0  # of training, which the steps of the running epoch took
+    # The seconds of the whole run, without compiling; in a running `fit` those before it.
     total_seconds: float = 0.0
-    generator: bytes = b""
+    generator: bytes = b""  # the generator's state before the running epoch's order was drawn
+    # What the feeds drew from, then.
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     validation: dict[str, Any] = dataclasses.field(default_factory=dict)
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    best: float | None = None
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one an epoch
+    best: float | None = None  # the best value of the monitored metric
     best_epoch: int | None = None
-    bad_epochs: int = 0
-    reason: str | None = None
-    epochs: int = 0
+    bad_epochs: int = 0  # the epochs in a row without a new best
+    reason: str | None = None  # for which a callback ended the run
+    epochs: int = 0  # the epochs that were asked for
 
 
 class EpochMetrics:
@@ -154,13 +140,11 @@ class RunCheckpoints:
         """Saves, unless this position is saved already; gives whether it did."""
         if self._saved == (position.epoch, position.batch):
             return False
-        arrays: dict[str, Any] = {}
-        if best is not None:
-            arrays |= {f"best.{k}": v for k, v in named_leaves(best).items()}
+        arrays = {f"best.{name}": leaf for name, leaf in named_leaves(best).items()}
         for i, callback in enumerate(self._callbacks):
             memory = named_leaves(getattr(callback, "memory", None))
-            arrays |= {f"callbacks.{i}.{k}": v for k, v in memory.items()}
-        arrays |= {f"metrics.{k}": v for k, v in metrics.named().items()}
+            arrays |= {f"callbacks.{i}.{name}": leaf for name, leaf in memory.items()}
+        arrays |= {f"metrics.{name}": leaf for name, leaf in metrics.named().items()}
         monitored = {}
         if position.batch == 0 and position.history and self._monitor in position.history[-1]:
             monitored = {self._monitor: position.history[-1][self._monitor]}
@@ -216,8 +200,7 @@ class RunCheckpoints:
         self._kept = kept
         position = RunPosition(**back.host["position"])
         self._saved = position.epoch, position.batch
-        if best is not None:
-            best = _filled(best, back, "best.")
+        best = _filled(best, back, "best.")
         memories = [
             (callback, _filled(callback.memory, back, f"callbacks.{i}."))
             for i, callback in enumerate(self._callbacks)

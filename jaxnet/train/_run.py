@@ -19,7 +19,7 @@ from jaxnet.train._records import Recorder
 from jaxnet.train._result import Monitor, Result
 from jaxnet.train._resume import EpochMetrics, RunCheckpoints, RunPosition
 from jaxnet.train._state import TrainState, copied, weights_of, with_weights
-from jaxnet.train._values import mean_metrics, without_skipped
+from jaxnet.train._values import mean_metrics
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -39,6 +39,7 @@ class Run:
     every_steps: list[EverySteps]
     monitor: Monitor
     time_budget: float | None
+    skips: bool  # whether steps that are not finite are left out
     saves: RunCheckpoints | None
     save_every: int
     save_seconds: float | None
@@ -129,14 +130,13 @@ class Run:
         position = self.position
         seconds, position.seconds = position.seconds, 0.0
         # A run that was stopped behind the last step of an epoch has made no step of it yet.
-        metrics = self.metrics.joined(
-            lambda: self.trainer.metrics_like(self.state, self.feed.example())
+        metrics, skipped = self._done(
+            self.metrics.joined(lambda: self.trainer.metrics_like(self.state, self.feed.example()))
         )
-        if self.trainer.skips:
-            metrics, skipped = without_skipped(metrics)
-            if skipped:
-                self.progress.write(f"left out {skipped} steps, which were not finite")
         measured = mean_metrics(metrics)
+        if skipped:
+            number = position.epoch + 1
+            self.progress.write(f"epoch {number}: left out {skipped} steps, which were not finite")
         self.metrics = EpochMetrics()
         if self.tested is not None:
             found = measure(self.tester, self.state, self.tested)
@@ -161,14 +161,22 @@ class Run:
             self._save()
         return report.reason or self._stopped()
 
+    def _done(self, metrics: Any) -> tuple[Any, int]:
+        """The metrics without the steps that nonfinite="skip" left out, and their number."""
+        if not self.skips or "loss" not in metrics:
+            return metrics, 0
+        kept = ~np.isnan(metrics["loss"])
+        if kept.any():
+            metrics = jax.tree.map(lambda values: values[kept], metrics)
+        return metrics, int((~kept).sum())
+
     def _call_every_steps(self) -> None:
         """Calls what is due after this number of steps."""
         position = self.position
         for every in self.every_steps:
             if position.steps % every.steps:
                 continue
-            last = self.metrics.last(every.steps)
-            recent = mean_metrics(without_skipped(last)[0] if self.trainer.skips else last)
+            recent = mean_metrics(self._done(self.metrics.last(every.steps))[0])
             report = StepReport(position.epoch + 1, position.steps, recent, self.state)
             self._call_back([every.function], report)
             self.trainer.state = self.state

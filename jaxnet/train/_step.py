@@ -61,20 +61,6 @@ class TrainStep:
         return self.function(state, batch)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class EvalStep:
-    """An evaluation step of `make_eval_step`, which `fit` tells from a training step.
-
-    Attributes:
-        function: The function `(state, batch) -> (state, metrics)`.
-    """
-
-    function: Step
-
-    def __call__(self, state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
-        return self.function(state, batch)
-
-
 def supervised(
     criterion: Callable[[Any, Any], jax.Array],
     metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
@@ -195,7 +181,7 @@ def make_train_step(
             keeping_attributes(model),
             dividing_by(divisors),
         ):
-            value, metrics = _with_metrics(loss(model, batch))
+            value, metrics = with_metrics(loss(model, batch))
         if grad_norm and "grad_norm" in metrics:
             raise ValueError("metrics: 'grad_norm' is asked for; give this metric another name")
         # Only the differentiated value is scaled; the loss that is reported is not. The model
@@ -292,66 +278,6 @@ def make_train_step(
     return TrainStep(step, loss, compute_dtype, optimizer)
 
 
-def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
-    """An evaluation step: the metrics of a batch, with the model in evaluation mode.
-
-    A model that draws random numbers in evaluation mode too, such as a variational
-    autoencoder, draws from `fold_in(state.key, state.step)`; `evaluate` and `fit` give each
-    batch a key of its own.
-
-    Args:
-        loss: A function `loss(model, batch)` that returns a scalar, or a scalar and a
-            dictionary of metrics.
-        compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; None means
-            float32.
-
-    Returns:
-        A pure function `(state, batch) -> (state, metrics)`, not yet compiled, which returns
-        the state unchanged.
-    """
-
-    check_x64("compute_dtype", compute_dtype)
-
-    @full_float32()
-    def step(state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
-        model = state.model()
-        key = jax.random.fold_in(state.key, state.step)
-        with keys(key), computing_in(model, compute_dtype), keeping_attributes(model):
-            value, metrics = _with_metrics(loss(model, batch))
-        return state, {"loss": value, **metrics}
-
-    return EvalStep(step)
-
-
-def make_predict(
-    compute_dtype: DTypeLike | None = None, averaged: bool = False
-) -> Callable[..., Any]:
-    """A prediction function: the outputs of the model in evaluation mode.
-
-    A model that draws in evaluation mode too does so from the same key as in
-    `make_eval_step`.
-
-    Args:
-        compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; the outputs
-            are float32. None means float32.
-        averaged: Whether to use the running average of the weights.
-
-    Returns:
-        A pure function `(state, *inputs) -> outputs`, not yet compiled.
-    """
-
-    check_x64("compute_dtype", compute_dtype)
-
-    @full_float32()
-    def predict(state: TrainState[Any], *inputs: Any) -> Any:
-        model = state.model(averaged=averaged)
-        key = jax.random.fold_in(state.key, state.step)
-        with keys(key), computing_in(model, compute_dtype), keeping_attributes(model):
-            return model(*inputs)
-
-    return predict
-
-
 def _noting(reached: set[str], name: str, param: jax.Array) -> jax.Array:
     """The parameter, whose name is noted when the backward pass comes to it.
 
@@ -422,7 +348,7 @@ def _update(
     ) from error
 
 
-def _with_metrics(result: Any) -> tuple[jax.Array, Metrics]:
+def with_metrics(result: Any) -> tuple[jax.Array, Metrics]:
     value, metrics = result if isinstance(result, tuple) else (result, {})
     metrics = {name: jax.tree.map(jnp.asarray, _checked(name, m)) for name, m in metrics.items()}
     if getattr(value, "ndim", None) != 0:

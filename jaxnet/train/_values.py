@@ -41,19 +41,6 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def without_skipped(metrics: Any) -> tuple[Any, int]:
-    """The metrics without the steps that nonfinite="skip" left out, and the number of these.
-
-    If all of them were left out, the metrics stay.
-    """
-    if "loss" not in metrics:
-        return metrics, 0
-    kept = ~np.isnan(metrics["loss"])
-    if kept.any():
-        metrics = jax.tree.map(lambda values: values[kept], metrics)
-    return metrics, int((~kept).sum())
-
-
 def joined(parts: list[Any]) -> Any:
     """The metrics of several calls as those of one.
 
