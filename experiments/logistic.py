@@ -228,7 +228,7 @@ def main(config: Config, run: Run) -> None:
     arrays = weights.state_dict(results["cross entropy"].state.model())
     found = np.append(arrays["linear.weight"], arrays["linear.bias"]).astype(np.float64)
     best = newton(config, training)
-    figures = {
+    figures: dict[str, Any] = {
         "writings_apart": three_writings(config.seed),
         "slopes": slopes_when_wrong(),
         "reached": penalized(found, config, training),

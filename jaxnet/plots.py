@@ -86,9 +86,7 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
             if len(ticks) <= 12:
                 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
                 axes.set_xticks([], minor=True)
-        elif all(
-            np.asarray(series.x).dtype.kind in "iu" for series in panel.series if len(series.x)
-        ):
+        elif all(x.dtype.kind in "iu" for one in panel.series if (x := np.asarray(one.x)).size):
             _whole_ticks(axes, panel.series)
         axes.grid(alpha=0.3)
         named = sum(not series.name.startswith("_") for series in panel.series)
