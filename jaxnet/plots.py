@@ -86,7 +86,9 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
             if len(ticks) <= 12:
                 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
                 axes.set_xticks([], minor=True)
-        elif all(x.dtype.kind in "iu" for one in panel.series if (x := np.asarray(one.x)).size):
+        elif all(
+            x.dtype.kind in "iu" for series in panel.series if (x := np.asarray(series.x)).size
+        ):
             _whole_ticks(axes, panel.series)
         axes.grid(alpha=0.3)
         named = sum(not series.name.startswith("_") for series in panel.series)
@@ -126,6 +128,7 @@ def save_images(
     titles: Sequence[str],
     columns: int = 6,
     title: str = "",
+    width: float = 1.9,
 ) -> None:
     """Draws images with a title above each into a PNG.
 
@@ -135,9 +138,12 @@ def save_images(
         titles: A title for each image.
         columns: The number of images in a row.
         title: A title of the whole, for the file's "Title"; it is not drawn.
+        width: The width of an image with its margin, in inches.
     """
     rows = -(-len(images) // columns)
-    figure, all_axes = make_figure(columns, rows=rows, width=1.9, height=2.1)
+    # A row is as high as its columns are wide, or as its widest images need, plus the title.
+    shape = max(min(image.shape[0] / image.shape[1], 1) for image in images)
+    figure, all_axes = make_figure(columns, rows=rows, width=width, height=width * shape + 0.2)
     for axes in all_axes:
         axes.axis("off")
     for axes, image, above in zip(all_axes, images, titles, strict=False):

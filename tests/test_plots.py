@@ -17,6 +17,13 @@ def test_panels_and_images_are_drawn(tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_wide_images_get_low_rows(tmp_path):
+    for shape, size in (((4, 4, 3), (480, 264)), ((2, 4, 3), (480, 144))):
+        images = [np.zeros(shape, np.uint8)] * 2
+        plots.save_images(tmp_path / "a.png", images, ["a", "b"], columns=2, width=2.0)
+        assert data.read_image(tmp_path / "a.png").shape[:2] == size[::-1]
+
+
 def test_a_curve_of_one_point_is_seen(tmp_path):
     pixels = []
     for y in ([0.5], []):

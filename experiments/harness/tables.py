@@ -272,3 +272,14 @@ def save_table(
     machine = f"{hardware}; Python {about['python']}, {versions}; {datetime.date.today()}."
     lines = [f"# {title}", "", f"    {command(run.name, run.config)}", "", machine, *notes, ""]
     (run.folder / "result.md").write_text("\n".join([*lines, markdown(header, rows)]) + "\n")
+
+
+def save_checks(run: "Run", checks: Sequence[Mapping[str, str]]) -> None:
+    """Prints statements with their verdicts, and writes them to the record.
+
+    Args:
+        run: The run whose record is written to.
+        checks: The rows of `ledger.check`.
+    """
+    run.metrics["checks"] = list(checks)
+    show(("has to hold", "found", "verdict"), [tuple(check.values()) for check in checks])

@@ -1,7 +1,7 @@
 """The position of a run, and how its checkpoints hold it and give it back."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,41 +11,28 @@ import numpy as np
 from jaxnet._names import named_leaves
 from jaxnet.checkpoint import Checkpoints, Restored
 from jaxnet.train._callbacks import EverySteps
-from jaxnet.train._chunk import joined
+from jaxnet.train._values import joined
 
 
 @dataclasses.dataclass
 class RunPosition:
-    """All that a checkpoint of a run needs beside its arrays.
+    """All that a checkpoint of a run needs beside its arrays."""
 
-    Attributes:
-        epoch: The epochs that are whole.
-        batch: The steps that are done of the next epoch.
-        steps: The steps of the whole run that are done.
-        seconds: The seconds of training that the steps of the running epoch took.
-        total_seconds: The seconds of the whole run, without compiling.
-        generator: The state of the run's generator, before the order of the running epoch
-            was drawn.
-        training, validation: What the feeds drew from, then.
-        history: One dictionary an epoch.
-        best, best_epoch: The best value of the monitored metric, and its epoch.
-        bad_epochs: The epochs in a row without a new best.
-        reason: The reason for which a callback ended the run.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    steps: int = 0
-    seconds: float = 0.0
+    epoch: int = 0  # the epochs that are whole
+    batch: int = 0  # the steps that are done of the next epoch
+    steps: int = 0  # the steps of the whole run that are done
+    seconds: float = 0.0  # of training, which the steps of the running epoch took
+    # The seconds of the whole run, without compiling; in a running `fit` those before it.
     total_seconds: float = 0.0
-    generator: bytes = b""
+    generator: bytes = b""  # the generator's state before the running epoch's order was drawn
+    # What the feeds drew from, then.
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     validation: dict[str, Any] = dataclasses.field(default_factory=dict)
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    best: float | None = None
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one an epoch
+    best: float | None = None  # the best value of the monitored metric
     best_epoch: int | None = None
-    bad_epochs: int = 0
-    reason: str | None = None
+    bad_epochs: int = 0  # the epochs in a row without a new best
+    reason: str | None = None  # for which a callback ended the run
 
 
 class EpochMetrics:
@@ -63,68 +50,43 @@ class EpochMetrics:
         """Adds the metrics of a call, with one entry a step along axis 0."""
         self._parts.append(metrics)
 
-    @property
-    def since_stop(self) -> bool:
-        """Whether a step was done since the stop, or since the epoch's begin."""
-        return bool(self._parts)
-
     def last(self, steps: int) -> Any:
         """The metrics of the last steps, as far as they lie in the epoch."""
         parts: list[Any] = []
         missing = steps
         for part in reversed(self._parts):
-            parts.insert(0, part)
-            missing -= len(jax.tree.leaves(part)[0])
-            if missing <= 0:
-                break
-        if missing > 0 and self._before:
-            parts = [self.joined()]
-        return jax.tree.map(lambda values: values[-steps:], joined(parts))
+            if missing > 0:
+                parts.insert(0, part)
+                missing -= len(jax.tree.leaves(part)[0])
+        last = joined(parts) if missing <= 0 else self.joined()
+        return jax.tree.map(lambda values: values[-steps:], last)
 
     def named(self) -> dict[str, np.ndarray]:
         """The arrays by dotted name, as checkpoints hold them."""
-        if not self._parts:
-            return self._before
-        return named_leaves(self.joined())
+        return named_leaves(self.joined()) if self._parts else self._before
 
-    def joined(self, like: Any = None) -> Any:
+    def joined(self, like: Callable[[], Any] | None = None) -> Any:
         """The metrics of all steps so far.
 
         Args:
-            like: Metrics of the same structure, where no step was done since the stop.
+            like: A function that gives metrics of the same structure, which is called if no
+                step was done since the stop.
 
         Raises:
             ValueError: The metrics before the stop are others.
         """
-        like = self._parts[0] if self._parts else like
         parts = list(self._parts)
         if self._before:
-            names = list(named_leaves(like))
+            first = parts[0] if like is None or parts else like()
+            names = list(named_leaves(first))
             if set(names) != set(self._before):
                 raise ValueError(
                     f"metrics: {', '.join(self._before)} in the checkpoint, {', '.join(names)} "
                     "now; a run that was stopped within an epoch goes on with the same metrics"
                 )
             leaves = [self._before[name] for name in names]
-            parts.insert(0, jax.tree.unflatten(jax.tree.structure(like), leaves))
+            parts.insert(0, jax.tree.unflatten(jax.tree.structure(first), leaves))
         return joined(parts)
-
-
-@dataclasses.dataclass
-class Resumed:
-    """What a checkpoint gave back.
-
-    Attributes:
-        state: The state of the training.
-        position: The position of the run.
-        best: The best state so far, or None.
-        metrics: The metrics of the running epoch.
-    """
-
-    state: Any
-    position: RunPosition
-    best: Any
-    metrics: EpochMetrics
 
 
 class RunCheckpoints:
@@ -157,13 +119,11 @@ class RunCheckpoints:
         """Saves, unless this position is saved already; gives whether it did."""
         if self._saved == (position.epoch, position.batch):
             return False
-        arrays: dict[str, Any] = {}
-        if best is not None:
-            arrays |= {f"best.{k}": v for k, v in named_leaves(best).items()}
+        arrays = {f"best.{name}": leaf for name, leaf in named_leaves(best).items()}
         for i, callback in enumerate(self._callbacks):
             memory = named_leaves(getattr(callback, "memory", None))
-            arrays |= {f"callbacks.{i}.{k}": v for k, v in memory.items()}
-        arrays |= {f"metrics.{k}": v for k, v in metrics.named().items()}
+            arrays |= {f"callbacks.{i}.{name}": leaf for name, leaf in memory.items()}
+        arrays |= {f"metrics.{name}": leaf for name, leaf in metrics.named().items()}
         monitored = {}
         if position.batch == 0 and position.history and self._monitor in position.history[-1]:
             monitored = {self._monitor: position.history[-1][self._monitor]}
@@ -178,22 +138,26 @@ class RunCheckpoints:
         self._saved = position.epoch, position.batch
         return True
 
-    def restore(self, state: Any, best: Any) -> Resumed:
+    def restore(self, state: Any, best: Any) -> tuple[Any, RunPosition, Any, EpochMetrics]:
         """The newest whole checkpoint. The memories of the callbacks are set.
 
         Args:
             state: A state like that in the checkpoint.
             best: A state like the best one, or None.
 
+        Returns:
+            The state of the training, the position of the run, the best state so far (or
+            None), and the metrics of the running epoch.
+
         Raises:
             ValueError: It is of a run with other settings, callbacks, model or optimizer.
         """
         back = self.checkpoints.restore(state)
-        settings = back.host["settings"]
+        before, now = back.host["settings"], self._settings
         differ = [
-            f"{name}: {settings.get(name)!r} before, {self._settings.get(name)!r} now"
-            for name in {**self._settings, **settings}
-            if settings.get(name) != self._settings.get(name)
+            f"{name}: {before.get(name)!r} before, {now.get(name)!r} now"
+            for name in {**now, **before}
+            if before.get(name) != now.get(name)
         ]
         if differ:
             raise ValueError(
@@ -202,8 +166,7 @@ class RunCheckpoints:
             )
         position = RunPosition(**back.host["position"])
         self._saved = position.epoch, position.batch
-        if best is not None:
-            best = _filled(best, back, "best.")
+        best = _filled(best, back, "best.")
         memories = [
             (callback, _filled(callback.memory, back, f"callbacks.{i}."))
             for i, callback in enumerate(self._callbacks)
@@ -216,7 +179,7 @@ class RunCheckpoints:
             for name, array in back.arrays.items()
             if name.startswith("metrics.")
         }
-        return Resumed(back.state, position, best, EpochMetrics(metrics))
+        return back.state, position, best, EpochMetrics(metrics)
 
 
 def _filled(like: Any, back: Restored, prefix: str) -> Any:
