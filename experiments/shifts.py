@@ -10,10 +10,12 @@ classify the validation images after these are shifted by up to eight pixels.
     python -m experiments shifts
     python -m experiments shifts --epochs 2      # a look, in seconds
 
-Result, ten epochs on two CPU cores (RESULTTIME): RESULT. So the document's words hold for the
-layer, not for the net: its convolutions respect a shift to the last bit, but the linear layers
-behind them do not, and four pixels cost it more accuracy than the fully connected net, which has
-less to lose. It is the best of the three at every shift all the same.
+Result, ten epochs on two CPU cores, in two minutes: 0.851 of the validation images are right with
+the convolutional net, 0.730 with the fully connected one and 0.781 if it was trained on shifts;
+after four pixels 0.800, 0.715 and 0.760: experiments/results/shifts.md. So the document's words
+hold for the layer, not for the net: its convolutions respect a shift to the last bit, but the
+linear layers behind them do not, and four pixels cost it more accuracy than the fully connected
+net, which has less to lose. It is the best of the three at every shift all the same.
 """
 
 import dataclasses
@@ -206,7 +208,7 @@ def main(config: Config, run: Run) -> None:
         }
     apart = layers_and_shifts(config.seed)
     checks = judge(nets, apart)
-    run.metrics |= {"nets": nets, "layers_apart": apart, "checks": checks}
+    run.metrics |= {"nets": nets, "layers_apart": apart}
     header = ("net", "parameters", "training loss", *(f"{p} px" for p in PIXELS))
     rows = [
         (name, f"{net['parameters']:,}", f"{net['train_loss']:.3f}",
@@ -214,7 +216,7 @@ def main(config: Config, run: Run) -> None:
         for name, net in nets.items()
     ]  # fmt: skip
     tables.show((header[0], *header[3::4]), [(row[0], *row[3::4]) for row in rows])
-    tables.show(("what has to hold", "found", ""), [list(check.values()) for check in checks])
+    tables.save_checks(run, checks)
     notes = ["Validation accuracy after a shift by so many pixels, mean over four directions."]
     title = f"shifts, {tables.count(config.epochs, 'epoch')}, seed {config.seed}"
     tables.save_table(run, title, header, rows, notes)
