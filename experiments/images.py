@@ -5,13 +5,13 @@ The pictures and the figures are from the notes on the book "Deep Learning with 
 become a batch (the document drops an alpha channel, which these files do not have), divided by
 255, or standardised for each channel over the batch. The document's batch is an array for 100
 pictures of which 97 stay black and count in its statistics; both batches are here. The three ways
-to shrink that the document names follow, each to half the height and width: the mean of four
-pixels, the largest of four, and a convolution with stride 2.
+to shrink that the document names follow, by 2 and, so that it can be seen, by 8: the mean of each
+square of pixels, the largest of each, and a convolution with a stride.
 
     python -m experiments images
 
 Result: the shapes of the document hold; standardised channels have mean 0 and
-deviation 1 to 1e-6; a convolution with stride 2 and the weights 1/4 is the average pool.
+deviation 1 to 1e-6; a strided convolution with equal weights is the average pool.
 """
 
 import dataclasses
@@ -49,54 +49,63 @@ def with_black_pictures(cats: np.ndarray) -> np.ndarray:
 
 
 def strided(weight: np.ndarray) -> nn.Conv2d:
-    """A convolution of each channel by itself with kernel 2 and stride 2.
+    """A convolution of each channel by itself, with a stride of its kernel's size.
 
     Args:
-        weight: The weights of the 2 x 2 kernel.
+        weight: The weights of the kernel, (factor, factor).
     """
-    conv = nn.Conv2d(3, 3, 2, stride=2, groups=3, bias=False, rngs=Generator(0))
+    size = len(weight)
+    conv = nn.Conv2d(3, 3, size, stride=size, groups=3, bias=False, rngs=Generator(0))
     weights.load_state_dict(conv, {"weight": np.tile(np.float32(weight), (3, 1, 1, 1))})
     return conv
 
 
-def shrink(image: np.ndarray) -> dict[str, np.ndarray]:
-    """An image at half its height and width, in several ways.
+def shrink(image: np.ndarray, factor: int) -> dict[str, np.ndarray]:
+    """An image at a part of its height and width, in several ways.
 
     Args:
         image: The image, float32 (3, H, W).
+        factor: The factor by which height and width shrink.
 
     Returns:
-        The small images (3, H // 2, W // 2) by the name of the way.
+        The small images (3, H // factor, W // factor) by the name of the way.
     """
+    first = np.zeros((factor, factor))
+    first[0, 0] = 1
     ways = {
-        "average pool": nn.AvgPool2d(2),
-        "max pool": nn.MaxPool2d(2),
-        "convolution, stride 2": strided(np.array([[1, 0], [0, 0]])),
-        "convolution, weights 1/4": strided(np.full((2, 2), 0.25)),
+        "average pool": nn.AvgPool2d(factor),
+        "max pool": nn.MaxPool2d(factor),
+        "strided convolution": strided(first),
+        "the same, equal weights": strided(np.full((factor, factor), factor**-2)),
     }
     return {name: np.asarray(way(jnp.asarray(image[None])))[0] for name, way in ways.items()}
 
 
-def shrink_checks(image: np.ndarray, small: Mapping[str, np.ndarray]) -> list[dict[str, str]]:
-    """Whether small images are what NumPy makes of the four pixels of each square.
+def shrink_checks(
+    image: np.ndarray, small: Mapping[str, np.ndarray], factor: int
+) -> list[dict[str, str]]:
+    """Whether small images are what NumPy makes of the pixels of each square.
 
     Args:
-        image: The image, float32 (3, H, W), with an even height and width.
+        image: The image, float32 (3, H, W), with a height and width that the factor divides.
         small: The small images of `shrink`.
+        factor: The factor.
     """
     channels, height, width = image.shape
-    squares = image.reshape(channels, height // 2, 2, width // 2, 2)
+    squares = image.reshape(channels, height // factor, factor, width // factor, factor)
     wanted = {
-        "average pool": ("the mean of each four pixels", squares.mean(axis=(2, 4))),
-        "max pool": ("the largest of each four pixels", squares.max(axis=(2, 4))),
-        "convolution, stride 2": ("every second pixel", image[:, ::2, ::2]),
-        "convolution, weights 1/4": ("the average pool", small["average pool"]),
+        "average pool": ("the mean of each square", squares.mean(axis=(2, 4))),
+        "max pool": ("the largest of each square", squares.max(axis=(2, 4))),
+        "strided convolution": ("the first pixel of each", image[:, ::factor, ::factor]),
+        "the same, equal weights": ("the average pool", small["average pool"]),
     }
     checks = []
     for name, (words, right) in wanted.items():
         same = small[name].shape == right.shape
         gap = float(np.abs(small[name] - right).max()) if same else np.inf
-        checks.append(ledger.check(f"{name} is {words}", f"off by {gap:.0e}", gap < 1e-6))
+        what = f"by {factor}, {name}: {words}"
+        # The sum of a square is rounded as many times as it has pixels.
+        checks.append(ledger.check(what, f"off by {gap:.0e}", gap <= 1e-7 * factor**2))
     return checks
 
 
@@ -126,7 +135,7 @@ def main(config: Config, run: Run) -> None:
     dog = data.read_image(find("dog", config.data_dir))
     channels_first = data.to_tensor(dog[None])[0]
     print(f"dog: {dog.shape} as read, {channels_first.shape} for a net, {dog.dtype}")
-    small = shrink(channels_first)
+    small = {factor: shrink(channels_first, factor) for factor in (2, 8)}
 
     folder = find("cats", config.data_dir)
     cats, names = data.read_images(folder)
@@ -136,7 +145,9 @@ def main(config: Config, run: Run) -> None:
           f"the document's batch {stored.shape}, {stored.nbytes:,} bytes")  # fmt: skip
     with from_file(folder):
         checks = batch_checks(batch, stored.astype(np.float32) / 255)
-    save_checks(run, [*checks, *shrink_checks(channels_first, small)])
+    for factor, images in small.items():
+        checks += shrink_checks(channels_first, images, factor)
+    save_checks(run, checks)
 
     figures = {
         "dog": {"read": dog.shape, "channels_first": channels_first.shape},
@@ -152,11 +163,10 @@ def main(config: Config, run: Run) -> None:
     titles = [*names, *(f"{name}, standardised" for name in names)]
     caption = "The cats as they are read, and standardised"
     plots.save_images(run.folder / "cats.png", pictures, titles, len(cats), caption, width=3.0)
-    parts = [dog[240:420, 520:720], *(_as_bytes(x[None])[0][120:210, 260:360]
-             for x in small.values())]  # fmt: skip
-    caption = "The dog as it is read; a part of it, and the same part shrunk in three ways"
-    path, above = run.folder / "dog.png", [f"{dog.shape[1]} x {dog.shape[0]}", "a part", *small]
-    plots.save_images(path, [dog, *parts], above, 3, caption, width=4.0)
+    shrunk = [_as_bytes(image[None])[0] for image in small[8].values()]
+    titles = [f"as read: {dog.shape[1]} x {dog.shape[0]}", *(f"{name}, by 8" for name in small[8])]
+    caption = "The dog as it is read, and shrunk by 8 in three ways"
+    plots.save_images(run.folder / "dog.png", [dog, *shrunk[:3]], titles, 2, caption, width=5.0)
 
 
 def _as_bytes(images: np.ndarray) -> np.ndarray:

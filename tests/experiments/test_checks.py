@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments import activations, autograd
+from experiments import activations, autograd, bike_forecast, ct_scan, images, thermometer
+from jaxnet import optim, train, weights
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
@@ -46,6 +48,43 @@ def speed(**last):
     return activations.speed_checks(runs)
 
 
+def shrinking(change=lambda small: small):
+    image = Generator(0).rand(3, 8, 8)
+    return images.shrink_checks(image, change(images.shrink(image, 2)), 2)
+
+
+def wrong_shrinking():
+    swap = {"average pool": "max pool", "max pool": "average pool"}
+    yield shrinking(lambda small: small | {name: small[other] for name, other in swap.items()})
+    yield shrinking(lambda small: small | {"strided convolution": small["max pool"]})
+    yield shrinking(lambda small: {name: x[:, :-1] for name, x in small.items()})
+
+
+def batches(scale=1.0):
+    cats = Generator(0).rand(3, 3, 4, 4)
+    batch = np.concatenate([cats * np.float32(scale), np.zeros((97, 3, 4, 4), np.float32)])
+    return images.batch_checks(cats, batch)
+
+
+def denoised(**errors):
+    return ct_scan.denoise_checks(errors)
+
+
+def labels(forecast=0.0, error=0.0):
+    counted = np.arange(1, 9, dtype=np.float32)
+    return bike_forecast.label_checks(counted, counted + np.float32(3 + forecast), 3 + error)
+
+
+def hidden(change=lambda grads: grads):
+    model = thermometer.net(8, Generator(0))
+    states = jax.tree.map(lambda leaf: leaf[None], train.create(model, optim.SGD(lr=1e-3)))
+    return [thermometer.gradient_check(states, change(thermometer.hidden_grad(states)))]
+
+
+def thirteen(units):
+    return [thermometer.thirteen_check(thermometer.net(units, Generator(0)))]
+
+
 Rows = list[dict[str, str]]
 CASES: dict[str, tuple[Callable[[], Rows], Callable[[], Iterator[Rows]]]] = {
     "gradients": (gradients, wrong_gradients),
@@ -58,6 +97,19 @@ CASES: dict[str, tuple[Callable[[], Rows], Callable[[], Iterator[Rows]]]] = {
         lambda: speed(relu=0.8, tanh=0.9, sigmoid=2.3),
         lambda: iter([speed(relu=0.9, tanh=0.8), speed(relu=float("nan"), tanh=0.8)]),
     ),
+    "shrinking": (shrinking, wrong_shrinking),
+    "batches": (batches, lambda: iter([batches(scale=0.5), batches(scale=1.01)])),
+    "slices": (
+        lambda: ct_scan.order_checks([3, 2, 1]),
+        lambda: iter([ct_scan.order_checks([1, 2, 3]), ct_scan.order_checks([4, 3, 2])]),
+    ),
+    "noise": (
+        lambda: denoised(noise=3.0, mean=2.0, net=1.0),
+        lambda: iter([denoised(noise=3.0, mean=1.0, net=2.0), denoised(a=1.0, b=float("nan"))]),
+    ),
+    "labels": (labels, lambda: iter([labels(forecast=1.0), labels(error=-0.1)])),
+    "gradient": (hidden, lambda: iter([hidden(lambda g: -g), hidden(lambda g: g * 1.01)])),
+    "thirteen": (lambda: thirteen(13), lambda: iter([thirteen(8)])),
 }
 
 
@@ -81,3 +133,19 @@ def test_the_grad_functions_are_torchs():
         function = function.next_functions[0][0]
     assert names == list(autograd.GRAD_FNS)
     assert function.name() == "torch::autograd::AccumulateGrad"
+
+
+@pytest.mark.torch
+def test_the_hidden_gradient_is_torchs():
+    import torch
+
+    model = thermometer.net(8, Generator(3))
+    states = jax.tree.map(lambda leaf: leaf[None], train.create(model, optim.SGD(lr=1e-3)))
+    theirs = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    ours = [torch.tensor(array) for array in weights.state_dict(model).values()]
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours, strict=True)))
+    x, y = (torch.tensor(np.asarray(part)) for part in thermometer.net_rows()[0])
+    torch.nn.MSELoss()(theirs(x), y).backward()
+    wanted = theirs[0].weight.grad[:, 0]
+    # The sums are of numbers of about 10, in another order.
+    np.testing.assert_allclose(thermometer.hidden_grad(states)[0], wanted, rtol=1e-5, atol=1e-5)

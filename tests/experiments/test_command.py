@@ -45,7 +45,6 @@ def test_thermometer_holds_every_figure(thermometer):
     _, done = thermometer
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     assert "151 of 151 figures hold" in done.stdout
-    assert "15 not judged: 15 without power" in done.stdout
     assert "OFF" not in done.stdout
 
 
@@ -57,6 +56,9 @@ def test_thermometer_leaves_record_and_plot(thermometer):
     assert record["environment"]["jax"]
     assert len(record["metrics"]["ledger"]) == 166
     assert record["metrics"]["manual_diverging"]["loss"][-1] == "nan"
+    assert [check["verdict"] for check in record["metrics"]["checks"]] == ["ok"] * 2
+    grads = [row for row in record["metrics"]["ledger"] if "hidden_grad" in row["figure"]]
+    assert [row["verdict"] for row in grads] == ["no power"] * 8
     assert (folder / "fit.png").read_bytes().startswith(b"\x89PNG")
 
 

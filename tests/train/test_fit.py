@@ -1,4 +1,4 @@
-"""jaxnet/train/_fit.py: the loop on the host, and that nothing is lost when it is stopped."""
+"""jaxnet/train/_fit.py, _run.py: the loop on the host; nothing is lost when it is stopped."""
 
 import logging
 import os
