@@ -222,7 +222,7 @@ class ChunkRunner:
         chunk_steps: The steps of a call; None for as many as take a quarter second.
 
     Attributes:
-        state: The state after the last call; between calls another one may be set.
+        state: The state after the last call; between calls another may be set.
         compile_seconds: The seconds that compiling took so far.
         gives_away: Whether a call takes the memory of the state that it is given.
     """
@@ -256,8 +256,7 @@ class ChunkRunner:
         Args:
             state: The state before it.
             feed: Where the batches come from (`jaxnet.train._batches.Feed`).
-            epoch: The number of the epoch, from 0.
-            start: The number of the step within it, from 0.
+            epoch, start: The numbers of the epoch and of the step within it, from 0.
             until: From the number of a call's first step, the step that it has to end before.
 
         Raises:

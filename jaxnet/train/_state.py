@@ -42,10 +42,15 @@ def split(model: M) -> tuple[Structure[M], Arrays, Arrays]:
     Returns:
         The structure, then two flat dictionaries of arrays under torch's dotted names
         ("fc1.weight"), of the parameters and of the buffers. A parameter with several names
-        is there once, under the first of them.
+        is there once, under the first of them. What `sow` has recorded in the model is left
+        out, since it belongs to one call.
     """
-    parts: Any = nnx.split(model, nnx.Param, ...)
-    graphdef, params, buffers = parts
+    parts: Any = nnx.split(model, nnx.Param, nnx.Intermediate, ...)
+    graphdef, params, sown, buffers = parts
+    if sown:
+        model = nnx.merge(graphdef, params, sown, buffers)
+        nnx.pop(model, nnx.Intermediate)
+        return split(model)
     first_names = _first_names(model)
     paths: list[tuple[str, tuple[Any, ...]]] = []
     arrays: list[Arrays] = []

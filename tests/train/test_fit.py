@@ -1,4 +1,4 @@
-"""jaxnet/train/_fit.py: the loop on the host, and that nothing is lost when it is stopped."""
+"""jaxnet/train/_fit.py, _run.py: the loop on the host; nothing is lost when it is stopped."""
 
 import logging
 import os
@@ -378,7 +378,10 @@ def test_a_function_of_the_epoch_as_data(tmp_path):
         ({"patience": 0}, "patience: 0"),
         ({"time_budget": -1.0}, "time_budget: -1.0"),
         ({"time_budget": "1 h"}, "time_budget: '1 h'; accepted is a number of seconds"),
-        ({"monitor": "list", "mode": "min", "step": LISTS}, "monitor: 'list' is a list of 2 numbers"),
+        (
+            {"monitor": "list", "mode": "min", "step": LISTS},
+            "monitor: 'list' is a list of 2 numbers",
+        ),
         ({"validation": rows(4)}, "validation, eval_step: one without the other"),
         ({"monitor": "f1"}, "monitor: no metric 'f1'; there are loss, accuracy"),
         ({"arrays": (np.zeros((3, 1)), np.zeros(4))}, r"shapes \[\(3, 1\), \(4,\)\]"),
