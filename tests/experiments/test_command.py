@@ -45,6 +45,7 @@ def test_thermometer_holds_every_figure(thermometer):
     _, done = thermometer
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     assert "151 of 151 figures hold" in done.stdout
+    assert "15 not judged: 15 without power" in done.stdout
     assert "OFF" not in done.stdout
 
 
