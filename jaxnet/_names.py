@@ -64,11 +64,16 @@ def members(module: nnx.Module) -> list[tuple[str, nnx.Module | nnx.Variable[Any
     """The arrays and modules that are attributes of a module itself, with their names.
 
     Their order is torch's, that of the assignments, which `jaxnet.nn.Module` remembers;
-    a module of plain flax has the order of its attributes.
+    a module of plain flax has the order of its attributes. What `sow` has recorded is no part
+    of the model.
     """
     own = vars(module)
-    names = getattr(module, "_members", own)
-    return [(name, own[name]) for name in names if isinstance(own[name], nnx.Module | nnx.Variable)]
+    values = [(name, own[name]) for name in getattr(module, "_members", own)]
+    return [
+        (name, value)
+        for name, value in values
+        if isinstance(value, nnx.Module | nnx.Variable) and not isinstance(value, nnx.Intermediate)
+    ]
 
 
 def named_modules(

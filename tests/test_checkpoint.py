@@ -410,6 +410,13 @@ def test_a_number_below_zero_is_refused(tmp_path):
         Checkpoints(tmp_path).save(-(2**31), {"w": jnp.zeros(1)})
 
 
+@pytest.mark.parametrize("step", [1.7, 2.0, True, "3", None, np.ones(1, int)])
+def test_a_number_that_is_no_integer_is_refused(step, tmp_path):
+    with pytest.raises(ValueError, match=r"step: .*accepted is an integer, at least 0"):
+        Checkpoints(tmp_path).save(step, {"w": jnp.zeros(1)})
+    assert Checkpoints(tmp_path).steps() == []
+
+
 def test_what_cannot_be_saved_is_named(tmp_path):
     run = Checkpoints(tmp_path)
     with pytest.raises(TypeError, match="w: object; accepted are arrays and numbers"):

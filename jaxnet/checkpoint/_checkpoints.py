@@ -193,9 +193,10 @@ class Checkpoints:
             ValueError: The number is below 0, another process writes to the folder, or the
                 folder contains other files.
         """
-        step = int(step)
-        if step < 0:
-            raise ValueError(f"step: {step}; accepted is an integer, at least 0")
+        array = np.asarray(step)
+        if array.shape or array.dtype.kind not in "iu" or array < 0:  # 1.7 would be saved as 1
+            raise ValueError(f"step: {step!r}; accepted is an integer, at least 0")
+        step = int(array)
         self.wait()
         self.claim()
         # Copied here and not in the background, for the next step may donate the arrays.

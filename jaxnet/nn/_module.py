@@ -2,16 +2,19 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.errors import TraceContextError
 from flax.nnx.module import ModuleMeta
 
 from jaxnet import _hints as hints
 from jaxnet._names import members, named_modules, named_variables
+from jaxnet.precision import check_x64
 
 
 class Parameter(nnx.Param[Any]):
@@ -29,7 +32,8 @@ class Parameter(nnx.Param[Any]):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in hints.PARAMETER:
             raise hints.missing_attribute(self, name, hints.PARAMETER)
-        super().__setattr__(name, value)
+        with _changing(self):
+            super().__setattr__(name, value)
 
 
 class Buffer(nnx.Variable[Any]):
@@ -44,13 +48,40 @@ class Buffer(nnx.Variable[Any]):
     def __init__(self, value: Any, *, persistent: bool = True, **metadata: Any) -> None:
         super().__init__(value, persistent=persistent, **metadata)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        with _changing(self):
+            super().__setattr__(name, value)
+
+
+@contextmanager
+def _changing(changed: "nnx.Variable[Any] | Module") -> Iterator[None]:
+    """Says what to write where flax refuses a change that would be lost.
+
+    JAX traces the function that is given to jax.grad, jax.jit and the like. What such a function
+    computes exists in its trace alone, so it cannot be stored in a model from outside.
+    """
+    try:
+        yield
+    except TraceContextError:
+        raise ValueError(
+            f"a {type(changed).__name__} cannot change inside a function that JAX transforms "
+            "(jax.grad, jax.jit, jax.vmap, jax.checkpoint, lax.cond, lax.scan and the like) when "
+            "the model comes from outside. Give the model as an argument to flax's own form, as in "
+            "nnx.grad(lambda model, x: model(x).sum(), argnums=1)(model, x), nnx.remat or "
+            "nnx.cond; or call nnx.clone(model) inside, whose changes are forgotten; or call "
+            "model.eval() outside, since in training mode BatchNorm changes its running statistics"
+        ) from None
+
 
 class _ModuleMeta(ModuleMeta):
-    """The metaclass of `Module`: flax's, with a check of the argument `rngs`."""
+    """The metaclass of `Module`: flax's, with a check of the arguments `rngs` and `dtype`."""
 
     if not TYPE_CHECKING:  # so that type checkers see the signature of __init__
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            # JAX would give float32 for float64, with a warning at most.
+            if isinstance(wide := kwargs.get("dtype"), str | type | np.dtype):
+                check_x64(f"{self.__name__}: dtype", wide)
             if "rngs" in kwargs:
                 # A layer without random weights, such as ReLU, accepts rngs and ignores them.
                 if self._ignores_rngs:
@@ -110,7 +141,8 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
             value = _checked(self, name, old, value)
         elif old is None and name in vars(self):
             value = nnx.data(value)  # flax refuses an array for an attribute that was None
-        super().__setattr__(name, value)
+        with _changing(self):
+            super().__setattr__(name, value)
         # A new member, or one that changes between parameter, buffer and module, goes to the
         # end of the order, as it does in torch.
         if kind is not None and (name not in self._members or kind is not (_kind(old) or kind)):
@@ -254,7 +286,8 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
             raise ValueError(f"mode: {mode!r}; accepted are True and False")
         for module in self.modules():
             if isinstance(module, Module):
-                module.training = mode
+                if module.training is not mode:
+                    module.training = mode
             else:
                 module.set_attributes(
                     deterministic=not mode, use_running_average=not mode, raise_if_not_found=False
@@ -264,6 +297,21 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
     def eval(self) -> Self:  # type: ignore[override]
         """Sets this module and all modules below it to evaluation mode, and returns this module."""
         return self.train(False)
+
+    def double(self) -> Self:
+        """Casts all floating parameters and buffers to float64, and returns this module.
+
+        As in torch the numbers are those that were drawn in float32. A layer that is built with
+        dtype=jnp.float64 draws others, also as in torch.
+
+        Raises:
+            ValueError: jax_enable_x64 is not set.
+        """
+        check_x64("double", jnp.float64)
+        for _, variable in named_variables(self):
+            if jnp.issubdtype(jnp.result_type(variable[...]), jnp.floating):
+                variable.set_value(jnp.asarray(variable[...], jnp.float64))
+        return self
 
     def named_children(self) -> Iterator[tuple[str, nnx.Module]]:
         """Yields names and modules of the direct children, each module once."""

@@ -36,6 +36,14 @@ class _WithMomentum(Schedule):
     def _changes(self) -> tuple[str, ...]:
         return ("momentum", "betas") if self.cycle_momentum else ()
 
+    def _begin_momentum(self) -> None:
+        if self.cycle_momentum:
+            self._set_momentum(self.max_momentums)
+            # As in torch the groups keep them, so the schedules of one optimizer share them.
+            ends = zip(self._groups, self.max_momentums, self.base_momentums, strict=True)
+            for group, high, low in ends:
+                group["max_momentum"], group["base_momentum"] = high, low
+
     def _set_momentum(self, values: list[float]) -> None:
         for group, value in zip(self._groups, values, strict=True):
             if "betas" in group:
@@ -103,9 +111,10 @@ class CyclicLR(_WithMomentum):
 
     def _begin(self) -> None:
         self._set(self.base_lrs)
-        if self.cycle_momentum:
-            self._set_momentum(self.max_momentums)
+        self._begin_momentum()
         super()._begin()
+        # As in torch the first rate is the optimizer's own if another schedule was built before.
+        self._set(self._base)
 
     def _scale(self, x: float) -> float:
         if self.scale_fn is not None:
@@ -215,11 +224,7 @@ class OneCycleLR(_WithMomentum):
             group["initial_lr"] = high / self.div_factor
             group["max_lr"] = high
             group["min_lr"] = group["initial_lr"] / self.final_div_factor
-        if self.cycle_momentum:
-            self._set_momentum(self.max_momentums)
-            ends = zip(self._groups, self.max_momentums, self.base_momentums, strict=True)
-            for group, high, low in ends:
-                group["max_momentum"], group["base_momentum"] = high, low
+        self._begin_momentum()
         super()._begin()
 
     def _next(self, group: Group, base: float) -> float:

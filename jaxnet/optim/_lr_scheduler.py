@@ -353,6 +353,12 @@ class SWALR(Schedule):
         self.swa_lrs = per_group("swa_lr", swa_lr, optimizer)
         self.anneal_epochs, self.anneal_strategy = anneal_epochs, anneal_strategy
 
+    def _begin(self) -> None:
+        # As in torch the groups keep the last rate, so several SWALR of one optimizer share it.
+        for group, end in zip(self._groups, self.swa_lrs, strict=True):
+            group["swa_lr"] = end
+        super()._begin()
+
     def _share(self, step: int) -> float:
         t = max(0, min(1, step / max(1, self.anneal_epochs)))
         return t if self.anneal_strategy == "linear" else (1 - math.cos(math.pi * t)) / 2
@@ -360,6 +366,13 @@ class SWALR(Schedule):
     def _step(self) -> None:
         self._count += 1
         self._epoch += 1
+        self._move()
+
+    def _restart(self) -> None:
+        self._epoch = 0
+        self._move()
+
+    def _move(self) -> None:
         step = self._count - 1
         if self.anneal_epochs == 0:
             step = max(1, step)
@@ -367,7 +380,8 @@ class SWALR(Schedule):
         # As in torch, the first rate is computed back from the current one, which another schedule
         # of a ChainedScheduler may have changed.
         rates = []
-        for group, end in zip(self._groups, self.swa_lrs, strict=True):
+        for group in self._groups:
+            end = group["swa_lr"]
             start = end if before == 1 else (group["lr"] - before * end) / (1 - before)
             rates.append(end * now + start * (1 - now))
         self._set(rates)

@@ -88,6 +88,14 @@ ROWS: dict[str, tuple[Build, tuple[str, dict[str, Any]]]] = {
         "Sequential cycle": lambda m, o: m.SequentialLR(
             o, [m.LinearLR(o, 0.01, 1.0, 10), m.OneCycleLR(o, 0.2, 250)], [10]
         ),
+        "Sequential averaging": lambda m, o: m.SequentialLR(
+            o,
+            [m.SWALR(o, 0.2, 0), m.CosineAnnealingLR(o, 90), m.SWALR(o, 0.02), m.SWALR(o, 0.1, 0)],
+            [8, 20, 50],
+        ),
+        "Chained cycle": lambda m, o: m.ChainedScheduler(
+            [m.StepLR(o, 7), m.CyclicLR(o, 0.01, 0.2, 4)]
+        ),
         "Sequential of chained": lambda m, o: m.SequentialLR(
             o,
             [
