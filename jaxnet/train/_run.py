@@ -113,6 +113,11 @@ class Run:
         for call in self.trainer.run(self.state, feed, position.epoch, position.batch, until):
             self.state, count = self.trainer.state, call.last - call.first
             position.batch, position.steps = call.last, position.steps + count
+            if position.steps >= 2**31:  # where the state's own counter begins again below zero
+                raise OverflowError(
+                    f"state: {position.steps} steps, and it counts to {2**31 - 1}; begin again "
+                    "from its parameters, as `state.replace(step=jnp.int32(0))`"
+                )
             position.seconds = before + self.seconds - began
             self.metrics.append(call.metrics)
             rows += call.batch_size * count

@@ -517,3 +517,11 @@ def test_lines_with_validation_arrays_say_that_torchs_orders_are_others():
     lines.clear()
     run(generator=Generator(0), shuffle=False, **options)
     assert not any("draws nothing" in line for line in lines)
+
+
+def test_a_step_counter_does_not_run_over_in_silence():
+    last = make_state().replace(step=jnp.int32(2**31 - 9))
+    done = train.fit(last, STEP, rows(64), epochs=1, batch_size=8, quiet=True)
+    assert int(done.state.step) == 2**31 - 1
+    with pytest.raises(OverflowError, match=r"state: 21474836\d\d steps, .* counts to 2147483647"):
+        train.fit(done.state, STEP, rows(64), epochs=1, batch_size=8, quiet=True)
