@@ -22,10 +22,10 @@ _ALL = """Runs every experiment whose data is here, one after another; the other
 
 Each leaves its record and plots in OUT/NAME/DATE_TIME, as it does alone. One that fails
 does not stop the others. Settings that are left out are each experiment's own, which for
-some means hours on a CPU; --epochs 2 is a look, in seconds to a few minutes for each on two free
-cores, and says of the figures that it did not reach: not run. Experiments without epochs or
-random numbers do without these settings. What only some experiments have (--seeds, --lr) is given
-to one of them: python -m experiments NAME --help.
+some means hours on a CPU; --epochs 2 is a look, in seconds to a few minutes for each on two
+free cores, and says of the figures that it did not reach: not run. Experiments without epochs
+or random numbers do without these settings. What only some experiments have (--seeds, --lr)
+is given to one of them: python -m experiments NAME --help.
 
     python -m experiments                            lists them, and which have their data
     python -m experiments all --report               the whole of it, and a page

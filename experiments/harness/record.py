@@ -152,7 +152,7 @@ def _commit() -> str:
     if shutil.which("git") is None or not (root / ".git").exists():
         return ""
     words = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
-    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, cwd=root, capture_output=True, encoding="utf-8", check=False)
     return done.stdout.strip()
 
 

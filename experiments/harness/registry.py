@@ -28,7 +28,9 @@ def _found() -> tuple[str, ...]:
     """The modules beside this package that define `Config` and `main`, found without an import."""
     found = []
     for path in sorted(Path(__file__).parents[1].glob("[!_]*.py")):
-        defined = {getattr(node, "name", "") for node in ast.parse(path.read_text()).body}
+        defined = {
+            getattr(node, "name", "") for node in ast.parse(path.read_text(encoding="utf-8")).body
+        }
         if {"Config", "main"} <= defined:
             found.append(path.stem)
     return tuple(found)

@@ -36,7 +36,8 @@ class DataLoader:
             `shuffle`, `sampler` and `drop_last`.
         num_workers: The number of threads that read batches in advance. With 0 a batch is
             read when it is needed. Threads help if reading waits or is not in Python
-            (files, decoding, numpy). They share the data set, which needs no pickling.
+            (files, decoding, numpy). They share the data set, which needs no pickling, and the
+            global generators: a data set that draws from these is refused with its first batch.
         collate_fn: The function that makes a batch of a list of rows. Torch tensors in the
             batch are converted to numpy.
         pin_memory: Accepted for compatibility, without effect; `device` is used instead.

@@ -21,7 +21,7 @@ from jaxnet.train._loaders import LoaderFeed
 from jaxnet.train._progress import Progress, use_compilation_cache
 from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Monitor, Result
-from jaxnet.train._resume import RunCheckpoints
+from jaxnet.train._resume import RunCheckpoints, arguments
 from jaxnet.train._run import Run
 from jaxnet.train._state import TrainState, copied
 from jaxnet.train._step import Step
@@ -178,7 +178,7 @@ def fit(
         raise ValueError("validation, eval_step: one without the other; give both or none")
     if generator is not None:
         checked_generator(generator)
-    draws = generator or Generator(0)
+    draws = Generator(0) if generator is None else generator
     resumes = checkpoint is not None
     monitored = Monitor(monitor, mode, patience, validation is not None)
     progress = Progress(quiet=quiet, log=log, first=monitored.name)
@@ -195,6 +195,12 @@ def fit(
         tested = None
         if eval_step is not None:
             if not gives_batches(validation):
+                if generator is not None and training.identity.get("shuffle"):
+                    _log.info(
+                        "validation: draws nothing from the generator; a loader of PyTorch draws "
+                        "one number an epoch, so that from the second epoch on its training "
+                        "orders are others: data.DataLoader(..., rngs=generator) draws it too"
+                    )
                 eval_batch_size = eval_batch_size or batch_size or training.batch_size
             tested, why = open_feed(
                 validation,
@@ -211,7 +217,12 @@ def fit(
             folder = Checkpoints(checkpoint, keep=keep, best=monitored.name, mode=monitored.mode)
             stack.callback(folder.close)
             settings = {**training.identity, "patience": patience is not None}
-            saves = RunCheckpoints(folder, monitored.name, settings, callbacks, config)
+            settings |= {"monitor": monitored.name, "mode": monitored.mode}
+            samples = {"data": training.sample()}
+            if tested is not None:
+                samples["validation"] = tested.sample()
+            given = arguments(state, step, draws, samples)
+            saves = RunCheckpoints(folder, monitored.name, settings, *given, callbacks, config)
         run = Run(
             # A copy, since calls give the memory of a state away where they may.
             state=jax.tree.map(copied, state),
@@ -233,12 +244,14 @@ def fit(
             save_seconds=save_seconds,
             progress=progress,
         )
+        # A run that was killed before its first checkpoint has left its mark in the folder.
+        begun = saves is not None and saves.begun
         resumed = saves is not None and run.restore(saves, resume)
         position = run.position
         if records is not None:
             recorder = Records(records) if isinstance(records, str | os.PathLike) else records
             stack.callback(recorder.close)
-            recorder.open(position.epoch, position.steps, resumes)
+            recorder.open(position.epoch, position.steps, begun)
             run.recorder = recorder
         if resumed:
             _log.info("resumed after epoch %d, step %d", position.epoch, position.batch)

@@ -1,6 +1,8 @@
 """The position of a run, and how its checkpoints hold it and give it back."""
 
 import dataclasses
+import logging
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,9 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet._names import named_leaves
-from jaxnet.checkpoint import Checkpoints, Restored
+from jaxnet.checkpoint import Checkpoints, DamagedError, Restored
+from jaxnet.checkpoint._about import read_about
+from jaxnet.optim import get_hyperparams
+from jaxnet.optim._optimizer import states
+from jaxnet.optim._schedule import ScheduledState
+from jaxnet.random import Generator
 from jaxnet.train._callbacks import EverySteps
-from jaxnet.train._values import joined
+from jaxnet.train._loaders import checksum
+from jaxnet.train._state import TrainState
+from jaxnet.train._step import TrainStep
+from jaxnet.train._values import joined, plain
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -33,6 +45,7 @@ class RunPosition:
     best_epoch: int | None = None
     bad_epochs: int = 0  # the epochs in a row without a new best
     reason: str | None = None  # for which a callback ended the run
+    epochs: int = 0  # the epochs that were asked for
 
 
 class EpochMetrics:
@@ -96,6 +109,9 @@ class RunCheckpoints:
         checkpoints: The folder of the checkpoints.
         monitor: The metric that tells the best checkpoint.
         settings: What has to be the same for the run to go on, by name.
+        kept: What was given at the start and is in the checkpoint, which holds: a difference
+            is only said.
+        new: What may be given anew and then holds: a difference is only said.
         callbacks: The callbacks, whose memories are kept.
         config: What else is kept; what JSON takes.
     """
@@ -105,15 +121,20 @@ class RunCheckpoints:
         checkpoints: Checkpoints,
         monitor: str,
         settings: dict[str, Any],
+        kept: dict[str, Any],
+        new: dict[str, Any],
         callbacks: Sequence[Any],
         config: Any,
     ) -> None:
+        self._kept, self._new = kept, new | {"config": config}
         self.checkpoints, self._monitor, self._settings = checkpoints, monitor, settings
         self._callbacks = [
             each.function if isinstance(each, EverySteps) else each for each in callbacks
         ]
         self._config = config
         self._saved: tuple[int, int] | None = None
+        folder = checkpoints.folder
+        self.begun = folder.is_dir() and any(folder.iterdir())  # before this call
 
     def save(self, state: Any, position: RunPosition, best: Any, metrics: EpochMetrics) -> bool:
         """Saves, unless this position is saved already; gives whether it did."""
@@ -132,7 +153,12 @@ class RunCheckpoints:
             state,
             metrics=monitored,
             config=self._config,
-            host={"position": dataclasses.asdict(position), "settings": self._settings},
+            host={
+                "position": dataclasses.asdict(position),
+                "settings": self._settings,
+                "kept": plain(self._kept),
+                "new": plain(self._new),
+            },
             arrays=arrays,
         )
         self._saved = position.epoch, position.batch
@@ -152,18 +178,26 @@ class RunCheckpoints:
         Raises:
             ValueError: It is of a run with other settings, callbacks, model or optimizer.
         """
-        back = self.checkpoints.restore(state)
-        before, now = back.host["settings"], self._settings
-        differ = [
-            f"{name}: {before.get(name)!r} before, {now.get(name)!r} now"
-            for name in {**now, **before}
-            if before.get(name) != now.get(name)
-        ]
-        if differ:
+        tables = _tables(state)
+        like, given = state, jax.tree.leaves(state)
+        if tables and (steps := self.checkpoints.steps()):
+            # A schedule may have become longer: the new one holds from here on.
+            like = self._as_saved(state, tables, steps[-1])
+        back = self.checkpoints.restore(like)
+        pairs = zip(given, jax.tree.leaves(back.state), strict=True)
+        leaves = [new if id(new) in tables else old for new, old in pairs]
+        state = jax.tree.unflatten(jax.tree.structure(state), leaves)
+        if differ := _differing(back.host["settings"], self._settings):
             raise ValueError(
                 f"{self.checkpoints.folder}: the run there cannot go on with other settings: "
                 + "; ".join(differ)
             )
+        kept, new = back.host["kept"], back.host["new"]
+        differ = [f"{each} (the checkpoint's holds)" for each in _differing(kept, self._kept)]
+        differ += [f"{each} (the new one holds)" for each in _differing(new, self._new)]
+        if differ:
+            _log.warning("resumed with other arguments: %s", "; ".join(differ))
+        self._kept = kept
         position = RunPosition(**back.host["position"])
         self._saved = position.epoch, position.batch
         best = _filled(best, back, "best.")
@@ -179,7 +213,73 @@ class RunCheckpoints:
             for name, array in back.arrays.items()
             if name.startswith("metrics.")
         }
-        return back.state, position, best, EpochMetrics(metrics)
+        return state, position, best, EpochMetrics(metrics)
+
+    def _as_saved(self, state: Any, tables: dict[int, Any], step: int) -> Any:
+        """The state with the tables of schedules in the checkpoint's shapes."""
+        try:
+            saved = read_about(self.checkpoints.folder / f"step_{step:010d}")["arrays"]
+        except DamagedError:
+            return state
+        leaves = [
+            jax.ShapeDtypeStruct(saved[f"state/{name}"]["shape"], leaf.dtype)
+            if id(leaf) in tables and f"state/{name}" in saved
+            else leaf
+            for name, leaf in named_leaves(state).items()
+        ]
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+
+def _tables(state: Any) -> dict[int, Any]:
+    """The values of the schedules in a state, by their identity."""
+    found = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ScheduledState))
+    tables = [each.tables for each in found if isinstance(each, ScheduledState)]
+    return {id(leaf): leaf for leaf in jax.tree.leaves(tables)}
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two dictionaries, in words; values that JSON lacks are texts."""
+    now = plain(now)
+    return [
+        f"{name}: {before.get(name)!r} before, {now.get(name)!r} now"
+        for name in {**now, **before}
+        if before.get(name) != now.get(name)
+    ]
+
+
+def arguments(
+    state: Any, step: Any, generator: Generator, samples: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `fit` is given, as far as it can be compared after a stop.
+
+    Args:
+        state: The state to start from.
+        step: The training step.
+        generator: The generator of the orders.
+        samples: Some rows of the data and the validation, by name.
+
+    Returns:
+        What a checkpoint holds, and what holds as it is given anew, both by name.
+    """
+    kept: dict[str, Any] = {"generator (checksum)": zlib.crc32(generator.get_state().tobytes())}
+    new: dict[str, Any] = {f"{k} (checksum)": checksum(v) for k, v in samples.items()}
+    if isinstance(state, TrainState):
+        key = np.asarray(jax.random.key_data(state.key))
+        kept["seed (checksum)"] = zlib.crc32(key.tobytes())
+        for i in range(len(states(state.opt_state))):
+            values: dict[str, Any] = get_hyperparams(state.opt_state, i)
+            # By way of text, so that 0.1 in float32 becomes 0.1 and not 0.10000000149.
+            texts = jax.tree.map(lambda x: float(str(x)), jax.device_get(values))
+            kept |= {f"{name}_{i}" if i else name: plain(value) for name, value in texts.items()}
+        if tables := _tables(state):
+            new["schedule (checksum)"] = checksum(list(tables.values()))
+            kept = {name: value for name, value in kept.items() if "(" in name}
+    if isinstance(step, TrainStep):
+        for i, group in enumerate(getattr(step.optimizer, "groups", ())):
+            flags = {k: v for k, v in group.defaults.items() if isinstance(v, bool | str)}
+            new |= {f"{name}_{i}" if i else name: value for name, value in flags.items()}
+        new["compute_dtype"] = str(jnp.dtype(step.compute_dtype or jnp.float32))
+    return kept, new
 
 
 def _filled(like: Any, back: Restored, prefix: str) -> Any:

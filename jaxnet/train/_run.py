@@ -250,6 +250,8 @@ class Run:
                 "or resume=True to go on with it"
             )
         self.state, self.position, self.best, self.metrics = saves.restore(self.state, self.best)
+        if self.epochs > self.position.epochs:
+            self.position.reason = None  # a callback ended it, and more epochs are asked for
         self.feed, _ = self.feed_of(self.position.epoch)
         # The generators may be one and the same: that of the training comes last.
         if self.tested is not None:
@@ -264,6 +266,7 @@ class Run:
         position = self.position
         now = dataclasses.replace(
             position,
+            epochs=self.epochs,
             total_seconds=position.total_seconds + self.seconds,
             training=position.training | self.feed.state_within(position.batch),
             validation={} if self.tested is None else self.tested.get_state(),

@@ -49,11 +49,13 @@ class TrainStep:
         function: The function.
         loss: The loss function that the step minimises, which `diagnose` evaluates again.
         compute_dtype: The dtype of the model's arithmetic, or None.
+        optimizer: The optimizer.
     """
 
     function: Step
     loss: Loss
     compute_dtype: DTypeLike | None
+    optimizer: optax.GradientTransformation
 
     def __call__(self, state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
         return self.function(state, batch)
@@ -273,7 +275,7 @@ def make_train_step(
             state = state.replace(average=averaged)
         return state, {"loss": value, **metrics}
 
-    return TrainStep(step, loss, compute_dtype)
+    return TrainStep(step, loss, compute_dtype, optimizer)
 
 
 def _noting(reached: set[str], name: str, param: jax.Array) -> jax.Array:
