@@ -29,7 +29,14 @@ from jaxnet._checks import check_choice
 from jaxnet._kernels.layout import varying_alike
 from jaxnet.precision import matmul_precision
 
-__all__ = ["Operation", "arithmetic_form", "batch_innermost", "is_between", "is_wanted", "tangents_along"]
+__all__ = [
+    "Operation",
+    "arithmetic_form",
+    "batch_innermost",
+    "is_between",
+    "is_wanted",
+    "tangents_along",
+]
 
 _FORMS = ("kernel", "loop", "native")
 

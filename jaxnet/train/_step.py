@@ -295,9 +295,7 @@ def _joins(metric: Any) -> bool:
 def _cut(parts: int, array: jax.Array) -> jax.Array:
     if array.shape[0] % parts:
         raise ValueError(
-            f"microbatches: a batch of {array.shape[0]} rows cannot be cut into {parts} equal "
-            "parts; the last batch of an epoch is smaller where the rows do not divide, unless a "
-            "DataLoader with drop_last=True makes the batches"
+            f"microbatches: a batch of {array.shape[0]} rows cannot be cut into {parts} equal parts"
         )
     return array.reshape(parts, -1, *array.shape[1:])
 
