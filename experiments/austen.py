@@ -13,6 +13,7 @@ file with the byte order mark, which Python's "utf8" does not remove; it is coun
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +27,7 @@ from jaxnet.random import Generator
 
 DATA = ("austen",)
 LINE = 200  # the line that the document encodes
+NAMED = ("the", "her", "elizabeth", "impossible")  # the words that the plot names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +115,29 @@ def main(config: Config, run: Run) -> None:
     tables.save_ledger(run, ledger.compare("text", figures))
     run.metrics |= figures | {"words_in_book": len(book), "embedding_gap": gap}
 
-    counts = np.array(sorted(Counter(book).values(), reverse=True))
+    _plot(run.folder / "words.png", Counter(book))
+
+
+def _plot(path: Path, times: Counter[str]) -> None:
+    ranked = times.most_common()
+    counts = np.array([count for _, count in ranked])
     rank = np.arange(1, len(counts) + 1)
+    order = {word: i for i, (word, _) in enumerate(ranked)}
+    shown = [word for word in NAMED if word in order]
+    named = [
+        plots.Series(f"{word}: {times[word]:,}", [order[word] + 1], [times[word]], f"C{k + 1}o")
+        for k, word in enumerate(shown)
+    ]
     panel = plots.Panel(
         "How often each word comes",
         "the word's rank",
         "times in the book",
         [
-            plots.Series(f"{len(counts)} words", rank, counts, "."),
+            plots.Series(f"{len(counts):,} words", rank, counts, "C0."),
             plots.Series("the first's / rank (Zipf's law)", rank, counts[0] / rank, "k--"),
+            *named,
         ],
         log=True,
         log_x=True,
     )
-    plots.save_panels(run.folder / "words.png", [panel])
+    plots.save_panels(path, [panel])

@@ -23,13 +23,14 @@ def least_squares(x: np.ndarray, y: np.ndarray, x_new: np.ndarray) -> np.ndarray
     return columns[1] @ np.linalg.lstsq(columns[0], y.astype(np.float64), rcond=None)[0]
 
 
-def beats_line(error: np.ndarray, line: float, settings: Settings) -> dict[str, Any]:
+def beats_line(net: str, error: np.ndarray, line: float, settings: Settings) -> dict[str, Any]:
     """The claim that the net's mean error is below the line's, with its verdict.
 
     The claim is about the experiment's default settings, with any seeds: a shorter run, or
     one with another learning rate, is not judged.
 
     Args:
+        net: The name of the net.
         error: The errors of the net, one for each seed.
         line: The error of the line.
         settings: The settings of this run.
@@ -44,10 +45,10 @@ def beats_line(error: np.ndarray, line: float, settings: Settings) -> dict[str, 
     ]
     better = bool(error.mean() < line)
     verdict = "not run" if other else "ok" if better else "OFF"
-    print(f"the net is {'better' if better else 'no better'} than the line", end="")
+    print(f"{net} is {'better' if better else 'no better'} than the line", end="")
     print(f"; not judged with another {', '.join(other)}" if other else f": {verdict}")
     return {
-        "claim": "the net's error is below the line's",
+        "claim": f"the error of {net} is below the line's",
         "net": f"{mean_and_spread(error, 4)} (n={len(error)})",
         "line": f"{line:.4g}",
         "verdict": verdict,

@@ -106,7 +106,8 @@ def main(config: Config, run: Run) -> None:
 
 
 def _plot(path: Path, counts: np.ndarray, working: np.ndarray) -> None:
-    clock = np.arange(24)
+    clock, days, totals = np.arange(24), np.arange(len(counts)), counts.sum(axis=1)
+    smooth = np.convolve(totals, np.full(30, 1 / 30), mode="valid")
     panels = [
         plots.Panel(
             "Bikes over the day",
@@ -119,9 +120,12 @@ def _plot(path: Path, counts: np.ndarray, working: np.ndarray) -> None:
         ),
         plots.Panel(
             "Bikes over two years",
-            "day",
+            "day, from 1 January 2011 on",
             "bikes a day",
-            [plots.Series("all", np.arange(len(counts)), counts.sum(axis=1), ".")],
+            [
+                plots.Series("a day", days, totals, "C7."),
+                plots.Series("mean of 30 days", days[29:], smooth, "C0-"),
+            ],
         ),
     ]
     plots.save_panels(path, panels)

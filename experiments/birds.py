@@ -1,5 +1,6 @@
 """Birds and airplanes of CIFAR-10: the data and the training that the cifar2 experiments share."""
 
+import datetime
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,9 @@ class Trainer:
     ) -> train.Result:
         """One run: the PyTorch program's after torch.manual_seed(seed).
 
-        The history has "loss", "val_accuracy" and "seconds" for every epoch, and for the first,
-        each tenth and the last epoch also "train_accuracy", of the net after the epoch.
+        After the first and each tenth epoch a line is printed as in the document, with the time
+        of day. The history has "loss", "val_accuracy" and "seconds" for every epoch, and for the
+        first, each tenth and the last epoch also "train_accuracy", of the net after the epoch.
 
         Args:
             seed: The seed of the initial weights and of every epoch's order.
@@ -104,8 +106,11 @@ class Trainer:
 
         def measure(report: train.EpochReport) -> None:
             report.log(seconds=report.seconds)
-            last = report.epoch == report.epochs or report.reason is not None
-            if report.epoch == 1 or report.epoch % 10 == 0 or last:
+            shown = report.epoch == 1 or report.epoch % 10 == 0
+            if shown:
+                now, loss = datetime.datetime.now(), report.metrics["loss"]
+                print(f"{now} Epoch {report.epoch}, Training loss {loss}")
+            if shown or report.epoch == report.epochs or report.reason is not None:
                 report.log(train_accuracy=self.accuracy(report.state, self.training))
 
         generator = Generator(seed)
@@ -121,6 +126,7 @@ class Trainer:
                 eval_step=self.eval_step,
                 eval_batch_size=EVALUATION_BATCH,
                 callbacks=[*callbacks, measure],
+                log=lambda line: None,  # fit's own line of each epoch
                 **options,
             )
         except train.NonFiniteError as error:

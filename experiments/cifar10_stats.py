@@ -35,7 +35,15 @@ def main(config: Config, run: Run) -> None:
     number = 99  # the document's example
     print(f"image {number}: {training.classes[training.labels[number]]}")
 
-    save_ledger(run, ledger.compare("cifar10", {"mean": mean, "std": std}))
+    # The document stacks the images on a fourth axis and flattens all but the channels.
+    stacked = training.images.transpose(3, 1, 2, 0)  # (3, 32, 32, N)
+    figures = {
+        "mean": mean,
+        "std": std,
+        "image": stacked.shape[:3],
+        "flat": stacked.reshape(3, -1).shape,
+    }
+    save_ledger(run, ledger.compare("cifar10", figures))
     run.metrics |= {
         "mean": mean,
         "std": std,

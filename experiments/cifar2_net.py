@@ -11,7 +11,9 @@ the run is the PyTorch program's after torch.manual_seed(S): same initial weight
 Result, seeds 0 to 4 on two CPU cores: after 100 epochs training loss 0.156 ± 0.005 (the
 document's run: 0.144), accuracy 0.938 ± 0.006 in training (0.95) and 0.891 ± 0.004 in
 validation (0.89). The nine shapes that the document prints hold, and its 13 measured figures
-lie within the 99 % prediction interval of the five runs: experiments/results/cifar2_net.md.
+lie within the 99 % prediction interval of the five runs. Our loss lies above the document's at
+all 11 epochs that it prints, by 4 % in the mean, which the interval of the mean allows (p = 0.1):
+experiments/results/cifar2_net.md.
 """
 
 import dataclasses
@@ -28,6 +30,7 @@ from experiments.harness import ledger
 from experiments.harness.record import Run
 from experiments.harness.settings import Count, Positive, Training
 from experiments.harness.tables import mean_and_spread, save_ledger
+from experiments.harness.unfinished import checksum
 from jaxnet import nn, optim, plots, weights
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
@@ -106,10 +109,15 @@ def main(config: Config, run: Run) -> None:
     print(f"{len(training[1])} training and {len(validation[1])} validation images")
 
     trainer = Trainer(FORMS[config.form], optim.SGD(lr=config.lr), training, validation)
+    given = checksum(training, validation)
     runs = {}
     for seed in range(config.seed, config.seed + config.seeds):
         print(f"seed {seed}")
-        result = trainer.run(seed, config.epochs, config.batch_size)
+        settings = (config.form, f"{config.epochs}epochs", f"lr{config.lr:g}", config.batch_size)
+        kept = run.unfinished.folder(*settings, f"seed{seed}", given)
+        result = trainer.run(
+            seed, config.epochs, config.batch_size, checkpoint=kept, save_every=5, keep=1
+        )
         runs[seed] = curves(result)
         for split in ("train", "val"):
             print(f"Accuracy {split}: {result.history[-1][f'{split}_accuracy']:.2f}")

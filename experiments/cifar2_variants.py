@@ -40,16 +40,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import birds, cifar2_net
+from experiments.cifar2_nets import NetBatchNorm, NetDropout, NetRes, NetResDeep, NetWidth
 from experiments.harness.record import Run
 from experiments.harness.settings import Count, Positive, Training
-from experiments.harness.tables import mean_and_spread, save_table, seeds_in_words, show
+from experiments.harness.tables import count, mean_and_spread, save_table, seeds_in_words, show
 from experiments.harness.unfinished import Unfinished, checksum
+from experiments.without_eval import without_eval
 from jaxnet import losses, metrics, nn, optim, plots, train
-from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
 DATA = ("cifar10",)
@@ -57,125 +57,6 @@ BATCH = 64
 
 Name = Literal["net", "width", "l2", "l1", "weight_decay", "dropout", "batch_norm", "res",
                "res_deep", "res_deep_separate"]  # fmt: skip
-
-
-class NetWidth(nn.Module):
-    """The document's net with more channels."""
-
-    def __init__(self, n_channel: int = 32, *, rngs: nn.init.Rngs) -> None:
-        self.conv1 = nn.Conv2d(3, n_channel, kernel_size=3, padding=1, rngs=rngs)
-        self.conv2 = nn.Conv2d(n_channel, n_channel // 2, kernel_size=3, padding=1, rngs=rngs)
-        self.fc1 = nn.Linear(n_channel // 2 * 8 * 8, 32, rngs=rngs)
-        self.fc2 = nn.Linear(32, 2, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        out = F.max_pool2d(jnp.tanh(self.conv1(x)), 2)
-        out = F.max_pool2d(jnp.tanh(self.conv2(out)), 2)
-        out = out.reshape(x.shape[0], -1)
-        return self.fc2(jnp.tanh(self.fc1(out)))
-
-
-class NetDropout(nn.Module):
-    """Whole channels dropped after each pool."""
-
-    def __init__(self, n_chans1: int = 32, *, rngs: nn.init.Rngs) -> None:
-        self.conv1 = nn.Conv2d(3, n_chans1, kernel_size=3, padding=1, rngs=rngs)
-        self.conv1_dropout = nn.Dropout2d(p=0.4)
-        self.conv2 = nn.Conv2d(n_chans1, n_chans1 // 2, kernel_size=3, padding=1, rngs=rngs)
-        self.conv2_dropout = nn.Dropout2d(p=0.4)
-        self.fc1 = nn.Linear(8 * 8 * n_chans1 // 2, 32, rngs=rngs)
-        self.fc2 = nn.Linear(32, 2, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        out = self.conv1_dropout(F.max_pool2d(jnp.tanh(self.conv1(x)), 2))
-        out = self.conv2_dropout(F.max_pool2d(jnp.tanh(self.conv2(out)), 2))
-        out = out.reshape(x.shape[0], -1)
-        return self.fc2(jnp.tanh(self.fc1(out)))
-
-
-class NetBatchNorm(nn.Module):
-    """Batch normalisation between convolution and activation."""
-
-    def __init__(self, n_chans1: int = 32, *, rngs: nn.init.Rngs) -> None:
-        self.conv1 = nn.Conv2d(3, n_chans1, kernel_size=3, padding=1, rngs=rngs)
-        self.conv1_batchnorm = nn.BatchNorm2d(num_features=n_chans1)
-        self.conv2 = nn.Conv2d(n_chans1, n_chans1 // 2, kernel_size=3, padding=1, rngs=rngs)
-        self.conv2_batchnorm = nn.BatchNorm2d(num_features=n_chans1 // 2)
-        self.fc1 = nn.Linear(8 * 8 * n_chans1 // 2, 32, rngs=rngs)
-        self.fc2 = nn.Linear(32, 2, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        out = F.max_pool2d(jnp.tanh(self.conv1_batchnorm(self.conv1(x))), 2)
-        out = F.max_pool2d(jnp.tanh(self.conv2_batchnorm(self.conv2(out))), 2)
-        out = out.reshape(x.shape[0], -1)
-        return self.fc2(jnp.tanh(self.fc1(out)))
-
-
-class NetRes(nn.Module):
-    """A third convolution with a skip connection."""
-
-    def __init__(self, n_chans1: int = 32, *, rngs: nn.init.Rngs) -> None:
-        half = n_chans1 // 2
-        self.conv1 = nn.Conv2d(3, n_chans1, kernel_size=3, padding=1, rngs=rngs)
-        self.conv2 = nn.Conv2d(n_chans1, half, kernel_size=3, padding=1, rngs=rngs)
-        self.conv3 = nn.Conv2d(half, half, kernel_size=3, padding=1, rngs=rngs)
-        self.fc1 = nn.Linear(4 * 4 * half, 32, rngs=rngs)
-        self.fc2 = nn.Linear(32, 2, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        out = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        out = F.max_pool2d(F.relu(self.conv2(out)), 2)
-        out = F.max_pool2d(F.relu(self.conv3(out)) + out, 2)
-        out = out.reshape(x.shape[0], -1)
-        return self.fc2(F.relu(self.fc1(out)))
-
-
-class ResBlock(nn.Module):
-    """Convolution, batch norm, ReLU, and a skip connection; the document's initial weights."""
-
-    def __init__(self, n_chans: int, *, rngs: nn.init.Rngs) -> None:
-        self.conv = nn.Conv2d(n_chans, n_chans, kernel_size=3, padding=1, bias=False, rngs=rngs)
-        self.batch_norm = nn.BatchNorm2d(num_features=n_chans)
-        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu", generator=rngs)
-        nn.init.constant_(self.batch_norm.weight, 0.5)
-        nn.init.zeros_(self.batch_norm.bias)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return F.relu(self.batch_norm(self.conv(x))) + x
-
-
-class NetResDeep(nn.Module):
-    """A net of many residual blocks; by default, as in the document, one block used many times.
-
-    Args:
-        n_chans1: The number of channels.
-        n_blocks: The number of blocks.
-        shared: Whether all blocks are one module.
-        rngs: The generator of the initial weights.
-    """
-
-    def __init__(
-        self,
-        n_chans1: int = 32,
-        n_blocks: int = 10,
-        shared: bool = True,
-        *,
-        rngs: nn.init.Rngs,
-    ) -> None:
-        self.conv1 = nn.Conv2d(3, n_chans1, kernel_size=3, padding=1, rngs=rngs)
-        if shared:
-            blocks = n_blocks * [ResBlock(n_chans=n_chans1, rngs=rngs)]
-        else:
-            blocks = [ResBlock(n_chans=n_chans1, rngs=rngs) for _ in range(n_blocks)]
-        self.resblocks = nn.Sequential(*blocks)
-        self.fc1 = nn.Linear(8 * 8 * n_chans1, 32, rngs=rngs)
-        self.fc2 = nn.Linear(32, 2, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        out = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        out = F.max_pool2d(self.resblocks(out), 2)
-        out = out.reshape(x.shape[0], -1)
-        return self.fc2(F.relu(self.fc1(out)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,25 +162,6 @@ class Outcome:
         return [max(run["train_loss"]) for run in self.runs.values()]
 
 
-def without_eval(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """An evaluation step like the document's `validate`, which does not call `model.eval()`.
-
-    Channels are dropped, and every batch is normalised by its own statistics.
-
-    Args:
-        loss: A function of model and batch that returns the loss and the metrics.
-    """
-
-    def step(state: Any, batch: Any) -> tuple[Any, Any]:
-        model = state.model()
-        model.train()
-        with nn.keys(jax.random.fold_in(state.key, state.step)):
-            _, measured = loss(model, batch)
-        return state.replace(step=state.step + 1), measured
-
-    return step
-
-
 def run_variant(
     name: str,
     variant: Variant,
@@ -403,9 +265,10 @@ def _plot(folder: Path, config: Config, outcomes: dict[str, Outcome]) -> None:
             ]
             for split, split_words in SPLITS.items()
         }
-        title = f"Birds and airplanes: accuracy after {config.epochs} epochs, {seeds}{words}"
+        epochs = count(config.epochs, "epoch")
+        title = f"Birds and airplanes: accuracy after {epochs}, {seeds}{words}"
         path = folder / f"accuracy{kind}.png"
-        plots.save_bars(path, names, bars, title, "fraction right", 3, from_zero=False)
+        plots.save_bars(path, names, bars, title, "fraction right", 3, from_zero=False, top=1.0)
 
 
 def _save_table(run: Run, config: Config, outcomes: dict[str, Outcome]) -> None:
@@ -438,6 +301,6 @@ def _save_table(run: Run, config: Config, outcomes: dict[str, Outcome]) -> None:
               "validation accuracy", "training, without eval()", "validation, without eval()",
               "minutes"]  # fmt: skip
     seeds = seeds_in_words(config.seed, config.seeds)
-    title = f"cifar2_variants, {config.epochs} epochs, {seeds}"
+    title = f"cifar2_variants, {count(config.epochs, 'epoch')}, {seeds}"
     show(["variant", *header[2:-1]], [[row[0], *row[2:-1]] for row in rows])
     save_table(run, title, header, rows, notes)

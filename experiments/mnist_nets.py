@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -63,18 +63,6 @@ def named_network(*, rngs: nn.init.Rngs) -> nn.Sequential:
             softmax=nn.Softmax(dim=1),
         )
     )
-
-
-def writings_apart(seed: int, x: jax.Array) -> float:
-    """The largest difference between the outputs of the same net written in three ways.
-
-    Args:
-        seed: The seed of the initial weights.
-        x: The images (N, 1, 28, 28).
-    """
-    builds: tuple[Any, ...] = (Network, FunctionalNetwork, named_network)
-    first, *others = (build(rngs=Generator(seed))(x) for build in builds)
-    return max(float(jnp.abs(other - first).max()) for other in others)
 
 
 def classifier(*, rngs: nn.init.Rngs) -> nn.Sequential:
@@ -157,24 +145,6 @@ class MLP(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.model(x.reshape(len(x), -1))
-
-
-def layer_by_layer(seed: int) -> list[str]:
-    """The layers of `MLP`, called one after the other on a random row.
-
-    Args:
-        seed: The seed of the row and the initial weights.
-
-    Returns:
-        For each layer its text and the shape of its output.
-    """
-    generator = Generator(seed)
-    x = jnp.asarray(generator.randn(1, 784))
-    lines = []
-    for layer in MLP(rngs=generator).model:
-        x = layer(x)
-        lines.append(f"{layer}: {x.shape}")
-    return lines
 
 
 # For each kind of output the loss, and the function that turns outputs into probabilities.
@@ -311,61 +281,6 @@ class Program:
         if self.gives == "logits":
             return x
         return F.softmax(x, dim=1) if self.gives == "probabilities" else F.log_softmax(x, dim=1)
-
-
-def tensor_state(
-    program: Program, optimizer: optax.GradientTransformation, seed: int, generator: Generator
-) -> dict[str, Any]:
-    """The training state of the plain form, a dictionary.
-
-    Args:
-        program: The program.
-        optimizer: The optimizer.
-        seed: The seed of the key for dropout.
-        generator: The generator of the initial tensors.
-    """
-    params = program.start(generator)
-    return {
-        "params": params,
-        "opt_state": optimizer.init(params),
-        "key": jax.random.key(seed),
-        "step": jnp.zeros((), jnp.int32),
-    }
-
-
-def make_tensor_steps(
-    program: Program,
-    loss: Callable[..., Any],
-    test_loss: Callable[..., Any],
-    optimizer: optax.GradientTransformation,
-) -> tuple[Any, Any]:
-    """The training step and the test step of the plain form, without any module.
-
-    Args:
-        program: The program.
-        loss: The training loss, a function of a net and a batch.
-        test_loss: The test loss, a function of a net and a batch.
-        optimizer: The optimizer.
-    """
-
-    def objective(params: Params, batch: Any) -> Any:
-        return loss(functools.partial(program.forward, params, training=True), batch)
-
-    def train_step(state: dict[str, Any], batch: Any) -> Any:
-        with nn.keys(jax.random.fold_in(state["key"], state["step"])):
-            (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(
-                state["params"], batch
-            )
-        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        state = {**state, "params": params, "opt_state": opt_state, "step": state["step"] + 1}
-        return state, {"loss": value, **metrics}
-
-    def test_step(state: dict[str, Any], batch: Any) -> Any:
-        value, metrics = test_loss(functools.partial(program.forward, state["params"]), batch)
-        return state, {"loss": value, **metrics}
-
-    return train_step, test_step
 
 
 _SGD, _ADAM = 1e-2, 1e-3

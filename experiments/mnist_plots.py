@@ -36,7 +36,7 @@ def view_classify(
         chart.barh(positions, p)
         chart.set_yticks(positions, list(classes))
         chart.invert_yaxis()
-        chart.set_xlim(0, 1.1)
+        chart.set_xlim(0, 1)
         chart.set_title("Class probability", fontsize=9)
     said = (
         f"{title}, most likely {classes[int(p.argmax())]} with {p.max():.2f}"
@@ -102,7 +102,7 @@ def save_results(folder: Path, results: dict[str, dict[int, dict[str, Any]]]) ->
         for k, (name, runs) in enumerate(results.items()):
             curves = [runs[seed][figure] for seed in runs]
             values = np.array([list(curve.values()) for curve in curves])  # (seeds, epochs)
-            band = (values.min(axis=0), values.max(axis=0))
+            band = (values.min(axis=0), values.max(axis=0)) if len(values) > 1 else None
             series.append(plots.Series(name, list(curves[0]), values.mean(axis=0), f"C{k}.-", band))
         panels.append(plots.Panel(title, "epoch", label, series, log=figure == "train_loss"))
     plots.save_panels(folder / "curves.png", panels)
@@ -114,4 +114,4 @@ def save_results(folder: Path, results: dict[str, dict[int, dict[str, Any]]]) ->
         seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
         title = f"{name}: each digit, {seeds}"
         names = [str(digit) for digit in range(10)]
-        plots.save_bars(folder / f"{name}_digits.png", names, bars, title, "fraction")
+        plots.save_bars(folder / f"{name}_digits.png", names, bars, title, "fraction", top=1.0)

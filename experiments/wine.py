@@ -120,10 +120,12 @@ def main(config: Config, run: Run) -> None:
     run.result = f"precision {threshold['precision']:.3f}, recall {threshold['recall']:.3f}"
     print(f"a threshold of {config.threshold:g}: {run.result}")
     run.metrics |= figures | {"threshold": threshold}
-    _plot(run.folder / "wine.png", wines, target, actual)
+    _plot(run.folder / "wine.png", wines, target, actual, config.threshold)
 
 
-def _plot(path: Path, wines: data.Table, target: np.ndarray, actual: np.ndarray) -> None:
+def _plot(
+    path: Path, wines: data.Table, target: np.ndarray, actual: np.ndarray, threshold: float
+) -> None:
     sulfur = wines.column("total sulfur dioxide")
     cuts = np.linspace(40, 300, 100)
     hits = np.array([((sulfur < cut) & actual).sum() for cut in cuts])
@@ -136,17 +138,18 @@ def _plot(path: Path, wines: data.Table, target: np.ndarray, actual: np.ndarray)
     panels = [
         plots.Panel(
             "Sulfur dioxide by quality: median, shade: half of the wines",
-            "quality",
+            "quality, 0 (bad) to 10 (excellent)",
             "total sulfur dioxide, mg / l",
             [plots.Series("median", qualities, medians, "o-", (low, high))],
         ),
         plots.Panel(
             "Guessing by a threshold",
-            "total sulfur dioxide below, mg / l",
-            "fraction",
+            "threshold on total sulfur dioxide, mg / l",
+            "fraction of wines",
             [
                 plots.Series("precision", cuts, hits / np.maximum(guesses, 1)),
                 plots.Series("recall", cuts, hits / actual.sum()),
+                plots.Series(f"threshold {threshold:g} mg / l", [threshold] * 2, [0, 1], "k--"),
             ],
         ),
     ]

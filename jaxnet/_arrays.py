@@ -1,8 +1,9 @@
-"""Arrays of numpy, JAX and PyTorch as numpy arrays, without importing PyTorch."""
+"""Arrays of numpy, JAX and PyTorch as one another's, without importing PyTorch."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -55,3 +56,40 @@ def as_numpy(value: Any) -> np.ndarray:
             return tensor.float().numpy().astype(DTYPES[name])
         return tensor.numpy()
     return np.asarray(value)
+
+
+def check_fits(name: str, value: Any) -> None:
+    """Refuses integers of 64 bits that JAX, which cuts them to 32 bits, would change.
+
+    Args:
+        name: The name of the argument, for the error.
+        value: Any value; only arrays and lists on the host are looked at.
+
+    Raises:
+        ValueError: A number is outside the integers of 32 bits, and jax_enable_x64 is not set.
+
+    >>> check_fits("target", np.array([2**40]))
+    Traceback (most recent call last):
+    ...
+    ValueError: target: 1099511627776 does not fit the 32 bits of JAX's integers; give smaller \
+numbers, or run jax.config.update("jax_enable_x64", True) first
+    """
+    if isinstance(value, jax.Array) or getattr(jax.config, "jax_enable_x64"):  # noqa: B009
+        return
+    if isinstance(value, list | tuple) or hasattr(value, "detach"):
+        value = as_numpy(value)
+    if not (isinstance(value, np.ndarray | np.generic) and value.dtype.name in ("int64", "uint64")):
+        return
+    limits = np.iinfo(np.int32 if value.dtype.kind == "i" else np.uint32)
+    for found in (value.min(), value.max()) if value.size else ():
+        if not limits.min <= found <= limits.max:
+            raise ValueError(
+                f"{name}: {found} does not fit the 32 bits of JAX's integers; give smaller "
+                'numbers, or run jax.config.update("jax_enable_x64", True) first'
+            )
+
+
+def as_jax(name: str, value: Any) -> jax.Array:
+    """An argument as an array of JAX, after `check_fits`."""
+    check_fits(name, value)
+    return jnp.asarray(value)

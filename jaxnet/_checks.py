@@ -69,6 +69,37 @@ def check_choice(name: str, value: Any, choices: Iterable[Any], also: str = "") 
     raise ValueError(f"{name}: {value!r}; accepted {'are' if len(words) > 1 else 'is'} {listed}")
 
 
+def better(monitor: str, mode: str | None) -> str:
+    """Which way a metric gets better: "min" or "max".
+
+    Args:
+        monitor: The name of the metric, with or without "val_" before.
+        mode: What was given: "min", "max", or None to go by the name.
+
+    Raises:
+        ValueError: The mode is another word, or None for a name that does not tell.
+
+    >>> better("val_accuracy", None), better("val_loss", None)
+    ('max', 'min')
+    """
+    if mode is not None:
+        check_choice("mode", mode, ("min", "max"))
+        return mode
+    words = set(monitor.lower().replace("-", "_").split("_"))
+    found = {way for way, names in _BETTER.items() if words & names}
+    if len(found) != 1:
+        raise ValueError(
+            f"mode: None does not tell which way {monitor!r} gets better; give mode='max' or 'min'"
+        )
+    return found.pop()
+
+
+_BETTER = {
+    "min": frozenset(("loss", "error", "mae", "mse", "rmse")),
+    "max": frozenset(("accuracy", "acc", "f1", "precision", "recall", "auc", "r2", "iou", "dice")),
+}
+
+
 def check_flag(name: str, value: Any) -> None:
     """Refuses a value that is neither True nor False.
 

@@ -12,10 +12,6 @@ _DTYPE = (
     "compute in half precision with float32 parameters write "
     "train.make_train_step(loss, optimizer, compute_dtype=jnp.bfloat16)"
 )
-_FLOAT64 = (
-    'run jax.config.update("jax_enable_x64", True) first and build the layers with '
-    "dtype=jnp.float64"
-)
 _DEVICE = (
     "arrays are made on the first GPU where there is one; to put a training state somewhere else "
     'write jax.device_put(state, jax.devices("cpu")[0])'
@@ -43,7 +39,6 @@ MODULE: Mapping[str, str] = {
     "half": _DTYPE,
     "bfloat16": _DTYPE,
     "float": "layers are float32 when they are built without a dtype",
-    "double": _FLOAT64,
     "requires_grad_": _FREEZE,
     "zero_grad": _NO_GRADIENTS,
     "forward": "call the module itself, model(x); a module of your own defines __call__",

@@ -56,7 +56,8 @@ class Panel:
 def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
     """Draws panels side by side into a PNG.
 
-    A legend is drawn where a panel has more than one named series.
+    A legend is drawn below a panel that has more than one named series. Points that a style marks
+    are joined by a line only if there are more than two of them.
 
     Args:
         path: Path of the PNG file.
@@ -69,6 +70,8 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
             (line,) = axes.plot(x, y, series.style, label=series.name, markersize=6)
             if x.size == 1 and line.get_marker() == "None":
                 line.set_marker(".")  # a line of one point would be invisible
+            if x.size == 2 and line.get_marker() != "None":
+                line.set_linestyle("None")  # two measured points are no curve
             if series.band is not None:
                 low, high = series.band
                 axes.fill_between(x, low, high, alpha=0.2, color=axes.lines[-1].get_color())
@@ -83,18 +86,34 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
             if len(ticks) <= 12:
                 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
                 axes.set_xticks([], minor=True)
-        elif all(np.asarray(series.x).dtype.kind in "iu" for series in panel.series):
+        elif all(
+            x.dtype.kind in "iu" for series in panel.series if (x := np.asarray(series.x)).size
+        ):
             _whole_ticks(axes, panel.series)
         axes.grid(alpha=0.3)
-        if sum(not series.name.startswith("_") for series in panel.series) > 1:
-            axes.legend(framealpha=0.9)
+        named = sum(not series.name.startswith("_") for series in panel.series)
+        if named > 1:
+            _legend_below(axes, named, -0.14)
     title = "; ".join(panel.title for panel in panels)
     save_figure(figure, path, title, " ".join(_words(panel) for panel in panels))
+
+
+def _legend_below(axes: Any, names: int, y: float) -> None:
+    """Puts the legend below the axes, where it hides nothing."""
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, y),
+        ncols=min(names, 3),
+        frameon=False,
+        fontsize=8,
+    )
 
 
 def _whole_ticks(axes: Any, series: Sequence[Series]) -> None:
     """Puts ticks only at whole numbers of the x axis, also where there is only one number."""
     values = {int(x) for one in series for x in np.ravel(np.asarray(one.x))}
+    if not values:
+        return
     if len(values) == 1:
         (only,) = values
         axes.set_xlim(only - 0.5, only + 0.5)
@@ -109,6 +128,7 @@ def save_images(
     titles: Sequence[str],
     columns: int = 6,
     title: str = "",
+    width: float = 1.9,
 ) -> None:
     """Draws images with a title above each into a PNG.
 
@@ -118,9 +138,12 @@ def save_images(
         titles: A title for each image.
         columns: The number of images in a row.
         title: A title of the whole, for the file's "Title"; it is not drawn.
+        width: The width of an image with its margin, in inches.
     """
     rows = -(-len(images) // columns)
-    figure, all_axes = make_figure(columns, rows=rows, width=1.9, height=2.1)
+    # A row is as high as its columns are wide, or as its widest images need, plus the title.
+    shape = max(min(image.shape[0] / image.shape[1], 1) for image in images)
+    figure, all_axes = make_figure(columns, rows=rows, width=width, height=width * shape + 0.2)
     for axes in all_axes:
         axes.axis("off")
     for axes, image, above in zip(all_axes, images, titles, strict=False):
@@ -138,6 +161,7 @@ def save_bars(
     ylabel: str,
     digits: int = 2,
     from_zero: bool = True,
+    top: float | None = None,
 ) -> None:
     """Draws groups of bars into a PNG: means, values as dots, standard deviations as whiskers.
 
@@ -149,7 +173,9 @@ def save_bars(
         ylabel: The label of the y axis.
         digits: The number of digits after the point in the means above the bars.
         from_zero: Whether the bars begin at 0. False lets them begin a little below the
-            lowest value, which shows small differences but no proportions.
+            lowest value, which shows small differences but no proportions; a mark on the axis
+            says so.
+        top: The end of the y axis, such as 1 for fractions; None leaves it open.
     """
     figure, (axes,) = make_figure(1, width=max(6.0, 1.1 * len(names) + 1), height=4.2)
     width = 0.8 / len(bars)
@@ -163,16 +189,24 @@ def save_bars(
             if spread:
                 axes.errorbar(at, mean, spread, color="black", capsize=4, linewidth=1)
                 axes.plot([at + 0.2 * width] * len(values), values, "k.", markersize=3)
-            top = (at, max(mean + spread, *values))
+            highest = (at, max(mean + spread, *values))
             text = {"textcoords": "offset points", "ha": "center", "fontsize": 7}
-            axes.annotate(f"{mean:.{digits}f}", top, (0, 3), **text)
+            axes.annotate(f"{mean:.{digits}f}", highest, (0, 3), **text)
     axes.set_xticks(np.arange(len(names)), [name.replace("_", "\n") for name in names])
     axes.margins(y=0.15)
-    axes.set_ylim(bottom=0.0 if from_zero else max(0.0, lowest - 0.1))
-    axes.set_title(title)
+    bottom = 0.0 if from_zero else max(0.0, lowest - 0.1)
+    axes.set_ylim(bottom, top)
+    if bottom > 0:
+        # Two slanted strokes at the foot of the axis: it does not begin at 0.
+        mark = {"marker": [(-1, -0.6), (1, 0.6)], "color": "black", "clip_on": False}
+        axes.plot([0, 0], [0.02, 0.045], transform=axes.transAxes, linestyle="none",
+                  markersize=10, **mark)  # fmt: skip
+    axes.set_title(title, pad=14)  # room for the values above bars that end at the top
     axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
     if len(bars) > 1:
-        axes.legend(frameon=False, ncols=len(bars))
+        lines = max(name.replace("_", "\n").count("\n") for name in names)
+        _legend_below(axes, len(bars), -0.1 - 0.055 * lines)
     heights = [
         f"{name} {', '.join(f'{kind} {np.mean(groups[i]):.3f}' for kind, groups in bars.items())}"
         for i, name in enumerate(names)

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 __all__ = [
     "amax",
     "amin",
+    "check_x64",
     "full_float32",
     "matmul_precision",
     "promoted",
@@ -129,6 +130,24 @@ def _keeping_nan(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return found
     return jnp.where(jnp.isnan(x).any(axis, keepdims=keepdims), jnp.nan, found)
+
+
+def check_x64(name: str, dtype: DTypeLike | None) -> None:
+    """Refuses a dtype of 64 bits where JAX would take 32 bits instead.
+
+    Args:
+        name: The name of the argument, for the error.
+        dtype: The dtype, or None.
+
+    Raises:
+        ValueError: It has 64 bits (complex128: 128), and jax_enable_x64 is not set.
+    """
+    wide = dtype is not None and jnp.dtype(dtype).name in ("float64", "complex128")
+    if wide and not getattr(jax.config, "jax_enable_x64"):  # noqa: B009
+        raise ValueError(
+            f"{name}: {jnp.dtype(dtype)}, of which JAX would make 32 bits; run "
+            'jax.config.update("jax_enable_x64", True) first'
+        )
 
 
 def promoted(*dtypes: ArrayLike | DTypeLike) -> jnp.dtype[Any]:

@@ -37,7 +37,7 @@ REFLEXES = [
     (lambda: linear().half(), AttributeError, r"compute_dtype=jnp.bfloat16"),
     (lambda: linear().bfloat16(), AttributeError, r"dtype=jnp.bfloat16"),
     (lambda: linear().float(), AttributeError, r"float32 when they are built without a dtype"),
-    (lambda: linear().double(), AttributeError, r'jax.config.update\("jax_enable_x64", True\)'),
+    (lambda: linear().double(), ValueError, r'jax.config.update\("jax_enable_x64", True\)'),
     (lambda: linear().requires_grad_(False), AttributeError, r"optim.frozen\(\)"),
     (lambda: linear().zero_grad(), AttributeError, r"nothing to reset"),
     (lambda: linear().forward(jnp.ones(3)), AttributeError, r"call the module itself, model\(x\)"),

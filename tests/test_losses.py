@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnet import losses, nn, train
+from jaxnet import losses, metrics, nn, train
 from jaxnet.random import Generator
 from tests.table import table
 from tests.tolerances import distance, tolerance
@@ -325,3 +325,22 @@ def test_weights_are_buffers():
     loss = nn.BCEWithLogitsLoss(pos_weight=jnp.array([2.0]))
     assert [name for name, _ in loss.named_buffers()] == ["pos_weight"]
     assert not list(loss.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda target: losses.cross_entropy(jnp.ones((1, 3)), target),
+        lambda target: losses.nll_loss(jnp.ones((1, 3)), target),
+        lambda target: losses.multi_margin_loss(jnp.ones((1, 3)), target),
+        lambda target: losses.mse_loss(jnp.ones(1), target),
+        lambda target: metrics.accuracy(jnp.ones((1, 3)), target),
+        lambda target: metrics.f1(jnp.ones((1, 3)), target),
+    ],
+)
+@pytest.mark.parametrize(
+    "target", [np.array([2**40]), np.array([2**31 + 1]), np.array([2**63], np.uint64)]
+)
+def test_numbers_that_do_not_fit_32_bits_do_not_wrap_into_classes(call, target):
+    with pytest.raises(ValueError, match=r"does not fit the 32 bits of JAX's integers; give small"):
+        call(target)

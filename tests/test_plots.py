@@ -1,6 +1,7 @@
 """jaxnet/plots.py"""
 
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -14,6 +15,13 @@ def test_panels_and_images_are_drawn(tmp_path):
     plots.save_images(tmp_path / "b.png", images, [str(i) for i in range(7)], columns=3)
     for name in ("a.png", "b.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_wide_images_get_low_rows(tmp_path):
+    for shape, size in (((4, 4, 3), (480, 264)), ((2, 4, 3), (480, 144))):
+        images = [np.zeros(shape, np.uint8)] * 2
+        plots.save_images(tmp_path / "a.png", images, ["a", "b"], columns=2, width=2.0)
+        assert data.read_image(tmp_path / "a.png").shape[:2] == size[::-1]
 
 
 def test_a_curve_of_one_point_is_seen(tmp_path):
@@ -75,3 +83,31 @@ def test_pictures_say_what_they_show(tmp_path):
     ):
         with Image.open(tmp_path / name) as image:
             assert {key: image.info[key] for key in words} == words
+
+
+def test_two_measured_points_are_not_joined_and_the_legend_hides_nothing(tmp_path, monkeypatch):
+    names = {"ends": "C0-", "two": "C1--o", "three": "C2--o"}
+    lines = [plots.Series(name, range(1, 4 if name == "three" else 3),
+                          [1, 2, 3][: 3 if name == "three" else 2], style)
+             for name, style in names.items()]  # fmt: skip
+    axes = drawn(monkeypatch, plots.Panel("t", "epoch", "loss", lines), tmp_path / "a.png")
+    styles = {line.get_label(): line.get_linestyle() for line in axes.lines}
+    assert styles == {"ends": "-", "two": "None", "three": "--"}
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    axes.figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0
+
+
+@pytest.mark.parametrize(("from_zero", "foot", "marks"), [(True, 0.0, 0), (False, 0.77, 2)])
+def test_bars_begin_at_0_or_say_so_and_end_where_they_are_told(
+    from_zero, foot, marks, tmp_path, monkeypatch
+):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    bars = {"training": [[0.87], [0.99]], "validation": [[0.9], [0.88]]}
+    plots.save_bars(tmp_path / "a.png", ["a", "b"], bars, "t", "fraction", 2, from_zero, top=1.0)
+    (axes,) = figures[0].axes
+    assert axes.get_ylim() == pytest.approx((foot, 1.0))
+    assert sum(len(line.get_xdata()) for line in axes.lines) == marks
+    axes.figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0

@@ -14,13 +14,14 @@ import jinja2
 from markupsafe import Markup
 
 from experiments.harness.runs import Picture, RunFolder, read_run
-from experiments.harness.tables import shared_prefix
+from experiments.harness.tables import part, shared_prefix
 from experiments.harness.values import flat_values, number
 from jaxnet import _files as files
 
 # HTML does not allow these characters; an error's text may hold a terminal's colours.
 _CONTROLS = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127], "\N{REPLACEMENT CHARACTER}")
-_WORDS = {"ok": ("✓ holds", "good"), "OFF": ("✗ off", "bad"), "not run": ("not run", "none")}
+_WORDS = {"ok": ("✓ holds", "good"), "OFF": ("✗ off", "bad"), "not run": ("not run", "none"),
+          "no power": ("not judged: no power", "none")}  # fmt: skip
 _ROWS_SHOWN = 15  # longer tables are folded
 
 
@@ -74,7 +75,7 @@ def save_page(
     text = _environment().get_template("page.html.j2").render(
         title=title,
         intro=intro,
-        style=Markup(Path(__file__).with_name("style.css").read_text()),
+        style=Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8")),
         parts=parts,
         cards=_cards(parts),
         common=_common([part.run.environment for part in parts if part.run]),
@@ -142,7 +143,9 @@ class _Table:
             prefix = shared_prefix([str(row.get("figure", "")) for row in rows])
         lines = []
         for row in rows:
-            cells = [number(row.get(key, "")) for key in keys]
+            cells = [
+                part(row.get(key)) if key == "within" else number(row.get(key, "")) for key in keys
+            ]
             lines.append(
                 (
                     _WORDS.get(row["verdict"], ("not judged", "none")),
@@ -292,7 +295,7 @@ def _cards(parts: Sequence[_Part]) -> list[tuple[str, str, str]]:
 
 def _kind(key: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """The CSS class of a column: numbers are right-aligned, code is monospaced, prose is wide."""
-    if key in ("documented", "ours", "difference", "allowed"):
+    if key in ("documented", "ours", "difference", "allowed", "within"):
         return "number"
     longest = max(len(str(row.get(key, ""))) for row in rows)
     if key in ("torch", "jax", "got", "result"):

@@ -115,6 +115,19 @@ def mean_and_spread(values: Sequence[float] | np.ndarray, digits: int = 3) -> st
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
+def count(n: int, thing: str) -> str:
+    """A number of things in words.
+
+    Args:
+        n: The number.
+        thing: The word for one of them.
+
+    >>> count(1, "epoch"), count(5, "seed")
+    ('1 epoch', '5 seeds')
+    """
+    return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
 def seeds_in_words(first: int, count: int) -> str:
     """The seeds of a run in words.
 
@@ -157,25 +170,55 @@ def show_ledger(rows: Sequence[ledger.Row]) -> None:
     for row in rows:
         parts.setdefault(row.figure.removeprefix(prefix).split(".")[0], []).append(row)
     show((f"figures of {prefix.rstrip('.')}" if prefix else "figures", "outcome"),
-         [(name, _outcome(part)) for name, part in parts.items()])  # fmt: skip
+         [(name, outcome(part)) for name, part in parts.items()])  # fmt: skip
     off = [row for row in rows if row.verdict == "OFF"]
     if off:
         header = ["figure", "documented", "ours", "difference", "allowed"]
         cells = [[getattr(row, name) for name in header] for row in off]
         show(header, cells, title="These are OFF:")
-    judged = [row for row in rows if row.verdict in ("ok", "OFF")]
-    print(f"{len(judged) - len(off)} of {len(judged)} figures hold")
+    print(outcome(rows, "figures "))
 
 
-def _outcome(rows: Sequence[ledger.Row]) -> str:
+UNJUDGED = {"no power": "without power", "not run": "not run", "-": "of too few seeds"}
+"""The verdicts that judge nothing, with their words."""
+
+
+def outcome(rows: Sequence[ledger.Row], what: str = "") -> str:
+    """How many figures hold, to which part of their value, and how many were not judged and why.
+
+    Args:
+        rows: The figures.
+        what: A word for them, with a space behind it.
+
+    >>> row = ledger.Row("loss", "0.5", "0.51", "+1.0e-02", "0.4 to 0.6", "ok", "", 0.2)
+    >>> outcome([row, ledger.Row("grad", "0.1", "-", "-", "-", "not run")], "figures ")
+    '1 of 1 figures hold, to 20 % or less; 1 not judged: 1 not run'
+    """
     verdicts = [row.verdict for row in rows]
     hold, off = verdicts.count("ok"), verdicts.count("OFF")
-    words = [f"{hold} of {hold + off} hold"] if hold or off else []
-    if left := verdicts.count("not run"):
-        words.append(f"{left} not run")
-    if open_ := verdicts.count("-"):
-        words.append(f"{open_} not judged")
-    return ", ".join(words)
+    words = []
+    if hold or off:
+        known = [row.within for row in rows if row.verdict == "ok" and row.within is not None]
+        words = [f"{hold} of {hold + off} {what}hold"]
+        if known:
+            words[0] += f", to {part(max(known))} or less" if max(known) else ", exactly"
+    left = {word: verdicts.count(verdict) for verdict, word in UNJUDGED.items()}
+    if count := sum(left.values()):
+        reasons = ", ".join(f"{n} {word}" for word, n in left.items() if n)
+        words.append(f"{count} not judged: {reasons}")
+    return "; ".join(words)
+
+
+def part(of_one: float | None) -> str:
+    """A part of one in percent; empty for None.
+
+    >>> part(0.1234)
+    '12 %'
+    """
+    if of_one is None:
+        return ""
+    percent = 100 * of_one
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.1g} %"
 
 
 def save_ledger(run: "Run", rows: Sequence[ledger.Row], notes: Sequence[str] = ()) -> None:
@@ -190,15 +233,18 @@ def save_ledger(run: "Run", rows: Sequence[ledger.Row], notes: Sequence[str] = (
     if not rows:
         return
     show_ledger(rows)
-    if any(row.verdict == "-" for row in rows):
+    verdicts = {row.verdict for row in rows}
+    if "-" in verdicts:
         print("fewer than 3 runs have no spread to judge by; --seeds 3 or more gives verdicts")
+    if "no power" in verdicts:
+        notes = [ledger.POWER, *notes]
     title = run.name
     asked = dataclasses.asdict(run.config)
     if "seeds" in asked:
         title += f", {seeds_in_words(asked['seed'], asked['seeds'])}"
     header = [field.name for field in dataclasses.fields(ledger.Row)]
-    cells = [dataclasses.astuple(row) for row in rows]
-    save_table(run, title, header, cells, notes)
+    cells = [(*dataclasses.astuple(row)[:-1], part(row.within)) for row in rows]
+    save_table(run, title, header, cells, [outcome(rows, "figures ") + ".", *notes])
 
 
 def save_table(
@@ -225,4 +271,16 @@ def save_table(
     hardware = about["device"] if backend != "cpu" else f"{processor}, {about['cores']} cores, CPU"
     machine = f"{hardware}; Python {about['python']}, {versions}; {datetime.date.today()}."
     lines = [f"# {title}", "", f"    {command(run.name, run.config)}", "", machine, *notes, ""]
-    (run.folder / "result.md").write_text("\n".join([*lines, markdown(header, rows)]) + "\n")
+    text = "\n".join([*lines, markdown(header, rows)]) + "\n"
+    (run.folder / "result.md").write_text(text, encoding="utf-8")
+
+
+def save_checks(run: "Run", checks: Sequence[Mapping[str, str]]) -> None:
+    """Prints statements with their verdicts, and writes them to the record.
+
+    Args:
+        run: The run whose record is written to.
+        checks: The rows of `ledger.check`.
+    """
+    run.metrics["checks"] = list(checks)
+    show(("has to hold", "found", "verdict"), [tuple(check.values()) for check in checks])

@@ -42,7 +42,8 @@ static inline __attribute__((always_inline)) void sums(const float* x, const flo
   }
 }
 
-static void measure(void* shape, int64_t c) {
+static void measure(void* shape, int64_t c, float* scratch) {
+  (void)scratch;
   const Norm* s = shape;
   const float* x = s->x + c * s->size;
   double sum, square, rest, unused;
@@ -64,7 +65,8 @@ static void measure(void* shape, int64_t c) {
   s->to_var[c] = (square + rest) / s->size;
 }
 
-static void differentiate(void* shape, int64_t c) {
+static void differentiate(void* shape, int64_t c, float* scratch) {
+  (void)scratch;
   const Norm* s = shape;
   const float *x = s->x + c * s->size, *dy = s->dy + c * s->size;
   float *dx = s->dx + c * s->size, mean = s->mean[c];
@@ -84,28 +86,27 @@ static void differentiate(void* shape, int64_t c) {
 static Norm shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x) {
   int64_t size = x->dims[0] * x->dims[2] * x->dims[3];
   return (Norm){.x = x->data, .size = size, .past_cache = x->dims[1] * size * 4 > STREAMED,
-                .eps = *(const float*)attribute(frame, "eps")};
+                .eps = *(const float*)attribute(frame, "eps", XLA_FFI_DataType_F32)};
 }
 
 // x (N, C, H, W) gives mean (C,) and biased variance (C,).
 XLA_FFI_Error* jaxnet_batch_moments(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 1, 2, "411")) return refused(frame, "accepted is a float32 array");
+  if (!fits(frame, "NCHW>C,C")) return refused(frame, "accepted is x (N, C, H, W)");
   Norm s = shapes(frame, argument(frame, 0));
   s.to_mean = result(frame, 0)->data, s.to_var = result(frame, 1)->data;
-  run(frame, measure, &s, argument(frame, 0)->dims[1]);
-  return NULL;
+  return finished(frame, run(frame, measure, &s, argument(frame, 0)->dims[1], 0));
 }
 
 // x, dy like it, weight, mean and variance give dx like x, dweight (C,) and dbias (C,).
 XLA_FFI_Error* jaxnet_batch_norm_gradient(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 5, 3, "44111411")) return refused(frame, "accepted are 5 float32 arrays");
+  if (!fits(frame, "NCHW,NCHW,C,C,C>NCHW,C,C"))
+    return refused(frame, "accepted are x and dy (N, C, H, W), weight, mean and variance (C,)");
   Norm s = shapes(frame, argument(frame, 0));
   s.dy = argument(frame, 1)->data, s.weight = argument(frame, 2)->data;
   s.mean = argument(frame, 3)->data, s.var = argument(frame, 4)->data;
   s.dx = result(frame, 0)->data;
   s.dweight = result(frame, 1)->data, s.dbias = result(frame, 2)->data;
-  run(frame, differentiate, &s, argument(frame, 0)->dims[1]);
-  return NULL;
+  return finished(frame, run(frame, differentiate, &s, argument(frame, 0)->dims[1], 0));
 }

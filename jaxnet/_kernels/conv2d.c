@@ -119,7 +119,8 @@ static void pack_inputs(const Conv* s, float* slab, int64_t first_row, int64_t i
 // Weights as (tile, channel, kh, kw, OUT_TILE): a tile is read from front to back.
 static float* pack_weights(const Conv* s) {
   int64_t window = s->channels * s->kh * s->kw, tiles = parts(s->outputs, OUT_TILE);
-  float* packed = malloc(tiles * window * OUT_TILE * sizeof(float));
+  float* packed = allocate(tiles * window * OUT_TILE);
+  if (!packed) return NULL;
   for (int64_t t = 0; t < tiles; t++)
     for (int64_t k = 0; k < window; k++)
       for (int64_t o = 0; o < OUT_TILE; o++) {
@@ -172,12 +173,15 @@ static void correlate_tile_of(const Conv* s, const float* slab, const float* w, 
 #undef CASE
 }
 
-static void correlate_band(void* shape, int64_t task) {
+static int64_t slab_of(const Conv* s) {
+  return s->channels * s->slab_rows * s->slab_cols * LANES;
+}
+
+static void correlate_band(void* shape, int64_t task, float* slab) {
   const Conv* s = shape;
   int64_t groups = parts(s->batch, LANES);
   int64_t image = task % groups * LANES, first = task / groups * s->band;
   int64_t last = smaller(first + s->band, s->rows), lanes = smaller(LANES, s->batch - image);
-  float* slab = scratch(s->channels * s->slab_rows * s->slab_cols * LANES);
   pack_inputs(s, slab, first, image);
   int64_t window = s->channels * s->kh * s->kw;
   for (int64_t r = first; r < last; r++)
@@ -256,16 +260,20 @@ static void pack_slopes(const Conv* s, float* out, vec* sums, int64_t output, in
   }
 }
 
-static void gradient_band(void* shape, int64_t task) {
+// The sums of a tile of output channels, over all input channels and the whole window.
+static int64_t strip_sums(const Conv* s) {
+  return s->channels * s->kh * parts(s->kw, GRAD_COLS) * GRAD_OUT * GRAD_COLS * LANES;
+}
+
+static int64_t slopes_of(const Conv* s) { return s->few_rows * s->cols * GRAD_OUT * LANES; }
+
+static void gradient_band(void* shape, int64_t task, float* slab) {
   const Conv* s = shape;
   int64_t groups = parts(s->batch, LANES);
   int64_t image = task % groups * LANES, first = task / groups * s->band;
   int64_t last = smaller(first + s->band, s->rows);
-  int64_t strips = parts(s->kw, GRAD_COLS), strip = GRAD_OUT * GRAD_COLS * LANES;
-  int64_t inputs = s->channels * s->slab_rows * s->slab_cols * LANES;
-  int64_t sizes = s->channels * s->kh * strips * strip;
-  float* slab = scratch(inputs + sizes + s->few_rows * s->cols * GRAD_OUT * LANES);
-  float *sums = slab + inputs, *slopes = sums + sizes;
+  int64_t strip = GRAD_OUT * GRAD_COLS * LANES, sizes = strip_sums(s);
+  float *sums = slab + slab_of(s), *slopes = sums + sizes;
   pack_inputs(s, slab, first, image);
   int64_t window = s->channels * s->kh * s->kw;
   for (int64_t o = 0; o < s->outputs; o += GRAD_OUT) {
@@ -312,28 +320,34 @@ static Conv shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x, XLA_FFI_Buffer* 
 // x (N, C, H, W) and w (O, C, kh, kw) give y (N, O, rows, cols).
 XLA_FFI_Error* jaxnet_correlate2d(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 2, 1, "444")) return refused(frame, "accepted are 2 float32 arrays");
+  if (!fits(frame, "NChw,OCIJ>NORS"))
+    return refused(frame, "accepted are x (N, C, H, W) and w (O, C, kh, kw)");
   XLA_FFI_Buffer *w = argument(frame, 1), *y = result(frame, 0);
   Conv s = shapes(frame, argument(frame, 0), w, y);
   s.w = w->data, s.y = y->data;
   float* packed = pack_weights(&s);
   s.w = packed;
-  run(frame, correlate_band, &s, tasks_of(&s));
+  int complete = packed && run(frame, correlate_band, &s, tasks_of(&s), slab_of(&s));
   free(packed);
-  return NULL;
+  return finished(frame, complete);
 }
 
 // x (N, C, H, W) and dy (N, O, rows, cols) give dw (O, C, kh, kw) and db (O,).
 XLA_FFI_Error* jaxnet_correlate2d_gradient(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 2, 2, "4441")) return refused(frame, "accepted are 2 float32 arrays");
+  if (!fits(frame, "NChw,NORS>OCIJ,O"))
+    return refused(frame, "accepted are x (N, C, H, W) and dy (N, O, H', W')");
   XLA_FFI_Buffer *dy = argument(frame, 1), *dw = result(frame, 0), *db = result(frame, 1);
   Conv s = shapes(frame, argument(frame, 0), dw, dy);
   s.dy = dy->data;
   int64_t tasks = tasks_of(&s), size = s.outputs * s.channels * s.kh * s.kw;
   int64_t all = size + s.outputs;
-  s.partial = malloc(tasks * all * sizeof(float));
-  run(frame, gradient_band, &s, tasks);
+  s.partial = allocate(tasks * all);
+  int64_t floats = slab_of(&s) + strip_sums(&s) + slopes_of(&s);
+  if (!s.partial || !run(frame, gradient_band, &s, tasks, floats)) {
+    free(s.partial);
+    return finished(frame, 0);
+  }
   for (int64_t t = 1; t < tasks; t++)
     for (int64_t i = 0; i < all; i++) s.partial[i] += s.partial[t * all + i];
   memcpy(dw->data, s.partial, size * sizeof(float));

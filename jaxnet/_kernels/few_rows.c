@@ -40,7 +40,8 @@ static inline __attribute__((always_inline)) void multiply_rows(const Product* s
   for (; first < end; first++) multiply_tile(s, first, 1, rows);
 }
 
-static void multiply_block(void* shape, int64_t task) {
+static void multiply_block(void* shape, int64_t task, float* scratch) {
+  (void)scratch;
   const Product* s = shape;
   int64_t first = task * BLOCK, end = smaller(first + BLOCK, s->outputs);
 #define CASE(n) \
@@ -62,11 +63,10 @@ static void multiply_block(void* shape, int64_t task) {
 // x (N, I), N at most 8, and w (O, I) give y (N, O).
 XLA_FFI_Error* jaxnet_few_rows(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 2, 1, "222")) return refused(frame, "accepted are 2 float32 matrices");
+  if (!fits(frame, "ni,oi>no")) return refused(frame, "accepted are x (N, I) and w (O, I)");
   XLA_FFI_Buffer *x = argument(frame, 0), *w = argument(frame, 1);
   if (x->dims[0] > MOST_ROWS) return refused(frame, "accepted are 8 rows at most");
   Product s = {.x = x->data, .w = w->data, .y = result(frame, 0)->data,
                .rows = x->dims[0], .inputs = x->dims[1], .outputs = w->dims[0]};
-  run(frame, multiply_block, &s, parts(s.outputs, BLOCK));
-  return NULL;
+  return finished(frame, run(frame, multiply_block, &s, parts(s.outputs, BLOCK), 0));
 }

@@ -130,22 +130,30 @@ static inline int64_t parts(int64_t n, int64_t size) { return (n + size - 1) / s
 
 // ---------------------------------------------------------------- work over threads
 
-typedef void Work(void* shape, int64_t task);
+// Memory for so many numbers, or NULL if there is none.
+static inline float* allocate(int64_t floats) {
+  if (floats < 0 || floats > INT64_MAX / 64) return NULL;  // more than bytes can be counted
+  return aligned_alloc(64, (size_t)larger(parts(floats, 16), 1) * 64);
+}
+
+// Does one task, in scratch memory that one thread has at a time.
+typedef void Work(void* shape, int64_t task, float* scratch);
 
 typedef struct {
   Work* work;
   void* shape;
   int64_t tasks;
-  int64_t next;   // the next task that nobody has taken
+  int64_t floats;  // of scratch memory
+  int64_t next;    // the next task that nobody has taken
   int64_t done;
-  int64_t users;  // who may still look at this struct
+  int64_t users;   // who may still look at this struct
 } Job;
 
-static void take_tasks(Job* job) {
+static void take_tasks(Job* job, float* scratch) {
   for (;;) {
     int64_t task = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
     if (task >= job->tasks) return;
-    job->work(job->shape, task);
+    job->work(job->shape, task, scratch);
 #if defined(__AVX__)
     __builtin_ia32_sfence();  // what was streamed is in memory before the task counts as done
 #endif
@@ -157,52 +165,65 @@ static void leave(Job* job) {
   if (__atomic_sub_fetch(&job->users, 1, __ATOMIC_ACQ_REL) == 0) free(job);
 }
 
+// A thread that comes late, or finds no memory, leaves the tasks to the others.
 static void help(void* data) {
-  take_tasks(data);
-  leave(data);
+  Job* job = data;
+  int late = __atomic_load_n(&job->next, __ATOMIC_RELAXED) >= job->tasks;
+  float* scratch = late ? NULL : allocate(job->floats);
+  if (scratch) take_tasks(job, scratch);
+  free(scratch);
+  leave(job);
 }
 
-// The caller works too and waits only for tasks that are already running, so a pool
-// that is busy or of one thread cannot block it.
-static void run(XLA_FFI_CallFrame* frame, Work* work, void* shape, int64_t tasks) {
+// Does all tasks, or none and returns 0 if there is no memory. The caller works too and waits
+// only for tasks that are already running, so a pool that is busy or of one thread cannot
+// block it. Scratch memory is given back after every call: a thread that ends, or works on
+// small arrays after large ones, keeps none.
+static int run(XLA_FFI_CallFrame* frame, Work* work, void* shape, int64_t tasks, int64_t floats) {
   int64_t threads = 1;
   XLA_FFI_ThreadPool_NumThreads_Args asked = {
       XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, frame->ctx, &threads};
   XLA_FFI_Error* error = frame->api->XLA_FFI_ThreadPool_NumThreads(&asked);
   int64_t helpers = error ? 0 : smaller(threads, tasks) - 1;
   Job* job = malloc(sizeof(Job));
-  *job = (Job){work, shape, tasks, 0, 0, 1};
+  float* scratch = job ? allocate(floats) : NULL;
+  if (!scratch) {
+    free(job);
+    return 0;
+  }
+  *job = (Job){work, shape, tasks, floats, 0, 0, 1};
   for (int64_t i = 0; i < helpers; i++) {
     __atomic_add_fetch(&job->users, 1, __ATOMIC_RELAXED);
     XLA_FFI_ThreadPool_Schedule_Args args = {
         XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, frame->ctx, help, job};
     if (frame->api->XLA_FFI_ThreadPool_Schedule(&args)) leave(job);
   }
-  take_tasks(job);
+  take_tasks(job, scratch);
   // Who still works is nearly done, unless the system has put it aside: then make room.
   for (int64_t spins = 0; __atomic_load_n(&job->done, __ATOMIC_ACQUIRE) < tasks; spins++)
     if (spins > 4096) sched_yield();
+  free(scratch);
   leave(job);
-}
-
-// One scratch buffer a thread, kept from call to call.
-static inline float* scratch(int64_t floats) {
-  static __thread float* held = NULL;
-  static __thread int64_t size = 0;
-  if (floats > size) {
-    free(held);
-    held = aligned_alloc(64, (size_t)parts(floats, 16) * 64);
-    size = floats;
-  }
-  return held;
+  return 1;
 }
 
 // ------------------------------------------------------------------------ XLA's calls
 
-static inline XLA_FFI_Error* refused(XLA_FFI_CallFrame* frame, const char* message) {
-  XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message,
-                                    XLA_FFI_Error_Code_INVALID_ARGUMENT};
+static inline XLA_FFI_Error* failed(XLA_FFI_CallFrame* frame, XLA_FFI_Error_Code code,
+                                    const char* message) {
+  XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message, code};
   return frame->api->XLA_FFI_Error_Create(&args);
+}
+
+static inline XLA_FFI_Error* refused(XLA_FFI_CallFrame* frame, const char* accepted) {
+  return failed(frame, XLA_FFI_Error_Code_INVALID_ARGUMENT, accepted);
+}
+
+// What a handler returns: an error if it found no memory.
+static inline XLA_FFI_Error* finished(XLA_FFI_CallFrame* frame, int complete) {
+  if (complete) return NULL;
+  return failed(frame, XLA_FFI_Error_Code_RESOURCE_EXHAUSTED,
+                "no memory for the scratch arrays of jaxnet's kernel; make the batch smaller");
 }
 
 // True if XLA only asks which version of the interface this is.
@@ -215,29 +236,51 @@ static inline int answers_version(XLA_FFI_CallFrame* frame) {
   return 1;
 }
 
-static inline const void* attribute(XLA_FFI_CallFrame* frame, const char* name) {
+// A number that the call was given, or zero if it was given none of this name and type.
+static inline const void* attribute(XLA_FFI_CallFrame* frame, const char* name,
+                                    XLA_FFI_DataType dtype) {
   static const int64_t zero = 0;
   for (int64_t i = 0; i < frame->attrs.size; i++) {
     XLA_FFI_ByteSpan* span = frame->attrs.names[i];
-    if (span->len == strlen(name) && !memcmp(span->ptr, name, span->len))
-      return ((XLA_FFI_Scalar*)frame->attrs.attrs[i])->value;
+    XLA_FFI_Scalar* number = frame->attrs.attrs[i];
+    if (number->dtype == dtype && span->len == strlen(name) &&
+        !memcmp(span->ptr, name, span->len))
+      return number->value;
   }
   return &zero;
 }
 
 static inline int64_t whole(XLA_FFI_CallFrame* frame, const char* name) {
-  return *(const int64_t*)attribute(frame, name);
+  return *(const int64_t*)attribute(frame, name, XLA_FFI_DataType_S64);
 }
 
-// Whether a call has these many float32 arrays, of which the ranks are spelled out,
-// those of the arguments and of the results behind one another: "421" is 4, 2 and 1.
-static inline int fits(XLA_FFI_CallFrame* frame, int64_t args, int64_t rets, const char* ranks) {
-  if (frame->args.size != args || frame->rets.size != rets) return 0;
-  for (int64_t i = 0; i < args + rets; i++) {
-    XLA_FFI_Buffer* b = i < args ? frame->args.args[i] : frame->rets.rets[i - args];
-    if (b->rank != ranks[i] - '0' || b->dtype != XLA_FFI_DataType_F32) return 0;
+// Whether the arrays of a call are float32 and have the axes that are spelled out, as in
+// "NI,OI>NO": a letter is the same size wherever it stands, at least 1 if it is a capital.
+// Whole numbers among the attributes must be small enough to be added and multiplied.
+static inline int fits(XLA_FFI_CallFrame* frame, const char* axes) {
+  for (int64_t i = 0; i < frame->attrs.size; i++) {
+    XLA_FFI_Scalar* number = frame->attrs.attrs[i];
+    if (frame->attrs.types[i] != XLA_FFI_AttrType_SCALAR) return 0;
+    if (number->dtype != XLA_FFI_DataType_S64) continue;
+    if (llabs(*(int64_t*)number->value / 2) > INT32_MAX / 2) return 0;
   }
-  return 1;
+  int64_t sizes[128], i = 0, args = frame->args.size, all = args + frame->rets.size;
+  memset(sizes, -1, sizeof(sizes));
+  for (; *axes; i++) {
+    if (i == all) return 0;
+    XLA_FFI_Buffer* b = i < args ? frame->args.args[i] : frame->rets.rets[i - args];
+    if (b->dtype != XLA_FFI_DataType_F32) return 0;
+    int64_t axis = 0;
+    for (; *axes >= 'A'; axes++, axis++) {
+      if (axis == b->rank) return 0;
+      int64_t *size = &sizes[(int)*axes], given = b->dims[axis];
+      if (*size < 0) *size = given;
+      if (given != *size || given < (*axes <= 'Z')) return 0;
+    }
+    if (axis != b->rank || (*axes == '>') != (i + 1 == args)) return 0;
+    if (*axes) axes++;
+  }
+  return i == all;
 }
 
 static inline XLA_FFI_Buffer* argument(XLA_FFI_CallFrame* frame, int i) {

@@ -28,7 +28,8 @@ static inline Span span(int64_t start, int64_t size, int64_t step, int64_t lengt
 
 static inline ivec beats(vec a, vec b) { return (a > b) | (a != a); }
 
-static void pick_plane(void* shape, int64_t c) {
+static void pick_plane(void* shape, int64_t c, float* scratch) {
+  (void)scratch;
   const Pool* s = shape;
   const float *x = s->x + c * s->height * s->width * s->batch;
   const float *v = s->from + c * s->height * s->width * s->batch;
@@ -57,7 +58,8 @@ static void pick_plane(void* shape, int64_t c) {
   }
 }
 
-static void spread_plane(void* shape, int64_t c) {
+static void spread_plane(void* shape, int64_t c, float* scratch) {
+  (void)scratch;
   const Pool* s = shape;
   const float* x = s->x + c * s->height * s->width * s->batch;
   const float* dy = s->from + c * s->rows * s->cols * s->batch;
@@ -111,15 +113,27 @@ static Pool shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x, XLA_FFI_Buffer* 
   return s;
 }
 
+// Whether each of some windows along one axis covers a part of it.
+static int covering(int64_t windows, int64_t size, int64_t stride, int64_t before, int64_t step,
+                    int64_t length) {
+  if (size < 1 || stride < 1 || step < 1) return 0;
+  for (int64_t i = 0; i < windows; i++)
+    if (!span(i * stride - before, size, step, length).count) return 0;
+  return 1;
+}
+
 // The other argument's and the result's shapes are those of x and of the windows.
 static XLA_FFI_Error* run_planes(XLA_FFI_CallFrame* frame, Work* work) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 2, 1, "444")) return refused(frame, "accepted are 2 float32 arrays");
+  if (!fits(frame, work == pick_plane ? "NCHW,NCHW>NCRS" : "NCHW,NCRS>NCHW"))
+    return refused(frame, "accepted are x (N, C, H, W), and values like it or dy (N, C, H', W')");
   XLA_FFI_Buffer *x = argument(frame, 0), *from = argument(frame, 1), *to = result(frame, 0);
   Pool s = shapes(frame, x, work == pick_plane ? to : from);
   s.from = from->data, s.to = to->data;
-  run(frame, work, &s, s.channels);
-  return NULL;
+  if (!covering(s.rows, s.kh, s.down, s.top, s.step_down, s.height) ||
+      !covering(s.cols, s.kw, s.right, s.left, s.step_right, s.width))
+    return refused(frame, "every window must cover a part of x");
+  return finished(frame, run(frame, work, &s, s.channels, 0));
 }
 
 // x (N, C, H, W) and v like it give y (N, C, rows, cols).

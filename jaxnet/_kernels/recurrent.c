@@ -69,13 +69,17 @@ static void gru_forward(const Layer* s, const Now* now) { cells_forward(s, now, 
 static void tanh_forward(const Layer* s, const Now* now) { cells_forward(s, now, TANH); }
 static void relu_forward(const Layer* s, const Now* now) { cells_forward(s, now, RELU); }
 
-static void forward_rows(void* shape, int64_t task) {
+// The scratch of a task: h before and after a step, c, and the sums of a panel.
+static int64_t states_of(const Layer* s) {
+  return parts(s->batch, s->tasks) * (3 * s->units + PANEL);
+}
+
+static void forward_rows(void* shape, int64_t task, float* h) {
   const Layer* s = shape;
   static void (*const CELLS[])(const Layer*, const Now*) = {tanh_forward, relu_forward,
                                                             lstm_forward, gru_forward};
   int64_t first = s->batch * task / s->tasks, units = s->units;
   int64_t rows = s->batch * (task + 1) / s->tasks - first, state = rows * units;
-  float* h = scratch(3 * state + rows * PANEL);
   Now now = {.first = first, .rows = rows, .h = h, .h_new = h + state, .c = h + 2 * state,
              .sums = h + 3 * state};
   copy_rows(now.h, units, s->h0 + first * s->hidden, s->hidden, rows, s->hidden, units);
@@ -124,25 +128,30 @@ static void forward_rows(void* shape, int64_t task) {
 // backward pass: the slots, h before and c after each step, or nothing if they have no room.
 XLA_FFI_Error* jaxnet_recurrent(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 7, 6, "3221221322111")) return refused(frame, "accepted are 7 float32 arrays");
+  if (!fits(frame, "PQi,Gi,GH,B,NH,cd,N>RSH,NH,cd,x,y,z") || !known_kind(frame))
+    return refused(frame, SHAPES);
   Layer s = shapes(frame, argument(frame, 0), argument(frame, 2));
+  XLA_FFI_Buffer *slots = result(frame, 3), *before = result(frame, 4), *cells = result(frame, 5);
+  int keeps = slots->dims[0] > 0;
+  if (!of_kind(frame, &s, argument(frame, 2), argument(frame, 3), argument(frame, 4),
+               argument(frame, 5), result(frame, 0)) ||
+      (keeps && !kept_fits(&s, slots, before, cells)))
+    return refused(frame, SHAPES);
   s.x = argument(frame, 0)->data, s.w_ih = argument(frame, 1)->data;
   s.w_hh = argument(frame, 2)->data, s.bias = argument(frame, 3)->data;
   s.h0 = argument(frame, 4)->data, s.c0 = argument(frame, 5)->data;
   s.lengths = argument(frame, 6)->data;
   s.y = result(frame, 0)->data, s.h_n = result(frame, 1)->data, s.c_n = result(frame, 2)->data;
-  if (result(frame, 3)->dims[0]) {
-    s.slots_kept = result(frame, 3)->data, s.before = result(frame, 4)->data;
-    s.cells = result(frame, 5)->data;
-  }
+  if (keeps) s.slots_kept = slots->data, s.before = before->data, s.cells = cells->data;
   int64_t columns = s.panels * PANEL;
-  float* packed = malloc(columns * (s.inputs + s.hidden + 1) * sizeof(float));
+  float* packed = allocate(columns * (s.inputs + s.hidden + 1));
+  if (!packed) return finished(frame, 0);
   s.packed_bias = packed, s.packed_x = packed + columns;
   s.packed_h = s.packed_x + columns * s.inputs;
   pack_bias(&s);
   pack_forward(&s, s.packed_x, s.w_ih, s.inputs, 1);
   pack_forward(&s, s.packed_h, s.w_hh, s.hidden, 0);
-  run(frame, forward_rows, &s, s.tasks);
+  int complete = run(frame, forward_rows, &s, s.tasks, states_of(&s));
   free(packed);
-  return NULL;
+  return finished(frame, complete);
 }

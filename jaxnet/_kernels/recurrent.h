@@ -31,6 +31,7 @@
 #define UNITS 16
 
 enum { TANH, RELU, LSTM, GRU };
+#define SHAPES "the shapes are not those of a recurrent layer of this kind"
 static const int64_t SLOTS[] = {1, 1, 4, 4};
 
 // ---------------------------------------------------------------- matrix products
@@ -215,9 +216,36 @@ typedef struct {
   float *h, *h_new, *c, *slopes;
 } Now;
 
+// Where the kinds differ, the shapes that `fits` cannot spell out: w_hh is (G H, H), the bias
+// (slots H,) and c (N, H) or, where there is none, (0, 0); y and dy are (L, N, H) or (N, L, H).
+static inline int of_kind(XLA_FFI_CallFrame* frame, const Layer* s, XLA_FFI_Buffer* w_hh,
+                          XLA_FFI_Buffer* bias, XLA_FFI_Buffer* h, XLA_FFI_Buffer* c,
+                          XLA_FFI_Buffer* y) {
+  int64_t gates = s->kind == GRU ? 3 : s->slots, lstm = s->kind == LSTM;
+  int y_batch_first = whole(frame, "y_batch_first") != 0;
+  return w_hh->dims[0] == gates * s->hidden && bias->dims[0] == s->slots * s->hidden &&
+         h->dims[0] == s->batch && c->dims[0] == lstm * s->batch &&
+         c->dims[1] == lstm * s->hidden && y->dims[!y_batch_first] == s->batch &&
+         y->dims[y_batch_first] == s->steps;
+}
+
+// Whether the arrays for the backward pass have the room that it needs.
+static inline int kept_fits(const Layer* s, XLA_FFI_Buffer* slots, XLA_FFI_Buffer* before,
+                            XLA_FFI_Buffer* cells) {
+  int64_t states = s->rows * s->units;
+  return slots->dims[0] == states * s->slots && before->dims[0] == states &&
+         cells->dims[0] == (s->kind == LSTM) * states;
+}
+
+static inline int known_kind(XLA_FFI_CallFrame* frame) {
+  int64_t kind = whole(frame, "kind");
+  return kind >= TANH && kind <= GRU;
+}
+
 static inline Layer shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x, XLA_FFI_Buffer* w_hh) {
   Layer s = {.kind = whole(frame, "kind"), .reverse = whole(frame, "reverse") != 0};
-  int x_batch_first = whole(frame, "x_batch_first"), y_batch_first = whole(frame, "y_batch_first");
+  int x_batch_first = whole(frame, "x_batch_first") != 0;
+  int y_batch_first = whole(frame, "y_batch_first") != 0;
   s.slots = SLOTS[s.kind];
   s.batch = x->dims[x_batch_first ? 0 : 1], s.steps = x->dims[x_batch_first ? 1 : 0];
   s.inputs = x->dims[2], s.hidden = w_hh->dims[1];

@@ -91,14 +91,18 @@ static Factor slopes_factor(const Layer* s, const float* slopes, int of_input) {
   return (Factor){slopes + first * LANES, row, 1, count * LANES, s->panels, PANEL};
 }
 
-static void backward_rows(void* shape, int64_t task) {
+// The scratch of a task: h and c, the slopes of a step, and the sums of a panel.
+static int64_t states_of(const Layer* s) {
+  return parts(s->batch, s->tasks) * (2 * s->units + s->vectors * LANES + PANEL);
+}
+
+static void backward_rows(void* shape, int64_t task, float* h) {
   const Layer* s = shape;
   static void (*const CELLS[])(const Layer*, const Now*) = {tanh_backward, relu_backward,
                                                             lstm_backward, gru_backward};
   static const float zeros[PANEL];
   int64_t first = s->batch * task / s->tasks, units = s->units, hidden = s->hidden;
   int64_t rows = s->batch * (task + 1) / s->tasks - first, state = rows * units;
-  float* h = scratch(2 * state + rows * (s->vectors * LANES + PANEL));
   Now now = {.first = first, .rows = rows, .h = h, .c = h + state, .slopes = h + 2 * state,
              .sums = h + 2 * state + rows * s->vectors * LANES};
   copy_rows(now.h, units, s->dh_n + first * hidden, hidden, rows, hidden, units);
@@ -174,12 +178,12 @@ static void unpack_gradient(const Layer* s, const float* sums, int of_input, int
 }
 
 // The rows of one or both weights that a panel's slopes belong to.
-static void weight_gradient(void* shape, int64_t task) {
+static void weight_gradient(void* shape, int64_t task, float* x_sums) {
   const Layer* s = shape;
   int apart = s->panels < FEW_PANELS;
   int64_t panel = apart ? task / 2 : task;
   int with_x = !apart || task % 2 == 0, with_h = !apart || task % 2 == 1;
-  float *x_sums = scratch((s->inputs + s->hidden) * PANEL), *h_sums = x_sums + s->inputs * PANEL;
+  float* h_sums = x_sums + s->inputs * PANEL;
   memset(x_sums, 0, (s->inputs + s->hidden) * PANEL * sizeof(float));
   int64_t steps = larger(1, BLOCK / s->batch);
   for (int64_t t = 0; t < s->steps; t += steps)
@@ -200,27 +204,36 @@ static void weight_gradient(void* shape, int64_t task) {
 // which lie where the slots were.
 XLA_FFI_Error* jaxnet_recurrent_gradient(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 11, 7, "322211113223221221"))
-    return refused(frame, "accepted are 11 float32 arrays");
+  if (!fits(frame, "PQi,Gi,GH,cd,N,x,y,z,RSH,NH,cd>pqj,Gi,GH,B,NH,cd,x") || !known_kind(frame))
+    return refused(frame, SHAPES);
   Layer s = shapes(frame, argument(frame, 0), argument(frame, 2));
+  XLA_FFI_Buffer *x = argument(frame, 0), *dx = result(frame, 0);
+  int into_x = dx->dims[0] > 0;
+  if (!of_kind(frame, &s, argument(frame, 2), result(frame, 3), argument(frame, 9),
+               argument(frame, 3), argument(frame, 8)) ||
+      !kept_fits(&s, argument(frame, 5), argument(frame, 6), argument(frame, 7)) ||
+      (into_x && memcmp(x->dims, dx->dims, 3 * sizeof(int64_t))))
+    return refused(frame, SHAPES);
   s.x = argument(frame, 0)->data, s.w_ih = argument(frame, 1)->data;
   s.w_hh = argument(frame, 2)->data, s.c0 = argument(frame, 3)->data;
   s.lengths = argument(frame, 4)->data, s.before = argument(frame, 6)->data;
   s.cells = argument(frame, 7)->data, s.dy = argument(frame, 8)->data;
   s.dh_n = argument(frame, 9)->data, s.dc_n = argument(frame, 10)->data;
-  if (result(frame, 0)->dims[0]) s.dx = result(frame, 0)->data;
+  if (into_x) s.dx = dx->data;
   s.dw_ih = result(frame, 1)->data, s.dw_hh = result(frame, 2)->data;
   s.d_bias = result(frame, 3)->data, s.dh0 = result(frame, 4)->data;
   s.dc0 = result(frame, 5)->data, s.slots_kept = result(frame, 6)->data;
   if (s.slots_kept != argument(frame, 5)->data)
     return refused(frame, "the slopes of the sums belong where the slots are");
   int64_t columns = s.vectors * LANES, x_width = parts(s.inputs, LANES) * LANES;
-  float* packed = malloc(columns * (s.units + x_width) * sizeof(float));
+  float* packed = allocate(columns * (s.units + x_width));
+  if (!packed) return finished(frame, 0);
   s.packed_h = packed, s.packed_x = packed + columns * s.units;
   pack_backward(&s, s.packed_h, s.w_hh, s.hidden, 0);
   if (s.dx) pack_backward(&s, s.packed_x, s.w_ih, s.inputs, 1);
-  run(frame, backward_rows, &s, s.tasks);
+  int complete = run(frame, backward_rows, &s, s.tasks, states_of(&s));
   free(packed);
-  run(frame, weight_gradient, &s, s.panels < FEW_PANELS ? 2 * s.panels : s.panels);
-  return NULL;
+  return finished(frame, complete && run(frame, weight_gradient, &s,
+                                         s.panels < FEW_PANELS ? 2 * s.panels : s.panels,
+                                         (s.inputs + s.hidden) * PANEL));
 }

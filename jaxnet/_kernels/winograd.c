@@ -153,7 +153,9 @@ static void transform_outputs(const Conv* s, const float* m, int64_t output, int
 // G w G' as (16, bands, C, OUTS).
 static float* transform_weights(const Conv* s, const float* w) {
   int64_t stride = bands(s) * s->channels * OUTS;
-  float* u = calloc(PLACES * stride, sizeof(float));
+  float* u = allocate(PLACES * stride);
+  if (!u) return NULL;
+  memset(u, 0, PLACES * stride * sizeof(float));
   for (int64_t o = 0; o < s->outputs; o++)
     for (int64_t c = 0; c < s->channels; c++) {
       const float* g = w + (o * s->channels + c) * 9;
@@ -197,12 +199,17 @@ static void multiply(const Conv* s, const float* u, const float* v, float* m) {
   }
 }
 
-static void correlate_block(void* shape, int64_t task) {
+// The scratch of a task: the transforms of some input channels, and of OUTS output channels.
+static int64_t transforms_of(const Conv* s, int64_t channels) {
+  return PLACES * (stride_of(channels * s->block) + stride_of(OUTS * s->block));
+}
+
+static void correlate_block(void* shape, int64_t task, float* v) {
   const Conv* s = shape;
   int64_t image = task % groups(s) * LANES, tile = task / groups(s) * s->block;
   int64_t tiles = smaller(s->block, s->tiles - tile), window = s->channels * OUTS;
   int64_t v_stride = stride_of(s->channels * s->block), m_stride = stride_of(OUTS * s->block);
-  float *v = scratch(PLACES * (v_stride + m_stride)), *m = v + PLACES * v_stride;
+  float* m = v + PLACES * v_stride;
   transform_inputs(s, v, 0, s->channels, tile, tiles, image);
   for (int64_t band = 0; band < bands(s); band++) {
     for (int64_t k = 0; k < PLACES; k++)
@@ -256,13 +263,13 @@ static int64_t sums_of_slice(const Conv* s) {
   return PLACES * sums_of_places(s) + bands(s) * OUTS;
 }
 
-static void gradient_slice(void* shape, int64_t slice) {
+static void gradient_slice(void* shape, int64_t slice, float* v) {
   const Conv* s = shape;
   float* sums = s->sums + slice * sums_of_slice(s);
   memset(sums, 0, sums_of_slice(s) * sizeof(float));
   float* dbias = sums + PLACES * sums_of_places(s);
   int64_t v_stride = stride_of(s->some * s->block), m_stride = stride_of(OUTS * s->block);
-  float *v = scratch(PLACES * (v_stride + m_stride)), *m = v + PLACES * v_stride;
+  float* m = v + PLACES * v_stride;
   for (int64_t task = slice; task < groups(s) * s->blocks; task += s->slices) {
     int64_t image = task % groups(s) * LANES, tile = task / groups(s) * s->block;
     int64_t tiles = smaller(s->block, s->tiles - tile);
@@ -312,22 +319,25 @@ static void weights_from_sums(const Conv* s, const float* sums, float* dw) {
 // x (N, C, H, W) and w (O, C, 3, 3) give y (N, O, rows, cols).
 XLA_FFI_Error* jaxnet_winograd(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 2, 1, "444")) return refused(frame, "accepted are 2 float32 arrays");
+  if (!fits(frame, "NChw,OCII>NORS") || argument(frame, 1)->dims[2] != 3)
+    return refused(frame, "accepted are x (N, C, H, W) and w (O, C, 3, 3)");
   Conv s = shapes(frame, argument(frame, 0), result(frame, 0));
   s.y = result(frame, 0)->data;
   s.past_cache = s.outputs * s.rows * s.cols * s.batch * 4 > STREAMED;
   cut(&s, larger(CACHED / (PLACES * LANES * s.channels) / 2 * 2, 2));
   float* u = transform_weights(&s, argument(frame, 1)->data);
   s.u = u;
-  run(frame, correlate_block, &s, groups(&s) * s.blocks);
+  int64_t floats = transforms_of(&s, s.channels);
+  int complete = u && run(frame, correlate_block, &s, groups(&s) * s.blocks, floats);
   free(u);
-  return NULL;
+  return finished(frame, complete);
 }
 
 // x (N, C, H, W) and dy (N, O, rows, cols) give dw (O, C, 3, 3) and db (O,).
 XLA_FFI_Error* jaxnet_winograd_gradient(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, 2, 2, "4441")) return refused(frame, "accepted are 2 float32 arrays");
+  if (!fits(frame, "NChw,NORS>OCII,O") || result(frame, 0)->dims[2] != 3)
+    return refused(frame, "accepted are x (N, C, H, W) and dy (N, O, H', W'), for w (O, C, 3, 3)");
   Conv s = shapes(frame, argument(frame, 0), argument(frame, 1));
   s.dy = argument(frame, 1)->data;
   // Long blocks have fewer totals to take.
@@ -336,8 +346,11 @@ XLA_FFI_Error* jaxnet_winograd_gradient(XLA_FFI_CallFrame* frame) {
   s.some = smaller(even(s.channels), larger(room / s.block / 2 * 2, 2));
   s.slices = smaller(groups(&s) * s.blocks, MOST_SLICES);
   int64_t all = sums_of_slice(&s);
-  s.sums = malloc(s.slices * all * sizeof(float));
-  run(frame, gradient_slice, &s, s.slices);
+  s.sums = allocate(s.slices * all);
+  if (!s.sums || !run(frame, gradient_slice, &s, s.slices, transforms_of(&s, s.some))) {
+    free(s.sums);
+    return finished(frame, 0);
+  }
   for (int64_t slice = 1; slice < s.slices; slice++)
     for (int64_t i = 0; i < all; i++) s.sums[i] += s.sums[slice * all + i];
   weights_from_sums(&s, s.sums, result(frame, 0)->data);

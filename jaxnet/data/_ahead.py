@@ -3,6 +3,8 @@
 import atexit
 import collections
 import queue
+import random
+import sys
 import threading
 import time
 import weakref
@@ -10,6 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
+
+import numpy as np
 
 END: Any = object()
 """The value that a `read` function returns at the end of the data."""
@@ -40,7 +44,8 @@ class ReadAhead(Iterator[Any]):
         begin: The function that each thread calls with its number before it reads.
 
     Raises:
-        RuntimeError: (In `next`) A batch did not come in time, or `begin` failed.
+        RuntimeError: (In `next`) A batch did not come in time, `begin` failed, or reading the
+            first batch drew from the generators that all threads share.
     """
 
     def __init__(
@@ -57,13 +62,15 @@ class ReadAhead(Iterator[Any]):
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._waiting: collections.deque[Future[Any]] = collections.deque()
         self._workers = 0
+        self._asked = threading.Event()  # for the first batch, which is read alone
+        alone = threading.Event()
         _running.add(self)
         for _ in range(ahead):
             self._submit()
         for number in range(workers):
             # Daemon threads, because a read that never returns must not stop the program from
             # ending.
-            arguments = (self._tasks, read, begin, number)
+            arguments = (self._tasks, read, begin, number, self._asked, alone)
             thread = threading.Thread(
                 target=_work, args=arguments, name=f"jaxnet-loader-{number}", daemon=True
             )
@@ -84,6 +91,7 @@ class ReadAhead(Iterator[Any]):
         self._waiting.append(future)
 
     def __next__(self) -> Any:
+        self._asked.set()
         if not self._waiting:
             self.close()
             raise StopIteration
@@ -105,6 +113,7 @@ class ReadAhead(Iterator[Any]):
             future.cancel()
         self._waiting.clear()
         self._jobs = iter(())
+        self._asked.set()
         for _ in range(self._workers):
             self._tasks.put(None)
         self._workers = 0
@@ -118,11 +127,17 @@ def _work(
     read: Callable[[Any], Any],
     begin: Callable[[int], None] | None,
     number: int,
+    asked: threading.Event,
+    first_done: threading.Event,
 ) -> None:
     """Reads batches in a thread until a task is None.
 
+    The first batch is read by the first thread while all others wait, the program in `next`
+    among them: what draws from a shared generator then is the reading.
+
     It has no reference to the `ReadAhead`, whose deletion ends the thread.
     """
+    (asked if number == 0 else first_done).wait()
     failed: Exception | None = None
     try:
         if begin is not None:
@@ -135,14 +150,39 @@ def _work(
             try:
                 if failed is not None:
                     raise RuntimeError(f"worker_init_fn: it raised {failed!r}") from failed
-                future.set_result(read(job))
+                before = None if first_done.is_set() else _shared_generators()
+                batch = read(job)
+                if before is not None and (drawn := _differing(before)):
+                    raise RuntimeError(
+                        f"num_workers: reading a row draws from the generator of {drawn}, which "
+                        "the worker threads share, so that the rows would differ from run to run "
+                        "(the workers of torch are processes); give num_workers=0, or draw from "
+                        "a generator of the row's own, such as np.random.default_rng(row)"
+                    )
+                future.set_result(batch)
             except StopIteration as error:  # To the caller it would be the end of the data.
                 reason = RuntimeError("dataset: reading a row raised StopIteration")
                 reason.__cause__ = error
                 future.set_exception(reason)
             except BaseException as error:  # Also SystemExit, which would end the thread.
                 future.set_exception(error)
+        first_done.set()
         del task, future, job  # Otherwise the last batch would stay in memory.
+
+
+def _shared_generators() -> dict[str, Any]:
+    """The states of the global generators of Python, NumPy and, if it is loaded, torch."""
+    of_numpy: Any = np.random.get_state()
+    numbers, place = of_numpy[1].tobytes(), of_numpy[2:]
+    states: dict[str, Any] = {"Python": random.getstate(), "NumPy": (numbers, place)}
+    if "torch" in sys.modules:
+        states["torch"] = sys.modules["torch"].default_generator.get_state().numpy().tobytes()
+    return states
+
+
+def _differing(before: dict[str, Any]) -> str:
+    now = _shared_generators()
+    return " and of ".join(name for name in before if before[name] != now[name])
 
 
 @atexit.register

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnet._arrays import check_fits
 from jaxnet.data._ahead import END, ReadAhead, SendAhead
 from jaxnet.data._collate import default_collate, default_convert, each, is_array, own_copy
 from jaxnet.data._dataset import by_number, gather, is_iterable_data_set, is_iterable_only
@@ -35,7 +36,8 @@ class DataLoader:
             `shuffle`, `sampler` and `drop_last`.
         num_workers: The number of threads that read batches in advance. With 0 a batch is
             read when it is needed. Threads help if reading waits or is not in Python
-            (files, decoding, numpy). They share the data set, which needs no pickling.
+            (files, decoding, numpy). They share the data set, which needs no pickling, and the
+            global generators: a data set that draws from these is refused with its first batch.
         collate_fn: The function that makes a batch of a list of rows. Torch tensors in the
             batch are converted to numpy.
         pin_memory: Accepted for compatibility, without effect; `device` is used instead.
@@ -62,7 +64,8 @@ class DataLoader:
     in each pass, as torch does.
 
     Numbers become int64 and float64 arrays as in torch. With `device`, JAX converts them to
-    32 bits unless jax_enable_x64 is set. A tuple stays a tuple, where torch makes it a list.
+    32 bits unless jax_enable_x64 is set, and integers that do not fit are an error. A tuple stays
+    a tuple, where torch makes it a list.
 
     If the data set fits the memory of the device, `epoch_order` with `train.make_epoch` is
     faster, because a whole pass is then one compiled call.
@@ -255,6 +258,7 @@ class DataLoader:
         return each(lambda part: jax.tree.map(self._send_leaf, part), batch)
 
     def _send_leaf(self, leaf: Any) -> Any:
+        check_fits("a batch", leaf)
         numeric = is_array(leaf) or isinstance(leaf, (bool, int, float, np.number, np.bool_))
         if isinstance(leaf, np.ndarray) and not self._stacks:
             leaf = leaf.copy()  # On a CPU the JAX array could share the data set's memory.

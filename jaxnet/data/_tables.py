@@ -272,14 +272,38 @@ class Statistics:
         Raises:
             ValueError: The number of columns differs, or a column is constant.
         """
-        if values.shape[1:] != self.mean.shape:
-            raise ValueError(
-                f"values: shape {values.shape}; accepted is (rows, {len(self.mean)}), as measured"
-            )
+        self._check(values)
         if (self.std == 0).any():
             at = int(np.argmax(self.std == 0))
             raise ValueError(f"values: column {at} is constant; leave it out, it says nothing")
         return (values - self.mean[None]) / self.std[None]
+
+    def invert(self, values: np.ndarray) -> np.ndarray:
+        """Undoes `apply`, such as for the predictions of a model with standardized labels.
+
+        Args:
+            values: The standardized numbers, (rows, columns).
+
+        Returns:
+            The numbers values * std + mean, which differ from those that were standardized by
+            the rounding of their dtype.
+
+        Raises:
+            ValueError: The number of columns differs.
+
+        >>> labels = np.array([[5.0], [6.0], [7.0]])
+        >>> known = Statistics.of(labels)
+        >>> known.invert(known.apply(labels)).tolist()
+        [[5.0], [6.0], [7.0]]
+        """
+        self._check(values)
+        return values * self.std[None] + self.mean[None]
+
+    def _check(self, values: np.ndarray) -> None:
+        if values.shape[1:] != self.mean.shape:
+            raise ValueError(
+                f"values: shape {values.shape}; accepted is (rows, {len(self.mean)}), as measured"
+            )
 
 
 def standardize(values: np.ndarray) -> np.ndarray:

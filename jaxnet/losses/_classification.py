@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Integer, Shaped
 from jaxnet.losses._reduction import (
     broadcast_to,
     check_reduction,
+    divide,
     first_bad,
     floats,
     integers,
@@ -212,7 +213,7 @@ def _picked(
 def _reduce_weighted(values: jax.Array, weights: jax.Array, reduction: str) -> jax.Array:
     """Reduces losses that have their weights already; "mean" divides by the weights' sum."""
     if reduction == "mean":
-        return values.sum() / weights.sum()
+        return divide(values.sum(), weights.sum())
     return reduce(values, reduction)
 
 

@@ -66,8 +66,8 @@ def ctc_loss(
     check_reduction(reduction)
     (log_probs,) = floats("ctc_loss", log_probs=log_probs)
     targets = integers("ctc_loss", "targets", targets)
-    lengths = integers("ctc_loss", "input_lengths", jnp.asarray(input_lengths))
-    sizes = integers("ctc_loss", "target_lengths", jnp.asarray(target_lengths))
+    lengths = integers("ctc_loss", "input_lengths", input_lengths)
+    sizes = integers("ctc_loss", "target_lengths", target_lengths)
     single = log_probs.ndim == 2
     if single:
         log_probs = log_probs[:, None]

@@ -6,6 +6,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer, Shaped
 
+from jaxnet._arrays import as_jax
 from jaxnet._checks import check_choice
 from jaxnet.losses._kinks import clamp_min_0
 from jaxnet.losses._reduction import (
@@ -44,7 +45,7 @@ def hinge_embedding_loss(
         TypeError: The input is not floating.
     """
     (input,) = floats("hinge_embedding_loss", input=input)
-    target = jnp.asarray(target)
+    target = as_jax("hinge_embedding_loss: target", target)
     same_shape("hinge_embedding_loss", input=input, target=target)
     # As in torch, a target that is neither 1 nor -1 gets both terms.
     apart = jnp.where(target != 1, clamp_min_0(margin - input), 0)

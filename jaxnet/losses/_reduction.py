@@ -1,13 +1,17 @@
 """The reduction and the checks of arguments that all losses share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 from jax.typing import ArrayLike
 
+from jaxnet._arrays import as_jax
 from jaxnet.precision import promoted
 
 
@@ -41,7 +45,7 @@ def check_reduction(reduction: str, *more: str) -> None:
 
 def floats(loss: str, **arrays: Any) -> tuple[jax.Array, ...]:
     """The arguments as arrays of one floating dtype, the dtype that they promote to."""
-    values = {name: jnp.asarray(value) for name, value in arrays.items()}
+    values = {name: as_jax(f"{loss}: {name}", value) for name, value in arrays.items()}
     dtype = promoted(*values.values())
     if not jnp.issubdtype(dtype, jnp.floating):
         given = ", ".join(f"{name} {value.dtype}" for name, value in values.items())
@@ -51,7 +55,7 @@ def floats(loss: str, **arrays: Any) -> tuple[jax.Array, ...]:
 
 def integers(loss: str, name: str, value: ArrayLike) -> jax.Array:
     """An argument as an array of integers with at least 32 bits, so that -1 and -100 fit."""
-    array = jnp.asarray(value)
+    array = as_jax(f"{loss}: {name}", value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{loss}: {name} of dtype {array.dtype}; give integers")
     return array.astype(jnp.int32) if array.dtype.itemsize < 4 else array
@@ -106,3 +110,47 @@ def first_bad(values: jax.Array, is_bad: Callable[[np.ndarray], np.ndarray]) -> 
     numbers = host(values)
     found = numbers[0][is_bad(numbers[0])] if numbers else np.zeros(0)
     return found[0].item() if found.size else None
+
+
+# Parts of a batch. The mean of a whole batch is the mean of its parts' losses only if all parts
+# divide by the same number, which cross entropy's weights and ignored targets do not do. So
+# `make_train_step(microbatches=)` runs a loss twice: it notes the divisors of every part, and then
+# has every part divide by their mean. The compiler leaves out of the first run all but that.
+
+_noted: ContextVar[tuple[list[jax.Array], Any] | None] = ContextVar("noted", default=None)
+_given: ContextVar[Iterator[jax.Array] | None] = ContextVar("given", default=None)
+
+
+@contextmanager
+def noting_divisors() -> Iterator[list[jax.Array]]:
+    """Collects the divisors of the means inside, where these depend on the numbers of a batch."""
+    found: list[jax.Array] = []
+    token = _noted.set((found, get_opaque_trace_state()))
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
+
+
+@contextmanager
+def dividing_by(divisors: Sequence[jax.Array]) -> Iterator[None]:
+    """Has these means divide by other numbers, in the order in which they were noted."""
+    token = _given.set(iter(divisors) if divisors else None)
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+def divide(total: jax.Array, divisor: jax.Array) -> jax.Array:
+    """A mean: the sum of a batch's losses divided by the sum of their weights."""
+    noted, given = _noted.get(), _given.get()
+    if noted is not None:
+        if noted[1] != get_opaque_trace_state():
+            raise ValueError(
+                "microbatches: cross_entropy or nll_loss with reduction='mean' inside jax.jit, "
+                "vmap, checkpoint or a loop of the loss, so that the number of targets of the "
+                "whole batch is not known; call it outside of them"
+            )
+        noted[0].append(divisor)
+    return total / (divisor if given is None else next(given))

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
+from jaxnet._arrays import as_jax
 from jaxnet.metrics._metric import Mean, Metric
 
 
@@ -353,7 +354,7 @@ def _read(
     metric: str, outputs: Shaped[ArrayLike, " N *rest"], targets: ArrayLike
 ) -> tuple[jax.Array, jax.Array, int | None]:
     """The predicted classes, the targets, and the number of classes (None without scores)."""
-    output, target = jnp.asarray(outputs), jnp.asarray(targets)
+    output, target = as_jax(f"{metric}: outputs", outputs), as_jax(f"{metric}: targets", targets)
     output, target = (x.astype(jnp.int32) if x.dtype == bool else x for x in (output, target))
     if not jnp.issubdtype(target.dtype, jnp.integer):
         raise TypeError(f"{metric}: targets of dtype {target.dtype}; give class numbers")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Shaped
 
+from jaxnet._arrays import as_jax
 from jaxnet.metrics._metric import Mean, Metric
 from jaxnet.precision import promoted
 
@@ -150,7 +151,7 @@ def r2(
 
 def _numbers(metric: str, outputs: ArrayLike, targets: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Outputs and targets of one shape, in float32 or wider."""
-    output, target = jnp.asarray(outputs), jnp.asarray(targets)
+    output, target = as_jax(f"{metric}: outputs", outputs), as_jax(f"{metric}: targets", targets)
     if output.shape != target.shape:
         raise ValueError(
             f"{metric}: outputs {output.shape} and targets {target.shape} differ in shape; "

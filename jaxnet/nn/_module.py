@@ -14,6 +14,7 @@ from flax.nnx.module import ModuleMeta
 
 from jaxnet import _hints as hints
 from jaxnet._names import members, named_modules, named_variables
+from jaxnet.precision import check_x64
 
 
 class Parameter(nnx.Param[Any]):
@@ -73,11 +74,14 @@ def _changing(changed: "nnx.Variable[Any] | Module") -> Iterator[None]:
 
 
 class _ModuleMeta(ModuleMeta):
-    """The metaclass of `Module`: flax's, with a check of the argument `rngs`."""
+    """The metaclass of `Module`: flax's, with a check of the arguments `rngs` and `dtype`."""
 
     if not TYPE_CHECKING:  # so that type checkers see the signature of __init__
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            # JAX would give float32 for float64, with a warning at most.
+            if isinstance(wide := kwargs.get("dtype"), str | type | np.dtype):
+                check_x64(f"{self.__name__}: dtype", wide)
             if "rngs" in kwargs:
                 # A layer without random weights, such as ReLU, accepts rngs and ignores them.
                 if self._ignores_rngs:
@@ -293,6 +297,21 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
     def eval(self) -> Self:  # type: ignore[override]
         """Sets this module and all modules below it to evaluation mode, and returns this module."""
         return self.train(False)
+
+    def double(self) -> Self:
+        """Casts all floating parameters and buffers to float64, and returns this module.
+
+        As in torch the numbers are those that were drawn in float32. A layer that is built with
+        dtype=jnp.float64 draws others, also as in torch.
+
+        Raises:
+            ValueError: jax_enable_x64 is not set.
+        """
+        check_x64("double", jnp.float64)
+        for _, variable in named_variables(self):
+            if jnp.issubdtype(jnp.result_type(variable[...]), jnp.floating):
+                variable.set_value(jnp.asarray(variable[...], jnp.float64))
+        return self
 
     def named_children(self) -> Iterator[tuple[str, nnx.Module]]:
         """Yields names and modules of the direct children, each module once."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet._checks import check_choice, check_integer
+from jaxnet._names import named_leaves
 from jaxnet.optim._optimizer import Optimizer
 
 
@@ -55,6 +56,10 @@ def accumulate(optimizer: Optimizer, batches: int, reduction: str = "mean") -> O
     ) -> tuple[Any, AccumulateState]:
         # The sum has the parameters' dtype, so that the state's dtypes never change.
         total = jax.tree.map(lambda s, g: s + g.astype(s.dtype), state.total, grads)
+        # A parameter without a gradient in this batch may have had one in a batch before.
+        if missing := [name for name, has in extra.get("has_gradient", {}).items() if has is False]:
+            named = named_leaves(total)
+            extra["has_gradient"] = {name: jnp.any(named[name] != 0) for name in missing}
 
         def apply(inner: Any) -> tuple[Any, Any, Any]:
             share = jax.tree.map(lambda s: s / batches if reduction == "mean" else s, total)

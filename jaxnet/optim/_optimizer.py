@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple, ParamSpec, Self
 
 import jax
@@ -35,7 +35,8 @@ class OptimizerState(NamedTuple):
     """The state of every optimizer of `jaxnet.optim`; all that can change is an array.
 
     Attributes:
-        step: The number of updates so far, int32.
+        step: The number of updates so far, int32; one for all parameters. Torch counts for each
+            parameter only the updates in which it had a gradient.
         hyperparams: The hyperparameters by name, 0-d arrays. A number b that the rule also
             uses as 1 - b is stored as `one_minus_b`: 1 - 0.999 is 0.001 to seven digits in
             double precision, but only to four after 0.999 has been rounded to float32.
@@ -53,6 +54,9 @@ class OptimizerState(NamedTuple):
 
 class Optimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]  # optax has no types
     """An optax transformation that also has the arguments that it was built with.
+
+    `update(grads, state, params, has_gradient={"head.weight": False})` leaves a parameter and its
+    slots alone, as torch does where `grad` is None; parameters that are not named have a gradient.
 
     Attributes:
         name: The name of torch's class.
@@ -188,13 +192,20 @@ def make_optimizer(
         )
 
     def update(
-        grads: Any, state: OptimizerState, params: Any = None, **extra: Any
+        grads: Any,
+        state: OptimizerState,
+        params: Any = None,
+        *,
+        has_gradient: Mapping[str, Any] = MappingProxyType({}),
+        **extra: Any,
     ) -> tuple[Any, OptimizerState]:
         del extra
         if params is None:
             raise ValueError(f"{name}: update(grads, state, params) needs the parameters")
         treedef: Any
         leaves, treedef = jax.tree.flatten(params)
+        # Torch leaves a parameter whose grad is None alone, momentum and decay included.
+        has = [has_gradient.get(where, True) for where in named_leaves(params)]
         flat_grads = treedef.flatten_up_to(grads)
         flat_slots = {key: treedef.flatten_up_to(tree) for key, tree in state.slots.items()}
         step = state.step + 1
@@ -210,6 +221,11 @@ def make_optimizer(
         for i, (leaf, grad) in enumerate(zip(leaves, flat_grads, strict=True)):
             dtype = jnp.result_type(leaf)
             wide = promoted(dtype, jnp.float32)
+            if has[i] is False:
+                updates.append(jnp.zeros_like(leaf, wide))
+                for key in slots:
+                    new_slots[key].append(flat_slots[key][i])
+                continue
             if dtype not in cast:
                 cast[dtype] = SimpleNamespace(
                     **{key: jnp.asarray(value, wide) for key, value in known.items()},
@@ -225,6 +241,13 @@ def make_optimizer(
             if maximize:
                 gradient = -gradient
             change, new = rule(jnp.asarray(leaf, wide), gradient, own, cast[dtype], rounding(dtype))
+            if has[i] is not True:  # `accumulate` knows it only when it runs
+                given = jnp.asarray(has[i])
+                change = jnp.where(given, change, 0)
+                new = {
+                    key: None if old is None else jnp.where(given, jnp.asarray(new[key]), old)
+                    for key, old in own.items()
+                }
             updates.append(change)
             for key in slots:
                 value = new[key]
@@ -406,16 +429,16 @@ def set_hyperparams(opt_state: Any, group: int | None = None, **values: Any) -> 
 
     Args:
         opt_state: The state of an optimizer of `jaxnet.optim`, plain or wrapped.
-        group: The number of the parameter group. None is every group that has the
-            hyperparameter.
+        group: The number of the parameter group. None is every group.
         **values: The new values by torch's names (`lr`, `betas`, ...), numbers or 0-d arrays.
 
     Returns:
         A new state.
 
     Raises:
-        ValueError: There is no such group, no chosen group has the hyperparameter, or a
-            value is out of range.
+        ValueError: There is no such group, a value is out of range, or a chosen group does not
+            have the hyperparameter, because it is another optimizer's or was built with 0. A
+            0 is then accepted.
 
     >>> from jaxnet import optim
     >>> state = optim.SGD(lr=0.1).init({"weight": jnp.zeros(3)})
@@ -429,12 +452,16 @@ def set_hyperparams(opt_state: Any, group: int | None = None, **values: Any) -> 
         raise ValueError(f"group: {group}; the state has {len(found)} parameter groups")
     check("set_hyperparams", **values)
     for name, value in values.items():
-        if not any(stored(name, value, found[i].hyperparams) for i in chosen):
+        lack = [i for i in chosen if not stored(name, value, found[i].hyperparams)]
+        off = not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0 and value == 0
+        if lack and (len(lack) == len(chosen) or not off):
+            others = [i for i in chosen if i not in lack]
             raise ValueError(
-                f"{name}: no hyperparameter of this state; there are "
-                f"{sorted(get_hyperparams(found[chosen[0]]))}. One that was 0 when the "
+                f"{name}: no hyperparameter of group {lack[0]}; there are "
+                f"{sorted(get_hyperparams(found[lack[0]]))}. One that was 0 when the "
                 "optimizer was built, as momentum or weight_decay, cannot be turned on later: "
                 "build it with the value"
+                + (f", or change the groups that have it, group={others[0]}" if others else "")
             )
 
     def change(i: int, state: OptimizerState) -> OptimizerState:

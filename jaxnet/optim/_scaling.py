@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet._checks import check_integer
+from jaxnet.optim._accumulation import AccumulateState
 from jaxnet.optim._optimizer import Optimizer
+from jaxnet.optim._schedule import ScheduledState
 from jaxnet.precision import promoted
 
 
@@ -90,7 +92,7 @@ def GradScaler(
         An optimizer with the same parameter groups.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or (in init) there is a GradScaler inside.
 
     >>> from jaxnet import optim
     >>> optimizer = optim.GradScaler(optim.SGD(lr=0.5), init_scale=8.0)
@@ -114,8 +116,10 @@ def GradScaler(
     check_integer("GradScaler: growth_interval", growth_interval, least=1)
 
     def init(params: Any) -> ScalerState:
-        scale = jnp.asarray(init_scale, jnp.float32)
-        return ScalerState(scale, jnp.zeros((), jnp.int32), optimizer.init(params))
+        scale, inner = jnp.asarray(init_scale, jnp.float32), optimizer.init(params)
+        if has_scaler(inner):
+            raise ValueError("GradScaler: there is one inside already; one scales all gradients")
+        return ScalerState(scale, jnp.zeros((), jnp.int32), inner)
 
     def update(
         grads: Any, state: ScalerState, params: Any = None, **extra: Any
@@ -141,22 +145,32 @@ def loss_scale(opt_state: Any) -> jax.Array:
     """The factor of the loss, by which it is multiplied before it is differentiated.
 
     Args:
-        opt_state: The state of a `GradScaler`, plain or inside other transformations.
+        opt_state: The state of a `GradScaler`, plain or inside `scheduled` or `accumulate`.
 
     Returns:
         The scale, a 0-d float32 array.
 
     Raises:
-        ValueError: The state has no GradScaler, or more than one.
+        ValueError: The state has no GradScaler, or one inside another transformation, which would
+            be given the gradients of the scaled loss.
     """
-    found = [
-        leaf
-        for leaf in jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, ScalerState))
-        if isinstance(leaf, ScalerState)
-    ]
-    if len(found) != 1:
-        raise ValueError(f"opt_state: it holds {len(found)} states of GradScaler; one is needed")
-    return found[0].scale
+    state = opt_state
+    while isinstance(state, ScheduledState | AccumulateState):
+        state = state.inner
+    if not isinstance(state, ScalerState):
+        problem = "is inside another transformation" if has_scaler(state) else "is missing"
+        raise ValueError(
+            f"loss_scale: GradScaler {problem}; it goes around all that sees the gradients, such "
+            "as optim.GradScaler(optim.chain(optim.clip_by_norm(1.0), optim.SGD(0.1))); only "
+            "scheduled and accumulate go around it"
+        )
+    return state.scale
+
+
+def has_scaler(opt_state: Any) -> bool:
+    """Whether the state of an optimizer has that of a `GradScaler` in it, at any depth."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, ScalerState))
+    return any(isinstance(leaf, ScalerState) for leaf in leaves)
 
 
 def _all_finite(grads: Any) -> jax.Array:

@@ -3,13 +3,13 @@
 from jaxnet.train._callbacks import EachEpoch, EpochReport, EverySteps, StepReport
 from jaxnet.train._chunk import make_epoch, make_repeat
 from jaxnet.train._diagnose import Diagnosis, NonFiniteError, diagnose
-from jaxnet.train._evaluate import evaluate, predict
+from jaxnet.train._evaluate import evaluate, make_eval_step, make_predict, predict
 from jaxnet.train._fit import fit
 from jaxnet.train._progress import use_compilation_cache
 from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Result
 from jaxnet.train._state import Structure, TrainState, create, merge, split
-from jaxnet.train._step import TrainStep, make_eval_step, make_predict, make_train_step, supervised
+from jaxnet.train._step import TrainStep, make_train_step, supervised
 from jaxnet.train._visdom import Visdom
 
 __all__ = [

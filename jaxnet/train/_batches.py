@@ -1,8 +1,10 @@
 """Where batches come from: what `fit` takes as data, and how it gets to the device."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import numpy as np
 
 from jaxnet import _memory as memory
 from jaxnet import random
+from jaxnet._arrays import as_jax
 from jaxnet._checks import check_integer
 from jaxnet._extras import needed
 from jaxnet.data._collate import as_numpy, is_array
@@ -31,44 +34,6 @@ _ACCEPTED = (
 )
 
 
-class Feed(Protocol):
-    """What gives the batches of each epoch, in parts that lie on the device.
-
-    Attributes:
-        on_device: Whether all data lies on the device from the start.
-        identity: What has to be the same for a stopped run to go on, by name.
-        rows, steps: The rows and steps of an epoch; None where that is not known.
-        batch_size: The rows of a step; None where that is not known.
-    """
-
-    on_device: bool
-    identity: dict[str, Any]
-
-    @property
-    def rows(self) -> int | None: ...
-
-    @property
-    def steps(self) -> int | None: ...
-
-    @property
-    def batch_size(self) -> int | None: ...
-
-    def get_state(self) -> dict[str, Any]:
-        """What the next epoch draws its order from; JSON and bytes."""
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes back to what `get_state` gave."""
-
-    def state_within(self, step: int) -> dict[str, Any]:
-        """What `set_state` needs besides, to go on at a step of the running epoch; JSON."""
-
-    def example(self) -> Any:
-        """A batch, or its shapes, of an epoch that was begun."""
-
-    def batches(self, epoch: int, start: int, capacity: Callable[[Any], int]) -> Parts:
-        """An epoch from a step on; `capacity` gives the most steps of a call from a batch."""
-
-
 class ArrayFeed:
     """Batches of arrays that are all there, on the device or on the host.
 
@@ -79,15 +44,11 @@ class ArrayFeed:
     Args:
         data: A pytree of arrays with the rows along axis 0.
         batch_size: The rows of a step; the last step of an epoch may have fewer.
-        on_device: Whether all data is put on the device at once.
+        on_device: Whether all data is put on the device at once. If not, Grain is needed.
         generator: The generator of each epoch's order; None for the order that is there.
         shuffle: Whether the order is shuffled; if not, the generator only advances as that
             of torch's loader does.
         name: The name of the argument, for errors.
-
-    Raises:
-        ValueError: The arrays do not have the same number of rows.
-        ImportError: The data is fed from the host, and Grain is not installed.
     """
 
     def __init__(
@@ -105,7 +66,7 @@ class ArrayFeed:
         self.identity = {"rows": self.rows, "batch_size": batch_size, "shuffle": shuffle}
         self._generator, self._shuffle = generator, shuffle
         if on_device:
-            self._data = jax.tree.map(jnp.asarray, data)
+            self._data = jax.tree.map(functools.partial(as_jax, name), data)
         else:
             self._data = data
             self._grain = needed("grain", f"{name}: fed from the host", "grain")
@@ -137,15 +98,26 @@ class ArrayFeed:
                 rows = jnp.asarray(order, jnp.int32)
                 yield Batches(self._data, rows, size, most, start, whole, 0)
             else:
-                yield from self._from_host(_Cuts(self, order, start, whole, most))
+                yield from self._from_host(order, start, whole, most)
         if rest and start <= whole:
             local = jnp.arange(rest, dtype=jnp.int32)
             data = self.gather(order[whole * size :])
             yield Batches(data, local, rest, 1, whole, whole + 1, whole)
 
-    def _from_host(self, cuts: "_Cuts") -> Parts:
+    def _from_host(self, order: np.ndarray, start: int, stop: int, capacity: int) -> Parts:
+        size = self.batch_size
+
+        def part(first: int) -> Batches:
+            last = min(first + capacity, stop)
+            rows = order[first * size : last * size]
+            short = capacity * size - len(rows)  # filled up, so that one program serves all
+            data = self.gather(np.concatenate([rows, np.repeat(rows[:1], short)]))
+            local = jnp.arange(capacity * size, dtype=jnp.int32)
+            return Batches(data, local, size, capacity, first, last, first)
+
+        firsts = self._grain.MapDataset.range(start, stop, capacity)
         options = self._grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
-        parts = iter(self._grain.MapDataset.source(cuts).to_iter_dataset(options))
+        parts = iter(firsts.map(part).to_iter_dataset(options))
         try:
             yield from parts
         finally:
@@ -155,29 +127,23 @@ class ArrayFeed:
         """Some rows of all arrays, on the device."""
         if self.on_device:
             return jax.tree.map(lambda column: column[rows], self._data)
-        return jax.tree.map(lambda column: jnp.asarray(np.asarray(column)[rows]), self._data)
+        return jax.tree.map(lambda column: as_jax("data", np.asarray(column)[rows]), self._data)
+
+    def sample(self) -> Any:
+        """Rows from everywhere, at most 16 MiB: what tells this data from other data."""
+        leaves = jax.tree.leaves(self._data)
+        most = 2**24 // max(1, sum(leaf.nbytes for leaf in leaves) // self.rows)
+        rows = np.linspace(0, self.rows - 1, min(self.rows, max(1, most))).astype(np.int64)
+        return jax.tree.map(lambda column: np.asarray(column[rows]), self._data)
 
 
-class _Cuts:
-    """The parts of an epoch by number, as Grain reads them."""
+Feed = ArrayFeed | LoaderFeed
+"""What gives the batches of each epoch, in parts that lie on the device.
 
-    def __init__(
-        self, feed: ArrayFeed, order: np.ndarray, start: int, stop: int, capacity: int
-    ) -> None:
-        self._feed, self._order, self._capacity = feed, order, capacity
-        self._firsts, self._stop = range(start, stop, capacity), stop
-
-    def __len__(self) -> int:
-        return len(self._firsts)
-
-    def __getitem__(self, i: int) -> Batches:
-        size, capacity, first = self._feed.batch_size, self._capacity, self._firsts[i]
-        last = min(first + capacity, self._stop)
-        rows = self._order[first * size : last * size]
-        short = capacity * size - len(rows)  # filled up, so that one program serves all
-        data = self._feed.gather(np.concatenate([rows, np.repeat(rows[:1], short)]))
-        local = jnp.arange(capacity * size, dtype=jnp.int32)
-        return Batches(data, local, size, capacity, first, last, first)
+Both have these attributes: `on_device`, whether all data lies on the device from the start;
+`identity`, what has to be the same for a stopped run to go on, by name; `rows`, `steps` and
+`batch_size`, the rows and steps of an epoch and the rows of a step, None where not known.
+"""
 
 
 def open_feed(
@@ -195,23 +161,22 @@ def open_feed(
 ) -> tuple[Feed, str]:
     """The feed for some data, and why it is that one, in a line for the log.
 
+    Arguments that are not listed here are those of `fit`.
+
     Args:
-        data: The data, in one of the forms that `fit` takes.
-        batch_size: The rows of a step; None where a loader makes the batches.
         where: "auto", "device" or "host": where the data lies.
         shuffle: Whether to shuffle; None shuffles what has no order of its own, if there is
             a generator.
         generator: The generator of each epoch's order; None for the order that is there.
-        epochs: How many epochs will be asked for.
         resumes: Whether an epoch may have to be begun again from a checkpoint.
         once: Whether this data is read only once, so that an iterator will do.
-        name: The name of the argument, for errors.
-        size_name: The name of the argument `batch_size`, for errors.
+        name, size_name: The names of the arguments `data` and `batch_size`, for errors.
 
     Raises:
         TypeError: It is nothing that gives rows or batches.
         ValueError: An argument does not go with this data.
     """
+    _refuse_pairs(data, name)
     data = _as_numpy_rows(data, name)
     kind = type(data).__name__
     if gives_batches(data):
@@ -225,7 +190,7 @@ def open_feed(
                 f"{name}: a {kind} gives its batches only once; give what it came from, or, as "
                 "the data of fit, a function of the epoch's number that makes one"
             )
-        return _of_loader(data, kind, where, epochs, resumes, name)
+        return _of_loader(data, kind, where, epochs, resumes, once, name)
     check_integer(size_name, batch_size, least=1)
     assert batch_size is not None
     shuffles = generator is not None and shuffle is not False
@@ -243,53 +208,46 @@ def open_feed(
         loader = DataLoader(data, batch_size, rngs=generator)
     else:
         loader = DataLoader(data, batch_size, shuffles, rngs=generator)
-    return _of_loader(loader, kind, where, epochs, resumes, name)
+    return _of_loader(loader, kind, where, epochs, resumes, once, name)
 
 
-class TrainingData:
-    """The feed of the training, which a function of the epoch's number may give anew."""
+def open_epochs(
+    data: Any,
+    batch_size: int | None,
+    where: str,
+    shuffle: bool | None,
+    generator: random.Generator,
+    epochs: int,
+    resumes: bool,
+) -> Callable[[int], tuple[Feed, str]]:
+    """A function that gives the feed of an epoch, and why it is that one, as `open_feed` does.
 
-    def __init__(
-        self,
-        data: Any,
-        batch_size: int | None,
-        where: str,
-        shuffle: bool | None,
-        generator: random.Generator,
-        epochs: int,
-        resumes: bool,
-    ) -> None:
-        self._function = data if is_function(data) else None
-        self._options: dict[str, Any] = {
-            "batch_size": batch_size,
-            "shuffle": shuffle,
-            "generator": generator,
-            "epochs": epochs if self._function is None else 1,
-            "resumes": resumes,
-            "once": self._function is not None,
-        }
-        first = data if self._function is None else data(0)
-        self._epoch = 0
-        self.feed, self.why = open_feed(first, where=where, **self._options)
+    Args:
+        data: The data of the training, or a function of the epoch's number that gives it.
+    """
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "generator": generator,
+        "resumes": resumes,
+    }
+    if not is_function(data):
+        opened = open_feed(data, where=where, epochs=epochs, **options)
+        return lambda epoch: opened
 
-    def turn_to(self, epoch: int) -> None:
-        """Opens the data of an epoch, where a function of its number gives it."""
-        if self._function is not None and epoch != self._epoch:
-            where = "device" if self.feed.on_device else "host"
-            if isinstance(self.feed, LoaderFeed):
-                where = "auto"
-            self.feed, _ = open_feed(self._function(epoch), where=where, **self._options)
-            self._epoch = epoch
+    @lru_cache(maxsize=1)
+    def feed_of(epoch: int) -> tuple[Feed, str]:
+        nonlocal where
+        feed, why = open_feed(data(epoch), where=where, once=True, **options)
+        if isinstance(feed, ArrayFeed):  # later epochs lie where the first one does
+            where = "device" if feed.on_device else "host"
+        return feed, why
 
-    def get_state(self) -> dict[str, Any]:
-        return {} if self._function is not None else self.feed.get_state()
-
-    def draws_from(self, generator: random.Generator) -> bool:
-        return isinstance(self.feed, LoaderFeed) and self.feed.draws_from(generator)
+    return feed_of
 
 
 def _of_loader(
-    loader: Any, kind: str, where: str, epochs: int, resumes: bool, name: str
+    loader: Any, kind: str, where: str, epochs: int, resumes: bool, once: bool, name: str
 ) -> tuple[Feed, str]:
     if where == "device":
         raise ValueError(
@@ -297,7 +255,19 @@ def _of_loader(
             "arrays, or leave it out"
         )
     why = f"{name} fed from the host in pieces: a {kind} gives it batch by batch"
-    return LoaderFeed(loader, epochs, resumes, name), why
+    return LoaderFeed(loader, epochs, resumes, name, once), why
+
+
+def _refuse_pairs(data: Any, name: str) -> None:
+    """Refuses a list of rows, which torch's DataLoader takes: here a list is a pytree of arrays."""
+    if not (isinstance(data, list) and data and all(isinstance(row, tuple) for row in data)):
+        return
+    counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
+    if len(counts) > 1 or () in counts:
+        raise TypeError(
+            f"{name}: a list of {len(data)} tuples, which is row by row; give whole arrays, "
+            "(inputs, targets), or data.DataLoader(rows, batch_size, shuffle=True, rngs=generator)"
+        )
 
 
 def _as_numpy_rows(data: Any, name: str) -> Any:
@@ -355,11 +325,8 @@ def gives_batches(data: Any) -> bool:
 def choose_device(data: Any, where: str, name: str = "data") -> tuple[bool, str]:
     """Whether arrays are put on the device at once, and why, in a line for the log.
 
-    Args:
-        data: A pytree of arrays.
-        where: "device" or "host"; "auto" puts them on the device if they take less than half
-            of the memory that is free there, since a training step needs memory too.
-        name: The name of the argument.
+    "auto" puts them there if they take less than half of the memory that is free there, since
+    a training step needs memory too.
     """
     leaves = jax.tree.leaves(data)
     size = _mib(sum(leaf.nbytes for leaf in leaves))

@@ -4,9 +4,9 @@ import dataclasses
 import logging
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet import metrics as metric_functions
 from jaxnet._checks import check_integer
-from jaxnet._names import named_leaves
+from jaxnet.optim import learning_rates
 from jaxnet.train._diagnose import NonFiniteError, diagnose
 from jaxnet.train._state import TrainState
 from jaxnet.train._step import EvalStep, Metrics, Step
-from jaxnet.train._values import LINE
+from jaxnet.train._values import LINE, RATES
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +29,6 @@ Chunk = Callable[..., tuple[Any, Metrics, jax.Array, jax.Array]]
 _SECONDS = 0.25  # how long a call should take: the progress bar and Ctrl-C wait for it
 _BYTES = 2**26  # data and metrics of one call, at most
 _STEPS = 4096  # of one call, at most
-
-
-# The compiled loop
 
 
 def make_chunk(
@@ -45,8 +41,8 @@ def make_chunk(
 ) -> Chunk:
     """Runs the steps of an epoch from one number to another, as one loop.
 
-    How many steps a call makes may be an argument of the compiled program, not a part
-    of it: an epoch that is cut into calls anywhere gives the same bits as one uncut.
+    How many steps a call makes is an argument of the compiled program: an epoch that is cut
+    into calls anywhere gives the same bits as one uncut.
 
     Args:
         step: A function `(state, batch) -> (state, metrics)`.
@@ -77,7 +73,10 @@ def make_chunk(
                 current = current.replace(key=jax.random.fold_in(current.key, offset + i))
             new, metrics = step(current, batch)
             if nonfinite == "skip":
-                fine = _finite((metrics.get("loss"), _trained(new)))
+                fine = _finite(metrics.get("loss")) & _sound(new, current)
+                # The loss tells `fit` which steps were left out.
+                if "loss" in metrics:
+                    metrics = {**metrics, "loss": jnp.where(fine, metrics["loss"], jnp.nan)}
                 old = current
                 if isinstance(current, TrainState):
                     old = current.replace(step=new.step)
@@ -103,7 +102,7 @@ def make_chunk(
             lambda loop: (loop[0] + 1, body(*loop)),
             (start, first),
         )
-        return current, metrics, end, _finite(_trained(current))
+        return current, metrics, end, _sound(current, state)
 
     return chunk
 
@@ -166,8 +165,13 @@ def make_repeat(step: Step, steps: int) -> Callable[[Any, Any], tuple[Any, Metri
     return jax.jit(lambda state, batch: chunk(state, batch, None, 0, steps)[:2])
 
 
-def _trained(state: Any) -> Any:
-    return state.params if isinstance(state, TrainState) else state
+def _sound(new: Any, old: Any) -> jax.Array:
+    """Whether the parameters are finite, and the buffers where they were: a mask may hold -inf."""
+    if not isinstance(new, TrainState):
+        return _finite(new)
+    floats = [name for name, x in new.buffers.items() if jnp.issubdtype(x.dtype, jnp.inexact)]
+    kept = [jnp.isfinite(new.buffers[k]) | ~jnp.isfinite(old.buffers[k]) for k in floats]
+    return jnp.stack([_finite(new.params), *(fine.all() for fine in kept)]).all()
 
 
 def _finite(tree: Any) -> jax.Array:
@@ -180,49 +184,31 @@ def _finite(tree: Any) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Consecutive batches of an epoch, on the device.
+    """Consecutive batches of an epoch, on the device."""
 
-    Attributes:
-        data: A pytree of arrays.
-        order: The numbers of the rows in them that the steps take, one after another.
-        batch_size: The rows of a step.
-        capacity: The most steps of one call; batches of one shape and capacity share a program.
-        first: The number of the first step of the epoch that these batches serve.
-        last: The number of the step after the last one.
-        offset: The step of the epoch that is step 0 of `order`.
-    """
-
-    data: Any
-    order: jax.Array
-    batch_size: int
-    capacity: int
-    first: int
-    last: int
-    offset: int
+    data: Any  # a pytree of arrays
+    order: jax.Array  # the numbers of the rows in them that the steps take, one after another
+    batch_size: int  # the rows of a step
+    capacity: int  # the most steps of a call; one shape and one capacity share a program
+    first: int  # the number of the first step of the epoch that these batches serve
+    last: int  # the number of the step after the last one
+    offset: int  # the step of the epoch that is step 0 of `order`
 
 
-Parts = Generator[Batches, None, None]
-"""What a feed gives an epoch as, in order."""
+Parts = Generator[Batches, None, None]  # what a feed gives an epoch as, in order
 
 
 class Call(NamedTuple):
-    """What one compiled call did: steps `first` to before `last` of an epoch.
-
-    Attributes:
-        first, last: The numbers of the steps within the epoch.
-        batch_size: The rows of each of these steps.
-        metrics: The metrics of each step along axis 0, on the host.
-    """
+    """What one compiled call did: steps `first` to before `last` of an epoch."""
 
     first: int
     last: int
-    batch_size: int
-    metrics: Any
+    batch_size: int  # the rows of each of these steps
+    metrics: Any  # those of each step along axis 0, on the host
 
 
-# What was compiled for a step, so that a second run with the same step does not compile.
-_compiled: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
-_shapes: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+# What was compiled and traced for a step, so that a second run with it does neither again.
+_known: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
 class ChunkRunner:
@@ -231,14 +217,12 @@ class ChunkRunner:
     Args:
         step: A step of training or of evaluation.
         trains: Whether the state that a step gives is the next one's.
-        nonfinite: "stop", "skip" or "go on", as in `fit`. With the last two the memory of a
-            state is given away to the call. "stop" keeps it until the call has ended,
-            since the error gives the state before the step that failed.
+        nonfinite: "stop", "skip" or "go on", as in `fit`. "stop" keeps the memory of a state
+            until its call has ended, since the error gives the state before the bad step.
         chunk_steps: The steps of a call; None for as many as take a quarter second.
 
     Attributes:
-        state: The state after the last call. Between two calls another one may be set, which
-            the next call goes on with.
+        state: The state after the last call; between calls another may be set.
         compile_seconds: The seconds that compiling took so far.
         gives_away: Whether a call takes the memory of the state that it is given.
     """
@@ -257,7 +241,7 @@ class ChunkRunner:
         self.gives_away = trains and nonfinite != "stop"
         self._fitting = 1  # steps that take about a quarter second
         self.compile_seconds = 0.0
-        _Compiling.listen()
+        _listen_to_the_compiler()
 
     def run(
         self,
@@ -270,32 +254,31 @@ class ChunkRunner:
         """An epoch from a step on.
 
         Args:
-            state: The state before that step.
+            state: The state before it.
             feed: Where the batches come from (`jaxnet.train._batches.Feed`).
-            epoch: The number of the epoch, from 0.
-            start: The number of the step within it, from 0.
+            epoch, start: The numbers of the epoch and of the step within it, from 0.
             until: From the number of a call's first step, the step that it has to end before.
 
         Raises:
             NonFiniteError: A loss or a parameter is not finite, with nonfinite="stop".
         """
         self.state = state
-        with closing(
-            feed.batches(epoch, start, lambda batch: self._capacity(batch, feed))
-        ) as parts:
+        parts = feed.batches(epoch, start, lambda batch: self._capacity(batch, feed))
+        with closing(parts):
             for batches in parts:
+                chunk = self._chunk(batches.batch_size, batches.capacity)
                 first = batches.first
                 while first < batches.last:
                     wanted = self._chunk_steps or self._fitting
                     count = min(wanted, batches.capacity, batches.last - first)
                     last = min(first + count, max(until(first), first + 1))
-                    metrics = self._call(batches, first, last, epoch)
+                    metrics = self._call(chunk, batches, first, last, epoch)
                     yield Call(first, last, batches.batch_size, metrics)
                     first = last
 
     def metrics_like(self, state: Any, batch: Any) -> Any:
         """The shapes of the metrics of one step."""
-        known = _shapes.setdefault(self._step, {})
+        known = _known.setdefault(self._step, {})
         # Models of one structure may have parameters of other shapes, and so other outputs.
         sizes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(state))
         name = jax.tree.structure(state), sizes, batch_shapes(batch)
@@ -311,18 +294,15 @@ class ChunkRunner:
                         "make_train_step(loss, optimizer), or make_eval_step(loss) to measure"
                     ) from error
                 raise
-            _check_result(result, self._trains)
+            _check_result(result, self._trains, state)
             known[name] = result[1]
             self.compile_seconds += time.perf_counter() - began
         return known[name]
 
     def _capacity(self, batch: Any, feed: Any) -> int:
-        in_memory = [self.metrics_like(self.state, batch)]
         self._try_last(batch, feed)
-        if not feed.on_device:
-            in_memory.append(batch)
-        leaves = jax.tree.leaves(in_memory)
-        one = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        in_memory = self.metrics_like(self.state, batch), None if feed.on_device else batch
+        one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(in_memory))
         return max(1, min(_STEPS, _BYTES // max(one, 1)))
 
     def _try_last(self, batch: Any, feed: Any) -> None:
@@ -343,21 +323,20 @@ class ChunkRunner:
                 f"give another batch_size"
             ) from error
 
-    def _call(self, batches: Batches, first: int, last: int, epoch: int) -> Any:
-        state, chunk = self.state, self._chunk(batches)
-        start, stop = np.int32(first - batches.offset), np.int32(last - batches.offset)
-        began, compiled = time.perf_counter(), _Compiling.seconds
-        offset = np.int32(batches.offset)
+    def _call(self, chunk: Any, batches: Batches, first: int, last: int, epoch: int) -> Any:
+        # A function of its own, so that no state stays in memory longer than its call.
+        state, offset = self.state, np.int32(batches.offset)
+        start, stop = np.int32(first) - offset, np.int32(last) - offset
+        began, compiled = time.perf_counter(), _compile_seconds[0]
         new, metrics, end, finite = chunk(state, batches.data, batches.order, start, stop, offset)
-        compiled = _Compiling.seconds - compiled
+        compiled = _compile_seconds[0] - compiled
         count = int(end) - int(start)  # waits until the call has ended
         # A copy, since a view would keep the whole array, of the call's full capacity.
         metrics = jax.tree.map(lambda x: np.asarray(x)[:count].copy(), metrics)
         seconds = time.perf_counter() - began - compiled
         if compiled:
             self.compile_seconds += compiled
-            what = "training" if self._trains else "evaluation"
-            rows = batches.batch_size
+            what, rows = "training" if self._trains else "evaluation", batches.batch_size
             _log.info("compiled %s with batches of %d in %.2f s", what, rows, compiled)
         fitting = int(_SECONDS * max(count, 1) / max(seconds, 1e-7))
         self._fitting = max(1, min(fitting, 8 * count))
@@ -369,16 +348,16 @@ class ChunkRunner:
             self.state = new
         return metrics
 
-    def _chunk(self, batches: Batches) -> Any:
-        how = self._trains, self._nonfinite, batches.batch_size, batches.capacity
-        known = _compiled.setdefault(self._step, {})
+    def _chunk(self, batch_size: int, capacity: int) -> Any:
+        how = self._trains, self._nonfinite, batch_size, capacity
+        known = _known.setdefault(self._step, {})
         if how not in known:
             # The entry goes with its step: what is compiled must not hold the step itself.
             step = weakref.ref(self._step)
             chunk = make_chunk(
                 lambda state, batch: step()(state, batch),  # type: ignore[misc]
-                batches.batch_size,
-                batches.capacity,
+                batch_size,
+                capacity,
                 nonfinite=self._nonfinite,
                 trains=self._trains,
             )
@@ -402,22 +381,16 @@ class ChunkRunner:
         raise NonFiniteError(*where, before, batch, diagnose(before, self._step, batch))
 
 
-class _Compiling:
-    """The seconds that JAX spent on tracing, lowering and compiling in this process."""
+_compile_seconds = [0.0]  # that JAX spent on tracing, lowering and compiling in this process
 
-    seconds = 0.0
-    _listens = False
 
-    @classmethod
-    def listen(cls) -> None:
-        if not cls._listens:
-            cls._listens = True
-            jax.monitoring.register_event_duration_secs_listener(cls._add)
-
-    @classmethod
-    def _add(cls, event: str, duration_secs: float, **_: Any) -> None:
+@cache  # once a process
+def _listen_to_the_compiler() -> None:
+    def add(event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
-            cls.seconds += duration_secs
+            _compile_seconds[0] += duration_secs
+
+    jax.monitoring.register_event_duration_secs_listener(add)
 
 
 def _as_on_the_device(array: Any) -> jax.ShapeDtypeStruct:
@@ -431,58 +404,16 @@ def batch_shapes(batch: Any) -> Any:
     return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
 
 
-def _check_result(result: Any, trains: bool) -> None:
+def _check_result(result: Any, trains: bool, state: Any) -> None:
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise TypeError(
             f"step: it gave {type(result).__name__}; accepted is a function (state, batch) -> "
             "(state, dictionary of metrics), such as make_train_step(loss, optimizer) gives"
         )
-    if taken := [name for name in LINE if trains and name in result[1]]:
-        raise ValueError(
-            f"metrics: {taken[0]!r} has its own meaning in the line of an epoch; give this metric "
-            "another name"
-        )
-
-
-def joined(parts: list[Any]) -> Any:
-    """The metrics of several calls as those of one.
-
-    Raises:
-        ValueError: The shape of a metric depends on the rows of the batch.
-    """
-    named = [named_leaves(part) for part in parts]
-    for name in named[0]:
-        shapes = {leaves[name].shape[1:] for leaves in named}
-        if len(shapes) > 1:
+    rates = learning_rates(state.opt_state) if isinstance(state, TrainState) else {}
+    for name in result[1] if trains else ():
+        if name in (*LINE, *RATES, *rates) or name.startswith("val_"):
             raise ValueError(
-                f"metrics: {name}: of shapes {sorted(shapes)} in batches of different sizes; "
-                "accepted are numbers and arrays of one shape, so take the mean over the rows"
+                f"metrics: {name!r} has its own meaning in the line of an epoch; give this "
+                "metric another name"
             )
-    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
-
-
-def mean_metrics(metrics: Any, weights: np.ndarray | None = None) -> dict[str, Any]:
-    """The metrics of many steps, one entry a step along axis 0, as plain numbers.
-
-    Args:
-        metrics: Arrays by name, of which the mean is taken, and `jaxnet.metrics.Metric`s,
-            which are joined over all rows.
-        weights: The weight of each step in the means; all the same unless given.
-
-    Raises:
-        TypeError: A metric holds several, by name or by number.
-    """
-    found = {}
-    for name, value in sorted(metrics.items(), key=lambda item: (item[0] != "loss", item[0])):
-        if isinstance(value, metric_functions.Metric):
-            value = metric_functions.compute(metric_functions.total(value))
-        elif isinstance(value, Mapping | list | tuple):
-            raise TypeError(
-                f"metrics: {name}: a {type(value).__name__}; accepted are numbers, arrays of "
-                "numbers, and what jaxnet.metrics gives, each under a name of its own"
-            )
-        else:
-            value = np.average(np.asarray(value, np.float64), axis=0, weights=weights)
-        value = np.asarray(value)
-        found[name] = float(value) if value.ndim == 0 else value.tolist()
-    return found

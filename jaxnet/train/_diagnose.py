@@ -14,7 +14,7 @@ from jaxnet._keys import keys
 from jaxnet._mixed_precision import computing_in
 from jaxnet._names import named_leaves
 from jaxnet.precision import full_float32
-from jaxnet.train._state import TrainState, merge
+from jaxnet.train._state import TrainState, merge, split
 from jaxnet.train._step import TrainStep
 
 
@@ -25,7 +25,8 @@ class Diagnosis:
     Attributes:
         batch: The path of the first array of the batch that is not finite, such as "[0]".
         layer: The name of the first layer, in the order of the computation, whose output is
-            not finite.
+            not finite. None as well if its input was not finite although the batch is: then
+            the cause is what the model computes before the layer, which the lines say.
         parameter: The name of the first parameter, in the model's order, whose value is not
             finite.
         gradient: The name of the first parameter whose gradient is not finite.
@@ -56,9 +57,15 @@ class NonFiniteError(FloatingPointError):
     def __init__(
         self, epoch: int, step: int, state: TrainState[Any], batch: Any, diagnosis: Diagnosis
     ) -> None:
+        if diagnosis.batch is not None:
+            advice = "The data is the cause: clean it"
+        elif diagnosis.parameter is not None:
+            advice = "The state before the step is the cause: go back to one that was finite"
+        else:
+            advice = "A smaller learning rate or clipped gradients may help"
         super().__init__(
-            f"epoch {epoch}, step {step}: not finite: {diagnosis}. A smaller learning rate or "
-            'clipped gradients may help; fit(nonfinite="skip") leaves such steps out'
+            f"epoch {epoch}, step {step}: not finite: {diagnosis}. {advice}; "
+            'fit(nonfinite="skip") leaves such steps out'
         )
         self.epoch, self.step, self.state, self.batch = epoch, step, state, batch
         self.diagnosis = diagnosis
@@ -86,15 +93,12 @@ def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
     '0'
     """
     # In the order of cause and effect: the batch, the layers, the loss, the gradients.
-    lines = []
-    bad_batch = None
-    for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
-        if bad_batch is None and (what := _nonfinite(leaf)):
-            bad_batch = jax.tree_util.keystr(path)
-            lines.append(f"batch{bad_batch}: {what}")
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    bad_batch, said = _first({jax.tree_util.keystr(path): leaf for path, leaf in leaves})
+    lines = [f"batch{bad_batch}: {said}"] if said else []
     if not isinstance(state, TrainState):
-        parameter, said = _first(list(named := named_leaves(state)), named)
-        lines += [f"the state before the step: in {parameter} {said}"] if parameter else []
+        parameter, said = _first(named_leaves(state))
+        lines += [f"the state before the step: in {parameter} {said}"] if said else []
         lines = lines or ["the step's loss or the state that it gave, not its batch"]
         return Diagnosis(bad_batch, None, parameter, None, tuple(lines))
     order = _in_order(state)
@@ -107,23 +111,30 @@ def diagnose(state: TrainState[Any], step: Any, batch: Any) -> Diagnosis:
         def value(params: Any, watch: bool = False) -> Any:
             model = merge(state.structure, params, state.buffers)
             model.train()
-            seen: list[tuple[str, str]] = []
+            seen: list[tuple[str, str, str | None]] = []
             watching = intercept(model, _noting(seen)) if watch else nullcontext()
             with keys(key), watching, computing_in(model, dtype):
                 result = loss(model, batch)
-            return result[0] if isinstance(result, tuple) else result, seen
+            buffers = split(model)[2] if watch else {}
+            return result[0] if isinstance(result, tuple) else result, (seen, buffers)
 
-        result, seen = value(state.params, watch=True)
-        if seen:
-            layer, what = seen[0]
+        result, (seen, buffers) = value(state.params, watch=True)
+        if seen and seen[0][2] and bad_batch is None:
+            name, _, what = seen[0]
+            lines.append(f"what is computed before the layer {name}: in its input {what}")
+        elif seen:
+            layer, what, _ = seen[0]
             lines.append(f"the first layer is {layer}: in its output {what}")
         elif not np.isfinite(np.asarray(result)).all():
             lines.append("every layer's output is finite, the loss is not")
-    parameter, said = _first(order, state.params)
+        buffer, said = _first(buffers)
+        if buffer is not None and _nonfinite(state.buffers[buffer]) is None:
+            lines.append(f"the first buffer is {buffer}: in its new value {said}")
+    parameter, said = _first({name: state.params[name] for name in order})
     lines += [f"the first parameter is {parameter}: in its value {said}"] if parameter else []
     if isinstance(step, TrainStep):
         gradients = jax.grad(lambda params: value(params)[0])(state.params)
-        gradient, said = _first(order, gradients)
+        gradient, said = _first({name: gradients[name] for name in order})
         lines += [f"the first gradient is that of {gradient}: {said}"] if gradient else []
     if not lines:
         lines.append("the step's update, not its loss or gradients")
@@ -138,11 +149,10 @@ def _in_order(state: TrainState[Any]) -> list[str]:
     return names + [name for name in state.params if name not in names]
 
 
-def _first(order: list[str], arrays: dict[str, Any]) -> tuple[str | None, str | None]:
-    for name in order:
-        if what := _nonfinite(arrays[name]):
-            return name, what
-    return None, None
+def _first(named: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The name of the first array that is not finite, and what is in it."""
+    found = ((name, what) for name, array in named.items() if (what := _nonfinite(array)))
+    return next(found, (None, None))
 
 
 def _nonfinite(leaf: Any) -> str | None:
@@ -155,23 +165,24 @@ def _nonfinite(leaf: Any) -> str | None:
     array = array if array.dtype.kind in "fc" else array.astype(np.float32)
     if np.isfinite(array).all():
         return None
-    nans = int(np.isnan(array).sum())
-    infinite = int(np.isinf(array).sum())
+    nans, infinite = np.isnan(array).sum(), np.isinf(array).sum()
     return f"{nans} nan and {infinite} infinite of {array.size} numbers"
 
 
-def _noting(seen: list[tuple[str, str]]) -> Callable[..., Any]:
+def _noting(seen: list[tuple[str, str, str | None]]) -> Callable[..., Any]:
     """An interceptor that notes the modules whose outputs are not finite, as they finish.
+
+    With each is what it says of its output, and of its inputs if these are not finite either.
 
     A layer finishes before the layers that contain it, so the innermost is noted first.
     """
 
     def note(call: Call, proceed: Callable[..., Any]) -> Any:
+        _, given = _first(named_leaves((call.args, call.kwargs)))
         outputs = proceed(*call.args, **call.kwargs)
-        for leaf in jax.tree.leaves(outputs):
-            if what := _nonfinite(leaf):
-                seen.append((call.name or type(call.module).__name__, what))
-                break
+        _, what = _first(named_leaves(outputs))
+        if what:
+            seen.append((call.name or type(call.module).__name__, what, given))
         return outputs
 
     return note

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,10 +11,75 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxnet._keys import keys
+from jaxnet._mixed_precision import computing_in
+from jaxnet.precision import check_x64, full_float32
 from jaxnet.train._batches import Feed, open_feed
-from jaxnet.train._chunk import Call, ChunkRunner, joined, mean_metrics
+from jaxnet.train._chunk import Call, ChunkRunner
 from jaxnet.train._progress import Progress
-from jaxnet.train._step import EvalStep, Step, TrainStep, make_predict
+from jaxnet.train._state import TrainState, keeping_attributes
+from jaxnet.train._step import EvalStep, Loss, Metrics, Step, TrainStep, with_metrics
+from jaxnet.train._values import joined, mean_metrics
+
+
+def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
+    """An evaluation step: the metrics of a batch, with the model in evaluation mode.
+
+    A model that draws random numbers in evaluation mode too, such as a variational
+    autoencoder, draws from `fold_in(state.key, state.step)`; `evaluate` and `fit` give each
+    batch a key of its own.
+
+    Args:
+        loss: A function `loss(model, batch)` that returns a scalar, or a scalar and a
+            dictionary of metrics.
+        compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; None means
+            float32.
+
+    Returns:
+        A pure function `(state, batch) -> (state, metrics)`, not yet compiled, which returns
+        the state unchanged.
+    """
+
+    check_x64("compute_dtype", compute_dtype)
+
+    @full_float32()
+    def step(state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+        model = state.model()
+        key = jax.random.fold_in(state.key, state.step)
+        with keys(key), computing_in(model, compute_dtype), keeping_attributes(model):
+            value, metrics = with_metrics(loss(model, batch))
+        return state, {"loss": value, **metrics}
+
+    return EvalStep(step)
+
+
+def make_predict(
+    compute_dtype: DTypeLike | None = None, averaged: bool = False
+) -> Callable[..., Any]:
+    """A prediction function: the outputs of the model in evaluation mode.
+
+    A model that draws in evaluation mode too does so from the same key as in
+    `make_eval_step`.
+
+    Args:
+        compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; the outputs
+            are float32. None means float32.
+        averaged: Whether to use the running average of the weights.
+
+    Returns:
+        A pure function `(state, *inputs) -> outputs`, not yet compiled.
+    """
+
+    check_x64("compute_dtype", compute_dtype)
+
+    @full_float32()
+    def predict(state: TrainState[Any], *inputs: Any) -> Any:
+        model = state.model(averaged=averaged)
+        key = jax.random.fold_in(state.key, state.step)
+        with keys(key), computing_in(model, compute_dtype), keeping_attributes(model):
+            return model(*inputs)
+
+    return predict
 
 
 def evaluate(
@@ -65,20 +130,15 @@ def evaluate(
     check_eval_step(eval_step)
     opened, _ = open_feed(data, batch_size=batch_size, where=feed, once=True)
     runner = ChunkRunner(eval_step, trains=False, chunk_steps=chunk_steps)
-    progress = Progress(quiet=quiet)
-    progress.start(opened.rows, 0)
-    try:
-        return measure(runner, state, opened, progress)
-    finally:
-        progress.close()
+    return measure(runner, state, opened, quiet)
 
 
 def measure(
-    runner: ChunkRunner, state: Any, feed: Feed, progress: Progress | None = None
+    runner: ChunkRunner, state: Any, feed: Feed, quiet: bool | None = True
 ) -> dict[str, Any]:
     """The metrics of one pass over a feed: what `evaluate` and `fit`'s validation share."""
     parts, weights = [], []
-    for call in _calls(runner, state, feed, progress, "evaluate"):
+    for call in _calls(runner, state, feed, quiet, "evaluate"):
         parts.append(call.metrics)
         weights += [call.batch_size] * (call.last - call.first)
     runner.state = None  # else it would stay in memory until the next evaluation
@@ -126,14 +186,10 @@ def predict(
     opened, _ = open_feed(inputs, batch_size=batch_size, where=feed, name="inputs", once=True)
     dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
     runner = ChunkRunner(_predict_step(dtype, averaged), trains=False)
-    progress = Progress(quiet=quiet)
-    progress.start(opened.rows, 0)
-    parts = []
-    try:
-        for call in _calls(runner, state, opened, progress, "predict"):
-            parts.append(jax.tree.map(functools.partial(_rows, call), call.metrics["outputs"]))
-    finally:
-        progress.close()
+    parts = [
+        jax.tree.map(functools.partial(_rows, call), call.metrics["outputs"])
+        for call in _calls(runner, state, opened, quiet, "predict")
+    ]
     return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 
 
@@ -161,12 +217,17 @@ def _rows(call: Call, output: np.ndarray) -> np.ndarray:
 
 
 def _calls(
-    runner: ChunkRunner, state: Any, feed: Feed, progress: Progress | None, what: str
+    runner: ChunkRunner, state: Any, feed: Feed, quiet: bool | None, what: str
 ) -> Iterator[Call]:
-    for call in runner.run(state, feed, 0):
-        if progress is not None:
+    """The calls of one pass over a feed, with a bar unless it is to be quiet."""
+    progress = Progress(quiet=quiet)
+    progress.start(feed.rows, 0)
+    try:
+        for call in runner.run(state, feed, 0):
             progress.advance(call.batch_size * (call.last - call.first), what, {})
-        yield call
+            yield call
+    finally:
+        progress.close()
 
 
 def check_state(state: Any) -> None:

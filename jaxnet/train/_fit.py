@@ -1,30 +1,29 @@
-"""The host loop around training steps: epochs, validation, checkpoints, records."""
+"""Training for some epochs: the arguments of `fit`, checked and opened for the loop of `Run`."""
 
-import dataclasses
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxnet._checks import check_choice, check_integer, is_number
 from jaxnet.checkpoint import Checkpoints
-from jaxnet.optim import Schedule, learning_rates
+from jaxnet.data._dataset import checked_generator
+from jaxnet.optim import Schedule
 from jaxnet.random import Generator
-from jaxnet.train._batches import Feed, TrainingData, gives_batches, open_feed
-from jaxnet.train._callbacks import Callback, EpochReport, EverySteps, StepReport, leaf_like
-from jaxnet.train._chunk import Call, ChunkRunner, mean_metrics
-from jaxnet.train._evaluate import check_eval_step, check_state, check_train_step, measure
+from jaxnet.train._batches import gives_batches, open_epochs, open_feed
+from jaxnet.train._callbacks import Callback, EverySteps
+from jaxnet.train._chunk import ChunkRunner
+from jaxnet.train._evaluate import check_eval_step, check_state, check_train_step
 from jaxnet.train._loaders import LoaderFeed
-from jaxnet.train._progress import Progress, interruptible, use_compilation_cache
+from jaxnet.train._progress import Progress, use_compilation_cache
 from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Monitor, Result
-from jaxnet.train._resume import EpochMetrics, RunCheckpoints, RunPosition
-from jaxnet.train._state import TrainState, copied, weights_of, with_weights
+from jaxnet.train._resume import RunCheckpoints, arguments
+from jaxnet.train._run import Run
+from jaxnet.train._state import TrainState, copied
 from jaxnet.train._step import Step
 
 _log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ def fit(
     schedule: Callable[[Any, int], Any] | None = None,
     callbacks: Sequence[Callback | EverySteps] = (),
     monitor: str | None = None,
-    mode: str = "min",
+    mode: str | None = None,
     patience: int | None = None,
     time_budget: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -96,7 +95,9 @@ def fit(
             on resuming.
         monitor: The metric that tells good epochs; by default "val_loss", or "loss" if there
             is no validation.
-        mode: "min" or "max": which way the monitored metric gets better.
+        mode: "min" or "max": which way the monitored metric gets better. By default losses and
+            errors get lower, accuracy, f1, precision, recall and r2 higher; for other names it
+            has to be given.
         patience: Stop after so many epochs in a row without a new best, and give back the
             weights of the best, their running average too if there is one.
         time_budget: The seconds after which the run stops, having saved: those of the whole
@@ -168,7 +169,6 @@ def fit(
         )
     if eval_step is not None:
         check_eval_step(eval_step)
-    check_choice("mode", mode, ("min", "max"))
     check_choice("nonfinite", nonfinite, ("stop", "skip", "go on"))
     check_choice("feed", feed, ("auto", "device", "host"))
     for name, seconds in (("time_budget", time_budget), ("save_seconds", save_seconds)):
@@ -176,324 +176,83 @@ def fit(
             raise ValueError(f"{name}: {seconds!r}; accepted is a number of seconds")
     if (validation is None) != (eval_step is None):
         raise ValueError("validation, eval_step: one without the other; give both or none")
-    generator_given, generator = generator, generator or Generator(0)
+    if generator is not None:
+        checked_generator(generator)
+    draws = Generator(0) if generator is None else generator
+    resumes = checkpoint is not None
     monitored = Monitor(monitor, mode, patience, validation is not None)
     progress = Progress(quiet=quiet, log=log, first=monitored.name)
     with ExitStack() as stack:
         stack.enter_context(progress.open())
         if compilation_cache:
             use_compilation_cache()
-        training = TrainingData(
-            data, batch_size, feed, shuffle, generator, epochs, checkpoint is not None
-        )
-        loader = isinstance(training.feed, LoaderFeed)
-        if loader and generator_given is not None and not training.draws_from(generator):
+        feed_of = open_epochs(data, batch_size, feed, shuffle, draws, epochs, resumes)
+        training, why = feed_of(0)
+        own = isinstance(training, LoaderFeed) and not training.draws_from(generator)
+        if own and generator is not None:
             raise ValueError("generator: a loader draws its own order; give it to the loader")
-        _log.info(training.why)
+        _log.info(why)
         tested = None
         if eval_step is not None:
             if not gives_batches(validation):
-                eval_batch_size = eval_batch_size or batch_size or training.feed.batch_size
+                if generator is not None and training.identity.get("shuffle"):
+                    _log.info(
+                        "validation: draws nothing from the generator; a loader of PyTorch draws "
+                        "one number an epoch, so that from the second epoch on its training "
+                        "orders are others: data.DataLoader(..., rngs=generator) draws it too"
+                    )
+                eval_batch_size = eval_batch_size or batch_size or training.batch_size
             tested, why = open_feed(
                 validation,
                 batch_size=eval_batch_size,
                 where=feed,
-                resumes=checkpoint is not None,
+                resumes=resumes,
                 name="validation",
                 size_name="eval_batch_size",
             )
-            if tested.on_device != training.feed.on_device:
+            if tested.on_device != training.on_device:
                 _log.info(why)
         saves = None
         if checkpoint is not None:
-            folder = Checkpoints(checkpoint, keep=keep, best=monitored.name, mode=mode)
+            folder = Checkpoints(checkpoint, keep=keep, best=monitored.name, mode=monitored.mode)
             stack.callback(folder.close)
-            settings = {**training.feed.identity, "patience": patience is not None}
-            saves = RunCheckpoints(folder, monitored.name, settings, callbacks, config)
-        trainer = ChunkRunner(step, trains=True, nonfinite=nonfinite, chunk_steps=chunk_steps)
-        tester = ChunkRunner(eval_step or step, trains=False, chunk_steps=chunk_steps)
-        run = _Run(state, trainer, tester, training, tested, generator, monitored, saves, progress)
-        run.epochs, run.schedule, run.time_budget = epochs, schedule, time_budget
-        run.save_every, run.save_seconds = save_every, save_seconds
-        run.callbacks = [one for one in callbacks if not isinstance(one, EverySteps)]
-        run.every_steps = [one for one in callbacks if isinstance(one, EverySteps)]
-        resumed = saves is not None and run.restore(resume)
+            settings = {**training.identity, "patience": patience is not None}
+            settings |= {"monitor": monitored.name, "mode": monitored.mode}
+            samples = {"data": training.sample()}
+            if tested is not None:
+                samples["validation"] = tested.sample()
+            given = arguments(state, step, draws, samples)
+            saves = RunCheckpoints(folder, monitored.name, settings, *given, callbacks, config)
+        run = Run(
+            # A copy, since calls give the memory of a state away where they may.
+            state=jax.tree.map(copied, state),
+            trainer=ChunkRunner(step, trains=True, nonfinite=nonfinite, chunk_steps=chunk_steps),
+            tester=ChunkRunner(eval_step or step, trains=False, chunk_steps=chunk_steps),
+            feed_of=feed_of,
+            feed=training,
+            tested=tested,
+            generator=draws,
+            epochs=epochs,
+            schedule=schedule,
+            callbacks=[one for one in callbacks if not isinstance(one, EverySteps)],
+            every_steps=[one for one in callbacks if isinstance(one, EverySteps)],
+            monitor=monitored,
+            time_budget=time_budget,
+            skips=nonfinite == "skip",
+            saves=saves,
+            save_every=save_every,
+            save_seconds=save_seconds,
+            progress=progress,
+        )
+        # A run that was killed before its first checkpoint has left its mark in the folder.
+        begun = saves is not None and saves.begun
+        resumed = saves is not None and run.restore(saves, resume)
+        position = run.position
         if records is not None:
             recorder = Records(records) if isinstance(records, str | os.PathLike) else records
             stack.callback(recorder.close)
-            recorder.open(run.position.epoch, run.position.steps, saves is not None)
+            recorder.open(position.epoch, position.steps, begun)
             run.recorder = recorder
         if resumed:
-            position = run.position
             _log.info("resumed after epoch %d, step %d", position.epoch, position.batch)
         return run.train()
-
-
-class _Run:
-    """One call of `fit`: its epochs, and what is judged and saved after each."""
-
-    epochs: int
-    schedule: Callable[[Any, int], Any] | None
-    time_budget: float | None
-    save_every: int
-    save_seconds: float | None
-    callbacks: list[Callback]
-    every_steps: list[EverySteps]
-
-    def __init__(
-        self,
-        state: Any,
-        trainer: ChunkRunner,
-        tester: ChunkRunner,
-        training: TrainingData,
-        tested: Feed | None,
-        generator: Generator,
-        monitor: Monitor,
-        saves: RunCheckpoints | None,
-        progress: Progress,
-    ) -> None:
-        # A copy, since calls give the memory of a state away where they may.
-        self.state = jax.tree.map(copied, state)
-        self.trainer, self.tester = trainer, tester
-        self.training, self.tested, self.generator = training, tested, generator
-        self.monitor, self.saves, self.progress = monitor, saves, progress
-        self.position = RunPosition()
-        if isinstance(state, TrainState):
-            self.position.steps = int(state.step)
-        # A copy, too: a stop within the first epoch saves it.
-        patient = monitor.patience is not None
-        self.best = jax.tree.map(copied, weights_of(state)) if patient else None
-        self.metrics = EpochMetrics()  # those of the running epoch
-        self.recorder: Recorder | None = None
-        self.interrupted = False
-        self.began = self.last_saved = time.perf_counter()
-        self.seconds_before = 0.0  # those of the run before this call
-
-    @property
-    def compile_seconds(self) -> float:
-        return self.trainer.compile_seconds + self.tester.compile_seconds
-
-    @property
-    def seconds(self) -> float:
-        """The seconds of this call, without compiling."""
-        return time.perf_counter() - self.began - self.compile_seconds
-
-    def train(self) -> Result:
-        """Runs all epochs."""
-        position, feed = self.position, self.training.feed
-        total = done = None
-        if feed.rows is not None:
-            total = feed.rows * self.epochs
-            within = min(position.batch * (feed.batch_size or 0), feed.rows)
-            done = position.epoch * feed.rows + within
-        self.progress.start(total, done or 0)
-        if not position.generator:  # a run may be stopped before its first epoch
-            self._note_generators()
-        reason = position.reason
-        with interruptible(self._interrupt):
-            self.began = self.last_saved = time.perf_counter()
-            while reason is None:
-                reason = self.monitor.exhausted(position)
-                if position.epoch >= self.epochs:
-                    reason = "done"
-                reason = reason or self._stopped() or self._epoch()
-            self._save()
-            if self.saves is not None:
-                self.saves.checkpoints.wait()
-        state, seconds = self.state, self.seconds
-        if self.best is not None and position.best_epoch is not None:
-            state = with_weights(state, self.best)
-        if reason != "done":
-            self.progress.write(f"stopped after epoch {position.epoch}: {reason}")
-        best = position.best_epoch
-        return Result(state, position.history, reason, best, seconds, self.compile_seconds)
-
-    # One epoch
-
-    def _epoch(self) -> str | None:
-        """Trains for the rest of an epoch; gives the reason to stop, if there is one."""
-        position = self.position
-        self.training.turn_to(position.epoch)
-        self._note_generators()
-        if position.batch == 0 and self.schedule is not None:
-            opt_state = self.schedule(self.state.opt_state, position.epoch)
-            self.state = self.state.replace(opt_state=opt_state)
-        began, compiled, rows = time.perf_counter(), self.compile_seconds, 0
-        before = position.seconds
-        for call in self._calls():
-            self.state, count = self.trainer.state, call.last - call.first
-            position.batch, position.steps = call.last, position.steps + count
-            here = time.perf_counter() - began - (self.compile_seconds - compiled)
-            position.seconds = before + here
-            self.metrics.append(call.metrics)
-            rows += call.batch_size * count
-            self._show(call)
-            reason = self._call_every_steps()
-            if reason := reason or self._stopped():
-                return reason
-            late = time.perf_counter() - self.last_saved
-            due = self.save_seconds is not None and late >= self.save_seconds
-            if due and call.last != self.training.feed.steps:
-                self._save()
-        return self._end_of_epoch(rows / max(position.seconds - before, 1e-9))
-
-    def _calls(self) -> Iterator[Call]:
-        offset = self.position.steps - self.position.batch  # steps before this epoch
-        ends = [every.steps for every in self.every_steps]
-
-        def until(first: int) -> int:
-            done = offset + first
-            return min([first - done % n + n for n in ends], default=first + 2**30)
-
-        feed, position = self.training.feed, self.position
-        return self.trainer.run(self.state, feed, position.epoch, position.batch, until)
-
-    def _end_of_epoch(self, rate: float) -> str | None:
-        position = self.position
-        seconds, position.seconds = position.seconds, 0.0
-        measured = mean_metrics(self._joined_metrics())
-        self.metrics = EpochMetrics()
-        if self.tested is not None:
-            found = measure(self.tester, self.state, self.tested)
-            measured |= {f"val_{name}": value for name, value in found.items()}
-        if isinstance(self.state, TrainState):
-            measured = measured | learning_rates(self.state.opt_state) | measured
-        position.epoch, position.batch = position.epoch + 1, 0
-        if self.monitor.judge(measured, position) and self.monitor.patience is not None:
-            # A copy: callbacks and later calls may give the state's own memory away.
-            self.best = jax.tree.map(copied, weights_of(self.state))
-        report = EpochReport(position.epoch, self.epochs, measured, self.state, seconds, rate)
-        for callback in self.callbacks:
-            self._change(callback(report), report)
-        self._own_state(bool(self.callbacks))
-        position.reason = report.reason
-        self._note_generators()
-        line = {"epoch": position.epoch, "step": position.steps, **report.metrics}
-        position.history.append(line)
-        if self.recorder is not None:
-            rates = {"seconds": round(seconds, 4), "samples_per_second": round(rate, 1)}
-            self.recorder.epoch({**line, **rates})
-        epoch = f"{position.epoch}/{self.epochs}"
-        self.progress.epoch(epoch, report.metrics, rate, seconds)
-        if position.epoch % self.save_every == 0:
-            self._save()
-        return report.reason or self._stopped()
-
-    def _joined_metrics(self) -> Any:
-        # A run that was stopped behind the last step of an epoch has none of its own yet.
-        like = None
-        if not self.metrics.since_stop:
-            like = self.trainer.metrics_like(self.state, self.training.feed.example())
-        return self.metrics.joined(like)
-
-    def _call_every_steps(self) -> str | None:
-        """Calls what is due after this number of steps; gives a reason to stop."""
-        position = self.position
-        due = [every for every in self.every_steps if position.steps % every.steps == 0]
-        for every in due:
-            recent = mean_metrics(self.metrics.last(every.steps))
-            report = StepReport(position.epoch + 1, position.steps, recent, self.state)
-            self._change(every.function(report), report)
-            if self.recorder is not None and report.logged:
-                line = {"step": position.steps, "in_epoch": position.epoch + 1, **report.logged}
-                self.recorder.log([line])
-            if report.reason is not None:
-                position.reason = report.reason
-        self._own_state(bool(due))
-        if due:
-            self.trainer.state = self.state
-        return position.reason
-
-    def _change(self, changed: Any, report: EpochReport | StepReport) -> None:
-        if changed is not None:
-            before: Any = jax.tree.structure(self.state)
-            if before != jax.tree.structure(changed):
-                raise TypeError(
-                    f"callbacks: one returned {type(changed).__name__}; accepted are None, and a "
-                    "state like report.state to go on with"
-                )
-            self.state = report._state = jax.tree.map(leaf_like, changed, self.state)
-
-    def _own_state(self, seen: bool) -> None:
-        """A copy of the state, if a callback may have kept it and a call would give it away."""
-        if seen and self.trainer.gives_away:
-            self.state = jax.tree.map(copied, self.state)
-
-    def _note_generators(self) -> None:
-        """Notes what the next order is drawn from, before it is."""
-        self.position.generator = self.generator.get_state().tobytes()
-        self.position.training = self.training.get_state()
-
-    def _show(self, call: Call) -> None:
-        scalars = {
-            name: value
-            for name, value in call.metrics.items()
-            if isinstance(value, np.ndarray) and value.ndim == 1 and len(value)
-        }
-        last = {name: float(value[-1]) for name, value in scalars.items()}
-        count, epoch = call.last - call.first, self.position.epoch + 1
-        self.progress.advance(call.batch_size * count, f"epoch {epoch}/{self.epochs}", last)
-        if self.recorder is None:
-            return
-        first = self.position.steps - count
-        self.recorder.steps(
-            [
-                {
-                    "step": first + i + 1,
-                    "in_epoch": epoch,
-                    **{name: float(value[i]) for name, value in scalars.items()},
-                }
-                for i in range(count)
-            ]
-        )
-
-    def _interrupt(self) -> None:
-        self.interrupted = True
-        self.progress.write("stopping after this call; once more to stop at once")
-
-    def _stopped(self) -> str | None:
-        if self.interrupted:
-            return "interrupted"
-        budget = self.time_budget
-        if budget is not None and self.seconds_before + self.seconds >= budget:
-            return "time"
-        return None
-
-    # Checkpoints
-
-    def restore(self, resume: bool) -> bool:
-        """Goes on from what the folder of the checkpoints holds, if it holds something."""
-        assert self.saves is not None
-        checkpoints = self.saves.checkpoints
-        checkpoints.claim()
-        if not checkpoints.steps():
-            return False
-        if not resume:
-            raise ValueError(
-                f"checkpoint: {checkpoints.folder} holds a run already; give another folder, "
-                "or resume=True to go on with it"
-            )
-        back = self.saves.restore(self.state, self.best)
-        self.state, self.position = back.state, back.position
-        self.best, self.metrics = back.best, back.metrics
-        self.seconds_before = self.position.total_seconds
-        self.training.turn_to(self.position.epoch)
-        # The generators may be one and the same: that of the training comes last.
-        if self.tested is not None:
-            self.tested.set_state(self.position.validation)
-        self.training.feed.set_state(self.position.training)
-        self.generator.set_state(np.frombuffer(self.position.generator, np.uint8))
-        return True
-
-    def _save(self) -> None:
-        if self.saves is None:
-            return
-        position = self.position
-        now = dataclasses.replace(
-            position,
-            total_seconds=self.seconds_before + self.seconds,
-            training=position.training | self.training.feed.state_within(position.batch),
-            validation={} if self.tested is None else self.tested.get_state(),
-        )
-        if self.saves.save(self.state, now, self.best, self.metrics):
-            self.last_saved = time.perf_counter()

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet._arrays import check_fits
 from jaxnet._extras import needed
 from jaxnet.data._collate import default_convert
 from jaxnet.data._sharded import ShardedReader
@@ -40,6 +41,8 @@ class LoaderFeed:
         epochs: The number of epochs that the run will ask for.
         resumes: Whether a checkpoint may have to resume within an epoch.
         name: The name of the argument, for errors.
+        once: Whether the loader is made anew for the one epoch that it serves, so that its
+            generators need not be saved.
 
     Raises:
         ValueError: The loader cannot be read as often as asked, or the run could not go on
@@ -48,34 +51,21 @@ class LoaderFeed:
 
     on_device = False
 
-    def __init__(self, loader: Any, epochs: int, resumes: bool, name: str = "data") -> None:
+    def __init__(
+        self, loader: Any, epochs: int, resumes: bool, name: str = "data", once: bool = False
+    ) -> None:
         self._loader, self._name, self._resumes = loader, name, resumes
-        self._epochs = epochs
-        self.batch_size = _batch_size(loader)
-        self.steps = _length(loader)
-        self.rows = _rows(loader)
-        self._check()
-        self.identity: dict[str, Any] = {"loader": type(loader).__name__, "batches": self.steps}
-        if self._sharded:
-            state = iter(loader).get_state()
-            self.identity |= {k: v for k, v in state.items() if k != "batches"}
+        self._epochs, self._once = epochs, once
+        size = getattr(loader, "batch_size", None)
+        self.batch_size = size if isinstance(size, int) else None
+        self.steps, self.rows = _length(loader), _rows(loader, self.batch_size)
         self._generators = _generators(loader)
+        self._sharded = isinstance(loader, ShardedReader)
+        self._jumps = self._sharded or is_mapped(loader)  # reading can start at any batch
         self._example: Any = None
         self._sums: dict[int, int] = {}
         self._expected: int | None = None
         self._usual: str | None = None  # the shapes of the epoch's first batch, as text
-
-    @property
-    def _sharded(self) -> bool:
-        return isinstance(self._loader, ShardedReader)
-
-    @property
-    def _jumps(self) -> bool:
-        """Whether reading can start at any batch of an epoch."""
-        return self._sharded or is_mapped(self._loader)
-
-    def _check(self) -> None:
-        name, loader, epochs = self._name, self._loader, self._epochs
         kind = type(loader).__name__
         if self._sharded:
             self.steps = loader.batches_per_epoch
@@ -84,33 +74,33 @@ class LoaderFeed:
                     f"{name}: this ShardedReader has {loader.epochs} epochs, the run {epochs}; "
                     "make it with epochs=None"
                 )
-        elif is_mapped(loader) and self.steps == sys.maxsize:
+        elif self._jumps and self.steps == sys.maxsize:
             raise ValueError(f"{name}: this {kind} has no end; leave its repeat() out")
-        inner = innermost(loader)
-        if self._resumes and getattr(inner, "persistent_workers", False):
+        if resumes and getattr(innermost(loader), "persistent_workers", False):
             raise ValueError(
                 f"{name}: with persistent_workers=True a {kind} does not give its batches again "
                 "after a stop; leave it out, or leave checkpoint out"
             )
+        self.identity: dict[str, Any] = {"loader": kind, "batches": self.steps}
+        if self._sharded:
+            state = iter(loader).get_state()
+            self.identity |= {k: v for k, v in state.items() if k != "batches"}
+
+    def sample(self) -> Any:
+        """Nothing: what tells the data of a loader is the checksum of a batch."""
+        return None
 
     # the states of the generators
 
     def get_state(self) -> dict[str, Any]:
         """The states of all generators that a loader draws from, for a checkpoint."""
-        if self._jumps:
+        if self._jumps or self._once:
             return {}
         drawn = [np.asarray(g.get_state()).tobytes() for g in self._generators]
         return {"generators": drawn, "global": _global_states()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Sets all generators back to the states in a checkpoint.
-
-        Args:
-            state: The states of `get_state`, joined with those of `state_within`.
-
-        Raises:
-            ValueError: The checkpoint is of a loader with another number of generators.
-        """
+        """Sets all generators back to what `get_state` and `state_within` gave, joined."""
         self._expected, self._usual = state.get("checksum"), state.get("usual")
         drawn = state.get("generators", [])
         if drawn and len(drawn) != len(self._generators):
@@ -127,14 +117,10 @@ class LoaderFeed:
         return any(generator is mine for mine in self._generators)
 
     def state_within(self, step: int) -> dict[str, Any]:
-        """The values that a checkpoint within an epoch needs in addition.
+        """What a checkpoint within an epoch needs besides, when some steps of it are done.
 
-        Args:
-            step: The number of steps of the epoch that are done.
-
-        Returns:
-            The checksum of the last batch, by which a resumed run finds that the loader does
-            not repeat its batches, and the shapes of the first batch.
+        It is the checksum of the last batch, by which a resumed run finds that the loader does
+        not repeat its batches, and the shapes of the first batch.
         """
         sums = {"checksum": self._sums[step]} if step in self._sums else {}
         return sums | {"usual": self._usual}
@@ -150,13 +136,7 @@ class LoaderFeed:
     # batches
 
     def batches(self, epoch: int, start: int, capacity: Callable[[Any], int]) -> Parts:
-        """The batches of an epoch, some of them joined for each compiled call.
-
-        Args:
-            epoch: The number of the epoch, from 0.
-            start: The number of the first batch, from 0.
-            capacity: A function that gives the most batches in a call, for one batch.
-        """
+        """An epoch from a batch on; `capacity` gives the most batches of a call from one."""
         self._sums.clear()
         if start == 0:
             self._usual = None
@@ -210,7 +190,7 @@ class LoaderFeed:
             reader = iter(loader)
             reader.set_state({**reader.get_state(), "batches": epoch * n + start})
             return _first(reader, n - start)
-        if is_mapped(loader):
+        if self._jumps:
             assert n is not None
             grain = needed("grain", self._name, "grain")
             rest = loader.repeat()[epoch * n + start : (epoch + 1) * n]
@@ -226,8 +206,7 @@ class LoaderFeed:
         return batches
 
     def _read_again(self, batches: Iterator[Any], count: int) -> None:
-        kind = type(self._loader).__name__
-        last = _END
+        kind, last = type(self._loader).__name__, None
         for i in range(count):
             last = next(batches, _END)
             if last is _END:
@@ -246,6 +225,7 @@ class LoaderFeed:
     def _checked(self, batch: Any) -> Any:
         batch = default_convert(batch)
         row_count(batch, f"{self._name}: a batch")
+        jax.tree.map(lambda x: check_fits(f"{self._name}: a batch", x), batch)
         self._example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
         # Copied, because a loader may fill the same arrays with its next batch.
         return jax.tree.map(np.array, batch)
@@ -276,15 +256,9 @@ def _length(loader: Any) -> int | None:
         return None
 
 
-def _batch_size(loader: Any) -> int | None:
-    size = getattr(loader, "batch_size", None)
-    return size if isinstance(size, int) else None
-
-
-def _rows(loader: Any) -> int | None:
+def _rows(loader: Any, size: int | None) -> int | None:
     """The number of rows in an epoch, if the loader cuts a sampler's rows into batches."""
-    size, sampler = _batch_size(loader), getattr(loader, "sampler", None)
-    rows = None if sampler is None else _length(sampler)
+    rows = _length(getattr(loader, "sampler", None))
     if size is None or rows is None:
         return None
     return rows // size * size if getattr(loader, "drop_last", False) else rows
@@ -378,15 +352,7 @@ def _joined(group: list[Any], first: int, capacity: int) -> Batches:
 
 
 def row_count(data: Any, name: str) -> int:
-    """The number of rows that all arrays of a pytree have along axis 0.
-
-    Args:
-        data: A pytree of arrays.
-        name: The name of the argument, for errors.
-
-    Raises:
-        ValueError: The arrays differ in it, or there are no rows.
-    """
+    """The number of rows that all arrays of a pytree, the argument `name`, have along axis 0."""
     counts = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in jax.tree.leaves(data)}
     if len(counts) != 1 or None in counts:
         shapes = [getattr(leaf, "shape", type(leaf).__name__) for leaf in jax.tree.leaves(data)]

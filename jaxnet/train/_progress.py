@@ -1,5 +1,6 @@
 """What is seen of a run while it goes on, and the cache of compiled programs."""
 
+import functools
 import logging
 import os
 import signal
@@ -52,12 +53,7 @@ class Progress:
             self.close()
 
     def start(self, total: int | None, done: int) -> None:
-        """Begins the bar.
-
-        Args:
-            total: The rows of the whole run; None where that is not known.
-            done: The rows that are done already.
-        """
+        """Begins the bar, over the rows of the whole run (None: not known), some of them done."""
         if self._quiet or self._bar is not None:
             return
         from rich import progress
@@ -179,9 +175,6 @@ def interruptible(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-_said: set[str] = set()
-
-
 def use_compilation_cache() -> Path | None:
     """Keeps compiled programs in the user's cache, so that the next start does not compile.
 
@@ -208,7 +201,6 @@ def use_compilation_cache() -> Path | None:
     return Path(folder)
 
 
+@functools.cache  # once a process
 def _once(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
-        _log.info(text)
+    _log.info(text)

@@ -4,11 +4,13 @@ import csv
 import io
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from jaxnet import _files as files
+from jaxnet._extras import needed
 from jaxnet.train._values import plain, scalars
 from jaxnet.train._visdom import Visdom
 
@@ -100,29 +102,17 @@ class Records:
             writer.open(before, step)
 
     def epoch(self, line: Line) -> None:
-        """Records an epoch.
-
-        Args:
-            line: The numbers by name: "epoch", "step" and the metrics.
-        """
+        """Records an epoch: the numbers by name, "epoch", "step" and the metrics."""
         for writer in self._writers:
             writer.write([line])
 
     def steps(self, lines: Sequence[Line]) -> None:
-        """Records steps, if `every_step` is True.
-
-        Args:
-            lines: The numbers of each step by name: "step", "in_epoch" and the metrics.
-        """
+        """Records steps, if `every_step` is True: each "step", "in_epoch" and the metrics."""
         if self.every_step:
             self.log(lines)
 
     def log(self, lines: Sequence[Line]) -> None:
-        """Records the numbers that a callback of `train.EverySteps` logged.
-
-        Args:
-            lines: The numbers of each step by name: "step", "in_epoch" and the logged ones.
-        """
+        """Records what a callback of `train.EverySteps` logged, as `steps` does the metrics."""
         for writer in self._writers:
             writer.write(lines)
 
@@ -150,15 +140,19 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
 class _Jsonl:
     """The file history.jsonl: a JSON object on each line."""
 
-    def __init__(self, file: Path) -> None:
-        self._path = file
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._file: Any = None
 
     def open(self, before: Sequence[Line], step: int) -> None:
+        self._begin(before)
+
+    def _begin(self, lines: Sequence[Line]) -> None:
         # Replaced as a whole and then appended to: a process that is killed here leaves either
         # the old lines or those that stay.
-        files.write_text(self._path, "".join(map(self._text, before)))
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+        self.close()
+        files.write_text(self._path, "".join(map(self._text, lines)))
+        self._file = open(self._path, "a", newline="", encoding="utf-8")  # noqa: SIM115
 
     def _text(self, line: Line) -> str:
         return json.dumps(plain(line), allow_nan=False) + "\n"
@@ -172,60 +166,40 @@ class _Jsonl:
             self._file.close()
 
 
-class _Csv:
+class _Csv(_Jsonl):
     """The file history.csv: a row for each epoch. A name that appears late adds a column."""
 
-    def __init__(self, file: Path) -> None:
-        self._path = file
-        self._lines: list[Line] = []
-        self._columns: list[str] = []
-        self._file: Any = None
-
     def open(self, before: Sequence[Line], step: int) -> None:
-        self._begin([line for line in before if "epoch" in line])
+        self._lines = [line for line in before if "epoch" in line]
+        self._rewrite()
 
-    def _begin(self, lines: list[Line]) -> None:
+    def _rewrite(self) -> None:
         """Writes the whole file again, with the columns of all lines."""
-        self.close()
-        self._lines = lines
-        self._columns = list(dict.fromkeys(name for line in lines for name in line))
-        head = [dict(zip(self._columns, self._columns, strict=True))] if lines else []
-        files.write_text(self._path, "".join(map(self._text, [*head, *lines])))
-        self._file = open(self._path, "a", newline="", encoding="utf-8")  # noqa: SIM115
+        self._columns = list(dict.fromkeys(name for line in self._lines for name in line))
+        head = [dict(zip(self._columns, self._columns, strict=True))] if self._lines else []
+        self._begin([*head, *self._lines])
 
     def _text(self, line: Line) -> str:
         text = io.StringIO()
-        row = [line.get(name, "") for name in self._columns]
-        csv.writer(text, lineterminator="\n").writerow(row)
+        csv.DictWriter(text, self._columns, restval="", lineterminator="\n").writerow(line)
         return text.getvalue()
 
     def write(self, lines: Sequence[Line]) -> None:
         for line in lines:
-            if "epoch" not in line:
-                continue
-            if set(line) <= set(self._columns):
+            if "epoch" in line:
                 self._lines.append(line)
-                self._file.write(self._text(line))
-                self._file.flush()
-            else:
-                self._begin([*self._lines, line])
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+                if set(line) <= set(self._columns):
+                    super().write([line])
+                else:
+                    self._rewrite()
 
 
 class _TensorBoard:
     """TensorBoard's own event files, without TensorFlow."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            import tensorboard.compat.proto.event_pb2
-            import tensorboard.summary.writer.event_file_writer  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                'records: "tensorboard" needs the package: pip install tensorboard'
-            ) from error
+        for module in ("compat.proto.event_pb2", "summary.writer.event_file_writer"):
+            needed(f"tensorboard.{module}", 'records: "tensorboard"', "tensorboard")
         self._folder = folder
         self._writer: Any = None
 
@@ -237,13 +211,7 @@ class _TensorBoard:
         # Event files cannot be cut. This event makes TensorBoard hide what an earlier, killed
         # process wrote from this step on.
         start = SessionLog(status=SessionLog.START)
-        self._add(Event(step=step + 1, session_log=start))
-
-    def _add(self, event: Any) -> None:
-        import time
-
-        event.wall_time = time.time()
-        self._writer.add_event(event)
+        self._writer.add_event(Event(step=step + 1, session_log=start, wall_time=time.time()))
 
     def write(self, lines: Sequence[Line]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -255,7 +223,9 @@ class _TensorBoard:
                 Summary.Value(tag=f"{group}/{name}", simple_value=float(value))
                 for name, value in scalars(line).items()
             ]
-            self._add(Event(step=int(line["step"]), summary=Summary(value=values)))
+            event = Event(step=int(line["step"]), summary=Summary(value=values))
+            event.wall_time = time.time()
+            self._writer.add_event(event)
         self._writer.flush()
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from jaxnet._checks import better
 from jaxnet.train._resume import RunPosition
 
 
@@ -61,16 +62,19 @@ class Monitor:
 
     Args:
         name: The name of the metric; None for "val_loss", or "loss" without a validation.
-        mode: "min" or "max": which way the metric gets better.
+        mode: "min" or "max": which way the metric gets better; None to go by its name.
         patience: The epochs in a row without a new best that end the run; None for no end.
         validates: Whether there is a validation.
     """
 
-    def __init__(self, name: str | None, mode: str, patience: int | None, validates: bool) -> None:
+    def __init__(
+        self, name: str | None, mode: str | None, patience: int | None, validates: bool
+    ) -> None:
         self._asked = name is not None
         self.name = name or ("val_loss" if validates else "loss")
         self.patience = patience
-        self._sign = 1 if mode == "min" else -1
+        self.mode = better(self.name, mode)
+        self._sign = 1 if self.mode == "min" else -1
 
     def judge(self, measured: Mapping[str, Any], position: RunPosition) -> bool:
         """Notes an epoch in the position; gives whether it is the best so far."""

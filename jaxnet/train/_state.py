@@ -1,10 +1,13 @@
 """The state of a training run as one pytree."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -185,6 +188,54 @@ def create(
         structure=structure,
         average=None if average is None else average.init(params, buffers),
     )
+
+
+@contextmanager
+def keeping_attributes(model: nnx.Module) -> Iterator[None]:
+    """Refuses a change of the model's plain attributes inside, which would be lost.
+
+    A model is built anew in every step, and only its arrays (parameters and buffers) go on to the
+    next one. An attribute that is first set inside is left alone: no step before can have set it.
+
+    Raises:
+        ValueError: An attribute that was there before has another value afterwards.
+    """
+    before = {id(m): (path, m, _plain(m)) for path, m in nnx.iter_modules(model)}
+    yield
+    for path, module, attributes in before.values():
+        now = vars(module)
+        for name, (old, inside) in attributes.items():
+            new = now.get(name)
+            simple = isinstance(old, bool | int | float | str | tuple) and type(old) is type(new)
+            same = new is old or (simple and bool(np.all(new == old)))
+            if not same or inside != _inside(new):
+                where = ".".join(map(str, (*path, name)))
+                raise ValueError(
+                    f"model: the forward pass changes the attribute {where!r}, whose new value is "
+                    f"lost after the step. Make it a buffer, self.{name} = nn.Buffer(jnp.zeros("
+                    f"shape)) in __init__ and self.{name}[...] = value in __call__, for what the "
+                    "next step needs; return it, or leave it out of __init__, for what only this "
+                    "step's loss needs"
+                )
+
+
+def _plain(module: nnx.Module) -> dict[str, tuple[Any, Any]]:
+    """The attributes that are no arrays or modules of the model, and what is in them."""
+    modes = ("training", "deterministic", "use_running_average", "_members")
+    return {
+        name: (value, _inside(value))
+        for name, value in vars(module).items()
+        if name not in modes
+        and not name.startswith(("_pytree__", "_object__"))
+        and not isinstance(value, nnx.Module | nnx.Variable)
+    }
+
+
+def _inside(value: Any) -> Any:
+    """What tells whether something was put into a list or a dictionary."""
+    if isinstance(value, list | set):
+        return list(map(id, value))
+    return {k: id(v) for k, v in value.items()} if isinstance(value, dict) else None
 
 
 def check_optimizer(owner: str, optimizer: Any) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -15,8 +15,18 @@ from jaxnet import metrics as metric_functions
 from jaxnet._checks import check_integer
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import computing_in
-from jaxnet.precision import full_float32
-from jaxnet.train._state import Arrays, TrainState, check_optimizer, merge, split
+from jaxnet.losses._reduction import dividing_by, noting_divisors
+from jaxnet.optim import Optimizer
+from jaxnet.optim._scaling import has_scaler
+from jaxnet.precision import check_x64, full_float32
+from jaxnet.train._state import (
+    Arrays,
+    TrainState,
+    check_optimizer,
+    keeping_attributes,
+    merge,
+    split,
+)
 
 Metrics = dict[str, Any]
 Loss = Callable[[Any, Any], Any]
@@ -39,11 +49,13 @@ class TrainStep:
         function: The function.
         loss: The loss function that the step minimises, which `diagnose` evaluates again.
         compute_dtype: The dtype of the model's arithmetic, or None.
+        optimizer: The optimizer.
     """
 
     function: Step
     loss: Loss
     compute_dtype: DTypeLike | None
+    optimizer: optax.GradientTransformation
 
     def __call__(self, state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
         return self.function(state, batch)
@@ -117,7 +129,8 @@ def make_train_step(
 ) -> Step:
     """A training step: the gradient of the loss, then the optimizer's update.
 
-    It does what `zero_grad()`, `backward()` and `optimizer.step()` do in PyTorch's loop.
+    It does what `zero_grad()`, `backward()` and `optimizer.step()` do in PyTorch's loop. A
+    parameter that the loss does not use, whose `grad` would be None there, stays as it is.
 
     Args:
         loss: A function `loss(model, batch)` that returns a scalar, or a scalar and a
@@ -125,10 +138,14 @@ def make_train_step(
             `nn.keys` context with `fold_in(state.key, state.step)` for dropout and the like.
         optimizer: The optimizer, whose updates are added to the parameters. Clipping,
             parameter groups, frozen parameters and schedules are parts of it
-            (`jaxnet.optim`).
+            (`jaxnet.optim`). LBFGS is given the loss of the batch as a function, torch's
+            closure.
         microbatches: The number of equal parts into which a batch is cut to save memory. The
             gradient is the mean of the parts' gradients, which for a loss that is a mean is
-            the gradient of the whole batch. Metrics that are numbers or arrays are the means
+            the gradient of the whole batch; `losses.cross_entropy` and `nll_loss` divide by the
+            targets that count in the whole batch. A loss of your own must not divide by a
+            number that differs between the parts, such as the sum of a mask, and a sum comes
+            out divided by the number of parts. Metrics that are numbers or arrays are the means
             over the parts, as `fit`'s are over steps; a `jaxnet.metrics.Metric` is joined over
             all rows. BatchNorm sees the parts one after another.
         compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; parameters,
@@ -149,9 +166,12 @@ def make_train_step(
         is the loss before the update, as PyTorch's loop prints it.
 
     Raises:
-        ValueError: The number of microbatches is below 1, or float16 has no loss scaling.
+        ValueError: The number of microbatches is below 1, float16 has no loss scaling, or (in
+            the step) loss_scale and GradScaler do not go together, or the forward pass changes
+            an attribute of the model, which would be lost after the step.
     """
     check_optimizer("make_train_step", optimizer)
+    check_x64("compute_dtype", compute_dtype)
     check_integer("microbatches", microbatches, least=1)
     if jnp.dtype(compute_dtype or jnp.float32) == jnp.float16 and loss_scale is None:
         raise ValueError(
@@ -160,30 +180,57 @@ def make_train_step(
         )
 
     def objective(
-        params: Arrays, buffers: Arrays, batch: Any, state: TrainState[Any], key: jax.Array
+        params: Arrays,
+        buffers: Arrays,
+        batch: Any,
+        state: TrainState[Any],
+        key: jax.Array,
+        divisors: Sequence[jax.Array] = (),
     ) -> tuple[jax.Array, Any]:
         model = merge(state.structure, params, buffers)
         model.train()
-        with keys(key), computing_in(model, compute_dtype):
-            value, metrics = _with_metrics(loss(model, batch))
+        with (
+            keys(key),
+            computing_in(model, compute_dtype),
+            keeping_attributes(model),
+            dividing_by(divisors),
+        ):
+            value, metrics = with_metrics(loss(model, batch))
+        if grad_norm and "grad_norm" in metrics:
+            raise ValueError("metrics: 'grad_norm' is asked for; give this metric another name")
         # Only the differentiated value is scaled; the loss that is reported is not. The model
         # is split again because its layers have changed buffers, such as running statistics.
         scale = 1.0 if loss_scale is None else loss_scale(state.opt_state).astype(value.dtype)
         return value * scale, (value, metrics, split(model)[1:])
 
+    rematerialised = objective
     if remat:
         policy = jax.checkpoint_policies.dots_saveable if remat is True else remat
-        objective = jax.checkpoint(objective, policy=policy)
-    gradient = jax.grad(objective, has_aux=True)
+        rematerialised = jax.checkpoint(objective, policy=policy)
 
-    def parts(state: TrainState[Any], batch: Any, key: jax.Array) -> tuple[Any, Any]:
+    def gradient(reached: set[str], params: Arrays, *rest: Any) -> tuple[Arrays, Any]:
+        def value(params: Arrays) -> tuple[jax.Array, Any]:
+            noting = {name: _noting(reached, name, p) for name, p in params.items()}
+            return rematerialised(noting, *rest)
+
+        return jax.grad(value, has_aux=True)(params)
+
+    def parts(
+        reached: set[str], state: TrainState[Any], batch: Any, key: jax.Array
+    ) -> tuple[Any, Any]:
         cut = jax.tree.map(functools.partial(_cut, microbatches), batch)
+
+        def divide(numbered: Any) -> list[jax.Array]:
+            i, part = numbered
+            with noting_divisors() as found:
+                objective(state.params, state.buffers, part, state, jax.random.fold_in(key, i))
+            return found
 
         def run(carry: Any, numbered: Any) -> tuple[Any, Any]:
             i, part = numbered
             total, params, buffers = carry
             grads, (value, metrics, (params, buffers)) = gradient(
-                params, buffers, part, state, jax.random.fold_in(key, i)
+                reached, params, buffers, part, state, jax.random.fold_in(key, i), divisors
             )
             total = jax.tree.map(jnp.add, total, grads)
             return (total, params, buffers), (value, metrics)
@@ -191,6 +238,7 @@ def make_train_step(
         start = jax.tree.map(jnp.zeros_like, state.params), state.params, state.buffers
         # A loop instead of copies of the program, so that compilation takes no longer.
         numbers = jnp.arange(microbatches)
+        divisors = [each.mean(0) for each in lax.map(divide, (numbers, cut))]
         (total, params, buffers), (values, stacked) = lax.scan(run, start, (numbers, cut))
         grads = jax.tree.map(lambda g: g / microbatches, total)
         metrics = jax.tree.map(
@@ -205,17 +253,29 @@ def make_train_step(
         # The key depends on the number of the step alone, so that a run that is resumed draws
         # the same numbers as an uninterrupted one.
         key = jax.random.fold_in(state.key, state.step)
+        if loss_scale is None and has_scaler(state.opt_state):
+            raise ValueError(
+                "loss_scale: None, but the optimizer has a GradScaler, which divides gradients by "
+                "the scale; give loss_scale=optim.loss_scale, or leave GradScaler out"
+            )
+        reached: set[str] = set()  # the names of the parameters that have a gradient
         if microbatches > 1:
-            grads, aux = parts(state, batch, key)
+            grads, aux = parts(reached, state, batch, key)
         else:
-            grads, aux = gradient(state.params, state.buffers, batch, state, key)
+            grads, aux = gradient(reached, state.params, state.buffers, batch, state, key)
         # A layer may change its own parameters in the forward pass, as Embedding(max_norm) does
         # in torch too, so the update is added to the parameters after it.
         value, metrics, (params, buffers) = aux
         if grad_norm:
             scale = 1.0 if loss_scale is None else loss_scale(state.opt_state)
             metrics = {**metrics, "grad_norm": optax.tree.norm(grads) / scale}
-        updates, opt_state = _update(optimizer, grads, state.opt_state, params)
+        extra: dict[str, Any] = {}
+        if missing := [name for name in params if name not in reached]:
+            extra["has_gradient"] = dict.fromkeys(missing, False)
+        if isinstance(optimizer, optax.GradientTransformationExtraArgs):
+            extra |= {"value": value, "grad": grads}
+            extra["value_fn"] = lambda p: objective(p, state.buffers, batch, state, key)[1][0]
+        updates, opt_state = _update(optimizer, grads, state.opt_state, params, extra)
         with jax.numpy_dtype_promotion("standard"):  # float32 updates of bfloat16 parameters
             params = optax.apply_updates(params, updates)
         state = state.replace(
@@ -229,63 +289,32 @@ def make_train_step(
             state = state.replace(average=averaged)
         return state, {"loss": value, **metrics}
 
-    return TrainStep(step, loss, compute_dtype)
+    return TrainStep(step, loss, compute_dtype, optimizer)
 
 
-def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
-    """An evaluation step: the metrics of a batch, with the model in evaluation mode.
+def _noting(reached: set[str], name: str, param: jax.Array) -> jax.Array:
+    """The parameter, whose name is noted when the backward pass comes to it.
 
-    A model that draws random numbers in evaluation mode too, such as a variational
-    autoencoder, draws from `fold_in(state.key, state.step)`; `evaluate` and `fit` give each
-    batch a key of its own.
-
-    Args:
-        loss: A function `loss(model, batch)` that returns a scalar, or a scalar and a
-            dictionary of metrics.
-        compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; None means
-            float32.
-
-    Returns:
-        A pure function `(state, batch) -> (state, metrics)`, not yet compiled, which returns
-        the state unchanged.
+    Whether it comes there is known while the program is traced: JAX passes the zeros of what a
+    result does not depend on as symbols. In PyTorch `grad` is None then.
     """
 
-    @full_float32()
-    def step(state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
-        model = state.model()
-        key = jax.random.fold_in(state.key, state.step)
-        with keys(key), computing_in(model, compute_dtype):
-            value, metrics = _with_metrics(loss(model, batch))
-        return state, {"loss": value, **metrics}
+    @jax.custom_vjp
+    def same(x: jax.Array) -> jax.Array:
+        return x
 
-    return EvalStep(step)
+    def forward(x: Any) -> tuple[jax.Array, None]:
+        return x.value, None
 
+    def backward(_: None, ct: Any) -> tuple[Any]:
+        if isinstance(ct, jax.custom_derivatives.SymbolicZero):
+            return (None,)
+        reached.add(name)
+        return (ct,)
 
-def make_predict(
-    compute_dtype: DTypeLike | None = None, averaged: bool = False
-) -> Callable[..., Any]:
-    """A prediction function: the outputs of the model in evaluation mode.
-
-    A model that draws in evaluation mode too does so from the same key as in
-    `make_eval_step`.
-
-    Args:
-        compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; the outputs
-            are float32. None means float32.
-        averaged: Whether to use the running average of the weights.
-
-    Returns:
-        A pure function `(state, *inputs) -> outputs`, not yet compiled.
-    """
-
-    @full_float32()
-    def predict(state: TrainState[Any], *inputs: Any) -> Any:
-        model = state.model(averaged=averaged)
-        key = jax.random.fold_in(state.key, state.step)
-        with keys(key), computing_in(model, compute_dtype):
-            return model(*inputs)
-
-    return predict
+    same.defvjp(forward, backward, symbolic_zeros=True)
+    noted: jax.Array = same(param)
+    return noted
 
 
 def _joins(metric: Any) -> bool:
@@ -301,14 +330,23 @@ def _cut(parts: int, array: jax.Array) -> jax.Array:
 
 
 def _update(
-    optimizer: optax.GradientTransformation, grads: Arrays, opt_state: Any, params: Arrays
+    optimizer: optax.GradientTransformation,
+    grads: Arrays,
+    opt_state: Any,
+    params: Arrays,
+    extra: dict[str, Any],
 ) -> tuple[Any, Any]:
     """The optimizer's update, with an error that says so if the state is another optimizer's."""
     # The right structure is asked for only when something is wrong: tracing the optimizer's
     # init would take time in every step that is traced.
     error: Exception | None = None
     try:
-        updates, after = optimizer.update(grads, opt_state, params)
+        if isinstance(optimizer, Optimizer):
+            updates, after = optimizer.update(grads, opt_state, params, **extra)
+        else:  # one of optax, which moves all parameters
+            still = extra.pop("has_gradient", {})
+            updates, after = optimizer.update(grads, opt_state, params, **extra)
+            updates = {k: jnp.zeros_like(u) if k in still else u for k, u in updates.items()}
         if jax.tree.structure(after) == jax.tree.structure(opt_state):  # type: ignore[operator]
             return updates, after
     except Exception as raised:
@@ -322,7 +360,7 @@ def _update(
     ) from error
 
 
-def _with_metrics(result: Any) -> tuple[jax.Array, Metrics]:
+def with_metrics(result: Any) -> tuple[jax.Array, Metrics]:
     value, metrics = result if isinstance(result, tuple) else (result, {})
     metrics = {name: jax.tree.map(jnp.asarray, _checked(name, m)) for name, m in metrics.items()}
     if getattr(value, "ndim", None) != 0:

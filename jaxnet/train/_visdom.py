@@ -4,6 +4,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlparse
 
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxnet._checks import check_integer
 from jaxnet.train._values import scalars
 
 _SECONDS = 5.0  # how long a server may take for an answer
@@ -74,19 +76,21 @@ class Visdom:
         self._drawn = set()
         self.write(kept)
 
-    def write(self, lines: Sequence[Line]) -> None:
+    def write(self, lines: Sequence[Line], window: str | None = None) -> None:
         """Appends the numbers of epochs or of steps.
 
         Args:
             lines: The records. One with the name "epoch" is an epoch's, any other a step's.
+            window: The window for all these numbers, a line for each name; None gives each metric
+                its own.
         """
         with self._lock:
             for line in lines:
                 axis = "epoch" if "epoch" in line else "step"
                 for name, value in scalars(line).items():
                     if math.isfinite(value):
-                        window = name.removeprefix("val_")
-                        x, y = self._points.setdefault((window, axis, name), ([], []))
+                        home = window or name.removeprefix("val_")
+                        x, y = self._points.setdefault((home, axis, name), ([], []))
                         x.append(line[axis])
                         y.append(value)
         self._send()
@@ -104,11 +108,7 @@ class Visdom:
             TypeError: The images are integers other than uint8.
             ValueError: The images have another shape, or floats outside of 0 to 1.
         """
-        grid = _grid(np.asarray(images), columns)
-        client, title = self._client, {"title": window}
-        with self._lock:
-            self._contents[window] = lambda: client.image(grid, win=window, opts=title)
-        self._send()
+        self._show(window, self._client.image, _grid(np.asarray(images), columns))
 
     def text(self, text: str, window: str = "text") -> None:
         """Shows a text, instead of the text that the window showed before.
@@ -117,15 +117,16 @@ class Visdom:
             text: The text, which may be HTML.
             window: The name of the window, which is its title too.
         """
-        client, title = self._client, {"title": window}
+        self._show(window, self._client.text, text)
+
+    def _show(self, window: str, show: Callable[..., object], content: Any) -> None:
         with self._lock:
-            self._contents[window] = lambda: client.text(text, win=window, opts=title)
+            self._contents[window] = partial(show, content, win=window, opts={"title": window})
         self._send()
 
     def close(self) -> None:
         """Waits until everything is sent. The object can be used again afterwards."""
-        thread = self._thread
-        if thread is not None:
+        if (thread := self._thread) is not None:
             thread.join()
         self._warn_once()
 
@@ -190,13 +191,8 @@ class Visdom:
 
 
 def _connect(server: str, port: int, env: str) -> Any:
-    """A client of Visdom, after the server has answered it.
-
-    Raises:
-        ConnectionError, ImportError, ValueError: The errors of `Visdom`.
-    """
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
-        raise ValueError(f"port: {port!r}; accepted is an integer from 1 to 65535")
+    """A client of Visdom, after the server has answered it, with the errors of `Visdom`."""
+    check_integer("port", port, least=1, most=65535)
     parsed = urlparse(server if "://" in server else f"http://{server}")
     has_port = ":" in parsed.netloc.rpartition("]")[2]  # a colon within [::1] is none of a port
     if not parsed.netloc or has_port or parsed.path.strip("/"):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import random
 import subprocess
 import sys
 import time
@@ -229,3 +230,46 @@ except RuntimeError as error:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=True
     )
     assert "no batch came within 0.2 seconds" in done.stdout
+
+
+class Drawing:
+    """Rows that draw from a generator."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        return i + self.draw(i)
+
+
+@pytest.mark.parametrize(
+    ("draw", "name"),
+    [
+        (lambda i: np.random.rand(), "NumPy"),
+        (lambda i: random.random(), "Python"),
+        (lambda i: random.random() + np.random.rand(), "Python and of NumPy"),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_rows_that_draw_from_what_threads_share_are_refused(draw, name, workers):
+    said = f"num_workers: reading a row draws from the generator of {name}, which"
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=said):
+            next(iter(data.DataLoader(Drawing(draw), 2, num_workers=workers)))
+    with pytest.raises(RuntimeError, match=said):
+        list(data.DataLoader(range(8), 2, num_workers=workers, collate_fn=lambda rows: draw(0)))
+    assert len(list(data.DataLoader(Drawing(draw), 2))) == 4
+
+
+def test_rows_with_generators_of_their_own_are_the_same_in_threads():
+    rows = Drawing(lambda i: np.random.default_rng(i).random())
+    expected = [batch.tolist() for batch in data.DataLoader(rows, 2)]
+    batches = iter(data.DataLoader(rows, 2, num_workers=3))
+    found = []
+    for _ in range(4):
+        np.random.rand()  # what the program itself draws is no draw of the rows
+        found.append(next(batches).tolist())
+    assert found == expected

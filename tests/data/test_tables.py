@@ -125,6 +125,11 @@ def test_statistics_of_training_rows_serve_all_rows():
         data.standardize(x[:1])
     with pytest.raises(ValueError, match=r"shape \(6, 1\); accepted is \(rows, 2\)"):
         known.apply(x[:, :1])
+    np.testing.assert_allclose(known.invert(known.apply(x)), x, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"shape \(6, 1\); accepted is \(rows, 2\)"):
+        known.invert(x[:, :1])
+    constant = data.Statistics.of(np.full((3, 1), 5.0))
+    assert constant.invert(np.zeros((2, 1))).tolist() == [[5.0], [5.0]]
     whole = data.standardize(np.array([[1], [2], [4]]))
     np.testing.assert_allclose(whole[:, 0], [-0.87287156, -0.21821789, 1.09108945])
 

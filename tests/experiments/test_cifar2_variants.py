@@ -8,16 +8,11 @@ import numpy as np
 import pytest
 
 from experiments.birds import Trainer
-from experiments.cifar2_variants import (
-    Config,
-    NetResDeep,
-    checkpoint_folder,
-    run_variant,
-    variants,
-    without_eval,
-)
+from experiments.cifar2_nets import NetResDeep
+from experiments.cifar2_variants import Config, checkpoint_folder, run_variant, variants
 from experiments.harness import registry
 from experiments.harness.unfinished import Unfinished, checksum
+from experiments.without_eval import without_eval
 from jaxnet import metrics, nn, train, weights
 from jaxnet.random import Generator
 

@@ -10,15 +10,10 @@ import pytest
 
 from experiments.harness import ledger
 from experiments.harness.registry import run
+from experiments.mnist_forms import make_tensor_steps, tensor_state
+from experiments.mnist_judge import checks_of, layer_by_layer, writings_apart
 from experiments.mnist_mlp import Config, inputs, keras_net, train_one
-from experiments.mnist_nets import (
-    OUTPUTS,
-    PROGRAMS,
-    make_tensor_steps,
-    named_network,
-    tensor_state,
-    writings_apart,
-)
+from experiments.mnist_nets import OUTPUTS, PROGRAMS, named_network
 from jaxnet import data, nn, train, weights
 from jaxnet.random import Generator
 
@@ -332,6 +327,41 @@ def test_the_keras_net_begins_as_keras_does():
     assert not np.asarray(net[4].bias[...]).any()
 
 
+def test_what_the_document_says_of_layers_is_checked(monkeypatch):
+    lines, checks = layer_by_layer(0)
+    assert lines[:3] == [
+        "Linear(in_features=784, out_features=200, bias=True): (1, 200)",
+        "Linear(in_features=200, out_features=200, bias=True): (1, 200)",
+        "Linear(in_features=200, out_features=10, bias=True): (1, 10)",
+    ]
+    assert [check["verdict"] for check in checks] == ["ok"] * 3
+    monkeypatch.setattr(nn.ReLU, "__call__", lambda self, x: x)  # no activation
+    assert [check["verdict"] for check in layer_by_layer(0)[1]] == ["ok", "ok", "OFF"]
+
+
+@pytest.mark.parametrize(
+    ("plant", "off"),
+    [
+        ({}, None),
+        ({"ps": np.float32([[0.7, 0.3], [0.6, 0.4]])}, "argmax"),
+        ({"test_accuracy_by_step": {3: 0.4, 6: 0.5}}, "test after every"),
+        ({"test_accuracy_without_eval": 0.6}, "with eval"),
+    ],
+)
+def test_a_planted_wrong_value_is_found(plant, off):
+    curves = {
+        "test_accuracy": {1: 0.4, 2: 0.6},
+        "test_accuracy_by_step": {3: 0.4, 5: 0.1, 6: 0.6},
+        "test_accuracy_without_eval": 0.5,
+    } | {name: value for name, value in plant.items() if name != "ps"}
+    outputs = jnp.array([[2.0, 1.0], [0.0, 1.0]])
+    checks = checks_of("dropout", curves, outputs, plant.get("ps", jax.nn.softmax(outputs)))
+    found = [check["check"] for check in checks if check["verdict"] == "OFF"]
+    assert len(checks) == 3
+    assert len(found) == (off is not None)
+    assert all(off in what for what in found)
+
+
 @pytest.mark.data
 @pytest.mark.visdom
 def test_it_draws_on_a_visdom_server(tmp_path, capsys):
@@ -343,7 +373,10 @@ def test_it_draws_on_a_visdom_server(tmp_path, capsys):
         arguments = ["--nets", "sigmoid", "--epochs", "1", "--visdom-port", str(port)]
         assert run("mnist_mlp", [*arguments, "--out", str(tmp_path)]) == 0
         shown = windows(port, "mnist_mlp_sigmoid")
-        assert shown.keys() == {"loss", "loss_by_step", "accuracy", "x", "pred"}
+        assert shown.keys() == {"loss", "loss_by_step", "accuracy", "test loss&acc.", "x", "pred"}
+        lines = shown["test loss&acc."]["content"]["data"]  # two lines in one window
+        assert [line["name"] for line in lines] == ["test loss", "acc."]
+        assert all(len(line["y"]) == 1 for line in lines)
         assert len(shown["pred"]["content"].split()) == 200
     finally:
         server.kill()

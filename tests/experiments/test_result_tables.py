@@ -24,10 +24,10 @@ def test_a_terminal_shows_parts_and_what_is_off(width, monkeypatch, capsys):
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert max(map(len, lines)) <= width
     words = [" ".join(line.split()) for line in lines]
-    for line in ("loss 1 of 2 hold", "shape 1 of 1 hold", "val 1 not run", "These are OFF:",
-                 "net.loss.1 0.50 0.51 +1.0e-02 5.0e-03"):  # fmt: skip
+    for line in ("loss 1 of 2 hold", "shape 1 of 1 hold", "val 1 not judged: 1 not run",
+                 "These are OFF:", "net.loss.1 0.50 0.51 +1.0e-02 5.0e-03"):  # fmt: skip
         assert line in words
-    assert words[-1] == "2 of 3 figures hold"
+    assert words[-1] == "2 of 3 figures hold; 1 not judged: 1 not run"
     assert "net.loss.2" not in "".join(lines)
 
 

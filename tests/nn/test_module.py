@@ -2,6 +2,7 @@
 
 import copy
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -163,3 +164,31 @@ def test_torch_prints_so():
     first = two()
     first.part0, first.part1 = theirs.Tanh(), theirs.Sequential()
     assert repr(theirs.Sequential(first, two())) == PRINTED
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, "float64", np.dtype("float64"), np.float64])
+@pytest.mark.parametrize("make", [nn.Linear, nn.Embedding, nn.LSTM])
+def test_float64_without_x64_is_refused(make, dtype):
+    with pytest.raises(ValueError, match=r"dtype: float64, of which JAX would make 32.*enable_x64"):
+        make(3, 2, rngs=Generator(0), dtype=dtype)
+    with pytest.raises(ValueError, match=r"double: float64, of which JAX would make 32 bits"):
+        nn.BatchNorm1d(2).double()
+
+
+@pytest.mark.parametrize("kind", ["Linear", "Embedding", "LSTM", "BatchNorm1d"])
+def test_float64_draws_and_casts_are_torchs(kind):
+    torch = pytest.importorskip("torch")
+    sizes = (4,) if kind == "BatchNorm1d" else (4, 3)
+    with jax.enable_x64(True):
+        for cast in (False, True):
+            options = {} if cast else {"dtype": jnp.float64}
+            ours = getattr(nn, kind)(*sizes, rngs=Generator(0), **options)
+            torch.manual_seed(0)
+            theirs = getattr(torch.nn, kind)(*sizes, **({} if cast else {"dtype": torch.float64}))
+            if cast:
+                assert ours.double() is ours
+                theirs.double()
+            for name, value in theirs.state_dict().items():
+                own = dict(weights.state_dict(ours))[name]
+                assert str(own.dtype) == str(value.dtype).removeprefix("torch.")
+                np.testing.assert_array_equal(own, value.numpy())

@@ -132,6 +132,22 @@ def test_what_is_no_number_is_refused() -> None:
         optim.SGD(lr="0.1")  # type: ignore[arg-type]
 
 
+def test_set_hyperparams_skips_no_group() -> None:
+    decays = optim.SGD(lr=0.1, weight_decay=0.1, momentum=0.9)
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    state = optim.groups([("a", optim.SGD(lr=0.1))], decays).init(params)
+    for name in ("weight_decay", "momentum"):
+        with pytest.raises(ValueError, match=rf"{name}: no hyperparameter of group 0.*group=1"):
+            optim.set_hyperparams(state, **{name: 0.5})
+        changed = optim.set_hyperparams(state, group=1, **{name: 0.5})
+        assert float(optim.get_hyperparams(changed, 1)[name]) == 0.5
+    off = optim.set_hyperparams(state, weight_decay=0.0)  # a group that was built with 0 has it
+    assert float(optim.get_hyperparams(off, 1)["weight_decay"]) == 0
+    mixed = optim.groups([("a", optim.SGD(lr=0.1))], optim.Adam(lr=0.1)).init(params)
+    with pytest.raises(ValueError, match=r"betas: no hyperparameter of group 0.*group=1"):
+        optim.set_hyperparams(mixed, betas=(0.5, 0.9))
+
+
 def test_set_hyperparams_refuses_what_the_state_lacks() -> None:
     state = optim.SGD().init(PARAMS)
     with pytest.raises(ValueError, match=r"momentum: no hyperparameter.*\['lr'\]"):

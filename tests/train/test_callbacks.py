@@ -237,11 +237,21 @@ def test_metrics_that_are_no_numbers(metric, error, says):
         train.fit(make_state(), step, rows(), **options)
 
 
-@pytest.mark.parametrize("name", ["epoch", "step", "in_epoch"])
+@pytest.mark.parametrize(
+    "name", ["epoch", "step", "in_epoch", "lr", "seconds", "samples_per_second", "val_loss"]
+)
 def test_a_metric_does_not_hide_what_a_line_says_itself(name):
     loss = train.supervised(losses.cross_entropy, {name: metrics.accuracy})
     step = train.make_train_step(loss, OPTIMIZER)
     with pytest.raises(ValueError, match=f"metrics: '{name}' has its own meaning"):
+        train.fit(make_state(), step, rows(), epochs=1, batch_size=8, quiet=True)
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_metric_does_not_hide_what_the_step_says_itself(name):
+    loss = train.supervised(losses.cross_entropy, {name: metrics.accuracy})
+    step = train.make_train_step(loss, OPTIMIZER, grad_norm=True)
+    with pytest.raises(ValueError, match=rf"metrics: '{name}' is .*give this metric another name"):
         train.fit(make_state(), step, rows(), epochs=1, batch_size=8, quiet=True)
 
 

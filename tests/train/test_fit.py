@@ -1,4 +1,4 @@
-"""jaxnet/train/_fit.py: the loop on the host, and that nothing is lost when it is stopped."""
+"""jaxnet/train/_fit.py, _run.py: the loop on the host; nothing is lost when it is stopped."""
 
 import logging
 import os
@@ -11,10 +11,13 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxnet import data, losses, metrics, nn, optim, train
 from jaxnet.checkpoint import Checkpoints
 from jaxnet.random import Generator
+from jaxnet.train._result import Monitor
+from jaxnet.train._resume import RunPosition
 
 LOSS = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
 OPTIMIZER = optim.Adam(lr=0.02)
@@ -32,7 +35,9 @@ def rows(n: int = 50) -> tuple[np.ndarray, np.ndarray]:
 
 def make_state(optimizer=OPTIMIZER) -> train.TrainState:
     g = Generator(1)
-    layers = nn.Linear(3, 8, rngs=g), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 2, rngs=g)
+    # No bias before the norm: its gradient is nothing but rounding, which Adam makes steps of.
+    first = nn.Linear(3, 8, bias=False, rngs=g)
+    layers = first, nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 2, rngs=g)
     return train.create(nn.Sequential(*layers), optimizer, seed=3)
 
 
@@ -296,6 +301,7 @@ def test_skip_leaves_the_step_out_and_go_on_goes_on():
     skipped = run(arrays=poisoned(), shuffle=False, epochs=1, nonfinite="skip")
     assert np.isfinite(skipped.state.params["0.weight"]).all()
     assert int(skipped.state.step) == 7
+    assert np.isfinite(skipped.history[0]["loss"])
     on = run(arrays=poisoned(), shuffle=False, epochs=1, nonfinite="go on")
     assert np.isnan(on.state.params["0.weight"]).all()
 
@@ -376,8 +382,12 @@ def test_a_function_of_the_epoch_as_data(tmp_path):
         ({"patience": 0}, "patience: 0"),
         ({"time_budget": -1.0}, "time_budget: -1.0"),
         ({"time_budget": "1 h"}, "time_budget: '1 h'; accepted is a number of seconds"),
-        ({"monitor": "list", "step": LISTS}, "monitor: 'list' is a list of 2 numbers"),
+        (
+            {"monitor": "list", "mode": "min", "step": LISTS},
+            "monitor: 'list' is a list of 2 numbers",
+        ),
         ({"validation": rows(4)}, "validation, eval_step: one without the other"),
+        ({"monitor": "spread"}, "mode: None does not tell which way 'spread' gets better"),
         ({"monitor": "f1"}, "monitor: no metric 'f1'; there are loss, accuracy"),
         ({"arrays": (np.zeros((3, 1)), np.zeros(4))}, r"shapes \[\(3, 1\), \(4,\)\]"),
         ({"arrays": (np.zeros((0, 1)),)}, "holds no rows"),
@@ -420,6 +430,10 @@ def test_a_last_batch_that_cannot_be_trained_is_refused_before_the_first_step(
     ("options", "says"),
     [
         ({"callbacks": train.EverySteps(1, print)}, "callbacks: EverySteps.*accepted is a list"),
+        ({"generator": 0}, r"generator: int; accepted is a jaxnet.random.Generator"),
+        ({"generator": nnx.Rngs(0)}, r"generator: Rngs; accepted is a jaxnet.random.Generator"),
+        ({"arrays": [*zip(*rows(), strict=True)]}, r"data: a list of 50 tuples.*data.DataLoader\("),
+        ({"arrays": [(1.0, 0), (2.0, 1)]}, r"data: a list of 2 tuples, which is row by row"),
         ({"callbacks": [3]}, r"callbacks: \[3\]; accepted is a list of functions"),
         ({"validation": rows(4), "eval_step": STEP}, "eval_step: a training step"),
         ({"step": losses.mse_loss}, r"step: .*give make_train_step\(loss, optimizer\)"),
@@ -430,3 +444,104 @@ def test_a_last_batch_that_cannot_be_trained_is_refused_before_the_first_step(
 def test_arguments_of_another_kind(options, says):
     with pytest.raises(TypeError, match=says):
         run(**options)
+
+
+def test_skipped_steps_are_in_no_mean_and_patience_goes_on(tmp_path):
+    lines: list[str] = []
+    seen = []
+    look = train.EverySteps(4, lambda report: seen.append(report.metrics["loss"]))
+    options = {"arrays": poisoned(), "nonfinite": "skip", "patience": 3, "callbacks": [look]}
+    result = run(log=lines.append, **options)
+    assert (result.reason, result.best_epoch) == ("done", 3)
+    assert all(np.isfinite(line["loss"]) for line in result.history)
+    assert np.isfinite(seen).all()
+    assert sum("left out 1 steps, which were not finite" in line for line in lines) == 3
+    assert_same(result, run(checkpoint=tmp_path, **options))
+    never = run(arrays=(rows()[0] * np.nan, rows()[1]), nonfinite="skip", patience=2)
+    assert (never.reason, never.best_epoch) == ("patience", None)
+
+
+def test_buffers_that_become_nan_are_found_and_masks_may_be_infinite():
+    class Normed(nn.Module):
+        def __init__(self):
+            self.fc, self.bn = nn.Linear(3, 2, rngs=Generator(0)), nn.BatchNorm1d(3)
+            self.mask = nn.Buffer(jnp.array([[0.0, -jnp.inf]]))
+
+        def __call__(self, x):
+            self.bn(x)  # only its running statistics are used
+            return self.fc(jnp.nan_to_num(x)) + jnp.maximum(self.mask[...], -1e9)
+
+    optimizer = optim.SGD(lr=0.1)
+    step = train.make_train_step(train.supervised(losses.cross_entropy), optimizer)
+    state = train.create(Normed(), optimizer)
+    with pytest.raises(train.NonFiniteError, match=r"buffer is bn.running_mean: .*3 nan") as caught:
+        run(step, state, arrays=poisoned(), shuffle=False)
+    assert caught.value.diagnosis.gradient is None
+    skipped = run(step, state, arrays=poisoned(), nonfinite="skip")
+    assert np.isfinite(skipped.state.buffers["bn.running_mean"]).all()
+    assert run(step, state).reason == "done"
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "best"),
+    [
+        ("accuracy", None, 2),
+        ("val_top_k_accuracy", None, 2),
+        ("val_loss", None, 3),
+        ("mae", None, 3),
+        ("accuracy", "min", 3),
+        ("spread", "max", 2),
+    ],
+)
+def test_which_epoch_is_the_best_follows_the_metric(name, mode, best):
+    monitor, position = Monitor(name, mode, None, validates=True), RunPosition()
+    for position.epoch, value in enumerate((0.5, 0.75, 0.25, 0.5), 1):
+        monitor.judge({name: value}, position)
+    assert position.best_epoch == best
+
+
+BIG = rows()[1].astype(np.int64) + 2**40
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"arrays": (rows()[0], BIG)},
+        {"arrays": data.TensorDataset(rows()[0], BIG)},
+        {"arrays": data.DataLoader([*zip(rows()[0], BIG, strict=True)], 8), "batch_size": None},
+        {"validation": (rows()[0], BIG), "eval_step": EVAL},
+    ],
+)
+def test_classes_that_do_not_fit_32_bits_are_refused(options):
+    with pytest.raises(ValueError, match=r"1099511627776 does not fit the 32 bits.*enable_x64"):
+        run(**options)
+
+
+def test_the_cause_of_a_nan_is_named_and_the_advice_is_for_it():
+    class Log(nn.Module):
+        def __init__(self):
+            self.first = nn.Linear(3, 3, rngs=Generator(0))
+            self.second = nn.Linear(3, 2, rngs=Generator(1))
+
+        def __call__(self, x):
+            return self.second(jnp.log(self.first(x)))
+
+    optimizer = optim.SGD(lr=0.1)
+    step = train.make_train_step(train.supervised(losses.cross_entropy), optimizer)
+    with pytest.raises(train.NonFiniteError, match="what is computed before the layer second: in "):
+        run(step, train.create(Log(), optimizer))
+    with pytest.raises(
+        train.NonFiniteError, match=r"batch\[0\].*The data is the cause: clean"
+    ) as e:
+        run(arrays=poisoned())
+    assert "learning rate" not in str(e.value)
+
+
+def test_lines_with_validation_arrays_say_that_torchs_orders_are_others():
+    lines: list[str] = []
+    options = {"validation": rows(4), "eval_step": EVAL, "epochs": 1, "log": lines.append}
+    run(generator=Generator(0), **options)
+    assert sum("validation: draws nothing from the generator" in line for line in lines) == 1
+    lines.clear()
+    run(generator=Generator(0), shuffle=False, **options)
+    assert not any("draws nothing" in line for line in lines)
