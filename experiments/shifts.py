@@ -15,7 +15,8 @@ the convolutional net, 0.730 with the fully connected one and 0.781 if it was tr
 after four pixels 0.800, 0.715 and 0.760: experiments/results/shifts.md. So the document's words
 hold for the layer, not for the net: its convolutions respect a shift to the last bit, but the
 linear layers behind them do not, and four pixels cost it more accuracy than the fully connected
-net, which has less to lose. It is the best of the three at every shift all the same.
+net, which has less to lose. It is the best of the three at every shift all the same. Nor does
+training on shifts make a shift cheaper (0.021 against 0.015): the net gets better everywhere.
 """
 
 import dataclasses

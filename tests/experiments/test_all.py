@@ -167,7 +167,7 @@ def test_the_device_is_chosen_and_said(arguments, says, tmp_path, monkeypatch, c
             "--lr: not a setting of `all`, which takes --data-dir, --out, --device",
         ),
         (["--seeds=3"], "--seeds: not a setting of `all`"),
-        (["--lr", "1"], "give --lr to one experiment (autograd, "),
+        (["--lr", "1"], "give --lr to one experiment (activations, autograd, "),
         (["wine"], "one experiment alone: python -m experiments wine"),
         (["--epochs", "0"], "--epochs: 0; at least 1"),
         (["--data-dir", "/no/such"], "--data-dir: there is no folder /no/such"),
