@@ -226,7 +226,7 @@ def main() -> None:
     print("\n" + text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "growth.md").write_text(text)
+        (options.out / "growth.md").write_text(text, encoding="utf-8")
         plots.save_panels(options.out / "growth.png", panels)
 
 

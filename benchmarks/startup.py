@@ -203,7 +203,11 @@ def launch(library: str, name: str, cache: Path) -> Process:
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     began = time.perf_counter()
     with subprocess.Popen(
-        words, stdout=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[1]
+        words,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env=environment,
+        cwd=Path(__file__).parents[1],
     ) as process:
         assert process.stdout is not None
         phases = process.stdout.readline()
@@ -218,7 +222,7 @@ def peak_memory() -> float:
     """The peak memory of this process in MiB; nan on a system that does not report it."""
     # Not resource.getrusage, whose peak includes that of the process before exec.
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) / 1024
     except OSError:

@@ -316,7 +316,7 @@ def main() -> None:
     print("\n" + text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "table.md").write_text(text)
+        (options.out / "table.md").write_text(text, encoding="utf-8")
         shown = {name: ratio for name, ratio in ratios.items() if name != "thermometer"}
         if not shown:
             return

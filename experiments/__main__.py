@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.harness.all import COMMANDS
+from experiments.harness.console import steady
 from experiments.harness.registry import list_all, names, run
 
 _USAGE = """
@@ -33,4 +34,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with steady():
+        sys.exit(main(sys.argv[1:]))

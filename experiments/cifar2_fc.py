@@ -12,9 +12,10 @@ are the same function: both are computed and compared.
 A run that is stopped or killed loses at most five epochs: the same command goes on.
 
 The document prints its losses and its validation accuracy, 0.8235, under a listing with
-two images a step, but these figures are those of 64 images a step. Result: the net with 64 images
-a step ends at 0.8178 ± 0.0024 with a training loss of 0.017 (five seeds, 48 of 48 figures hold),
-the net with two images a step at 0.7775 ± 0.0039 and 0.24. (A test compares its steps with
+two images a step, but these figures are those of 64 images a step. Result: the net with 64
+images a step ends at 0.8178 ± 0.0024 with a training loss of 0.017 (five seeds; accuracy and
+counts hold, the losses of single steps scatter too much to be judged one by one), the net with
+two images a step at 0.7775 ± 0.0039 and 0.24. (A test compares its steps with
 PyTorch's.) Table: experiments/results/cifar2_fc.md (two CPU cores of an AMD EPYC).
 """
 

@@ -13,7 +13,9 @@ voxel's 27 neighbours is what it has to beat.
 
 Result (2-core CPU, half a minute): the shapes of the document hold; 3 mm from slice to slice,
 0.56 mm from pixel to pixel, Hounsfield units from -1024 to 3071. Of the noise's mean squared
-error 0.0100 the neighbours' mean leaves 0.0056 and the net 0.0038.
+error 0.0100 the neighbours' mean leaves 0.0056 and the net 0.0038. The run does not show that
+depth helps: with 1x3x3 kernels in place of 3x3x3 the net did better in a trial of 4 epochs and
+one seed, 0.0034 against 0.0044.
 """
 
 import dataclasses

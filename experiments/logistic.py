@@ -9,7 +9,8 @@ in NumPy: the run has to come to it.
 
     python -m experiments logistic
 
-Result (two CPU cores, half a minute): the training ends RESULT.
+Result, 20 epochs on two CPU cores, in half a minute: the training ends within 0.4 % of the minimum,
+and 96.9 % of the test images are right (96.7 % with dist).
 """
 
 import dataclasses
@@ -236,8 +237,8 @@ def main(config: Config, run: Run) -> None:
         "accuracy": {name: r.history[-1]["val_accuracy"] for name, r in results.items()},
     }
     run.metrics |= figures
-    checks = run.metrics["checks"] = judge(figures, config)
-    tables.show(("what has to hold", "found", ""), [list(check.values()) for check in checks])
+    checks = judge(figures, config)
+    tables.save_checks(run, checks)
     run.result = f"{100 * figures['accuracy']['cross entropy']:.1f} % of the test images right"
     _plot(run.folder, results, found, best)
 

@@ -102,7 +102,7 @@ def save_results(folder: Path, results: dict[str, dict[int, dict[str, Any]]]) ->
         for k, (name, runs) in enumerate(results.items()):
             curves = [runs[seed][figure] for seed in runs]
             values = np.array([list(curve.values()) for curve in curves])  # (seeds, epochs)
-            band = (values.min(axis=0), values.max(axis=0))
+            band = (values.min(axis=0), values.max(axis=0)) if len(values) > 1 else None
             series.append(plots.Series(name, list(curves[0]), values.mean(axis=0), f"C{k}.-", band))
         panels.append(plots.Panel(title, "epoch", label, series, log=figure == "train_loss"))
     plots.save_panels(folder / "curves.png", panels)

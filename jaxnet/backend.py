@@ -13,11 +13,13 @@ is traced.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -27,7 +29,14 @@ from jaxnet._checks import check_choice
 from jaxnet._kernels.layout import varying_alike
 from jaxnet.precision import matmul_precision
 
-__all__ = ["Operation", "arithmetic_form", "batch_innermost", "is_wanted", "tangents_along"]
+__all__ = [
+    "Operation",
+    "arithmetic_form",
+    "batch_innermost",
+    "is_between",
+    "is_wanted",
+    "tangents_along",
+]
 
 _FORMS = ("kernel", "loop", "native")
 
@@ -49,9 +58,10 @@ def arithmetic_form(form: str) -> Iterator[None]:
 
     Args:
         form: The form. "native" is XLA's operations as JAX writes them, which every platform
-            runs, and which need no jaxnet where an exported program is called. "loop" is
-            XLA's operations in the way that a CPU runs fast. "kernel", the choice of a CPU by
-            itself, is C where there is a kernel and "loop" elsewhere.
+            runs. "loop" is XLA's operations in the way that a CPU runs fast, the choice of a
+            CPU by itself in what `jax.export` exports, which needs no jaxnet where it is
+            called. "kernel", the choice of a CPU by itself elsewhere, is C where there is a
+            kernel and "loop" elsewhere.
 
     Raises:
         ValueError: The form is unknown; or, when the program is lowered, it is "kernel" and
@@ -74,7 +84,15 @@ def batch_innermost(x: jax.Array) -> bool:
     The kernels lay images out with the batch as the innermost axis, and XLA keeps that layout
     between two kernels. So every layer on images has to decide alike.
     """
-    return x.ndim == 4 and x.dtype == jnp.float32 and x.shape[0] >= _LEAST_BATCH
+    return x.ndim == 4 and x.dtype == jnp.float32 and is_between(x.shape[0], _LEAST_BATCH)
+
+
+def is_between(size: int, least: int, most: float = math.inf) -> bool:
+    """Whether a size is in a range; not if it is a symbolic one of `jax.export`.
+
+    Such a program has to serve every size, so it gets what every size can be computed with.
+    """
+    return not jax.export.is_symbolic_dim(size) and least <= size <= most
 
 
 def is_wanted(argument: Any) -> bool:
@@ -156,7 +174,7 @@ class Operation:
         primitive.def_impl(self._at_once)
         primitive.def_abstract_eval(functools.lru_cache(4096)(self._types))
         mlir.register_lowering(primitive, mlir.lower_fun(self._elsewhere))
-        mlir.register_lowering(primitive, mlir.lower_fun(self._on_cpu), platform="cpu")
+        mlir.register_lowering(primitive, self._lower_on_cpu, platform="cpu")
         ad.primitive_jvps[primitive] = self._differentiate
         ad.primitive_transposes[primitive] = self._turn
         batching.primitive_batchers[primitive] = self._map
@@ -179,6 +197,12 @@ class Operation:
         # Under jax.disable_jit the call would come back here without end.
         with jax.disable_jit(False):
             return self._compiled(*flat, **about)
+
+    def _lower_on_cpu(self, context, *flat, form, **about):
+        # Code in C is not there where an exported program is called, and jax.export refuses it.
+        if form is None and context.module_context.lowering_parameters.for_export:
+            form = "loop"
+        return mlir.lower_fun(self._on_cpu)(context, *flat, form=form, **about)
 
     def _on_cpu(self, *flat: jax.Array, form: str | None, **about: Any) -> Arrays:
         kernel = self._kernel if form in (None, "kernel") else None

@@ -239,18 +239,34 @@ def test_one_export_serves_a_cpu_and_a_gpu():
 
         return jax.value_and_grad(loss, (0, 1, 2))(w, b, v)
 
-    names = set(re.findall(r"custom_call @(\w+)", jax.jit(step).lower(w, b, v).as_text()))
-    assert "jaxnet_correlate2d" in names
-    allowed = [jax.export.DisabledSafetyCheck.custom_call(name) for name in names]
-    exported = jax.export.export(jax.jit(step), platforms=["cpu", "cuda"], disabled_checks=allowed)(
-        w, b, v
-    )
+    assert "@jaxnet_correlate2d" in jax.jit(step).lower(w, b, v).as_text()
+    exported = jax.export.export(jax.jit(step), platforms=["cpu", "cuda"])(w, b, v)
+    close(exported.call(w, b, v), jax.jit(step)(w, b, v))
+    # With jaxnet's kernels, where they are asked for and the custom calls allowed.
+    with arithmetic_form("kernel"):
+        kernels_in = jax.jit(lambda *a: step(*a))
+        names = set(re.findall(r"custom_call @(\w+)", kernels_in.lower(w, b, v).as_text()))
+        allowed = [jax.export.DisabledSafetyCheck.custom_call(name) for name in names]
+        exported = jax.export.export(kernels_in, platforms=["cpu"], disabled_checks=allowed)(
+            w, b, v
+        )
     ours, theirs = jax.jit(step)(w, b, v), exported.call(w, b, v)
     assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
-    # And without anything of jaxnet's, for wherever it is called.
-    with arithmetic_form("native"):
-        exported = jax.export.export(jax.jit(lambda *a: step(*a)), platforms=["cpu", "cuda"])
-        close(exported(w, b, v).call(w, b, v), theirs)
+
+
+def test_an_export_with_a_symbolic_batch_serves_every_size():
+    w, v, *recurrent = drawn([(4, 3, 3, 3), (256, 256), (20, 256), (20, 5), (20,)])
+
+    def net(x):
+        y = F.max_pool2d(F.conv2d(x, w, padding=1), 2)  # (B, 4, 8, 8)
+        y = F.linear(y.reshape(y.shape[0], 256), v)
+        return lstm(jnp.stack([y] * 32), *recurrent), y
+
+    symbolic = jax.export.symbolic_shape("b, 3, 16, 16")
+    exported = jax.export.export(jax.jit(net))(jax.ShapeDtypeStruct(symbolic, jnp.float32))
+    for size in (1, 9):
+        x = drawn([(size, 3, 16, 16)])[0]
+        close(exported.call(x), net(x))
 
 
 def test_without_jit():

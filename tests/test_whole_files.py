@@ -1,5 +1,6 @@
 """jaxnet/_files.py"""
 
+import ast
 import os
 import subprocess
 import sys
@@ -122,3 +123,50 @@ print([name for name in ("jax", "numpy", "jaxnet") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def without_encoding(path: Path) -> list[str]:
+    """The calls in a Python file that read or write text in whatever encoding the system has."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        modes = [ast.unparse(value) for value in node.args[1:2]] + [given.get("mode", "")]
+        text = (
+            (name.endswith((".read_text", ".write_text")) and name.split(".")[0] not in _OWN)
+            or (name in ("open", "os.fdopen") and "b'" not in "".join(modes))
+            or (name.startswith("subprocess.") and {"text", "universal_newlines"} & set(given))
+        )
+        if text and "encoding" not in given:
+            found.append(f"{path}:{node.lineno} {ast.unparse(node)[:60]}")
+    return found
+
+
+_OWN = ("files", "whole_files", "data")  # jaxnet's functions of these names, which are UTF-8
+
+
+@pytest.mark.parametrize("folder", ["jaxnet", "experiments", "benchmarks", "docs"])
+def test_every_text_has_an_encoding(folder):
+    root = Path(__file__).parents[1] / folder
+    assert [call for path in sorted(root.rglob("*.py")) for call in without_encoding(path)] == []
+
+
+def test_the_search_for_encodings_finds_what_lacks_one(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "open(p)\nopen(p, 'rb')\np.read_text()\nfiles.write_text(p, t)\nopen(p, 'w')\n"
+        "subprocess.run(w, text=True)\nopen(p, encoding='utf-8')\n"
+    )
+    found = [call.split(":")[1].split()[0] for call in without_encoding(tmp_path / "a.py")]
+    assert sorted(found) == ["1", "3", "5", "6"]
+
+
+def test_on_windows_a_folder_is_not_opened(tmp_path, monkeypatch):
+    """The system refuses to open one there; the flush of a checkpoint must not."""
+    (tmp_path / "a").touch()
+    opened = []
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "open", lambda path, *_: opened.append(path))
+    files.flush(tmp_path)
+    assert opened == []

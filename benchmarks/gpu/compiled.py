@@ -247,7 +247,7 @@ def compile_epoch(
                 f"XLA of jax {jax.__version__} wrote {len(launched)} lists of what is launched "
                 "(thunk_sequence_after_thunk_passes); jax 0.11.2 writes one"
             )
-        texts = {"hlo": program.as_text() or "", "thunks": launched[0].read_text()}
+        texts = {"hlo": program.as_text() or "", "thunks": launched[0].read_text(encoding="utf-8")}
     about = {"temporary": program.memory_analysis().temp_size_in_bytes, "seconds": seconds}
     return counts(texts["hlo"], texts["thunks"], work.steps), about, texts
 
@@ -327,7 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
                 if options.out is not None:
                     options.out.mkdir(parents=True, exist_ok=True)
                     for kind, text in texts.items():
-                        (options.out / f"{label}.{kind}.txt").write_text(text)
+                        (options.out / f"{label}.{kind}.txt").write_text(text, encoding="utf-8")
     return failed
 
 

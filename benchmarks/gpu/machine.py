@@ -79,7 +79,9 @@ def _source(root: Path) -> str:
 def _card() -> str:
     command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=20, check=True
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return f"unknown ({type(error).__name__} of nvidia-smi)"
     return f"{done.stdout.strip()} ({_QUERY})"
@@ -88,7 +90,7 @@ def _card() -> str:
 def _processor() -> tuple[str, list[str]]:
     """Its name, and those of the instruction sets that matter here."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine(), []
     told = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}

@@ -268,7 +268,7 @@ def resume_deterministic(tiny: bool) -> dict[str, Any]:
             cwd=Path(__file__).parents[2],
             env={**os.environ, **changes},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
             timeout=50,
         )

@@ -43,7 +43,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     file = folder / "results.json"
     try:
-        results = json.loads(file.read_text())
+        results = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CommandLineError(f"{file} cannot be read ({error})") from error
     if not isinstance(results, dict):
@@ -410,9 +410,9 @@ def main() -> int:
         return 1
     ratios = folder / "ratios.png"
     ratios.unlink(missing_ok=True)  # of other results, perhaps
-    (folder / "GPU.md").write_text(page(results))
+    (folder / "GPU.md").write_text(page(results), encoding="utf-8")
     if picture(results, ratios):
-        (folder / "GPU.md").write_text(page(results, drawn=True))
+        (folder / "GPU.md").write_text(page(results, drawn=True), encoding="utf-8")
     return 0
 
 

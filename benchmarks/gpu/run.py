@@ -240,7 +240,9 @@ class Run:
         command = [sys.executable, "-m", "benchmarks.gpu.report", str(self.options.out)]
         seconds = max(self.options.seconds - self.used - 1.0, 3.0)
         try:
-            subprocess.run(command, timeout=seconds, check=True, capture_output=True, text=True)
+            subprocess.run(
+                command, timeout=seconds, check=True, capture_output=True, encoding="utf-8"
+            )
         except subprocess.TimeoutExpired:
             self.say(f"no time for the picture; {' '.join(command[1:])} draws it")
         except subprocess.CalledProcessError as error:

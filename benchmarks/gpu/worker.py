@@ -32,7 +32,7 @@ class Events:
 
     def __init__(self) -> None:
         # Whatever else writes to standard output must not get between the lines.
-        self._out = os.fdopen(os.dup(1), "w")
+        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
         self.running = False
         self._writing = self._waiting = False

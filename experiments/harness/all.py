@@ -1,6 +1,7 @@
 """The commands `all`, which runs every experiment, and `report`, which writes their page."""
 
 import dataclasses
+import json
 import sys
 import time
 import traceback
@@ -11,21 +12,27 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.harness import ledger, page, registry, tables
+from experiments.harness.record import environment
 from experiments.harness.runs import newest_runs
 from experiments.harness.settings import Count, Seed, Settings
+from jaxnet import _files as files
+from jaxnet.train._values import plain
 
 _ALL = """Runs every experiment whose data is here, one after another; the others are skipped.
 
 Each leaves its record and plots in OUT/NAME/DATE_TIME, as it does alone. One that fails
 does not stop the others. Settings that are left out are each experiment's own, which for
-some means hours on a CPU; --epochs 2 is a look at all of them in minutes, and says of the
-figures that it did not reach: not run. Experiments without epochs or random numbers do
-without these settings. What only some experiments have (--seeds, --lr) is given to one of
-them: python -m experiments NAME --help.
+some means hours on a CPU; --epochs 2 is a look, in seconds to a few minutes for each on two
+free cores, and says of the figures that it did not reach: not run. Experiments without epochs
+or random numbers do without these settings. What only some experiments have (--seeds, --lr)
+is given to one of them: python -m experiments NAME --help.
 
     python -m experiments                            lists them, and which have their data
     python -m experiments all --report               the whole of it, and a page
     python -m experiments all --report --epochs 2    a look
+
+A command that was stopped or killed goes on: the same command takes the experiments that were
+finished as they are, also those whose figures are off, and runs the others.
 
 Exits with 0 if every figure holds, 1 if one is off, 2 if an experiment failed.
 """
@@ -89,12 +96,18 @@ def run_all(arguments: Sequence[str]) -> int:
     chosen.validate()
     chosen.out.mkdir(parents=True, exist_ok=True)
     todo, entries, codes = registry.names(), [], []
-    began = time.perf_counter()
+    began, finished = time.perf_counter(), _Finished(chosen)
     for i, name in enumerate(todo, start=1):
         passed = time.perf_counter() - began
         print(f"\n== {name} ({i} of {len(todo)}, {passed:.0f} s so far)", flush=True)
         try:
-            entry, code = _run_one(name, chosen)
+            if (done := finished.of(name)) is not None:
+                folder, code = done
+                print(f"finished before this command was stopped: {folder}")
+                entry = page.Entry(name, _about(name), folder)
+            else:
+                entry, code = _run_one(name, chosen)
+                finished.add(entry, code)
         except KeyboardInterrupt as stop:
             print(f"\n{registry.stopped(stop)}", file=sys.stderr)
             stopped = [page.Entry(left, _about(left), skipped="stopped") for left in todo[i - 1 :]]
@@ -103,11 +116,58 @@ def run_all(arguments: Sequence[str]) -> int:
             break
         entries.append(entry)
         codes.append(code)
+    else:
+        finished.path.unlink(missing_ok=True)
     print()
     _show(entries, codes)
     if chosen.report:
         _write_page(chosen.out / "report.html", entries)
     return max(codes, default=0)
+
+
+class _Finished:
+    """The experiments that a stopped or killed `all` has finished, in OUT/unfinished_all.json.
+
+    They count for a command with the same settings, code and packages only.
+
+    Args:
+        chosen: The settings of the command.
+    """
+
+    def __init__(self, chosen: All) -> None:
+        self.path = chosen.out / "unfinished_all.json"
+        settings = {key: str(value) for key, value in dataclasses.asdict(chosen).items()}
+        del settings["report"]
+        self._key = {**settings, **plain(environment())}
+        self._done: dict[str, tuple[str, int]] = {}
+        try:
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            if kept["key"] == self._key:
+                self._done = {name: (str(folder), int(code))
+                              for name, (folder, code) in kept["done"].items()}  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # none, or a damaged one: everything is run
+
+    def of(self, name: str) -> tuple[Path, int] | None:
+        """The folder and the exit code of a finished experiment; None if it is to be run.
+
+        Args:
+            name: The name of the experiment.
+        """
+        folder, code = self._done.get(name, ("", 0))
+        return (Path(folder), code) if folder and Path(folder, "record.json").is_file() else None
+
+    def add(self, entry: page.Entry, code: int) -> None:
+        """Keeps the outcome of an experiment that ran to its end.
+
+        Args:
+            entry: The entry of the page.
+            code: The exit code.
+        """
+        if entry.folder is not None and not entry.error:
+            self._done[entry.name] = (str(entry.folder), code)
+            text = json.dumps({"key": self._key, "done": self._done})
+            files.write_bytes(self.path, text.encode())
 
 
 def _run_one(name: str, chosen: All) -> tuple[page.Entry, int]:

@@ -53,7 +53,7 @@ _CURVE = 5  # a curve of so many epochs or more is judged as a whole too
 @cache
 def _ledger() -> dict[str, Any]:
     # Decimal keeps the printed digits, trailing zeros included.
-    text = Path(__file__).with_name("ledger.toml").read_text()
+    text = Path(__file__).with_name("ledger.toml").read_text(encoding="utf-8")
     return tomllib.loads(text, parse_float=Decimal)
 
 

@@ -75,7 +75,7 @@ def save_page(
     text = _environment().get_template("page.html.j2").render(
         title=title,
         intro=intro,
-        style=Markup(Path(__file__).with_name("style.css").read_text()),
+        style=Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8")),
         parts=parts,
         cards=_cards(parts),
         common=_common([part.run.environment for part in parts if part.run]),

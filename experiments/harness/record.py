@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 
 import jaxnet
 from experiments.harness.settings import Settings
@@ -127,7 +128,7 @@ def verdicts(metrics: Mapping[str, Any]) -> list[str]:
 
 def environment() -> dict[str, Any]:
     """The versions of the packages, and the machine, as every record has them."""
-    device = jax.devices()[0]
+    (device,) = jnp.zeros(()).devices()  # that of --device, if it was given
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     commit = _commit()
     return {
@@ -138,7 +139,7 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "backend": jax.default_backend(),
+        "backend": device.platform,
         "device": device.device_kind,
         "devices": jax.device_count(),
     }
@@ -151,7 +152,7 @@ def _commit() -> str:
     if shutil.which("git") is None or not (root / ".git").exists():
         return ""
     words = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
-    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, cwd=root, capture_output=True, encoding="utf-8", check=False)
     return done.stdout.strip()
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
+
 from experiments.harness import tables
 from experiments.harness.files import available
 from experiments.harness.record import Run
@@ -26,7 +28,9 @@ def _found() -> tuple[str, ...]:
     """The modules beside this package that define `Config` and `main`, found without an import."""
     found = []
     for path in sorted(Path(__file__).parents[1].glob("[!_]*.py")):
-        defined = {getattr(node, "name", "") for node in ast.parse(path.read_text()).body}
+        defined = {
+            getattr(node, "name", "") for node in ast.parse(path.read_text(encoding="utf-8")).body
+        }
         if {"Config", "main"} <= defined:
             found.append(path.stem)
     return tuple(found)
@@ -84,10 +88,21 @@ def execute(name: str, config: Any) -> int:
         KeyboardInterrupt: The user pressed Ctrl-C; the message says what was saved.
     """
     config.validate()
-    with Run(config.out, name, config) as run:
+    with jax.default_device(_device(config.device)), Run(config.out, name, config) as run:
         load(name).main(config, run)
     print(f"record and everything else of this run: {run.folder}")
     return run.failed()
+
+
+def _device(kind: str | None) -> jax.Device:
+    """The first device of a kind; of the default kind for None."""
+    try:
+        device = jax.devices(kind)[0]
+    except RuntimeError as error:
+        there = ", ".join(sorted({device.platform for device in jax.devices()}))
+        raise ValueError(f"--device: {kind}; JAX finds none here, only {there}") from error
+    print(f"device: {device.platform}:{device.id}")
+    return device
 
 
 def run(name: str, arguments: Sequence[str]) -> int:

@@ -271,7 +271,8 @@ def save_table(
     hardware = about["device"] if backend != "cpu" else f"{processor}, {about['cores']} cores, CPU"
     machine = f"{hardware}; Python {about['python']}, {versions}; {datetime.date.today()}."
     lines = [f"# {title}", "", f"    {command(run.name, run.config)}", "", machine, *notes, ""]
-    (run.folder / "result.md").write_text("\n".join([*lines, markdown(header, rows)]) + "\n")
+    text = "\n".join([*lines, markdown(header, rows)]) + "\n"
+    (run.folder / "result.md").write_text(text, encoding="utf-8")
 
 
 def save_checks(run: "Run", checks: Sequence[Mapping[str, str]]) -> None:

@@ -60,7 +60,7 @@ def read_about(folder: Path, *, only_this_file: bool = False) -> dict[str, Any]:
         if not isinstance(about, dict):
             raise ValueError(f"{ABOUT} holds no checkpoint")
         return about
-    except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError among them
+    except (OSError, TypeError, ValueError) as error:  # of decoding and of JSON among them
         reason = " ".join(str(error).split())[:300]
         raise DamagedError(f"{folder}: damaged: {reason}") from error
 

@@ -93,6 +93,39 @@ def parts_of(name: str, leaf: Any) -> list[Part]:
     ]
 
 
+def check_described(name: str, described: Any) -> None:
+    """Refuses what `about.json` says of an array if it is not as `write_parts` writes it.
+
+    Checksums show damage, but not that another program wrote a file and its checksum.
+
+    Args:
+        name: The name of the array.
+        described: Its `description`, with the entries of its parts.
+
+    Raises:
+        ValueError: Something is missing, or is not of its kind.
+    """
+    match described:
+        case {"shape": list(shape), "dtype": str(dtype), "key": str() | None, "parts": list(parts)}:
+            if not _are_counts(shape) or np.dtype(dtype).hasobject:
+                raise ValueError(f"{name} has shape {shape} and dtype {dtype}")
+        case _:
+            raise ValueError(f"{name} is not described as an array")
+    for part in parts:
+        match part:
+            case {"file": str(file), "entry": str(), "start": list(start), "shape": list(size)}:
+                here = Path(file).name == file  # a file in the checkpoint's own folder
+                if here and _are_counts([*start, *size]) and len(start) == len(size) == len(shape):
+                    continue
+        raise ValueError(f"{name} has a part that is not described as one")
+    if sum(math.prod(part["shape"]) for part in parts) != math.prod(shape):
+        raise ValueError(f"the parts of {name} are not the whole")
+
+
+def _are_counts(numbers: list[Any]) -> bool:
+    return all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+
+
 def write_parts(path: Path, parts: Mapping[str, list[Part]]) -> dict[str, list[dict[str, Any]]]:
     """Writes all parts into a new `.safetensors` file.
 

@@ -19,6 +19,7 @@ from jaxnet.checkpoint._arrays import (
     DamagedError,
     Part,
     Reader,
+    check_described,
     description,
     parts_of,
     text_of,
@@ -291,19 +292,37 @@ class Checkpoints:
                 f"{path}: a checkpoint of format {about.get('format')!r}; this jaxnet reads "
                 f"format {FORMAT}"
             )
-        if lacking := sorted(_FIELDS - set(about)):
-            raise DamagedError(f"{path}: damaged: about.json lacks {', '.join(lacking)}")
+        try:
+            _check_fields(about, step)
+        except (TypeError, ValueError) as error:  # TypeError: numpy has no such dtype
+            raise DamagedError(f"{path}: damaged: about.json: {error}") from error
         saved, wanted = about["arrays"], named_leaves(like)
         _check_same(path, {k[6:]: v for k, v in saved.items() if k[:6] == "state/"}, wanted)
         reader = Reader(path, saved)
         try:
             leaves = [reader.like(f"state/{name}", leaf) for name, leaf in wanted.items()]
             arrays = {k[7:]: reader.host(k) for k in saved if k[:7] == "arrays/"}
-        except (OSError, LookupError) as error:  # files lost since the checksums were compared
+        except DamagedError:
+            raise
+        # Files that were lost since the checksums were compared, or are not what about.json says.
+        except (OSError, LookupError, TypeError, ValueError) as error:
             raise DamagedError(f"{path}: damaged: {error}") from error
         state = jax.tree.unflatten(jax.tree.structure(like), leaves)
         fields = {name: about[name] for name in ("step", "metrics", "config", "host")}
         return Restored(state=state, arrays=arrays, **fields)
+
+
+def _check_fields(about: dict[str, Any], step: int) -> None:
+    """Raises a ValueError if the values of a checkpoint are not of the kinds that `save` writes."""
+    if lacking := sorted(_FIELDS - set(about)):
+        raise ValueError(f"it lacks {', '.join(lacking)}")
+    if type(about["step"]) is not int or about["step"] != step:
+        raise ValueError(f"it is of step {about['step']!r:.50}")
+    for name in ("metrics", "host", "arrays"):
+        if not isinstance(about[name], dict):
+            raise ValueError(f"{name} is {about[name]!r:.50}")
+    for name, described in about["arrays"].items():
+        check_described(name, described)
 
 
 def _check_same(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

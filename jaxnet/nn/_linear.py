@@ -10,7 +10,7 @@ from jaxtyping import Array, Inexact
 
 from jaxnet import _kernels as kernels
 from jaxnet._checks import is_integer
-from jaxnet.backend import Operation, is_wanted
+from jaxnet.backend import Operation, is_between, is_wanted
 from jaxnet.nn._draw import Rngs, draw_uniform
 from jaxnet.nn._module import Module, Parameter, wrong_shape
 from jaxnet.nn.init import default_weight_and_bias
@@ -50,7 +50,7 @@ def _few_rows(input: jax.Array, weight: jax.Array) -> bool:
     return (
         input.ndim == weight.ndim == 2
         and input.dtype == weight.dtype
-        and 0 < input.shape[0] <= kernels.MOST_ROWS
+        and is_between(input.shape[0], 1, kernels.MOST_ROWS)
         and weight.size >= _LARGE_WEIGHT
     )
 

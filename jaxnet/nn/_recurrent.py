@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxnet import _kernels as kernels
 from jaxnet._kernels.recurrent import Layer
-from jaxnet.backend import Operation, is_wanted, tangents_along
+from jaxnet.backend import Operation, is_between, is_wanted, tangents_along
 from jaxnet.nn._linear import linear
 from jaxnet.nn._recurrence import State, Step, known_recurrence, recurrence
 from jaxnet.nn._rnn_cell import gru_gates, gru_step, lstm_step, relu_step, tanh_step
@@ -93,8 +93,8 @@ def _for_kernel(input: jax.Array, weights: Weights, batch_first: bool) -> bool:
     return (
         input.dtype == jnp.float32
         and weights.w_hr is None
-        and batch >= _LEAST_BATCH
-        and steps > 1
+        and is_between(batch, _LEAST_BATCH)
+        and is_between(steps, 2)
         and batch * steps >= _FEWEST_ROWS
     )
 

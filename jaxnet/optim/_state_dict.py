@@ -104,7 +104,9 @@ def load_optimizer_state_dict(
 
     Returns:
         A new state with the slots, the number of steps and the hyperparameters of the
-        state_dict.
+        state_dict. A parameter that has no state in it, since it never had a gradient in
+        torch, has that of a new optimizer; all parameters of a group share the number of
+        steps, which torch counts from such a parameter's first gradient.
 
     Raises:
         ValueError: The state_dict does not fit. The error lists all that does not fit.
@@ -253,13 +255,11 @@ def _filled(
     """
     if not any(entries.values()):
         return own._replace(step=jnp.asarray(step or 0, own.step.dtype))
-    absent = [name for name, entry in entries.items() if not entry]
-    if absent:
-        faults.append(f"{where}: no state for {absent}, though others have one")
-        return own
     shared = {}
     for key in ("step", *own.shared):
         found = {float(as_numpy(entry[key])) for entry in entries.values() if key in entry}
+        if key == "step" and len(found) > 1:
+            found.discard(0.0)  # Adagrad's parameters have a state before their first gradient
         if len(found) > 1:
             faults.append(f"{where}: {key} differs between parameters, {sorted(found)}")
         elif found:
@@ -270,8 +270,8 @@ def _filled(
 
     def fill(slot: str, path: Any, old: Any) -> Any:
         entry = entries[dotted(path)]
-        if old is None:
-            return None
+        if old is None or not entry:  # torch makes a state with the first gradient
+            return old
         if slot not in entry:
             faults.append(f"{where}: {dotted(path)} has no {slot}")
             return old

@@ -18,7 +18,7 @@ from jaxnet._checks import check_integer
 from jaxnet.optim import learning_rates
 from jaxnet.train._diagnose import NonFiniteError, diagnose
 from jaxnet.train._state import TrainState
-from jaxnet.train._step import Metrics, Step
+from jaxnet.train._step import EvalStep, Metrics, Step
 from jaxnet.train._values import LINE, RATES
 
 _log = logging.getLogger(__name__)
@@ -119,15 +119,15 @@ def make_epoch(step: Step, batch_size: int) -> Epoch:
         `epoch(state, data, order) -> (state, metrics)`: data is a pytree of arrays
         with the rows along axis 0, order the row numbers in the order of training.
         Each metric comes back with one entry a step along axis 0. The memory of the state
-        that goes in is given away (donated): go on with the state that comes out. To
-        measure without giving the state away, use `train.evaluate`.
+        that goes in is given away (donated): go on with the state that comes out. A step of
+        `make_eval_step` gives nothing away, and `train.evaluate` neither.
 
     Raises:
         ValueError: The batch size is below 1, or the order holds no rows.
     """
     check_integer("batch_size", batch_size, least=1)
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=() if isinstance(step, EvalStep) else 0)
     def epoch(state: Any, data: Any, order: jax.Array) -> tuple[Any, Metrics]:
         steps, rest = divmod(order.shape[0], batch_size)
         parts = []
@@ -300,9 +300,28 @@ class ChunkRunner:
         return known[name]
 
     def _capacity(self, batch: Any, feed: Any) -> int:
+        self._try_last(batch, feed)
         in_memory = self.metrics_like(self.state, batch), None if feed.on_device else batch
         one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(in_memory))
         return max(1, min(_STEPS, _BYTES // max(one, 1)))
+
+    def _try_last(self, batch: Any, feed: Any) -> None:
+        """Raises what the smaller last batch of an epoch raises, before the first step."""
+        size, rows = feed.batch_size, feed.rows
+        if not (self._trains and size and rows and rows % size):
+            return
+        if any(np.shape(leaf)[:1] != (size,) for leaf in jax.tree.leaves(batch)):
+            return
+        rest = rows % size
+        smaller = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rest, *x.shape[1:]), x.dtype), batch)
+        try:
+            self.metrics_like(self.state, smaller)
+        except ValueError as error:
+            raise ValueError(
+                f"batch_size: the last batch of an epoch would have {rest} of {size} rows, which "
+                f"the step refuses: {error}. A DataLoader with drop_last=True leaves it out; or "
+                f"give another batch_size"
+            ) from error
 
     def _call(self, chunk: Any, batches: Batches, first: int, last: int, epoch: int) -> Any:
         # A function of its own, so that no state stays in memory longer than its call.

@@ -1,6 +1,5 @@
 """Measuring and predicting over whole data sets, which gives nothing of the state away."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -19,22 +18,8 @@ from jaxnet.train._batches import Feed, open_feed
 from jaxnet.train._chunk import Call, ChunkRunner
 from jaxnet.train._progress import Progress
 from jaxnet.train._state import TrainState, keeping_attributes
-from jaxnet.train._step import Loss, Metrics, Step, TrainStep, with_metrics
+from jaxnet.train._step import EvalStep, Loss, Metrics, Step, TrainStep, with_metrics
 from jaxnet.train._values import joined, mean_metrics
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class EvalStep:
-    """An evaluation step of `make_eval_step`, which `fit` tells from a training step.
-
-    Attributes:
-        function: The function `(state, batch) -> (state, metrics)`.
-    """
-
-    function: Step
-
-    def __call__(self, state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
-        return self.function(state, batch)
 
 
 def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:

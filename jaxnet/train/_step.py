@@ -61,6 +61,20 @@ class TrainStep:
         return self.function(state, batch)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvalStep:
+    """An evaluation step of `make_eval_step`, which `fit` tells from a training step.
+
+    Attributes:
+        function: The function `(state, batch) -> (state, metrics)`.
+    """
+
+    function: Step
+
+    def __call__(self, state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+        return self.function(state, batch)
+
+
 def supervised(
     criterion: Callable[[Any, Any], jax.Array],
     metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
@@ -310,9 +324,7 @@ def _joins(metric: Any) -> bool:
 def _cut(parts: int, array: jax.Array) -> jax.Array:
     if array.shape[0] % parts:
         raise ValueError(
-            f"microbatches: a batch of {array.shape[0]} rows cannot be cut into {parts} equal "
-            "parts; the last batch of an epoch is smaller where the rows do not divide, unless a "
-            "DataLoader with drop_last=True makes the batches"
+            f"microbatches: a batch of {array.shape[0]} rows cannot be cut into {parts} equal parts"
         )
     return array.reshape(parts, -1, *array.shape[1:])
 

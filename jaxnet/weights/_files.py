@@ -46,7 +46,9 @@ def load(path: str | os.PathLike[str]) -> Any:
         The value that was saved: a dict of arrays for a state_dict, a nested dict for a
         checkpoint. Tensors that shared one storage share memory. A parameter comes back as
         its array, a torch.Size as a tuple, a torch.device as its name, a torch.dtype as
-        numpy's dtype; a state_dict keeps its attribute `_metadata`.
+        numpy's dtype; a state_dict keeps its attribute `_metadata`. Arrays and numbers of
+        numpy, `argparse.Namespace`, `types.SimpleNamespace`, `collections.defaultdict` and
+        paths come back as they are, a path in the form of this system.
 
     Raises:
         FileNotFoundError: There is no file at the path.

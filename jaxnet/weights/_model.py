@@ -12,6 +12,10 @@ from flax import nnx
 from jaxnet._arrays import as_numpy, is_array
 from jaxnet._names import named_variables
 
+_MOST_LINES = 100  # of an error
+# What torch puts before every name: DataParallel and its like, torch.compile, averaged models.
+_PREFIXES = ("module.", "_orig_mod.")
+
 
 class IncompatibleKeys(NamedTuple):
     """The names that `load_state_dict` found on one side only, as torch returns them.
@@ -77,8 +81,9 @@ def load_state_dict(
         The missing and the unexpected names, as torch returns them.
 
     Raises:
-        ValueError: The state_dict does not fit the model. The message lists every name that
-            is missing or unexpected, or whose shape, dtype or values do not fit.
+        ValueError: The state_dict does not fit the model. The message lists the names that
+            are missing or unexpected, or whose shape, dtype or values do not fit, or the
+            prefix that all names have, such as "module." of DataParallel.
     """
     # All values are cast and checked before the first is assigned: a state_dict that does
     # not fit leaves the model as it was.
@@ -101,16 +106,34 @@ def load_state_dict(
         [n for n in variables if n not in state_dict and not _may_be_missing(n, state_dict)],
         [name for name in state_dict if name not in variables],
     )
+    if strict and (prefix := _prefix(variables, state_dict)):
+        raise ValueError(
+            f"state_dict: its names begin with {prefix!r}, those of {type(model).__name__} do not; "
+            f"give {{name.removeprefix({prefix!r}): array for name, array in state_dict.items()}}"
+        )
     if strict:
         faults += [f"{name}: missing" for name in keys.missing_keys]
-        faults += [f"{name}: unexpected" for name in keys.unexpected_keys]
+        faults += [f"{name!s:.200}: unexpected" for name in keys.unexpected_keys]
     if faults:
+        more = [f"and {len(faults) - _MOST_LINES} more"] if len(faults) > _MOST_LINES else []
         raise ValueError(
-            f"state_dict: it does not fit {type(model).__name__}:\n  " + "\n  ".join(faults)
+            f"state_dict: it does not fit {type(model).__name__}:\n  "
+            + "\n  ".join([*faults[:_MOST_LINES], *more])
         )
     for name, array in arrays.items():
         _assign(variables[name], array)
     return keys
+
+
+def _prefix(names: Mapping[str, Any], state_dict: Mapping[str, Any]) -> str:
+    """What stands before the model's names in every name of a state_dict, or "" for nothing."""
+    given = [name for name in state_dict if type(name) is str and name != "n_averaged"]
+    prefix = ""
+    while given and (first := next((p for p in _PREFIXES if given[0].startswith(p)), None)):
+        if not all(name.startswith(first) for name in given):
+            break
+        prefix, given = prefix + first, [name.removeprefix(first) for name in given]
+    return prefix if any(name in names for name in given) else ""
 
 
 def _fitted(value: Any, variable: nnx.Variable[Any]) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 from jaxnet.weights._errors import FileError
 from jaxnet.weights._torch_archive import Archive
 from jaxnet.weights._torch_tensors import Tensors
-from jaxnet.weights._torch_unpickler import Global, Unpickler, kind
+from jaxnet.weights._torch_types import Global, kind
+from jaxnet.weights._torch_unpickler import Unpickler
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001

@@ -7,8 +7,8 @@ import numpy as np
 
 from jaxnet._arrays import DTYPES
 from jaxnet.weights._errors import FileError
-from jaxnet.weights._torch_types import STORAGES
-from jaxnet.weights._torch_unpickler import PLAIN_GLOBALS, Global, kind
+from jaxnet.weights._torch_types import STORAGES, Global, kind
+from jaxnet.weights._torch_unpickler import PLAIN_GLOBALS
 
 _UNTYPED = "torch.storage.UntypedStorage"
 _MOST_AXES = 64  # numpy's limit

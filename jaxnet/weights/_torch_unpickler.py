@@ -5,36 +5,19 @@ is carried out by hand on a list, and a name is looked up in a fixed table of fu
 that only build values. Work and memory stay in proportion to the pickle's length.
 """
 
-import dataclasses
 import pickle
 import struct
-from collections import Counter, OrderedDict
+from argparse import Namespace
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, Never
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from jaxnet.weights._errors import FileError
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Global:
-    """The meaning of a name that is accepted in a pickle.
-
-    Attributes:
-        name: The module and name, as the pickle gives them.
-        call: The function that builds the value of a call from its tuple of arguments.
-        dtype: The dtype, if the name is that of a storage class.
-    """
-
-    name: str
-    call: Callable[[tuple[Any, ...]], Any] | None = None
-    dtype: np.dtype | None = None
-
-
-def kind(value: Any) -> str:
-    """The type of a value in words, without its content, which can be endless."""
-    return value.name if isinstance(value, Global) else type(value).__name__
+from jaxnet.weights._torch_foreign import NAMES, Foreign, refuse_call
+from jaxnet.weights._torch_types import Global, kind
 
 
 class Unpickler:
@@ -61,7 +44,9 @@ class Unpickler:
         self._load_storage = load_storage
         self._copies = 1000 + 2 * size  # how many items builders may still copy; see `_spend`
         self._hashes: dict[int, list[Any]] = {}
+        self._foreign = Foreign(self._spend)
         self._builders: dict[str, Callable[[tuple[Any, ...]], Any]] = {
+            **self._foreign.builders(),
             "builtins.set": self._build_set,
             "builtins.bytearray": self._build_bytearray,
             "_codecs.encode": self._build_bytes,
@@ -183,8 +168,9 @@ class Unpickler:
         # Protocol 2 writes Python 2's name for builtins.
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         found = self._known.get(full)
-        if found is None and full in self._builders:
-            found = Global(full, self._builders[full])
+        if found is None:
+            build = self._builders.get(full)
+            found = NAMES.get(full) if build is None else Global(full, build)
         if found is None:
             raise FileError(
                 f"it names {ascii(full[:200])[1:-1]}, which is not in the set of names that are "
@@ -198,16 +184,17 @@ class Unpickler:
             raise FileError(f"its pickle calls {kind(called)}, which is not to be called")
         self._push(called.call(arguments))
 
+    def _new(self) -> None:
+        called, arguments = self._pop_many(2)
+        if not isinstance(called, Global) or called.name != "argparse.Namespace":
+            raise FileError(f"its pickle makes a new {kind(called)}, which is not accepted")
+        self._push(self._builders[called.name](arguments))
+
     def _build(self) -> None:
         state = self._pop()
-        target = self._top(OrderedDict)
-        names = list(state) if type(state) is dict else [None]
-        # Attributes are accepted, such as the _metadata of a state_dict; methods are not.
-        for name in names:
-            if type(name) is not str or hasattr(OrderedDict, name):
-                raise FileError("its pickle sets up an OrderedDict in a way that is not accepted")
-        self._spend(len(names))
-        vars(target).update(state)
+        if not self._stack:
+            raise FileError("its pickle fills nothing as if it were OrderedDict")
+        self._foreign.set_state(self._stack[-1], state)
 
     def _persistent(self) -> None:
         identity = self._pop()
@@ -223,19 +210,25 @@ class Unpickler:
         items = self._pop_mark()
         self._top(list).extend(items)
 
+    def _empty_set(self) -> None:
+        # An opcode of one byte for an object of 200. Python writes at least two bytes for each,
+        # so that this refuses no file of its own.
+        self._spend(4)
+        self._push(set())
+
     def _add_items(self) -> None:
         items = self._pop_mark()
         self._fill_set(self._top(set), items)
 
     def _set_item(self) -> None:
         key, value = self._pop_many(2)
-        self._fill(self._top(dict, OrderedDict, Counter), [(key, value)])
+        self._fill(self._top(*_DICTS), [(key, value)])
 
     def _set_items(self) -> None:
         items = self._pop_mark()
         if len(items) % 2:
             raise FileError("its pickle has a key without a value")
-        target = self._top(dict, OrderedDict, Counter)
+        target = self._top(*_DICTS)
         self._fill(target, zip(items[::2], items[1::2], strict=True))
 
     # builders: each takes the arguments of a call
@@ -277,7 +270,7 @@ class Unpickler:
                 self._spend(len(items))
                 self._fill_set(made, items)
             case _:
-                _refuse_call("set", arguments)
+                refuse_call("set", arguments)
         return made
 
     def _build_bytes(self, arguments: tuple[Any, ...]) -> bytes:
@@ -288,7 +281,7 @@ class Unpickler:
                     return text.encode("latin1")
                 except UnicodeEncodeError:
                     raise FileError("its pickle has bytes above 255") from None
-        _refuse_call("_codecs.encode", arguments)
+        refuse_call("_codecs.encode", arguments)
 
     def _build_bytearray(self, arguments: tuple[Any, ...]) -> bytearray:
         match arguments:
@@ -307,10 +300,10 @@ class Unpickler:
             case (list(pairs),):  # as Python 2 pickles an OrderedDict
                 self._spend(len(pairs))
                 if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
-                    _refuse_call("OrderedDict", arguments)
+                    refuse_call("OrderedDict", arguments)
                 self._fill(made, pairs)
             case _:
-                _refuse_call("OrderedDict", arguments)
+                refuse_call("OrderedDict", arguments)
         return made
 
     def _build_counter(self, arguments: tuple[Any, ...]) -> Counter[Any]:
@@ -322,12 +315,13 @@ class Unpickler:
                 self._spend(len(counts))
                 self._fill(made, counts.items())
             case _:
-                _refuse_call("Counter", arguments)
+                refuse_call("Counter", arguments)
         return made
 
 
 _U1, _U2, _U4, _U8 = (struct.Struct(f"<{code}") for code in "BHIQ")
 _I4, _F8 = struct.Struct("<i"), struct.Struct(">d")
+_DICTS = (dict, OrderedDict, Counter, defaultdict)
 _KEYS = frozenset({str, bytes, bool, int, float, complex, type(None)})
 
 _STEPS: dict[bytes, Callable[[Unpickler], Any]] = {
@@ -356,7 +350,7 @@ _STEPS: dict[bytes, Callable[[Unpickler], Any]] = {
     pickle.BYTEARRAY8: lambda u: u._push(bytearray(u._take(u._number(_U8)))),
     pickle.EMPTY_LIST: lambda u: u._push([]),
     pickle.EMPTY_DICT: lambda u: u._push({}),
-    pickle.EMPTY_SET: lambda u: u._push(set()),
+    pickle.EMPTY_SET: Unpickler._empty_set,
     pickle.EMPTY_TUPLE: lambda u: u._push(()),
     pickle.TUPLE: lambda u: u._push(tuple(u._pop_mark())),
     pickle.TUPLE1: lambda u: u._push(u._pop_many(1)),
@@ -375,32 +369,28 @@ _STEPS: dict[bytes, Callable[[Unpickler], Any]] = {
     pickle.GLOBAL: Unpickler._name_lines,
     pickle.STACK_GLOBAL: Unpickler._name_stack,
     pickle.REDUCE: Unpickler._reduce,
+    pickle.NEWOBJ: Unpickler._new,
     pickle.BUILD: Unpickler._build,
     pickle.BINPERSID: Unpickler._persistent,
 }
-
-
-def _refuse_call(name: str, arguments: tuple[Any, ...]) -> Never:
-    given = ", ".join(kind(argument) for argument in arguments[:8])
-    raise FileError(f"its pickle calls {name} with ({given}), which is not accepted")
 
 
 def _build_complex(arguments: tuple[Any, ...]) -> complex:
     match arguments:
         case (float(real), float(imaginary)):
             return complex(real, imaginary)
-    _refuse_call("complex", arguments)
+    refuse_call("complex", arguments)
 
 
 def _build_empty_bytes(arguments: tuple[Any, ...]) -> bytes:
-    return b"" if arguments == () else _refuse_call("bytes", arguments)
+    return b"" if arguments == () else refuse_call("bytes", arguments)
 
 
 def _build_size(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     match arguments:
         case (tuple(sizes),) if len(sizes) <= 64 and all(type(n) is int for n in sizes):
             return sizes
-    _refuse_call("torch.Size", arguments)
+    refuse_call("torch.Size", arguments)
 
 
 def _build_device(arguments: tuple[Any, ...]) -> str:
@@ -409,7 +399,7 @@ def _build_device(arguments: tuple[Any, ...]) -> str:
             return name
         case (str(name), int(index)):
             return f"{name}:{index}"
-    _refuse_call("torch.device", arguments)
+    refuse_call("torch.device", arguments)
 
 
 PLAIN_GLOBALS: dict[str, Global | np.dtype] = {
@@ -431,12 +421,12 @@ def _refuse_strays(result: Any) -> None:
         value = waiting.pop()
         if isinstance(value, Global):
             raise FileError(f"it holds {value.name} itself, which is no plain value")
-        if not isinstance(value, dict | list | tuple) or id(value) in seen:
+        if id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, dict):
             waiting.extend(value.values())
-            if isinstance(value, OrderedDict):
-                waiting.extend(vars(value).values())
-        else:
+        elif isinstance(value, list | tuple):
             waiting.extend(value)
+        if isinstance(value, OrderedDict | Namespace | SimpleNamespace):
+            waiting.extend(vars(value).values())

@@ -111,12 +111,63 @@ def test_stopping_ends_all_and_leaves_the_page(given, tmp_path, capsys):
     assert "later" not in capsys.readouterr().out
 
 
+def test_a_stopped_command_goes_on_with_what_is_left(given, tmp_path, capsys):
+    ran = []
+
+    def counted(name, main=good):
+        def run(config, run):
+            ran.append(name)
+            main(config, run)
+
+        return run
+
+    def all_of(middle, *words):
+        mains = {"first": counted("first", off), "middle": middle, "last": counted("last")}
+        return given(**mains)(["--report", "--out", str(tmp_path), *words])
+
+    assert all_of(stopped) == 130
+    assert all_of(stopped, "--seed", "1") == 130  # another command: everything anew
+    assert ran == ["first", "first"]
+    assert all_of(stopped, "--seed", "1") == 130
+    assert all_of(counted("middle"), "--seed", "1") == 1  # first's figure is off, as before
+    assert ran == ["first", "first", "middle", "last"]
+    assert "finished before this command was stopped" in capsys.readouterr().out
+    assert "2 of 3" in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "unfinished_all.json").exists()
+    assert all_of(counted("middle"), "--seed", "1") == 1  # it was done; now all run again
+    assert ran[4:] == ["first", "middle", "last"]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": 1, "done": {}}'])
+def test_a_damaged_list_of_finished_experiments_is_none(damage, given, tmp_path):
+    (tmp_path / "unfinished_all.json").write_text(damage)
+    assert given(good=good)(["--out", str(tmp_path)]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--lr", "1"], "--lr: not a setting of `all`, which takes --data-dir, --out, --seed"),
+        (["--device", "tpu"], "--device: tpu; JAX finds none here, only cpu"),
+        (["--device", "cpu"], None),
+    ],
+)
+def test_the_device_is_chosen_and_said(arguments, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "load", lambda name: experiment(good))
+    code = registry.run("good", [*arguments, "--out", str(tmp_path)])
+    said = capsys.readouterr()
+    assert code == (2 if says else 0)
+    assert says in said.err if says else "device: cpu:0" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["--lr", "1"],
+            "--lr: not a setting of `all`, which takes --data-dir, --out, --device",
+        ),
         (["--seeds=3"], "--seeds: not a setting of `all`"),
-        (["--lr", "1"], "give --lr to one experiment (autograd, "),
+        (["--lr", "1"], "give --lr to one experiment (activations, autograd, "),
         (["wine"], "one experiment alone: python -m experiments wine"),
         (["--epochs", "0"], "--epochs: 0; at least 1"),
         (["--data-dir", "/no/such"], "--data-dir: there is no folder /no/such"),

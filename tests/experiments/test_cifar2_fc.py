@@ -84,7 +84,8 @@ def test_smoke(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["curves.png", "record.json", "result.md"]
     found = json.loads((folder / "record.json").read_text())["metrics"]
     verdicts = {row["figure"]: row["verdict"] for row in found["ledger"]}
-    assert verdicts["cifar2.parameters.total"] == verdicts["cifar2.untrained.loss"] == "ok"
+    assert verdicts["cifar2.parameters.total"] == "ok"
+    assert verdicts["cifar2.untrained.loss"] == "no power"  # 0.3 to 1.5 for a figure of 1.17
     assert verdicts["cifar2.fully_connected.val_accuracy"] == "not run"
     assert 0.7 < found["trials"]["sixty_four"]["0"]["val_accuracy"]["1"] < 0.9
 

@@ -1,5 +1,6 @@
 """experiments/cifar2_net.py: the net itself, and the run against torch's."""
 
+import datetime
 import json
 
 import jax
@@ -51,13 +52,18 @@ def test_filters_by_hand():
         np.testing.assert_allclose(ours[0, 0], wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_learns_and_repeats_itself():
+def test_learns_and_repeats_itself(capsys):
     rows = jax.device_put(images(200))
     trainer = Trainer(Net, optim.SGD(lr=0.05), rows, rows)
     runs = [curves(trainer.run(5, epochs=3, batch_size=64)) for _ in range(2)]
     assert runs[0]["train_loss"] == runs[1]["train_loss"]
     assert runs[0]["train_loss"][3] < runs[0]["train_loss"][1]
     assert runs[0]["val_accuracy"][3] == 1.0
+    lines = capsys.readouterr().out.splitlines()  # as in the document, of epochs 1, 10, 20, ...
+    assert len(lines) == len(runs)
+    when, what = lines[0].split(" Epoch 1, Training loss ")
+    assert datetime.datetime.fromisoformat(when) <= datetime.datetime.now()
+    assert float(what) == pytest.approx(runs[0]["train_loss"][1])
     # One net, measured twice over the same rows.
     assert runs[0]["train_accuracy"] == {i: runs[0]["val_accuracy"][i] for i in (1, 3)}
 

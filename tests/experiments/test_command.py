@@ -45,6 +45,7 @@ def test_thermometer_holds_every_figure(thermometer):
     _, done = thermometer
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     assert "151 of 151 figures hold" in done.stdout
+    assert "15 not judged: 15 without power" in done.stdout
     assert "OFF" not in done.stdout
 
 
@@ -95,6 +96,69 @@ def test_bad_input_gives_one_line_and_fails(arguments, says):
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert says in lines[0]
+
+
+def in_steady(program: str, *redirected: str, **variables: str) -> subprocess.CompletedProcess:
+    """A small program in the console that every command has."""
+    program = f"""
+import os, signal, shutil, sys
+from pathlib import Path
+from experiments.harness.console import steady
+with steady():
+    {program}
+"""
+    shell = " ".join(["exec", '"$0"', "-c", '"$1"', *redirected])
+    environment = os.environ | variables
+    return subprocess.run(
+        ["sh", "-c", shell, sys.executable, program],
+        cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+
+
+CONSOLES = {
+    "nobody reads": ("| head -c 1",),
+    "closed": (">&-",),
+    "both closed": (">&-", "2>&-"),
+    "full": (">/dev/full",),
+}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
+@pytest.mark.parametrize("how", list(CONSOLES))
+def test_a_run_outlives_its_console(how, tmp_path):
+    program = f"""
+    for _ in range(20):
+        print("x" * 10000, flush=True)
+        print("y", file=sys.stderr)
+    Path({str(tmp_path / "done")!r}).touch()
+    sys.exit(3)
+"""
+    done = in_steady(program.strip(), *CONSOLES[how])
+    assert (tmp_path / "done").exists()
+    assert done.returncode == (0 if "head" in CONSOLES[how][0] else 3)
+    assert "error" not in done.stderr.lower()
+
+
+def test_characters_that_the_console_lacks_are_escaped():
+    done = in_steady('print("\u2713 \u00fc")', PYTHONIOENCODING="ascii")
+    assert (done.stdout, done.returncode) == ("\\u2713 \\xfc\n", 0)
+
+
+@pytest.mark.parametrize(("columns", "seen"), [("1", 20), ("5", 20), ("37", 37)])
+def test_a_console_has_room_for_words(columns, seen):
+    done = in_steady("print(shutil.get_terminal_size().columns)", COLUMNS=columns)
+    assert done.stdout == f"{seen}\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
+def test_a_stopped_command_leaves_no_folder(tmp_path):
+    program = f"""
+    from jaxnet import _files as files
+    with files.filling(Path({str(tmp_path / "half")!r})):
+        os.kill(os.getpid(), signal.SIGTERM)
+"""
+    assert in_steady(program.strip()).returncode == 143
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_run_leaves_nothing(tmp_path):

@@ -398,6 +398,34 @@ def test_wrong_arguments(options, says):
         run(**options)
 
 
+PARTS = train.make_train_step(LOSS, OPTIMIZER, microbatches=4)
+
+
+@pytest.mark.parametrize("feed", ["device", "host", "loader"])
+@pytest.mark.parametrize(
+    ("step", "count", "says"),
+    [(PARTS, 18, "2 of 8 rows.*cut into 4"), (STEP, 17, "1 of 8 rows.*more than 1 value")],
+)
+def test_a_last_batch_that_cannot_be_trained_is_refused_before_the_first_step(
+    step, count, says, feed
+):
+    steps = []
+    options = {"callbacks": [train.EverySteps(1, steps.append)], "epochs": 1, "step": step}
+
+    def loader(**kw):
+        return data.DataLoader(data.TensorDataset(*rows(count)), 8, False, **kw)
+
+    if feed == "loader":
+        options |= {"arrays": loader(), "batch_size": None}
+    else:
+        options |= {"arrays": rows(count), "feed": feed}
+    with pytest.raises(ValueError, match=f"batch_size: .*{says}.*drop_last=True"):
+        run(**options)
+    assert not steps
+    if feed == "loader":
+        assert run(**options | {"arrays": loader(drop_last=True)}).state.step == 2
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -123,6 +123,8 @@ def test_eval_step_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
     assert int(after.step) == 0
     assert metrics["loss"].shape == ()
+    train.make_epoch(train.make_eval_step(LOSS), 4)(state, rows(8), jnp.arange(8))
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)  # not given away
 
 
 @pytest.mark.parametrize(

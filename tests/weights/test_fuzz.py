@@ -7,9 +7,11 @@ import struct
 import sys
 import tracemalloc
 import zipfile
-from collections import Counter, OrderedDict
+from argparse import Namespace
+from collections import Counter, OrderedDict, defaultdict
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -84,8 +86,9 @@ HOSTILE = {
     "import": (Call(__import__, "os"), "builtins.__import__"),
     "open": (Call(open, MARK, "w"), "io.open|_io.open"),
     "partial": (partial(os.system, "true"), "functools.partial"),
-    "objects": (np.array([Call(os.system, "true")]), "numpy.*reconstruct"),
-    "numbers": (np.ones(3), "numpy.*"),
+    "objects": (np.array([Call(os.system, "true")]), "calls numpy.dtype"),
+    "texts": (np.array(["a"]), "calls numpy.dtype|numpy array"),
+    "records": (np.zeros(2, [("a", "i4")]), "calls numpy.dtype|numpy array"),
     "class": (Sets(), r"copyreg._reconstructor|tests.weights.test_fuzz.Sets"),
     "class in a list": ([1, {"a": Call(Sets)}], "tests.weights.test_fuzz.Sets"),
     "deep": ({"model": OrderedDict(a=Call(print))}, "builtins.print"),
@@ -126,6 +129,8 @@ def text(value: str) -> bytes:
 
 ORDERED = b"ccollections\nOrderedDict\n"
 STORAGE = text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x02"
+DTYPE = b"cnumpy\ndtype\n" + text("f4") + b"\x89\x88\x87R"
+BLANK = b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
 MALFORMED = {
     "build on a list": (b"]}b.", "fills list as if it were OrderedDict"),
     "build on a name": (ORDERED + b"}b.", "fills collections.OrderedDict as if"),
@@ -156,7 +161,59 @@ MALFORMED = {
     "complex of text": (b"cbuiltins\ncomplex\n" + text("1") + b"\x85R.", r"complex with \(str\)"),
     "size of texts": (b"ctorch\nSize\n" + text("1") + b"\x85\x85R.", r"Size with \(tuple\)"),
     "device of a list": (b"ctorch\ndevice\n]\x85R.", r"torch.device with \(list\)"),
-    "new object": (ORDERED + b")\x81.", r"opcode b'\\x81'"),
+    "new object": (ORDERED + b")\x81.", "makes a new collections.OrderedDict, which is not"),
+    "new object with arguments": (
+        b"cargparse\nNamespace\nK\x01\x85\x81.", r"Namespace with \(int\)"
+    ),
+    "new object of nothing": (b"N)\x81.", "makes a new NoneType"),
+    "build with a special name": (
+        b"cargparse\nNamespace\n)\x81}" + text("__class__") + b"Nsb.",
+        "sets up an Namespace in a way"
+    ),
+    "stray name in a namespace": (
+        b"ctypes\nSimpleNamespace\n)R}" + text("a") + ORDERED + b"sb.", "OrderedDict itself"
+    ),
+    "factory": (b"ccollections\ndefaultdict\ncos\nsystem\n\x85R.", "names os.system"),
+    "factory of ours": (
+        b"ccollections\ndefaultdict\n" + ORDERED + b"\x85R.", r"defaultdict with \(collections"
+    ),
+    "type of a factory called": (b"cbuiltins\nlist\n)R.", "calls builtins.list, which is not"),
+    "path of numbers": (b"cpathlib\nPosixPath\nK\x01\x85R.", r"a path with \(int\)"),
+    "dtype of objects": (b"cnumpy\ndtype\n" + text("O8") + b"\x89\x88\x87R.", "calls numpy.dtype"),
+    "dtype with fields": (
+        DTYPE + b"(K\x03" + text("<") + text("a") + b"NNK\x08K\x01K\x00tb.",
+        "sets up an .*DType in a way"
+    ),
+    "state of torch's dtype": (
+        b"ctorch\nfloat32\n(K\x03" + text(">") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb.",
+        "fills Float32DType as if"
+    ),
+    "number with too many bytes": (
+        b"cnumpy._core.multiarray\nscalar\n" + DTYPE + b"C\x03abc\x86R.",
+        "calls a numpy number with"
+    ),
+    "array of another class": (
+        b"cnumpy._core.multiarray\n_reconstruct\n" + ORDERED + b"K\x00\x85C\x01b\x87R.",
+        "calls a numpy array with"
+    ),
+    "array with too few bytes": (
+        BLANK + b"(K\x01K\x02\x85" + DTYPE + b"\x89C\x03abctb.", "3 bytes for"
+    ),
+    "array of no counts": (
+        BLANK + b"(K\x01N\x85" + DTYPE + b"\x89C\x03abctb.", "not made of counts"
+    ),
+    "array beyond memory": (
+        BLANK + b"(K\x01K\x00\x8a\x08" + b"\xff" * 7 + b"\x7f\x86" + DTYPE + b"\x89C\x00tb.",
+        "more than 2"
+    ),
+    "array set up as an object": (BLANK + b"}b.", "sets up an ndarray in a way"),
+    "array set up twice": (
+        BLANK + (b"(K\x01K\x00\x85" + DTYPE + b"\x89C\x00tb") * 2 + b".", "fills ndarray as if"
+    ),
+    "bools of twos": (
+        b"cnumpy._core.numeric\n_frombuffer\n(C\x01\x02" + DTYPE.replace(b"f4", b"b1")
+        + b"K\x01\x85" + text("C") + b"tR.", "bytes other than 0 and 1"
+    ),
     "instance": (b"(ios\nsystem\n.", "opcode b'i'"),
     "extension": (b"\x82\x01.", r"opcode b'\\x82'"),
     "persistent text": (b"Pabc\n.", "opcode b'P'"),
@@ -255,16 +312,29 @@ def test_shared_values_do_not_unfold(tmp_path):
         b"cbuiltins\nbytearray\nh\x01" + text("latin1") + b"\x86R0",
         b"ccollections\nCounter\nh\x02\x85R0",
         b"ccollections\nOrderedDict\nh\x03\x85R0",
+        b"cnumpy._core.numeric\n_frombuffer\n(h\x04"
+        + DTYPE
+        + b"M\xf4\x01\x85"
+        + text("C")
+        + b"tR0",
     ],
 )
 def test_one_long_value_is_not_copied_again_and_again(tmp_path, copy):
     items = b"".join(b"M" + struct.pack("<H", i) for i in range(500))
     long = b"\x80\x02](" + items + b"eq\x000" + text("x" * 2000) + b"q\x010"
     long += b"}(" + items + items[: 500 * 3] + b"uq\x020](" + b"NN\x86" * 500 + b"eq\x030"
+    long += b"B" + struct.pack("<I", 2000) + bytes(2000) + b"q\x040"
     path = saved(tmp_path / "a.pt", long + copy * 1000 + b"N.", "zip")
     assert "unfolds into far more" in _fits_in(path, 2)
     path = saved(tmp_path / "b.pt", long + copy + b"N.", "zip")
     assert _fits_in(path, 2) == ""
+
+
+def test_sets_take_no_more_memory_than_python_writes(tmp_path):
+    path = saved(tmp_path / "a.pt", b"\x80\x02](" + b"\x8f" * 50_000 + b"e.", "zip")
+    assert "unfolds into far more" in _fits_in(path, 7)
+    many = saved(tmp_path / "b.pt", pickle.dumps([set() for _ in range(1000)], 4), "zip")
+    assert weights.load(many) == [set()] * 1000
 
 
 def test_keys_of_one_hash_are_refused(tmp_path):
@@ -290,6 +360,41 @@ def test_storages_hold_no_more_than_the_file(tmp_path):
     )
     path = saved(tmp_path / "b.pt", copies, "zip", **{"data/0": bytes(16)})
     assert "unfold into far more" in _fits_in(path, 1)
+
+
+def foreign_objects() -> dict[str, Any]:
+    """What checkpoints contain beside tensors and plain values."""
+    state = np.random.RandomState(0).get_state()
+    return {
+        "args": Namespace(lr=0.1, sizes=[np.int64(3)], out=Path("runs") / "a"),
+        "config": SimpleNamespace(depth=2),
+        "best": np.float64(0.5),
+        "flag": np.True_,
+        "mean": np.arange(3, dtype=np.float32),
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "foreign": np.arange(2, dtype=">i2"),
+        "none": np.zeros((0, 3)),
+        "dtype": np.dtype("f4"),
+        "history": defaultdict(list, {"loss": [np.float32(1)]}),
+        "counts": defaultdict(int),
+        "generator": state,
+    }
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_foreign_objects_come_back_though_nothing_is_run(tmp_path, protocol, form):
+    pickled = pickle.dumps(foreign_objects(), protocol)
+    found, expected = guarded(saved(tmp_path / "a.pt", pickled, form)), pickle.loads(pickled)
+    np.testing.assert_equal(found, expected)
+    assert {k: type(v) for k, v in found.items()} == {k: type(v) for k, v in expected.items()}
+    assert type(found["args"].sizes[0]) is np.int64
+    for name in ("mean", "columns", "foreign"):
+        array, other = found[name], expected[name]
+        assert (array.dtype, array.strides) == (other.dtype, other.strides)
+        assert array.flags.writeable
+    found["history"]["accuracy"].append(1)
+    assert found["history"]["accuracy"] == [1]
 
 
 # mutated files
@@ -345,8 +450,10 @@ def _assert_plain(value: Any) -> None:
         if id(part) in seen:
             continue
         seen.add(id(part))
-        if type(part) in (dict, OrderedDict, Counter):
+        if type(part) in (dict, OrderedDict, Counter, defaultdict):
             waiting += [*part, *part.values(), *getattr(part, "__dict__", {}).values()]
+        elif type(part) in (Namespace, SimpleNamespace):
+            waiting += vars(part).values()
         elif type(part) in (list, tuple, set):
             waiting += part
         elif isinstance(part, np.ndarray):
@@ -356,6 +463,7 @@ def _assert_plain(value: Any) -> None:
                 part[(0,) * part.ndim], part[(-1,) * part.ndim]
         else:
             plain = (int, float, complex, str, bytes, bytearray, bool, type(None), np.dtype)
+            plain += (np.number, np.bool_, Path)
             assert isinstance(part, plain), type(part)
 
 
@@ -366,6 +474,9 @@ def test_mutated_files_give_our_error_or_plain_values(tmp_path):
     weights.save(tmp_path / "a.safetensors", {"a": np.ones(3), "b": np.zeros((2, 2), np.float16)})
     weights.save(tmp_path / "b.pt", [{"hidden": "cos\nsystem\nX\x04\0\0\0true\x85R."}, np.ones(2)])
     files += [(tmp_path / name).read_bytes() for name in ("a.safetensors", "b.pt")]
+    for protocol in (2, 5):
+        path = saved(tmp_path / "foreign.pt", pickle.dumps(foreign_objects(), protocol), "zip")
+        files.append(path.read_bytes())
     archives = [_parts(data) for data in files if data[:2] == b"PK"]
     pickles = [parts["data.pkl"] for parts in archives]
 

@@ -85,6 +85,31 @@ def test_every_fault_is_listed_and_nothing_changes():
     assert all(np.array_equal(after[name], before[name]) for name in before)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_prefix_of_all_names_is_named_once(prefix):
+    state = {prefix + name: array for name, array in weights.state_dict(Net()).items()}
+    with pytest.raises(ValueError, match="its names begin with") as caught:
+        weights.load_state_dict(Net(), state)
+    assert str(caught.value) == (
+        f"state_dict: its names begin with {prefix!r}, those of Net do not; give "
+        f"{{name.removeprefix({prefix!r}): array for name, array in state_dict.items()}}"
+    )
+    weights.load_state_dict(Net(), {name.removeprefix(prefix): v for name, v in state.items()})
+    assert len(weights.load_state_dict(Net(), state, strict=False).unexpected_keys) == len(state)
+    state["first.weight"] = state.pop(f"{prefix}first.weight")  # not all of them have it
+    with pytest.raises(ValueError, match=f"{prefix}first.bias: unexpected"):
+        weights.load_state_dict(Net(), state)
+
+
+def test_an_error_of_many_or_long_names_stays_short():
+    state = {f"{i}." + "x" * 10**6: np.ones(1) for i in range(300)}
+    with pytest.raises(ValueError, match="it does not fit Net") as caught:
+        weights.load_state_dict(Net(), state)
+    text = str(caught.value)
+    assert text.endswith("\n  and 206 more")
+    assert len(text) < 30_000
+
+
 def test_not_strict_tells_what_is_missing_and_unexpected():
     net = Net()
     state = {"first.weight": np.full((3, 3), 5), "other": None, "norm.bias": np.ones(2)}
