@@ -107,10 +107,12 @@ def fit(
         save_seconds: The seconds after which a checkpoint is saved within an epoch too.
         keep: How many of the newest checkpoints stay; that of the best epoch does as well.
         resume: Whether to go on from the newest whole checkpoint in the folder. The result
-            has the bits of a run that was never stopped. For a loader this sets back what it
-            may draw from: its generators, and the global ones of Python, NumPy and torch. A
-            loader that then still gives other batches is an error where the run was stopped
-            within an epoch; between epochs nothing can tell.
+            has the bits of a run that was never stopped. A line says which arguments differ from
+            those before, and whether the checkpoint's hold (hyperparameters, generator) or the
+            new ones (data, config, a schedule's values, compute_dtype). For a loader this sets
+            back what it may draw from: its generators, and the global ones of Python, NumPy and
+            torch. A loader that then still gives other batches is an error where the run was
+            stopped within an epoch; between epochs nothing can tell.
         records: A folder, or a `Records`, for the numbers of every epoch.
         nonfinite: At a loss or a parameter that is not finite (of a state of your own: at any
             floating number in it), "stop" with a `NonFiniteError` that names the

@@ -261,7 +261,8 @@ def copied(x: Any) -> jax.Array:
     # arrays of JAX; it may share the memory of numpy's.
     if isinstance(x, jax.Array) and not getattr(x, "weak_type", False):
         return jax.device_put(x, may_alias=False)
-    return jnp.array(x, dtype=getattr(x, "dtype", None))
+    # jnp.array copies large arrays of numpy late, so that a write after it would show.
+    return jnp.array(np.array(x) if isinstance(x, np.ndarray) else x, getattr(x, "dtype", None))
 
 
 def weights_of(state: Any) -> Any:
