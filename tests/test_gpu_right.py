@@ -138,7 +138,9 @@ def test_statistics_with_another_momentum_are_seen(monkeypatch: pytest.MonkeyPat
     class BatchNorm1d(nn.BatchNorm1d):
         def __call__(self, x: jax.Array) -> jax.Array:
             self.momentum = 0.1001 if x.dtype == jnp.float32 else 0.1
-            return super().__call__(x)
+            y = super().__call__(x)
+            self.momentum = 0.1
+            return y
 
     monkeypatch.setattr(nn, "BatchNorm1d", BatchNorm1d)
     found = repeated.running_statistics()
