@@ -48,6 +48,7 @@ class ArrayFeed:
         generator: The generator of each epoch's order; None for the order that is there.
         shuffle: Whether the order is shuffled; if not, the generator only advances as that
             of torch's loader does.
+        drop_last: Whether a last step of fewer rows is left out.
         name: The name of the argument, for errors.
     """
 
@@ -58,12 +59,23 @@ class ArrayFeed:
         on_device: bool,
         generator: random.Generator | None = None,
         shuffle: bool = False,
+        drop_last: bool = False,
         name: str = "data",
     ) -> None:
-        self.rows, self.batch_size = row_count(data, name), batch_size
+        self._count, self.batch_size = row_count(data, name), batch_size
+        self.rows = self._count // batch_size * batch_size if drop_last else self._count
+        if self.rows == 0:
+            raise ValueError(
+                f"drop_last: True leaves nothing of {self._count} rows in batches of {batch_size}"
+            )
         self.on_device = on_device
         self.steps = -(-self.rows // batch_size)
-        self.identity = {"rows": self.rows, "batch_size": batch_size, "shuffle": shuffle}
+        self.identity = {
+            "rows": self._count,
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "drop_last": drop_last,
+        }
         self._generator, self._shuffle = generator, shuffle
         if on_device:
             self._data = jax.tree.map(functools.partial(as_jax, name), data)
@@ -87,9 +99,9 @@ class ArrayFeed:
         )
 
     def batches(self, epoch: int, start: int, capacity: Callable[[Any], int]) -> Parts:
-        order = np.arange(self.rows)
+        order = np.arange(self._count)
         if self._generator is not None:
-            order = epoch_order(self.rows, self._generator, self._shuffle)
+            order = epoch_order(self._count, self._generator, self._shuffle)
         size = self.batch_size
         whole, rest = divmod(self.rows, size)
         if start < whole:
@@ -101,7 +113,7 @@ class ArrayFeed:
                 yield from self._from_host(order, start, whole, most)
         if rest and start <= whole:
             local = jnp.arange(rest, dtype=jnp.int32)
-            data = self.gather(order[whole * size :])
+            data = self.gather(order[whole * size : self.rows])
             yield Batches(data, local, rest, 1, whole, whole + 1, whole)
 
     def _from_host(self, order: np.ndarray, start: int, stop: int, capacity: int) -> Parts:
@@ -132,8 +144,8 @@ class ArrayFeed:
     def sample(self) -> Any:
         """Rows from everywhere, at most 16 MiB: what tells this data from other data."""
         leaves = jax.tree.leaves(self._data)
-        most = 2**24 // max(1, sum(leaf.nbytes for leaf in leaves) // self.rows)
-        rows = np.linspace(0, self.rows - 1, min(self.rows, max(1, most))).astype(np.int64)
+        most = 2**24 // max(1, sum(leaf.nbytes for leaf in leaves) // self._count)
+        rows = np.linspace(0, self._count - 1, min(self._count, max(1, most))).astype(np.int64)
         return jax.tree.map(lambda column: np.asarray(column[rows]), self._data)
 
 
@@ -152,6 +164,7 @@ def open_feed(
     batch_size: int | None,
     where: str = "auto",
     shuffle: bool | None = None,
+    drop_last: bool | None = None,
     generator: random.Generator | None = None,
     epochs: int = 1,
     resumes: bool = False,
@@ -180,7 +193,8 @@ def open_feed(
     data = _as_numpy_rows(data, name)
     kind = type(data).__name__
     if gives_batches(data):
-        for argument, value in ((size_name, batch_size), ("shuffle", shuffle)):
+        own = ((size_name, batch_size), ("shuffle", shuffle), ("drop_last", drop_last))
+        for argument, value in own:
             if value is not None:
                 raise ValueError(
                     f"{argument}: {value!r}; a {kind} has its own batches, leave it out"
@@ -199,15 +213,16 @@ def open_feed(
         arrays = jax.tree.map(lambda x: as_numpy(x) if hasattr(x, "detach") else x, arrays)
         row_count(arrays, name)
         on_device, why = choose_device(arrays, where, name)
-        return ArrayFeed(arrays, batch_size, on_device, generator, shuffles, name), why
+        drops = bool(drop_last)
+        return ArrayFeed(arrays, batch_size, on_device, generator, shuffles, drops, name), why
     if not is_iterable_only(data) and not hasattr(data, "__getitem__"):
         raise TypeError(f"{name}: {kind}; accepted are {_ACCEPTED}")
     if is_iterable_only(data):
         if shuffle is not None:
             raise ValueError(f"shuffle: {shuffle!r}; a {kind} has its own order, leave it out")
-        loader = DataLoader(data, batch_size, rngs=generator)
+        loader = DataLoader(data, batch_size, drop_last=bool(drop_last), rngs=generator)
     else:
-        loader = DataLoader(data, batch_size, shuffles, rngs=generator)
+        loader = DataLoader(data, batch_size, shuffles, drop_last=bool(drop_last), rngs=generator)
     return _of_loader(loader, kind, where, epochs, resumes, once, name)
 
 
@@ -216,6 +231,7 @@ def open_epochs(
     batch_size: int | None,
     where: str,
     shuffle: bool | None,
+    drop_last: bool | None,
     generator: random.Generator,
     epochs: int,
     resumes: bool,
@@ -228,6 +244,7 @@ def open_epochs(
     options: dict[str, Any] = {
         "batch_size": batch_size,
         "shuffle": shuffle,
+        "drop_last": drop_last,
         "generator": generator,
         "resumes": resumes,
     }

@@ -319,8 +319,8 @@ class ChunkRunner:
         except ValueError as error:
             raise ValueError(
                 f"batch_size: the last batch of an epoch would have {rest} of {size} rows, which "
-                f"the step refuses: {error}. A DataLoader with drop_last=True leaves it out; or "
-                f"give another batch_size"
+                f"the step refuses: {error}. Leave it out by drop_last=True, which a loader has of "
+                "its own, or give another batch_size"
             ) from error
 
     def _call(self, chunk: Any, batches: Batches, first: int, last: int, epoch: int) -> Any:

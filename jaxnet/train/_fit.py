@@ -38,6 +38,7 @@ def fit(
     batch_size: int | None = None,
     generator: Generator | None = None,
     shuffle: bool | None = None,
+    drop_last: bool | None = None,
     validation: Any = None,
     eval_step: Step | None = None,
     eval_batch_size: int | None = None,
@@ -81,6 +82,8 @@ def fit(
             own. Torch's loader draws another order from a generator that it is given itself:
             so does `DataLoader(..., generator=g)`.
         shuffle: Whether to shuffle: by default all but loaders and iterable data sets.
+        drop_last: Whether a last batch of fewer rows is left out of each epoch; by default it is
+            not. A loader has its own.
         validation: Data in the same forms, but no function; it is measured after each epoch,
             not shuffled. A PyTorch program's validation loader draws one number from the
             global generator in every epoch; `DataLoader(..., rngs=generator)` does here,
@@ -188,7 +191,7 @@ def fit(
         stack.enter_context(progress.open())
         if compilation_cache:
             use_compilation_cache()
-        feed_of = open_epochs(data, batch_size, feed, shuffle, draws, epochs, resumes)
+        feed_of = open_epochs(data, batch_size, feed, shuffle, drop_last, draws, epochs, resumes)
         training, why = feed_of(0)
         own = isinstance(training, LoaderFeed) and not training.draws_from(generator)
         if own and generator is not None:

@@ -371,6 +371,18 @@ def test_a_function_of_the_epoch_as_data(tmp_path):
     assert_same(whole, run(arrays=arrays, checkpoint=tmp_path))
 
 
+@pytest.mark.parametrize("feed", ["device", "host", "data set"])
+def test_a_smaller_last_batch_is_left_out_as_the_loader_does(feed):
+    rest = {"drop_last": True, "batch_size": 8, "generator": Generator(5)}
+    as_set = data.TensorDataset(*rows(50))
+    given = {"arrays": as_set} if feed == "data set" else {"arrays": rows(50), "feed": feed}
+    ours = run(**given, **rest)
+    loader = data.DataLoader(as_set, 8, True, drop_last=True, rngs=Generator(5))
+    theirs = run(arrays=loader, batch_size=None)
+    assert ours.state.step == 3 * (50 // 8)
+    assert bits(ours.state) == bits(theirs.state)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -380,6 +392,11 @@ def test_a_function_of_the_epoch_as_data(tmp_path):
         ({"nonfinite": "no"}, "nonfinite: 'no'"),
         ({"feed": "disk"}, "feed: 'disk'"),
         ({"patience": 0}, "patience: 0"),
+        ({"arrays": rows(5), "drop_last": True}, "drop_last: True leaves nothing of 5 rows"),
+        (
+            {"arrays": iter(()), "batch_size": None, "drop_last": True},
+            "drop_last: True; a .* has its own batches",
+        ),
         ({"time_budget": -1.0}, "time_budget: -1.0"),
         ({"time_budget": "1 h"}, "time_budget: '1 h'; accepted is a number of seconds"),
         (
