@@ -158,9 +158,9 @@ def LBFGS(
         evaluates = max_iter > 1 or line_search_fn is not None
         if evaluates and value_fn is None:
             raise ValueError(
-                "LBFGS: value_fn is missing, which a step of make_train_step does not give; build "
-                "it with max_iter=1 and line_search_fn=None, or write a step of your own that "
-                "calls update(..., value_fn=loss) with a function of the parameters"
+                "LBFGS: value_fn is missing; give update(..., value_fn=loss), a function of the "
+                "parameters, as a step of make_train_step does, or build it with max_iter=1 and "
+                "line_search_fn=None"
             )
         start, unravel = ravel_pytree(params)
         dtype = start.dtype
