@@ -113,7 +113,7 @@ class ArrayFeed:
                 yield from self._from_host(order, start, whole, most)
         if rest and start <= whole:
             local = jnp.arange(rest, dtype=jnp.int32)
-            data = self.gather(order[whole * size : self.rows])
+            data = self.gather(order[whole * size :])
             yield Batches(data, local, rest, 1, whole, whole + 1, whole)
 
     def _from_host(self, order: np.ndarray, start: int, stop: int, capacity: int) -> Parts:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxnet._checks import check_choice, check_integer, is_number
+from jaxnet._checks import check_choice, check_flag, check_integer, is_number
 from jaxnet.checkpoint import Checkpoints
 from jaxnet.data._dataset import checked_generator
 from jaxnet.optim import Schedule
@@ -160,6 +160,9 @@ def fit(
     ):
         if value is not None:
             check_integer(name, value, least=1)
+    for name, flag in (("shuffle", shuffle), ("drop_last", drop_last)):
+        if flag is not None:
+            check_flag(name, flag)
     for one in callbacks if isinstance(callbacks, Sequence) else [None]:
         if not (callable(one) or isinstance(one, EverySteps)):
             raise TypeError(

@@ -392,6 +392,8 @@ def test_a_smaller_last_batch_is_left_out_as_the_loader_does(feed):
         ({"nonfinite": "no"}, "nonfinite: 'no'"),
         ({"feed": "disk"}, "feed: 'disk'"),
         ({"patience": 0}, "patience: 0"),
+        ({"shuffle": "no"}, "shuffle: 'no'; accepted are True and False"),
+        ({"drop_last": "yes"}, "drop_last: 'yes'; accepted are True and False"),
         ({"arrays": rows(5), "drop_last": True}, "drop_last: True leaves nothing of 5 rows"),
         (
             {"arrays": iter(()), "batch_size": None, "drop_last": True},
