@@ -17,8 +17,17 @@ from jaxnet.precision import check_x64, full_float32
 from jaxnet.train._batches import Feed, open_feed
 from jaxnet.train._chunk import Call, ChunkRunner
 from jaxnet.train._progress import Progress
-from jaxnet.train._state import TrainState, keeping_attributes
-from jaxnet.train._step import EvalStep, Loss, Metrics, Step, TrainStep, with_metrics
+from jaxnet.train._state import TrainState, first_state, keeping_attributes, map_states, split
+from jaxnet.train._step import (
+    EvalStep,
+    Loss,
+    Metrics,
+    Step,
+    TrainStep,
+    entered,
+    with_metrics,
+    with_step,
+)
 from jaxnet.train._values import joined, mean_metrics
 
 
@@ -30,24 +39,29 @@ def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
     batch a key of its own.
 
     Args:
-        loss: A function `loss(model, batch)` that returns a scalar, or a scalar and a
-            dictionary of metrics.
+        loss: A function `loss(model, batch)`, or `loss(model, batch, step)`, that returns a
+            scalar, or a scalar and a dictionary of metrics. Where the state is that of several
+            models, it is given all of them, as that of `make_train_step(model=...)` is.
         compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; None means
             float32.
 
     Returns:
-        A pure function `(state, batch) -> (state, metrics)`, not yet compiled, which returns
-        the state unchanged.
+        A pure function `(state, batch) -> (state, metrics)`, not yet compiled. The state that
+        it returns differs only in buffers that the model writes in evaluation mode, such as a
+        recurrent state; `evaluate` and `fit` hand them on to the next batch, and forget them after
+        the last one.
     """
 
     check_x64("compute_dtype", compute_dtype)
+    call = with_step(loss)
 
     @full_float32()
-    def step(state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
-        model = state.model()
-        key = jax.random.fold_in(state.key, state.step)
-        with keys(key), computing_in(model, compute_dtype), keeping_attributes(model):
-            value, metrics = with_metrics(loss(model, batch))
+    def step(state: Any, batch: Any) -> tuple[Any, Metrics]:
+        first = first_state(state)
+        key = jax.random.fold_in(first.key, first.step)
+        with entered(state, key, compute_dtype, training=False) as models:
+            value, metrics = with_metrics(call(models, batch, first.step))
+        state = map_states(lambda one, m: one.replace(buffers=split(m)[2]), state, models)
         return state, {"loss": value, **metrics}
 
     return EvalStep(step)
