@@ -18,6 +18,7 @@ from jaxnet._checks import check_integer
 from jaxnet.train._diagnose import NonFiniteError, diagnose
 from jaxnet.train._state import (
     carried,
+    check_same_state,
     learning_rates_of,
     map_states,
     named_states,
@@ -97,7 +98,8 @@ def make_chunk(
             fine = _finite(measured.get("loss")) if nonfinite == "stop" else True
             return new if trains else carried(new), metrics, fine
 
-        shapes = jax.eval_shape(once, state, data, order, start)[1]
+        after, shapes = jax.eval_shape(once, state, data, order, start)
+        check_same_state(state, after)
         metrics = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
         first: Any = state if trains else carried(state), metrics, jnp.array(True)
         if nonfinite != "stop":
@@ -130,7 +132,8 @@ def make_epoch(step: Step, batch_size: int) -> Epoch:
         `make_eval_step` gives nothing away, and `train.evaluate` neither.
 
     Raises:
-        ValueError: The batch size is below 1, or the order holds no rows.
+        ValueError: The batch size is below 1, the order holds no rows, or the step gives back
+            another kind of state than it is given.
     """
     check_integer("batch_size", batch_size, least=1)
 
@@ -165,7 +168,7 @@ def make_repeat(step: Step, steps: int) -> Callable[[Any, Any], tuple[Any, Metri
         along axis 0.
 
     Raises:
-        ValueError: The number of steps is below 1.
+        ValueError: The number of steps is below 1, or as in `make_epoch`.
     """
     check_integer("steps", steps, least=1)
     chunk = make_chunk(step, None, steps)
@@ -311,8 +314,9 @@ class ChunkRunner:
         return known[name]
 
     def _capacity(self, batch: Any, feed: Any) -> int:
-        self._try_last(batch, feed)
+        # A whole batch first: what is wrong with it has nothing to do with the smaller one.
         in_memory = self.metrics_like(self.state, batch), None if feed.on_device else batch
+        self._try_last(batch, feed)
         one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(in_memory))
         return max(1, min(_STEPS, _BYTES // max(one, 1)))
 

@@ -174,11 +174,12 @@ def create(
             no average.
 
     Raises:
-        TypeError: The model is no module, or the optimizer none.
+        TypeError: The model is no module, the optimizer none, or the average none.
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"create: model: {type(model).__name__}; accepted is a flax.nnx module")
     check_optimizer("create", optimizer)
+    check_average("create", average)
     # Copied, because a compiled step may be given the state's memory (donation), and the
     # model would be left with deleted arrays.
     structure, params, buffers = split(model)
@@ -252,6 +253,15 @@ def check_optimizer(owner: str, optimizer: Any) -> None:
         )
 
 
+def check_average(owner: str, average: Any) -> None:
+    """Raises TypeError if it is no average, but the function of one, for example."""
+    if average is not None and not (hasattr(average, "init") and hasattr(average, "update")):
+        raise TypeError(
+            f"{owner}: average: {average!r}; accepted is an optim.AveragedModel, such as "
+            "optim.AveragedModel(optim.get_ema_avg_fn(0.999))"
+        )
+
+
 def copied(x: Any) -> jax.Array:
     """A copy of an array, whose dtype is not weak.
 
@@ -276,6 +286,42 @@ def copied(x: Any) -> jax.Array:
 
 def is_state(x: Any) -> bool:
     return isinstance(x, TrainState)
+
+
+def check_no_models(state: Any) -> None:
+    """Raises TypeError if there is a model in a state, which is what PyTorch's loops take."""
+    leaves = named_leaves(state, is_leaf=lambda x: is_state(x) or isinstance(x, nnx.Module))
+    for name, leaf in leaves.items():
+        if isinstance(leaf, nnx.Module) or type(leaf).__module__.startswith("torch."):
+            where = f"{name!r} is a model" if name else "a model"
+            raise TypeError(
+                f"state: {where} ({type(leaf).__name__}); accepted is the state of a run: "
+                "train.create(model, optimizer), with optim.frozen() as the optimizer of a model "
+                "that is not trained"
+            )
+
+
+def described(state: Any) -> str:
+    """A state in words, for errors: its models, their optimizers, and what is beside them."""
+    texts = []
+    for name, leaf in named_leaves(state, is_leaf=is_state).items():
+        optimizer = f" with {leaf.optimizer.partition('(')[0]}" if is_state(leaf) else ""
+        shape = f"an array of shape {jnp.shape(leaf)}" if hasattr(leaf, "shape") else repr(leaf)
+        what = f"a {leaf.structure.model_name}{optimizer}" if is_state(leaf) else shape
+        texts.append(f"{name}: {what}" if name else what)
+    more = f" and {len(texts) - 8} more" if len(texts) > 8 else ""
+    return f"{type(state).__name__} ({', '.join(texts[:8])}{more})"
+
+
+def check_same_state(before: Any, after: Any) -> None:
+    """Raises ValueError if a step gave back something else than a state like that it was given."""
+    found: list[Any] = [jax.tree.flatten(state) for state in (before, after)]
+    shapes = [list(map(jnp.shape, leaves)) for leaves, _ in found]
+    if found[0][1] != found[1][1] or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"step: it was given the state {described(before)}, and gave back {described(after)}; "
+            "accepted is a state of the same models, optimizers and shapes"
+        )
 
 
 def map_states(change: Callable[..., Any], state: Any, *others: Any) -> Any:

@@ -25,6 +25,8 @@ from jaxnet.precision import check_x64, full_float32
 from jaxnet.train._state import (
     Arrays,
     TrainState,
+    check_average,
+    check_no_models,
     check_optimizer,
     keeping_attributes,
     map_states,
@@ -183,10 +185,21 @@ def make_train_step(
 
     Raises:
         ValueError: The number of microbatches is below 1, float16 has no loss scaling, or (in
-            the step) loss_scale and GradScaler do not go together, or the forward pass changes
-            an attribute of the model, which would be lost after the step.
+            the step) loss_scale and GradScaler do not go together, `create` was given an
+            optimizer with other numbers, an average where the step has none (or the other way
+            round), the state has no such model, or the forward pass changes an attribute of the
+            model, which would be lost after the step.
+        TypeError: An argument is of another kind.
     """
     check_optimizer("make_train_step", optimizer)
+    check_average("make_train_step", average)
+    if not isinstance(model, str | int | None):
+        raise TypeError(
+            f"make_train_step: model: a {type(model).__name__}; accepted is the key of a model in "
+            "the state. The model itself is given to train.create"
+        )
+    if loss_scale is not None and not callable(loss_scale):
+        raise TypeError(f"loss_scale: {loss_scale!r}; accepted is optim.loss_scale")
     check_x64("compute_dtype", compute_dtype)
     check_integer("microbatches", microbatches, least=1)
     if jnp.dtype(compute_dtype or jnp.float32) == jnp.float16 and loss_scale is None:
@@ -312,9 +325,22 @@ def with_step(loss: Loss) -> Callable[[Any, Any, jax.Array], Any]:
         named = inspect.signature(loss).parameters.get("step")
     except (TypeError, ValueError):  # a function of C, which has no signature
         named = None
-    if named is None or named.default is not inspect.Parameter.empty:
-        return lambda models, batch, step: loss(models, batch)
-    return lambda models, batch, step: loss(models, batch, step=step)  # type: ignore[call-arg]
+    takes = named is not None and named.default is inspect.Parameter.empty
+    whole: Any = loss
+
+    def call(models: Any, batch: Any, step: jax.Array) -> Any:
+        try:
+            return whole(models, batch, step=step) if takes else whole(models, batch)
+        except TypeError as error:
+            kind = type(models).__name__
+            if _is_module(models) or f"{kind!r} object is not callable" not in str(error):
+                raise
+            raise TypeError(
+                f"loss: it calls the {kind} of all models; where the state is that of several, "
+                'a loss chooses from them, as nets["judge"](inputs)'
+            ) from error
+
+    return call
 
 
 @contextmanager
@@ -322,6 +348,7 @@ def entered(
     state: Any, key: jax.Array, compute_dtype: DTypeLike | None, training: bool
 ) -> Iterator[Any]:
     """The model of a state, or all models of several, ready to be called."""
+    check_no_models(state)
     models = map_states(lambda one: one.model(training=training), state)
     with ExitStack() as stack:
         stack.enter_context(keys(key))

@@ -166,7 +166,8 @@ class MeanTeacher:
 
     @staticmethod
     def net(nn, **k):
-        return nn.Sequential(nn.Linear(3, 5, bias=False, **k), nn.BatchNorm1d(5), nn.Linear(5, 2, **k))
+        first = nn.Linear(3, 5, bias=False, **k)
+        return nn.Sequential(first, nn.BatchNorm1d(5), nn.Linear(5, 2, **k))
 
     @classmethod
     def ours(cls, model):
@@ -281,9 +282,7 @@ def test_thirty_steps_are_those_of_torch(program, dtype):
     cuts = range(0, STEPS * ROWS, ROWS)
     batches = [[torch.tensor(x[i : i + ROWS]) for x in data] for i in cuts]
     torch.manual_seed(0)
-    *steps, theirs = program.theirs(
-        torch, lambda net: net.double() if double else net, batches
-    )
+    *steps, theirs = program.theirs(torch, lambda net: net.double() if double else net, batches)
     with jax.enable_x64(True) if double else nullcontext():
         state, step = program.ours(lambda net: net.double() if double else net)
         data = [jnp.asarray(x) for x in data]
@@ -408,3 +407,90 @@ def test_fit_takes_the_states_of_several_models(make, tmp_path):
     again = train.fit(whole.state, step, X, **options | {"epochs": 1})
     assert bits(again.state) != bits(whole.state)
     assert again.history[0]["step"] == 12
+
+
+def test_the_best_weights_of_several_models_come_back():
+    states, step, _ = small(as_dict)
+    first = train.fit(states, step, X, **OPTIONS | {"epochs": 1})
+    options = {**OPTIONS, "monitor": "epoch_number", "mode": "min", "patience": 1}
+
+    def counted(states, batch):
+        after, measured = step(states, batch)
+        return after, {**measured, "epoch_number": states["judge"].step // 3}
+
+    best = train.fit(states, counted, X, **options)
+    assert (best.reason, best.best_epoch) == ("patience", 1)
+    for name in ("maker", "judge"):
+        assert bits(best.state[name].params) == bits(first.state[name].params)
+        assert bits(best.state[name].buffers) == bits(first.state[name].buffers)
+        assert int(best.state[name].step) == 6  # the optimizer's memory is that of the last epoch
+
+
+def test_masks_of_one_of_several_may_be_infinite_and_bad_steps_are_left_out():
+    class Masked(nn.Module):
+        def __init__(self):
+            self.fc = nn.Linear(2, 2, rngs=Generator(0))
+            self.mask = nn.Buffer(jnp.array([[0.0, -jnp.inf]]))
+
+        def __call__(self, x):
+            return jax.nn.softmax(self.fc(x) + self.mask[...])
+
+    def loss(nets, batch):
+        return nets["a"](batch).mean() + nets["b"](batch).mean()
+
+    step = train.make_train_step(loss, SGD, model="a")
+    states = {name: train.create(Masked(), SGD) for name in "ab"}
+    assert train.fit(states, step, X, **OPTIONS).reason == "done"
+    bad = X.copy()
+    bad[3] = np.nan
+    result = train.fit(states, step, bad, **OPTIONS, shuffle=False, nonfinite="skip")
+    assert int(result.state["a"].step) == 9
+    assert np.isfinite(result.state["a"].params["fc.weight"]).all()
+    with pytest.raises(train.NonFiniteError, match=r"epoch 1, step 1: not finite: batch"):
+        train.fit(states, step, bad, **OPTIONS, shuffle=False)
+
+
+@pytest.mark.parametrize("options", [{"microbatches": 2}, {"remat": True}, {"grad_norm": True}])
+def test_options_of_a_step_hold_with_several_models(options):
+    nets = [nn.Linear(2, 2, rngs=Generator(i)) for i in (0, 1)]
+    states = {name: train.create(net, SGD) for name, net in zip("ab", nets, strict=True)}
+
+    def loss(nets, batch):
+        return losses.mse_loss(nets["a"](batch), nets["b"](batch))
+
+    step = train.make_train_step(loss, SGD, model="a", **options)
+    after, measured = jax.jit(step)(states, jnp.asarray(X))
+    target = nets[1](jnp.asarray(X))
+    alone = train.make_train_step(lambda m, x: losses.mse_loss(m(x), target), SGD, grad_norm=True)
+    wanted, of_one = jax.jit(alone)(states["a"], jnp.asarray(X))
+    for name, value in wanted.params.items():
+        np.testing.assert_allclose(after["a"].params[name], value, rtol=1e-6)
+    np.testing.assert_allclose(measured["loss"], of_one["loss"], rtol=1e-6)
+    if "grad_norm" in options:
+        np.testing.assert_allclose(measured["grad_norm"], of_one["grad_norm"], rtol=1e-6)
+    assert bits(after["b"]) == bits(states["b"])
+
+
+def test_what_one_of_several_does_not_use_stays_and_what_both_use_moves():
+    class Two(nn.Module):
+        def __init__(self):
+            self.a, self.b = (nn.Linear(2, 2, rngs=Generator(i)) for i in (0, 1))
+
+    decay = optim.SGD(lr=0.1, momentum=0.9, weight_decay=0.1)
+    ema = optim.AveragedModel(optim.get_ema_avg_fn(0.5))
+    states = {
+        "x": train.create(Two(), decay, average=ema),
+        "y": train.create(Two(), decay),
+    }
+
+    def loss(nets, batch):
+        return losses.mse_loss(nets["x"].a(batch), nets["y"].b(batch))
+
+    step = train.make_train_step(loss, decay, model="x", microbatches=2, average=ema)
+    after, _ = train.make_repeat(step, 3)(states, jnp.asarray(X))
+    for name in ("b.weight", "b.bias"):
+        assert bits(after["x"].params[name]) == bits(states["x"].params[name])
+        assert bits(after["x"].average.params[name]) == bits(states["x"].params[name])
+        assert not np.any(after["x"].opt_state.slots["momentum_buffer"][name])
+    assert np.any(after["x"].params["a.weight"] != states["x"].params["a.weight"])
+    assert bits(after["y"]) == bits(states["y"])
