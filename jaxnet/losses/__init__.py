@@ -8,6 +8,7 @@ from jaxnet.losses._classification import (
     nll_loss,
 )
 from jaxnet.losses._ctc import ctc_loss
+from jaxnet.losses._linear_cross_entropy import linear_cross_entropy
 from jaxnet.losses._margin import (
     hinge_embedding_loss,
     multi_margin_loss,
@@ -46,6 +47,7 @@ __all__ = [
     "l1_loss",
     "l1_penalty",
     "l2_penalty",
+    "linear_cross_entropy",
     "margin_ranking_loss",
     "mse_loss",
     "multi_margin_loss",

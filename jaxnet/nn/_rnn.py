@@ -19,8 +19,12 @@ from jaxnet.nn._rnn_cell import pair
 from jaxnet.nn.init import Rngs, draw_uniform
 
 
-class _RNNBase(Module):
-    """The parameters, the checks and the loop over the layers of RNN, LSTM and GRU."""
+class RNNBase(Module):
+    """The base class of RNN, LSTM and GRU, for isinstance: torch.nn.RNNBase.
+
+    It has their parameters, their checks and the loop over the layers. Build one of the three,
+    and not the base class, whose arguments are not torch's.
+    """
 
     cell: str
     chunks: int
@@ -209,7 +213,7 @@ class _RNNBase(Module):
         return text + (f", bidirectional={self.bidirectional}" if self.bidirectional else "")
 
 
-class RNN(_RNNBase):
+class RNN(RNNBase):
     """Computes h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh): torch.nn.RNN.
 
     The parameters are named as in torch: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`,
@@ -299,7 +303,7 @@ class RNN(_RNNBase):
         return output, h_n
 
 
-class GRU(_RNNBase):
+class GRU(RNNBase):
     """A gated recurrent unit: torch.nn.GRU.
 
     r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
@@ -346,7 +350,7 @@ class GRU(_RNNBase):
         return output, h_n
 
 
-class LSTM(_RNNBase):
+class LSTM(RNNBase):
     """Long short-term memory: torch.nn.LSTM.
 
     i, f, o = sigmoid(W_i. x + b_i. + W_h. h + b_h.)
