@@ -5,6 +5,9 @@
 larger than the memory. `transforms` augments images on the device.
 """
 
+from typing import TYPE_CHECKING
+
+from jaxnet._hints import module_getattr
 from jaxnet.data import transforms
 from jaxnet.data._catalogue import Labelled, available, fetchable, load
 from jaxnet.data._collate import default_collate, default_convert
@@ -69,3 +72,6 @@ __all__ = [
     "transforms",
     "windows",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.data")

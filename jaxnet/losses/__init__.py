@@ -1,5 +1,8 @@
 """The losses of torch.nn.functional as pure functions, and penalties on parameters."""
 
+from typing import TYPE_CHECKING
+
+from jaxnet._hints import module_getattr
 from jaxnet.losses._classification import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -62,3 +65,6 @@ __all__ = [
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.losses")

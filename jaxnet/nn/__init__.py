@@ -1,5 +1,8 @@
 """PyTorch's layers on flax.nnx, with torch's names, arguments, defaults, parameters and shapes."""
 
+from typing import TYPE_CHECKING
+
+from jaxnet._hints import module_getattr
 from jaxnet._intercept import intercept
 from jaxnet._keys import draws, keys, next_key, rand, randint, randn
 from jaxnet.losses._linear_cross_entropy import LinearCrossEntropyOptions
@@ -19,6 +22,7 @@ from jaxnet.nn._activation import (
     Tanh,
     Tanhshrink,
 )
+from jaxnet.nn._activations import activations
 from jaxnet.nn._adaptive_pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -232,6 +236,7 @@ __all__ = [
     "Upsample",
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",
+    "activations",
     "draws",
     "functional",
     "init",
@@ -243,3 +248,6 @@ __all__ = [
     "randn",
     "summary",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.nn")

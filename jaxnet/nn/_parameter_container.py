@@ -165,7 +165,7 @@ class ParameterDict(_Values):
         result.update(other)
         return result
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]
+    def __ior__(self, other: Any) -> Self:
         self.update(other)
         return self
 

@@ -1,5 +1,8 @@
 """The pure functions of `jaxnet.nn` and `jaxnet.losses` under torch.nn.functional's names."""
 
+from typing import TYPE_CHECKING
+
+from jaxnet._hints import module_getattr
 from jaxnet.losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -190,3 +193,6 @@ __all__ = [
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.nn.functional")

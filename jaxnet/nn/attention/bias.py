@@ -1,9 +1,16 @@
 """The two causal masks of queries and keys of different lengths: torch.nn.attention.bias."""
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
+from jaxnet._hints import module_getattr
+
 __all__ = ["causal_lower_right", "causal_upper_left"]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.nn.attention.bias")
 
 
 def causal_upper_left(*size: int) -> jax.Array:
