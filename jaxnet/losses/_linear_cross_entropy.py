@@ -125,10 +125,10 @@ def linear_cross_entropy(
             Inside jit the numbers are not known; there such a number makes the loss nan.
         TypeError: The input is not floating, or class numbers are no integers.
 
-    >>> x, table = jnp.ones((4, 2)), jnp.eye(3, 2)
+    >>> x, table = jnp.zeros((4, 2)), jnp.ones((3, 2))
     >>> options = LinearCrossEntropyOptions(batch_chunk_size=2)
-    >>> float(linear_cross_entropy(x, table, jnp.array([0, 1, 0, 1]), options=options).round(3))
-    0.862
+    >>> print(linear_cross_entropy(x, table, jnp.array([0, 1, 0, 1]), options=options))
+    1.0986123
     """
     name = "linear_cross_entropy"
     check_reduction(reduction)

@@ -56,6 +56,7 @@ from jaxnet.nn._dropout import (
 from jaxnet.nn._embedding import Embedding
 from jaxnet.nn._embedding_bag import EmbeddingBag
 from jaxnet.nn._linear import Bilinear, Flatten, Identity, Linear, Unflatten
+from jaxnet.nn._linear_cross_entropy import LinearCrossEntropyLoss
 from jaxnet.nn._loss import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -67,7 +68,6 @@ from jaxnet.nn._loss import (
     HuberLoss,
     KLDivLoss,
     L1Loss,
-    LinearCrossEntropyLoss,
     MarginRankingLoss,
     MSELoss,
     MultiLabelMarginLoss,

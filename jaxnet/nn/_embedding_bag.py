@@ -13,6 +13,7 @@ from jaxnet.losses._reduction import host
 from jaxnet.nn._draw import Rngs
 from jaxnet.nn._embedding import Embedding, check_dense, check_rows, padding_row, renorm, rows_of
 from jaxnet.nn._module import Module
+from jaxnet.precision import promoted
 
 _MODES = ("sum", "mean", "max")
 
@@ -156,7 +157,7 @@ def _of_any_bags(rows: jax.Array, counted: jax.Array, starts: jax.Array, mode: s
     def by_bag(reduce: Any, values: jax.Array) -> jax.Array:
         return reduce(values, of_bag, bags, indices_are_sorted=True)
 
-    count = by_bag(jax.ops.segment_sum, there.astype(rows.dtype))  # (B, 1)
+    count = by_bag(jax.ops.segment_sum, there.astype(jnp.int32))  # (B, 1)
     if mode == "max":
         seen = jnp.where(there, jax.lax.stop_gradient(rows), -jnp.inf)
         largest = by_bag(jax.ops.segment_max, seen)
@@ -166,9 +167,12 @@ def _of_any_bags(rows: jax.Array, counted: jax.Array, starts: jax.Array, mode: s
         found = rows.at[first, jnp.arange(width)].get(mode="fill", fill_value=jnp.nan)
         out = jnp.where(count > 0, found, 0)
     else:
-        out = by_bag(jax.ops.segment_sum, jnp.where(there, rows, 0))
+        # As in torch, half precision is summed in float32.
+        wide = jnp.where(there, rows, 0).astype(promoted(rows, jnp.float32))
+        out = by_bag(jax.ops.segment_sum, wide)
         if mode == "mean":
-            out = out / jnp.maximum(count, 1)
+            out = out / jnp.maximum(count, 1).astype(out.dtype)
+        out = out.astype(rows.dtype)
     return jnp.where(starts[0] < 0, jnp.nan, out)
 
 

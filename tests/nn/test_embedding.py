@@ -208,6 +208,15 @@ def test_empty_bags_are_zeros():
     assert bag([0, 1], np.zeros(0, int)).shape == (0, 3)
 
 
+def test_long_bags_of_half_precision_are_summed_in_float32():
+    table = jnp.ones((4, 3), jnp.bfloat16)
+    for mode, expected in (("sum", 1024), ("mean", 1), ("max", 1)):
+        for given in ((jnp.zeros((1, 1024), int),), (jnp.zeros(1024, int), jnp.array([0]))):
+            out = nn.functional.embedding_bag(given[0], table, *given[1:], mode=mode)
+            assert out.dtype == jnp.bfloat16
+            assert out.tolist() == [[expected] * 3]
+
+
 def test_bags_of_a_given_table():
     table = np.arange(12, dtype=np.float32).reshape(4, 3)
     frozen = nn.EmbeddingBag.from_pretrained(table, mode="max", padding_idx=0)
