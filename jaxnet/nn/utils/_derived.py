@@ -121,7 +121,7 @@ def _class(original: type[Module], name: str) -> Any:
 
 def rules(module: Any) -> dict[str, Rule]:
     """The rules of a module's computed weights, by name."""
-    return dict(vars(module).get("_rules", ()))
+    return dict(getattr(module, "_rules", ()))
 
 
 def original_class(module: Any) -> type:
