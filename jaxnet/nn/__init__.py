@@ -2,7 +2,7 @@
 
 from jaxnet._intercept import intercept
 from jaxnet._keys import keys, masks, next_key
-from jaxnet.nn import functional, init
+from jaxnet.nn import functional, init, utils
 from jaxnet.nn._activation import (
     CELU,
     ELU,
@@ -219,4 +219,5 @@ __all__ = [
     "masks",
     "next_key",
     "summary",
+    "utils",
 ]

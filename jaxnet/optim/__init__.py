@@ -16,6 +16,7 @@ from jaxnet.optim._clip import (
     clip_by_value,
     clip_grad_norm_,
     clip_grad_value_,
+    clip_grads_with_norm_,
     get_total_norm,
 )
 from jaxnet.optim._cycles import CyclicLR, OneCycleLR
@@ -101,6 +102,7 @@ __all__ = [
     "clip_by_value",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "clip_grads_with_norm_",
     "frozen",
     "get_ema_avg_fn",
     "get_hyperparams",
