@@ -26,6 +26,11 @@ PUBLIC = {
     "nn.functional": "Functions of layers",
     "nn.attention": "How attention is computed",
     "nn.init": "Initial values",
+    "nn.utils": "Computed weights, packed sequences, pruning",
+    "nn.utils.parametrizations": "Parametrizations",
+    "nn.utils.parametrize": "Parametrizations of one's own",
+    "nn.utils.prune": "Pruning",
+    "nn.utils.rnn": "Packed sequences",
     "losses": "Losses",
     "metrics": "Metrics",
     "optim": "Optimizers and schedules",
@@ -104,8 +109,8 @@ OTHERWISE = {"nn": "", "optim": "optimizer", "data": "files", "train": "fit"}
 # Classes whose methods are part of what a user calls.
 WITH_MEMBERS = {
     "AveragedModel", "Checkpoints", "DataLoader", "Dataset", "EachEpoch", "EpochReport",
-    "Generator", "IterableDataset", "Metric", "Module", "ModuleDict", "Optimizer", "Records",
-    "ReduceLROnPlateau", "Schedule", "ShardedIterator", "StepReport", "TrainState",
+    "Generator", "IterableDataset", "Metric", "Module", "ModuleDict", "Optimizer", "PackedSequence",
+    "Records", "ReduceLROnPlateau", "Schedule", "ShardedIterator", "StepReport", "TrainState",
     "Visdom",
 }  # fmt: skip
 
@@ -227,6 +232,7 @@ def torch_names() -> dict[str, list[str]]:
     """The public names of the installed torch that a training program may use."""
     import torch
     from torch import nn
+    from torch.nn.utils import parametrizations, parametrize, prune, rnn
     from torch.utils import data
 
     def functions(module) -> list[str]:
@@ -249,6 +255,19 @@ def torch_names() -> dict[str, list[str]]:
         "optim.swa_utils": sorted(torch.optim.swa_utils.__all__),
         "utils.data": sorted(n for n in data.__all__ if n[0].isupper() and not _is_helper(n)),
         "nn.utils": functions(nn.utils),
+        **{
+            f"nn.utils.{name}": sorted(n for n in module.__all__ if n != "PackedSequence_")
+            for name, module in (
+                ("parametrizations", parametrizations),
+                ("parametrize", parametrize),
+                ("rnn", rnn),
+            )
+        },
+        "nn.utils.prune": sorted(
+            name
+            for name, thing in vars(prune).items()
+            if not name.startswith("_") and getattr(thing, "__module__", "") == prune.__name__
+        ),
     }
 
 
@@ -268,7 +287,16 @@ COUNTERPARTS = {
     "optim.lr_scheduler": ("optim",),
     "optim.swa_utils": ("optim",),
     "utils.data": ("data",),
-    "nn.utils": ("optim", "nn"),
+    "nn.utils": ("optim", "nn.utils"),
+    **{
+        name: (name,)
+        for name in (
+            "nn.utils.parametrizations",
+            "nn.utils.parametrize",
+            "nn.utils.rnn",
+            "nn.utils.prune",
+        )
+    },
 }
 
 

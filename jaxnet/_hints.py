@@ -105,6 +105,63 @@ SCHEDULE: Mapping[str, str] = {
 """What to write instead of each attribute of torch.optim.lr_scheduler.LRScheduler."""
 
 
+_FIRST_WEIGHTS = (
+    "build the layer with any rngs and load the weights with weights.load_state_dict(layer, "
+    "state_dict); drawing the first ones takes little time"
+)
+_LAYOUT = "XLA chooses how arrays lie in memory, so there is nothing to convert"
+
+UTILS: Mapping[str, str] = {
+    "clip_grad_norm": "write optim.clip_grad_norm_(grads, max_norm)",
+    "clip_grad_norm_": (
+        "write grads, norm = optim.clip_grad_norm_(grads, max_norm), or "
+        "optim.chain(optim.clip_by_norm(max_norm), optimizer) for make_train_step"
+    ),
+    "clip_grad_value_": (
+        "write grads = optim.clip_grad_value_(grads, clip_value), or "
+        "optim.chain(optim.clip_by_value(clip_value), optimizer) for make_train_step"
+    ),
+    "clip_grads_with_norm_": "write grads = optim.clip_grads_with_norm_(grads, max_norm, norm)",
+    "get_total_norm": "write optim.get_total_norm(grads)",
+    "convert_conv2d_weight_memory_format": _LAYOUT,
+    "convert_conv3d_weight_memory_format": _LAYOUT,
+    "skip_init": _FIRST_WEIGHTS,
+    "stateless": (
+        "write structure, params, buffers = train.split(model), and then "
+        "train.merge(structure, params, buffers)(x) with other arrays"
+    ),
+}
+"""What to write instead of each name of torch.nn.utils."""
+
+_PIPES = (
+    "data pipes are not there, and torchdata has given them up; write a class with __getitem__ "
+    "and __len__, or a data.IterableDataset, whose __iter__ may be a generator"
+)
+
+DATA: Mapping[str, str] = {
+    "DataChunk": _PIPES,
+    "DFIterDataPipe": _PIPES,
+    "IterDataPipe": _PIPES,
+    "MapDataPipe": _PIPES,
+    "functional_datapipe": _PIPES,
+}
+"""What to write instead of each name of torch.utils.data."""
+
+
+def missing_name(module: str, name: str, table: Mapping[str, str]) -> AttributeError:
+    """The error for a name that a module does not have, with what to write instead.
+
+    Args:
+        module: The module's name.
+        name: The name.
+        table: What to write instead, by name; a name may be missing from it.
+    """
+    message = f"module {module!r} has no attribute {name!r}"
+    if name in table:
+        message += f"; in jaxnet, {table[name]}"
+    return AttributeError(message, name=name)
+
+
 def missing_attribute(owner: Any, name: str, table: Mapping[str, str]) -> AttributeError:
     """The error for an attribute that an object does not have, with what to write instead.
 

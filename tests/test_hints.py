@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxnet import _hints as hints
-from jaxnet import nn, optim, train
+from jaxnet import data, nn, optim, train
 from jaxnet.random import Generator
 
 
@@ -77,6 +77,11 @@ REFLEXES = [
     (lambda: optim.StepLR(SGD, 3).step(), AttributeError, r"schedule.apply\(opt_state, epoch\)"),
     (lambda: optim.StepLR(SGD, 3).get_last_lr(), AttributeError, r"schedule.lr\(step\)"),
     (lambda: optim.StepLR(SGD, 3).state_dict(), AttributeError, r"keeps no state"),
+    # modules of Python
+    (lambda: nn.utils.clip_grad_norm_([], 1.0), AttributeError, r"optim.clip_grad_norm_\(grads"),
+    (lambda: nn.utils.skip_init(nn.Linear, 3, 2), AttributeError, r"weights.load_state_dict\("),
+    (lambda: nn.utils.nothing, AttributeError, r"^module 'jaxnet.nn.utils' has .* 'nothing'$"),
+    (lambda: data.IterDataPipe, AttributeError, r"a data.IterableDataset"),
 ]  # fmt: skip
 
 
@@ -95,13 +100,17 @@ def test_a_reflex_is_answered_by_what_to_write(reflex, error, message):
         (linear().weight, hints.PARAMETER),
         (SGD, hints.OPTIMIZER),
         (optim.StepLR(SGD, 3), hints.SCHEDULE),
+        (nn.utils, hints.UTILS),
+        (data, hints.DATA),
     ],
-    ids=["module", "parameter", "optimizer", "schedule"],
+    ids=["module", "parameter", "optimizer", "schedule", "utils", "data"],
 )
 def test_what_has_a_hint_is_not_there(owner, table):
     """Otherwise the hint would never be seen, and hasattr would say what is not so."""
     for name in table:
         assert not hasattr(owner, name), name
+    if table in (hints.UTILS, hints.DATA):
+        return
     if table is not hints.PARAMETER:  # flax's variables hand __deepcopy__ on to their arrays
         assert type(copy.deepcopy(owner)) is type(owner)
     if table in (hints.MODULE, hints.PARAMETER):

@@ -5,6 +5,9 @@
 larger than the memory. `transforms` augments images on the device.
 """
 
+from typing import Any
+
+from jaxnet import _hints as hints
 from jaxnet.data import transforms
 from jaxnet.data._catalogue import Labelled, available, fetchable, load
 from jaxnet.data._collate import default_collate, default_convert
@@ -79,3 +82,7 @@ __all__ = [
     "transforms",
     "windows",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise hints.missing_name(__name__, name, hints.DATA)

@@ -1,5 +1,8 @@
 """What torch.nn.utils has for models: computed weights, packed sequences, pruning, fusion."""
 
+from typing import Any
+
+from jaxnet import _hints as hints
 from jaxnet.nn.utils import parametrizations, parametrize, prune, rnn
 from jaxnet.nn.utils._fusion import (
     fuse_conv_bn_eval,
@@ -27,3 +30,7 @@ __all__ = [
     "vector_to_parameters",
     "weight_norm",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise hints.missing_name(__name__, name, hints.UTILS)

@@ -70,6 +70,10 @@ class _Deriving(Module):
         else:
             super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickle finds classes by their names, and this one has none in its module.
+        return _blank, (original_class(self), type(self).__name__), self.__getstate__()
+
     def _other_names(self) -> list[dict[str, str]]:
         # Read by `weights.load_state_dict`.
         return [rule.other_names(self) for rule in rules(self).values()]
@@ -117,6 +121,10 @@ def _class(original: type[Module], name: str) -> Any:
     }
     metaclass: Any = type(original)
     return metaclass(name, (_Deriving, original), attributes)
+
+
+def _blank(original: type[Module], name: str) -> Any:
+    return object.__new__(_class(original, name))
 
 
 def rules(module: Any) -> dict[str, Rule]:

@@ -24,7 +24,6 @@ __all__ = [
 Lengths = ArrayLike | Sequence[int]
 
 
-@jax.tree_util.register_pytree_node_class
 class PackedSequence:
     """A batch of sequences of several lengths: torch.nn.utils.rnn.PackedSequence.
 
@@ -94,15 +93,6 @@ class PackedSequence:
         made._padded, made._lengths, made._sorted = padded, lengths, is_sorted
         return made
 
-    def tree_flatten(self) -> tuple[tuple[Any, Any], bool]:
-        """The arrays of the pytree, and what is no array."""
-        return (self._padded, self._lengths), self._sorted
-
-    @classmethod
-    def tree_unflatten(cls, is_sorted: bool, arrays: tuple[Any, Any]) -> Self:
-        """A packed sequence of what `tree_flatten` gave."""
-        return cls._of(*arrays, is_sorted)
-
     def _order(self, reader: str) -> np.ndarray:
         lengths = _known(f"PackedSequence.{reader}: lengths", self._lengths)
         return np.argsort(-lengths, kind="stable")
@@ -141,6 +131,13 @@ class PackedSequence:
 
     def __repr__(self) -> str:
         return f"PackedSequence(padded={jnp.shape(self._padded)}, lengths={self._lengths})"
+
+
+jax.tree_util.register_pytree_node(
+    PackedSequence,
+    lambda packed: ((packed._padded, packed._lengths), packed._sorted),
+    lambda is_sorted, arrays: PackedSequence._of(*arrays, is_sorted),
+)
 
 
 def _known(what: str, values: Any) -> np.ndarray:

@@ -1,6 +1,8 @@
 """jaxnet/nn/utils/parametrize.py, parametrizations.py, and torch's older forms of two of them."""
 
 import contextlib
+import pickle
+from copy import deepcopy
 
 import jax
 import jax.numpy as jnp
@@ -293,6 +295,8 @@ def test_models_go_through_jax_and_flax():
         np.testing.assert_allclose(ours[...], theirs[...], rtol=1e-6, err_msg=name)
     model.eval()
     np.testing.assert_allclose(jax.jit(lambda x: model(x))(x), model(x), rtol=1e-6)
+    for again in (copy, pickle.loads(pickle.dumps(model)), deepcopy(model)):
+        np.testing.assert_allclose(again.eval()(x), model(x), rtol=1e-6)
     seen = []
 
     def note(call, proceed):
