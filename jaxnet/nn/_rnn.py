@@ -115,9 +115,9 @@ class _RNNBase(Module):
                 f"{self!r} expects packed sequences of {self.input_size} numbers a step; they "
                 f"have steps of shape {padded.shape[2:]}"
             )
-        # As in torch a layer with batch_first has no effect on them, and hx and h_n are in the
+        # As in torch the layer's batch_first has no effect on them, and hx and h_n are in the
         # order of the batch.
-        output, last = self._run(padded, hx, input._lengths, batch_first=False)
+        output, last = self._run(padded, hx, input._lengths, batch_first=True)
         return PackedSequence._of(output, input._lengths, input._sorted), last
 
     def _run(

@@ -20,7 +20,7 @@ from jaxnet.nn.utils._spectral_norm import (
 )
 from jaxnet.nn.utils._weight_norm import checked_dim, norm_except_dim, normed
 from jaxnet.nn.utils.parametrize import register_parametrization
-from jaxnet.precision import full_float32
+from jaxnet.precision import full_float32, promoted
 
 __all__ = ["orthogonal", "spectral_norm", "weight_norm"]
 
@@ -201,7 +201,9 @@ class _Orthogonal(Module):
         self.base = Buffer(base)
 
     @full_float32()
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, weight: jax.Array) -> jax.Array:
+        # Matrix functions do not take the narrow dtypes that a compute_dtype gives.
+        x = weight.astype(promoted(weight.dtype, jnp.float32))
         transposed = x.shape[-2] < x.shape[-1]
         x = x.mT if transposed else x
         n, k = x.shape[-2:]
@@ -220,8 +222,8 @@ class _Orthogonal(Module):
                 q = jnp.linalg.solve(one - skew / 2, one + skew / 2)
             q = q[..., :k]
         if self.use_trivialization:
-            q = self.base[...] @ q
-        return q.mT if transposed else q
+            q = self.base[...].astype(x.dtype) @ q
+        return (q.mT if transposed else q).astype(weight.dtype)
 
     @full_float32()
     def right_inverse(self, q: jax.Array) -> jax.Array:

@@ -47,7 +47,9 @@ class PackedSequence:
         ValueError: The sizes do not fit each other.
     """
 
-    _padded: jax.Array  # (L, N, ...), the sequences in the order of the batch
+    # The sequences in the order of the batch, (N, L, ...): the parts of a batch have their rows on
+    # axis 0, so that a batch can be cut and spread over devices.
+    _padded: jax.Array
     _lengths: jax.Array | np.ndarray  # (N,)
     _sorted: bool  # whether the batch is in the order of `data`
 
@@ -84,8 +86,8 @@ class PackedSequence:
         self._sorted = sorted_indices is None
         steps = np.repeat(np.arange(len(sizes)), sizes)
         places = order[np.concatenate([np.arange(n) for n in sizes])]
-        blank = jnp.zeros((len(sizes), sizes[0], *data.shape[1:]), data.dtype)
-        self._padded = blank.at[steps, places].set(data)
+        blank = jnp.zeros((sizes[0], len(sizes), *data.shape[1:]), data.dtype)
+        self._padded = blank.at[places, steps].set(data)
 
     @classmethod
     def _of(cls, padded: Any, lengths: Any, is_sorted: bool) -> Self:
@@ -103,7 +105,7 @@ class PackedSequence:
         order = self._order("data")
         sizes = self.batch_sizes
         steps = np.repeat(np.arange(len(sizes)), sizes)
-        return self._padded[steps, order[np.concatenate([np.arange(n) for n in sizes])]]
+        return self._padded[order[np.concatenate([np.arange(n) for n in sizes])], steps]
 
     @property
     def batch_sizes(self) -> np.ndarray:
@@ -205,8 +207,8 @@ def pack_padded_sequence(
             f"pack_padded_sequence: input: shape {input.shape}; accepted is (L, N, ...), or "
             "(N, L, ...) with batch_first"
         )
-    padded = jnp.swapaxes(input, 0, 1) if batch_first else input
-    steps, batch = padded.shape[:2]
+    padded = input if batch_first else jnp.swapaxes(input, 0, 1)
+    batch, steps = padded.shape[:2]
     if np.shape(lengths) != (batch,):
         raise ValueError(
             f"pack_padded_sequence: lengths: shape {np.shape(lengths)}; accepted is ({batch},), "
@@ -227,7 +229,7 @@ def pack_padded_sequence(
             f"pack_padded_sequence: lengths: {known.tolist()} grow; sort the sequences by "
             "decreasing length, or give enforce_sorted=False"
         )
-    return PackedSequence._of(padded[: known.max()], known, enforce_sorted)
+    return PackedSequence._of(padded[:, : known.max()], known, enforce_sorted)
 
 
 def pad_packed_sequence(
@@ -252,7 +254,7 @@ def pad_packed_sequence(
         ValueError: total_length is less than the length of the longest sequence.
     """
     padded, lengths = sequence._padded, sequence._lengths
-    steps = padded.shape[0]
+    steps = padded.shape[1]
     longest = steps
     if not isinstance(lengths, jax.core.Tracer):
         longest = int(np.asarray(lengths).max())
@@ -263,12 +265,12 @@ def pad_packed_sequence(
             "steps, so accepted is at least that"
         )
     if total > steps:
-        padded = jnp.pad(padded, ((0, total - steps),) + ((0, 0),) * (padded.ndim - 1))
-    padded = padded[:total]
-    valid = jnp.arange(total)[:, None] < jnp.asarray(lengths)[None]
+        padded = jnp.pad(padded, ((0, 0), (0, total - steps)) + ((0, 0),) * (padded.ndim - 2))
+    padded = padded[:, :total]
+    valid = jnp.arange(total)[None] < jnp.asarray(lengths)[:, None]
     valid = valid.reshape(*valid.shape, *(1,) * (padded.ndim - 2))
     padded = jnp.where(valid, padded, jnp.asarray(padding_value, padded.dtype))
-    return jnp.swapaxes(padded, 0, 1) if batch_first else padded, lengths
+    return padded if batch_first else jnp.swapaxes(padded, 0, 1), lengths
 
 
 def pad_sequence(

@@ -283,6 +283,7 @@ def test_models_go_through_jax_and_flax():
         return nn.Sequential(
             parametrizations.spectral_norm(nn.Linear(3, 4, rngs=generator), rngs=generator),
             nn.utils.weight_norm(nn.Linear(4, 2, rngs=generator)),
+            parametrizations.orthogonal(nn.Linear(2, 2, rngs=generator)),
         )
 
     model, x = build(), jnp.ones((2, 3))
@@ -305,7 +306,16 @@ def test_models_go_through_jax_and_flax():
 
     with nn.intercept(model, note):
         model(x)
-    assert seen == ["", "0", "0.parametrizations.weight", "0.parametrizations.weight.0", "1"]
+    assert seen == [
+        "",
+        "0",
+        "0.parametrizations.weight",
+        "0.parametrizations.weight.0",
+        "1",
+        "2",
+        "2.parametrizations.weight",
+        "2.parametrizations.weight.0",
+    ]
     counts = {row.name: row.parameters for row in nn.summary(model, (2, 3)).rows}
     assert counts["0.parametrizations.weight"] == 12
     assert counts["1"] == 2 + 2 + 8

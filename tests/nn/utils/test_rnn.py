@@ -92,6 +92,8 @@ def test_lengths_may_be_traced():
             assert (gradient[:n, i] != 0).all()
     assert traced == 3  # once compiled, twice without
     packed = rnn.pack_sequence(SORTED)
+    # As in every batch of `fit`, which may cut it into microbatches, the rows are on axis 0.
+    assert {len(leaf) for leaf in jax.tree.leaves(packed)} == {4}
     np.testing.assert_array_equal(jax.jit(lambda p: p)(packed).data, packed.data)
 
 
@@ -131,7 +133,7 @@ REFUSED = [
     (lambda: rnn.PackedSequence(ONES[:, 0], [2, 1], [1, 1]), ValueError, r"indices: \[1, 1\]"),
     (lambda: GRU(rnn.pack_sequence([ONES[:, 0]]), lengths=[3]), ValueError, "leave out lengths"),
     (lambda: GRU(rnn.pack_sequence([ONES[:, 0, 0]])), ValueError, r"steps of shape \(\)"),
-    (lambda: GRU(rnn.pack_sequence([jnp.ones((3, 2))])), ValueError, r"\(L, N, 1\)"),
+    (lambda: GRU(rnn.pack_sequence([jnp.ones((3, 2))])), ValueError, r"\(N, L, 1\)"),
 ]
 
 
