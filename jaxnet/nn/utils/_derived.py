@@ -134,7 +134,7 @@ def rules(module: Any) -> dict[str, Rule]:
 
 def original_class(module: Any) -> type:
     """The class that a module had before its weights were computed."""
-    return type(module).__mro__[2] if isinstance(module, _Deriving) else type(module)
+    return type(module).__bases__[1] if isinstance(module, _Deriving) else type(module)
 
 
 def add_rule(module: Any, name: str, rule: Rule) -> None:

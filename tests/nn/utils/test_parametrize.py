@@ -45,13 +45,13 @@ FIRST += [
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("size", [(3, 3), (3, 2), (2, 4)])
+@pytest.mark.parametrize("size", [(3, 3), (3, 2)])
 @pytest.mark.parametrize(("function", "kwargs"), FIRST)
 def test_the_first_arrays_are_torchs(function, kwargs, size):
     import torch
 
     x = np.random.RandomState(0).standard_normal((2, size[0])).astype(np.float32)
-    for seed in range(3):
+    for seed in range(2):
         torch.manual_seed(seed)
         generator = Generator(seed)
         theirs = through(function, **kwargs)(torch.nn.Linear(*size))
