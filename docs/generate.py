@@ -27,6 +27,11 @@ PUBLIC = {
     "nn.attention": "How attention is computed",
     "nn.attention.bias": "Causal masks",
     "nn.init": "Initial values",
+    "nn.utils": "Computed weights, packed sequences, pruning",
+    "nn.utils.parametrizations": "Parametrizations",
+    "nn.utils.parametrize": "Parametrizations of one's own",
+    "nn.utils.prune": "Pruning",
+    "nn.utils.rnn": "Packed sequences",
     "losses": "Losses",
     "metrics": "Metrics",
     "optim": "Optimizers and schedules",
@@ -109,8 +114,8 @@ OTHERWISE = {"nn": "", "optim": "optimizer", "data": "files", "train": "fit"}
 # Classes whose methods are part of what a user calls.
 WITH_MEMBERS = {
     "AveragedModel", "Checkpoints", "DataLoader", "Dataset", "EachEpoch", "EpochReport",
-    "Generator", "IterableDataset", "Metric", "Module", "ModuleDict", "Optimizer", "Records",
-    "ReduceLROnPlateau", "Schedule", "ShardedIterator", "StepReport", "TrainState",
+    "Generator", "IterableDataset", "Metric", "Module", "ModuleDict", "Optimizer", "PackedSequence",
+    "Records", "ReduceLROnPlateau", "Schedule", "ShardedIterator", "StepReport", "TrainState",
     "Visdom",
 }  # fmt: skip
 

@@ -97,9 +97,12 @@ SCHEDULE: Mapping[str, str] = {
 """What to write instead of each attribute of torch.optim.lr_scheduler.LRScheduler."""
 
 
-_MEMORY_FORMAT = "how an array lies in memory is XLA's choice; leave the call out"
+_MEMORY_FORMAT = "XLA chooses how arrays lie in memory, so there is nothing to convert"
 _FLASH = "the kernels are XLA's and cuDNN's; nn.attention.sdpa_kernel chooses between them"
-_PIPES = "PyTorch has given up its data pipes itself; write a class on data.IterableDataset"
+_PIPES = (
+    "data pipes are not there, and torchdata has given them up; write a class with __getitem__ "
+    "and __len__, or a data.IterableDataset, whose __iter__ may be a generator"
+)
 _PIPE_NAMES = (
     "DFIterDataPipe", "DataChunk", "IterDataPipe", "MapDataPipe", "argument_validation",
     "functional_datapipe", "guaranteed_datapipes_determinism", "non_deterministic",
@@ -191,14 +194,42 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "jaxnet.nn.utils": {
-        "clip_grad_norm": "write optim.clip_grad_norm_, or optim.clip_by_norm in optim.chain",
-        "clip_grad_norm_": "write optim.clip_grad_norm_, or optim.clip_by_norm in optim.chain",
-        "clip_grad_value_": "write optim.clip_grad_value_, or optim.clip_by_value in optim.chain",
-        "clip_grads_with_norm_": "write optim.clip_grad_norm_(gradients, max_norm)",
-        "get_total_norm": "write optim.get_total_norm",
-        "stateless": "write train.split(model) and train.merge(structure, params, buffers)",
-        "skip_init": "build the layer as usual; model.load_state_dict overwrites its weights",
+        "clip_grad_norm": "write optim.clip_grad_norm_(grads, max_norm)",
+        "clip_grad_norm_": (
+            "write grads, norm = optim.clip_grad_norm_(grads, max_norm), or "
+            "optim.chain(optim.clip_by_norm(max_norm), optimizer) for make_train_step"
+        ),
+        "clip_grad_value_": (
+            "write grads = optim.clip_grad_value_(grads, clip_value), or "
+            "optim.chain(optim.clip_by_value(clip_value), optimizer) for make_train_step"
+        ),
+        "clip_grads_with_norm_": "write grads = optim.clip_grads_with_norm_(grads, max_norm, norm)",
+        "get_total_norm": "write optim.get_total_norm(grads)",
+        "skip_init": (
+            "build the layer with any rngs and load the weights with layer.load_state_dict(...); "
+            "drawing the first ones takes little time"
+        ),
+        "stateless": (
+            "write structure, params, buffers = train.split(model), and then "
+            "train.merge(structure, params, buffers)(x) with other arrays"
+        ),
     },
+    "jaxnet.nn.utils.parametrize": {
+        "transfer_parametrizations_and_params": (
+            "write copy.deepcopy(layer), which keeps its parametrizations"
+        ),
+    },
+    "jaxnet.nn.utils.prune": dict.fromkeys(
+        (
+            "BasePruningMethod",
+            "CustomFromMask",
+            "Identity",
+            "LnStructured",
+            "PruningContainer",
+            "RandomStructured",
+        ),
+        "pruning is by functions; write nn.utils.prune.custom_from_mask(layer, name, mask)",
+    ),
     "jaxnet.data": {
         "get_worker_info": (
             "the workers of data.DataLoader are threads, which share the data set: none needs to "

@@ -157,8 +157,10 @@ def _watched(cls: Any, original: Any) -> Callable[..., Any]:
     """The function that replaces `__call__` of a class."""
 
     def run(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        hooks = vars(module).get("_hooks") if type(module) is cls else None
-        if hooks:
+        hooks = vars(module).get("_hooks")
+        # An object of a subclass meets its hooks in the first of its classes that is watched: a
+        # module that nn.utils.weight_norm gave another class keeps those of its former class.
+        if hooks and next(base for base in type(module).__mro__ if base in _users) is cls:
             return _hooked(hooks, module, lambda *a, **k: plain(module, a, k), args, kwargs)
         return plain(module, args, kwargs)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxnet import _hints as hints
-from jaxnet import nn, optim, train
+from jaxnet import data, nn, optim, train
 from jaxnet.random import Generator
 
 
@@ -75,6 +75,11 @@ REFLEXES = [
     (lambda: optim.StepLR(SGD, 3).step(), AttributeError, r"schedule.apply\(opt_state, epoch\)"),
     (lambda: optim.StepLR(SGD, 3).get_last_lr(), AttributeError, r"schedule.lr\(step\)"),
     (lambda: optim.StepLR(SGD, 3).state_dict(), AttributeError, r"keeps no state"),
+    # modules of Python
+    (lambda: nn.utils.clip_grad_norm_([], 1.0), AttributeError, r"optim.clip_grad_norm_\(grads"),
+    (lambda: nn.utils.skip_init(nn.Linear, 3, 2), AttributeError, r"layer.load_state_dict\("),
+    (lambda: nn.utils.nothing, AttributeError, r"^module 'jaxnet.nn.utils' has .* 'nothing'$"),
+    (lambda: data.IterDataPipe, AttributeError, r"a data.IterableDataset"),
 ]  # fmt: skip
 
 

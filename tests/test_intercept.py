@@ -409,6 +409,20 @@ def test_a_hook_runs_once_for_an_object_of_a_subclass():
         assert layer(X).tolist() == (-2 * (3 * X + 1)).tolist()
 
 
+def test_a_module_that_changes_its_class_keeps_its_hooks():
+    class Mine(nn.Linear):
+        pass
+
+    layer = Mine(3, 2, rngs=Generator(0))
+    layer.register_forward_hook(double)
+    before = layer(X)
+    nn.utils.parametrizations.weight_norm(layer)
+    assert type(layer) is not Mine
+    np.testing.assert_allclose(layer(X), before, rtol=1e-6)
+    layer.register_forward_hook(double)
+    np.testing.assert_allclose(layer(X), 2 * before, rtol=1e-6)
+
+
 def test_hooks_name_what_is_wrong():
     with pytest.raises(TypeError, match="hook: 5; accepted is a function"):
         Own().register_forward_hook(5)

@@ -12,9 +12,11 @@ from jaxnet.data import transforms
 from jaxnet.data._catalogue import Labelled, available, fetchable, load
 from jaxnet.data._collate import default_collate, default_convert
 from jaxnet.data._dataset import (
+    ChainDataset,
     ConcatDataset,
     Dataset,
     IterableDataset,
+    StackDataset,
     Subset,
     TensorDataset,
     random_split,
@@ -24,9 +26,12 @@ from jaxnet.data._images import normalize, to_tensor
 from jaxnet.data._loader import DataLoader
 from jaxnet.data._sampler import (
     BatchSampler,
+    DistributedSampler,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     SubsetRandomSampler,
+    WeightedRandomSampler,
     epoch_order,
 )
 from jaxnet.data._series import windows
@@ -37,21 +42,26 @@ from jaxnet.data._volumes import Volume, read_volume
 
 __all__ = [
     "BatchSampler",
+    "ChainDataset",
     "ConcatDataset",
     "DataLoader",
     "Dataset",
+    "DistributedSampler",
     "IterableDataset",
     "Labelled",
     "RandomSampler",
+    "Sampler",
     "SequentialSampler",
     "ShardedIterator",
     "ShardedReader",
+    "StackDataset",
     "Statistics",
     "Subset",
     "SubsetRandomSampler",
     "Table",
     "TensorDataset",
     "Volume",
+    "WeightedRandomSampler",
     "available",
     "channel_statistics",
     "default_collate",

@@ -6,7 +6,7 @@ from jaxnet._hints import module_getattr
 from jaxnet._intercept import intercept
 from jaxnet._keys import draws, keys, next_key, rand, randint, randn
 from jaxnet.losses._linear_cross_entropy import LinearCrossEntropyOptions
-from jaxnet.nn import functional, init
+from jaxnet.nn import functional, init, utils
 from jaxnet.nn._activation import (
     CELU,
     ELU,
@@ -247,6 +247,7 @@ __all__ = [
     "randint",
     "randn",
     "summary",
+    "utils",
 ]
 
 if not TYPE_CHECKING:  # so that type checkers know which names are there

@@ -19,6 +19,7 @@ from jaxnet.optim._clip import (
     clip_by_value,
     clip_grad_norm_,
     clip_grad_value_,
+    clip_grads_with_norm_,
     get_total_norm,
 )
 from jaxnet.optim._cycles import CyclicLR, OneCycleLR
@@ -104,6 +105,7 @@ __all__ = [
     "clip_by_value",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "clip_grads_with_norm_",
     "frozen",
     "get_ema_avg_fn",
     "get_hyperparams",
