@@ -89,7 +89,7 @@ FAMILIES = {
     },
     "data": {
         "loader": "Data sets and loaders",
-        **dict.fromkeys(("dataset", "sampler", "collate"), "loader"),
+        **dict.fromkeys(("dataset", "sampler", "collate", "worker"), "loader"),
         "sharded": "Data larger than memory",
         "catalogue": "Known data sets",
         "files": "Files and columns",
@@ -253,7 +253,11 @@ def torch_names() -> dict[str, list[str]]:
         "optim": sorted(n for n in torch.optim.__all__ if n[0].isupper()),
         "optim.lr_scheduler": sorted(torch.optim.lr_scheduler.__all__),
         "optim.swa_utils": sorted(torch.optim.swa_utils.__all__),
-        "utils.data": sorted(n for n in data.__all__ if n[0].isupper() and not _is_helper(n)),
+        "utils.data": sorted(
+            n
+            for n in data.__all__
+            if (n[0].isupper() or n == "get_worker_info") and not _is_helper(n)
+        ),
         "nn.utils": functions(nn.utils),
         **{
             f"nn.utils.{name}": sorted(n for n in module.__all__ if n != "PackedSequence_")
