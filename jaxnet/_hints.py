@@ -230,12 +230,6 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         ),
         "pruning is by functions; write nn.utils.prune.custom_from_mask(layer, name, mask)",
     ),
-    "jaxnet.data": {
-        "get_worker_info": (
-            "the workers of data.DataLoader are threads, which share the data set: none needs to "
-            "know its number"
-        ),
-    },
 }
 """What to write instead of each name of a torch module that jaxnet has under no such name."""
 

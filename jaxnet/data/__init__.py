@@ -39,6 +39,7 @@ from jaxnet.data._sharded import ShardedIterator, ShardedReader
 from jaxnet.data._tables import Statistics, Table, one_hot, read_table, standardize
 from jaxnet.data._text import read_text
 from jaxnet.data._volumes import Volume, read_volume
+from jaxnet.data._worker import get_worker_info
 
 __all__ = [
     "BatchSampler",
@@ -68,6 +69,7 @@ __all__ = [
     "default_convert",
     "epoch_order",
     "fetchable",
+    "get_worker_info",
     "load",
     "normalize",
     "one_hot",

@@ -106,6 +106,42 @@ def test_a_sampler_of_ones_own():
         iter(data.Sampler())
 
 
+@pytest.mark.torch
+def test_workers_know_themselves():
+    """The numbers are torch's; an iterable data set that divides its rows loses none."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    seen = []
+
+    class Rows(data.Dataset):
+        def __getitem__(self, i):
+            seen.append(data.get_worker_info())
+            return i
+
+        def __len__(self):
+            return 6
+
+    class Divided(data.IterableDataset):
+        def __iter__(self):
+            info = data.get_worker_info()
+            yield from range(info.id, 6, info.num_workers)
+
+    rows = Rows()
+    list(data.DataLoader(rows, num_workers=2, rngs=Generator(3)))
+    seed = DataLoader(range(6), generator=torch.manual_seed(3))._get_iterator()._base_seed
+    assert {(info.id, info.num_workers, info.seed - seed) for info in seen} <= {
+        (0, 2, 0),
+        (1, 2, 1),
+    }
+    assert all(info.dataset is rows for info in seen)
+    assert data.get_worker_info() is None
+    assert lists(data.DataLoader(Divided(), num_workers=3)) == [[i] for i in range(6)]
+    seen.clear()
+    list(data.DataLoader(rows))
+    assert seen == [None] * 6
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnet._checks import check_choice
+from jaxnet.nn._recurrent import before_end
 
 __all__ = [
     "PackedSequence",
@@ -217,7 +218,8 @@ def pack_padded_sequence(
     if isinstance(lengths, jax.core.Tracer):
         if not jnp.issubdtype(lengths.dtype, jnp.integer):
             raise TypeError(f"lengths: {lengths.dtype}; accepted are whole numbers")
-        return PackedSequence._of(padded, jnp.clip(lengths, 1, steps), enforce_sorted)
+        # First a wider dtype: uint8 lengths cannot be compared with 300 steps.
+        return PackedSequence._of(padded, jnp.clip(lengths.astype(int), 1, steps), enforce_sorted)
     known = _known("pack_padded_sequence: lengths", lengths)
     if batch == 0 or known.min() < 1 or known.max() > steps:
         raise ValueError(
@@ -267,7 +269,7 @@ def pad_packed_sequence(
     if total > steps:
         padded = jnp.pad(padded, ((0, 0), (0, total - steps)) + ((0, 0),) * (padded.ndim - 2))
     padded = padded[:, :total]
-    valid = jnp.arange(total)[None] < jnp.asarray(lengths)[:, None]
+    valid = before_end(jnp.asarray(lengths), total).T
     valid = valid.reshape(*valid.shape, *(1,) * (padded.ndim - 2))
     padded = jnp.where(valid, padded, jnp.asarray(padding_value, padded.dtype))
     return padded if batch_first else jnp.swapaxes(padded, 0, 1), lengths
