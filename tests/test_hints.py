@@ -137,6 +137,7 @@ def test_other_names_raise_pythons_errors(module):
         exec(f"from {module} import nothing")
     names: dict = {}
     exec(f"from {module} import *", names)
+    assert not {"TYPE_CHECKING", "module_getattr"} & set(dir(there))
     assert names.keys() - {"__builtins__"} == set(there.__all__)
 
 

@@ -196,3 +196,4 @@ __all__ = [
 
 if not TYPE_CHECKING:  # so that type checkers know which names are there
     __getattr__ = module_getattr("jaxnet.nn.functional")
+del TYPE_CHECKING, module_getattr

@@ -124,3 +124,4 @@ __all__ = [
 
 if not TYPE_CHECKING:  # so that type checkers know which names are there
     __getattr__ = module_getattr("jaxnet.optim")
+del TYPE_CHECKING, module_getattr

@@ -9,3 +9,4 @@ __all__ = ["SDPBackend", "sdpa_kernel"]
 
 if not TYPE_CHECKING:  # so that type checkers know which names are there
     __getattr__ = module_getattr("jaxnet.nn.attention")
+del TYPE_CHECKING, module_getattr

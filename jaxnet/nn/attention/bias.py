@@ -11,6 +11,7 @@ __all__ = ["causal_lower_right", "causal_upper_left"]
 
 if not TYPE_CHECKING:  # so that type checkers know which names are there
     __getattr__ = module_getattr("jaxnet.nn.attention.bias")
+del TYPE_CHECKING, module_getattr
 
 
 def causal_upper_left(*size: int) -> jax.Array:

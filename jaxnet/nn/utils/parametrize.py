@@ -32,6 +32,7 @@ __all__ = [
 
 if not TYPE_CHECKING:  # so that type checkers know which names are there
     __getattr__ = module_getattr("jaxnet.nn.utils.parametrize")
+del TYPE_CHECKING, module_getattr
 
 M = TypeVar("M")
 
