@@ -148,6 +148,17 @@ def test_list_of_torch_names_is_of_this_torch():
     assert known == maker.torch_names(), "run `python docs/generate.py --torch`"
 
 
+def test_every_name_of_torchs_is_here_or_answered():
+    """tests/test_hints.py holds that the modules say the words that this list has."""
+    silent = [
+        f"torch.{package}.{name}"
+        for package, names in generate().absent().items()
+        for name, words in names.items()
+        if not words
+    ]
+    assert not silent
+
+
 def test_links_between_pages_lead_somewhere():
     broken = []
     for path in [*PAGES, *(DOCS / "pages" / "reference").rglob("*.md")]:

@@ -93,13 +93,32 @@ def clip_grad_norm_(
     >>> float(norm)
     5.0
     """
-    _check_bound("max_norm", max_norm)
     norm = get_total_norm(grads, norm_type, error_if_nonfinite)
+    return clip_grads_with_norm_(grads, max_norm, norm), norm
+
+
+def clip_grads_with_norm_(grads: Any, max_norm: float, total_norm: jax.Array) -> Any:
+    """Scales gradients whose norm is known: torch.nn.utils.clip_grads_with_norm_.
+
+    Args:
+        grads: The gradients, a pytree of arrays. Unlike in torch they are not changed in
+            place.
+        max_norm: The largest norm, at least 0.
+        total_norm: The norm that is scaled down to max_norm, from `get_total_norm`.
+
+    Returns:
+        The clipped gradients.
+
+    Raises:
+        ValueError: max_norm is below 0.
+    """
+    _check_bound("max_norm", max_norm)
+    norm = jnp.asarray(total_norm)
     # Torch computes the factor in the norm's dtype, one rounding after each operation.
     narrow = rounding(norm.dtype)
     wide = norm.astype(promoted(norm.dtype, jnp.float32))
     factor = jnp.minimum(narrow(max_norm / narrow(wide + 1e-6)), 1)
-    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
 
 
 def clip_grad_value_(grads: Any, clip_value: float) -> Any:

@@ -117,8 +117,9 @@ def fit(
             new ones (data, config, a schedule's values, compute_dtype). For a loader this sets
             back what it may draw from: its generators, and the global ones of Python, NumPy and
             torch. A loader that then still gives other batches is an error where the run was
-            stopped within an epoch; between epochs nothing can tell.
-        records: A folder, or a `Records`, for the numbers of every epoch.
+            stopped within an epoch; between epochs only the arrays of a TensorDataset tell.
+        records: A folder, or a `Records`, for the numbers of every epoch. A folder with the
+            epochs of another run than the checkpoint's is an error.
         nonfinite: At a loss or a parameter that is not finite (of a state of your own: at any
             floating number in it), "stop" with a `NonFiniteError` that names the
             cause, "skip" that step, or "go on". "stop" keeps the state before a compiled
@@ -258,6 +259,8 @@ def fit(
         if records is not None:
             recorder = Records(records) if isinstance(records, str | os.PathLike) else records
             stack.callback(recorder.close)
+            if isinstance(recorder, Records):
+                recorder.check_run(position.history)
             recorder.open(position.epoch, position.steps, begun)
             run.recorder = recorder
         if resumed:
