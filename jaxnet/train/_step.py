@@ -5,6 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import jax
@@ -68,7 +69,23 @@ class TrainStep:
     model: str | int | None = None
 
     def __call__(self, state: Any, batch: Any) -> tuple[Any, Metrics]:
+        if (noted := _noted.get()) is not None:
+            noted.append((self, state, batch))
         return self.function(state, batch)
+
+
+_noted: ContextVar[list[tuple[TrainStep, Any, Any]] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noting_steps() -> Iterator[list[tuple[TrainStep, Any, Any]]]:
+    """Collects the steps that are called inside, with their states and batches."""
+    found: list[tuple[TrainStep, Any, Any]] = []
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

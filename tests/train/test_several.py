@@ -1,6 +1,5 @@
 """jaxnet/train: steps over several models, beside the same programs of PyTorch."""
 
-import dataclasses
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -309,14 +308,6 @@ class Struct:
     seen: Any
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class Plain:
-    maker: Any
-    judge: Any
-    seen: Any
-
-
 def as_dict(maker, judge, seen):
     return {"maker": maker, "judge": judge, "seen": seen}
 
@@ -378,7 +369,7 @@ X = np.random.RandomState(0).standard_normal((22, 2)).astype(np.float32)
 OPTIONS = {"epochs": 3, "batch_size": 8, "compilation_cache": False, "quiet": True}
 
 
-@pytest.mark.parametrize("make", [as_dict, as_tuple, Struct, Plain])
+@pytest.mark.parametrize("make", [as_dict, as_tuple, Struct])
 def test_fit_takes_the_states_of_several_models(make, tmp_path):
     states, step, loss = small(make)
     options = {**OPTIONS, "validation": X[:9], "eval_step": train.make_eval_step(loss)}
@@ -494,3 +485,37 @@ def test_what_one_of_several_does_not_use_stays_and_what_both_use_moves():
         assert not np.any(after["x"].opt_state.slots["momentum_buffer"][name])
     assert np.any(after["x"].params["a.weight"] != states["x"].params["a.weight"])
     assert bits(after["y"]) == bits(states["y"])
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ("b", r"in the step of the model 'b': the first layer is a.1: in its output 0 nan and"),
+        ("batch", r"in the step of the model 'b': batch\[0\]: .*; the first layer is a.0"),
+        ("state", r"the state before the step: in b.0.weight 4 nan"),
+    ],
+)
+def test_the_cause_is_named_in_a_step_of_steps(part, says):
+    class Root(nn.Module):
+        def __call__(self, x):
+            return jnp.log(jnp.abs(x - x)) if part == "b" else x
+
+    nets = {name: nn.Sequential(nn.Linear(2, 2, rngs=Generator(0)), Root()) for name in "ab"}
+    states = {name: train.create(net, SGD) for name, net in nets.items()}
+
+    def loss(nets, batch):
+        return nets["a"](batch[0]).mean() + nets["b"](batch[0]).mean()
+
+    first = train.make_train_step(lambda nets, x: nets["a"][0](x).mean(), SGD, model="a")
+    second = train.make_train_step(loss, SGD, model="b")
+
+    def step(states, x):
+        states, _ = first(states, x)
+        states, measured = second(states, (x / 0 if part == "batch" else x,))
+        return states, measured
+
+    if part == "state":
+        broken = states["b"].replace(params={k: v * jnp.nan for k, v in states["b"].params.items()})
+        states = {**states, "b": broken}
+    with pytest.raises(train.NonFiniteError, match=f"epoch 1, step 1: not finite: {says}"):
+        train.fit(states, step, X, **OPTIONS)
