@@ -6,7 +6,7 @@ from jaxnet._hints import module_getattr
 from jaxnet._intercept import intercept
 from jaxnet._keys import draws, keys, next_key, rand, randint, randn
 from jaxnet.losses._linear_cross_entropy import LinearCrossEntropyOptions
-from jaxnet.nn import functional, init, utils
+from jaxnet.nn import attention, functional, init, utils
 from jaxnet.nn._activation import (
     CELU,
     ELU,
@@ -237,6 +237,7 @@ __all__ = [
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",
     "activations",
+    "attention",
     "draws",
     "functional",
     "init",
