@@ -5,9 +5,9 @@
 larger than the memory. `transforms` augments images on the device.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jaxnet import _hints as hints
+from jaxnet._hints import module_getattr
 from jaxnet.data import transforms
 from jaxnet.data._catalogue import Labelled, available, fetchable, load
 from jaxnet.data._collate import default_collate, default_convert
@@ -85,6 +85,6 @@ __all__ = [
     "windows",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    raise hints.missing_name(__name__, name, hints.DATA)
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.data")
+del TYPE_CHECKING, module_getattr

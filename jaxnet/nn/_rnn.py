@@ -21,8 +21,12 @@ from jaxnet.nn.init import Rngs, draw_uniform
 from jaxnet.nn.utils.rnn import PackedSequence
 
 
-class _RNNBase(Module):
-    """The parameters, the checks and the loop over the layers of RNN, LSTM and GRU."""
+class RNNBase(Module):
+    """The base class of RNN, LSTM and GRU, for isinstance: torch.nn.RNNBase.
+
+    It has their parameters, their checks and the loop over the layers. Build one of the three,
+    and not the base class, whose arguments are not torch's.
+    """
 
     cell: str
     chunks: int
@@ -229,7 +233,7 @@ class _RNNBase(Module):
         return text + (f", bidirectional={self.bidirectional}" if self.bidirectional else "")
 
 
-class RNN(_RNNBase):
+class RNN(RNNBase):
     """Computes h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh): torch.nn.RNN.
 
     The parameters are named as in torch: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`,
@@ -320,7 +324,7 @@ class RNN(_RNNBase):
         return output, h_n
 
 
-class GRU(_RNNBase):
+class GRU(RNNBase):
     """A gated recurrent unit: torch.nn.GRU.
 
     r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
@@ -367,7 +371,7 @@ class GRU(_RNNBase):
         return output, h_n
 
 
-class LSTM(_RNNBase):
+class LSTM(RNNBase):
     """Long short-term memory: torch.nn.LSTM.
 
     i, f, o = sigmoid(W_i. x + b_i. + W_h. h + b_h.)

@@ -1,5 +1,8 @@
 """The optimizers and schedules of torch.optim as optax transformations, and gradient tools."""
 
+from typing import TYPE_CHECKING
+
+from jaxnet._hints import module_getattr
 from jaxnet.optim._accumulation import AccumulateState, accumulate
 from jaxnet.optim._adafactor import Adafactor
 from jaxnet.optim._adam import Adam, Adamax, AdamW
@@ -118,3 +121,7 @@ __all__ = [
     "skip_nonfinite",
     "update_bn",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.optim")
+del TYPE_CHECKING, module_getattr

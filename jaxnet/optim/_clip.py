@@ -164,12 +164,16 @@ def clip_by_value(clip_value: float) -> optax.GradientTransformation:
     return _stateless(lambda grads: clip_grad_value_(grads, clip_value))
 
 
-def _stateless(change: Any) -> optax.GradientTransformation:
+class _Clip(optax.GradientTransformation):  # type: ignore[misc]  # optax has no types
+    """A transformation that clips, which `chain` knows by its class."""
+
+
+def _stateless(change: Any) -> _Clip:
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         return change(grads), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return _Clip(lambda params: optax.EmptyState(), update)
 
 
 def chain(*parts: optax.GradientTransformation) -> Optimizer:
@@ -182,7 +186,8 @@ def chain(*parts: optax.GradientTransformation) -> Optimizer:
         An optimizer with the parameter groups of that one.
 
     Raises:
-        ValueError: There is no optimizer among the parts, or more than one.
+        ValueError: There is no optimizer among the parts, or more than one; clipping comes after
+            it, or it accumulates gradients, of which clipping has to see the sum.
 
     >>> from jaxnet import optim
     >>> optimizer = optim.chain(optim.clip_by_norm(1.0), optim.SGD(lr=0.1))
@@ -191,6 +196,16 @@ def chain(*parts: optax.GradientTransformation) -> Optimizer:
     if len(optimizers) != 1:
         raise ValueError(
             f"chain: it holds {len(optimizers)} optimizers of jaxnet.optim; accepted is one"
+        )
+    if any(isinstance(part, _Clip) for part in parts[parts.index(optimizers[0]) :]):
+        raise ValueError(
+            "chain: clipping after the optimizer would limit its updates, not the gradients; "
+            "write optim.chain(optim.clip_by_norm(1.0), optimizer)"
+        )
+    if optimizers[0].name == "accumulate" and any(isinstance(part, _Clip) for part in parts):
+        raise ValueError(
+            "chain: clipping before `accumulate` would limit the gradients of each batch, not "
+            "their sum; write optim.accumulate(optim.chain(optim.clip_by_norm(1.0), optimizer), 4)"
         )
     whole = optax.with_extra_args_support(optax.chain(*parts))
     return optimizers[0].around("chain", whole.init, whole.update)

@@ -1,8 +1,8 @@
 """What torch.nn.utils has for models: computed weights, packed sequences, pruning, fusion."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jaxnet import _hints as hints
+from jaxnet._hints import module_getattr
 from jaxnet.nn.utils import parametrizations, parametrize, prune, rnn
 from jaxnet.nn.utils._fusion import (
     fuse_conv_bn_eval,
@@ -31,6 +31,6 @@ __all__ = [
     "weight_norm",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    raise hints.missing_name(__name__, name, hints.UTILS)
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.nn.utils")
+del TYPE_CHECKING, module_getattr

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxnet._hints import module_getattr
 from jaxnet.nn._container import ModuleDict, ModuleList
 from jaxnet.nn._module import Buffer, Module, Parameter
 from jaxnet.nn.utils._derived import (
@@ -28,6 +29,10 @@ __all__ = [
     "remove_parametrizations",
     "type_before_parametrizations",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.nn.utils.parametrize")
+del TYPE_CHECKING, module_getattr
 
 M = TypeVar("M")
 

@@ -6,13 +6,14 @@ zeros and ones, whose product is the weight. Masks are chosen outside of compile
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Never, TypeVar
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnet._checks import is_integer, is_number
+from jaxnet._hints import module_getattr
 from jaxnet._names import named_modules
 from jaxnet.nn._draw import Rngs, draw_uniform
 from jaxnet.nn._module import Buffer
@@ -31,6 +32,10 @@ __all__ = [
     "random_unstructured",
     "remove",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.nn.utils.prune")
+del TYPE_CHECKING, module_getattr
 
 M = TypeVar("M")
 Amount = int | float
