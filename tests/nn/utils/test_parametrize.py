@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxnet import losses, nn, optim, train, weights
+from jaxnet import checkpoint, losses, nn, optim, train, weights
 from jaxnet.nn.utils import parametrizations, parametrize
 from jaxnet.random import Generator
 from tests.rows.nn_utils import ORTH, SN, WN, through
@@ -277,7 +277,7 @@ def test_a_weight_is_computed_once_in_a_call_and_in_cached():
     assert len(calls) == 3
 
 
-def test_models_go_through_jax_and_flax():
+def test_models_go_through_jax_and_flax(tmp_path):
     def build():
         generator = Generator(0)
         return nn.Sequential(
@@ -323,6 +323,10 @@ def test_models_go_through_jax_and_flax():
         lambda model, x: model(x).sum(), optimizer, compute_dtype=jnp.bfloat16
     )
     state, _ = narrow(train.create(model, optimizer), x)
+    with checkpoint.Checkpoints(tmp_path) as saved:
+        saved.save(1, state)
+        restored = saved.restore(train.create(build(), optimizer)).state
+    assert_same(weights.state_dict(restored.model()), weights.state_dict(state.model()), "float64")
     assert {a.dtype.name for a in (state.params | state.buffers).values()} == {"float32"}
 
 
