@@ -232,6 +232,17 @@ def test_removing_gives_a_plain_layer():
         np.testing.assert_allclose(layer(x), output, rtol=1e-5, atol=1e-6)
 
 
+def test_hooks_stay_with_a_layer_whose_class_changes():
+    layer, seen = linear(), []
+    layer.register_forward_hook(lambda module, args, output: seen.append(type(module).__name__))
+    for change in (through("weight_norm"), through(WN, name="bias"), nn.utils.remove_weight_norm):
+        change(layer)
+        layer(jnp.ones((1, 3)))
+    parametrize.remove_parametrizations(layer, "bias")
+    layer(jnp.ones((1, 3)))
+    assert seen == ["Linear", "ParametrizedLinear", "ParametrizedLinear", "Linear"]
+
+
 def test_reading_and_calling_move_the_vectors_as_in_torch():
     """The newer form moves them whenever the weight is read, the older one in calls only."""
     for function, moves in (("spectral_norm", False), (SN, True)):
