@@ -114,6 +114,18 @@ class Case:
         return module.train(self.train)
 
 
+def functional(name: str, **options: Any) -> Callable[..., Any]:
+    """An `apply` that calls a function of either library's nn.functional, for rows of Identity."""
+
+    def apply(module: Any, *inputs: Any) -> Any:
+        library = "jaxnet" if isinstance(module, nn.Module) else "torch"
+        return getattr(importlib.import_module(f"{library}.nn.functional"), name)(
+            *inputs, **options
+        )
+
+    return apply
+
+
 def _made(value: Any, make: Callable[[Any], Any]) -> Any:
     return value(make) if callable(value) else value
 

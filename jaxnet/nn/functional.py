@@ -47,6 +47,7 @@ from jaxnet.nn._adaptive_pooling import (
     adaptive_max_pool2d,
     adaptive_max_pool3d,
 )
+from jaxnet.nn._avg_pooling import avg_pool1d, avg_pool2d, avg_pool3d
 from jaxnet.nn._batchnorm import batch_norm, instance_norm
 from jaxnet.nn._conv import conv1d, conv2d, conv3d
 from jaxnet.nn._conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
@@ -59,9 +60,14 @@ from jaxnet.nn._dropout import (
     feature_alpha_dropout,
 )
 from jaxnet.nn._embedding import embedding, one_hot
+from jaxnet.nn._fold import fold, unfold
+from jaxnet.nn._fractional_pooling import fractional_max_pool2d, fractional_max_pool3d
+from jaxnet.nn._grid_sample import affine_grid, grid_sample
 from jaxnet.nn._linear import bilinear, linear
 from jaxnet.nn._lp_pooling import lp_pool1d, lp_pool2d, lp_pool3d
+from jaxnet.nn._max_pooling import max_pool1d, max_pool2d, max_pool3d
 from jaxnet.nn._norm import group_norm, layer_norm, local_response_norm, rms_norm
+from jaxnet.nn._pad import pad
 from jaxnet.nn._piecewise import (
     hardshrink,
     hardsigmoid,
@@ -73,16 +79,15 @@ from jaxnet.nn._piecewise import (
     softshrink,
     threshold,
 )
-from jaxnet.nn._pooling import (
-    avg_pool1d,
-    avg_pool2d,
-    avg_pool3d,
-    max_pool1d,
-    max_pool2d,
-    max_pool3d,
-)
 from jaxnet.nn._scaled_dot_product import scaled_dot_product_attention
+from jaxnet.nn._shuffle import (
+    channel_shuffle,
+    native_channel_shuffle,
+    pixel_shuffle,
+    pixel_unshuffle,
+)
 from jaxnet.nn._softmax import glu, log_softmax, softmax, softmin
+from jaxnet.nn._unpooling import max_unpool1d, max_unpool2d, max_unpool3d
 from jaxnet.nn._upsample import interpolate
 
 __all__ = [
@@ -92,6 +97,7 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "affine_grid",
     "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
@@ -101,6 +107,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "celu",
+    "channel_shuffle",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -117,9 +124,13 @@ __all__ = [
     "elu",
     "embedding",
     "feature_alpha_dropout",
+    "fold",
+    "fractional_max_pool2d",
+    "fractional_max_pool3d",
     "gaussian_nll_loss",
     "gelu",
     "glu",
+    "grid_sample",
     "group_norm",
     "hardshrink",
     "hardsigmoid",
@@ -144,14 +155,21 @@ __all__ = [
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
     "mish",
     "mse_loss",
     "multi_margin_loss",
     "multilabel_margin_loss",
     "multilabel_soft_margin_loss",
+    "native_channel_shuffle",
     "nll_loss",
     "one_hot",
+    "pad",
     "pairwise_distance",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "poisson_nll_loss",
     "prelu",
     "relu",
@@ -173,4 +191,5 @@ __all__ = [
     "threshold",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
+    "unfold",
 ]
