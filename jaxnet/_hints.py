@@ -176,7 +176,6 @@ NAMES: Mapping[str, Mapping[str, str]] = {
             f"max_pool{n}d_with_indices": f"write max_pool{n}d(..., return_indices=True)"
             for n in (1, 2, 3)
         },
-        "native_channel_shuffle": "write nn.functional.channel_shuffle(x, groups)",
         "scaled_grouped_mm": _SCALED,
         "scaled_mm": _SCALED,
         "upsample": "write nn.functional.interpolate",
