@@ -1,0 +1,60 @@
+"""A variational autoencoder of small images: the draws are those of torch.randn."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet import losses, nn, optim, train
+from jaxnet.data import DataLoader
+from jaxnet.nn import functional as F
+from jaxnet.random import Generator
+from tests.programs.synthetic import images
+
+
+class VAE(nn.Module):
+    def __init__(self, rngs):
+        self.fc1 = nn.Linear(64, 32, rngs=rngs)
+        self.fc21 = nn.Linear(32, 4, rngs=rngs)
+        self.fc22 = nn.Linear(32, 4, rngs=rngs)
+        self.fc3 = nn.Linear(4, 32, rngs=rngs)
+        self.fc4 = nn.Linear(32, 64, rngs=rngs)
+
+    def encode(self, x):
+        h1 = F.relu(self.fc1(x))
+        return self.fc21(h1), self.fc22(h1)
+
+    def reparameterize(self, mu, logvar, noise):
+        std = jnp.exp(0.5 * logvar)
+        return mu + noise * std
+
+    def decode(self, z):
+        h3 = F.relu(self.fc3(z))
+        return F.sigmoid(self.fc4(h3))
+
+    def __call__(self, x, noise):
+        mu, logvar = self.encode(x)
+        z = self.reparameterize(mu, logvar, noise)
+        return self.decode(z), mu, logvar
+
+
+def loss_function(model, batch):
+    x, noise = batch
+    recon_x, mu, logvar = model(x, noise)
+    bce = losses.binary_cross_entropy(recon_x, x, reduction="sum")
+    kld = -0.5 * jnp.sum(1 + logvar - mu**2 - jnp.exp(logvar))
+    return bce + kld
+
+
+def main(cast=lambda x: x):
+    rngs = Generator(1)
+    x = images(160, 8)[0].reshape(-1, 64)
+    model = cast(VAE(rngs))
+    optimizer = optim.Adam(lr=1e-2)
+    loader = DataLoader(x, batch_size=16, shuffle=True, rngs=rngs)
+    state = train.create(model, optimizer)
+    step = jax.jit(train.make_train_step(loss_function, optimizer))
+    for _ in range(5):
+        for data in loader:
+            noise = rngs.randn(16, 4)
+            state, metrics = step(state, (cast(data), cast(noise)))
+            yield metrics["loss"].item()
+    return state.model().state_dict()
