@@ -57,7 +57,12 @@ FAMILIES = {
         "conv_transpose": "conv",
         "pooling": "Pooling",
         "adaptive_pooling": "pooling",
-        "lp_pooling": "pooling",
+        **dict.fromkeys(
+            ("lp_pooling", "avg_pooling", "max_pooling", "fractional_pooling", "unpooling"),
+            "pooling",
+        ),
+        "pad": "Padding, patches, shuffles",
+        **dict.fromkeys(("fold", "shuffle"), "pad"),
         "norm": "Normalization",
         "batchnorm": "norm",
         "sync_batchnorm": "norm",

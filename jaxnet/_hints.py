@@ -133,6 +133,15 @@ _LOSSES = (
     "SoftMarginLoss", "TripletMarginLoss", "TripletMarginWithDistanceLoss",
 )  # fmt: skip
 
+_KERNEL = (
+    "XLA chooses among its own kernels under SDPBackend.MATH; cuDNN's fused kernel is "
+    "SDPBackend.CUDNN_ATTENTION"
+)
+SDP_BACKEND: Mapping[str, str] = dict.fromkeys(
+    ("EFFICIENT_ATTENTION", "ERROR", "FLASH_ATTENTION", "OVERRIDEABLE"), _KERNEL
+)
+"""What to write instead of each member of torch.nn.attention.SDPBackend."""
+
 NAMES: Mapping[str, Mapping[str, str]] = {
     "jaxnet.nn": {
         **{
@@ -167,7 +176,6 @@ NAMES: Mapping[str, Mapping[str, str]] = {
             f"max_pool{n}d_with_indices": f"write max_pool{n}d(..., return_indices=True)"
             for n in (1, 2, 3)
         },
-        "native_channel_shuffle": "write nn.functional.channel_shuffle(x, groups)",
         "scaled_grouped_mm": _SCALED,
         "scaled_mm": _SCALED,
         "upsample": "write nn.functional.interpolate",
@@ -282,11 +290,16 @@ def missing_attribute(owner: Any, name: str, table: Mapping[str, str]) -> Attrib
     """The error for an attribute that an object does not have, with what to write instead.
 
     Args:
-        owner: The object.
+        owner: The object, or the class.
         name: The name of the attribute.
         table: What to write instead, by attribute; an attribute may be missing from it.
     """
-    message = f"{type(owner).__name__!r} object has no attribute {name!r}"
+    what = (
+        f"class {owner.__name__!r}"
+        if isinstance(owner, type)
+        else (f"{type(owner).__name__!r} object")
+    )
+    message = f"{what} has no attribute {name!r}"
     if name in table:
         message += f"; in jaxnet, {table[name]}"
     return AttributeError(message, name=name, obj=owner)

@@ -75,6 +75,8 @@ REFLEXES = [
     (lambda: optim.StepLR(SGD, 3).step(), AttributeError, r"schedule.apply\(opt_state, epoch\)"),
     (lambda: optim.StepLR(SGD, 3).get_last_lr(), AttributeError, r"schedule.lr\(step\)"),
     (lambda: optim.StepLR(SGD, 3).state_dict(), AttributeError, r"keeps no state"),
+    (lambda: nn.attention.SDPBackend.FLASH_ATTENTION, AttributeError,
+     r"^class 'SDPBackend' has no attribute 'FLASH_ATTENTION'; .*SDPBackend.CUDNN_ATTENTION"),
     # modules of Python
     (lambda: nn.utils.clip_grad_norm_([], 1.0), AttributeError, r"optim.clip_grad_norm_\(grads"),
     (lambda: nn.utils.skip_init(nn.Linear, 3, 2), AttributeError, r"layer.load_state_dict\("),
@@ -98,8 +100,9 @@ def test_a_reflex_is_answered_by_what_to_write(reflex, error, message):
         (linear().weight, hints.PARAMETER),
         (SGD, hints.OPTIMIZER),
         (optim.StepLR(SGD, 3), hints.SCHEDULE),
+        (nn.attention.SDPBackend.MATH, hints.SDP_BACKEND),
     ],
-    ids=["module", "parameter", "optimizer", "schedule"],
+    ids=["module", "parameter", "optimizer", "schedule", "backend"],
 )
 def test_what_has_a_hint_is_not_there(owner, table):
     """Otherwise the hint would never be seen, and hasattr would say what is not so."""

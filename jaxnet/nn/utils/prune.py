@@ -117,17 +117,20 @@ class RandomUnstructured:
         return _without(drawn, count)
 
 
+_Choice = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""A function of the importance scores and the mask before that gives the mask."""
+
+
 def _prune(
-    what: str, module: Any, name: str, choose: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    importance_scores: Any = None,
-) -> Any:  # fmt: skip
+    what: str, module: Any, name: str, choose: _Choice, importance_scores: Any = None
+) -> Any:
     """Prunes a parameter, further if it is pruned already.
 
     Args:
         what: The function that is called, for errors.
         module: The module.
         name: The name of the parameter.
-        choose: The function of the scores and the mask before that gives the mask.
+        choose: The function that gives the mask.
         importance_scores: The scores; None for the parameter's numbers.
     """
     pruned = isinstance(rules(module).get(name), _Rule)
@@ -148,7 +151,7 @@ def _prune(
     return module
 
 
-def _unstructured(method: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _unstructured(method: L1Unstructured | RandomUnstructured) -> _Choice:
     def choose(scores: np.ndarray, before: np.ndarray) -> np.ndarray:
         mask = before.copy()
         mask[before == 1] = method.compute_mask(scores[before == 1])
@@ -157,9 +160,7 @@ def _unstructured(method: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]
     return choose
 
 
-def _structured(
-    what: str, dim: int, keep: Callable[[np.ndarray], np.ndarray]
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _structured(what: str, dim: int, keep: Callable[[np.ndarray], np.ndarray]) -> _Choice:
     """Prunes entries of an axis, of those that are not all pruned before.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxnet import losses, nn, optim, train, weights
+from jaxnet import checkpoint, losses, nn, optim, train, weights
 from jaxnet.nn.utils import parametrizations, parametrize
 from jaxnet.random import Generator
 from tests.rows.nn_utils import ORTH, SN, WN, through
@@ -232,6 +232,17 @@ def test_removing_gives_a_plain_layer():
         np.testing.assert_allclose(layer(x), output, rtol=1e-5, atol=1e-6)
 
 
+def test_hooks_stay_with_a_layer_whose_class_changes():
+    layer, seen = linear(), []
+    layer.register_forward_hook(lambda module, args, output: seen.append(type(module).__name__))
+    for change in (through("weight_norm"), through(WN, name="bias"), nn.utils.remove_weight_norm):
+        change(layer)
+        layer(jnp.ones((1, 3)))
+    parametrize.remove_parametrizations(layer, "bias")
+    layer(jnp.ones((1, 3)))
+    assert seen == ["Linear", "ParametrizedLinear", "ParametrizedLinear", "Linear"]
+
+
 def test_reading_and_calling_move_the_vectors_as_in_torch():
     """The newer form moves them whenever the weight is read, the older one in calls only."""
     for function, moves in (("spectral_norm", False), (SN, True)):
@@ -277,7 +288,7 @@ def test_a_weight_is_computed_once_in_a_call_and_in_cached():
     assert len(calls) == 3
 
 
-def test_models_go_through_jax_and_flax():
+def test_models_go_through_jax_and_flax(tmp_path):
     def build():
         generator = Generator(0)
         return nn.Sequential(
@@ -323,6 +334,10 @@ def test_models_go_through_jax_and_flax():
         lambda model, x: model(x).sum(), optimizer, compute_dtype=jnp.bfloat16
     )
     state, _ = narrow(train.create(model, optimizer), x)
+    with checkpoint.Checkpoints(tmp_path) as saved:
+        saved.save(1, state)
+        restored = saved.restore(train.create(build(), optimizer)).state
+    assert_same(weights.state_dict(restored.model()), weights.state_dict(state.model()), "float64")
     assert {a.dtype.name for a in (state.params | state.buffers).values()} == {"float32"}
 
 
