@@ -16,7 +16,8 @@ from jax import lax
 
 from jaxnet._checks import check_integer
 from jaxnet.train._diagnose import NonFiniteError, diagnose
-from jaxnet.train._state import (
+from jaxnet.train._loss import Metrics
+from jaxnet.train._several import (
     carried,
     check_same_state,
     learning_rates_of,
@@ -24,7 +25,7 @@ from jaxnet.train._state import (
     named_states,
     with_carried,
 )
-from jaxnet.train._step import EvalStep, Metrics, Step
+from jaxnet.train._step import EvalStep, Step
 from jaxnet.train._values import LINE, RATES
 
 _log = logging.getLogger(__name__)
