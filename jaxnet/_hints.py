@@ -168,7 +168,10 @@ NAMES: Mapping[str, Mapping[str, str]] = {
             for name in _LAZY
         },
         "Container": "write nn.Module, nn.Sequential or nn.ModuleList",
-        "CrossMapLRN2d": "write nn.LocalResponseNorm, which computes the same",
+        "CrossMapLRN2d": (
+            "write nn.LocalResponseNorm, whose formula it has; torch's own sums never lose the "
+            "first channel"
+        ),
         "DataParallel": _DATA_PARALLEL,
         "NLLLoss2d": "write nn.NLLLoss, which takes (N, C, H, W) too",
         "UninitializedBuffer": "write nn.Buffer(array)",

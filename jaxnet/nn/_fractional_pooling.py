@@ -44,7 +44,8 @@ def fractional_max_pool2d(
         return_indices: Whether the positions of the largest numbers are returned too.
         _random_samples: The random numbers u, (N, C, 2), for W and H in this order. With a
             `jaxnet.random.Generator`, `generator.rand(N, C, 2)` are those that torch draws.
-        key: A random key. Without it and random samples the open `nn.keys` context supplies one.
+        key: A random key. Without it and without random samples the open `nn.keys` context
+            supplies one, or the open `nn.draws` context the numbers themselves.
 
     Returns:
         The largest numbers, (N, C, H', W') or (C, H', W'). With return_indices a pair of these
