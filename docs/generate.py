@@ -26,6 +26,10 @@ PUBLIC = {
     "nn.functional": "Functions of layers",
     "nn.attention": "How attention is computed",
     "nn.init": "Initial values",
+    "ops": "Functions of arrays",
+    "ops.linalg": "Linear algebra",
+    "ops.fft": "Fourier transforms",
+    "ops.special": "Special functions",
     "losses": "Losses",
     "metrics": "Metrics",
     "optim": "Optimizers and schedules",
@@ -68,6 +72,18 @@ FAMILIES = {
         "summary": "Looking inside",
         "intercept": "summary",  # jaxnet/_intercept.py
     },
+    "ops": {
+        "creation": "New arrays",
+        "dtypes": "Dtypes",
+        "shape": "Shapes",
+        "parts": "Joins, parts, diagonals",
+        "elementwise": "Elementwise functions",
+        "reduction": "Sums, means and extremes",
+        "order": "Orders and running sums",
+        "indexing": "Indices and masks",
+        "products": "Products",
+        "draws": "Random arrays",
+    },
     "optim": {
         "optimizers": "Optimizers",
         **dict.fromkeys(
@@ -99,7 +115,7 @@ FAMILIES = {
         "diagnose": "Diagnosis",
     },
 }
-OTHERWISE = {"nn": "", "optim": "optimizer", "data": "files", "train": "fit"}
+OTHERWISE = {"nn": "", "ops": "elementwise", "optim": "optimizer", "data": "files", "train": "fit"}
 
 # Classes whose methods are part of what a user calls.
 WITH_MEMBERS = {
@@ -249,7 +265,23 @@ def torch_names() -> dict[str, list[str]]:
         "optim.swa_utils": sorted(torch.optim.swa_utils.__all__),
         "utils.data": sorted(n for n in data.__all__ if n[0].isupper() and not _is_helper(n)),
         "nn.utils": functions(nn.utils),
+        # Functions and methods of tensors that torch documents, less those in place.
+        "functions": sorted(
+            name
+            for name in vars(torch._C._VariableFunctions) | dict.fromkeys(torch.functional.__all__)
+            if _is_documented(torch, name)
+        ),
+        "Tensor": sorted(n for n in dir(torch.Tensor) if _is_documented(torch.Tensor, n)),
+        "linalg": functions(torch.linalg),
+        "fft": functions(torch.fft),
+        "special": functions(torch.special),
     }
+
+
+def _is_documented(owner, name: str) -> bool:
+    thing = getattr(owner, name, None)
+    hidden = name.startswith("_") or name.endswith(("_", "_copy"))
+    return not hidden and callable(thing) and bool(thing.__doc__)
 
 
 def _is_helper(name: str) -> bool:
@@ -269,6 +301,11 @@ COUNTERPARTS = {
     "optim.swa_utils": ("optim",),
     "utils.data": ("data",),
     "nn.utils": ("optim", "nn"),
+    "functions": ("ops", "nn.functional", "ops.linalg"),
+    "Tensor": ("ops", "ops.linalg"),
+    "linalg": ("ops.linalg",),
+    "fft": ("ops.fft",),
+    "special": ("ops.special",),
 }
 
 
@@ -287,6 +324,7 @@ def missing() -> str:
         absent = [name for name in known[package] if name not in ours]
         there = len(known[package]) - len(absent)
         names = ", ".join(f"`{name}`" for name in absent) or "nothing"
+        package = package.replace("functions", "*")
         lines.append(f"| `torch.{package}` | {there} of {len(known[package])} | {names} |")
     return "\n".join(lines)
 

@@ -138,7 +138,15 @@ ABSENT: dict[str, str] = {
     "geqrf": "write ops.linalg.qr",
     "orgqr": "write ops.linalg.qr",
     "ormqr": "write ops.linalg.qr, and multiply",
+    "index": "write x[indices]",
     "quantize_per_tensor": _QUANTIZED,
+    **dict.fromkeys(
+        (
+            "channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle",
+            "cosine_similarity", "conv_tbc", "pdist", "rrelu", "embedding_bag", "grid_sampler",
+        ),
+        "it is a function of torch.nn.functional that jaxnet does not have",
+    ),
     **dict.fromkeys(
         ("det", "slogdet", "cholesky", "qr", "matrix_power", "matrix_exp"),
         "write the function of this name in ops.linalg",
@@ -193,11 +201,10 @@ def missing_name(name: str, known: Iterable[str]) -> AttributeError:
     """
     message = f"jaxnet.ops has no {name!r}"
     plain = name.removesuffix("_")
-    if name in ABSENT:
-        message += f"; {ABSENT[name]}"
+    if plain != name and plain in known:
+        message += f"; arrays of JAX do not change: write x = ops.{plain}(x, ...)"
     elif hasattr(functional, plain):
         message += f"; write nn.functional.{plain}"
-    elif plain != name and (plain in known or plain in ABSENT):
-        way_out = f"write {ABSENT[plain]}" if plain in ABSENT else f"write x = ops.{plain}(x, ...)"
-        message += f", which would change its argument: arrays of JAX do not change; {way_out}"
+    elif name in ABSENT or plain in ABSENT:
+        message += f"; {ABSENT.get(name, ABSENT.get(plain))}"
     return AttributeError(message, name=name)

@@ -52,7 +52,8 @@ def op(function: Callable[P, R]) -> Callable[P, R]:
                 own = ", ".join(p for p in parameters)
                 raise TypeError(f"{name}: {given}= is no argument; accepted are {own}")
             if value is not None and value is not False:
-                raise TypeError(f"{name}: {given}={value!r}; {_REFUSED[given].format(name=name)}")
+                shown = repr(value) if isinstance(value, str | bool) else type(value).__name__
+                raise TypeError(f"{name}: {given}={shown}; {_REFUSED[given].format(name=name)}")
         return function(*args, **kwargs)
 
     return call

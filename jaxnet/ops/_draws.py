@@ -131,7 +131,7 @@ def randint(
     The dtype is int64 as far as JAX has it, unless one is given.
     """
     if isinstance(high, Sequence) and size is None:
-        low, high, size = 0, low, high
+        return randint(0, low, high, generator=generator, dtype=dtype)
     if size is None or isinstance(high, Sequence) or high is None:
         raise TypeError("randint: give randint(high, size) or randint(low, high, size)")
     kind = dtype_of("dtype", dtype) or long()

@@ -76,6 +76,10 @@ def _neg(x: jax.Array) -> jax.Array:
     return -x
 
 
+def _nextafter(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.nextafter(lax.stop_gradient(x), lax.stop_gradient(y))
+
+
 # Without derivative at 0 torch takes 0, as JAX does for abs and sign.
 abs = absolute = unary("abs", _abs, "Absolute values; of complex numbers, their lengths.")
 neg = negative = unary("neg", _neg, "-input.")
@@ -140,7 +144,7 @@ fmin = binary("fmin", jnp.fmin, "The smaller of both; a number where one is nan.
 atan2 = arctan2 = binary("atan2", jnp.arctan2, "The angle of the point (other, input).", "float")
 hypot = binary("hypot", jnp.hypot, "sqrt(input**2 + other**2).", "float")
 copysign = binary("copysign", jnp.copysign, "input with the sign of other.", "float")
-nextafter = binary("nextafter", jnp.nextafter, "The next float from input towards other.")
+nextafter = binary("nextafter", _nextafter, "The next float from input towards other.")
 logaddexp = binary("logaddexp", jnp.logaddexp, "log(exp(input) + exp(other)).", "float")
 logaddexp2 = binary("logaddexp2", jnp.logaddexp2, "log2(2**input + 2**other).", "float")
 ldexp = binary("ldexp", lambda x, y: x * jnp.exp2(y), "input * 2**other.", "float")
@@ -322,9 +326,9 @@ def clamp(
     limits = [(name, x) for name, x in (("min", min), ("max", max)) if x is not None]
     x, *arrays = operands(("input", input), *limits)
     for (name, _), limit in zip(limits, arrays, strict=True):
-        beyond = x < limit if name == "min" else x > limit
-        # A limit that is nan gives nan, as in torch.
-        x = jnp.where(beyond | (limit != limit), limit, x)
+        within = x >= limit if name == "min" else x <= limit
+        # A nan stays, without a gradient, and a limit that is nan gives nan, as in torch.
+        x = jnp.where(within, x, jnp.where(x != x, lax.stop_gradient(x), limit))
     return x
 
 

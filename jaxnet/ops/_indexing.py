@@ -222,7 +222,7 @@ def scatter_reduce(
         dim: The axis.
         index: Integers with as many axes as the input.
         src: What is combined, an array of at least the index's shape.
-        reduce: "sum", "prod", "mean", "amax" or "amin".
+        reduce: "sum", "prod", "mean", "amax" or "amin". JAX has no gradient of "prod".
         include_self: Whether the number that is there takes part; where nothing is written it
             stays in any case.
     """

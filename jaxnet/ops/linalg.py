@@ -270,7 +270,7 @@ def cholesky(A: ArrayLike, *, upper: bool = False) -> jax.Array:
     where torch raises.
     """
     x = _matrices("cholesky", "A", A, square=True)
-    factor = jnp.linalg.cholesky(x, symmetrize_input=False)
+    factor = jnp.linalg.cholesky(_hermitian(x), symmetrize_input=False)
     return jnp.conj(jnp.swapaxes(factor, -1, -2)) if upper else factor
 
 
@@ -293,7 +293,10 @@ def qr(A: ArrayLike, mode: str = "reduced") -> QR:
 @op
 @full_float32()
 def svd(A: ArrayLike, full_matrices: bool = True) -> SVD:
-    """U diag(S) Vh = A with the singular values S in descending order."""
+    """U diag(S) Vh = A with the singular values S in descending order.
+
+    The gradient needs full_matrices=False, or `svdvals`.
+    """
     return SVD(*jnp.linalg.svd(_matrices("svd", "A", A), full_matrices=full_matrices))
 
 
@@ -307,10 +310,21 @@ def svdvals(A: ArrayLike) -> jax.Array:
 def _one_triangle(function: str, A: ArrayLike, UPLO: str) -> jax.Array:
     check_choice("UPLO", UPLO, ("L", "U"))
     x = _matrices(function, "A", A, square=True)
-    part = jnp.tril(x) if UPLO == "L" else jnp.triu(x)
-    diagonal = jnp.eye(x.shape[-1], dtype=bool)
-    other = jnp.conj(jnp.swapaxes(part, -1, -2))
-    return part + jnp.where(jnp.broadcast_to(diagonal, x.shape), 0, other)
+    return _hermitian(x if UPLO == "L" else jnp.conj(jnp.swapaxes(x, -1, -2)))
+
+
+@jax.custom_jvp
+def _hermitian(x: jax.Array) -> jax.Array:
+    """Matrices with the lower triangle mirrored; their gradient is Hermitian, as in torch."""
+    return jnp.tril(x) + jnp.conj(jnp.swapaxes(jnp.tril(x, -1), -1, -2))
+
+
+@_hermitian.defjvp
+def _hermitian_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (moved,) = tangents
+    return _hermitian(*primals), (moved + jnp.conj(jnp.swapaxes(moved, -1, -2))) / 2
 
 
 @op

@@ -86,7 +86,7 @@ def polygamma(n: int, input: ArrayLike) -> jax.Array:
     """The n-th derivative of digamma."""
     check_integer("n", n, least=0)
     x = floating("input", input)
-    return jsp.digamma(x) if n == 0 else jsp.polygamma(jnp.full(x.shape, n, x.dtype), x)
+    return jsp.digamma(x) if n == 0 else jsp.polygamma(jnp.full(x.shape, n), x)
 
 
 @op
