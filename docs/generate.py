@@ -268,7 +268,7 @@ def torch_names() -> dict[str, list[str]]:
         # Functions and methods of tensors that torch documents, less those in place.
         "functions": sorted(
             name
-            for name in vars(torch._C._VariableFunctions) | dict.fromkeys(torch.functional.__all__)
+            for name in {*dir(torch._C._VariableFunctions), *torch.functional.__all__}
             if _is_documented(torch, name)
         ),
         "Tensor": sorted(n for n in dir(torch.Tensor) if _is_documented(torch.Tensor, n)),
@@ -324,8 +324,8 @@ def missing() -> str:
         absent = [name for name in known[package] if name not in ours]
         there = len(known[package]) - len(absent)
         names = ", ".join(f"`{name}`" for name in absent) or "nothing"
-        package = package.replace("functions", "*")
-        lines.append(f"| `torch.{package}` | {there} of {len(known[package])} | {names} |")
+        shown = "torch" if package == "functions" else f"torch.{package}"
+        lines.append(f"| `{shown}` | {there} of {len(known[package])} | {names} |")
     return "\n".join(lines)
 
 
