@@ -1,6 +1,6 @@
 """The rounding of float32: in matrix products, after every operation, and beside nan."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,8 @@ __all__ = [
     "set_float32_matmul_precision",
     "unfused_jit",
 ]
+
+Axis = int | tuple[int, ...] | None
 
 _MATMUL = {"highest": "highest", "high": "tensorfloat32", "medium": "bfloat16"}
 
@@ -94,9 +96,7 @@ def unfused_jit(fun: Callable[..., Any], **kwargs: Any) -> Any:
     return jax.jit(fun, compiler_options={"xla_disable_hlo_passes": "fusion"}, **kwargs)
 
 
-def amax(
-    x: jax.Array, axis: int | Sequence[int] | None = None, keepdims: bool = False, **kwargs: Any
-) -> jax.Array:
+def amax(x: jax.Array, axis: Axis = None, keepdims: bool = False, **kwargs: Any) -> jax.Array:
     """The largest number, nan if there is one: torch.amax.
 
     XLA's reduction on a CPU can lose a nan under `jax.jit` (jax 0.10.2), and with it the
@@ -104,7 +104,7 @@ def amax(
 
     Args:
         x: An array of any shape and dtype.
-        axis: The axis or axes along which the largest is taken; None means all axes.
+        axis: The axis, or several, along which the largest is taken; None means all axes.
         keepdims: Whether the axis stays, with size 1.
         **kwargs: Further arguments of `jnp.max`.
 
@@ -117,9 +117,7 @@ def amax(
     return _keeping_nan(jnp.max, x, axis, keepdims, kwargs)
 
 
-def amin(
-    x: jax.Array, axis: int | Sequence[int] | None = None, keepdims: bool = False, **kwargs: Any
-) -> jax.Array:
+def amin(x: jax.Array, axis: Axis = None, keepdims: bool = False, **kwargs: Any) -> jax.Array:
     """The smallest number, nan if there is one: torch.amin.
 
     The arguments are those of `amax`.
@@ -128,11 +126,7 @@ def amin(
 
 
 def _keeping_nan(
-    reduce: Callable[..., jax.Array],
-    x: jax.Array,
-    axis: int | Sequence[int] | None,
-    keepdims: bool,
-    kwargs: Any,
+    reduce: Callable[..., jax.Array], x: jax.Array, axis: Axis, keepdims: bool, kwargs: Any
 ) -> jax.Array:
     found = reduce(x, axis, keepdims=keepdims, **kwargs)
     if not jnp.issubdtype(x.dtype, jnp.floating):

@@ -228,7 +228,7 @@ REFUSED = [
     (lambda: ops.as_strided, AttributeError, r"no strides.*ops.unfold"),
     (lambda: ops.gelu, AttributeError, r"write nn.functional.gelu"),
     (lambda: ops.manual_seed, AttributeError, r"Generator\(seed\)"),
-    (lambda: ops.nothing, AttributeError, r"^jaxnet.ops has no 'nothing'$"),
+    (lambda: ops.nothing, AttributeError, r"^module 'jaxnet.ops' has no attribute 'nothing'$"),
     (lambda: ops.where(X > 0), ValueError, r"jnp.nonzero\(condition, size=n"),
     (lambda: ops.mean(K), ValueError, r"mean: input is int32; accepted are floats"),
     (lambda: ops.std(K), ValueError, r"std: input is int32"),

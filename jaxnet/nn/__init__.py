@@ -1,8 +1,12 @@
 """PyTorch's layers on flax.nnx, with torch's names, arguments, defaults, parameters and shapes."""
 
+from typing import TYPE_CHECKING
+
+from jaxnet._hints import module_getattr
 from jaxnet._intercept import intercept
-from jaxnet._keys import keys, masks, next_key
-from jaxnet.nn import functional, init
+from jaxnet._keys import draws, keys, next_key, rand, randint, randn
+from jaxnet.losses._linear_cross_entropy import LinearCrossEntropyOptions
+from jaxnet.nn import attention, functional, init, utils
 from jaxnet.nn._activation import (
     CELU,
     ELU,
@@ -18,6 +22,7 @@ from jaxnet.nn._activation import (
     Tanh,
     Tanhshrink,
 )
+from jaxnet.nn._activations import activations
 from jaxnet.nn._adaptive_pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -26,6 +31,7 @@ from jaxnet.nn._adaptive_pooling import (
     AdaptiveMaxPool2d,
     AdaptiveMaxPool3d,
 )
+from jaxnet.nn._adaptive_softmax import AdaptiveLogSoftmaxWithLoss
 from jaxnet.nn._attention import MultiheadAttention
 from jaxnet.nn._batchnorm import (
     BatchNorm1d,
@@ -38,7 +44,7 @@ from jaxnet.nn._batchnorm import (
 from jaxnet.nn._container import ModuleDict, ModuleList, Sequential
 from jaxnet.nn._conv import Conv1d, Conv2d, Conv3d
 from jaxnet.nn._conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from jaxnet.nn._distance import PairwiseDistance
+from jaxnet.nn._distance import CosineSimilarity, PairwiseDistance
 from jaxnet.nn._dropout import (
     AlphaDropout,
     Dropout,
@@ -48,7 +54,9 @@ from jaxnet.nn._dropout import (
     FeatureAlphaDropout,
 )
 from jaxnet.nn._embedding import Embedding
+from jaxnet.nn._embedding_bag import EmbeddingBag
 from jaxnet.nn._linear import Bilinear, Flatten, Identity, Linear, Unflatten
+from jaxnet.nn._linear_cross_entropy import LinearCrossEntropyLoss
 from jaxnet.nn._loss import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -75,6 +83,7 @@ from jaxnet.nn._loss import (
 from jaxnet.nn._lp_pooling import LPPool1d, LPPool2d, LPPool3d
 from jaxnet.nn._module import Buffer, Module, Parameter
 from jaxnet.nn._norm import GroupNorm, LayerNorm, LocalResponseNorm, RMSNorm
+from jaxnet.nn._parameter_container import ParameterDict, ParameterList
 from jaxnet.nn._piecewise import (
     Hardshrink,
     Hardsigmoid,
@@ -83,15 +92,18 @@ from jaxnet.nn._piecewise import (
     LeakyReLU,
     PReLU,
     ReLU6,
+    RReLU,
     Softshrink,
     Threshold,
 )
 from jaxnet.nn._pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
-from jaxnet.nn._rnn import GRU, LSTM, RNN
-from jaxnet.nn._rnn_cell import GRUCell, LSTMCell, RNNCell
+from jaxnet.nn._rnn import GRU, LSTM, RNN, RNNBase
+from jaxnet.nn._rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
 from jaxnet.nn._softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
 from jaxnet.nn._summary import summary
+from jaxnet.nn._sync_batchnorm import SyncBatchNorm
 from jaxnet.nn._transformer import (
+    Transformer,
     TransformerDecoder,
     TransformerDecoderLayer,
     TransformerEncoder,
@@ -111,6 +123,7 @@ __all__ = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
+    "AdaptiveLogSoftmaxWithLoss",
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
@@ -133,12 +146,14 @@ __all__ = [
     "ConvTranspose2d",
     "ConvTranspose3d",
     "CosineEmbeddingLoss",
+    "CosineSimilarity",
     "CrossEntropyLoss",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
     "Embedding",
+    "EmbeddingBag",
     "FeatureAlphaDropout",
     "Flatten",
     "GRUCell",
@@ -163,6 +178,8 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LinearCrossEntropyLoss",
+    "LinearCrossEntropyOptions",
     "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",
@@ -183,9 +200,14 @@ __all__ = [
     "PReLU",
     "PairwiseDistance",
     "Parameter",
+    "ParameterDict",
+    "ParameterList",
     "PoissonNLLLoss",
     "RMSNorm",
+    "RNNBase",
     "RNNCell",
+    "RNNCellBase",
+    "RReLU",
     "ReLU",
     "ReLU6",
     "Sequential",
@@ -199,9 +221,11 @@ __all__ = [
     "Softplus",
     "Softshrink",
     "Softsign",
+    "SyncBatchNorm",
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "Transformer",
     "TransformerDecoder",
     "TransformerDecoderLayer",
     "TransformerEncoder",
@@ -212,11 +236,21 @@ __all__ = [
     "Upsample",
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",
+    "activations",
+    "attention",
+    "draws",
     "functional",
     "init",
     "intercept",
     "keys",
-    "masks",
     "next_key",
+    "rand",
+    "randint",
+    "randn",
     "summary",
+    "utils",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.nn")
+del TYPE_CHECKING, module_getattr

@@ -33,9 +33,12 @@ What differs from torch:
   from the key of the `nn.keys` context.
 """
 
+from typing import TYPE_CHECKING
+
+from jaxnet._hints import module_getattr
 from jaxnet.nn.functional import log_softmax, relu, sigmoid, softmax, tanh
 from jaxnet.ops import fft, linalg, special
-from jaxnet.ops._absent import missing_name
+from jaxnet.ops._absent import answers
 from jaxnet.ops._creation import (
     arange,
     as_tensor,
@@ -762,6 +765,6 @@ __all__ = [
     "zeros_like",
 ]  # fmt: skip
 
-
-def __getattr__(name: str) -> object:
-    raise missing_name(name, __all__)
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.ops", answers(__all__))
+del TYPE_CHECKING, answers, module_getattr

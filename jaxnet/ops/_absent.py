@@ -192,19 +192,66 @@ ABSENT: dict[str, str] = {
 """What to write instead of a name, by torch's names of functions and methods."""
 
 
-def missing_name(name: str, known: Iterable[str]) -> AttributeError:
-    """The error for a name that the module does not have, with what to write instead.
+_UNSTABLE = "torch has it for errors of the check; write ops.linalg.{} and look for nan"
+
+LINALG: dict[str, str] = {
+    "cholesky_ex": _UNSTABLE.format("cholesky"),
+    "inv_ex": _UNSTABLE.format("inv"),
+    "solve_ex": _UNSTABLE.format("solve"),
+    "cond": "write jnp.linalg.cond(x)",
+    "eig": "write jnp.linalg.eig(x), on a CPU",
+    "eigvals": "write jnp.linalg.eigvals(x), on a CPU",
+    "householder_product": "write jax.lax.linalg.householder_product",
+    **dict.fromkeys(("ldl_factor", "ldl_factor_ex", "ldl_solve"), "write ops.linalg.solve"),
+    "lstsq": "write jnp.linalg.lstsq(a, b), which gives the solution first",
+    "lu": "write jax.scipy.linalg.lu, which gives P, L and U",
+    "lu_factor": "write jax.scipy.linalg.lu_factor",
+    "lu_factor_ex": "write jax.scipy.linalg.lu_factor",
+    "lu_solve": "write jax.scipy.linalg.lu_solve",
+    "tensorinv": "write jnp.linalg.tensorinv(x)",
+    "tensorsolve": "write jnp.linalg.tensorsolve(a, b)",
+    "vander": "write ops.vander(x, increasing=True)",
+}
+_HFFTN = "write ops.fft.hfft along the last axis, and ops.fft.fftn along the others"
+FFT: dict[str, str] = dict.fromkeys(("hfft2", "hfftn", "ihfft2", "ihfftn"), _HFFTN)
+_BESSEL = "write scipy.special.{} outside of compiled functions"
+_POLYNOMIALS = [
+    *(f"{shifted}chebyshev_polynomial_{kind}" for shifted in ("", "shifted_") for kind in "tuvw"),
+    "hermite_polynomial_h", "hermite_polynomial_he", "laguerre_polynomial_l",
+    "legendre_polynomial_p",
+]  # fmt: skip
+SPECIAL: dict[str, str] = {
+    "modified_bessel_i0": "write ops.special.i0",
+    "modified_bessel_i1": "write ops.special.i1",
+    "erfcx": "write ops.exp(x * x) * ops.erfc(x), which overflows for large x",
+    "airy_ai": _BESSEL.format("airy"),
+    "bessel_j0": _BESSEL.format("j0"),
+    "bessel_j1": _BESSEL.format("j1"),
+    "bessel_y0": _BESSEL.format("y0"),
+    "bessel_y1": _BESSEL.format("y1"),
+    "modified_bessel_k0": _BESSEL.format("k0"),
+    "modified_bessel_k1": _BESSEL.format("k1"),
+    "scaled_modified_bessel_k0": _BESSEL.format("k0e"),
+    "scaled_modified_bessel_k1": _BESSEL.format("k1e"),
+    "spherical_bessel_j0": "write ops.sinc(x / math.pi)",
+    **dict.fromkeys(_POLYNOMIALS, "write its recurrence"),
+}
+
+
+def answers(known: Iterable[str]) -> dict[str, str]:
+    """What to write instead of every name that `jaxnet.ops` has not.
 
     Args:
-        name: The name.
-        known: The names that the module has.
+        known: The names that it has.
     """
-    message = f"jaxnet.ops has no {name!r}"
-    plain = name.removesuffix("_")
-    if plain != name and plain in known:
-        message += f"; arrays of JAX do not change: write x = ops.{plain}(x, ...)"
-    elif hasattr(functional, plain):
-        message += f"; write nn.functional.{plain}"
-    elif name in ABSENT or plain in ABSENT:
-        message += f"; {ABSENT.get(name, ABSENT.get(plain))}"
-    return AttributeError(message, name=name)
+    there = set(known)
+    changing = "arrays of JAX do not change; write x = {}(x, ...)"
+    layers = [name for name in functional.__all__ if name not in there]
+    found = {
+        **ABSENT,
+        **{name: f"write nn.functional.{name}" for name in layers},
+        **{f"{name}_": changing.format(f"nn.functional.{name}") for name in layers},
+        **{f"{name}_": changing.format(f"ops.{name}") for name in there},
+    }
+    in_place = {f"{name}_": words for name, words in ABSENT.items() if f"{name}_" not in found}
+    return {name: words for name, words in (found | in_place).items() if name not in there}

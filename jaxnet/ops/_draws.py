@@ -3,7 +3,7 @@
 With `generator=jaxnet.random.Generator(seed)` a function gives the numbers that torch gives
 for `generator=torch.Generator().manual_seed(seed)` on a CPU. It draws on the host, for
 initial values and data. Without one, it draws from the next key of the `nn.keys` context, which
-a training step opens: inside a model's call, and compiled.
+a training step opens: inside a model's call, and compiled. `nn.draws` replays recorded numbers.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxnet import _keys as keys
 from jaxnet._arrays import as_jax
 from jaxnet._checks import check_integer
 from jaxnet._keys import next_key, tracing
@@ -55,14 +56,14 @@ def _float_dtype(dtype: DTypeLike | None, like: Any = np.float32) -> np.dtype[An
 def _uniform(function: str, shape: Any, kind: Any, generator: Generator | None) -> jax.Array:
     source = _source(function, generator)
     if source is None:
-        return jax.random.uniform(next_key(), shape, kind)
+        return keys.uniform(function, shape, 0.0, 1.0, kind)
     return jnp.asarray(source.rand(shape, dtype=kind))
 
 
 def _normal(function: str, shape: Any, kind: Any, generator: Generator | None) -> jax.Array:
     source = _source(function, generator)
     if source is None:
-        return jax.random.normal(next_key(), shape, kind)
+        return keys.normal(function, shape, kind)
     return jnp.asarray(source.randn(shape, dtype=kind))
 
 
@@ -112,9 +113,7 @@ def _integers(
         return jnp.asarray(source.randint(low, high, shape, kind))
     for name, value in (("low", low), ("high", high)):
         check_integer(name, value)
-    if low >= high:
-        raise ValueError(f"low, high: [{low}, {high}) is empty; high must exceed low")
-    return jax.random.randint(next_key(), shape, low, high, long()).astype(kind)
+    return keys.randint(low, high, shape).astype(kind)
 
 
 @op
@@ -193,7 +192,7 @@ def normal(
             drawn = source.normal(float(np.asarray(mean)), float(np.asarray(std)), size, kind)
             return jnp.asarray(drawn)
         center, spread = jnp.asarray(mean, kind), jnp.asarray(std, kind)
-        return jax.random.normal(next_key(), tuple(size), kind) * spread + center
+        return keys.normal("normal", tuple(size), kind) * spread + center
     if size is not None:
         raise ValueError("size: mean and std have a shape of their own; leave size out")
     center, spread = floating("mean", mean), floating("std", std)
@@ -304,7 +303,7 @@ def uniform(
         raise ValueError(f"low, high: [{low}, {high}) is empty; low must not exceed high")
     if source is not None:
         return jnp.asarray(source.uniform(low, high, x.shape, kind))
-    return jax.random.uniform(next_key(), x.shape, kind, low, high)
+    return keys.uniform("uniform", x.shape, low, high, kind)
 
 
 @op
@@ -317,4 +316,4 @@ def exponential(
     if not lambd > 0:
         raise ValueError(f"lambd: {lambd}; accepted are numbers above 0")
     kind = _float_dtype(None, x.dtype)
-    return jax.random.exponential(next_key(), x.shape, kind) / jnp.asarray(lambd, kind)
+    return keys.exponential("exponential", x.shape, kind) / jnp.asarray(lambd, kind)

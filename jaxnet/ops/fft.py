@@ -5,12 +5,14 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxnet._hints import module_getattr
+from jaxnet.ops._absent import FFT
 from jaxnet.ops._arguments import axes, dtype_of, floating, named, op
 
 __all__ = [
@@ -33,6 +35,10 @@ __all__ = [
     "rfftfreq",
     "rfftn",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.ops.fft", FFT)
+del TYPE_CHECKING, FFT, module_getattr
 
 
 class Transform(Protocol):

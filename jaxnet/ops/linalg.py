@@ -6,7 +6,7 @@ Products are in full float32 unless chosen otherwise.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxnet import precision
 from jaxnet._arrays import as_jax
 from jaxnet._checks import check_choice, check_integer
+from jaxnet._hints import module_getattr
+from jaxnet.ops._absent import LINALG
 from jaxnet.ops._arguments import axes, dtype_of, needs_float, op
 from jaxnet.ops._order import sort
 from jaxnet.ops._products import cross as _cross
@@ -50,6 +52,10 @@ __all__ = [
     "vecdot",
     "vector_norm",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.ops.linalg", LINALG)
+del TYPE_CHECKING, LINALG, module_getattr
 
 
 class QR(NamedTuple):

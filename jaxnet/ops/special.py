@@ -1,12 +1,16 @@
 """torch.special: special functions of floats; integers become float32."""
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from jax.scipy import special as jsp
 from jax.typing import ArrayLike
 
 from jaxnet._checks import check_integer
+from jaxnet._hints import module_getattr
 from jaxnet.nn.functional import log_softmax, softmax
+from jaxnet.ops._absent import SPECIAL
 from jaxnet.ops._arguments import floating, op
 from jaxnet.ops._elementwise import (
     binary,
@@ -60,6 +64,10 @@ __all__ = [
     "xlogy",
     "zeta",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.ops.special", SPECIAL)
+del TYPE_CHECKING, SPECIAL, module_getattr
 
 psi = digamma
 gammaln = lgamma

@@ -2,12 +2,16 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
@@ -22,10 +26,15 @@ from jaxnet.precision import check_x64, full_float32
 from jaxnet.train._state import (
     Arrays,
     TrainState,
+    check_average,
+    check_no_models,
     check_optimizer,
     keeping_attributes,
-    merge,
+    map_states,
+    optimizer_text,
     split,
+    state_of,
+    with_state,
 )
 
 Metrics = dict[str, Any]
@@ -50,15 +59,33 @@ class TrainStep:
         loss: The loss function that the step minimises, which `diagnose` evaluates again.
         compute_dtype: The dtype of the model's arithmetic, or None.
         optimizer: The optimizer.
+        model: The name of the model that the step trains, in a state of several; else None.
     """
 
     function: Step
     loss: Loss
     compute_dtype: DTypeLike | None
     optimizer: optax.GradientTransformation
+    model: str | int | None = None
 
-    def __call__(self, state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, Metrics]:
+        if (noted := _noted.get()) is not None:
+            noted.append((self, state, batch))
         return self.function(state, batch)
+
+
+_noted: ContextVar[list[tuple[TrainStep, Any, Any]] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noting_steps() -> Iterator[list[tuple[TrainStep, Any, Any]]]:
+    """Collects the steps that are called inside, with their states and batches."""
+    found: list[tuple[TrainStep, Any, Any]] = []
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +98,7 @@ class EvalStep:
 
     function: Step
 
-    def __call__(self, state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, Metrics]:
         return self.function(state, batch)
 
 
@@ -120,6 +147,7 @@ def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
+    model: str | int | None = None,
     microbatches: int = 1,
     compute_dtype: DTypeLike | None = None,
     loss_scale: Callable[[Any], jax.Array] | None = None,
@@ -135,11 +163,18 @@ def make_train_step(
     Args:
         loss: A function `loss(model, batch)` that returns a scalar, or a scalar and a
             dictionary of metrics. It is given the model in training mode, inside an
-            `nn.keys` context with `fold_in(state.key, state.step)` for dropout and the like.
+            `nn.keys` context with `fold_in(state.key, state.step)` for dropout and the like. One
+            with a third parameter `step`, `loss(model, batch, step)`, is given `state.step`, the
+            number of the steps before this one.
         optimizer: The optimizer, whose updates are added to the parameters. Clipping,
             parameter groups, frozen parameters and schedules are parts of it
             (`jaxnet.optim`). LBFGS is given the loss of the batch as a function, torch's
             closure.
+        model: Which model the step trains, where the state is that of several: its key in a
+            dictionary of states, its number in a tuple, or its name in a dataclass. The loss is
+            then given all models, in the same dictionary, tuple or dataclass, and the batch. Only
+            this model has gradients, so that nothing has to be detached; the buffers of all
+            come back in the state.
         microbatches: The number of equal parts into which a batch is cut to save memory. The
             gradient is the mean of the parts' gradients, which for a loss that is a mean is
             the gradient of the whole batch; `losses.cross_entropy` and `nll_loss` divide by the
@@ -167,10 +202,21 @@ def make_train_step(
 
     Raises:
         ValueError: The number of microbatches is below 1, float16 has no loss scaling, or (in
-            the step) loss_scale and GradScaler do not go together, or the forward pass changes
-            an attribute of the model, which would be lost after the step.
+            the step) loss_scale and GradScaler do not go together, `create` was given an
+            optimizer with other numbers, an average where the step has none (or the other way
+            round), the state has no such model, or the forward pass changes an attribute of the
+            model, which would be lost after the step.
+        TypeError: An argument is of another kind.
     """
     check_optimizer("make_train_step", optimizer)
+    check_average("make_train_step", average)
+    if not isinstance(model, str | int | None):
+        raise TypeError(
+            f"make_train_step: model: a {type(model).__name__}; accepted is the key of a model in "
+            "the state. The model itself is given to train.create"
+        )
+    if loss_scale is not None and not callable(loss_scale):
+        raise TypeError(f"loss_scale: {loss_scale!r}; accepted is optim.loss_scale")
     check_x64("compute_dtype", compute_dtype)
     check_integer("microbatches", microbatches, least=1)
     if jnp.dtype(compute_dtype or jnp.float32) == jnp.float16 and loss_scale is None:
@@ -179,29 +225,28 @@ def make_train_step(
             "optim.GradScaler and give loss_scale=optim.loss_scale, or compute in bfloat16"
         )
 
+    call = with_step(loss)
+
     def objective(
         params: Arrays,
-        buffers: Arrays,
+        changed: Any,  # the parameters and buffers of each model, which forward passes may change
         batch: Any,
-        state: TrainState[Any],
+        state: Any,
         key: jax.Array,
         divisors: Sequence[jax.Array] = (),
     ) -> tuple[jax.Array, Any]:
-        model = merge(state.structure, params, buffers)
-        model.train()
-        with (
-            keys(key),
-            computing_in(model, compute_dtype),
-            keeping_attributes(model),
-            dividing_by(divisors),
-        ):
-            value, metrics = with_metrics(loss(model, batch))
+        state = _with_arrays(state, changed)
+        own = state_of(state, model)
+        state = with_state(state, model, own.replace(params=params))
+        with entered(state, key, compute_dtype, training=True) as models, dividing_by(divisors):
+            value, metrics = with_metrics(call(models, batch, own.step))
         if grad_norm and "grad_norm" in metrics:
             raise ValueError("metrics: 'grad_norm' is asked for; give this metric another name")
-        # Only the differentiated value is scaled; the loss that is reported is not. The model
-        # is split again because its layers have changed buffers, such as running statistics.
-        scale = 1.0 if loss_scale is None else loss_scale(state.opt_state).astype(value.dtype)
-        return value * scale, (value, metrics, split(model)[1:])
+        # Only the differentiated value is scaled; the loss that is reported is not. The models
+        # are split again because their layers have changed buffers, such as running statistics.
+        scale = 1.0 if loss_scale is None else loss_scale(own.opt_state).astype(value.dtype)
+        after = map_states(lambda _, one: split(one)[1:], state, models)
+        return value * scale, (value, metrics, after)
 
     rematerialised = objective
     if remat:
@@ -215,81 +260,166 @@ def make_train_step(
 
         return jax.grad(value, has_aux=True)(params)
 
-    def parts(
-        reached: set[str], state: TrainState[Any], batch: Any, key: jax.Array
-    ) -> tuple[Any, Any]:
+    def parts(reached: set[str], state: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
+        if any(isinstance(x, nnx.Module) for x in jax.tree.leaves(batch, is_leaf=_is_module)):
+            raise ValueError(
+                "microbatches: the batch has a model in it, whose arrays would be cut; keep its "
+                "state beside that of the model that is trained, and give make_train_step `model`"
+            )
         cut = jax.tree.map(functools.partial(_cut, microbatches), batch)
+        before, params = _arrays(state), state_of(state, model).params
 
         def divide(numbered: Any) -> list[jax.Array]:
             i, part = numbered
             with noting_divisors() as found:
-                objective(state.params, state.buffers, part, state, jax.random.fold_in(key, i))
+                objective(params, before, part, state, jax.random.fold_in(key, i))
             return found
 
         def run(carry: Any, numbered: Any) -> tuple[Any, Any]:
             i, part = numbered
-            total, params, buffers = carry
-            grads, (value, metrics, (params, buffers)) = gradient(
-                reached, params, buffers, part, state, jax.random.fold_in(key, i), divisors
+            total, changed = carry
+            params = state_of(_with_arrays(state, changed), model).params
+            grads, (value, metrics, changed) = gradient(
+                reached, params, changed, part, state, jax.random.fold_in(key, i), divisors
             )
             total = jax.tree.map(jnp.add, total, grads)
-            return (total, params, buffers), (value, metrics)
+            return (total, changed), (value, metrics)
 
-        start = jax.tree.map(jnp.zeros_like, state.params), state.params, state.buffers
+        start = jax.tree.map(jnp.zeros_like, params), before
         # A loop instead of copies of the program, so that compilation takes no longer.
         numbers = jnp.arange(microbatches)
         divisors = [each.mean(0) for each in lax.map(divide, (numbers, cut))]
-        (total, params, buffers), (values, stacked) = lax.scan(run, start, (numbers, cut))
+        (total, changed), (values, stacked) = lax.scan(run, start, (numbers, cut))
         grads = jax.tree.map(lambda g: g / microbatches, total)
         metrics = jax.tree.map(
             lambda metric: metric_functions.total(metric) if _joins(metric) else metric.mean(0),
             stacked,
             is_leaf=_joins,
         )
-        return grads, (values.mean(), metrics, (params, buffers))
+        return grads, (values.mean(), metrics, changed)
 
     @full_float32()
-    def step(state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+    def step(state: Any, batch: Any) -> tuple[Any, Metrics]:
+        own = state_of(state, model)
+        _check_wiring(own, optimizer, loss_scale, average)
         # The key depends on the number of the step alone, so that a run that is resumed draws
         # the same numbers as an uninterrupted one.
-        key = jax.random.fold_in(state.key, state.step)
-        if loss_scale is None and has_scaler(state.opt_state):
-            raise ValueError(
-                "loss_scale: None, but the optimizer has a GradScaler, which divides gradients by "
-                "the scale; give loss_scale=optim.loss_scale, or leave GradScaler out"
-            )
+        key = jax.random.fold_in(own.key, own.step)
         reached: set[str] = set()  # the names of the parameters that have a gradient
         if microbatches > 1:
             grads, aux = parts(reached, state, batch, key)
         else:
-            grads, aux = gradient(reached, state.params, state.buffers, batch, state, key)
+            grads, aux = gradient(reached, own.params, _arrays(state), batch, state, key)
         # A layer may change its own parameters in the forward pass, as Embedding(max_norm) does
         # in torch too, so the update is added to the parameters after it.
-        value, metrics, (params, buffers) = aux
+        value, metrics, changed = aux
+        after = state_of(_with_arrays(state, changed), model)
+        params = after.params
         if grad_norm:
-            scale = 1.0 if loss_scale is None else loss_scale(state.opt_state)
+            scale = 1.0 if loss_scale is None else loss_scale(own.opt_state)
             metrics = {**metrics, "grad_norm": optax.tree.norm(grads) / scale}
         extra: dict[str, Any] = {}
         if missing := [name for name in params if name not in reached]:
             extra["has_gradient"] = dict.fromkeys(missing, False)
         if isinstance(optimizer, optax.GradientTransformationExtraArgs):
             extra |= {"value": value, "grad": grads}
-            extra["value_fn"] = lambda p: objective(p, state.buffers, batch, state, key)[1][0]
-        updates, opt_state = _update(optimizer, grads, state.opt_state, params, extra)
+            extra["value_fn"] = lambda p: objective(p, _arrays(state), batch, state, key)[1][0]
+        updates, opt_state = _update(optimizer, grads, own.opt_state, params, extra)
         with jax.numpy_dtype_promotion("standard"):  # float32 updates of bfloat16 parameters
             params = optax.apply_updates(params, updates)
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            buffers=buffers,
-            opt_state=opt_state,
-        )
+        after = after.replace(step=own.step + 1, params=params, opt_state=opt_state)
         if average is not None:
-            averaged = average.update(state.average, state.params, state.buffers)
-            state = state.replace(average=averaged)
-        return state, {"loss": value, **metrics}
+            averaged = average.update(own.average, after.params, after.buffers)
+            after = after.replace(average=averaged)
+        return with_state(_with_arrays(state, changed), model, after), {"loss": value, **metrics}
 
-    return TrainStep(step, loss, compute_dtype, optimizer)
+    return TrainStep(step, loss, compute_dtype, optimizer, model)
+
+
+def with_step(loss: Loss) -> Callable[[Any, Any, jax.Array], Any]:
+    """The loss as a function of models, batch and step, whether it has the third or not."""
+    try:
+        named = inspect.signature(loss).parameters.get("step")
+    except (TypeError, ValueError):  # a function of C, which has no signature
+        named = None
+    takes = named is not None and named.default is inspect.Parameter.empty
+    whole: Any = loss
+
+    def call(models: Any, batch: Any, step: jax.Array) -> Any:
+        try:
+            return whole(models, batch, step=step) if takes else whole(models, batch)
+        except TypeError as error:
+            kind = type(models).__name__
+            if _is_module(models) or f"{kind!r} object is not callable" not in str(error):
+                raise
+            raise TypeError(
+                f"loss: it calls the {kind} of all models; where the state is that of several, "
+                'a loss chooses from them, as nets["judge"](inputs)'
+            ) from error
+
+    return call
+
+
+@contextmanager
+def entered(
+    state: Any, key: jax.Array, compute_dtype: DTypeLike | None, training: bool
+) -> Iterator[Any]:
+    """The model of a state, or all models of several, ready to be called."""
+    check_no_models(state)
+    models = map_states(lambda one: one.model(training=training), state)
+    with ExitStack() as stack:
+        stack.enter_context(keys(key))
+        for one in jax.tree.leaves(models, is_leaf=_is_module):
+            if _is_module(one):
+                stack.enter_context(computing_in(one, compute_dtype))
+                stack.enter_context(keeping_attributes(one))
+        yield models
+
+
+def _is_module(x: Any) -> bool:
+    return isinstance(x, nnx.Module)
+
+
+def _arrays(state: Any) -> Any:
+    """What forward passes may change: the parameters and buffers in place of each TrainState."""
+    return map_states(lambda one: (one.params, one.buffers), state)
+
+
+def _with_arrays(state: Any, arrays: Any) -> Any:
+    def put(one: TrainState[Any], changed: Any) -> TrainState[Any]:
+        return one.replace(params=changed[0], buffers=changed[1])
+
+    return map_states(put, state, arrays)
+
+
+def _check_wiring(
+    state: TrainState[Any],
+    optimizer: optax.GradientTransformation,
+    loss_scale: Callable[[Any], jax.Array] | None,
+    average: Average | None,
+) -> None:
+    """Raises ValueError if `create` and the step were given what does not go together."""
+    if loss_scale is None and has_scaler(state.opt_state):
+        raise ValueError(
+            "loss_scale: None, but the optimizer has a GradScaler, which divides gradients by "
+            "the scale; give loss_scale=optim.loss_scale, or leave GradScaler out"
+        )
+    if (average is None) != (state.average is None):
+        raise ValueError(
+            "average: the state keeps a running average, which this step would leave as it is"
+            if average is None
+            else "average: the state keeps none; give create(model, optimizer, average=...) it too"
+        )
+    text = optimizer_text(optimizer)
+    before, now = state.optimizer.split("; "), text.split("; ")
+    kinds = [[group.partition("(")[0] for group in groups] for groups in (before, now)]
+    # Of another kind or number of groups the state may have been made for this optimizer since.
+    if state.optimizer != text and kinds[0] == kinds[1]:
+        raise ValueError(
+            f"optimizer: {text}, but `create` was given {state.optimizer}, whose numbers are in "
+            "the state and would hold. Give both the same optimizer; to change a number later, "
+            "write optim.set_hyperparams(state.opt_state, lr=...)"
+        )
 
 
 def _noting(reached: set[str], name: str, param: jax.Array) -> jax.Array:
