@@ -211,6 +211,7 @@ LINALG: dict[str, str] = {
     "tensorinv": "write jnp.linalg.tensorinv(x)",
     "tensorsolve": "write jnp.linalg.tensorsolve(a, b)",
     "vander": "write ops.vander(x, increasing=True)",
+    "LinAlgError": "nothing is raised; the result is nan or inf",
 }
 _HFFTN = "write ops.fft.hfft along the last axis, and ops.fft.fftn along the others"
 FFT: dict[str, str] = dict.fromkeys(("hfft2", "hfftn", "ihfft2", "ihfftn"), _HFFTN)
