@@ -59,9 +59,12 @@ FAMILIES = {
         "linear": "Linear layers",
         "conv": "Convolution",
         "conv_transpose": "conv",
+        "pad": "Padding",
         "pooling": "Pooling",
-        "adaptive_pooling": "pooling",
-        "lp_pooling": "pooling",
+        **dict.fromkeys(
+            ("max_pooling", "avg_pooling", "lp_pooling", "adaptive_pooling"), "pooling"
+        ),
+        **dict.fromkeys(("fractional_pooling", "unpooling"), "pooling"),
         "norm": "Normalization",
         "batchnorm": "norm",
         "sync_batchnorm": "norm",
@@ -76,6 +79,8 @@ FAMILIES = {
         "attention": "Attention and transformers",
         "transformer": "attention",
         "upsample": "Upsampling",
+        "fold": "Patches and shuffles",
+        "shuffle": "fold",
         "loss": "Losses as modules",
         **dict.fromkeys(("linear_cross_entropy", "adaptive_softmax"), "loss"),
         "distance": "Distances",

@@ -33,6 +33,7 @@ from jaxnet.nn._adaptive_pooling import (
 )
 from jaxnet.nn._adaptive_softmax import AdaptiveLogSoftmaxWithLoss
 from jaxnet.nn._attention import MultiheadAttention
+from jaxnet.nn._avg_pooling import AvgPool1d, AvgPool2d, AvgPool3d
 from jaxnet.nn._batchnorm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -55,6 +56,8 @@ from jaxnet.nn._dropout import (
 )
 from jaxnet.nn._embedding import Embedding
 from jaxnet.nn._embedding_bag import EmbeddingBag
+from jaxnet.nn._fold import Fold, Unfold
+from jaxnet.nn._fractional_pooling import FractionalMaxPool2d, FractionalMaxPool3d
 from jaxnet.nn._linear import Bilinear, Flatten, Identity, Linear, Unflatten
 from jaxnet.nn._linear_cross_entropy import LinearCrossEntropyLoss
 from jaxnet.nn._loss import (
@@ -81,8 +84,26 @@ from jaxnet.nn._loss import (
     TripletMarginWithDistanceLoss,
 )
 from jaxnet.nn._lp_pooling import LPPool1d, LPPool2d, LPPool3d
+from jaxnet.nn._max_pooling import MaxPool1d, MaxPool2d, MaxPool3d
 from jaxnet.nn._module import Buffer, Module, Parameter
 from jaxnet.nn._norm import GroupNorm, LayerNorm, LocalResponseNorm, RMSNorm
+from jaxnet.nn._pad import (
+    CircularPad1d,
+    CircularPad2d,
+    CircularPad3d,
+    ConstantPad1d,
+    ConstantPad2d,
+    ConstantPad3d,
+    ReflectionPad1d,
+    ReflectionPad2d,
+    ReflectionPad3d,
+    ReplicationPad1d,
+    ReplicationPad2d,
+    ReplicationPad3d,
+    ZeroPad1d,
+    ZeroPad2d,
+    ZeroPad3d,
+)
 from jaxnet.nn._parameter_container import ParameterDict, ParameterList
 from jaxnet.nn._piecewise import (
     Hardshrink,
@@ -96,9 +117,9 @@ from jaxnet.nn._piecewise import (
     Softshrink,
     Threshold,
 )
-from jaxnet.nn._pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from jaxnet.nn._rnn import GRU, LSTM, RNN, RNNBase
 from jaxnet.nn._rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
+from jaxnet.nn._shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 from jaxnet.nn._softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
 from jaxnet.nn._summary import summary
 from jaxnet.nn._sync_batchnorm import SyncBatchNorm
@@ -109,6 +130,7 @@ from jaxnet.nn._transformer import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
+from jaxnet.nn._unpooling import MaxUnpool1d, MaxUnpool2d, MaxUnpool3d
 from jaxnet.nn._upsample import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 
 __all__ = [
@@ -139,6 +161,13 @@ __all__ = [
     "Bilinear",
     "Buffer",
     "CTCLoss",
+    "ChannelShuffle",
+    "CircularPad1d",
+    "CircularPad2d",
+    "CircularPad3d",
+    "ConstantPad1d",
+    "ConstantPad2d",
+    "ConstantPad3d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -156,6 +185,9 @@ __all__ = [
     "EmbeddingBag",
     "FeatureAlphaDropout",
     "Flatten",
+    "Fold",
+    "FractionalMaxPool2d",
+    "FractionalMaxPool3d",
     "GRUCell",
     "GaussianNLLLoss",
     "GroupNorm",
@@ -188,6 +220,9 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
     "Mish",
     "Module",
     "ModuleDict",
@@ -202,6 +237,8 @@ __all__ = [
     "Parameter",
     "ParameterDict",
     "ParameterList",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "PoissonNLLLoss",
     "RMSNorm",
     "RNNBase",
@@ -210,6 +247,12 @@ __all__ = [
     "RReLU",
     "ReLU",
     "ReLU6",
+    "ReflectionPad1d",
+    "ReflectionPad2d",
+    "ReflectionPad3d",
+    "ReplicationPad1d",
+    "ReplicationPad2d",
+    "ReplicationPad3d",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -233,9 +276,13 @@ __all__ = [
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "Unflatten",
+    "Unfold",
     "Upsample",
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",
+    "ZeroPad1d",
+    "ZeroPad2d",
+    "ZeroPad3d",
     "activations",
     "attention",
     "draws",
