@@ -284,7 +284,7 @@ NO_USE: Mapping[str, Mapping[str, str]] = {
 _IMPORT_FROM = dis.opmap["IMPORT_FROM"]
 
 
-def module_getattr(module: str) -> Callable[[str], Any]:
+def module_getattr(module: str, further: Mapping[str, str] | None = None) -> Callable[[str], Any]:
     """The `__getattr__` of a module, which Python calls for a name that the module has not.
 
     The error is an AttributeError that says what to write. `from jaxnet.nn import LazyLinear`
@@ -292,8 +292,9 @@ def module_getattr(module: str) -> Callable[[str], Any]:
 
     Args:
         module: The module's name.
+        further: What to write instead of further names.
     """
-    table = {**NAMES.get(module, {}), **NO_USE.get(module, {})}
+    table = {**(further or {}), **NAMES.get(module, {}), **NO_USE.get(module, {})}
 
     def missing(name: str) -> Any:
         message = f"module {module!r} has no attribute {name!r}"

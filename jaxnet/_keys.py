@@ -44,7 +44,7 @@ class _Source:
     """An open context, which supplies keys or recorded draws."""
 
     def __init__(self) -> None:
-        self.traced = _tracing()
+        self.traced = tracing()
         self.entered = ExitStack()
 
 
@@ -65,7 +65,7 @@ class _Draws(_Source):
 _open: ContextVar[tuple[_Source, ...]] = ContextVar("jaxnet_open_sources", default=())
 
 
-def _tracing() -> bool:
+def tracing() -> bool:
     """Whether operations are being traced (by jit, checkpoint or scan) rather than run."""
     return isinstance(lax.add(np.float32(0), np.float32(0)), jax.core.Tracer)
 
@@ -78,7 +78,7 @@ def _mark(innermost: _Source) -> None:
 
 def _note_draw(source: _Source) -> None:
     global _shared_mark
-    if _tracing():
+    if tracing():
         if not source.traced:
             _shared_mark -= 1
         _mark(_open.get()[-1])
