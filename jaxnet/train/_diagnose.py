@@ -13,15 +13,10 @@ from flax import nnx
 from jaxnet._intercept import Call, intercept
 from jaxnet._names import join, named_leaves
 from jaxnet.precision import full_float32
-from jaxnet.train._state import (
-    TrainState,
-    map_states,
-    named_states,
-    split,
-    state_of,
-    with_state,
-)
-from jaxnet.train._step import TrainStep, entered, noting_steps, with_step
+from jaxnet.train._loss import entered, with_step
+from jaxnet.train._several import map_states, named_states, state_of, with_state
+from jaxnet.train._state import TrainState, split
+from jaxnet.train._step import TrainStep, noting_steps
 
 
 @dataclasses.dataclass(frozen=True)

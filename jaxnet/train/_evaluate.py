@@ -15,26 +15,11 @@ from jaxnet._mixed_precision import computing_in
 from jaxnet.precision import check_x64, full_float32
 from jaxnet.train._batches import Feed, open_feed
 from jaxnet.train._chunk import Call, ChunkRunner
+from jaxnet.train._loss import Loss, Metrics, entered, with_metrics, with_step
 from jaxnet.train._progress import Progress
-from jaxnet.train._state import (
-    check_no_models,
-    first_state,
-    is_state,
-    keeping_attributes,
-    map_states,
-    named_states,
-    split,
-)
-from jaxnet.train._step import (
-    EvalStep,
-    Loss,
-    Metrics,
-    Step,
-    TrainStep,
-    entered,
-    with_metrics,
-    with_step,
-)
+from jaxnet.train._several import check_no_models, first_state, is_state, map_states, named_states
+from jaxnet.train._state import keeping_attributes, split
+from jaxnet.train._step import EvalStep, Step, TrainStep
 from jaxnet.train._values import joined, mean_metrics
 
 
@@ -183,6 +168,8 @@ def predict(
     quiet: bool | None = None,
 ) -> Any:
     """The outputs of a model in evaluation mode for all rows of some inputs, in their order.
+
+    What the model writes into buffers is forgotten after each batch, unlike in `evaluate`.
 
     Args:
         state: The state of a run; it stays usable.

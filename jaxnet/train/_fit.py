@@ -24,8 +24,10 @@ from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Monitor, Result
 from jaxnet.train._resume import RunCheckpoints, arguments
 from jaxnet.train._run import Run
-from jaxnet.train._state import check_no_models, copied, is_state, optimizer_text
+from jaxnet.train._several import check_no_models, is_state
+from jaxnet.train._state import copied
 from jaxnet.train._step import Step, TrainStep
+from jaxnet.train._wiring import optimizer_text
 
 _log = logging.getLogger(__name__)
 

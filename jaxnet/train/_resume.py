@@ -19,7 +19,7 @@ from jaxnet.optim._schedule import ScheduledState
 from jaxnet.random import Generator
 from jaxnet.train._callbacks import EverySteps
 from jaxnet.train._loaders import checksum
-from jaxnet.train._state import named_states
+from jaxnet.train._several import named_states
 from jaxnet.train._step import TrainStep
 from jaxnet.train._values import joined, plain
 

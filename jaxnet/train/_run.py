@@ -17,7 +17,8 @@ from jaxnet.train._progress import Progress, interruptible
 from jaxnet.train._records import Recorder
 from jaxnet.train._result import Monitor, Result
 from jaxnet.train._resume import EpochMetrics, RunCheckpoints, RunPosition
-from jaxnet.train._state import copied, learning_rates_of, named_states, weights_of, with_weights
+from jaxnet.train._several import learning_rates_of, named_states, weights_of, with_weights
+from jaxnet.train._state import copied
 from jaxnet.train._values import mean_metrics
 
 

@@ -1,53 +1,29 @@
-"""Training, evaluation and prediction steps: pure functions of (state, batch)."""
+"""Training steps: pure functions of (state, batch)."""
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
 from jaxnet import metrics as metric_functions
 from jaxnet._checks import check_integer
-from jaxnet._keys import keys
-from jaxnet._mixed_precision import computing_in
 from jaxnet.losses._reduction import dividing_by, noting_divisors
 from jaxnet.optim import Optimizer
-from jaxnet.optim._scaling import has_scaler
 from jaxnet.precision import check_x64, full_float32
-from jaxnet.train._state import (
-    Arrays,
-    TrainState,
-    check_average,
-    check_no_models,
-    check_optimizer,
-    keeping_attributes,
-    map_states,
-    optimizer_text,
-    split,
-    state_of,
-    with_state,
-)
+from jaxnet.train._loss import Loss, Metrics, entered, is_module, with_metrics, with_step
+from jaxnet.train._several import arrays_of, map_states, state_of, with_arrays, with_state
+from jaxnet.train._state import Arrays, split
+from jaxnet.train._wiring import Average, check_average, check_optimizer, check_wiring
 
-Metrics = dict[str, Any]
-Loss = Callable[[Any, Any], Any]
 Step = Callable[[Any, Any], tuple[Any, Metrics]]
-
-
-class Average(Protocol):
-    """The methods of a running average of weights, such as `jaxnet.optim.AveragedModel`."""
-
-    def init(self, params: Any, buffers: Any = None) -> Any: ...
-
-    def update(self, state: Any, params: Any, buffers: Any = None) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -235,7 +211,7 @@ def make_train_step(
         key: jax.Array,
         divisors: Sequence[jax.Array] = (),
     ) -> tuple[jax.Array, Any]:
-        state = _with_arrays(state, changed)
+        state = with_arrays(state, changed)
         own = state_of(state, model)
         state = with_state(state, model, own.replace(params=params))
         with entered(state, key, compute_dtype, training=True) as models, dividing_by(divisors):
@@ -261,13 +237,13 @@ def make_train_step(
         return jax.grad(value, has_aux=True)(params)
 
     def parts(reached: set[str], state: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
-        if any(isinstance(x, nnx.Module) for x in jax.tree.leaves(batch, is_leaf=_is_module)):
+        if any(map(is_module, jax.tree.leaves(batch, is_leaf=is_module))):
             raise ValueError(
                 "microbatches: the batch has a model in it, whose arrays would be cut; keep its "
                 "state beside that of the model that is trained, and give make_train_step `model`"
             )
         cut = jax.tree.map(functools.partial(_cut, microbatches), batch)
-        before, params = _arrays(state), state_of(state, model).params
+        before, params = arrays_of(state), state_of(state, model).params
 
         def divide(numbered: Any) -> list[jax.Array]:
             i, part = numbered
@@ -278,7 +254,7 @@ def make_train_step(
         def run(carry: Any, numbered: Any) -> tuple[Any, Any]:
             i, part = numbered
             total, changed = carry
-            params = state_of(_with_arrays(state, changed), model).params
+            params = state_of(with_arrays(state, changed), model).params
             grads, (value, metrics, changed) = gradient(
                 reached, params, changed, part, state, jax.random.fold_in(key, i), divisors
             )
@@ -301,7 +277,7 @@ def make_train_step(
     @full_float32()
     def step(state: Any, batch: Any) -> tuple[Any, Metrics]:
         own = state_of(state, model)
-        _check_wiring(own, optimizer, loss_scale, average)
+        check_wiring(own, optimizer, loss_scale, average)
         # The key depends on the number of the step alone, so that a run that is resumed draws
         # the same numbers as an uninterrupted one.
         key = jax.random.fold_in(own.key, own.step)
@@ -309,11 +285,11 @@ def make_train_step(
         if microbatches > 1:
             grads, aux = parts(reached, state, batch, key)
         else:
-            grads, aux = gradient(reached, own.params, _arrays(state), batch, state, key)
+            grads, aux = gradient(reached, own.params, arrays_of(state), batch, state, key)
         # A layer may change its own parameters in the forward pass, as Embedding(max_norm) does
         # in torch too, so the update is added to the parameters after it.
         value, metrics, changed = aux
-        after = state_of(_with_arrays(state, changed), model)
+        after = state_of(with_arrays(state, changed), model)
         params = after.params
         if grad_norm:
             scale = 1.0 if loss_scale is None else loss_scale(own.opt_state)
@@ -323,7 +299,7 @@ def make_train_step(
             extra["has_gradient"] = dict.fromkeys(missing, False)
         if isinstance(optimizer, optax.GradientTransformationExtraArgs):
             extra |= {"value": value, "grad": grads}
-            extra["value_fn"] = lambda p: objective(p, _arrays(state), batch, state, key)[1][0]
+            extra["value_fn"] = lambda p: objective(p, arrays_of(state), batch, state, key)[1][0]
         updates, opt_state = _update(optimizer, grads, own.opt_state, params, extra)
         with jax.numpy_dtype_promotion("standard"):  # float32 updates of bfloat16 parameters
             params = optax.apply_updates(params, updates)
@@ -331,95 +307,9 @@ def make_train_step(
         if average is not None:
             averaged = average.update(own.average, after.params, after.buffers)
             after = after.replace(average=averaged)
-        return with_state(_with_arrays(state, changed), model, after), {"loss": value, **metrics}
+        return with_state(with_arrays(state, changed), model, after), {"loss": value, **metrics}
 
     return TrainStep(step, loss, compute_dtype, optimizer, model)
-
-
-def with_step(loss: Loss) -> Callable[[Any, Any, jax.Array], Any]:
-    """The loss as a function of models, batch and step, whether it has the third or not."""
-    try:
-        named = inspect.signature(loss).parameters.get("step")
-    except (TypeError, ValueError):  # a function of C, which has no signature
-        named = None
-    takes = named is not None and named.default is inspect.Parameter.empty
-    whole: Any = loss
-
-    def call(models: Any, batch: Any, step: jax.Array) -> Any:
-        try:
-            return whole(models, batch, step=step) if takes else whole(models, batch)
-        except TypeError as error:
-            kind = type(models).__name__
-            if _is_module(models) or f"{kind!r} object is not callable" not in str(error):
-                raise
-            raise TypeError(
-                f"loss: it calls the {kind} of all models; where the state is that of several, "
-                'a loss chooses from them, as nets["judge"](inputs)'
-            ) from error
-
-    return call
-
-
-@contextmanager
-def entered(
-    state: Any, key: jax.Array, compute_dtype: DTypeLike | None, training: bool
-) -> Iterator[Any]:
-    """The model of a state, or all models of several, ready to be called."""
-    check_no_models(state)
-    models = map_states(lambda one: one.model(training=training), state)
-    with ExitStack() as stack:
-        stack.enter_context(keys(key))
-        for one in jax.tree.leaves(models, is_leaf=_is_module):
-            if _is_module(one):
-                stack.enter_context(computing_in(one, compute_dtype))
-                stack.enter_context(keeping_attributes(one))
-        yield models
-
-
-def _is_module(x: Any) -> bool:
-    return isinstance(x, nnx.Module)
-
-
-def _arrays(state: Any) -> Any:
-    """What forward passes may change: the parameters and buffers in place of each TrainState."""
-    return map_states(lambda one: (one.params, one.buffers), state)
-
-
-def _with_arrays(state: Any, arrays: Any) -> Any:
-    def put(one: TrainState[Any], changed: Any) -> TrainState[Any]:
-        return one.replace(params=changed[0], buffers=changed[1])
-
-    return map_states(put, state, arrays)
-
-
-def _check_wiring(
-    state: TrainState[Any],
-    optimizer: optax.GradientTransformation,
-    loss_scale: Callable[[Any], jax.Array] | None,
-    average: Average | None,
-) -> None:
-    """Raises ValueError if `create` and the step were given what does not go together."""
-    if loss_scale is None and has_scaler(state.opt_state):
-        raise ValueError(
-            "loss_scale: None, but the optimizer has a GradScaler, which divides gradients by "
-            "the scale; give loss_scale=optim.loss_scale, or leave GradScaler out"
-        )
-    if (average is None) != (state.average is None):
-        raise ValueError(
-            "average: the state keeps a running average, which this step would leave as it is"
-            if average is None
-            else "average: the state keeps none; give create(model, optimizer, average=...) it too"
-        )
-    text = optimizer_text(optimizer)
-    before, now = state.optimizer.split("; "), text.split("; ")
-    kinds = [[group.partition("(")[0] for group in groups] for groups in (before, now)]
-    # Of another kind or number of groups the state may have been made for this optimizer since.
-    if state.optimizer != text and kinds[0] == kinds[1]:
-        raise ValueError(
-            f"optimizer: {text}, but `create` was given {state.optimizer}, whose numbers are in "
-            "the state and would hold. Give both the same optimizer; to change a number later, "
-            "write optim.set_hyperparams(state.opt_state, lr=...)"
-        )
 
 
 def _noting(reached: set[str], name: str, param: jax.Array) -> jax.Array:
@@ -488,27 +378,3 @@ def _update(
         f"optimizer: the state is that of another one ({type(opt_state).__name__}); give "
         f"create(model, optimizer) the optimizer of the step, here {optimizer!r}"
     ) from error
-
-
-def with_metrics(result: Any) -> tuple[jax.Array, Metrics]:
-    value, metrics = result if isinstance(result, tuple) else (result, {})
-    metrics = {name: jax.tree.map(jnp.asarray, _checked(name, m)) for name, m in metrics.items()}
-    if getattr(value, "ndim", None) != 0:
-        shape = getattr(value, "shape", None)
-        given = type(value).__name__ if shape is None else f"an array of shape {shape}"
-        raise ValueError(
-            f"loss: it gave {given}; a loss is one number, so take the mean or the sum"
-        )
-    if "loss" in metrics:
-        raise ValueError("metrics: 'loss' is the loss itself; give this metric another name")
-    return value, metrics
-
-
-def _checked(name: str, metric: Any) -> Any:
-    for leaf in jax.tree.leaves(metric):
-        if not (hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float)):
-            raise TypeError(
-                f"metrics: {name}: {leaf!r}; accepted are numbers, arrays of numbers, and what "
-                "jaxnet.metrics gives"
-            )
-    return metric
