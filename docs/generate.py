@@ -45,6 +45,7 @@ FAMILIES = {
     "nn": {
         "module": "Modules and containers",
         "container": "module",
+        "traces": "module",
         "linear": "Linear layers",
         "conv": "Convolution",
         "conv_transpose": "conv",

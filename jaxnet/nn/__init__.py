@@ -91,6 +91,7 @@ from jaxnet.nn._rnn import GRU, LSTM, RNN
 from jaxnet.nn._rnn_cell import GRUCell, LSTMCell, RNNCell
 from jaxnet.nn._softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
 from jaxnet.nn._summary import summary
+from jaxnet.nn._traces import checkpoint
 from jaxnet.nn._transformer import (
     TransformerDecoder,
     TransformerDecoderLayer,
@@ -212,6 +213,7 @@ __all__ = [
     "Upsample",
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",
+    "checkpoint",
     "functional",
     "init",
     "intercept",
