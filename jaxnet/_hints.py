@@ -105,6 +105,41 @@ SCHEDULE: Mapping[str, str] = {
 """What to write instead of each attribute of torch.optim.lr_scheduler.LRScheduler."""
 
 
+_MULTI = (
+    "XLA fuses the update of all parameters by itself: give AveragedModel the function for one "
+    "parameter, optim.{}"
+)
+
+OPTIM: Mapping[str, str] = {
+    "SparseAdam": (
+        "gradients are never sparse: write optim.Adam(lr), which also moves rows of an embedding "
+        "that a batch does not use, by their momentum"
+    ),
+    "lr_scheduler": "the schedules are in optim itself: optim.StepLR(optimizer, step_size=30)",
+    "LRScheduler": "write optim.Schedule, the class of all schedules, or optim.LambdaLR",
+    "swa_utils": "its names are in optim itself: optim.AveragedModel, optim.SWALR, optim.update_bn",
+    "get_ema_multi_avg_fn": _MULTI.format("get_ema_avg_fn(decay)"),
+    "get_swa_multi_avg_fn": _MULTI.format("get_swa_avg_fn()"),
+}
+"""What to write instead of each name of torch.optim, lr_scheduler and swa_utils."""
+
+
+def missing_name(module: str, name: str, table: Mapping[str, str]) -> AttributeError:
+    """The error for a name that a module does not have, with what to write instead.
+
+    A module raises it in `__getattr__`, which Python asks only for what the module has not.
+
+    Args:
+        module: The module's name.
+        name: The name that was asked for.
+        table: What to write instead, by name; a name may be missing from it.
+    """
+    message = f"module {module!r} has no attribute {name!r}"
+    if name in table:
+        message += f"; in jaxnet, {table[name]}"
+    return AttributeError(message, name=name)
+
+
 def missing_attribute(owner: Any, name: str, table: Mapping[str, str]) -> AttributeError:
     """The error for an attribute that an object does not have, with what to write instead.
 

@@ -55,6 +55,14 @@ REFLEXES = [
     (lambda: linear().weight.grad, AttributeError, r"jax.grad\(f\)\(params\)"),
     (lambda: linear().weight.data, AttributeError, r"p\[...\] to read"),
     (lambda: linear().weight.numel(), AttributeError, r"p.size"),
+    # names of torch.optim
+    (lambda: optim.SparseAdam(lr=0.1), AttributeError, r"never sparse: write optim.Adam"),
+    (lambda: optim.lr_scheduler.StepLR, AttributeError, r"optim.StepLR\(optimizer, step_size"),
+    (lambda: optim.LRScheduler, AttributeError, r"'jaxnet.optim' has .*write optim.Schedule"),
+    (lambda: optim.swa_utils, AttributeError, r"optim itself: optim.AveragedModel"),
+    (lambda: optim.get_ema_multi_avg_fn(), AttributeError, r"optim.get_ema_avg_fn\(decay\)"),
+    (lambda: optim.get_swa_multi_avg_fn(), AttributeError, r"optim.get_swa_avg_fn\(\)"),
+    (lambda: optim.nothing, AttributeError, r"^module 'jaxnet.optim' has no attribute 'nothing'$"),
     # optimizers
     (
         lambda: optim.SGD(linear().parameters(), lr=0.1),

@@ -1,5 +1,8 @@
 """The optimizers and schedules of torch.optim as optax transformations, and gradient tools."""
 
+from typing import Any
+
+from jaxnet import _hints as hints
 from jaxnet.optim._accumulation import AccumulateState, accumulate
 from jaxnet.optim._adafactor import Adafactor
 from jaxnet.optim._adam import Adam, Adamax, AdamW
@@ -18,12 +21,12 @@ from jaxnet.optim._clip import (
     clip_grad_value_,
     get_total_norm,
 )
+from jaxnet.optim._combined_schedules import ChainedScheduler, SequentialLR
 from jaxnet.optim._cycles import CyclicLR, OneCycleLR
 from jaxnet.optim._hyperparams import get_hyperparams, learning_rates, set_hyperparams
 from jaxnet.optim._lbfgs import LBFGS
 from jaxnet.optim._lr_scheduler import (
     SWALR,
-    ChainedScheduler,
     ConstantLR,
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
@@ -33,7 +36,6 @@ from jaxnet.optim._lr_scheduler import (
     MultiplicativeLR,
     MultiStepLR,
     PolynomialLR,
-    SequentialLR,
     StepLR,
 )
 from jaxnet.optim._muon import Muon
@@ -111,3 +113,7 @@ __all__ = [
     "skip_nonfinite",
     "update_bn",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise hints.missing_name(__name__, name, hints.OPTIM)
