@@ -25,7 +25,13 @@ PUBLIC = {
     "nn": "Layers",
     "nn.functional": "Functions of layers",
     "nn.attention": "How attention is computed",
+    "nn.attention.bias": "Causal masks",
     "nn.init": "Initial values",
+    "nn.utils": "Computed weights, packed sequences, pruning",
+    "nn.utils.parametrizations": "Parametrizations",
+    "nn.utils.parametrize": "Parametrizations of one's own",
+    "nn.utils.prune": "Pruning",
+    "nn.utils.rnn": "Packed sequences",
     "losses": "Losses",
     "metrics": "Metrics",
     "optim": "Optimizers and schedules",
@@ -46,28 +52,37 @@ FAMILIES = {
         "module": "Modules and containers",
         "container": "module",
         "traces": "module",
+        "parameter_container": "module",
         "linear": "Linear layers",
         "conv": "Convolution",
         "conv_transpose": "conv",
         "pooling": "Pooling",
         "adaptive_pooling": "pooling",
-        "lp_pooling": "pooling",
+        **dict.fromkeys(
+            ("lp_pooling", "avg_pooling", "max_pooling", "fractional_pooling", "unpooling"),
+            "pooling",
+        ),
+        "pad": "Padding, patches, shuffles",
+        **dict.fromkeys(("fold", "shuffle"), "pad"),
         "norm": "Normalization",
         "batchnorm": "norm",
+        "sync_batchnorm": "norm",
         "activation": "Activations",
         "piecewise": "activation",
         "softmax": "activation",
         "dropout": "Dropout",
         "embedding": "Embeddings",
+        "embedding_bag": "embedding",
         "rnn": "Recurrent layers",
         "rnn_cell": "rnn",
         "attention": "Attention and transformers",
         "transformer": "attention",
         "upsample": "Upsampling",
         "loss": "Losses as modules",
+        **dict.fromkeys(("linear_cross_entropy", "adaptive_softmax"), "loss"),
         "distance": "Distances",
         "summary": "Looking inside",
-        "intercept": "summary",  # jaxnet/_intercept.py
+        **dict.fromkeys(("activations", "intercept"), "summary"),
     },
     "optim": {
         "optimizers": "Optimizers",
@@ -105,8 +120,8 @@ OTHERWISE = {"nn": "", "optim": "optimizer", "data": "files", "train": "fit"}
 # Classes whose methods are part of what a user calls.
 WITH_MEMBERS = {
     "AveragedModel", "Checkpoints", "DataLoader", "Dataset", "EachEpoch", "EpochReport",
-    "Generator", "IterableDataset", "Metric", "Module", "ModuleDict", "Optimizer", "Records",
-    "ReduceLROnPlateau", "Schedule", "ShardedIterator", "StepReport", "TrainState",
+    "Generator", "IterableDataset", "Metric", "Module", "ModuleDict", "Optimizer", "PackedSequence",
+    "Records", "ReduceLROnPlateau", "Schedule", "ShardedIterator", "StepReport", "TrainState",
     "Visdom",
 }  # fmt: skip
 
@@ -225,70 +240,118 @@ def navigation() -> str:
 
 
 def torch_names() -> dict[str, list[str]]:
-    """The public names of the installed torch that a training program may use."""
+    """The documented names of the installed torch that a training program may use."""
     import torch
     from torch import nn
-    from torch.utils import data
+    from torch.nn.attention import bias
+    from torch.nn.utils import parametrizations, parametrize, prune, rnn
 
-    def functions(module) -> list[str]:
+    def own(module) -> list[str]:
         return sorted(
             name
             for name, thing in vars(module).items()
-            if callable(thing)
-            and not inspect.isclass(thing)
-            and not name.startswith("_")
-            and not _is_helper(name)
+            if callable(thing) and not name.startswith("_") and not _is_helper(name)
         )
 
+    def listed(module) -> list[str]:
+        return sorted(
+            name
+            for name in module.__all__
+            if not name.startswith("_") and not inspect.ismodule(getattr(module, name))
+        )
+
+    functions = [name for name in own(nn.functional) if not name[0].isupper()]
     return {
         "torch": [torch.__version__.partition("+")[0]],
         "nn": sorted(name for name, thing in vars(nn).items() if inspect.isclass(thing)),
-        "nn.functional": functions(nn.functional),
-        "nn.init": ["calculate_gain", *(n for n in functions(nn.init) if n.endswith("_"))],
-        "optim": sorted(n for n in torch.optim.__all__ if n[0].isupper()),
-        "optim.lr_scheduler": sorted(torch.optim.lr_scheduler.__all__),
-        "optim.swa_utils": sorted(torch.optim.swa_utils.__all__),
-        "utils.data": sorted(n for n in data.__all__ if n[0].isupper() and not _is_helper(n)),
-        "nn.utils": functions(nn.utils),
+        "nn.functional": functions,
+        "nn.init": ["calculate_gain", *(n for n in own(nn.init) if n.endswith("_"))],
+        "nn.attention": listed(nn.attention),
+        "nn.attention.bias": listed(bias),
+        "nn.utils": listed(nn.utils),
+        "nn.utils.parametrizations": listed(parametrizations),
+        "nn.utils.parametrize": listed(parametrize),
+        "nn.utils.prune": [n for n in own(prune) if n not in ("ABC", "Iterable", "abstractmethod")],
+        "nn.utils.rnn": listed(rnn),
+        "optim": listed(torch.optim),
+        "optim.lr_scheduler": listed(torch.optim.lr_scheduler),
+        "optim.swa_utils": listed(torch.optim.swa_utils),
+        "utils.data": listed(torch.utils.data),
     }
 
 
 def _is_helper(name: str) -> bool:
-    """Whether a public name is there for torch itself, or for its old data pipes."""
-    parts = ("torch_function", "_with_indices", "DataPipe")
-    others = ("Optional", "assert_int_or_pair", "boolean_dispatch", "DataChunk")
+    """Whether a name is there for torch itself."""
+    parts = ("torch_function", "BroadcastingList")
+    others = ("Optional", "assert_int_or_pair", "boolean_dispatch", "Tensor", "Callable")
     return any(part in name for part in parts) or name in others
 
 
-# In which of jaxnet's packages a name of torch's is looked for.
+# The module of jaxnet in which a name of torch's module is looked for.
 COUNTERPARTS = {
-    "nn": ("nn",),
-    "nn.functional": ("nn.functional", "losses"),
-    "nn.init": ("nn.init",),
-    "optim": ("optim",),
-    "optim.lr_scheduler": ("optim",),
-    "optim.swa_utils": ("optim",),
-    "utils.data": ("data",),
-    "nn.utils": ("optim", "nn"),
+    "nn": "nn",
+    "nn.functional": "nn.functional",
+    "nn.init": "nn.init",
+    "nn.attention": "nn.attention",
+    "nn.attention.bias": "nn.attention.bias",
+    "nn.utils": "nn.utils",
+    "nn.utils.parametrizations": "nn.utils.parametrizations",
+    "nn.utils.parametrize": "nn.utils.parametrize",
+    "nn.utils.prune": "nn.utils.prune",
+    "nn.utils.rnn": "nn.utils.rnn",
+    "optim": "optim",
+    "optim.lr_scheduler": "optim",
+    "optim.swa_utils": "optim",
+    "utils.data": "data",
 }
 
 
-def missing() -> str:
-    """The table of torch's names that jaxnet has not."""
+def absent() -> dict[str, dict[str, str]]:
+    """The names of each torch module that jaxnet has not, with what the error says."""
     here = public_packages()
     known = json.loads(TORCH_NAMES.read_text(encoding="utf-8"))
+    hints = importlib.import_module("jaxnet._hints")
+    found = {}
+    for package, counterpart in COUNTERPARTS.items():
+        module = f"jaxnet.{counterpart}"
+        words = {**hints.NAMES.get(module, {}), **hints.NO_USE.get(module, {})}
+        names = [name for name in known[package] if name not in here.get(counterpart, ())]
+        found[package] = {name: words.get(name, "") for name in names}
+    return found
+
+
+def missing() -> str:
+    """The count and the table of torch's names that jaxnet has not."""
+    known = json.loads(TORCH_NAMES.read_text(encoding="utf-8"))
+    no_use = importlib.import_module("jaxnet._hints").NO_USE
+    counts, rows = [], []
+    for package, names in absent().items():
+        useless = no_use.get(f"jaxnet.{COUNTERPARTS[package]}", {})
+        nothing = sum(name in useless for name in names)
+        total = len(known[package])
+        counts.append((package, total, total - len(names), len(names) - nothing, nothing))
+        same: dict[str, list[str]] = {}
+        for name, words in names.items():
+            same.setdefault(words, []).append(f"`{name}`")
+        rows += [
+            f"| `torch.{package}` | {', '.join(named)} | {words} |" for words, named in same.items()
+        ]
+    total, there, other, nothing = (sum(row[i] for row in counts) for i in range(1, 5))
     lines = [
-        f"Compared with PyTorch {known['torch'][0]}.",
+        f"Of the {total} names that PyTorch {known['torch'][0]} documents in these modules, "
+        f"{there} are here, {other} are answered by what to write instead, and {nothing} have no "
+        "meaning here.",
         "",
-        "| torch package | there | not there |",
+        "| module | names | here | other words | no meaning |",
+        "| --- | --- | --- | --- | --- |",
+        *(f"| `torch.{row[0]}` | " + " | ".join(map(str, row[1:])) + " |" for row in counts),
+        "",
+        "What the error says for a name that is not here:",
+        "",
+        "| module | names | in jaxnet |",
         "| --- | --- | --- |",
+        *rows,
     ]
-    for package, counterparts in COUNTERPARTS.items():
-        ours = {name for p in counterparts for name in here[p]}
-        absent = [name for name in known[package] if name not in ours]
-        there = len(known[package]) - len(absent)
-        names = ", ".join(f"`{name}`" for name in absent) or "nothing"
-        lines.append(f"| `torch.{package}` | {there} of {len(known[package])} | {names} |")
     return "\n".join(lines)
 
 

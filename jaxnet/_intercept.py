@@ -8,8 +8,9 @@
     with nn.intercept(model, print_shapes):
         model(x)
 
-The context does what torch's forward hooks and forward pre-hooks do, but nothing stays
-registered after it. The idea and the order are those of `flax.linen.intercept_methods`.
+Nothing stays registered after the context. The idea and the order are those of
+`flax.linen.intercept_methods`. torch's forward hooks and forward pre-hooks stay registered until
+they are removed; they go the same way.
 """
 
 import threading
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any
+from typing import Any, Self
 
 from flax import nnx
 
@@ -156,6 +157,14 @@ def _watched(cls: Any, original: Any) -> Callable[..., Any]:
     """The function that replaces `__call__` of a class."""
 
     def run(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        hooks = vars(module).get("_hooks")
+        # An object of a subclass meets its hooks in the first of its classes that is watched: a
+        # module that nn.utils.weight_norm gave another class keeps those of its former class.
+        if hooks and next(base for base in type(module).__mro__ if base in _users) is cls:
+            return _hooked(hooks, module, lambda *a, **k: plain(module, a, k), args, kwargs)
+        return plain(module, args, kwargs)
+
+    def plain(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if original is _INHERITED:
             return super(cls, module).__call__(*args, **kwargs)
         # `__call__` need not be a plain function: nnx.jit and the like return other objects.
@@ -212,3 +221,92 @@ def _ask(
         return one.interceptor(Call(one.names[id(module)], module, args, kwargs), proceed)
     finally:
         _open.reset(token)
+
+
+@dataclass(frozen=True, eq=False)
+class _Hook:
+    """A function that `Module.register_forward_hook` or `register_forward_pre_hook` was given.
+
+    It is a static attribute of its module, so that a training step, which takes the model apart
+    and builds it again, keeps it. Two hooks are equal only if they are the same.
+    """
+
+    function: Callable[..., Any]
+    before: bool  # the call, and not after it
+    with_kwargs: bool
+    kind: type  # of the module
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        _watch({self.kind})  # in a process that unpickles the model
+
+
+class RemovableHandle:
+    """What a registration of a hook returns: torch.utils.hooks.RemovableHandle.
+
+    As a context manager it removes the hook at the end.
+    """
+
+    def __init__(self, module: Any, hook: _Hook) -> None:
+        self._module = module
+        self._hook = hook
+
+    def remove(self) -> None:
+        """Removes the hook from its module; copies of the module keep theirs."""
+        left = tuple(hook for hook in self._module._hooks if hook is not self._hook)
+        object.__setattr__(self._module, "_hooks", left)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+
+def add_hook(
+    module: Any, function: Callable[..., Any], before: bool, prepend: bool, with_kwargs: bool
+) -> RemovableHandle:
+    """Registers a hook; the arguments are those of `Module.register_forward_hook`."""
+    if not callable(function):
+        raise TypeError(f"hook: {function!r}; accepted is a function")
+    cls = type(module)
+    hook = _Hook(function, before, with_kwargs, cls)
+    _watch({cls})  # for ever: a copy of the module may have the hook when this one has not
+    hooks = module._hooks
+    object.__setattr__(module, "_hooks", (hook, *hooks) if prepend else (*hooks, hook))
+    return RemovableHandle(module, hook)
+
+
+def _hooked(
+    hooks: tuple[_Hook, ...],
+    module: Any,
+    run: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """The output of a call, after the hooks of its module."""
+    for hook in hooks:
+        if not hook.before:
+            continue
+        changed = hook.function(module, args, *((kwargs,) if hook.with_kwargs else ()))
+        if changed is None:
+            continue
+        if not hook.with_kwargs:
+            args = changed if isinstance(changed, tuple) else (changed,)
+        elif isinstance(changed, tuple) and len(changed) == 2:
+            args, kwargs = changed
+        else:
+            raise TypeError(
+                f"forward pre-hook: it returned {type(changed).__name__}; with_kwargs=True "
+                "accepts None or the pair (args, kwargs)"
+            )
+    output = run(*args, **kwargs)
+    for hook in hooks:
+        if not hook.before:
+            given = (args, kwargs) if hook.with_kwargs else (args,)
+            changed = hook.function(module, *given, output)
+            output = output if changed is None else changed
+    return output

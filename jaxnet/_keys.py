@@ -1,4 +1,4 @@
-"""Random keys, or recorded masks, for the layers that draw random numbers.
+"""Random keys, or recorded draws, for the layers that draw random numbers.
 
 A layer such as Dropout has no key of its own. The program that calls the model opens a context,
 
@@ -8,13 +8,14 @@ A layer such as Dropout has no key of its own. The program that calls the model 
 and the n-th draw inside uses `fold_in(key, n)`. A training step of
 `jaxnet.train.make_train_step` opens one with `fold_in(state.key, state.step)`,
 so that a resumed run draws the same numbers as an uninterrupted one. A model that draws by
-itself calls `nn.next_key()`.
+itself calls `nn.randn(3, 2)`, `nn.rand` or `nn.randint`, or takes a key from `nn.next_key()`.
 
-`with nn.masks([...])` supplies recorded masks instead, to replay another program's dropout.
+`with nn.draws([...])` supplies recorded numbers instead, to replay another program's dropout
+or noise.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 _WAY_OUT = (
     "write `with nn.keys(jax.random.key(0)):` around the call, or `model.eval()` before it, "
@@ -40,7 +41,7 @@ _shared_mark = 0
 
 
 class _Source:
-    """An open context, which supplies keys or masks."""
+    """An open context, which supplies keys or recorded draws."""
 
     def __init__(self) -> None:
         self.traced = _tracing()
@@ -54,10 +55,10 @@ class _Keys(_Source):
         self.count = itertools.count()
 
 
-class _Masks(_Source):
-    def __init__(self, masks: Sequence[ArrayLike]) -> None:
+class _Draws(_Source):
+    def __init__(self, recorded: Sequence[ArrayLike]) -> None:
         super().__init__()
-        self.masks = [_checked_mask(i, mask) for i, mask in enumerate(masks)]
+        self.recorded = list(recorded)
         self.used = 0
 
 
@@ -129,35 +130,41 @@ def keys(key: jax.Array) -> Iterator[None]:
 
 
 @contextmanager
-def masks(masks: Sequence[ArrayLike]) -> Iterator[None]:
-    """Supplies recorded masks, in order, to the dropout layers inside.
+def draws(recorded: Sequence[ArrayLike]) -> Iterator[None]:
+    """Supplies recorded numbers, in order, to everything inside that draws random numbers.
 
-    Masks take precedence over the keys of any `keys` context, inside or outside, so that a
-    whole training step can replay the dropout of another program.
+    Recorded draws take precedence over the keys of any `keys` context, inside or outside, so
+    that a whole training step can replay the dropout and the noise of another program.
 
     Args:
-        masks: An array for every dropout call in training mode with 0 < p < 1, with
-            1 or True where a number is kept. Its shape is that of the input, or
-            of the drawn numbers ((N, C, 1, 1) for Dropout2d).
+        recorded: An array for every draw, in order. Their shapes are those of the numbers that
+            are drawn, and their kind depends on who draws:
+
+            - dropout in training mode with 0 < p < 1: a mask, 1 or True where a number is kept.
+              Its shape is that of the input, or that of the drawn numbers ((N, C, 1, 1) for
+              Dropout2d);
+            - `randn`: normal numbers; `rand`: uniform ones in [0, 1); `randint`: integers;
+            - `rrelu` in training mode: the slopes, with the shape of the input;
+            - `gumbel_softmax`: exponential numbers, torch.empty_like(logits).exponential_().
 
     Raises:
-        ValueError: A mask does not fit its layer, contains other values than 0 and 1, is
-            missing, or is left over at the end.
+        ValueError: A draw does not fit what asks for it, in shape, kind or range; or draws are
+            missing, or left over at the end.
 
     >>> import jax
     >>> from jaxnet import nn
-    >>> with nn.masks([[1, 0, 1]]):
-    ...     nn.Dropout(0.5)(jax.numpy.ones(3)).tolist()
-    [2.0, 0.0, 2.0]
+    >>> with nn.draws([[1, 0, 1], [0.5, -1.5]]):
+    ...     nn.Dropout(0.5)(jax.numpy.ones(3)).tolist(), nn.randn(2).tolist()
+    ([2.0, 0.0, 2.0], [0.5, -1.5])
     """
-    source = _Masks(masks)
+    source = _Draws(recorded)
     with _opened(source):
         yield
-    left = len(source.masks) - source.used
+    left = len(source.recorded) - source.used
     if left:
         raise ValueError(
-            f"masks: {left} of {len(source.masks)} were not used; give one for every dropout "
-            "call in training mode with 0 < p < 1"
+            f"draws: {left} of {len(source.recorded)} were not used; give one for every draw, "
+            "such as a mask for every dropout call in training mode with 0 < p < 1"
         )
 
 
@@ -204,7 +211,7 @@ def keep_mask(
         name: The name of the layer, for errors.
         shape: The shape of the mask.
         keep: The probability, strictly between 0 and 1.
-        key: The key to draw from; without a key the mask comes from the open `masks` or
+        key: The key to draw from; without a key the mask comes from the open `draws` or
             `keys` context.
         full_shape: Another shape that a recorded mask may have.
 
@@ -214,34 +221,190 @@ def keep_mask(
     Raises:
         ValueError: There is neither a key nor a context, or the recorded mask does not fit.
     """
+
+    def bits(key: jax.Array) -> jax.Array:
+        limit = min(round(keep * 2**32), 2**32 - 1)
+        return jax.random.bits(key, shape, jnp.uint32) < np.uint32(limit)
+
+    shapes = (shape,) if full_shape is None else (shape, full_shape)
+    return _draw(name, shapes, bits, key, _check_mask).astype(bool)
+
+
+def uniform(
+    name: str,
+    shape: tuple[int, ...],
+    low: float,
+    high: float,
+    dtype: DTypeLike,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Draws uniform numbers from [low, high); the arguments are as in `keep_mask`.
+
+    Numbers of every dtype are drawn in float32, so that programs of all dtypes draw the same.
+    """
+
+    def check(values: np.ndarray) -> str:
+        inside = _is_float(values) and ((values >= low) & (values <= high)).all()
+        return "" if inside else f"holds other numbers than floats from {low} to {high}"
+
+    return _draw(
+        name, (shape,), lambda k: jax.random.uniform(k, shape, jnp.float32, low, high), key, check
+    ).astype(dtype)
+
+
+def normal(
+    name: str, shape: tuple[int, ...], dtype: DTypeLike, key: jax.Array | None = None
+) -> jax.Array:
+    """Draws numbers from N(0, 1); the arguments are as in `uniform`."""
+
+    def check(values: np.ndarray) -> str:
+        return "" if _is_float(values) else f"holds {values.dtype}, and not floats"
+
+    return _draw(
+        name, (shape,), lambda k: jax.random.normal(k, shape, jnp.float32), key, check
+    ).astype(dtype)
+
+
+def exponential(
+    name: str, shape: tuple[int, ...], dtype: DTypeLike, key: jax.Array | None = None
+) -> jax.Array:
+    """Draws exponential numbers of rate 1, all above 0; the arguments are as in `uniform`."""
+
+    def check(values: np.ndarray) -> str:
+        return "" if _is_float(values) and (values > 0).all() else "holds numbers up to 0"
+
+    def drawn(key: jax.Array) -> jax.Array:
+        # jax.random.exponential gives 0 for one number in 8 million, and log(0) is infinite.
+        smallest = float(np.finfo(np.float32).tiny)
+        return jnp.maximum(jax.random.exponential(key, shape, jnp.float32), smallest)
+
+    return _draw(name, (shape,), drawn, key, check).astype(dtype)
+
+
+def randn(*size: int, dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Draws numbers from N(0, 1), for models that draw by themselves: torch.randn.
+
+    The numbers come from the open `nn.keys` context, which a training step opens, or from an
+    `nn.draws` context.
+
+    Args:
+        *size: The shape of the result.
+        dtype: The dtype of the result. The numbers are drawn in float32, so that programs of
+            all dtypes draw the same.
+
+    Raises:
+        ValueError: No context is open, or a recorded draw does not fit.
+
+    >>> from jaxnet import nn
+    >>> with nn.keys(jax.random.key(0)):
+    ...     nn.randn(2, 3).shape
+    (2, 3)
+    """
+    return normal("randn", _size("randn", size), dtype)
+
+
+def rand(*size: int, dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Draws uniform numbers from [0, 1): torch.rand. The arguments are those of `randn`."""
+    return uniform("rand", _size("rand", size), 0.0, 1.0, dtype)
+
+
+def randint(low: int, high: int, size: Sequence[int]) -> jax.Array:
+    """Draws integers from low to high - 1: torch.randint, where low may not be left out.
+
+    Args:
+        low: The smallest integer.
+        high: The end of the range, which is not drawn.
+        size: The shape of the result.
+
+    Returns:
+        Integers of JAX's default dtype.
+
+    Raises:
+        ValueError: high is not above low, no context is open, or a recorded draw does not fit.
+    """
+    shape = _size("randint", tuple(size))
+    if high <= low:
+        raise ValueError(f"randint: high {high}; accepted are integers above low, {low}")
+
+    def check(values: np.ndarray) -> str:
+        inside = (
+            np.issubdtype(values.dtype, np.integer) and ((values >= low) & (values < high)).all()
+        )
+        return "" if inside else f"holds other numbers than integers from {low} to {high - 1}"
+
+    return _draw(
+        "randint", (shape,), lambda k: jax.random.randint(k, shape, low, high), None, check
+    ).astype(int)
+
+
+def _size(name: str, size: tuple[object, ...]) -> tuple[int, ...]:
+    if len(size) == 1 and isinstance(size[0], tuple | list):
+        size = tuple(size[0])
+    if not all(isinstance(n, int | np.integer) and n >= 0 for n in size):
+        raise ValueError(f"{name}: size {size}; accepted are integers that are not negative")
+    return size  # type: ignore[return-value]
+
+
+def _draw(
+    name: str,
+    shapes: tuple[tuple[int, ...], ...],
+    drawn: Callable[[jax.Array], jax.Array],
+    key: jax.Array | None,
+    check: Callable[[np.ndarray], str],
+) -> jax.Array:
+    """Numbers that are drawn with a key, or recorded ones from the innermost `draws` context.
+
+    Args:
+        name: Who draws, for errors.
+        shapes: The shapes that a recorded draw may have.
+        drawn: The function that draws with a key.
+        key: The key; None for that of the context.
+        check: The function that says what is wrong with a recorded draw, "" for nothing.
+    """
     if key is None:
         for source in reversed(_open.get()):
-            if isinstance(source, _Masks):
-                return _recorded(source, name, shape, full_shape)
+            if isinstance(source, _Draws):
+                return _recorded(source, name, shapes, check)
         key = _next_key()
         if key is None:
             raise ValueError(f"{name}: no random key is at hand; {_WAY_OUT}")
-    limit = min(round(keep * 2**32), 2**32 - 1)
-    return jax.random.bits(_checked_key(key), shape, jnp.uint32) < np.uint32(limit)
+    return drawn(_checked_key(key))
 
 
 def _recorded(
-    source: _Masks, name: str, shape: tuple[int, ...], full_shape: tuple[int, ...] | None
+    source: _Draws,
+    name: str,
+    shapes: tuple[tuple[int, ...], ...],
+    check: Callable[[np.ndarray], str],
 ) -> jax.Array:
     number = source.used
-    if number == len(source.masks):
+    if number == len(source.recorded):
         raise ValueError(
-            f"masks: all {number} are used, and {name} asks for another of shape {shape}"
+            f"draws: all {number} are used, and {name} asks for another of shape {shapes[0]}"
         )
-    mask = source.masks[number]
-    if mask.shape not in (shape, full_shape):
-        also = "" if full_shape in (None, shape) else f" or {full_shape}"
+    values = source.recorded[number]
+    if not isinstance(values, jax.core.Tracer):
+        values = np.asarray(values)
+    if values.shape not in shapes:
+        accepted = " or ".join(str(shape) for shape in dict.fromkeys(shapes))
         raise ValueError(
-            f"masks: number {number} has shape {mask.shape}; {name} takes {shape}{also}"
+            f"draws: number {number} has shape {values.shape}; {name} takes {accepted}"
         )
+    if isinstance(values, np.ndarray) and (wrong := check(values)):
+        raise ValueError(f"draws: number {number}, for {name}, {wrong}")
     source.used += 1
     _note_draw(source)
-    return mask
+    return jnp.asarray(values)
+
+
+def _is_float(values: np.ndarray) -> bool:
+    return bool(jnp.issubdtype(values.dtype, jnp.floating))
+
+
+def _check_mask(values: np.ndarray) -> str:
+    if values.dtype == np.bool_ or np.isin(values, (0, 1)).all():
+        return ""
+    return "holds other values than 0 and 1; give the mask itself, without the factor 1 / (1 - p)"
 
 
 def _checked_key(key: jax.Array) -> jax.Array:
@@ -251,14 +414,3 @@ def _checked_key(key: jax.Array) -> jax.Array:
         return key
     given = f"shape {key.shape} of {key.dtype}" if isinstance(key, jax.Array) else repr(key)
     raise TypeError(f"key: {given} is not one random key; give jax.random.key(0) or the like")
-
-
-def _checked_mask(number: int, mask: ArrayLike) -> jax.Array:
-    if not isinstance(mask, jax.core.Tracer):
-        values = np.asarray(mask)
-        if values.dtype != np.bool_ and not np.isin(values, (0, 1)).all():
-            raise ValueError(
-                f"masks: number {number} holds other values than 0 and 1; "
-                "give the mask itself, without the factor 1 / (1 - p)"
-            )
-    return jnp.asarray(mask).astype(bool)

@@ -19,6 +19,8 @@ __all__ = [
     "unfused_jit",
 ]
 
+Axis = int | tuple[int, ...] | None
+
 _MATMUL = {"highest": "highest", "high": "tensorfloat32", "medium": "bfloat16"}
 
 
@@ -94,7 +96,7 @@ def unfused_jit(fun: Callable[..., Any], **kwargs: Any) -> Any:
     return jax.jit(fun, compiler_options={"xla_disable_hlo_passes": "fusion"}, **kwargs)
 
 
-def amax(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs: Any) -> jax.Array:
+def amax(x: jax.Array, axis: Axis = None, keepdims: bool = False, **kwargs: Any) -> jax.Array:
     """The largest number, nan if there is one: torch.amax.
 
     XLA's reduction on a CPU can lose a nan under `jax.jit` (jax 0.10.2), and with it the
@@ -102,7 +104,7 @@ def amax(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs
 
     Args:
         x: An array of any shape and dtype.
-        axis: The axis along which the largest is taken; None means all axes.
+        axis: The axis, or several, along which the largest is taken; None means all axes.
         keepdims: Whether the axis stays, with size 1.
         **kwargs: Further arguments of `jnp.max`.
 
@@ -115,7 +117,7 @@ def amax(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs
     return _keeping_nan(jnp.max, x, axis, keepdims, kwargs)
 
 
-def amin(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs: Any) -> jax.Array:
+def amin(x: jax.Array, axis: Axis = None, keepdims: bool = False, **kwargs: Any) -> jax.Array:
     """The smallest number, nan if there is one: torch.amin.
 
     The arguments are those of `amax`.
@@ -124,7 +126,7 @@ def amin(x: jax.Array, axis: int | None = None, keepdims: bool = False, **kwargs
 
 
 def _keeping_nan(
-    reduce: Callable[..., jax.Array], x: jax.Array, axis: int | None, keepdims: bool, kwargs: Any
+    reduce: Callable[..., jax.Array], x: jax.Array, axis: Axis, keepdims: bool, kwargs: Any
 ) -> jax.Array:
     found = reduce(x, axis, keepdims=keepdims, **kwargs)
     if not jnp.issubdtype(x.dtype, jnp.floating):

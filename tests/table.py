@@ -57,6 +57,8 @@ class Case:
             with the arrays in order will not do.
         train: whether the module is in training mode.
         output: picks the float arrays to compare from what the call returned.
+        change: what is done to the module of either library after it is built, such as
+            `nn.utils.weight_norm`.
         id: tells apart rows that read alike.
     """
 
@@ -68,6 +70,7 @@ class Case:
     apply: Callable[..., Any] = lambda module, *inputs, **call: module(*inputs, **call)
     train: bool = True
     output: Callable[[Any], Any] = lambda out: out
+    change: Callable[[Any], Any] = lambda module: module
     id: str = ""
 
     def __str__(self) -> str:
@@ -98,7 +101,7 @@ class Case:
             kwargs["rngs"] = Generator(0)
         if "dtype" in accepted:
             kwargs["dtype"] = dtype
-        module = kind(*self.args, **kwargs)
+        module = self.change(kind(*self.args, **kwargs))
         weights.load_state_dict(module, fill(weights.state_dict(module), self.seed()))
         return module.train(self.train)
 
@@ -107,11 +110,23 @@ class Case:
         import torch
 
         kwargs = {k: _made(v, lambda a: torch.tensor(a).double()) for k, v in self.kwargs.items()}
-        module = getattr(torch.nn, self.name)(*self.args, **kwargs).double()
+        module = self.change(getattr(torch.nn, self.name)(*self.args, **kwargs)).double()
         current = {k: v.numpy() for k, v in module.state_dict().items()}
         filled = {k: torch.tensor(v) for k, v in fill(current, self.seed()).items()}
         module.load_state_dict(filled)
         return module.train(self.train)
+
+
+def functional(name: str, **options: Any) -> Callable[..., Any]:
+    """An `apply` that calls a function of either library's nn.functional, for rows of Identity."""
+
+    def apply(module: Any, *inputs: Any) -> Any:
+        library = "jaxnet" if isinstance(module, nn.Module) else "torch"
+        return getattr(importlib.import_module(f"{library}.nn.functional"), name)(
+            *inputs, **options
+        )
+
+    return apply
 
 
 def _made(value: Any, make: Callable[[Any], Any]) -> Any:

@@ -451,8 +451,10 @@ for _ in range(8):
         os.kill(os.getpid(), 9)
     os.close(write)
     print(os.waitstatus_to_exitcode(os.waitpid(run, 0)[1]))
-    workers.append(int(os.read(read, 20) or 0))
+    workers.append(int(os.read(read, 20) or -1))
 for worker in workers:
+    if worker < 0:  # the run could not claim the folder; a signal to -1 would go to everyone
+        continue
     os.kill(worker, 0)  # it lives
     os.kill(worker, 9)
 """

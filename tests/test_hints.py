@@ -1,15 +1,17 @@
 """What a PyTorch user types first works, or is answered by what to write here."""
 
 import copy
+import importlib
 import inspect
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxnet import _hints as hints
-from jaxnet import nn, optim, train
+from jaxnet import data, nn, optim, train
 from jaxnet.random import Generator
 
 
@@ -29,19 +31,15 @@ def freeze(p):
 SGD = optim.SGD(lr=0.1)
 REFLEXES = [
     # modules
-    (lambda: linear().state_dict(), AttributeError, r"weights.state_dict\(model\)"),
-    (lambda: linear().load_state_dict({}), AttributeError, r"weights.load_state_dict\(model, "),
-    (lambda: linear().to("cuda"), AttributeError, r"jax.device_put\(state, .*dtype=jnp.bfloat16"),
     (lambda: linear().cuda(), AttributeError, r"jax.device_put\(state, jax.devices"),
     (lambda: linear().cpu(), AttributeError, r'jax.devices\("cpu"\)'),
-    (lambda: linear().half(), AttributeError, r"compute_dtype=jnp.bfloat16"),
-    (lambda: linear().bfloat16(), AttributeError, r"dtype=jnp.bfloat16"),
-    (lambda: linear().float(), AttributeError, r"float32 when they are built without a dtype"),
+    (lambda: linear().to("cuda"), ValueError, r"to: 'cuda'; .*jax.device_put\(state, jax.devices"),
+    (lambda: linear().to(jnp.int32), ValueError, r"accepted is a floating dtype"),
+    (lambda: linear().register_full_backward_hook(1), AttributeError, r"jax.grad returns the"),
     (lambda: linear().double(), ValueError, r'jax.config.update\("jax_enable_x64", True\)'),
     (lambda: linear().requires_grad_(False), AttributeError, r"optim.frozen\(\)"),
     (lambda: linear().zero_grad(), AttributeError, r"nothing to reset"),
     (lambda: linear().forward(jnp.ones(3)), AttributeError, r"call the module itself, model\(x\)"),
-    (lambda: linear().register_forward_hook(print), AttributeError, r"with nn.intercept\(model, f"),
     (lambda: linear().nothing, AttributeError, r"^'Linear' object has no attribute 'nothing'$"),
     (lambda: OnlyForward()(1), NotImplementedError, r"OnlyForward .*rename its forward to"),
     (
@@ -56,12 +54,12 @@ REFLEXES = [
     (lambda: linear().weight.data, AttributeError, r"p\[...\] to read"),
     (lambda: linear().weight.numel(), AttributeError, r"p.size"),
     # names of torch.optim
-    (lambda: optim.SparseAdam(lr=0.1), AttributeError, r"never sparse: write optim.Adam"),
-    (lambda: optim.lr_scheduler.StepLR, AttributeError, r"optim.StepLR\(optimizer, step_size"),
+    (lambda: optim.SparseAdam(lr=0.1), AttributeError, r"never sparse; write optim.Adam"),
+    (lambda: optim.lr_scheduler.StepLR, AttributeError, r"write optim.StepLR for torch"),
     (lambda: optim.LRScheduler, AttributeError, r"'jaxnet.optim' has .*write optim.Schedule"),
-    (lambda: optim.swa_utils, AttributeError, r"optim itself: optim.AveragedModel"),
-    (lambda: optim.get_ema_multi_avg_fn(), AttributeError, r"optim.get_ema_avg_fn\(decay\)"),
-    (lambda: optim.get_swa_multi_avg_fn(), AttributeError, r"optim.get_swa_avg_fn\(\)"),
+    (lambda: optim.swa_utils, AttributeError, r"write optim.AveragedModel for torch"),
+    (lambda: optim.get_ema_multi_avg_fn(), AttributeError, r"write optim.get_ema_avg_fn"),
+    (lambda: optim.get_swa_multi_avg_fn(), AttributeError, r"write optim.get_swa_avg_fn"),
     (lambda: optim.nothing, AttributeError, r"^module 'jaxnet.optim' has no attribute 'nothing'$"),
     # optimizers
     (
@@ -85,6 +83,13 @@ REFLEXES = [
     (lambda: optim.StepLR(SGD, 3).step(), AttributeError, r"schedule.apply\(opt_state, epoch\)"),
     (lambda: optim.StepLR(SGD, 3).get_last_lr(), AttributeError, r"schedule.lr\(step\)"),
     (lambda: optim.StepLR(SGD, 3).state_dict(), AttributeError, r"keeps no state"),
+    (lambda: nn.attention.SDPBackend.FLASH_ATTENTION, AttributeError,
+     r"^class 'SDPBackend' has no attribute 'FLASH_ATTENTION'; .*SDPBackend.CUDNN_ATTENTION"),
+    # modules of Python
+    (lambda: nn.utils.clip_grad_norm_([], 1.0), AttributeError, r"optim.clip_grad_norm_\(grads"),
+    (lambda: nn.utils.skip_init(nn.Linear, 3, 2), AttributeError, r"layer.load_state_dict\("),
+    (lambda: nn.utils.nothing, AttributeError, r"^module 'jaxnet.nn.utils' has .* 'nothing'$"),
+    (lambda: data.IterDataPipe, AttributeError, r"a data.IterableDataset"),
 ]  # fmt: skip
 
 
@@ -103,8 +108,9 @@ def test_a_reflex_is_answered_by_what_to_write(reflex, error, message):
         (linear().weight, hints.PARAMETER),
         (SGD, hints.OPTIMIZER),
         (optim.StepLR(SGD, 3), hints.SCHEDULE),
+        (nn.attention.SDPBackend.MATH, hints.SDP_BACKEND),
     ],
-    ids=["module", "parameter", "optimizer", "schedule"],
+    ids=["module", "parameter", "optimizer", "schedule", "backend"],
 )
 def test_what_has_a_hint_is_not_there(owner, table):
     """Otherwise the hint would never be seen, and hasattr would say what is not so."""
@@ -114,6 +120,52 @@ def test_what_has_a_hint_is_not_there(owner, table):
         assert type(copy.deepcopy(owner)) is type(owner)
     if table in (hints.MODULE, hints.PARAMETER):
         assert type(pickle.loads(pickle.dumps(owner))) is type(owner)
+
+
+TABLES = {module: {**hints.NAMES.get(module, {}), **hints.NO_USE.get(module, {})}
+          for module in [*hints.NAMES, *hints.NO_USE]}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", TABLES)
+def test_names_of_torch_that_a_module_has_not_are_answered(module):
+    there = importlib.import_module(module)
+    assert not set(dir(there)) & set(TABLES[module])
+    for name, words in TABLES[module].items():
+        message = f"^module '{module}' has no attribute '{name}'; in jaxnet, {re.escape(words)}$"
+        assert not hasattr(there, name)
+        with pytest.raises(AttributeError, match=message):
+            getattr(there, name)
+        with pytest.raises(ImportError, match=message):
+            exec(f"from {module} import {name}")
+
+
+@pytest.mark.parametrize("module", TABLES)
+def test_other_names_raise_pythons_errors(module):
+    there = importlib.import_module(module)
+    with pytest.raises(AttributeError, match=f"^module '{module}' has no attribute 'nothing'$"):
+        there.nothing
+    with pytest.raises(ImportError, match=f"cannot import name 'nothing' from '{module}'"):
+        exec(f"from {module} import nothing")
+    names: dict = {}
+    exec(f"from {module} import *", names)
+    assert not {"TYPE_CHECKING", "module_getattr"} & set(dir(there))
+    assert names.keys() - {"__builtins__"} == set(there.__all__)
+
+
+def test_casts_and_state_dicts_are_methods_as_in_torch():
+    layer = linear()
+    before = layer.state_dict()
+    assert layer.half() is layer
+    assert layer.weight.dtype == jnp.float16
+    assert layer.bfloat16().to("float16").weight.dtype == jnp.float16
+    assert layer.float().weight.dtype == jnp.float32
+    norm = nn.BatchNorm1d(2).half()
+    assert [str(b.dtype) for b in norm.buffers()] == ["float16", "float16", "int32"]
+    assert list(layer.state_dict(prefix="fc.")) == ["fc.weight", "fc.bias"]
+    assert layer.load_state_dict(before).missing_keys == []
+    assert layer.load_state_dict({}, strict=False).missing_keys == ["weight", "bias"]
+    with pytest.raises(ValueError, match="weight: missing"):
+        layer.load_state_dict({"bias": before["bias"]})
 
 
 def test_a_module_may_define_what_has_a_hint():

@@ -1,5 +1,7 @@
 """jaxnet/_intercept.py"""
 
+import copy
+import pickle
 import threading
 
 import jax
@@ -319,3 +321,140 @@ def test_order_inputs_and_outputs_are_those_of_torchs_global_hooks():
     for (_, *mine), (_, *yours) in zip(seen, torchs, strict=True):
         for a, b in zip(mine, yours, strict=True):
             np.testing.assert_allclose(a, b.detach().numpy(), rtol=1e-6, atol=1e-6)
+
+
+# hooks that stay registered
+
+
+class Own(nn.Module):
+    """A layer of a class of its own, since a class with a hook is watched from then on."""
+
+    def __init__(self, scale=3.0):
+        self.scale = nn.Parameter(jnp.float32(scale))
+
+    def __call__(self, x, *, plus=0.0):
+        return x * self.scale[...] + plus
+
+
+@pytest.mark.torch
+def test_hooks_do_what_torchs_do():
+    import torch
+
+    class Theirs(torch.nn.Module):
+        def forward(self, x, *, plus=0.0):
+            return x * 3.0 + plus
+
+    def run(layer, x):
+        log = []
+
+        def see(name, result=None):
+            return lambda module, *given: (log.append((name, len(given))), result)[1]
+
+        handles = [
+            layer.register_forward_hook(see("last")),
+            layer.register_forward_hook(lambda m, a, output: output + 1),
+            layer.register_forward_hook(see("first"), prepend=True),
+            layer.register_forward_hook(see("kwargs"), with_kwargs=True),
+            layer.register_forward_pre_hook(lambda m, args: args[0] * 2),
+            layer.register_forward_pre_hook(see("before"), prepend=True),
+            layer.register_forward_pre_hook(
+                lambda m, args, kwargs: (args, {"plus": kwargs["plus"] + 5}), with_kwargs=True
+            ),
+        ]
+        outputs = [layer(x, plus=1.0).tolist()]
+        handles[1].remove()
+        outputs.append(layer(x, plus=1.0).tolist())
+        with layer.register_forward_hook(lambda m, a, output: -output):
+            outputs.append(layer(x, plus=0.0).tolist())
+        for handle in handles:
+            handle.remove()
+        outputs.append(layer(x).tolist())
+        return outputs, log
+
+    assert run(Own(), jnp.ones(3)) == run(Theirs(), torch.ones(3))
+
+
+def test_hooks_stay_in_copies_and_in_steps():
+    layer = Own()
+    handle = layer.register_forward_hook(double)
+    structure, params, buffers = train.split(layer)
+
+    @jax.jit
+    def run(params):
+        return train.merge(structure, params, buffers)(X)
+
+    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))]
+    handle.remove()
+    handle.remove()  # as in torch once is enough and twice is no error
+    assert layer(X).tolist() == (3 * X).tolist()
+    for output in (run(params), *(one(X) for one in copies)):
+        assert output.tolist() == (6 * X).tolist()
+
+
+def double(module, args, output):
+    return 2 * output
+
+
+def test_a_hook_runs_once_for_an_object_of_a_subclass():
+    class Sub(Own):
+        def __call__(self, x):
+            return super().__call__(x) + 1
+
+    layer = Sub()
+    layer.register_forward_hook(double)
+    plain = Own()
+    plain.register_forward_hook(double)
+    assert layer(X).tolist() == (2 * (3 * X + 1)).tolist()
+    with nn.intercept(layer, lambda call, proceed: -proceed(*call.args)):
+        assert layer(X).tolist() == (-2 * (3 * X + 1)).tolist()
+
+
+def test_a_module_that_changes_its_class_keeps_its_hooks():
+    class Mine(nn.Linear):
+        pass
+
+    layer = Mine(3, 2, rngs=Generator(0))
+    layer.register_forward_hook(double)
+    before = layer(X)
+    nn.utils.parametrizations.weight_norm(layer)
+    assert type(layer) is not Mine
+    np.testing.assert_allclose(layer(X), before, rtol=1e-6)
+    layer.register_forward_hook(double)
+    np.testing.assert_allclose(layer(X), 2 * before, rtol=1e-6)
+
+
+def test_hooks_name_what_is_wrong():
+    with pytest.raises(TypeError, match="hook: 5; accepted is a function"):
+        Own().register_forward_hook(5)
+    layer = Own()
+    layer.register_forward_pre_hook(lambda m, a, k: 5, with_kwargs=True)
+    with pytest.raises(TypeError, match=r"it returned int; .* the pair \(args, kwargs\)"):
+        layer(X)
+
+
+# activations
+
+
+def test_activations_are_values_of_a_compiled_loss():
+    shared = linear()
+    net = nn.Sequential(shared, nn.Tanh(), shared, linear(3, 1))
+    structure, params, buffers = train.split(net)
+
+    def loss(params):
+        model = train.merge(structure, params, buffers)
+        output, inner = nn.activations(model, ["0", "1"], X)
+        return (inner["0"] ** 2).sum() + 0 * output.sum(), inner
+
+    (value, inner), slope = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    assert sorted(inner) == ["0", "0#2", "1"]
+    np.testing.assert_allclose(inner["0"], shared(X), rtol=1e-6)
+    np.testing.assert_allclose(inner["0#2"], shared(inner["1"]), rtol=1e-5)
+    np.testing.assert_allclose(value, (shared(X) ** 2).sum(), rtol=1e-6)
+    assert slope["0.weight"].any()
+    output, everything = nn.activations(net, "*", X)
+    assert list(everything) == ["0", "1", "0#2", "3", ""]
+    assert everything[""] is output
+    with pytest.raises(ValueError, match=r"activations: where: 'layer1.\*' fits no name"):
+        nn.activations(net, "layer1.*", X)
+    with pytest.raises(TypeError, match="activations: model: int; accepted is a flax"):
+        nn.activations(5, "*", X)

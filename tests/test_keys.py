@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxnet import losses, nn, train
-from jaxnet._keys import keys, masks, next_key
+from jaxnet._keys import draws, keys, next_key
 from jaxnet.random import Generator
 
 KEY, OTHER = jax.random.key(1), jax.random.key(2)
@@ -159,11 +159,11 @@ THREE = jnp.array([1.0, 2.0, 3.0])
 
 
 def test_masks_are_fed_in_order_and_before_keys():
-    with masks([A, B]), keys(KEY):
+    with draws([A, B]), keys(KEY):
         assert DROP(THREE).tolist() == [2, 0, 6]
         assert data(next_key()) == data(jax.random.fold_in(KEY, 0))
         assert nn.Dropout(0.75)(THREE).tolist() == [0, 0, 12]
-    with keys(KEY), masks([B]):
+    with keys(KEY), draws([B]):
         assert DROP(THREE).tolist() == [0, 0, 6]
 
 
@@ -172,31 +172,136 @@ def test_masks_can_be_arguments_of_a_compiled_function():
 
     @jax.jit
     def run(given):
-        with masks(given):
+        with draws(given):
             return kept(THREE), jax.checkpoint(lambda x: DROP(x))(THREE)
 
     for given in ([A, B], [B, A]):
         expected = [(THREE * 2 * np.array(mask, np.float32)).tolist() for mask in given]
         assert [y.tolist() for y in run(list(map(jnp.array, given)))] == expected
-        with masks(given):
+        with draws(given):
             assert [kept(THREE).tolist(), kept(THREE).tolist()] == expected
 
 
 def test_masks_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"1 of 2 were not used"), masks([A, B]):
+    with pytest.raises(ValueError, match=r"1 of 2 were not used"), draws([A, B]):
         DROP(THREE)
-    with pytest.raises(ValueError, match=r"all 1 are used, and dropout asks.*\(3,\)"), masks([A]):
+    with pytest.raises(ValueError, match=r"all 1 are used, and dropout asks.*\(3,\)"), draws([A]):
         DROP(THREE), DROP(THREE)
     with pytest.raises(ValueError, match=r"number 0 has shape \(2,\); dropout takes \(3,\)"):  # noqa: SIM117
-        with masks([[1, 0]]):
+        with draws([[1, 0]]):
             DROP(THREE)
     channels = r"takes \(1, 2, 1, 1\) or \(1, 2, 3, 3\)"
-    with pytest.raises(ValueError, match=channels), masks([np.ones((1, 2))]):
+    with pytest.raises(ValueError, match=channels), draws([np.ones((1, 2))]):
         nn.Dropout2d()(jnp.ones((1, 2, 3, 3)))
-    with pytest.raises(ValueError, match="number 1 holds other values"), masks([A, [2.0, 0, 2]]):
-        pass
-    with pytest.raises(RuntimeError, match="stop"), masks([A]):  # not hidden by the leftover
+    with (
+        pytest.raises(ValueError, match="number 0, for dropout, holds other values"),
+        draws([[2.0, 0, 2]]),
+    ):
+        DROP(THREE)
+    with pytest.raises(RuntimeError, match="stop"), draws([A]):  # not hidden by the leftover
         raise RuntimeError("stop")
+
+
+# recorded numbers of other kinds
+
+LOGITS = jnp.array([[0.5, -1.0, 2.0], [1.0, 0.0, -0.5]])
+
+
+def test_numbers_for_models_that_draw_by_themselves():
+    with keys(KEY):
+        a, b, c = nn.randn(2, 3), nn.rand((4,)), nn.randint(3, 5, (6,))
+    assert (a.shape, b.shape, c.shape) == ((2, 3), (4,), (6,))
+    assert set(c.tolist()) <= {3, 4}
+    assert ((b >= 0) & (b < 1)).all()
+    assert a.tolist() == jax.random.normal(jax.random.fold_in(KEY, 0), (2, 3)).tolist()
+    with jax.enable_x64(True), keys(KEY):
+        wide = nn.randn(2, 3, dtype=jnp.float64)
+    assert wide.dtype == jnp.float64
+    assert wide.tolist() == a.tolist()
+    for draw in (lambda: nn.randn(2), lambda: nn.rand(2), lambda: nn.randint(0, 2, (2,))):
+        with pytest.raises(ValueError, match="no random key is at hand"):
+            draw()
+
+
+def test_draws_replay_every_kind_of_number():
+    kinds = [[0.5, -1.5], [0.25], [4, 3], np.full((2, 3), 0.2), np.ones((2, 3))]
+
+    def run():
+        slopes = nn.RReLU()(LOGITS)
+        return nn.randn(2), nn.rand(1), nn.randint(3, 5, (2,)), slopes
+
+    with draws(kinds[3:4] + kinds[:3]):
+        normal, uniform, whole, slopes = run()
+    assert (normal.tolist(), uniform.tolist(), whole.tolist()) == ([0.5, -1.5], [0.25], [4, 3])
+    np.testing.assert_allclose(slopes, np.where(LOGITS > 0, LOGITS, 0.2 * LOGITS), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "draw", "message"),
+    [
+        ([1, 2], lambda: nn.randn(2), "number 0, for randn, holds int64, and not floats"),
+        ([0.5, 1.5], lambda: nn.rand(2), "for rand, holds other numbers than floats from 0.0"),
+        ([3.0], lambda: nn.randint(0, 5, (1,)), "for randint, holds other numbers than integers"),
+        ([5], lambda: nn.randint(0, 5, (1,)), "from 0 to 4"),
+        ([1.0], lambda: nn.randn(2), r"number 0 has shape \(1,\); randn takes \(2,\)"),
+        ([0.5], lambda: nn.RReLU(0.1, 0.2)(-jnp.ones(1)), "for rrelu, .* from 0.1 to 0.2"),
+        ([0.0], lambda: nn.functional.gumbel_softmax(jnp.ones(1)), "holds numbers up to 0"),
+        ([], lambda: nn.randint(5, 5, (1,)), "randint: high 5; accepted are integers above low"),
+        ([], lambda: nn.randn(-1), "randn: size"),
+    ],
+)
+def test_draws_of_another_kind_are_refused(recorded, draw, message):
+    with pytest.raises(ValueError, match=message), draws([np.array(recorded)]):
+        draw()
+
+
+def test_rrelu_draws_a_slope_for_every_number():
+    x = -jnp.ones(1000)
+    with keys(KEY):
+        y = nn.RReLU(0.1, 0.4)(x)
+        slopes = jax.grad(lambda x: nn.functional.rrelu(x, training=True, key=OTHER).sum())(x)
+    assert ((-y >= 0.1) & (-y <= 0.4)).all()
+    assert len(set(y.tolist())) > 900
+    assert slopes.tolist() == (-nn.functional.rrelu(x, training=True, key=OTHER)).tolist()
+    with pytest.raises(ValueError, match=r"rrelu: lower 0.4 is above upper 0.1"):
+        nn.functional.rrelu(x, 0.4, 0.1)
+    with pytest.raises(TypeError, match="rrelu: the input is int32"):
+        nn.functional.rrelu(jnp.ones(2, int))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("hard", [False, True])
+def test_gumbel_softmax_is_torchs_with_torchs_numbers(hard):
+    import torch
+
+    torch.manual_seed(0)
+    recorded = torch.empty(2, 3, dtype=torch.float64).exponential_().numpy()
+    torch.manual_seed(0)
+    there = torch.tensor(np.asarray(LOGITS), dtype=torch.float64, requires_grad=True)
+    expected = torch.nn.functional.gumbel_softmax(there, 0.7, hard)
+    (expected * torch.arange(6.0).reshape(2, 3)).sum().backward()
+
+    def total(x):
+        with draws([recorded]):
+            y = nn.functional.gumbel_softmax(x, 0.7, hard)
+        return (y * jnp.arange(6.0).reshape(2, 3)).sum(), y
+
+    with jax.enable_x64(True):
+        slope, y = jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(LOGITS, jnp.float64))
+    np.testing.assert_allclose(y, expected.detach(), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(slope, there.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_gumbel_softmax_names_what_is_wrong():
+    F = nn.functional
+    with pytest.raises(ValueError, match="gumbel_softmax: dim is 2"):
+        F.gumbel_softmax(LOGITS, dim=2)
+    with pytest.raises(ValueError, match="tau is 0"):
+        F.gumbel_softmax(LOGITS, tau=0)
+    with pytest.raises(TypeError, match="the logits are int32"):
+        F.gumbel_softmax(jnp.ones(2, int))
+    with keys(KEY):
+        assert F.gumbel_softmax(LOGITS, hard=True, dim=0).sum(0).round(5).tolist() == [1, 1, 1]
 
 
 # the training step
@@ -269,7 +374,7 @@ def test_a_step_replays_recorded_masks():
 
     @jax.jit
     def replay(state, given):
-        with masks(given):
+        with draws(given):
             return step(state, BATCH)
 
     _, metrics = replay(state, given)

@@ -344,3 +344,146 @@ def test_weights_are_buffers():
 def test_numbers_that_do_not_fit_32_bits_do_not_wrap_into_classes(call, target):
     with pytest.raises(ValueError, match=r"does not fit the 32 bits of JAX's integers; give small"):
         call(target)
+
+
+# linear_cross_entropy and AdaptiveLogSoftmaxWithLoss
+
+ROWS, TABLE = np.float32(Generator(1).randn(7, 3)), np.float32(Generator(2).randn(5, 3))
+CLASSES = np.array([0, 4, -100, 2, 2, 1, 3])
+PARTS = {
+    "classes": (CLASSES, {}),
+    "weights": (CLASSES, {"weight": jnp.arange(1.0, 6), "label_smoothing": 0.2}),
+    "each": (CLASSES, {"reduction": "none", "linear_bias": jnp.arange(5.0)}),
+    "probabilities": (jnp.full((7, 5), 0.2), {"reduction": "sum"}),
+}
+
+
+@pytest.mark.parametrize(("target", "options"), PARTS.values(), ids=PARTS)
+def test_linear_cross_entropy_in_parts_is_that_at_once(target, options):
+    def total(x, table, chunks=None):
+        return losses.linear_cross_entropy(x, table, target, **options, options=chunks).sum()
+
+    run = jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)
+    value, grads = run(ROWS, TABLE)
+    value3, grads3 = run(ROWS, TABLE, nn.LinearCrossEntropyOptions(batch_chunk_size=3))
+    np.testing.assert_allclose(value3, value, rtol=1e-5)
+    for one, other in zip(grads3, grads, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_linear_cross_entropy_in_parts_holds_no_scores_of_the_whole_batch():
+    n, classes = 64, 512
+    x, table = jnp.ones((n, 4)), jnp.ones((classes, 4))
+
+    def memory(options):
+        def loss(x, table):
+            target = jnp.arange(n)
+            return losses.linear_cross_entropy(x, table, target, options=options)
+
+        compiled = jax.jit(jax.grad(loss, (0, 1))).lower(x, table).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    whole = n * classes * 4
+    assert memory(None) >= whole
+    assert memory(nn.LinearCrossEntropyOptions(batch_chunk_size=4)) < whole / 3
+
+
+def test_linear_cross_entropy_in_parts_sums_half_precision_in_float32():
+    x = jnp.ones((512, 1), jnp.bfloat16)
+    table = jnp.zeros((2, 1), jnp.bfloat16)
+
+    def loss(table, options):
+        target = jnp.zeros(512, int)
+        return losses.linear_cross_entropy(x, table, target, reduction="sum", options=options)
+
+    slope = jax.grad(loss)(table, nn.LinearCrossEntropyOptions(batch_chunk_size=1))
+    assert slope.dtype == jnp.bfloat16
+    assert slope.tolist() == [[-256], [256]]  # bfloat16 alone stays at 128: 128 + 0.5 is 128
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("method", ["auto", "aspect_ratio", "aspect_ratio:3", None])
+def test_rows_of_a_part_are_torchs(method):
+    import torch
+
+    ours = nn.LinearCrossEntropyOptions(chunking_method=method)
+    theirs = torch.nn.LinearCrossEntropyOptions(chunking_method=method)
+    assert repr(ours) == repr(theirs)
+    for shape in ((7, 3, 5), (64, 4, 100), (1, 8, 2), (33, 16, 16)):
+        adjusted = theirs._adjust(*shape, torch.float32)
+        assert ours.rows(*shape) == adjusted.batch_chunk_size
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batch_chunk_size": 0}, "batch_chunk_size: 0; accepted is an integer, at least 1"),
+        ({"chunking_method": "aspect_ratio:0"}, "chunking_method: 'aspect_ratio:0'"),
+        ({"acc_policy": "fast"}, "acc_policy: 'fast'; accepted are 'auto'"),
+        ({"acc_dtype": jnp.int32}, "acc_dtype: .* accepted are float dtypes"),
+    ],
+)
+def test_linear_cross_entropy_options_are_checked(given, message):
+    with pytest.raises(ValueError, match=message):
+        nn.LinearCrossEntropyOptions(**given)
+
+
+@pytest.mark.parametrize(
+    ("x", "table", "target", "options", "message"),
+    [
+        ((2, 3), (4, 2), (2,), {}, r"input \(2, 3\) with linear_weight \(4, 2\)"),
+        ((3,), (4, 2, 3), (2,), {}, r"needs a batch, \(N, 3\)"),
+        ((2, 3), (4, 3), (2,), {"linear_bias": jnp.ones(3)}, r"linear_bias \(3,\); accepted is"),
+        ((2, 3), (4, 3), (3,), {}, r"linear_cross_entropy: scores \(2, 4\) and classes \(3,\)"),
+        ((2, 3), (4, 3), (2, 4), {"ignore_index": 1}, "ignore_index 1 with probabilities"),
+        ((2, 3), (4, 3), (2,), {"label_smoothing": 2.0}, "label_smoothing 2.0; accepted is"),
+        ((2, 3), (4, 3), (2,), {"reduction": "max"}, "reduction: 'max'"),
+    ],
+)
+def test_linear_cross_entropy_names_what_is_wrong(x, table, target, options, message):
+    target = jnp.zeros(target, int if len(target) == 1 else jnp.float32)
+    with pytest.raises(ValueError, match=message):
+        losses.linear_cross_entropy(jnp.ones(x), jnp.ones(table), target, **options)
+
+
+def test_linear_cross_entropy_loss_checks_its_arguments():
+    for options in ({"weight": jnp.ones(3)}, {"label_smoothing": -1.0}):
+        with pytest.raises(ValueError, match=r"LinearCrossEntropyLoss: (weight|label_smoothing)"):
+            nn.LinearCrossEntropyLoss(3, 4, **options, rngs=Generator(0))
+
+
+def adaptive(cutoffs=(2, 4), classes=7):
+    return nn.AdaptiveLogSoftmaxWithLoss(4, classes, cutoffs, div_value=2.0, rngs=Generator(0))
+
+
+def test_adaptive_softmax_is_one_distribution():
+    model, x = adaptive(), jnp.asarray(Generator(3).randn(5, 4))
+    log_p = model.log_prob(x)
+    np.testing.assert_allclose(np.exp(log_p).sum(1), 1, rtol=1e-5)
+    assert model.predict(x).tolist() == log_p.argmax(1).tolist()
+    target = jnp.array([0, 6, 3, 2, 1])
+    output, loss = jax.jit(lambda t: model(x, t))(target)
+    np.testing.assert_allclose(output, log_p[jnp.arange(5), target], rtol=1e-5)
+    np.testing.assert_allclose(loss, -output.mean(), rtol=1e-6)
+    assert model(x[1], jnp.array(6)).output.shape == ()
+    assert np.isnan(jax.jit(lambda t: model(x, t).output)(jnp.array([0, 7, -1, 2, 1]))[1:3]).all()
+
+
+@pytest.mark.parametrize("cutoffs", [(), (2, 2), (3, 1), (0,), (7,), (2.5,)])
+def test_cutoffs_are_checked(cutoffs):
+    with pytest.raises(ValueError, match="integers from 1 to n_classes - 1 = 6"):
+        adaptive(cutoffs)
+
+
+@pytest.mark.parametrize(
+    ("x", "target", "error", "message"),
+    [
+        ((2, 3), [0, 1], ValueError, r"expects an input of shape \(N, 4\); it got \(2, 3\)"),
+        ((2, 4), [0], ValueError, r"target of shape \(1,\); accepted is \(2,\)"),
+        ((2, 4), [0, 7], ValueError, "class 7; accepted is 0 to 6"),
+        ((2, 4), [0.0, 1.0], TypeError, "classes of dtype float32"),
+    ],
+)
+def test_adaptive_softmax_names_what_is_wrong(x, target, error, message):
+    with pytest.raises(error, match=message):
+        adaptive()(jnp.ones(x), jnp.array(target))

@@ -1,5 +1,6 @@
 """What the README shows, run, and what its readers and CI rely on. Links: test_docs.py."""
 
+import ast
 import os
 import re
 import subprocess
@@ -34,3 +35,49 @@ def test_the_first_run_goes_on_where_it_was(tmp_path):
     assert "epoch 5/5" in said[0]
     assert "resumed after epoch 5" in said[1]
     assert said[0].splitlines()[-1] == said[1].splitlines()[-1]
+
+
+CLOCKS = {"perf_counter", "process_time", "monotonic", "time.time", "thread_time"}
+FILES = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+def marks(node: ast.AST) -> str:
+    return " ".join(ast.unparse(each) for each in getattr(node, "decorator_list", ()))
+
+
+def imports_torch(node: ast.AST) -> bool:
+    names = [
+        name
+        for each in ast.walk(node)
+        if isinstance(each, ast.Import | ast.ImportFrom)
+        for name in [getattr(each, "module", None), *(alias.name for alias in each.names)]
+    ]
+    return any(str(name).split(".")[0] == "torch" for name in names)
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda p: p.name)
+def test_tests_promise_nothing_of_torch_or_of_the_machines_speed(folder):
+    """Without torch its tests are skipped, by their mark; a busy machine fails no test."""
+    unmarked, timed = [], []
+    for path in folder.glob("test_*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        where = path.relative_to(ROOT)
+        everywhere = "mark.torch" in " ".join(
+            ast.unparse(each)
+            for each in tree.body
+            if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "pytestmark"
+        )
+        for node in tree.body:
+            tests = isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+            if tests and imports_torch(node) and not (everywhere or "torch" in marks(node)):
+                unmarked.append(f"{where}::{node.name}")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert | ast.Compare):
+                called = {ast.unparse(c.func) for c in ast.walk(node) if isinstance(c, ast.Call)}
+                if any(
+                    name == clock or name.endswith(f".{clock}")
+                    for name in called
+                    for clock in CLOCKS
+                ):
+                    timed.append(f"{where}:{node.lineno}")
+    assert (unmarked, timed) == ([], [])

@@ -171,9 +171,8 @@ def _over_seeds(label: str, figures: Sequence[Any], ours: Sequence[Any]) -> Row:
     import scipy.stats
 
     logs = "loss" in label
-    values = np.asarray(ours, np.float64)
-    n, above = values.shape[1], int((values.mean(axis=1) > np.asarray(figures, np.float64)).sum())
-    printed = np.asarray(figures, np.float64)
+    values, printed = np.asarray(ours, np.float64), np.asarray(figures, np.float64)
+    n, above = values.shape[1], int((values.mean(axis=1) > printed).sum())
     if logs:  # of several figures the mean is the geometric one, in which each weighs the same
         tiny = np.finfo(np.float64).tiny
         values, printed = np.log(np.maximum(values, tiny)), np.log(printed)

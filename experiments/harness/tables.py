@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from experiments.harness.record import Run
 
 
+_NARROWEST = 10  # characters of a column of text
+
+
 def show(
     header: Sequence[str],
     rows: Iterable[Sequence[object]],
@@ -22,6 +25,8 @@ def show(
     widest: Mapping[str, int] | None = None,
 ) -> None:
     """Prints a table that fits the terminal; long cells are broken into several lines.
+
+    A terminal that is too narrow for its columns gets the cells of a row one below another.
 
     Args:
         header: The names of the columns; a column of numbers is right-aligned.
@@ -31,27 +36,40 @@ def show(
     """
     from rich import box
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
 
     cells = [[str(cell) for cell in row] for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False,
                   title=title or None, title_justify="left", title_style="")  # fmt: skip
+    # Without markup, brackets in a cell are printed and not read as rich's styles.
+    console = Console(markup=False, highlight=False, emoji=False)
+    needed = 0
     for i, name in enumerate(header):
         numbers = all(_is_number(row[i]) for row in cells)
         # Names are not broken, since a user types them and searches for them.
         whole = numbers or (i == 0 and all(len(row[0]) <= 30 for row in cells))
+        longest = max((len(row[i]) for row in cells), default=0)
+        needed += longest + 1 if whole else min(longest, _NARROWEST) + 1
         table.add_column(
             name,
             justify="right" if numbers else "left",
             no_wrap=whole,
             overflow="fold",
-            min_width=max((len(row[i]) for row in cells), default=0) if whole else None,
+            min_width=longest if whole else None,
             max_width=(widest or {}).get(name),
         )
     for row in cells:
         table.add_row(*row)
-    # Without markup, brackets in a cell are printed and not read as rich's styles.
-    Console(markup=False, highlight=False, emoji=False).print(table)
+    if needed - 1 <= console.width:
+        console.print(table)
+        return
+    if title:
+        console.print(title)
+    for row in cells:
+        console.print(row[0])
+        for name, cell in zip(header[1:], row[1:], strict=True):
+            console.print(Padding(f"{name}: {cell}", (0, 0, 0, 2)))
 
 
 def _is_number(text: str) -> bool:

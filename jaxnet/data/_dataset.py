@@ -4,7 +4,7 @@ import bisect
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -34,6 +34,9 @@ class IterableDataset(Generic[Row]):
 
     A subclass defines `__iter__`, and `__len__` if the number of rows is known.
     """
+
+    def __add__(self, other: Any) -> "ChainDataset":
+        return ChainDataset([self, other])
 
 
 class TensorDataset(Dataset[Any]):
@@ -143,6 +146,90 @@ class ConcatDataset(Dataset[Any]):
 
     def __len__(self) -> int:
         return self.cumulative_sizes[-1]
+
+
+class StackDataset(Dataset[Any]):
+    """Several data sets side by side: torch.utils.data.StackDataset.
+
+    A row is a tuple with the row of each data set, or a dictionary for data sets by keyword.
+
+    Args:
+        *args: The data sets, with rows by number and of equal length.
+        **kwargs: The data sets by name, in place of args.
+
+    Raises:
+        ValueError: There are no data sets, both kinds are given, or the lengths differ.
+
+    >>> StackDataset(image=[1, 2], label=["a", "b"])[1]
+    {'image': 2, 'label': 'b'}
+    """
+
+    datasets: tuple[Any, ...] | dict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if bool(args) == bool(kwargs):
+            given = "both are given" if args else "none given"
+            raise ValueError(f"StackDataset: {given}; give data sets by position or by keyword")
+        self.datasets = tuple(map(by_number, args))
+        if kwargs:
+            self.datasets = {name: by_number(dataset) for name, dataset in kwargs.items()}
+        lengths = [len(dataset) for dataset in args or kwargs.values()]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"StackDataset: of {lengths} rows; all need the same number")
+        self._length = lengths[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(self.datasets, dict):
+            return {name: dataset[index] for name, dataset in self.datasets.items()}
+        return tuple(dataset[index] for dataset in self.datasets)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The rows of a batch, read at once from data sets that can."""
+        if isinstance(self.datasets, dict):
+            columns = [_rows(dataset, indices) for dataset in self.datasets.values()]
+            names = list(self.datasets)
+            return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return list(zip(*(_rows(dataset, indices) for dataset in self.datasets), strict=True))
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def _rows(dataset: Any, indices: Sequence[int]) -> Any:
+    if not callable(getattr(dataset, "__getitems__", None)):
+        return [dataset[i] for i in indices]
+    rows = dataset.__getitems__(indices)
+    if len(rows) != len(indices):
+        raise ValueError(
+            f"{type(dataset).__name__}.__getitems__: it gave {len(rows)} rows for {len(indices)}"
+        )
+    return rows
+
+
+class ChainDataset(IterableDataset[Any]):
+    """Data sets with rows one after another, joined: torch.utils.data.ChainDataset.
+
+    Args:
+        datasets: The data sets, each an `IterableDataset` of jaxnet or torch.
+
+    Raises:
+        ValueError: A data set is no `IterableDataset`.
+    """
+
+    def __init__(self, datasets: Iterable[Any]) -> None:
+        self.datasets = list(datasets)
+        for i, dataset in enumerate(self.datasets):
+            if not is_iterable_data_set(dataset):
+                raise ValueError(
+                    f"datasets: number {i} is a {type(dataset).__name__}; accepted are "
+                    "IterableDatasets. ConcatDataset joins data sets with rows by number"
+                )
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain.from_iterable(self.datasets)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.datasets))
 
 
 def random_split(

@@ -1,5 +1,6 @@
 """torch.utils.data.DataLoader with the same batches in the same order, in numpy or on a device."""
 
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ from jaxnet.data._sampler import (
     SequentialSampler,
     checked_generators,
 )
+from jaxnet.data._worker import introduce
 from jaxnet.random import Generator
 
 
@@ -179,6 +181,7 @@ class DataLoader:
         # the data set fills again, and is copied before another row is read.
         self._stacks = collate_fn is default_collate and not self._passes_through
         self._seeded = False
+        self._worker_seed: int | None = None
 
     def __len__(self) -> int:
         """The number of batches in a pass."""
@@ -196,7 +199,7 @@ class DataLoader:
         source = self.rngs if self.generator is None else self.generator
         if not (self.persistent_workers and self._seeded):
             if source is not None:
-                source.random_()
+                self._worker_seed = int(source.random_())
             elif self._torchs_sampler:
                 torch = sys.modules["torch"]
                 torch.empty((), dtype=torch.int64).random_()
@@ -222,7 +225,14 @@ class DataLoader:
         workers = 1 if self._passes_through or self._iterable else self.num_workers
         ahead = workers * (self.prefetch_factor or 2)
         owned = read if self._stacks else lambda rows: own_copy(read(rows))
-        return ReadAhead(jobs, owned, workers, ahead, self.timeout, self.worker_init_fn)
+        begin = functools.partial(
+            introduce,
+            num_workers=workers,
+            seed=self._worker_seed,
+            dataset=self.dataset,
+            worker_init_fn=self.worker_init_fn,
+        )
+        return ReadAhead(jobs, owned, workers, ahead, self.timeout, begin)
 
     def _read(self, rows: Any) -> Any:
         """The batch of the given row numbers."""

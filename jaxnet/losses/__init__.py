@@ -1,5 +1,8 @@
 """The losses of torch.nn.functional as pure functions, and penalties on parameters."""
 
+from typing import TYPE_CHECKING
+
+from jaxnet._hints import module_getattr
 from jaxnet.losses._classification import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -8,6 +11,7 @@ from jaxnet.losses._classification import (
     nll_loss,
 )
 from jaxnet.losses._ctc import ctc_loss
+from jaxnet.losses._linear_cross_entropy import linear_cross_entropy
 from jaxnet.losses._margin import (
     hinge_embedding_loss,
     multi_margin_loss,
@@ -46,6 +50,7 @@ __all__ = [
     "l1_loss",
     "l1_penalty",
     "l2_penalty",
+    "linear_cross_entropy",
     "margin_ranking_loss",
     "mse_loss",
     "multi_margin_loss",
@@ -60,3 +65,7 @@ __all__ = [
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.losses")
+del TYPE_CHECKING, module_getattr

@@ -52,7 +52,7 @@ def nll_loss(
     (input,) = floats("nll_loss", input=input)
     target, weight = _classes("nll_loss", input, target, weight, ignore_index)
     values, weights = _picked(input, target, weight, ignore_index)
-    return _reduce_weighted(values, weights, reduction)
+    return reduce_weighted(values, weights, reduction)
 
 
 def cross_entropy(
@@ -93,58 +93,77 @@ def cross_entropy(
     [1.3862944 0.       ]
     """
     check_reduction(reduction)
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"cross_entropy: label_smoothing {label_smoothing}; accepted is [0, 1]")
     (input,) = floats("cross_entropy", input=input)
-    # The classes are along axis 1, or axis 0 of a single sample. As in torch, the shape of the
-    # target decides what it is: no class numbers have the shape of the scores.
-    axis = min(input.ndim - 1, 1)
-    if input.ndim and jnp.shape(target) == input.shape:
-        return _soft_cross_entropy(
-            input, target, weight, ignore_index, reduction, label_smoothing, axis
+    checked = check_cross_entropy(
+        "cross_entropy", input, target, weight, ignore_index, label_smoothing
+    )
+    values, weights = sample_losses(input, *checked, ignore_index, label_smoothing)
+    return reduce_weighted(values, weights, reduction)
+
+
+def check_cross_entropy(
+    loss: str,
+    input: jax.Array | jax.ShapeDtypeStruct,
+    target: ArrayLike,
+    weight: ArrayLike | None,
+    ignore_index: int,
+    label_smoothing: float,
+) -> tuple[jax.Array, jax.Array | None]:
+    """The checked targets and class weights of a cross entropy.
+
+    Args:
+        loss: The name of the function, for errors.
+        input: The scores; only their shape and dtype are used.
+        target: As in `cross_entropy`, and so are weight, ignore_index and label_smoothing.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"{loss}: label_smoothing {label_smoothing}; accepted is [0, 1]")
+    # As in torch, the shape of the target decides what it is: no class numbers have the shape
+    # of the scores.
+    if not input.ndim or jnp.shape(target) != input.shape:
+        return _classes(loss, input, target, weight, ignore_index)
+    target = jnp.asarray(target)
+    if not jnp.issubdtype(target.dtype, jnp.floating):
+        raise TypeError(
+            f"{loss}: a target of the scores' shape {input.shape} holds probabilities "
+            f"and is floating; it is {target.dtype}"
         )
-    target, weight = _classes("cross_entropy", input, target, weight, ignore_index)
+    if ignore_index >= 0:
+        raise ValueError(
+            f"{loss}: ignore_index {ignore_index} with probabilities as target; "
+            "only class numbers can be ignored"
+        )
+    return target, None if weight is None else _class_weight(loss, input, weight)
+
+
+def sample_losses(
+    input: jax.Array,
+    target: jax.Array,
+    weight: jax.Array | None,
+    ignore_index: int,
+    label_smoothing: float,
+) -> tuple[jax.Array, jax.Array | None]:
+    """The cross entropy of each sample, and its weight, which is None for probabilities."""
+    axis = min(input.ndim - 1, 1)  # of the classes
     log_p = jax.nn.log_softmax(input, axis)
+    if target.shape == input.shape:
+        if label_smoothing:
+            target = target * (1 - label_smoothing) + label_smoothing / input.shape[axis]
+        terms = log_p * target
+        if weight is not None:
+            terms = terms * _along(axis, weight, input)
+        return -terms.sum(axis), None
     values, weights = _picked(log_p, target, weight, ignore_index)
     if label_smoothing:
         spread = log_p if weight is None else log_p * _along(axis, weight, log_p)
         even = jnp.where(target == ignore_index, 0, -spread.sum(axis))
         values = (1 - label_smoothing) * values + label_smoothing / input.shape[axis] * even
-    return _reduce_weighted(values, weights, reduction)
-
-
-def _soft_cross_entropy(
-    input: jax.Array,
-    target: ArrayLike,
-    weight: ArrayLike | None,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-    axis: int,
-) -> jax.Array:
-    """`cross_entropy` for targets that are probabilities."""
-    target = jnp.asarray(target)
-    if not jnp.issubdtype(target.dtype, jnp.floating):
-        raise TypeError(
-            f"cross_entropy: a target of the scores' shape {input.shape} holds probabilities "
-            f"and is floating; it is {target.dtype}"
-        )
-    if ignore_index >= 0:
-        raise ValueError(
-            f"cross_entropy: ignore_index {ignore_index} with probabilities as target; "
-            "only class numbers can be ignored"
-        )
-    if label_smoothing:
-        target = target * (1 - label_smoothing) + label_smoothing / input.shape[axis]
-    terms = jax.nn.log_softmax(input, axis) * target
-    if weight is not None:
-        terms = terms * _along(axis, _class_weight("cross_entropy", input, weight), input)
-    return reduce(-terms.sum(axis), reduction)
+    return values, weights
 
 
 def _classes(
     loss: str,
-    input: jax.Array,
+    input: jax.Array | jax.ShapeDtypeStruct,
     target: ArrayLike,
     weight: ArrayLike | None,
     ignore_index: int,
@@ -173,7 +192,9 @@ def _classes(
     return target, weight
 
 
-def _class_weight(loss: str, input: jax.Array, weight: ArrayLike) -> jax.Array:
+def _class_weight(
+    loss: str, input: jax.Array | jax.ShapeDtypeStruct, weight: ArrayLike
+) -> jax.Array:
     """The checked class weights, (C,)."""
     weight = jnp.asarray(weight)
     count = input.shape[min(input.ndim - 1, 1)]
@@ -210,9 +231,12 @@ def _picked(
     return jnp.where(ignored, 0, -picked * weights), weights
 
 
-def _reduce_weighted(values: jax.Array, weights: jax.Array, reduction: str) -> jax.Array:
-    """Reduces losses that have their weights already; "mean" divides by the weights' sum."""
-    if reduction == "mean":
+def reduce_weighted(values: jax.Array, weights: jax.Array | None, reduction: str) -> jax.Array:
+    """Reduces losses that have their weights already; "mean" divides by the weights' sum.
+
+    Without weights, "mean" divides by the number of losses.
+    """
+    if reduction == "mean" and weights is not None:
         return divide(values.sum(), weights.sum())
     return reduce(values, reduction)
 

@@ -120,27 +120,29 @@ def pairwise_distance(
     a, b = broadcast("pairwise_distance", x1=a, x2=b)
     if a.ndim == 0:
         raise ValueError("pairwise_distance: x1 of shape (); accepted is (..., D)")
-    return _norm(a - b + eps, p, keepdim)
+    return p_norm(a - b + eps, p, keepdim)
 
 
-def _norm(x: jax.Array, p: float, keepdims: bool) -> Float[Array, "..."]:
-    """The p-norm along the last axis, with the derivative 0 where an entry or the norm is 0."""
+def p_norm(
+    x: jax.Array, p: float, keepdims: bool, axis: int | tuple[int, ...] = -1
+) -> Float[Array, "..."]:
+    """The p-norm along axes, with the derivative 0 where an entry or the norm is 0."""
     size = absolute(x)
     if p == math.inf:
-        return amax(size, -1, keepdims)
+        return amax(size, axis, keepdims)
     if p == -math.inf:
-        return amin(size, -1, keepdims)
+        return amin(size, axis, keepdims)
     if p == 1:
-        return size.sum(-1, keepdims=keepdims)
+        return size.sum(axis, keepdims=keepdims)
     if p == 0:
-        return (x != 0).astype(x.dtype).sum(-1, keepdims=keepdims)
+        return (x != 0).astype(x.dtype).sum(axis, keepdims=keepdims)
     if p == 2:
-        total = jnp.square(x).sum(-1, keepdims=keepdims)
+        total = jnp.square(x).sum(axis, keepdims=keepdims)
         # The root is taken of 1 where the sum is 0: its infinite derivative would make the
         # gradient nan even though jnp.where does not use the value.
         return jnp.where(total == 0, 0, jnp.sqrt(jnp.where(total == 0, 1, total)))
     powers = jnp.where(x == 0, 0 if p > 0 else math.inf, jnp.where(x == 0, 1, size) ** p)
-    total = powers.sum(-1, keepdims=keepdims)
+    total = powers.sum(axis, keepdims=keepdims)
     zero = (total == 0) | jnp.isinf(total)
     return jnp.where(zero, total ** (1 / p), jnp.where(zero, 1, total) ** (1 / p))
 

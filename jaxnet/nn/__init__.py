@@ -1,8 +1,12 @@
 """PyTorch's layers on flax.nnx, with torch's names, arguments, defaults, parameters and shapes."""
 
+from typing import TYPE_CHECKING
+
+from jaxnet._hints import module_getattr
 from jaxnet._intercept import intercept
-from jaxnet._keys import keys, masks, next_key
-from jaxnet.nn import functional, init
+from jaxnet._keys import draws, keys, next_key, rand, randint, randn
+from jaxnet.losses._linear_cross_entropy import LinearCrossEntropyOptions
+from jaxnet.nn import attention, functional, init, utils
 from jaxnet.nn._activation import (
     CELU,
     ELU,
@@ -18,6 +22,7 @@ from jaxnet.nn._activation import (
     Tanh,
     Tanhshrink,
 )
+from jaxnet.nn._activations import activations
 from jaxnet.nn._adaptive_pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -26,7 +31,9 @@ from jaxnet.nn._adaptive_pooling import (
     AdaptiveMaxPool2d,
     AdaptiveMaxPool3d,
 )
+from jaxnet.nn._adaptive_softmax import AdaptiveLogSoftmaxWithLoss
 from jaxnet.nn._attention import MultiheadAttention
+from jaxnet.nn._avg_pooling import AvgPool1d, AvgPool2d, AvgPool3d
 from jaxnet.nn._batchnorm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -38,7 +45,7 @@ from jaxnet.nn._batchnorm import (
 from jaxnet.nn._container import ModuleDict, ModuleList, Sequential
 from jaxnet.nn._conv import Conv1d, Conv2d, Conv3d
 from jaxnet.nn._conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from jaxnet.nn._distance import PairwiseDistance
+from jaxnet.nn._distance import CosineSimilarity, PairwiseDistance
 from jaxnet.nn._dropout import (
     AlphaDropout,
     Dropout,
@@ -48,7 +55,11 @@ from jaxnet.nn._dropout import (
     FeatureAlphaDropout,
 )
 from jaxnet.nn._embedding import Embedding
+from jaxnet.nn._embedding_bag import EmbeddingBag
+from jaxnet.nn._fold import Fold, Unfold
+from jaxnet.nn._fractional_pooling import FractionalMaxPool2d, FractionalMaxPool3d
 from jaxnet.nn._linear import Bilinear, Flatten, Identity, Linear, Unflatten
+from jaxnet.nn._linear_cross_entropy import LinearCrossEntropyLoss
 from jaxnet.nn._loss import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -73,8 +84,27 @@ from jaxnet.nn._loss import (
     TripletMarginWithDistanceLoss,
 )
 from jaxnet.nn._lp_pooling import LPPool1d, LPPool2d, LPPool3d
+from jaxnet.nn._max_pooling import MaxPool1d, MaxPool2d, MaxPool3d
 from jaxnet.nn._module import Buffer, Module, Parameter
 from jaxnet.nn._norm import GroupNorm, LayerNorm, LocalResponseNorm, RMSNorm
+from jaxnet.nn._pad import (
+    CircularPad1d,
+    CircularPad2d,
+    CircularPad3d,
+    ConstantPad1d,
+    ConstantPad2d,
+    ConstantPad3d,
+    ReflectionPad1d,
+    ReflectionPad2d,
+    ReflectionPad3d,
+    ReplicationPad1d,
+    ReplicationPad2d,
+    ReplicationPad3d,
+    ZeroPad1d,
+    ZeroPad2d,
+    ZeroPad3d,
+)
+from jaxnet.nn._parameter_container import ParameterDict, ParameterList
 from jaxnet.nn._piecewise import (
     Hardshrink,
     Hardsigmoid,
@@ -83,21 +113,25 @@ from jaxnet.nn._piecewise import (
     LeakyReLU,
     PReLU,
     ReLU6,
+    RReLU,
     Softshrink,
     Threshold,
 )
-from jaxnet.nn._pooling import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
-from jaxnet.nn._rnn import GRU, LSTM, RNN
-from jaxnet.nn._rnn_cell import GRUCell, LSTMCell, RNNCell
+from jaxnet.nn._rnn import GRU, LSTM, RNN, RNNBase
+from jaxnet.nn._rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
+from jaxnet.nn._shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 from jaxnet.nn._softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
 from jaxnet.nn._summary import summary
+from jaxnet.nn._sync_batchnorm import SyncBatchNorm
 from jaxnet.nn._traces import checkpoint
 from jaxnet.nn._transformer import (
+    Transformer,
     TransformerDecoder,
     TransformerDecoderLayer,
     TransformerEncoder,
     TransformerEncoderLayer,
 )
+from jaxnet.nn._unpooling import MaxUnpool1d, MaxUnpool2d, MaxUnpool3d
 from jaxnet.nn._upsample import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 
 __all__ = [
@@ -112,6 +146,7 @@ __all__ = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
+    "AdaptiveLogSoftmaxWithLoss",
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
@@ -127,6 +162,13 @@ __all__ = [
     "Bilinear",
     "Buffer",
     "CTCLoss",
+    "ChannelShuffle",
+    "CircularPad1d",
+    "CircularPad2d",
+    "CircularPad3d",
+    "ConstantPad1d",
+    "ConstantPad2d",
+    "ConstantPad3d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -134,14 +176,19 @@ __all__ = [
     "ConvTranspose2d",
     "ConvTranspose3d",
     "CosineEmbeddingLoss",
+    "CosineSimilarity",
     "CrossEntropyLoss",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
     "Embedding",
+    "EmbeddingBag",
     "FeatureAlphaDropout",
     "Flatten",
+    "Fold",
+    "FractionalMaxPool2d",
+    "FractionalMaxPool3d",
     "GRUCell",
     "GaussianNLLLoss",
     "GroupNorm",
@@ -164,6 +211,8 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LinearCrossEntropyLoss",
+    "LinearCrossEntropyOptions",
     "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",
@@ -172,6 +221,9 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
     "Mish",
     "Module",
     "ModuleDict",
@@ -184,11 +236,24 @@ __all__ = [
     "PReLU",
     "PairwiseDistance",
     "Parameter",
+    "ParameterDict",
+    "ParameterList",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "PoissonNLLLoss",
     "RMSNorm",
+    "RNNBase",
     "RNNCell",
+    "RNNCellBase",
+    "RReLU",
     "ReLU",
     "ReLU6",
+    "ReflectionPad1d",
+    "ReflectionPad2d",
+    "ReflectionPad3d",
+    "ReplicationPad1d",
+    "ReplicationPad2d",
+    "ReplicationPad3d",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -200,9 +265,11 @@ __all__ = [
     "Softplus",
     "Softshrink",
     "Softsign",
+    "SyncBatchNorm",
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "Transformer",
     "TransformerDecoder",
     "TransformerDecoderLayer",
     "TransformerEncoder",
@@ -210,15 +277,29 @@ __all__ = [
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
     "Unflatten",
+    "Unfold",
     "Upsample",
     "UpsamplingBilinear2d",
     "UpsamplingNearest2d",
+    "ZeroPad1d",
+    "ZeroPad2d",
+    "ZeroPad3d",
+    "activations",
+    "attention",
     "checkpoint",
+    "draws",
     "functional",
     "init",
     "intercept",
     "keys",
-    "masks",
     "next_key",
+    "rand",
+    "randint",
+    "randn",
     "summary",
+    "utils",
 ]
+
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.nn")
+del TYPE_CHECKING, module_getattr

@@ -8,9 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
+from jaxnet.nn._max_pooling import pooled
 from jaxnet.nn._module import Module
-from jaxnet.nn._pooling import as_given, check_axes, check_float, check_real, largest_and_places
-from jaxnet.nn._window import batched, largest, per_axis, unfold
+from jaxnet.nn._window import (
+    as_given,
+    batched,
+    check_axes,
+    check_float,
+    check_real,
+    per_axis,
+    unfold,
+)
 
 OutputSize = int | Sequence[int | None] | None
 """The number of outputs on all axes, or on each axis; None keeps the size of an axis."""
@@ -168,13 +176,7 @@ def adaptive_max_pool(
         shape = (*input.shape[:-n], *(b.shape[1] for b in bounds))
         empty = jnp.zeros(shape, input.dtype)
         return (empty, jnp.zeros(shape, int)) if return_indices else empty
-    places = [_places(b) for b in bounds]
-    if return_indices:
-        return largest_and_places(input, places)
-    for i in reversed(range(n)):
-        at = input.ndim - n + i
-        input = largest(unfold(input, at, places[i]), at + 1)
-    return input
+    return pooled(input, [_places(b) for b in bounds], return_indices)
 
 
 class _AdaptiveAvgPool(Module):

@@ -1,6 +1,5 @@
 """Convolution layers and functions. The arithmetic is in `jaxnet.nn._correlation`."""
 
-import math
 from typing import ClassVar
 
 import jax
@@ -11,15 +10,11 @@ from jaxtyping import Array, Inexact
 from jaxnet._checks import check_choice
 from jaxnet.nn._correlation import correlate
 from jaxnet.nn._module import Module, Parameter, wrong_shape
+from jaxnet.nn._pad import continued
 from jaxnet.nn._window import Size, axis_letters, batched, per_axis
 from jaxnet.nn.init import Rngs, default_weight_and_bias
 
-_PADDING_MODES = {
-    "zeros": "constant",
-    "reflect": "reflect",
-    "replicate": "edge",
-    "circular": "wrap",
-}
+_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def conv1d(
@@ -289,7 +284,9 @@ class _Conv(Convolution):
         self._check_input(input)
         padding: str | Size = self.padding
         if self.padding_mode != "zeros":
-            input, padding = self._padded(input), 0
+            name = repr(self)
+            pads = _pads(name, self.padding, self.kernel_size, self.stride, self.dilation)
+            input, padding = continued(name, input, pads, self.padding_mode), 0
         bias = None if self.bias is None else self.bias[...]
         return _conv(
             self._axes,
@@ -301,20 +298,6 @@ class _Conv(Convolution):
             self.dilation,
             self.groups,
         )
-
-    def _padded(self, input: jax.Array) -> jax.Array:
-        pads = _pads(repr(self), self.padding, self.kernel_size, self.stride, self.dilation)
-        # A reflection without the edge has size - 1 numbers to take, a wrap has size numbers,
-        # and the edge can be repeated without limit.
-        beyond = {"reflect": -1, "circular": 0}.get(self.padding_mode, math.inf)
-        for size, both in zip(input.shape[-self._axes :], pads, strict=True):
-            if size == 0 or max(both) > size + beyond:
-                raise ValueError(
-                    f"{self!r}: padding {max(both)} is too large for a side of {size}; "
-                    f"'{self.padding_mode}' takes numbers from inside the input {input.shape}"
-                )
-        before = ((0, 0),) * (input.ndim - self._axes)
-        return jnp.pad(input, (*before, *pads), mode=_PADDING_MODES[self.padding_mode])
 
 
 class Conv1d(_Conv):

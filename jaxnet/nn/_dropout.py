@@ -1,7 +1,7 @@
 """Dropout layers and functions, with random keys from `nn.keys` instead of a global generator.
 
 The random masks differ from torch's, whose x86 builds draw them with a vendor library. Masks
-that were recorded in torch can be replayed with `nn.masks`. As in torch, the remaining numbers
+that were recorded in torch can be replayed with `nn.draws`. As in torch, the remaining numbers
 are multiplied by 1 / (1 - p), only in training, and nothing is drawn for p = 0, p = 1 or an
 empty input.
 """

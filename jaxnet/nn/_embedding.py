@@ -48,24 +48,41 @@ def embedding(
         TypeError: The row numbers are not integers, or max_norm is given with an array.
         ValueError: The row padding_idx does not exist, or sparse is True.
     """
-    rows = weight.shape[0]
-    padding_idx = _padding_row(padding_idx, rows)
-    _check_dense(sparse)
-    _check_rows(input, rows)
+    padding_idx = padding_row(padding_idx, weight.shape[0])
+    check_dense(sparse)
+    check_rows("embedding", input, weight.shape[0])
+    table = renorm("embedding", weight, input, max_norm, norm_type)
+    return rows_of(table, input, padding_idx, scale_grad_by_freq)
+
+
+def renorm(
+    name: str,
+    weight: jax.Array | nnx.Variable[Any],
+    input: jax.Array,
+    max_norm: float | None,
+    norm_type: float,
+) -> jax.Array:
+    """The table as an array, after `max_norm` has changed the variable."""
     if max_norm is not None:
         if not isinstance(weight, nnx.Variable):
             raise TypeError(
-                "embedding: max_norm changes the weight in place, which an array does not "
+                f"{name}: max_norm changes the weight in place, which an array does not "
                 "allow; give the Parameter itself, or use embedding_renorm first"
             )
         weight[...] = embedding_renorm(weight[...], input, max_norm, norm_type)
-    table = weight[...] if isinstance(weight, nnx.Variable) else weight
+    return weight[...] if isinstance(weight, nnx.Variable) else weight
+
+
+def rows_of(
+    table: jax.Array, input: jax.Array, padding_idx: int | None, scale_grad_by_freq: bool
+) -> jax.Array:
+    """The rows (*input.shape, D) of a table; a row that is out of range is nan."""
     output = table.at[input].get(mode="fill", wrap_negative_indices=False)  # (*input.shape, D)
     if padding_idx is not None:
         is_padding = jnp.broadcast_to((input == padding_idx)[..., None], output.shape)
         output = jnp.where(is_padding, lax.stop_gradient(output), output)
     if scale_grad_by_freq:
-        counts = jnp.zeros(rows, int).at[input].add(1, mode="drop")
+        counts = jnp.zeros(table.shape[0], int).at[input].add(1, mode="drop")
         share = (1 / jnp.maximum(counts, 1)).astype(table.dtype)[input][..., None]
         # A row that was looked up n times sums n gradients, so each of them is divided by n.
         output = _with_scaled_gradient(output, jnp.broadcast_to(share, output.shape))
@@ -97,11 +114,11 @@ def embedding_renorm(
     scaled = found * jnp.broadcast_to(scale, found.shape)
     # A negative number would count from the end; this one is out of range and is dropped.
     rows = jnp.where(rows < 0, weight.shape[0], rows)
-    return _with_value(weight, lax.stop_gradient(weight).at[rows].set(scaled, mode="drop"))
+    return with_value(weight, lax.stop_gradient(weight).at[rows].set(scaled, mode="drop"))
 
 
 @jax.custom_jvp
-def _with_value(x: jax.Array, value: jax.Array) -> jax.Array:
+def with_value(x: jax.Array, value: jax.Array) -> jax.Array:
     """Returns `value` with the gradient of x.
 
     The usual x + stop_gradient(value - x) would round the value.
@@ -109,8 +126,8 @@ def _with_value(x: jax.Array, value: jax.Array) -> jax.Array:
     return value
 
 
-@_with_value.defjvp
-def _with_value_jvp(
+@with_value.defjvp
+def with_value_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     return primals[1], tangents[0]
@@ -128,7 +145,7 @@ def _with_scaled_gradient_jvp(
     return primals[0], tangents[0] * primals[1]
 
 
-def _padding_row(padding_idx: int | None, rows: int) -> int | None:
+def padding_row(padding_idx: int | None, rows: int) -> int | None:
     if padding_idx is None:
         return None
     if not -rows <= padding_idx < rows:
@@ -136,17 +153,17 @@ def _padding_row(padding_idx: int | None, rows: int) -> int | None:
     return padding_idx % rows
 
 
-def _check_dense(sparse: bool) -> None:
+def check_dense(sparse: bool) -> None:
     if sparse:
         raise ValueError("sparse: JAX has no sparse gradients; accepted is False")
 
 
-def _check_rows(input: jax.Array, rows: int) -> None:
+def check_rows(name: str, input: jax.Array, rows: int) -> None:
     if not jnp.issubdtype(input.dtype, jnp.integer):
-        raise TypeError(f"embedding: row numbers of dtype {input.dtype}; give integers")
+        raise TypeError(f"{name}: row numbers of dtype {input.dtype}; give integers")
     for worst in _known_range(input):
         if not 0 <= worst < rows:
-            raise IndexError(f"embedding: row {worst} is not in a table of {rows} rows")
+            raise IndexError(f"{name}: row {worst} is not in a table of {rows} rows")
 
 
 def _known_range(numbers: jax.Array) -> tuple[int, ...]:
@@ -253,10 +270,10 @@ class Embedding(Module):
         rngs: Rngs | None = None,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
-        _check_dense(sparse)
+        check_dense(sparse)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
-        self.padding_idx = _padding_row(padding_idx, num_embeddings)
+        self.padding_idx = padding_row(padding_idx, num_embeddings)
         self.max_norm = max_norm
         self.norm_type = norm_type
         self.scale_grad_by_freq = scale_grad_by_freq

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxnet.nn._avg_pooling import avg_pool
+from jaxnet.nn._max_pooling import max_pool
 from jaxnet.nn._module import Module
-from jaxnet.nn._pooling import as_given, avg_pool, check_axes, max_pool
-from jaxnet.nn._window import Size, per_axis
+from jaxnet.nn._window import Size, as_given, check_axes, per_axis
 
 
 def lp_pool1d(

@@ -12,6 +12,7 @@ from flax.nnx.module import ModuleMeta
 
 from jaxnet import _hints as hints
 from jaxnet._names import members, named_modules, named_variables
+from jaxnet.nn._methods import Methods
 from jaxnet.nn._traces import change
 from jaxnet.precision import check_x64
 
@@ -68,7 +69,7 @@ class _ModuleMeta(ModuleMeta):
             return super().__call__(*args, **kwargs)
 
 
-class Module(nnx.Module, metaclass=_ModuleMeta):
+class Module(Methods, metaclass=_ModuleMeta):
     """A flax.nnx module with the methods of torch.nn.Module.
 
     Subclasses build their layers in `__init__` and compute in `__call__`, which replaces
@@ -279,21 +280,6 @@ class Module(nnx.Module, metaclass=_ModuleMeta):
     def eval(self) -> Self:  # type: ignore[override]
         """Sets this module and all modules below it to evaluation mode, and returns this module."""
         return self.train(False)
-
-    def double(self) -> Self:
-        """Casts all floating parameters and buffers to float64, and returns this module.
-
-        As in torch the numbers are those that were drawn in float32. A layer that is built with
-        dtype=jnp.float64 draws others, also as in torch.
-
-        Raises:
-            ValueError: jax_enable_x64 is not set.
-        """
-        check_x64("double", jnp.float64)
-        for _, variable in named_variables(self):
-            if jnp.issubdtype(jnp.result_type(variable[...]), jnp.floating):
-                variable.set_value(jnp.asarray(variable[...], jnp.float64))
-        return self
 
     def named_children(self) -> Iterator[tuple[str, nnx.Module]]:
         """Yields names and modules of the direct children, each module once."""

@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxnet._keys import uniform
 from jaxnet.nn._activation import with_inplace
 from jaxnet.nn._module import Module, Parameter
 
@@ -23,6 +24,46 @@ def leaky_relu(
 ) -> Float[Array, "*shape"]:
     """Computes x where x > 0, and negative_slope x elsewhere."""
     return jnp.where(input > 0, input, negative_slope * input)
+
+
+def rrelu(
+    input: Float[Array, "*shape"],
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
+    *,
+    key: jax.Array | None = None,
+) -> Float[Array, "*shape"]:
+    """Computes x where x > 0, and slope x elsewhere: torch.nn.functional.rrelu.
+
+    In training every number has a slope of its own from U(lower, upper); otherwise the slope
+    is (lower + upper) / 2.
+
+    Args:
+        input: An array of floats of any shape.
+        lower: The lower bound of the slopes.
+        upper: The upper bound of the slopes.
+        training: Whether the slopes are drawn.
+        inplace: An argument of torch that has no effect.
+        key: A random key. Without it the open `nn.keys` context supplies one.
+
+    Returns:
+        An array with the shape and dtype of the input.
+
+    Raises:
+        ValueError: The bound lower is above upper, or in training there is no key.
+        TypeError: The input has no float dtype.
+    """
+    if not lower <= upper:
+        raise ValueError(f"rrelu: lower {lower} is above upper {upper}; accepted is lower <= upper")
+    if not jnp.issubdtype(input.dtype, jnp.floating):
+        raise TypeError(f"rrelu: the input is {input.dtype}; accepted are floats")
+    if not training:
+        return leaky_relu(input, (lower + upper) / 2)
+    return jnp.where(
+        input > 0, input, uniform("rrelu", input.shape, lower, upper, input.dtype, key) * input
+    )
 
 
 def prelu(input: Float[Array, "*shape"], weight: jax.Array) -> Float[Array, "*shape"]:
@@ -153,6 +194,26 @@ class LeakyReLU(Module):
 
     def extra_repr(self) -> str:
         return with_inplace(f"negative_slope={self.negative_slope}", self.inplace)
+
+
+class RReLU(Module):
+    """Computes x where x > 0, and a random slope times x elsewhere: torch.nn.RReLU.
+
+    As in `jaxnet.nn.functional.rrelu`, with training in training mode.
+    """
+
+    def __init__(
+        self, lower: float = 1.0 / 8, upper: float = 1.0 / 3, inplace: bool = False
+    ) -> None:
+        self.lower = lower
+        self.upper = upper
+        self.inplace = inplace
+
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return rrelu(input, self.lower, self.upper, self.training)
+
+    def extra_repr(self) -> str:
+        return with_inplace(f"lower={self.lower}, upper={self.upper}", self.inplace)
 
 
 class PReLU(Module):

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,15 @@ from jaxnet.nn._recurrence import State
 from jaxnet.nn._recurrent import Weights, before_end, recurrent_layer
 from jaxnet.nn._rnn_cell import pair
 from jaxnet.nn.init import Rngs, draw_uniform
+from jaxnet.nn.utils.rnn import PackedSequence
 
 
-class _RNNBase(Module):
-    """The parameters, the checks and the loop over the layers of RNN, LSTM and GRU."""
+class RNNBase(Module):
+    """The base class of RNN, LSTM and GRU, for isinstance: torch.nn.RNNBase.
+
+    It has their parameters, their checks and the loop over the layers. Build one of the three,
+    and not the base class, whose arguments are not torch's.
+    """
 
     cell: str
     chunks: int
@@ -101,11 +107,29 @@ class _RNNBase(Module):
         return Weights(*(None if v is None else v[...] for v in found))  # type: ignore[arg-type]
 
     def _forward(
-        self, input: jax.Array, hx: State | None, lengths: ArrayLike | None
+        self, input: jax.Array | PackedSequence, hx: State | None, lengths: ArrayLike | None
+    ) -> tuple[Any, State]:
+        if not isinstance(input, PackedSequence):
+            return self._run(input, hx, lengths, self.batch_first)
+        if lengths is not None:
+            raise ValueError(f"{self!r}: a PackedSequence has its lengths; leave out lengths")
+        padded = input._padded
+        if padded.ndim != 3:
+            raise ValueError(
+                f"{self!r} expects packed sequences of {self.input_size} numbers a step; they "
+                f"have steps of shape {padded.shape[2:]}"
+            )
+        # As in torch the layer's batch_first has no effect on them, and hx and h_n are in the
+        # order of the batch.
+        output, last = self._run(padded, hx, input._lengths, batch_first=True)
+        return PackedSequence._of(output, input._lengths, input._sorted), last
+
+    def _run(
+        self, input: jax.Array, hx: State | None, lengths: ArrayLike | None, batch_first: bool
     ) -> tuple[jax.Array, State]:
-        self._check_input(input)
+        self._check_input(input, batch_first)
         batched = input.ndim == 3
-        batch_first = batched and self.batch_first
+        batch_first = batched and batch_first
         x = input if batched else input[:, None]  # (L, N, I), with batch_first (N, L, I)
         # The argument hx keeps the layout (layers, N, ...) even with batch_first.
         first = self._first(input, x.shape[0 if batch_first else 1], hx)
@@ -136,12 +160,12 @@ class _RNNBase(Module):
             return x[:, 0], tuple(s[:, 0] for s in last)
         return x, last
 
-    def _check_input(self, input: jax.Array) -> None:
+    def _check_input(self, input: jax.Array, batch_first: bool) -> None:
         size = self.input_size
         if input.ndim not in (2, 3) or input.shape[-1] != size:
-            batched = f"(N, L, {size})" if self.batch_first else f"(L, N, {size})"
+            batched = f"(N, L, {size})" if batch_first else f"(L, N, {size})"
             raise wrong_shape(self, f"{batched} or (L, {size})", input)
-        if input.shape[1 if input.ndim == 3 and self.batch_first else 0] == 0:
+        if input.shape[1 if input.ndim == 3 and batch_first else 0] == 0:
             raise ValueError(f"{self!r} expects at least one time step; it got {input.shape}")
         dtype = self._weights("_l0").w_ih.dtype
         if input.dtype != dtype:
@@ -209,13 +233,14 @@ class _RNNBase(Module):
         return text + (f", bidirectional={self.bidirectional}" if self.bidirectional else "")
 
 
-class RNN(_RNNBase):
+class RNN(RNNBase):
     """Computes h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh): torch.nn.RNN.
 
     The parameters are named as in torch: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`,
     `bias_hh_l0`, the same with `_reverse` for the second direction, then `_l1` and so on.
 
-    There are no packed sequences as in torch; instead the call takes `lengths`.
+    Sequences of several lengths are given as a `nn.utils.rnn.PackedSequence`, or padded with
+    `lengths`.
 
     Args:
         input_size: The size of x_t.
@@ -269,16 +294,16 @@ class RNN(_RNNBase):
 
     def __call__(
         self,
-        input: Float[Array, "*LN input_size"],
+        input: Float[Array, "*LN input_size"] | PackedSequence,
         hx: Float[Array, "layers *N H"] | None = None,
         *,
         lengths: Integer[ArrayLike, " N"] | None = None,
-    ) -> tuple[Float[Array, "*LN out"], Float[Array, "layers *N H"]]:
+    ) -> tuple[Any, Float[Array, "layers *N H"]]:
         """Runs over the sequences.
 
         Args:
             input: The sequences, (L, N, input_size), or (N, L, input_size) with batch_first,
-                or a single sequence (L, input_size).
+                or a single sequence (L, input_size), or a PackedSequence.
             hx: The state h before the first step, (num_layers * directions, N, hidden_size),
                 without N for a single sequence; zeros by default.
             lengths: The lengths of the sequences, (N,), each from 1 to L. The result is that
@@ -288,8 +313,8 @@ class RNN(_RNNBase):
 
         Returns:
             A pair. The first is h of every step in the last layer, (L, N, directions *
-            hidden_size), or laid out like the input. The second is h_n, the last h of every
-            layer, shaped like hx.
+            hidden_size), or laid out like the input, as a PackedSequence for a PackedSequence.
+            The second is h_n, the last h of every layer, shaped like hx.
 
         Raises:
             ValueError: A shape or dtype does not fit the layer, or a length is not in 1 to L.
@@ -299,7 +324,7 @@ class RNN(_RNNBase):
         return output, h_n
 
 
-class GRU(_RNNBase):
+class GRU(RNNBase):
     """A gated recurrent unit: torch.nn.GRU.
 
     r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
@@ -336,17 +361,17 @@ class GRU(_RNNBase):
 
     def __call__(
         self,
-        input: Float[Array, "*LN input_size"],
+        input: Float[Array, "*LN input_size"] | PackedSequence,
         hx: Float[Array, "layers *N H"] | None = None,
         *,
         lengths: Integer[ArrayLike, " N"] | None = None,
-    ) -> tuple[Float[Array, "*LN out"], Float[Array, "layers *N H"]]:
+    ) -> tuple[Any, Float[Array, "layers *N H"]]:
         """Runs over the sequences. The arguments and results are those of `RNN`."""
         output, (h_n,) = self._forward(input, None if hx is None else (hx,), lengths)
         return output, h_n
 
 
-class LSTM(_RNNBase):
+class LSTM(RNNBase):
     """Long short-term memory: torch.nn.LSTM.
 
     i, f, o = sigmoid(W_i. x + b_i. + W_h. h + b_h.)
@@ -406,13 +431,11 @@ class LSTM(_RNNBase):
 
     def __call__(
         self,
-        input: Float[Array, "*LN input_size"],
+        input: Float[Array, "*LN input_size"] | PackedSequence,
         hx: tuple[Float[Array, "layers *N P"], Float[Array, "layers *N H"]] | None = None,
         *,
         lengths: Integer[ArrayLike, " N"] | None = None,
-    ) -> tuple[
-        Float[Array, "*LN out"], tuple[Float[Array, "layers *N P"], Float[Array, "layers *N H"]]
-    ]:
+    ) -> tuple[Any, tuple[Float[Array, "layers *N P"], Float[Array, "layers *N H"]]]:
         """Runs over the sequences.
 
         Args:

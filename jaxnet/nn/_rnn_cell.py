@@ -172,8 +172,12 @@ def gru_cell(
     return gru_step(gates + linear(hx, w_hh), extra, (hx,))[0]
 
 
-class _CellBase(Module):
-    """The parameters and the checks of the three cells."""
+class RNNCellBase(Module):
+    """The base class of RNNCell, LSTMCell and GRUCell, for isinstance: torch.nn.RNNCellBase.
+
+    It has their parameters and their checks. Build one of the three, and not the base class,
+    whose arguments are not torch's.
+    """
 
     def __init__(
         self,
@@ -222,7 +226,7 @@ class _CellBase(Module):
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
 
 
-class RNNCell(_CellBase):
+class RNNCell(RNNCellBase):
     """Computes h' = tanh(W_ih x + b_ih + W_hh h + b_hh): torch.nn.RNNCell.
 
     The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch.
@@ -268,7 +272,7 @@ class RNNCell(_CellBase):
         return super().extra_repr() + other
 
 
-class LSTMCell(_CellBase):
+class LSTMCell(RNNCellBase):
     """One step of an LSTM: torch.nn.LSTMCell. The formula is that of `lstm_cell`.
 
     The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch.
@@ -310,7 +314,7 @@ class LSTMCell(_CellBase):
         return lstm_cell(input, state, *self._weights())  # type: ignore[arg-type]
 
 
-class GRUCell(_CellBase):
+class GRUCell(RNNCellBase):
     """One step of a GRU: torch.nn.GRUCell. The formula is that of `gru_cell`.
 
     The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch.

@@ -4,17 +4,25 @@ import enum
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxnet._hints import SDP_BACKEND, missing_attribute
 from jaxnet.backend import Operation, is_wanted
 from jaxnet.nn._dropout import dropout
 from jaxnet.precision import full_float32, promoted
 
 
-class SDPBackend(enum.Enum):
+class _Backends(enum.EnumMeta):
+    def __getattr__(cls, name: str) -> Any:
+        # Python calls this method only for a member that does not exist.
+        raise missing_attribute(cls, name, SDP_BACKEND)
+
+
+class SDPBackend(enum.Enum, metaclass=_Backends):
     """The implementations of scaled_dot_product_attention: torch.nn.attention.SDPBackend.
 
     Of torch's members there are those that JAX supports, MATH and CUDNN_ATTENTION.

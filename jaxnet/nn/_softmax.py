@@ -4,9 +4,11 @@ import warnings
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxnet._keys import exponential
 from jaxnet.nn._module import Module, wrong_shape
 
 
@@ -76,6 +78,53 @@ def log_softmax(
 ) -> Float[Array, "*shape"]:
     """Computes log(softmax(x)) without overflow. The arguments are those of `softmax`."""
     return _over_axis("log_softmax", jax.nn.log_softmax, input, dim, dtype)
+
+
+def gumbel_softmax(
+    logits: Float[Array, "*shape"],
+    tau: float = 1,
+    hard: bool = False,
+    eps: float = 1e-10,
+    dim: int = -1,
+    *,
+    key: jax.Array | None = None,
+) -> Float[Array, "*shape"]:
+    """Samples from the Gumbel-Softmax distribution: torch.nn.functional.gumbel_softmax.
+
+    The sample is softmax((logits + g) / tau), where the numbers g = -log(e) come from
+    exponential numbers e.
+
+    Args:
+        logits: The logarithms of the weights of the classes, floats of any shape.
+        tau: The temperature, not 0.
+        hard: Whether the sample is rounded to one 1 and zeros. Its gradient is that of the
+            sample that is not rounded.
+        eps: An argument of torch that has no effect, in torch as well.
+        dim: The axis of the classes.
+        key: A random key. Without it the open `nn.keys` context supplies one.
+
+    Returns:
+        An array with the shape and dtype of the logits, whose sum along dim is 1.
+
+    Raises:
+        ValueError: The axis does not exist, tau is 0, or there is no key.
+        TypeError: The logits have no float dtype.
+    """
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"gumbel_softmax: the logits are {logits.dtype}; accepted are floats")
+    if isinstance(tau, int | float) and tau == 0:
+        raise ValueError("gumbel_softmax: tau is 0; accepted is any other number")
+    axis = _axis("gumbel_softmax", logits, dim)
+    gumbels = -jnp.log(exponential("gumbel_softmax", logits.shape, logits.dtype, key))
+    soft = softmax((logits + gumbels) / tau, axis)
+    if not hard or soft.size == 0:
+        return soft
+    if soft.ndim == 0:
+        one = jnp.ones_like(soft)
+    else:
+        one = jax.nn.one_hot(soft.argmax(axis), soft.shape[axis], dtype=soft.dtype, axis=axis)
+    # The order of torch's operations, whose result need not be exactly 0 or 1.
+    return one - jax.lax.stop_gradient(soft) + soft
 
 
 def glu(input: Float[Array, "..."], dim: int = -1) -> Float[Array, "..."]:

@@ -1,7 +1,6 @@
 """Resizing of images, with the index arithmetic of torch."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +11,8 @@ from jaxtyping import Array, Real
 from jaxnet._checks import check_choice
 from jaxnet.nn._adaptive_pooling import adaptive_avg_pool
 from jaxnet.nn._module import Module
-from jaxnet.nn._pooling import as_given
+from jaxnet.nn._resample import FILTERS, resample
+from jaxnet.nn._window import as_given
 
 Scale = float | Sequence[float]
 """One scale factor for all spatial axes, or one for each."""
@@ -24,6 +24,7 @@ _DIMENSIONS = {
     "linear": (3,),
     "bilinear": (4,),
     "bicubic": (4,),
+    "lanczos": (4,),
     "trilinear": (5,),
 }
 
@@ -53,18 +54,21 @@ def interpolate(
         size: The spatial size of the output; either this or scale_factor is given.
         scale_factor: The size of the output over that of the input. The size is rounded down.
         mode: The string "nearest", "nearest-exact" or "area"; "linear" for (N, C, L),
-            "bilinear" or "bicubic" for (N, C, H, W), "trilinear" for (N, C, D, H, W).
+            "bilinear", "bicubic" or "lanczos" for (N, C, H, W), "trilinear" for
+            (N, C, D, H, W).
         align_corners: Whether the centres of the corner pixels keep their positions, instead
             of the outer edges; only for linear, bilinear, bicubic and trilinear.
         recompute_scale_factor: Whether the scale is computed from the rounded size of the
             output, even if scale_factor is given.
-        antialias: False; torch's filter for smaller images does not exist here.
+        antialias: Whether a smaller image is filtered, so that each of its pixels is a mean of
+            all that it stands for, as in Pillow; only for "bilinear" and "bicubic". The mode
+            "lanczos" needs it.
 
     Returns:
         The images, (N, C, *size), with the dtype of the input.
 
     Raises:
-        ValueError: The arguments do not fit the mode or each other, or antialias is True.
+        ValueError: The arguments do not fit the mode or each other.
         TypeError: The mode needs a float dtype, or size is not a whole number.
 
     >>> interpolate(jnp.array([[[0.0, 1.0]]]), scale_factor=2, mode="linear")
@@ -82,8 +86,16 @@ def interpolate(
             f"interpolate: align_corners {align_corners} with mode {mode!r}; it belongs to "
             "linear, bilinear, bicubic and trilinear"
         )
-    if antialias:
-        raise ValueError("interpolate: antialias is not available here; leave it False")
+    if antialias and mode not in FILTERS:
+        raise ValueError(
+            f"interpolate: antialias with mode {mode!r}; it belongs to bilinear, bicubic and "
+            "lanczos"
+        )
+    if mode == "lanczos" and (align_corners or not antialias):
+        raise ValueError(
+            f"interpolate: mode 'lanczos' with antialias {antialias} and align_corners "
+            f"{align_corners}; accepted are antialias=True and align_corners=False"
+        )
     if blends and not jnp.issubdtype(input.dtype, jnp.floating):
         raise TypeError(f"interpolate: dtype {input.dtype} with mode {mode!r}; accepted are floats")
     if size is not None and recompute_scale_factor:
@@ -98,30 +110,8 @@ def interpolate(
         )
     if mode == "area":
         return adaptive_avg_pool(len(sizes), input, sizes)
-    return _resized(input, sizes, scales, mode, bool(align_corners))
-
-
-# The jit makes one program of the many small steps, which would otherwise be compiled one by
-# one.
-@partial(jax.jit, static_argnums=(1, 2, 3, 4), inline=True)
-def _resized(
-    input: jax.Array,
-    sizes: tuple[int, ...],
-    scales: tuple[float | None, ...],
-    mode: str,
-    align_corners: bool,
-) -> jax.Array:
-    for axis, (wanted, scale) in enumerate(zip(sizes, scales, strict=True), start=2):
-        places, weights = _taps(input, axis, wanted, scale, mode, align_corners)
-        if weights is None:
-            input = _pick(input, axis, places[0])
-            continue
-        shape = (1,) * axis + (wanted,) + (1,) * (input.ndim - axis - 1)
-        parts = [
-            _pick(input, axis, place) * jnp.asarray(weight, input.dtype).reshape(shape)
-            for place, weight in zip(places, weights, strict=True)
-        ]
-        input = sum(parts[1:], parts[0])
+    for axis, (wanted, factor) in enumerate(zip(sizes, scales, strict=True), start=2):
+        input = resample(input, axis, int(wanted), factor, mode, bool(align_corners), antialias)
     return input
 
 
@@ -147,99 +137,6 @@ def _sizes(
         return numbers, (None,) * n
     sizes = tuple(int(m * float(s)) for m, s in zip(input.shape[2:], numbers, strict=True))
     return sizes, (None,) * n if recompute else tuple(float(s) for s in numbers)
-
-
-def _taps(
-    input: jax.Array, axis: int, wanted: int, factor: float | None, mode: str, align_corners: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns for each output of an axis the input indices (taps, wanted) and their weights.
-
-    The positions are computed in the precision of the input, as in torch, because rounding
-    decides which neighbour is nearest.
-    """
-    size = input.shape[axis]
-    kind: Any = np.float64 if input.dtype == np.float64 else np.float32
-    i = np.arange(wanted)
-    if mode.startswith("nearest"):
-        return _nearest(size, i, factor, mode, input.ndim, kind)[None], None
-    if mode != "bicubic" and wanted == size:
-        return i[None], None
-    if align_corners:
-        at = i.astype(kind) * (kind(size - 1) / kind(max(wanted - 1, 1)))
-    else:
-        half = kind(0.5)
-        at = _scale(size, wanted, factor, kind) * (i.astype(kind) + half) - half
-    if mode != "bicubic":
-        at = np.maximum(at, 0)
-    # torch rounds the position to float32 before it takes the floor, also for float64.
-    first = np.minimum(np.floor(at.astype(np.float32)).astype(np.int64), size - 1)
-    t = np.clip(at - first, 0, 1)
-    if mode != "bicubic":
-        return np.stack([first, np.minimum(first + 1, size - 1)]), np.stack([1 - t, t])
-    weights = [_cubic_far(t + 1), _cubic_near(t), _cubic_near(1 - t), _cubic_far(2 - t)]
-    return np.clip(first + np.arange(-1, 3)[:, None], 0, size - 1), np.stack(weights)
-
-
-def _nearest(
-    size: int,
-    i: np.ndarray,
-    factor: float | None,
-    mode: str,
-    ndim: int,
-    kind: type[np.floating[Any]],
-) -> np.ndarray:
-    wanted = len(i)
-    if ndim == 4:  # torch: always float32 for images, and integers for factors 1 and 2
-        kind = np.float32
-        if mode == "nearest" and wanted in (size, 2 * size):
-            return i // (wanted // size)
-    at = i.astype(kind) + kind(0.5) if mode == "nearest-exact" else i.astype(kind)
-    at = (at * _scale(size, wanted, factor, kind)).astype(np.float32)
-    return np.minimum(np.floor(at).astype(np.int64), size - 1)
-
-
-def _scale(size: int, wanted: int, factor: float | None, kind: Any) -> Any:
-    return kind(size) / kind(wanted) if factor is None else kind(1 / factor)
-
-
-# Keys' cubic kernel with A = -3/4, as in torch: the weights at distances up to 1 and up to 2.
-
-
-def _cubic_near(t: np.ndarray) -> np.ndarray:
-    return (1.25 * t - 2.25) * t * t + 1
-
-
-def _cubic_far(t: np.ndarray) -> np.ndarray:
-    return ((-0.75 * t + 3.75) * t - 6) * t + 3
-
-
-def _pick(x: jax.Array, axis: int, places: np.ndarray) -> jax.Array:
-    """Returns x at these indices of an axis.
-
-    If the size of the output is a whole multiple of the input's, each of its phases is the
-    input shifted by a few indices. The gradient of slices and a stack is much faster than that
-    of a gather.
-    """
-    size, own = x.shape[axis], np.arange(x.shape[axis])
-    if np.array_equal(places, own):
-        return x
-    if len(places) % size == 0:
-        phases = places.reshape(size, -1).T  # (phases, size)
-        moves = [int(phase[size // 2]) - size // 2 for phase in phases]
-        clipped = [np.clip(own + move, 0, size - 1) for move in moves]
-        if np.array_equal(phases, clipped):
-            moved = {move: _moved(x, axis, move) for move in moves}
-            stacked = jnp.stack([moved[move] for move in moves], axis + 1)
-            return stacked.reshape(*x.shape[:axis], len(places), *x.shape[axis + 1 :])
-    return jnp.take(x, places, axis)
-
-
-def _moved(x: jax.Array, axis: int, move: int) -> jax.Array:
-    """Returns x[i + move] along an axis, with the ends repeated."""
-    pads = [(0, 0)] * x.ndim
-    pads[axis] = (max(-move, 0), max(move, 0))
-    padded = jnp.pad(x, pads, mode="edge")
-    return jax.lax.slice_in_dim(padded, max(move, 0), max(move, 0) + x.shape[axis], axis=axis)
 
 
 class Upsample(Module):

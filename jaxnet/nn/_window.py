@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnet.nn._module import Module, wrong_shape
 from jaxnet.precision import amax
 
 # The jitted functions are small programs of many steps, which would be compiled one by one
@@ -16,6 +17,10 @@ from jaxnet.precision import amax
 
 Size = int | Sequence[int]
 """One whole number for all spatial axes, or one for each."""
+
+Places = np.ndarray | jax.Array
+"""The indices that windows cover on an axis: (count, window) as an array of NumPy, for all
+channels alike; or (N, C, count, window) as an array of JAX, for each channel of (N, C, ...)."""
 
 
 def per_axis(owner: str, name: str, value: Any, n: int, least: int = 0) -> tuple[int, ...]:
@@ -75,6 +80,30 @@ def batched(owner: str, input: jax.Array, n: int) -> jax.Array:
             f"accepted are (N, C, {letters}) and (C, {letters})"
         )
     return input if input.ndim == n + 2 else input[None]
+
+
+def check_real(name: str, input: jax.Array) -> None:
+    """Raises a TypeError for a dtype whose numbers have no order."""
+    if not (jnp.issubdtype(input.dtype, jnp.floating) or jnp.issubdtype(input.dtype, jnp.integer)):
+        raise TypeError(f"{name}: dtype {input.dtype}; accepted are floats and integers")
+
+
+def check_float(name: str, input: jax.Array) -> None:
+    """Raises a TypeError for a dtype that cannot represent a mean."""
+    if not jnp.issubdtype(input.dtype, jnp.floating):
+        raise TypeError(f"{name}: dtype {input.dtype}; accepted are floats")
+
+
+def as_given(size: Any) -> Any:
+    """Returns a size as torch prints it, with a list as a tuple, because flax refuses lists."""
+    return tuple(size) if isinstance(size, list) else size
+
+
+def check_axes(layer: Module, input: jax.Array, n: int) -> None:
+    """Raises a ValueError unless the input is (N, C, ...) or (C, ...) with n spatial axes."""
+    if input.ndim not in (n + 1, n + 2):
+        axes = axis_letters(n)
+        raise wrong_shape(layer, f"(N, C, {axes}) or (C, {axes})", input)
 
 
 class Axis(NamedTuple):
@@ -175,16 +204,19 @@ def pooled_axes(
     return axes
 
 
-def unfold(x: jax.Array, axis: int, places: np.ndarray) -> jax.Array:
+def unfold(x: jax.Array, axis: int, places: Places) -> jax.Array:
     """Splits axis `axis` into two: the windows, and the indices that each window covers.
 
     Args:
         x: The array.
         axis: The axis to split.
-        places: The indices that the windows cover, (count, window).
+        places: The indices that the windows cover.
     """
-    count, window = places.shape
-    if np.array_equal(places.ravel(), np.arange(places.size)):
+    count, window = places.shape[-2:]
+    if not isinstance(places, np.ndarray):
+        shape = *x.shape[:2], *(1,) * (axis - 2), count * window, *(1,) * (x.ndim - axis - 1)
+        x = jnp.take_along_axis(x, places.reshape(shape), axis)
+    elif np.array_equal(places.ravel(), np.arange(places.size)):
         x = lax.slice_in_dim(x, 0, places.size, axis=axis)
     else:
         x = jnp.take(x, places.ravel(), axis)

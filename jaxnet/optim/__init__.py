@@ -1,8 +1,8 @@
 """The optimizers and schedules of torch.optim as optax transformations, and gradient tools."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jaxnet import _hints as hints
+from jaxnet._hints import module_getattr
 from jaxnet.optim._accumulation import AccumulateState, accumulate
 from jaxnet.optim._adafactor import Adafactor
 from jaxnet.optim._adam import Adam, Adamax, AdamW
@@ -19,6 +19,7 @@ from jaxnet.optim._clip import (
     clip_by_value,
     clip_grad_norm_,
     clip_grad_value_,
+    clip_grads_with_norm_,
     get_total_norm,
 )
 from jaxnet.optim._combined_schedules import ChainedScheduler, SequentialLR
@@ -98,6 +99,7 @@ __all__ = [
     "clip_by_value",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "clip_grads_with_norm_",
     "frozen",
     "get_ema_avg_fn",
     "get_hyperparams",
@@ -114,6 +116,6 @@ __all__ = [
     "update_bn",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    raise hints.missing_name(__name__, name, hints.OPTIM)
+if not TYPE_CHECKING:  # so that type checkers know which names are there
+    __getattr__ = module_getattr("jaxnet.optim")
+del TYPE_CHECKING, module_getattr

@@ -93,13 +93,32 @@ def clip_grad_norm_(
     >>> float(norm)
     5.0
     """
-    _check_bound("max_norm", max_norm)
     norm = get_total_norm(grads, norm_type, error_if_nonfinite)
+    return clip_grads_with_norm_(grads, max_norm, norm), norm
+
+
+def clip_grads_with_norm_(grads: Any, max_norm: float, total_norm: jax.Array) -> Any:
+    """Scales gradients whose norm is known: torch.nn.utils.clip_grads_with_norm_.
+
+    Args:
+        grads: The gradients, a pytree of arrays. Unlike in torch they are not changed in
+            place.
+        max_norm: The largest norm, at least 0.
+        total_norm: The norm that is scaled down to max_norm, from `get_total_norm`.
+
+    Returns:
+        The clipped gradients.
+
+    Raises:
+        ValueError: max_norm is below 0.
+    """
+    _check_bound("max_norm", max_norm)
+    norm = jnp.asarray(total_norm)
     # Torch computes the factor in the norm's dtype, one rounding after each operation.
     narrow = rounding(norm.dtype)
     wide = norm.astype(promoted(norm.dtype, jnp.float32))
     factor = jnp.minimum(narrow(max_norm / narrow(wide + 1e-6)), 1)
-    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
 
 
 def clip_grad_value_(grads: Any, clip_value: float) -> Any:
@@ -145,12 +164,16 @@ def clip_by_value(clip_value: float) -> optax.GradientTransformation:
     return _stateless(lambda grads: clip_grad_value_(grads, clip_value))
 
 
-def _stateless(change: Any) -> optax.GradientTransformation:
+class _Clip(optax.GradientTransformation):  # type: ignore[misc]  # optax has no types
+    """A transformation that clips, which `chain` knows by its class."""
+
+
+def _stateless(change: Any) -> _Clip:
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         return change(grads), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return _Clip(lambda params: optax.EmptyState(), update)
 
 
 def chain(*parts: optax.GradientTransformation) -> Optimizer:
@@ -163,7 +186,8 @@ def chain(*parts: optax.GradientTransformation) -> Optimizer:
         An optimizer with the parameter groups of that one.
 
     Raises:
-        ValueError: There is no optimizer among the parts, or more than one.
+        ValueError: There is no optimizer among the parts, or more than one; clipping comes after
+            it, or it accumulates gradients, of which clipping has to see the sum.
 
     >>> from jaxnet import optim
     >>> optimizer = optim.chain(optim.clip_by_norm(1.0), optim.SGD(lr=0.1))
@@ -172,6 +196,16 @@ def chain(*parts: optax.GradientTransformation) -> Optimizer:
     if len(optimizers) != 1:
         raise ValueError(
             f"chain: it holds {len(optimizers)} optimizers of jaxnet.optim; accepted is one"
+        )
+    if any(isinstance(part, _Clip) for part in parts[parts.index(optimizers[0]) :]):
+        raise ValueError(
+            "chain: clipping after the optimizer would limit its updates, not the gradients; "
+            "write optim.chain(optim.clip_by_norm(1.0), optimizer)"
+        )
+    if optimizers[0].name == "accumulate" and any(isinstance(part, _Clip) for part in parts):
+        raise ValueError(
+            "chain: clipping before `accumulate` would limit the gradients of each batch, not "
+            "their sum; write optim.accumulate(optim.chain(optim.clip_by_norm(1.0), optimizer), 4)"
         )
     whole = optax.with_extra_args_support(optax.chain(*parts))
     return optimizers[0].around("chain", whole.init, whole.update)

@@ -223,7 +223,7 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, steps: int, every: int =
     Raises:
         ValueError: An argument is out of range, the schedule was built for another
             optimizer, or (in init) the schedule changes a hyperparameter that the optimizer
-            was built without.
+            was built without, or there is another schedule inside.
 
     >>> from jaxnet import optim
     >>> plain = optim.SGD(lr=0.1)
@@ -247,6 +247,11 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, steps: int, every: int =
 
     def init(params: Any) -> ScheduledState:
         inner = optimizer.init(params)
+        if has_schedule(inner):
+            raise ValueError(
+                "scheduled: there is a schedule inside already, whose numbers would hold; combine "
+                "them by optim.ChainedScheduler or optim.SequentialLR"
+            )
         tables = []
         for state, table in zip(states(inner), values, strict=True):
             columns: dict[str, jax.Array] = {}
@@ -288,3 +293,9 @@ def _at(inner: Any, tables: tuple[Mapping[str, jax.Array], ...], index: Any) -> 
         return state._replace(hyperparams={**state.hyperparams, **new})
 
     return map_states(change, inner)
+
+
+def has_schedule(opt_state: Any) -> bool:
+    """Whether the state of an optimizer has that of `scheduled` in it, at any depth."""
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, ScheduledState))
+    return any(isinstance(leaf, ScheduledState) for leaf in leaves)

@@ -21,7 +21,7 @@ from jaxnet.data._loader import DataLoader
 from jaxnet.data._sampler import epoch_order
 from jaxnet.data._sharded import ShardedReader
 from jaxnet.train._chunk import Batches, Parts
-from jaxnet.train._loaders import LoaderFeed, is_mapped, row_count
+from jaxnet.train._loaders import LoaderFeed, is_mapped, row_count, sampled
 
 _log = logging.getLogger(__name__)
 
@@ -142,11 +142,8 @@ class ArrayFeed:
         return jax.tree.map(lambda column: as_jax("data", np.asarray(column)[rows]), self._data)
 
     def sample(self) -> Any:
-        """Rows from everywhere, at most 16 MiB: what tells this data from other data."""
-        leaves = jax.tree.leaves(self._data)
-        most = 2**24 // max(1, sum(leaf.nbytes for leaf in leaves) // self._count)
-        rows = np.linspace(0, self._count - 1, min(self._count, max(1, most))).astype(np.int64)
-        return jax.tree.map(lambda column: np.asarray(column[rows]), self._data)
+        """What tells this data from other data."""
+        return sampled(self._data)
 
 
 Feed = ArrayFeed | LoaderFeed

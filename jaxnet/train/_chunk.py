@@ -15,10 +15,17 @@ import numpy as np
 from jax import lax
 
 from jaxnet._checks import check_integer
-from jaxnet.optim import learning_rates
 from jaxnet.train._diagnose import NonFiniteError, diagnose
-from jaxnet.train._state import TrainState
-from jaxnet.train._step import EvalStep, Metrics, Step
+from jaxnet.train._loss import Metrics
+from jaxnet.train._several import (
+    carried,
+    check_same_state,
+    learning_rates_of,
+    map_states,
+    named_states,
+    with_carried,
+)
+from jaxnet.train._step import EvalStep, Step
 from jaxnet.train._values import LINE, RATES
 
 _log = logging.getLogger(__name__)
@@ -67,32 +74,35 @@ def make_chunk(
             if batch_size is not None:
                 rows = lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
                 batch = jax.tree.map(lambda column: column[rows], data)
-            if not trains and isinstance(current, TrainState):
-                # The state is the same at every batch of an evaluation; what it draws is not,
-                # and depends on nothing but the number of the batch in the whole data.
-                current = current.replace(key=jax.random.fold_in(current.key, offset + i))
+            if not trains:
+                # The step's number is the same at every batch of an evaluation; what it draws is
+                # not, and depends on nothing but the number of the batch in the whole data.
+                current = map_states(
+                    lambda one: one.replace(key=jax.random.fold_in(one.key, offset + i)), current
+                )
             new, metrics = step(current, batch)
             if nonfinite == "skip":
                 fine = _finite(metrics.get("loss")) & _sound(new, current)
                 # The loss tells `fit` which steps were left out.
                 if "loss" in metrics:
                     metrics = {**metrics, "loss": jnp.where(fine, metrics["loss"], jnp.nan)}
-                old = current
-                if isinstance(current, TrainState):
-                    old = current.replace(step=new.step)
+                old = map_states(lambda one, after: one.replace(step=after.step), current, new)
                 new = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
             return new, metrics
 
         def body(i: Any, carry: Any) -> Any:
             current, metrics, _ = carry
-            new, measured = once(current if trains else state, data, order, i)
+            if not trains:
+                current = with_carried(state, current)
+            new, measured = once(current, data, order, i)
             metrics = jax.tree.map(lambda all, one: all.at[i - start].set(one), metrics, measured)
             fine = _finite(measured.get("loss")) if nonfinite == "stop" else True
-            return new if trains else current, metrics, fine
+            return new if trains else carried(new), metrics, fine
 
-        shapes = jax.eval_shape(once, state, data, order, start)[1]
+        after, shapes = jax.eval_shape(once, state, data, order, start)
+        check_same_state(state, after)
         metrics = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
-        first: Any = state if trains else (), metrics, jnp.array(True)
+        first: Any = state if trains else carried(state), metrics, jnp.array(True)
         if nonfinite != "stop":
             # With ends that are known when it is compiled this becomes a scan.
             current, metrics, fine = lax.fori_loop(start, stop, body, first)
@@ -123,7 +133,8 @@ def make_epoch(step: Step, batch_size: int) -> Epoch:
         `make_eval_step` gives nothing away, and `train.evaluate` neither.
 
     Raises:
-        ValueError: The batch size is below 1, or the order holds no rows.
+        ValueError: The batch size is below 1, the order holds no rows, or the step gives back
+            another kind of state than it is given.
     """
     check_integer("batch_size", batch_size, least=1)
 
@@ -158,7 +169,7 @@ def make_repeat(step: Step, steps: int) -> Callable[[Any, Any], tuple[Any, Metri
         along axis 0.
 
     Raises:
-        ValueError: The number of steps is below 1.
+        ValueError: The number of steps is below 1, or as in `make_epoch`.
     """
     check_integer("steps", steps, least=1)
     chunk = make_chunk(step, None, steps)
@@ -166,12 +177,16 @@ def make_repeat(step: Step, steps: int) -> Callable[[Any, Any], tuple[Any, Metri
 
 
 def _sound(new: Any, old: Any) -> jax.Array:
-    """Whether the parameters are finite, and the buffers where they were: a mask may hold -inf."""
-    if not isinstance(new, TrainState):
-        return _finite(new)
-    floats = [name for name, x in new.buffers.items() if jnp.issubdtype(x.dtype, jnp.inexact)]
-    kept = [jnp.isfinite(new.buffers[k]) | ~jnp.isfinite(old.buffers[k]) for k in floats]
-    return jnp.stack([_finite(new.params), *(fine.all() for fine in kept)]).all()
+    """Whether the parameters are finite, and the buffers where they were: a mask may hold -inf.
+
+    Of what the user keeps beside the states of models, all numbers have to be.
+    """
+    fine = [_finite(map_states(lambda one: one.params, new))]
+    for one, before in zip(named_states(new).values(), named_states(old).values(), strict=True):
+        for name, x in one.buffers.items():
+            if jnp.issubdtype(x.dtype, jnp.inexact):
+                fine.append((jnp.isfinite(x) | ~jnp.isfinite(before.buffers[name])).all())
+    return jnp.stack(fine).all()
 
 
 def _finite(tree: Any) -> jax.Array:
@@ -300,8 +315,9 @@ class ChunkRunner:
         return known[name]
 
     def _capacity(self, batch: Any, feed: Any) -> int:
-        self._try_last(batch, feed)
+        # A whole batch first: what is wrong with it has nothing to do with the smaller one.
         in_memory = self.metrics_like(self.state, batch), None if feed.on_device else batch
+        self._try_last(batch, feed)
         one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(in_memory))
         return max(1, min(_STEPS, _BYTES // max(one, 1)))
 
@@ -344,8 +360,7 @@ class ChunkRunner:
             losses = metrics.get("loss", 0.0)
             if not (bool(finite) and np.isfinite(losses).all()):
                 self._explain(chunk, state, batches, int(start), int(end), epoch)
-        if self._trains:
-            self.state = new
+        self.state = new if self._trains else with_carried(state, new)
         return metrics
 
     def _chunk(self, batch_size: int, capacity: int) -> Any:
@@ -410,7 +425,7 @@ def _check_result(result: Any, trains: bool, state: Any) -> None:
             f"step: it gave {type(result).__name__}; accepted is a function (state, batch) -> "
             "(state, dictionary of metrics), such as make_train_step(loss, optimizer) gives"
         )
-    rates = learning_rates(state.opt_state) if isinstance(state, TrainState) else {}
+    rates = learning_rates_of(state)
     for name in result[1] if trains else ():
         if name in (*LINE, *RATES, *rates) or name.startswith("val_"):
             raise ValueError(

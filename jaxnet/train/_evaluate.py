@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxnet._keys import keys
@@ -16,9 +15,11 @@ from jaxnet._mixed_precision import computing_in
 from jaxnet.precision import check_x64, full_float32
 from jaxnet.train._batches import Feed, open_feed
 from jaxnet.train._chunk import Call, ChunkRunner
+from jaxnet.train._loss import Loss, Metrics, entered, with_metrics, with_step
 from jaxnet.train._progress import Progress
-from jaxnet.train._state import TrainState, keeping_attributes
-from jaxnet.train._step import EvalStep, Loss, Metrics, Step, TrainStep, with_metrics
+from jaxnet.train._several import check_no_models, first_state, is_state, map_states, named_states
+from jaxnet.train._state import keeping_attributes, split
+from jaxnet.train._step import EvalStep, Step, TrainStep
 from jaxnet.train._values import joined, mean_metrics
 
 
@@ -30,24 +31,29 @@ def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
     batch a key of its own.
 
     Args:
-        loss: A function `loss(model, batch)` that returns a scalar, or a scalar and a
-            dictionary of metrics.
+        loss: A function `loss(model, batch)`, or `loss(model, batch, step)`, that returns a
+            scalar, or a scalar and a dictionary of metrics. Where the state is that of several
+            models, it is given all of them, as that of `make_train_step(model=...)` is.
         compute_dtype: The dtype of the model's arithmetic, bfloat16 or float16; None means
             float32.
 
     Returns:
-        A pure function `(state, batch) -> (state, metrics)`, not yet compiled, which returns
-        the state unchanged.
+        A pure function `(state, batch) -> (state, metrics)`, not yet compiled. The state that
+        it returns differs only in buffers that the model writes in evaluation mode, such as a
+        recurrent state; `evaluate` and `fit` hand them on to the next batch, and forget them after
+        the last one.
     """
 
     check_x64("compute_dtype", compute_dtype)
+    call = with_step(loss)
 
     @full_float32()
-    def step(state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
-        model = state.model()
-        key = jax.random.fold_in(state.key, state.step)
-        with keys(key), computing_in(model, compute_dtype), keeping_attributes(model):
-            value, metrics = with_metrics(loss(model, batch))
+    def step(state: Any, batch: Any) -> tuple[Any, Metrics]:
+        first = first_state(state)
+        key = jax.random.fold_in(first.key, first.step)
+        with entered(state, key, compute_dtype, training=False) as models:
+            value, metrics = with_metrics(call(models, batch, first.step))
+        state = map_states(lambda one, m: one.replace(buffers=split(m)[2]), state, models)
         return state, {"loss": value, **metrics}
 
     return EvalStep(step)
@@ -73,7 +79,13 @@ def make_predict(
     check_x64("compute_dtype", compute_dtype)
 
     @full_float32()
-    def predict(state: TrainState[Any], *inputs: Any) -> Any:
+    def predict(state: Any, *inputs: Any) -> Any:
+        if not is_state(state):
+            names = ", ".join(map(repr, named_states(state)))
+            raise TypeError(
+                f"state: a {type(state).__name__} of the models {names}; accepted is the state of "
+                "one of them"
+            )
         model = state.model(averaged=averaged)
         key = jax.random.fold_in(state.key, state.step)
         with keys(key), computing_in(model, compute_dtype), keeping_attributes(model):
@@ -126,7 +138,7 @@ def evaluate(
     >>> sorted(train.evaluate(state, train.make_eval_step(loss), (x, y), batch_size=4))
     ['accuracy', 'loss']
     """
-    check_state(state)
+    check_no_models(state)
     check_eval_step(eval_step)
     opened, _ = open_feed(data, batch_size=batch_size, where=feed, once=True)
     runner = ChunkRunner(eval_step, trains=False, chunk_steps=chunk_steps)
@@ -182,7 +194,7 @@ def predict(
     >>> train.predict(state, np.ones((10, 3), np.float32), batch_size=4).shape
     (10, 2)
     """
-    check_state(state)
+    check_no_models(state)
     opened, _ = open_feed(inputs, batch_size=batch_size, where=feed, name="inputs", once=True)
     dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
     runner = ChunkRunner(_predict_step(dtype, averaged), trains=False)
@@ -228,15 +240,6 @@ def _calls(
             yield call
     finally:
         progress.close()
-
-
-def check_state(state: Any) -> None:
-    """Raises TypeError if it is a model, which is what PyTorch's loops take."""
-    if isinstance(state, nnx.Module) or type(state).__module__.startswith("torch."):
-        raise TypeError(
-            f"state: a model ({type(state).__name__}); accepted is the state of a run: "
-            "train.create(model, optimizer)"
-        )
 
 
 def check_eval_step(step: Step) -> None:

@@ -12,19 +12,22 @@ from jaxnet._checks import check_choice, check_flag, check_integer, is_number
 from jaxnet.checkpoint import Checkpoints
 from jaxnet.data._dataset import checked_generator
 from jaxnet.optim import Schedule
+from jaxnet.optim._schedule import has_schedule
 from jaxnet.random import Generator
 from jaxnet.train._batches import gives_batches, open_epochs, open_feed
 from jaxnet.train._callbacks import Callback, EverySteps
 from jaxnet.train._chunk import ChunkRunner
-from jaxnet.train._evaluate import check_eval_step, check_state, check_train_step
+from jaxnet.train._evaluate import check_eval_step, check_train_step
 from jaxnet.train._loaders import LoaderFeed
 from jaxnet.train._progress import Progress, use_compilation_cache
 from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Monitor, Result
 from jaxnet.train._resume import RunCheckpoints, arguments
 from jaxnet.train._run import Run
-from jaxnet.train._state import TrainState, copied
-from jaxnet.train._step import Step
+from jaxnet.train._several import check_no_models, is_state
+from jaxnet.train._state import copied
+from jaxnet.train._step import Step, TrainStep
+from jaxnet.train._wiring import optimizer_text
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +68,9 @@ def fit(
     """Trains for some epochs, seen while it runs, with nothing lost if it is stopped.
 
     Args:
-        state: The state to start from; it stays usable. It is `train.create(...)`, or for a
-            step of your own any pytree of arrays, such as the states of two models.
+        state: The state to start from; it stays usable. It is `train.create(...)`, a dictionary,
+            tuple or other pytree of these for several models, with or without arrays beside
+            them, or for a step of your own any pytree of arrays.
         step: A training step: `make_train_step(...)`, or a function `(state, batch) ->
             (state, dictionary of metrics)` that JAX can compile.
         data: A pytree of arrays with the rows along axis 0, or a pandas DataFrame; a data set,
@@ -115,8 +119,9 @@ def fit(
             new ones (data, config, a schedule's values, compute_dtype). For a loader this sets
             back what it may draw from: its generators, and the global ones of Python, NumPy and
             torch. A loader that then still gives other batches is an error where the run was
-            stopped within an epoch; between epochs nothing can tell.
-        records: A folder, or a `Records`, for the numbers of every epoch.
+            stopped within an epoch; between epochs only the arrays of a TensorDataset tell.
+        records: A folder, or a `Records`, for the numbers of every epoch. A folder with the
+            epochs of another run than the checkpoint's is an error.
         nonfinite: At a loss or a parameter that is not finite (of a state of your own: at any
             floating number in it), "stop" with a `NonFiniteError` that names the
             cause, "skip" that step, or "go on". "stop" keeps the state before a compiled
@@ -135,9 +140,11 @@ def fit(
     second one ends it at once.
 
     Metrics of training are the means over its steps; those of the validation weigh each
-    batch by its rows. A `jaxnet.metrics.Metric` is joined over all rows in both. The learning
-    rate of an optimizer of `jaxnet.optim` is among the metrics as "lr" (of a second
-    parameter group as "lr_1"), as it was at the end of the epoch.
+    batch by its rows. So a loss with reduction="sum" comes out as the mean of the batches' sums,
+    weighed by their rows in the validation: divide it by the rows of the batch. A
+    `jaxnet.metrics.Metric` is joined over all rows in both. The learning rate of an optimizer of
+    `jaxnet.optim` is among the metrics as "lr" (of a second parameter group as "lr_1", of the
+    model "judge" among several as "judge.lr"), as it was at the end of the epoch.
 
     Raises:
         ValueError: An argument is out of range, or a checkpoint is of another run.
@@ -147,7 +154,7 @@ def fit(
         OSError: The folder of the checkpoints cannot be written.
         NonFiniteError: A loss or a parameter is not finite, with nonfinite="stop".
     """
-    check_state(state)
+    check_no_models(state)
     check_train_step(step)
     check_integer("epochs", epochs, least=0)
     check_integer("save_every", save_every, least=1)
@@ -168,13 +175,8 @@ def fit(
             raise TypeError(
                 f"callbacks: {callbacks!r}; accepted is a list of functions and train.EverySteps"
             )
-    if isinstance(schedule, Schedule):
-        raise TypeError(f"schedule: a {type(schedule).__name__}; accepted is its `apply`")
-    if schedule is not None and not isinstance(state, TrainState):
-        raise TypeError(
-            f"schedule: the state is a {type(state).__name__} without the opt_state that a "
-            "schedule changes; let the step follow the schedule, or a callback change the state"
-        )
+    if schedule is not None:
+        _check_schedule(schedule, state, step)
     if eval_step is not None:
         check_eval_step(eval_step)
     check_choice("nonfinite", nonfinite, ("stop", "skip", "go on"))
@@ -259,8 +261,34 @@ def fit(
         if records is not None:
             recorder = Records(records) if isinstance(records, str | os.PathLike) else records
             stack.callback(recorder.close)
+            if isinstance(recorder, Records):
+                recorder.check_run(position.history)
             recorder.open(position.epoch, position.steps, begun)
             run.recorder = recorder
         if resumed:
             _log.info("resumed after epoch %d, step %d", position.epoch, position.batch)
         return run.train()
+
+
+def _check_schedule(schedule: Any, state: Any, step: Any) -> None:
+    """Raises what tells of a schedule that the optimizer would not follow, or not rightly."""
+    if isinstance(schedule, Schedule):
+        raise TypeError(f"schedule: a {type(schedule).__name__}; accepted is its `apply`")
+    if not is_state(state):
+        raise TypeError(
+            f"schedule: the state is a {type(state).__name__} without the opt_state that a "
+            "schedule changes; put optim.scheduled(optimizer, schedule, steps, every) around the "
+            "optimizer of each model, or have a callback change the state"
+        )
+    if has_schedule(state.opt_state):
+        raise ValueError(
+            "schedule: the optimizer is in optim.scheduled, which sets the same numbers again at "
+            "every step; leave one of them out"
+        )
+    built = getattr(getattr(schedule, "__self__", None), "optimizer", None)
+    given = step.optimizer if isinstance(step, TrainStep) else built
+    if optimizer_text(built) != optimizer_text(given):
+        raise ValueError(
+            f"schedule: it was built for {optimizer_text(built)}, and the optimizer of the step is "
+            f"{optimizer_text(given)}"
+        )

@@ -17,6 +17,7 @@ import numpy as np
 from jaxnet._arrays import check_fits
 from jaxnet._extras import needed
 from jaxnet.data._collate import default_convert
+from jaxnet.data._dataset import arrays_of
 from jaxnet.data._sharded import ShardedReader
 from jaxnet.train._chunk import Batches, Parts, batch_shapes
 
@@ -87,8 +88,12 @@ class LoaderFeed:
             self.identity |= {k: v for k, v in state.items() if k != "batches"}
 
     def sample(self) -> Any:
-        """Nothing: what tells the data of a loader is the checksum of a batch."""
-        return None
+        """What tells the data of a loader from other data: the rows of a data set of arrays.
+
+        For any other data set it is None, since reading its rows may draw random numbers.
+        """
+        arrays = arrays_of(getattr(innermost(self._loader), "dataset", None))
+        return None if arrays is None else sampled(arrays)
 
     # the states of the generators
 
@@ -335,6 +340,15 @@ def checksum(batch: Any) -> int:
     for leaf in jax.tree.leaves(batch):
         found = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, found)
     return found
+
+
+def sampled(arrays: Any) -> Any:
+    """Rows from everywhere in a pytree of arrays, at most 16 MiB, and the arrays' shapes."""
+    leaves = jax.tree.leaves(arrays)
+    count = len(leaves[0])
+    most = 2**24 // max(1, sum(leaf.nbytes for leaf in leaves) // count)
+    rows = np.linspace(0, count - 1, min(count, max(1, most))).astype(np.int64)
+    return [(np.array(leaf.shape), np.asarray(leaf[rows])) for leaf in leaves]
 
 
 def _joined(group: list[Any], first: int, capacity: int) -> Batches:

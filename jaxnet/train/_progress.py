@@ -56,21 +56,12 @@ class Progress:
         """Begins the bar, over the rows of the whole run (None: not known), some of them done."""
         if self._quiet or self._bar is not None:
             return
-        from rich import progress
         from rich.console import Console
 
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=20),
-            progress.TaskProgressColumn(),
-            progress.TextColumn("{task.fields[shown]}"),
-            progress.TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows")
-            if total
-            else progress.TextColumn("{task.completed:,.0f} rows"),
-            progress.TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task("compiling", total=total, completed=done, shown="")
+        from jaxnet.train._bar import Bar
+
+        self._bar = Bar(console=Console(stderr=True))
+        self._task = self._bar.add_task("compiling", total=total, completed=done, metrics=[])
         self._bar.start()
 
     def write(self, text: str) -> None:
@@ -86,12 +77,15 @@ class Progress:
         """Says that some rows are done."""
         if self._bar is not None:
             shown = _shown({**self._last, **metrics}, self._first)
-            self._bar.update(self._task, advance=rows, description=what, shown=shown)
+            self._bar.update(self._task, advance=rows, description=what, metrics=shown)
 
     def epoch(self, epoch: str, metrics: Mapping[str, Any], rate: float, seconds: float) -> None:
         """Writes the line of an epoch."""
-        shown = _shown(metrics, self._first)
+        pairs = _shown(metrics, self._first)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in pairs)
         self._last = {name: metrics[name] for name in metrics if name == self._first}
+        if self._bar is not None:
+            self._bar.update(self._task, metrics=pairs)
         self.write(f"epoch {epoch}: {shown}, {rate:,.0f} samples/s, {seconds:.2f} s")
 
     def close(self) -> None:
@@ -139,10 +133,10 @@ class _Handler(logging.Handler):
             logging.root.handle(record)
 
 
-def _shown(metrics: Mapping[str, Any], first: str | None) -> str:
-    names = [name for name, value in metrics.items() if isinstance(value, float | int)]
-    names.sort(key=lambda name: name != first)  # stable: the others stay in their order
-    return ", ".join(f"{name} {metrics[name]:.4g}" for name in names)
+def _shown(metrics: Mapping[str, Any], first: str | None) -> list[tuple[str, float]]:
+    """The metrics that are one number each, one of them first."""
+    found = [(name, value) for name, value in metrics.items() if isinstance(value, float | int)]
+    return sorted(found, key=lambda pair: pair[0] != first)  # stable: the others keep their order
 
 
 _handler = _Handler()

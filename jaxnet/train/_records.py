@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from jaxnet.train._values import plain, scalars
 from jaxnet.train._visdom import Visdom
 
 Line = Mapping[str, Any]
+_log = logging.getLogger(__name__)
 
 
 class Recorder(Protocol):
@@ -36,7 +38,8 @@ class Records:
 
     Lines are flushed one by one, so that the file of a killed run can be read. A run
     that is resumed from a checkpoint first removes the lines that were written after the
-    checkpoint, so that no line is there twice.
+    checkpoint, so that no line is there twice. If the checkpoint has no whole epoch, nothing
+    tells whose epochs the folder holds: they are kept as FOLDER/history-1.jsonl.
 
     Args:
         folder: Path of the folder, which is made if it does not exist.
@@ -91,15 +94,41 @@ class Records:
                 "checkpoint folder goes on in its own)"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
+        lines = _read_lines(file)
+        if epoch == 0 and any("epoch" in line for line in lines):
+            number = 1
+            while (kept := self.folder / f"history-{number}.jsonl").exists():
+                number += 1
+            os.rename(file, kept)
+            _log.warning("records: %s has epochs that no checkpoint has; kept as %s", file, kept)
         # A run that was killed may have written lines after its last checkpoint. They are
         # removed, since the resumed run writes the same epochs and steps again.
         before = [
-            line
-            for line in _read_lines(file)
-            if line.get("epoch", 0) <= epoch and line.get("step", 0) <= step
+            line for line in lines if line.get("epoch", 0) <= epoch and line.get("step", 0) <= step
         ]
         for writer in self._writers:
             writer.open(before, step)
+
+    def check_run(self, history: Sequence[Line]) -> None:
+        """Refuses the records of another run than that of a checkpoint; `open` comes after it.
+
+        Args:
+            history: The lines of the run's epochs so far, as the checkpoint has them.
+
+        Raises:
+            ValueError: An epoch in the folder has other numbers than in the checkpoint.
+        """
+        file = self.folder / "history.jsonl"
+        there = {line["epoch"]: line for line in _read_lines(file) if "epoch" in line}
+        for line in map(plain, history):
+            recorded = there.get(line["epoch"], line)
+            for name, value in line.items():
+                if recorded.get(name) != value:
+                    raise ValueError(
+                        f"records: {file} holds another run than the checkpoints: in epoch "
+                        f"{line['epoch']} {name} is {recorded.get(name)!r} there, and {value!r} "
+                        "in the checkpoint; give this run's own folder, or a new one"
+                    )
 
     def epoch(self, line: Line) -> None:
         """Records an epoch: the numbers by name, "epoch", "step" and the metrics."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet._names import named_leaves
+from jaxnet._names import join, named_leaves
 from jaxnet.checkpoint import Checkpoints, DamagedError, Restored
 from jaxnet.checkpoint._about import read_about
 from jaxnet.optim import get_hyperparams
@@ -19,7 +19,7 @@ from jaxnet.optim._schedule import ScheduledState
 from jaxnet.random import Generator
 from jaxnet.train._callbacks import EverySteps
 from jaxnet.train._loaders import checksum
-from jaxnet.train._state import TrainState
+from jaxnet.train._several import named_states
 from jaxnet.train._step import TrainStep
 from jaxnet.train._values import joined, plain
 
@@ -263,17 +263,20 @@ def arguments(
     """
     kept: dict[str, Any] = {"generator (checksum)": zlib.crc32(generator.get_state().tobytes())}
     new: dict[str, Any] = {f"{k} (checksum)": checksum(v) for k, v in samples.items()}
-    if isinstance(state, TrainState):
-        key = np.asarray(jax.random.key_data(state.key))
-        kept["seed (checksum)"] = zlib.crc32(key.tobytes())
-        for i in range(len(states(state.opt_state))):
-            values: dict[str, Any] = get_hyperparams(state.opt_state, i)
+    for of, one in named_states(state).items():
+        key = np.asarray(jax.random.key_data(one.key))
+        kept[join(of, "seed (checksum)")] = zlib.crc32(key.tobytes())
+        if tables := _tables(one):  # which hold, and not the hyperparameters
+            new[join(of, "schedule (checksum)")] = checksum(list(tables.values()))
+            continue
+        for i in range(len(states(one.opt_state))):
+            values: dict[str, Any] = get_hyperparams(one.opt_state, i)
             # By way of text, so that 0.1 in float32 becomes 0.1 and not 0.10000000149.
             texts = jax.tree.map(lambda x: float(str(x)), jax.device_get(values))
-            kept |= {f"{name}_{i}" if i else name: plain(value) for name, value in texts.items()}
-        if tables := _tables(state):
-            new["schedule (checksum)"] = checksum(list(tables.values()))
-            kept = {name: value for name, value in kept.items() if "(" in name}
+            kept |= {
+                join(of, f"{name}_{i}" if i else name): plain(value)
+                for name, value in texts.items()
+            }
     if isinstance(step, TrainStep):
         for i, group in enumerate(getattr(step.optimizer, "groups", ())):
             flags = {k: v for k, v in group.defaults.items() if isinstance(v, bool | str)}

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.optim import learning_rates
 from jaxnet.random import Generator
 from jaxnet.train._batches import Feed
 from jaxnet.train._callbacks import Callback, EpochReport, EverySteps, StepReport, leaf_like
@@ -18,7 +17,8 @@ from jaxnet.train._progress import Progress, interruptible
 from jaxnet.train._records import Recorder
 from jaxnet.train._result import Monitor, Result
 from jaxnet.train._resume import EpochMetrics, RunCheckpoints, RunPosition
-from jaxnet.train._state import TrainState, copied, weights_of, with_weights
+from jaxnet.train._several import learning_rates_of, named_states, weights_of, with_weights
+from jaxnet.train._state import copied
 from jaxnet.train._values import mean_metrics
 
 
@@ -50,8 +50,9 @@ class Run:
     interrupted: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.state, TrainState):
-            self.position.steps = int(self.state.step)
+        # Each model of several counts its own steps; none has made fewer than the run.
+        steps = [int(one.step) for one in named_states(self.state).values()]
+        self.position.steps = min(steps, default=0)
         # A copy, too: a stop within the first epoch saves it.
         patient = self.monitor.patience is not None
         self.best = jax.tree.map(copied, weights_of(self.state)) if patient else None
@@ -146,8 +147,7 @@ class Run:
         if self.tested is not None:
             found = measure(self.tester, self.state, self.tested)
             measured |= {f"val_{name}": value for name, value in found.items()}
-        if isinstance(self.state, TrainState):
-            measured = measured | learning_rates(self.state.opt_state) | measured
+        measured = measured | learning_rates_of(self.state) | measured
         position.epoch, position.batch = position.epoch + 1, 0
         if self.monitor.judge(measured, position) and self.monitor.patience is not None:
             # A copy: callbacks and later calls may give the state's own memory away.

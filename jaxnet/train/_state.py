@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 
 from jaxnet._names import named_variables
+from jaxnet.train._wiring import check_average, check_optimizer, optimizer_text
 
 M = TypeVar("M", bound=nnx.Module)
 Arrays = dict[str, jax.Array]
@@ -109,6 +110,8 @@ class TrainState(Generic[M]):
         key: The random key of the run; a step uses `fold_in(key, step)`.
         average: The state of a running average of the weights, or None.
         structure: The model without its numbers; a static part of the pytree.
+        optimizer: The text form of the optimizer that `create` was given, static too, by which a
+            step knows that it has the same numbers; "" for one that is not of jaxnet.
     """
 
     step: jax.Array
@@ -118,6 +121,7 @@ class TrainState(Generic[M]):
     key: jax.Array
     structure: Structure[M] = dataclasses.field(metadata={"static": True})
     average: Any = None
+    optimizer: str = dataclasses.field(default="", metadata={"static": True})
 
     def __repr__(self) -> str:
         arrays = [x for x in jax.tree.leaves(self.params) if hasattr(x, "size")]
@@ -170,11 +174,12 @@ def create(
             no average.
 
     Raises:
-        TypeError: The model is no module, or the optimizer none.
+        TypeError: The model is no module, the optimizer none, or the average none.
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"create: model: {type(model).__name__}; accepted is a flax.nnx module")
     check_optimizer("create", optimizer)
+    check_average("create", average)
     # Copied, because a compiled step may be given the state's memory (donation), and the
     # model would be left with deleted arrays.
     structure, params, buffers = split(model)
@@ -187,6 +192,7 @@ def create(
         key=jax.random.key(seed),
         structure=structure,
         average=None if average is None else average.init(params, buffers),
+        optimizer=optimizer_text(optimizer),
     )
 
 
@@ -238,15 +244,6 @@ def _inside(value: Any) -> Any:
     return {k: id(v) for k, v in value.items()} if isinstance(value, dict) else None
 
 
-def check_optimizer(owner: str, optimizer: Any) -> None:
-    """Raises TypeError if it is no optimizer, but the function that makes one, for example."""
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(
-            f"{owner}: optimizer: {optimizer!r}; accepted is an optimizer of jaxnet.optim or "
-            "optax, such as optim.SGD(lr=0.1)"
-        )
-
-
 def copied(x: Any) -> jax.Array:
     """A copy of an array, whose dtype is not weak.
 
@@ -263,17 +260,3 @@ def copied(x: Any) -> jax.Array:
         return jax.device_put(x, may_alias=False)
     # jnp.array copies large arrays of numpy late, so that a write after it would show.
     return jnp.array(np.array(x) if isinstance(x, np.ndarray) else x, getattr(x, "dtype", None))
-
-
-def weights_of(state: Any) -> Any:
-    """What `patience` gives back of the best epoch."""
-    if not isinstance(state, TrainState):
-        return state
-    return state.params, state.buffers, state.average
-
-
-def with_weights(state: Any, best: Any) -> Any:
-    """A state with the weights that `weights_of` gave of another one."""
-    if not isinstance(state, TrainState):
-        return best
-    return state.replace(params=best[0], buffers=best[1], average=best[2])

@@ -1,9 +1,11 @@
-"""Training, evaluation and prediction steps: pure functions of (state, batch)."""
+"""Training steps: pure functions of (state, batch)."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,32 +15,15 @@ from jax.typing import DTypeLike
 
 from jaxnet import metrics as metric_functions
 from jaxnet._checks import check_integer
-from jaxnet._keys import keys
-from jaxnet._mixed_precision import computing_in
 from jaxnet.losses._reduction import dividing_by, noting_divisors
 from jaxnet.optim import Optimizer
-from jaxnet.optim._scaling import has_scaler
 from jaxnet.precision import check_x64, full_float32
-from jaxnet.train._state import (
-    Arrays,
-    TrainState,
-    check_optimizer,
-    keeping_attributes,
-    merge,
-    split,
-)
+from jaxnet.train._loss import Loss, Metrics, entered, is_module, with_metrics, with_step
+from jaxnet.train._several import arrays_of, map_states, state_of, with_arrays, with_state
+from jaxnet.train._state import Arrays, split
+from jaxnet.train._wiring import Average, check_average, check_optimizer, check_wiring
 
-Metrics = dict[str, Any]
-Loss = Callable[[Any, Any], Any]
 Step = Callable[[Any, Any], tuple[Any, Metrics]]
-
-
-class Average(Protocol):
-    """The methods of a running average of weights, such as `jaxnet.optim.AveragedModel`."""
-
-    def init(self, params: Any, buffers: Any = None) -> Any: ...
-
-    def update(self, state: Any, params: Any, buffers: Any = None) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,15 +35,33 @@ class TrainStep:
         loss: The loss function that the step minimises, which `diagnose` evaluates again.
         compute_dtype: The dtype of the model's arithmetic, or None.
         optimizer: The optimizer.
+        model: The name of the model that the step trains, in a state of several; else None.
     """
 
     function: Step
     loss: Loss
     compute_dtype: DTypeLike | None
     optimizer: optax.GradientTransformation
+    model: str | int | None = None
 
-    def __call__(self, state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, Metrics]:
+        if (noted := _noted.get()) is not None:
+            noted.append((self, state, batch))
         return self.function(state, batch)
+
+
+_noted: ContextVar[list[tuple[TrainStep, Any, Any]] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noting_steps() -> Iterator[list[tuple[TrainStep, Any, Any]]]:
+    """Collects the steps that are called inside, with their states and batches."""
+    found: list[tuple[TrainStep, Any, Any]] = []
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,55 +74,15 @@ class EvalStep:
 
     function: Step
 
-    def __call__(self, state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, Metrics]:
         return self.function(state, batch)
-
-
-def supervised(
-    criterion: Callable[[Any, Any], jax.Array],
-    metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
-) -> Loss:
-    """The usual loss function: `criterion(model(inputs), targets)` of a batch (inputs, targets).
-
-    A tuple as inputs becomes the model's arguments. For any other kind of batch or loss write
-    the function yourself, as in the example.
-
-    Args:
-        criterion: A function of outputs and targets that returns a scalar, such as
-            `losses.cross_entropy`.
-        metrics: Further functions of outputs and targets by name, such as
-            `metrics.accuracy`.
-
-    Returns:
-        A function `(model, batch) -> (loss, metrics)` for `make_train_step` and
-        `make_eval_step`.
-
-    >>> from jaxnet import losses
-    >>> def loss(model, batch):
-    ...     images, classes = batch
-    ...     penalty = 1e-3 * losses.l2_penalty(model, where="*.weight")
-    ...     return losses.cross_entropy(model(images), classes) + penalty
-    """
-
-    def loss(model: Any, batch: Any) -> tuple[jax.Array, Metrics]:
-        # An array of two rows would come apart into them.
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(
-                f"supervised: a batch of {jax.tree.map(jnp.shape, batch)}; accepted is (inputs, "
-                "targets). For other batches write loss(model, batch) yourself"
-            )
-        inputs, targets = batch
-        outputs = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-        measured = {name: f(outputs, targets) for name, f in (metrics or {}).items()}
-        return criterion(outputs, targets), measured
-
-    return loss
 
 
 def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
+    model: str | int | None = None,
     microbatches: int = 1,
     compute_dtype: DTypeLike | None = None,
     loss_scale: Callable[[Any], jax.Array] | None = None,
@@ -135,11 +98,18 @@ def make_train_step(
     Args:
         loss: A function `loss(model, batch)` that returns a scalar, or a scalar and a
             dictionary of metrics. It is given the model in training mode, inside an
-            `nn.keys` context with `fold_in(state.key, state.step)` for dropout and the like.
+            `nn.keys` context with `fold_in(state.key, state.step)` for dropout and the like. One
+            with a third parameter `step`, `loss(model, batch, step)`, is given `state.step`, the
+            number of the steps before this one.
         optimizer: The optimizer, whose updates are added to the parameters. Clipping,
             parameter groups, frozen parameters and schedules are parts of it
             (`jaxnet.optim`). LBFGS is given the loss of the batch as a function, torch's
             closure.
+        model: Which model the step trains, where the state is that of several: its key in a
+            dictionary of states, its number in a tuple, or its name in a dataclass. The loss is
+            then given all models, in the same dictionary, tuple or dataclass, and the batch. Only
+            this model has gradients, so that nothing has to be detached; the buffers of all
+            come back in the state.
         microbatches: The number of equal parts into which a batch is cut to save memory. The
             gradient is the mean of the parts' gradients, which for a loss that is a mean is
             the gradient of the whole batch; `losses.cross_entropy` and `nll_loss` divide by the
@@ -167,10 +137,21 @@ def make_train_step(
 
     Raises:
         ValueError: The number of microbatches is below 1, float16 has no loss scaling, or (in
-            the step) loss_scale and GradScaler do not go together, or the forward pass changes
-            an attribute of the model, which would be lost after the step.
+            the step) loss_scale and GradScaler do not go together, `create` was given an
+            optimizer with other numbers, an average where the step has none (or the other way
+            round), the state has no such model, or the forward pass changes an attribute of the
+            model, which would be lost after the step.
+        TypeError: An argument is of another kind.
     """
     check_optimizer("make_train_step", optimizer)
+    check_average("make_train_step", average)
+    if not isinstance(model, str | int | None):
+        raise TypeError(
+            f"make_train_step: model: a {type(model).__name__}; accepted is the key of a model in "
+            "the state. The model itself is given to train.create"
+        )
+    if loss_scale is not None and not callable(loss_scale):
+        raise TypeError(f"loss_scale: {loss_scale!r}; accepted is optim.loss_scale")
     check_x64("compute_dtype", compute_dtype)
     check_integer("microbatches", microbatches, least=1)
     if jnp.dtype(compute_dtype or jnp.float32) == jnp.float16 and loss_scale is None:
@@ -179,29 +160,28 @@ def make_train_step(
             "optim.GradScaler and give loss_scale=optim.loss_scale, or compute in bfloat16"
         )
 
+    call = with_step(loss)
+
     def objective(
         params: Arrays,
-        buffers: Arrays,
+        changed: Any,  # the parameters and buffers of each model, which forward passes may change
         batch: Any,
-        state: TrainState[Any],
+        state: Any,
         key: jax.Array,
         divisors: Sequence[jax.Array] = (),
     ) -> tuple[jax.Array, Any]:
-        model = merge(state.structure, params, buffers)
-        model.train()
-        with (
-            keys(key),
-            computing_in(model, compute_dtype),
-            keeping_attributes(model),
-            dividing_by(divisors),
-        ):
-            value, metrics = with_metrics(loss(model, batch))
+        state = with_arrays(state, changed)
+        own = state_of(state, model)
+        state = with_state(state, model, own.replace(params=params))
+        with entered(state, key, compute_dtype, training=True) as models, dividing_by(divisors):
+            value, metrics = with_metrics(call(models, batch, own.step))
         if grad_norm and "grad_norm" in metrics:
             raise ValueError("metrics: 'grad_norm' is asked for; give this metric another name")
-        # Only the differentiated value is scaled; the loss that is reported is not. The model
-        # is split again because its layers have changed buffers, such as running statistics.
-        scale = 1.0 if loss_scale is None else loss_scale(state.opt_state).astype(value.dtype)
-        return value * scale, (value, metrics, split(model)[1:])
+        # Only the differentiated value is scaled; the loss that is reported is not. The models
+        # are split again because their layers have changed buffers, such as running statistics.
+        scale = 1.0 if loss_scale is None else loss_scale(own.opt_state).astype(value.dtype)
+        after = map_states(lambda _, one: split(one)[1:], state, models)
+        return value * scale, (value, metrics, after)
 
     rematerialised = objective
     if remat:
@@ -215,81 +195,80 @@ def make_train_step(
 
         return jax.grad(value, has_aux=True)(params)
 
-    def parts(
-        reached: set[str], state: TrainState[Any], batch: Any, key: jax.Array
-    ) -> tuple[Any, Any]:
+    def parts(reached: set[str], state: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
+        if any(map(is_module, jax.tree.leaves(batch, is_leaf=is_module))):
+            raise ValueError(
+                "microbatches: the batch has a model in it, whose arrays would be cut; keep its "
+                "state beside that of the model that is trained, and give make_train_step `model`"
+            )
         cut = jax.tree.map(functools.partial(_cut, microbatches), batch)
+        before, params = arrays_of(state), state_of(state, model).params
 
         def divide(numbered: Any) -> list[jax.Array]:
             i, part = numbered
             with noting_divisors() as found:
-                objective(state.params, state.buffers, part, state, jax.random.fold_in(key, i))
+                objective(params, before, part, state, jax.random.fold_in(key, i))
             return found
 
         def run(carry: Any, numbered: Any) -> tuple[Any, Any]:
             i, part = numbered
-            total, params, buffers = carry
-            grads, (value, metrics, (params, buffers)) = gradient(
-                reached, params, buffers, part, state, jax.random.fold_in(key, i), divisors
+            total, changed = carry
+            params = state_of(with_arrays(state, changed), model).params
+            grads, (value, metrics, changed) = gradient(
+                reached, params, changed, part, state, jax.random.fold_in(key, i), divisors
             )
             total = jax.tree.map(jnp.add, total, grads)
-            return (total, params, buffers), (value, metrics)
+            return (total, changed), (value, metrics)
 
-        start = jax.tree.map(jnp.zeros_like, state.params), state.params, state.buffers
+        start = jax.tree.map(jnp.zeros_like, params), before
         # A loop instead of copies of the program, so that compilation takes no longer.
         numbers = jnp.arange(microbatches)
         divisors = [each.mean(0) for each in lax.map(divide, (numbers, cut))]
-        (total, params, buffers), (values, stacked) = lax.scan(run, start, (numbers, cut))
+        (total, changed), (values, stacked) = lax.scan(run, start, (numbers, cut))
         grads = jax.tree.map(lambda g: g / microbatches, total)
         metrics = jax.tree.map(
             lambda metric: metric_functions.total(metric) if _joins(metric) else metric.mean(0),
             stacked,
             is_leaf=_joins,
         )
-        return grads, (values.mean(), metrics, (params, buffers))
+        return grads, (values.mean(), metrics, changed)
 
     @full_float32()
-    def step(state: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Metrics]:
+    def step(state: Any, batch: Any) -> tuple[Any, Metrics]:
+        own = state_of(state, model)
+        check_wiring(own, optimizer, loss_scale, average)
         # The key depends on the number of the step alone, so that a run that is resumed draws
         # the same numbers as an uninterrupted one.
-        key = jax.random.fold_in(state.key, state.step)
-        if loss_scale is None and has_scaler(state.opt_state):
-            raise ValueError(
-                "loss_scale: None, but the optimizer has a GradScaler, which divides gradients by "
-                "the scale; give loss_scale=optim.loss_scale, or leave GradScaler out"
-            )
+        key = jax.random.fold_in(own.key, own.step)
         reached: set[str] = set()  # the names of the parameters that have a gradient
         if microbatches > 1:
             grads, aux = parts(reached, state, batch, key)
         else:
-            grads, aux = gradient(reached, state.params, state.buffers, batch, state, key)
+            grads, aux = gradient(reached, own.params, arrays_of(state), batch, state, key)
         # A layer may change its own parameters in the forward pass, as Embedding(max_norm) does
         # in torch too, so the update is added to the parameters after it.
-        value, metrics, (params, buffers) = aux
+        value, metrics, changed = aux
+        after = state_of(with_arrays(state, changed), model)
+        params = after.params
         if grad_norm:
-            scale = 1.0 if loss_scale is None else loss_scale(state.opt_state)
+            scale = 1.0 if loss_scale is None else loss_scale(own.opt_state)
             metrics = {**metrics, "grad_norm": optax.tree.norm(grads) / scale}
         extra: dict[str, Any] = {}
         if missing := [name for name in params if name not in reached]:
             extra["has_gradient"] = dict.fromkeys(missing, False)
         if isinstance(optimizer, optax.GradientTransformationExtraArgs):
             extra |= {"value": value, "grad": grads}
-            extra["value_fn"] = lambda p: objective(p, state.buffers, batch, state, key)[1][0]
-        updates, opt_state = _update(optimizer, grads, state.opt_state, params, extra)
+            extra["value_fn"] = lambda p: objective(p, arrays_of(state), batch, state, key)[1][0]
+        updates, opt_state = _update(optimizer, grads, own.opt_state, params, extra)
         with jax.numpy_dtype_promotion("standard"):  # float32 updates of bfloat16 parameters
             params = optax.apply_updates(params, updates)
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            buffers=buffers,
-            opt_state=opt_state,
-        )
+        after = after.replace(step=own.step + 1, params=params, opt_state=opt_state)
         if average is not None:
-            averaged = average.update(state.average, state.params, state.buffers)
-            state = state.replace(average=averaged)
-        return state, {"loss": value, **metrics}
+            averaged = average.update(own.average, after.params, after.buffers)
+            after = after.replace(average=averaged)
+        return with_state(with_arrays(state, changed), model, after), {"loss": value, **metrics}
 
-    return TrainStep(step, loss, compute_dtype, optimizer)
+    return TrainStep(step, loss, compute_dtype, optimizer, model)
 
 
 def _noting(reached: set[str], name: str, param: jax.Array) -> jax.Array:
@@ -358,27 +337,3 @@ def _update(
         f"optimizer: the state is that of another one ({type(opt_state).__name__}); give "
         f"create(model, optimizer) the optimizer of the step, here {optimizer!r}"
     ) from error
-
-
-def with_metrics(result: Any) -> tuple[jax.Array, Metrics]:
-    value, metrics = result if isinstance(result, tuple) else (result, {})
-    metrics = {name: jax.tree.map(jnp.asarray, _checked(name, m)) for name, m in metrics.items()}
-    if getattr(value, "ndim", None) != 0:
-        shape = getattr(value, "shape", None)
-        given = type(value).__name__ if shape is None else f"an array of shape {shape}"
-        raise ValueError(
-            f"loss: it gave {given}; a loss is one number, so take the mean or the sum"
-        )
-    if "loss" in metrics:
-        raise ValueError("metrics: 'loss' is the loss itself; give this metric another name")
-    return value, metrics
-
-
-def _checked(name: str, metric: Any) -> Any:
-    for leaf in jax.tree.leaves(metric):
-        if not (hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float)):
-            raise TypeError(
-                f"metrics: {name}: {leaf!r}; accepted are numbers, arrays of numbers, and what "
-                "jaxnet.metrics gives"
-            )
-    return metric

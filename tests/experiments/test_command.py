@@ -136,7 +136,17 @@ def test_a_run_outlives_its_console(how, tmp_path):
     done = in_steady(program.strip(), *CONSOLES[how])
     assert (tmp_path / "done").exists()
     assert done.returncode == (0 if "head" in CONSOLES[how][0] else 3)
-    assert "error" not in done.stderr.lower()
+    lost = "error: output was lost: No space left on device; records and results are in"
+    assert (lost in done.stderr) == (how == "full")
+    assert done.stderr.lower().count("error") == (how == "full")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
+@pytest.mark.parametrize("end", ["pass", "sys.exit()", "sys.exit(0)"])
+def test_a_command_whose_output_is_lost_does_not_succeed(end):
+    done = in_steady(f'print("x"); {end}', ">/dev/full")
+    assert done.returncode == 2
+    assert done.stderr.count("output was lost") == len(done.stderr.splitlines()) == 1
 
 
 def test_characters_that_the_console_lacks_are_escaped():

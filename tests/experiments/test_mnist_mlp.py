@@ -283,7 +283,7 @@ def test_dropout_replays_recorded_masks(form):
 
     @jax.jit
     def masked_step(state, mask):
-        with nn.masks([mask]):
+        with nn.draws([mask]):
             return step(state, (x, y))
 
     ours = []

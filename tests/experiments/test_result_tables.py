@@ -41,6 +41,20 @@ def test_long_cells_go_on_below_and_names_stay_whole(monkeypatch, capsys):
     assert max(map(len, said.splitlines())) <= 40
 
 
+@pytest.mark.parametrize("width", [20, 30, 60])
+def test_no_cell_is_lost_in_a_narrow_terminal(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = [("cifar2_variants", "cifar10: not here", "words " * 9), ("a", "here", "[b]more[/b]")]
+    tables.show(("experiment", "data", "what it shows"), table, title="All of them")
+    said = capsys.readouterr().out
+    lines = [line.rstrip() for line in said.splitlines()]
+    assert max(map(len, lines)) <= width
+    assert len(lines) < 20  # no column of single letters
+    assert said.count("words") == 9
+    for word in ("All of them", "cifar2_variants", "cifar10:", "not here", "[b]more[/b]"):
+        assert word in " ".join(said.split())
+
+
 def test_all_rows_stand_in_the_file(tmp_path, capsys):
     with Run(tmp_path, "net", Training(seed=4, out=tmp_path)) as run:
         tables.save_ledger(run, rows(), ["A note."])

@@ -205,9 +205,52 @@ def test_sdpa_kernel_says_what_cudnn_takes():
 
 def test_sdpa_drops_weights_and_not_outputs():
     q, k, v = jnp.ones((2, 4)), jnp.ones((3, 4)), jnp.eye(3)
-    with nn.masks([np.array([[1, 0, 1], [0, 0, 0]])]):
+    with nn.draws([np.array([[1, 0, 1], [0, 0, 0]])]):
         out = scaled_dot_product_attention(q, k, v, dropout_p=0.5)
     np.testing.assert_allclose(out, np.array([[1, 0, 1], [0, 0, 0]]) * 2 / 3, rtol=1e-6)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("lengths", [(2, 3), (3, 3), (4, 2)])
+@pytest.mark.filterwarnings("ignore:Lower right causal bias will produce NaNs")
+def test_causal_masks_are_torchs(lengths):
+    import torch
+    from torch.nn.attention import bias as theirs
+
+    from jaxnet.nn.attention import bias as ours
+
+    q, k, v = arrays((1, 1, lengths[0], 4), (1, 1, lengths[1], 4), (1, 1, lengths[1], 2))
+    for name in ours.__all__:
+        there, here = getattr(theirs, name)(*lengths), getattr(ours, name)(*lengths)
+        assert here.tolist() == there._materialize().tolist()
+        out = scaled_dot_product_attention(*(jnp.float32(x) for x in (q, k, v)), here)
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            *map(torch.tensor, (q, k, v)), there
+        )
+        np.testing.assert_allclose(out, expected, atol=1e-6)
+        with pytest.raises(ValueError, match=f"{name}: sizes"):
+            getattr(ours, name)(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"static_k": 1}, "static_k and static_v; accepted is None"),
+        ({"bias_k": jnp.ones((1, 1, 4))}, "give both or neither"),
+        ({"in_proj_weight": None}, "needs in_proj_weight"),
+        ({"use_separate_proj_weight": True}, "needs q_proj_weight, k_proj_weight and v_proj"),
+        ({"num_heads": 3}, "num_heads 3 does not divide 4"),
+    ],
+)
+def test_multi_head_attention_forward_names_what_is_wrong(change, message):
+    given = {
+        "embed_dim_to_check": 4, "num_heads": 2, "in_proj_weight": jnp.ones((12, 4)),
+        "in_proj_bias": None, "bias_k": None, "bias_v": None, "add_zero_attn": False,
+        "dropout_p": 0.0, "out_proj_weight": jnp.ones((4, 4)), "out_proj_bias": None,
+    }  # fmt: skip
+    x = jnp.ones((3, 4))
+    with pytest.raises(ValueError, match=message):
+        nn.functional.multi_head_attention_forward(x, x, x, **(given | change))
 
 
 def test_sdpa_names_what_is_wrong():
@@ -282,7 +325,7 @@ def test_self_attention_by_one_product_is_attention():
 def test_recorded_masks_come_in_torchs_shapes():
     attention = small(dropout=0.5)
     (x,) = (jnp.asarray(a, jnp.float32) for a in arrays((3, 2, 4)))
-    with nn.masks([np.zeros((4, 3, 3)), np.zeros((2, 2, 3, 3))]):
+    with nn.draws([np.zeros((4, 3, 3)), np.zeros((2, 2, 3, 3))]):
         output, dropped = attention(x, x, x)
         bare, _ = attention(x, x, x, need_weights=False)
     assert not dropped.any()

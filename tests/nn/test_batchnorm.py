@@ -184,3 +184,28 @@ def test_a_training_run_keeps_torchs_statistics():
         assert np.allclose(buffer[...], theirs.get_buffer(name).numpy(), rtol=1e-5), name
     x = rng.standard_normal((1, 2, 1, 1)).astype(np.float32)
     assert np.abs(ours.eval()(x) - theirs.eval()(torch.tensor(x)).detach().numpy()).max() < 1e-5
+
+
+def test_batch_norms_become_sync_batch_norms_with_the_same_arrays():
+    net = nn.Sequential(nn.BatchNorm1d(3, momentum=None), nn.ModuleList([nn.BatchNorm2d(2)]))
+    kept = net[0].weight
+    net[0](X)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(net.eval())
+    assert converted is net
+    assert [type(m).__name__ for m in net.modules()][1::2] == ["SyncBatchNorm"] * 2
+    assert net[0].weight is kept
+    assert net[0].num_batches_tracked[...] == 1
+    assert not net[0].training
+    alone = nn.SyncBatchNorm.convert_sync_batchnorm(nn.BatchNorm1d(3, bias=False))
+    assert alone.bias is None
+    assert repr(alone) == repr(nn.SyncBatchNorm(3, bias=False))
+    assert nn.SyncBatchNorm(3)(jnp.ones((2, 3, 1, 1, 1, 1))).ndim == 6
+
+
+def test_sync_batch_norm_names_what_is_wrong():
+    with pytest.raises(ValueError, match="process_group 1; accepted is None"):
+        nn.SyncBatchNorm(3, process_group=1)
+    with pytest.raises(ValueError, match="process_group 1; accepted is None"):
+        nn.SyncBatchNorm.convert_sync_batchnorm(nn.BatchNorm1d(3), 1)
+    with pytest.raises(ValueError, match=r"expects an input of shape \(N, 3, ...\); it got \(3,\)"):
+        nn.SyncBatchNorm(3)(jnp.ones(3))

@@ -236,3 +236,79 @@ def test_dict_reads_as_a_dict():
 def test_errors(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+# ParameterList and ParameterDict
+
+
+def parameters(lib, array):
+    """The same containers in either library, after some changes."""
+    params = lib.ParameterList([array(2, 3), lib.Parameter(array(2)), 3, None])
+    params.append(array(1))
+    params += [array(4)]
+    params[0] = array(5, 1)
+    params[-1] = lib.Parameter(array(6))
+    by_name = lib.ParameterDict({"b": array(2), "a": array(1, 2), "n": 3})
+    by_name["later"] = array(3)
+    by_name.update(OrderedDict(z=array(1), c=array(2)))
+    by_name["a"] = array(7)
+    del by_name["b"]
+    by_name.setdefault("z", array(9))
+    return params, by_name
+
+
+@pytest.mark.torch
+def test_parameter_containers_are_torchs():
+    import torch
+
+    ours = parameters(nn, lambda *shape: jnp.ones(shape))
+    theirs = parameters(torch.nn, torch.ones)
+    for one, other in zip(ours, theirs, strict=True):
+        assert repr(one) == repr(other)
+        assert len(one) == len(other)
+        found = {name: p.shape for name, p in one.named_parameters()}
+        expected = {name: tuple(p.shape) for name, p in other.named_parameters()}
+        assert list(found.items()) == list(expected.items())
+    assert repr(ours[0][1:3]) == repr(theirs[0][1:3])
+    assert list(ours[1]) == list(theirs[1])
+    assert list(reversed(ours[1])) == list(reversed(theirs[1]))
+    assert repr(ours[1] | nn.ParameterDict({"q": 1})) == repr(
+        theirs[1] | torch.nn.ParameterDict({"q": 1})
+    )
+    assert ours[1].popitem()[0] == theirs[1].popitem()[0]
+    assert (ours[1].get("x", 5), ours[1].pop("n")) == (5, 3)
+
+
+def test_parameter_containers_train():
+    class Net(nn.Module):
+        def __init__(self):
+            self.scales = nn.ParameterList(jnp.ones(2) * i for i in range(3))
+            self.named = nn.ParameterDict({"bias": jnp.zeros(2)})
+
+        def __call__(self, x):
+            for scale in self.scales:
+                x = x + scale[...]
+            return x + self.named["bias"][...]
+
+    net = Net()
+    assert list(weights.state_dict(net)) == ["scales.0", "scales.1", "scales.2", "named.bias"]
+    structure, params, buffers = train.split(net)
+    assert train.merge(structure, params, buffers)(jnp.zeros(2)).tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: nn.ParameterList()(1), TypeError, "ParameterList holds parameters"),
+        (lambda: nn.ParameterList([1])[1], IndexError, "index 1 is out of range; it has 1"),
+        (lambda: nn.ParameterList(jnp.ones(2)), TypeError, "accepted is a list of parameters"),
+        (lambda: nn.ParameterDict()["x"], KeyError, "x"),
+        (lambda: nn.ParameterDict({"keys": 1}), KeyError, "'keys' is the name of an attribute"),
+        (lambda: nn.ParameterDict([(1, 2)]), TypeError, "key 1; accepted are strings"),
+        (lambda: nn.ParameterDict(5), TypeError, "give a mapping"),
+        (lambda: nn.ParameterDict().popitem(), KeyError, "empty"),
+    ],
+)
+def test_parameter_containers_name_what_is_wrong(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

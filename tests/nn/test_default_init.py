@@ -78,6 +78,18 @@ def mixed(lib):
     )
 
 
+def rest(lib):
+    """What is made of other layers, or draws its weights anew."""
+    return lib.ModuleDict(
+        {
+            "bags": lib.EmbeddingBag(4, 5, padding_idx=1),
+            "translate": lib.Transformer(4, 2, 1, 2, 6, batch_first=True),
+            "rare": lib.AdaptiveLogSoftmaxWithLoss(4, 9, [2, 5], div_value=2.0),
+            "scores": lib.LinearCrossEntropyLoss(3, 2, out_features=(2,), bias=True),
+        }
+    )
+
+
 SMALL = {
     "line": perceptron(1, 1),
     "curve": perceptron(1, 13, 1),
@@ -89,6 +101,7 @@ SMALL = {
     "mixed": mixed,
 }
 LARGE = {
+    "rest": rest,
     "digits": perceptron(784, 256, 10),
     "digits, three layers": perceptron(784, 128, 64, 10),
     "clothes": perceptron(784, 512, 512, 10),
@@ -97,7 +110,7 @@ LARGE = {
     "birds, four layers": perceptron(3072, 1024, 512, 128, 2),
     "images, wide": images(32, 16),
 }
-NORMAL = ("words.", "tags.", "table.")
+NORMAL = ("words.", "tags.", "table.", "bags.")
 HE = [f"{i}.weight" for i in range(1, 11)]
 
 

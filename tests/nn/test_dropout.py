@@ -164,6 +164,6 @@ def test_torchs_dropout_is_replayed_from_its_masks(name, shape, noise):
     assert 0 < mask.mean() < 1
     corner = mask[tuple(slice(n) for n in noise)]
     for recorded in (mask, corner.astype(np.int64)):
-        with nn.masks([recorded]):
+        with nn.draws([recorded]):
             ours = getattr(F, name)(jnp.asarray(x), 0.3, True)
         assert np.abs(ours - theirs).max() < 1e-6

@@ -149,3 +149,79 @@ def test_one_hot_under_jit():
         jax.jit(one_hot)(jnp.array([1]))
     with pytest.raises(TypeError, match="classes of dtype float32"):
         one_hot(jnp.array([1.0]))
+
+
+# EmbeddingBag
+
+
+def bag(input, offsets=None, table=4, **options):
+    offsets = None if offsets is None else jnp.array(offsets)
+    return nn.functional.embedding_bag(jnp.array(input), jnp.ones((table, 3)), offsets, **options)
+
+
+@pytest.mark.parametrize(
+    ("input", "offsets", "options", "message"),
+    [
+        ([0, 1], None, {}, r"input \(2,\) with offsets None"),
+        ([[0, 1]], [0], {}, r"input \(1, 2\) with offsets \(1,\)"),
+        ([[[0, 1]]], None, {}, r"\(1, 1, 2\)"),
+        ([0, 1], [1], {}, r"offsets \[1\]; accepted are numbers that begin with 0"),
+        ([0, 1], [0, 3], {}, "none is above 2"),
+        ([0, 1, 2], [0, 2, 1], {}, "do not decrease"),
+        ([0, 1, 2], [0, 2], {"include_last_offset": True}, "the last is 3"),
+        ([[0, 1]], None, {"mode": "min"}, "mode: 'min'; accepted are 'sum', 'mean' and 'max'"),
+        ([[0, 1]], None, {"mode": "max", "scale_grad_by_freq": True}, "mode 'max'"),
+        ([[0, 1]], None, {"per_sample_weights": jnp.ones((1, 2))}, "accepted is 'sum'"),
+        ([[0, 1]], None, {"mode": "sum", "per_sample_weights": jnp.ones(2)}, r"input, \(1, 2\)"),
+        ([[0, 1]], None, {"padding_idx": 4}, "padding_idx: 4 is no row"),
+        ([[0, 1]], None, {"sparse": True}, "no sparse gradients"),
+    ],
+)
+def test_bags_that_do_not_fit(input, offsets, options, message):
+    with pytest.raises(ValueError, match=message):
+        bag(input, offsets, **options)
+
+
+@pytest.mark.parametrize(("offsets", "last"), [([1], False), ([0, 3], False), ([0, 1], True)])
+def test_offsets_that_do_not_fit_give_nan_under_jit(offsets, last):
+    for mode in ("sum", "max"):
+        run = jax.jit(lambda o, mode=mode: bag([0, 1], o, mode=mode, include_last_offset=last))
+        assert np.isnan(run(jnp.array(offsets))).all()
+
+
+def test_a_bag_with_a_row_out_of_range():
+    with pytest.raises(IndexError, match="embedding_bag: row 4 is not in a table of 4 rows"):
+        bag([[0, 4]])
+    for mode in ("sum", "mean", "max"):
+        for given in (([[0, 1], [4, 0]],), ([0, 1, 0, 4], [0, 2])):
+            out = jax.jit(lambda x, *o, mode=mode: bag(x, *o, mode=mode))(*map(jnp.array, given))
+            assert out[0].tolist() == [2.0 if mode == "sum" else 1.0] * 3
+            assert np.isnan(out[1]).all()
+
+
+def test_empty_bags_are_zeros():
+    assert bag([0, 1], [0, 0, 2]).tolist() == [[0] * 3, [1] * 3, [0] * 3]
+    for mode in ("sum", "mean", "max"):
+        assert bag(np.zeros((2, 0), int), mode=mode).tolist() == [[0] * 3] * 2
+        assert bag(np.zeros(0, int), [0, 0], mode=mode).tolist() == [[0] * 3] * 2
+        assert bag([[1, 1]], mode=mode, padding_idx=1).tolist() == [[0] * 3]
+    assert bag([0, 1], np.zeros(0, int)).shape == (0, 3)
+
+
+def test_long_bags_of_half_precision_are_summed_in_float32():
+    table = jnp.ones((4, 3), jnp.bfloat16)
+    for mode, expected in (("sum", 1024), ("mean", 1), ("max", 1)):
+        for given in ((jnp.zeros((1, 1024), int),), (jnp.zeros(1024, int), jnp.array([0]))):
+            out = nn.functional.embedding_bag(given[0], table, *given[1:], mode=mode)
+            assert out.dtype == jnp.bfloat16
+            assert out.tolist() == [[expected] * 3]
+
+
+def test_bags_of_a_given_table():
+    table = np.arange(12, dtype=np.float32).reshape(4, 3)
+    frozen = nn.EmbeddingBag.from_pretrained(table, mode="max", padding_idx=0)
+    assert repr(frozen) == "EmbeddingBag(4, 3, mode='max', padding_idx=0)"
+    assert frozen(jnp.array([[0, 1]])).tolist() == [[3, 4, 5]]
+    assert list(frozen.parameters()) == []
+    free = nn.EmbeddingBag.from_pretrained(table, freeze=False)
+    assert [name for name, _ in free.named_parameters()] == ["weight"]

@@ -171,7 +171,7 @@ def test_torch_prints_so():
 def test_float64_without_x64_is_refused(make, dtype):
     with pytest.raises(ValueError, match=r"dtype: float64, of which JAX would make 32.*enable_x64"):
         make(3, 2, rngs=Generator(0), dtype=dtype)
-    with pytest.raises(ValueError, match=r"double: float64, of which JAX would make 32 bits"):
+    with pytest.raises(ValueError, match=r"to: float64, of which JAX would make 32 bits"):
         nn.BatchNorm1d(2).double()
 
 

@@ -1,4 +1,4 @@
-"""jaxnet/nn/_pooling.py, adaptive_pooling.py, lp_pooling.py and window.py"""
+"""jaxnet/nn/_max_pooling.py, and the other files of pooling and unpooling"""
 
 import itertools
 import math
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnet import nn
+from jaxnet.random import Generator
 from tests.table import table
 from tests.tolerances import distance
 
@@ -212,8 +213,78 @@ def test_shapes_that_torch_takes():
     ).all()
 
 
+def test_unpooling_puts_the_largest_back():
+    x = jnp.asarray(np.random.RandomState(0).permutation(2 * 30).reshape(2, 5, 6), float)
+    for options in ({"kernel_size": 2}, {"kernel_size": (3, 2), "stride": 1, "padding": (1, 0)}):
+        largest, where = F.max_pool2d(x, **options, return_indices=True)
+        size = {"output_size": (5, 6)}
+        back = F.max_unpool2d(largest, where, **options, **size)
+        taken = np.isin(np.arange(30), where[0]).reshape(5, 6)
+        assert back[0].tolist() == np.where(taken, x[0], 0).tolist()
+        unpool = nn.MaxUnpool2d(**options)
+        assert unpool(largest, where, output_size=(1, 2, 5, 6)).tolist() == back.tolist()
+
+
+def test_numbers_that_share_a_place_get_its_gradient_each():
+    x, shared = jnp.array([[1.0, 2.0]]), jnp.array([[3, 3]])
+    slope = jax.grad(lambda x: (F.max_unpool1d(x, shared, 2) * jnp.arange(4.0)[None]).sum())(x)
+    assert slope.tolist() == [[3, 3]]
+
+
+def test_an_index_outside_of_the_output_shows():
+    x, outside = jnp.ones((2, 2)), jnp.array([[0, 2], [0, 4]])
+    with pytest.raises(ValueError, match="max_unpool1d: indices from 0 to 4; accepted are 0 to 3"):
+        F.max_unpool1d(x, outside, 2)
+    compiled = jax.jit(lambda x, places: F.max_unpool1d(x, places, 2))(x, outside)
+    assert compiled[0].tolist() == [1, 0, 1, 0]
+    assert np.isnan(compiled[1]).all()
+
+
+@pytest.mark.torch
+def test_fractional_windows_are_torchs():
+    import torch
+
+    torch.manual_seed(3)
+    x = np.random.RandomState(0).randint(-2, 3, (2, 3, 9, 7)).astype(np.float32)
+    expected = torch.nn.functional.fractional_max_pool2d(
+        torch.tensor(x), (2, 3), (5, 4), return_indices=True
+    )
+    samples = Generator(3).rand(2, 3, 2)
+    found = F.fractional_max_pool2d(
+        jnp.asarray(x), (2, 3), (5, 4), return_indices=True, _random_samples=samples
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_fractional_windows_are_drawn_from_the_key():
+    x = jnp.asarray(np.random.RandomState(0).permutation(800).reshape(1, 2, 20, 20), float)
+    layer = nn.FractionalMaxPool2d(2, output_ratio=0.6)
+    with pytest.raises(ValueError, match="fractional_max_pool2d: no random key is at hand"):
+        layer.eval()(x)
+    with nn.keys(jax.random.key(0)):
+        first, second = layer(x), layer(x)
+    assert first.shape == (1, 2, 12, 12)
+    assert not np.array_equal(first, second)
+    with nn.keys(jax.random.key(0)):
+        assert np.array_equal(layer(x), first)
+    assert np.isin(first, x).all()
+
+
 X = jnp.zeros((2, 3, 5, 5))
 BAD_CALLS = [
+    (lambda: F.max_unpool2d(X, X[0].astype(int), 2), r"indices of shape \(3, 5, 5\) for an input"),
+    (lambda: F.max_unpool2d(X, X.astype(int), 2, None, 0, (8, 10)), r"an output of \(8, 10\); acc"),
+    (lambda: F.max_unpool2d(X, X.astype(int), 2, None, 0, (1, 10, 10)), "output_size .* accepted"),
+    (lambda: F.fractional_max_pool2d(X, 2), "neither output_size nor output_ratio"),
+    (lambda: F.fractional_max_pool2d(X, 2, 5), "5 windows of 2 need an axis of at least 6"),
+    (lambda: F.fractional_max_pool2d(X, 2, output_ratio=0.1), "leaves an output of .0, 0."),
+    (lambda: F.fractional_max_pool2d(X, 2, output_ratio=1.5), "output_ratio 1.5; accepted"),
+    (
+        lambda: F.fractional_max_pool2d(X, 2, 2, _random_samples=jnp.zeros((2, 2))),
+        r"_random_samples of shape \(2, 2\); accepted is \(2, 3, 2\)",
+    ),
+    (lambda: nn.FractionalMaxPool3d(2), "output_size None and output_ratio None; give exactly"),
     (lambda: F.max_pool2d(X[0, 0], 2), r"max_pool2d: an input of shape \(5, 5\); accepted are"),
     (lambda: F.max_pool2d(X, 3, padding=2), "padding 2 is more than half of kernel_size 3"),
     (lambda: F.max_pool2d(X, 6), r"windows of \(6, 6\) .* do not fit an input of shape"),
@@ -245,5 +316,9 @@ def test_bad_calls(call, message):
 def test_bad_dtypes():
     with pytest.raises(TypeError, match="avg_pool2d: dtype int32; accepted are floats"):
         F.avg_pool2d(X.astype(int), 2)
+    with pytest.raises(TypeError, match="indices of dtype float32; accepted are integers"):
+        F.max_unpool2d(X, X, 2)
+    with pytest.raises(TypeError, match="_random_samples of int32; accepted is the dtype"):
+        F.fractional_max_pool2d(X, 2, 2, _random_samples=jnp.zeros((2, 3, 2), int))
     with pytest.raises(TypeError, match="max_pool2d: dtype bool; accepted are floats and integers"):
         F.max_pool2d(X.astype(bool), 2)

@@ -137,7 +137,7 @@ def test_dropout_stands_between_the_layers_only():
 def test_recorded_masks_stand_for_dropout():
     layer = nn.LSTM(2, 3, 2, batch_first=True, dropout=0.5, rngs=Generator(0))
     x = jnp.ones((2, 4, 2))
-    with nn.masks([jnp.ones((4, 2, 3))]):
+    with nn.draws([jnp.ones((4, 2, 3))]):
         kept, _ = layer(x)
     state = weights.state_dict(layer)
     weights.load_state_dict(layer, state | {"weight_ih_l1": 2 * state["weight_ih_l1"]})

@@ -9,6 +9,9 @@ from jaxnet import nn, weights
 from jaxnet.random import Generator
 from tests.table import table
 
+# torch warns that a shortcut of its own is not taken.
+pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
+
 TestTransformer = table("nn_transformer")
 
 
@@ -65,7 +68,7 @@ def test_dropout_takes_keys_and_stops_in_eval():
     assert np.array_equal(outputs[0], outputs[1])
     assert not np.array_equal(outputs[0], outputs[2])
     # In torch's order and shapes: attention weights, dropout1, dropout, dropout2.
-    with nn.masks([np.ones(s) for s in [(2, 2, 3, 3), (3, 2, 4), (3, 2, 6), (3, 2, 4)]]):
+    with nn.draws([np.ones(s) for s in [(2, 2, 3, 3), (3, 2, 4), (3, 2, 6), (3, 2, 4)]]):
         layer(x)
     assert np.array_equal(layer.eval()(x), layer(x))
 
@@ -94,3 +97,47 @@ def test_wrong_shape_says_layer_expected_and_given():
     decoder = nn.TransformerDecoderLayer(4, 2, 6, batch_first=True, rngs=Generator(0))
     with pytest.raises(ValueError, match=r"memory of shape \(N, L, 4\) or \(L, 4\); it got \(2, 3"):
         decoder(jnp.zeros((2, 3, 4)), jnp.zeros((2, 3, 5)))
+
+
+# Transformer
+
+
+def tiny(**options):
+    return nn.Transformer(4, 2, 1, 1, 6, **options, rngs=Generator(0))
+
+
+def test_custom_parts_are_called_as_torch_calls_them():
+    class Part(nn.Module):
+        def __init__(self):
+            self.matrix = nn.Parameter(jnp.zeros((2, 2)))
+
+        def __call__(self, x, *memory, **given):
+            seen.append((len(memory), sorted(given)))
+            return x
+
+    seen = []
+    part = Part()
+    model = tiny(custom_encoder=part, custom_decoder=Part())
+    assert part.matrix[...].all()  # drawn anew, as all matrices
+    assert model(jnp.ones((3, 1, 4)), jnp.ones((2, 1, 4))).shape == (2, 1, 4)
+    decoder = ["memory_is_causal", "memory_key_padding_mask", "memory_mask", "tgt_is_causal",
+               "tgt_key_padding_mask", "tgt_mask"]  # fmt: skip
+    assert seen == [(0, ["is_causal", "mask", "src_key_padding_mask"]), (1, decoder)]
+
+
+@pytest.mark.parametrize(
+    ("src", "tgt", "message"),
+    [
+        ((3, 2, 4), (2, 3, 4), r"src \(3, 2, 4\) and tgt \(2, 3, 4\); accepted are \(S, N, E\)"),
+        ((3, 2, 4), (3, 4), "accepted are"),
+        ((3, 2, 4), (3, 2, 5), "the last axis of both is d_model, 4"),
+    ],
+)
+def test_transformer_names_what_does_not_fit(src, tgt, message):
+    with pytest.raises(ValueError, match=message):
+        tiny()(jnp.ones(src), jnp.ones(tgt))
+
+
+def test_the_hint_needs_its_mask():
+    with pytest.raises(ValueError, match=r"Transformer\.generate_square_subsequent_mask"):
+        tiny(dropout=0.0)(jnp.ones((3, 4)), jnp.ones((3, 4)), tgt_is_causal=True)

@@ -115,6 +115,11 @@ def test_clipping_equals_torch(tree: str) -> None:
             for a, b in zip(ours.values(), theirs, strict=True):
                 np.testing.assert_allclose(a, b.grad.numpy(), rtol=1e-6)
     theirs = tensors()
+    torch.nn.utils.clip_grads_with_norm_(theirs, 0.5, torch.tensor(3.0))
+    ours = optim.clip_grads_with_norm_(TREES[tree], 0.5, jnp.float32(3))
+    for a, b in zip(ours.values(), theirs, strict=True):
+        np.testing.assert_allclose(a, b.grad.numpy(), rtol=1e-6)
+    theirs = tensors()
     torch.nn.utils.clip_grad_value_(theirs, 0.35)
     for a, b in zip(optim.clip_grad_value_(TREES[tree], 0.35).values(), theirs, strict=True):
         np.testing.assert_array_equal(a, b.grad.numpy())

@@ -28,6 +28,7 @@ CASES = [
     row("CELU", 2.0),
     row("Softplus", 2.0, 4.0),  # beta * 2 is just the threshold
     row("Threshold", 0.5, 20.0),
+    Case("RReLU", (0.1, 0.4), inputs=[around], train=False),
     Case("PReLU", inputs=[around]),
     Case("PReLU", (2,), {"init": 0.5}, inputs=[in_channels]),
     Case("Softmax", (-1,), inputs=[(2, 3, 4)]),

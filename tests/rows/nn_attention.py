@@ -1,6 +1,6 @@
 """Multi-head attention with the masks and keys that torch takes."""
 
-from tests.table import Case
+from tests.table import Case, functional
 
 
 def masked(module, q, k, v, attn_mask, key_padding_mask, **call):
@@ -22,6 +22,16 @@ def some(*shape):
     return make
 
 
+def forward(module, q, k, v, w_q, w_k, w_v, bias, row, w_out):
+    call = functional(
+        "multi_head_attention_forward", embed_dim_to_check=4, num_heads=2, in_proj_weight=None,
+        in_proj_bias=bias, bias_k=row, bias_v=row, add_zero_attn=True, dropout_p=0.5,
+        out_proj_weight=w_out, out_proj_bias=None, training=False, use_separate_proj_weight=True,
+        q_proj_weight=w_q, k_proj_weight=w_k, v_proj_weight=w_v,
+    )  # fmt: skip
+    return call(module, q, k, v)
+
+
 CASES = [
     Case("MultiheadAttention", (4, 2), inputs=[(3, 2, 4), (5, 2, 4), (5, 2, 4)]),
     Case(
@@ -37,5 +47,13 @@ CASES = [
     Case(
         "MultiheadAttention", (4, 1), {"kdim": 3},
         inputs=[(3, 4), (2, 3), (2, 4), (3, 2), (2,)], apply=masked,
+    ),
+    Case(
+        "Identity", apply=forward, id="multi_head_attention_forward",
+        inputs=[(3, 2, 4), (5, 2, 3), (5, 2, 4), (4, 4), (4, 3), (4, 4), (12,), (1, 1, 4), (4, 4)],
+    ),
+    Case(
+        "Identity", apply=functional("scaled_dot_product_attention", enable_gqa=True, scale=0.4),
+        id="scaled_dot_product_attention", inputs=[(2, 4, 3, 2), (2, 2, 5, 2), (2, 2, 5, 3)],
     ),
 ]  # fmt: skip

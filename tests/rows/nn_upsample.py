@@ -1,5 +1,6 @@
 """Upsampling in every mode."""
 
+from tests.rows.nn_pad import function
 from tests.table import Case
 
 CASES = [
@@ -14,4 +15,7 @@ CASES = [
     Case("Upsample", ((4, 2, 5), None, "trilinear"), inputs=[(1, 2, 2, 3, 4)]),
     Case("Upsample", (None, 0.6, "area"), inputs=[(1, 2, 5, 4)]),
     Case("UpsamplingNearest2d", (), {"scale_factor": (3, 2)}, inputs=[(1, 2, 2, 3)]),
+    function("interpolate", (1, 2, 7, 5), size=(3, 4), mode="bilinear", antialias=True),
+    function("interpolate", (1, 2, 7, 5), size=(3, 8), mode="bicubic", antialias=True),
+    function("interpolate", (1, 1, 9, 5), scale_factor=0.4, mode="lanczos", antialias=True),
 ]

@@ -1,6 +1,6 @@
 """A run to be killed, as test_killed.py starts it: FOLDER EPOCHS [MOMENT ...].
 
-Without moments it is run here. Else every run is a fork of this process, which has
+Without moments it is run runs. Else every run is a fork of this process, which has
 imported all but started no backend: one for each moment, which goes on from the
 checkpoints of the one before. `N` kills it (SIGKILL) at its N-th operation on a file or
 folder of the checkpoints, `N+M` M milliseconds after that, and 0 lets it come to its end.
@@ -12,16 +12,18 @@ import sys
 import threading
 import zlib
 
+from jax._src import xla_bridge
+
 from jaxnet import train
 from jaxnet.random import Generator
-from tests.train import test_fit as here
+from tests.train import runs
 
 
 def run(folder: str, epochs: int) -> None:
     result = train.fit(
-        here.make_state(),
-        here.STEP,
-        here.rows(),
+        runs.make_state(),
+        runs.STEP,
+        runs.rows(),
         epochs=epochs,
         batch_size=8,
         generator=Generator(2),
@@ -32,9 +34,9 @@ def run(folder: str, epochs: int) -> None:
         quiet=True,
         keep=2,
         patience=100,
-        callbacks=[here.plateau(here.OPTIMIZER)],
+        callbacks=[runs.plateau(runs.OPTIMIZER)],
     )
-    digest = zlib.crc32(b"".join(here.bits(result.state)) + repr(result.history).encode())
+    digest = zlib.crc32(b"".join(runs.bits(result.state)) + repr(result.history).encode())
     print("digest", digest, flush=True)
 
 
@@ -59,6 +61,9 @@ def kill_at(moment: str, folder: str) -> None:
 def main(folder: str, epochs: str, *moments: str) -> None:
     if not moments:
         run(folder, int(epochs))
+    if moments and xla_bridge.backends_are_initialized():
+        # The threads of a backend do not come along, and the fork would wait for them for ever.
+        sys.exit("an import has started JAX, whose backend cannot be forked; make it do so later")
     for moment in moments:
         child = os.fork()
         if child == 0:

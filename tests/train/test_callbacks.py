@@ -193,7 +193,7 @@ def test_a_step_of_ones_own_over_two_models():
     options = {"epochs": 2, "batch_size": 8, "compilation_cache": False, "quiet": True}
     result = train.fit(states, both, rows(), patience=5, **options)
     assert weights(result.state["first"]) == weights(run(epochs=2).state)
-    assert set(result.history[0]) == {"epoch", "step", "loss", "second"}
+    assert set(result.history[0]) == {"epoch", "step", "loss", "second", "first.lr", "second.lr"}
     poisoned = rows()
     poisoned[0][29] = np.nan
     with pytest.raises(train.NonFiniteError, match=r"epoch 1, step 4: not finite: batch\[0\]"):

@@ -111,8 +111,80 @@ def test_records_of_another_run_are_not_overwritten_by_a_new_one(tmp_path):
     assert len((records / "history.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_loaders_data_is_known_by_its_batches(tmp_path):
-    """Between epochs nothing can tell other data of a loader; the docstring of fit says so."""
-    loader = {"data": data.DataLoader(data.TensorDataset(X, Y), 8), "batch_size": None}
-    run(tmp_path, **loader)
-    assert run(tmp_path, epochs=2, **loader)[1] == ""
+class Rows:
+    """A data set that is no TensorDataset: between epochs nothing tells its rows from others."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i], Y[i]
+
+
+HALF = range(0, 24, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda x: data.TensorDataset(x, Y), True),
+        (lambda x: data.Subset(data.TensorDataset(x, Y), HALF), True),
+        (Rows, False),
+    ],
+)
+def test_other_data_of_a_loader_is_said_where_it_can_be_told(make, told, tmp_path):
+    def loader(x):
+        return {"data": data.DataLoader(make(x), 8), "batch_size": None}
+
+    run(tmp_path, **loader(X))
+    assert run(tmp_path, epochs=2, **loader(X))[1] == ""
+    line = run(tmp_path, epochs=3, **loader(X * 2))[1]
+    assert ("data (checksum): " in line) == told
+    assert ("(the new one holds)" in line) == told
+
+
+@pytest.mark.torch
+def test_other_data_of_torchs_loader_is_said(tmp_path):
+    import torch
+
+    def loader(x):
+        rows = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(Y))
+        return {"data": torch.utils.data.DataLoader(rows, 8), "batch_size": None}
+
+    run(tmp_path, **loader(X))
+    assert run(tmp_path, epochs=2, **loader(X))[1] == ""
+    assert "data (checksum): " in run(tmp_path, epochs=3, **loader(X * 2))[1]
+
+
+def test_records_and_checkpoints_of_two_runs_are_not_mixed(tmp_path):
+    """Given one run's records and the other's checkpoints, in both ways."""
+    names, texts = ("a", "b"), {}
+    for name, scale in zip(names, (1, 2), strict=True):
+        run(tmp_path / name, data=(X * scale, Y), epochs=2, records=tmp_path / f"{name}.records")
+        texts[name] = (tmp_path / f"{name}.records" / "history.jsonl").read_text()
+    for mine, others in (names, names[::-1]):
+        with pytest.raises(
+            ValueError, match=r"records: .*another run than the checkpoints: in epoch 1 loss is"
+        ):
+            run(tmp_path / mine, epochs=3, records=tmp_path / f"{others}.records")
+        assert (tmp_path / f"{others}.records" / "history.jsonl").read_text() == texts[others]
+        assert len(Checkpoints(tmp_path / mine).steps()) == 2
+    run(tmp_path / "a", epochs=3, records=tmp_path / "a.records")
+    assert (tmp_path / "a.records" / "history.jsonl").read_text().startswith(texts["a"])
+
+
+def test_epochs_that_no_checkpoint_has_are_kept_beside(tmp_path):
+    """Of a run that was killed before its first checkpoint, or of another: nothing tells."""
+    records = tmp_path / "records"
+    run(tmp_path / "old", epochs=2, records=records)
+    before = (records / "history.jsonl").read_text()
+    for number in (1, 2):
+        with Checkpoints(tmp_path / f"killed{number}") as killed:
+            killed.claim()
+        run(tmp_path / f"killed{number}", records=records)
+    assert (records / "history-1.jsonl").read_text() == before
+    assert len((records / "history-2.jsonl").read_text().splitlines()) == 1
+    assert len((records / "history.jsonl").read_text().splitlines()) == 1

@@ -391,6 +391,43 @@ def test_lbfgs_is_given_the_loss_as_a_function():
         np.testing.assert_allclose(state.params[name], value.detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.torch
+def test_lbfgs_in_fit_in_double_precision():
+    """PyTorch's time_sequence_prediction: one batch of all rows, a line search, float64."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)
+    net = torch.nn.Sequential(*layers).double()
+    x = np.random.RandomState(0).standard_normal((20, 3))
+    y, evaluations, expected = np.sin(2 * x).sum(1, keepdims=True), [], []
+    update = torch.optim.LBFGS(net.parameters(), lr=0.8, max_iter=6, line_search_fn="strong_wolfe")
+
+    def closure():
+        update.zero_grad()
+        loss = torch.nn.functional.mse_loss(net(torch.tensor(x)), torch.tensor(y))
+        loss.backward()
+        evaluations.append(loss.item())
+        return loss
+
+    for _ in range(4):
+        expected.append(update.step(closure).item())
+    with jax.enable_x64(True):
+        g = Generator(0)
+        model = nn.Sequential(nn.Linear(3, 4, rngs=g), nn.Tanh(), nn.Linear(4, 1, rngs=g)).double()
+        optimizer = optim.LBFGS(lr=0.8, max_iter=6, line_search_fn="strong_wolfe")
+        state = train.create(model, optimizer)
+        step = train.make_train_step(train.supervised(losses.mse_loss), optimizer)
+        options = {"epochs": 4, "batch_size": 20, "shuffle": False, "quiet": True}
+        result = train.fit(state, step, (x, y), **options, compilation_cache=False)
+        found = [line["loss"] for line in result.history]
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+        for name, value in net.state_dict().items():
+            np.testing.assert_allclose(result.state.params[name], value.numpy(), rtol=1e-9)
+        assert int(result.state.opt_state.shared["func_evals"]) == len(evaluations)
+        floats = [x for x in jax.tree.leaves(result.state) if jnp.issubdtype(x.dtype, jnp.floating)]
+        assert {x.dtype for x in floats} == {jnp.dtype(jnp.float64)}
+
+
 @pytest.mark.parametrize("make", [train.make_eval_step, lambda loss, **k: train.make_predict(**k)])
 def test_float64_without_x64_is_refused(make):
     with pytest.raises(ValueError, match="compute_dtype: float64, of which JAX would make 32 bits"):

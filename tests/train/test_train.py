@@ -53,7 +53,7 @@ def test_state_does_not_share_with_the_model():
 
 def test_numpy_parameters_are_copied_too():
     model = small_net()
-    kept = np.zeros((4, 250_000), np.float32)  # large, since jnp.array copies such late
+    kept = np.zeros((4, 4_000_000), np.float32)  # large, since jnp.array copies such late
     model[0].weight.set_value(kept)
     state = train.create(model, optim.SGD(lr=0.1))
     kept[:] = 1

@@ -1,4 +1,4 @@
-"""Max pooling and mean pooling: the largest number or the mean of each window."""
+"""Max pooling: the largest number of each window, and where it is."""
 
 import math
 from collections.abc import Sequence
@@ -7,22 +7,22 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Real
 
 from jaxnet import _kernels as kernels
 from jaxnet.backend import Operation, batch_innermost
-from jaxnet.nn._module import Module, wrong_shape
+from jaxnet.nn._module import Module
 from jaxnet.nn._window import (
     Axis,
+    Places,
     Size,
-    axis_letters,
+    as_given,
     batched,
+    check_axes,
+    check_real,
     largest,
     largest_of_few,
-    per_axis,
     pooled_axes,
-    totals,
     unfold,
     winner,
 )
@@ -123,7 +123,7 @@ def max_pool(
             f"sees nothing of the input {input.shape} but its padding {padding!r}"
         )
     if return_indices:
-        return largest_and_places(input, [axis.places for axis in axes])
+        return pooled(input, [axis.places for axis in axes], True)
     # The kernel takes images with the batch innermost, whose windows all cover some input.
     if n == 2 and batch_innermost(input) and not any(axis.blind for axis in axes):
         return _LARGEST(input, axes=tuple(axes))[0]
@@ -231,18 +231,19 @@ _SPREAD = Operation(
 )
 
 
-def largest_and_places(
-    input: jax.Array, places: Sequence[np.ndarray]
-) -> tuple[jax.Array, jax.Array]:
-    """The largest number of each window, and its position.
+def pooled(
+    input: jax.Array, places: Sequence[Places], return_indices: bool
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """The largest number of each window, and its position if it is asked for.
 
     Args:
         input: An array with n spatial axes at the end.
-        places: The indices that the windows cover, (count, window), for each spatial axis.
+        places: The indices that the windows cover, for each spatial axis.
+        return_indices: Whether the positions are returned too.
 
     Returns:
-        The largest numbers and their positions, which count over all spatial axes together in
-        row-major order.
+        The largest numbers, or a pair of these and their positions, which count over all spatial
+        axes together in row-major order.
     """
     n = len(places)
     shape = input.shape[-n:]
@@ -250,133 +251,12 @@ def largest_and_places(
     for i in reversed(range(n)):
         at = input.ndim - n + i
         windows = unfold(input, at, places[i])
-        chosen = jnp.expand_dims(winner(windows, at + 1), at + 1)
-        where = jnp.take_along_axis(unfold(where, at, places[i]), chosen, at + 1).squeeze(at + 1)
+        if return_indices:
+            chosen = jnp.expand_dims(winner(windows, at + 1), at + 1)
+            where = jnp.take_along_axis(unfold(where, at, places[i]), chosen, at + 1)
+            where = where.squeeze(at + 1)
         input = largest(windows, at + 1)
-    return input, where
-
-
-def check_real(name: str, input: jax.Array) -> None:
-    """Raises a TypeError for a dtype whose numbers have no order."""
-    if not (jnp.issubdtype(input.dtype, jnp.floating) or jnp.issubdtype(input.dtype, jnp.integer)):
-        raise TypeError(f"{name}: dtype {input.dtype}; accepted are floats and integers")
-
-
-def check_float(name: str, input: jax.Array) -> None:
-    """Raises a TypeError for a dtype that cannot represent a mean."""
-    if not jnp.issubdtype(input.dtype, jnp.floating):
-        raise TypeError(f"{name}: dtype {input.dtype}; accepted are floats")
-
-
-def avg_pool1d(
-    input: Float[Array, "*N C L"],
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-) -> Float[Array, "*N C L_out"]:
-    """The mean of each window of (N, C, L) or (C, L): torch.nn.functional.avg_pool1d.
-
-    The arguments are those of `avg_pool2d`.
-    """
-    return avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
-
-
-def avg_pool2d(
-    input: Float[Array, "*N C H W"],
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Float[Array, "*N C H_out W_out"]:
-    """The mean of each window: torch.nn.functional.avg_pool2d.
-
-    Args:
-        input: The images, (N, C, H, W) or (C, H, W), with a float dtype.
-        kernel_size: The height and width of the window, or one number for both.
-        stride: The step from one window to the next; by default the size of the window.
-        padding: The number of zeros added on each side; at most half of the window.
-        ceil_mode: Whether a last window may extend past the end. What extends past the padding
-            too is not counted in the divisor.
-        count_include_pad: Whether the zeros of the padding count in the divisor.
-        divisor_override: A divisor for every sum, instead of the count.
-
-    Returns:
-        The means, (N, C, H', W') or (C, H', W').
-
-    Raises:
-        ValueError: The windows do not fit the input, or divisor_override is 0.
-        TypeError: The input has no float dtype.
-
-    >>> avg_pool2d(jnp.ones((1, 2, 2)), 2, padding=1)
-    Array([[[0.25, 0.25],
-            [0.25, 0.25]]], dtype=float32)
-    """
-    return avg_pool(
-        2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-    )
-
-
-def avg_pool3d(
-    input: Float[Array, "*N C D H W"],
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Float[Array, "*N C D_out H_out W_out"]:
-    """The mean of each window of a volume: torch.nn.functional.avg_pool3d.
-
-    As in `avg_pool2d`, for an input of shape (N, C, D, H, W) or (C, D, H, W).
-    """
-    return avg_pool(
-        3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-    )
-
-
-def avg_pool(
-    n: int,
-    input: jax.Array,
-    kernel_size: Size,
-    stride: Size | None,
-    padding: Size,
-    ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: int | None,
-) -> jax.Array:
-    name = f"avg_pool{n}d"
-    check_float(name, batched(name, input, n))
-    if divisor_override == 0:
-        raise ValueError(f"{name}: divisor_override 0; accepted are other whole numbers and None")
-    axes = pooled_axes(name, input, kernel_size, stride, padding, 1, ceil_mode, n)
-    # torch checks this for volumes only.
-    if n == 3 and any(axis.window > axis.size for axis in axes):
-        raise ValueError(
-            f"{name}: windows of {kernel_size!r} are larger than the input {input.shape}"
-        )
-    sums = input
-    for i in reversed(range(n)):
-        sums = totals(sums, input.ndim - n + i, axes[i])
-    counts = np.ones(())
-    for axis in axes:
-        counts = counts[..., None] * _counts(axis, count_include_pad)
-    if divisor_override is not None:
-        counts = np.full_like(counts, divisor_override)
-    if (counts == counts.flat[0]).all():
-        return sums / float(counts.flat[0])
-    return sums / jnp.asarray(counts, sums.dtype).reshape((1,) * (sums.ndim - n) + counts.shape)
-
-
-def _counts(axis: Axis, count_include_pad: bool) -> np.ndarray:
-    """For one axis the number of values that count in the mean of each window."""
-    ends = np.minimum(axis.starts + axis.window, axis.size + axis.padding)
-    if count_include_pad:
-        return ends - axis.starts
-    return np.minimum(ends, axis.size) - np.maximum(axis.starts, 0)
+    return (input, where) if return_indices else input
 
 
 class _MaxPool(Module):
@@ -421,18 +301,6 @@ class _MaxPool(Module):
         )
 
 
-def as_given(size: Any) -> Any:
-    """Returns a size as torch prints it, with a list as a tuple, because flax refuses lists."""
-    return tuple(size) if isinstance(size, list) else size
-
-
-def check_axes(layer: Module, input: jax.Array, n: int) -> None:
-    """Raises a ValueError unless the input is (N, C, ...) or (C, ...) with n spatial axes."""
-    if input.ndim not in (n + 1, n + 2):
-        axes = axis_letters(n)
-        raise wrong_shape(layer, f"(N, C, {axes}) or (C, {axes})", input)
-
-
 class MaxPool1d(_MaxPool):
     """The largest number of each window of a sequence: torch.nn.MaxPool1d.
 
@@ -458,88 +326,6 @@ class MaxPool3d(_MaxPool):
     """The largest number of each window of a volume: torch.nn.MaxPool3d.
 
     The arguments are those of `MaxPool2d`.
-    """
-
-    _axes = 3
-
-
-class _AvgPool(Module):
-    """The constructor and the call of the three mean pooling layers."""
-
-    _axes: ClassVar[int]
-
-    def __init__(
-        self,
-        kernel_size: Size,
-        stride: Size | None = None,
-        padding: Size = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> None:
-        self.kernel_size = as_given(kernel_size)
-        self.stride = self.kernel_size if stride is None else as_given(stride)
-        self.padding = as_given(padding)
-        self.ceil_mode = ceil_mode
-        self.count_include_pad = count_include_pad
-        self.divisor_override = divisor_override
-
-    def __call__(self, input: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Pools (N, C, ...) or (C, ...) to the same number of axes."""
-        check_axes(self, input, self._axes)
-        return avg_pool(
-            self._axes,
-            input,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.ceil_mode,
-            self.count_include_pad,
-            self.divisor_override,
-        )
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
-
-
-class AvgPool1d(_AvgPool):
-    """The mean of each window of a sequence: torch.nn.AvgPool1d.
-
-    The arguments are those of `avg_pool2d`.
-    """
-
-    _axes = 1
-
-    def __init__(
-        self,
-        kernel_size: Size,
-        stride: Size | None = None,
-        padding: Size = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-    ) -> None:
-        super().__init__(
-            per_axis("AvgPool1d", "kernel_size", kernel_size, 1),
-            None if stride is None else per_axis("AvgPool1d", "stride", stride, 1),
-            per_axis("AvgPool1d", "padding", padding, 1),
-            ceil_mode,
-            count_include_pad,
-        )
-
-
-class AvgPool2d(_AvgPool):
-    """The mean of each window of an image: torch.nn.AvgPool2d.
-
-    The arguments are those of `avg_pool2d`.
-    """
-
-    _axes = 2
-
-
-class AvgPool3d(_AvgPool):
-    """The mean of each window of a volume: torch.nn.AvgPool3d.
-
-    The arguments are those of `avg_pool2d`.
     """
 
     _axes = 3

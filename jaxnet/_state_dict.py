@@ -1,6 +1,7 @@
 """A model's parameters and buffers as a dictionary under torch's names, and back."""
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxnet._arrays import as_numpy, is_array
-from jaxnet._names import named_variables
+from jaxnet._names import join, named_modules, named_variables
 
 _MOST_LINES = 100  # of an error
 # What torch puts before every name: DataParallel and its like, torch.compile, averaged models.
@@ -67,9 +68,10 @@ def load_state_dict(
     complex number loses its imaginary part with a warning. As in torch, one number in
     an array of shape (1,) fills an array without axes, and `num_batches_tracked` may be
     missing where the state_dict does not say that its normalisation layer is of
-    version 2. Unlike torch, an integer that the model's dtype cannot represent is an error,
-    and so are two values for one array that the model has under two names (torch
-    keeps the last).
+    version 2. A weight that nn.utils computes (weight_norm, spectral_norm) may be there under the
+    names of torch's older or newer form. Unlike torch, an integer that the model's dtype cannot
+    represent is an error, and so are two values for one array that the model has under two
+    names (torch keeps the last).
 
     Args:
         model: The model, which is changed in place; an error leaves it as it was.
@@ -88,6 +90,7 @@ def load_state_dict(
     # All values are cast and checked before the first is assigned: a state_dict that does
     # not fit leaves the model as it was.
     variables = _variables(model)
+    state_dict = _in_this_form(model, state_dict)
     arrays: dict[str, np.ndarray] = {}
     first_names: dict[int, str] = {}  # by the variable's id, its first name in the model
     faults = []
@@ -123,6 +126,21 @@ def load_state_dict(
     for name, array in arrays.items():
         _assign(variables[name], array)
     return keys
+
+
+def _in_this_form(model: Any, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state_dict with the names of the model's form of weight_norm and spectral_norm."""
+    renamed: dict[str, str] = {}
+    for prefix, module in named_modules(model, remove_duplicate=False):
+        for names in getattr(module, "_other_names", list)():
+            others = {join(prefix, other): join(prefix, name) for name, other in names.items()}
+            if others.keys() <= set(state_dict) and not set(others.values()) & set(state_dict):
+                renamed |= others
+    if not renamed:
+        return state_dict
+    changed = OrderedDict((renamed.get(name, name), a) for name, a in state_dict.items())
+    changed._metadata = getattr(state_dict, "_metadata", None)  # type: ignore[attr-defined]
+    return changed
 
 
 def _prefix(names: Mapping[str, Any], state_dict: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""jaxnet/weights/_model.py"""
+"""jaxnet/_state_dict.py"""
 
 from collections import OrderedDict
 from typing import Any

@@ -1,0 +1,128 @@
+"""What a loss is given, and what it may return."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from jaxnet._keys import keys
+from jaxnet._mixed_precision import computing_in
+from jaxnet.train._several import check_no_models, map_states
+from jaxnet.train._state import keeping_attributes
+
+Metrics = dict[str, Any]
+Loss = Callable[[Any, Any], Any]
+
+
+def supervised(
+    criterion: Callable[[Any, Any], jax.Array],
+    metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+) -> Loss:
+    """The usual loss function: `criterion(model(inputs), targets)` of a batch (inputs, targets).
+
+    A tuple as inputs becomes the model's arguments. For any other kind of batch or loss write
+    the function yourself, as in the example.
+
+    Args:
+        criterion: A function of outputs and targets that returns a scalar, such as
+            `losses.cross_entropy`.
+        metrics: Further functions of outputs and targets by name, such as
+            `metrics.accuracy`.
+
+    Returns:
+        A function `(model, batch) -> (loss, metrics)` for `make_train_step` and
+        `make_eval_step`.
+
+    >>> from jaxnet import losses
+    >>> def loss(model, batch):
+    ...     images, classes = batch
+    ...     penalty = 1e-3 * losses.l2_penalty(model, where="*.weight")
+    ...     return losses.cross_entropy(model(images), classes) + penalty
+    """
+
+    def loss(model: Any, batch: Any) -> tuple[jax.Array, Metrics]:
+        # An array of two rows would come apart into them.
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ValueError(
+                f"supervised: a batch of {jax.tree.map(jnp.shape, batch)}; accepted is (inputs, "
+                "targets). For other batches write loss(model, batch) yourself"
+            )
+        inputs, targets = batch
+        outputs = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        measured = {name: f(outputs, targets) for name, f in (metrics or {}).items()}
+        return criterion(outputs, targets), measured
+
+    return loss
+
+
+def with_step(loss: Loss) -> Callable[[Any, Any, jax.Array], Any]:
+    """The loss as a function of models, batch and step, whether it has the third or not."""
+    try:
+        named = inspect.signature(loss).parameters.get("step")
+    except (TypeError, ValueError):  # a function of C, which has no signature
+        named = None
+    takes = named is not None and named.default is inspect.Parameter.empty
+    whole: Any = loss
+
+    def call(models: Any, batch: Any, step: jax.Array) -> Any:
+        try:
+            return whole(models, batch, step=step) if takes else whole(models, batch)
+        except TypeError as error:
+            kind = type(models).__name__
+            if is_module(models) or f"{kind!r} object is not callable" not in str(error):
+                raise
+            raise TypeError(
+                f"loss: it calls the {kind} of all models; where the state is that of several, "
+                'a loss chooses from them, as nets["judge"](inputs)'
+            ) from error
+
+    return call
+
+
+@contextmanager
+def entered(
+    state: Any, key: jax.Array, compute_dtype: DTypeLike | None, training: bool
+) -> Iterator[Any]:
+    """The model of a state, or all models of several, ready to be called."""
+    check_no_models(state)
+    models = map_states(lambda one: one.model(training=training), state)
+    with ExitStack() as stack:
+        stack.enter_context(keys(key))
+        for one in jax.tree.leaves(models, is_leaf=is_module):
+            if is_module(one):
+                stack.enter_context(computing_in(one, compute_dtype))
+                stack.enter_context(keeping_attributes(one))
+        yield models
+
+
+def is_module(x: Any) -> bool:
+    return isinstance(x, nnx.Module)
+
+
+def with_metrics(result: Any) -> tuple[jax.Array, Metrics]:
+    value, metrics = result if isinstance(result, tuple) else (result, {})
+    metrics = {name: jax.tree.map(jnp.asarray, _checked(name, m)) for name, m in metrics.items()}
+    if getattr(value, "ndim", None) != 0:
+        shape = getattr(value, "shape", None)
+        given = type(value).__name__ if shape is None else f"an array of shape {shape}"
+        raise ValueError(
+            f"loss: it gave {given}; a loss is one number, so take the mean or the sum"
+        )
+    if "loss" in metrics:
+        raise ValueError("metrics: 'loss' is the loss itself; give this metric another name")
+    return value, metrics
+
+
+def _checked(name: str, metric: Any) -> Any:
+    for leaf in jax.tree.leaves(metric):
+        if not (hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float)):
+            raise TypeError(
+                f"metrics: {name}: {leaf!r}; accepted are numbers, arrays of numbers, and what "
+                "jaxnet.metrics gives"
+            )
+    return metric
