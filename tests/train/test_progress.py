@@ -67,11 +67,15 @@ def test_no_width_breaks_the_line():
 def test_compiling_within_compiling_is_counted_once(capsys):
     """Else an epoch that compiled would have taken less than no time."""
 
+    traced = []
+
     def step(state, batch):
-        @jax.jit  # another one whenever the step is traced
+        traced.append(len(traced) + 1.0)
+
+        @jax.jit  # another program whenever the step is traced
         def slow_to_compile(x):
             for _ in range(300):
-                x = jnp.sin(x)
+                x = jnp.sin(x) + traced[-1]
             return x
 
         with jax.ensure_compile_time_eval():
