@@ -51,8 +51,8 @@ def missing() -> dict[str, str]:
 
 # Most of a test's time is XLA's compiling. By default programs are compiled quickly, without
 # most optimisations, which checks the same arithmetic in half of the time; with --optimize
-# they are compiled as a user's are. CI does both: the comparisons with PyTorch, and training
-# on the newest Python, run optimised. Processes that a test starts do likewise.
+# they are compiled as a user's are. CI does both: training in comparison with PyTorch, and on
+# the newest Python, runs optimised. Processes that a test starts do likewise.
 QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 # The first alone saves a third of all that the tests compute; the second, one part of code
 # instead of up to 32, an eighth of what a compiled row costs. Later versions of XLA end the
