@@ -54,6 +54,14 @@ REFLEXES = [
     (lambda: linear().weight.data, AttributeError, r"p\[...\] to read"),
     (lambda: linear().weight.numel(), AttributeError, r"p.size"),
     (lambda: linear().weight.fill_(1), AttributeError, r"nn.init.constant_\(p, value\)"),
+    # names of torch.optim
+    (lambda: optim.SparseAdam(lr=0.1), AttributeError, r"never sparse; write optim.Adam"),
+    (lambda: optim.lr_scheduler.StepLR, AttributeError, r"write optim.StepLR for torch"),
+    (lambda: optim.LRScheduler, AttributeError, r"'jaxnet.optim' has .*write optim.Schedule"),
+    (lambda: optim.swa_utils, AttributeError, r"write optim.AveragedModel for torch"),
+    (lambda: optim.get_ema_multi_avg_fn(), AttributeError, r"write optim.get_ema_avg_fn"),
+    (lambda: optim.get_swa_multi_avg_fn(), AttributeError, r"write optim.get_swa_avg_fn"),
+    (lambda: optim.nothing, AttributeError, r"^module 'jaxnet.optim' has no attribute 'nothing'$"),
     # optimizers
     (
         lambda: optim.SGD(linear().parameters(), lr=0.1),

@@ -180,8 +180,8 @@ def make_train_step(
         ValueError: The number of microbatches is below 1, float16 has no loss scaling, or (in
             the step) loss_scale and GradScaler do not go together, `create` was given an
             optimizer with other numbers, an average where the step has none (or the other way
-            round), the state has no such model, or the forward pass changes an attribute of the
-            model, which would be lost after the step.
+            round), the state has no such model, the loss depends on no parameter of it, or the
+            forward pass changes an attribute of the model, which would be lost after the step.
         TypeError: An argument is of another kind.
     """
     check_optimizer("make_train_step", optimizer)
@@ -286,6 +286,9 @@ def make_train_step(
             grads, aux = parts(reached, state, batch, key)
         else:
             grads, aux = gradient(reached, own.params, arrays_of(state), batch, state, key)
+        if own.params and not reached:  # where backward() is an error in torch
+            which = "the model" if model is None else f"the model {model!r}, which the step trains"
+            raise ValueError(f"loss: it depends on no parameter of {which}")
         # A layer may change its own parameters in the forward pass, as Embedding(max_norm) does
         # in torch too, so the update is added to the parameters after it.
         value, metrics, changed = aux

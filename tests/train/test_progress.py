@@ -67,13 +67,13 @@ def test_no_width_breaks_the_line():
 def test_compiling_within_compiling_is_counted_once(capsys):
     """Else an epoch that compiled would have taken less than no time."""
 
-    @jax.jit
-    def slow_to_compile(x):
-        for _ in range(300):
-            x = jnp.sin(x)
-        return x
-
     def step(state, batch):
+        @jax.jit  # another one whenever the step is traced
+        def slow_to_compile(x):
+            for _ in range(300):
+                x = jnp.sin(x)
+            return x
+
         with jax.ensure_compile_time_eval():
             factor = slow_to_compile(jnp.ones(3)).sum()
         return state + 1, {"loss": factor * batch.mean()}
