@@ -140,13 +140,7 @@ ABSENT: dict[str, str] = {
     "ormqr": "write ops.linalg.qr, and multiply",
     "index": "write x[indices]",
     "quantize_per_tensor": _QUANTIZED,
-    **dict.fromkeys(
-        (
-            "channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle",
-            "cosine_similarity", "conv_tbc", "pdist", "rrelu", "embedding_bag", "grid_sampler",
-        ),
-        "it is a function of torch.nn.functional that jaxnet does not have",
-    ),
+    "native_channel_shuffle": "write nn.functional.channel_shuffle",
     **dict.fromkeys(
         ("det", "slogdet", "cholesky", "qr", "matrix_power", "matrix_exp"),
         "write the function of this name in ops.linalg",
