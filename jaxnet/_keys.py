@@ -145,6 +145,7 @@ def draws(recorded: Sequence[ArrayLike]) -> Iterator[None]:
               Dropout2d);
             - `randn`: normal numbers; `rand`: uniform ones in [0, 1); `randint`: integers;
             - `rrelu` in training mode: the slopes, with the shape of the input;
+            - fractional max pooling: uniform numbers (N, C, 2), or (N, C, 3) in 3d;
             - `gumbel_softmax`: exponential numbers, torch.empty_like(logits).exponential_().
 
     Raises:
@@ -240,15 +241,17 @@ def uniform(
 ) -> jax.Array:
     """Draws uniform numbers from [low, high); the arguments are as in `keep_mask`.
 
-    Numbers of every dtype are drawn in float32, so that programs of all dtypes draw the same.
+    float64 numbers are drawn in float32, so that both programs draw the same.
     """
 
     def check(values: np.ndarray) -> str:
         inside = _is_float(values) and ((values >= low) & (values <= high)).all()
         return "" if inside else f"holds other numbers than floats from {low} to {high}"
 
+    # Half precision is drawn as it is: rounding a float32 number could give `high`.
+    drawn_in = jnp.float32 if jnp.dtype(dtype).itemsize > 2 else dtype
     return _draw(
-        name, (shape,), lambda k: jax.random.uniform(k, shape, jnp.float32, low, high), key, check
+        name, (shape,), lambda k: jax.random.uniform(k, shape, drawn_in, low, high), key, check
     ).astype(dtype)
 
 

@@ -61,6 +61,7 @@ REFLEXES = [
     (lambda: optim.get_ema_multi_avg_fn(), AttributeError, r"write optim.get_ema_avg_fn"),
     (lambda: optim.get_swa_multi_avg_fn(), AttributeError, r"write optim.get_swa_avg_fn"),
     (lambda: optim.nothing, AttributeError, r"^module 'jaxnet.optim' has no attribute 'nothing'$"),
+    (lambda: linear().weight.fill_(1), AttributeError, r"nn.init.constant_\(p, value\)"),
     # optimizers
     (
         lambda: optim.SGD(linear().parameters(), lr=0.1),
@@ -120,6 +121,16 @@ def test_what_has_a_hint_is_not_there(owner, table):
         assert type(copy.deepcopy(owner)) is type(owner)
     if table in (hints.MODULE, hints.PARAMETER):
         assert type(pickle.loads(pickle.dumps(owner))) is type(owner)
+
+
+@pytest.mark.torch
+def test_every_method_of_torchs_modules_is_here_or_answered():
+    import torch
+
+    no_methods = {"T_destination", "call_super_init", "dump_patches"}
+    theirs = {name for name in dir(torch.nn.Module) if not name.startswith("_")} - no_methods
+    layer = linear()
+    assert [n for n in sorted(theirs) if not hasattr(layer, n) and n not in hints.MODULE] == []
 
 
 TABLES = {module: {**hints.NAMES.get(module, {}), **hints.NO_USE.get(module, {})}
