@@ -89,7 +89,10 @@ OPTIMIZER: Mapping[str, str] = {
         "write optim.get_hyperparams(state.opt_state, group=0) to read, and "
         "optim.set_hyperparams(state.opt_state, group=0, lr=0.01) to change"
     ),
-    "add_param_group": "write optim.groups([(pattern, optimizer), ...], default) from the start",
+    "add_param_group": (
+        "write new = optim.groups([(pattern, optimizer), ...], default) and "
+        "opt_state = optim.regroup(old, opt_state, params, new)"
+    ),
     "state": "the optimizer's state is in the training state, state.opt_state",
     "scale": "write train.make_train_step(..., loss_scale=optim.loss_scale), which scales the loss",
     "unscale_": (

@@ -41,7 +41,7 @@ from jaxnet.optim._lr_scheduler import (
 )
 from jaxnet.optim._muon import Muon
 from jaxnet.optim._optimizer import Optimizer, OptimizerState
-from jaxnet.optim._parameter_groups import frozen, groups
+from jaxnet.optim._parameter_groups import frozen, groups, regroup
 from jaxnet.optim._plateau import PlateauState, ReduceLROnPlateau
 from jaxnet.optim._radam import NAdam, RAdam
 from jaxnet.optim._rmsprop import Adadelta, Adagrad, RMSprop
@@ -110,6 +110,7 @@ __all__ = [
     "load_optimizer_state_dict",
     "loss_scale",
     "optimizer_state_dict",
+    "regroup",
     "scheduled",
     "set_hyperparams",
     "skip_nonfinite",
