@@ -3,6 +3,7 @@
 Markdown would take `>>>` for a quotation, and write the lines of a formula as one.
 """
 
+import ast
 import re
 
 import griffe
@@ -45,9 +46,21 @@ def with_formulas(text: str) -> str:
     return "\n\n".join(paragraphs)
 
 
+def docstring_of_row(attribute: griffe.Attribute) -> griffe.Docstring | None:
+    """The docstring of a function that a table makes: sin = float_unary("sin", jnp.sin, "...")."""
+    value = attribute.value
+    if isinstance(value, griffe.ExprCall):
+        for argument in value.arguments[2:3]:
+            if isinstance(argument, str) and argument[:1] in ("'", '"'):
+                return griffe.Docstring(ast.literal_eval(argument), parent=attribute)
+    return None
+
+
 class Fences(griffe.Extension):
     """Fences the examples and formulas of every docstring that is loaded."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: object) -> None:
+        if obj.docstring is None and isinstance(obj, griffe.Attribute):
+            obj.docstring = docstring_of_row(obj)
         if obj.docstring is not None:
             obj.docstring.value = with_formulas(fenced(obj.docstring.value))

@@ -32,6 +32,10 @@ PUBLIC = {
     "nn.utils.parametrize": "Parametrizations of one's own",
     "nn.utils.prune": "Pruning",
     "nn.utils.rnn": "Packed sequences",
+    "ops": "Functions of arrays",
+    "ops.linalg": "Linear algebra",
+    "ops.fft": "Fourier transforms",
+    "ops.special": "Special functions",
     "losses": "Losses",
     "metrics": "Metrics",
     "optim": "Optimizers and schedules",
@@ -51,18 +55,17 @@ FAMILIES = {
     "nn": {
         "module": "Modules and containers",
         "container": "module",
+        "traces": "module",
         "parameter_container": "module",
         "linear": "Linear layers",
         "conv": "Convolution",
         "conv_transpose": "conv",
+        "pad": "Padding",
         "pooling": "Pooling",
-        "adaptive_pooling": "pooling",
         **dict.fromkeys(
-            ("lp_pooling", "avg_pooling", "max_pooling", "fractional_pooling", "unpooling"),
-            "pooling",
+            ("max_pooling", "avg_pooling", "lp_pooling", "adaptive_pooling"), "pooling"
         ),
-        "pad": "Padding, patches, shuffles",
-        **dict.fromkeys(("fold", "shuffle"), "pad"),
+        **dict.fromkeys(("fractional_pooling", "unpooling"), "pooling"),
         "norm": "Normalization",
         "batchnorm": "norm",
         "sync_batchnorm": "norm",
@@ -77,11 +80,25 @@ FAMILIES = {
         "attention": "Attention and transformers",
         "transformer": "attention",
         "upsample": "Upsampling",
+        "fold": "Patches and shuffles",
+        "shuffle": "fold",
         "loss": "Losses as modules",
         **dict.fromkeys(("linear_cross_entropy", "adaptive_softmax"), "loss"),
         "distance": "Distances",
         "summary": "Looking inside",
         **dict.fromkeys(("activations", "intercept"), "summary"),
+    },
+    "ops": {
+        "creation": "New arrays",
+        "dtypes": "Dtypes",
+        "shape": "Shapes",
+        "parts": "Joins, parts, diagonals",
+        "elementwise": "Elementwise functions",
+        "reduction": "Sums, means and extremes",
+        "order": "Orders and running sums",
+        "indexing": "Indices and masks",
+        "products": "Products",
+        "draws": "Random arrays",
     },
     "optim": {
         "optimizers": "Optimizers",
@@ -90,9 +107,9 @@ FAMILIES = {
             "optimizers",
         ),
         "schedule": "Learning-rate schedules",
-        **dict.fromkeys(("lr_scheduler", "cycles", "plateau"), "schedule"),
+        **dict.fromkeys(("lr_scheduler", "combined_schedules", "cycles", "plateau"), "schedule"),
         "optimizer": "State and parameter groups",
-        **dict.fromkeys(("parameter_groups", "state_dict"), "optimizer"),
+        **dict.fromkeys(("hyperparams", "parameter_groups", "state_dict"), "optimizer"),
         "clip": "Clipping, accumulation, scaling",
         **dict.fromkeys(("accumulation", "scaling"), "clip"),
         "averaging": "Averages of the weights",
@@ -114,7 +131,7 @@ FAMILIES = {
         "diagnose": "Diagnosis",
     },
 }
-OTHERWISE = {"nn": "", "optim": "optimizer", "data": "files", "train": "fit"}
+OTHERWISE = {"nn": "", "ops": "elementwise", "optim": "optimizer", "data": "files", "train": "fit"}
 
 # Classes whose methods are part of what a user calls.
 WITH_MEMBERS = {
@@ -276,7 +293,23 @@ def torch_names() -> dict[str, list[str]]:
         "optim.lr_scheduler": listed(torch.optim.lr_scheduler),
         "optim.swa_utils": listed(torch.optim.swa_utils),
         "utils.data": listed(torch.utils.data),
+        # Those that torch documents, less those in place.
+        "functions": sorted(
+            name
+            for name in {*dir(torch._C._VariableFunctions), *torch.functional.__all__}
+            if _is_documented(torch, name)
+        ),
+        "Tensor": sorted(n for n in dir(torch.Tensor) if _is_documented(torch.Tensor, n)),
+        "linalg": own(torch.linalg),
+        "fft": own(torch.fft),
+        "special": own(torch.special),
     }
+
+
+def _is_documented(owner, name: str) -> bool:
+    thing = getattr(owner, name, None)
+    hidden = name.startswith("_") or name.endswith(("_", "_copy"))
+    return not hidden and callable(thing) and bool(thing.__doc__)
 
 
 def _is_helper(name: str) -> bool:
@@ -302,6 +335,11 @@ COUNTERPARTS = {
     "optim.lr_scheduler": "optim",
     "optim.swa_utils": "optim",
     "utils.data": "data",
+    "functions": "ops",
+    "Tensor": "ops",
+    "linalg": "ops.linalg",
+    "fft": "ops.fft",
+    "special": "ops.special",
 }
 
 
@@ -314,9 +352,17 @@ def absent() -> dict[str, dict[str, str]]:
     for package, counterpart in COUNTERPARTS.items():
         module = f"jaxnet.{counterpart}"
         words = {**hints.NAMES.get(module, {}), **hints.NO_USE.get(module, {})}
+        if counterpart.startswith("ops"):
+            of_ops = importlib.import_module("jaxnet.ops._absent")
+            table = counterpart.removeprefix("ops.").upper()
+            words |= of_ops.answers(here["ops"]) if counterpart == "ops" else vars(of_ops)[table]
         names = [name for name in known[package] if name not in here.get(counterpart, ())]
         found[package] = {name: words.get(name, "") for name in names}
     return found
+
+
+def _shown(package: str) -> str:
+    return "torch" if package == "functions" else f"torch.{package}"
 
 
 def missing() -> str:
@@ -333,7 +379,8 @@ def missing() -> str:
         for name, words in names.items():
             same.setdefault(words, []).append(f"`{name}`")
         rows += [
-            f"| `torch.{package}` | {', '.join(named)} | {words} |" for words, named in same.items()
+            f"| `{_shown(package)}` | {', '.join(named)} | {words} |"
+            for words, named in same.items()
         ]
     total, there, other, nothing = (sum(row[i] for row in counts) for i in range(1, 5))
     lines = [
@@ -343,7 +390,7 @@ def missing() -> str:
         "",
         "| module | names | here | other words | no meaning |",
         "| --- | --- | --- | --- | --- |",
-        *(f"| `torch.{row[0]}` | " + " | ".join(map(str, row[1:])) + " |" for row in counts),
+        *(f"| `{_shown(row[0])}` | " + " | ".join(map(str, row[1:])) + " |" for row in counts),
         "",
         "What the error says for a name that is not here:",
         "",

@@ -31,8 +31,21 @@ _STEP = (
 )
 
 MODULE: Mapping[str, str] = {
-    "cuda": DEVICE,
-    "cpu": DEVICE,
+    **dict.fromkeys(("cuda", "cpu", "ipu", "mtia", "xpu", "share_memory", "to_empty"), DEVICE),
+    "type": "write model.to(jnp.bfloat16)",
+    "register_module": "write model.add_module(name, module)",
+    "set_submodule": "write model.get_submodule(path).name = module",
+    "get_extra_state": "what belongs to the state is an array: model.register_buffer(name, array)",
+    "set_extra_state": "what belongs to the state is an array: model.register_buffer(name, array)",
+    **dict.fromkeys(
+        (
+            "register_state_dict_pre_hook",
+            "register_state_dict_post_hook",
+            "register_load_state_dict_pre_hook",
+            "register_load_state_dict_post_hook",
+        ),
+        "a state_dict is a dict: change it before model.load_state_dict or after model.state_dict",
+    ),
     "requires_grad_": _FREEZE,
     "zero_grad": _NO_GRADIENTS,
     "forward": "call the module itself, model(x); a module of your own defines __call__",
@@ -52,6 +65,11 @@ PARAMETER: Mapping[str, str] = {
         "and train.make_train_step applies them"
     ),
     "data": "write p[...] to read the array, and p[...] = array to change it",
+    "copy_": "write p[...] = array",
+    "fill_": "write nn.init.constant_(p, value)",
+    "zero_": "write nn.init.zeros_(p)",
+    "normal_": "write nn.init.normal_(p, mean, std, generator=generator)",
+    "uniform_": "write nn.init.uniform_(p, low, high, generator=generator)",
     "detach": "write jax.lax.stop_gradient(p[...])",
     "numel": "write p.size",
     "numpy": "write numpy.asarray(p[...])",
@@ -71,7 +89,10 @@ OPTIMIZER: Mapping[str, str] = {
         "write optim.get_hyperparams(state.opt_state, group=0) to read, and "
         "optim.set_hyperparams(state.opt_state, group=0, lr=0.01) to change"
     ),
-    "add_param_group": "write optim.groups([(pattern, optimizer), ...], default) from the start",
+    "add_param_group": (
+        "write new = optim.groups([(pattern, optimizer), ...], default) and "
+        "opt_state = optim.regroup(old, opt_state, params, new)"
+    ),
     "state": "the optimizer's state is in the training state, state.opt_state",
     "scale": "write train.make_train_step(..., loss_scale=optim.loss_scale), which scales the loss",
     "unscale_": (
@@ -150,7 +171,10 @@ NAMES: Mapping[str, Mapping[str, str]] = {
             for name in _LAZY
         },
         "Container": "write nn.Module, nn.Sequential or nn.ModuleList",
-        "CrossMapLRN2d": "write nn.LocalResponseNorm, which computes the same",
+        "CrossMapLRN2d": (
+            "write nn.LocalResponseNorm, whose formula it has; torch's own sums never lose the "
+            "first channel"
+        ),
         "DataParallel": _DATA_PARALLEL,
         "NLLLoss2d": "write nn.NLLLoss, which takes (N, C, H, W) too",
         "UninitializedBuffer": "write nn.Buffer(array)",
@@ -263,7 +287,7 @@ NO_USE: Mapping[str, Mapping[str, str]] = {
 _IMPORT_FROM = dis.opmap["IMPORT_FROM"]
 
 
-def module_getattr(module: str) -> Callable[[str], Any]:
+def module_getattr(module: str, further: Mapping[str, str] | None = None) -> Callable[[str], Any]:
     """The `__getattr__` of a module, which Python calls for a name that the module has not.
 
     The error is an AttributeError that says what to write. `from jaxnet.nn import LazyLinear`
@@ -271,8 +295,9 @@ def module_getattr(module: str) -> Callable[[str], Any]:
 
     Args:
         module: The module's name.
+        further: What to write instead of further names.
     """
-    table = {**NAMES.get(module, {}), **NO_USE.get(module, {})}
+    table = {**(further or {}), **NAMES.get(module, {}), **NO_USE.get(module, {})}
 
     def missing(name: str) -> Any:
         message = f"module {module!r} has no attribute {name!r}"

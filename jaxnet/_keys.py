@@ -44,7 +44,7 @@ class _Source:
     """An open context, which supplies keys or recorded draws."""
 
     def __init__(self) -> None:
-        self.traced = _tracing()
+        self.traced = tracing()
         self.entered = ExitStack()
 
 
@@ -65,7 +65,7 @@ class _Draws(_Source):
 _open: ContextVar[tuple[_Source, ...]] = ContextVar("jaxnet_open_sources", default=())
 
 
-def _tracing() -> bool:
+def tracing() -> bool:
     """Whether operations are being traced (by jit, checkpoint or scan) rather than run."""
     return isinstance(lax.add(np.float32(0), np.float32(0)), jax.core.Tracer)
 
@@ -78,7 +78,7 @@ def _mark(innermost: _Source) -> None:
 
 def _note_draw(source: _Source) -> None:
     global _shared_mark
-    if _tracing():
+    if tracing():
         if not source.traced:
             _shared_mark -= 1
         _mark(_open.get()[-1])
@@ -145,6 +145,7 @@ def draws(recorded: Sequence[ArrayLike]) -> Iterator[None]:
               Dropout2d);
             - `randn`: normal numbers; `rand`: uniform ones in [0, 1); `randint`: integers;
             - `rrelu` in training mode: the slopes, with the shape of the input;
+            - fractional max pooling: uniform numbers (N, C, 2), or (N, C, 3) in 3d;
             - `gumbel_softmax`: exponential numbers, torch.empty_like(logits).exponential_().
 
     Raises:
@@ -240,15 +241,17 @@ def uniform(
 ) -> jax.Array:
     """Draws uniform numbers from [low, high); the arguments are as in `keep_mask`.
 
-    Numbers of every dtype are drawn in float32, so that programs of all dtypes draw the same.
+    float64 numbers are drawn in float32, so that both programs draw the same.
     """
 
     def check(values: np.ndarray) -> str:
         inside = _is_float(values) and ((values >= low) & (values <= high)).all()
         return "" if inside else f"holds other numbers than floats from {low} to {high}"
 
+    # Half precision is drawn as it is: rounding a float32 number could give `high`.
+    drawn_in = jnp.float32 if jnp.dtype(dtype).itemsize > 2 else dtype
     return _draw(
-        name, (shape,), lambda k: jax.random.uniform(k, shape, jnp.float32, low, high), key, check
+        name, (shape,), lambda k: jax.random.uniform(k, shape, drawn_in, low, high), key, check
     ).astype(dtype)
 
 

@@ -102,6 +102,9 @@ def test_the_newest_and_the_best_stay(tmp_path):
     assert run.steps() == [3, 5, 6]
     assert run.best_step() == 3
     assert Checkpoints(tmp_path, best="loss", mode="max").best_step() == 6
+    with pytest.raises(ValueError, match="which way 'gap' gets better; give mode='max' or 'min'"):
+        Checkpoints(tmp_path, best="gap")
+    assert (run.mode, Checkpoints(tmp_path, best="val_accuracy").mode) == ("min", "max")
     assert run.restore(make_state()).step == 6
     assert run.restore(make_state(), step=3).metrics == {"loss": 0.0}
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 4; there: 3, 5, 6"):

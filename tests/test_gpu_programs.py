@@ -162,7 +162,14 @@ def test_a_state_that_is_in_memory_twice():
     assert found.operation == "1 donated arguments of which no result can take the place"
 
 
-@pytest.mark.parametrize("name", workloads())
+# The operations of "NetResDeep, 10 blocks" ten times over, for ten seconds.
+DEEP = "NetResDeep, 100 blocks"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == DEEP else n for n in workloads()],
+)
 def test_the_programs_of_the_workloads_are_clean(name):
     for precision in PRECISIONS:
         found = findings(lowered.lower(name, precision), name, precision)

@@ -53,6 +53,15 @@ REFLEXES = [
     (lambda: linear().weight.grad, AttributeError, r"jax.grad\(f\)\(params\)"),
     (lambda: linear().weight.data, AttributeError, r"p\[...\] to read"),
     (lambda: linear().weight.numel(), AttributeError, r"p.size"),
+    (lambda: linear().weight.fill_(1), AttributeError, r"nn.init.constant_\(p, value\)"),
+    # names of torch.optim
+    (lambda: optim.SparseAdam(lr=0.1), AttributeError, r"never sparse; write optim.Adam"),
+    (lambda: optim.lr_scheduler.StepLR, AttributeError, r"write optim.StepLR for torch"),
+    (lambda: optim.LRScheduler, AttributeError, r"'jaxnet.optim' has .*write optim.Schedule"),
+    (lambda: optim.swa_utils, AttributeError, r"write optim.AveragedModel for torch"),
+    (lambda: optim.get_ema_multi_avg_fn(), AttributeError, r"write optim.get_ema_avg_fn"),
+    (lambda: optim.get_swa_multi_avg_fn(), AttributeError, r"write optim.get_swa_avg_fn"),
+    (lambda: optim.nothing, AttributeError, r"^module 'jaxnet.optim' has no attribute 'nothing'$"),
     # optimizers
     (
         lambda: optim.SGD(linear().parameters(), lr=0.1),
@@ -112,6 +121,16 @@ def test_what_has_a_hint_is_not_there(owner, table):
         assert type(copy.deepcopy(owner)) is type(owner)
     if table in (hints.MODULE, hints.PARAMETER):
         assert type(pickle.loads(pickle.dumps(owner))) is type(owner)
+
+
+@pytest.mark.torch
+def test_every_method_of_torchs_modules_is_here_or_answered():
+    import torch
+
+    no_methods = {"T_destination", "call_super_init", "dump_patches"}
+    theirs = {name for name in dir(torch.nn.Module) if not name.startswith("_")} - no_methods
+    layer = linear()
+    assert [n for n in sorted(theirs) if not hasattr(layer, n) and n not in hints.MODULE] == []
 
 
 TABLES = {module: {**hints.NAMES.get(module, {}), **hints.NO_USE.get(module, {})}

@@ -17,7 +17,7 @@ TIERS = [
     {"kernels"},
     {"backend"},
     {"nn", "metrics", "optim", "data", "checkpoint", "plots"},
-    {"weights", "train"},
+    {"ops", "weights", "train"},
     {"harness"},  # experiments/harness, which is not about any experiment
     {"experiments", "tests", "benchmarks"},
 ]

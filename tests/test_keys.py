@@ -236,6 +236,15 @@ def test_draws_replay_every_kind_of_number():
     np.testing.assert_allclose(slopes, np.where(LOGITS > 0, LOGITS, 0.2 * LOGITS), rtol=1e-6)
 
 
+def test_draws_replay_the_windows_of_fractional_pooling():
+    x, pool = jnp.arange(36.0).reshape(1, 1, 6, 6), nn.FractionalMaxPool2d(2, 3)
+    samples = np.full((1, 1, 2), 0.3, np.float32)
+    with draws([samples]):
+        drawn = pool(x)
+    given = nn.functional.fractional_max_pool2d(x, 2, 3, _random_samples=jnp.asarray(samples))
+    assert drawn.tolist() == given.tolist()
+
+
 @pytest.mark.parametrize(
     ("recorded", "draw", "message"),
     [

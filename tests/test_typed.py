@@ -18,6 +18,10 @@ PACKAGES = (
     "nn.attention",
     "nn.functional",
     "nn.init",
+    "ops",
+    "ops.fft",
+    "ops.linalg",
+    "ops.special",
     "optim",
 )
 MODULES = (*PACKAGES, "precision", "random", "train", "weights")

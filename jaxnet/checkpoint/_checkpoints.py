@@ -13,6 +13,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from jaxnet._checks import better
 from jaxnet._names import named_leaves
 from jaxnet.checkpoint._about import as_json, read_about, write_about
 from jaxnet.checkpoint._arrays import (
@@ -70,6 +71,8 @@ class Checkpoints:
         keep: The number of the newest checkpoints that stay.
         best: The name of a metric; the checkpoint with its best value stays too.
         mode: Whether the lowest value of the metric is the best, "min", or the highest, "max".
+            None goes by the metric's name, as in `train.fit`: losses and errors are better low,
+            accuracies and the like high.
 
     Raises:
         ValueError: An argument is out of range, or the folder contains other files.
@@ -89,15 +92,14 @@ class Checkpoints:
         *,
         keep: int = 3,
         best: str | None = None,
-        mode: str = "min",
+        mode: str | None = None,
     ) -> None:
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise ValueError(f"keep: {keep!r}; accepted is an integer, at least 1")
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode: {mode!r}; accepted are 'min' and 'max'")
         self._folder = Folder(folder)
         self.folder = self._folder.path
-        self.keep, self.best, self.mode = keep, best, mode
+        self.keep, self.best = keep, best
+        self.mode = better("loss" if best is None else best, mode)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="jaxnet-checkpoint")
         self._pending: Future[None] | None = None
 

@@ -3,17 +3,16 @@
 import atexit
 import collections
 import queue
-import random
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
+from jaxnet.data._worker import Streams, global_states
 
 END: Any = object()
 """The value that a `read` function returns at the end of the data."""
@@ -42,10 +41,14 @@ class ReadAhead(Iterator[Any]):
         ahead: The number of batches that are read in advance at any time.
         timeout: The seconds to wait for a batch; 0 waits for ever.
         begin: The function that each thread calls with its number before it reads.
+        streams: The random numbers of the workers. `begin` and the first batch see them in place
+            of the global generators. If the first batch draws from these, so does every other,
+            and each batch is then read while the program waits for it, by the thread to which
+            torch would give it: nothing else may draw meanwhile.
 
     Raises:
         RuntimeError: (In `next`) A batch did not come in time, `begin` failed, or reading the
-            first batch drew from the generators that all threads share.
+            first batch drew from the global generators and there are no streams.
     """
 
     def __init__(
@@ -56,27 +59,24 @@ class ReadAhead(Iterator[Any]):
         ahead: int,
         timeout: float = 0,
         begin: Callable[[int], None] | None = None,
+        streams: Streams | None = None,
     ) -> None:
         self._jobs = jobs
         self._timeout = timeout
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._crew = _Crew(workers, read, begin, streams)
         self._waiting: collections.deque[Future[Any]] = collections.deque()
-        self._workers = 0
-        self._asked = threading.Event()  # for the first batch, which is read alone
-        alone = threading.Event()
+        self._next_worker = 1 % workers  # the first batch is the first worker's
         _running.add(self)
         for _ in range(ahead):
             self._submit()
         for number in range(workers):
             # Daemon threads, because a read that never returns must not stop the program from
             # ending.
-            arguments = (self._tasks, read, begin, number, self._asked, alone)
             thread = threading.Thread(
-                target=_work, args=arguments, name=f"jaxnet-loader-{number}", daemon=True
+                target=self._crew.work, args=(number,), name=f"jaxnet-loader-{number}", daemon=True
             )
             _threads.add(thread)
             thread.start()
-            self._workers += 1
 
     def _submit(self) -> None:
         future: Future[Any] = Future()
@@ -87,14 +87,17 @@ class ReadAhead(Iterator[Any]):
         else:
             if job is END:
                 return
-            self._tasks.put((future, job))
+            self._crew.tasks.put((future, job))
         self._waiting.append(future)
 
     def __next__(self) -> Any:
-        self._asked.set()
+        self._crew.asked.set()
         if not self._waiting:
             self.close()
             raise StopIteration
+        if self._crew.one_at_a_time and not self._waiting[0].done():
+            self._crew.turns[self._next_worker].put(self._crew.tasks.get())
+            self._next_worker = (self._next_worker + 1) % len(self._crew.turns)
         try:
             self._waiting[0].exception(self._timeout or None)
         except FutureTimeoutError as error:
@@ -113,76 +116,108 @@ class ReadAhead(Iterator[Any]):
             future.cancel()
         self._waiting.clear()
         self._jobs = iter(())
-        self._asked.set()
-        for _ in range(self._workers):
-            self._tasks.put(None)
-        self._workers = 0
+        self._crew.close()
 
     def __del__(self) -> None:
         self.close()
 
 
-def _work(
-    tasks: "queue.SimpleQueue[_Task | None]",
-    read: Callable[[Any], Any],
-    begin: Callable[[int], None] | None,
-    number: int,
-    asked: threading.Event,
-    first_done: threading.Event,
-) -> None:
-    """Reads batches in a thread until a task is None.
+class _Crew:
+    """The threads of a `ReadAhead`, which they do not know, so that its deletion ends them."""
 
-    The first batch is read by the first thread while all others wait, the program in `next`
-    among them: what draws from a shared generator then is the reading.
+    def __init__(
+        self,
+        workers: int,
+        read: Callable[[Any], Any],
+        begin: Callable[[int], None] | None,
+        streams: Streams | None,
+    ) -> None:
+        self.tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        # The tasks of each worker, where batches are read one at a time.
+        self.turns: list[queue.SimpleQueue[_Task | None]] = [
+            queue.SimpleQueue() for _ in range(workers)
+        ]
+        self.asked = threading.Event()  # for the first batch, which is read alone
+        self.one_at_a_time = False
+        self._read, self._begin, self._streams = read, begin, streams
+        self._beginning = threading.Lock()
+        self._begun = threading.Semaphore(0)
+        self._first_done = threading.Event()
+        self._closed = False
 
-    It has no reference to the `ReadAhead`, whose deletion ends the thread.
-    """
-    (asked if number == 0 else first_done).wait()
-    failed: Exception | None = None
-    try:
-        if begin is not None:
-            begin(number)
-    except Exception as error:
-        failed = error
-    while (task := tasks.get()) is not None:
-        future, job = task
-        if future.set_running_or_notify_cancel():
+    def close(self) -> None:
+        self._closed = True
+        self.asked.set()
+        for turn in self.turns:
+            self.tasks.put(None)
+            turn.put(None)
+
+    def work(self, number: int) -> None:
+        """Reads batches in a thread until a task is None.
+
+        The first batch is read by the first thread while all others wait, the program in `next`
+        among them: what draws from a global generator then is the reading.
+        """
+        self.asked.wait()
+        if self._closed:
+            return
+        failed: Exception | None = None
+        with self._beginning:  # one after another, because all see the global generators
             try:
-                if failed is not None:
-                    raise RuntimeError(f"worker_init_fn: it raised {failed!r}") from failed
-                before = None if first_done.is_set() else _shared_generators()
-                batch = read(job)
-                if before is not None and (drawn := _differing(before)):
+                if self._begin is not None:
+                    with self._drawing(number):
+                        self._begin(number)
+            except Exception as error:
+                failed = error
+        self._begun.release()
+        if number == 0:
+            for _ in self.turns:
+                self._begun.acquire()
+        else:
+            self._first_done.wait()
+        while (task := self._tasks_of(number).get()) is not None:
+            future, job = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    if failed is not None:
+                        raise RuntimeError(f"worker_init_fn: it raised {failed!r}") from failed
+                    future.set_result(self._batch(number, job))
+                except StopIteration as error:  # To the caller it would be the end of the data.
+                    reason = RuntimeError("dataset: reading a row raised StopIteration")
+                    reason.__cause__ = error
+                    future.set_exception(reason)
+                except BaseException as error:  # Also SystemExit, which would end the thread.
+                    future.set_exception(error)
+            self._first_done.set()
+            del task, future, job  # Otherwise the last batch would stay in memory.
+        self._first_done.set()
+
+    def _tasks_of(self, number: int) -> "queue.SimpleQueue[_Task | None]":
+        return self.turns[number] if self.one_at_a_time else self.tasks
+
+    def _batch(self, number: int, job: Any) -> Any:
+        if self._first_done.is_set() and not self.one_at_a_time:
+            return self._read(job)
+        with self._drawing(number):
+            before = global_states()
+            try:
+                return self._read(job)
+            finally:
+                now = global_states()
+                drawn = [name for name in before if before[name] != now[name]]
+                if drawn and self._streams is None:
                     raise RuntimeError(
-                        f"num_workers: reading a row draws from the generator of {drawn}, which "
-                        "the worker threads share, so that the rows would differ from run to run "
-                        "(the workers of torch are processes); give num_workers=0, or draw from "
-                        "a generator of the row's own, such as np.random.default_rng(row)"
+                        f"num_workers: reading a row draws from the generator of "
+                        f"{' and of '.join(drawn)}, which the worker threads share, so that the "
+                        "rows would differ from run to run; give the loader rngs=Generator(0), "
+                        "from which each worker gets numbers of its own as in torch, or "
+                        "num_workers=0, or draw from a generator of the row's own, such as "
+                        "np.random.default_rng(row)"
                     )
-                future.set_result(batch)
-            except StopIteration as error:  # To the caller it would be the end of the data.
-                reason = RuntimeError("dataset: reading a row raised StopIteration")
-                reason.__cause__ = error
-                future.set_exception(reason)
-            except BaseException as error:  # Also SystemExit, which would end the thread.
-                future.set_exception(error)
-        first_done.set()
-        del task, future, job  # Otherwise the last batch would stay in memory.
+                self.one_at_a_time |= bool(drawn)
 
-
-def _shared_generators() -> dict[str, Any]:
-    """The states of the global generators of Python, NumPy and, if it is loaded, torch."""
-    of_numpy: Any = np.random.get_state()
-    numbers, place = of_numpy[1].tobytes(), of_numpy[2:]
-    states: dict[str, Any] = {"Python": random.getstate(), "NumPy": (numbers, place)}
-    if "torch" in sys.modules:
-        states["torch"] = sys.modules["torch"].default_generator.get_state().numpy().tobytes()
-    return states
-
-
-def _differing(before: dict[str, Any]) -> str:
-    now = _shared_generators()
-    return " and of ".join(name for name in before if before[name] != now[name])
+    def _drawing(self, number: int) -> AbstractContextManager[None]:
+        return nullcontext() if self._streams is None else self._streams.of(number)
 
 
 @atexit.register

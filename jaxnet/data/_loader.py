@@ -19,7 +19,7 @@ from jaxnet.data._sampler import (
     SequentialSampler,
     checked_generators,
 )
-from jaxnet.data._worker import introduce
+from jaxnet.data._worker import Streams, introduce
 from jaxnet.random import Generator
 
 
@@ -38,8 +38,10 @@ class DataLoader:
             `shuffle`, `sampler` and `drop_last`.
         num_workers: The number of threads that read batches in advance. With 0 a batch is
             read when it is needed. Threads help if reading waits or is not in Python
-            (files, decoding, numpy). They share the data set, which needs no pickling, and the
-            global generators: a data set that draws from these is refused with its first batch.
+            (files, decoding, numpy). They share the data set, which needs no pickling. Rows that
+            draw from the global generators (`np.random`, `random`, torch's) get the numbers of
+            torch's workers, but are read one batch at a time, when it is needed; without
+            `rngs` and `generator` they are refused.
         collate_fn: The function that makes a batch of a list of rows. Torch tensors in the
             batch are converted to numpy.
         pin_memory: Accepted for compatibility, without effect; `device` is used instead.
@@ -182,6 +184,7 @@ class DataLoader:
         self._stacks = collate_fn is default_collate and not self._passes_through
         self._seeded = False
         self._worker_seed: int | None = None
+        self._streams: Streams | None = None  # of the workers; persistent ones draw on
 
     def __len__(self) -> int:
         """The number of batches in a pass."""
@@ -199,7 +202,7 @@ class DataLoader:
         source = self.rngs if self.generator is None else self.generator
         if not (self.persistent_workers and self._seeded):
             if source is not None:
-                self._worker_seed = int(source.random_())
+                self._worker_seed, self._streams = int(source.random_()), None
             elif self._torchs_sampler:
                 torch = sys.modules["torch"]
                 torch.empty((), dtype=torch.int64).random_()
@@ -232,7 +235,9 @@ class DataLoader:
             dataset=self.dataset,
             worker_init_fn=self.worker_init_fn,
         )
-        return ReadAhead(jobs, owned, workers, ahead, self.timeout, begin)
+        if self._streams is None and self._worker_seed is not None:
+            self._streams = Streams(self._worker_seed, workers)
+        return ReadAhead(jobs, owned, workers, ahead, self.timeout, begin, self._streams)
 
     def _read(self, rows: Any) -> Any:
         """The batch of the given row numbers."""

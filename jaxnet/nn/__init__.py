@@ -123,6 +123,7 @@ from jaxnet.nn._shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 from jaxnet.nn._softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
 from jaxnet.nn._summary import summary
 from jaxnet.nn._sync_batchnorm import SyncBatchNorm
+from jaxnet.nn._traces import checkpoint
 from jaxnet.nn._transformer import (
     Transformer,
     TransformerDecoder,
@@ -285,6 +286,7 @@ __all__ = [
     "ZeroPad3d",
     "activations",
     "attention",
+    "checkpoint",
     "draws",
     "functional",
     "init",

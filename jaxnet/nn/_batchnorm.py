@@ -350,12 +350,12 @@ class _BatchNorm(_Norm):
             raise self._wrong_shape(input)
         momentum: float | jax.Array = 0.0 if self.momentum is None else self.momentum
         # As in torch, the batches are counted before the average of all batches is formed.
+        count = None
         if self.training and self.num_batches_tracked is not None:
             count = self.num_batches_tracked[...] + 1
-            self.num_batches_tracked[...] = count
             if self.momentum is None:
                 momentum = 1 / count.astype(self.running_mean.dtype)  # type: ignore[union-attr]
-        return batch_norm(
+        output = batch_norm(
             input,
             self.running_mean,
             self.running_var,
@@ -365,6 +365,9 @@ class _BatchNorm(_Norm):
             momentum,
             self.eps,
         )
+        if count is not None:  # last, so that a batch that is refused does not count
+            self.num_batches_tracked[...] = count  # type: ignore[index]
+        return output
 
 
 class BatchNorm1d(_BatchNorm):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxnet._keys import next_key
+from jaxnet._keys import uniform
 from jaxnet.nn._max_pooling import pooled
 from jaxnet.nn._module import Buffer, Module
 from jaxnet.nn._window import Size, batched, check_axes, check_float, per_axis
@@ -44,7 +44,8 @@ def fractional_max_pool2d(
         return_indices: Whether the positions of the largest numbers are returned too.
         _random_samples: The random numbers u, (N, C, 2), for W and H in this order. With a
             `jaxnet.random.Generator`, `generator.rand(N, C, 2)` are those that torch draws.
-        key: A random key. Without it and random samples the open `nn.keys` context supplies one.
+        key: A random key. Without it and without random samples the open `nn.keys` context
+            supplies one, or the open `nn.draws` context the numbers themselves.
 
     Returns:
         The largest numbers, (N, C, H', W') or (C, H', W'). With return_indices a pair of these
@@ -149,16 +150,7 @@ def _ratios(name: str, ratio: Any, n: int) -> tuple[float, ...]:
 def _samples(name: str, batch: jax.Array, samples: Any, key: jax.Array | None, n: int) -> jax.Array:
     shape = (*batch.shape[:2], n)
     if samples is None:
-        if key is None:
-            try:
-                key = next_key()
-            except ValueError:
-                raise ValueError(
-                    f"{name}: no random key is at hand; write `with nn.keys(jax.random.key(0)):` "
-                    "around the call, or use a step from make_train_step, which opens the context "
-                    "itself, or give _random_samples"
-                ) from None
-        return jax.random.uniform(key, shape, batch.dtype)
+        return uniform(name, shape, 0.0, 1.0, batch.dtype, key)
     samples = jnp.asarray(samples)
     # torch accepts samples for more images than there are.
     if samples.shape[1:] != shape[1:] or samples.shape[0] < shape[0]:

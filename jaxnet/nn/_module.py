@@ -2,19 +2,18 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.errors import TraceContextError
 from flax.nnx.module import ModuleMeta
 
 from jaxnet import _hints as hints
 from jaxnet._names import members, named_modules, named_variables
 from jaxnet.nn._methods import Methods
+from jaxnet.nn._traces import change
 from jaxnet.precision import check_x64
 
 
@@ -33,8 +32,7 @@ class Parameter(nnx.Param[Any]):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in hints.PARAMETER:
             raise hints.missing_attribute(self, name, hints.PARAMETER)
-        with _changing(self):
-            super().__setattr__(name, value)
+        change(self, name, lambda: super(Parameter, self).__setattr__(name, value), value)
 
 
 class Buffer(nnx.Variable[Any]):
@@ -50,28 +48,7 @@ class Buffer(nnx.Variable[Any]):
         super().__init__(value, persistent=persistent, **metadata)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        with _changing(self):
-            super().__setattr__(name, value)
-
-
-@contextmanager
-def _changing(changed: "nnx.Variable[Any] | Module") -> Iterator[None]:
-    """Says what to write where flax refuses a change that would be lost.
-
-    JAX traces the function that is given to jax.grad, jax.jit and the like. What such a function
-    computes exists in its trace alone, so it cannot be stored in a model from outside.
-    """
-    try:
-        yield
-    except TraceContextError:
-        raise ValueError(
-            f"a {type(changed).__name__} cannot change inside a function that JAX transforms "
-            "(jax.grad, jax.jit, jax.vmap, jax.checkpoint, lax.cond, lax.scan and the like) when "
-            "the model comes from outside. Give the model as an argument to flax's own form, as in "
-            "nnx.grad(lambda model, x: model(x).sum(), argnums=1)(model, x), nnx.remat or "
-            "nnx.cond; or call nnx.clone(model) inside, whose changes are forgotten; or call "
-            "model.eval() outside, since in training mode BatchNorm changes its running statistics"
-        ) from None
+        change(self, name, lambda: super(Buffer, self).__setattr__(name, value), value)
 
 
 class _ModuleMeta(ModuleMeta):
@@ -142,8 +119,13 @@ class Module(Methods, metaclass=_ModuleMeta):
             value = _checked(self, name, old, value)
         elif old is None and name in vars(self):
             value = nnx.data(value)  # flax refuses an array for an attribute that was None
-        with _changing(self):
-            super().__setattr__(name, value)
+
+        def store() -> None:
+            is_new = isinstance(old, Buffer) and _is_array(value)  # a new value of the buffer
+            new = _buffer_like(old, value) if is_new else value  # type: ignore[arg-type]
+            super(Module, self).__setattr__(name, new)
+
+        change(self, name, store, value)
         # A new member, or one that changes between parameter, buffer and module, goes to the
         # end of the order, as it does in torch.
         if kind is not None and (name not in self._members or kind is not (_kind(old) or kind)):
@@ -384,19 +366,13 @@ def _apply(module: nnx.Module, fn: Callable[[Any], Any]) -> None:
 
 
 def _checked(module: nnx.Module, name: str, old: Any, value: Any) -> Any:
-    """Returns a plain attribute's value, or raises if an array or module in it would be lost.
-
-    An array that is assigned to a buffer becomes the new value of the buffer, as in torch.
-    """
+    """Returns a plain attribute's value, or raises if an array or module in it would be lost."""
     where = f"{type(module).__name__}.{name}"
-    is_array = isinstance(value, jax.Array | np.ndarray)
-    if is_array and isinstance(old, nnx.Param):
+    if _is_array(value) and isinstance(old, nnx.Param):
         raise TypeError(
             f"{where}: an array cannot take the place of a Parameter; "
             f"write .{name}[...] = array, or assign nn.Parameter(array)"
         )
-    if is_array and isinstance(old, Buffer):
-        return Buffer(jnp.asarray(value), persistent=old.get_metadata("persistent", True))
     held = value.values() if isinstance(value, dict) else value
     if isinstance(value, dict | list | tuple) and any(_kind(item) is not None for item in held):
         raise TypeError(
@@ -404,6 +380,14 @@ def _checked(module: nnx.Module, name: str, old: Any, value: Any) -> Any:
             "use nn.ModuleList, nn.ModuleDict or nn.Sequential, or nnx.List for parameters"
         )
     return value
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray)
+
+
+def _buffer_like(old: Buffer, value: Any) -> Buffer:
+    return Buffer(jnp.asarray(value), persistent=old.get_metadata("persistent", True))
 
 
 def _member(module: Any, name: str, kind: type, target: str) -> Any:

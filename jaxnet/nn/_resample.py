@@ -114,7 +114,8 @@ def _taps(about: _Axis) -> tuple[np.ndarray, np.ndarray | None]:
     i = np.arange(wanted)
     if mode.startswith("nearest"):
         return _nearest(size, i, factor, mode, ndim, kind)[None], None
-    if mode != "bicubic" and wanted == size:
+    # torch leaves an axis that keeps its size alone, whatever the scale factor is, but for bicubic.
+    if wanted == size and (antialias or mode != "bicubic"):
         return i[None], None
     if align_corners:
         scale = kind(size - 1) / kind(wanted - 1) if wanted > 1 else kind(0)

@@ -22,11 +22,12 @@ from jaxnet.optim._clip import (
     clip_grads_with_norm_,
     get_total_norm,
 )
+from jaxnet.optim._combined_schedules import ChainedScheduler, SequentialLR
 from jaxnet.optim._cycles import CyclicLR, OneCycleLR
+from jaxnet.optim._hyperparams import get_hyperparams, learning_rates, set_hyperparams
 from jaxnet.optim._lbfgs import LBFGS
 from jaxnet.optim._lr_scheduler import (
     SWALR,
-    ChainedScheduler,
     ConstantLR,
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
@@ -36,18 +37,11 @@ from jaxnet.optim._lr_scheduler import (
     MultiplicativeLR,
     MultiStepLR,
     PolynomialLR,
-    SequentialLR,
     StepLR,
 )
 from jaxnet.optim._muon import Muon
-from jaxnet.optim._optimizer import (
-    Optimizer,
-    OptimizerState,
-    get_hyperparams,
-    learning_rates,
-    set_hyperparams,
-)
-from jaxnet.optim._parameter_groups import frozen, groups
+from jaxnet.optim._optimizer import Optimizer, OptimizerState
+from jaxnet.optim._parameter_groups import frozen, groups, regroup
 from jaxnet.optim._plateau import PlateauState, ReduceLROnPlateau
 from jaxnet.optim._radam import NAdam, RAdam
 from jaxnet.optim._rmsprop import Adadelta, Adagrad, RMSprop
@@ -116,6 +110,7 @@ __all__ = [
     "load_optimizer_state_dict",
     "loss_scale",
     "optimizer_state_dict",
+    "regroup",
     "scheduled",
     "set_hyperparams",
     "skip_nonfinite",

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.optim._hyperparams import check
 from jaxnet.optim._optimizer import (
     Optimizer,
-    check,
     decoupled_decay,
     lerp,
     make_optimizer,

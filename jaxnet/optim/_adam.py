@@ -5,10 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnet.optim._hyperparams import check, complement
 from jaxnet.optim._optimizer import (
     Optimizer,
-    check,
-    complement,
     coupled_decay,
     decoupled_decay,
     lerp,

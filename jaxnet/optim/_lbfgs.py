@@ -19,7 +19,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxnet._checks import check_choice, check_integer
-from jaxnet.optim._optimizer import Optimizer, OptimizerState, check, without_parameters
+from jaxnet.optim._hyperparams import check
+from jaxnet.optim._optimizer import Optimizer, OptimizerState, without_parameters
 from jaxnet.optim._wolfe import strong_wolfe
 from jaxnet.precision import amax, full_float32
 
@@ -122,6 +123,7 @@ def LBFGS(
         }
         return OptimizerState(
             step=count,
+            missed=jnp.zeros(0, jnp.int32),  # as in torch, the gradient is then zero
             hyperparams={
                 key: jnp.asarray(value, jnp.result_type(float))
                 for key, value in hyperparams.items()
@@ -239,6 +241,7 @@ def LBFGS(
         updates = unravel(loop.x - start)
         return updates, OptimizerState(
             step=state.step + 1,
+            missed=state.missed,
             hyperparams=state.hyperparams,
             shared={
                 "n_iter": loop.n_iter,

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet._checks import check_choice
+from jaxnet.optim._hyperparams import check, complement
 from jaxnet.optim._optimizer import (
     Optimizer,
-    check,
-    complement,
     decoupled_decay,
     lerp,
     make_optimizer,

@@ -1,7 +1,6 @@
 """The parts of every optimizer: its state, its hyperparameters, the loop over parameters."""
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple, ParamSpec, Self
@@ -14,39 +13,30 @@ from flax import nnx
 from jax import lax
 
 from jaxnet import _hints as hints
-from jaxnet._checks import is_number
 from jaxnet._names import named_leaves
 from jaxnet.precision import promoted
 
 Scalars = dict[str, jax.Array]
-
-PAIRS = {
-    "betas": ("beta1", "beta2"),
-    "etas": ("etaminus", "etaplus"),
-    "step_sizes": ("step_size_min", "step_size_max"),
-}
-"""The arguments of torch that consist of two hyperparameters, and the names of the two."""
-
-COMPLEMENT = "one_minus_"
-"""The prefix of a hyperparameter that the state stores as 1 minus its value."""
 
 
 class OptimizerState(NamedTuple):
     """The state of every optimizer of `jaxnet.optim`; all that can change is an array.
 
     Attributes:
-        step: The number of updates so far, int32; one for all parameters. Torch counts for each
-            parameter only the updates in which it had a gradient.
+        step: The number of updates so far, int32.
+        missed: The number of these updates in which each parameter had no gradient, int32, in
+            the order of the pytree's leaves. Torch's "step" of a parameter is `step - missed`.
         hyperparams: The hyperparameters by name, 0-d arrays. A number b that the rule also
             uses as 1 - b is stored as `one_minus_b`: 1 - 0.999 is 0.001 to seven digits in
             double precision, but only to four after 0.999 has been rounded to float32.
-        shared: Further numbers that change from step to step and belong to no parameter,
-            0-d arrays by name.
+        shared: Further numbers that change from step to step, by name: for each parameter one,
+            which depends only on how often the parameter had a gradient.
         slots: The arrays of each parameter by torch's name ("exp_avg", ...), as pytrees
             like the parameters, in the parameters' dtypes.
     """
 
     step: jax.Array
+    missed: jax.Array
     hyperparams: Scalars
     shared: Scalars
     slots: dict[str, Any]
@@ -116,8 +106,8 @@ Rule = Callable[..., tuple[jax.Array, dict[str, jax.Array | None]]]
 The mathematics of an optimizer for one parameter, an array of any shape. `param` and its
 gradient `grad` are in float32 or float64, whatever is stored. `state` is what torch keeps for the
 parameter, by torch's names (`state["exp_avg"]`), and the second result is the same after the
-step. `hyper` has the hyperparameters as attributes (`hyper.lr`), and with them what all
-parameters share at this step (the `scalars` of `make_optimizer`). `rounded` rounds to the dtype
+step. `hyper` has the hyperparameters as attributes (`hyper.lr`), and with them the numbers
+of this step (the `scalars` of `make_optimizer`). `rounded` rounds to the dtype
 that the parameter is stored in; it stands where torch stores an intermediate result, so that
 bfloat16 runs are torch's too, and does nothing for float32. The change is added to the
 parameter, so that it goes downhill with a minus sign.
@@ -151,9 +141,10 @@ def make_optimizer(
         rule: The mathematics for one parameter, a `Rule`.
         slots: The functions of (parameter, hyperparameters) that give the first value of
             each slot.
-        scalars: The function of (hyper, t) that gives, at step t (a float array), the
-            numbers that all parameters share. Those whose names are in `shared` are stored
-            for the next step.
+        scalars: The function of (hyper, t) that gives the numbers of a step. t counts for each
+            parameter the steps in which it had a gradient, this one included (a float array
+            (parameters,)); a number is 0-d or has this shape too. Those whose names are in
+            `shared` are stored for the next step.
         shared: The functions of the hyperparameters that give the first value of each
             shared number in the state.
         check_leaf: A function of (name, parameter) that raises an error if the rule does
@@ -183,8 +174,9 @@ def make_optimizer(
         leaves = [jnp.asarray(leaf) for leaf in leaves]
         return OptimizerState(
             step=jnp.zeros((), jnp.int32),
+            missed=jnp.zeros(len(leaves), jnp.int32),
             hyperparams=h,
-            shared={key: begin(h) for key, begin in shared.items()},
+            shared={key: jnp.full(len(leaves), begin(h)) for key, begin in shared.items()},
             slots={
                 key: treedef.unflatten([begin(leaf, h) for leaf in leaves])
                 for key, begin in slots.items()
@@ -204,19 +196,24 @@ def make_optimizer(
             raise ValueError(f"{name}: update(grads, state, params) needs the parameters")
         treedef: Any
         leaves, treedef = jax.tree.flatten(params)
-        # Torch leaves a parameter whose grad is None alone, momentum and decay included.
+        # Torch leaves a parameter whose grad is None alone, momentum, decay and step included.
         has = [has_gradient.get(where, True) for where in named_leaves(params)]
         flat_grads = treedef.flatten_up_to(grads)
         flat_slots = {key: treedef.flatten_up_to(tree) for key, tree in state.slots.items()}
-        step = state.step + 1
+        step, missed = state.step + 1, state.missed
         known = {**state.hyperparams, **state.shared}
         if "weight_decay" in known:
             known["keep"] = 1 - known["lr"] * known["weight_decay"]
         if scalars is not None:
-            t = step.astype(jnp.result_type(float))
+            t = (step - missed).astype(jnp.result_type(float))
             known |= scalars(SimpleNamespace(**known), t)
-        # The shared numbers are cast once for each dtype among the parameters.
-        cast: dict[Any, SimpleNamespace] = {}
+        now_shared = {key: known[key] for key in shared}
+        if not all(given is True for given in has):
+            counts = jnp.stack([jnp.asarray(given, bool) for given in has])
+            missed = jnp.where(counts, missed, missed + 1)
+            now_shared = {k: jnp.where(counts, v, state.shared[k]) for k, v in now_shared.items()}
+        # The numbers are cast once for each dtype among the parameters.
+        cast: dict[Any, dict[str, jax.Array]] = {}
         updates, new_slots = [], {key: [] for key in slots}  # type: ignore[var-annotated]
         for i, (leaf, grad) in enumerate(zip(leaves, flat_grads, strict=True)):
             dtype = jnp.result_type(leaf)
@@ -227,10 +224,14 @@ def make_optimizer(
                     new_slots[key].append(flat_slots[key][i])
                 continue
             if dtype not in cast:
-                cast[dtype] = SimpleNamespace(
-                    **{key: jnp.asarray(value, wide) for key, value in known.items()},
-                    machine_eps=float(jnp.finfo(dtype).eps),
-                )
+                cast[dtype] = {key: jnp.asarray(value, wide) for key, value in known.items()}
+            hyper = SimpleNamespace(
+                **{
+                    key: value if value.ndim == 0 else lax.index_in_dim(value, i, keepdims=False)
+                    for key, value in cast[dtype].items()
+                },
+                machine_eps=float(jnp.finfo(dtype).eps),
+            )
             # The rule computes in float32 or wider. The new slots are cast back to the parameter's
             # dtype; the change is added by optax.apply_updates, which casts the sum.
             own = {
@@ -240,7 +241,7 @@ def make_optimizer(
             gradient = jnp.asarray(grad, wide)
             if maximize:
                 gradient = -gradient
-            change, new = rule(jnp.asarray(leaf, wide), gradient, own, cast[dtype], rounding(dtype))
+            change, new = rule(jnp.asarray(leaf, wide), gradient, own, hyper, rounding(dtype))
             if has[i] is not True:  # `accumulate` knows it only when it runs
                 given = jnp.asarray(has[i])
                 change = jnp.where(given, change, 0)
@@ -254,8 +255,9 @@ def make_optimizer(
                 new_slots[key].append(None if value is None else value.astype(dtype))
         return treedef.unflatten(updates), OptimizerState(
             step=step,
+            missed=missed,
             hyperparams=state.hyperparams,
-            shared={key: known[key] for key in shared},
+            shared=now_shared,
             slots={key: treedef.unflatten(values) for key, values in new_slots.items()},
         )
 
@@ -335,192 +337,3 @@ def shrink(param: jax.Array, keep: jax.Array) -> jax.Array:
 def one_minus_power(one_minus_beta: jax.Array, t: jax.Array) -> jax.Array:
     """1 - beta^t from 1 - beta. In float32 the plain formula loses 4 digits at the first step."""
     return -jnp.expm1(t * jnp.log1p(-one_minus_beta))
-
-
-def complement(value: Any) -> Any:
-    """1 - value; for a Python number in double precision, so that float32 has all its digits."""
-    return 1 - value
-
-
-def check(owner: str, **values: Any) -> None:
-    """Refuses hyperparameters, given by torch's names, that are out of range or no numbers.
-
-    Traced arrays have no value yet and are accepted. The error names the owner.
-    """
-    for name, value in values.items():
-        parts = PAIRS.get(name)
-        if parts is None:
-            _check_one(owner, name, value, *_RANGES.get(name, _AT_LEAST_0))
-            continue
-        if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise ValueError(f"{owner}: {name}: {value!r}; accepted are two numbers")
-        for i, (part, number) in enumerate(zip(parts, value, strict=True)):
-            _check_one(owner, f"{name}[{i}]", number, *_RANGES.get(part, _AT_LEAST_0))
-
-
-_AT_LEAST_0 = (lambda x: 0 <= x < math.inf, "a finite number, at least 0")
-_FRACTION = (lambda x: 0 <= x < 1, "[0, 1)")
-_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "beta1": _FRACTION,
-    "beta2": _FRACTION,
-    "rho": (lambda x: 0 <= x <= 1, "[0, 1]"),
-    "dampening": (math.isfinite, "a finite number"),
-    "lambd": (math.isfinite, "a finite number"),
-    "t0": (math.isfinite, "a finite number"),
-    "beta2_decay": (lambda x: -math.inf < x <= 0, "a finite number, at most 0"),
-    "d": (lambda x: 1 <= x < math.inf, "a finite number, at least 1"),
-    "etaminus": (lambda x: 0 < x < 1, "(0, 1)"),
-    "etaplus": (lambda x: 1 < x < math.inf, "a finite number above 1"),
-}
-
-
-def _check_one(
-    owner: str, name: str, value: Any, accepts: Callable[[float], bool], words: str
-) -> None:
-    if isinstance(value, jax.core.Tracer):
-        return
-    if isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0:
-        value = float(value)
-    if not is_number(value):
-        raise TypeError(f"{owner}: {name}: {value!r}; accepted is {words}")
-    if not accepts(float(value)):
-        raise ValueError(f"{owner}: {name}: {value}; accepted is {words}")
-
-
-def stored(name: str, value: Any, keys: Any) -> dict[str, Any]:
-    """The numbers, by name, that a state with the hyperparameters `keys` stores for an argument.
-
-    They are none if the state does not have the hyperparameter.
-    """
-    found = {}
-    for part, number in zip(*_parts(name, value), strict=True):
-        if part in keys:
-            found[part] = number
-        elif COMPLEMENT + part in keys:
-            found[COMPLEMENT + part] = complement(number)
-    return found
-
-
-def _parts(name: str, value: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    return (PAIRS[name], tuple(value)) if name in PAIRS else ((name,), (value,))
-
-
-def states(opt_state: Any) -> list[OptimizerState]:
-    """The states of the parameter groups in order, at any depth of an optimizer's state."""
-    found = jax.tree.leaves(opt_state, is_leaf=_is_state)
-    return [leaf for leaf in found if _is_state(leaf)]
-
-
-def map_states(change: Callable[[int, OptimizerState], OptimizerState], opt_state: Any) -> Any:
-    """An optimizer's state with change(i, state) in place of the state of each group i."""
-    treedef: Any
-    leaves, treedef = jax.tree.flatten(opt_state, is_leaf=_is_state)
-    count = iter(range(len(leaves)))
-    leaves = [change(next(count), leaf) if _is_state(leaf) else leaf for leaf in leaves]
-    return treedef.unflatten(leaves)
-
-
-def _is_state(x: Any) -> bool:
-    return isinstance(x, OptimizerState)
-
-
-def set_hyperparams(opt_state: Any, group: int | None = None, **values: Any) -> Any:
-    """Changes hyperparameters in an optimizer's state; nothing is compiled anew.
-
-    Args:
-        opt_state: The state of an optimizer of `jaxnet.optim`, plain or wrapped.
-        group: The number of the parameter group. None is every group.
-        **values: The new values by torch's names (`lr`, `betas`, ...), numbers or 0-d arrays.
-
-    Returns:
-        A new state.
-
-    Raises:
-        ValueError: There is no such group, a value is out of range, or a chosen group does not
-            have the hyperparameter, because it is another optimizer's or was built with 0. A
-            0 is then accepted.
-
-    >>> from jaxnet import optim
-    >>> state = optim.SGD(lr=0.1).init({"weight": jnp.zeros(3)})
-    >>> state = optim.set_hyperparams(state, lr=0.01)
-    >>> round(float(optim.get_hyperparams(state)["lr"]), 6)
-    0.01
-    """
-    found = states(opt_state)
-    chosen = range(len(found)) if group is None else [group]
-    if not found or not all(0 <= i < len(found) for i in chosen):
-        raise ValueError(f"group: {group}; the state has {len(found)} parameter groups")
-    check("set_hyperparams", **values)
-    for name, value in values.items():
-        lack = [i for i in chosen if not stored(name, value, found[i].hyperparams)]
-        off = not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0 and value == 0
-        if lack and (len(lack) == len(chosen) or not off):
-            others = [i for i in chosen if i not in lack]
-            raise ValueError(
-                f"{name}: no hyperparameter of group {lack[0]}; there are "
-                f"{sorted(get_hyperparams(found[lack[0]]))}. One that was 0 when the "
-                "optimizer was built, as momentum or weight_decay, cannot be turned on later: "
-                "build it with the value"
-                + (f", or change the groups that have it, group={others[0]}" if others else "")
-            )
-
-    def change(i: int, state: OptimizerState) -> OptimizerState:
-        if i not in chosen:
-            return state
-        new = dict(state.hyperparams)
-        for name, value in values.items():
-            for key, number in stored(name, value, new).items():
-                new[key] = jnp.broadcast_to(jnp.asarray(number, new[key].dtype), new[key].shape)
-        return state._replace(hyperparams=new)
-
-    return map_states(change, opt_state)
-
-
-def get_hyperparams(opt_state: Any, group: int = 0) -> dict[str, Any]:
-    """The hyperparameters of a parameter group.
-
-    Args:
-        opt_state: The state of an optimizer of `jaxnet.optim`, plain or wrapped.
-        group: The number of the parameter group.
-
-    Returns:
-        The values by torch's names, 0-d arrays; pairs such as `betas` are tuples.
-
-    Raises:
-        ValueError: There is no such group.
-    """
-    found = states(opt_state)
-    if not 0 <= group < len(found):
-        raise ValueError(f"group: {group}; the state has {len(found)} parameter groups")
-    plain: dict[str, Any] = {
-        key.removeprefix(COMPLEMENT): 1 - value if key.startswith(COMPLEMENT) else value
-        for key, value in found[group].hyperparams.items()
-    }
-    for name, parts in PAIRS.items():
-        if all(part in plain for part in parts):
-            plain[name] = tuple(plain.pop(part) for part in parts)
-    return plain
-
-
-def learning_rates(opt_state: Any) -> dict[str, float]:
-    """The learning rates in an optimizer's state, as numbers on the host.
-
-    Args:
-        opt_state: The state of an optimizer. If the optimizer is not of jaxnet.optim, there
-            are no learning rates in it.
-
-    Returns:
-        The rates by name: "lr" for the first parameter group, "lr_1" for the second, and so
-        on.
-
-    >>> from jaxnet import optim
-    >>> learning_rates(optim.SGD(lr=0.5).init({"w": jnp.ones(2)}))
-    {'lr': 0.5}
-    """
-    rates = {
-        "lr" if i == 0 else f"lr_{i}": state.hyperparams["lr"]
-        for i, state in enumerate(states(opt_state))
-        if "lr" in state.hyperparams
-    }
-    # By way of text, so that 0.1 in float32 becomes 0.1 and not 0.10000000149.
-    return {name: float(str(rate)) for name, rate in jax.device_get(rates).items()}

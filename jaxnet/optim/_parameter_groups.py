@@ -1,20 +1,26 @@
 """Parameter groups and frozen parameters."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet._names import Where, matches, named_leaves, select
-from jaxnet.optim._optimizer import Optimizer
+from jaxnet._names import Where, dotted, matches, named_leaves, select
+from jaxnet.optim._hyperparams import map_states, states
+from jaxnet.optim._optimizer import Optimizer, OptimizerState
 
 
-def frozen() -> Optimizer:
+def frozen(optimizer: Optimizer | None = None) -> Optimizer:
     """The optimizer of parameters that are not trained.
 
+    Args:
+        optimizer: An optimizer whose state the parameters have, which waits for `regroup` to train
+            them again. None for no state.
+
     Returns:
-        An optimizer without state and without parameter groups, whose updates are zero.
+        An optimizer whose updates are zero; without state it has no parameter groups.
     """
 
     def update(
@@ -23,7 +29,86 @@ def frozen() -> Optimizer:
         del params, extra
         return jax.tree.map(jnp.zeros_like, grads), state
 
-    return Optimizer(lambda params: (), update, "frozen", None, (), lambda params: [])
+    if optimizer is None:
+        return Optimizer(lambda params: (), update, "frozen", None, (), lambda params: [])
+
+    def wait(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        without = dict.fromkeys(named_leaves(params), False)
+        return optimizer.update(grads, state, params, **{**extra, "has_gradient": without})
+
+    return optimizer.around("frozen", optimizer.init, wait)
+
+
+def regroup(optimizer: Optimizer, opt_state: Any, params: Any, new: Optimizer) -> Any:
+    """The state of a new optimizer that goes on where another one stopped.
+
+    It does what `add_param_group` and a change of `requires_grad` do in torch in the middle of a
+    run. A parameter keeps its moments and its number of steps if it had the same kind of optimizer
+    before, and has a new state otherwise. The hyperparameters are those that `new` was built with;
+    of what goes around the optimizers a schedule goes on, and all else begins anew.
+
+    Args:
+        optimizer: The optimizer so far.
+        opt_state: Its state.
+        params: The parameters.
+        new: The new optimizer, such as `groups` with other choices.
+
+    Raises:
+        ValueError: The state is not the optimizer's, or has no state of each parameter (LBFGS).
+
+    >>> from jaxnet import optim
+    >>> params = {"body": jnp.ones(2), "head": jnp.ones(2)}
+    >>> first = optim.groups([("body", optim.frozen())], optim.Adam(1e-2))
+    >>> _, opt_state = first.update(params, first.init(params), params)
+    >>> both = optim.groups([("body", optim.Adam(1e-3))], optim.Adam(1e-2))
+    >>> opt_state = optim.regroup(first, opt_state, params, both)
+    """
+    found, parts = states(opt_state), optimizer.partition(params)
+    if [own.missed.shape for own in found] != [(len(part),) for part in parts]:
+        raise ValueError(
+            f"regroup: opt_state: its groups do not have the parameters {parts} of {optimizer!r}"
+        )
+    old = {
+        name: (own, i)
+        for own, part in zip(found, parts, strict=True)
+        for i, name in enumerate(part)
+    }
+    done = jnp.max(jnp.stack([jnp.zeros((), jnp.int32), *(own.step for own in found)]))
+    news = new.partition(params)
+
+    def kept(name: str, fresh: OptimizerState) -> tuple[OptimizerState, int] | None:
+        own = old.get(name)
+        same = own is not None and own[0].slots.keys() == fresh.slots.keys()
+        return own if same and own[0].shared.keys() == fresh.shared.keys() else None  # type: ignore[index]
+
+    def change(number: int, fresh: OptimizerState) -> OptimizerState:
+        befores = [kept(name, fresh) for name in news[number]]
+
+        def slot(key: str, path: Any, value: Any) -> Any:
+            before = befores[news[number].index(dotted(path))]
+            return value if before is None else _leaf(before[0].slots[key], dotted(path))
+
+        missed = [done if b is None else done - b[0].step + b[0].missed[b[1]] for b in befores]
+        return fresh._replace(
+            step=done,
+            missed=jnp.stack(missed) if missed else fresh.missed,
+            shared={
+                key: value.at[jnp.asarray([i for i, b in enumerate(befores) if b], int)].set(
+                    jnp.asarray([b[0].shared[key][b[1]] for b in befores if b], value.dtype)
+                )
+                for key, value in fresh.shared.items()
+            },
+            slots={
+                key: jax.tree_util.tree_map_with_path(partial(slot, key), tree)
+                for key, tree in fresh.slots.items()
+            },
+        )
+
+    return map_states(change, new.init(params))
+
+
+def _leaf(tree: Any, name: str) -> Any:
+    return named_leaves(tree)[name]
 
 
 def groups(rules: Sequence[tuple[Where, Optimizer]], default: Optimizer) -> Optimizer:

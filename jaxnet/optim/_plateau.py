@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet._checks import check_choice
+from jaxnet.optim._hyperparams import map_states
 from jaxnet.optim._lr_scheduler import per_group
-from jaxnet.optim._optimizer import Optimizer, map_states
+from jaxnet.optim._optimizer import Optimizer
 
 
 class PlateauState(NamedTuple):

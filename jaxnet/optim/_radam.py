@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.optim._adam import decay, hyperparams_of_adam, moments
+from jaxnet.optim._hyperparams import check
 from jaxnet.optim._optimizer import (
     Optimizer,
-    check,
     make_optimizer,
     one_minus_power,
     without_parameters,

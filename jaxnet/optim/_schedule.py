@@ -10,13 +10,8 @@ import numpy as np
 
 from jaxnet import _hints as hints
 from jaxnet._checks import check_integer
-from jaxnet.optim._optimizer import (
-    Optimizer,
-    map_states,
-    set_hyperparams,
-    states,
-    stored,
-)
+from jaxnet.optim._hyperparams import map_states, set_hyperparams, states, stored
+from jaxnet.optim._optimizer import Optimizer
 
 Group = dict[str, Any]
 

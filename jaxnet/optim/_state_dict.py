@@ -10,17 +10,16 @@ import numpy as np
 
 from jaxnet._arrays import as_numpy
 from jaxnet._names import dotted, named_leaves
-from jaxnet.optim._optimizer import (
+from jaxnet.optim._hyperparams import (
     COMPLEMENT,
     PAIRS,
-    Optimizer,
-    OptimizerState,
     check,
     map_states,
     set_hyperparams,
     states,
     stored,
 )
+from jaxnet.optim._optimizer import Optimizer, OptimizerState
 
 # The arguments that only torch's constructors have. They have no effect on the numbers, but a
 # state_dict that torch is to load needs them.
@@ -66,17 +65,19 @@ def optimizer_state_dict(
     state: dict[int, dict[str, Any]] = {}
     param_groups = []
     start = 0
-    for group, part, own in zip(optimizer.groups, parts, found, strict=True):
+    orders = optimizer.partition(params)
+    for group, part, order, own in zip(optimizer.groups, parts, orders, found, strict=True):
+        own = jax.device_get(own)
         # A slot that a parameter does not have is None, which JAX would leave out of the tree.
         slots = {
             slot: named_leaves(tree, is_leaf=lambda x: x is None)
             for slot, tree in own.slots.items()
         }
         for number, name in enumerate(part, start):
-            entry = _entry(group, own, slots, name)
-            # Torch makes the entry of a parameter at its first step.
-            if int(own.step) > 0 and entry:
-                state[number] = entry
+            # Torch makes the entry of a parameter with its first gradient, Adagrad at once.
+            i = order.index(name)
+            if own.step > own.missed[i] or group.name == "Adagrad":
+                state[number] = _entry(group, own, slots, name, i)
         numbers = list(range(start, start + len(part)))
         param_groups.append({**_values(group, own), **_INERT[group.name], "params": numbers})
         start += len(part)
@@ -105,8 +106,7 @@ def load_optimizer_state_dict(
     Returns:
         A new state with the slots, the number of steps and the hyperparameters of the
         state_dict. A parameter that has no state in it, since it never had a gradient in
-        torch, has that of a new optimizer; all parameters of a group share the number of
-        steps, which torch counts from such a parameter's first gradient.
+        torch, has that of a new optimizer.
 
     Raises:
         ValueError: The state_dict does not fit. The error lists all that does not fit.
@@ -121,12 +121,11 @@ def load_optimizer_state_dict(
         )
     faults: list[str] = []
     news = []
+    orders = optimizer.partition(params)
     for i, (group, part, own) in enumerate(zip(optimizer.groups, parts, found, strict=True)):
         saved = groups[i]
-        entries = {
-            name: state_dict["state"].get(number, {})
-            for name, number in zip(part, saved["params"], strict=True)
-        }
+        numbers = dict(zip(part, saved["params"], strict=True))
+        entries = {name: state_dict["state"].get(numbers[name], {}) for name in orders[i]}
         faults += _static_faults(f"group {i}", group, own, saved)
         news.append(_filled(f"group {i}", own, entries, step, faults))
     if faults:
@@ -175,13 +174,21 @@ def _states_of(optimizer: Optimizer, opt_state: Any) -> list[OptimizerState]:
 
 
 def _entry(
-    group: Optimizer, own: OptimizerState, slots: dict[str, dict[str, Any]], name: str
+    group: Optimizer, own: OptimizerState, slots: dict[str, dict[str, Any]], name: str, i: int
 ) -> dict[str, np.ndarray]:
-    """The state of one parameter in torch's form."""
+    """The state of one parameter in torch's form.
+
+    Args:
+        group: The optimizer.
+        own: The optimizer's state.
+        slots: The arrays of the parameters by slot and name.
+        name: The name of the parameter.
+        i: The number of the parameter among the leaves.
+    """
     entry = {}
     if group.name not in _WITHOUT_STEP:
-        entry["step"] = np.asarray(own.step, np.float32)
-    entry |= {key: np.asarray(value) for key, value in own.shared.items()}
+        entry["step"] = np.asarray(own.step - own.missed[i], np.float32)
+    entry |= {key: np.asarray(value[i]) for key, value in own.shared.items()}
     entry |= {
         slot: np.asarray(leaves[name]) for slot, leaves in slots.items() if leaves[name] is not None
     }
@@ -246,7 +253,7 @@ def _filled(
     Args:
         where: The name of the group, for the errors.
         own: The state to fill.
-        entries: The entries of torch's state_dict by parameter name.
+        entries: The entries of torch's state_dict by parameter name, in the order of the leaves.
         step: As in `load_optimizer_state_dict`.
         faults: The list to which a line is added for everything that does not fit.
 
@@ -255,18 +262,20 @@ def _filled(
     """
     if not any(entries.values()):
         return own._replace(step=jnp.asarray(step or 0, own.step.dtype))
-    shared = {}
-    for key in ("step", *own.shared):
-        found = {float(as_numpy(entry[key])) for entry in entries.values() if key in entry}
-        if key == "step" and len(found) > 1:
-            found.discard(0.0)  # Adagrad's parameters have a state before their first gradient
-        if len(found) > 1:
-            faults.append(f"{where}: {key} differs between parameters, {sorted(found)}")
-        elif found:
-            shared[key] = found.pop()
-        elif key != "step":
-            faults.append(f"{where}: {key} is missing")
-    done = shared.pop("step", 1 if step is None else step)
+    without = 1 if step is None else step  # for SGD and Muon, whose entries have no number
+    done = {
+        name: int(as_numpy(entry.get("step", without))) if entry else 0
+        for name, entry in entries.items()
+    }
+    shared: dict[str, list[Any]] = {}
+    for key, values in own.shared.items():
+        faults += [
+            f"{where}: {name} has no {key}" for name, e in entries.items() if e and key not in e
+        ]
+        shared[key] = [
+            as_numpy(entry[key]) if key in entry else value
+            for entry, value in zip(entries.values(), values, strict=True)
+        ]
 
     def fill(slot: str, path: Any, old: Any) -> Any:
         entry = entries[dotted(path)]
@@ -281,13 +290,15 @@ def _filled(
                 f"{where}: {slot} of {dotted(path)} has shape {value.shape}, expected {old.shape}"
             )
             return old
-        return jnp.asarray(value, old.dtype)
+        # A copy of its own: JAX may share the memory of torch's tensor, which changes in place.
+        return jnp.asarray(np.array(value), old.dtype)
 
     return own._replace(
-        step=jnp.asarray(done, own.step.dtype),
+        step=jnp.asarray(max(done.values()), own.step.dtype),
+        missed=jnp.asarray([max(done.values()) - n for n in done.values()], own.missed.dtype),
         shared={
-            key: jnp.asarray(shared.get(key, value), value.dtype)
-            for key, value in own.shared.items()
+            key: jnp.asarray(np.stack(values).astype(own.shared[key].dtype))
+            for key, values in shared.items()
         },
         slots={
             slot: jax.tree_util.tree_map_with_path(

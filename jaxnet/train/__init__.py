@@ -5,12 +5,11 @@ from jaxnet.train._chunk import make_epoch, make_repeat
 from jaxnet.train._diagnose import Diagnosis, NonFiniteError, diagnose
 from jaxnet.train._evaluate import evaluate, make_eval_step, make_predict, predict
 from jaxnet.train._fit import fit
-from jaxnet.train._loss import supervised
 from jaxnet.train._progress import use_compilation_cache
 from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Result
 from jaxnet.train._state import Structure, TrainState, create, merge, split
-from jaxnet.train._step import TrainStep, make_train_step
+from jaxnet.train._step import TrainStep, make_train_step, supervised
 from jaxnet.train._visdom import Visdom
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -343,9 +344,10 @@ class ChunkRunner:
         # A function of its own, so that no state stays in memory longer than its call.
         state, offset = self.state, np.int32(batches.offset)
         start, stop = np.int32(first) - offset, np.int32(last) - offset
-        began, compiled = time.perf_counter(), _compile_seconds[0]
+        began = time.perf_counter()
+        _compiling.spans = [(began, began)]
         new, metrics, end, finite = chunk(state, batches.data, batches.order, start, stop, offset)
-        compiled = _compile_seconds[0] - compiled
+        compiled = sum(end - begin for begin, end in _compiling.spans)
         count = int(end) - int(start)  # waits until the call has ended
         # A copy, since a view would keep the whole array, of the call's full capacity.
         metrics = jax.tree.map(lambda x: np.asarray(x)[:count].copy(), metrics)
@@ -396,14 +398,21 @@ class ChunkRunner:
         raise NonFiniteError(*where, before, batch, diagnose(before, self._step, batch))
 
 
-_compile_seconds = [0.0]  # that JAX spent on tracing, lowering and compiling in this process
+# Of each thread: from when to when JAX traced, lowered or compiled since its last call began.
+_compiling = threading.local()
 
 
 @cache  # once a process
 def _listen_to_the_compiler() -> None:
     def add(event: str, duration_secs: float, **_: Any) -> None:
-        if event.startswith("/jax/core/compile/"):
-            _compile_seconds[0] += duration_secs
+        spans = getattr(_compiling, "spans", None)
+        if spans and event.startswith("/jax/core/compile/"):
+            end = time.perf_counter()
+            # Tracing a function includes the tracing of those that it calls, which JAX has
+            # told before; counted twice, a call would take less than no time.
+            while len(spans) > 1 and spans[-1][0] >= end - duration_secs:
+                spans.pop()
+            spans.append((max(end - duration_secs, spans[-1][1]), end))
 
     jax.monitoring.register_event_duration_secs_listener(add)
 

@@ -169,6 +169,8 @@ def predict(
 ) -> Any:
     """The outputs of a model in evaluation mode for all rows of some inputs, in their order.
 
+    What the model writes into buffers is forgotten after each batch, unlike in `evaluate`.
+
     Args:
         state: The state of a run; it stays usable.
         inputs: The inputs without targets, in one of the forms that `fit` takes as data. A

@@ -1,7 +1,7 @@
 """What a loss is given, and what it may return."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,47 +17,6 @@ from jaxnet.train._state import keeping_attributes
 
 Metrics = dict[str, Any]
 Loss = Callable[[Any, Any], Any]
-
-
-def supervised(
-    criterion: Callable[[Any, Any], jax.Array],
-    metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
-) -> Loss:
-    """The usual loss function: `criterion(model(inputs), targets)` of a batch (inputs, targets).
-
-    A tuple as inputs becomes the model's arguments. For any other kind of batch or loss write
-    the function yourself, as in the example.
-
-    Args:
-        criterion: A function of outputs and targets that returns a scalar, such as
-            `losses.cross_entropy`.
-        metrics: Further functions of outputs and targets by name, such as
-            `metrics.accuracy`.
-
-    Returns:
-        A function `(model, batch) -> (loss, metrics)` for `make_train_step` and
-        `make_eval_step`.
-
-    >>> from jaxnet import losses
-    >>> def loss(model, batch):
-    ...     images, classes = batch
-    ...     penalty = 1e-3 * losses.l2_penalty(model, where="*.weight")
-    ...     return losses.cross_entropy(model(images), classes) + penalty
-    """
-
-    def loss(model: Any, batch: Any) -> tuple[jax.Array, Metrics]:
-        # An array of two rows would come apart into them.
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(
-                f"supervised: a batch of {jax.tree.map(jnp.shape, batch)}; accepted is (inputs, "
-                "targets). For other batches write loss(model, batch) yourself"
-            )
-        inputs, targets = batch
-        outputs = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-        measured = {name: f(outputs, targets) for name, f in (metrics or {}).items()}
-        return criterion(outputs, targets), measured
-
-    return loss
 
 
 def with_step(loss: Loss) -> Callable[[Any, Any, jax.Array], Any]:

@@ -14,7 +14,7 @@ from jaxnet._names import join, named_leaves
 from jaxnet.checkpoint import Checkpoints, DamagedError, Restored
 from jaxnet.checkpoint._about import read_about
 from jaxnet.optim import get_hyperparams
-from jaxnet.optim._optimizer import states
+from jaxnet.optim._hyperparams import states
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.random import Generator
 from jaxnet.train._callbacks import EverySteps

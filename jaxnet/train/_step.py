@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -78,6 +78,47 @@ class EvalStep:
         return self.function(state, batch)
 
 
+def supervised(
+    criterion: Callable[[Any, Any], jax.Array],
+    metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+) -> Loss:
+    """The usual loss function: `criterion(model(inputs), targets)` of a batch (inputs, targets).
+
+    A tuple as inputs becomes the model's arguments. For any other kind of batch or loss write
+    the function yourself, as in the example.
+
+    Args:
+        criterion: A function of outputs and targets that returns a scalar, such as
+            `losses.cross_entropy`.
+        metrics: Further functions of outputs and targets by name, such as
+            `metrics.accuracy`.
+
+    Returns:
+        A function `(model, batch) -> (loss, metrics)` for `make_train_step` and
+        `make_eval_step`.
+
+    >>> from jaxnet import losses
+    >>> def loss(model, batch):
+    ...     images, classes = batch
+    ...     penalty = 1e-3 * losses.l2_penalty(model, where="*.weight")
+    ...     return losses.cross_entropy(model(images), classes) + penalty
+    """
+
+    def loss(model: Any, batch: Any) -> tuple[jax.Array, Metrics]:
+        # An array of two rows would come apart into them.
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ValueError(
+                f"supervised: a batch of {jax.tree.map(jnp.shape, batch)}; accepted is (inputs, "
+                "targets). For other batches write loss(model, batch) yourself"
+            )
+        inputs, targets = batch
+        outputs = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        measured = {name: f(outputs, targets) for name, f in (metrics or {}).items()}
+        return criterion(outputs, targets), measured
+
+    return loss
+
+
 def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -139,8 +180,8 @@ def make_train_step(
         ValueError: The number of microbatches is below 1, float16 has no loss scaling, or (in
             the step) loss_scale and GradScaler do not go together, `create` was given an
             optimizer with other numbers, an average where the step has none (or the other way
-            round), the state has no such model, or the forward pass changes an attribute of the
-            model, which would be lost after the step.
+            round), the state has no such model, the loss depends on no parameter of it, or the
+            forward pass changes an attribute of the model, which would be lost after the step.
         TypeError: An argument is of another kind.
     """
     check_optimizer("make_train_step", optimizer)
@@ -245,6 +286,9 @@ def make_train_step(
             grads, aux = parts(reached, state, batch, key)
         else:
             grads, aux = gradient(reached, own.params, arrays_of(state), batch, state, key)
+        if own.params and not reached:  # where backward() is an error in torch
+            which = "the model" if model is None else f"the model {model!r}, which the step trains"
+            raise ValueError(f"loss: it depends on no parameter of {which}")
         # A layer may change its own parameters in the forward pass, as Embedding(max_norm) does
         # in torch too, so the update is added to the parameters after it.
         value, metrics, changed = aux

@@ -72,5 +72,6 @@ def check_wiring(
         raise ValueError(
             f"optimizer: {text}, but `create` was given {state.optimizer}, whose numbers are in "
             "the state and would hold. Give both the same optimizer; to change a number later, "
-            "write optim.set_hyperparams(state.opt_state, lr=...)"
+            "write optim.set_hyperparams(state.opt_state, lr=...). For a state of optim.regroup "
+            'write state.replace(opt_state=..., optimizer="")'
         )

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 import random
 import subprocess
 import sys
@@ -273,3 +274,61 @@ def test_rows_with_generators_of_their_own_are_the_same_in_threads():
         np.random.rand()  # what the program itself draws is no draw of the rows
         found.append(next(batches).tolist())
     assert found == expected
+
+
+DRAWN = """
+import json, random
+import numpy as np
+import torch
+
+class Rows:
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, i):
+        return i + np.random.rand(), random.random(), float(torch.rand(()))
+
+def collate(rows):
+    return np.array(rows).T * np.random.randint(1, 9)
+
+def begin(worker):
+    np.random.seed(7 + worker)
+
+def passes(kind, generator):
+    options = {"num_workers": 2, "collate_fn": collate, "generator": generator}
+    loaders = [kind(Rows(), 2, True, worker_init_fn=f, **options) for f in (None, begin)]
+    return [[np.asarray(b).tolist() for b in loader] for loader in loaders for _ in range(2)]
+"""
+
+
+@pytest.mark.torch
+def test_workers_draw_torchs_numbers():
+    """From all global generators, in rows and in collate_fn, with and without worker_init_fn."""
+    theirs = """
+from torch.utils.data import DataLoader
+print(json.dumps(passes(DataLoader, torch.Generator().manual_seed(3))))
+"""
+    # Torch's workers are forked, which a process with JAX in it must not be.
+    command = [sys.executable, "-c", DRAWN + theirs]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    ours = {}
+    exec(DRAWN, ours)
+    assert ours["passes"](data.DataLoader, Generator(3)) == json.loads(found.stdout)
+
+
+def test_what_workers_draw_is_not_drawn_from_the_programs_generators():
+    rows = Drawing(lambda i: np.random.rand() + random.random())
+    np.random.seed(1)
+    random.seed(1)
+    expected = [(np.random.rand(), random.random()) for _ in range(4)]
+    runs = []
+    for _ in range(2):
+        np.random.seed(1)
+        random.seed(1)
+        drawn, seen = [], []
+        for batch in data.DataLoader(rows, 2, num_workers=3, rngs=Generator(0)):
+            drawn.append((np.random.rand(), random.random()))
+            seen.append(batch.tolist())
+        assert drawn == expected
+        runs.append(seen)
+    assert runs[0] == runs[1]

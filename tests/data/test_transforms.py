@@ -16,8 +16,8 @@ from jaxnet.data.transforms import (
     RandomCrop,
     RandomHorizontalFlip,
     ToTensor,
-    _turned,
 )
+from jaxnet.data.transforms._color import turned
 from jaxnet.random import Generator
 
 KEY = jax.random.key(3)
@@ -103,13 +103,13 @@ def test_cutout_leaves_a_hole():
 
 
 def test_hue_turns_as_colorsys_does():
-    out = np.asarray(_turned(jnp.asarray(IMAGES), jnp.full((6, 1, 1, 1), 0.2)))
+    out = np.asarray(turned(jnp.asarray(IMAGES), jnp.full((6, 1, 1, 1), 0.2)))
     pixels = IMAGES.transpose(0, 2, 3, 1).reshape(-1, 3).astype(float)
     hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in pixels]
     expected = [colorsys.hsv_to_rgb((h + 0.2) % 1, s, v) for h, s, v in hsv]
     np.testing.assert_allclose(out.transpose(0, 2, 3, 1).reshape(-1, 3), expected, atol=2e-6)
     grey = jnp.full((1, 3, 2, 2), 0.5)
-    np.testing.assert_array_equal(_turned(grey, jnp.full((1, 1, 1, 1), 0.3)), grey)
+    np.testing.assert_array_equal(turned(grey, jnp.full((1, 1, 1, 1), 0.3)), grey)
 
 
 def test_color_jitter_alone_in_each_of_its_parts():

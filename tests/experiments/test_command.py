@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.__main__ import main
 from jaxnet import weights
 
 ROOT = Path(__file__).parents[2]
@@ -63,17 +64,19 @@ def test_thermometer_leaves_record_and_plot(thermometer):
     assert (folder / "fit.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_shorter_run_says_what_it_did_not_reach(tmp_path):
-    done = experiments("thermometer", "--epochs", 3, "--seeds", 3, "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "not run" in done.stdout
+def test_shorter_run_says_what_it_did_not_reach(tmp_path, capsys):
+    words = ["thermometer", "--epochs", "3", "--seeds", "3", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert "not run" in capsys.readouterr().out
 
 
-def test_help_shows_the_settings():
-    done = experiments("cifar2_net", "--help")
-    assert done.returncode == 0
+def test_help_shows_the_settings(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["cifar2_net", "--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
     for flag in ("--seed", "--epochs", "--data-dir", "--out", "--lr", "--form"):
-        assert flag in done.stdout
+        assert flag in said
 
 
 @pytest.mark.parametrize(
@@ -90,12 +93,19 @@ def test_help_shows_the_settings():
         (["autograd", "--out", "/dev/null/runs"], "/dev/null/runs"),
     ],
 )
-def test_bad_input_gives_one_line_and_fails(arguments, says):
-    done = experiments(*arguments)
-    assert done.returncode == 2
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
+def test_bad_input_gives_one_line_and_fails(arguments, says, monkeypatch, capsys):
+    monkeypatch.delenv("JAXNET_DATA", raising=False)
+    assert main([str(word) for word in arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
     assert says in lines[0]
+
+
+def test_bad_input_is_the_exit_code_of_the_process():
+    done = experiments("autograd", "--out", "/dev/null/runs")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "/dev/null/runs" in done.stderr
 
 
 def in_steady(program: str, *redirected: str, **variables: str) -> subprocess.CompletedProcess:

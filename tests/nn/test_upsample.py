@@ -34,11 +34,9 @@ def resizes(draw):
         options["recompute_scale_factor"] = draw(st.sampled_from([None, False, True]))
     if options["mode"].endswith(("linear", "cubic")):
         options["align_corners"] = draw(st.booleans())
-    # torch's CPU code gives the first row everywhere if the width becomes 1 and the height changes.
-    wanted = options.get("size") or [
-        int(m * s) for m, s in zip(sizes, options["scale_factor"], strict=True)
-    ]
-    if options["mode"].startswith("bi") and wanted[1] > 1:
+    # torch's CPU code gives the first row everywhere if the width becomes 1 and the height changes,
+    # and its gradients with a scale factor are not those of its outputs if an axis keeps its size.
+    if options["mode"].startswith("bi") and "size" in options and options["size"][1] > 1:
         options["antialias"] = draw(st.booleans())
     return (2, 2, *sizes), options
 
@@ -90,6 +88,15 @@ def test_corners():
     )
     assert np.allclose(given[0, 0, 1], 1.5 / 1.4 - 0.5)
     assert np.allclose(again[0, 0, 1], 1.5 * 3 / 4 - 0.5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "lanczos"])
+def test_a_filter_leaves_an_axis_that_keeps_its_size_alone(mode):
+    x = jnp.arange(15.0).reshape(1, 1, 3, 5) ** 2
+    both = F.interpolate(x, scale_factor=(1.3, 0.5), mode=mode, antialias=True)
+    one = F.interpolate(x[:, :, :1], scale_factor=(1.0, 0.5), mode=mode, antialias=True)
+    assert both.shape == (1, 1, 3, 2)
+    assert np.allclose(both[:, :, :1], one)
 
 
 def test_nearest_takes_every_dtype_and_an_empty_batch():

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -42,37 +43,57 @@ def problem(
     return params, grads
 
 
-def run_ours(row: Row, dtype: Any) -> dict[str, np.ndarray]:
-    """The parameters after every step, compiled as one loop."""
-    params, grads = problem(row.shapes)
-    return run(getattr(optim, row.name)(**row.kwargs), params, grads, dtype)
+def run_ours(
+    row: Row, dtype: Any, late: Mapping[str, int] = MappingProxyType({}), steps: int = STEPS
+) -> dict[str, np.ndarray]:
+    """The parameters after every step, compiled as one loop.
+
+    Args:
+        row: The row.
+        dtype: The dtype of parameters and gradients.
+        late: The first step in which a parameter has a gradient.
+        steps: The number of steps.
+    """
+    params, grads = problem(row.shapes, steps)
+    return run(getattr(optim, row.name)(**row.kwargs), params, grads, dtype, late)
 
 
-def run(optimizer: Any, params: Any, grads: Any, dtype: Any) -> dict[str, np.ndarray]:
+def run(
+    optimizer: Any,
+    params: Any,
+    grads: Any,
+    dtype: Any,
+    late: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, np.ndarray]:
     with jax.enable_x64(np.dtype(dtype) == np.float64):
         params, grads = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, grads))
 
-        def step(carry, grads):
+        def step(carry, numbered):
             params, state = carry
-            updates, state = optimizer.update(grads, state, params)
+            i, grads = numbered
+            has = {name: i >= first for name, first in late.items()}
+            updates, state = optimizer.update(grads, state, params, has_gradient=has)
             with jax.numpy_dtype_promotion("standard"):  # optax adds float32 to bfloat16
                 params = optax.apply_updates(params, updates)
             return (params, state), params
 
         @jax.jit
         def loop(params, grads):
-            return lax.scan(step, (params, optimizer.init(params)), grads)[1]
+            numbered = jnp.arange(len(next(iter(grads.values())))), grads
+            return lax.scan(step, (params, optimizer.init(params)), numbered)[1]
 
         return {name: np.asarray(value) for name, value in loop(params, grads).items()}
 
 
-def run_torch(row: Row, dtype: Any) -> dict[str, np.ndarray]:
+def run_torch(
+    row: Row, dtype: Any, late: Mapping[str, int] = MappingProxyType({}), steps: int = STEPS
+) -> dict[str, np.ndarray]:
     """The same from torch, parameter by parameter (foreach=False); bfloat16 as float32."""
     import torch
 
     kinds = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
     kind = kinds[np.dtype(dtype).name]
-    params, grads = problem(row.shapes)
+    params, grads = problem(row.shapes, steps)
     tensors = {name: torch.tensor(p, dtype=kind).requires_grad_() for name, p in params.items()}
     # torch keeps a few scalars of the state in its default dtype
     before = torch.get_default_dtype()
@@ -81,9 +102,10 @@ def run_torch(row: Row, dtype: Any) -> dict[str, np.ndarray]:
         plain = {} if row.name == "Muon" else {"foreach": False}
         optimizer = getattr(torch.optim, row.name)(list(tensors.values()), **row.kwargs, **plain)
         seen: dict[str, list[np.ndarray]] = {name: [] for name in params}
-        for i in range(STEPS):
+        for i in range(steps):
             for name, tensor in tensors.items():
-                tensor.grad = torch.tensor(grads[name][i], dtype=kind)
+                given = i >= late.get(name, 0)
+                tensor.grad = torch.tensor(grads[name][i], dtype=kind) if given else None
             optimizer.step()
             for name, tensor in tensors.items():
                 narrow = tensor.detach()

@@ -45,6 +45,25 @@ def test_follows_torch(row: Row, dtype: str) -> None:
     assert_follows(row, run_ours(row, dtype), run_torch(row, dtype), dtype)
 
 
+LATE = [
+    Row("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01}),
+    Row("Adam", {"lr": 0.1, "weight_decay": 0.1}),
+    Row("NAdam", {"lr": 0.05}),
+    Row("RAdam", {"lr": 0.05, "betas": (0.8, 0.9)}),
+    Row("Adamax", {"lr": 0.1}),
+    Row("Adagrad", {"lr": 0.1, "lr_decay": 0.1}),
+    Row("ASGD", {"lr": 0.1, "lambd": 0.1, "t0": 5, "weight_decay": 0.1}),
+    Row("Adafactor", {"lr": 0.1}),
+]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("row", LATE, ids=str)
+def test_a_parameter_without_a_gradient_at_first_counts_its_own_steps(row: Row) -> None:
+    runs = [run(row, "float64", {"b": 3}, 20) for run in (run_ours, run_torch)]
+    assert_follows(row, *runs, "float64")
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize(
     "row",

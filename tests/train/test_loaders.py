@@ -183,6 +183,12 @@ SOURCES = {
         {},
     ),
     "threads": (lambda: loader(rngs=Generator(5), num_workers=2), {}),
+    "threads that draw": (
+        lambda: data.DataLoader(
+            Rows(lambda x: x + np.random.rand()), 8, True, rngs=Generator(5), num_workers=2
+        ),
+        {},
+    ),
     "stream": (lambda: Stream(), {"batch_size": 8}),
     "iterable": (lambda: Batches(), {}),
     "function": (

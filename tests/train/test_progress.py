@@ -3,9 +3,13 @@
 import io
 import re
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxnet import train
 from jaxnet.train._bar import Bar
 
 METRICS = [("val_loss", 0.34125), ("loss", 0.5), ("accuracy", 0.875), ("lr", 0.001)]
@@ -58,3 +62,26 @@ def test_no_width_breaks_the_line():
     for width in range(1, 100):
         for value in (-1.2345e-10, float("nan"), 3.0):
             assert drawn(width, [("val_loss", value), ("[bold]x", 1.0)]) != ""
+
+
+def test_compiling_within_compiling_is_counted_once(capsys):
+    """Else an epoch that compiled would have taken less than no time."""
+
+    traced = []
+
+    def step(state, batch):
+        traced.append(len(traced) + 1.0)
+
+        @jax.jit  # another program whenever the step is traced
+        def slow_to_compile(x):
+            for _ in range(300):
+                x = jnp.sin(x) + traced[-1]
+            return x
+
+        with jax.ensure_compile_time_eval():
+            factor = slow_to_compile(jnp.ones(3)).sum()
+        return state + 1, {"loss": factor * batch.mean()}
+
+    train.fit(jnp.int32(0), step, np.ones((4, 2), np.float32), batch_size=2, epochs=1)
+    (line,) = re.findall("epoch 1.*", capsys.readouterr().out)
+    assert float(line.split()[-2]) >= 0

@@ -59,6 +59,12 @@ def two(**more):
             "loss: it calls the dict of all models",
         ),
         (
+            lambda: {"a": train.create(fc(), SGD), "b": train.create(fc(), SGD)},
+            train.make_train_step(of_a, SGD, model="b"),
+            ValueError,
+            "loss: it depends on no parameter of the model 'b', which the step trains",
+        ),
+        (
             lambda: {"a": train.create(fc(), ADAM), "b": train.create(fc(), SGD)},
             STEP_A,
             ValueError,
