@@ -4,10 +4,9 @@ Episodes have different lengths; they are padded to one, so that the step is com
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import losses, nn, optim, train
+from jaxnet import losses, nn, ops, optim, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 from tests.programs.cart_pole import CartPole
@@ -29,8 +28,8 @@ class Policy(nn.Module):
 def loss_function(model, episode):
     states, actions, returns, played = episode
     probs, values = model(states)
-    log_probs = jnp.log(jnp.take_along_axis(probs, actions[:, None], 1)[:, 0])
-    advantages = returns - jax.lax.stop_gradient(values)
+    log_probs = ops.log(ops.gather(probs, 1, actions[:, None])[:, 0])
+    advantages = returns - ops.detach(values)
     value_losses = losses.smooth_l1_loss(values, returns, reduction="none")
     return (value_losses - log_probs * advantages).sum(where=played)
 

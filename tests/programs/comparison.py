@@ -60,7 +60,7 @@ PROGRAMS = {
     "dcgan": Program("two networks, two Adams, batch norm", normal=True),
     "siamese_network": Program("one network for two inputs, batch norm"),
     "time_sequence_prediction": Program(
-        "two `LSTMCell`s, LBFGS, double precision", double=True, steps=7
+        "two `LSTMCell`s, LBFGS, double precision", double=True, steps=5
     ),
     "actor_critic": Program("cart-pole; actions by `torch.rand`"),
     "forward_forward": Program("a loss and an Adam for each layer"),

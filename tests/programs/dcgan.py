@@ -1,9 +1,8 @@
 """A DCGAN: two networks with batch norm, two Adams."""
 
 import jax
-import jax.numpy as jnp
 
-from jaxnet import losses, nn, optim, random, train
+from jaxnet import losses, nn, ops, optim, random, train
 from jaxnet.data import DataLoader
 from tests.programs.synthetic import images
 
@@ -52,7 +51,7 @@ def weights_init(m, rngs):
 
 
 def criterion(output, label):
-    return losses.binary_cross_entropy(output, jnp.full_like(output, label))
+    return losses.binary_cross_entropy(output, ops.full_like(output, label))
 
 
 def lossD(nets, batch):

@@ -3,9 +3,8 @@
 from itertools import pairwise
 
 import jax
-import jax.numpy as jnp
 
-from jaxnet import nn, optim, train
+from jaxnet import nn, ops, optim, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 from tests.programs.synthetic import images
@@ -25,15 +24,15 @@ def get_y_neg(y, rngs):
 
 class Layer(nn.Linear):
     def __call__(self, x):
-        x_direction = x / (jnp.linalg.norm(x, 2, 1, keepdims=True) + 1e-4)
-        return F.relu(super().__call__(x_direction))
+        x_direction = x / (ops.norm(x, 2, 1, keepdim=True) + 1e-4)
+        return ops.relu(super().__call__(x_direction))
 
 
 def loss_function(layer, batch, threshold=1.0):
     x_pos, x_neg = batch
     g_pos = (layer(x_pos) ** 2).mean(1)
     g_neg = (layer(x_neg) ** 2).mean(1)
-    return F.softplus(jnp.concatenate([threshold - g_pos, g_neg - threshold])).mean()
+    return F.softplus(ops.cat([threshold - g_pos, g_neg - threshold])).mean()
 
 
 class Net(nn.Module):
@@ -49,7 +48,7 @@ class Net(nn.Module):
                 h = layer(h)
                 goodness = goodness + (h**2).mean(1)
             goodness_per_label.append(goodness)
-        return jnp.stack(goodness_per_label, 1).argmax(1)
+        return ops.stack(goodness_per_label, 1).argmax(1)
 
     def train_layers(self, x_pos, x_neg, epochs):
         optimizer = optim.Adam(lr=0.2)

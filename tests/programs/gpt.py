@@ -3,10 +3,9 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import losses, nn, optim, train
+from jaxnet import losses, nn, ops, optim, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 from tests.programs.synthetic import text
@@ -22,9 +21,9 @@ class CausalSelfAttention(nn.Module):
     def __call__(self, x):
         B, T, C = x.shape
         qkv = self.c_attn(x).reshape(B, T, 3, HEADS, C // HEADS)
-        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+        q, k, v = ops.permute(qkv, 2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.c_proj(y.swapaxes(1, 2).reshape(B, T, C))
+        return self.c_proj(ops.transpose(y, 1, 2).reshape(B, T, C))
 
 
 class Block(nn.Module):
@@ -60,7 +59,7 @@ class GPT(nn.Module):
             nn.init.zeros_(module.bias)
 
     def __call__(self, tokens):
-        x = self.wte(tokens) + self.wpe(jnp.arange(tokens.shape[1]))
+        x = self.wte(tokens) + self.wpe(ops.arange(tokens.shape[1]))
         for block in self.h:
             x = block(x)
         return self.lm_head(self.ln_f(x))

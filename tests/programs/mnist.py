@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxnet import losses, nn, optim, train
+from jaxnet import losses, nn, ops, optim, train
 from jaxnet.data import DataLoader, TensorDataset
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
@@ -25,7 +25,7 @@ class Net(nn.Module):
         x = F.relu(x)
         x = F.max_pool2d(x, 2)
         x = self.dropout1(x)
-        x = x.reshape(len(x), -1)
+        x = ops.flatten(x, 1)
         x = self.fc1(x)
         x = F.relu(x)
         x = self.dropout2(x)

@@ -1,12 +1,10 @@
 """A siamese network: do two images show the same class?"""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnet import losses, nn, optim, train
+from jaxnet import losses, nn, ops, optim, train
 from jaxnet.data import DataLoader, TensorDataset
-from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 from tests.programs.synthetic import images
 
@@ -30,12 +28,12 @@ class SiameseNetwork(nn.Module):
             nn.init.constant_(m.bias, 0.01)
 
     def forward_once(self, x):
-        return self.trunk(x).reshape(len(x), -1)
+        return ops.flatten(self.trunk(x), 1)
 
     def __call__(self, input1, input2):
         output1, output2 = self.forward_once(input1), self.forward_once(input2)
-        output = self.fc(jnp.concatenate((output1, output2), 1))
-        return F.sigmoid(output).squeeze(1)
+        output = self.fc(ops.cat((output1, output2), 1))
+        return ops.squeeze(ops.sigmoid(output), 1)
 
 
 def loss_function(model, batch):

@@ -4,9 +4,8 @@ A loop over time in Python would be compiled step by step; `jax.lax.scan` is com
 """
 
 import jax
-import jax.numpy as jnp
 
-from jaxnet import losses, nn, optim, train
+from jaxnet import losses, nn, ops, optim, train
 from jaxnet.random import Generator
 from tests.programs.synthetic import waves
 
@@ -24,7 +23,7 @@ class Sequence(nn.Module):
             second = self.lstm2(first[0], second)
             return (first, second), self.linear(second[0])
 
-        zeros = jnp.zeros((len(input), 8), input.dtype)
+        zeros = ops.zeros(len(input), 8, dtype=input.dtype)
         _, outputs = jax.lax.scan(advance, ((zeros, zeros), (zeros, zeros)), input.T)
         return outputs[..., 0].T
 
@@ -35,7 +34,7 @@ def main(cast=lambda x: x):
     optimizer = optim.LBFGS(lr=0.8, max_iter=5)
     state = train.create(seq, optimizer)
     step = jax.jit(train.make_train_step(train.supervised(losses.mse_loss), optimizer))
-    for _ in range(7):
+    for _ in range(5):
         state, metrics = step(state, (data[:, :-1], data[:, 1:]))
         yield metrics["loss"].item()
     return state.model().state_dict()

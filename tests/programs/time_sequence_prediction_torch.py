@@ -39,6 +39,6 @@ def main(cast=lambda x: x):
         loss.backward()
         return loss
 
-    for _ in range(7):
+    for _ in range(5):
         yield optimizer.step(closure).item()
     return seq.state_dict()

@@ -3,9 +3,8 @@
 import math
 
 import jax
-import jax.numpy as jnp
 
-from jaxnet import losses, nn, optim, train
+from jaxnet import losses, nn, ops, optim, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 from tests.programs.synthetic import text
@@ -16,11 +15,12 @@ WORDS, WIDTH, BPTT = 24, 16, 6
 class PositionalEncoding(nn.Module):
     def __init__(self, d_model, dropout=0.1, max_len=20):
         self.dropout = nn.Dropout(dropout)
-        position = jnp.arange(max_len, dtype=jnp.float32)[:, None]
-        steps = jnp.arange(0, d_model, 2, dtype=jnp.float32)
-        angles = position * jnp.exp(steps * (-math.log(10000.0) / d_model))[None]
-        pe = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-        self.register_buffer("pe", pe.reshape(max_len, 1, d_model))
+        pe = ops.zeros(max_len, d_model)
+        position = ops.float(ops.arange(max_len))[:, None]
+        div_term = ops.exp(ops.float(ops.arange(0, d_model, 2)) * (-math.log(10000.0) / d_model))
+        pe = pe.at[:, 0::2].set(ops.sin(position * div_term))
+        pe = pe.at[:, 1::2].set(ops.cos(position * div_term))
+        self.register_buffer("pe", pe[:, None])
 
     def __call__(self, x):
         return self.dropout(x + self.pe[: len(x)])

@@ -1,9 +1,8 @@
 """A variational autoencoder of small images: the draws are those of torch.randn."""
 
 import jax
-import jax.numpy as jnp
 
-from jaxnet import losses, nn, optim, train
+from jaxnet import losses, nn, ops, optim, train
 from jaxnet.data import DataLoader
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
@@ -22,25 +21,27 @@ class VAE(nn.Module):
         h1 = F.relu(self.fc1(x))
         return self.fc21(h1), self.fc22(h1)
 
-    def reparameterize(self, mu, logvar, noise):
-        std = jnp.exp(0.5 * logvar)
-        return mu + noise * std
+    def reparameterize(self, mu, logvar):
+        std = ops.exp(0.5 * logvar)
+        eps = ops.randn_like(std)
+        return mu + eps * std
 
     def decode(self, z):
         h3 = F.relu(self.fc3(z))
-        return F.sigmoid(self.fc4(h3))
+        return ops.sigmoid(self.fc4(h3))
 
-    def __call__(self, x, noise):
+    def __call__(self, x):
         mu, logvar = self.encode(x)
-        z = self.reparameterize(mu, logvar, noise)
+        z = self.reparameterize(mu, logvar)
         return self.decode(z), mu, logvar
 
 
 def loss_function(model, batch):
     x, noise = batch
-    recon_x, mu, logvar = model(x, noise)
+    with nn.draws([noise]):  # Without this line the step's own random key gives the numbers.
+        recon_x, mu, logvar = model(x)
     bce = losses.binary_cross_entropy(recon_x, x, reduction="sum")
-    kld = -0.5 * jnp.sum(1 + logvar - mu**2 - jnp.exp(logvar))
+    kld = -0.5 * ops.sum(1 + logvar - ops.pow(mu, 2) - ops.exp(logvar))
     return bce + kld
 
 
@@ -54,7 +55,8 @@ def main(cast=lambda x: x):
     step = jax.jit(train.make_train_step(loss_function, optimizer))
     for _ in range(5):
         for data in loader:
-            noise = rngs.randn(16, 4)
-            state, metrics = step(state, (cast(data), cast(noise)))
+            data = cast(data)
+            noise = rngs.randn(16, 4, dtype=data.dtype)
+            state, metrics = step(state, (data, noise))
             yield metrics["loss"].item()
     return state.model().state_dict()

@@ -21,17 +21,18 @@ class VAE(nn.Module):
         h1 = F.relu(self.fc1(x))
         return self.fc21(h1), self.fc22(h1)
 
-    def reparameterize(self, mu, logvar, noise):
+    def reparameterize(self, mu, logvar):
         std = torch.exp(0.5 * logvar)
-        return mu + noise * std
+        eps = torch.randn_like(std)
+        return mu + eps * std
 
     def decode(self, z):
         h3 = F.relu(self.fc3(z))
         return torch.sigmoid(self.fc4(h3))
 
-    def forward(self, x, noise):
+    def forward(self, x):
         mu, logvar = self.encode(x)
-        z = self.reparameterize(mu, logvar, noise)
+        z = self.reparameterize(mu, logvar)
         return self.decode(z), mu, logvar
 
 
@@ -49,10 +50,9 @@ def main(cast=lambda x: x):
     loader = DataLoader(x, batch_size=16, shuffle=True)
     for _ in range(5):
         for data in loader:
-            noise = torch.randn(16, 4)
-            data, noise = cast(data), cast(noise)
+            data = cast(data)
             optimizer.zero_grad()
-            recon_batch, mu, logvar = model(data, noise)
+            recon_batch, mu, logvar = model(data)
             loss = loss_function(recon_batch, data, mu, logvar)
             loss.backward()
             optimizer.step()

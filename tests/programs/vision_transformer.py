@@ -1,9 +1,8 @@
 """A small vision transformer."""
 
 import jax
-import jax.numpy as jnp
 
-from jaxnet import losses, nn, optim, train
+from jaxnet import losses, nn, ops, optim, train
 from jaxnet.data import DataLoader, TensorDataset
 from jaxnet.random import Generator
 from tests.programs.synthetic import images
@@ -12,8 +11,8 @@ from tests.programs.synthetic import images
 class VisionTransformer(nn.Module):
     def __init__(self, rngs, size=12, patch=4, width=16, classes=10):
         self.patches = nn.Conv2d(1, width, patch, stride=patch, rngs=rngs)
-        self.cls = nn.Parameter(jnp.zeros((1, 1, width), jnp.float32))
-        self.position = nn.Parameter(jnp.empty((1, 1 + (size // patch) ** 2, width), jnp.float32))
+        self.cls = nn.Parameter(ops.zeros(1, 1, width))
+        self.position = nn.Parameter(ops.empty(1, 1 + (size // patch) ** 2, width))
         nn.init.trunc_normal_(self.position, std=0.02, generator=rngs)
         options = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
         layer = nn.TransformerEncoderLayer(width, 2, 32, **options, rngs=rngs)
@@ -22,10 +21,9 @@ class VisionTransformer(nn.Module):
         self.head = nn.Linear(width, classes, rngs=rngs)
 
     def __call__(self, x):
-        x = self.patches(x)
-        x = x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
-        x = jnp.concatenate([jnp.broadcast_to(self.cls[...], (len(x), 1, x.shape[2])), x], 1)
-        x = self.encoder(x + self.position[...])
+        x = ops.transpose(ops.flatten(self.patches(x), 2), 1, 2)
+        x = ops.cat([ops.expand(self.cls, len(x), -1, -1), x], dim=1)
+        x = self.encoder(x + self.position)
         return self.head(self.norm(x[:, 0]))
 
 

@@ -1,9 +1,8 @@
 """A language model with an LSTM whose state is carried from batch to batch."""
 
 import jax
-import jax.numpy as jnp
 
-from jaxnet import losses, nn, optim, train
+from jaxnet import losses, nn, ops, optim, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 from tests.programs.synthetic import text
@@ -20,14 +19,14 @@ class RNNModel(nn.Module):
         self.decoder.weight = self.encoder.weight
         nn.init.uniform_(self.encoder.weight, -0.1, 0.1, generator=rngs)
         nn.init.zeros_(self.decoder.bias)
-        self.h = nn.Buffer(jnp.zeros((2, batch, WIDTH)), persistent=False)
-        self.c = nn.Buffer(jnp.zeros((2, batch, WIDTH)), persistent=False)
+        self.h = nn.Buffer(ops.zeros(2, batch, WIDTH), persistent=False)
+        self.c = nn.Buffer(ops.zeros(2, batch, WIDTH), persistent=False)
 
     def __call__(self, tokens, begins):
         emb = self.drop(self.encoder(tokens))
-        hidden = tuple(jnp.where(begins, 0.0, h[...]) for h in (self.h, self.c))
+        hidden = tuple(ops.where(begins, 0.0, h) for h in (self.h, self.c))
         output, hidden = self.rnn(emb, hidden)
-        self.h[...], self.c[...] = jax.lax.stop_gradient(hidden)
+        self.h[...], self.c[...] = map(ops.detach, hidden)
         decoded = self.decoder(self.drop(output))
         return F.log_softmax(decoded.reshape(-1, WORDS), dim=1)
 
