@@ -8,6 +8,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax
 import jaxlib.version
+import psutil
 import pytest
 
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
@@ -82,3 +83,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for name, reason in reasons.items():
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_do_not_pile_up():
+    """Drops what was compiled where it fills the memory: all tests together would keep 7 GB."""
+    yield
+    if psutil.Process().memory_info().rss > 2e9:
+        jax.clear_caches()
