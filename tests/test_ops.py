@@ -261,6 +261,7 @@ REFUSED = [
     (lambda: ops.quantile(X, 1.5), ValueError, r"q: 1.5; accepted are numbers from 0 to 1"),
     (lambda: ops.clamp(X), ValueError, r"neither min nor max"),
     (lambda: ops.linalg.inv(X), ValueError, r"inv: A has shape \(2, 3\); accepted are square"),
+    (lambda: ops.linalg.solve(jnp.eye(3), X), ValueError, r"A \(3, 3\), B \(2, 3\); their rows"),
     (traced(lambda x, k: ops.bincount(k)), ValueError, r"give length="),
     (traced(lambda x, k: ops.repeat_interleave(x, k, 1)), ValueError, r"give output_size="),
     (traced(lambda x, k: ops.arange(k[0])), TypeError, r"end: its value is not known"),

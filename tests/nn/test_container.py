@@ -304,6 +304,7 @@ def test_parameter_containers_train():
         (lambda: nn.ParameterList(jnp.ones(2)), TypeError, "accepted is a list of parameters"),
         (lambda: nn.ParameterDict()["x"], KeyError, "x"),
         (lambda: nn.ParameterDict({"keys": 1}), KeyError, "'keys' is the name of an attribute"),
+        (lambda: nn.ParameterDict({"a.b": jnp.ones(1)}), KeyError, "'a.b'; .* or hold a dot"),
         (lambda: nn.ParameterDict([(1, 2)]), TypeError, "key 1; accepted are strings"),
         (lambda: nn.ParameterDict(5), TypeError, "give a mapping"),
         (lambda: nn.ParameterDict().popitem(), KeyError, "empty"),
