@@ -51,6 +51,9 @@ class ParameterList(_Values):
     Args:
         values: An iterable of parameters, arrays or other objects.
 
+    Raises:
+        TypeError: A value is a torch tensor.
+
     >>> import jax.numpy as jnp
     >>> params = ParameterList([jnp.ones(2), jnp.zeros((2, 3))])
     >>> [name for name, _ in params.named_parameters()], len(params)

@@ -277,6 +277,8 @@ def test_parameter_containers_are_torchs():
     )
     assert ours[1].popitem()[0] == theirs[1].popitem()[0]
     assert (ours[1].get("x", 5), ours[1].pop("n")) == (5, 3)
+    with pytest.raises(TypeError, match=r"Parameter: Tensor is no array .* jnp.asarray"):
+        nn.ParameterList([torch.ones(2)])
 
 
 def test_parameter_containers_train():
