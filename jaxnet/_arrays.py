@@ -29,10 +29,11 @@ DTYPES: dict[str, np.dtype] = {
 
 def is_array(value: Any) -> bool:
     """Whether a value is a numpy array or scalar, a JAX array or a torch tensor."""
-    return isinstance(value, np.ndarray | np.generic | jax.Array) or _is_tensor(value)
+    return isinstance(value, np.ndarray | np.generic | jax.Array) or is_tensor(value)
 
 
-def _is_tensor(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a torch tensor."""
     return any(t.__module__ == "torch" and t.__name__ == "Tensor" for t in type(value).__mro__)
 
 
@@ -46,7 +47,7 @@ def as_numpy(value: Any) -> np.ndarray:
         TypeError: numpy and ml_dtypes have no such numbers: random keys of JAX, or a tensor
             that is sparse or quantized.
     """
-    if _is_tensor(value):
+    if is_tensor(value):
         name = str(value.dtype).removeprefix("torch.")
         if name not in DTYPES:
             raise TypeError(f"a torch tensor of {name}, which numpy does not have")

@@ -86,9 +86,15 @@ def load_state_dict(
         ValueError: The state_dict does not fit the model. The message lists the names that
             are missing or unexpected, or whose shape, dtype or values do not fit, or the
             prefix that all names have, such as "module." of DataParallel.
+        TypeError: The state_dict is no mapping, but the path of a file or a model.
     """
     # All values are cast and checked before the first is assigned: a state_dict that does
     # not fit leaves the model as it was.
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"state_dict: {type(state_dict).__name__}; accepted is a mapping from names to arrays, "
+            'such as weights.load("net.pt") or model.state_dict()'
+        )
     variables = _variables(model)
     state_dict = _in_this_form(model, state_dict)
     arrays: dict[str, np.ndarray] = {}

@@ -219,6 +219,8 @@ def test_complex_numbers_lose_their_imaginary_part_with_a_warning():
 )
 def test_what_is_no_array_of_numbers_is_refused(value, message):
     net = Kinds()
+    with pytest.raises(TypeError, match=r'state_dict: str; .* such as weights.load\("net.pt"\)'):
+        weights.load_state_dict(net, "net.pt")
     with pytest.raises(ValueError, match=message):
         weights.load_state_dict(net, {"f": np.ones(4), "i": value}, strict=False)
     assert not np.asarray(net.f[...]).any()

@@ -159,6 +159,11 @@ def check_dense(sparse: bool) -> None:
 
 
 def check_rows(name: str, input: jax.Array, rows: int) -> None:
+    if not isinstance(input, jax.Array | np.ndarray | np.generic):
+        raise TypeError(
+            f"{name}: input: {type(input).__name__}; accepted are integers as an array, such as "
+            "jnp.asarray(input)"
+        )
     if not jnp.issubdtype(input.dtype, jnp.integer):
         raise TypeError(f"{name}: row numbers of dtype {input.dtype}; give integers")
     for worst in _known_range(input):

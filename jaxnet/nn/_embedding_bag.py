@@ -76,6 +76,7 @@ def embedding_bag(
     if mode == "max" and scale_grad_by_freq:
         raise ValueError(f"{name}: scale_grad_by_freq with mode 'max'; give 'sum' or 'mean'")
     padding_idx = padding_row(padding_idx, weight.shape[0])
+    check_rows(name, input, weight.shape[0])
     if input.ndim not in (1, 2) or (input.ndim == 1) != (offsets is not None):
         given = None if offsets is None else offsets.shape
         raise ValueError(
@@ -95,7 +96,6 @@ def embedding_bag(
                 f"{name}: per_sample_weights of {per_sample_weights.dtype}; accepted is the "
                 f"table's dtype, {weight.dtype}"
             )
-    check_rows(name, input, weight.shape[0])
     starts = None if offsets is None else _starts(name, offsets, input.size, include_last_offset)
     table = renorm(name, weight, input, max_norm, norm_type)
     rows = rows_of(table, input, padding_idx, scale_grad_by_freq)  # (*input.shape, D)

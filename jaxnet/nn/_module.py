@@ -11,6 +11,7 @@ from flax import nnx
 from flax.nnx.module import ModuleMeta
 
 from jaxnet import _hints as hints
+from jaxnet._arrays import is_tensor
 from jaxnet._names import members, named_modules, named_variables
 from jaxnet.nn._methods import Methods
 from jaxnet.nn._traces import change
@@ -22,7 +23,18 @@ class Parameter(nnx.Param[Any]):
 
     The class is flax's `nnx.Param`. Attributes that exist only in torch, such as
     `requires_grad`, raise an error that says what to write instead.
+
+    Args:
+        value: The array.
+        **metadata: Metadata of the flax variable.
+
+    Raises:
+        TypeError: The value is a number, a list or a torch tensor.
     """
+
+    def __init__(self, value: Any, **metadata: Any) -> None:
+        _check_value("Parameter", value)
+        super().__init__(value, **metadata)
 
     def __getattr__(self, name: str) -> Any:
         if name in hints.PARAMETER:
@@ -42,9 +54,13 @@ class Buffer(nnx.Variable[Any]):
         value: The array.
         persistent: Whether the buffer is part of the state_dict.
         **metadata: Metadata of the flax variable.
+
+    Raises:
+        TypeError: The value is a number, a list or a torch tensor.
     """
 
     def __init__(self, value: Any, *, persistent: bool = True, **metadata: Any) -> None:
+        _check_value("Buffer", value)
         super().__init__(value, persistent=persistent, **metadata)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -384,6 +400,14 @@ def _checked(module: nnx.Module, name: str, old: Any, value: Any) -> Any:
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray)
+
+
+def _check_value(kind: str, value: Any) -> None:
+    plain = isinstance(value, bool | int | float | complex | list | tuple)
+    if (plain and not isinstance(value, np.generic)) or is_tensor(value):
+        raise TypeError(
+            f"{kind}: {type(value).__name__} is no array of JAX; give jnp.asarray(value)"
+        )
 
 
 def _buffer_like(old: Buffer, value: Any) -> Buffer:

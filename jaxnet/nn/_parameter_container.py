@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jaxnet._arrays import is_tensor
 from jaxnet.nn._module import Module, Parameter
 
 # The names that torch's printed form gives the dtypes of a dictionary's parameters.
@@ -25,6 +26,8 @@ class _Values(Module):
     def _store(self, name: str, value: Any) -> None:
         if isinstance(value, jax.Array | np.ndarray):
             value = Parameter(jax.numpy.asarray(value))
+        elif is_tensor(value):  # as an object of another kind it would not be trained
+            value = Parameter(value)  # raises the error that says what to write
         setattr(self, name, value)
 
     def _described(self, name: str, value: Any, dtype: str) -> str:
@@ -47,6 +50,9 @@ class ParameterList(_Values):
 
     Args:
         values: An iterable of parameters, arrays or other objects.
+
+    Raises:
+        TypeError: A value is a torch tensor.
 
     >>> import jax.numpy as jnp
     >>> params = ParameterList([jnp.ones(2), jnp.zeros((2, 3))])
@@ -137,6 +143,8 @@ class ParameterDict(_Values):
     def __setitem__(self, key: str, value: Any) -> None:
         if not isinstance(key, str):
             raise TypeError(f"ParameterDict: the key {key!r}; accepted are strings")
+        if not key or "." in key:
+            raise KeyError(f"ParameterDict: {key!r}; a name must not be empty or hold a dot")
         if key not in self._names:
             if hasattr(self, key):
                 raise KeyError(f"ParameterDict: {key!r} is the name of an attribute of its own")

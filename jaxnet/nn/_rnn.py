@@ -185,6 +185,10 @@ class RNNBase(Module):
             return tuple(jnp.zeros((layers, batch, n), input.dtype) for _, n in self._sizes())
         for (name, size), given in zip(self._sizes(), hx, strict=True):
             expected = (layers, batch, size) if input.ndim == 3 else (layers, size)
+            if not isinstance(given, jax.Array | np.ndarray):
+                raise TypeError(
+                    f"{self!r} expects {name} as an array; it got {type(given).__name__}"
+                )
             if given.shape != expected:
                 raise ValueError(
                     f"{self!r} expects {name} of shape {expected} for an input of shape "

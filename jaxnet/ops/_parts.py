@@ -162,13 +162,20 @@ def unbind(input: ArrayLike, dim: int = 0) -> tuple[jax.Array, ...]:
 @op
 def tril(input: ArrayLike, diagonal: int = 0) -> jax.Array:
     """Matrices with zeros above a diagonal."""
-    return jnp.tril(as_jax("input", input), diagonal)
+    return jnp.tril(_matrices(input), diagonal)
 
 
 @op
 def triu(input: ArrayLike, diagonal: int = 0) -> jax.Array:
     """Matrices with zeros below a diagonal."""
-    return jnp.triu(as_jax("input", input), diagonal)
+    return jnp.triu(_matrices(input), diagonal)
+
+
+def _matrices(input: ArrayLike) -> jax.Array:
+    x = as_jax("input", input)
+    if x.ndim < 2:
+        raise ValueError(f"input: shape {x.shape}; accepted are matrices, (..., n, m)")
+    return x
 
 
 @op

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxnet._checks import check_choice, check_integer
 from jaxnet._hints import module_getattr
 from jaxnet.ops._absent import FFT
 from jaxnet.ops._arguments import axes, dtype_of, floating, named, op
@@ -41,6 +42,9 @@ if not TYPE_CHECKING:  # so that type checkers know which names are there
 del TYPE_CHECKING, FFT, module_getattr
 
 
+_NORMS = (None, "backward", "forward", "ortho")
+
+
 class Transform(Protocol):
     """A transform along one axis."""
 
@@ -65,6 +69,9 @@ def _one(name: str, function: Callable[..., Any], doc: str) -> Transform:
     def call(
         input: ArrayLike, n: int | None = None, dim: int = -1, norm: str | None = None
     ) -> jax.Array:
+        check_choice("norm", norm, _NORMS)
+        if n is not None:
+            check_integer("n", n, least=1)
         return function(floating("input", input), n, dim, norm)
 
     return named(call, name, doc)
@@ -79,6 +86,7 @@ def _many(name: str, function: Callable[..., Any], doc: str, last_two: bool = Fa
     ) -> jax.Array:
         if dim is None and last_two:
             dim = (-2, -1)
+        check_choice("norm", norm, _NORMS)
         return function(floating("input", input), s, dim, norm)
 
     return named(call, name, doc)

@@ -211,6 +211,8 @@ def _equations(function: str, A: ArrayLike, B: ArrayLike) -> tuple[jax.Array, ja
     # torch takes B for a batch of vectors if its shape is that of A without the last axis.
     vectors = b.ndim == 1 or (a.ndim - 1 == b.ndim and b.shape == a.shape[:-1])
     b = b[..., None] if vectors else b
+    if b.shape[-2] != a.shape[-1]:
+        raise ValueError(f"{function}: A {a.shape}, B {as_jax('B', B).shape}; their rows differ")
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     a, b = (jnp.broadcast_to(x, batch + x.shape[-2:]) for x in (a, b))
     return a, b, vectors

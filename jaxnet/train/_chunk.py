@@ -129,18 +129,22 @@ def make_epoch(step: Step, batch_size: int) -> Epoch:
     Returns:
         `epoch(state, data, order) -> (state, metrics)`: data is a pytree of arrays
         with the rows along axis 0, order the row numbers in the order of training.
-        Each metric comes back with one entry a step along axis 0. The memory of the state
+        Each metric comes back with one entry a step along axis 0, all of them nan if a row
+        number of `order` lies outside the data. The memory of the state
         that goes in is given away (donated): go on with the state that comes out. A step of
         `make_eval_step` gives nothing away, and `train.evaluate` neither.
 
     Raises:
         ValueError: The batch size is below 1, the order holds no rows, or the step gives back
             another kind of state than it is given.
+        TypeError: The row numbers are not integers.
     """
     check_integer("batch_size", batch_size, least=1)
 
     @partial(jax.jit, donate_argnums=() if isinstance(step, EvalStep) else 0)
     def epoch(state: Any, data: Any, order: jax.Array) -> tuple[Any, Metrics]:
+        if not jnp.issubdtype(order.dtype, jnp.integer):
+            raise TypeError(f"order: {order.dtype}; accepted are row numbers, integers")
         steps, rest = divmod(order.shape[0], batch_size)
         parts = []
         if steps:
@@ -153,9 +157,17 @@ def make_epoch(step: Step, batch_size: int) -> Epoch:
             parts.append(metrics)
         if not parts:
             raise ValueError("order: it holds no rows, so there is no batch to train on")
-        return state, jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
+        # JAX would read the last row in place of one that is not there.
+        rows = jnp.int32(min((x.shape[0] for x in jax.tree.leaves(data)), default=2**31 - 1))
+        wrong = ((order < -rows) | (order >= rows)).any()
+        metrics = jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
+        return state, jax.tree.map(lambda x: jnp.where(wrong, _nothing(x), x), metrics)
 
     return epoch
+
+
+def _nothing(x: jax.Array) -> Any:
+    return jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
 
 def make_repeat(step: Step, steps: int) -> Callable[[Any, Any], tuple[Any, Metrics]]:

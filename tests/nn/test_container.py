@@ -277,6 +277,8 @@ def test_parameter_containers_are_torchs():
     )
     assert ours[1].popitem()[0] == theirs[1].popitem()[0]
     assert (ours[1].get("x", 5), ours[1].pop("n")) == (5, 3)
+    with pytest.raises(TypeError, match=r"Parameter: Tensor is no array .* jnp.asarray"):
+        nn.ParameterList([torch.ones(2)])
 
 
 def test_parameter_containers_train():
@@ -304,6 +306,7 @@ def test_parameter_containers_train():
         (lambda: nn.ParameterList(jnp.ones(2)), TypeError, "accepted is a list of parameters"),
         (lambda: nn.ParameterDict()["x"], KeyError, "x"),
         (lambda: nn.ParameterDict({"keys": 1}), KeyError, "'keys' is the name of an attribute"),
+        (lambda: nn.ParameterDict({"a.b": jnp.ones(1)}), KeyError, "'a.b'; .* or hold a dot"),
         (lambda: nn.ParameterDict([(1, 2)]), TypeError, "key 1; accepted are strings"),
         (lambda: nn.ParameterDict(5), TypeError, "give a mapping"),
         (lambda: nn.ParameterDict().popitem(), KeyError, "empty"),

@@ -49,6 +49,12 @@ def test_the_padding_row_starts_at_zero_and_must_exist():
             layer(padding_idx=padding_idx)
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_a_list_of_row_numbers_is_refused(kind):
+    with pytest.raises(TypeError, match=r"input: list; .* jnp.asarray\(input\)"):
+        kind(4, 3, rngs=Generator(0))([[1, 2]])
+
+
 def test_sparse_gradients_are_refused():
     with pytest.raises(ValueError, match="JAX has no sparse gradients"):
         layer(sparse=True)

@@ -86,6 +86,8 @@ def test_a_module_can_be_taken_out_and_put_back():
         (lambda m: m.register_buffer("scale", jnp.ones(1)), KeyError, "already has an attribute"),
         (lambda m: m.register_parameter("w", jnp.ones(1)), TypeError, "is no Parameter"),
         (lambda m: m.register_buffer("w", [1.0]), TypeError, "list is no array"),
+        (lambda m: nn.Parameter([1.0]), TypeError, r"Parameter: list is .* jnp.asarray\(value"),
+        (lambda m: nn.Buffer(1.0), TypeError, "Buffer: float is no array"),
         (lambda m: m.add_module("w", jnp.tanh), TypeError, "not a module"),
         (lambda m: m.train("yes"), ValueError, "mode: 'yes'; accepted are True and False"),
     ],

@@ -178,6 +178,8 @@ def test_wrong_calls_are_named():
         layer(x.astype(jnp.int32))
     with pytest.raises(ValueError, match=r"hx\[0\] of bfloat16 with an input of float32"):
         layer(x, (jnp.zeros((1, 2, 4), jnp.bfloat16), jnp.zeros((1, 2, 4))))
+    with pytest.raises(TypeError, match="expects hx as an array; it got tuple"):
+        nn.GRU(3, 4, rngs=Generator(0))(x, (jnp.zeros((1, 2, 4)),))
     cell = nn.GRUCell(3, 4, rngs=Generator(0))
     with pytest.raises(ValueError, match=r"GRUCell\(3, 4\) expects an input of shape \(N, 3\)"):
         cell(jnp.zeros((2, 5)))

@@ -36,10 +36,19 @@ def fuse_conv_bn_weights(
 
     Returns:
         The weight and the bias, with the dtypes of those of the convolution.
+
+    Raises:
+        ValueError: The running mean has another size than the output channels.
     """
     weight = _array(conv_w)
     bias = None if conv_b is None else _array(conv_b)
     mean, variance = _array(bn_rm), _array(bn_rv)
+    channels = weight.shape[1 if transpose else 0]
+    if mean.shape not in ((channels,), (1,)):
+        raise ValueError(
+            f"bn_rm: shape {mean.shape}; accepted is ({channels},), one for each output channel of "
+            f"a weight of shape {weight.shape}"
+        )
     scale = (1 if bn_w is None else _array(bn_w)) / jnp.sqrt(variance + bn_eps)
     offset = (0 if bias is None else bias) - mean
     shift = offset * scale + (0 if bn_b is None else _array(bn_b))

@@ -254,7 +254,13 @@ def pad_packed_sequence(
 
     Raises:
         ValueError: total_length is less than the length of the longest sequence.
+        TypeError: The argument is no PackedSequence.
     """
+    if not isinstance(sequence, PackedSequence):
+        raise TypeError(
+            f"pad_packed_sequence: sequence: {type(sequence).__name__}; accepted is a "
+            "PackedSequence, which pack_padded_sequence and recurrent layers give"
+        )
     padded, lengths = sequence._padded, sequence._lengths
     steps = padded.shape[1]
     longest = steps

@@ -155,6 +155,13 @@ REFUSED = [
     ),
     (
         lambda: nn.utils.fuse_conv_bn_eval(
+            nn.Conv1d(2, 3, 1, rngs=Generator(0)).eval(), nn.BatchNorm1d(4).eval()
+        ),
+        ValueError,
+        r"bn_rm: shape \(4,\); accepted is \(3,\)",
+    ),
+    (
+        lambda: nn.utils.fuse_conv_bn_eval(
             nn.Conv1d(2, 3, 1, rngs=Generator(0)).eval(),
             nn.BatchNorm1d(3, track_running_stats=False).eval(),
         ),

@@ -129,6 +129,7 @@ REFUSED = [
         ValueError,
         "total_length: 2",
     ),
+    (lambda: rnn.pad_packed_sequence(ONES), TypeError, "sequence: ndarray; accepted is a Pac"),
     (
         lambda: jax.jit(lambda n: rnn.pack_padded_sequence(ONES, n).data)(jnp.array([3, 1])),
         ValueError,
