@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from jaxnet._hints import module_getattr
 from jaxnet._intercept import intercept
-from jaxnet._keys import draws, keys, next_key, rand, randint, randn
+from jaxnet._keys import draws, keys, next_key
 from jaxnet.losses._linear_cross_entropy import LinearCrossEntropyOptions
 from jaxnet.nn import attention, functional, init, utils
 from jaxnet.nn._activation import (
@@ -293,9 +293,6 @@ __all__ = [
     "intercept",
     "keys",
     "next_key",
-    "rand",
-    "randint",
-    "randn",
     "summary",
     "utils",
 ]
