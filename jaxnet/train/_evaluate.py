@@ -14,9 +14,9 @@ from jaxnet._keys import keys
 from jaxnet._mixed_precision import computing_in
 from jaxnet.precision import check_x64, full_float32
 from jaxnet.train._batches import Feed, open_feed
-from jaxnet.train._chunk import Call, ChunkRunner
 from jaxnet.train._loss import Loss, Metrics, entered, in_dtype_of, with_metrics, with_step
 from jaxnet.train._progress import Progress
+from jaxnet.train._runner import Call, ChunkRunner
 from jaxnet.train._several import check_no_models, first_state, is_state, map_states, named_states
 from jaxnet.train._state import keeping_attributes, split
 from jaxnet.train._step import EvalStep, Step, TrainStep
