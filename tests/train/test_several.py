@@ -28,79 +28,6 @@ def binary(scores, target):
 # `model`; `theirs(torch, model, data)` yields for each step its metrics, and at last its networks.
 
 
-class Gan:
-    """A DCGAN: two Adams, batch norm in both networks."""
-
-    data = numbers(1, 8, 8), numbers(3, 1, 1, seed=2)
-
-    @staticmethod
-    def nets(nn, **k):
-        maker = nn.Sequential(
-            nn.ConvTranspose2d(3, 4, 4, bias=False, **k),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.ConvTranspose2d(4, 1, 4, 2, 1, **k),
-            nn.Tanh(),
-        )
-        judge = nn.Sequential(
-            nn.Conv2d(1, 4, 4, 2, 1, bias=False, **k),
-            nn.BatchNorm2d(4),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(4, 1, 4, **k),
-        )
-        return maker, judge
-
-    @classmethod
-    def ours(cls, model):
-        adams = [optim.Adam(lr=lr, betas=(0.5, 0.999)) for lr in (1e-3, 2e-3)]
-        nets = zip(("maker", "judge"), cls.nets(nn, rngs=Generator(0)), adams, strict=True)
-        states = {name: train.create(model(net), adam) for name, net, adam in nets}
-
-        def judge_loss(nets, batch):
-            return binary(nets["judge"](batch[0]), 1.0) + binary(nets["judge"](batch[1]), 0.0)
-
-        def make_loss(nets, noise):
-            return binary(nets["judge"](nets["maker"](noise)), 1.0)
-
-        judge_step = train.make_train_step(judge_loss, adams[1], model="judge")
-        make_step = train.make_train_step(make_loss, adams[0], model="maker")
-
-        def step(states, batch):
-            real, noise = batch
-            fake = states["maker"].model(training=True)(noise)
-            states, judged = judge_step(states, (real, fake))
-            states, made = make_step(states, noise)
-            return states, {"loss": made["loss"], "judge": judged["loss"]}
-
-        return states, step
-
-    @classmethod
-    def theirs(cls, torch, model, batches):
-        maker, judge = map(model, cls.nets(torch.nn))
-        adams = [
-            torch.optim.Adam(net.parameters(), lr=lr, betas=(0.5, 0.999))
-            for net, lr in ((maker, 1e-3), (judge, 2e-3))
-        ]
-        criterion = torch.nn.BCEWithLogitsLoss()
-        for real, noise in batches:
-            judge.zero_grad()
-            scores = judge(real)
-            loss_real = criterion(scores, torch.full_like(scores, 1.0))
-            loss_real.backward()
-            fake = maker(noise)
-            scores = judge(fake.detach())
-            loss_fake = criterion(scores, torch.full_like(scores, 0.0))
-            loss_fake.backward()
-            adams[1].step()
-            maker.zero_grad()
-            scores = judge(fake)
-            loss = criterion(scores, torch.full_like(scores, 1.0))
-            loss.backward()
-            adams[0].step()
-            yield {"loss": loss, "judge": loss_real + loss_fake}
-        yield {"maker": maker, "judge": judge}
-
-
 class ActorCritic:
     """Two networks, two optimizers, and a loss of the actor that looks at the critic."""
 
@@ -266,7 +193,6 @@ def arrays(state: Any) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("program", "dtype"),
     [
-        (Gan, "float64"),  # in float32 it is chaotic, for PyTorch too
         (ActorCritic, "float64"),
         (ActorCritic, "float32"),
         (MeanTeacher, "float64"),
