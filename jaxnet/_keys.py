@@ -8,7 +8,8 @@ A layer such as Dropout has no key of its own. The program that calls the model 
 and the n-th draw inside uses `fold_in(key, n)`. A training step of
 `jaxnet.train.make_train_step` opens one with `fold_in(state.key, state.step)`,
 so that a resumed run draws the same numbers as an uninterrupted one. A model that draws by
-itself calls `nn.randn(3, 2)`, `nn.rand` or `nn.randint`, or takes a key from `nn.next_key()`.
+itself calls `ops.randn(3, 2)`, `ops.rand_like(x)` and the like, or takes a key from
+`nn.next_key()` for JAX's own functions.
 
 `with nn.draws([...])` supplies recorded numbers instead, to replay another program's dropout
 or noise.
@@ -143,7 +144,8 @@ def draws(recorded: Sequence[ArrayLike]) -> Iterator[None]:
             - dropout in training mode with 0 < p < 1: a mask, 1 or True where a number is kept.
               Its shape is that of the input, or that of the drawn numbers ((N, C, 1, 1) for
               Dropout2d);
-            - `randn`: normal numbers; `rand`: uniform ones in [0, 1); `randint`: integers;
+            - `ops.randn`, `ops.randn_like`: normal numbers; `ops.rand`, `ops.rand_like`: uniform
+              ones in [0, 1); `ops.randint`, `ops.randint_like`: integers;
             - `rrelu` in training mode: the slopes, with the shape of the input;
             - fractional max pooling: uniform numbers (N, C, 2), or (N, C, 3) in 3d;
             - `gumbel_softmax`: exponential numbers, torch.empty_like(logits).exponential_().
@@ -153,9 +155,9 @@ def draws(recorded: Sequence[ArrayLike]) -> Iterator[None]:
             missing, or left over at the end.
 
     >>> import jax
-    >>> from jaxnet import nn
+    >>> from jaxnet import nn, ops
     >>> with nn.draws([[1, 0, 1], [0.5, -1.5]]):
-    ...     nn.Dropout(0.5)(jax.numpy.ones(3)).tolist(), nn.randn(2).tolist()
+    ...     nn.Dropout(0.5)(jax.numpy.ones(3)).tolist(), ops.randn(2).tolist()
     ([2.0, 0.0, 2.0], [0.5, -1.5])
     """
     source = _Draws(recorded)
@@ -284,68 +286,19 @@ def exponential(
     return _draw(name, (shape,), drawn, key, check).astype(dtype)
 
 
-def randn(*size: int, dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Draws numbers from N(0, 1), for models that draw by themselves: torch.randn.
-
-    The numbers come from the open `nn.keys` context, which a training step opens, or from an
-    `nn.draws` context.
-
-    Args:
-        *size: The shape of the result.
-        dtype: The dtype of the result. The numbers are drawn in float32, so that programs of
-            all dtypes draw the same.
-
-    Raises:
-        ValueError: No context is open, or a recorded draw does not fit.
-
-    >>> from jaxnet import nn
-    >>> with nn.keys(jax.random.key(0)):
-    ...     nn.randn(2, 3).shape
-    (2, 3)
-    """
-    return normal("randn", _size("randn", size), dtype)
-
-
-def rand(*size: int, dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Draws uniform numbers from [0, 1): torch.rand. The arguments are those of `randn`."""
-    return uniform("rand", _size("rand", size), 0.0, 1.0, dtype)
-
-
-def randint(low: int, high: int, size: Sequence[int]) -> jax.Array:
-    """Draws integers from low to high - 1: torch.randint, where low may not be left out.
-
-    Args:
-        low: The smallest integer.
-        high: The end of the range, which is not drawn.
-        size: The shape of the result.
-
-    Returns:
-        Integers of JAX's default dtype.
-
-    Raises:
-        ValueError: high is not above low, no context is open, or a recorded draw does not fit.
-    """
-    shape = _size("randint", tuple(size))
+def integers(name: str, shape: tuple[int, ...], low: int, high: int) -> jax.Array:
+    """Draws integers from [low, high), of JAX's default dtype; the rest is as in `uniform`."""
     if high <= low:
-        raise ValueError(f"randint: high {high}; accepted are integers above low, {low}")
+        raise ValueError(f"{name}: high {high}; accepted are integers above low, {low}")
 
     def check(values: np.ndarray) -> str:
-        inside = (
-            np.issubdtype(values.dtype, np.integer) and ((values >= low) & (values < high)).all()
-        )
+        whole = np.issubdtype(values.dtype, np.integer)
+        inside = whole and ((values >= low) & (values < high)).all()
         return "" if inside else f"holds other numbers than integers from {low} to {high - 1}"
 
     return _draw(
-        "randint", (shape,), lambda k: jax.random.randint(k, shape, low, high), None, check
+        name, (shape,), lambda k: jax.random.randint(k, shape, low, high), None, check
     ).astype(int)
-
-
-def _size(name: str, size: tuple[object, ...]) -> tuple[int, ...]:
-    if len(size) == 1 and isinstance(size[0], tuple | list):
-        size = tuple(size[0])
-    if not all(isinstance(n, int | np.integer) and n >= 0 for n in size):
-        raise ValueError(f"{name}: size {size}; accepted are integers that are not negative")
-    return size  # type: ignore[return-value]
 
 
 def _draw(

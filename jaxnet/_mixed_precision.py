@@ -1,4 +1,4 @@
-"""Half precision inside a model, between parameters and outputs in float32."""
+"""Floating arrays in one dtype, and half precision between parameters and outputs in float32."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,8 +46,8 @@ def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
     def cast(call: Call, proceed: Callable[..., Any]) -> Any:
         if call.module is not model:
             return proceed(*call.args, **call.kwargs)
-        args, kwargs = jax.tree.map(lambda x: _cast(x, dtype), (call.args, call.kwargs))
-        return jax.tree.map(lambda x: _cast(x, jnp.float32), proceed(*args, **kwargs))
+        args, kwargs = cast_floats((call.args, call.kwargs), dtype)
+        return cast_floats(proceed(*args, **kwargs), jnp.float32)
 
     try:
         with intercept(model, cast):
@@ -63,7 +63,11 @@ def computing_in(model: nnx.Module, dtype: DTypeLike | None) -> Iterator[None]:
             )
 
 
-def _cast(x: Any, dtype: DTypeLike) -> Any:
-    if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating):
-        return jnp.asarray(x, dtype)
-    return x
+def cast_floats(tree: Any, dtype: DTypeLike) -> Any:
+    """A pytree with its floating arrays in a dtype, and all else as it is."""
+
+    def cast(x: Any) -> Any:
+        floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+        return jnp.asarray(x, dtype) if floating else x
+
+    return jax.tree.map(cast, tree)

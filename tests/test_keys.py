@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet import losses, nn, train
+from jaxnet import losses, nn, ops, train
 from jaxnet._keys import draws, keys, next_key
 from jaxnet.random import Generator
 
@@ -209,16 +209,16 @@ LOGITS = jnp.array([[0.5, -1.0, 2.0], [1.0, 0.0, -0.5]])
 
 def test_numbers_for_models_that_draw_by_themselves():
     with keys(KEY):
-        a, b, c = nn.randn(2, 3), nn.rand((4,)), nn.randint(3, 5, (6,))
+        a, b, c = ops.randn(2, 3), ops.rand((4,)), ops.randint(3, 5, (6,))
     assert (a.shape, b.shape, c.shape) == ((2, 3), (4,), (6,))
     assert set(c.tolist()) <= {3, 4}
     assert ((b >= 0) & (b < 1)).all()
     assert a.tolist() == jax.random.normal(jax.random.fold_in(KEY, 0), (2, 3)).tolist()
     with jax.enable_x64(True), keys(KEY):
-        wide = nn.randn(2, 3, dtype=jnp.float64)
+        wide = ops.randn(2, 3, dtype=jnp.float64)
     assert wide.dtype == jnp.float64
     assert wide.tolist() == a.tolist()
-    for draw in (lambda: nn.randn(2), lambda: nn.rand(2), lambda: nn.randint(0, 2, (2,))):
+    for draw in (lambda: ops.randn(2), lambda: ops.rand(2), lambda: ops.randint(0, 2, (2,))):
         with pytest.raises(ValueError, match="no random key is at hand"):
             draw()
 
@@ -228,7 +228,7 @@ def test_draws_replay_every_kind_of_number():
 
     def run():
         slopes = nn.RReLU()(LOGITS)
-        return nn.randn(2), nn.rand(1), nn.randint(3, 5, (2,)), slopes
+        return ops.randn(2), ops.rand(1), ops.randint(3, 5, (2,)), slopes
 
     with draws(kinds[3:4] + kinds[:3]):
         normal, uniform, whole, slopes = run()
@@ -248,15 +248,15 @@ def test_draws_replay_the_windows_of_fractional_pooling():
 @pytest.mark.parametrize(
     ("recorded", "draw", "message"),
     [
-        ([1, 2], lambda: nn.randn(2), "number 0, for randn, holds int64, and not floats"),
-        ([0.5, 1.5], lambda: nn.rand(2), "for rand, holds other numbers than floats from 0.0"),
-        ([3.0], lambda: nn.randint(0, 5, (1,)), "for randint, holds other numbers than integers"),
-        ([5], lambda: nn.randint(0, 5, (1,)), "from 0 to 4"),
-        ([1.0], lambda: nn.randn(2), r"number 0 has shape \(1,\); randn takes \(2,\)"),
+        ([1, 2], lambda: ops.randn(2), "number 0, for randn, holds int64, and not floats"),
+        ([0.5, 1.5], lambda: ops.rand(2), "for rand, holds other numbers than floats from 0.0"),
+        ([3.0], lambda: ops.randint(0, 5, (1,)), "for randint, holds other numbers than integers"),
+        ([5], lambda: ops.randint(0, 5, (1,)), "from 0 to 4"),
+        ([1.0], lambda: ops.randn(2), r"number 0 has shape \(1,\); randn takes \(2,\)"),
         ([0.5], lambda: nn.RReLU(0.1, 0.2)(-jnp.ones(1)), "for rrelu, .* from 0.1 to 0.2"),
         ([0.0], lambda: nn.functional.gumbel_softmax(jnp.ones(1)), "holds numbers up to 0"),
-        ([], lambda: nn.randint(5, 5, (1,)), "randint: high 5; accepted are integers above low"),
-        ([], lambda: nn.randn(-1), "randn: size"),
+        ([], lambda: ops.randint(5, 5, (1,)), "randint: high 5; accepted are integers above low"),
+        ([], lambda: ops.randn(-1), r"size: \(-1,\); accepted are numbers of at least 0"),
     ],
 )
 def test_draws_of_another_kind_are_refused(recorded, draw, message):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from jaxnet._hints import module_getattr
 from jaxnet._intercept import intercept
-from jaxnet._keys import draws, keys, next_key, rand, randint, randn
+from jaxnet._keys import draws, keys, next_key
 from jaxnet.losses._linear_cross_entropy import LinearCrossEntropyOptions
 from jaxnet.nn import attention, functional, init, utils
 from jaxnet.nn._activation import (
@@ -34,14 +34,7 @@ from jaxnet.nn._adaptive_pooling import (
 from jaxnet.nn._adaptive_softmax import AdaptiveLogSoftmaxWithLoss
 from jaxnet.nn._attention import MultiheadAttention
 from jaxnet.nn._avg_pooling import AvgPool1d, AvgPool2d, AvgPool3d
-from jaxnet.nn._batchnorm import (
-    BatchNorm1d,
-    BatchNorm2d,
-    BatchNorm3d,
-    InstanceNorm1d,
-    InstanceNorm2d,
-    InstanceNorm3d,
-)
+from jaxnet.nn._batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from jaxnet.nn._container import ModuleDict, ModuleList, Sequential
 from jaxnet.nn._conv import Conv1d, Conv2d, Conv3d
 from jaxnet.nn._conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -58,6 +51,7 @@ from jaxnet.nn._embedding import Embedding
 from jaxnet.nn._embedding_bag import EmbeddingBag
 from jaxnet.nn._fold import Fold, Unfold
 from jaxnet.nn._fractional_pooling import FractionalMaxPool2d, FractionalMaxPool3d
+from jaxnet.nn._instancenorm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from jaxnet.nn._linear import Bilinear, Flatten, Identity, Linear, Unflatten
 from jaxnet.nn._linear_cross_entropy import LinearCrossEntropyLoss
 from jaxnet.nn._loss import (
@@ -124,13 +118,8 @@ from jaxnet.nn._softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
 from jaxnet.nn._summary import summary
 from jaxnet.nn._sync_batchnorm import SyncBatchNorm
 from jaxnet.nn._traces import checkpoint
-from jaxnet.nn._transformer import (
-    Transformer,
-    TransformerDecoder,
-    TransformerDecoderLayer,
-    TransformerEncoder,
-    TransformerEncoderLayer,
-)
+from jaxnet.nn._transformer import Transformer, TransformerDecoder, TransformerEncoder
+from jaxnet.nn._transformer_layer import TransformerDecoderLayer, TransformerEncoderLayer
 from jaxnet.nn._unpooling import MaxUnpool1d, MaxUnpool2d, MaxUnpool3d
 from jaxnet.nn._upsample import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 
@@ -293,9 +282,6 @@ __all__ = [
     "intercept",
     "keys",
     "next_key",
-    "rand",
-    "randint",
-    "randn",
     "summary",
     "utils",
 ]

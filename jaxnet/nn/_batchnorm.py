@@ -1,4 +1,4 @@
-"""Normalisation with running statistics: BatchNorm and InstanceNorm.
+"""Normalisation with running statistics: BatchNorm, and what InstanceNorm shares with it.
 
 As in torch, the running variance is the unbiased one, `momentum` weighs the new value (in
 flax it weighs the old value), and a momentum of None means the plain average over all
@@ -6,8 +6,6 @@ batches. In training mode each call of a layer writes new statistics into the la
 so a layer that is used n times in one forward pass updates its statistics n times.
 """
 
-import math
-import warnings
 from functools import partial
 from typing import Any
 
@@ -65,14 +63,14 @@ def batch_norm(
     if input.ndim < 2:
         raise ValueError(f"batch_norm: the input has shape {input.shape}; accepted is (N, C, ...)")
     channels = input.shape[1]
-    _check_statistics("batch_norm", channels, running_mean, running_var, training)
+    check_statistics("batch_norm", channels, running_mean, running_var, training)
     check_sizes("batch_norm", (channels,), weight=weight, bias=bias)
     if eps < 0 or (training and eps == 0):
         raise ValueError(f"batch_norm: eps is {eps}; accepted is a positive number")
     x = working("batch_norm", input)
     per_channel = (1, channels) + (1,) * (x.ndim - 2)
     if not training:
-        x = _by_running(x, per_channel, running_mean, running_var, eps)
+        x = by_running(x, per_channel, running_mean, running_var, eps)
         return affine(x, per_channel, weight, bias).astype(input.dtype)
 
     count = x.size // channels if channels else 0
@@ -89,9 +87,9 @@ def batch_norm(
         x, mean, var = _NORMALISE(x, factors, summands, eps=float(eps))
     else:
         x, mean, var = _normalise(x, weight, bias, eps)
-    _update(running_mean, mean, momentum)
+    update_running(running_mean, mean, momentum)
     # torch stores the unbiased variance, though it normalises by the biased one.
-    _update(running_var, var * (count / (count - 1)), momentum)
+    update_running(running_var, var * (count / (count - 1)), momentum)
     return x.astype(input.dtype)
 
 
@@ -194,66 +192,7 @@ _BACKWARD = Operation(
 )
 
 
-def instance_norm(
-    input: Float[Array, "N C *size"],
-    running_mean: Statistic = None,
-    running_var: Statistic = None,
-    weight: Float[Array, " C"] | None = None,
-    bias: Float[Array, " C"] | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Float[Array, "N C *size"]:
-    """Normalises each channel of each example: torch.nn.functional.instance_norm.
-
-    Args:
-        input: The batch, (N, C, ...), with at least three axes and a float dtype.
-        running_mean: The running mean, (C,), as in `batch_norm`. It is updated with the mean
-            over the examples.
-        running_var: The running variance, (C,), likewise.
-        weight: A factor for each channel, (C,).
-        bias: A summand for each channel, (C,).
-        use_input_stats: Whether mean and variance are those of the input.
-        momentum: The weight of the input's statistics in the new running statistics.
-        eps: A small number that is added to the variance.
-
-    Returns:
-        The normalised batch, with the shape and dtype of the input.
-
-    Raises:
-        ValueError: A shape does not fit, the statistics are missing, or a channel of an
-            example has a single value.
-        TypeError: The input has no float dtype, or a running statistic that would be updated
-            is an array.
-    """
-    if input.ndim < 2:
-        raise ValueError(
-            f"instance_norm: the input has shape {input.shape}; accepted is (N, C, ...)"
-        )
-    channels = input.shape[1]
-    _check_statistics("instance_norm", channels, running_mean, running_var, use_input_stats)
-    check_sizes("instance_norm", (channels,), weight=weight, bias=bias)
-    x = working("instance_norm", input)
-    per_channel = (1, channels) + (1,) * (x.ndim - 2)
-    if not use_input_stats:
-        x = _by_running(x, per_channel, running_mean, running_var, eps)
-        return affine(x, per_channel, weight, bias).astype(input.dtype)
-
-    count = math.prod(x.shape[2:])
-    if count == 1:
-        raise ValueError(
-            "instance_norm: Expected more than 1 spatial element when training, "
-            f"got input size {input.shape}"
-        )
-    if input.size:
-        mean, x, var = moments(x, tuple(range(2, x.ndim)))
-        _update(running_mean, mean.mean(0).reshape(-1), momentum)
-        _update(running_var, var.mean(0).reshape(-1) * (count / (count - 1)), momentum)
-        x = x * lax.rsqrt(var + eps)
-    return affine(x, per_channel, weight, bias).astype(input.dtype)
-
-
-def _check_statistics(
+def check_statistics(
     name: str, channels: int, mean: Statistic, var: Statistic, training: bool
 ) -> None:
     if (mean is None) != (var is None):
@@ -274,21 +213,21 @@ def _check_statistics(
             )
 
 
-def _by_running(
+def by_running(
     x: jax.Array, shape: tuple[int, ...], mean: Statistic, var: Statistic, eps: float
 ) -> jax.Array:
     at, spread = (s[...].reshape(shape).astype(x.dtype) for s in (mean, var))  # type: ignore[index]
     return (x - at) * lax.rsqrt(spread + eps)
 
 
-def _update(running: Statistic, new: jax.Array, momentum: float | jax.Array) -> None:
+def update_running(running: Statistic, new: jax.Array, momentum: float | jax.Array) -> None:
     if isinstance(running, nnx.Variable):
         # As in torch no gradient passes through the running statistics.
         new = lax.stop_gradient(new).astype(running.dtype)
         running[...] = momentum * new + (1 - momentum) * running[...]
 
 
-class _Norm(Module):
+class RunningNorm(Module):
     """The parameters, buffers and printed form of BatchNorm and InstanceNorm."""
 
     _axes: tuple[int, ...] = ()
@@ -330,7 +269,7 @@ class _Norm(Module):
         )
 
 
-class _BatchNorm(_Norm):
+class _BatchNorm(RunningNorm):
     def __init__(
         self,
         num_features: int,
@@ -417,81 +356,3 @@ class BatchNorm3d(_BatchNorm):
 
     _axes = (5,)
     _layouts = "(N, C, D, H, W)"
-
-
-class _InstanceNorm(_Norm):
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = False,
-        track_running_stats: bool = False,
-        *,
-        bias: bool = True,
-        dtype: DTypeLike = jnp.float32,
-    ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
-
-    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        if input.ndim not in self._axes:
-            raise self._wrong_shape(input)
-        batched = input.ndim == self._axes[-1]
-        channels = input.shape[1 if batched else 0]
-        if channels != self.num_features:
-            if self.affine or self.track_running_stats:
-                raise self._wrong_shape(input)
-            warnings.warn(
-                f"{self!r}: the input has {channels} channels; it is normalised all the same, "
-                "because num_features is not used without affine",
-                stacklevel=2,
-            )
-        output = instance_norm(
-            input if batched else input[None],
-            self.running_mean,
-            self.running_var,
-            value(self.weight),
-            value(self.bias),
-            self.training or not self.track_running_stats,
-            0.0 if self.momentum is None else self.momentum,
-            self.eps,
-        )
-        return output if batched else output[0]
-
-
-class InstanceNorm1d(_InstanceNorm):
-    """Normalises each channel of each example: torch.nn.InstanceNorm1d.
-
-    The input is (N, C, L) or (C, L), and so is the output.
-
-    Args:
-        num_features: The number of channels C.
-        eps: A small number that is added to the variance.
-        momentum: The weight of the input's statistics in the running statistics. As in torch,
-            None leaves the statistics unchanged, and `num_batches_tracked` stays 0.
-        affine: Whether the layer has a weight and a bias.
-        track_running_stats: Whether the layer has running statistics, which it uses in
-            evaluation mode.
-        bias: Whether an affine layer has a bias beside the weight.
-        dtype: The dtype of the parameters and statistics.
-    """
-
-    _axes = (2, 3)
-    _layouts = "(C, L) or (N, C, L)"
-
-
-class InstanceNorm2d(_InstanceNorm):
-    """Normalises (N, C, H, W) or (C, H, W): torch.nn.InstanceNorm2d. As in `InstanceNorm1d`."""
-
-    _axes = (3, 4)
-    _layouts = "(C, H, W) or (N, C, H, W)"
-
-
-class InstanceNorm3d(_InstanceNorm):
-    """Normalises (N, C, D, H, W) or (C, D, H, W): torch.nn.InstanceNorm3d.
-
-    As in `InstanceNorm1d`.
-    """
-
-    _axes = (4, 5)
-    _layouts = "(C, D, H, W) or (N, C, D, H, W)"

@@ -51,9 +51,9 @@ from jaxnet.nn._adaptive_pooling import (
     adaptive_max_pool2d,
     adaptive_max_pool3d,
 )
-from jaxnet.nn._attention import multi_head_attention_forward
+from jaxnet.nn._attention_forward import multi_head_attention_forward
 from jaxnet.nn._avg_pooling import avg_pool1d, avg_pool2d, avg_pool3d
-from jaxnet.nn._batchnorm import batch_norm, instance_norm
+from jaxnet.nn._batchnorm import batch_norm
 from jaxnet.nn._conv import conv1d, conv2d, conv3d
 from jaxnet.nn._conv_transpose import conv_transpose1d, conv_transpose2d, conv_transpose3d
 from jaxnet.nn._distance import cosine_similarity, normalize, pdist
@@ -70,6 +70,7 @@ from jaxnet.nn._embedding_bag import embedding_bag
 from jaxnet.nn._fold import fold, unfold
 from jaxnet.nn._fractional_pooling import fractional_max_pool2d, fractional_max_pool3d
 from jaxnet.nn._grid_sample import affine_grid, grid_sample
+from jaxnet.nn._instancenorm import instance_norm
 from jaxnet.nn._linear import bilinear, linear
 from jaxnet.nn._lp_pooling import lp_pool1d, lp_pool2d, lp_pool3d
 from jaxnet.nn._max_pooling import max_pool1d, max_pool2d, max_pool3d

@@ -248,6 +248,14 @@ def sizes(name: str, given: Sequence[Any]) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
 
 
+def new_shape(name: str, given: Sequence[Any]) -> tuple[int, ...]:
+    """The shape of a new array, in either form, where no length may be negative."""
+    shape = sizes(name, given)
+    if any(n < 0 for n in shape):
+        raise ValueError(f"{name}: {shape}; accepted are numbers of at least 0")
+    return shape
+
+
 def is_traced(x: Any) -> bool:
     """Whether a value is known only when the compiled program runs."""
     return isinstance(x, jax.core.Tracer)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxnet._arrays import as_jax, as_numpy, check_fits, is_array
 from jaxnet._checks import check_choice, check_integer, is_integer
-from jaxnet.ops._arguments import dtype_of, long, op, sizes
+from jaxnet.ops._arguments import dtype_of, long, new_shape, op
 
 Size = int | Sequence[int]
 """One axis of a shape, or a whole shape."""
@@ -61,13 +61,6 @@ def _float_or(dtype: DTypeLike | None) -> np.dtype[Any]:
     return dtype_of("dtype", dtype) or np.dtype(np.float32)
 
 
-def _shape(name: str, size: Sequence[Any]) -> tuple[int, ...]:
-    shape = sizes(name, size)
-    if any(n < 0 for n in shape):
-        raise ValueError(f"{name}: {shape}; accepted are numbers of at least 0")
-    return shape
-
-
 @op
 def zeros(*size: Size, dtype: DTypeLike | None = None) -> jax.Array:
     """An array of zeros, float32 unless a dtype is given.
@@ -75,30 +68,30 @@ def zeros(*size: Size, dtype: DTypeLike | None = None) -> jax.Array:
     >>> zeros(2, 3).shape, zeros((2, 3), dtype=jnp.int8).dtype
     ((2, 3), dtype('int8'))
     """
-    return jnp.zeros(_shape("size", size), _float_or(dtype))
+    return jnp.zeros(new_shape("size", size), _float_or(dtype))
 
 
 @op
 def ones(*size: Size, dtype: DTypeLike | None = None) -> jax.Array:
     """An array of ones, float32 unless a dtype is given."""
-    return jnp.ones(_shape("size", size), _float_or(dtype))
+    return jnp.ones(new_shape("size", size), _float_or(dtype))
 
 
 @op
 def empty(*size: Size, dtype: DTypeLike | None = None) -> jax.Array:
     """An array to be replaced: zeros, where torch leaves what the memory held."""
-    return jnp.zeros(_shape("size", size), _float_or(dtype))
+    return jnp.zeros(new_shape("size", size), _float_or(dtype))
 
 
 @op
 def full(size: Size, fill_value: ArrayLike, *, dtype: DTypeLike | None = None) -> jax.Array:
     """An array of one number, whose dtype is that of the number unless one is given."""
-    return jnp.broadcast_to(tensor(fill_value, dtype), _shape("size", (size,)))
+    return jnp.broadcast_to(tensor(fill_value, dtype), new_shape("size", (size,)))
 
 
 def _like(input: ArrayLike, value: Any, dtype: DTypeLike | None, *size: Size) -> jax.Array:
     x = as_jax("input", input)
-    shape = _shape("size", size) if size else x.shape
+    shape = new_shape("size", size) if size else x.shape
     return jnp.full(shape, value, dtype_of("dtype", dtype) or x.dtype)
 
 

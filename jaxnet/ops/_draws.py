@@ -18,7 +18,7 @@ from jaxnet import _keys as keys
 from jaxnet._arrays import as_jax
 from jaxnet._checks import check_integer
 from jaxnet._keys import next_key, tracing
-from jaxnet.ops._arguments import broadcast, dtype_of, floating, is_traced, long, op, sizes
+from jaxnet.ops._arguments import broadcast, dtype_of, floating, is_traced, long, new_shape, op
 from jaxnet.random import Generator
 
 Size = int | Sequence[int]
@@ -76,7 +76,7 @@ def rand(
     >>> rand(2, generator=Generator(1)).tolist() == Generator(1).rand(2).tolist()
     True
     """
-    return _uniform("rand", sizes("size", size), _float_dtype(dtype), generator)
+    return _uniform("rand", new_shape("size", size), _float_dtype(dtype), generator)
 
 
 @op
@@ -93,7 +93,7 @@ def randn(
     *size: Size, generator: Generator | None = None, dtype: DTypeLike | None = None
 ) -> jax.Array:
     """Standard normal numbers, float32 unless a dtype is given."""
-    return _normal("randn", sizes("size", size), _float_dtype(dtype), generator)
+    return _normal("randn", new_shape("size", size), _float_dtype(dtype), generator)
 
 
 @op
@@ -113,7 +113,7 @@ def _integers(
         return jnp.asarray(source.randint(low, high, shape, kind))
     for name, value in (("low", low), ("high", high)):
         check_integer(name, value)
-    return keys.randint(low, high, shape).astype(kind)
+    return keys.integers(function, shape, low, high).astype(kind)
 
 
 @op
@@ -134,7 +134,7 @@ def randint(
     if size is None or isinstance(high, Sequence) or high is None:
         raise TypeError("randint: give randint(high, size) or randint(low, high, size)")
     kind = dtype_of("dtype", dtype) or long()
-    return _integers("randint", low, high, tuple(size), kind, generator)
+    return _integers("randint", low, high, new_shape("size", size), kind, generator)
 
 
 @op
@@ -192,7 +192,7 @@ def normal(
             drawn = source.normal(float(np.asarray(mean)), float(np.asarray(std)), size, kind)
             return jnp.asarray(drawn)
         center, spread = jnp.asarray(mean, kind), jnp.asarray(std, kind)
-        return keys.normal("normal", tuple(size), kind) * spread + center
+        return keys.normal("normal", new_shape("size", size), kind) * spread + center
     if size is not None:
         raise ValueError("size: mean and std have a shape of their own; leave size out")
     center, spread = floating("mean", mean), floating("std", std)

@@ -12,6 +12,7 @@ from jaxnet._hints import module_getattr
 from jaxnet.nn.functional import log_softmax, softmax
 from jaxnet.ops._absent import SPECIAL
 from jaxnet.ops._arguments import floating, op
+from jaxnet.ops._arithmetic import logit, round
 from jaxnet.ops._elementwise import (
     binary,
     digamma,
@@ -24,8 +25,6 @@ from jaxnet.ops._elementwise import (
     i0,
     lgamma,
     log1p,
-    logit,
-    round,
     sinc,
     xlogy,
 )

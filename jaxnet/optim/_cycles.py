@@ -123,11 +123,6 @@ class CyclicLR(_WithMomentum):
             return 1.0
         return 1 / (2.0 ** (x - 1)) if self.mode == "triangular2" else self.gamma**x
 
-    def _step(self) -> None:
-        self._count += 1
-        self._epoch += 1
-        self._move()
-
     def _restart(self) -> None:
         self._epoch = 0
         self._move()

@@ -44,9 +44,7 @@ class LambdaLR(Schedule):
         super().__init__(optimizer)
         self.lr_lambdas = _functions(self, lr_lambda)
 
-    def _step(self) -> None:
-        self._count += 1
-        self._epoch += 1
+    def _move(self) -> None:
         self._set([b * f(self._epoch) for b, f in zip(self._base, self.lr_lambdas, strict=True)])
 
     def _restart(self) -> None:
@@ -69,9 +67,7 @@ class MultiplicativeLR(Schedule):
         super().__init__(optimizer)
         self.lr_lambdas = _functions(self, lr_lambda)
 
-    def _step(self) -> None:
-        self._count += 1
-        self._epoch += 1
+    def _move(self) -> None:
         if not self._initial:
             self._scale()
 
@@ -362,11 +358,6 @@ class SWALR(Schedule):
     def _share(self, step: int) -> float:
         t = max(0, min(1, step / max(1, self.anneal_epochs)))
         return t if self.anneal_strategy == "linear" else (1 - math.cos(math.pi * t)) / 2
-
-    def _step(self) -> None:
-        self._count += 1
-        self._epoch += 1
-        self._move()
 
     def _restart(self) -> None:
         self._epoch = 0

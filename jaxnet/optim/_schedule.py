@@ -151,6 +151,10 @@ class Schedule:
     def _step(self) -> None:
         self._count += 1
         self._epoch += 1
+        self._move()
+
+    def _move(self) -> None:
+        """Sets the learning rates of step `self._epoch`."""
         self._set([self._next(group, base) for group, base in self._pairs()])
 
     def _restart(self) -> None:

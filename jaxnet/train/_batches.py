@@ -20,8 +20,8 @@ from jaxnet.data._dataset import arrays_of, is_iterable_only
 from jaxnet.data._loader import DataLoader
 from jaxnet.data._sampler import epoch_order
 from jaxnet.data._sharded import ShardedReader
-from jaxnet.train._chunk import Batches, Parts
 from jaxnet.train._loaders import LoaderFeed, is_mapped, row_count, sampled
+from jaxnet.train._runner import Batches, Parts
 
 _log = logging.getLogger(__name__)
 

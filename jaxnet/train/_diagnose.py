@@ -105,10 +105,11 @@ def diagnose(state: Any, step: Any, batch: Any) -> Diagnosis:
         now = with_state(state, step.model, own.replace(params=params))
         seen: list[tuple[str, str, str | None]] = []
         with ExitStack() as stack:
-            models = stack.enter_context(entered(now, key, step.compute_dtype, training=True))
+            inside = entered(now, batch, key, step.compute_dtype, training=True)
+            models, given = stack.enter_context(inside)
             for name, model in _models(models).items() if watch else ():
                 stack.enter_context(intercept(model, _noting(seen, name)))
-            result = call(models, batch, own.step)
+            result = call(models, given, own.step)
         after = {name: split(model)[2] for name, model in _models(models).items() if watch}
         return result[0] if isinstance(result, tuple) else result, (seen, after)
 

@@ -14,9 +14,9 @@ from jaxnet._keys import keys
 from jaxnet._mixed_precision import computing_in
 from jaxnet.precision import check_x64, full_float32
 from jaxnet.train._batches import Feed, open_feed
-from jaxnet.train._chunk import Call, ChunkRunner
-from jaxnet.train._loss import Loss, Metrics, entered, with_metrics, with_step
+from jaxnet.train._loss import Loss, Metrics, entered, in_dtype_of, with_metrics, with_step
 from jaxnet.train._progress import Progress
+from jaxnet.train._runner import Call, ChunkRunner
 from jaxnet.train._several import check_no_models, first_state, is_state, map_states, named_states
 from jaxnet.train._state import keeping_attributes, split
 from jaxnet.train._step import EvalStep, Step, TrainStep
@@ -51,7 +51,7 @@ def make_eval_step(loss: Loss, compute_dtype: DTypeLike | None = None) -> Step:
     def step(state: Any, batch: Any) -> tuple[Any, Metrics]:
         first = first_state(state)
         key = jax.random.fold_in(first.key, first.step)
-        with entered(state, key, compute_dtype, training=False) as models:
+        with entered(state, batch, key, compute_dtype, training=False) as (models, batch):
             value, metrics = with_metrics(call(models, batch, first.step))
         state = map_states(lambda one, m: one.replace(buffers=split(m)[2]), state, models)
         return state, {"loss": value, **metrics}
@@ -86,6 +86,7 @@ def make_predict(
                 f"state: a {type(state).__name__} of the models {names}; accepted is the state of "
                 "one of them"
             )
+        inputs = in_dtype_of(state, inputs, compute_dtype)
         model = state.model(averaged=averaged)
         key = jax.random.fold_in(state.key, state.step)
         with keys(key), computing_in(model, compute_dtype), keeping_attributes(model):

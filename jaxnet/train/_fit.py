@@ -16,7 +16,6 @@ from jaxnet.optim._schedule import has_schedule
 from jaxnet.random import Generator
 from jaxnet.train._batches import gives_batches, open_epochs, open_feed
 from jaxnet.train._callbacks import Callback, EverySteps
-from jaxnet.train._chunk import ChunkRunner
 from jaxnet.train._evaluate import check_eval_step, check_train_step
 from jaxnet.train._loaders import LoaderFeed
 from jaxnet.train._progress import Progress, use_compilation_cache
@@ -24,6 +23,7 @@ from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Monitor, Result
 from jaxnet.train._resume import RunCheckpoints, arguments
 from jaxnet.train._run import Run
+from jaxnet.train._runner import ChunkRunner
 from jaxnet.train._several import check_no_models, is_state
 from jaxnet.train._state import copied
 from jaxnet.train._step import Step, TrainStep

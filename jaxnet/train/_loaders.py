@@ -19,7 +19,7 @@ from jaxnet._extras import needed
 from jaxnet.data._collate import default_convert
 from jaxnet.data._dataset import arrays_of
 from jaxnet.data._sharded import ShardedReader
-from jaxnet.train._chunk import Batches, Parts, batch_shapes
+from jaxnet.train._runner import Batches, Parts, batch_shapes
 
 _STEPS = 32  # the most steps in one compiled call
 _SECONDS = 0.25  # the longest wait for a slow loader to fill a call

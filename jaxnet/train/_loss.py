@@ -11,8 +11,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxnet._keys import keys
-from jaxnet._mixed_precision import computing_in
-from jaxnet.train._several import check_no_models, map_states
+from jaxnet._mixed_precision import cast_floats, computing_in
+from jaxnet.precision import check_x64
+from jaxnet.train._several import check_no_models, map_states, named_states
 from jaxnet.train._state import keeping_attributes
 
 Metrics = dict[str, Any]
@@ -45,10 +46,11 @@ def with_step(loss: Loss) -> Callable[[Any, Any, jax.Array], Any]:
 
 @contextmanager
 def entered(
-    state: Any, key: jax.Array, compute_dtype: DTypeLike | None, training: bool
-) -> Iterator[Any]:
-    """The model of a state, or all models of several, ready to be called."""
+    state: Any, batch: Any, key: jax.Array, compute_dtype: DTypeLike | None, training: bool
+) -> Iterator[tuple[Any, Any]]:
+    """The model of a state, or all models of several, ready to be called, and the batch."""
     check_no_models(state)
+    batch = in_dtype_of(state, batch, compute_dtype)
     models = map_states(lambda one: one.model(training=training), state)
     with ExitStack() as stack:
         stack.enter_context(keys(key))
@@ -56,7 +58,30 @@ def entered(
             if is_module(one):
                 stack.enter_context(computing_in(one, compute_dtype))
                 stack.enter_context(keeping_attributes(one))
-        yield models
+        yield models, batch
+
+
+def in_dtype_of(state: Any, batch: Any, compute_dtype: DTypeLike | None) -> Any:
+    """A batch with its floating arrays in the dtype that `create` was given, if it was given one.
+
+    Raises:
+        ValueError: The states of several models were given different ones, there is a
+            `compute_dtype` beside it, or it is float64 and jax_enable_x64 is not set any more.
+    """
+    dtypes = {name: one.dtype for name, one in named_states(state).items()}
+    if len(set(dtypes.values())) > 1:
+        given = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
+        raise ValueError(f"dtype: {given}; all models share a batch, so give each create the same")
+    dtype = next(iter(dtypes.values()), None)
+    if dtype is None:
+        return batch
+    check_x64("dtype", dtype)
+    if compute_dtype is not None:
+        raise ValueError(
+            f"compute_dtype: {jnp.dtype(compute_dtype)}, and create was given dtype={dtype}; "
+            "leave one of them out"
+        )
+    return cast_floats(batch, dtype)
 
 
 def is_module(x: Any) -> bool:

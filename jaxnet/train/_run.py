@@ -11,12 +11,12 @@ import numpy as np
 from jaxnet.random import Generator
 from jaxnet.train._batches import Feed
 from jaxnet.train._callbacks import Callback, EpochReport, EverySteps, StepReport, leaf_like
-from jaxnet.train._chunk import Call, ChunkRunner
 from jaxnet.train._evaluate import measure
 from jaxnet.train._progress import Progress, interruptible
 from jaxnet.train._records import Recorder
 from jaxnet.train._result import Monitor, Result
 from jaxnet.train._resume import EpochMetrics, RunCheckpoints, RunPosition
+from jaxnet.train._runner import Call, ChunkRunner
 from jaxnet.train._several import learning_rates_of, named_states, weights_of, with_weights
 from jaxnet.train._state import copied
 from jaxnet.train._values import mean_metrics

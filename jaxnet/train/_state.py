@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 
+from jaxnet._mixed_precision import cast_floats
 from jaxnet._names import named_variables
+from jaxnet.precision import check_x64
 from jaxnet.train._wiring import check_average, check_optimizer, optimizer_text
 
 M = TypeVar("M", bound=nnx.Module)
@@ -112,6 +115,8 @@ class TrainState(Generic[M]):
         structure: The model without its numbers; a static part of the pytree.
         optimizer: The text form of the optimizer that `create` was given, static too, by which a
             step knows that it has the same numbers; "" for one that is not of jaxnet.
+        dtype: The dtype that `create` was given, static too, to which a step casts the floating
+            arrays of its batch; None where batches stay as they are.
     """
 
     step: jax.Array
@@ -122,6 +127,7 @@ class TrainState(Generic[M]):
     structure: Structure[M] = dataclasses.field(metadata={"static": True})
     average: Any = None
     optimizer: str = dataclasses.field(default="", metadata={"static": True})
+    dtype: np.dtype[Any] | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __repr__(self) -> str:
         arrays = [x for x in jax.tree.leaves(self.params) if hasattr(x, "size")]
@@ -162,7 +168,11 @@ class TrainState(Generic[M]):
 
 
 def create(
-    model: M, optimizer: optax.GradientTransformation, seed: int = 0, average: Any = None
+    model: M,
+    optimizer: optax.GradientTransformation,
+    seed: int = 0,
+    average: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> TrainState[M]:
     """The training state before the first step.
 
@@ -172,18 +182,29 @@ def create(
         seed: The seed of the run's random key, for dropout and the like.
         average: An `optim.AveragedModel`, to keep a running average of the weights; None for
             no average.
+        dtype: The dtype of the whole run, such as jnp.float64 for PyTorch's `model.double()` and
+            `x.double()`: floating parameters and buffers are cast to it here, so that the
+            optimizer's state has it too, and the floating arrays of every batch in the steps, in
+            evaluation and in prediction. Integers stay. None leaves all as it is.
 
     Raises:
         TypeError: The model is no module, the optimizer none, or the average none.
+        ValueError: The dtype is no floating one, or float64 and jax_enable_x64 is not set.
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"create: model: {type(model).__name__}; accepted is a flax.nnx module")
     check_optimizer("create", optimizer)
     check_average("create", average)
+    kind = None if dtype is None else jnp.dtype(dtype)
+    if kind is not None and not jnp.issubdtype(kind, jnp.floating):
+        raise ValueError(f"create: dtype: {kind}; accepted is a floating dtype")
+    check_x64("create: dtype", kind)
     # Copied, because a compiled step may be given the state's memory (donation), and the
     # model would be left with deleted arrays.
     structure, params, buffers = split(model)
     params, buffers = jax.tree.map(copied, (params, buffers))
+    if kind is not None:
+        params, buffers = cast_floats((params, buffers), kind)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -193,6 +214,7 @@ def create(
         structure=structure,
         average=None if average is None else average.init(params, buffers),
         optimizer=optimizer_text(optimizer),
+        dtype=kind,
     )
 
 

@@ -214,7 +214,8 @@ def make_train_step(
         state = with_arrays(state, changed)
         own = state_of(state, model)
         state = with_state(state, model, own.replace(params=params))
-        with entered(state, key, compute_dtype, training=True) as models, dividing_by(divisors):
+        inside = entered(state, batch, key, compute_dtype, training=True)
+        with inside as (models, batch), dividing_by(divisors):
             value, metrics = with_metrics(call(models, batch, own.step))
         if grad_norm and "grad_norm" in metrics:
             raise ValueError("metrics: 'grad_norm' is asked for; give this metric another name")

@@ -8,7 +8,7 @@ import pytest
 from jaxnet import data, losses, metrics, nn, optim, train
 from jaxnet._keys import next_key
 from jaxnet.random import Generator
-from jaxnet.train._chunk import ChunkRunner
+from jaxnet.train._runner import ChunkRunner
 
 LOSS = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
 EVAL = train.make_eval_step(LOSS)

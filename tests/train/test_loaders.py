@@ -13,8 +13,8 @@ from jaxnet import _memory as memory
 from jaxnet import data, losses, nn, optim, train
 from jaxnet.random import Generator
 from jaxnet.train import _batches as batches
-from jaxnet.train import _chunk as chunk
 from jaxnet.train import _loaders as loaders
+from jaxnet.train import _runner as runner
 from tests.data.test_sharded import reader, shards  # noqa: F401  (a fixture)
 
 OPTIMIZER = optim.Adam(lr=0.02)
@@ -386,7 +386,7 @@ def test_nested_lists_are_told_what_to_do():
 @pytest.mark.parametrize("rest", [0, 2])
 def test_the_host_feed_gives_the_bits_of_the_device_feed(rest, tmp_path, monkeypatch):
     pytest.importorskip("grain")
-    monkeypatch.setattr(chunk, "_BYTES", 1000)  # so that there are many parts
+    monkeypatch.setattr(runner, "_BYTES", 1000)  # so that there are many parts
     source, options = rows(160 + rest), {"batch_size": 8}
     on_device = run(source, **options, feed="device")
     assert bits(on_device) == bits(run(source, **options, feed="host"))

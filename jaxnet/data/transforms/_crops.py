@@ -1,7 +1,7 @@
 """Crops, flips and sizes."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,21 @@ class RandomCrop:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomHorizontalFlip:
+class _Flip:
+    p: float = 0.5
+
+    _axis: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+
+    def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
+        check_batch(type(self).__name__, batch)
+        flipped = jax.random.bernoulli(key, float(self.p), (len(batch), 1, 1, 1))
+        return jnp.where(flipped, jnp.flip(batch, self._axis), batch)
+
+
+class RandomHorizontalFlip(_Flip):
     """Mirrors each image with probability p: torchvision.transforms.RandomHorizontalFlip.
 
     The images are floats (N, C, H, W).
@@ -98,36 +112,16 @@ class RandomHorizontalFlip:
         p: The probability, in [0, 1].
     """
 
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_probability(self.p)
-
-    def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
-        check_batch("RandomHorizontalFlip", batch)
-        flipped = jax.random.bernoulli(key, float(self.p), (len(batch), 1, 1, 1))
-        return jnp.where(flipped, batch[..., ::-1], batch)
+    _axis = -1
 
 
-@dataclasses.dataclass(frozen=True)
-class RandomVerticalFlip:
+class RandomVerticalFlip(_Flip):
     """Turns each image upside down with probability p: torchvision's RandomVerticalFlip.
 
-    The images are floats (N, C, H, W).
-
-    Attributes:
-        p: The probability, in [0, 1].
+    The arguments are those of `RandomHorizontalFlip`.
     """
 
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_probability(self.p)
-
-    def __call__(self, key: jax.Array, batch: jax.Array) -> jax.Array:
-        check_batch("RandomVerticalFlip", batch)
-        flipped = jax.random.bernoulli(key, float(self.p), (len(batch), 1, 1, 1))
-        return jnp.where(flipped, batch[:, :, ::-1], batch)
+    _axis = -2
 
 
 @dataclasses.dataclass(frozen=True)
