@@ -142,8 +142,9 @@ def make_epoch(step: Step, batch_size: int) -> Epoch:
         if not parts:
             raise ValueError("order: it holds no rows, so there is no batch to train on")
         # JAX would read the last row in place of one that is not there.
-        rows = jnp.int32(min((x.shape[0] for x in jax.tree.leaves(data)), default=2**31 - 1))
-        wrong = ((order < -rows) | (order >= rows)).any()
+        known = jnp.iinfo(order.dtype)
+        rows = min((x.shape[0] for x in jax.tree.leaves(data)), default=known.max)
+        wrong = ((order < max(-rows, known.min)) | (order > min(rows - 1, known.max))).any()
         metrics = jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
         return state, jax.tree.map(lambda x: jnp.where(wrong, _nothing(x), x), metrics)
 

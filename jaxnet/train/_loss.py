@@ -68,7 +68,7 @@ def in_dtype_of(state: Any, batch: Any, compute_dtype: DTypeLike | None) -> Any:
         ValueError: The states of several models were given different ones, there is a
             `compute_dtype` beside it, or it is float64 and jax_enable_x64 is not set any more.
     """
-    dtypes = {name: one.dtype for name, one in named_states(state).items()}
+    dtypes = {name: one.cast for name, one in named_states(state).items()}
     if len(set(dtypes.values())) > 1:
         given = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
         raise ValueError(f"dtype: {given}; all models share a batch, so give each create the same")

@@ -115,7 +115,7 @@ class TrainState(Generic[M]):
         structure: The model without its numbers; a static part of the pytree.
         optimizer: The text form of the optimizer that `create` was given, static too, by which a
             step knows that it has the same numbers; "" for one that is not of jaxnet.
-        dtype: The dtype that `create` was given, static too, to which a step casts the floating
+        cast: The dtype that `create` was given, static too, to which a step casts the floating
             arrays of its batch; None where batches stay as they are.
     """
 
@@ -127,7 +127,8 @@ class TrainState(Generic[M]):
     structure: Structure[M] = dataclasses.field(metadata={"static": True})
     average: Any = None
     optimizer: str = dataclasses.field(default="", metadata={"static": True})
-    dtype: np.dtype[Any] | None = dataclasses.field(default=None, metadata={"static": True})
+    # Not named `dtype`: NumPy takes what has that attribute for an array.
+    cast: np.dtype[Any] | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __repr__(self) -> str:
         arrays = [x for x in jax.tree.leaves(self.params) if hasattr(x, "size")]
@@ -214,7 +215,7 @@ def create(
         structure=structure,
         average=None if average is None else average.init(params, buffers),
         optimizer=optimizer_text(optimizer),
-        dtype=kind,
+        cast=kind,
     )
 
 

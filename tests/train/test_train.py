@@ -131,7 +131,9 @@ def test_a_row_number_outside_of_the_data_gives_nan():
     optimizer = optim.SGD(lr=0.1)
     state = train.create(small_net(), optimizer)
     epoch = train.make_epoch(train.make_eval_step(LOSS), 4)
-    for order, finite in ((jnp.arange(8) - 8, True), (jnp.arange(8) + 1, False)):
+    narrow = jnp.arange(8, dtype=jnp.uint8)
+    orders = [(jnp.arange(8) - 8, True), (jnp.arange(8) + 1, False), (jnp.arange(8) - 9, False)]
+    for order, finite in [*orders, (narrow, True), (narrow + jnp.uint8(1), False)]:
         assert np.isfinite(epoch(state, rows(8), order)[1]["loss"]).all() == finite
     with pytest.raises(TypeError, match="order: float32; accepted are row numbers"):
         epoch(state, rows(8), jnp.arange(8.0))
