@@ -52,7 +52,7 @@ def _fits(input: jax.Array, dim: int, index: jax.Array, name: str) -> int:
 
 @op
 def gather(input: ArrayLike, dim: int, index: ArrayLike) -> jax.Array:
-    """Numbers picked along an axis: out[i][j] = input[index[i][j]][j] for dim 0.
+    """Numbers picked along an axis: `out[i, j] = input[index[i, j], j]` for dim 0.
 
     Args:
         input: The array.
@@ -181,7 +181,7 @@ def _scatter(
 def scatter(
     input: ArrayLike, dim: int, index: ArrayLike, src: ArrayLike, *, reduce: str | None = None
 ) -> jax.Array:
-    """Numbers written along an axis: out[index[i][j]][j] = src[i][j] for dim 0.
+    """Numbers written along an axis: `out[index[i, j], j] = src[i, j]` for dim 0.
 
     Where an index repeats, one of the numbers is written, and which one is not defined.
 
@@ -200,7 +200,7 @@ def scatter(
 
 @op
 def scatter_add(input: ArrayLike, dim: int, index: ArrayLike, src: ArrayLike) -> jax.Array:
-    """Numbers added along an axis: out[index[i][j]][j] += src[i][j] for dim 0."""
+    """Numbers added along an axis: `out[index[i, j], j] += src[i, j]` for dim 0."""
     x, where, values = _scatter(input, dim, index, src)
     return x.at[where].add(values, mode="drop")
 
