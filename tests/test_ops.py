@@ -241,6 +241,10 @@ REFUSED = [
     (lambda: ops.index_add(X, 0, jnp.array([-1]), X[:1]), ValueError, r"-1 is out of range"),
     (lambda: ops.scatter(X, 1, K[:, :0], K), TypeError, r"src: int32; accepted is .*float32"),
     (lambda: ops.masked_fill(X, K, 0.0), TypeError, r"mask: int32; accepted are booleans"),
+    (lambda: ops.masked_scatter(X, K, X), TypeError, r"mask: int32; accepted are booleans, such"),
+    (lambda: ops.where(K, X, X), TypeError, r"condition: int32; accepted are booleans"),
+    (lambda: ops.index_add(K, 0, jnp.array([0]), X[:1]), TypeError, r"source: float32; .*int32"),
+    (lambda: ops.fft.fftshift(np.array([2**40, 1])), ValueError, r"does not fit"),
     (lambda: ops.masked_fill(ops.half(X), X > 0, -1e9), ValueError, r"not fit float16; .*finfo"),
     (lambda: ops.masked_fill(K, K > 0, 0.5), ValueError, r"value: 0.5 has no place among int32"),
     (lambda: ops.sub(X > 0, X > 0), TypeError, r"logical_xor"),
@@ -275,6 +279,22 @@ REFUSED = [
 def test_refused_in_words(call, error, says):
     with pytest.raises(error, match=says):
         call()
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        (lambda: ops.var(jnp.tile(jnp.array([1, 3], jnp.float16), 50_000)), 1.0),
+        (lambda: ops.diff(jnp.array([1, 2, 4]), prepend=jnp.array([0.5])), [0.5, 1, 2]),
+        (lambda: ops.float_power(jnp.array([1 + 2j]), 2), [-3 + 4j]),
+        (lambda: ops.pow(X[:1, :1] * 0 + 2.0, float("inf")), [[np.inf]]),
+        (lambda: ops.bincount(jnp.array([0, 0]), jnp.array([100, 100], jnp.int8)), [200.0]),
+        (lambda: ops.histc(jnp.ones(1000, jnp.bfloat16), 1, 0, 2), [1000.0]),
+        (lambda: ops.linalg.norm(X * 0, "nuc"), 0.0),
+    ],
+)
+def test_no_number_is_lost_in_a_narrower_dtype(found, wanted):
+    np.testing.assert_allclose(np.asarray(found()).astype(complex), wanted, rtol=1e-3)
 
 
 def test_what_means_nothing_is_left_out():

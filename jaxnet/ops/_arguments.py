@@ -41,15 +41,18 @@ def op(function: Callable[P, R]) -> Callable[P, R]:
         TypeError: Such an argument was given, or the function does not have the argument.
     """
     name = function.__name__
-    parameters = inspect.signature(function).parameters
-    accepts_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+    @functools.cache
+    def parameters() -> Any:
+        # Seen at the first call by name, because the signatures of all would slow the import.
+        return inspect.signature(function).parameters
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        for given in [] if accepts_all else kwargs.keys() - parameters.keys():
+        for given in kwargs.keys() - parameters().keys() if kwargs else ():
             value = kwargs.pop(given)
             if given not in _REFUSED:
-                own = ", ".join(p for p in parameters)
+                own = ", ".join(parameters())
                 raise TypeError(f"{name}: {given}= is no argument; accepted are {own}")
             if value is not None and value is not False:
                 shown = repr(value) if isinstance(value, str | bool) else type(value).__name__
@@ -112,6 +115,14 @@ def is_complex_dtype(dtype: DTypeLike) -> bool:
 
 def is_inexact(x: jax.Array) -> bool:
     return bool(jnp.issubdtype(x.dtype, jnp.inexact))
+
+
+def mask_of(name: str, value: ArrayLike) -> jax.Array:
+    """A mask, which has to be of booleans."""
+    array = as_jax(name, value)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name}: {array.dtype}; accepted are booleans, such as x > 0")
+    return array
 
 
 def floating(name: str, x: ArrayLike) -> jax.Array:

@@ -14,6 +14,7 @@ from jaxnet.ops._arguments import (
     broadcast,
     common_dtype,
     floating,
+    is_complex_dtype,
     is_inexact,
     is_traced,
     op,
@@ -132,7 +133,7 @@ def pow(input: ArrayLike, exponent: ArrayLike) -> jax.Array:
                 f"exponent: {exponent} of integers; accepted are exponents of at least 0: give "
                 "the base as floats"
             )
-    elif isinstance(power, int | float) and power == int(power) and builtins.abs(power) <= 64:
+    elif isinstance(power, int | float) and builtins.abs(power) <= 64 and power == int(power):
         # With a number JAX multiplies, which has a gradient at 0 and no logarithm.
         return jnp.asarray(base, dtype) ** int(power)
     x, y = broadcast(("input", "exponent"), [jnp.asarray(v, dtype) for v in (base, power)])
@@ -141,9 +142,11 @@ def pow(input: ArrayLike, exponent: ArrayLike) -> jax.Array:
 
 @op
 def float_power(input: ArrayLike, exponent: ArrayLike) -> jax.Array:
-    """input ** exponent in float64, which needs jax_enable_x64; otherwise in float32."""
-    wide = jax.dtypes.canonicalize_dtype(np.float64)
-    return pow(jnp.asarray(input, wide), jnp.asarray(exponent, wide))
+    """input ** exponent in double precision; without jax_enable_x64 in single precision."""
+    base, power = operand("input", input), operand("exponent", exponent)
+    is_complex = is_complex_dtype(common_dtype(base, power))
+    wide = jax.dtypes.canonicalize_dtype(np.complex128 if is_complex else np.float64)
+    return pow(jnp.asarray(base, wide), jnp.asarray(power, wide))
 
 
 @op

@@ -191,10 +191,10 @@ def arange(
         a, b, c = int(a), int(b), int(c)
         if c == 0:
             raise ValueError(f"step: {step} is 0 as an integer of {kind}")
-    count = -int((a - b) // c) if kind.kind in "iu" else math.ceil((b - a) / c)
-    if kind.kind in "iu":
+        count = -((a - b) // c)
         check_fits("end", np.asarray([a, a + c * max(count - 1, 0)]))
         return jnp.arange(count, dtype=kind) * np.asarray(c, kind) + np.asarray(a, kind)
+    count = math.ceil((b - a) / c)
     return jnp.asarray(a + np.arange(count, dtype=np.float64) * c, kind)
 
 
@@ -246,7 +246,7 @@ def eye(n: int, m: int | None = None, *, dtype: DTypeLike | None = None) -> jax.
     return jnp.eye(n, m, dtype=_float_or(dtype))
 
 
-def _triangle(row: int, col: int, dtype: DTypeLike | None, mask: np.ndarray) -> jax.Array:
+def _triangle(dtype: DTypeLike | None, mask: np.ndarray) -> jax.Array:
     return jnp.asarray(np.stack(np.nonzero(mask)), dtype_of("dtype", dtype) or long())
 
 
@@ -255,7 +255,7 @@ def tril_indices(
     row: int, col: int, offset: int = 0, *, dtype: DTypeLike | None = None
 ) -> jax.Array:
     """The rows and columns of a (row, col) array on and below a diagonal, shape (2, count)."""
-    return _triangle(row, col, dtype, np.tri(row, col, offset, dtype=bool))
+    return _triangle(dtype, np.tri(row, col, offset, dtype=bool))
 
 
 @op
@@ -263,7 +263,7 @@ def triu_indices(
     row: int, col: int, offset: int = 0, *, dtype: DTypeLike | None = None
 ) -> jax.Array:
     """The rows and columns of a (row, col) array on and above a diagonal, shape (2, count)."""
-    return _triangle(row, col, dtype, ~np.tri(row, col, offset - 1, dtype=bool))
+    return _triangle(dtype, ~np.tri(row, col, offset - 1, dtype=bool))
 
 
 def _listed(tensors: Sequence[Any]) -> list[jax.Array]:

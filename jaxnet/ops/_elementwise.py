@@ -19,6 +19,7 @@ from jaxnet.ops._arguments import (
     floating,
     is_complex_dtype,
     is_inexact,
+    mask_of,
     named,
     op,
     operand,
@@ -213,9 +214,8 @@ def where(
             "jnp.nonzero(condition, size=n, fill_value=k), or where(condition, x, y)"
         )
     x, y = operands(("input", input), ("other", other))
-    mask, x, y = broadcast(("condition", "input", "other"), [as_jax("condition", condition), x, y])
-    if mask.dtype != np.bool_:
-        raise TypeError(f"condition: {mask.dtype}; accepted are booleans, such as x > 0")
+    mask = mask_of("condition", condition)
+    mask, x, y = broadcast(("condition", "input", "other"), [mask, x, y])
     return jnp.where(mask, x, y)
 
 

@@ -17,9 +17,11 @@ from jaxnet._checks import check_choice, check_integer
 from jaxnet.ops._arguments import (
     axis,
     broadcast,
+    floating,
     is_inexact,
     is_traced,
     long,
+    mask_of,
     op,
 )
 from jaxnet.ops._arguments import (
@@ -113,6 +115,10 @@ def _written(input: ArrayLike, dim: int, index: ArrayLike, source: ArrayLike, ho
     at = axis("dim", dim, x.ndim)
     found = jnp.atleast_1d(index_of("index", index, x.shape[at]))
     values = _as_dtype("source", source, x.dtype)
+    if values.ndim and as_jax("source", source).dtype != x.dtype:
+        raise TypeError(
+            f"source: {as_jax('source', source).dtype}; accepted is the dtype of input, {x.dtype}"
+        )
     shape = (*x.shape[:at], len(found), *x.shape[at + 1 :])
     if values.ndim and values.shape != shape:
         raise ValueError(f"source: shape {values.shape}; accepted for this index is {shape}")
@@ -253,9 +259,7 @@ def masked_fill(input: ArrayLike, mask: ArrayLike, value: ArrayLike) -> jax.Arra
         TypeError: The mask is not of booleans.
         ValueError: The number does not fit the array's dtype, which the result keeps.
     """
-    x, keep = as_jax("input", input), as_jax("mask", mask)
-    if keep.dtype != np.bool_:
-        raise TypeError(f"mask: {keep.dtype}; accepted are booleans, such as x > 0")
+    x, keep = as_jax("input", input), mask_of("mask", mask)
     if np.ndim(value):
         raise ValueError(f"value: shape {np.shape(value)}; accepted is one number; see `where`")
     keep, x = broadcast(("mask", "input"), [keep, x])
@@ -360,7 +364,7 @@ def bincount(
     kept = jnp.where((x >= 0) & (x < length), x, length)
     if weights is None:
         return jnp.zeros(length, long()).at[kept].add(1, mode="drop")
-    given = as_jax("weights", weights)
+    given = floating("weights", weights)
     return jnp.zeros(length, given.dtype).at[kept].add(given, mode="drop")
 
 
@@ -384,7 +388,7 @@ def histc(input: ArrayLike, bins: int = 100, min: float = 0, max: float = 0) -> 
     place = jnp.floor((x - low) * bins / (high - low))
     inside = (x >= low) & (x <= high)
     slot = jnp.where(inside, jnp.minimum(place, bins - 1), bins).astype(jnp.int32)
-    return jnp.zeros(bins, x.dtype).at[slot].add(1, mode="drop")
+    return jnp.zeros(bins, long()).at[slot].add(1, mode="drop").astype(x.dtype)
 
 
 @op
@@ -399,9 +403,13 @@ def masked_scatter(input: ArrayLike, mask: ArrayLike, source: ArrayLike) -> jax.
 
     The mask is broadcast to the input, and the source has to have as many numbers; in a
     compiled function its last number is repeated if it has fewer.
+
+    Raises:
+        TypeError: The mask is not of booleans.
+        ValueError: The source has too few numbers.
     """
     x, fill = as_jax("input", input), as_jax("source", source).ravel()
-    keep = jnp.broadcast_to(as_jax("mask", mask), x.shape)
+    keep = jnp.broadcast_to(mask_of("mask", mask), x.shape)
     if not is_traced(keep) and int(keep.sum()) > fill.size:
         raise ValueError(f"source: {fill.size} numbers for {int(keep.sum())} True in the mask")
     order = jnp.cumsum(keep.ravel()) - 1

@@ -13,15 +13,14 @@ from jaxnet._arrays import as_jax
 from jaxnet._checks import check_choice, check_integer
 from jaxnet.ops._arguments import (
     axis,
-    dtype_of,
+    common_dtype,
     floating,
     is_float,
-    is_inexact,
     long,
     needs_float,
     op,
 )
-from jaxnet.ops._reduction import Extremes
+from jaxnet.ops._reduction import Extremes, cast
 
 
 def _picked(x: jax.Array, order: jax.Array, at: int) -> Extremes:
@@ -202,7 +201,9 @@ def quantile(
         q: One number in [0, 1], or a vector of them, which becomes the first axis.
         dim: The axis.
         keepdim: Whether the axis stays, with size 1.
-        interpolation: Between two numbers: "linear", "lower", "higher", "midpoint", "nearest".
+        interpolation: Between two numbers: "linear", "lower", "higher", "midpoint", "nearest"; of
+            two that are equally near the last takes the lower, where torch takes that at an even
+            position.
     """
     return _quantile(jnp.quantile, input, q, dim, keepdim, interpolation)
 
@@ -223,11 +224,7 @@ def nanquantile(
 def _running(
     function: Callable[..., Any], input: ArrayLike, dim: int, dtype: DTypeLike | None
 ) -> jax.Array:
-    x = as_jax("input", input)
-    kind = dtype_of("dtype", dtype)
-    if kind is None and not is_inexact(x):
-        kind = long()
-    x = x if kind is None else x.astype(kind)
+    x = cast(input, dtype)
     at = axis("dim", dim, x.ndim)
     return function(x, at) if x.ndim else x
 
@@ -295,9 +292,11 @@ def diff(
         prepend, append: Numbers that come first before or after the input along the axis.
     """
     x = as_jax("input", input)
-    at = axis("dim", dim, x.ndim)
-    ends = [None if e is None else as_jax("prepend", e).astype(x.dtype) for e in (prepend, append)]
-    return jnp.diff(x, n, at, *ends)
+    given = {"prepend": prepend, "append": append}
+    ends = {name: as_jax(name, end) for name, end in given.items() if end is not None}
+    dtype = common_dtype(x, *ends.values())
+    ends = {name: end.astype(dtype) for name, end in ends.items()}
+    return jnp.diff(x.astype(dtype), n, axis("dim", dim, x.ndim), **ends)
 
 
 @op

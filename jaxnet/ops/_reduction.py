@@ -53,7 +53,7 @@ class MinMax(NamedTuple):
     max: jax.Array
 
 
-def _cast(input: ArrayLike, dtype: DTypeLike | None, widen: bool = True) -> jax.Array:
+def cast(input: ArrayLike, dtype: DTypeLike | None, widen: bool = True) -> jax.Array:
     """The input in the dtype that is summed in: integers and booleans in int64."""
     x = as_jax("input", input)
     kind = dtype_of("dtype", dtype)
@@ -75,7 +75,7 @@ def sum(
     >>> sum(jnp.ones((2, 3)), dim=(0, 1), keepdim=True).shape
     (1, 1)
     """
-    x = _cast(input, dtype)
+    x = cast(input, dtype)
     return x.sum(axes("dim", dim, x.ndim), keepdims=keepdim)
 
 
@@ -88,7 +88,7 @@ def nansum(
     dtype: DTypeLike | None = None,
 ) -> jax.Array:
     """The sum of the numbers that are not nan."""
-    x = _cast(input, dtype)
+    x = cast(input, dtype)
     return jnp.nansum(x, axes("dim", dim, x.ndim), keepdims=keepdim)
 
 
@@ -101,7 +101,7 @@ def prod(
     dtype: DTypeLike | None = None,
 ) -> jax.Array:
     """The product over one axis, or over all. Integers and booleans are multiplied as int64."""
-    x = _cast(input, dtype)
+    x = cast(input, dtype)
     return x.prod(axes("dim", dim, x.ndim), keepdims=keepdim)
 
 
@@ -118,7 +118,7 @@ def mean(
     Raises:
         ValueError: The input is of integers, which torch refuses too, and no dtype is given.
     """
-    x = _cast(input, dtype, widen=False)
+    x = cast(input, dtype, widen=False)
     needs_float("mean", x)
     return x.mean(axes("dim", dim, x.ndim), keepdims=keepdim)
 
@@ -132,7 +132,7 @@ def nanmean(
     dtype: DTypeLike | None = None,
 ) -> jax.Array:
     """The mean of the numbers that are not nan."""
-    x = _cast(input, dtype, widen=False)
+    x = cast(input, dtype, widen=False)
     needs_float("nanmean", x)
     return jnp.nanmean(x, axes("dim", dim, x.ndim), keepdims=keepdim)
 
@@ -148,6 +148,9 @@ def _moments(
     """Mean and variance. `std(x, False)` and `std(x, 1, False)` mean `unbiased`, as in torch."""
     x = as_jax("input", input)
     needs_float(function, x)
+    if x.dtype.itemsize < 4 and is_float(x):  # a count or a sum may exceed what 16 bits hold
+        wide = _moments(function, x.astype(jnp.float32), dim, unbiased, correction, keepdim)
+        return wide[0].astype(x.dtype), wide[1].astype(x.dtype)
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     if unbiased is not None and correction is not None:
@@ -386,11 +389,11 @@ def norm(
         from jaxnet.ops import linalg
 
         over = (-2, -1) if dim is None else axes("dim", dim, np.ndim(input))
-        return linalg.matrix_norm(input, "nuc", over, keepdim)
+        return linalg.matrix_norm(input, "nuc", over, keepdim, dtype=dtype)
     if isinstance(p, str) and p != "fro":
         raise ValueError(f"p: {p!r}; accepted are numbers, 'fro' and 'nuc'")
     order = 2.0 if p is None or isinstance(p, str) else float(p)
-    return vector_norm(_cast(input, dtype, widen=False), order, dim, keepdim)
+    return vector_norm(cast(input, dtype, widen=False), order, dim, keepdim)
 
 
 def vector_norm(x: jax.Array, order: float, dim: Axes | None, keepdim: bool) -> jax.Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxnet._arrays import as_jax
 from jaxnet._checks import check_choice, check_integer
 from jaxnet._hints import module_getattr
 from jaxnet.ops._absent import FFT
@@ -127,12 +128,12 @@ def rfftfreq(n: int, d: float = 1.0, *, dtype: DTypeLike | None = None) -> jax.A
 @op
 def fftshift(input: ArrayLike, dim: int | Sequence[int] | None = None) -> jax.Array:
     """The frequency 0 moved to the middle of axes, all by default."""
-    x = jnp.asarray(input)
+    x = as_jax("input", input)
     return jnp.fft.fftshift(x, axes("dim", dim, x.ndim))
 
 
 @op
 def ifftshift(input: ArrayLike, dim: int | Sequence[int] | None = None) -> jax.Array:
     """The inverse of `fftshift`."""
-    x = jnp.asarray(input)
+    x = as_jax("input", input)
     return jnp.fft.ifftshift(x, axes("dim", dim, x.ndim))
