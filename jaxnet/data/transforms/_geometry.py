@@ -166,7 +166,9 @@ class RandomAffine:
         )
         scale = draw(keys[2], *(self.scale or (1.0, 1.0)))
         x_low, x_high, y_low, y_high = self._shears()
-        shear = draw(keys[3], (x_low, y_low), (x_high, y_high))
+        uniform = jax.random.uniform(keys[3], (n, 2))
+        lows, spans = jnp.asarray([[x_low, y_low]]), jnp.asarray([[x_high - x_low, y_high - y_low]])
+        shear = lows.astype(jnp.float32) + spans.astype(jnp.float32) * uniform
         center = _from_middle(self.center, batch)
         matrices = inverse_matrices(angle, shifts, scale, shear, center)
         return mapped(batch, matrices, check_interpolation(self.interpolation), self.fill)
