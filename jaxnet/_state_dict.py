@@ -140,7 +140,7 @@ def _in_this_form(model: Any, state_dict: Mapping[str, Any]) -> Mapping[str, Any
     for prefix, module in named_modules(model, remove_duplicate=False):
         for names in getattr(module, "_other_names", list)():
             others = {join(prefix, other): join(prefix, name) for name, other in names.items()}
-            if others.keys() <= set(state_dict) and not set(others.values()) & set(state_dict):
+            if others.keys() <= state_dict.keys() and state_dict.keys().isdisjoint(others.values()):
                 renamed |= others
     if not renamed:
         return state_dict

@@ -156,7 +156,7 @@ def linear_cross_entropy(
     )
     dtype = input.dtype
     if options is not None:
-        dtype = jnp.dtype(options.acc_dtype or promoted(dtype, _half_or_more(dtype)))
+        dtype = jnp.dtype(options.acc_dtype or promoted(dtype, jnp.float32))
     # The gradient of the weight is a sum over the parts, in the dtype that it has out here.
     matrix = linear_weight.reshape(-1, linear_weight.shape[-1]).astype(dtype)
 
@@ -173,11 +173,6 @@ def linear_cross_entropy(
         rows = options.rows(lead[0], input.shape[1], math.prod(classes))
         values, weights = _by_parts(losses_of, input, targets, rows)
     return reduce_weighted(values, weights, reduction).astype(input.dtype)
-
-
-def _half_or_more(dtype: DTypeLike) -> DTypeLike:
-    """float32 for half precision, and the dtype itself otherwise."""
-    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
 
 
 def _by_parts(

@@ -133,6 +133,7 @@ class AdaptiveLogSoftmaxWithLoss(Module):
             raise ValueError(
                 f"AdaptiveLogSoftmaxWithLoss: class {bad}; accepted is 0 to {self.n_classes - 1}"
             )
+        target = target.astype(int)  # of 8 bits, it could not be compared with every cutoff
         head = jax.nn.log_softmax(self.head(input), -1)
 
         def picked(log_p: jax.Array, start: int, end: int) -> jax.Array:

@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Inexact, Integer
 
+from jaxnet.losses._reduction import integers
 from jaxnet.nn._draw import Rngs, draw_normal
 from jaxnet.nn._module import Buffer, Module, Parameter
 from jaxnet.precision import promoted
@@ -50,7 +51,7 @@ def embedding(
     """
     padding_idx = padding_row(padding_idx, weight.shape[0])
     check_dense(sparse)
-    check_rows("embedding", input, weight.shape[0])
+    input = check_rows("embedding", input, weight.shape[0])
     table = renorm("embedding", weight, input, max_norm, norm_type)
     return rows_of(table, input, padding_idx, scale_grad_by_freq)
 
@@ -158,7 +159,8 @@ def check_dense(sparse: bool) -> None:
         raise ValueError("sparse: JAX has no sparse gradients; accepted is False")
 
 
-def check_rows(name: str, input: jax.Array, rows: int) -> None:
+def check_rows(name: str, input: jax.Array, rows: int) -> jax.Array:
+    """The row numbers, checked, with at least 32 bits: every row's number must fit."""
     if not isinstance(input, jax.Array | np.ndarray | np.generic):
         raise TypeError(
             f"{name}: input: {type(input).__name__}; accepted are integers as an array, such as "
@@ -169,6 +171,7 @@ def check_rows(name: str, input: jax.Array, rows: int) -> None:
     for worst in _known_range(input):
         if not 0 <= worst < rows:
             raise IndexError(f"{name}: row {worst} is not in a table of {rows} rows")
+    return integers(name, "input", input)
 
 
 def _known_range(numbers: jax.Array) -> tuple[int, ...]:

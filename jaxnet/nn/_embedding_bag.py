@@ -76,7 +76,7 @@ def embedding_bag(
     if mode == "max" and scale_grad_by_freq:
         raise ValueError(f"{name}: scale_grad_by_freq with mode 'max'; give 'sum' or 'mean'")
     padding_idx = padding_row(padding_idx, weight.shape[0])
-    check_rows(name, input, weight.shape[0])
+    input = check_rows(name, input, weight.shape[0])
     if input.ndim not in (1, 2) or (input.ndim == 1) != (offsets is not None):
         given = None if offsets is None else offsets.shape
         raise ValueError(
@@ -126,7 +126,9 @@ def _starts(name: str, offsets: jax.Array, size: int, include_last: bool) -> jax
             f"{name}: offsets {known[0].tolist()}; accepted are numbers that begin with 0 and do "
             f"not decrease, {last}, the length of the input"
         )
-    return jnp.where(wrong, -1, offsets[:-1] if include_last else offsets)
+    # In JAX's own integers: -1 and the positions of all rows must fit.
+    starts = values[:-1] if include_last else values
+    return jnp.where(wrong, -1, starts.astype(int))
 
 
 def _of_equal_bags(rows: jax.Array, counted: jax.Array, mode: str) -> jax.Array:
@@ -229,7 +231,7 @@ class EmbeddingBag(Module):
         table = Embedding(
             num_embeddings,
             embedding_dim,
-            padding_row(padding_idx, num_embeddings),
+            padding_idx,
             _weight=_weight,
             rngs=rngs,
             dtype=dtype,

@@ -247,7 +247,8 @@ def pooled(
     """
     n = len(places)
     shape = input.shape[-n:]
-    where = jnp.broadcast_to(jnp.arange(math.prod(shape)).reshape(shape), input.shape)
+    if return_indices:
+        where = jnp.broadcast_to(jnp.arange(math.prod(shape)).reshape(shape), input.shape)
     for i in reversed(range(n)):
         at = input.ndim - n + i
         windows = unfold(input, at, places[i])

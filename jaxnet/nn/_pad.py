@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Shaped
 
 from jaxnet._checks import check_choice
-from jaxnet.nn._module import Module, wrong_shape
-from jaxnet.nn._window import axis_letters
+from jaxnet.nn._module import Module
+from jaxnet.nn._window import check_axes
 
 # torch's words for how the ends continue, and those of jax.numpy.pad.
 _CONTINUATIONS = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -161,10 +161,7 @@ class _Pad(Module):
 
     def __call__(self, input: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         """Pads the last axes of (N, C, ...) or (C, ...)."""
-        n = self._axes
-        if input.ndim not in (n + 1, n + 2):
-            axes = axis_letters(n)
-            raise wrong_shape(self, f"(N, C, {axes}) or (C, {axes})", input)
+        check_axes(self, input, self._axes)
         return pad(input, self.padding, self._mode)
 
     def extra_repr(self) -> str:

@@ -225,7 +225,8 @@ class RNNBase(Module):
                 raise ValueError(
                     f"{self!r} expects lengths from 1 to {steps}; they go from {low} to {high}"
                 )
-        return jnp.clip(counts, 1, steps)
+        # First a wider dtype: uint8 lengths cannot be compared with 300 steps.
+        return jnp.clip(counts.astype(int), 1, steps)
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"

@@ -114,7 +114,7 @@ def max_unpool(
 def _unpooled(input: jax.Array, indices: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
     lead, total = input.shape[: -len(sizes)], math.prod(sizes)
     count = math.prod(input.shape[-len(sizes) :])
-    values, places = input.reshape(*lead, count), indices.reshape(*lead, count)
+    values, places = input.reshape(*lead, count), indices.astype(int).reshape(*lead, count)
     outside = ((places < 0) | (places >= total)).any(-1, keepdims=True)
     placed = _placed(values, places, total)
     return jnp.where(outside, jnp.nan, placed).reshape(*lead, *sizes)

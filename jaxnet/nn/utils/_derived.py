@@ -9,7 +9,7 @@ its own, a subclass of the one that it had, as in torch.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import jax
 from flax import nnx
 
-from jaxnet.nn._module import Module
+from jaxnet.nn._module import Module, Parameter
 
 
 class Rule(Protocol):
@@ -157,6 +157,29 @@ def _set_rules(module: Any, now: dict[str, Rule]) -> None:
         object.__setattr__(module, "_rules", tuple(now.items()))
     else:
         object.__delattr__(module, "_rules")
+
+
+def undo(what: str, module: Any, name: str, kind: Any, suffixes: Sequence[str]) -> None:
+    """Makes a weight a parameter again, for the functions `remove_...`.
+
+    Args:
+        what: The function that made it computed, for errors.
+        module: The module.
+        name: The name of the weight.
+        kind: The class of its rule.
+        suffixes: What follows the name in those of the arrays, which are deleted.
+
+    Raises:
+        ValueError: The weight has no such rule.
+    """
+    rule = rules(module).get(name)
+    if not isinstance(rule, kind):
+        raise ValueError(f"remove_{what}: {what} of {name!r} not found in {module!r}")
+    value = rule.compute(module, calling=False)
+    for suffix in suffixes:
+        delattr(module, name + suffix)
+    remove_rule(module, name)
+    setattr(module, name, Parameter(value))
 
 
 def own_variable(what: str, module: Any, name: str) -> nnx.Variable[Any]:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxnet._checks import check_integer
 from jaxnet.nn._conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from jaxnet.nn._draw import Rngs, draw_normal
-from jaxnet.nn._module import Buffer, Parameter
-from jaxnet.nn.utils._derived import add_rule, own_variable, remove_rule, rules
+from jaxnet.nn._module import Buffer
+from jaxnet.nn.utils._derived import add_rule, own_variable, undo
 from jaxnet.precision import full_float32, promoted
 
 M = TypeVar("M")
@@ -171,12 +171,5 @@ def remove_spectral_norm(module: M, name: str = "weight") -> M:
     Raises:
         ValueError: The module has no such weight.
     """
-    rule = rules(module).get(name)
-    if not isinstance(rule, _Rule):
-        raise ValueError(f"remove_spectral_norm: spectral_norm of {name!r} not found in {module!r}")
-    value = rule.compute(module, calling=False)
-    for suffix in ("_u", "_v", "_orig"):
-        delattr(module, name + suffix)
-    remove_rule(module, name)
-    setattr(module, name, Parameter(value))
+    undo("spectral_norm", module, name, _Rule, ("_u", "_v", "_orig"))
     return module

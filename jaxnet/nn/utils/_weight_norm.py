@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxnet._checks import is_integer
 from jaxnet.nn._module import Parameter
-from jaxnet.nn.utils._derived import add_rule, own_variable, remove_rule, rules
+from jaxnet.nn.utils._derived import add_rule, own_variable, undo
 from jaxnet.precision import promoted
 
 M = TypeVar("M")
@@ -124,12 +124,5 @@ def remove_weight_norm(module: M, name: str = "weight") -> M:
     Raises:
         ValueError: The module has no such weight.
     """
-    rule = rules(module).get(name)
-    if not isinstance(rule, _Rule):
-        raise ValueError(f"remove_weight_norm: weight_norm of {name!r} not found in {module!r}")
-    value = rule.compute(module, calling=False)
-    for suffix in ("_g", "_v"):
-        delattr(module, name + suffix)
-    remove_rule(module, name)
-    setattr(module, name, Parameter(value))
+    undo("weight_norm", module, name, _Rule, ("_g", "_v"))
     return module

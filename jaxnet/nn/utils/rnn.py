@@ -172,11 +172,7 @@ def invert_permutation(permutation: ArrayLike | None) -> jax.Array | np.ndarray 
     """
     if permutation is None:
         return None
-    return jnp.argsort(permutation) if _is_jax(permutation) else np.argsort(permutation)
-
-
-def _is_jax(value: Any) -> bool:
-    return isinstance(value, jax.Array)
+    return (jnp if isinstance(permutation, jax.Array) else np).argsort(permutation)
 
 
 def pack_padded_sequence(
