@@ -388,10 +388,10 @@ def missing() -> str:
     total, there, other, nothing = (sum(row[i] for row in counts) for i in range(1, 5))
     lines = [
         f"Of the {total} names that PyTorch {known['torch'][0]} documents in these modules, "
-        f"{there} are here, {other} are answered by what to write instead, and {nothing} have no "
-        "meaning here.",
+        f"{there} are here, {other} are answered by what to write instead or by why there is "
+        f"nothing, and {nothing} have no meaning here.",
         "",
-        "| module | names | here | other words | no meaning |",
+        "| module | names | here | answered | no meaning |",
         "| --- | --- | --- | --- | --- |",
         *(f"| `{_shown(row[0])}` | " + " | ".join(map(str, row[1:])) + " |" for row in counts),
         "",

@@ -145,7 +145,7 @@ _LAZY = (
     "InstanceNorm2d", "InstanceNorm3d",
 )  # fmt: skip
 _SIZES = {"L": "in_features, out_features", "C": "in_channels, out_channels, kernel_size"}
-_IN_PLACE = ("celu", "elu", "hardtanh", "leaky_relu", "relu", "rrelu", "selu", "threshold")
+_IN_PLACE = ("celu", "elu", "hardtanh", "leaky_relu", "relu", "rrelu", "selu")
 _LOSSES = (
     "BCELoss", "BCEWithLogitsLoss", "CTCLoss", "CosineEmbeddingLoss", "CrossEntropyLoss",
     "GaussianNLLLoss", "HingeEmbeddingLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss",
@@ -189,6 +189,8 @@ NAMES: Mapping[str, Mapping[str, str]] = {
             f"{name}_": f"arrays do not change in place; write x = nn.functional.{name}(x)"
             for name in _IN_PLACE
         },
+        "threshold_": "arrays do not change in place; write x = nn.functional.threshold(x, "
+        "threshold, value)",
         **{
             f"{kind}_max_pool{n}d_with_indices": f"write {kind}_max_pool{n}d(..., "
             "return_indices=True)"

@@ -149,7 +149,7 @@ def test_list_of_torch_names_is_of_this_torch():
 
 
 def test_every_name_of_torchs_is_here_or_answered():
-    """tests/test_hints.py holds that the modules say the words that this list has."""
+    """That modules give these answers: tests/test_hints.py, and tests/test_ops.py for ops."""
     silent = [
         f"torch.{package}.{name}"
         for package, names in generate().absent().items()

@@ -55,6 +55,15 @@ def imports_torch(node: ast.AST) -> bool:
     return any(str(name).split(".")[0] == "torch" for name in names)
 
 
+def reads_a_clock(node: ast.AST) -> bool:
+    return any(is_clock(each) for each in ast.walk(node))
+
+
+def is_clock(node: ast.AST) -> bool:
+    called = f".{ast.unparse(node.func)}" if isinstance(node, ast.Call) else ""
+    return any(called.endswith(f".{clock}") for clock in CLOCKS)
+
+
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda p: p.name)
 def test_tests_promise_nothing_of_torch_or_of_the_machines_speed(folder):
     """Without torch its tests are skipped, by their mark; a busy machine fails no test."""
@@ -71,13 +80,17 @@ def test_tests_promise_nothing_of_torch_or_of_the_machines_speed(folder):
             tests = isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
             if tests and imports_torch(node) and not (everywhere or "torch" in marks(node)):
                 unmarked.append(f"{where}::{node.name}")
+        taken = {  # the names of times
+            ast.unparse(target)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            and (isinstance(node.value, ast.BinOp) or is_clock(node.value))
+            and reads_a_clock(node.value)
+            for target in node.targets
+        }
         for node in ast.walk(tree):
             if isinstance(node, ast.Assert | ast.Compare):
-                called = {ast.unparse(c.func) for c in ast.walk(node) if isinstance(c, ast.Call)}
-                if any(
-                    name == clock or name.endswith(f".{clock}")
-                    for name in called
-                    for clock in CLOCKS
-                ):
+                names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+                if reads_a_clock(node) or names & taken:
                     timed.append(f"{where}:{node.lineno}")
     assert (unmarked, timed) == ([], [])

@@ -59,7 +59,7 @@ ABSENT: dict[str, str] = {
     "from_file": "write jnp.asarray(numpy.fromfile(path, dtype))",
     "range": "torch deprecates it; write ops.arange(start, end + step, step)",
     "can_cast": "write numpy.can_cast(from_, to)",
-    "cumulative_trapezoid": "write jax.scipy.integrate.cumulative_trapezoid, or ops.cumsum",
+    "cumulative_trapezoid": "write ops.cumsum((y[..., 1:] + y[..., :-1]) / 2, -1)",
     "diagonal_scatter": "write x.at[rows, columns].set(values)",
     "slice_scatter": "write x.at[:, start:end].set(values)",
     "index_put": "write x.at[indices].set(values), or .add(values)",
@@ -115,7 +115,7 @@ ABSENT: dict[str, str] = {
     "gradient": "write jnp.gradient(x)",
     "histogram": "write jnp.histogram(x, bins, range), or ops.histc",
     "histogramdd": "write jnp.histogramdd(x, bins, range)",
-    "bartlett_window": "write jnp.bartlett(n)",
+    "bartlett_window": "write jnp.bartlett(n + 1)[:-1], which is torch's periodic window",
     "blackman_window": "write jnp.blackman(n + 1)[:-1], which is torch's periodic window",
     "hamming_window": "write jnp.hamming(n + 1)[:-1], which is torch's periodic window",
     "hann_window": "write jnp.hanning(n + 1)[:-1], which is torch's periodic window",
@@ -148,10 +148,9 @@ ABSENT: dict[str, str] = {
     "lu": _SCIPY.format("lu"),
     "lu_solve": _SCIPY.format("lu_solve"),
     **dict.fromkeys(("unsafe_chunk", "unsafe_split"), "write ops.chunk or ops.split"),
-    **dict.fromkeys(
-        ("conj_physical", "resolve_conj", "resolve_neg", "narrow_copy"),
-        "write ops.conj or ops.narrow; arrays of JAX are never views",
-    ),
+    "conj_physical": "write ops.conj",
+    "narrow_copy": "write ops.narrow",
+    **dict.fromkeys(("resolve_conj", "resolve_neg"), "leave it out; arrays of JAX are never views"),
     **dict.fromkeys(
         (
             "is_conj", "is_neg", "is_inference", "is_contiguous", "is_pinned", "is_shared",

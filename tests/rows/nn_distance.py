@@ -1,18 +1,12 @@
 """Distances, cosines, and products that are no layers."""
 
-from tests.table import Case, functional
+from tests.rows.nn_pad import function
+from tests.table import Case
 
 
 def whole(*shape):
     """Small whole numbers, among which there are equal ones and zeros."""
     return lambda rng: rng.randint(-1, 2, shape).astype(float)
-
-
-def function(name, *inputs, id="", **options):
-    words = ",".join(f"{k}={v}" for k, v in options.items())
-    return Case(
-        "Identity", inputs=inputs, apply=functional(name, **options), id=f"{name}({words}){id}"
-    )
 
 
 CASES = [

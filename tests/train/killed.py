@@ -1,6 +1,6 @@
 """A run to be killed, as test_killed.py starts it: FOLDER EPOCHS [MOMENT ...].
 
-Without moments it is run runs. Else every run is a fork of this process, which has
+Without moments it is run here. Else every run is a fork of this process, which has
 imported all but started no backend: one for each moment, which goes on from the
 checkpoints of the one before. `N` kills it (SIGKILL) at its N-th operation on a file or
 folder of the checkpoints, `N+M` M milliseconds after that, and 0 lets it come to its end.

@@ -12,6 +12,7 @@ import pytest
 
 from jaxnet import losses, nn, optim, train
 from jaxnet.random import Generator
+from tests.train.runs import bits
 
 STEPS, ROWS = 30, 4
 
@@ -283,14 +284,6 @@ def small(make):
         }
 
     return states, step, make_loss
-
-
-def bits(states) -> list[bytes]:
-    def plain(leaf):
-        key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(leaf) if key else leaf).tobytes()
-
-    return [plain(leaf) for leaf in jax.tree.leaves(states)]
 
 
 X = np.random.RandomState(0).standard_normal((24, 2)).astype(np.float32)
