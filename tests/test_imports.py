@@ -18,13 +18,14 @@ TIERS = [
     {"backend"},
     {"nn", "metrics", "optim", "data", "checkpoint", "plots"},
     {"ops", "weights", "train"},
+    {"parity"},
     {"harness"},  # experiments/harness, which is not about any experiment
     {"experiments", "tests", "benchmarks"},
 ]
 TIER = {name: i for i, tier in enumerate(TIERS) for name in tier}
 HEAVY = {
     "matplotlib": {"plots"},
-    "torch": set(),
+    "torch": {"parity"},
 }
 
 
