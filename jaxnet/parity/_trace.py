@@ -292,16 +292,11 @@ def read(path: str | Path) -> Trace:
 
 def _read_step(path: Path, number: int) -> Step:
     content = _json(path / f"step-{number:04d}.json", path)
-    calls, functions, draws = (
-        tuple(
-            cls(**{k: tuple(v) if k == "draws" else v for k, v in each.items()}) for each in found
-        )
-        for cls, found in (
-            (Call, content["calls"]),
-            (Function, content["functions"]),
-            (Draw, content["draws"]),
-        )
-    )
+    for each in (*content["calls"], *content["functions"]):
+        each["draws"] = tuple(each["draws"])
+    calls = tuple(Call(**each) for each in content["calls"])
+    functions = tuple(Function(**each) for each in content["functions"])
+    draws = tuple(Draw(**each) for each in content["draws"])
     return Step(
         index=number,
         full=content["full"],
@@ -373,13 +368,8 @@ class TraceWriter:
             stored[site + _DOUBLE] = np.ascontiguousarray(more, np.float32)
         with replacing(self.path / f"{name}.safetensors") as file:
             save_file(stored, file)
-        whole = {
-            key: [dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x for x in value]
-            if isinstance(value, list | tuple)
-            else value
-            for key, value in content.items()
-        }
-        write_text(self.path / f"{name}.json", json.dumps({**whole, "sites": [*arrays]}))
+        whole = {**content, "sites": [*arrays]}
+        write_text(self.path / f"{name}.json", json.dumps(whole, default=dataclasses.asdict))
         self.steps += 1
 
     def write_about(self, about: Mapping[str, Any]) -> None:

@@ -27,8 +27,9 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _parts(value: Any) -> dict[str, Any] | None:
-    if hasattr(value, "_fields") and isinstance(value, tuple):
-        return {name: getattr(value, name) for name in value._fields}
+    fields = getattr(value, "_fields", None)
+    if fields is not None and isinstance(value, tuple):
+        return {name: getattr(value, name) for name in fields}
     if isinstance(value, tuple | list):
         return {str(i): part for i, part in enumerate(value)}
     if isinstance(value, Mapping):
