@@ -68,6 +68,13 @@ class Subject:
     accumulated: bool
     orders: Mapping[str, tuple[str, ...]]
 
+    @property
+    def accumulation_is_mean(self) -> bool:
+        """Whether the loss of a batch counts divided by the number of the step's batches."""
+        return not any(
+            getattr(part.optimizer, "defaults", {}).get("reduction") == "sum" for part in self.parts
+        )
+
     def state_in(self, double: bool) -> Any:
         """The state before the first step in one precision; float64 under `precision` only."""
         return map_states(self._doubled, self.state) if double else self.state
