@@ -1,3 +1,6 @@
 """Whether a JAX training run is a PyTorch training run, and if not, where and why."""
 
-__all__: list[str] = []
+from jaxnet.parity._record import recording
+from jaxnet.parity._trace import TraceError
+
+__all__ = ["TraceError", "recording"]
