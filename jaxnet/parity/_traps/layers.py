@@ -1,5 +1,0 @@
-"""Faults of layers."""
-
-from jaxnet.parity._traps._trap import Trap
-
-TRAPS: tuple[Trap, ...] = ()
