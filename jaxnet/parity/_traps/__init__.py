@@ -4,12 +4,17 @@ Each file has a tuple TRAPS, whose rows join by being written there, with a plan
 tests/parity/test_traps_*.py.
 """
 
-from jaxnet.parity._traps import layers
+from jaxnet.parity._traps import gradients, layers, losses, optimizers
 from jaxnet.parity._traps._trap import Hypothesis, Reference, Trap
 
 __all__ = ["ALL", "Hypothesis", "Reference", "Trap", "traps_of"]
 
-ALL: tuple[Trap, ...] = (*layers.TRAPS,)
+ALL: tuple[Trap, ...] = (
+    *layers.TRAPS,
+    *losses.TRAPS,
+    *gradients.TRAPS,
+    *optimizers.TRAPS,
+)
 
 
 def traps_of(kind: str) -> tuple[Trap, ...]:
