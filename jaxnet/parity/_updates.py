@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from jaxnet.parity._fit import rounded
 from jaxnet.parity._trace import Step, Trace
 
 State = dict[str, np.ndarray]
@@ -29,12 +30,15 @@ class Clip:
     Attributes:
         norm: The 2-norm of all gradients before clipping.
         own: That of this parameter.
-        size: That of the parameter itself.
+        units: For each element the 2-norm of the gradient of its unit, the row of a matrix or
+            the filter of a convolution; of a vector that of all of it.
+        sizes: The same of the parameter itself.
     """
 
     norm: float
     own: float
-    size: float
+    units: np.ndarray
+    sizes: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Record:
         raw: The gradient before clipping.
         state: The optimizer's state before the update, empty before the first one.
         clip: The norms.
+        parts: The gradient of each of the batches that are accumulated, with the norm of all
+            gradients of the batch; () where they are not known.
+        batches: The number of backward() calls before the update.
     """
 
     step: int
@@ -60,6 +67,19 @@ class Record:
     raw: np.ndarray
     state: Mapping[str, np.ndarray]
     clip: Clip
+    parts: tuple[tuple[np.ndarray, float], ...] = ()
+    batches: int = 1
+
+    @property
+    def max_norm(self) -> float | None:
+        """The bound of torch's clip_grad_norm_, where it changed the gradient of this step."""
+        raw, given = np.linalg.norm(self.raw), np.linalg.norm(self.gradient)
+        if not raw or not given < raw:
+            return None
+        share = float(given / raw)
+        if np.max(np.abs(self.gradient - share * self.raw)) > 1e-6 * np.max(np.abs(given)):
+            return None
+        return rounded(share * (self.clip.norm + 1e-6))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +105,9 @@ class Update:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        return self.records[0].config
+        """The hyperparameters of the first update, and max_norm where torch clips."""
+        first = next((r.max_norm for r in self.records if r.max_norm is not None), None)
+        return {**self.records[0].config, "max_norm": first}
 
     def altered(self, kind: str | None = None, **changes: Any) -> Self:
         """The same updates by another arithmetic."""
@@ -94,7 +116,7 @@ class Update:
         )
 
     def observe(self) -> dict[str, np.ndarray]:
-        """The parameter after each update, and the states: {"0:update": ..., "0:exp_avg": ...}."""
+        """What each update adds to the parameter, and the states: {"0:change": ..., ...}."""
         numbers = {}
         state: Mapping[str, np.ndarray] = self.records[0].state
         lrs = {**self.lrs, **{record.step: float(record.config["lr"]) for record in self.records}}
@@ -103,25 +125,21 @@ class Update:
             if not self.carried:
                 state = record.state
             change["lr"] = self._lr(record, change, lrs)
-            if change["lr"] is None:
-                continue
             gradient = clipped(record, change.get("clip"))
             after, state = rule(
                 self.kind, change, record.before, gradient, state, record.t, self.config["lr"]
             )
-            numbers[f"{record.step}:update"] = after
+            numbers[f"{record.step}:change"] = after - record.before
             numbers |= {f"{record.step}:{slot}": value for slot, value in state.items()}
         return numbers
 
     def _lr(self, record: Record, change: Mapping[str, Any], lrs: Mapping[int, float]) -> Any:
         series = change.get("lrs")
         if series is not None:
-            return series.get(record.step)
-        lr: float | None = change["lr"]
+            return series[record.step]
         shift = change.get("lr_shift", 0)
-        if shift:
-            lr = lrs.get(max(record.step + shift, 0))
-        return None if lr is None else lr * change.get("lr_factor", 1.0)
+        lr: float = lrs.get(max(record.step + shift, 0), change["lr"]) if shift else change["lr"]
+        return lr * change.get("lr_factor", 1.0)
 
 
 def clipped(record: Record, how: Any) -> np.ndarray:
@@ -130,8 +148,8 @@ def clipped(record: Record, how: Any) -> np.ndarray:
     Args:
         record: The record.
         how: None, or (kind, bound): "none", "norm" (as torch does), "exact" (without the 1e-6),
-            "always" (scaled up too), "value", "own" (each parameter by its own norm) or
-            "adaptive" (to a share of the parameter's norm).
+            "always" (scaled up too), "value", "own" (each parameter by its own norm), "adaptive"
+            (each unit to a share of its parameters' norm) or "parts" (each batch by itself).
     """
     if how is None:
         return record.gradient
@@ -139,10 +157,13 @@ def clipped(record: Record, how: Any) -> np.ndarray:
     raw, clip = record.raw, record.clip
     if kind == "none":
         return raw
+    if kind == "parts":
+        return np.sum([part * min(1.0, bound / (norm + 1e-6)) for part, norm in record.parts], 0)
     if kind == "value":
         return np.clip(raw, -bound, bound)
     if kind == "adaptive":
-        return raw * min(1.0, bound * max(clip.size, 1e-3) / max(clip.own, 1e-6))
+        largest = bound * np.maximum(clip.sizes, 1e-3)
+        return np.where(clip.units > largest, raw * largest / np.maximum(clip.units, 1e-6), raw)
     norm = clip.own if kind == "own" else clip.norm
     factor = bound / (norm + (0.0 if kind in ("exact", "always", "own") else 1e-6))
     return raw * (factor if kind == "always" else min(1.0, factor))
@@ -344,7 +365,7 @@ def updates(trace: Trace, carried: bool = False) -> dict[str, Update]:
             counts[name] = 1 + int(state.pop("step", counts[name]))
             before, raw = step.double(f"before:{name}"), raws[name]
             given = step.double(f"clipped:{name}") if f"clipped:{name}" in step else raw
-            sizes = float(np.linalg.norm(raw)), float(np.linalg.norm(before))
+            clip = Clip(norm, float(np.linalg.norm(raw)), _units(raw), _units(before))
             found.setdefault(name, []).append(
                 Record(
                     step=step.index,
@@ -354,7 +375,8 @@ def updates(trace: Trace, carried: bool = False) -> dict[str, Update]:
                     gradient=chosen(given),
                     raw=chosen(raw),
                     state={slot: chosen(value) for slot, value in state.items()},
-                    clip=Clip(norm, *sizes),
+                    clip=clip,
+                    batches=max(step.events.count("backward"), 1),
                 )
             )
     return {
@@ -371,6 +393,13 @@ def _state(step: Step, name: str) -> dict[str, np.ndarray]:
         if owner == name:
             found[slot] = step.double(site)
     return found
+
+
+def _units(array: np.ndarray) -> np.ndarray:
+    """For each chosen element the 2-norm of its unit (see `Clip`)."""
+    axes = tuple(range(1, array.ndim)) if array.ndim > 1 else None
+    norms = np.sqrt(np.sum(np.square(array), axes, keepdims=True))
+    return chosen(np.broadcast_to(norms, array.shape))
 
 
 def chosen(array: np.ndarray) -> np.ndarray:

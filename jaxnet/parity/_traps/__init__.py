@@ -4,7 +4,17 @@ Each file has a tuple TRAPS, whose rows join by being written there, with a plan
 tests/parity/test_traps_*.py.
 """
 
-from jaxnet.parity._traps import activations, linear, norms, pooling
+from jaxnet.parity._traps import (
+    activations,
+    attention,
+    gradients,
+    linear,
+    losses,
+    norms,
+    optimizers,
+    pooling,
+    recurrent,
+)
 from jaxnet.parity._traps._trap import Hypothesis, Reference, Trap
 
 __all__ = ["ALL", "Hypothesis", "Reference", "Trap", "traps_of"]
@@ -14,6 +24,11 @@ ALL: tuple[Trap, ...] = (
     *pooling.TRAPS,
     *norms.TRAPS,
     *activations.TRAPS,
+    *attention.TRAPS,
+    *recurrent.TRAPS,
+    *losses.TRAPS,
+    *gradients.TRAPS,
+    *optimizers.TRAPS,
 )
 
 
