@@ -235,7 +235,7 @@ def _class_losses(
         return -(log_p * target * along).sum(axis), None, None
     ignored = target == h.get("ignore_index", -100)
     place = np.where(ignored, 0, target)
-    if place.size and not (0 <= place.min() and place.max() < classes):
+    if place.size and not (place.min() >= 0 and place.max() < classes):
         raise ValueError("a target is no class")
     picked = -np.take_along_axis(log_p, np.expand_dims(place, axis), axis).squeeze(axis)
     weights = np.where(ignored, 0.0, weight[place])
