@@ -388,8 +388,7 @@ def _records(step: Step) -> list[tuple[str, str, LossRecord]]:
         names = ARGUMENTS[function.function]
         given = from_json(function.inputs, step.double)
         arguments = {
-            names[int(k)] if k.isdigit() and int(k) < len(names) else k: v
-            for k, v in given.items()
+            names[int(k)] if k.isdigit() and int(k) < len(names) else k: v for k, v in given.items()
         }
         arguments = {k: v for k, v in arguments.items() if k not in ("size_average", "reduce")}
         found.append(
