@@ -220,9 +220,11 @@ def null(gradient: ArrayLike, gradient64: ArrayLike) -> np.ndarray:
     Returns:
         A boolean array of the gradient's shape.
     """
-    wide, wide64 = np.asarray(gradient, np.float64), np.asarray(gradient64, np.float64)
+    narrow, wide = np.asarray(gradient, np.float64), np.asarray(gradient64, np.float64)
+    moved = np.abs(narrow - wide)
     left = EPSILON / float(jnp.finfo(np.asarray(gradient).dtype).eps)
-    return (np.abs(wide64) <= SAME * left * rms(wide - wide64)) & (wide64 != 0)
+    rounding = np.maximum(left * SAME * rms(moved), STORED * moved)
+    return (np.abs(wide) <= rounding) & ((narrow != 0) | (wide != 0))
 
 
 def together(judgements: Sequence[Judgement]) -> Judgement:

@@ -212,6 +212,8 @@ def test_adams_update_by_a_null_gradient_is_not_judged():
     ignore = null(t, t64)
     assert ignore.sum() >= 60
     assert not ignore[:48].any()
+    assert np.array_equal(null(t, stored(t, t64)), ignore)
+    assert not null(np.zeros(3, np.float32), np.zeros(3)).any()
     updates = [g / (np.abs(g) + g.dtype.type(1e-30)) for g in numbers]
     assert judge(*updates, site="update:in_proj_bias").label == "different"
     assert judge(*updates, site="update:in_proj_bias", ignore=ignore | null(t, j64)).label == "same"
