@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxnet import losses
+from jaxnet.parity._reference import of_function
 from jaxnet.parity._trace import Function, Step, Trace
 from jaxnet.parity._tree import from_json
 
@@ -302,45 +303,17 @@ _ELEMENTS = {
     "kl_div": _divergence,
 }
 
-# What programs do with the value of a loss before backward().
-_FOLLOWING: Mapping[str, Any] = {
-    "add": np.add,
-    "radd": np.add,
-    "iadd": np.add,
-    "sub": np.subtract,
-    "rsub": lambda a, b: b - a,
-    "mul": np.multiply,
-    "rmul": np.multiply,
-    "div": np.divide,
-    "true_divide": np.divide,
-    "truediv": np.divide,
-    "neg": np.negative,
-    "sqrt": np.sqrt,
-    "mean": lambda a, *dim: np.mean(a, *dim),
-    "sum": lambda a, *dim: np.sum(a, *dim),
-    "pow": np.power,
-    "exp": np.exp,
-    "log": np.log,
-    "view": lambda a, *shape: a.reshape(*shape),
-    "reshape": lambda a, *shape: a.reshape(*shape),
-    "squeeze": lambda a: a.squeeze(),
-}
-
 
 def follow(record: LossRecord, out: np.ndarray) -> np.ndarray:
     """The whole loss, where this call gave another output.
 
     Raises:
-        ValueError: A function in between is not known.
+        ValueError: jaxnet has no function that comes in between.
     """
     known = {**record.known, record.site: out}
     for function in record.rest:
         given = from_json(function.inputs, known.__getitem__)
-        name = function.function.strip("_")
-        if name not in _FOLLOWING:
-            raise ValueError(f"{function.where}: {function.function} is not known")
-        order = [given[str(i)] for i in range(len(given)) if str(i) in given]
-        out = np.asarray(_FOLLOWING[name](*order))
+        out = of_function(function.function, given).observe()["output"]
         known[f"function:{function.name}"] = out
     return out
 
