@@ -5,7 +5,7 @@ their reductions, epsilons and axes can be changed; all others are jaxnet.losses
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import jax
@@ -207,7 +207,7 @@ def _softmax(x: np.ndarray) -> np.ndarray:
     return np.exp(log_softmax(x, min(x.ndim - 1, 1)))
 
 
-_GIVEN = {
+_GIVEN: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "softmax": _softmax,
     "log_softmax": lambda x: log_softmax(x, min(x.ndim - 1, 1)),
     "sigmoid": sigmoid,
@@ -235,7 +235,7 @@ def _class_losses(
         return -(log_p * target * along).sum(axis), None, None
     ignored = target == h.get("ignore_index", -100)
     place = np.where(ignored, 0, target)
-    if place.size and not (0 <= place.min() and place.max() < classes):
+    if place.size and not (place.min() >= 0 and place.max() < classes):
         raise ValueError("a target is no class")
     picked = -np.take_along_axis(log_p, np.expand_dims(place, axis), axis).squeeze(axis)
     weights = np.where(ignored, 0.0, weight[place])
@@ -303,6 +303,7 @@ _ELEMENTS = {
     "kl_div": _divergence,
 }
 
+
 def follow(record: LossRecord, out: np.ndarray) -> np.ndarray:
     """The whole loss, where this call gave another output.
 
@@ -343,7 +344,9 @@ def _records(step: Step) -> list[tuple[str, str, LossRecord]]:
         site = f"function:{function.name}"
         if function.function not in ARGUMENTS or site not in step.sites:
             continue
-        rest, last, known = [], site, {}
+        rest: list[Function] = []
+        known: dict[str, np.ndarray] = {}
+        last = site
         touched = {site}
         for later in step.functions[i + 1 :]:
             sites = _sites(later.inputs)
@@ -360,8 +363,7 @@ def _records(step: Step) -> list[tuple[str, str, LossRecord]]:
         names = ARGUMENTS[function.function]
         given = from_json(function.inputs, step.double)
         arguments = {
-            names[int(k)] if k.isdigit() and int(k) < len(names) else k: v
-            for k, v in given.items()
+            names[int(k)] if k.isdigit() and int(k) < len(names) else k: v for k, v in given.items()
         }
         arguments = {k: v for k, v in arguments.items() if k not in ("size_average", "reduce")}
         found.append(

@@ -4,7 +4,15 @@ Each file has a tuple TRAPS, whose rows join by being written there, with a plan
 tests/parity/test_traps_*.py.
 """
 
-from jaxnet.parity._traps import gradients, layers, losses, optimizers
+from jaxnet.parity._traps import (
+    gradients,
+    layers,
+    losses,
+    optimizers,
+    preflight,
+    runs,
+    schedules,
+)
 from jaxnet.parity._traps._trap import Hypothesis, Reference, Trap
 
 __all__ = ["ALL", "Hypothesis", "Reference", "Trap", "traps_of"]
@@ -12,8 +20,11 @@ __all__ = ["ALL", "Hypothesis", "Reference", "Trap", "traps_of"]
 ALL: tuple[Trap, ...] = (
     *layers.TRAPS,
     *losses.TRAPS,
-    *gradients.TRAPS,
     *optimizers.TRAPS,
+    *gradients.TRAPS,
+    *schedules.TRAPS,
+    *runs.TRAPS,
+    *preflight.TRAPS,
 )
 
 
