@@ -5,11 +5,16 @@ tests/parity/test_traps_*.py.
 """
 
 from jaxnet.parity._traps import (
+    activations,
+    attention,
     gradients,
-    layers,
+    linear,
     losses,
+    norms,
     optimizers,
+    pooling,
     preflight,
+    recurrent,
     runs,
     schedules,
 )
@@ -18,7 +23,12 @@ from jaxnet.parity._traps._trap import Hypothesis, Reference, Trap
 __all__ = ["ALL", "Hypothesis", "Reference", "Trap", "traps_of"]
 
 ALL: tuple[Trap, ...] = (
-    *layers.TRAPS,
+    *linear.TRAPS,
+    *pooling.TRAPS,
+    *norms.TRAPS,
+    *activations.TRAPS,
+    *attention.TRAPS,
+    *recurrent.TRAPS,
     *losses.TRAPS,
     *optimizers.TRAPS,
     *gradients.TRAPS,
