@@ -1,0 +1,288 @@
+"""The command line: `jaxnet record`, `jaxnet check` and so on, or `python -m jaxnet`.
+
+What only some of the commands need is imported by them, so that `--help` takes no time.
+"""
+
+import argparse
+import contextlib
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jaxnet
+
+if TYPE_CHECKING:
+    from jaxnet.parity._result import Report
+
+_ABOUT = """Whether a JAX training program computes what a PyTorch program computes.
+
+    jaxnet record trace/ --steps 5 -- python main.py    # record the PyTorch program, unchanged
+    jaxnet check trace/ port.py:make --save report/     # check the JAX program, without torch
+    jaxnet certificate report/ --verify                 # is the certificate still true?
+
+make() in port.py returns (model, loss, optimizer), or (step, state) of a step of your own.
+Exit status: 0 the same, 1 different, 2 not comparable, or a mistake in the call.
+"""
+
+_RECORD = """The program is run as it is; nothing in it has to change:
+
+    jaxnet record trace/ --steps 5 -- python main.py --epochs 1
+
+It is stopped after the last recorded update. The trace holds batches, weights, random draws,
+activations, gradients and optimizer states as safetensors and JSON, and is checked without torch.
+Batches of 8 to 32 are enough, and keep the trace small."""
+
+_CHECK = """    jaxnet check trace/ port.py:make --save report/
+
+make() is a function without arguments that returns (model, loss, optimizer), where
+loss(model, batch) is what the JAX program minimises, or (step, state) of a step of your own. The
+model has torch's names of parameters. Every layer, gradient and update is compared in float32 and
+float64, so there is no tolerance to choose."""
+
+_COMPARE = """    jaxnet compare reference.py:make port.py:make --steps 20
+
+make() of the reference returns (model, loss, optimizer, batches) of PyTorch, that of the port
+(model, loss, optimizer). The reference is recorded into a temporary trace, and the port checked."""
+
+_DIFF = """    jaxnet diff trace_a/ trace_b/
+
+Both are recorded programs: of two versions of torch, two devices, or two commits."""
+
+_EXPLAIN = """    jaxnet explain trace/ port.py:make --at blocks.3.norm1
+
+Prints which known mistakes of ports were tried at this layer, and how far each is from the numbers
+of the port."""
+
+_VERIFY = """    jaxnet certificate report/             # what it says
+    jaxnet certificate report/ --verify    # exit status 2 if sources or trace have changed since
+    jaxnet certificate report/ --line      # one line, for a README"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: The words after `jaxnet`; those of the process where it is None.
+
+    Returns:
+        The exit status: 0 for the same, 1 for different, 2 for all else.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    program: list[str] = []
+    if "--" in words:  # what follows is another program's, whose options argparse must not see
+        cut = words.index("--")
+        words, program = words[:cut], words[cut + 1 :]
+    parser = _parser()
+    if not words and not program:
+        parser.print_help()
+        return 0
+    options = parser.parse_args(words)
+    if program and options.run is not _record:
+        parser.error(f"{' '.join(program)!r} after --: only `jaxnet record` takes a program")
+    options.program = program
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        # Python's own status after an exception is 1, which would say "different".
+        if _is_explained(error):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return 2
+
+
+def _is_explained(error: Exception) -> bool:
+    """Whether an error's message says what to do, so that where it was raised is of no use."""
+    from jaxnet.parity._certificate import CertificateError
+    from jaxnet.parity._subject import SubjectError
+    from jaxnet.parity._trace import TraceError
+
+    known = TraceError, SubjectError, CertificateError, FileExistsError, ImportError
+    return isinstance(error, known)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxnet", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"jaxnet {jaxnet.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: object, about: str, more: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.\n\n{more}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        one.set_defaults(run=run, fail=one.error)
+        return one
+
+    record = command("record", _record, "record the training of a PyTorch program", _RECORD)
+    record.add_argument("trace", type=Path, help="a new folder for the trace")
+    record.add_argument("--steps", type=_positive, default=5, help="updates to record (default 5)")
+
+    check = command("check", _check, "compare a JAX program with a trace", _CHECK)
+    check.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
+    check.add_argument("port", help="module:function or file.py:function")
+    check.add_argument("--steps", type=_positive, help="compare only the first of the steps")
+    check.add_argument(
+        "--weights",
+        choices=("own", "trace"),
+        default="own",
+        help="compare the program's initial weights too (own), or start it from torch's (trace)",
+    )
+
+    compare = command("compare", _compare, "compare two programs in one process", _COMPARE)
+    compare.add_argument("reference", help="module:function of the PyTorch program")
+    compare.add_argument("port", help="module:function of the JAX program")
+    compare.add_argument("--steps", type=_positive, default=5, help="updates (default 5)")
+
+    diff = command("diff", _diff, "compare two traces", _DIFF)
+    diff.add_argument("first", type=Path, help="a trace")
+    diff.add_argument("second", type=Path, help="the trace that is compared with it")
+
+    for one in (check, compare, diff):
+        one.add_argument("--save", type=Path, metavar="FOLDER", help="write a certificate there")
+        one.add_argument("--arrays", action="store_true", help="print one line for every array")
+
+    explain = command("explain", _explain, "which mistakes were tried at one layer", _EXPLAIN)
+    explain.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
+    explain.add_argument("port", help="module:function or file.py:function")
+    explain.add_argument("--at", required=True, metavar="LAYER", help="such as blocks.3.norm1")
+
+    certificate = command("certificate", _certificate, "read or verify a certificate", _VERIFY)
+    certificate.add_argument("folder", type=Path, help="the folder that --save wrote")
+    certificate.add_argument(
+        "--verify", action="store_true", help="fail if sources or trace have changed since"
+    )
+    certificate.add_argument("--line", action="store_true", help="one line, for a README")
+    return parser
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; accepted is a whole number from 1")
+    return number
+
+
+def _record(options: argparse.Namespace) -> int:
+    from jaxnet.parity._script import record_script
+
+    if not options.program:
+        options.fail(
+            "there is no program after --: jaxnet record TRACE -- python main.py --epochs 1"
+        )
+    return record_script(options.trace, options.program, steps=options.steps)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from jaxnet.parity._check import check
+
+    if ":" in str(options.trace) and ":" not in options.port:
+        options.fail(f"the trace comes first: jaxnet check {options.port} {options.trace}")
+    with _progress():
+        report = check(options.trace, options.port, steps=options.steps, weights=options.weights)
+    return _shown(report, options, f"jaxnet check {options.trace} {options.port}")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from jaxnet.parity._compare import compare
+    from jaxnet.parity._subject import load
+
+    model, loss, optimizer, batches = load(options.reference)
+    ours = load(options.port)
+    with _progress():
+        report = compare(
+            model,
+            ours[0],
+            batches,
+            steps=options.steps,
+            loss=(loss, ours[1]),
+            optimizer=(optimizer, ours[2]),
+        )
+    return _shown(report, options, f"jaxnet compare {options.reference} {options.port}")
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from jaxnet.parity._diff import diff
+
+    with _progress():
+        report = diff(options.first, options.second)
+    return _shown(report, options, f"jaxnet diff {options.first} {options.second}")
+
+
+def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:
+    """Prints a report and writes its certificate where that is asked for."""
+    report.subject["commands"] = [command]
+    print(report)
+    if options.arrays:
+        print(report.details())
+    if options.save is not None:
+        report.save(options.save)
+        print(f"certificate: {options.save / 'certificate.html'}")
+    return report.exit_status
+
+
+def _explain(options: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+def _certificate(options: argparse.Namespace) -> int:
+    from jaxnet.parity import _certificate
+
+    content = _certificate.read(options.folder)
+    changes = _certificate.stale(content) if options.verify else []
+    if changes:
+        print(f"stale: {len(changes)} of what it was made of has changed since {content['date']}")
+        print("\n".join(f"  {change}" for change in changes))
+        commands = content["subject"].get("commands", ())
+        print(
+            "".join(f"make it again: {command} --save {options.folder}\n" for command in commands)
+        )
+        return 2
+    print(content["line"] if options.line else content["text"])
+    if options.verify:
+        print(f"verified: sources and trace are those of {content['date']}")
+    return content["exit_status"]
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[None]:
+    """Shows on standard error what takes longer than two seconds: notices of jaxnet.parity."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    logger = logging.getLogger("jaxnet.parity")
+    began = time.monotonic()
+    with console.status("") as status:
+
+        class Shown(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                seconds = time.monotonic() - began
+                if seconds > 2:
+                    status.update(f"{record.getMessage()} ({seconds:.0f} s)")
+
+        handler, level = Shown(), logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
