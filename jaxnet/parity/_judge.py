@@ -7,14 +7,16 @@ and one that is not is rounding, whatever T and J differ by.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 Label = Literal["same", "different", "precision", "kink", "null gradient", "undecided"]
 
-# What float64 leaves of a rounding of float32: the ratio of their epsilons.
-LEFT = 2.0**-29
+EPSILON = 2.0**-52
 # Clean programs stay below 25 floors, known faults begin at 1e6 (the measurements are on the
 # page about parity), so what lies between hardly ever happens and is said to be undecided.
 SAME, DIFFERENT = 64, 1000
@@ -23,12 +25,25 @@ SAME, DIFFERENT = 64, 1000
 SAME_SCALE, DIFFERENT_SCALE = 1e-11, 1e-10
 # How much less accurate than torch's the float32 of the second program may be.
 ACCURACY, ACCURACY_SCALE = 8, 1e-4
+# A gradient that is this much smaller in float64 than in float32 is rounding.
 NULL = 1e-6
+# A corner moves few elements, at most this share of them, by more than this part of the scale,
+# and by more than this many times what the others are moved by.
+KINK_SHARE, KINK_SCALE, KINK_CONTRAST = 0.01, 1e-3, 1000
+# So many roundings of what a function with a corner was given may lie before the corner.
+CORNER = 4
+GRADIENTS = ("grad", "param_grad", "clipped")
+# Smaller numbers are lost: a trace stores T64 - T in float32, and XLA takes float32's denormal
+# numbers for zero.
+LEAST, LEAST_NORMAL = 2.0**-149, 2.0**-126
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
     """The verdict on one array.
+
+    The root mean squares are over the elements that rounding moved in one of the four runs: an
+    error in one element of a sparse array does not drown in its zeros.
 
     Attributes:
         label: "same"; "different"; "precision": the same program, whose float32 is less accurate
@@ -39,10 +54,15 @@ class Judgement:
         jax: That of J - J64.
         double: That of T64 - J64.
         plain: That of T - J.
-        scale: That of T64.
+        scale: That of T64, or of what T64 is a difference of if that is more.
         largest: The largest difference of T64 and J64.
         where: Its index.
         kinks: The number of elements on the other side of a corner.
+        apart: The number of elements that differ in float64.
+        note: What the numbers do not say, such as shapes that differ.
+        evidence: "float32" where a float64 run is missing, which makes the verdict much weaker:
+            the missing numbers are nan.
+        left: What float64 leaves of a rounding: the ratio of the epsilons.
     """
 
     label: Label
@@ -54,11 +74,15 @@ class Judgement:
     largest: float = 0.0
     where: tuple[int, ...] = ()
     kinks: int = 0
+    apart: int = 0
+    note: str = ""
+    evidence: Literal["float64", "float32"] = "float64"
+    left: float = 2.0**-29
 
     @property
     def floor(self) -> float:
         """What rounding leaves of a difference in float64."""
-        return LEFT * max(self.torch, self.jax)
+        return self.left * max(self.torch, self.jax)
 
     @property
     def failed(self) -> bool:
@@ -73,3 +97,306 @@ def rms(x: np.ndarray) -> float:
     if largest == 0 or not np.isfinite(largest):
         return largest
     return largest * float(np.sqrt(np.mean(np.square(x / largest))))
+
+
+def judge(
+    torch: ArrayLike,
+    torch64: ArrayLike | None,
+    jax: ArrayLike,
+    jax64: ArrayLike | None,
+    *,
+    site: str,
+    scale: ArrayLike | None = None,
+    pre: tuple[ArrayLike, ArrayLike] | None = None,
+    ignore: ArrayLike | None = None,
+    isolated: bool = True,
+) -> Judgement:
+    """The verdict on one array of one step.
+
+    Args:
+        torch: The array of the first program.
+        torch64: The same in float64, None where there is none. Arrays that are float64 themselves
+            or are not floating need none.
+        jax: The array of the second program.
+        jax64: The same in float64, or None.
+        site: The name of the site, whose phase tells gradients.
+        scale: What the array is a difference of, such as the parameters before an update.
+        pre: What a function with a corner was applied to, minus the corner, in float32 and in
+            float64, in the array's shape. Elements that rounding may have pushed over the corner
+            are kinks.
+        ignore: A boolean array of the elements that are not judged, such as those of an update by
+            Adam whose gradient is rounding (`null`).
+        isolated: Whether `jax` was computed from torch's own inputs. If not, the programs come
+            to a corner with different rounding, and few elements that differ in float32 alone
+            are kinks.
+    """
+    t, j = np.asarray(torch), np.asarray(jax)
+    if t.shape != j.shape:
+        return _unlike(f"its shape is {j.shape}, torch's is {t.shape}")
+    if _kind(t) != _kind(j):
+        return _unlike(f"its dtype is {j.dtype}, torch's is {t.dtype}")
+    if _kind(t) == "complex":
+        return judge(
+            _parts(t),
+            None if torch64 is None else _parts(torch64),
+            _parts(j),
+            None if jax64 is None else _parts(jax64),
+            site=site,
+            scale=None if scale is None else np.abs(scale),
+            ignore=None if ignore is None else np.asarray(ignore)[..., None],
+            isolated=isolated,
+        )
+    judged = np.ones(t.shape, bool)
+    if ignore is not None:
+        judged &= ~np.asarray(ignore, bool)
+    near, near64 = _corners(pre, t.shape)
+    if _kind(t) == "exact":
+        return _exactly(t, j, judged, near)
+    wide, narrow = _double(t, torch64), _double(j, jax64)
+    pairs = [(np.asarray(t, np.float64), np.asarray(j, np.float64))]
+    if wide is not None and narrow is not None:
+        pairs.append((wide, narrow))
+    for a, b in pairs:
+        # What is not finite in float32 is not judged in float64: a trace has nothing there.
+        ends = judged & ~(np.isfinite(a) & np.isfinite(b))
+        apart = ends & (a != b) & ~(np.isnan(a) & np.isnan(b))
+        if apart.any():
+            where = _first(apart)
+            return _unlike(f"{b[where]}, torch's is {a[where]}", where, int(apart.sum()))
+        judged &= ~ends
+    runs = _Runs(
+        pairs[0][0][judged],
+        None if wide is None else wide[judged],
+        pairs[0][1][judged],
+        None if narrow is None else narrow[judged],
+        size=0.0 if scale is None else rms(np.asarray(scale, np.float64)),
+        epsilon=float(jnp.finfo(t.dtype).eps),
+    )
+    if len(pairs) == 1:
+        found = _by_float32(runs)
+    else:
+        found = _by_float64(runs, near[judged], near64[judged], isolated)
+        if found.label == "same" and site.split(":", 1)[0] in GRADIENTS and _is_null(runs):
+            found = dataclasses.replace(found, label="null gradient")
+    if not found.where:
+        return found
+    place = np.unravel_index(np.flatnonzero(judged)[found.where[0]], t.shape)
+    return dataclasses.replace(found, where=tuple(int(i) for i in place))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Runs:
+    """The elements of the four runs that are judged, the scale, and the epsilon of T's dtype."""
+
+    t: np.ndarray
+    t64: Any
+    j: np.ndarray
+    j64: Any
+    size: float
+    epsilon: float
+
+
+def null(gradient: ArrayLike, gradient64: ArrayLike) -> np.ndarray:
+    """Which elements of a gradient are rounding and nothing else, in float64 as in float32.
+
+    The exact gradient of a bias before BatchNorm is zero, and so is that of the bias of
+    attention's keys, a third of `in_proj_bias`. Adam divides such a gradient by itself, and makes
+    steps of lr of the rounding, which no two programs share.
+
+    Args:
+        gradient: The gradient in float32.
+        gradient64: The same in float64.
+
+    Returns:
+        A boolean array of the gradient's shape.
+    """
+    wide, wide64 = np.asarray(gradient, np.float64), np.asarray(gradient64, np.float64)
+    left = EPSILON / float(jnp.finfo(np.asarray(gradient).dtype).eps)
+    return (np.abs(wide64) <= SAME * left * rms(wide - wide64)) & (wide64 != 0)
+
+
+def together(judgements: Sequence[Judgement]) -> Judgement:
+    """The verdict on a site of which there are several evidences: of several steps or batches.
+
+    One difference is a difference. What is undecided in one of them is decided by all of them,
+    as is a float32 that is less accurate only once, which may have been a corner.
+
+    Args:
+        judgements: The judgements, at least one.
+    """
+    worst = max(judgements, key=lambda each: _ORDER[each.label])
+    if worst.label != "undecided":
+        return worst
+    floor = np.sqrt(sum(each.floor**2 for each in judgements))
+    double = np.sqrt(sum(each.double**2 for each in judgements))
+    scale = np.sqrt(sum(each.scale**2 for each in judgements))
+    return dataclasses.replace(worst, label=_label(double, floor, scale))
+
+
+_ORDER = {
+    label: i
+    for i, label in enumerate(
+        ("same", "null gradient", "kink", "precision", "undecided", "different")
+    )
+}
+
+
+def _label(double: float, floor: float, scale: float) -> Label:
+    if double <= max(SAME * floor, SAME_SCALE * scale, LEAST):
+        return "same"
+    if double > max(DIFFERENT * floor, DIFFERENT_SCALE * scale, LEAST):
+        return "different"
+    return "undecided"
+
+
+def _by_float64(runs: _Runs, near: np.ndarray, near64: np.ndarray, isolated: bool) -> Judgement:
+    t, t64, j, j64 = runs.t, runs.t64, runs.j, runs.j64
+    left = EPSILON / runs.epsilon
+    u, v, d, plain = np.abs(t - t64), np.abs(j - j64), np.abs(t64 - j64), np.abs(t - j)
+    moving = (u > 0) | (v > 0) | (d > 0)
+    if not moving.any():
+        return Judgement("same", 0.0, 0.0, 0.0, 0.0, max(rms(t64), runs.size), left=left)
+    scale = max(rms(t64[moving]), runs.size)
+    d = np.where(near64, 0.0, d)
+
+    # Rounding of single elements that is no rounding: they went over a corner, and would make
+    # the floor of all others too high. Where torch's inputs are the same, both programs go.
+    kink = _stand_out(np.maximum(u, v), moving, scale)
+    kink &= near | (plain <= NULL * scale) | (not isolated)
+    calm = moving & ~kink
+    torch, jax, double = rms(u[calm]), rms(v[calm]), rms(d[moving])
+    floor, peak = left * max(torch, jax), left * max(np.max(u[calm]), np.max(v[calm]))
+    largest = int(np.argmax(d))
+    label = max(
+        _label(double, floor, scale), _label(d[largest], peak, scale), key=_ORDER.__getitem__
+    )
+    if label == "same":
+        # Single numbers are right by luck; half an epsilon is what storing a number may cost.
+        if jax > ACCURACY * max(torch, runs.epsilon / 2 * scale, LEAST_NORMAL):
+            label = "different" if jax > ACCURACY_SCALE * scale else "precision"
+        elif kink.any() or near64.any():
+            label = "kink"
+    return Judgement(
+        label,
+        torch,
+        jax,
+        double,
+        rms(plain[moving]),
+        scale,
+        float(d[largest]),
+        (largest,),
+        int(np.sum(kink | near64)),
+        int(np.sum(d > max(DIFFERENT * peak, DIFFERENT_SCALE * scale, LEAST))),
+        left=left,
+    )
+
+
+def _stand_out(moved: np.ndarray, moving: np.ndarray, scale: float) -> np.ndarray:
+    """The few elements that rounding moved much more than the others."""
+    out = moved > KINK_SCALE * scale
+    others = moving & ~out
+    if not out.any() or not others.any() or out.sum() > max(1, KINK_SHARE * moving.sum()):
+        return np.zeros_like(out)
+    return moved > max(KINK_SCALE * scale, KINK_CONTRAST * rms(moved[others]))
+
+
+def _by_float32(runs: _Runs) -> Judgement:
+    """The verdict where a float64 run is missing: J is as near to the other as T is, or not."""
+    t, t64, j, j64 = runs.t, runs.t64, runs.j, runs.j64
+    exact = next((x for x in (t64, j64) if x is not None), None)
+    scale = max(rms(t), runs.size)
+    if t.size == 0:
+        return Judgement("same", 0.0, 0.0, np.nan, 0.0, scale, evidence="float32")
+    error = rms(t - j)
+    if exact is None:
+        rounding = 0.0
+    elif t64 is not None:
+        error, rounding = rms(j - exact), rms(t - exact)
+    else:
+        error, rounding = rms(t - exact), rms(j - exact)
+    rounding = max(rounding, runs.epsilon * scale, LEAST_NORMAL)
+    label: Label = "undecided"
+    if error <= ACCURACY * rounding:
+        label = "same"
+    elif error > DIFFERENT * rounding:
+        label = "different"
+    plain = np.abs(t - j)
+    return Judgement(
+        label,
+        np.nan if t64 is None else rms(t - t64),
+        np.nan if j64 is None else rms(j - j64),
+        np.nan,
+        rms(plain),
+        scale,
+        float(np.max(plain)),
+        (int(np.argmax(plain)),),
+        evidence="float32",
+    )
+
+
+def _exactly(t: np.ndarray, j: np.ndarray, judged: np.ndarray, near: np.ndarray) -> Judgement:
+    """The verdict on integers and booleans, of which those at a corner may differ."""
+    unequal = judged & (t != j)
+    apart = unequal & ~near
+    kinks, count = int(np.sum(unequal & near)), int(np.sum(apart))
+    plain = np.abs(t[judged].astype(np.float64) - j[judged].astype(np.float64))
+    return Judgement(
+        "different" if count else "kink" if kinks else "same",
+        0.0,
+        0.0,
+        rms(plain),
+        rms(plain),
+        rms(t[judged].astype(np.float64)),
+        float(plain.max(initial=0.0)),
+        _first(apart) if count else (),
+        kinks,
+        count,
+    )
+
+
+def _unlike(note: str, where: tuple[int, ...] = (), apart: int = 0) -> Judgement:
+    """The verdict on arrays that cannot be subtracted."""
+    infinite = float("inf")
+    return Judgement(
+        "different", 0.0, 0.0, infinite, infinite, 0.0, infinite, where, apart=apart, note=note
+    )
+
+
+def _kind(x: np.ndarray) -> str:
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return "floating"
+    return "complex" if x.dtype.kind == "c" else "exact"
+
+
+def _parts(x: ArrayLike) -> np.ndarray:
+    """The real and imaginary parts of complex numbers along a new last axis."""
+    x = np.asarray(x)
+    return np.stack([x.real, x.imag], -1)
+
+
+def _double(x: np.ndarray, wide: ArrayLike | None) -> np.ndarray | None:
+    """The float64 run: the array itself where it is float64."""
+    if x.dtype == np.float64:
+        return x
+    return None if wide is None else np.asarray(wide, np.float64)
+
+
+def _first(mask: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(mask)[0])
+
+
+def _corners(
+    pre: tuple[ArrayLike, ArrayLike] | None, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which elements rounding may have pushed over the corner, in float32 and in float64."""
+    if pre is None:
+        return np.zeros(shape, bool), np.zeros(shape, bool)
+    narrow, wide = (np.asarray(x, np.float64) for x in pre)
+    moved = rms(narrow - wide)
+    distance = np.broadcast_to(np.abs(wide), shape)
+    return distance <= CORNER * moved, distance <= SAME * 2.0**-29 * moved
+
+
+def _is_null(runs: _Runs) -> bool:
+    least = NULL * max(rms(runs.t), rms(runs.j))
+    return rms(runs.t64) < least and rms(runs.j64) < least
