@@ -28,34 +28,12 @@ make() in port.py returns (model, loss, optimizer), or (step, state) of a step o
 Exit status: 0 the same, 1 different, 2 not comparable, or a mistake in the call.
 """
 
-_RECORD = """The program is run as it is; nothing in it has to change:
-
-    jaxnet record trace/ --steps 5 -- python main.py --epochs 1
-
-It is stopped after the last recorded update. The trace holds batches, weights, random draws,
-activations, gradients and optimizer states as safetensors and JSON, and is checked without torch.
-Batches of 8 to 32 are enough, and keep the trace small."""
-
 _CHECK = """    jaxnet check trace/ port.py:make --save report/
 
 make() is a function without arguments that returns (model, loss, optimizer), where
 loss(model, batch) is what the JAX program minimises, or (step, state) of a step of your own. The
 model has torch's names of parameters. Every layer, gradient and update is compared in float32 and
 float64, so there is no tolerance to choose."""
-
-_COMPARE = """    jaxnet compare reference.py:make port.py:make --steps 20
-
-make() of the reference returns (model, loss, optimizer, batches) of PyTorch, that of the port
-(model, loss, optimizer). The reference is recorded into a temporary trace, and the port checked."""
-
-_DIFF = """    jaxnet diff trace_a/ trace_b/
-
-Both are recorded programs: of two versions of torch, two devices, or two commits."""
-
-_EXPLAIN = """    jaxnet explain trace/ port.py:make --at blocks.3.norm1
-
-Prints which known mistakes of ports were tried at this layer, and how far each is from the numbers
-of the port."""
 
 _VERIFY = """    jaxnet certificate report/             # what it says
     jaxnet certificate report/ --verify    # exit status 2 if sources or trace have changed since
@@ -81,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     options = parser.parse_args(words)
-    if program and options.run is not _record:
+    if program:
         parser.error(f"{' '.join(program)!r} after --: only `jaxnet record` takes a program")
     options.program = program
     try:
@@ -101,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _is_explained(error: Exception) -> bool:
     """Whether an error's message says what to do, so that where it was raised is of no use."""
     from jaxnet.parity._certificate import CertificateError
-    from jaxnet.parity._subject import SubjectError
+    from jaxnet.parity._port import SubjectError
     from jaxnet.parity._trace import TraceError
 
     known = TraceError, SubjectError, CertificateError, FileExistsError, ImportError
@@ -125,10 +103,6 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(run=run, fail=one.error)
         return one
 
-    record = command("record", _record, "record the training of a PyTorch program", _RECORD)
-    record.add_argument("trace", type=Path, help="a new folder for the trace")
-    record.add_argument("--steps", type=_positive, default=5, help="updates to record (default 5)")
-
     check = command("check", _check, "compare a JAX program with a trace", _CHECK)
     check.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
     check.add_argument("port", help="module:function or file.py:function")
@@ -140,23 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         help="compare the program's initial weights too (own), or start it from torch's (trace)",
     )
 
-    compare = command("compare", _compare, "compare two programs in one process", _COMPARE)
-    compare.add_argument("reference", help="module:function of the PyTorch program")
-    compare.add_argument("port", help="module:function of the JAX program")
-    compare.add_argument("--steps", type=_positive, default=5, help="updates (default 5)")
-
-    diff = command("diff", _diff, "compare two traces", _DIFF)
-    diff.add_argument("first", type=Path, help="a trace")
-    diff.add_argument("second", type=Path, help="the trace that is compared with it")
-
-    for one in (check, compare, diff):
+    for one in (check,):
         one.add_argument("--save", type=Path, metavar="FOLDER", help="write a certificate there")
         one.add_argument("--arrays", action="store_true", help="print one line for every array")
-
-    explain = command("explain", _explain, "which mistakes were tried at one layer", _EXPLAIN)
-    explain.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
-    explain.add_argument("port", help="module:function or file.py:function")
-    explain.add_argument("--at", required=True, metavar="LAYER", help="such as blocks.3.norm1")
 
     certificate = command("certificate", _certificate, "read or verify a certificate", _VERIFY)
     certificate.add_argument("folder", type=Path, help="the folder that --save wrote")
@@ -177,16 +137,6 @@ def _positive(text: str) -> int:
     return number
 
 
-def _record(options: argparse.Namespace) -> int:
-    from jaxnet.parity._script import record_script
-
-    if not options.program:
-        options.fail(
-            "there is no program after --: jaxnet record TRACE -- python main.py --epochs 1"
-        )
-    return record_script(options.trace, options.program, steps=options.steps)
-
-
 def _check(options: argparse.Namespace) -> int:
     from jaxnet.parity._check import check
 
@@ -195,32 +145,6 @@ def _check(options: argparse.Namespace) -> int:
     with _progress():
         report = check(options.trace, options.port, steps=options.steps, weights=options.weights)
     return _shown(report, options, f"jaxnet check {options.trace} {options.port}")
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from jaxnet.parity._compare import compare
-    from jaxnet.parity._subject import load
-
-    model, loss, optimizer, batches = load(options.reference)
-    ours = load(options.port)
-    with _progress():
-        report = compare(
-            model,
-            ours[0],
-            batches,
-            steps=options.steps,
-            loss=(loss, ours[1]),
-            optimizer=(optimizer, ours[2]),
-        )
-    return _shown(report, options, f"jaxnet compare {options.reference} {options.port}")
-
-
-def _diff(options: argparse.Namespace) -> int:
-    from jaxnet.parity._diff import diff
-
-    with _progress():
-        report = diff(options.first, options.second)
-    return _shown(report, options, f"jaxnet diff {options.first} {options.second}")
 
 
 def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:
@@ -233,10 +157,6 @@ def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:
         report.save(options.save)
         print(f"certificate: {options.save / 'certificate.html'}")
     return report.exit_status
-
-
-def _explain(options: argparse.Namespace) -> int:
-    raise NotImplementedError
 
 
 def _certificate(options: argparse.Namespace) -> int:
