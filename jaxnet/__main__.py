@@ -86,9 +86,16 @@ def _is_explained(error: Exception) -> bool:
     return isinstance(error, known)
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are written, and each command beside its words."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="jaxnet", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="jaxnet", description=_ABOUT, formatter_class=_Formatter
     )
     parser.add_argument("--version", action="version", version=f"jaxnet {jaxnet.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -98,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=about,
             description=f"{about[0].upper()}{about[1:]}.\n\n{more}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
         )
         one.set_defaults(run=run, fail=one.error)
         return one

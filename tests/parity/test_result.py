@@ -51,12 +51,12 @@ WORDS = {
             },
             "subject": {"batch": 8},
         },
-        "parity: DIFFERENT  1 difference, 2 of 3 arrays same "
+        "parity: DIFFERENT  1 difference, 2 of 3 arrays same  "
         "(torch 2.13.0 cpu, jax 0.10.2 gpu, 1 step, batch 8)",
     ),
     "arrays that follow from others are not counted": (
         {"results": [result(), result(judgement=DIFFERENT, level="chain")]},
-        "parity: SAME  1 of 1 arrays same (1 step)",
+        "parity: SAME  1 of 1 arrays same  (1 step)",
     ),
     "where": (
         {"findings": [found(torch_where="LayerNorm model.py:88", jax_where="port.py:71")]},
@@ -130,4 +130,4 @@ def test_in_a_notebook_names_are_text():
 
 
 def test_the_repr_is_the_verdict():
-    assert repr(report()) == "<Report SAME  1 of 1 arrays same (1 step)>"
+    assert repr(report()) == "<Report SAME  1 of 1 arrays same  (1 step)>"
