@@ -361,11 +361,11 @@ class TraceWriter:
             doubles: For floating arrays the values of the same step in float64.
         """
         name = f"step-{self.steps:04d}"
-        stored = {site: np.ascontiguousarray(array) for site, array in arrays.items()}
+        stored = {site: np.asarray(array, order="C") for site, array in arrays.items()}
         for site, wide in doubles.items():
             with np.errstate(invalid="ignore"):  # infinite numbers are the same in both
                 more = np.nan_to_num(wide - stored[site].astype(np.float64), nan=0.0)
-            stored[site + _DOUBLE] = np.ascontiguousarray(more, np.float32)
+            stored[site + _DOUBLE] = np.asarray(more, np.float32, order="C")
         with replacing(self.path / f"{name}.safetensors") as file:
             save_file(stored, file)
         whole = {**content, "sites": [*arrays]}
