@@ -183,7 +183,7 @@ def test_a_certificate_is_read(capsys, saved, verdict, expected):
     status, out, _ = called(capsys, "certificate", folder)
     assert status == expected
     assert out.startswith(f"parity: {verdict.upper()}")
-    assert "not comparable: nothing" in out
+    assert "not compared: nothing" in out
     status, out, _ = called(capsys, "certificate", folder, "--line")
     assert status == expected
     assert out == f"parity: {verdict.upper()}\n"
