@@ -136,9 +136,7 @@ def attribute(
     known = [n for n in own or {} if n in evidence.torch64 and n in evidence.jax64]
     # What the reference cannot give, such as the sum of the gradients of several calls, is not
     # used; the rest is.
-    names = [
-        n for n in known if difference(own[n], evidence.torch64[n]) <= evidence.tolerance(n)
-    ]
+    names = [n for n in known if difference(own[n], evidence.torch64[n]) <= evidence.tolerance(n)]
     trial = _Trial(evidence, names)
     failing = [n for n in names if not trial.fits(n, own[n])]
     config = reference.config
@@ -151,16 +149,12 @@ def attribute(
     trial.start = trial.residual(own)
     singles = [h for trap in rows for h in trial.settled(trap, reference) if not trap.precision]
     observed = {id(h): _observed(reference, h) for h in singles}
-    proven: list[tuple[Hypothesis, ...]] = [
-        (h,) for h in singles if trial.proves(observed[id(h)])
-    ]
+    proven: list[tuple[Hypothesis, ...]] = [(h,) for h in singles if trial.proves(observed[id(h)])]
     if not proven:
         proven = list(trial.pairs(reference, rows, singles, observed))
     before = trial.distance(own)
     after = trial.distance(_observed(reference, *proven[0])) if proven else before
-    return Cause(
-        _in_order(proven, reference), signs, trial.tried, True, config, before, after
-    )
+    return Cause(_in_order(proven, reference), signs, trial.tried, True, config, before, after)
 
 
 def _observed(reference: Any, *hypotheses: Hypothesis, names: Sequence[str] = ()) -> Any:

@@ -234,7 +234,7 @@ def _class_losses(
         return -(log_p * target * along).sum(axis), None, None
     ignored = target == h.get("ignore_index", -100)
     place = np.where(ignored, 0, target)
-    if place.size and not (0 <= place.min() and place.max() < classes):
+    if place.size and not (place.min() >= 0 and place.max() < classes):
         raise ValueError("a target is no class")
     picked = -np.take_along_axis(log_p, np.expand_dims(place, axis), axis).squeeze(axis)
     weights = np.where(ignored, 0.0, weight[place])
@@ -388,8 +388,7 @@ def _records(step: Step) -> list[tuple[str, str, LossRecord]]:
         names = ARGUMENTS[function.function]
         given = from_json(function.inputs, step.double)
         arguments = {
-            names[int(k)] if k.isdigit() and int(k) < len(names) else k: v
-            for k, v in given.items()
+            names[int(k)] if k.isdigit() and int(k) < len(names) else k: v for k, v in given.items()
         }
         arguments = {k: v for k, v in arguments.items() if k not in ("size_average", "reduce")}
         found.append(

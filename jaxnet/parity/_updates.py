@@ -163,9 +163,7 @@ def clipped(record: Record, how: Any) -> np.ndarray:
         return np.clip(raw, -bound, bound)
     if kind == "adaptive":
         largest = bound * np.maximum(clip.sizes, 1e-3)
-        return np.where(
-            clip.units > largest, raw * largest / np.maximum(clip.units, 1e-6), raw
-        )
+        return np.where(clip.units > largest, raw * largest / np.maximum(clip.units, 1e-6), raw)
     norm = clip.own if kind == "own" else clip.norm
     factor = bound / (norm + (0.0 if kind in ("exact", "always", "own") else 1e-6))
     return raw * (factor if kind == "always" else min(1.0, factor))

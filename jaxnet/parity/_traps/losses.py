@@ -33,9 +33,7 @@ def _mean_of_classes(config: Mapping[str, Any]) -> bool:
 
 
 def _has_ignored(loss: Loss) -> None:
-    if not any(
-        np.any(r.arguments["target"] == loss.config["ignore_index"]) for r in loss.records
-    ):
+    if not any(np.any(r.arguments["target"] == loss.config["ignore_index"]) for r in loss.records):
         raise ValueError("no target is ignored")
 
 

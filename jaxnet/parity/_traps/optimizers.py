@@ -436,8 +436,7 @@ TRAPS: tuple[Trap, ...] = (
         "epsilon-inside-root-value",
         EPSILON,
         _set(eps_at="inside"),
-        "The epsilon is {eps:.4g} and inside of the root; torch adds {torch[eps]:.4g} to the "
-        "root.",
+        "The epsilon is {eps:.4g} and inside of the root; torch adds {torch[eps]:.4g} to the root.",
         "sqrt(v) + {torch[eps]:.4g} (optax.rmsprop: eps_in_sqrt=False)",
         constants={"eps": _EPSILONS},
     ),
