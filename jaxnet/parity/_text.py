@@ -168,12 +168,13 @@ def details(report: Report) -> str:
         torch, double, jax = shares(result.judgement)
         lines.append(
             f"{result.step:4d}  {result.site:{width}}  {result.level:9}  "
-            f"{_label(result):13}  {torch:8.1e}  {double:8.1e}  {jax:8.1e}"
+            f"{label(result):13}  {torch:8.1e}  {double:8.1e}  {jax:8.1e}"
         )
     return "\n".join(lines)
 
 
-def _label(result: SiteResult) -> str:
+def label(result: SiteResult) -> str:
+    """The label of a result; what differs only since something before it does is downstream."""
     downstream = result.level == "chain" and result.judgement.failed
     return "downstream" if downstream else result.judgement.label
 
