@@ -81,7 +81,7 @@ def sources(objects: Iterable[Any]) -> Iterator[tuple[str, dict[str, str]]]:
                 continue
             text = source_text(Path(file), code.__qualname__) if file else None
             if text is not None:
-                yield name, {"file": str(Path(str(file)).resolve()), "sha256": _sha256(text)}
+                yield name, {"file": str(Path(str(file)).resolve()), "sha256": sha256(text)}
 
 
 def _code_of(value: Any) -> Iterator[Any]:
@@ -143,7 +143,7 @@ def changed(subject: Mapping[str, Any]) -> list[str]:
             now = next((text for text in texts if text is not None), None)
             if now is None:
                 found.append(f"{side}: {name} is not in {source['file']}")
-            elif _sha256(now) != source["sha256"]:
+            elif sha256(now) != source["sha256"]:
                 found.append(f"{side}: {name} in {source['file']} is another")
     trace = subject.get("trace")
     if trace is not None:
@@ -173,5 +173,6 @@ def _checksum(arrays: Iterable[np.ndarray]) -> str:
     return whole.hexdigest()
 
 
-def _sha256(text: str) -> str:
+def sha256(text: str) -> str:
+    """The checksum of a text."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -65,7 +65,8 @@ def headline(report: Report) -> str:
     if total:
         words.append(f"{total - failed} of {total} arrays same")
     setting = _setting(report)
-    return f"{report.verdict.upper()}  {', '.join(words)}{f' ({setting})' if setting else ''}"
+    parts = [report.verdict.upper(), ", ".join(words), f"({setting})" if setting else ""]
+    return "  ".join(part for part in parts if part)
 
 
 def _setting(report: Report) -> str:
