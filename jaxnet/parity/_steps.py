@@ -187,7 +187,7 @@ class Steps:
 
     def _sites(self, state: Any, only: str | None = None) -> Sites:
         """The arrays of a state by their sites after a step."""
-        sites: Sites = {}
+        sites: dict[str, Any] = {}
         for name, one in named_states(jax.device_get(state)).items():
             if only not in (None, name):
                 continue
