@@ -5,7 +5,7 @@ their reductions, epsilons and axes can be changed; all others are jaxnet.losses
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import jax
@@ -207,7 +207,7 @@ def _softmax(x: np.ndarray) -> np.ndarray:
     return np.exp(log_softmax(x, min(x.ndim - 1, 1)))
 
 
-_GIVEN = {
+_GIVEN: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "softmax": _softmax,
     "log_softmax": lambda x: log_softmax(x, min(x.ndim - 1, 1)),
     "sigmoid": sigmoid,
@@ -344,7 +344,9 @@ def _records(step: Step) -> list[tuple[str, str, LossRecord]]:
         site = f"function:{function.name}"
         if function.function not in ARGUMENTS or site not in step.sites:
             continue
-        rest, last, known = [], site, {}
+        rest: list[Function] = []
+        known: dict[str, np.ndarray] = {}
+        last = site
         touched = {site}
         for later in step.functions[i + 1 :]:
             sites = _sites(later.inputs)

@@ -13,7 +13,10 @@ from jaxnet.parity._traps import (
     norms,
     optimizers,
     pooling,
+    preflight,
     recurrent,
+    runs,
+    schedules,
 )
 from jaxnet.parity._traps._trap import Hypothesis, Reference, Trap
 
@@ -27,8 +30,11 @@ ALL: tuple[Trap, ...] = (
     *attention.TRAPS,
     *recurrent.TRAPS,
     *losses.TRAPS,
-    *gradients.TRAPS,
     *optimizers.TRAPS,
+    *gradients.TRAPS,
+    *schedules.TRAPS,
+    *runs.TRAPS,
+    *preflight.TRAPS,
 )
 
 
