@@ -86,16 +86,9 @@ def _is_explained(error: Exception) -> bool:
     return isinstance(error, known)
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Descriptions as they are written, and each command beside its words."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="jaxnet", description=_ABOUT, formatter_class=_Formatter
+        prog="jaxnet", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"jaxnet {jaxnet.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -105,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=about,
             description=f"{about[0].upper()}{about[1:]}.\n\n{more}",
-            formatter_class=_Formatter,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         one.set_defaults(run=run, fail=one.error)
         return one

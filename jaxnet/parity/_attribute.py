@@ -14,11 +14,14 @@ import numpy as np
 
 from jaxnet.parity import _symptoms as symptoms
 from jaxnet.parity._fit import fit, rounded
-from jaxnet.parity._judge import ACCURACY, LEFT, SAME, SAME_SCALE, rms
+from jaxnet.parity._judge import ACCURACY, SAME, SAME_SCALE, rms
 from jaxnet.parity._reference import Layer
 from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
 
 Numbers = Mapping[str, np.ndarray]
+
+# What float64 leaves of a rounding of float32: the ratio of their epsilons.
+LEFT = 2.0**-29
 
 # Of two faults in one layer each alone brings the numbers nearer, so that pairs are formed of the
 # hypotheses that do best alone, each with all others.
@@ -136,9 +139,7 @@ def attribute(
     known = [n for n in own or {} if n in evidence.torch64 and n in evidence.jax64]
     # What the reference cannot give, such as the sum of the gradients of several calls, is not
     # used; the rest is.
-    names = [
-        n for n in known if difference(own[n], evidence.torch64[n]) <= evidence.tolerance(n)
-    ]
+    names = [n for n in known if difference(own[n], evidence.torch64[n]) <= evidence.tolerance(n)]
     trial = _Trial(evidence, names)
     failing = [n for n in names if not trial.fits(n, own[n])]
     config = reference.config
@@ -151,16 +152,12 @@ def attribute(
     trial.start = trial.residual(own)
     singles = [h for trap in rows for h in trial.settled(trap, reference) if not trap.precision]
     observed = {id(h): _observed(reference, h) for h in singles}
-    proven: list[tuple[Hypothesis, ...]] = [
-        (h,) for h in singles if trial.proves(observed[id(h)])
-    ]
+    proven: list[tuple[Hypothesis, ...]] = [(h,) for h in singles if trial.proves(observed[id(h)])]
     if not proven:
         proven = list(trial.pairs(reference, rows, singles, observed))
     before = trial.distance(own)
     after = trial.distance(_observed(reference, *proven[0])) if proven else before
-    return Cause(
-        _in_order(proven, reference), signs, trial.tried, True, config, before, after
-    )
+    return Cause(_in_order(proven, reference), signs, trial.tried, True, config, before, after)
 
 
 def _observed(reference: Any, *hypotheses: Hypothesis, names: Sequence[str] = ()) -> Any:

@@ -163,9 +163,7 @@ def clipped(record: Record, how: Any) -> np.ndarray:
         return np.clip(raw, -bound, bound)
     if kind == "adaptive":
         largest = bound * np.maximum(clip.sizes, 1e-3)
-        return np.where(
-            clip.units > largest, raw * largest / np.maximum(clip.units, 1e-6), raw
-        )
+        return np.where(clip.units > largest, raw * largest / np.maximum(clip.units, 1e-6), raw)
     norm = clip.own if kind == "own" else clip.norm
     factor = bound / (norm + (0.0 if kind in ("exact", "always", "own") else 1e-6))
     return raw * (factor if kind == "always" else min(1.0, factor))
@@ -193,7 +191,6 @@ def rule(
             "frozen": whether nothing is done;
             "lr_inside": whether the buffer holds the gradient times the learning rate;
             "first": the factor of the first gradient in an empty buffer;
-            "nesterov": also "old", with the buffer before this step;
             "eps_at": "outside" the root and its correction (torch), "uncorrected", outside of the
             root and inside of the correction, or "inside" the root;
             "eps_root": a further epsilon inside the root;
@@ -245,10 +242,9 @@ def _sgd(
     if old is None:
         first = h.get("first", 1.0)
         buffer = (share if first == "damped" else first) * g
-        old = np.zeros_like(g)
     else:
         buffer = momentum * old + share * g
-    ahead = g + momentum * (old if nesterov == "old" else buffer) if nesterov else buffer
+    ahead = g + momentum * buffer if nesterov else buffer
     return -size * ahead, {"momentum_buffer": buffer}
 
 

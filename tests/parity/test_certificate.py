@@ -2,24 +2,26 @@
 
 import contextlib
 import html.parser
-import importlib.util
+import importlib
 import json
 import re
 import runpy
 import sys
+import types
 from xml.etree import ElementTree
 
 import jax
 import numpy as np
 import pytest
 
-from jaxnet.parity import _certificate, _provenance, _trace
+from jaxnet.parity import _certificate, _provenance, _sources, _trace
 from jaxnet.parity._judge import Judgement, rms
 from jaxnet.parity._result import Alternative, Coverage, Finding, Horizon, Report, SiteResult
 
 SOURCE = """
 from flax import nnx
 from jaxnet import nn, losses
+from a_neighbour import scale
 
 
 class Unused:
@@ -45,28 +47,20 @@ def normed(x, eps):
     return (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(variance + eps) * 2 + 1
 
 
-@pytest.fixture(scope="module")
-def source():
-    return SOURCE
-
-
 @pytest.fixture
-def port(tmp_path, source):
+def port(tmp_path, monkeypatch):
     """The user's program as a module of its own."""
-    file = tmp_path / "the_port.py"
-    file.write_text(source)
-    spec = importlib.util.spec_from_file_location("the_port", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["the_port"] = module  # as an import would
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["the_port"]
+    (tmp_path / "the_port.py").write_text(SOURCE)
+    (tmp_path / "a_neighbour.py").write_text("def scale(x):\n    return 2 * x\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield importlib.import_module("the_port")
+    del sys.modules["the_port"], sys.modules["a_neighbour"]
 
 
 @pytest.fixture
 def trace(tmp_path):
     """One step of torch's LayerNorm(4) with the model's own line in main.py."""
-    (tmp_path / "main.py").write_text("class Model:\n    norm = 1\n")
+    (tmp_path / "main.py").write_text("class Model:\n    norm = 1\n\n\nModel()\n")
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     writer = _trace.TraceWriter(tmp_path / "trace")
     call = _trace.Call(
@@ -86,17 +80,15 @@ def trace(tmp_path):
         "batches": [{"array": "batch:0"}], "events": ["forward"],
     }  # fmt: skip
     writer.write_step(content, arrays, {"forward:norm#0": double})
-    own = _provenance.source_text(tmp_path / "main.py", "Model")
     norm = _trace.Module(
         "LayerNorm", "torch.nn.modules.normalization.LayerNorm",
         {"normalized_shape": [4], "eps": 1e-5, "elementwise_affine": True}, "", "", "", True,
     )  # fmt: skip
-    model = _trace.Module(
-        "Model", "__main__.Model", {}, "", f"{tmp_path / 'main.py'}:1",
-        _provenance.sha256(own), True,
-    )  # fmt: skip
-    about = {"models": [""], "modules": {"": model, "norm": norm}, "parameters": {}, "buffers": {},
-             "optimizers": [], "schedulers": [], "environment": {"torch": "2.13.0"}}  # fmt: skip
+    main = types.ModuleType("main")
+    main.__file__ = str(tmp_path / "main.py")
+    about = {"models": [""], "modules": {"norm": norm}, "parameters": {}, "buffers": {},
+             "optimizers": [], "schedulers": [], "torch": "2.13.0",
+             "sources": _sources.sources([main])}  # fmt: skip
     writer.write_about(about)
     return _trace.read(tmp_path / "trace")
 
@@ -191,7 +183,7 @@ def test_the_page_stands_alone_and_says_all(report, tmp_path):
     for words in (
         "The two programs are different", "the output of <norm> is another", "epsilon is 1e-6",
         "a note", "dropout: its draws", "head", "flipped", "2.13.0", "python repro.py",
-        "the_port.Net",
+        "the_port.py",
     ):  # fmt: skip
         assert words in page.text, words
     plots = re.findall(r"<svg.*?</svg>", text)
@@ -208,10 +200,14 @@ def test_a_report_without_numbers_has_a_page_too(tmp_path):
     assert "could not be compared" in Page((tmp_path / "out" / "certificate.html").read_text()).text
 
 
-def test_subject(report, port):
-    # The user's own classes and functions only, also those inside jax.jit.
-    assert set(report.subject["jax"]) == {"the_port.Net", "the_port.loss"}
-    assert set(report.subject["torch"]) == {"__main__.Model"}
+def test_subject(report, tmp_path):
+    # The user's own files: of the model's class, of a loss inside jax.jit, what they import.
+    names = {"", "Unused", "Net", "loss"}
+    found = {file: set(names) for file, names in report.subject["jax"].items()}
+    assert found == {
+        str(tmp_path / "the_port.py"): names, str(tmp_path / "a_neighbour.py"): {"", "scale"}
+    }  # fmt: skip
+    assert set(report.subject["torch"]) == {str(tmp_path / "main.py")}
     assert report.subject["batch"] == 3
 
 
@@ -226,31 +222,50 @@ def replace(path, old, new):
 
 CHANGES = {
     "nothing": (lambda folder: None, None),
-    "a class that is not used": (
-        lambda folder: replace(folder / "the_port.py", "pass", "x = 1"),
-        None,
-    ),
-    "lines before the class": (
+    "empty lines and comments between classes": (
         lambda folder: replace(folder / "the_port.py", "\n\nclass Unused", "\n\n\n#\nclass Unused"),
         None,
     ),
     "the port's class": (
         lambda folder: replace(folder / "the_port.py", "eps=1e-6", "eps=1e-5"),
-        "jax: the_port.Net in ",
+        "jax: FOLDER/the_port.py: Net is another",
     ),
     "the port's loss": (
         lambda folder: replace(folder / "the_port.py", "mse_loss(", "l1_loss("),
-        "jax: the_port.loss in ",
+        "jax: FOLDER/the_port.py: loss is another",
+    ),
+    "a new function": (
+        lambda folder: append(folder / "the_port.py", "def f(): pass"),
+        "jax: FOLDER/the_port.py: f is new",
+    ),
+    "a name of the port's": (
+        lambda folder: replace(folder / "the_port.py", "Unused", "Used"),
+        "jax: FOLDER/the_port.py: Unused is gone",
+    ),
+    "the port's imports": (
+        lambda folder: replace(folder / "the_port.py", "import nn, losses", "import losses, nn"),
+        "jax: FOLDER/the_port.py: what stands outside of classes and functions is another",
+    ),
+    "what the port imports": (
+        lambda folder: replace(folder / "a_neighbour.py", "2", "3"),
+        "jax: FOLDER/a_neighbour.py: scale is another",
     ),
     "the port's file": (
         lambda folder: (folder / "the_port.py").unlink(),
-        "jax: the_port.Net is not in ",
+        "jax: FOLDER/the_port.py is not there or is no Python",
     ),
     "torch's class": (
         lambda folder: replace(folder / "main.py", "norm = 1", "norm = 2"),
-        "torch: __main__.Model in ",
+        "torch: FOLDER/main.py: Model is another",
     ),
-    "the trace": (lambda folder: append(folder / "trace" / "trace.json", " "), "trace: "),
+    "torch's program": (
+        lambda folder: replace(folder / "main.py", "Model()", "Model(); Model()"),
+        "torch: FOLDER/main.py: what stands outside of classes and functions is another",
+    ),
+    "the trace": (
+        lambda folder: append(folder / "trace" / "trace.json", " "),
+        "trace: FOLDER/trace is another",
+    ),
 }
 
 
@@ -262,7 +277,7 @@ def test_changes_make_a_certificate_stale(report, tmp_path, change, words):
     if words is None:
         assert found == []
     else:
-        assert found[0].startswith(words)
+        assert found[0] == words.replace("FOLDER", str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxnet.parity._judge import Judgement
-from jaxnet.parity._result import Alternative, Finding, Horizon, Report, SiteResult
+from jaxnet.parity._result import Alternative, Coverage, Finding, Horizon, Report, SiteResult
 
 SAME = Judgement("same", torch=6e-8, jax=5e-8, double=1e-16, plain=7e-8, scale=1.0)
 DIFFERENT = Judgement("different", torch=6e-8, jax=5e-8, double=3e-6, plain=3e-6, scale=0.5)
@@ -80,8 +80,12 @@ WORDS = {
     ),
     "the fix": ({"findings": [found(fix="eps=1e-5")]}, "   fix:   eps=1e-5"),
     "many findings": ({"findings": [found()] * 7}, "and 2 more: print(report.details())"),
-    "all was compared": ({}, "not comparable: nothing"),
-    "exclusions": ({"exclusions": ["a: x", "b: y"]}, "not comparable: a: x; b: y"),
+    "all was compared": ({}, "not compared: nothing"),
+    "exclusions": ({"exclusions": ["a: x", "b: y"]}, "not compared: a: x; b: y"),
+    "what was not reached": (
+        {"coverage": {"modules": Coverage(("a", "b"), {"head": "it was not called"})}},
+        "not reached: 1 of 3 modules: head (it was not called)",
+    ),
     "null gradients": (
         {"results": [result(f"param_grad:key{i}.bias", NULL) for i in range(6)]},
         "null gradients, which are rounding only and no part of the verdict: "

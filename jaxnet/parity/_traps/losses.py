@@ -1,5 +1,6 @@
 """Faults of losses: what a program's loss has that torch's has not."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,9 +34,7 @@ def _mean_of_classes(config: Mapping[str, Any]) -> bool:
 
 
 def _has_ignored(loss: Loss) -> None:
-    if not any(
-        np.any(r.arguments["target"] == loss.config["ignore_index"]) for r in loss.records
-    ):
+    if not any(np.any(r.arguments["target"] == loss.config["ignore_index"]) for r in loss.records):
         raise ValueError("no target is ignored")
 
 
@@ -56,8 +55,6 @@ def _ignored_kept(loss: Loss) -> Loss:
 
 
 def _with_targets(loss: Loss, records: list[tuple[Any, Any]]) -> Loss:
-    import dataclasses
-
     return dataclasses.replace(
         loss,
         records=tuple(
