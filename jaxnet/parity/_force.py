@@ -134,7 +134,7 @@ class Plan:
             for form in (call.inputs, call.output):
                 names.update(dict.fromkeys(keys_of(form).values()))
             for path in keys_of(call.output):
-                names[join(f"grad:{call.name}", path)] = None
+                names[at(f"grad:{call.name}", path)] = None
         return [name for name in names if name in self.step]
 
 
@@ -142,6 +142,11 @@ def _root(calls: Sequence[Recorded], index: int) -> int:
     while (parent := calls[index].parent) is not None:
         index = parent
     return index
+
+
+def at(call: str, path: str) -> str:
+    """The site of a part of a value; the path "" is that of the whole value."""
+    return f"{call}.{path}" if path else call
 
 
 def keys_of(form: Any) -> dict[str, str]:
@@ -312,11 +317,11 @@ class _Watch:
             if key is None or key not in self.recorded or not hasattr(own, "dtype"):
                 return own
             found.add(where)
-            site = join(f"forward:{there.name}", where)
+            site = at(f"forward:{there.name}", where)
             self.noted[site] = own
             recorded = self.recorded[key]
             floating = jnp.issubdtype(own.dtype, jnp.floating)
-            gradient_site = join(f"grad:{there.name}", where)
+            gradient_site = at(f"grad:{there.name}", where)
             tap = self.taps.get(gradient_site)
             if not floating or recorded.shape != own.shape:
                 return recorded.astype(own.dtype) if self.forced else own
@@ -453,7 +458,7 @@ def _taps(plan: Plan, recorded: Mapping[str, Any], forced: bool) -> dict[str, An
     shapes: dict[str, Any] = {}
     for call in (call for calls in plan.calls.values() for call in calls):
         for path, key in keys_of(call.output).items():
-            shapes[join(f"grad:{call.name}", path)] = recorded.get(key)
+            shapes[at(f"grad:{call.name}", path)] = recorded.get(key)
         for path, key in keys_of(call.inputs).items() if forced else ():
             shapes[f"input:{call.name}.{path}"] = recorded.get(key)
     return {

@@ -65,7 +65,8 @@ def headline(report: Report) -> str:
     if total:
         words.append(f"{total - failed} of {total} arrays same")
     setting = _setting(report)
-    return f"{report.verdict.upper()}  {', '.join(words)}{f' ({setting})' if setting else ''}"
+    parts = [report.verdict.upper(), ", ".join(words), f"({setting})" if setting else ""]
+    return "  ".join(part for part in parts if part)
 
 
 def _setting(report: Report) -> str:
@@ -122,7 +123,12 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
 
 
 def _evidence(report: Report) -> Iterator[str]:
-    yield f"not comparable: {'; '.join(report.exclusions) or 'nothing'}"
+    yield f"not compared: {'; '.join(report.exclusions) or 'nothing'}"
+    for kind, coverage in report.coverage.items():
+        if coverage.missing:
+            total = len(coverage.seen) + len(coverage.missing)
+            names = _few([f"{name} ({why})" for name, why in coverage.missing.items()])
+            yield f"not reached: {len(coverage.missing)} of {total} {kind}: {names}"
     found: dict[str, set[str]] = {}
     for result in report.results:
         found.setdefault(result.judgement.label, set()).add(place_of(result.site))
