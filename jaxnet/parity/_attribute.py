@@ -14,11 +14,14 @@ import numpy as np
 
 from jaxnet.parity import _symptoms as symptoms
 from jaxnet.parity._fit import fit, rounded
-from jaxnet.parity._judge import ACCURACY, LEFT, SAME, SAME_SCALE, rms
+from jaxnet.parity._judge import ACCURACY, SAME, SAME_SCALE, rms
 from jaxnet.parity._reference import Layer
 from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
 
 Numbers = Mapping[str, np.ndarray]
+
+# What float64 leaves of a rounding of float32: the ratio of their epsilons.
+LEFT = 2.0**-29
 
 # Of two faults in one layer each alone brings the numbers nearer, so that pairs are formed of the
 # hypotheses that do best alone, each with all others.

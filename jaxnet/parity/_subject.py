@@ -311,7 +311,7 @@ def with_numbers(
 
         def replaced(arrays: Mapping[str, Any], sites: Mapping[str, str]) -> dict[str, Any]:
             return {
-                name: jnp.asarray(array_of(sites[prefix + name]), old.dtype)
+                name: np.asarray(array_of(sites[prefix + name])).astype(old.dtype)
                 if prefix + name in sites and hasattr(old, "dtype")
                 else old
                 for name, old in arrays.items()

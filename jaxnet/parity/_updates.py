@@ -191,7 +191,6 @@ def rule(
             "frozen": whether nothing is done;
             "lr_inside": whether the buffer holds the gradient times the learning rate;
             "first": the factor of the first gradient in an empty buffer;
-            "nesterov": also "old", with the buffer before this step;
             "eps_at": "outside" the root and its correction (torch), "uncorrected", outside of the
             root and inside of the correction, or "inside" the root;
             "eps_root": a further epsilon inside the root;
@@ -243,10 +242,9 @@ def _sgd(
     if old is None:
         first = h.get("first", 1.0)
         buffer = (share if first == "damped" else first) * g
-        old = np.zeros_like(g)
     else:
         buffer = momentum * old + share * g
-    ahead = g + momentum * (old if nesterov == "old" else buffer) if nesterov else buffer
+    ahead = g + momentum * buffer if nesterov else buffer
     return -size * ahead, {"momentum_buffer": buffer}
 
 
