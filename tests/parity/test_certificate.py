@@ -86,7 +86,8 @@ def trace(tmp_path):
     )  # fmt: skip
     main = types.ModuleType("main")
     main.__file__ = str(tmp_path / "main.py")
-    about = {"models": [""], "modules": {"norm": norm}, "parameters": {}, "buffers": {},
+    parameters = {f"norm.{name}": {"shape": [4], "dtype": "float32"} for name in ("weight", "bias")}
+    about = {"models": [""], "modules": {"norm": norm}, "parameters": parameters, "buffers": {},
              "optimizers": [], "schedulers": [], "torch": "2.13.0",
              "sources": _sources.sources([main])}  # fmt: skip
     writer.write_about(about)
