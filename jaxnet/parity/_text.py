@@ -102,7 +102,9 @@ def summary(report: Report, findings: int = 5) -> str:
 
 def _finding(number: int, finding: Finding) -> Iterator[str]:
     sides = "  |  ".join(side for side in (finding.torch_where, finding.jax_where) if side)
-    head = [place_of(finding.site) or finding.site, phase_of(finding.site), f"step {finding.step}"]
+    place, phase = place_of(finding.site), phase_of(finding.site)
+    head = [phase] if phase == "loss" else [place or "the model", phase]
+    head.append(f"step {finding.step}")
     yield f"{number}. {'   '.join([*head, sides] if sides else head)}"
     yield f"   {finding.message}"
     for result in finding.results[:1]:
@@ -127,8 +129,11 @@ def _evidence(report: Report) -> Iterator[str]:
     for kind, coverage in report.coverage.items():
         if coverage.missing:
             total = len(coverage.seen) + len(coverage.missing)
-            names = _few([f"{name} ({why})" for name, why in coverage.missing.items()])
-            yield f"not reached: {len(coverage.missing)} of {total} {kind}: {names}"
+            reasons: dict[str, list[str]] = {}
+            for name, why in coverage.missing.items():
+                reasons.setdefault(why, []).append(name)
+            words = "; ".join(f"{_few(names)} ({why})" for why, names in reasons.items())
+            yield f"not reached: {len(coverage.missing)} of {total} {kind}: {words}"
     found: dict[str, set[str]] = {}
     for result in report.results:
         found.setdefault(result.judgement.label, set()).add(place_of(result.site))

@@ -83,8 +83,14 @@ WORDS = {
     "all was compared": ({}, "not compared: nothing"),
     "exclusions": ({"exclusions": ["a: x", "b: y"]}, "not compared: a: x; b: y"),
     "what was not reached": (
-        {"coverage": {"modules": Coverage(("a", "b"), {"head": "it was not called"})}},
-        "not reached: 1 of 3 modules: head (it was not called)",
+        {
+            "coverage": {
+                "modules": Coverage(
+                    ("a", "b"), dict.fromkeys(("head", "tail"), "it was not called")
+                )
+            }
+        },
+        "not reached: 2 of 4 modules: head, tail (it was not called)",
     ),
     "null gradients": (
         {"results": [result(f"param_grad:key{i}.bias", NULL) for i in range(6)]},
