@@ -147,7 +147,7 @@ def test_the_json_is_strict_and_has_all(report, tmp_path):
     claims = {each["claim"]: (each["same"], each["arrays"]) for each in content["claims"]}
     assert claims == {
         "forward": (0, 1), "gradient": (1, 1), "loss": (0, 1),
-        "of the whole program, unforced": (0, 1),
+        "all layers, one after the other": (0, 1),
     }  # fmt: skip
 
 
