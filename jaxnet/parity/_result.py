@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from jaxnet.parity._judge import Judgement
 
 Level = Literal["preflight", "layer", "step", "run", "chain"]
@@ -57,6 +59,8 @@ class Finding:
         torch_where: The class and the line in the recorded program, "LayerNorm model.py:88".
         jax_where: The same in the checked program.
         tried: How many causes were tried.
+        jax64: The checked program's float64 value of the array at `site`, for repro.py; None
+            where it was not kept. The other numbers are in the trace.
     """
 
     site: str
@@ -72,6 +76,9 @@ class Finding:
     torch_where: str = ""
     jax_where: str = ""
     tried: int = 0
+    jax64: np.ndarray | None = dataclasses.field(
+        default=None, repr=False, compare=False, metadata={"unsaved": True}
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,8 @@ def headline(report: Report) -> str:
     if total:
         words.append(f"{total - failed} of {total} arrays same")
     setting = _setting(report)
-    return f"{report.verdict.upper()}  {', '.join(words)}{f' ({setting})' if setting else ''}"
+    parts = [report.verdict.upper(), ", ".join(words), f"({setting})" if setting else ""]
+    return "  ".join(part for part in parts if part)
 
 
 def _setting(report: Report) -> str:
@@ -122,7 +123,12 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
 
 
 def _evidence(report: Report) -> Iterator[str]:
-    yield f"not comparable: {'; '.join(report.exclusions) or 'nothing'}"
+    yield f"not compared: {'; '.join(report.exclusions) or 'nothing'}"
+    for kind, coverage in report.coverage.items():
+        if coverage.missing:
+            total = len(coverage.seen) + len(coverage.missing)
+            names = _few([f"{name} ({why})" for name, why in coverage.missing.items()])
+            yield f"not reached: {len(coverage.missing)} of {total} {kind}: {names}"
     found: dict[str, set[str]] = {}
     for result in report.results:
         found.setdefault(result.judgement.label, set()).add(place_of(result.site))
@@ -168,12 +174,13 @@ def details(report: Report) -> str:
         torch, double, jax = shares(result.judgement)
         lines.append(
             f"{result.step:4d}  {result.site:{width}}  {result.level:9}  "
-            f"{_label(result):13}  {torch:8.1e}  {double:8.1e}  {jax:8.1e}"
+            f"{label(result):13}  {torch:8.1e}  {double:8.1e}  {jax:8.1e}"
         )
     return "\n".join(lines)
 
 
-def _label(result: SiteResult) -> str:
+def label(result: SiteResult) -> str:
+    """The label of a result; what differs only since something before it does is downstream."""
     downstream = result.level == "chain" and result.judgement.failed
     return "downstream" if downstream else result.judgement.label
 

@@ -1,7 +1,8 @@
 """What a row of the catalogue of causes is, and what it is tried on."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -75,9 +76,22 @@ class Trap:
     )
     precision: bool = False
 
-    def with_(self, **values: Any) -> "Hypothesis":
-        """The hypothesis that this is the cause, with these constants and options."""
-        return Hypothesis(self, values)
+    def choices(self, reference: Reference) -> Iterator["Hypothesis"]:
+        """The hypotheses with each combination of the options; constants are not set.
+
+        There is none where the fault is not possible.
+        """
+        if not self.when(reference.config):
+            return
+        values = [v(reference) if callable(v) else v for v in self.options.values()]
+        for chosen in itertools.product(*values):
+            yield Hypothesis(self, dict(zip(self.options, chosen, strict=True)))
+
+    def usual(self, reference: Reference) -> Iterator["Hypothesis"]:
+        """The hypotheses with all options and the usual values of the constants."""
+        for hypothesis in self.choices(reference):
+            for values in itertools.product(*self.constants.values()):
+                yield hypothesis.fitted(**dict(zip(self.constants, values, strict=True)))
 
 
 @dataclasses.dataclass(frozen=True)
