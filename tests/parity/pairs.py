@@ -22,6 +22,7 @@ from experiments import (
     thermometer,
 )
 from jaxnet import losses, nn
+from jaxnet.parity._trace import read as read
 from jaxnet.random import Generator
 from tests.parity.architectures import Recipe, Task, build, task
 
