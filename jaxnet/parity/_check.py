@@ -8,10 +8,12 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxnet._names import join
+from jaxnet.parity import _provenance
 from jaxnet.parity._findings import findings_of
 from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
 from jaxnet.parity._judge import Judgement, judge, null
+from jaxnet.parity._port import module_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
 from jaxnet.parity._subject import Subject, make_subject
@@ -72,7 +74,13 @@ def check(
     subject = make_subject(
         trace, model, loss, optimizer, step=step, state=state, copy=weights == "copy"
     )
-    return _Check(trace, subject).run(_chosen(trace, steps))
+    report = _Check(trace, subject).run(_chosen(trace, steps))
+    program = module_of(model) if isinstance(model, str) else model
+    objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
+    report.subject = _provenance.subject(trace, objects)
+    report.environment = _provenance.environment(trace)
+    report.notes += _provenance.since_recorded(trace)
+    return report
 
 
 def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
@@ -126,6 +134,10 @@ class _Check:
             *self.preflight,
             *findings_of(self.trace, self.results, self.flows),
         ]
+        for finding in findings:
+            evidence, _ = self.evidence.get(finding.step, (None, None))
+            if evidence is not None and finding.site in evidence.forced:
+                finding.jax64 = evidence.forced[finding.site].jax64
         if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
             findings.append(_drift(apart, horizon))
         return self._report(findings, horizon, steps)
