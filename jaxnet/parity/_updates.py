@@ -221,7 +221,8 @@ def rule(
         scale = {"lr": lr, "one": 1.0, "relative": lr / first_lr if first_lr else 0.0}
         keep = 1 - decay * scale[h.get("decay_by", "lr")]
     start = p if late else p * keep
-    step, state = _FORMULAS[kind](h, g, state, t, lr)
+    with np.errstate(all="ignore"):  # a fault that is tried may divide by 0
+        step, state = _FORMULAS[kind](h, g, state, t, lr)
     after = start + step
     return (after * keep if late else after), state
 
