@@ -9,7 +9,7 @@ excluded, the inputs and weights are changed one by one until it shows.
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from jaxnet.parity._result import Alternative
 from jaxnet.parity._trace import Call, Step, Trace
 from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
 from jaxnet.parity._tree import from_json, leaves
-from jaxnet.parity._updates import updates
+from jaxnet.parity._updates import Update, updates
 
 # Of a row with many options so many are tried, and of a part of the program so many records.
 _OPTIONS, _RECORDS = 4, 3
@@ -73,27 +73,69 @@ def alternatives(
         traps: The rows of the catalogue; by default those of the reference's kind.
     """
     first = records[0].reference
-    observed = [_observe(each.reference) for each in records]
-    known = [(r, own) for r, own in zip(records, observed, strict=True) if own is not None]
-    wrong = next((name for r, own in known for name in _unlike(r, own)), None)
-    if not known or wrong is not None:
-        why = "cannot be built" if wrong is None else f"gives another {wrong} than torch's"
-        return [Alternative(place, "any", False, 0.0, f"jaxnet's own {first.kind} {why} here")]
+    place_of = _Place(records)
+    if place_of.wrong:
+        return [Alternative(place, "any", False, 0.0, place_of.wrong)]
     found = []
     for trap in traps_of(first.kind) if traps is None else traps:
         for hypothesis in _chosen(trap, first):
-            judged = [_judged(hypothesis, record, own) for record, own in known]
-            possible = [each for each in judged if each is not None]
-            seen = any(each[1] for each in possible)
-            reason = "" if seen else _reason(hypothesis, [record.reference for record, _ in known])
-            if not seen and possible and not reason:
-                config = ", ".join(f"{name}={value!r}" for name, value in first.config.items())
-                reason = f"it makes no difference with {config or 'these arguments'}"
-            if possible or reason:  # it is impossible otherwise
-                words = hypothesis.words(first.config)
-                separation = max((each[0] for each in possible), default=0.0)
-                found.append(Alternative(place, words, seen, separation, reason))
+            tried = place_of.tried(hypothesis)
+            reason = ""
+            if tried is None or not tried.seen:
+                reason = _reason(hypothesis, [record.reference for record in records])
+                if tried is None and not reason:
+                    continue  # this mistake cannot be made here
+            seen, separation = (False, 0.0) if tried is None else tried
+            if not seen and not reason:
+                given = ", ".join(f"{n}={v!r}" for n, v in first.config.items() if v is not None)
+                reason = f"nothing that was tried shows it with {given or 'these arguments'}"
+            words = hypothesis.words(first.config)
+            found.append(Alternative(place, words, seen, separation, reason))
     return found
+
+
+class _Tried(NamedTuple):
+    """Whether a mistake shows, and how many floors it moves the numbers."""
+
+    seen: bool
+    separation: float
+
+
+class _Place:
+    """The records of a place, each computed when it is needed: most mistakes show in the first.
+
+    Args:
+        records: The records.
+    """
+
+    def __init__(self, records: Sequence[Recorded]) -> None:
+        self._records = records
+        self._own: list[Numbers | None] = []
+        first = self._observed(0)
+        kind = records[0].reference.kind
+        self.wrong = ""
+        if first is None:
+            self.wrong = f"jaxnet's own {kind} cannot be built here"
+        else:
+            for name in _unlike(records[0], first):
+                self.wrong = f"jaxnet's own {kind} gives another {name} than torch's here"
+
+    def _observed(self, number: int) -> Numbers | None:
+        while len(self._own) <= number:
+            self._own.append(_observe(self._records[len(self._own)].reference))
+        return self._own[number]
+
+    def tried(self, hypothesis: Hypothesis) -> _Tried | None:
+        """What a mistake does to the records; None where it cannot be made with any."""
+        most: _Tried | None = None
+        for number, record in enumerate(self._records):
+            own = self._observed(number)
+            found = None if own is None else _judged(hypothesis, record, own)
+            if found is not None:
+                most = found if most is None else max(most, found)
+                if most.seen:
+                    break
+        return most
 
 
 def _chosen(trap: Trap, reference: Reference) -> Iterator[Hypothesis]:
@@ -139,30 +181,31 @@ def _unlike(record: Recorded, own: Numbers) -> Iterator[str]:
                 yield name
 
 
-def _judged(hypothesis: Hypothesis, record: Recorded, own: Numbers) -> tuple[float, bool] | None:
-    """How many floors the mistake moves the numbers, and whether they differ by it."""
+def _judged(hypothesis: Hypothesis, record: Recorded, own: Numbers) -> _Tried | None:
     reference = record.reference
     if isinstance(reference, Layer) and reference.cotangents:
-        # Most mistakes show in the output, and gradients are dear.
+        # Most mistakes show in the output, and gradients take longer.
         output = dataclasses.replace(reference, cotangents={})
         found = _compared(hypothesis, record, own, _observe(output, hypothesis))
-        if found is not None and found[1]:
+        if found is not None and found.seen:
             return found
     return _compared(hypothesis, record, own, _observe(reference, hypothesis))
 
 
 def _compared(
     hypothesis: Hypothesis, record: Recorded, own: Numbers, other: Numbers | None
-) -> tuple[float, bool] | None:
+) -> _Tried | None:
     if other is None:
         return None
-    most, seen = 0.0, False
-    for name in own.keys() & other.keys():
-        judgement = _judgement(name, record, own[name], other[name], hypothesis.trap.precision)
-        label = judgement.label
-        seen |= label == "different" or (hypothesis.trap.precision and label == "precision")
-        most = max(most, judgement.double / judgement.floor if judgement.floor else 0.0)
-    return most, seen
+    precision = hypothesis.trap.precision
+    found = [
+        _judgement(name, record, own[name], other[name], precision) for name in own if name in other
+    ]
+    labels = ("different", "precision") if precision else ("different",)
+    return _Tried(
+        any(judgement.label in labels for judgement in found),
+        max((j.double / j.floor for j in found if j.floor), default=0.0),
+    )
 
 
 def _judgement(
@@ -190,7 +233,7 @@ def _reason(hypothesis: Hypothesis, references: Sequence[Any]) -> str:
             if own is None:
                 continue
             found = _compared(hypothesis, Recorded(other), own, _observe(other, hypothesis))
-            if found is not None and found[1]:
+            if found is not None and found.seen:
                 return words
     return ""
 
@@ -201,6 +244,8 @@ def _probes(reference: Any) -> Iterator[tuple[str, Any]]:
         yield from _layer_probes(reference)
     elif isinstance(reference, Loss):
         yield from _loss_probes(reference)
+    elif isinstance(reference, Update):
+        yield "larger gradients show it", _larger_gradients(reference, 1e3)
 
 
 def _layer_probes(layer: Layer) -> Iterator[tuple[str, Layer]]:
@@ -214,22 +259,28 @@ def _layer_probes(layer: Layer) -> Iterator[tuple[str, Layer]]:
                 yield words, dataclasses.replace(layer, buffers={**layer.buffers, **other})
     inputs = {p: a for p, a in leaves(dict(layer.inputs)) if isinstance(a, np.ndarray)}
     for path, array in inputs.items():
-        words = f"{_input(path)} hides it; random numbers of the same shape show it"
-        yield words, _with_input(layer, path, generic(array, path))
+        for words, other in _arrays(array, path):
+            name = "the input" if path in ("0", "input") else f"the input {path}"
+            yield f"{name} hides it; {words} show it", _with_input(layer, path, other)
     mode = "evaluation" if layer.training else "training"
     yield f"only {mode} mode shows it", dataclasses.replace(layer, training=not layer.training)
     if len(inputs) == 1:
         ((path, array),) = inputs.items()
         for axis, size in enumerate(array.shape):
-            longer = np.concatenate(
-                [array, *[generic(array, path + str(i)) for i in range(3)]], axis
-            )
-            words = f"axis {axis} of {_input(path)} has the size {size}; a larger one shows it"
-            yield words, dataclasses.replace(_with_input(layer, path, longer), cotangents={})
+            more = [generic(array, path), np.take(generic(array, "more"), [0], axis)]
+            longer = _with_input(layer, path, np.concatenate([array, *more], axis))
+            words = f"axis {axis} of the input has the size {size}; {2 * size + 1} shows it"
+            yield words, dataclasses.replace(longer, cotangents={})
 
 
-def _input(path: str) -> str:
-    return "the input" if path == "0" else f"the input {path}"
+def _arrays(array: np.ndarray, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Other arrays of a shape and dtype, and how they are called."""
+    if array.dtype.kind in "fb":
+        drawn = generic(array, name)
+        yield "random numbers of the same shape", drawn
+        if array.dtype.kind == "f":
+            yield "larger numbers", 30 * drawn
+            yield "numbers far from zero", 30 + drawn
 
 
 def _with_input(layer: Layer, path: str, array: np.ndarray) -> Layer:
@@ -253,8 +304,8 @@ def _loss_probes(loss: Loss) -> Iterator[tuple[str, Loss]]:
             index = loss.config["ignore_index"]
             words = f"no target is {index}; some that are ignored show it"
             yield words, _with_argument(loss, name, np.where(array % 2 == 0, index, array))
-        words = f"the argument {name} hides it; random numbers of the same shape show it"
-        yield words, _with_argument(loss, name, generic(array, name))
+        for words, other in _arrays(array, name):
+            yield f"{name} hides it; {words} show it", _with_argument(loss, name, other)
 
 
 def _with_argument(loss: Loss, name: str, array: np.ndarray) -> Loss:
@@ -262,6 +313,24 @@ def _with_argument(loss: Loss, name: str, array: np.ndarray) -> Loss:
     first = loss.records[0]
     changed = dataclasses.replace(first, arguments={**first.arguments, name: array}, rest=())
     return dataclasses.replace(loss, records=(changed,))
+
+
+def _larger_gradients(update: Update, factor: float) -> Update:
+    records = tuple(
+        dataclasses.replace(
+            record,
+            gradient=factor * record.gradient,
+            raw=factor * record.raw,
+            clip=dataclasses.replace(
+                record.clip,
+                norm=factor * record.clip.norm,
+                own=factor * record.clip.own,
+                units=factor * record.clip.units,
+            ),
+        )
+        for record in update.records
+    )
+    return dataclasses.replace(update, records=records)
 
 
 def generic(array: np.ndarray, name: str) -> np.ndarray:
@@ -314,9 +383,11 @@ def _parts(trace: Trace) -> dict[str, list[Recorded]]:
         add("loss" if not number else f"loss {number}", Recorded(loss))
     for group in trace.optimizers:
         names = {name for each in group["groups"] for name in each["params"]}
-        for name, update in updates(trace).items():
-            if name in names:
-                add(f"{group['class']} optimizer", Recorded(update))
+        for carried in (False, True):  # from torch's state, and from the program's own
+            for name, update in list(updates(trace, carried).items())[:_RECORDS]:
+                if name in names:
+                    records = found.setdefault(f"{group['class']} optimizer", [])
+                    records.append(Recorded(update))
     return found
 
 
