@@ -149,10 +149,23 @@ def attribute(
             return _precision(reference, evidence, rows, worse, signs)
         wrong = [n for n in known if n not in names and not trial.fits(n, own[n])]
         return Cause((), signs, trusted=not wrong and own is not None, config=config)
-    trial.start = trial.residual(own)
-    singles = [h for trap in rows for h in trial.settled(trap, reference) if not trap.precision]
-    observed = {id(h): _observed(reference, h) for h in singles}
-    proven: list[tuple[Hypothesis, ...]] = [(h,) for h in singles if trial.proves(observed[id(h)])]
+    rows = tuple(trap for trap in rows if not trap.precision)
+    singles: list[Hypothesis] = []
+    observed: dict[int, Any] = {}
+    proven: list[tuple[Hypothesis, ...]] = []
+    # A constant is fitted only where no fault without one explains the numbers: the simpler
+    # explanation is the better one, and a fit takes many times as long.
+    for fitted in (False, True):
+        if not proven:
+            new = [
+                h
+                for trap in rows
+                if bool(trap.constants) is fitted
+                for h in trial.settled(trap, reference)
+            ]
+            observed |= {id(h): trial.observed(reference, h) for h in new}
+            proven = [(h,) for h in new if trial.proves(observed[id(h)])]
+            singles += new
     if not proven:
         proven = list(trial.pairs(reference, rows, singles, observed))
     before = trial.distance(own)
@@ -195,7 +208,6 @@ class _Trial:
         self.allowed = {n: evidence.tolerance(n) for n in names}
         self.scales = {n: max(rms(evidence.torch64[n]), 1e-300) for n in names}
         self.tried = 0
-        self.start = np.zeros(0)
 
     def fits(self, name: str, array: np.ndarray) -> bool:
         allowed = self.allowed.get(name) or self.evidence.tolerance(name)
