@@ -135,9 +135,9 @@ class _Check:
             *findings_of(self.trace, self.results, self.flows),
         ]
         for finding in findings:
-            numbers = self.evidence.get(finding.step, (None, None))[0]
-            if numbers is not None and finding.site in numbers.forced:
-                finding.jax64 = numbers.forced[finding.site].jax64
+            evidence, _ = self.evidence.get(finding.step, (None, None))
+            if evidence is not None and finding.site in evidence.forced:
+                finding.jax64 = evidence.forced[finding.site].jax64
         if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
             findings.append(_drift(apart, horizon))
         return self._report(findings, horizon, steps)
