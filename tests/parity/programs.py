@@ -12,7 +12,7 @@ import jax
 
 from jaxnet import losses, ops, optim, train
 from jaxnet.random import Generator
-from tests.parity.pairs import Pair, started
+from tests.parity.pairs import Pair
 from tests.programs import (
     actor_critic,
     dcgan,
@@ -62,7 +62,8 @@ def _gpt(trace: Any) -> Subject:
     schedule = optim.LambdaLR(adamw, gpt.warm_up_and_cosine)
     clipped = optim.chain(optim.clip_by_norm(1.0), optim.scheduled(adamw, schedule, steps=50))
     return {
-        "model": started(gpt.GPT(Generator(1)), trace),
+        "model": gpt.GPT(Generator(1)),
+        "weights": "copy",
         "loss": loss,
         "optimizer": optim.accumulate(clipped, 2, "sum"),
     }
@@ -86,7 +87,8 @@ def _transformer_language_model(trace: Any) -> Subject:
         return losses.nll_loss(model(data).reshape(-1, transformer_language_model.WORDS), targets)
 
     return {
-        "model": started(transformer_language_model.TransformerModel(Generator(1)), trace),
+        "model": transformer_language_model.TransformerModel(Generator(1)),
+        "weights": "copy",
         "loss": loss,
         "optimizer": optim.chain(optim.clip_by_norm(0.25), optim.SGD(lr=0.5)),
     }
@@ -151,7 +153,8 @@ def _actor_critic(trace: Any) -> Subject:
 
 def _vision_transformer(trace: Any) -> Subject:
     return {
-        "model": started(vision_transformer.VisionTransformer(Generator(1)), trace),
+        "model": vision_transformer.VisionTransformer(Generator(1)),
+        "weights": "copy",
         "loss": train.supervised(losses.cross_entropy),
         "optimizer": optim.Adam(lr=3e-3),
     }
