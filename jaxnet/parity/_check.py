@@ -9,7 +9,7 @@ import numpy as np
 from jaxnet._names import join
 from jaxnet.parity._findings import findings_of
 from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
-from jaxnet.parity._judge import Judgement, judge, null
+from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
 from jaxnet.parity._subject import Subject, make_subject
@@ -217,7 +217,7 @@ class _Check:
                 name = place if phase == "update" else place.rpartition(".")[0]
                 gradient = gradients.get(name)
                 if gradient is not None and torch.shape == step[gradient].shape:
-                    ignore = null(step[gradient], step.double(gradient))
+                    ignore = null(step[gradient], step.double(gradient), gradient_scale(step, name))
             if phase == "update" and jax64 is not None and jax.shape == torch.shape:
                 # What is compared is the change: the parameter itself would hide it.
                 start = step[f"before:{place}"]
@@ -231,6 +231,7 @@ class _Check:
                 jax,
                 None if site in self.narrow else jax64,
                 site=site,
+                scale=gradient_scale(step, place) if phase in ("param_grad", "clipped") else None,
                 ignore=ignore,
                 isolated=level != "chain" and level != "step",
             )
