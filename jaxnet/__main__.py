@@ -109,9 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--steps", type=_positive, help="compare only the first of the steps")
     check.add_argument(
         "--weights",
-        choices=("own", "trace"),
+        choices=("own", "copy"),
         default="own",
-        help="compare the program's initial weights too (own), or start it from torch's (trace)",
+        help="compare the program's initial weights too (own), or start from a copy of torch's",
     )
 
     for one in (check,):

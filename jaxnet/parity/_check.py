@@ -1,5 +1,6 @@
 """Whether a JAX program is the recorded one."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -7,9 +8,11 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxnet._names import join
+from jaxnet.parity import _provenance
 from jaxnet.parity._findings import findings_of
 from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
 from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
+from jaxnet.parity._port import module_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
 from jaxnet.parity._subject import Subject, make_subject
@@ -70,7 +73,13 @@ def check(
     subject = make_subject(
         trace, model, loss, optimizer, step=step, state=state, copy=weights == "copy"
     )
-    return _Check(trace, subject).run(_chosen(trace, steps))
+    report = _Check(trace, subject).run(_chosen(trace, steps))
+    program = module_of(model) if isinstance(model, str) else model
+    objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
+    report.subject = _provenance.subject(trace, objects)
+    report.environment = _provenance.environment(trace)
+    report.notes += _provenance.since_recorded(trace)
+    return report
 
 
 def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
@@ -105,9 +114,14 @@ class _Check:
         consecutive = [step.index for step in steps] == list(range(len(steps)))
         free = FreeRun(self.steps, steps[0]) if consecutive else None
         for step in steps:
-            evidence = self._layers(step) if step.full and self.subject.parts else None
-            runs = self.steps.run(step)
+            states, errors = self.steps.before(step)
+            evidence = None
+            if step.full and self.subject.parts:
+                evidence = self._layers(step, states)
+            runs = self.steps.run(step, states, errors)
             self._step(step, runs)
+            if evidence is not None and self._unexplained(step):
+                evidence = self._chain(step, states, evidence)
             if free is not None:
                 free = self._advanced(free, step)
             self._remember(step, evidence, runs)
@@ -154,22 +168,35 @@ class _Check:
                 )
             )
 
-    def _layers(self, step: Step) -> StepEvidence | None:
-        errors: dict[str, str] = {}
-        states = {double: self.steps.state_before(step, double, errors) for double in (False, True)}
+    def _layers(self, step: Step, states: Mapping[bool, Any]) -> StepEvidence | None:
         try:
-            evidence, notes = self.layers.evidence(step, states)
+            evidence, notes = self.layers.forced(step, states)
         except Exception as error:
             self._failed(step, "loss:0", f"{type(error).__name__}: {error}", "layer")
             return None
         self._note(step, notes)
         self._judge(step, evidence.forced, "layer", evidence)
-        self._judge(step, evidence.chained, "chain", evidence)
         for call, message in evidence.errors.items():
-            if call == "chain":
-                self.notes[f"the program does not run by itself: {message}"] = None
-            else:
-                self._failed(step, f"forward:{call}", message, "layer", evidence)
+            self._failed(step, f"forward:{call}", message, "layer", evidence)
+        return evidence
+
+    def _unexplained(self, step: Step) -> bool:
+        """Whether the whole step differs and no isolated part of it does."""
+        failed = {r.level for r in self.results if r.step == step.index and r.judgement.failed}
+        return failed == {"step"}
+
+    def _chain(
+        self, step: Step, states: Mapping[bool, Any], evidence: StepEvidence
+    ) -> StepEvidence:
+        try:
+            chained = self.layers.chained(step, states)
+        except Exception as error:
+            self.notes[f"the program does not run by itself: {type(error).__name__}: {error}"] = (
+                None
+            )
+            return evidence
+        evidence = dataclasses.replace(evidence, chained=chained)
+        self._judge(step, chained, "chain", evidence)
         return evidence
 
     def _note(self, step: Step, notes: Notes) -> None:

@@ -36,6 +36,10 @@ def findings_of(
         numbers = evidence.get(result.step, (None, None))[0]
         roots.setdefault(_origin(trace, result, numbers, isolated), []).append(result)
     found = [_finding(origin, group) for origin, group in roots.items()]
+    for finding in found:
+        numbers = evidence.get(finding.step, (None, None))[0]
+        if numbers is not None and finding.site in numbers.forced:
+            finding.jax64 = numbers.forced[finding.site].jax64
     forward = any(_phase(result) in _FORWARD for result in isolated)
     late: dict[str, list[SiteResult]] = {}
     for result in failed:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from markupsafe import Markup, escape
 
-from jaxnet.parity._result import Horizon, Report, SiteResult
+from jaxnet.parity._result import Horizon, SiteResult
 from jaxnet.parity._text import ISOLATED, shares
 
 _WIDTH, _HEIGHT = 760, 260
@@ -35,19 +35,17 @@ class Line:
     style: str
 
 
-def shares_against_site(report: Report) -> Markup | None:
+def shares_against_site(rows: Sequence[tuple[SiteResult, str]]) -> Markup | None:
     """The rounding of both programs and their difference in float64, by site; None without any.
 
-    Of the steps each site shows the one in which the difference is the largest.
+    Args:
+        rows: One result for each site, with its label.
     """
-    worst: dict[tuple[str, str], SiteResult] = {}
-    for result in report.results:
-        key = (result.level, result.site)
-        if result.level in ISOLATED and result.judgement.scale > 0:
-            other = worst.get(key)
-            if other is None or shares(result.judgement)[1] > shares(other.judgement)[1]:
-                worst[key] = result
-    results = list(worst.values())
+    results = [
+        result
+        for result, label in rows
+        if result.level in ISOLATED and label != "downstream" and result.judgement.scale > 0
+    ]
     if not results:
         return None
     numbers = range(1, len(results) + 1)

@@ -38,6 +38,12 @@ def load_port(name: str) -> tuple[Any, Any, Any, Any, Any]:
     )
 
 
+def module_of(name: str) -> ModuleType:
+    """The module of "file.py:function" or "module:function"."""
+    where = name.rpartition(":")[0]
+    return _from_file(Path(where)) if where.endswith(".py") else _module(where)
+
+
 def load(name: str) -> Any:
     """What a function without arguments returns.
 
@@ -53,7 +59,7 @@ def load(name: str) -> Any:
         raise SubjectError(
             f"{name}: accepted is FILE.py:FUNCTION or MODULE:FUNCTION, such as port.py:make"
         )
-    module = _from_file(Path(where)) if where.endswith(".py") else _module(where)
+    module = module_of(name)
     make = getattr(module, function, None)
     if make is None:
         names = [key for key, value in vars(module).items() if inspect.isfunction(value)]

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxnet._names import join
+from jaxnet.parity._sources import sources
 from jaxnet.parity._trace import Module
 
 # Modules around a model that compute nothing of their own.
@@ -55,6 +56,7 @@ class Program:
         self.looked = False
         self.described: dict[int, Any] = {}  # optimizers by id; the schedulers under 0
         self.first_groups: dict[int, list[dict[str, Any]]] = {}
+        self._sources: dict[str, dict[str, str]] = {}
         self._names: dict[int, str] = {}
         self._keys: dict[str, Any] = {}
 
@@ -130,6 +132,17 @@ class Program:
             prefix = join(self.model_name(root), prefix) if several else prefix
             text = text.replace(mark + ".", prefix + "." if prefix else "").replace(mark, prefix)
         return text
+
+    def sources(self) -> dict[str, dict[str, str]]:
+        """The checksums of the sources of the script and of the models, as they ran."""
+        if not self._sources:
+            models = [type(m) for root in self.roots for m in root.module.modules()]
+            self._sources = sources([sys.modules["__main__"], *models])
+        return self._sources
+
+    def devices(self) -> str:
+        """The kinds of the devices that the parameters are on, "cuda"."""
+        return " and ".join(sorted({p.device.type for _, p in self.parameters()}))
 
     def top(self) -> list[Root]:
         return [root for root in self.roots if root.inside is None]
@@ -224,6 +237,8 @@ def describe(recorder: Any) -> dict[str, Any]:
     return {
         **environment(torch),
         **recorder.about,
+        "device": program.devices(),
+        "sources": program.sources(),
         "notes": recorder.notes,
         "models": [program.model_name(r) if several else "" for r in program.top()],
         "modules": modules,

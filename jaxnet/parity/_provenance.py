@@ -27,9 +27,6 @@ def subject(trace: Trace, objects: Sequence[Any] = ()) -> dict[str, Any]:
         "trace", the folder and its checksum; "weights" and "data", the checksums of the first
         step's parameters and of all batches; "batch", the size of the first batch.
     """
-    # Where the trace was recorded elsewhere, the sources are not here to be looked at.
-    recorded = trace.about.get("sources", {})
-    here = {file: names for file, names in recorded.items() if Path(file).exists()}
     classes = [
         type(module)
         for each in objects
@@ -40,13 +37,26 @@ def subject(trace: Trace, objects: Sequence[Any] = ()) -> dict[str, Any]:
     batches = [(step, site) for step in trace for site in step.of("batch").values()]
     sizes = [array.shape[0] for step, site in batches[:1] if (array := step[site]).ndim]
     return {
-        "torch": here,
+        "torch": _recorded(trace),
         "jax": _sources.sources([*objects, *classes]),
         "trace": {"path": str(trace.path.resolve()), "sha256": folder_checksum(trace.path)},
         "weights": _checksum(first[site] for site in first.of("before").values()),
         "data": _checksum(step[site] for step, site in batches),
         **({"batch": sizes[0]} if sizes else {}),
     }
+
+
+def _recorded(trace: Trace) -> dict[str, dict[str, str]]:
+    """The checksums of the recorded program's sources that are here; a trace may be alone."""
+    recorded = trace.about.get("sources", {})
+    return {file: names for file, names in recorded.items() if Path(file).exists()}
+
+
+def since_recorded(trace: Trace) -> list[str]:
+    """What of the recorded program is another than it was, in sentences."""
+    return [
+        f"since the trace was recorded, {words}" for words in _sources.changed(_recorded(trace))
+    ]
 
 
 def environment(trace: Trace) -> dict[str, dict[str, Any]]:

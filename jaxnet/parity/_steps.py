@@ -19,7 +19,7 @@ from jaxnet.optim import Optimizer, set_hyperparams
 from jaxnet.optim._hyperparams import states
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
-from jaxnet.parity._force import FourRuns
+from jaxnet.parity._force import QUICK, FourRuns
 from jaxnet.parity._subject import Part, Subject, precision, with_numbers
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.precision import full_float32
@@ -27,6 +27,9 @@ from jaxnet.train._several import map_states, named_states, state_of, with_state
 from jaxnet.train._state import TrainState
 
 Sites = dict[str, np.ndarray]
+
+# The number of steps up to which a program is not worth being optimised.
+FEW = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +128,26 @@ class Steps:
             "param_groups": [{"params": [order.index(n) for n in part]} for part in parts],
         }
 
-    def run(self, step: Step) -> StepRuns:
-        """What the program computes in a step that starts from torch's state."""
+    def before(self, step: Step) -> tuple[dict[bool, Any], dict[str, str]]:
+        """The states before a step in both precisions, and what does not fit."""
         errors: dict[str, str] = {}
+        return {d: self.state_before(step, d, errors) for d in (False, True)}, errors
+
+    def run(
+        self, step: Step, states_before: Mapping[bool, Any], errors: Mapping[str, str]
+    ) -> StepRuns:
+        """What the program computes in a step that starts from torch's state.
+
+        Args:
+            step: The step.
+            states_before, errors: What `before` gave.
+        """
+        errors = dict(errors)
         own: dict[bool, Sites] = {}
         update: dict[bool, Sites] = {}
         rates: dict[bool, Sites] = {}
         for double in (False, True):
-            before = self.state_before(step, double, errors)
+            before = states_before[double]
             with precision(double):
                 own[double] = {}
                 try:
@@ -165,7 +180,10 @@ class Steps:
         accumulated = self.subject.accumulated
         key = ("step", double, order)
         if key not in self._programs:
-            self._programs[key] = jax.jit(_replayed(self.subject.step, step, order))
+            # Only the float32 program is compiled as the user's own is.
+            options = QUICK if double and len(self.trace.steps) <= FEW else None
+            function = _replayed(self.subject.step, step, order)
+            self._programs[key] = jax.jit(function, compiler_options=options)
         array_of = step.double if double else step.__getitem__
         batches = [step.batch(i, double) for i in range(len(step.batches))]
         if len(batches) > 1 and not accumulated:
@@ -231,7 +249,9 @@ class Steps:
         if key not in self._programs:
             batches = len(step.batches) if self.subject.accumulated else 1
             mean = self.subject.accumulation_is_mean
-            self._programs[key] = jax.jit(_updating(part.optimizer, missing, batches, mean))
+            self._programs[key] = jax.jit(
+                _updating(part.optimizer, missing, batches, mean), compiler_options=QUICK
+            )
         rates: dict[str, np.ndarray] = {}
         opt_state = one.opt_state
         if isinstance(part.optimizer, Optimizer):
@@ -371,10 +391,7 @@ class FreeRun:
 
     def __init__(self, steps: Steps, first: Step) -> None:
         self.steps = steps
-        errors: dict[str, str] = {}
-        self._states = {
-            double: steps.state_before(first, double, errors) for double in (False, True)
-        }
+        self._states, _ = steps.before(first)
         self._start = {k: first[site].astype(np.float64) for k, site in first.of("before").items()}
         self.torch: list[float] = []
         self.jax: list[float] = []

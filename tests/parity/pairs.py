@@ -22,6 +22,7 @@ from experiments import (
     thermometer,
 )
 from jaxnet import losses, nn
+from jaxnet.parity._trace import read as read
 from jaxnet.random import Generator
 from tests.parity.architectures import Recipe, Task, build, task
 
@@ -115,11 +116,12 @@ def of_task(name: str, one: Task, seed: int = 0, jaxnet: Task | None = None) -> 
     """
     other = one if jaxnet is None else jaxnet
 
-    def criterion(library: Any, loss: tuple[str, Mapping[str, Any]]) -> Callable[[Any, Any], Any]:
+    def criterion(library: Any, loss: tuple[Any, Mapping[str, Any]]) -> Callable[[Any, Any], Any]:
         def value(outputs: Any, targets: Any) -> Any:
             if one.kind == "tokens":
                 outputs, targets = outputs.reshape(-1, one.targets), targets.reshape(-1)
-            return getattr(library, loss[0])(outputs, targets, **loss[1])
+            function = loss[0] if callable(loss[0]) else getattr(library, loss[0])
+            return function(outputs, targets, **loss[1])
 
         return value
 
@@ -128,16 +130,19 @@ def of_task(name: str, one: Task, seed: int = 0, jaxnet: Task | None = None) -> 
 
         torch.manual_seed(seed)
         model = build(one.network, torch.nn)
-        rows = one.data(steps * one.recipe.parts * one.batch, seed)
+        rows = one.data(steps * one.recipe.parts * one.batch - one.missing, seed)
         loop(model, criterion(torch.nn.functional, one.loss), one.recipe, rows, one.batch)
 
     def subject(trace: Any) -> dict[str, Any]:
         model = build(other.network, nn, Generator(seed))
-        return {
-            "model": started(model, trace),
+        given = {
+            "model": model,
             "loss": objective(criterion(losses, other.loss), other.recipe.parts),
             "optimizer": other.recipe.of_jaxnet(len(trace.steps)),
         }
+        if isinstance(model, nn.Module):
+            return given | {"model": started(model, trace)}
+        return given | {"weights": "copy"}  # a module of plain flax
 
     return Pair(name, train, subject)
 
@@ -145,6 +150,15 @@ def of_task(name: str, one: Task, seed: int = 0, jaxnet: Task | None = None) -> 
 def architecture(seed: int) -> Pair:
     """The pair of a random architecture."""
     return of_task(f"random {seed}", task(seed), seed)
+
+
+_SGD, _MOMENTUM = (
+    Recipe(("SGD", {"lr": 1e-2})),
+    Recipe(("SGD", {"lr": 1e-2, "momentum": 0.9})),
+)
+_ADAM, _ADAM3 = Recipe(("Adam", {"lr": 1e-3})), Recipe(("Adam", {"lr": 3e-3}))
+_PIXELS, _DIGIT = (3, 32, 32), (1, 28, 28)
+_FILTERS = np.random.RandomState(1).randn(6, 3, 2, 2).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +179,7 @@ class Document:
     inputs: tuple[int, ...]
     targets: int | tuple[int, ...]
     criterion: str
-    recipe: Recipe = Recipe(("SGD", {"lr": 1e-2}))
+    recipe: Recipe = _SGD
 
     def data(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets, as the document's have their shapes and ranges."""
@@ -176,11 +190,6 @@ class Document:
         y = r.randn(rows, *self.targets)
         return x, (y > 0 if "binary" in self.criterion else y).astype(np.float32)
 
-
-_ADAM, _ADAM3 = Recipe(("Adam", {"lr": 1e-3})), Recipe(("Adam", {"lr": 3e-3}))
-_MOMENTUM = Recipe(("SGD", {"lr": 1e-2, "momentum": 0.9}))
-_PIXELS, _DIGIT = (3, 32, 32), (1, 28, 28)
-_FILTERS = np.random.RandomState(1).randn(6, 3, 2, 2).astype(np.float32)
 
 DOCUMENTS = {
     "Net": Document(cifar2_net.Net, ("Net",), _PIXELS, 2, "cross_entropy"),

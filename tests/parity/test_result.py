@@ -58,6 +58,20 @@ WORDS = {
         {"results": [result(), result(judgement=DIFFERENT, level="chain")]},
         "parity: SAME  1 of 1 arrays same  (1 step)",
     ),
+    "what differs in a whole step since a layer does is not counted either": (
+        {
+            "results": [result(judgement=DIFFERENT), result("loss:0", DIFFERENT, level="step")],
+            "findings": [found()],
+        },
+        "parity: SAME  1 difference, 0 of 1 arrays same  (1 step)",
+    ),
+    "what differs in a whole step alone is": (
+        {
+            "results": [result(), result("loss:0", DIFFERENT, level="step")],
+            "findings": [found(results=[result("loss:0", DIFFERENT, level="step")])],
+        },
+        "parity: SAME  1 difference, 1 of 2 arrays same  (1 step)",
+    ),
     "where": (
         {"findings": [found(torch_where="LayerNorm model.py:88", jax_where="port.py:71")]},
         "1. norm   forward   step 2   LayerNorm model.py:88  |  port.py:71",
@@ -83,8 +97,14 @@ WORDS = {
     "all was compared": ({}, "not compared: nothing"),
     "exclusions": ({"exclusions": ["a: x", "b: y"]}, "not compared: a: x; b: y"),
     "what was not reached": (
-        {"coverage": {"modules": Coverage(("a", "b"), {"head": "it was not called"})}},
-        "not reached: 1 of 3 modules: head (it was not called)",
+        {
+            "coverage": {
+                "modules": Coverage(
+                    ("a", "b"), dict.fromkeys(("head", "tail"), "it was not called")
+                )
+            }
+        },
+        "not reached: 2 of 4 modules: head, tail (it was not called)",
     ),
     "null gradients": (
         {"results": [result(f"param_grad:key{i}.bias", NULL) for i in range(6)]},

@@ -13,10 +13,6 @@ from jaxnet.parity._traps._trap import Trap
 
 LAYER, RMS = ("LayerNorm", "layer_norm"), ("RMSNorm", "rms_norm")
 GROUP = ("GroupNorm", "group_norm")
-    ("LayerNorm", "layer_norm"),
-    ("RMSNorm", "rms_norm"),
-    ("GroupNorm", "group_norm"),
-)
 BATCH = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm", "batch_norm")
 INSTANCE = ("InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "instance_norm")
 ALL = (*LAYER, *RMS, *GROUP, *BATCH, *INSTANCE)
