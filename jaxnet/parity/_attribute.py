@@ -14,11 +14,14 @@ import numpy as np
 
 from jaxnet.parity import _symptoms as symptoms
 from jaxnet.parity._fit import fit, rounded
-from jaxnet.parity._judge import ACCURACY, LEFT, SAME, SAME_SCALE, rms
+from jaxnet.parity._judge import ACCURACY, SAME, SAME_SCALE, rms
 from jaxnet.parity._reference import Layer
 from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
 
 Numbers = Mapping[str, np.ndarray]
+
+# What float64 leaves of a rounding of float32: the ratio of their epsilons.
+LEFT = 2.0**-29
 
 # Of two faults in one layer each alone brings the numbers nearer, so that pairs are formed of the
 # hypotheses that do best alone, each with all others.
@@ -146,10 +149,23 @@ def attribute(
             return _precision(reference, evidence, rows, worse, signs)
         wrong = [n for n in known if n not in names and not trial.fits(n, own[n])]
         return Cause((), signs, trusted=not wrong and own is not None, config=config)
-    trial.start = trial.residual(own)
-    singles = [h for trap in rows for h in trial.settled(trap, reference) if not trap.precision]
-    observed = {id(h): _observed(reference, h) for h in singles}
-    proven: list[tuple[Hypothesis, ...]] = [(h,) for h in singles if trial.proves(observed[id(h)])]
+    rows = tuple(trap for trap in rows if not trap.precision)
+    singles: list[Hypothesis] = []
+    observed: dict[int, Any] = {}
+    proven: list[tuple[Hypothesis, ...]] = []
+    # A constant is fitted only where no fault without one explains the numbers: the simpler
+    # explanation is the better one, and a fit takes many times as long.
+    for fitted in (False, True):
+        if not proven:
+            new = [
+                h
+                for trap in rows
+                if bool(trap.constants) is fitted
+                for h in trial.settled(trap, reference)
+            ]
+            observed |= {id(h): trial.observed(reference, h) for h in new}
+            proven = [(h,) for h in new if trial.proves(observed[id(h)])]
+            singles += new
     if not proven:
         proven = list(trial.pairs(reference, rows, singles, observed))
     before = trial.distance(own)
@@ -192,7 +208,6 @@ class _Trial:
         self.allowed = {n: evidence.tolerance(n) for n in names}
         self.scales = {n: max(rms(evidence.torch64[n]), 1e-300) for n in names}
         self.tried = 0
-        self.start = np.zeros(0)
 
     def fits(self, name: str, array: np.ndarray) -> bool:
         allowed = self.allowed.get(name) or self.evidence.tolerance(name)
@@ -203,6 +218,21 @@ class _Trial:
         return numbers is not None and all(
             name in numbers and self.fits(name, numbers[name]) for name in self.names
         )
+
+    def observed(self, reference: Any, *hypotheses: Hypothesis) -> Any:
+        """The numbers with these hypotheses.
+
+        Gradients are left out, which saves most of the time, where the outputs differ from the
+        JAX program's already and torch's do too.
+        """
+        outputs = [n for n in self.names if "grad:" not in n]
+        if any(not self.fits(n, self.evidence.torch64[n]) for n in outputs):
+            numbers = _observed(reference, *hypotheses, names=outputs)
+            if numbers is None or not all(
+                n in numbers and self.fits(n, numbers[n]) for n in outputs
+            ):
+                return numbers
+        return _observed(reference, *hypotheses)
 
     def distance(self, numbers: Numbers | None) -> float:
         """The largest distance from the JAX program's numbers, by their scale."""
@@ -306,8 +336,9 @@ class _Trial:
             numbers = observed[id(hypothesis)]
             if numbers is None:
                 return 0, np.inf
-            right = sum(n in numbers and self.fits(n, numbers[n]) for n in self.names)
-            return -right, float(np.linalg.norm(self.residual(numbers)))
+            names = [n for n in self.names if n in numbers]
+            right = sum(self.fits(n, numbers[n]) for n in names)
+            return -right, float(np.linalg.norm(self.residual(numbers, names)))
 
         leaders = sorted(singles, key=rank)[:_LEADERS]
         found: dict[frozenset[str], tuple[Hypothesis, ...]] = {}
@@ -320,7 +351,7 @@ class _Trial:
                     continue
                 for second in self.settled(row, reference, (leader,)):
                     pair = self._refitted(reference, leader, second)
-                    if self.proves(_observed(reference, *pair)):
+                    if self.proves(self.observed(reference, *pair)):
                         found[key] = pair
                         break
         return found.values()

@@ -3,8 +3,9 @@
 import dataclasses
 import datetime
 import json
+import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,18 @@ from markupsafe import Markup
 
 import jaxnet
 from jaxnet._files import write_text
-from jaxnet.parity import _plots, _provenance, _repro
+from jaxnet.parity import _plots, _provenance, _repro, _trace
+from jaxnet.parity._power import power
 from jaxnet.parity._result import Report, SiteResult
-from jaxnet.parity._text import ISOLATED, counts, headline, label, phase_of, shares, summary
+from jaxnet.parity._text import headline, labels, phase_of, shares, summary
 
+_log = logging.getLogger(__name__)
 FORMAT = 1
+_WHOLE = {
+    "step": "whole step, from torch's state",
+    "chain": "all layers, one after the other",
+    "run": "free run",
+}
 JSON, HTML = "certificate.json", "certificate.html"
 
 
@@ -33,22 +41,25 @@ def save(report: Report, folder: Path) -> Path:
         folder: The folder, which is made. Files of an earlier certificate are replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    trace = report.subject.get("trace")
+    if report.verdict == "same" and trace is not None and not report.power:
+        _log.info("which mistakes this trace excludes")
+        report.power = power(_trace.read(trace["path"]))
     content = contents(report)
-    repro = _repro.write(report, folder)
+    repro, rows = _repro.write(report, folder), worst(report)
     write_text(folder / JSON, json.dumps(_strict(content), indent=1, allow_nan=False))
     page = _environment().get_template("certificate.html.j2").render(
         report=report,
         content=content,
         headline=headline(report),
         claims=content["claims"],
-        counts=counts(report.results),
-        rows=worst(report.results),
+        rows=rows,
         places=_by_place(report),
         repro=repro,
         plots=[
             plot
             for plot in (
-                _plots.shares_against_site(report),
+                _plots.shares_against_site(rows),
                 report.horizon and _plots.errors_against_step(report.horizon),
             )
             if plot
@@ -90,8 +101,7 @@ def claims(report: Report) -> list[dict[str, Any]]:
     groups: dict[str, list[SiteResult]] = {}
     for result in report.results:
         words = phase_of(result.site)
-        if result.level not in ISOLATED:
-            words = "in the free run" if result.level == "run" else "of the whole program, unforced"
+        words = _WHOLE.get(result.level, words)
         groups.setdefault(words, []).append(result)
     return [
         {
@@ -114,13 +124,13 @@ def floors(result: SiteResult) -> float:
     return double / floor if floor else (0.0 if double == 0 else math.inf)
 
 
-def worst(results: Iterable[SiteResult]) -> list[SiteResult]:
-    """Of each site and level the step with the largest difference, in the order of the sites."""
-    found: dict[tuple[str, str], SiteResult] = {}
-    for result in results:
+def worst(report: Report) -> list[tuple[SiteResult, str]]:
+    """Of each site and level the step with the largest difference, with its label, in order."""
+    found: dict[tuple[str, str], tuple[SiteResult, str]] = {}
+    for result, label in zip(report.results, labels(report), strict=True):
         key = (result.level, result.site)
-        if key not in found or _severity(result) > _severity(found[key]):
-            found[key] = result
+        if key not in found or _severity(result) > _severity(found[key][0]):
+            found[key] = result, label
     return list(found.values())
 
 
@@ -191,7 +201,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "label": label,
         "phase": phase_of,
         "shares": lambda result: shares(result.judgement),
         "floors": floors,

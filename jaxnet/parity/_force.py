@@ -98,6 +98,10 @@ class Notes:
     narrow: set[str] = dataclasses.field(default_factory=set)
 
 
+# A program that runs a few times takes longer to be optimised than to run.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
 class _Key(str):
     """The name of an array in the trace, as a leaf of a recorded value."""
 
@@ -134,7 +138,7 @@ class Plan:
             for form in (call.inputs, call.output):
                 names.update(dict.fromkeys(keys_of(form).values()))
             for path in keys_of(call.output):
-                names[join(f"grad:{call.name}", path)] = None
+                names[at(f"grad:{call.name}", path)] = None
         return [name for name in names if name in self.step]
 
 
@@ -142,6 +146,11 @@ def _root(calls: Sequence[Recorded], index: int) -> int:
     while (parent := calls[index].parent) is not None:
         index = parent
     return index
+
+
+def at(call: str, path: str) -> str:
+    """The site of a part of a value; the path "" is that of the whole value."""
+    return f"{call}.{path}" if path else call
 
 
 def keys_of(form: Any) -> dict[str, str]:
@@ -312,11 +321,11 @@ class _Watch:
             if key is None or key not in self.recorded or not hasattr(own, "dtype"):
                 return own
             found.add(where)
-            site = join(f"forward:{there.name}", where)
+            site = at(f"forward:{there.name}", where)
             self.noted[site] = own
             recorded = self.recorded[key]
             floating = jnp.issubdtype(own.dtype, jnp.floating)
-            gradient_site = join(f"grad:{there.name}", where)
+            gradient_site = at(f"grad:{there.name}", where)
             tap = self.taps.get(gradient_site)
             if not floating or recorded.shape != own.shape:
                 return recorded.astype(own.dtype) if self.forced else own
@@ -445,7 +454,7 @@ def make_program(subject: Subject, part: Part, plan: Plan, forced: bool) -> Prog
             **{f"buffer:{place}": array for place, array in buffers.items()},
         }
 
-    return Program(jax.jit(run), notes)
+    return Program(jax.jit(run, compiler_options=QUICK), notes)
 
 
 def _taps(plan: Plan, recorded: Mapping[str, Any], forced: bool) -> dict[str, Any]:
@@ -453,7 +462,7 @@ def _taps(plan: Plan, recorded: Mapping[str, Any], forced: bool) -> dict[str, An
     shapes: dict[str, Any] = {}
     for call in (call for calls in plan.calls.values() for call in calls):
         for path, key in keys_of(call.output).items():
-            shapes[join(f"grad:{call.name}", path)] = recorded.get(key)
+            shapes[at(f"grad:{call.name}", path)] = recorded.get(key)
         for path, key in keys_of(call.inputs).items() if forced else ():
             shapes[f"input:{call.name}.{path}"] = recorded.get(key)
     return {
@@ -469,7 +478,7 @@ def _models(models: Any) -> dict[str, nnx.Module]:
 
 
 class Layers:
-    """The layers of recorded steps, forced and chained, in both precisions.
+    """The layers of recorded steps, forced or chained, in both precisions.
 
     Each program is compiled once for all steps with the same calls and shapes.
     """
@@ -478,60 +487,64 @@ class Layers:
         self.trace, self.subject = trace, subject
         self._programs: dict[Any, Program] = {}
 
-    def evidence(self, step: Step, states: Mapping[bool, Any]) -> tuple[StepEvidence, Notes]:
-        """What the program computes in a step.
+    def forced(self, step: Step, states: Mapping[bool, Any]) -> tuple[StepEvidence, Notes]:
+        """What each layer computes from torch's numbers.
 
         Args:
             step: The step, recorded in full.
             states: The state before it, with torch's numbers, in float32 and (True) in float64.
         """
-        plan = Plan(step)
-        results: dict[tuple[bool, bool], dict[str, np.ndarray]] = {}
-        notes: dict[bool, Notes] = {}
-        errors: dict[str, str] = {}
-        for forced in (True, False):
-            for double in (False, True):
-                try:
-                    found, notes[forced] = self._run(plan, states[double], forced, double)
-                except Exception as error:
-                    if forced:
-                        raise
-                    errors["chain"] = f"{type(error).__name__}: {error}"
-                    found = {}
-                results[forced, double] = found
-        return (
-            StepEvidence(
-                trace=self.trace,
-                step=step,
-                forced=four_runs(plan, results[True, False], results[True, True]),
-                chained=four_runs(plan, results[False, False], results[False, True]),
-                input_grads=_input_grads(results[True, False], results[True, True]),
-                consumers={k: tuple(v) for k, v in notes[True].consumers.items()},
-                where=notes[True].where,
-                errors={**notes[True].errors, **errors},
-                subject=self.subject,
-            ),
-            notes[True],
+        plan, notes, runs = self._run(step, states, forced=True)
+        evidence = StepEvidence(
+            trace=self.trace,
+            step=step,
+            forced=four_runs(plan, *runs),
+            chained={},
+            input_grads=_input_grads(*runs),
+            consumers={name: tuple(calls) for name, calls in notes.consumers.items()},
+            where=notes.where,
+            errors=notes.errors,
+            subject=self.subject,
         )
+        return evidence, notes
+
+    def chained(self, step: Step, states: Mapping[bool, Any]) -> dict[str, FourRuns]:
+        """The same arrays, each computed from what the program itself computed before."""
+        plan, _, runs = self._run(step, states, forced=False)
+        return four_runs(plan, *runs)
 
     def _run(
-        self, plan: Plan, state: Any, forced: bool, double: bool
-    ) -> tuple[dict[str, np.ndarray], Notes]:
-        step = plan.step
-        array_of = step.double if double else step.__getitem__
-        key = repr((step.calls, step.batches, len(step.draws), forced, double))
-        found: dict[str, np.ndarray] = {}
-        for part in self.subject.parts:
-            program = self._programs.get((key, id(part)))
-            if program is None:
-                program = make_program(self.subject, part, plan, forced)
-                self._programs[key, id(part)] = program
-            with precision(double):
-                batches = [step.batch(i, double) for i in range(len(step.batches))]
-                recorded = {name: array_of(name) for name in plan.arrays()}
-                draws = {str(n): array_of(f"draw:{n}") for n in range(len(step.draws))}
-                found |= jax.device_get(program.run(state, batches, recorded, draws))
-        return found, program.notes
+        self, step: Step, states: Mapping[bool, Any], forced: bool
+    ) -> tuple[Plan, Notes, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+        plan, notes = Plan(step), Notes()
+        runs: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
+        form = repr((step.calls, step.batches, len(step.draws), forced))
+        for number, part in enumerate(self.subject.parts):
+            for double, found in zip((False, True), runs, strict=True):
+                key = (form, double, number)
+                if key not in self._programs:
+                    self._programs[key] = make_program(self.subject, part, plan, forced)
+                program = self._programs[key]
+                array_of = step.double if double else step.__getitem__
+                with precision(double):
+                    batches = [step.batch(i, double) for i in range(len(step.batches))]
+                    recorded = {name: array_of(name) for name in plan.arrays()}
+                    draws = {str(n): array_of(f"draw:{n}") for n in range(len(step.draws))}
+                    result = jax.device_get(program.run(states[double], batches, recorded, draws))
+                found |= result
+                if double:
+                    notes = program.notes
+        notes.narrow |= {
+            site
+            for site, array in runs[1].items()
+            if array.dtype in (np.float32, np.float16) and runs[0][site].dtype == array.dtype
+        }
+        for found in runs:  # of a call that the program does not make nothing arrives
+            for site in [s for s in found if s.startswith("grad:")]:
+                name, _, rest = site.partition(":")[2].rpartition("#")
+                if f"{name}#{rest.partition('.')[0]}" not in notes.seen:
+                    del found[site]
+        return plan, notes, runs
 
 
 def _input_grads(

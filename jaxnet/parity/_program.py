@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jaxnet.parity._sources import sources
 from jaxnet.parity._trace import Module
 
 # Modules around a model that compute nothing of their own.
@@ -56,6 +57,7 @@ class Program:
         self.described: dict[int, Any] = {}  # optimizers by id; the schedulers under 0
         self.first_groups: dict[int, list[dict[str, Any]]] = {}
         self._state: Any = None
+        self._sources: dict[str, dict[str, str]] = {}
         self._names: dict[int, str] = {}
         self._keys: dict[str, Any] = {}
 
@@ -126,6 +128,17 @@ class Program:
             prefix = _join(self.model_name(root), prefix) if several else prefix
             text = text.replace(mark + ".", prefix + "." if prefix else "").replace(mark, prefix)
         return text
+
+    def sources(self) -> dict[str, dict[str, str]]:
+        """The checksums of the sources of the script and of the models, as they ran."""
+        if not self._sources:
+            models = [type(m) for root in self.roots for m in root.module.modules()]
+            self._sources = sources([sys.modules["__main__"], *models])
+        return self._sources
+
+    def devices(self) -> str:
+        """The kinds of the devices that the parameters are on, "cuda"."""
+        return " and ".join(sorted({p.device.type for _, p in self.parameters()}))
 
     def top(self) -> list[Root]:
         return [root for root in self.roots if root.inside is None]
@@ -284,6 +297,8 @@ def _describe(recorder: Any, used: list[Any]) -> dict[str, Any]:
     several = len(program.top()) > 1
     return {
         **environment(recorder.torch),
+        "device": program.devices(),
+        "sources": program.sources(),
         "models": [program.model_name(r) if several else "" for r in program.top()],
         "modules": modules,
         "parameters": {
@@ -326,7 +341,7 @@ def _schedulers(recorder: Any, used: list[Any]) -> list[dict[str, Any]]:
         base: Any = importlib.import_module("torch.optim.lr_scheduler").LRScheduler
         found = living(base)
         ours = [each for each in found if any(getattr(each, "optimizer", 0) is o for o in used)]
-        known[0] = [{"class": type(each).__name__, "config": _config(each)} for each in ours]
+        known[0] = [{"class": type(each).__name__, "config": config_of(each)} for each in ours]
     return list(known[0])
 
 
@@ -361,7 +376,7 @@ def simple(value: Any) -> Any:
     return str(value)
 
 
-def _config(thing: Any) -> dict[str, Any]:
+def config_of(thing: Any) -> dict[str, Any]:
     """The arguments of an object's constructor, as far as it has them as attributes."""
     found: dict[str, Any] = {}
     for cls in type(thing).__mro__:
@@ -398,7 +413,7 @@ def _module(module: Any) -> Module:
     return Module(
         cls=cls.__name__,
         qualname=f"{cls.__module__}.{cls.__qualname__}",
-        config=_config(module),
+        config=config_of(module),
         text=module.extra_repr(),
         where=where,
         sha256=hashlib.sha256(text.encode()).hexdigest() if text else "",

@@ -2,7 +2,8 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -125,16 +126,16 @@ class Layer:
         Raises:
             ValueError, TypeError: It cannot be computed.
         """
-        with jax.enable_x64(True):
+        with in_float64():
             parameters, buffers = (
                 {name: self._array(array) for name, array in arrays.items()}
                 for arrays in (self.parameters, self.buffers)
             )
-            given = {path: self._array(a) for path, a in leaves(dict(self.inputs)) if _is_array(a)}
+            given = {path: self._array(a) for path, a in array_leaves(self.inputs)}
             moving = {path: a for path, a in given.items() if _is_float(a)}
 
             def run(parameters: Arrays, moving: Arrays) -> tuple[dict[str, Any], Any]:
-                inputs = _filled(dict(self.inputs), {**given, **moving})
+                inputs = filled(self.inputs, {**given, **moving})
                 output, after = self.compute(self, parameters, buffers, inputs)
                 named = {n: leaf for n, leaf in leaves(output, "output") if _is_array(leaf)}
                 floats = {name: leaf for name, leaf in named.items() if _is_float(leaf)}
@@ -168,6 +169,17 @@ class Layer:
         return array.astype(self.dtype) if _is_float(array) else array
 
 
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Computes in float64, and without the strictness that the process may have chosen."""
+    with (
+        jax.enable_x64(True),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        yield
+
+
 def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray | np.generic | jax.Array)
 
@@ -176,12 +188,17 @@ def _is_float(array: Any) -> bool:
     return bool(jnp.issubdtype(array.dtype, jnp.floating))
 
 
-def _filled(value: Any, arrays: Arrays, path: str = "") -> Any:
+def array_leaves(value: Any) -> list[tuple[str, Any]]:
+    """The arrays of a nested value with their paths."""
+    return [(path, leaf) for path, leaf in leaves(value) if _is_array(leaf)]
+
+
+def filled(value: Any, arrays: Arrays, path: str = "") -> Any:
     """A nested value with other arrays at some paths."""
     if isinstance(value, Mapping):
-        return {n: _filled(part, arrays, join(path, str(n))) for n, part in value.items()}
+        return {n: filled(part, arrays, join(path, str(n))) for n, part in value.items()}
     if isinstance(value, tuple | list):
-        parts = [_filled(part, arrays, join(path, str(i))) for i, part in enumerate(value)]
+        parts = [filled(part, arrays, join(path, str(i))) for i, part in enumerate(value)]
         return tuple(parts) if isinstance(value, tuple) else parts
     return arrays.get(path, value)
 
@@ -251,7 +268,7 @@ def of_function(
     """A function of torch's by its name, such as "gelu", computed by jaxnet's.
 
     Args:
-        name: The name, as torch's function or method has it: "softmax", "add_", "__rsub__".
+        name: The name, as torch's function or method has it: "softmax", "add_", "rsub".
         inputs: Its arguments: "0", "1", ... by position, others by name.
         draws: Its random draws.
         cotangents: As in `Layer`.
@@ -259,8 +276,7 @@ def of_function(
     Raises:
         ValueError: jaxnet has no such function, or it does not take these arguments.
     """
-    name = _NAMES.get(name, name)
-    name = name.rstrip("_") if not name.startswith("__") else name
+    name = name.strip("_")  # relu_ changes its argument, and gives what relu gives
     function = _OPERATORS.get(name) or getattr(functional, name, None) or getattr(ops, name, None)
     if function is None:
         raise ValueError(f"{name}: jaxnet has no such function")
@@ -313,26 +329,18 @@ def _index(input: Any, index: Any) -> Any:
     return input[index]
 
 
-# The names that torch's operators have where they are called as functions.
-_NAMES = {
-    "__radd__": "add",
-    "__rmul__": "mul",
-    "__matmul__": "matmul",
-    "__truediv__": "div",
-    "__add__": "add",
-    "__mul__": "mul",
-    "__sub__": "sub",
-    "__pow__": "pow",
-    "__neg__": "neg",
-    "iadd": "add",
-}
+# Torch's operators under the names that a trace has for them, without their underscores.
 _OPERATORS: Mapping[str, Callable[..., Any]] = {
-    "__getitem__": _index,
-    "__rsub__": lambda input, other: other - input,
-    "__rdiv__": lambda input, other: other / input,
-    "__rtruediv__": lambda input, other: other / input,
-    "__rpow__": lambda input, other: other**input,
-    "__rmatmul__": lambda input, other: ops.matmul(other, input),
+    "getitem": _index,
+    "radd": lambda input, other: other + input,
+    "rmul": lambda input, other: other * input,
+    "rdiv": lambda input, other: other / input,
+    "rtruediv": lambda input, other: other / input,
+    "truediv": ops.div,
+    "rpow": lambda input, other: other**input,
+    "rmatmul": lambda input, other: ops.matmul(other, input),
+    "T": lambda input: input.T,
+    "mT": lambda input: input.mT,
 }
 
 

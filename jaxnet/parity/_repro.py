@@ -1,15 +1,17 @@
 """A small program that repeats one difference without the user's code."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from jaxnet import nn
+from jaxnet import nn, ops
 from jaxnet._files import replacing, write_text
 from jaxnet.parity import _trace
+from jaxnet.parity._reference import of_call, of_function_call
 from jaxnet.parity._result import Finding, Report
 
 PROGRAM, ARRAYS = "repro.py", "repro.safetensors"
@@ -24,7 +26,7 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import load_file
 
-from jaxnet import nn
+from jaxnet import nn, ops
 
 jax.config.update("jax_enable_x64", True)
 arrays = {{k: jnp.asarray(v) for k, v in load_file(Path(__file__).with_name("{file}")).items()}}
@@ -52,93 +54,81 @@ def write(report: Report, folder: Path) -> Finding | None:
         return None
     trace = _trace.read(report.subject["trace"]["path"])
     for finding in findings:
-        step = trace.steps[finding.step]
-        phase, _, place = finding.site.partition(":")
-        name, _, path = place.partition("#")
-        path = path.partition(".")[2]
-        if phase == "forward":
-            found = _layer(trace, step, name, place)
-        elif phase == "function":
-            found = _function(step, place)
-        else:
+        program = _program(trace, finding)
+        if program is None:
             continue
-        if found is None:
-            continue
-        what, build, sites = found
-        arrays = {key: step.double(site) for key, site in sites.items()}
-        arrays |= {"torch": step.double(finding.site), "checked": np.asarray(finding.jax64)}
-        text = _TEXT.format(
-            site=finding.site,
-            step=finding.step,
-            message=(finding.cause or finding.message).replace('"""', "'''").replace("\\", "/"),
-            file=ARRAYS,
-            build=build
-            + "".join(f"[{int(p) if p.isdigit() else p!r}]" for p in path.split(".") if p),
-            what=what,
-        )
+        text, arrays = program
         with replacing(folder / ARRAYS) as file:
-            save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, file)
+            save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, file)
         write_text(folder / PROGRAM, text)
         return finding
     return None
 
 
-def _layer(
-    trace: _trace.Trace, step: _trace.Step, name: str, place: str
-) -> tuple[str, str, dict[str, str]] | None:
-    """The name of a layer of torch's, the lines that build and call jaxnet's, and their arrays."""
-    call = next(call for call in step.calls if f"{place}.".startswith(f"{call.name}."))
-    module = trace.modules[name]
+def _program(trace: _trace.Trace, finding: Finding) -> tuple[str, dict[str, np.ndarray]] | None:
+    """The text of the program and its arrays; None where no layer of jaxnet's stands for it."""
+    step = trace.steps[finding.step]
+    phase, _, place = finding.site.partition(":")
+    calls: Sequence[Any] = {"forward": step.calls, "function": step.functions}.get(phase, ())
+    call = next((call for call in calls if f"{place}.".startswith(f"{call.name}.")), None)
     # With draws the numbers are those of the recorded masks, which a layer alone has not.
-    if not module.qualname.startswith("torch.nn.") or not hasattr(nn, module.cls) or call.draws:
+    if call is None or call.draws:
         return None
-    prefix = f"{name}." if name else ""
-    weights = {
-        f"weight:{key.removeprefix(prefix)}": site
-        for phase in ("before", "buffer_before")
-        for key, site in step.of(phase).items()
-        if key.startswith(prefix)
-    }
-    config = ", ".join(f"{key}={value!r}" for key, value in module.config.items())
-    arguments, sites = _arguments(call.inputs)
-    lines = [f"layer = nn.{module.cls}({config}, rngs=nnx.Rngs(0))"]
-    if weights:
-        state = '{k[7:]: v for k, v in arrays.items() if k.startswith("weight:")}'
-        lines.append(f"layer.load_state_dict({state})")
-    if not call.training:
-        lines.append("layer.eval()")
-    lines.append(f"output = layer({arguments})")
-    return f"torch's {module.cls}", "\n".join(lines), weights | sites
-
-
-def _function(step: _trace.Step, place: str) -> tuple[str, str, dict[str, str]] | None:
-    """The same for a function of torch.nn.functional."""
-    call = next(call for call in step.functions if f"{place}.".startswith(f"{call.name}."))
-    if not hasattr(nn.functional, call.function) or call.draws:
+    try:
+        of_torch = (
+            of_call(trace, step, call) if phase == "forward" else of_function_call(step, call)
+        )
+    except ValueError:
         return None
-    arguments, sites = _arguments(call.inputs)
-    line = f"output = nn.functional.{call.function}({arguments})"
-    return f"torch's {call.function}", line, sites
-
-
-def _arguments(form: Any) -> tuple[str, dict[str, str]]:
-    """The arguments of a recorded call as source, and the sites of its arrays by their keys."""
-    sites: dict[str, str] = {}
-
-    def source(form: Mapping[str, Any]) -> str:
-        ((kind, content),) = form.items()
-        if kind == "array":
-            sites[content] = content
-            return f'arrays["{content}"]'
-        if kind in ("tuple", "list"):
-            inner = ", ".join(source(each) for each in content)
-            return f"({inner},)" if kind == "tuple" else f"[{inner}]"
-        if kind == "dict":
-            return f"{{{', '.join(f'{key!r}: {source(each)}' for key, each in content.items())}}}"
-        return repr(content)
-
-    ((_, named),) = form.items()
+    arrays: dict[str, np.ndarray] = {}
+    if phase == "forward":
+        accepted = inspect.signature(getattr(nn, of_torch.kind).__init__).parameters
+        config = [f"{key}={value!r}" for key, value in of_torch.config.items()]
+        config += ["rngs=nnx.Rngs(0)"] if "rngs" in accepted else []
+        lines = [f"layer = nn.{of_torch.kind}({', '.join(config)})"]
+        weights = {**of_torch.parameters, **of_torch.buffers}
+        if weights:
+            arrays |= {f"weight:{name}": array for name, array in weights.items()}
+            state = '{k[7:]: v for k, v in arrays.items() if k.startswith("weight:")}'
+            lines.append(f"layer.load_state_dict({state})")
+        lines += [] if call.training else ["layer.eval()"]
+        function = "layer"
+        given = of_torch.inputs
+    else:
+        homes = {"nn.functional": nn.functional, "ops": ops}
+        home = next((name for name, each in homes.items() if hasattr(each, of_torch.kind)), None)
+        if home is None:  # an operator, such as x[0]
+            return None
+        lines, function = [], f"{home}.{of_torch.kind}"
+        given = {**of_torch.inputs, **of_torch.parameters, **of_torch.buffers, **of_torch.config}
     words = [
-        source(each) if name.isdigit() else f"{name}={source(each)}" for name, each in named.items()
+        f"{'' if name.isdigit() else f'{name}='}{_source(value, name, arrays)}"
+        for name, value in given.items()
     ]
-    return ", ".join(words), sites
+    path = place.partition("#")[2].split(".")[1:]
+    index = "".join(f"[{int(part) if part.isdigit() else part!r}]" for part in path)
+    lines.append(f"output = {function}({', '.join(words)}){index}")
+    arrays |= {"torch": step.double(finding.site), "checked": np.asarray(finding.jax64)}
+    text = _TEXT.format(
+        site=finding.site,
+        step=finding.step,
+        message=(finding.cause or finding.message).replace("\\", "/").replace('"', "'"),
+        file=ARRAYS,
+        build="\n".join(lines),
+        what=f"torch's {of_torch.kind}",
+    )
+    return text, arrays
+
+
+def _source(value: Any, name: str, arrays: dict[str, np.ndarray]) -> str:
+    """An argument as source; its arrays are put into `arrays`."""
+    if isinstance(value, np.ndarray):
+        arrays[f"input:{name}"] = value
+        return f'arrays["input:{name}"]'
+    if isinstance(value, Mapping):
+        parts = [f"{k!r}: {_source(v, f'{name}.{k}', arrays)}" for k, v in value.items()]
+        return f"{{{', '.join(parts)}}}"
+    if isinstance(value, tuple | list):
+        inner = ", ".join(_source(v, f"{name}.{i}", arrays) for i, v in enumerate(value))
+        return f"[{inner}]" if isinstance(value, list) else f"({inner},)"
+    return repr(value)

@@ -186,6 +186,9 @@ class Report:
     def save(self, folder: str | Path) -> Path:
         """Writes the certificate, and a small program that repeats the first difference.
 
+        Of a report that says "same" it is first found out which known mistakes of ports the trace
+        would have shown (`power`), which takes some seconds.
+
         Args:
             folder: The folder, which is made.
 

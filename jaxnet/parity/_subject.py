@@ -1,12 +1,9 @@
 """The program that is checked: its state, its step, and what the step is made of."""
 
 import dataclasses
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,15 +15,12 @@ from jaxnet._mixed_precision import cast_floats
 from jaxnet.optim import Optimizer
 from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
+from jaxnet.parity._port import SubjectError, load_port
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
 from jaxnet.train._state import TrainState
 from jaxnet.train._step import TrainStep, noting_steps
-
-
-class SubjectError(ValueError):
-    """A program that cannot be compared with the trace."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +152,8 @@ def make_subject(
 
     Args:
         trace: The trace.
-        model: The model, or the text "module:function" for a function that returns (model, loss,
-            optimizer) or (step, state).
+        model: The model, or the text "file.py:function" or "module:function" for a function
+            that returns (model, loss, optimizer) or (step, state).
         loss: The function `(model, batch)` of the training step, or a criterion of outputs and
             targets from a library.
         optimizer: The optimizer.
@@ -223,41 +217,6 @@ def as_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
     library = getattr(cls, "__module__", "") or ""
     known = library.startswith(("jaxnet.losses", "jaxnet.nn", "optax"))
     return supervised(loss) if known else loss
-
-
-def load_port(name: str) -> tuple[Any, Any, Any, Any, Any]:
-    """What the function of a port returns: (model, loss, optimizer, step, state), two of them None.
-
-    Args:
-        name: "module:function"; the module is looked for in the current folder first.
-
-    Raises:
-        SubjectError: There is no such function, or it returns something else.
-    """
-    module, _, function = name.partition(":")
-    if not function:
-        raise SubjectError(f"{name}: accepted is MODULE:FUNCTION, such as port:make")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise SubjectError(
-            f"{name}: {error}; it is looked for in {folder} and where Python finds modules"
-        ) from error
-    made = make()
-    if isinstance(made, Mapping):
-        made = tuple(made[k] for k in ("model", "loss", "optimizer", "step", "state") if k in made)
-    if isinstance(made, tuple) and len(made) == 3:
-        return (*made, None, None)
-    if isinstance(made, tuple) and len(made) == 2:
-        step, state = made if callable(made[0]) else made[::-1]
-        return (None, None, None, step, state)
-    raise SubjectError(
-        f"{name}: it returned {type(made).__name__}; accepted is (model, loss, optimizer) or "
-        "(step, state)"
-    )
 
 
 def _parts(trace: Trace, step: Any, state: Any) -> tuple[Part, ...]:
@@ -352,7 +311,7 @@ def with_numbers(
 
         def replaced(arrays: Mapping[str, Any], sites: Mapping[str, str]) -> dict[str, Any]:
             return {
-                name: jnp.asarray(array_of(sites[prefix + name]), old.dtype)
+                name: np.asarray(array_of(sites[prefix + name])).astype(old.dtype)
                 if prefix + name in sites and hasattr(old, "dtype")
                 else old
                 for name, old in arrays.items()

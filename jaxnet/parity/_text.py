@@ -1,10 +1,10 @@
 """The text of a report: what the user reads first, and one line a site on demand."""
 
 import html
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from jaxnet.parity._judge import Judgement
-from jaxnet.parity._result import Finding, Report, SiteResult
+from jaxnet.parity._result import Finding, Report
 
 # The levels whose results stand for themselves: in the others one difference makes more.
 ISOLATED = ("preflight", "layer", "step")
@@ -15,11 +15,13 @@ _PHASES = {
     "buffer": "buffer",
     "buffer_before": "buffer at the start",
     "clipped": "clipped gradient",
+    "draw": "random draw",
     "forward": "forward",
     "function": "forward",
     "grad": "gradient",
     "input": "input",
     "loss": "loss",
+    "lr": "learning rate",
     "param_grad": "parameter gradient",
     "state": "optimizer state",
     "state_before": "optimizer state at the start",
@@ -44,20 +46,27 @@ def shares(judgement: Judgement) -> tuple[float, float, float]:
     return judgement.torch / scale, judgement.double / scale, judgement.jax / scale
 
 
-def counts(results: Iterable[SiteResult]) -> dict[str, int]:
-    """How many arrays have which label, among those that were computed by themselves."""
-    found: dict[str, int] = {}
-    for result in results:
-        if result.level in ISOLATED:
-            label = result.judgement.label
-            found[label] = found.get(label, 0) + 1
-    return found
+def labels(report: Report) -> list[str]:
+    """The label of each result; what differs only since something before it does is downstream."""
+    found = {(r.level, r.site) for finding in report.findings for r in finding.results}
+    return [
+        "downstream"
+        if result.judgement.failed
+        and result.level in ("step", "chain")
+        and (result.level, result.site) not in found
+        else result.judgement.label
+        for result in report.results
+    ]
 
 
 def headline(report: Report) -> str:
     """The verdict in one line."""
-    found = counts(report.results)
-    total, failed = sum(found.values()), found.get("different", 0) + found.get("undecided", 0)
+    judged = [
+        result.judgement.failed
+        for result, label in zip(report.results, labels(report), strict=True)
+        if result.level in ISOLATED and label != "downstream"
+    ]
+    total, failed = len(judged), sum(judged)
     causes = len(report.findings)
     words = []
     if causes:
@@ -65,7 +74,8 @@ def headline(report: Report) -> str:
     if total:
         words.append(f"{total - failed} of {total} arrays same")
     setting = _setting(report)
-    return f"{report.verdict.upper()}  {', '.join(words)}{f' ({setting})' if setting else ''}"
+    parts = [report.verdict.upper(), ", ".join(words), f"({setting})" if setting else ""]
+    return "  ".join(part for part in parts if part)
 
 
 def _setting(report: Report) -> str:
@@ -101,7 +111,9 @@ def summary(report: Report, findings: int = 5) -> str:
 
 def _finding(number: int, finding: Finding) -> Iterator[str]:
     sides = "  |  ".join(side for side in (finding.torch_where, finding.jax_where) if side)
-    head = [place_of(finding.site) or finding.site, phase_of(finding.site), f"step {finding.step}"]
+    place, phase = place_of(finding.site), phase_of(finding.site)
+    head = [phase] if phase == "loss" else [place or "the model", phase]
+    head.append(f"step {finding.step}")
     yield f"{number}. {'   '.join([*head, sides] if sides else head)}"
     yield f"   {finding.message}"
     for result in finding.results[:1]:
@@ -122,7 +134,15 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
 
 
 def _evidence(report: Report) -> Iterator[str]:
-    yield f"not comparable: {'; '.join(report.exclusions) or 'nothing'}"
+    yield f"not compared: {'; '.join(report.exclusions) or 'nothing'}"
+    for kind, coverage in report.coverage.items():
+        if coverage.missing:
+            total = len(coverage.seen) + len(coverage.missing)
+            reasons: dict[str, list[str]] = {}
+            for name, why in coverage.missing.items():
+                reasons.setdefault(why, []).append(name)
+            words = "; ".join(f"{_few(names)} ({why})" for why, names in reasons.items())
+            yield f"not reached: {len(coverage.missing)} of {total} {kind}: {words}"
     found: dict[str, set[str]] = {}
     for result in report.results:
         found.setdefault(result.judgement.label, set()).add(place_of(result.site))
@@ -133,7 +153,7 @@ def _evidence(report: Report) -> Iterator[str]:
     ):
         if label in found:
             yield f"{words}: {_few(sorted(found[label]))}"
-    if report.horizon is not None:
+    if report.horizon is not None and not report.findings:
         steps = len(report.horizon.torch)
         end = report.horizon.horizon
         yield (
@@ -164,19 +184,13 @@ def details(report: Report) -> str:
         f"{'step':>4}  {'site':{width}}  {'level':9}  {'label':13}  "
         f"{'torch':>8}  {'float64':>8}  {'jax':>8}"
     ]
-    for result in report.results:
+    for result, label in zip(report.results, labels(report), strict=True):
         torch, double, jax = shares(result.judgement)
         lines.append(
             f"{result.step:4d}  {result.site:{width}}  {result.level:9}  "
-            f"{label(result):13}  {torch:8.1e}  {double:8.1e}  {jax:8.1e}"
+            f"{label:13}  {torch:8.1e}  {double:8.1e}  {jax:8.1e}"
         )
     return "\n".join(lines)
-
-
-def label(result: SiteResult) -> str:
-    """The label of a result; what differs only since something before it does is downstream."""
-    downstream = result.level == "chain" and result.judgement.failed
-    return "downstream" if downstream else result.judgement.label
 
 
 def html_summary(report: Report) -> str:

@@ -21,19 +21,20 @@ class Layer:
     """The description of one layer.
 
     Attributes:
-        kind: The name of its class in torch.nn, or of one of `blocks`.
+        kind: The name of its class in torch.nn, or of one of `blocks`; or a class itself, which
+            one library alone has.
         arguments: The arguments of the constructor by position, without those that are layers.
         options: Those by keyword.
         parts: The layers that come first in the constructor, inside of it.
     """
 
-    kind: str
+    kind: Any
     arguments: tuple[Any, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parts: tuple["Layer", ...] = ()
 
 
-def layer(kind: str, *arguments: Any, **options: Any) -> Layer:
+def layer(kind: Any, *arguments: Any, **options: Any) -> Layer:
     """A layer without parts."""
     return Layer(kind, arguments, options)
 
@@ -77,9 +78,10 @@ def blocks(nn: Any) -> dict[str, Any]:
     class SelfAttention(nn.Module):
         """Attention of positions (N, L, E) to themselves and those before."""
 
-        def __init__(self, width: int, heads: int, **options: Any) -> None:
+        def __init__(self, width: int, heads: int, dropout: float = 0.0, rngs: Any = None) -> None:
             super().__init__()
-            self.attention = nn.MultiheadAttention(width, heads, batch_first=True, **options)
+            given = {} if rngs is None else {"rngs": rngs}
+            self.attention = nn.MultiheadAttention(width, heads, dropout, batch_first=True, **given)
 
         def forward(self, x: Any) -> Any:
             mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], dtype=x.dtype)
@@ -116,10 +118,12 @@ def build(description: Layer, nn: Any, rngs: Any = None) -> Any:
     parts = [build(part, nn, rngs) for part in description.parts]
     if description.kind == "Repeated":
         return nn.Sequential(*(description.arguments[0] * parts))
-    cls = blocks(nn).get(description.kind) or getattr(nn, description.kind)
+    cls = description.kind
+    if isinstance(cls, str):
+        cls = blocks(nn).get(cls) or getattr(nn, cls)
     options = dict(description.options)
     accepted = inspect.signature(cls.__init__).parameters
-    if rngs is not None and ("rngs" in accepted or description.kind == "SelfAttention"):
+    if rngs is not None and "rngs" in accepted:
         options["rngs"] = rngs
     return cls(*parts, *description.arguments, **options)
 
@@ -128,6 +132,8 @@ def build(description: Layer, nn: Any, rngs: Any = None) -> Any:
 class Recipe:
     """How a network is trained; names and arguments are torch's.
 
+    In jaxnet's recipe a function may stand for a name.
+
     Attributes:
         optimizer: The name and the arguments of the optimizer.
         schedule: Those of the schedule, which is stepped after each update; None for none.
@@ -135,9 +141,9 @@ class Recipe:
         parts: The number of batches whose gradients are summed for one update.
     """
 
-    optimizer: tuple[str, Mapping[str, Any]] = ("SGD", {"lr": 0.1})
+    optimizer: tuple[Any, Mapping[str, Any]] = ("SGD", {"lr": 0.1})
     schedule: tuple[str, Mapping[str, Any]] | None = None
-    clip: tuple[str, float] | None = None
+    clip: tuple[Any, float] | None = None
     parts: int = 1
 
     def of_torch(self, model: Any) -> tuple[Any, Any]:
@@ -160,15 +166,18 @@ class Recipe:
         from jaxnet import optim
 
         name, options = self.optimizer
-        optimizer = getattr(optim, name)(**options)
+        make: Any = name if callable(name) else getattr(optim, name)
+        optimizer = make(**options)
         if self.schedule is not None:
             name, options = self.schedule
             schedule = getattr(optim, name)(optimizer, **options)
             optimizer = optim.scheduled(optimizer, schedule, steps=steps)
-        if self.clip is None:
-            return optimizer
-        clips = {"norm": optim.clip_by_norm, "value": optim.clip_by_value}
-        return optim.chain(clips[self.clip[0]](self.clip[1]), optimizer)
+        if self.clip is not None:
+            kind, bound = self.clip
+            clips = {"norm": optim.clip_by_norm, "value": optim.clip_by_value}
+            optimizer = optim.chain(clips.get(kind, kind)(bound), optimizer)
+        # The loss is divided by the number of the parts, so that their gradients are summed.
+        return optim.accumulate(optimizer, self.parts, "sum") if self.parts > 1 else optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,16 +192,18 @@ class Task:
         loss: The name and the arguments of the loss.
         recipe: How it is trained.
         batch: The number of rows of a batch.
-        targets: The number of classes, or the shape of one target.
+        targets: The number of classes, or the size of one target.
+        missing: The number of rows that the last batch lacks.
     """
 
     network: Layer
     inputs: tuple[int, ...]
     kind: str
-    loss: tuple[str, Mapping[str, Any]]
+    loss: tuple[Any, Mapping[str, Any]]
     recipe: Recipe = Recipe()
     batch: int = 4
     targets: int = CLASSES
+    missing: int = 0
 
     def data(self, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets.

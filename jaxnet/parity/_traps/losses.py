@@ -1,5 +1,6 @@
 """Faults of losses: what a program's loss has that torch's has not."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,8 +55,6 @@ def _ignored_kept(loss: Loss) -> Loss:
 
 
 def _with_targets(loss: Loss, records: list[tuple[Any, Any]]) -> Loss:
-    import dataclasses
-
     return dataclasses.replace(
         loss,
         records=tuple(

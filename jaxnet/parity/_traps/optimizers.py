@@ -1,5 +1,6 @@
 """Faults of optimizers: what a program's update of a parameter has that torch's has not."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -79,6 +80,8 @@ def _relative_decay(update: Update) -> Update:
 
 
 def _other_form(update: Update, weight_decay: float) -> Update:
+    if math.isclose(weight_decay, update.config.get("weight_decay", 0.0), rel_tol=1e-6):
+        raise ValueError("the weight decay is torch's")
     decoupled = bool(update.config.get("decoupled_weight_decay"))
     return update.altered(weight_decay=weight_decay, coupled=decoupled)
 
@@ -314,14 +317,6 @@ TRAPS: tuple[Trap, ...] = (
         "nesterov=False",
         when=_plain_momentum,
     ),
-    Trap(
-        "nesterov-old-buffer",
-        ("SGD",),
-        _set(nesterov="old"),
-        "The gradient is added to the buffer of the step before; torch adds it to the new buffer.",
-        "gradient + momentum * new buffer",
-        when=_has("momentum"),
-    ),
     # Adam
     Trap(
         "beta1",
@@ -338,14 +333,6 @@ TRAPS: tuple[Trap, ...] = (
         "The second beta is {beta2:.6g}; torch's is {torch[betas][1]:.6g}.",
         "betas={torch[betas]}",
         constants={"beta2": _SECONDS},
-    ),
-    Trap(
-        "betas",
-        ADAM,
-        _set(),
-        "The betas are {beta1:.6g} and {beta2:.6g}; torch's are {torch[betas]}.",
-        "betas={torch[betas]}",
-        constants={"beta1": _MOMENTA[:3], "beta2": _SECONDS[:5]},
     ),
     Trap(
         "betas-swapped",
@@ -426,14 +413,6 @@ TRAPS: tuple[Trap, ...] = (
     ),
     Trap(
         "epsilon-inside-root",
-        EPSILON,
-        _set(eps_at="inside"),
-        "The epsilon {torch[eps]:.4g} is inside of the root; torch adds it to the root.",
-        "sqrt(v) + eps (optax.rmsprop: eps_in_sqrt=False)",
-        when=_has("eps"),
-    ),
-    Trap(
-        "epsilon-inside-root-value",
         EPSILON,
         _set(eps_at="inside"),
         "The epsilon is {eps:.4g} and inside of the root; torch adds {torch[eps]:.4g} to the root.",

@@ -1,4 +1,4 @@
-"""Faults of layers."""
+"""Faults of recurrent layers."""
 
 from jaxnet.parity._traps._trap import Trap
 

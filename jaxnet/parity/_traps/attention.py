@@ -1,0 +1,5 @@
+"""Faults of attention layers."""
+
+from jaxnet.parity._traps._trap import Trap
+
+TRAPS: tuple[Trap, ...] = ()
