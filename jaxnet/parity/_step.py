@@ -42,7 +42,7 @@ class OpenStep:
         self._serial: int = 0 if after is None else after._serial
         self._restart()
         if after is not None:
-            self._origins = after._late_origins
+            self._origins.update(after._late_origins)
         self._late_origins: dict[int, tuple[Any, int, str]] = {}
 
     def _restart(self) -> None:
@@ -376,7 +376,7 @@ class OpenStep:
             self._losses.append(site)
             value = self._copy(each)
             self._store("loss", site, value)
-            self.recorder.check("loss", value[0])
+            self.recorder.check("loss", each)
         self.event("backward")
 
     def after_backward(self) -> None:
