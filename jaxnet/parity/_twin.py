@@ -331,5 +331,6 @@ def _lstm_backward(*args: Any) -> tuple[Any, ...]:
         pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
         ends, seeds = zip(*pairs, strict=True)
         found = torch.autograd.grad(ends, inputs, seeds, allow_unused=True)
-    zeros = [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
-    return tuple(zeros)
+    # The gradients of both biases are one tensor here, and two in float32.
+    both = zip(inputs, found, strict=True)
+    return tuple(torch.zeros_like(i) if g is None else g.clone() for i, g in both)
