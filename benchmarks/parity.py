@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.timing import machine, markdown
 from jaxnet import parity
-from tests.parity import pairs, plants
+from tests.parity import pairs, plants, programs
 
 TABLES = Path(__file__).with_name("PARITY.md")
 ARCHITECTURES = 50
@@ -70,6 +70,7 @@ def trial(pair: pairs.Pair, steps: int, full: Sequence[int] = (0, 1, -1)) -> Out
 def every_clean() -> dict[str, pairs.Pair]:
     """All pairs without a fault, by name."""
     found = {name: pairs.document(name) for name in pairs.DOCUMENTS}
+    found |= {name: programs.program(name) for name in programs.SUBJECTS}
     found |= {pair.name: pair for pair in map(pairs.architecture, range(ARCHITECTURES))}
     return found
 
