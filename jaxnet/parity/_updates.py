@@ -15,14 +15,13 @@ from typing import Any, Self
 import numpy as np
 
 from jaxnet.parity._fit import rounded
-from jaxnet.parity._judge import SAME, SAME_SCALE, rms
+from jaxnet.parity._judge import LEFT, SAME, SAME_SCALE, rms
 from jaxnet.parity._trace import Step, Trace
 
 State = dict[str, np.ndarray]
 KINDS = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad")
 
-# What float64 leaves of a rounding of float32: the ratio of their epsilons.
-LEFT = 2.0**-29
+
 # Elementwise arithmetic needs no more elements than these to be told apart.
 ELEMENTS = 4096
 
