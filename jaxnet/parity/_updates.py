@@ -366,13 +366,14 @@ def updates(trace: Trace, carried: bool = False) -> dict[str, Update]:
     found: dict[str, list[Record]] = {}
     groups = _groups(trace)
     for step in trace.steps:
-        raws, norm = _gradients(step)
+        raws, norm = gradients_of(step)
         for name, (i, j, _) in groups.items():
             if name in raws and f"before:{name}" in step:
                 known = found.setdefault(name, [])
                 t = known[-1].t + 1 if known else 1
                 record = _record(step, name, step.groups[i][j], t, raws[name], norm)
                 known.append(record.shortened())
+        step.forget()
     return {
         name: Update(groups[name][2], name, tuple(records), carried=carried)
         for name, records in found.items()
@@ -405,7 +406,7 @@ class Carried:
             step: The step; the first one that is given begins with a new state.
         """
         found = {}
-        raws, norm = _gradients(step)
+        raws, norm = gradients_of(step)
         for name, (i, j, kind) in self._groups.items():
             if name not in raws or f"before:{name}" not in step:
                 continue
@@ -435,7 +436,7 @@ def _groups(trace: Trace) -> dict[str, tuple[int, int, str]]:
     }
 
 
-def _gradients(step: Step) -> tuple[dict[str, np.ndarray], float]:
+def gradients_of(step: Step) -> tuple[dict[str, np.ndarray], float]:
     """The gradients of a step before clipping, and the norm of all."""
     raws = {name: step.double(site) for name, site in step.of("param_grad").items()}
     return raws, math.sqrt(sum(float(np.sum(np.square(raw))) for raw in raws.values()))
