@@ -10,8 +10,9 @@ import numpy as np
 from jaxnet._names import join
 from jaxnet.parity import _provenance
 from jaxnet.parity._findings import findings_of
+from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
-from jaxnet.parity._judge import Judgement, judge, null
+from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
 from jaxnet.parity._port import module_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
@@ -106,6 +107,8 @@ class _Check:
         self.missing: dict[str, str] = {}
         self.seen: dict[str, None] = {}
         self.evidence: dict[int, tuple[StepEvidence | None, StepRuns]] = {}
+        self.flows: dict[int, Flow] = {}
+        self.nulls: dict[str, np.ndarray] = {}
         self.narrow: set[str] = set()
         self.blamed: set[str] = set()
 
@@ -129,8 +132,12 @@ class _Check:
         horizon = None if free is None or not free.torch else _horizon(free)
         findings = [
             *self.preflight,
-            *findings_of(self.trace, self.subject, self.results, self.evidence),
+            *findings_of(self.trace, self.results, self.flows),
         ]
+        for finding in findings:
+            evidence, _ = self.evidence.get(finding.step, (None, None))
+            if evidence is not None and finding.site in evidence.forced:
+                finding.jax64 = evidence.forced[finding.site].jax64
         if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
             findings.append(_drift(apart, horizon))
         return self._report(findings, horizon, steps)
@@ -141,13 +148,11 @@ class _Check:
         for name, one in named_states(self.subject.state).items():
             model = self.subject.models[name]
             for phase, arrays in (("before", one.params), ("buffer_before", one.buffers)):
-                sites = first.of(phase)
-                for key, array in arrays.items():
-                    site = sites.get(join(model, key))
-                    if site is None or not hasattr(array, "dtype"):
+                own = {join(model, key): array for key, array in arrays.items()}
+                for place, site in first.of(phase).items():
+                    if not hasattr(own.get(place), "dtype"):
                         continue
-                    judgement = _initial(first[site], np.asarray(array))
-                    place = join(model, key)
+                    judgement = _initial(first[site], np.asarray(own[place]))
                     result = SiteResult(first.index, site, "preflight", judgement, place)
                     self.results.append(result)
                     if judgement.failed:
@@ -178,6 +183,8 @@ class _Check:
         self._judge(step, evidence.forced, "layer", evidence)
         for call, message in evidence.errors.items():
             self._failed(step, f"forward:{call}", message, "layer", evidence)
+        if any(r.step == step.index and r.judgement.failed for r in self.results):
+            self.flows[step.index] = flow_of(evidence)
         return evidence
 
     def _unexplained(self, step: Step) -> bool:
@@ -207,6 +214,8 @@ class _Check:
             kind = self.trace.modules[call.module].cls if call.module in self.trace.modules else ""
             if name in notes.seen:
                 self.seen[call.module] = None
+            elif call.parent is None and not _has_parameters(self.trace, call.module):
+                continue  # a criterion, which the loss of the program is compared with
             elif call.module not in self.seen:
                 self.missing[call.module] = f"the program does not call it ({kind} {call.where})"
         for name in notes.unpaired:
@@ -233,7 +242,6 @@ class _Check:
         level: Level,
         evidence: StepEvidence | None,
     ) -> None:
-        gradients = step.of("param_grad")
         for site, four in found.items():
             assert four.torch is not None
             assert four.jax is not None
@@ -242,9 +250,7 @@ class _Check:
             ignore = None
             if phase in ("update", "state"):
                 name = place if phase == "update" else place.rpartition(".")[0]
-                gradient = gradients.get(name)
-                if gradient is not None and torch.shape == step[gradient].shape:
-                    ignore = null(step[gradient], step.double(gradient))
+                ignore = self._null(step, name, torch.shape)
             if phase == "update" and jax64 is not None and jax.shape == torch.shape:
                 # What is compared is the change: the parameter itself would hide it.
                 start = step[f"before:{place}"]
@@ -258,10 +264,20 @@ class _Check:
                 jax,
                 None if site in self.narrow else jax64,
                 site=site,
+                scale=gradient_scale(step, place) if phase in ("param_grad", "clipped") else None,
                 ignore=ignore,
                 isolated=level != "chain" and level != "step",
             )
             self._add(step, site, level, judgement, evidence)
+
+    def _null(self, step: Step, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """The elements of a parameter that had a gradient of nothing but rounding, until now."""
+        site = f"param_grad:{name}"
+        if site not in step or step[site].shape != shape:
+            return None
+        now = null(step[site], step.double(site), gradient_scale(step, name))
+        self.nulls[name] = now | self.nulls.get(name, np.False_)
+        return self.nulls[name]
 
     def _failed(
         self,
@@ -355,6 +371,10 @@ class _Check:
             horizon=horizon,
             trace_about=dict(self.trace.about),
         )
+
+
+def _has_parameters(trace: Trace, module: str) -> bool:
+    return any(name.startswith(f"{module}." if module else "") for name in trace.parameters)
 
 
 def _is_parameter(result: SiteResult) -> bool:

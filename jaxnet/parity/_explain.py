@@ -1,9 +1,10 @@
 """The cause of a difference in words: of one layer in one process, or at a site of a trace."""
 
 import copy
+import dataclasses
 import importlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -12,15 +13,19 @@ import numpy as np
 from flax import nnx
 
 from jaxnet._arrays import as_numpy, is_array, is_tensor
+from jaxnet._keys import taking_draws
 from jaxnet._names import named_variables
 from jaxnet._state_dict import load_state_dict
 from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
+from jaxnet.parity._draws import classify
+from jaxnet.parity._functions import operations
 from jaxnet.parity._judge import rms
+from jaxnet.parity._program import config_of
 from jaxnet.parity._reference import array_leaves, filled, of_module
 from jaxnet.parity._result import Finding
+from jaxnet.parity._sites import described
 from jaxnet.parity._tree import leaves
-
-_MOST_ALTERNATIVES = 8
+from jaxnet.parity._twin import Twins
 
 
 def explain(
@@ -58,13 +63,12 @@ def explain(
     arrays = _numpy(given)
     state = {n: as_numpy(a) for n, a in torch_layer.state_dict().items()}
     parameters = {n for n, _ in torch_layer.named_parameters(remove_duplicate=False)}
-    single, cotangents = _of_torch(torch, torch_layer, arrays, np.float32, {})
-    double, cotangents = _of_torch(torch, torch_layer, arrays, np.float64, cotangents)
+    ran = _of_torch(torch, torch_layer, arrays)
     evidence = Evidence(
-        single,
-        double,
-        _of_jax(jax_layer, state, arrays, cotangents, np.float32),
-        _of_jax(jax_layer, state, arrays, cotangents, np.float64),
+        ran.single,
+        ran.double,
+        _of_jax(jax_layer, state, arrays, ran.cotangents, ran.draws, np.float32),
+        _of_jax(jax_layer, state, arrays, ran.cotangents, ran.draws, np.float64),
     )
     reference = of_module(
         type(torch_layer).__name__,
@@ -73,16 +77,10 @@ def explain(
         {n: a for n, a in state.items() if n not in parameters},
         arrays,
         training=torch_layer.training,
-        cotangents=cotangents,
+        draws=ran.draws,
+        cotangents=ran.cotangents,
     )
     return finding(attribute(reference, evidence), evidence, type(torch_layer).__name__)
-
-
-def config_of(module: Any) -> dict[str, Any]:
-    """The arguments of a torch module's constructor, as far as it has them as attributes."""
-    names = inspect.signature(type(module).__init__).parameters
-    found = {name: getattr(module, name) for name in names if hasattr(module, name)}
-    return {n: v for n, v in found.items() if isinstance(v, bool | int | float | str | tuple)}
 
 
 def _numpy(value: Any) -> Any:
@@ -99,53 +97,55 @@ def _called(function: Callable[..., Any], arrays: Mapping[str, Any]) -> Any:
     return function(*args, **{n: a for n, a in arrays.items() if not n.isdigit()})
 
 
-def _of_torch(
-    torch: Any,
-    layer: Any,
-    arrays: Mapping[str, Any],
-    dtype: type,
-    cotangents: Mapping[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The torch layer's numbers, by the names of `Layer.observe`, and the gradients used.
+@dataclasses.dataclass
+class _Run:
+    """What a torch layer gave, by the names of `Layer.observe`."""
 
-    Args:
-        torch: The package.
-        layer: The layer, which is copied.
-        arrays: The inputs.
-        dtype: The dtype of the computation.
-        cotangents: The gradients of the outputs; new ones are drawn for those that are missing.
-    """
-    layer = copy.deepcopy(layer).to(torch.float64 if dtype is np.float64 else torch.float32)
-    moving = {}
+    single: dict[str, np.ndarray]
+    double: dict[str, np.ndarray]
+    cotangents: dict[str, np.ndarray]
+    draws: list[np.ndarray]
 
-    def tensor(path: str, array: Any) -> Any:
-        value = torch.from_numpy(np.array(array))
-        if value.is_floating_point():
-            value = value.to(torch.float64 if dtype is np.float64 else torch.float32)
-            moving[path] = value.requires_grad_()
-        return value
 
-    output = _called(layer, filled(arrays, {p: tensor(p, a) for p, a in array_leaves(arrays)}))
-    outputs = {n: t for n, t in leaves(output, "output") if is_tensor(t)}
-    drawn = np.random.RandomState(0)
-    cotangents = dict(cotangents)
-    loss: Any = 0
-    for name, value in outputs.items():
-        if value.is_floating_point() and value.requires_grad:
-            slope = cotangents.setdefault(
-                name, drawn.standard_normal(tuple(value.shape)).astype(np.float32)
-            )
-            loss = loss + (value * torch.from_numpy(slope).to(value.dtype)).sum()
-    if cotangents:
-        loss.backward()
-    found = {name: as_numpy(value) for name, value in outputs.items()}
-    found |= {f"buffer:{n}": as_numpy(a) for n, a in layer.named_buffers()}
-    for kind, tensors in (
-        ("param_grad", dict(layer.named_parameters(remove_duplicate=False))),
-        ("input_grad", moving),
-    ):
-        found |= {f"{kind}:{n}": as_numpy(t.grad) for n, t in tensors.items() if t.grad is not None}
-    return found, cotangents
+def _of_torch(torch: Any, layer: Any, arrays: Mapping[str, Any]) -> _Run:
+    """Runs a copy of a torch layer, forward and backward, in both precisions at once."""
+    layer = copy.deepcopy(layer)
+    twins, draws = Twins(), []
+
+    def handle(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        result = twins(func, args, kwargs)
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        drawn = classify(torch, func, args, kwargs, result) if random else None
+        if drawn is not None:
+            draws.append(np.array(as_numpy(drawn[2])))
+        return result
+
+    tensors = {path: torch.from_numpy(np.array(array)) for path, array in array_leaves(arrays)}
+    moving = {path: t.requires_grad_() for path, t in tensors.items() if t.is_floating_point()}
+    drawn, cotangents = np.random.RandomState(0), {}
+    with operations(handle):
+        twins.on = True
+        output = _called(layer, filled(arrays, tensors))
+        found = {n: t for n, t in leaves(output, "output") if is_tensor(t)}
+        slopes = []
+        for name, value in found.items():
+            if value.requires_grad:
+                slope = drawn.standard_normal(tuple(value.shape)).astype(np.float32)
+                cotangents[name] = slope
+                slopes.append((value, torch.from_numpy(slope)))
+        if slopes:
+            torch.autograd.backward(*zip(*slopes, strict=True))
+        twins.on = False
+        found |= {f"buffer:{n}": t for n, t in layer.named_buffers()}
+        parameters = dict(layer.named_parameters(remove_duplicate=False))
+        for kind, given in (("param_grad", parameters), ("input_grad", moving)):
+            found |= {f"{kind}:{n}": t.grad for n, t in given.items() if t.grad is not None}
+        return _Run(
+            {name: np.array(as_numpy(t)) for name, t in found.items()},
+            {name: np.array(as_numpy(twins.twin(t))) for name, t in found.items()},
+            cotangents,
+            draws,
+        )
 
 
 def _of_jax(
@@ -153,6 +153,7 @@ def _of_jax(
     state: Mapping[str, np.ndarray],
     arrays: Mapping[str, Any],
     cotangents: Mapping[str, np.ndarray],
+    draws: Sequence[np.ndarray],
     dtype: type,
 ) -> dict[str, np.ndarray]:
     """The JAX layer's numbers, by the names of `Layer.observe`."""
@@ -167,7 +168,8 @@ def _of_jax(
                 layer = nnx.clone(layer)
                 load_state_dict(layer, state)
             parts: Any = nnx.split(layer, nnx.Param, ...)
-            graphdef, parameters, rest = parts[0], *jax.tree.map(cast, parts[1:])
+            graphdef = parts[0]
+            parameters, rest = jax.tree.map(cast, parts[1:])
         else:
             graphdef, parameters, rest = None, {}, {}
         given = {path: cast(a) for path, a in array_leaves(arrays)}
@@ -175,11 +177,14 @@ def _of_jax(
 
         def run(parameters: Any, moving: Any) -> Any:
             inputs = filled(arrays, {**given, **moving})
+            after: dict[str, Any] = {}
             if graphdef is None:
-                output, after = _called(layer, inputs), {}
+                with _replayed(draws):
+                    output = _called(layer, inputs)
             else:
                 module = nnx.merge(graphdef, parameters, rest)
-                output = _called(module, inputs)
+                with _replayed(draws):
+                    output = _called(module, inputs)
                 after = {
                     f"buffer:{n}": v[...]
                     for n, v in named_variables(module)
@@ -188,6 +193,7 @@ def _of_jax(
             named = {n: a for n, a in leaves(output, "output") if isinstance(a, jax.Array)}
             return named, after
 
+        found: dict[str, Any]
         named, pull, after = jax.vjp(run, parameters, moving, has_aux=True)
         found = {**named, **after}
         slopes = {
@@ -201,6 +207,24 @@ def _of_jax(
                 found |= {f"param_grad:{n}": v[...] for n, v in gradients}
             found |= {f"input_grad:{n}": a for n, a in of_inputs.items()}
         return {name: np.asarray(a) for name, a in found.items()}
+
+
+@contextmanager
+def _replayed(draws: Sequence[np.ndarray]) -> Iterator[None]:
+    """Supplies torch's draws to whoever draws numbers of their shape."""
+    left = list(draws)
+
+    def take(name: str, shapes: tuple[tuple[int, ...], ...], check: Any) -> Any:
+        for i, array in enumerate(left):
+            if array.shape in shapes:
+                return left.pop(i)
+        raise ValueError(
+            f"explain: {name} of the JAX layer draws numbers of shape {shapes[0]}; torch's layer "
+            f"draws {', '.join(str(d.shape) for d in draws) or 'none'}"
+        )
+
+    with taking_draws(take):
+        yield
 
 
 def finding(cause: Cause, evidence: Evidence, what: str) -> Finding:
@@ -224,19 +248,6 @@ def finding(cause: Cause, evidence: Evidence, what: str) -> Finding:
         message = f"{what}: float32 is less accurate than torch's."
     else:
         first, size = next(iter(apart.items()))
-        message = f"{what}: {first} differs by {size:.1e} of its size."
-    if not cause.proven:
-        message = " ".join([message, *cause.symptoms])
-    words, fixes = cause.words, cause.fixes
-    return Finding(
-        next(iter(apart), ""),
-        0,
-        "layer",
-        kind,
-        message,
-        cause=words[0] if words else None,
-        proof=cause.proof,
-        fix=fixes[0] if fixes else "",
-        alternatives=words[1 : 1 + _MOST_ALTERNATIVES],
-        tried=cause.tried,
-    )
+        message = f"{what}: {first} differs by {size:.1e} of its size"
+    found = Finding(next(iter(apart), ""), 0, "layer", kind, message)
+    return described(found, cause)

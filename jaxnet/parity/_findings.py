@@ -1,22 +1,18 @@
-"""The independent differences among all results: each array's fault is found at its origin."""
+"""The independent differences among all results: each fault is found where it is made."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from jaxnet.parity._force import StepEvidence
+from jaxnet.parity._flow import Flow
 from jaxnet.parity._judge import Judgement, together
 from jaxnet.parity._result import Finding, SiteResult
-from jaxnet.parity._steps import StepRuns
 from jaxnet.parity._trace import Trace
 
-Evidence = Mapping[int, tuple[StepEvidence | None, StepRuns]]
-
-# Where a fault of the forward pass shows in a whole step, and where it does not.
+# The phases in which a fault of the forward pass shows in a whole step.
 _FORWARD = ("input", "forward", "buffer", "loss")
 
 
 def findings_of(
-    trace: Trace, subject: Any, results: Sequence[SiteResult], evidence: Evidence
+    trace: Trace, results: Sequence[SiteResult], flows: Mapping[int, Flow]
 ) -> list[Finding]:
     """The findings, the first in the order of the computation first.
 
@@ -25,34 +21,27 @@ def findings_of(
 
     Args:
         trace: The trace.
-        subject: The checked program.
         results: All results.
-        evidence: The numbers of the steps in which something failed first.
+        flows: The flows of the steps in which an isolated layer differs.
     """
     failed = _failed(results)
     isolated = [result for result in failed if result.level == "layer"]
-    roots: dict[str, list[SiteResult]] = {}
+    groups: dict[str, list[SiteResult]] = {}
     for result in isolated:
-        numbers = evidence.get(result.step, (None, None))[0]
-        roots.setdefault(_origin(trace, result, numbers, isolated), []).append(result)
-    found = [_finding(origin, group) for origin, group in roots.items()]
-    for finding in found:
-        numbers = evidence.get(finding.step, (None, None))[0]
-        if numbers is not None and finding.site in numbers.forced:
-            finding.jax64 = numbers.forced[finding.site].jax64
+        same_step = [other for other in isolated if other.step == result.step]
+        origin = _origin(trace, result, flows.get(result.step), same_step)
+        groups.setdefault(origin, []).append(result)
+    found = [_finding(origin, group, flows) for origin, group in groups.items()]
     forward = any(_phase(result) in _FORWARD for result in isolated)
-    late: dict[str, list[SiteResult]] = {}
+    late = []
     for result in failed:
         if result.level == "step":
             explained = forward if _phase(result) in _FORWARD else bool(isolated)
-        elif result.level == "chain":
-            explained = bool(isolated) or _phase(result) == "input"
         else:
-            continue
+            explained = result.level != "chain" or bool(isolated)
         if not explained:
-            late.setdefault("step", []).append(result)
-    found += [_late(trace, group) for group in late.values()]
-    return found
+            late.append(result)
+    return [*found, _late(trace, late)] if late else found
 
 
 def _phase(result: SiteResult) -> str:
@@ -65,23 +54,19 @@ def _failed(results: Sequence[SiteResult]) -> list[SiteResult]:
     for result in results:
         sites.setdefault((result.level, result.site), []).append(result.judgement)
     labels = {key: together(judgements).label for key, judgements in sites.items()}
-    failed = []
-    for result in results:
-        if result.level == "preflight" or not result.judgement.failed:
-            continue
-        label = labels[result.level, result.site]
-        if result.judgement.label == "different" or label in ("different", "undecided"):
-            failed.append(result)
-    return failed
+    return [
+        result
+        for result in results
+        if result.level != "preflight"
+        and result.judgement.failed
+        and labels[result.level, result.site] in ("different", "undecided")
+    ]
 
 
 def _origin(
-    trace: Trace,
-    result: SiteResult,
-    evidence: StepEvidence | None,
-    isolated: Sequence[SiteResult],
+    trace: Trace, result: SiteResult, flow: Flow | None, same_step: Sequence[SiteResult]
 ) -> str:
-    """What makes a difference: a module, the code before one, the loss, the optimizer, ..."""
+    """What makes a difference: a module, what lies between two, the loss, the optimizer, ..."""
     phase, _, place = result.site.partition(":")
     if phase == "lr":
         return "schedule"
@@ -91,37 +76,45 @@ def _origin(
         return "loss"
     if phase in ("param_grad", "buffer"):
         return f"module:{_module(trace, place)}"
-    call = _call(result)
-    module = call.partition("#")[0]
-    if phase == "forward":
-        return f"module:{module}"
-    if phase == "input":
-        return f"before:{module}"
+    if phase in ("input", "forward"):
+        return _between(result.site, flow) or f"module:{_module_of(place)}"
     # The gradient at an output is made by what follows it.
-    same_step = [r for r in isolated if r.step == result.step and r is not result]
-    wrong = {_call(r).partition("#")[0] for r in same_step if _phase(r) == "forward"}
-    wrong |= {
-        _module(trace, r.site.partition(":")[2])
+    if flow is None:
+        return f"after:{_module_of(place)}"
+    after = flow.after(place)
+    followers = {_module_of(site.partition(":")[2]) for site in after}
+    direct = {_module_of(call) for call in flow.consumers.get(place, ())}
+    for site in after:
+        if any(other.site == site for other in same_step) and (origin := _between(site, flow)):
+            return origin
+    guilty = {
+        _module_of(r.site.partition(":")[2])
+        if _phase(r) == "forward"
+        else _module(trace, r.site.partition(":")[2])
         for r in same_step
-        if _phase(r) in ("param_grad", "buffer")
+        if _phase(r) in ("forward", "param_grad", "buffer")
     }
-    if evidence is not None:
-        consumers = evidence.consumers.get(call, ())
-        modules = {each.partition("#")[0] for each in consumers}
-        if guilty := modules & wrong:
-            return f"module:{sorted(guilty)[0]}"
-        if len(modules) == 1:
-            return f"module:{modules.pop()}"
-        calls = {each.name: each for each in evidence.step.calls}
-        if call in calls and calls[call].parent is None:
-            return "loss"
-    return f"after:{module}"
+    if both := (direct | followers) & guilty:
+        return f"module:{sorted(both)[0]}"
+    if place in flow.roots:
+        return "loss"
+    if len(direct) == 1 and len(followers) <= 1:
+        return f"module:{direct.pop()}"
+    if len(after) == 1 and (origin := _between(after[0], flow)):
+        return origin
+    return f"after:{_module_of(place)}"
 
 
-def _call(result: SiteResult) -> str:
-    """The call of a site: "fc1#0" of "input:fc1#0.mask"."""
-    name, _, rest = result.site.partition(":")[2].partition("#")
-    return f"{name}#{rest.partition('.')[0]}"
+def _between(site: str, flow: Flow | None) -> str:
+    """What lies before an argument, or within a call after its last call; "" for a module."""
+    if flow is None or site not in flow.paths:
+        return "" if site.startswith("forward:") else f"before:{_module_of(site[6:])}"
+    return f"between:{site}"
+
+
+def _module_of(call: str) -> str:
+    """The module of a call: "fc1" of "fc1#0.1"."""
+    return call.partition("#")[0]
 
 
 def _module(trace: Trace, array: str) -> str:
@@ -146,29 +139,38 @@ _WORDS = {
 }
 
 
-def _finding(origin: str, group: Sequence[SiteResult]) -> Finding:
+def _finding(origin: str, group: Sequence[SiteResult], flows: Mapping[int, Flow]) -> Finding:
     first = group[0]
     kind, _, name = origin.partition(":")
     what = _WORDS[_phase(first)]
-    steps = sorted({result.step for result in group})
-    when = f" from step {steps[0]} on" if steps[0] > 0 else ""
-    where = {
-        "module": f"{name or 'the model'}: {what} differs",
-        "before": f"before {name or 'the model'}: {what} differs",
-        "after": f"after {name or 'the model'}: {what} differs",
-        "loss": "the loss" + ("" if _phase(first) == "loss" else "'s gradient") + " differs",
-        "optimizer": f"the optimizer: {what} differs",
-        "schedule": "the learning rate differs",
-    }[kind]
+    torch_where = first.torch_where
+    if kind == "between":
+        flow = flows[first.step]
+        path = flow.paths[name]
+        target = name.partition(":")[2]
+        ends = f"{' and '.join(path.calls) or 'the batch'} and {target}"
+        what = f"between {ends} ({path.name or 'nothing in torch'}): {what} differs"
+        if path.functions:
+            torch_where = f"{path.functions[-1].function} {path.functions[-1].where}"
+    else:
+        what = {
+            "module": f"{name or 'the model'}: {what} differs",
+            "before": f"before {name or 'the model'}: {what} differs",
+            "after": f"after {name or 'the model'}: {what} differs",
+            "loss": "the loss" + ("" if _phase(first) == "loss" else "'s gradient") + " differs",
+            "optimizer": f"the optimizer: {what} differs",
+            "schedule": "the learning rate differs",
+        }[kind]
+    when = f" from step {first.step} on" if first.step > 0 else ""
     note = first.judgement.note
     return Finding(
         site=first.site,
         step=first.step,
         level=first.level,
         kind=first.judgement.label,
-        message=where + when + (f": {note}" if note else ""),
+        message=what + when + (f": {note}" if note else ""),
         results=list(group),
-        torch_where=first.torch_where,
+        torch_where=torch_where,
         jax_where=first.jax_where,
     )
 
@@ -178,14 +180,14 @@ def _late(trace: Trace, group: Sequence[SiteResult]) -> Finding:
     first = group[0]
     note = first.judgement.note
     seen = {"loss": "loss", "update": "update", "buffer": "buffers", "state": "optimizer's state"}
-    what = ", ".join(dict.fromkeys(seen.get(_phase(r), _phase(r)) for r in group[:20]))
+    what = ", ".join(dict.fromkeys(seen.get(_phase(r), _phase(r)) for r in group))
     full = any(step.full for step in trace.steps if step.index == first.step)
     return Finding(
         site=first.site,
         step=first.step,
         level=first.level,
         kind=first.judgement.label,
-        message=f"step {first.step} by itself differs ({what})" + (f": {note}" if note else ""),
+        message=f"step {first.step} as a whole differs ({what})" + (f": {note}" if note else ""),
         fix=""
         if full
         else f"record step {first.step} in full, to find the layer: parity.recording(path, "

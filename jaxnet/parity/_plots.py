@@ -97,7 +97,8 @@ def errors_against_step(horizon: Horizon) -> Markup | None:
 def _plot(title: str, xlabel: str, ylabel: str, lines: Sequence[Line]) -> Markup:
     """A plot with a logarithmic y axis, and its legend."""
     values = [y for line in lines for y in line.y if y > _SMALLEST and math.isfinite(y)]
-    low = math.floor(math.log10(min(values, default=1e-16)))
+    zeros = any(y <= _SMALLEST for line in lines for y in line.y)
+    low = math.floor(math.log10(min(values, default=1e-16))) - zeros
     high = max(math.ceil(math.log10(max(values, default=1.0))), low + 1)
     xs = [x for line in lines for x in line.x]
     first, last = min(xs), max(max(xs), min(xs) + 1)
@@ -109,7 +110,7 @@ def _plot(title: str, xlabel: str, ylabel: str, lines: Sequence[Line]) -> Markup
         power = math.log10(min(max(y, 10.0**low), 10.0**high)) if not math.isnan(y) else high
         return _HEIGHT - _BOTTOM - (power - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = [*_axes(low, high, first, last, across, up)]
+    parts = [*_axes(low, high, first, last, across, up, zeros)]
     parts += [_drawn(line, across, up) for line in lines if line.x]
     words = {"x": _WIDTH / 2, "y": _HEIGHT - 4}
     parts.append(f'<text x="{words["x"]}" y="{words["y"]}" class="middle">{escape(xlabel)}</text>')
@@ -129,14 +130,15 @@ def _plot(title: str, xlabel: str, ylabel: str, lines: Sequence[Line]) -> Markup
 
 
 def _axes(
-    low: int, high: int, first: float, last: float, across: _Scale, up: _Scale
+    low: int, high: int, first: float, last: float, across: _Scale, up: _Scale, zeros: bool
 ) -> Iterator[str]:
-    """Lines at powers of 10 with their labels, and the numbers below the x axis."""
+    """Lines at powers of 10 with their labels, 0 below them, and the numbers of the x axis."""
     every = max(1, math.ceil((high - low) / 8))
     for power in range(low, high + 1, every):
         y = up(10.0**power)
         yield f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
-        yield f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" class="end">1e{power}</text>'
+        label = "0" if zeros and power == low else f"1e{power}"
+        yield f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" class="end">{label}</text>'
     size = 10 ** max(0, math.floor(math.log10(max(last - first, 1) / 4)))
     step = next(size * n for n in (1, 2, 5, 10) if (last - first) / (size * n) <= 8)
     for x in sorted({int(first), *range(step, int(last) + 1, step)}):

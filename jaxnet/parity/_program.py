@@ -284,7 +284,7 @@ def _schedulers(recorder: Any) -> list[dict[str, Any]]:
         used = recorder.used_optimizers()
         found = [each for each in gc.get_objects() if issubclass(type(each), base)]
         ours = [each for each in found if any(getattr(each, "optimizer", 0) is o for o in used)]
-        known[0] = [{"class": type(each).__name__, "config": _config(each)} for each in ours]
+        known[0] = [{"class": type(each).__name__, "config": config_of(each)} for each in ours]
     return list(known[0])
 
 
@@ -308,7 +308,7 @@ def simple(value: Any) -> Any:
     return str(value)
 
 
-def _config(thing: Any) -> dict[str, Any]:
+def config_of(thing: Any) -> dict[str, Any]:
     """The arguments of an object's constructor, as far as it has them as attributes."""
     found: dict[str, Any] = {}
     for cls in type(thing).__mro__:
@@ -345,7 +345,7 @@ def _module(module: Any) -> Module:
     return Module(
         cls=cls.__name__,
         qualname=f"{cls.__module__}.{cls.__qualname__}",
-        config=_config(module),
+        config=config_of(module),
         text=module.extra_repr(),
         where=where,
         sha256=hashlib.sha256(text.encode()).hexdigest() if text else "",

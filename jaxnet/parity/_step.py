@@ -91,6 +91,16 @@ class OpenStep:
         self._used.add(known[2])
         return known[2]
 
+    def _is_output(self, tensor: Any) -> bool:
+        """Whether a tensor is, unchanged, what a module call returned before."""
+        known = self._origins.get(id(tensor))
+        return (
+            known is not None
+            and known[0]() is tensor
+            and known[1] == tensor._version
+            and known[2].startswith("forward:")
+        )
+
     def _is_tensor(self, value: Any) -> bool:
         return isinstance(value, self.torch.Tensor)
 
@@ -268,7 +278,9 @@ class OpenStep:
             site = f"{phase}:{where}"
             if self.full:
                 self._store("forward", site, self._copy(leaf))
-                if hooked and leaf.requires_grad and self.torch.is_grad_enabled():
+                # What an inner call returned has its gradient there, all of it.
+                smooth = leaf.requires_grad and self.torch.is_grad_enabled()
+                if hooked and smooth and not self._is_output(leaf):
                     leaf.register_hook(self._note_gradient(f"grad:{where}"))
             self._from(leaf, site)
             return site

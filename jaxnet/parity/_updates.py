@@ -147,13 +147,13 @@ def clipped(record: Record, how: Any) -> np.ndarray:
 
     Args:
         record: The record.
-        how: None, or (kind, bound): "none", "norm" (as torch does), "exact" (without the 1e-6),
+        how: None, or (kind, bound) or (kind, bound, scale of all gradients): "none", "norm" (as torch does), "exact" (without the 1e-6),
             "always" (scaled up too), "value", "own" (each parameter by its own norm), "adaptive"
             (each unit to a share of its parameters' norm) or "parts" (each batch by itself).
     """
     if how is None:
         return record.gradient
-    kind, bound = how
+    kind, bound, scale = (*how, 1.0)[:3]
     raw, clip = record.raw, record.clip
     if kind == "none":
         return raw
@@ -165,7 +165,7 @@ def clipped(record: Record, how: Any) -> np.ndarray:
         largest = bound * np.maximum(clip.sizes, 1e-3)
         return np.where(clip.units > largest, raw * largest / np.maximum(clip.units, 1e-6), raw)
     norm = clip.own if kind == "own" else clip.norm
-    factor = bound / (norm + (0.0 if kind in ("exact", "always", "own") else 1e-6))
+    factor = bound / (scale * norm + (0.0 if kind in ("exact", "always", "own") else 1e-6))
     return raw * (factor if kind == "always" else min(1.0, factor))
 
 
@@ -221,7 +221,8 @@ def rule(
         scale = {"lr": lr, "one": 1.0, "relative": lr / first_lr if first_lr else 0.0}
         keep = 1 - decay * scale[h.get("decay_by", "lr")]
     start = p if late else p * keep
-    step, state = _FORMULAS[kind](h, g, state, t, lr)
+    with np.errstate(all="ignore"):  # a fault that is tried may divide by 0
+        step, state = _FORMULAS[kind](h, g, state, t, lr)
     after = start + step
     return (after * keep if late else after), state
 

@@ -25,7 +25,7 @@ DROPOUT = (
 )
 EMBEDDING = ("Embedding", "embedding")
 
-_OTHERS = {
+BY_NAME: Mapping[str, Any] = {
     "ReLU": functional.relu,
     "ReLU6": functional.relu6,
     "SiLU": functional.silu,
@@ -65,7 +65,7 @@ def _elementwise(layer: Any, function: Any) -> Any:
 
 
 def _other_activations(layer: Any) -> list[str]:
-    return [name for name in _OTHERS if name.lower() != layer.kind.lower().replace("_", "")]
+    return [name for name in BY_NAME if name.lower() != layer.kind.lower().replace("_", "")]
 
 
 def _softplus(layer: Any) -> Any:
@@ -199,7 +199,7 @@ TRAPS = (
     Trap(
         "activation-other",
         ACTIVATIONS,
-        lambda layer, activation: _elementwise(layer, _OTHERS[activation]),
+        lambda layer, activation: _elementwise(layer, BY_NAME[activation]),
         "The activation is {activation}; torch's is another.",
         "Use torch's activation.",
         options={"activation": _other_activations},

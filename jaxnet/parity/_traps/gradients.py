@@ -83,6 +83,9 @@ def _clip(kind: str, own: bool = False) -> Callable[..., Update]:
     def change(update: Update, bound: float | None = None) -> Update:
         if own:
             bound = _torch_bound(update)
+        if bound is not None and kind in ("norm", "exact"):
+            if all(record.clip.norm < bound for record in update.records):
+                raise ValueError("no gradient is as large")
         return update.altered(clip=(kind, bound))
 
     return change
@@ -102,7 +105,7 @@ def _unclipped(update: Update) -> Update:
 
 
 def _clipped_before_unscaling(update: Update, scale: float) -> Update:
-    return update.altered(clip=("norm", _torch_bound(update) / scale))
+    return update.altered(clip=("norm", _torch_bound(update), scale))
 
 
 def _clipped_parts(update: Update) -> Update:
@@ -166,7 +169,7 @@ TRAPS: tuple[Trap, ...] = (
         "divides them by it before.",
         "the gradients divided by the scale, and clipped after it",
         when=_clips,
-        options={"scale": tuple(2.0**k for k in range(1, 25))},
+        options={"scale": tuple(2.0**k for k in range(7, 25))},
     ),
     Trap(
         "clip-before-accumulation",

@@ -271,7 +271,7 @@ TRAPS = (
         "norm-groups",
         GROUP,
         lambda layer, groups: layer.configured(num_groups=groups),
-        "There are {groups} groups; torch's layer has {torch[num_groups]}.",
+        "The number of groups is {groups}; torch's is {torch[num_groups]}.",
         "Give num_groups={torch[num_groups]}; flax's group_size is the number of channels of each.",
         options={"groups": _group_counts},
     ),
