@@ -361,6 +361,8 @@ def of_call(trace: Trace, step: Step, call: Call) -> Layer:
         ValueError: jaxnet has no such class, or its arrays were not recorded.
     """
     module = trace.modules[call.module]
+    if not module.qualname.startswith("torch."):
+        raise ValueError(f"{module.qualname}: jaxnet has no such class")
     prefix = f"{call.module}." if call.module else ""
 
     def own(known: Mapping[str, Mapping[str, Any]], phase: str) -> dict[str, np.ndarray]:
