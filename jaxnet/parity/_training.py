@@ -162,7 +162,7 @@ Key = tuple[tuple[str, tuple[Any, ...]], ...]
 
 def _key(hypotheses: Sequence[Hypothesis]) -> Key:
     """What makes two proven causes one."""
-    return tuple((h.trap.name, tuple(h.values.values())) for h in hypotheses)
+    return tuple(sorted((h.trap.name, tuple(h.values.values())) for h in hypotheses))
 
 
 def _grouped(

@@ -9,6 +9,7 @@ torch's own numbers.
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -70,7 +71,7 @@ class Record:
     parts: tuple[tuple[np.ndarray, float], ...] = ()
     batches: int = 1
 
-    @property
+    @cached_property
     def max_norm(self) -> float | None:
         """The bound of torch's clip_grad_norm_, where it changed the gradient of this step."""
         raw, given = np.linalg.norm(self.raw), np.linalg.norm(self.gradient)
@@ -103,7 +104,7 @@ class Update:
     carried: bool = False
     lrs: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
-    @property
+    @cached_property
     def config(self) -> Mapping[str, Any]:
         """The hyperparameters of the first update, and max_norm where torch clips."""
         first = next((r.max_norm for r in self.records if r.max_norm is not None), None)
@@ -119,6 +120,7 @@ class Update:
         """What each update adds to the parameter, and the states: {"0:change": ..., ...}."""
         numbers = {}
         state: Mapping[str, np.ndarray] = self.records[0].state
+        first_lr = self.records[0].config["lr"]
         lrs = {**self.lrs, **{record.step: float(record.config["lr"]) for record in self.records}}
         for record in self.records:
             change = {**record.config, **self.changes}
@@ -127,7 +129,7 @@ class Update:
             change["lr"] = self._lr(record, change, lrs)
             gradient = clipped(record, change.get("clip"))
             after, state = rule(
-                self.kind, change, record.before, gradient, state, record.t, self.config["lr"]
+                self.kind, change, record.before, gradient, state, record.t, first_lr
             )
             numbers[f"{record.step}:change"] = after - record.before
             numbers |= {f"{record.step}:{slot}": value for slot, value in state.items()}
@@ -147,9 +149,10 @@ def clipped(record: Record, how: Any) -> np.ndarray:
 
     Args:
         record: The record.
-        how: None, or (kind, bound) or (kind, bound, scale of all gradients): "none", "norm" (as torch does), "exact" (without the 1e-6),
-            "always" (scaled up too), "value", "own" (each parameter by its own norm), "adaptive"
-            (each unit to a share of its parameters' norm) or "parts" (each batch by itself).
+        how: None, or (kind, bound) or (kind, bound, scale of all gradients). The kinds are "none",
+            "norm" (as torch does), "exact" (without the 1e-6), "always" (scaled up too), "value",
+            "own" (each parameter by its own norm), "adaptive" (each unit to a share of its
+            parameters' norm) and "parts" (each batch by itself).
     """
     if how is None:
         return record.gradient
