@@ -12,7 +12,7 @@ from jaxnet.parity import _provenance
 from jaxnet.parity._findings import findings_of
 from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
-from jaxnet.parity._judge import Judgement, judge, null
+from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
 from jaxnet.parity._port import module_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
@@ -264,6 +264,7 @@ class _Check:
                 jax,
                 None if site in self.narrow else jax64,
                 site=site,
+                scale=gradient_scale(step, place) if phase in ("param_grad", "clipped") else None,
                 ignore=ignore,
                 isolated=level != "chain" and level != "step",
             )
@@ -274,7 +275,7 @@ class _Check:
         site = f"param_grad:{name}"
         if site not in step or step[site].shape != shape:
             return None
-        now = null(step[site], step.double(site))
+        now = null(step[site], step.double(site), gradient_scale(step, name))
         self.nulls[name] = now | self.nulls.get(name, np.False_)
         return self.nulls[name]
 

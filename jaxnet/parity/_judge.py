@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxnet.parity._trace import Step
+
 Label = Literal["same", "different", "precision", "kink", "null gradient", "undecided"]
 
 EPSILON = 2.0**-52
@@ -130,7 +132,8 @@ def judge(
         jax: The array of the second program.
         jax64: The same in float64, or None.
         site: The name of the site, whose phase tells gradients.
-        scale: What the array is a difference of, such as the parameters before an update.
+        scale: What the array is a difference or a sum of: the parameters before an update, the
+            gradients around a gradient (`gradient_scale`).
         pre: What a function with a corner was applied to, minus the corner, in float32 and in
             float64, in the array's shape. Elements that rounding may have pushed over the corner
             are kinks.
@@ -206,7 +209,7 @@ class _Runs:
     epsilon: float
 
 
-def null(gradient: ArrayLike, gradient64: ArrayLike) -> np.ndarray:
+def null(gradient: ArrayLike, gradient64: ArrayLike, scale: float = 0.0) -> np.ndarray:
     """Which elements of a gradient are rounding and nothing else, in float64 as in float32.
 
     The exact gradient of a bias before BatchNorm is zero, and so is that of the bias of
@@ -216,6 +219,8 @@ def null(gradient: ArrayLike, gradient64: ArrayLike) -> np.ndarray:
     Args:
         gradient: The gradient in float32.
         gradient64: The same in float64.
+        scale: The `gradient_scale`, without which an element that float32 happens to round to
+            zero is not known to be rounding in float64.
 
     Returns:
         A boolean array of the gradient's shape.
@@ -223,8 +228,29 @@ def null(gradient: ArrayLike, gradient64: ArrayLike) -> np.ndarray:
     narrow, wide = np.asarray(gradient, np.float64), np.asarray(gradient64, np.float64)
     moved = np.abs(narrow - wide)
     left = EPSILON / float(jnp.finfo(np.asarray(gradient).dtype).eps)
-    rounding = np.maximum(left * SAME * rms(moved), STORED * moved)
+    rounding = np.maximum(max(left * SAME * rms(moved), SAME_SCALE * scale), STORED * moved)
     return (np.abs(wide) <= rounding) & ((narrow != 0) | (wide != 0))
+
+
+def gradient_scale(step: Step, name: str) -> float:
+    """The size of the gradients around one, by which its rounding in float64 is measured.
+
+    The gradient of a bias before BatchNorm is a sum of such gradients that comes to nothing.
+
+    Args:
+        step: The step.
+        name: The name of the parameter.
+
+    Returns:
+        The largest root mean square of the gradients of the other parameters of the module, and
+        of its outputs.
+    """
+    module = name.rpartition(".")[0]
+    sites = [site for place, site in step.of("grad").items() if place.partition("#")[0] == module]
+    for place, site in step.of("param_grad").items():
+        if place.rpartition(".")[0] == module:
+            sites.append(site)
+    return max((rms(step.double(site)) for site in sites), default=0.0)
 
 
 def together(judgements: Sequence[Judgement]) -> Judgement:

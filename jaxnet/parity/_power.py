@@ -370,7 +370,7 @@ def _parts(trace: Trace) -> dict[str, list[Recorded]]:
                 reference = of_call(trace, step, call)
             except ValueError:  # a class of the user's own: what it calls is tried
                 continue
-            add(call.module, Recorded(reference, *_numbers(trace, step, call)))
+            add(call.module, Recorded(reference, *recorded_numbers(trace, step, call)))
         for function in step.functions:
             try:
                 add(
@@ -391,7 +391,7 @@ def _parts(trace: Trace) -> dict[str, list[Recorded]]:
     return found
 
 
-def _numbers(trace: Trace, step: Step, call: Call) -> tuple[Numbers, Numbers]:
+def recorded_numbers(trace: Trace, step: Step, call: Call) -> tuple[Numbers, Numbers]:
     """The recorded numbers of a call, by the names of `Layer.observe`."""
     sites = {}
     form = from_json(call.output, lambda key: key)

@@ -228,6 +228,17 @@ def test_a_difference_is_measured_by_what_it_is_a_difference_of():
     assert judge(*numbers, site="update:a", scale=before).label == "same"
 
 
+def test_a_null_gradient_that_float32_rounds_to_zero():
+    zero = np.zeros(1, np.float32)
+    numbers = zero, np.array([3e-17]), zero, np.array([-2e-17])
+    assert judge(*numbers, site="param_grad:conv.bias").label == "different"
+    assert judge(*numbers, site="param_grad:conv.bias", scale=1e-3).label == "same"
+    assert not null(zero, numbers[1]).any()
+    assert null(zero, numbers[1], 1e-3).all()
+    wrong = zero, np.array([3e-17]), zero, np.array([1e-10])
+    assert judge(*wrong, site="param_grad:conv.bias", scale=1e-3).label == "different"
+
+
 @pytest.mark.parametrize(
     ("torch", "jax", "label"),
     [
