@@ -36,6 +36,11 @@ loss(model, batch) is what the JAX program minimises, or (step, state) of a step
 model has torch's names of parameters. Every layer, gradient and update is compared in float32 and
 float64, so there is no tolerance to choose."""
 
+_DIFF = """    jaxnet diff trace_a/ trace_b/
+
+Both are recorded PyTorch programs: of two versions of torch, two devices, or two commits. The first
+is called torch and the second jax in what is printed."""
+
 _EXPLAIN = """    jaxnet explain trace/ port.py:make --at blocks.3.norm1
 
 Prints every array of this layer, each at the step with the largest difference, and the differences
@@ -116,7 +121,11 @@ def _parser() -> argparse.ArgumentParser:
         help="compare the program's initial weights too (own), or start from a copy of torch's",
     )
 
-    for one in (check,):
+    diff = command("diff", _diff, "compare two traces", _DIFF)
+    diff.add_argument("first", type=Path, help="a trace")
+    diff.add_argument("second", type=Path, help="the trace that is compared with it")
+
+    for one in (check, diff):
         one.add_argument("--save", type=Path, metavar="FOLDER", help="write a certificate there")
         one.add_argument("--arrays", action="store_true", help="print one line for every array")
 
@@ -152,6 +161,14 @@ def _check(options: argparse.Namespace) -> int:
     with _progress():
         report = check(options.trace, options.port, steps=options.steps, weights=options.weights)
     return _shown(report, options, f"jaxnet check {options.trace} {options.port}")
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from jaxnet.parity._diff import diff
+
+    with _progress():
+        report = diff(options.first, options.second)
+    return _shown(report, options, f"jaxnet diff {options.first} {options.second}")
 
 
 def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:

@@ -157,7 +157,8 @@ def part(report: Report, place: str) -> Report:
 def _finding(number: int, finding: Finding) -> Iterator[str]:
     sides = "  |  ".join(side for side in (finding.torch_where, finding.jax_where) if side)
     place, phase = place_of(finding.site), phase_of(finding.site)
-    head = [phase] if phase == "loss" else [place or "the model", phase]
+    whole = phase == "loss" or ":" not in finding.site  # as a hyperparameter
+    head = [phase] if whole else [place or "the model", phase]
     head.append(f"step {finding.step}")
     yield f"{number}. {'   '.join([*head, sides] if sides else head)}"
     yield f"   {finding.message}"
@@ -168,8 +169,9 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
             f"jax64-jax32 {jax:.1e}   (relative RMS)"
         )
     if finding.cause:
-        proof = f". {finding.proof}" if finding.proof else ""
-        yield f"   cause: {finding.cause}{proof}"
+        yield f"   cause: {finding.cause}"
+        if finding.proof:
+            yield f"   proof: {finding.proof}"
     elif finding.tried:
         yield f"   cause: not known; none of the {finding.tried} that were tried gives your numbers"
     if finding.alternatives:

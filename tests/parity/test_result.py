@@ -83,7 +83,11 @@ WORDS = {
     ),
     "the cause": (
         {"findings": [found(cause="epsilon is 1e-6, torch's is 1e-5", proof="To 1e-16", tried=8)]},
-        "   cause: epsilon is 1e-6, torch's is 1e-5. To 1e-16",
+        "   cause: epsilon is 1e-6, torch's is 1e-5",
+    ),
+    "the proof": (
+        {"findings": [found(cause="epsilon is 1e-6", proof="to 1e-16")]},
+        "   proof: to 1e-16",
     ),
     "no cause": (
         {"findings": [found(tried=8)]},
