@@ -347,10 +347,10 @@ def _schedulers(recorder: Any, used: list[Any]) -> list[dict[str, Any]]:
 
 def living(base: type) -> list[Any]:
     """All objects of a class and its subclasses that the program has."""
-    kinds = {base}
-    new = [base]
+    kinds: set[type] = {base}
+    new: list[type] = [base]
     while new:
-        inner = [each for cls in new for each in cls.__subclasses__()]
+        inner: list[type] = [each for cls in new for each in cls.__subclasses__()]
         new = [each for each in inner if each not in kinds]
         kinds.update(new)
     return [each for each in gc.get_objects() if type(each) in kinds]
