@@ -347,11 +347,10 @@ def _schedulers(recorder: Any, used: list[Any]) -> list[dict[str, Any]]:
 
 def living(base: type) -> list[Any]:
     """All objects of a class and its subclasses that the program has."""
-    kinds: set[type] = {base}
-    new: list[type] = [base]
+    kinds: set[Any] = {base}
+    new: list[Any] = [base]
     while new:
-        inner: list[type] = [each for cls in new for each in cls.__subclasses__()]
-        new = [each for each in inner if each not in kinds]
+        new = [each for cls in new for each in cls.__subclasses__() if each not in kinds]
         kinds.update(new)
     return [each for each in gc.get_objects() if type(each) in kinds]
 
