@@ -310,10 +310,9 @@ def _lstm(
     x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, h: Any, c: Any, reverse: bool, *rest: Any
 ) -> tuple[Any, Any, Any, Any]:
     """mkldnn_rnn_layer, which has no float64: one direction of one layer of an LSTM."""
-    has_biases, batch_first = rest[4], rest[6]
+    has_biases = rest[4]
     gates = x @ w_ih.mT + (b_ih + b_hh if has_biases else 0)
-    axis = 1 if batch_first else 0
-    parts = [*gates.unbind(axis)]
+    parts = [*gates.unbind(0)]  # time comes first, whatever the flag batch_first says
     outputs = []
     state = h.reshape(-1, h.shape[-1]), c.reshape(-1, c.shape[-1])
     for gate in reversed(parts) if reverse else parts:
@@ -322,7 +321,7 @@ def _lstm(
         state = o.sigmoid() * cell.tanh(), cell
         outputs.append(state[0])
     torch: Any = importlib.import_module("torch")
-    output = torch.stack(outputs[::-1] if reverse else outputs, axis)
+    output = torch.stack(outputs[::-1] if reverse else outputs)
     return output, state[0].reshape(h.shape), state[1].reshape(c.shape), torch.empty(0)
 
 
@@ -341,5 +340,6 @@ def _lstm_backward(*args: Any) -> tuple[Any, ...]:
         pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
         ends, seeds = zip(*pairs, strict=True)
         found = torch.autograd.grad(ends, inputs, seeds, allow_unused=True)
-    zeros = [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
-    return tuple(zeros)
+    # The gradients of both biases are one tensor here, and two in float32.
+    both = zip(inputs, found, strict=True)
+    return tuple(torch.zeros_like(i) if g is None else g.clone() for i, g in both)
