@@ -140,6 +140,9 @@ def attribute(
     # What the reference cannot give, such as the sum of the gradients of several calls, is not
     # used; the rest is.
     names = [n for n in known if difference(own[n], evidence.torch64[n]) <= evidence.tolerance(n)]
+    # An output of another shape has no gradient that fits torch's.
+    if any(evidence.torch64[n].shape != evidence.jax64[n].shape for n in names if _is_output(n)):
+        names = [n for n in names if _is_output(n)]
     trial = _Trial(evidence, names)
     failing = [n for n in names if not trial.fits(n, own[n])]
     config = reference.config
@@ -173,12 +176,16 @@ def attribute(
     return Cause(_in_order(proven, reference), signs, trial.tried, True, config, before, after)
 
 
+def _is_output(name: str) -> bool:
+    return "grad:" not in name
+
+
 def _observed(reference: Any, *hypotheses: Hypothesis, names: Sequence[str] = ()) -> Any:
     """The numbers with these hypotheses; None where the fault cannot be made."""
     try:
         for hypothesis in hypotheses:
             reference = hypothesis.applied(reference)
-        if names and isinstance(reference, Layer) and not any("grad:" in n for n in names):
+        if names and isinstance(reference, Layer) and all(map(_is_output, names)):
             reference = dataclasses.replace(reference, cotangents={})
         return reference.observe()
     # What an impossible layer raises depends on where the sizes first do not fit.
@@ -225,7 +232,7 @@ class _Trial:
         Gradients are left out, which saves most of the time, where the outputs differ from the
         JAX program's already and torch's do too.
         """
-        outputs = [n for n in self.names if "grad:" not in n]
+        outputs = [n for n in self.names if _is_output(n)]
         if any(not self.fits(n, self.evidence.torch64[n]) for n in outputs):
             numbers = _observed(reference, *hypotheses, names=outputs)
             if numbers is None or not all(
@@ -281,7 +288,7 @@ class _Trial:
     ) -> Callable[..., np.ndarray]:
         """The residual of hypotheses as a function of all their constants in order."""
         # Where the outputs show the difference they are enough to fit a constant by, and quick.
-        outputs = [n for n in self.names if "grad:" not in n]
+        outputs = [n for n in self.names if _is_output(n)]
         shown = any(self.fits(n, self.evidence.torch64[n]) is False for n in outputs)
         names = outputs if shown else list(self.names)
 

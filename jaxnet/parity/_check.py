@@ -15,6 +15,7 @@ from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
 from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
 from jaxnet.parity._port import module_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
+from jaxnet.parity._sites import explain_finding
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
 from jaxnet.parity._subject import Subject, make_subject
 from jaxnet.parity._trace import Step, Trace, read
@@ -138,6 +139,8 @@ class _Check:
             evidence, _ = self.evidence.get(finding.step, (None, None))
             if evidence is not None and finding.site in evidence.forced:
                 finding.jax64 = evidence.forced[finding.site].jax64
+            if evidence is not None:
+                explain_finding(finding, evidence)
         if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
             findings.append(_drift(apart, horizon))
         return self._report(findings, horizon, steps)

@@ -187,6 +187,7 @@ def _finding(origin: str, group: Sequence[SiteResult], flows: Mapping[int, Flow]
         kind=first.judgement.label,
         message=what + when + (f": {note}" if note else ""),
         results=list(group),
+        origin=origin,
         torch_where=torch_where,
         jax_where=first.jax_where,
     )
