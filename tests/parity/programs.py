@@ -63,7 +63,6 @@ def _gpt(trace: Any) -> Subject:
     clipped = optim.chain(optim.clip_by_norm(1.0), optim.scheduled(adamw, schedule, steps=50))
     return {
         "model": gpt.GPT(Generator(1)),
-        "weights": "copy",
         "loss": loss,
         "optimizer": optim.accumulate(clipped, 2, "sum"),
     }
@@ -88,7 +87,6 @@ def _transformer_language_model(trace: Any) -> Subject:
 
     return {
         "model": transformer_language_model.TransformerModel(Generator(1)),
-        "weights": "copy",
         "loss": loss,
         "optimizer": optim.chain(optim.clip_by_norm(0.25), optim.SGD(lr=0.5)),
     }
@@ -111,7 +109,7 @@ def _dcgan(trace: Any) -> Subject:
     for net in nets:
         net.apply(lambda m: dcgan.weights_init(m, rngs))
     state = {name: train.create(net, adam) for name, net in zip("GD", nets, strict=True)}
-    return {"step": jax.jit(step), "state": state, "weights": "copy"}
+    return {"step": jax.jit(step), "state": state}
 
 
 def _siamese_network(trace: Any) -> Subject:
@@ -154,7 +152,6 @@ def _actor_critic(trace: Any) -> Subject:
 def _vision_transformer(trace: Any) -> Subject:
     return {
         "model": vision_transformer.VisionTransformer(Generator(1)),
-        "weights": "copy",
         "loss": train.supervised(losses.cross_entropy),
         "optimizer": optim.Adam(lr=3e-3),
     }
