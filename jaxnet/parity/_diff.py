@@ -19,7 +19,7 @@ from jaxnet.parity._judge import gradient_scale, judge
 from jaxnet.parity._power import recorded_numbers
 from jaxnet.parity._reference import of_call, of_function_call
 from jaxnet.parity._result import Coverage, Finding, Level, Report, SiteResult, Verdict
-from jaxnet.parity._sites import described
+from jaxnet.parity._sites import describe
 from jaxnet.parity._trace import Call, Step, Trace, read
 from jaxnet.parity._updates import chosen, updates
 
@@ -319,7 +319,7 @@ class _Diff:
         """Adds the cause to a finding, once."""
         finding = self.findings[origin]
         if not finding.tried:
-            self.findings[origin] = described(finding, attribute(reference, evidence))
+            describe(finding, attribute(reference, evidence))
 
     def _found(self, step: Step, result: SiteResult) -> str:
         """Adds a result to the finding of its cause, and returns the finding's key."""
