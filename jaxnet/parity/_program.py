@@ -56,8 +56,8 @@ class Program:
         self.description: tuple[Any, dict[str, Any]] | None = None
         self.described: dict[int, Any] = {}  # optimizers by id; the schedulers under 0
         self.first_groups: dict[int, list[dict[str, Any]]] = {}
-        self._sources: dict[str, dict[str, str]] = {}
         self._state: Any = None
+        self._sources: dict[str, dict[str, str]] = {}
         self._names: dict[int, str] = {}
         self._keys: dict[str, Any] = {}
 
@@ -347,11 +347,10 @@ def _schedulers(recorder: Any, used: list[Any]) -> list[dict[str, Any]]:
 
 def living(base: type) -> list[Any]:
     """All objects of a class and its subclasses that the program has."""
-    kinds = {base}
-    new = [base]
+    kinds: set[Any] = {base}
+    new: list[Any] = [base]
     while new:
-        inner = [each for cls in new for each in cls.__subclasses__()]
-        new = [each for each in inner if each not in kinds]
+        new = [each for cls in new for each in cls.__subclasses__() if each not in kinds]
         kinds.update(new)
     return [each for each in gc.get_objects() if type(each) in kinds]
 

@@ -42,7 +42,7 @@ class OpenStep:
         self._serial: int = 0 if after is None else after._serial
         self._restart()
         if after is not None:
-            self._origins = after._late_origins
+            self._origins.update(after._late_origins)
         self._late_origins: dict[int, tuple[Any, int, str]] = {}
 
     def _restart(self) -> None:
