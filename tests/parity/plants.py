@@ -101,11 +101,11 @@ def plant(
 
 
 def in_vector(name: str, a: Layer, b: Layer, says: str, kind: str = "layer", **more: Any) -> Plant:
-    return plant(name, kind, vector(a, **more), vector(b, **more), ("1#", says))
+    return plant(name, kind, vector(a, **more), vector(b, **more), ("1[#.]", says))
 
 
 def in_image(name: str, a: Layer, b: Layer, says: str, kind: str = "layer", **more: Any) -> Plant:
-    return plant(name, kind, image(a, **more), image(b, **more), ("1#", says))
+    return plant(name, kind, image(a, **more), image(b, **more), ("1[#.]", says))
 
 
 def in_text(name: str, a: Layer, b: Layer, says: str, kind: str = "layer", at: str = "1") -> Plant:
