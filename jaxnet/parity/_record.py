@@ -7,7 +7,6 @@ between, as a validation without gradients, belongs to no step.
 """
 
 import contextlib
-import gc
 import importlib
 import os
 import threading
@@ -17,8 +16,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxnet.parity._draws import draws
 from jaxnet.parity._functions import caller, functions, operations, where
-from jaxnet.parity._program import Program, describe
+from jaxnet.parity._program import Program, describe, living
 from jaxnet.parity._step import OpenStep
 from jaxnet.parity._trace import TraceWriter
 from jaxnet.parity._twin import Twins
@@ -200,12 +200,9 @@ class Recorder:
         finally:
             self.ignoring -= 1
 
-    @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Inside, torch is used by the recording itself: no mode sees it."""
-        torch = self.torch
-        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch(), torch.no_grad():
-            yield
+    def quiet(self) -> "_Quiet":
+        """A context in which torch is used by the recording itself: no mode sees it."""
+        return _Quiet(self.torch)
 
     def here(self) -> str:
         return where(self.skip)
@@ -214,7 +211,7 @@ class Recorder:
         if self.done or os.getpid() != self._process:
             return func(*args, **kwargs)
         result = self.twins(func, args, kwargs)
-        if self.torch.Tag.nondeterministic_seeded in func.tags:
+        if draws(self.torch, func, args, kwargs):
             if not self.ignoring and not self.backward:
                 self.step.draw(func, args, kwargs, result)
         elif self.step.backwards and not self.step.updated:
@@ -249,10 +246,12 @@ class Recorder:
             return False
         if not self.step.began or self.step.is_due(self.optimizers()):
             # A sum of the losses so far, or a state that is carried on, begins nothing.
-            if not any(t.is_leaf for t in smooth):
+            leaves = [t for t in smooth if t.is_leaf]
+            if not leaves:
                 return False
             self._finish_if_due(batch=False)
             if not self.done:
+                self.program.adopt(iter(leaves), caller(self.skip))
                 self.step.begin()
         return not self.done
 
@@ -308,6 +307,7 @@ class Recorder:
     def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._watching() and not self.ignoring:
             if not self.optimizing:
+                self._finish_if_due(batch=False)
                 self.step.begin()
                 self.step.before_optimizer(optimizer)
             self.optimizing += 1
@@ -342,9 +342,8 @@ class Recorder:
         """The optimizers of the parameters of the step, as far as they live."""
         if not self.program.looked:
             self.program.looked = True
-            for each in gc.get_objects():
-                if issubclass(type(each), self.torch.optim.Optimizer):
-                    self.program.optimizer(each)
+            for each in living(self.torch.optim.Optimizer):
+                self.program.optimizer(each)
         return [o for o in self.program.optimizers if self.step.concerns(o)]
 
     def used_optimizers(self) -> list[Any]:
@@ -369,11 +368,28 @@ class Recorder:
         self.twins.on = False
         self.twins.clear()
         self.writer.write_about(describe(self))
+        self.program.changed()
         self.step = OpenStep(self, after=self.step)
         if self.writer.steps == self.count:
             self.done = True
             if self.stop:
                 raise Enough
+
+
+class _Quiet:
+    """No modes and no gradients."""
+
+    def __init__(self, torch: Any) -> None:
+        core = torch._C
+        self._inner = core.DisableTorchFunction(), core._DisableTorchDispatch(), torch.no_grad()
+
+    def __enter__(self) -> None:
+        for each in self._inner:
+            each.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        for each in reversed(self._inner):
+            each.__exit__(None, None, None)
 
 
 def _tensors(torch: Any, values: Any) -> Iterator[Any]:
