@@ -10,25 +10,21 @@ import contextlib
 import importlib
 import os
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._draws import draws
 from jaxnet.parity._functions import caller, functions, operations, where
 from jaxnet.parity._program import Program, describe, living
 from jaxnet.parity._step import OpenStep
-from jaxnet.parity._trace import TraceWriter
+from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
 
-_LEAST = (2, 4)
+_LEAST = (2, 11)
 _active: list["Recorder"] = []
-
-
-class Enough(BaseException):
-    """All steps that were asked for are recorded: it ends a script."""
 
 
 @contextmanager
@@ -47,7 +43,8 @@ def recording(path: str | Path, steps: int = 5, full: Sequence[int] = (0, 1, -1)
     Raises:
         ImportError: torch is not installed, or too old.
         FileExistsError: The folder holds something.
-        RuntimeError: A recording is open already, or nothing was trained.
+        RuntimeError: A recording is open already.
+        TraceError: Nothing was trained, or no step was over.
         ValueError: `steps` is less than 1.
     """
     recorder = Recorder(path, steps, full)
@@ -110,7 +107,13 @@ class Recorder:
         self.count = steps
         self.full = {each % steps for each in full if -steps <= each < steps}
         self.stop = stop
-        self.about = about or {}
+        self.about: dict[str, Any] = {
+            "self_check": {
+                "verdict": "not made",
+                "words": "the program was recorded where it ran; `jaxnet record` runs it again",
+            },
+            **(about or {}),
+        }
         self.twins = Twins()
         self.program = Program(self.torch)
         self.skip = (os.path.dirname(self.torch.__file__) + os.sep, str(contextlib.__file__))
@@ -169,7 +172,7 @@ class Recorder:
             why = "the program never called backward()"
         else:
             why = "no parameter was updated after backward(): no optimizer stepped"
-        raise RuntimeError(
+        raise TraceError(
             f"{self.writer.path}: nothing was recorded, because {why}. Record the loop that "
             "trains, and at least one whole step of it"
         )
@@ -352,10 +355,8 @@ class Recorder:
 
     def check(self, what: str, value: Any) -> None:
         """Adds a checksum to those that a run without recording is compared with."""
-        if isinstance(value, self.torch.Tensor):
-            with self.quiet():
-                value = value.detach().cpu().contiguous().reshape(-1).view(self.torch.uint8).numpy()
-        self.checks.append((what, zlib.crc32(value.tobytes())))
+        with self.quiet():
+            self.checks.append((what, checksum(self.torch, value)))
 
     def _finish_if_due(self, batch: bool) -> None:
         if self.optimizing or self.step.stack or self.backward or not self.step.began:
