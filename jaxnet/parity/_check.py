@@ -15,9 +15,11 @@ from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
 from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
 from jaxnet.parity._port import module_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
+from jaxnet.parity._sites import explain_finding
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
-from jaxnet.parity._subject import Subject, make_subject
+from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, read
+from jaxnet.parity._training import Training
 from jaxnet.train._several import named_states
 
 Weights = Literal["own", "copy"]
@@ -111,6 +113,8 @@ class _Check:
         self.nulls: dict[str, np.ndarray] = {}
         self.narrow: set[str] = set()
         self.blamed: set[str] = set()
+        ours = all(is_ours(part.optimizer) for part in subject.parts)
+        self.training = Training(trace, carried=not (subject.parts and ours))
 
     def run(self, steps: Sequence[Step]) -> Report:
         self._preflight(steps[0])
@@ -128,6 +132,7 @@ class _Check:
             if free is not None:
                 free = self._advanced(free, step)
             self._remember(step, evidence, runs)
+            self.training.keep(step, evidence, runs)
             step.forget()
         horizon = None if free is None or not free.torch else _horizon(free)
         findings = [
@@ -138,6 +143,9 @@ class _Check:
             evidence, _ = self.evidence.get(finding.step, (None, None))
             if evidence is not None and finding.site in evidence.forced:
                 finding.jax64 = evidence.forced[finding.site].jax64
+            if evidence is not None:
+                explain_finding(finding, evidence)
+        findings = [each for finding in findings for each in self.training.explain(finding)]
         if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
             findings.append(_drift(apart, horizon))
         return self._report(findings, horizon, steps)

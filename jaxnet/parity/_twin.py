@@ -315,9 +315,9 @@ def _lstm(
     x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, h: Any, c: Any, reverse: bool, *rest: Any
 ) -> tuple[Any, Any, Any, Any]:
     """mkldnn_rnn_layer, which has no float64: one direction of one layer of an LSTM."""
-    has_biases = rest[4]  # batch_first is done with: the first axis is the time
+    has_biases = rest[4]
     gates = x @ w_ih.mT + (b_ih + b_hh if has_biases else 0)
-    parts = [*gates.unbind()]
+    parts = [*gates.unbind(0)]  # time comes first, whatever the flag batch_first says
     outputs = []
     state = h.reshape(-1, h.shape[-1]), c.reshape(-1, c.shape[-1])
     for gate in reversed(parts) if reverse else parts:
@@ -345,5 +345,6 @@ def _lstm_backward(*args: Any) -> tuple[Any, ...]:
         pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
         ends, seeds = zip(*pairs, strict=True)
         found = torch.autograd.grad(ends, inputs, seeds, allow_unused=True)
-    zeros = [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
-    return tuple(zeros)
+    # The gradients of both biases are one tensor here, and two in float32.
+    both = zip(inputs, found, strict=True)
+    return tuple(torch.zeros_like(i) if g is None else g.clone() for i, g in both)
