@@ -304,7 +304,7 @@ class Recorder:
         return result
 
     def _zero_grad(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
-        self.step.event("zero_grad")
+        self.step.zero_grad(self.optimizers())
         return original(owner, *args, **kwargs)
 
     def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
