@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxnet._names import join
 from jaxnet.parity import _provenance
+from jaxnet.parity._causes import Numbers, with_causes
 from jaxnet.parity._findings import findings_of
 from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
@@ -106,7 +107,7 @@ class _Check:
         self.notes: dict[str, None] = {}
         self.missing: dict[str, str] = {}
         self.seen: dict[str, None] = {}
-        self.evidence: dict[int, tuple[StepEvidence | None, StepRuns]] = {}
+        self.numbers = Numbers()
         self.flows: dict[int, Flow] = {}
         self.nulls: dict[str, np.ndarray] = {}
         self.narrow: set[str] = set()
@@ -130,14 +131,9 @@ class _Check:
             self._remember(step, evidence, runs)
             step.forget()
         horizon = None if free is None or not free.torch else _horizon(free)
-        findings = [
-            *self.preflight,
-            *findings_of(self.trace, self.results, self.flows),
-        ]
-        for finding in findings:
-            evidence, _ = self.evidence.get(finding.step, (None, None))
-            if evidence is not None and finding.site in evidence.forced:
-                finding.jax64 = evidence.forced[finding.site].jax64
+        findings = [*self.preflight]
+        for origin, finding in findings_of(self.trace, self.results, self.flows):
+            findings += self._explained(origin, finding)
         if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
             findings.append(_drift(apart, horizon))
         return self._report(findings, horizon, steps)
@@ -331,9 +327,26 @@ class _Check:
             for result in self.results
             if result.step == step.index and result.judgement.failed
         }
-        if failed - self.blamed:
-            self.evidence[step.index] = (evidence, runs)
+        if not failed:
+            self.numbers.add(None, dataclasses.replace(runs, update={}), step.index)
+            return
+        self.numbers.add(evidence, runs, step.index)
+        if evidence is not None and failed - self.blamed:
+            self.numbers.layers[step.index] = evidence
             self.blamed |= failed
+
+    def _explained(self, origin: str, finding: Finding) -> list[Finding]:
+        """The finding with its cause, and the program's float64 array of its site."""
+        evidence = self.numbers.layers.get(finding.step)
+        if evidence is not None and finding.site in evidence.forced:
+            finding.jax64 = evidence.forced[finding.site].jax64
+        try:
+            return with_causes(self.trace, origin, finding, self.numbers, self.flows)
+        except Exception as error:
+            self.notes[
+                f"the cause at {finding.site} was not found: {type(error).__name__}: {error}"
+            ] = None
+            return [finding]
 
     def _report(
         self, findings: list[Finding], horizon: Horizon | None, steps: Sequence[Step]
