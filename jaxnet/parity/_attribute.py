@@ -140,6 +140,9 @@ def attribute(
     # What the reference cannot give, such as the sum of the gradients of several calls, is not
     # used; the rest is.
     names = [n for n in known if difference(own[n], evidence.torch64[n]) <= evidence.tolerance(n)]
+    # An output of another shape has no gradient that fits torch's.
+    if any(evidence.torch64[n].shape != evidence.jax64[n].shape for n in names if _is_output(n)):
+        names = [n for n in names if _is_output(n)]
     trial = _Trial(evidence, names)
     failing = [n for n in names if not trial.fits(n, own[n])]
     config = reference.config
@@ -173,12 +176,16 @@ def attribute(
     return Cause(_in_order(proven, reference), signs, trial.tried, True, config, before, after)
 
 
+def _is_output(name: str) -> bool:
+    return "grad:" not in name
+
+
 def _observed(reference: Any, *hypotheses: Hypothesis, names: Sequence[str] = ()) -> Any:
     """The numbers with these hypotheses; None where the fault cannot be made."""
     try:
         for hypothesis in hypotheses:
             reference = hypothesis.applied(reference)
-        if names and isinstance(reference, Layer) and not any("grad:" in n for n in names):
+        if names and isinstance(reference, Layer) and all(map(_is_output, names)):
             reference = dataclasses.replace(reference, cotangents={})
         return reference.observe()
     # What an impossible layer raises depends on where the sizes first do not fit.
@@ -225,7 +232,7 @@ class _Trial:
         Gradients are left out, which saves most of the time, where the outputs differ from the
         JAX program's already and torch's do too.
         """
-        outputs = [n for n in self.names if "grad:" not in n]
+        outputs = [n for n in self.names if _is_output(n)]
         if any(not self.fits(n, self.evidence.torch64[n]) for n in outputs):
             numbers = _observed(reference, *hypotheses, names=outputs)
             if numbers is None or not all(
@@ -256,55 +263,59 @@ class _Trial:
             parts.append(apart.ravel() / self.scales[name] / max(apart.size, 1) ** 0.5)
         return np.concatenate(parts)
 
-    def settled(
-        self, trap: Trap, reference: Any, others: tuple[Hypothesis, ...] = ()
-    ) -> Iterable[Hypothesis]:
-        """The hypotheses of a row with their constants fitted.
-
-        Args:
-            trap: The row.
-            reference: The reference.
-            others: Hypotheses that hold too.
-        """
+    def settled(self, trap: Trap, reference: Any) -> Iterable[Hypothesis]:
+        """The hypotheses of a row with their constants fitted, where that explains something."""
         for hypothesis in trap.choices(reference):
             self.tried += 1
             if not trap.constants:
                 yield hypothesis
-            elif (found := self._fitted(hypothesis, reference, others)) is not None:
-                yield found
+                continue
+            starts = self._starts(trap, reference)
+            if self._promising(self._residual(reference, (hypothesis,)), starts):
+                yield self._fitted(reference, (hypothesis,), starts)[0]
 
-    def _fitted(
-        self, hypothesis: Hypothesis, reference: Any, others: tuple[Hypothesis, ...]
-    ) -> Hypothesis | None:
-        constants = hypothesis.trap.constants
+    def _starts(self, trap: Trap, reference: Any) -> list[Sequence[float]]:
+        """The usual values of each constant, and that of the reference."""
+        starts: list[Sequence[float]] = []
+        for name, usual in trap.constants.items():
+            own = reference.config.get(name)
+            is_number = isinstance(own, int | float) and not isinstance(own, bool)
+            starts.append(tuple(dict.fromkeys((*usual, *((float(own),) if is_number else ())))))
+        return starts
+
+    def _residual(
+        self, reference: Any, hypotheses: Sequence[Hypothesis]
+    ) -> Callable[..., np.ndarray]:
+        """The residual of hypotheses as a function of all their constants in order."""
         # Where the outputs show the difference they are enough to fit a constant by, and quick.
-        outputs = [n for n in self.names if "grad:" not in n]
+        outputs = [n for n in self.names if _is_output(n)]
         shown = any(self.fits(n, self.evidence.torch64[n]) is False for n in outputs)
         names = outputs if shown else list(self.names)
 
         def residual(*values: float) -> np.ndarray:
-            changed = hypothesis.fitted(**dict(zip(constants, values, strict=True)))
-            return self.residual(_observed(reference, *others, changed, names=names), names)
+            changed = _with_constants(hypotheses, values)
+            return self.residual(_observed(reference, *changed, names=names), names)
 
-        starts = {}
-        for name, usual in constants.items():
-            own = reference.config.get(name)
-            is_number = isinstance(own, int | float) and not isinstance(own, bool)
-            starts[name] = tuple(dict.fromkeys((*usual, *((float(own),) if is_number else ()))))
-        if not self._promising(residual, starts):
-            return None
-        values = fit(residual, [*starts.values()])
-        plain = [rounded(v, u) for v, u in zip(values, constants.values(), strict=True)]
+        return residual
+
+    def _fitted(
+        self, reference: Any, hypotheses: Sequence[Hypothesis], starts: Sequence[Sequence[float]]
+    ) -> tuple[Hypothesis, ...]:
+        """Hypotheses with all their constants fitted together."""
+        residual = self._residual(reference, hypotheses)
+        values = fit(residual, starts)
+        usual = [u for h in hypotheses for u in h.trap.constants.values()]
+        plain = [rounded(v, u) for v, u in zip(values, usual, strict=True)]
         exact, short = residual(*values), residual(*plain)
         near = np.linalg.norm(short) <= 4 * np.linalg.norm(exact) + SAME_SCALE
-        return hypothesis.fitted(**dict(zip(constants, plain if near else values, strict=True)))
+        return _with_constants(hypotheses, plain if near else values)
 
     def _promising(
-        self, residual: Callable[..., np.ndarray], starts: Mapping[str, Sequence[float]]
+        self, residual: Callable[..., np.ndarray], starts: Sequence[Sequence[float]]
     ) -> bool:
         """Whether a change of the constants explains much of the difference."""
-        first = tuple(usual[-1] for usual in starts.values())
-        for values in itertools.chain([first], itertools.product(*starts.values())):
+        first = tuple(usual[-1] for usual in starts)
+        for values in itertools.chain([first], itertools.product(*starts)):
             r = residual(*values)
             if not np.all(np.isfinite(r)):
                 continue
@@ -349,24 +360,29 @@ class _Trial:
                 key = frozenset((leader.trap.name, row.name))
                 if row is leader.trap or row.precision or key in found:
                     continue
-                for second in self.settled(row, reference, (leader,)):
-                    pair = self._refitted(reference, leader, second)
+                for second in row.choices(reference):
+                    pair = self._pair(reference, leader, second)
                     if self.proves(self.observed(reference, *pair)):
                         found[key] = pair
                         break
         return found.values()
 
-    def _refitted(
+    def _pair(
         self, reference: Any, first: Hypothesis, second: Hypothesis
-    ) -> tuple[Hypothesis, Hypothesis]:
-        """The pair with the first one's constants fitted anew, which the second had disturbed."""
-        if first.trap.constants:
-            again = self._fitted(first, reference, (second,))
-            first = first if again is None else again
-            if second.trap.constants:
-                again = self._fitted(second, reference, (first,))
-                second = second if again is None else again
-        return first, second
+    ) -> tuple[Hypothesis, ...]:
+        """Two hypotheses whose constants are fitted together, from those that the first has."""
+        self.tried += 1
+        starts: list[Sequence[float]] = [(first.values[name],) for name in first.trap.constants]
+        starts += self._starts(second.trap, reference)
+        return self._fitted(reference, (first, second), starts) if starts else (first, second)
+
+
+def _with_constants(
+    hypotheses: Sequence[Hypothesis], values: Sequence[float]
+) -> tuple[Hypothesis, ...]:
+    """Hypotheses with other constants, given in the order of the hypotheses and their rows."""
+    left = iter(values)
+    return tuple(h.fitted(**{name: next(left) for name in h.trap.constants}) for h in hypotheses)
 
 
 def _is_less_accurate(evidence: Evidence, name: str) -> bool:

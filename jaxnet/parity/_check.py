@@ -9,20 +9,23 @@ import numpy as np
 
 from jaxnet._names import join
 from jaxnet.parity import _provenance
-from jaxnet.parity._causes import Numbers, with_causes
 from jaxnet.parity._findings import findings_of
 from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
 from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
 from jaxnet.parity._port import module_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
+from jaxnet.parity._sites import explain_finding
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
-from jaxnet.parity._subject import Subject, make_subject
+from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, read
+from jaxnet.parity._training import Training
 from jaxnet.train._several import named_states
 
 Weights = Literal["own", "copy"]
 
+# Of how many steps that differ the updates are kept, to look for their causes.
+KEPT = 16
 # Beyond this share of the way from the start two float32 runs say nothing about each other.
 HORIZON = 1e-2
 # How much further from float64 than the program's own float32 run torch's may be.
@@ -107,11 +110,14 @@ class _Check:
         self.notes: dict[str, None] = {}
         self.missing: dict[str, str] = {}
         self.seen: dict[str, None] = {}
-        self.numbers = Numbers()
+        self.evidence: dict[int, StepEvidence] = {}
         self.flows: dict[int, Flow] = {}
         self.nulls: dict[str, np.ndarray] = {}
         self.narrow: set[str] = set()
         self.blamed: set[str] = set()
+        self.kept = 0
+        ours = all(is_ours(part.optimizer) for part in subject.parts)
+        self.training = Training(trace, carried=not (subject.parts and ours))
 
     def run(self, steps: Sequence[Step]) -> Report:
         self._preflight(steps[0])
@@ -131,9 +137,13 @@ class _Check:
             self._remember(step, evidence, runs)
             step.forget()
         horizon = None if free is None or not free.torch else _horizon(free)
-        findings = [*self.preflight]
-        for origin, finding in findings_of(self.trace, self.results, self.flows):
-            findings += self._explained(origin, finding)
+        findings = [
+            *self.preflight,
+            *findings_of(self.trace, self.results, self.flows),
+        ]
+        for finding in findings:
+            self._explain(finding)
+        findings = [each for finding in findings for each in self._explained(finding)]
         if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
             findings.append(_drift(apart, horizon))
         return self._report(findings, horizon, steps)
@@ -321,32 +331,46 @@ class _Check:
         return free
 
     def _remember(self, step: Step, evidence: StepEvidence | None, runs: StepRuns) -> None:
-        """Keeps the numbers of the first step in which a layer, or an update, differs."""
+        """Keeps the numbers that causes are looked for in: those of a few steps that differ."""
         failed = {
             f"{result.level}:{result.place}"
             for result in self.results
             if result.step == step.index and result.judgement.failed
         }
-        if not failed:
-            self.numbers.add(None, dataclasses.replace(runs, update={}), step.index)
-            return
-        self.numbers.add(evidence, runs, step.index)
         if evidence is not None and failed - self.blamed:
-            self.numbers.layers[step.index] = evidence
+            self.evidence[step.index] = evidence
             self.blamed |= failed
+        if (failed and self.kept < KEPT) or step.index < KEPT // 2:
+            self.kept += bool(failed)
+            self.training.keep(step, evidence, runs)
+        else:  # the learning rates alone
+            self.training.keep(step, None, dataclasses.replace(runs, update={}, own={}))
 
-    def _explained(self, origin: str, finding: Finding) -> list[Finding]:
-        """The finding with its cause, and the program's float64 array of its site."""
-        evidence = self.numbers.layers.get(finding.step)
-        if evidence is not None and finding.site in evidence.forced:
+    def _explain(self, finding: Finding) -> None:
+        """Adds the program's float64 array of the site, and the cause in a layer."""
+        steps = [r.step for r in finding.results if r.level == "layer"]
+        evidence = next((self.evidence[n] for n in steps if n in self.evidence), None)
+        if evidence is None:
+            return
+        if finding.site in evidence.forced:
             finding.jax64 = evidence.forced[finding.site].jax64
         try:
-            return with_causes(self.trace, origin, finding, self.numbers, self.flows)
+            explain_finding(finding, evidence)
         except Exception as error:
-            self.notes[
-                f"the cause at {finding.site} was not found: {type(error).__name__}: {error}"
-            ] = None
+            self._no_cause(finding, error)
+        evidence.step.forget()
+
+    def _explained(self, finding: Finding) -> list[Finding]:
+        """The finding with its cause in the loss, the optimizer or the schedule."""
+        try:
+            return self.training.explain(finding)
+        except Exception as error:
+            self._no_cause(finding, error)
             return [finding]
+
+    def _no_cause(self, finding: Finding, error: Exception) -> None:
+        words = f"the cause at {finding.site} could not be looked for"
+        self.notes[f"{words}: {type(error).__name__}: {error}"] = None
 
     def _report(
         self, findings: list[Finding], horizon: Horizon | None, steps: Sequence[Step]

@@ -23,7 +23,7 @@ from jaxnet.parity._judge import rms
 from jaxnet.parity._program import config_of
 from jaxnet.parity._reference import array_leaves, filled, of_module
 from jaxnet.parity._result import Finding
-from jaxnet.parity._sites import described
+from jaxnet.parity._sites import describe
 from jaxnet.parity._tree import leaves
 from jaxnet.parity._twin import Twins
 
@@ -250,4 +250,5 @@ def finding(cause: Cause, evidence: Evidence, what: str) -> Finding:
         first, size = next(iter(apart.items()))
         message = f"{what}: {first} differs by {size:.1e} of its size"
     found = Finding(next(iter(apart), ""), 0, "layer", kind, message)
-    return described(found, cause)
+    describe(found, cause)
+    return found

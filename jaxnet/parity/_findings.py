@@ -13,8 +13,8 @@ _FORWARD = ("input", "forward", "buffer", "loss")
 
 def findings_of(
     trace: Trace, results: Sequence[SiteResult], flows: Mapping[int, Flow]
-) -> list[tuple[str, Finding]]:
-    """The findings with their origins, the first in the order of the computation first.
+) -> list[Finding]:
+    """The findings, the first in the order of the computation first.
 
     Results of isolated layers and updates are grouped by what makes them. What only the whole
     step, or the chain of layers, shows is a finding of its own if no isolated one explains it.
@@ -34,7 +34,7 @@ def findings_of(
     forward = [origin for origin, group in groups.items() if _phase(group[0]) in _FORWARD]
     if forward:
         _begun_before(groups, forward, failed)
-    found = [(origin, _finding(origin, group, flows)) for origin, group in groups.items()]
+    found = [_finding(origin, group, flows) for origin, group in groups.items()]
     late = []
     for result in failed:
         if result.level == "step":
@@ -43,7 +43,7 @@ def findings_of(
             explained = result.level != "chain" or bool(isolated)
         if not explained:
             late.append(result)
-    return [*found, ("step", _late(trace, late))] if late else found
+    return [*found, _late(trace, late)] if late else found
 
 
 def _begun_before(
@@ -187,6 +187,7 @@ def _finding(origin: str, group: Sequence[SiteResult], flows: Mapping[int, Flow]
         kind=first.judgement.label,
         message=what + when + (f": {note}" if note else ""),
         results=list(group),
+        origin=origin,
         torch_where=torch_where,
         jax_where=first.jax_where,
     )

@@ -9,6 +9,8 @@ import numpy as np
 Residual = Callable[..., np.ndarray]
 
 _REFINEMENTS = 12
+# Two steps that leave more than this share go nowhere: with the right constants nothing is left.
+_STALLED = 0.9
 # Two constants within this share of one another are the same to a reader: what is fitted from
 # float64 numbers has ten digits and more, a constant that was rounded to float32 has seven.
 _READ = 1e-7
@@ -44,14 +46,11 @@ def fit(residual: Residual, usual: Sequence[Sequence[float]]) -> tuple[float, ..
             return np.array([math.inf])
 
     tried = [(size(at(values)), values) for values in itertools.product(*usual)]
-    # Beside the best grid value the runner-up is refined: between them the minimum may lie.
-    best = min(tried)
-    starts = [values for _, values in sorted(tried)[:3]]
-    found = best
-    for start in starts:
-        found = min(found, _refined(at, size, start))
+    # Beside the best of the usual values the next one is refined: the minimum may lie between.
+    tried = sorted(tried)[:2]
+    found = min(_refined(at, size, values) for _, values in tried)
     # A refined constant that is a usual one to all digits that the numbers have.
-    for left, values in sorted(tried)[:3]:
+    for left, values in tried:
         near = all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(values, found[1], strict=True))
         if near and left <= 4 * found[0] + 1e-300:
             return tuple(values)
@@ -69,6 +68,7 @@ def _refined(
     left = size(now)
     if not math.isfinite(left):
         return math.inf, values
+    stalled = 0
     for _ in range(_REFINEMENTS):
         columns = []
         for i, value in enumerate(values):
@@ -89,9 +89,12 @@ def _refined(
             )
             r = at(trial)
             if r.shape == now.shape and size(r) < left:
+                stalled = stalled + 1 if size(r) > _STALLED * left else 0
                 values, now, left = trial, r, size(r)
                 break
         else:
+            return left, values
+        if stalled == 2:
             return left, values
     return left, values
 

@@ -59,6 +59,7 @@ class Finding:
         torch_where: The class and the line in the recorded program, "LayerNorm model.py:88".
         jax_where: The same in the checked program.
         tried: How many causes were tried.
+        origin: What makes the difference: "module:fc1", "between:input:fc1#0.0", "loss", ...
         jax64: The checked program's float64 value of the array at `site`, for repro.py; None
             where it was not kept. The other numbers are in the trace.
     """
@@ -76,6 +77,7 @@ class Finding:
     torch_where: str = ""
     jax_where: str = ""
     tried: int = 0
+    origin: str = ""
     jax64: np.ndarray | None = dataclasses.field(
         default=None, repr=False, compare=False, metadata={"unsaved": True}
     )

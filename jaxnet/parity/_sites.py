@@ -1,7 +1,7 @@
 """The cause of a difference at a site of a trace: in a layer, or in the code between layers."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,47 +16,39 @@ from jaxnet.parity._trace import Call
 _MOST_ALTERNATIVES = 8
 
 
-def named(finding: Finding, origin: str, evidence: StepEvidence | None) -> Finding:
-    """A finding with its cause, where one is found.
+def explain_finding(finding: Finding, evidence: StepEvidence) -> None:
+    """Adds the cause to a finding, where one is found in a layer or between layers.
 
     Args:
-        finding: The finding.
-        origin: What makes the difference: "module:fc1", "before:fc1", "after:fc1".
+        finding: The finding, which is changed.
         evidence: The numbers of its step.
     """
-    if evidence is None:
-        return finding
-    kind, _, name = origin.partition(":")
+    kind, _, name = finding.origin.partition(":")
     sites = [result.site for result in finding.results if result.step == evidence.step.index]
-    causes = {
-        "module": _of_module,
-        "before": _of_sites,
-        "after": _of_module,
-    }
-    if kind not in causes:
-        return finding
-    for cause in causes[kind](evidence, name, sites):
-        finding = described(finding, cause)
+    if kind == "module" or kind == "after":
+        causes = _of_module(evidence, name, sites)
+    elif kind == "between":
+        causes = _of_sites(evidence, dict.fromkeys((name, *sites)))
+    elif kind == "before":
+        causes = _of_sites(evidence, sites)
+    else:
+        return
+    for cause in causes:
+        describe(finding, cause)
         if cause.proven:
             break
-    return finding
 
 
-def described(finding: Finding, cause: Cause) -> Finding:
-    """A finding with what was found of its cause."""
+def describe(finding: Finding, cause: Cause) -> None:
+    """Adds to a finding what was found of its cause."""
     words, fixes = cause.words, cause.fixes
-    message = finding.message
-    if not words and cause.symptoms and cause.symptoms[0] not in message:
-        message = f"{message}. {' '.join(cause.symptoms)}"
-    return dataclasses.replace(
-        finding,
-        message=message,
-        cause=words[0] if words else None,
-        proof=cause.proof,
-        fix=fixes[0] if fixes else finding.fix,
-        alternatives=words[1 : 1 + _MOST_ALTERNATIVES],
-        tried=finding.tried + cause.tried,
-    )
+    if not words and cause.symptoms and cause.symptoms[0] not in finding.message:
+        finding.message = f"{finding.message}. {' '.join(cause.symptoms)}"
+    finding.cause = words[0] if words else None
+    finding.proof = cause.proof
+    finding.fix = fixes[0] if fixes else finding.fix
+    finding.alternatives = words[1 : 1 + _MOST_ALTERNATIVES]
+    finding.tried += cause.tried
 
 
 def _of_module(evidence: StepEvidence, name: str, sites: Sequence[str]) -> Iterator[Cause]:
@@ -70,19 +62,16 @@ def _of_module(evidence: StepEvidence, name: str, sites: Sequence[str]) -> Itera
         except ValueError:
             break
         yield attribute(layer, of_layer(evidence, call, layer, alone=len(calls) == 1))
-    else:
-        return
     # A module of the user's own, or one that holds others: what it computes by itself.
-    yield from _of_sites(evidence, name, [s for s in sites if s.partition(".")[0] in outputs])
+    yield from _of_sites(evidence, [s for s in sites if any(_is_part(s, o) for o in outputs)])
 
 
 def _is_part(site: str, whole: str) -> bool:
     return site == whole or site.startswith(whole + ".")
 
 
-def _of_sites(evidence: StepEvidence, name: str, sites: Sequence[str]) -> Iterator[Cause]:
+def _of_sites(evidence: StepEvidence, sites: Iterable[str]) -> Iterator[Cause]:
     """The causes of arrays that functions compute from what modules gave."""
-    del name
     for site in sites:
         four = evidence.forced.get(site)
         if four is None or not _is_whole(four):

@@ -20,8 +20,9 @@ from jaxnet.optim._hyperparams import states
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
 from jaxnet.parity._force import QUICK, FourRuns
-from jaxnet.parity._subject import Part, Subject, precision, with_numbers
+from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
 from jaxnet.parity._trace import Step, Trace
+from jaxnet.parity._updates import Carried
 from jaxnet.precision import full_float32
 from jaxnet.train._several import map_states, named_states, state_of, with_state
 from jaxnet.train._state import TrainState
@@ -63,6 +64,7 @@ class Steps:
         # The optimizer's state of each model after the step before, for optimizers whose state
         # has no form in torch.
         self._carried: dict[tuple[bool, str], Any] = {}
+        self._theirs = Carried(trace)
         self.order: tuple[int, ...] | None = None
 
     def state_before(self, step: Step, double: bool, errors: dict[str, str]) -> Any:
@@ -165,9 +167,16 @@ class Steps:
                         rates[double] |= own_rates
                     except Exception as error:
                         errors["update"] = f"{type(error).__name__}: {error}"
+        own_four = _four(step, own[False], own[True])
+        update_four = _four(step, update[False], update[True])
+        if self._carried and not all(is_ours(part.optimizer) for part in self.subject.parts):
+            for site, carried in self._theirs.advance(step).items():
+                for four in (own_four, update_four):
+                    if site in four:
+                        four[site] = _from_state(four[site], carried)
         return StepRuns(
-            _four(step, own[False], own[True]),
-            _four(step, update[False], update[True]),
+            own_four,
+            update_four,
             self._rates(step, rates[True]),
             errors,
         )
@@ -380,6 +389,14 @@ def _four(step: Step, jax32: Sites, jax64: Sites) -> dict[str, FourRuns]:
         torch64 = np.asarray(sum(step.double(site) for site in step.losses))
         found["loss:0"] = FourRuns(torch, torch64, jax32["loss"], jax64.get("loss"))
     return found
+
+
+def _from_state(four: FourRuns, carried: np.ndarray) -> FourRuns:
+    """torch's parameter after a step whose optimizer had another state in float64."""
+    assert four.torch is not None
+    assert four.torch64 is not None
+    torch = (four.torch - four.torch64 + carried).astype(four.torch.dtype)
+    return dataclasses.replace(four, torch=torch, torch64=carried)
 
 
 class FreeRun:

@@ -7,17 +7,25 @@ from typing import Any
 import numpy as np
 
 from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
+from jaxnet.parity._force import StepEvidence
 from jaxnet.parity._judge import rms
 from jaxnet.parity._losses import loss_references
+from jaxnet.parity._result import Finding
 from jaxnet.parity._schedules import Rates, rates
-from jaxnet.parity._trace import Trace
+from jaxnet.parity._steps import StepRuns
+from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._traps import Hypothesis, Trap, traps_of
+from jaxnet.parity._traps.gradients import Gradient
 from jaxnet.parity._traps.preflight import INPUTS, TARGETS, WEIGHTS, Value, of_distribution
-from jaxnet.parity._updates import Update, chosen, updates
+from jaxnet.parity._updates import Update, chosen, gradients_of, updates
 
 Steps = Mapping[int, Mapping[str, np.ndarray]]
 """The JAX program's arrays of each step, by site."""
 
+Arrays = dict[int, dict[str, np.ndarray]]
+
+_KEPT = ("update", "state", "loss", "param_grad")
+_MOST_ALTERNATIVES = 8
 # A learning rate that is read from an update has ten digits, one in float32 seven.
 _READ = 1e-7
 
@@ -162,7 +170,7 @@ Key = tuple[tuple[str, tuple[Any, ...]], ...]
 
 def _key(hypotheses: Sequence[Hypothesis]) -> Key:
     """What makes two proven causes one."""
-    return tuple((h.trap.name, tuple(h.values.values())) for h in hypotheses)
+    return tuple(sorted((h.trap.name, tuple(h.values.values())) for h in hypotheses))
 
 
 def _grouped(
@@ -395,6 +403,51 @@ def _simpler(cause: Cause, other: Cause) -> bool:
     return bool(cause.proven and other.proven) and size(cause) < size(other)
 
 
+def explain_gradients(trace: Trace, jax: Steps, jax64: Steps) -> list[Explained]:
+    """The causes of gradients of parameters that differ, where all they come from is torch's.
+
+    Args:
+        trace: The trace.
+        jax: The JAX program's "param_grad:NAME" of each step in float32.
+        jax64: The same in float64.
+    """
+    found: dict[str, Explained] = {}
+    for name in trace.parameters:
+        site = f"param_grad:{name}"
+        steps = [s for s in trace.steps if site in s.sites and site in jax64.get(s.index, {})]
+        if not steps:
+            continue
+        parts: list[dict[str, np.ndarray]] = [{}, {}, {}, {}]
+        norms, batches = {}, 1
+        for step in steps:
+            ours = jax[step.index][site], jax64[step.index][site]
+            arrays = (chosen(step[site]), chosen(step.double(site)), *map(chosen, ours))
+            for part, array in zip(parts, arrays, strict=True):
+                part[f"{step.index}:gradient"] = array
+            norms[step.index] = gradients_of(step)[1]
+            batches = max(batches, step.events.count("backward"))
+            step.forget()
+        evidence = Evidence(*parts)
+        wrong = [
+            int(key.split(":")[0])
+            for key in parts[1]
+            if difference(parts[1][key], parts[3][key]) > evidence.tolerance(key)
+        ]
+        if not wrong:
+            continue
+        given = {step.index: parts[1][f"{step.index}:gradient"] for step in steps}
+        reference = Gradient(name, given, norms, batches)
+        cause = attribute(reference, evidence)
+        if not cause.proven:
+            continue
+        one = _explained(cause, (name,), wrong)
+        old = found.get(one.words)
+        found[one.words] = (
+            one if old is None else dataclasses.replace(old, places=(*old.places, name))
+        )
+    return list(found.values())
+
+
 def explain_rates(
     trace: Trace, ours: Mapping[int, float], optimizer: int = 0, group: int = 0
 ) -> Explained | None:
@@ -465,3 +518,103 @@ def explain_start(
             tuple(h.trap.name for h in cause.proven[0]) if cause.proven else (),
         )
     return list(found.values())
+
+
+class Training:
+    """The numbers of all checked steps in which the causes of these differences are looked for.
+
+    Args:
+        trace: The trace.
+        carried: Whether the program's optimizer goes on from its own state.
+    """
+
+    def __init__(self, trace: Trace, carried: bool) -> None:
+        self.trace, self.carried = trace, carried
+        # By what they were computed from: torch's gradients, the whole step, torch's outputs.
+        self._kept: dict[str, tuple[Arrays, Arrays]] = {
+            kind: ({}, {}) for kind in ("update", "step", "layer")
+        }
+        self._rates: dict[str, dict[int, float]] = {}
+
+    def keep(self, step: Step, evidence: StepEvidence | None, runs: StepRuns) -> None:
+        """Keeps of a step what is needed: of each parameter `_updates.ELEMENTS` elements."""
+        layers = evidence.forced if evidence is not None else {}
+        for kind, fours in (("update", runs.update), ("step", runs.own), ("layer", layers)):
+            for site, four in fours.items():
+                phase = site.partition(":")[0]
+                if phase not in _KEPT or four.jax is None or four.jax64 is None:
+                    continue
+                for kept, array in zip(self._kept[kind], (four.jax, four.jax64), strict=True):
+                    kept.setdefault(step.index, {})[site] = (
+                        np.asarray(array) if phase == "loss" else chosen(array)
+                    )
+        for site, four in runs.rates.items():
+            if four.jax64 is not None:
+                rate = float(np.asarray(four.jax64))
+                self._rates.setdefault(site, {})[step.index] = rate
+
+    def explain(self, finding: Finding) -> list[Finding]:
+        """A finding with its cause; several where it has several causes in different parameters.
+
+        Args:
+            finding: The finding, of the loss, the optimizer, the schedule, the gradient of a
+                parameter, or of a whole step. Others are given back as they are.
+        """
+        found: list[Explained] = []
+        phases = {result.site.partition(":")[0] for result in finding.results}
+        if finding.origin == "loss":
+            one = explain_loss(self.trace, *self._kept["layer"])
+            found = [one] if one is not None else []
+        elif finding.origin == "optimizer":
+            found = explain_updates(self.trace, *self._kept["update"], self.carried)
+        elif finding.origin == "schedule":
+            found = self._schedules()
+        elif finding.level == "step" and "update" in phases:
+            found = explain_updates(self.trace, *self._kept["step"], self.carried)
+        elif finding.cause is None and phases == {"param_grad"}:
+            found = explain_gradients(self.trace, *self._kept["layer"])
+        named = [each for each in found if each.words]
+        if not named:
+            for each in found:
+                finding.tried += each.tried
+            return [finding]
+        return [_described(finding, each) for each in named]
+
+    def _schedules(self) -> list[Explained]:
+        found: list[Explained] = []
+        number = 0
+        for i, optimizer in enumerate(self.trace.optimizers):
+            for j in range(len(optimizer["groups"])):
+                one = explain_rates(self.trace, self._rates.get(f"lr:{number}", {}), i, j)
+                number += 1
+                if one is not None and one.words not in {each.words for each in found}:
+                    found.append(one)
+        return found
+
+
+def _described(finding: Finding, explained: Explained) -> Finding:
+    """The part of a finding that a cause explains."""
+    concerned = [r for r in finding.results if _concerns(explained, r.site)] or finding.results
+    first = concerned[0]
+    names = ", ".join(explained.places[:4])
+    more = f" and {len(explained.places) - 4} more" if len(explained.places) > 4 else ""
+    few = len(concerned) < len(finding.results)
+    return dataclasses.replace(
+        finding,
+        site=first.site,
+        step=first.step,
+        kind=first.judgement.label,
+        message=f"{finding.message} ({names}{more})" if few else finding.message,
+        cause=explained.words,
+        proof=explained.proof,
+        fix=explained.fix or finding.fix,
+        alternatives=list(explained.alternatives[:_MOST_ALTERNATIVES]),
+        results=list(concerned),
+        tried=finding.tried + explained.tried,
+    )
+
+
+def _concerns(explained: Explained, site: str) -> bool:
+    phase, _, place = site.partition(":")
+    name = place.rpartition(".")[0] if phase == "state" else place
+    return name in explained.places

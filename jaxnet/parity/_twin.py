@@ -14,12 +14,21 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from jaxnet.parity._draws import draws
+
 # Their results are undefined until something is written into them.
 _EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 # Made from Python's numbers, which have more digits than float32 keeps.
 _FACTORIES = {"full", "arange", "linspace", "logspace", "scalar_tensor"}
 # These change which memory a tensor has, and twins follow the memory.
 _POINTERS = {"set_", "set_data", "resize_", "resize_as_"}
+# What these write is not in their schemas: the running mean and variance.
+_HIDDEN_WRITES = {
+    "native_batch_norm": (3, 4),
+    "cudnn_batch_norm": (3, 4),
+    "miopen_batch_norm": (3, 4),
+    "batch_norm_update_stats": (1, 2),
+}
 
 
 class _LostError(Exception):
@@ -72,8 +81,7 @@ class Twins:
         writes = self._written(func)
         targets = [args[i] if i < len(args) else kwargs.get(n) for i, n in writes]
         written = [t for each in targets for t in self._tensors(each)]
-        random = self.torch.Tag.nondeterministic_seeded in func.tags
-        if random:
+        if draws(self.torch, func, args, kwargs):
             return self._random(func, name, args, kwargs, written)
         found: list[Any] = []
         try:
@@ -132,7 +140,8 @@ class Twins:
             self._writes[func] = tuple(
                 (len(arguments) if a.kwarg_only else i, a.name)
                 for i, a in enumerate(arguments)
-                if a.alias_info is not None and a.alias_info.is_write
+                if (a.alias_info is not None and a.alias_info.is_write)
+                or i in _HIDDEN_WRITES.get(func.overloadpacket.__name__, ())
             )
         return self._writes[func]
 

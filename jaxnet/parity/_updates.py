@@ -9,15 +9,18 @@ torch's own numbers.
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 
 from jaxnet.parity._fit import rounded
+from jaxnet.parity._judge import LEFT, SAME, SAME_SCALE, rms
 from jaxnet.parity._trace import Step, Trace
 
 State = dict[str, np.ndarray]
 KINDS = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad")
+
 
 # Elementwise arithmetic needs no more elements than these to be told apart.
 ELEMENTS = 4096
@@ -70,7 +73,20 @@ class Record:
     parts: tuple[tuple[np.ndarray, float], ...] = ()
     batches: int = 1
 
-    @property
+    def shortened(self) -> Self:
+        """The same with the chosen elements only."""
+        return dataclasses.replace(
+            self,
+            before=chosen(self.before),
+            gradient=chosen(self.gradient),
+            raw=chosen(self.raw),
+            state={slot: chosen(value) for slot, value in self.state.items()},
+            clip=dataclasses.replace(
+                self.clip, units=chosen(self.clip.units), sizes=chosen(self.clip.sizes)
+            ),
+        )
+
+    @cached_property
     def max_norm(self) -> float | None:
         """The bound of torch's clip_grad_norm_, where it changed the gradient of this step."""
         raw, given = np.linalg.norm(self.raw), np.linalg.norm(self.gradient)
@@ -103,7 +119,7 @@ class Update:
     carried: bool = False
     lrs: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
-    @property
+    @cached_property
     def config(self) -> Mapping[str, Any]:
         """The hyperparameters of the first update, and max_norm where torch clips."""
         first = next((r.max_norm for r in self.records if r.max_norm is not None), None)
@@ -119,6 +135,7 @@ class Update:
         """What each update adds to the parameter, and the states: {"0:change": ..., ...}."""
         numbers = {}
         state: Mapping[str, np.ndarray] = self.records[0].state
+        first_lr = self.records[0].config["lr"]
         lrs = {**self.lrs, **{record.step: float(record.config["lr"]) for record in self.records}}
         for record in self.records:
             change = {**record.config, **self.changes}
@@ -127,7 +144,7 @@ class Update:
             change["lr"] = self._lr(record, change, lrs)
             gradient = clipped(record, change.get("clip"))
             after, state = rule(
-                self.kind, change, record.before, gradient, state, record.t, self.config["lr"]
+                self.kind, change, record.before, gradient, state, record.t, first_lr
             )
             numbers[f"{record.step}:change"] = after - record.before
             numbers |= {f"{record.step}:{slot}": value for slot, value in state.items()}
@@ -147,9 +164,10 @@ def clipped(record: Record, how: Any) -> np.ndarray:
 
     Args:
         record: The record.
-        how: None, or (kind, bound) or (kind, bound, scale of all gradients): "none", "norm" (as torch does), "exact" (without the 1e-6),
-            "always" (scaled up too), "value", "own" (each parameter by its own norm), "adaptive"
-            (each unit to a share of its parameters' norm) or "parts" (each batch by itself).
+        how: None, or (kind, bound) or (kind, bound, scale of all gradients). The kinds are "none",
+            "norm" (as torch does), "exact" (without the 1e-6), "always" (scaled up too), "value",
+            "own" (each parameter by its own norm), "adaptive" (each unit to a share of its
+            parameters' norm) and "parts" (each batch by itself).
     """
     if how is None:
         return record.gradient
@@ -346,42 +364,101 @@ def updates(trace: Trace, carried: bool = False) -> dict[str, Update]:
         takes the same of the JAX program's arrays.
     """
     found: dict[str, list[Record]] = {}
-    groups = {
+    groups = _groups(trace)
+    for step in trace.steps:
+        raws, norm = gradients_of(step)
+        for name, (i, j, _) in groups.items():
+            if name in raws and f"before:{name}" in step:
+                known = found.setdefault(name, [])
+                t = known[-1].t + 1 if known else 1
+                record = _record(step, name, step.groups[i][j], t, raws[name], norm)
+                known.append(record.shortened())
+        step.forget()
+    return {
+        name: Update(groups[name][2], name, tuple(records), carried=carried)
+        for name, records in found.items()
+    }
+
+
+class Carried:
+    """torch's updates as they are with a state of float64 that goes on from step to step.
+
+    What is recorded of torch in float64 begins in each step with the float32 state of torch's
+    optimizer. An optimizer of the JAX program whose state has no form in torch goes on from its
+    own state instead, that of its float64 run too, so it is compared with these numbers.
+
+    Args:
+        trace: The trace.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self._groups = _groups(trace)
+        self._states: dict[str, tuple[int, State]] = {}
+        self._first: dict[str, float] = {}
+
+    def advance(self, step: Step) -> dict[str, np.ndarray]:
+        """The parameters after a step by site, in float64.
+
+        Those are left out whose optimizers have no formula here, and those of which the formula
+        does not give torch's numbers.
+
+        Args:
+            step: The step; the first one that is given begins with a new state.
+        """
+        found = {}
+        raws, norm = gradients_of(step)
+        for name, (i, j, kind) in self._groups.items():
+            if name not in raws or f"before:{name}" not in step:
+                continue
+            t, state = self._states.get(name, (0, {}))
+            record = _record(step, name, step.groups[i][j], t + 1, raws[name], norm)
+            lr = self._first.setdefault(name, float(record.config["lr"]))
+            given = record.config, record.before, record.gradient
+            own, _ = rule(kind, *given, record.state, record.t, lr)
+            after, state = rule(kind, *given, state, t + 1, lr)
+            self._states[name] = t + 1, state
+            theirs = step.double(f"update:{name}")
+            error = rms(step[f"update:{name}"] - theirs)
+            scale = rms(theirs - record.before)
+            if rms(own - theirs) <= max(SAME * LEFT * error, SAME_SCALE * scale):
+                found[f"update:{name}"] = after
+        return found
+
+
+def _groups(trace: Trace) -> dict[str, tuple[int, int, str]]:
+    """For each parameter the numbers of its optimizer and group, and the optimizer's class."""
+    return {
         name: (i, j, optimizer["class"])
         for i, optimizer in enumerate(trace.optimizers)
         for j, group in enumerate(optimizer["groups"])
         for name in group["params"]
         if optimizer["class"] in KINDS
     }
-    counts = dict.fromkeys(groups, 0)
-    for step in trace.steps:
-        raws = {name: step.double(site) for name, site in step.of("param_grad").items()}
-        norm = math.sqrt(sum(float(np.sum(np.square(raw))) for raw in raws.values()))
-        for name, (i, j, _) in groups.items():
-            if name not in raws or f"before:{name}" not in step:
-                continue
-            state = _state(step, name)
-            counts[name] = 1 + int(state.pop("step", counts[name]))
-            before, raw = step.double(f"before:{name}"), raws[name]
-            given = step.double(f"clipped:{name}") if f"clipped:{name}" in step else raw
-            clip = Clip(norm, float(np.linalg.norm(raw)), _units(raw), _units(before))
-            found.setdefault(name, []).append(
-                Record(
-                    step=step.index,
-                    t=counts[name],
-                    config=step.groups[i][j],
-                    before=chosen(before),
-                    gradient=chosen(given),
-                    raw=chosen(raw),
-                    state={slot: chosen(value) for slot, value in state.items()},
-                    clip=clip,
-                    batches=max(step.events.count("backward"), 1),
-                )
-            )
-    return {
-        name: Update(groups[name][2], name, tuple(records), carried=carried)
-        for name, records in found.items()
-    }
+
+
+def gradients_of(step: Step) -> tuple[dict[str, np.ndarray], float]:
+    """The gradients of a step before clipping, and the norm of all."""
+    raws = {name: step.double(site) for name, site in step.of("param_grad").items()}
+    return raws, math.sqrt(sum(float(np.sum(np.square(raw))) for raw in raws.values()))
+
+
+def _record(
+    step: Step, name: str, config: Mapping[str, Any], t: int, raw: np.ndarray, norm: float
+) -> Record:
+    """The recorded update of a parameter; t is its number where torch's state does not say it."""
+    state = _state(step, name)
+    before = step.double(f"before:{name}")
+    return Record(
+        step=step.index,
+        t=int(state.pop("step", t - 1)) + 1,
+        config=config,
+        before=before,
+        gradient=step.double(f"clipped:{name}") if f"clipped:{name}" in step else raw,
+        raw=raw,
+        state=state,
+        clip=Clip(norm, float(np.linalg.norm(raw)), _units(raw), _units(before)),
+        batches=max(step.events.count("backward"), 1),
+    )
 
 
 def _state(step: Step, name: str) -> dict[str, np.ndarray]:
@@ -395,10 +472,10 @@ def _state(step: Step, name: str) -> dict[str, np.ndarray]:
 
 
 def _units(array: np.ndarray) -> np.ndarray:
-    """For each chosen element the 2-norm of its unit (see `Clip`)."""
+    """For each element the 2-norm of its unit (see `Clip`)."""
     axes = tuple(range(1, array.ndim)) if array.ndim > 1 else None
     norms = np.sqrt(np.sum(np.square(array), axes, keepdims=True))
-    return chosen(np.broadcast_to(norms, array.shape))
+    return np.broadcast_to(norms, array.shape)
 
 
 def chosen(array: np.ndarray) -> np.ndarray:

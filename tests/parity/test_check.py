@@ -173,7 +173,7 @@ def test_both_in_one_process():
             batches(),
             steps=2,
             loss=(
-                torch.nn.CrossEntropyLoss(),
+                torch.nn.functional.cross_entropy,
                 functools.partial(losses.cross_entropy, label_smoothing=smoothing),
             ),
             optimizer=(lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), optim.SGD(0.1, 0.9)),

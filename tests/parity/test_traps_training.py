@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
@@ -154,9 +152,7 @@ PLANTS: list[tuple[str, str, Callable[[], Any], tuple[str, ...]]] = [
     (
         "first buffer damped",
         "sgd damped",
-        momentum(
-            lambda p, g, b, t: (-0.1 * (x := 0.9 * (0 if b is None else b) + 0.8 * g), x)
-        ),
+        momentum(lambda p, g, b, t: (-0.1 * (x := 0.9 * (0 if b is None else b) + 0.8 * g), x)),
         ("first-buffer",),
     ),
     (
@@ -168,20 +164,21 @@ PLANTS: list[tuple[str, str, Callable[[], Any], tuple[str, ...]]] = [
     (
         "rate inside",
         "sgd falling",
-        momentum(
-            lambda p, g, b, t: (-(x := 0.9 * (0 if b is None else b) + rate(t) * g), x)
-        ),
+        momentum(lambda p, g, b, t: (-(x := 0.9 * (0 if b is None else b) + rate(t) * g), x)),
         ("momentum-lr-inside",),
     ),
     (
         "decay decoupled",
         "sgd decay",
-        lambda: optax.chain(
-            optax.trace(0.9), optax.add_decayed_weights(0.01), optax.scale(-0.1)
-        ),
+        lambda: optax.chain(optax.trace(0.9), optax.add_decayed_weights(0.01), optax.scale(-0.1)),
         ("decay-decoupled",),
     ),
-    ("adamw for adam", "adam decay", lambda: optax.adamw(1e-3, weight_decay=0.1), ("decay-decoupled",)),
+    (
+        "adamw for adam",
+        "adam decay",
+        lambda: optax.adamw(1e-3, weight_decay=0.1),
+        ("decay-decoupled",),
+    ),
     ("adam for adamw", "adamw", lambda: optim.Adam(1e-2, weight_decay=1e-2), ("decay-coupled",)),
     ("no decay", "adamw", lambda: optax.adam(1e-2), ("decay-missing",)),
     ("optax's adamw", "adamw", lambda: optax.adamw(1e-2), ("decay-value",)),
@@ -229,10 +226,9 @@ PLANTS: list[tuple[str, str, Callable[[], Any], tuple[str, ...]]] = [
         "eps uncorrected",
         "adam",
         adam(
-            lambda p, g, m, v, t, s: -1e-3
-            * m
-            * (1 - 0.999**t) ** 0.5
-            / (jnp.sqrt(v * (1 - 0.999**t)) + 1e-8)
+            lambda p, g, m, v, t, s: (
+                -1e-3 * m * (1 - 0.999**t) ** 0.5 / (jnp.sqrt(v * (1 - 0.999**t)) + 1e-8)
+            )
         ),
         ("epsilon-uncorrected",),
     ),
@@ -258,9 +254,9 @@ PLANTS: list[tuple[str, str, Callable[[], Any], tuple[str, ...]]] = [
         "correction ahead",
         "adam",
         adam(
-            lambda p, g, m, v, t, s: -1e-3
-            * (s["m"] / (1 - 0.9 ** (t + 1)))
-            / root(s["v"] / (1 - 0.999 ** (t + 1)))
+            lambda p, g, m, v, t, s: (
+                -1e-3 * (s["m"] / (1 - 0.9 ** (t + 1))) / root(s["v"] / (1 - 0.999 ** (t + 1)))
+            )
         ),
         ("bias-correction-step",),
     ),
@@ -341,7 +337,12 @@ PLANTS: list[tuple[str, str, Callable[[], Any], tuple[str, ...]]] = [
         lambda: _clipped(_adaptive),
         ("clip-adaptive",),
     ),
-    ("averaged", "sgd of two", lambda: optax.chain(optax.scale(0.5), optax.sgd(0.1)), ("accumulation",)),
+    (
+        "averaged",
+        "sgd of two",
+        lambda: optax.chain(optax.scale(0.5), optax.sgd(0.1)),
+        ("accumulation",),
+    ),
     (
         "gradients times three",
         "adamw",
@@ -434,9 +435,7 @@ CLEAN = {
     "rmsprop": lambda: optax.rmsprop(1e-2, 0.99, eps_in_sqrt=False),
     "adagrad": lambda: optim.Adagrad(0.1),
     "adamw falling": lambda: _scheduled_adamw(0),
-    "sgd clipped": lambda: optim.chain(
-        optim.clip_by_norm(1.0), optim.SGD(0.1, momentum=0.9)
-    ),
+    "sgd clipped": lambda: optim.chain(optim.clip_by_norm(1.0), optim.SGD(0.1, momentum=0.9)),
 }
 
 

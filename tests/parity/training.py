@@ -55,9 +55,7 @@ def record(
     def built(values: Arrays, dtype: Any) -> tuple[dict[str, Any], Any]:
         tensors = {n: torch.nn.Parameter(torch.tensor(v, dtype=dtype)) for n, v in values.items()}
         extra: list[dict[str, Any]] = [{}, {"weight_decay": 0.0}]
-        given = [
-            {"params": [tensors[n] for n in g], **extra[i]} for i, g in enumerate(groups)
-        ]
+        given = [{"params": [tensors[n] for n in g], **extra[i]} for i, g in enumerate(groups)]
         return tensors, make(given)
 
     writer = TraceWriter(path)

@@ -83,9 +83,8 @@ def _clip(kind: str, own: bool = False) -> Callable[..., Update]:
     def change(update: Update, bound: float | None = None) -> Update:
         if own:
             bound = _torch_bound(update)
-        if bound is not None and kind in ("norm", "exact"):
-            if all(record.clip.norm < bound for record in update.records):
-                raise ValueError("no gradient is as large")
+        if kind in ("norm", "exact") and all(r.clip.norm < (bound or 0) for r in update.records):
+            raise ValueError("no gradient is as large")
         return update.altered(clip=(kind, bound))
 
     return change

@@ -64,6 +64,17 @@ def _conv_padding(layer: Any, padding: str) -> Any:
     return padded(layer, same_pads(*_window(layer)))
 
 
+def _undilated(layer: Any, padding: str) -> Any:
+    if padding == "torch's":
+        return layer.configured(dilation=1)
+    _, window, _, dilations = _window(layer)
+    pads = each(layer.config.get("padding", 0), len(window))
+    less = [(k - 1) * (d - 1) // 2 for k, d in zip(window, dilations, strict=True)]
+    return layer.configured(
+        dilation=1, padding=tuple(p - q for p, q in zip(pads, less, strict=True))
+    )
+
+
 def _other_padding_modes(layer: Any) -> Sequence[str]:
     own = layer.config.get("padding_mode", "zeros")
     return [m for m in ("zeros", "reflect", "replicate", "circular") if m != own]
@@ -264,10 +275,11 @@ TRAPS = (
     Trap(
         "conv-dilation-ignored",
         (*CONV, *CONV_TRANSPOSE),
-        lambda layer: layer.configured(dilation=1),
-        "The kernel is not dilated; torch's is, by {torch[dilation]}.",
-        "Give kernel_dilation={torch[dilation]}.",
+        _undilated,
+        "The kernel is not dilated; torch's is, by {torch[dilation]}. The padding is {padding}.",
+        "Give kernel_dilation={torch[dilation]} and padding={torch[padding]}.",
         when=lambda config: bool(np.any(np.asarray(config.get("dilation", 1)) != 1)),
+        options={"padding": ("torch's", "smaller, so that the size is the same")},
     ),
     Trap(
         "conv-axes-swapped",
