@@ -90,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _is_explained(error: Exception) -> bool:
     """Whether an error's message says what to do, so that where it was raised is of no use."""
     ours = type(error).__module__.startswith("jaxnet.parity.")  # TraceError, SubjectError, ...
-    return ours or isinstance(error, FileExistsError | ImportError)
+    # Python's own names what was not found; that of a package to install has words alone.
+    package = isinstance(error, ImportError) and error.name is None
+    return ours or package or isinstance(error, FileExistsError)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,26 +10,22 @@ import contextlib
 import importlib
 import os
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._draws import draws
 from jaxnet.parity._functions import caller, functions, operations, where
 from jaxnet.parity._generic import weight
 from jaxnet.parity._program import Program, describe, living
 from jaxnet.parity._step import OpenStep
-from jaxnet.parity._trace import TraceWriter
+from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
 
-_LEAST = (2, 4)
+_LEAST = (2, 11)
 _active: list["Recorder"] = []
-
-
-class Enough(BaseException):
-    """All steps that were asked for are recorded: it ends a script."""
 
 
 @contextmanager
@@ -53,7 +49,8 @@ def recording(
     Raises:
         ImportError: torch is not installed, or too old.
         FileExistsError: The folder holds something.
-        RuntimeError: A recording is open already, or nothing was trained.
+        RuntimeError: A recording is open already.
+        TraceError: Nothing was trained, or no step was over.
         ValueError: `steps` is less than 1, or `weights` is another word.
     """
     recorder = Recorder(path, steps, full, weights=weights)
@@ -120,8 +117,14 @@ class Recorder:
         self.count = steps
         self.full = {each % steps for each in full if -steps <= each < steps}
         self.stop = stop
-        self.about = about or {}
-        self.about["weights"] = weights
+        self.about: dict[str, Any] = {
+            "self_check": {
+                "verdict": "not made",
+                "words": "the program was recorded where it ran; `jaxnet record` runs it again",
+            },
+            "weights": weights,
+            **(about or {}),
+        }
         self.changed: dict[int, Any] = {}  # tensors that have got their generic numbers
         self.twins = Twins()
         self.program = Program(self.torch)
@@ -181,7 +184,7 @@ class Recorder:
             why = "the program never called backward()"
         else:
             why = "no parameter was updated after backward(): no optimizer stepped"
-        raise RuntimeError(
+        raise TraceError(
             f"{self.writer.path}: nothing was recorded, because {why}. Record the loop that "
             "trains, and at least one whole step of it"
         )
@@ -376,10 +379,8 @@ class Recorder:
 
     def check(self, what: str, value: Any) -> None:
         """Adds a checksum to those that a run without recording is compared with."""
-        if isinstance(value, self.torch.Tensor):
-            with self.quiet():
-                value = value.detach().cpu().contiguous().reshape(-1).view(self.torch.uint8).numpy()
-        self.checks.append((what, zlib.crc32(value.tobytes())))
+        with self.quiet():
+            self.checks.append((what, checksum(self.torch, value)))
 
     def _finish_if_due(self, batch: bool) -> None:
         if self.optimizing or self.step.stack or self.backward or not self.step.began:

@@ -378,7 +378,7 @@ class OpenStep:
             self._losses.append(site)
             value = self._copy(each)
             self._store("loss", site, value)
-            self.recorder.check("loss", value[0])
+            self.recorder.check("loss", each)
         self.event("backward")
 
     def after_backward(self) -> None:
