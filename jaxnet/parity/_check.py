@@ -62,7 +62,7 @@ def check(
         steps: The numbers of the steps to check, or how many of them from the first; by default
             all recorded ones.
         weights: "own" compares the program's initial weights with torch's. "copy" gives it
-            torch's.
+            torch's, as does a trace that was recorded with generic weights.
 
     Returns:
         The report. Its verdict is "same" if nothing differs but by rounding.
@@ -75,9 +75,8 @@ def check(
     if weights not in ("own", "copy"):
         raise ValueError(f'check: weights: {weights!r}; accepted are "own" and "copy"')
     trace = trace if isinstance(trace, Trace) else read(trace)
-    subject = make_subject(
-        trace, model, loss, optimizer, step=step, state=state, copy=weights == "copy"
-    )
+    copy = weights == "copy" or trace.about.get("weights") == "generic"
+    subject = make_subject(trace, model, loss, optimizer, step=step, state=state, copy=copy)
     report = _Check(trace, subject).run(_chosen(trace, steps))
     program = module_of(model) if isinstance(model, str) else model
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
@@ -252,6 +251,8 @@ class _Check:
             assert four.torch is not None
             assert four.jax is not None
             torch, torch64, jax, jax64 = four.torch, four.torch64, four.jax, four.jax64
+            if site in step and not step.has_double(site):
+                torch64 = None
             phase, _, place = site.partition(":")
             ignore = None
             if phase in ("update", "state"):
