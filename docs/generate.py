@@ -42,6 +42,7 @@ PUBLIC = {
     "data": "Data",
     "data.transforms": "Transforms of images",
     "train": "Training",
+    "parity": "Comparison with PyTorch programs",
     "weights": "Weights and their files",
     "checkpoint": "Checkpoints",
     "random": "Random numbers as torch draws them",
@@ -140,8 +141,8 @@ OTHERWISE = {"nn": "", "ops": "elementwise", "optim": "optimizer", "data": "file
 WITH_MEMBERS = {
     "AveragedModel", "Checkpoints", "DataLoader", "Dataset", "EachEpoch", "EpochReport",
     "Generator", "IterableDataset", "Metric", "Module", "ModuleDict", "Optimizer", "PackedSequence",
-    "Records", "ReduceLROnPlateau", "Schedule", "ShardedIterator", "StepReport", "TrainState",
-    "Visdom",
+    "Records", "ReduceLROnPlateau", "Report", "Schedule", "ShardedIterator", "StepReport",
+    "TrainState", "Visdom",
 }  # fmt: skip
 
 

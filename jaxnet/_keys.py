@@ -56,11 +56,16 @@ class _Keys(_Source):
         self.count = itertools.count()
 
 
+Check = Callable[[np.ndarray], str]
+Take = Callable[[str, tuple[tuple[int, ...], ...], Check], ArrayLike]
+"""A function that gives the next recorded draw: of who draws, of the shapes that fit, and of a
+function that says what is wrong with a draw, "" for nothing."""
+
+
 class _Draws(_Source):
-    def __init__(self, recorded: Sequence[ArrayLike]) -> None:
+    def __init__(self, take: Take) -> None:
         super().__init__()
-        self.recorded = list(recorded)
-        self.used = 0
+        self.take = take
 
 
 _open: ContextVar[tuple[_Source, ...]] = ContextVar("jaxnet_open_sources", default=())
@@ -160,15 +165,42 @@ def draws(recorded: Sequence[ArrayLike]) -> Iterator[None]:
     ...     nn.Dropout(0.5)(jax.numpy.ones(3)).tolist(), ops.randn(2).tolist()
     ([2.0, 0.0, 2.0], [0.5, -1.5])
     """
-    source = _Draws(recorded)
-    with _opened(source):
+    given = list(recorded)
+    used = 0
+
+    def take(name: str, shapes: tuple[tuple[int, ...], ...], check: Check) -> ArrayLike:
+        nonlocal used
+        if used == len(given):
+            raise ValueError(
+                f"draws: all {used} are used, and {name} asks for another of shape {shapes[0]}"
+            )
+        values = given[used]
+        if not isinstance(values, jax.core.Tracer):
+            values = np.asarray(values)
+        if values.shape not in shapes:
+            accepted = " or ".join(str(shape) for shape in dict.fromkeys(shapes))
+            raise ValueError(
+                f"draws: number {used} has shape {values.shape}; {name} takes {accepted}"
+            )
+        if isinstance(values, np.ndarray) and (wrong := check(values)):
+            raise ValueError(f"draws: number {used}, for {name}, {wrong}")
+        used += 1
+        return values
+
+    with taking_draws(take):
         yield
-    left = len(source.recorded) - source.used
-    if left:
+    if left := len(given) - used:
         raise ValueError(
-            f"draws: {left} of {len(source.recorded)} were not used; give one for every draw, "
+            f"draws: {left} of {len(given)} were not used; give one for every draw, "
             "such as a mask for every dropout call in training mode with 0 < p < 1"
         )
+
+
+@contextmanager
+def taking_draws(take: Take) -> Iterator[None]:
+    """Supplies the draws inside by a function, which may choose among them by shape."""
+    with _opened(_Draws(take)):
+        yield
 
 
 def next_key() -> jax.Array:
@@ -306,7 +338,7 @@ def _draw(
     shapes: tuple[tuple[int, ...], ...],
     drawn: Callable[[jax.Array], jax.Array],
     key: jax.Array | None,
-    check: Callable[[np.ndarray], str],
+    check: Check,
 ) -> jax.Array:
     """Numbers that are drawn with a key, or recorded ones from the innermost `draws` context.
 
@@ -320,37 +352,13 @@ def _draw(
     if key is None:
         for source in reversed(_open.get()):
             if isinstance(source, _Draws):
-                return _recorded(source, name, shapes, check)
+                values = jnp.asarray(source.take(name, shapes, check))
+                _note_draw(source)
+                return values
         key = _next_key()
         if key is None:
             raise ValueError(f"{name}: no random key is at hand; {_WAY_OUT}")
     return drawn(_checked_key(key))
-
-
-def _recorded(
-    source: _Draws,
-    name: str,
-    shapes: tuple[tuple[int, ...], ...],
-    check: Callable[[np.ndarray], str],
-) -> jax.Array:
-    number = source.used
-    if number == len(source.recorded):
-        raise ValueError(
-            f"draws: all {number} are used, and {name} asks for another of shape {shapes[0]}"
-        )
-    values = source.recorded[number]
-    if not isinstance(values, jax.core.Tracer):
-        values = np.asarray(values)
-    if values.shape not in shapes:
-        accepted = " or ".join(str(shape) for shape in dict.fromkeys(shapes))
-        raise ValueError(
-            f"draws: number {number} has shape {values.shape}; {name} takes {accepted}"
-        )
-    if isinstance(values, np.ndarray) and (wrong := check(values)):
-        raise ValueError(f"draws: number {number}, for {name}, {wrong}")
-    source.used += 1
-    _note_draw(source)
-    return jnp.asarray(values)
 
 
 def _is_float(values: np.ndarray) -> bool:

@@ -57,7 +57,8 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
     """Draws panels side by side into a PNG.
 
     A legend is drawn below a panel that has more than one named series. Points that a style marks
-    are joined by a line only if there are more than two of them.
+    are joined by a line only if there are more than two of them. A line that a later one covers
+    is drawn wider.
 
     Args:
         path: Path of the PNG file.
@@ -75,6 +76,7 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
             if series.band is not None:
                 low, high = series.band
                 axes.fill_between(x, low, high, alpha=0.2, color=axes.lines[-1].get_color())
+        _widen_covered(axes.lines, panel.log)
         axes.set_title(panel.title)
         axes.set_xlabel(panel.xlabel)
         axes.set_ylabel(panel.ylabel)
@@ -96,6 +98,22 @@ def save_panels(path: str | os.PathLike[str], panels: Sequence[Panel]) -> None:
             _legend_below(axes, named, -0.14)
     title = "; ".join(panel.title for panel in panels)
     save_figure(figure, path, title, " ".join(_words(panel) for panel in panels))
+
+
+def _widen_covered(lines: Sequence[Any], log: bool) -> None:
+    """Widens each line that lies within a hundredth of the panel's height of a later one."""
+    heights = [np.asarray(line.get_ydata(), np.float64) for line in lines]
+    if log:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            heights = [np.log(y) for y in heights]
+    finite = np.concatenate([y[np.isfinite(y)] for y in heights] or [np.zeros(0)])
+    near = 0.01 * np.ptp(finite) if finite.size else 0.0
+    for i in reversed(range(len(lines))):
+        for j in range(i + 1, len(lines)):
+            same_x = np.array_equal(lines[i].get_xdata(), lines[j].get_xdata())
+            if same_x and heights[i].size and np.all(np.abs(heights[i] - heights[j]) <= near):
+                lines[i].set_linewidth(lines[j].get_linewidth() + 2.5)
+                break
 
 
 def _legend_below(axes: Any, names: int, y: float) -> None:

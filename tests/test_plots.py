@@ -98,6 +98,16 @@ def test_two_measured_points_are_not_joined_and_the_legend_hides_nothing(tmp_pat
     assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0
 
 
+def test_a_line_under_another_is_seen(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, *words: figures.append(figure))
+    ys = {"under": [1.0, 2.0, 3.0], "far": [3.0, 2.0, 1.0], "over": [1.0, 2.01, 3.0]}
+    lines = [plots.Series(name, [1, 2, 3], y) for name, y in ys.items()]
+    plots.save_panels(tmp_path / "lines.png", [plots.Panel("t", "x", "y", lines)])
+    under, far, over = figures[0].axes[0].lines
+    assert under.get_linewidth() > over.get_linewidth() == far.get_linewidth()
+
+
 @pytest.mark.parametrize(("from_zero", "foot", "marks"), [(True, 0.0, 0), (False, 0.77, 2)])
 def test_bars_begin_at_0_or_say_so_and_end_where_they_are_told(
     from_zero, foot, marks, tmp_path, monkeypatch

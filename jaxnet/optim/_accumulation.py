@@ -76,4 +76,6 @@ def accumulate(optimizer: Optimizer, batches: int, reduction: str = "mean") -> O
         updates, total, inner = lax.cond(full, apply, wait, state.inner)
         return updates, AccumulateState((state.done + 1) % batches, total, inner)
 
-    return optimizer.around("accumulate", init, update)
+    whole = optimizer.around("accumulate", init, update)
+    whole.defaults = {"batches": batches, "reduction": reduction}
+    return whole

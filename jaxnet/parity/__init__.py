@@ -1,3 +1,9 @@
 """Whether a JAX training run is a PyTorch training run, and if not, where and why."""
 
-__all__: list[str] = []
+from jaxnet.parity._check import check
+from jaxnet.parity._diff import diff
+from jaxnet.parity._record import recording
+from jaxnet.parity._result import Finding, Report
+from jaxnet.parity._trace import TraceError
+
+__all__ = ["Finding", "Report", "TraceError", "check", "diff", "recording"]

@@ -7,8 +7,9 @@
 A step is written whole before trace.json counts it, so that a trace can be read after a kill.
 
 An array is stored under the name of its site, "PHASE:PLACE". A float32 array may come with what
-the same step in float64 has more, under "SITE~": the float64 value is their sum. The phases, in
-the order of the computation:
+the same step in float64 has more, under "SITE~", in float32: the float64 value is their sum. A
+"SITE~" in float64 is that value itself, of an array of less precision or with infinite elements.
+The phases, in the order of the computation:
 
     batch:0.1               a leaf of the step's batch 0, as the program took it from its loader
     draw:3                  the result of the step's fourth random draw
@@ -140,6 +141,7 @@ class Step:
         losses: The sites of the losses.
         groups: For each optimizer the hyperparameters of each of its groups in this step.
         events: The order of "forward", "backward", "clip", "step" and "zero_grad".
+        single: The sites whose float64 value is missing, and why.
     """
 
     index: int
@@ -152,6 +154,7 @@ class Step:
     losses: tuple[str, ...]
     groups: tuple[tuple[Mapping[str, Any], ...], ...]
     events: tuple[str, ...]
+    single: Mapping[str, str]
     _file: Path = dataclasses.field(repr=False)
     _arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -177,11 +180,13 @@ class Step:
     def double(self, site: str) -> np.ndarray:
         """The value of the same step in float64; arrays that are not floating are as they are."""
         array = self[site]
-        if not np.issubdtype(array.dtype, np.floating):
+        if array.dtype.kind not in "fV":  # ml_dtypes' bfloat16 is of kind V
             return array
         more = self._loaded().get(site + _DOUBLE)
         wide = array.astype(np.float64)
-        return wide if more is None else wide + more
+        if more is None:
+            return wide
+        return more if more.dtype == np.float64 else wide + more
 
     def has_double(self, site: str) -> bool:
         """Whether the float64 value was recorded."""
@@ -308,6 +313,7 @@ def _read_step(path: Path, number: int) -> Step:
         losses=tuple(content["losses"]),
         groups=tuple(tuple(groups) for groups in content["groups"]),
         events=tuple(content["events"]),
+        single=content.get("single", {}),
         _file=path / f"step-{number:04d}.safetensors",
     )
 
@@ -361,18 +367,26 @@ class TraceWriter:
             doubles: For floating arrays the values of the same step in float64.
         """
         name = f"step-{self.steps:04d}"
-        stored = {site: np.ascontiguousarray(array) for site, array in arrays.items()}
+        stored = {site: np.asarray(array, order="C") for site, array in arrays.items()}
         for site, wide in doubles.items():
-            with np.errstate(invalid="ignore"):  # infinite numbers are the same in both
-                more = np.nan_to_num(wide - stored[site].astype(np.float64), nan=0.0)
-            stored[site + _DOUBLE] = np.ascontiguousarray(more, np.float32)
+            stored[site + _DOUBLE] = np.asarray(_more(stored[site], wide), order="C")
         with replacing(self.path / f"{name}.safetensors") as file:
             save_file(stored, file)
         whole = {**content, "sites": [*arrays]}
-        write_text(self.path / f"{name}.json", json.dumps(whole, default=dataclasses.asdict))
+        write_text(self.path / f"{name}.json", json.dumps(whole, default=vars))
         self.steps += 1
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Writes trace.json: all that `Trace` has but for path and steps."""
         whole = {**about, "format": FORMAT, "steps": self.steps}
-        write_text(self.path / "trace.json", json.dumps(whole, default=dataclasses.asdict))
+        write_text(self.path / "trace.json", json.dumps(whole, default=vars))
+
+
+def _more(array: np.ndarray, wide: np.ndarray) -> np.ndarray:
+    """What is stored of a float64 value: what it has more than the array, or itself."""
+    if array.dtype != np.float32:
+        return wide
+    with np.errstate(invalid="ignore", over="ignore"):
+        more = np.where(wide == array, 0, wide - array)  # infinite numbers, too
+        more = more.astype(np.float32)
+    return more if np.all(np.isfinite(more)) else wide

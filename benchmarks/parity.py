@@ -1,0 +1,218 @@
+"""Trials of jaxnet.parity: python -m benchmarks.parity --clean | --planted | --speed
+
+--clean checks pairs of programs that are the same: the documents' networks, whole programs and
+random architectures. --planted checks pairs of which one has a fault, and says whether the fault
+was found, at its place, and with its cause. --speed measures time and memory. Names after the
+option choose single trials. They need torch, and write docs/pages/... nothing: with --write the
+table goes to benchmarks/PARITY.md.
+"""
+
+import argparse
+import dataclasses
+import re
+import resource
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import machine, markdown
+from jaxnet import parity
+from tests.parity import pairs, plants, programs
+
+TABLES = Path(__file__).with_name("PARITY.md")
+ARCHITECTURES = 50
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What one trial gave.
+
+    Attributes:
+        report: The report; None after an error.
+        error: The error, "" for none.
+        recorded: The seconds of the recorded program.
+        checked: Those of the check.
+    """
+
+    report: parity.Report | None = None
+    error: str = ""
+    recorded: float = 0.0
+    checked: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        return self.report.verdict if self.report else "error"
+
+
+def trial(pair: pairs.Pair, steps: int, full: Sequence[int] = (0, 1, -1)) -> Outcome:
+    """Records the pair's PyTorch program and checks jaxnet's."""
+    outcome = Outcome()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace"
+        try:
+            start = time.perf_counter()
+            with parity.recording(path, steps=steps, full=full):
+                pair.train(steps)
+            outcome.recorded = time.perf_counter() - start
+            start = time.perf_counter()
+            trace = pairs.read(path)
+            outcome.report = parity.check(trace, **pair.subject(trace))
+            outcome.checked = time.perf_counter() - start
+        except Exception as error:
+            outcome.error = f"{type(error).__name__}: {str(error)[:300]}"
+            outcome.error += "\n" + "".join(traceback.format_exc(limit=-4))
+    return outcome
+
+
+def every_clean() -> dict[str, pairs.Pair]:
+    """All pairs without a fault, by name."""
+    found = {name: pairs.document(name) for name in pairs.DOCUMENTS}
+    found |= {name: programs.program(name) for name in programs.SUBJECTS}
+    found |= {pair.name: pair for pair in map(pairs.architecture, range(ARCHITECTURES))}
+    return found
+
+
+def _chosen(names: Iterable[str], asked: Sequence[str]) -> list[str]:
+    return [name for name in names if not asked or any(each in name for each in asked)]
+
+
+def clean(asked: Sequence[str], steps: int) -> list[list[Any]]:
+    """The table of the pairs that are the same."""
+    found = every_clean()
+    rows = []
+    for name in _chosen(found, asked):
+        outcome = trial(found[name], steps)
+        rows.append([name, outcome.verdict, *_numbers(outcome)])
+        print(*rows[-1], sep=" | ", flush=True)
+        if outcome.verdict != "same":
+            print(outcome.error or outcome.report, flush=True)
+    return rows
+
+
+def _numbers(outcome: Outcome) -> list[str]:
+    floors = [
+        result.judgement.double / result.judgement.floor
+        for result in (outcome.report.results if outcome.report else [])
+        if result.judgement.floor > 0
+    ]
+    largest = f"{max(floors):.1f}" if floors else "-"
+    return [str(len(floors)), largest, f"{outcome.recorded:.1f}", f"{outcome.checked:.1f}"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a report says of the planted faults.
+
+    Attributes:
+        found: Whether the verdict is "different".
+        placed: Whether there is a finding for each fault, at its place and step, and the first
+            of them comes first.
+        named: Whether their causes are the planted ones.
+        others: The number of findings that no fault explains.
+    """
+
+    found: bool
+    placed: bool
+    named: bool
+    others: int
+
+
+def judged(plant: plants.Plant, report: parity.Report) -> Found:
+    """Holds a report against the faults that were planted."""
+    left = list(report.findings)
+    placed = named = True
+    for fault in plant.faults:
+        fits = [
+            finding
+            for finding in left
+            if re.search(fault.where, f"{finding.origin} {finding.site}")
+            and finding.step == fault.step
+        ]
+        named_ones = [f for f in fits if fault.says and re.search(fault.says, f.cause or "")]
+        placed &= bool(fits)
+        named &= bool(named_ones)
+        for one in (named_ones or fits)[:1]:
+            left.remove(one)
+    return Found(report.verdict == "different", placed, named, len(left))
+
+
+def planted(asked: Sequence[str]) -> list[list[Any]]:
+    """The table of the planted faults."""
+    rows = []
+    every = {plant.name: plant for plant in plants.every()}
+    kinds = {plant.kind for plant in every.values()}
+    for name, plant in every.items():
+        if asked and not any(each == plant.kind or each in name for each in asked):
+            continue
+        outcome = trial(plant.pair, plant.steps)
+        said = judged(plant, outcome.report) if outcome.report else Found(False, False, False, 0)
+        marks = ["yes" if each else "no" for each in (said.found, said.placed, said.named)]
+        seconds = f"{outcome.recorded + outcome.checked:.1f}"
+        rows.append([plant.kind, name, *marks, said.others, seconds])
+        print(*rows[-1], sep=" | ", flush=True)
+        if outcome.error or not (said.placed and said.named) or said.others:
+            print(outcome.error or outcome.report, flush=True)
+    del kinds
+    return rows
+
+
+def speed() -> list[list[Any]]:
+    """The table of times and of memory, with the document's Net."""
+    steps = 50
+    pair = pairs.document("Net", batch=64)
+    pair.train(2)
+    bare = _seconds(lambda: pair.train(steps))
+    before = _peak()
+    outcome = trial(pair, steps)
+    grown = _peak() - before
+    few = trial(pair, 10)
+    rows = [
+        ["the bare program, 50 steps", f"{bare:.2f} s"],
+        ["recording it", f"{outcome.recorded:.2f} s, {outcome.recorded / bare:.1f} times"],
+        ["checking the trace", f"{outcome.checked:.1f} s"],
+        ["recording and checking 10 steps", f"{few.recorded + few.checked:.1f} s"],
+        ["peak of memory over the bare program's", f"{grown / 1024:.0f} MiB"],
+    ]
+    for row in rows:
+        print(*row, sep=" | ", flush=True)
+    return rows
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _peak() -> int:
+    """The largest memory of this process so far, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    import torch
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--clean", action="store_true")
+    parser.add_argument("--planted", action="store_true")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--steps", type=int, default=5, help="steps of each pair of --clean")
+    parser.add_argument("names", nargs="*", help="parts of names of trials, or kinds of faults")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    print(machine())
+    if asked.clean:
+        rows = clean(asked.names, asked.steps)
+        print(markdown(("pair", "verdict", "arrays", "floors", "record", "check"), rows))
+    if asked.planted:
+        rows = planted(asked.names)
+        print(markdown(("kind", "fault", "found", "placed", "named", "others", "seconds"), rows))
+    if asked.speed:
+        print(markdown(("what", "cost"), speed()))
+
+
+if __name__ == "__main__":
+    main()

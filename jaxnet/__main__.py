@@ -1,0 +1,250 @@
+"""The command line: `jaxnet record`, `jaxnet check` and so on, or `python -m jaxnet`.
+
+What only some of the commands need is imported by them, so that `--help` takes no time.
+"""
+
+import argparse
+import contextlib
+import difflib
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jaxnet
+
+if TYPE_CHECKING:
+    from jaxnet.parity._result import Report
+
+_ABOUT = """Whether a JAX training program computes what a PyTorch program computes.
+
+    jaxnet record trace/ --steps 5 -- python main.py    # record the PyTorch program, unchanged
+    jaxnet check trace/ port.py:make --save report/     # check the JAX program, without torch
+    jaxnet certificate report/ --verify                 # is the certificate still true?
+
+make() in port.py returns (model, loss, optimizer), or (step, state) of a step of your own.
+Exit status: 0 the same, 1 different, 2 not comparable, or a mistake in the call.
+"""
+
+_CHECK = """    jaxnet check trace/ port.py:make --save report/
+
+make() is a function without arguments that returns (model, loss, optimizer), where
+loss(model, batch) is what the JAX program minimises, or (step, state) of a step of your own. The
+model has torch's names of parameters. Every layer, gradient and update is compared in float32 and
+float64, so there is no tolerance to choose."""
+
+_DIFF = """    jaxnet diff trace_a/ trace_b/
+
+Both are recorded PyTorch programs: of two versions of torch, two devices, or two commits. The first
+is called torch and the second jax in what is printed."""
+
+_EXPLAIN = """    jaxnet explain trace/ port.py:make --at blocks.3.norm1
+
+Prints every array of this layer, each at the step with the largest difference, and the differences
+in which it has a part with their causes. `loss` and the name of a parameter will do too."""
+
+_VERIFY = """    jaxnet certificate report/             # what it says
+    jaxnet certificate report/ --verify    # exit status 2 if sources or trace have changed since
+    jaxnet certificate report/ --line      # one line, for a README"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: The words after `jaxnet`; those of the process where it is None.
+
+    Returns:
+        The exit status: 0 for the same, 1 for different, 2 for all else.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    program: list[str] = []
+    if "--" in words:  # what follows is another program's, whose options argparse must not see
+        cut = words.index("--")
+        words, program = words[:cut], words[cut + 1 :]
+    parser = _parser()
+    if not words and not program:
+        parser.print_help()
+        return 0
+    options = parser.parse_args(words)
+    if program:
+        parser.error(f"{' '.join(program)!r} after --: only `jaxnet record` takes a program")
+    options.program = program
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        # Python's own status after an exception is 1, which would say "different".
+        if _is_explained(error):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return 2
+
+
+def _is_explained(error: Exception) -> bool:
+    """Whether an error's message says what to do, so that where it was raised is of no use."""
+    ours = type(error).__module__.startswith("jaxnet.parity.")  # TraceError, SubjectError, ...
+    # Python's own names what was not found; that of a package to install has words alone.
+    package = isinstance(error, ImportError) and error.name is None
+    return ours or package or isinstance(error, FileExistsError)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxnet", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"jaxnet {jaxnet.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: object, about: str, more: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(
+            name,
+            help=about,
+            description=f"{about[0].upper()}{about[1:]}.\n\n{more}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        one.set_defaults(run=run, fail=one.error)
+        return one
+
+    check = command("check", _check, "compare a JAX program with a trace", _CHECK)
+    check.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
+    check.add_argument("port", help="module:function or file.py:function")
+    check.add_argument("--steps", type=_positive, help="compare only the first of the steps")
+    check.add_argument(
+        "--weights",
+        choices=("own", "copy"),
+        default="own",
+        help="compare the program's initial weights too (own), or start from a copy of torch's",
+    )
+
+    diff = command("diff", _diff, "compare two traces", _DIFF)
+    diff.add_argument("first", type=Path, help="a trace")
+    diff.add_argument("second", type=Path, help="the trace that is compared with it")
+
+    for one in (check, diff):
+        one.add_argument("--save", type=Path, metavar="FOLDER", help="write a certificate there")
+        one.add_argument("--arrays", action="store_true", help="print one line for every array")
+
+    explain = command("explain", _explain, "what is known of one layer", _EXPLAIN)
+    explain.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
+    explain.add_argument("port", help="module:function or file.py:function")
+    explain.add_argument("--at", required=True, metavar="LAYER", help="such as blocks.3.norm1")
+
+    certificate = command("certificate", _certificate, "read or verify a certificate", _VERIFY)
+    certificate.add_argument("folder", type=Path, help="the folder that --save wrote")
+    certificate.add_argument(
+        "--verify", action="store_true", help="fail if sources or trace have changed since"
+    )
+    certificate.add_argument("--line", action="store_true", help="one line, for a README")
+    return parser
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; accepted is a whole number from 1")
+    return number
+
+
+def _check(options: argparse.Namespace) -> int:
+    from jaxnet.parity._check import check
+
+    if ":" in str(options.trace) and ":" not in options.port:
+        options.fail(f"the trace comes first: jaxnet check {options.port} {options.trace}")
+    with _progress():
+        report = check(options.trace, options.port, steps=options.steps, weights=options.weights)
+    return _shown(report, options, f"jaxnet check {options.trace} {options.port}")
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from jaxnet.parity._diff import diff
+
+    with _progress():
+        report = diff(options.first, options.second)
+    return _shown(report, options, f"jaxnet diff {options.first} {options.second}")
+
+
+def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:
+    """Prints a report and writes its certificate where that is asked for."""
+    report.subject["commands"] = [command]
+    print(report)
+    if options.arrays:
+        print(report.details())
+    if options.save is not None:
+        report.save(options.save)
+        print(f"certificate: {options.save / 'certificate.html'}")
+    return report.exit_status
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from jaxnet.parity._check import check
+    from jaxnet.parity._text import findings_text, part
+
+    with _progress():
+        report = check(options.trace, options.port)
+    there = part(report, options.at)
+    if not there.results:
+        places = sorted({result.place for result in report.results if result.place})
+        near = difflib.get_close_matches(options.at, places, n=5, cutoff=0.3) or places[:5]
+        options.fail(f"--at {options.at}: nothing was compared there; there are {', '.join(near)}")
+    print(there.details())
+    print(findings_text(there) or f"{options.at}: the same")
+    return int(bool(there.findings))
+
+
+def _certificate(options: argparse.Namespace) -> int:
+    from jaxnet.parity import _certificate
+
+    content = _certificate.read(options.folder)
+    changes = _certificate.stale(content) if options.verify else []
+    if changes:
+        print(f"stale: {len(changes)} of what it was made of has changed since {content['date']}")
+        print("\n".join(f"  {change}" for change in changes))
+        commands = content["subject"].get("commands", ())
+        print(
+            "".join(f"make it again: {command} --save {options.folder}\n" for command in commands)
+        )
+        return 2
+    print(content["line"] if options.line else content["text"])
+    if options.verify:
+        print(f"verified: sources and trace are those of {content['date']}")
+    return content["exit_status"]
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[None]:
+    """Shows on standard error what takes longer than two seconds: notices of jaxnet.parity."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    logger = logging.getLogger("jaxnet.parity")
+    began = time.monotonic()
+    with console.status("") as status:
+
+        class Shown(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                seconds = time.monotonic() - began
+                if seconds > 2:
+                    status.update(f"{record.getMessage()} ({seconds:.0f} s)")
+
+        handler, level = Shown(), logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

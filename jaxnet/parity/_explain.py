@@ -1,0 +1,254 @@
+"""The cause of a difference in words: of one layer in one process, or at a site of a trace."""
+
+import copy
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxnet._arrays import as_numpy, is_array, is_tensor
+from jaxnet._keys import taking_draws
+from jaxnet._names import named_variables
+from jaxnet._state_dict import load_state_dict
+from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
+from jaxnet.parity._draws import classify
+from jaxnet.parity._functions import operations
+from jaxnet.parity._judge import rms
+from jaxnet.parity._program import config_of
+from jaxnet.parity._reference import array_leaves, filled, of_module
+from jaxnet.parity._result import Finding
+from jaxnet.parity._sites import describe
+from jaxnet.parity._tree import leaves
+from jaxnet.parity._twin import Twins
+
+
+def explain(
+    torch_layer: Any, jax_layer: Callable[..., Any], *inputs: Any, **kwargs: Any
+) -> Finding:
+    """Which known mistake makes a JAX layer differ from a PyTorch one.
+
+    Both layers are run, forward and backward, in float32 and in float64, on the same inputs and
+    from the torch layer's weights. A random gradient of the output is used for the backward pass.
+    Neither layer is changed.
+
+    Args:
+        torch_layer: The layer, a torch.nn.Module in the mode that is meant.
+        jax_layer: The layer to be explained: a module of jaxnet.nn or of plain flax, or a
+            function of the inputs. A module with torch's names gets torch's weights; of another
+            one the weights are taken as they are.
+        *inputs: The inputs, arrays or tensors.
+        **kwargs: Inputs by keyword.
+
+    Returns:
+        The finding. Its kind is "same" if there is no difference; its cause is None if no known
+        mistake gives the JAX layer's numbers, and its message then says what the numbers show.
+
+    Raises:
+        TypeError: The first argument is no torch module.
+        ValueError: The JAX layer refuses the inputs.
+    """
+    torch: Any = importlib.import_module("torch")
+    if not isinstance(torch_layer, torch.nn.Module):
+        raise TypeError(
+            f"explain: torch_layer: {type(torch_layer).__name__}; accepted is a torch.nn.Module, "
+            "and after it the JAX layer"
+        )
+    given = {**{str(i): x for i, x in enumerate(inputs)}, **kwargs}
+    arrays = _numpy(given)
+    state = {n: as_numpy(a) for n, a in torch_layer.state_dict().items()}
+    parameters = {n for n, _ in torch_layer.named_parameters(remove_duplicate=False)}
+    ran = _of_torch(torch, torch_layer, arrays)
+    evidence = Evidence(
+        ran.single,
+        ran.double,
+        _of_jax(jax_layer, state, arrays, ran.cotangents, ran.draws, np.float32),
+        _of_jax(jax_layer, state, arrays, ran.cotangents, ran.draws, np.float64),
+    )
+    reference = of_module(
+        type(torch_layer).__name__,
+        config_of(torch_layer),
+        {n: a for n, a in state.items() if n in parameters},
+        {n: a for n, a in state.items() if n not in parameters},
+        arrays,
+        training=torch_layer.training,
+        draws=ran.draws,
+        cotangents=ran.cotangents,
+    )
+    return finding(attribute(reference, evidence), evidence, type(torch_layer).__name__)
+
+
+def _numpy(value: Any) -> Any:
+    """A nested value with numpy's arrays in place of tensors and of JAX's arrays."""
+    if isinstance(value, Mapping):
+        return {n: _numpy(part) for n, part in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_numpy(part) for part in value)
+    return as_numpy(value) if is_array(value) else value
+
+
+def _called(function: Callable[..., Any], arrays: Mapping[str, Any]) -> Any:
+    args = [a for name, a in arrays.items() if name.isdigit()]
+    return function(*args, **{n: a for n, a in arrays.items() if not n.isdigit()})
+
+
+@dataclasses.dataclass
+class _Run:
+    """What a torch layer gave, by the names of `Layer.observe`."""
+
+    single: dict[str, np.ndarray]
+    double: dict[str, np.ndarray]
+    cotangents: dict[str, np.ndarray]
+    draws: list[np.ndarray]
+
+
+def _of_torch(torch: Any, layer: Any, arrays: Mapping[str, Any]) -> _Run:
+    """Runs a copy of a torch layer, forward and backward, in both precisions at once."""
+    layer = copy.deepcopy(layer)
+    twins, draws = Twins(), []
+
+    def handle(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        result = twins(func, args, kwargs)
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        drawn = classify(torch, func, args, kwargs, result) if random else None
+        if drawn is not None:
+            draws.append(np.array(as_numpy(drawn[2])))
+        return result
+
+    tensors = {path: torch.from_numpy(np.array(array)) for path, array in array_leaves(arrays)}
+    moving = {path: t.requires_grad_() for path, t in tensors.items() if t.is_floating_point()}
+    drawn, cotangents = np.random.RandomState(0), {}
+    with operations(handle):
+        twins.on = True
+        output = _called(layer, filled(arrays, tensors))
+        found = {n: t for n, t in leaves(output, "output") if is_tensor(t)}
+        slopes = []
+        for name, value in found.items():
+            if value.requires_grad:
+                slope = drawn.standard_normal(tuple(value.shape)).astype(np.float32)
+                cotangents[name] = slope
+                slopes.append((value, torch.from_numpy(slope)))
+        if slopes:
+            torch.autograd.backward(*zip(*slopes, strict=True))
+        twins.on = False
+        found |= {f"buffer:{n}": t for n, t in layer.named_buffers()}
+        parameters = dict(layer.named_parameters(remove_duplicate=False))
+        for kind, given in (("param_grad", parameters), ("input_grad", moving)):
+            found |= {f"{kind}:{n}": t.grad for n, t in given.items() if t.grad is not None}
+        return _Run(
+            {name: np.array(as_numpy(t)) for name, t in found.items()},
+            {name: np.array(as_numpy(twins.twin(t))) for name, t in found.items()},
+            cotangents,
+            draws,
+        )
+
+
+def _of_jax(
+    layer: Any,
+    state: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Any],
+    cotangents: Mapping[str, np.ndarray],
+    draws: Sequence[np.ndarray],
+    dtype: type,
+) -> dict[str, np.ndarray]:
+    """The JAX layer's numbers, by the names of `Layer.observe`."""
+    with jax.enable_x64(dtype is np.float64):
+
+        def cast(array: Any) -> Any:
+            array = jnp.asarray(array)
+            return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+        if isinstance(layer, nnx.Module):
+            if set(dict(named_variables(layer))) == set(state):
+                layer = nnx.clone(layer)
+                load_state_dict(layer, state)
+            parts: Any = nnx.split(layer, nnx.Param, ...)
+            graphdef = parts[0]
+            parameters, rest = jax.tree.map(cast, parts[1:])
+        else:
+            graphdef, parameters, rest = None, {}, {}
+        given = {path: cast(a) for path, a in array_leaves(arrays)}
+        moving = {n: a for n, a in given.items() if jnp.issubdtype(a.dtype, jnp.floating)}
+
+        def run(parameters: Any, moving: Any) -> Any:
+            inputs = filled(arrays, {**given, **moving})
+            after: dict[str, Any] = {}
+            if graphdef is None:
+                with _replayed(draws):
+                    output = _called(layer, inputs)
+            else:
+                module = nnx.merge(graphdef, parameters, rest)
+                with _replayed(draws):
+                    output = _called(module, inputs)
+                after = {
+                    f"buffer:{n}": v[...]
+                    for n, v in named_variables(module)
+                    if not isinstance(v, nnx.Param)
+                }
+            named = {n: a for n, a in leaves(output, "output") if isinstance(a, jax.Array)}
+            return named, after
+
+        found: dict[str, Any]
+        named, pull, after = jax.vjp(run, parameters, moving, has_aux=True)
+        found = {**named, **after}
+        slopes = {
+            n: jnp.asarray(cotangents.get(n, np.zeros(a.shape)), a.dtype) for n, a in named.items()
+        }
+        if all(slopes[n].shape == a.shape for n, a in named.items()):
+            of_parameters, of_inputs = pull(slopes)
+            if graphdef is not None:
+                module = nnx.merge(graphdef, of_parameters, rest)
+                gradients = named_variables(module, nnx.Param)
+                found |= {f"param_grad:{n}": v[...] for n, v in gradients}
+            found |= {f"input_grad:{n}": a for n, a in of_inputs.items()}
+        return {name: np.asarray(a) for name, a in found.items()}
+
+
+@contextmanager
+def _replayed(draws: Sequence[np.ndarray]) -> Iterator[None]:
+    """Supplies torch's draws to whoever draws numbers of their shape."""
+    left = list(draws)
+
+    def take(name: str, shapes: tuple[tuple[int, ...], ...], check: Any) -> Any:
+        for i, array in enumerate(left):
+            if array.shape in shapes:
+                return left.pop(i)
+        raise ValueError(
+            f"explain: {name} of the JAX layer draws numbers of shape {shapes[0]}; torch's layer "
+            f"draws {', '.join(str(d.shape) for d in draws) or 'none'}"
+        )
+
+    with taking_draws(take):
+        yield
+
+
+def finding(cause: Cause, evidence: Evidence, what: str) -> Finding:
+    """What is found, for the reader.
+
+    Args:
+        cause: The cause.
+        evidence: The numbers that it was found by.
+        what: What was compared, "LayerNorm".
+    """
+    apart = {
+        name: difference(torch, evidence.jax64[name]) / max(rms(torch), 1e-300)
+        for name, torch in evidence.torch64.items()
+        if name in evidence.jax64
+        and difference(torch, evidence.jax64[name]) > evidence.tolerance(name)
+    }
+    kind = "precision" if cause.precision else "different" if apart else "same"
+    if kind == "same":
+        return Finding("", 0, "layer", "same", f"{what}: both layers compute the same.")
+    if cause.precision:
+        message = f"{what}: float32 is less accurate than torch's."
+    else:
+        first, size = next(iter(apart.items()))
+        message = f"{what}: {first} differs by {size:.1e} of its size"
+    found = Finding(next(iter(apart), ""), 0, "layer", kind, message)
+    describe(found, cause)
+    return found

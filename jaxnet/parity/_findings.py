@@ -1,0 +1,216 @@
+"""The independent differences among all results: each fault is found where it is made."""
+
+from collections.abc import Mapping, Sequence
+
+from jaxnet.parity._flow import Flow
+from jaxnet.parity._judge import Judgement, together
+from jaxnet.parity._result import Finding, SiteResult
+from jaxnet.parity._trace import Trace
+
+# The phases in which a fault of the forward pass shows in a whole step.
+_FORWARD = ("input", "forward", "buffer", "loss")
+
+
+def findings_of(
+    trace: Trace, results: Sequence[SiteResult], flows: Mapping[int, Flow]
+) -> list[Finding]:
+    """The findings, the first in the order of the computation first.
+
+    Results of isolated layers and updates are grouped by what makes them. What only the whole
+    step, or the chain of layers, shows is a finding of its own if no isolated one explains it.
+
+    Args:
+        trace: The trace.
+        results: All results.
+        flows: The flows of the steps in which an isolated layer differs.
+    """
+    failed = _failed(results)
+    isolated = [result for result in failed if result.level == "layer"]
+    groups: dict[str, list[SiteResult]] = {}
+    for result in isolated:
+        same_step = [other for other in isolated if other.step == result.step]
+        origin = _origin(trace, result, flows.get(result.step), same_step)
+        groups.setdefault(origin, []).append(result)
+    forward = [origin for origin, group in groups.items() if _phase(group[0]) in _FORWARD]
+    if forward:
+        _begun_before(groups, forward, failed)
+    found = [_finding(origin, group, flows) for origin, group in groups.items()]
+    late = []
+    for result in failed:
+        if result.level == "step":
+            explained = bool(forward if _phase(result) in _FORWARD else isolated)
+        else:
+            explained = result.level != "chain" or bool(isolated)
+        if not explained:
+            late.append(result)
+    return [*found, _late(trace, late)] if late else found
+
+
+def _begun_before(
+    groups: dict[str, list[SiteResult]], forward: Sequence[str], failed: Sequence[SiteResult]
+) -> None:
+    """Adds to a group the steps before, of which only the whole was recorded, that differ too."""
+    first = min(groups[origin][0].step for origin in forward)
+    early = [
+        result
+        for result in failed
+        if result.level == "step" and _phase(result) in _FORWARD and result.step < first
+    ]
+    # A loss that differs though its inputs do not may have done so from the start.
+    origin = "loss" if "loss" in forward else forward[0]
+    groups[origin][:0] = early
+
+
+def _phase(result: SiteResult) -> str:
+    return result.site.partition(":")[0]
+
+
+def _failed(results: Sequence[SiteResult]) -> list[SiteResult]:
+    """The results that failed; what is undecided in one step is decided by all of them."""
+    sites: dict[tuple[str, str], list[Judgement]] = {}
+    for result in results:
+        sites.setdefault((result.level, result.site), []).append(result.judgement)
+    labels = {key: together(judgements).label for key, judgements in sites.items()}
+    return [
+        result
+        for result in results
+        if result.level != "preflight"
+        and result.judgement.failed
+        and labels[result.level, result.site] in ("different", "undecided")
+    ]
+
+
+def _origin(
+    trace: Trace, result: SiteResult, flow: Flow | None, same_step: Sequence[SiteResult]
+) -> str:
+    """What makes a difference: a module, what lies between two, the loss, the optimizer, ..."""
+    phase, _, place = result.site.partition(":")
+    if phase == "lr":
+        return "schedule"
+    if phase in ("update", "state", "state_before"):
+        return "optimizer"
+    if phase == "loss":
+        return "loss"
+    if phase in ("param_grad", "buffer"):
+        return f"module:{_module(trace, place)}"
+    if phase in ("input", "forward"):
+        return _between(result.site, flow) or f"module:{_module_of(place)}"
+    # The gradient at an output is made by what follows it.
+    if flow is None:
+        return f"after:{_module_of(place)}"
+    after = flow.after(place)
+    followers = {_module_of(site.partition(":")[2]) for site in after}
+    direct = {_module_of(call) for call in flow.consumers.get(place, ())}
+    for site in after:
+        if any(other.site == site for other in same_step) and (origin := _between(site, flow)):
+            return origin
+    guilty = {
+        _module_of(r.site.partition(":")[2])
+        if _phase(r) == "forward"
+        else _module(trace, r.site.partition(":")[2])
+        for r in same_step
+        if _phase(r) in ("forward", "param_grad")
+    }
+    if both := (direct | followers) & guilty:
+        return f"module:{sorted(both)[0]}"
+    if place in flow.roots:
+        return "loss"
+    if len(direct) == 1 and len(followers) <= 1:
+        return f"module:{direct.pop()}"
+    if len(after) == 1 and (origin := _between(after[0], flow)):
+        return origin
+    return f"after:{_module_of(place)}"
+
+
+def _between(site: str, flow: Flow | None) -> str:
+    """What lies before an argument, or within a call after its last call; "" for a module."""
+    if flow is None or site not in flow.paths:
+        return "" if site.startswith("forward:") else f"before:{_module_of(site[6:])}"
+    return f"between:{site}"
+
+
+def _module_of(call: str) -> str:
+    """The module of a call: "fc1" of "fc1#0.1"."""
+    return call.partition("#")[0]
+
+
+def _module(trace: Trace, array: str) -> str:
+    """The module that an array belongs to."""
+    name = array.rpartition(".")[0]
+    while name and name not in trace.modules:
+        name = name.rpartition(".")[0]
+    return name
+
+
+_WORDS = {
+    "input": "the input that arrives at it",
+    "forward": "the output",
+    "grad": "the gradient that arrives at the output",
+    "param_grad": "the gradient of a parameter",
+    "buffer": "a buffer after the call",
+    "loss": "the loss",
+    "lr": "the learning rate",
+    "update": "the update with torch's gradients",
+    "state": "the optimizer's state after the update",
+    "state_before": "the form of the optimizer's state",
+}
+
+
+def _finding(origin: str, group: Sequence[SiteResult], flows: Mapping[int, Flow]) -> Finding:
+    first = group[0]
+    kind, _, name = origin.partition(":")
+    what = _WORDS[_phase(first)]
+    torch_where = first.torch_where
+    if kind == "between":
+        flow = flows[first.step]
+        path = flow.paths[name]
+        target = name.partition(":")[2]
+        ends = f"{' and '.join(path.calls) or 'the batch'} and {target}"
+        what = f"between {ends} ({path.name or 'nothing in torch'}): {what} differs"
+        if path.functions:
+            torch_where = f"{path.functions[-1].function} {path.functions[-1].where}"
+    else:
+        what = {
+            "module": f"{name or 'the model'}: {what} differs",
+            "before": f"before {name or 'the model'}: {what} differs",
+            "after": f"after {name or 'the model'}: {what} differs",
+            "loss": "the loss" + ("" if _phase(first) == "loss" else "'s gradient") + " differs",
+            "optimizer": f"the optimizer: {what} differs",
+            "schedule": "the learning rate differs",
+        }[kind]
+    when = f" from step {first.step} on" if first.step > 0 else ""
+    note = first.judgement.note
+    return Finding(
+        site=first.site,
+        step=first.step,
+        level=first.level,
+        kind=first.judgement.label,
+        message=what + when + (f": {note}" if note else ""),
+        results=list(group),
+        origin=origin,
+        torch_where=torch_where,
+        jax_where=first.jax_where,
+    )
+
+
+def _late(trace: Trace, group: Sequence[SiteResult]) -> Finding:
+    """The finding of what no isolated array explains."""
+    first = group[0]
+    note = first.judgement.note
+    seen = {"loss": "loss", "update": "update", "buffer": "buffers", "state": "optimizer's state"}
+    what = ", ".join(dict.fromkeys(seen.get(_phase(r), _phase(r)) for r in group))
+    full = any(step.full for step in trace.steps if step.index == first.step)
+    return Finding(
+        site=first.site,
+        step=first.step,
+        level=first.level,
+        kind=first.judgement.label,
+        message=f"step {first.step} as a whole differs ({what})" + (f": {note}" if note else ""),
+        fix=""
+        if full
+        else f"record step {first.step} in full, to find the layer: parity.recording(path, "
+        f"full=({first.step},))",
+        results=list(group),
+        torch_where=first.torch_where,
+        jax_where=first.jax_where,
+    )

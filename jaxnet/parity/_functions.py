@@ -1,0 +1,102 @@
+"""What torch calls while a program is recorded: its functions and its operations, as modes."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_OWN = str(Path(__file__).parent)
+
+# Functions that compute nothing, or whose result is the argument.
+SILENT = {
+    "allclose", "arange", "array", "as_tensor", "backward", "bool", "broadcast_shapes",
+    "can_cast", "contains", "cpu", "cuda", "data", "data_ptr", "deepcopy", "dim",
+    "element_size", "empty", "empty_like", "equal", "float", "format", "from_numpy", "full",
+    "full_like", "get_device", "hash", "index", "int", "is_complex", "is_contiguous",
+    "is_floating_point", "is_inference", "is_nonzero", "is_same_size", "is_signed",
+    "is_storage", "is_tensor", "item", "len", "linspace", "manual_seed", "ndimension",
+    "new_full", "new_ones", "new_tensor", "new_zeros", "numel", "numpy", "ones", "ones_like",
+    "pin_memory", "reduce_ex", "register_hook", "repr", "requires_grad_", "result_type",
+    "retain_grad", "set_", "share_memory_", "size", "storage_offset", "stride", "tensor",
+    "tolist", "untyped_storage", "zero_", "zeros", "zeros_like",
+}  # fmt: skip
+# Attributes that are functions: x.T and the like.
+_ATTRIBUTES = {"T", "mT", "H", "mH", "real", "imag"}
+
+
+def operations(handle: Callable[[Any, Any, dict[str, Any]], Any]) -> Any:
+    """A context in which every operation of torch's goes through a function.
+
+    Args:
+        handle: A function of the operation, its arguments and keywords that returns the result.
+    """
+    dispatch: Any = importlib.import_module("torch.utils._python_dispatch")
+
+    class Operations(dispatch.TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+            return handle(func, args, kwargs or {})
+
+    return Operations()
+
+
+def functions(handle: Callable[[str, Any, Any, dict[str, Any]], Any]) -> Any:
+    """A context in which every outermost call of a function of torch's goes through a function.
+
+    Args:
+        handle: A function of the function's name ("" for one that computes nothing), the
+            function, its arguments and keywords that returns the result.
+    """
+    overrides: Any = importlib.import_module("torch.overrides")
+    names: dict[Any, str] = {}
+
+    class Functions(overrides.TorchFunctionMode):  # type: ignore[misc]
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+            name = names.get(func)
+            if name is None:
+                name = names[func] = _name(func)
+            return handle(name, func, args, kwargs or {})
+
+    return Functions()
+
+
+def _name(func: Any) -> str:
+    """The name of a function: "gelu", "add" for `x + y`, "T" for `x.T`; "" for a silent one."""
+    name = str(getattr(func, "__name__", ""))
+    if name == "__get__":
+        name = str(getattr(getattr(func, "__self__", None), "__name__", ""))
+        return name if name in _ATTRIBUTES else ""
+    if name in ("__set__", "__delete__"):
+        return ""
+    if getattr(func, "__module__", "") == "torch.nn.init":
+        return ""
+    plain = name.strip("_") if name.startswith("__") else name
+    return "" if plain in SILENT or plain.startswith("_") else plain
+
+
+def where(skip: tuple[str, ...]) -> str:
+    """File and line of the innermost line of the user's that is being run, "model.py:88".
+
+    Args:
+        skip: Folders whose code is not the user's.
+    """
+    frame = caller(skip)
+    if frame is None:
+        return ""
+    file = frame.f_code.co_filename
+    if not file.startswith("<"):
+        nearer = os.path.relpath(file)
+        file = file if nearer.startswith("..") else nearer
+    return f"{file}:{frame.f_lineno}"
+
+
+def caller(skip: tuple[str, ...]) -> Any:
+    """The innermost frame of the user's code."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_OWN, *skip)):
+            return frame
+        frame = frame.f_back
+    return None

@@ -1,0 +1,401 @@
+"""Recording: an unmodified PyTorch program runs, and its steps are written to a trace.
+
+A step is what the program does from one update of its parameters to the next. It begins with
+the first forward pass that can be differentiated, and it is over when the program takes its next
+batch, or begins its next forward pass, after every optimizer has stepped; what happens in
+between, as a validation without gradients, belongs to no step.
+"""
+
+import contextlib
+import importlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from jaxnet.parity._bare import Enough, checksum
+from jaxnet.parity._draws import draws
+from jaxnet.parity._functions import caller, functions, operations, where
+from jaxnet.parity._program import Program, describe, living
+from jaxnet.parity._step import OpenStep
+from jaxnet.parity._trace import TraceError, TraceWriter
+from jaxnet.parity._twin import Twins
+
+_LEAST = (2, 11)
+_active: list["Recorder"] = []
+
+
+@contextmanager
+def recording(path: str | Path, steps: int = 5, full: Sequence[int] = (0, 1, -1)) -> Iterator[Path]:
+    """Records what a PyTorch program trains inside the context.
+
+    The program needs no change. It is computed a second time in float64, operation by operation,
+    which takes twice its time and memory and changes none of its bits.
+
+    Args:
+        path: Folder of the trace, which must not exist or be empty.
+        steps: Number of steps to record; what follows them runs unrecorded.
+        full: Steps whose activations and their gradients are recorded too; -1 is the last one.
+            Of the others the trace has what the step began and ended with.
+
+    Raises:
+        ImportError: torch is not installed, or too old.
+        FileExistsError: The folder holds something.
+        RuntimeError: A recording is open already.
+        TraceError: Nothing was trained, or no step was over.
+        ValueError: `steps` is less than 1.
+    """
+    recorder = Recorder(path, steps, full)
+    with recorder:
+        yield recorder.writer.path
+    recorder.require_steps()
+
+
+def torch_of(least: tuple[int, int] = _LEAST) -> Any:
+    """torch.
+
+    Raises:
+        ImportError: It is not installed, or too old.
+    """
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError as error:
+        raise ImportError(
+            "recording runs a PyTorch program and torch is not installed here; install it "
+            "(pip install torch), or record where it is and copy the trace: "
+            "`jaxnet check` needs no torch"
+        ) from error
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < least:
+        raise ImportError(
+            f"recording needs torch {least[0]}.{least[1]} or newer, and this is "
+            f"{torch.__version__}; upgrade it (pip install -U torch)"
+        )
+    return torch
+
+
+class Recorder:
+    """A recording; as a context it watches torch, and afterwards torch is as it was.
+
+    Args:
+        path: Folder of the trace.
+        steps: Number of steps to record.
+        full: Steps that are recorded with activations.
+        stop: Whether to end the program, by raising `Enough`, once they are recorded.
+        about: What trace.json says besides, such as the command.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        steps: int = 5,
+        full: Sequence[int] = (0, 1, -1),
+        stop: bool = False,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps: {steps!r}; accepted is a whole number from 1")
+        self.torch = torch_of()
+        if _active:
+            raise RuntimeError(
+                f"a recording to {_active[0].writer.path} is open already; close it first, "
+                "a program is recorded once at a time"
+            )
+        self.writer: TraceWriter = TraceWriter(path)
+        self.count = steps
+        self.full = {each % steps for each in full if -steps <= each < steps}
+        self.stop = stop
+        self.about: dict[str, Any] = {
+            "self_check": {
+                "verdict": "not made",
+                "words": "the program was recorded where it ran; `jaxnet record` runs it again",
+            },
+            **(about or {}),
+        }
+        self.twins = Twins()
+        self.program = Program(self.torch)
+        self.skip = (os.path.dirname(self.torch.__file__) + os.sep, str(contextlib.__file__))
+        self.notes: list[str] = []
+        self.checks: list[tuple[str, int]] = []
+        self.stepped: set[int] = set()
+        self.step = OpenStep(self)
+        self.done = False
+        self.ignoring = 0  # inside a loader, a validation, or torch's own bookkeeping
+        self.backward = 0
+        self.optimizing = 0
+        self._thread = threading.get_ident()
+        self._process = os.getpid()
+        self._exits = ExitStack()
+
+    # What torch runs while it is recorded.
+
+    def __enter__(self) -> "Recorder":
+        torch = self.torch
+        loader: Any = importlib.import_module("torch.utils.data.dataloader")
+        optimizer: Any = importlib.import_module("torch.optim.optimizer")
+        with ExitStack() as exits:
+            _active.append(self)
+            exits.callback(_active.remove, self)
+            exits.callback(self.twins.clear)
+            self._patch(exits, torch.nn.Module, "__call__", self._module)
+            self._patch(exits, torch.autograd, "backward", self._backward)
+            self._patch(exits, torch.optim.Optimizer, "zero_grad", self._zero_grad)
+            self._patch(exits, torch.nn.Module, "zero_grad", self._zero_grad)
+            self._patch(exits, loader.DataLoader, "__iter__", self._start_loader)
+            self._patch(exits, loader._BaseDataLoaderIter, "__next__", self._next_batch)
+            pre = optimizer.register_optimizer_step_pre_hook(self._before_optimizer)
+            exits.callback(pre.remove)
+            post = optimizer.register_optimizer_step_post_hook(self._after_optimizer)
+            exits.callback(post.remove)
+            exits.enter_context(functions(self._function))
+            exits.enter_context(operations(self._operation))
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if not self.done:
+                self._finish_if_due(batch=True)
+        finally:
+            self._exits.close()
+
+    def require_steps(self) -> None:
+        """Raises an error that explains why no step was recorded."""
+        if self.writer.steps:
+            return
+        seen = self.step
+        if not seen.began:
+            why = "no model was called with gradients switched on"
+        elif not seen.backwards:
+            why = "the program never called backward()"
+        else:
+            why = "no parameter was updated after backward(): no optimizer stepped"
+        raise TraceError(
+            f"{self.writer.path}: nothing was recorded, because {why}. Record the loop that "
+            "trains, and at least one whole step of it"
+        )
+
+    def _patch(self, exits: ExitStack, owner: Any, name: str, method: Any) -> None:
+        original = vars(owner)[name]
+
+        def replaced(*args: Any, **kwargs: Any) -> Any:
+            if not self._watching():
+                return original(*args, **kwargs)
+            return method(original, *args, **kwargs)
+
+        replaced.__name__, replaced.__doc__ = name, original.__doc__
+        setattr(owner, name, replaced)
+        exits.callback(setattr, owner, name, original)
+
+    def _watching(self) -> bool:
+        # Not in a loader's worker, which is a copy of this process, and not in other threads.
+        return (
+            not self.done and threading.get_ident() == self._thread and os.getpid() == self._process
+        )
+
+    @contextmanager
+    def ignored(self) -> Iterator[None]:
+        self.ignoring += 1
+        try:
+            yield
+        finally:
+            self.ignoring -= 1
+
+    def quiet(self) -> "_Quiet":
+        """A context in which torch is used by the recording itself: no mode sees it."""
+        return _Quiet(self.torch)
+
+    def here(self) -> str:
+        return where(self.skip)
+
+    def _operation(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if self.done or os.getpid() != self._process:
+            return func(*args, **kwargs)
+        result = self.twins(func, args, kwargs)
+        if draws(self.torch, func, args, kwargs):
+            if not self.ignoring and not self.backward:
+                self.step.draw(func, args, kwargs, result)
+        elif self.step.backwards and not self.step.updated:
+            self._notice_manual_update(func, args)
+        return result
+
+    def _notice_manual_update(self, func: Any, args: Any) -> None:
+        if not func._schema.is_mutable or self.optimizing or self.backward or self.step.stack:
+            return
+        targets = args[0] if args and isinstance(args[0], list | tuple) else args[:1]
+        for each in targets:
+            if isinstance(each, self.torch.Tensor) and self.step.is_parameter(each):
+                self.step.before_manual_update(self.here())
+
+    def _function(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if not self._watching():
+            return func(*args, **kwargs)
+        if func in (self.torch.tensor, self.torch.as_tensor, self.torch.asarray):
+            return self._constant(func, args, kwargs)
+        if not name or self.ignoring or self.backward or self.optimizing:
+            return func(*args, **kwargs)
+        if self.step.inside_torch():
+            return func(*args, **kwargs)
+        if not self.step.stack and not self._begins(args, kwargs):
+            return func(*args, **kwargs)
+        return self.step.function(name, func, args, kwargs)
+
+    def _begins(self, args: Any, kwargs: dict[str, Any]) -> bool:
+        """Whether a function outside of all modules is a part of a step, which it may begin."""
+        smooth = [t for t in _tensors(self.torch, (*args, *kwargs.values())) if t.requires_grad]
+        if not smooth or not self.torch.is_grad_enabled():
+            return False
+        if not self.step.began or self.step.is_due(self.optimizers()):
+            # A sum of the losses so far, or a state that is carried on, begins nothing.
+            leaves = [t for t in smooth if t.is_leaf]
+            if not leaves:
+                return False
+            self._finish_if_due(batch=False)
+            if not self.done:
+                self.program.adopt(iter(leaves), caller(self.skip))
+                self.step.begin()
+        return not self.done
+
+    def _constant(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        data = args[0] if args else kwargs.get("data")
+        if self.twins.on and isinstance(data, float | list | tuple) and result.dim() < 3:
+            with self.quiet():
+                if result.dtype == self.torch.float32:
+                    wide = self.torch.tensor(data, dtype=self.torch.float64)
+                    self.twins.put(result, wide)
+        return result
+
+    def _module(self, original: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.ignoring or self.backward or self.program.transparent(module, self.notes):
+            return original(module, *args, **kwargs)
+        if not self.step.stack and not self.optimizing:
+            if not self.torch.is_grad_enabled():
+                if not self.step.began or self.step.is_due(self.optimizers()):
+                    self.step.forget_pending()
+                    with self.ignored():
+                        return original(module, *args, **kwargs)
+            else:
+                self._finish_if_due(batch=False)
+        if self.done:
+            return original(module, *args, **kwargs)
+        frame = None if self.step.stack else caller(self.skip)
+        root = self.program.root_of(module, frame, bool(self.step.stack))
+        if self.torch.is_grad_enabled():
+            if module.training and not self.step.stack and root is not None:
+                self.step.drop_trials()
+            if root is not None:
+                self.step.begin()
+        return self.step.call(original, module, args, kwargs)
+
+    def _backward(self, original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.ignoring or self.backward:
+            return original(tensors, *args, **kwargs)
+        self.step.begin()
+        self.step.loss(tensors)
+        self.backward += 1
+        try:
+            result = original(tensors, *args, **kwargs)
+        finally:
+            self.backward -= 1
+        self.step.after_backward()
+        return result
+
+    def _zero_grad(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
+        self.step.event("zero_grad")
+        return original(owner, *args, **kwargs)
+
+    def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._watching() and not self.ignoring:
+            if not self.optimizing:
+                self._finish_if_due(batch=False)
+                self.step.begin()
+                self.step.before_optimizer(optimizer)
+            self.optimizing += 1
+
+    def _after_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._watching() and not self.ignoring and self.optimizing:
+            self.optimizing -= 1
+            if not self.optimizing:
+                self.step.after_optimizer(optimizer)
+
+    def _start_loader(self, original: Any, loader: Any) -> Any:
+        with self.ignored():
+            return original(loader)
+
+    def _next_batch(self, original: Any, iterator: Any) -> Any:
+        if self.ignoring:
+            return original(iterator)
+        self._finish_if_due(batch=True)
+        with self.ignored():
+            try:
+                batch = original(iterator)
+            except StopIteration:
+                self.step.exhausted(iterator)
+                raise
+        if not self.done:
+            self.step.batch(iterator, batch)
+        return batch
+
+    # The end of a step.
+
+    def optimizers(self) -> list[Any]:
+        """The optimizers of the parameters of the step, as far as they live."""
+        if not self.program.looked:
+            self.program.looked = True
+            for each in living(self.torch.optim.Optimizer):
+                self.program.optimizer(each)
+        return [o for o in self.program.optimizers if self.step.concerns(o)]
+
+    def used_optimizers(self) -> list[Any]:
+        """The optimizers that have stepped."""
+        return [o for o in self.program.optimizers if id(o) in self.stepped]
+
+    def check(self, what: str, value: Any) -> None:
+        """Adds a checksum to those that a run without recording is compared with."""
+        with self.quiet():
+            self.checks.append((what, checksum(self.torch, value)))
+
+    def _finish_if_due(self, batch: bool) -> None:
+        if self.optimizing or self.step.stack or self.backward or not self.step.began:
+            return
+        if not self.step.is_due(self.optimizers(), batch):
+            return
+        with self.quiet():
+            content, arrays, doubles = self.step.finish()
+        self.writer.write_step(content, arrays, doubles)
+        self.twins.on = False
+        self.twins.clear()
+        self.writer.write_about(describe(self))
+        self.program.changed()
+        self.step = OpenStep(self, after=self.step)
+        if self.writer.steps == self.count:
+            self.done = True
+            if self.stop:
+                raise Enough
+
+
+class _Quiet:
+    """No modes and no gradients."""
+
+    def __init__(self, torch: Any) -> None:
+        core = torch._C
+        self._inner = core.DisableTorchFunction(), core._DisableTorchDispatch(), torch.no_grad()
+
+    def __enter__(self) -> None:
+        for each in self._inner:
+            each.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        for each in reversed(self._inner):
+            each.__exit__(None, None, None)
+
+
+def _tensors(torch: Any, values: Any) -> Iterator[Any]:
+    for each in values:
+        if isinstance(each, torch.Tensor):
+            yield each
+        elif isinstance(each, tuple | list):
+            yield from _tensors(torch, each)

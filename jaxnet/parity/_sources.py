@@ -1,0 +1,118 @@
+"""Checksums of the user's sources, by which it is seen that a program has changed since."""
+
+import ast
+import contextlib
+import functools
+import hashlib
+import inspect
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# Whoever changes one of these has another version of it, which the environment says.
+_LIBRARIES = Path(sysconfig.get_path("stdlib")).resolve(), Path(__file__).resolve().parents[1]
+_INSTALLED = {"site-packages", "dist-packages"}
+
+Checksums = Mapping[str, Mapping[str, str]]
+
+
+def sources(objects: Iterable[Any]) -> dict[str, dict[str, str]]:
+    """The checksums of all files of the user's that some objects are made of.
+
+    Args:
+        objects: Modules of Python, and classes, functions and instances. The files are theirs,
+            those of their base classes, and those of what these files import.
+
+    Returns:
+        By file the checksums of its classes and functions by name, and under "" that of the
+        lines outside of them. Lines that are empty or have only a comment do not count there.
+    """
+    modules: dict[str, ModuleType] = {}
+    waiting = [module for each in objects for module in _modules_of(each)]
+    while waiting:
+        module = waiting.pop()
+        file = _file(module)
+        if file is None or str(file) in modules:
+            continue
+        modules[str(file)] = module
+        for value in [*vars(module).values()]:
+            waiting += _modules_of(value)
+    return {file: found for file in sorted(modules) if (found := _checksums(Path(file)))}
+
+
+def _modules_of(value: Any) -> Iterator[ModuleType]:
+    """The module of a value and, of an instance, those of its class and its base classes."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    with contextlib.suppress(Exception):  # an object may answer any attribute, or fail with it
+        value = inspect.unwrap(value)  # jax.jit, functools.wraps
+    if isinstance(value, ModuleType):
+        yield value
+        return
+    if inspect.isroutine(value):
+        names = [getattr(value, "__module__", None)]
+    else:
+        cls = value if inspect.isclass(value) else type(value)
+        names = [each.__module__ for each in cls.__mro__]
+    for name in names:
+        if isinstance(name, str) and name in sys.modules:
+            yield sys.modules[name]
+
+
+def _file(module: ModuleType) -> Path | None:
+    """The file of a module that is the user's own; None for a library's and for one without."""
+    name = getattr(module, "__file__", None)
+    if not isinstance(name, str):
+        return None
+    file = Path(name).resolve()
+    installed = _INSTALLED & {*file.parts} or any(file.is_relative_to(f) for f in _LIBRARIES)
+    return None if installed or file.suffix != ".py" else file
+
+
+def _checksums(file: Path) -> dict[str, str]:
+    """The checksums of a file as it is now; none if it is not there or is no Python."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        body = ast.parse(text).body
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    lines = text.splitlines()
+    texts: dict[str, list[str]] = {}
+    for node in reversed(body):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
+            # One that is defined twice has both texts.
+            texts[node.name] = lines[first : node.end_lineno] + texts.get(node.name, [])
+            del lines[first : node.end_lineno]
+    texts[""] = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return {
+        name: hashlib.sha256("\n".join(part).encode()).hexdigest() for name, part in texts.items()
+    }
+
+
+def changed(before: Checksums) -> list[str]:
+    """What of some sources is another than it was, in sentences; none if nothing is.
+
+    Args:
+        before: The result of `sources` at the time.
+    """
+    found = []
+    for file, checksums in before.items():
+        now = _checksums(Path(file))
+        if not now:
+            found.append(f"{file} is not there or is no Python")
+            continue
+        names = [name for name, checksum in checksums.items() if now.get(name) != checksum]
+        names += [name for name in now if name not in checksums]
+        found += [
+            f"{file}: {name} is new"
+            if name not in checksums
+            else f"{file}: {name} is gone"
+            if name not in now
+            else f"{file}: {name or 'what stands outside of classes and functions'} is another"
+            for name in names
+        ]
+    return found

@@ -1,0 +1,574 @@
+"""A step of a PyTorch program while it is recorded."""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxnet.parity._draws import classify
+from jaxnet.parity._functions import caller
+from jaxnet.parity._program import hyperparameters
+from jaxnet.parity._trace import Call, Draw, Function
+from jaxnet.parity._tree import leaves, to_json
+
+# The phases in the order of the computation; those of the forward pass keep their own order.
+_ORDER = ("batch", "draw", "before", "buffer_before", "state_before", "forward", "loss", "grad")
+_LAST = ("param_grad", "clipped", "update", "state", "buffer")
+# An optimizer that has stepped so often within one step waits for no other.
+_PATIENCE = 10
+
+
+class OpenStep:
+    """What is recorded of the step that is being run.
+
+    Attributes:
+        began: Whether a forward pass that can be differentiated has begun.
+        backwards: The number of backward() so far.
+        stack: The calls that are being run: their indices in `calls`.
+        manual: Where a parameter was changed without an optimizer.
+    """
+
+    def __init__(self, recorder: Any, after: "OpenStep | None" = None) -> None:
+        self.recorder = recorder
+        self.torch = recorder.torch
+        self.full = recorder.writer.steps in recorder.full
+        self.stack: list[int] = []
+        self._batches: list[tuple[Any, str, Any]] = []
+        # Each with its mark, its array, and whether it was drawn before the step began. What is
+        # drawn after the update, the next batch's indices perhaps, is the next step's.
+        self._draws: list[tuple[str, Draw, Any, bool]] = [] if after is None else after._late
+        self._late: list[tuple[str, Draw, Any, bool]] = []
+        self._serial: int = 0 if after is None else after._serial
+        self._restart()
+        if after is not None:
+            self._origins.update(after._late_origins)
+        self._late_origins: dict[int, tuple[Any, int, str]] = {}
+
+    def _restart(self) -> None:
+        self.began = False
+        self.backwards = 0
+        self.manual = ""
+        self.calls: list[dict[str, Any]] = []
+        self.functions: list[dict[str, Any]] = []
+        self.events: list[str] = []
+        self._counts: dict[str, int] = {}
+        self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
+        self._single: dict[str, str] = {}
+        self._losses: list[str] = []
+        self._origins: dict[int, tuple[Any, int, str]] = {}
+        self._used: set[str] = set()
+        self._storages: dict[int, int] = {}
+        self._known: list[tuple[str, Any]] = []
+        self._addresses: set[int] = set()
+        self._stepped: dict[int, int] = {}
+        self._groups: dict[int, Any] = {}
+        self._latest: dict[str, Any] = {}
+        self._function_draws: list[str] | None = None
+        self._inputs: list[tuple[str, Any]] = []  # of outermost calls: site, array
+
+    # Values.
+
+    def _copy(self, tensor: Any, double: bool = True) -> tuple[Any, Any]:
+        """An array, and its float64 value (None where it has none) or why it is missing."""
+        with self.recorder.quiet():
+            array = _array(self.torch, tensor)
+            if not double or not (tensor.is_floating_point() or tensor.is_complex()):
+                return array, None
+            try:
+                twin = self.recorder.twins.twin(tensor)
+            except LookupError as reason:
+                return array, str(reason)
+            return array, _array(self.torch, twin)
+
+    def _store(self, phase: str, site: str, value: tuple[Any, Any]) -> None:
+        self._arrays[phase][site] = value
+
+    def _from(self, tensor: Any, site: str) -> None:
+        """Notes which site a tensor is, for the functions that it becomes an argument of."""
+        try:
+            self._origins[id(tensor)] = weakref.ref(tensor), tensor._version, site
+        except RuntimeError:  # tensors of inference mode have no version
+            return
+
+    def _site_of(self, tensor: Any) -> str:
+        known = self._origins.get(id(tensor))
+        if known is None or known[0]() is not tensor or known[1] != tensor._version:
+            return ""
+        self._used.add(known[2])
+        return known[2]
+
+    def _is_output(self, tensor: Any) -> bool:
+        """Whether a tensor is, unchanged, what a module call returned before."""
+        known = self._origins.get(id(tensor))
+        return (
+            known is not None
+            and known[0]() is tensor
+            and known[1] == tensor._version
+            and known[2].startswith("forward:")
+        )
+
+    def _is_tensor(self, value: Any) -> bool:
+        return isinstance(value, self.torch.Tensor)
+
+    # The beginning.
+
+    def begin(self) -> None:
+        """The first forward pass begins; what is there now is the state before the step."""
+        recorder = self.recorder
+        if not self.began:
+            self.began = True
+            recorder.twins.clear()
+            recorder.twins.on = True
+            last: dict[int, tuple[Any, str, Any]] = {}
+            for batch in self._batches:
+                iterator = batch[0]()
+                if iterator is not None:
+                    last[id(iterator)] = batch
+            self._batches = [*last.values()]
+        self._snapshot()
+
+    def _snapshot(self) -> None:
+        program = self.recorder.program
+        parameters = program.parameters()
+        if parameters is not self._known:
+            self._known = parameters
+            for name, parameter in parameters:
+                if id(parameter) not in self._storages:
+                    self._storages[id(parameter)] = self._address(parameter)
+                    self._store("before", f"before:{name}", self._copy(parameter, False))
+                    self._from(parameter, f"before:{name}")
+            self._addresses = set(self._storages.values())
+            for name, buffer in program.buffers():
+                site = f"buffer_before:{name}"
+                if site not in self._arrays["buffer_before"]:
+                    self._store("buffer_before", site, self._copy(buffer, False))
+                    self._from(buffer, site)
+
+    def _address(self, tensor: Any) -> int:
+        return int(tensor.untyped_storage()._cdata)
+
+    def is_parameter(self, tensor: Any) -> bool:
+        return self._address(tensor) in self._addresses
+
+    def concerns(self, optimizer: Any) -> bool:
+        """Whether an optimizer updates parameters of this step."""
+        return any(id(p) in self._storages for p in _parameters(optimizer))
+
+    def drop_trials(self) -> None:
+        """Forgets forward passes in evaluation mode that nobody differentiated."""
+        outermost = [c for c in self.calls if c["parent"] is None and c["state"]]
+        tried = outermost and not any(c["training"] for c in outermost)
+        if tried and self.began and not self.backwards and not self._stepped:
+            self._restart()
+            self._draws = []
+
+    def forget_pending(self) -> None:
+        """A validation follows: what was drawn and loaded is not the next step's."""
+        self._late = []
+        if not self.began:
+            self._draws = []
+
+    # Batches and draws.
+
+    def batch(self, iterator: Any, batch: Any) -> None:
+        mark = self._mark("b")
+        arrays: dict[str, Any] = {}
+
+        def key_of(path: str, leaf: Any) -> str | None:
+            if not self._is_tensor(leaf) and not isinstance(leaf, np.ndarray):
+                return None
+            site = _at(f"batch:{mark}", path)
+            if self._is_tensor(leaf):
+                arrays[site] = self._copy(leaf, False)
+                self._from(leaf, site)
+            else:
+                arrays[site] = leaf.copy(), None
+            return site
+
+        form = to_json(batch, key_of)
+        self._batches.append((weakref.ref(iterator), mark, (form, arrays)))
+        if not self.began:
+            self._draws = []
+
+    def exhausted(self, iterator: Any) -> None:
+        if not self.began:
+            self._batches = [b for b in self._batches if b[0]() is not iterator]
+
+    def draw(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
+        late = self.updated and not self.stack and self.is_due(self.recorder.optimizers())
+        if not (self.began and not late) and not self.torch.is_grad_enabled():
+            return
+        found = classify(self.torch, func, args, kwargs, result)
+        if found is None:
+            return
+        kind, arguments, tensor = found
+        mark = self._mark("d")
+        array = self._copy(tensor, False)[0]
+        if kind == "mask":
+            array = array.astype(bool)
+        drawn = mark, Draw(kind, arguments, self.recorder.here()), array, late or not self.began
+        self._from(tensor, f"draw:{mark}")
+        if late:
+            self._late.append(drawn)
+            self._late_origins[id(tensor)] = self._origins[id(tensor)]
+            return
+        self._draws.append(drawn)
+        if self.stack:
+            self.calls[self.stack[-1]]["draws"].append(mark)
+        if self._function_draws is not None:
+            self._function_draws.append(mark)
+
+    def _mark(self, kind: str) -> str:
+        self._serial += 1
+        return f"⟨{kind}{self._serial}⟩"
+
+    # The forward pass.
+
+    def inside_torch(self) -> bool:
+        """Whether the innermost call is of a module of torch's own."""
+        return bool(self.stack) and self.calls[self.stack[-1]]["builtin"]
+
+    def _number(self, name: str) -> int:
+        number = self._counts.get(name, 0)
+        self._counts[name] = number + 1
+        return number
+
+    def call(self, original: Any, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Runs a module and records the call."""
+        recorder = self.recorder
+        parent = self.stack[-1] if self.stack else None
+        around = self.calls[parent]["module"] if parent is not None else ""
+        frame = caller(recorder.skip) if parent is None else None
+        name = recorder.program.name_of(module, around, frame)
+        number = self._number(name)
+        base = f"{name}#{number}"
+        given = {**{str(i): each for i, each in enumerate(args)}, **kwargs}
+
+        def key_of(path: str, leaf: Any) -> str | None:
+            if not self._is_tensor(leaf):
+                return None
+            site = _at(f"input:{base}", path)
+            came_from = self._site_of(leaf)
+            if self.full or parent is None:
+                value = self._copy(leaf)
+                if self.full:
+                    self._store("forward", site, value)
+                if parent is None and not leaf.requires_grad and not came_from:
+                    self._inputs.append((site, value[0]))
+                    self._from(leaf, site)
+            return site
+
+        record = {
+            "module": name,
+            "number": number,
+            "parent": parent,
+            "training": module.training,
+            "inputs": to_json(given, key_of),
+            "output": {"value": None},
+            "where": recorder.here(),
+            "draws": [],
+            "builtin": type(module).__module__.startswith("torch.nn"),
+            "state": next(module.parameters(), None) is not None,
+        }
+        if parent is None and record["state"]:
+            self.event("forward")
+        self.stack.append(len(self.calls))
+        self.calls.append(record)
+        outer, self._function_draws = self._function_draws, None
+        try:
+            output = original(module, *args, **kwargs)
+        finally:
+            self.stack.pop()
+            self._function_draws = outer
+        record["output"] = self._output(output, base, "forward", True)
+        return output
+
+    def _output(self, output: Any, base: str, phase: str, hooked: bool) -> Any:
+        def key_of(path: str, leaf: Any) -> str | None:
+            if not self._is_tensor(leaf):
+                return None
+            where = _at(base, path)
+            site = f"{phase}:{where}"
+            if self.full:
+                self._store("forward", site, self._copy(leaf))
+                # What an inner call returned has its gradient there, all of it.
+                smooth = leaf.requires_grad and self.torch.is_grad_enabled()
+                if hooked and smooth and not self._is_output(leaf):
+                    leaf.register_hook(self._note_gradient(f"grad:{where}"))
+            self._from(leaf, site)
+            return site
+
+        return to_json(output, key_of)
+
+    def _note_gradient(self, site: str) -> Callable[[Any], None]:
+        step = weakref.ref(self)
+
+        def hook(gradient: Any) -> None:
+            me = step()
+            # Not what autograd.grad asks for, and not after the step.
+            if me is None or not me.recorder.backward or me.recorder.step is not me:
+                return
+            array, double = me._copy(gradient)
+            before = me._arrays["grad"].get(site)
+            if before is not None:  # another backward() that reaches this call
+                array = before[0] + array
+                known = isinstance(double, np.ndarray) and isinstance(before[1], np.ndarray)
+                double = before[1] + double if known else before[1]
+            me._store("grad", site, (array, double))
+
+        return hook
+
+    def function(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Runs a function and records the call."""
+        given = {**{str(i): each for i, each in enumerate(args)}, **kwargs}
+        number = self._counts.get(name + "()", 0)
+        base = f"{name}#{number}"
+        new: dict[str, Any] = {}
+
+        def key_of(path: str, leaf: Any) -> str | None:
+            if not self._is_tensor(leaf):
+                return None
+            site = self._site_of(leaf)
+            if not site:
+                site = _at(f"function_input:{base}", path)
+                if self.full or not self.stack:
+                    new[site] = leaf, self._copy(leaf)
+            return site
+
+        inputs = to_json(given, key_of)
+        where = self.recorder.here()
+        outer, self._function_draws = self._function_draws, []
+        try:
+            output = func(*args, **kwargs)
+        finally:
+            draws, self._function_draws = self._function_draws, outer
+        if not any(self._is_tensor(leaf) for _, leaf in leaves(output)):
+            return output
+        self._number(name + "()")
+        for site, (leaf, value) in new.items():
+            if self.full:
+                self._store("forward", site, value)
+            if not self.stack and not leaf.requires_grad:
+                self._inputs.append((site, value[0]))
+                self._from(leaf, site)
+        self.functions.append(
+            {
+                "function": name,
+                "number": number,
+                "parent": self.stack[-1] if self.stack else None,
+                "inputs": inputs,
+                "output": self._output(output, base, "function", False),
+                "where": where,
+                "draws": draws,
+            }
+        )
+        return output
+
+    # Backward and the update.
+
+    def event(self, name: str) -> None:
+        self.events.append(name)
+
+    def loss(self, tensors: Any) -> None:
+        for each in [tensors] if self._is_tensor(tensors) else tensors:
+            site = f"loss:{len(self._losses)}"
+            self._losses.append(site)
+            value = self._copy(each)
+            self._store("loss", site, value)
+            self.recorder.check("loss", each)
+        self.event("backward")
+
+    def after_backward(self) -> None:
+        self.backwards += 1
+        for name, parameter in self.recorder.program.parameters():
+            if parameter.grad is not None and parameter.grad.layout == self.torch.strided:
+                self._latest[name] = self._copy(parameter.grad)
+
+    def _gradients(self, parameters: Mapping[int, Any]) -> None:
+        """Notes the gradients of parameters as they were after backward(), and as they are."""
+        clipped = False
+        for name, parameter in self.recorder.program.parameters():
+            if id(parameter) not in parameters or name not in self._latest:
+                continue
+            latest = self._latest.pop(name)
+            self._store("param_grad", f"param_grad:{name}", latest)
+            if parameter.grad is None:
+                continue
+            given = self._copy(parameter.grad)
+            if not np.array_equal(given[0], latest[0], equal_nan=given[0].dtype.kind == "f"):
+                self._store("clipped", f"clipped:{name}", given)
+                clipped = True
+            else:
+                self._arrays["clipped"].pop(f"clipped:{name}", None)
+        if clipped:
+            self.event("clip")
+
+    def before_manual_update(self, where: str) -> None:
+        if not self.manual:
+            self.manual = where
+            self._gradients({id(p): p for _, p in self.recorder.program.parameters()})
+            self.event("step")
+
+    def before_optimizer(self, optimizer: Any) -> None:
+        program = self.recorder.program
+        number = program.optimizer(optimizer)
+        if self.backwards:  # a closure has not called the model yet
+            program.adopt(_parameters(optimizer), caller(self.recorder.skip))
+        self._snapshot()
+        if number not in self._groups:
+            self._state(optimizer, "state_before", False)
+        self._groups[number] = [hyperparameters(g) for g in optimizer.param_groups]
+        program.first_groups.setdefault(id(optimizer), self._groups[number])
+        self._gradients({id(p): p for p in _parameters(optimizer)})
+
+    def after_optimizer(self, optimizer: Any) -> None:
+        self.recorder.program.adopt(_parameters(optimizer), caller(self.recorder.skip))
+        # Where a closure called backward() itself, there was no gradient before.
+        self._gradients({id(p): p for p in _parameters(optimizer)})
+        self._stepped[id(optimizer)] = self._stepped.get(id(optimizer), 0) + 1
+        self.recorder.stepped.add(id(optimizer))
+        self.event("step")
+        for parameter in _parameters(optimizer):
+            self.recorder.check("parameter", parameter)
+
+    def _state(self, optimizer: Any, phase: str, double: bool) -> None:
+        for name, parameter in self.recorder.program.parameters():
+            for path, leaf in leaves(optimizer.state.get(parameter, {}), f"{phase}:{name}"):
+                if self._is_tensor(leaf):
+                    self._store(phase, path, self._copy(leaf, double))
+                elif isinstance(leaf, bool | int | float):
+                    self._store(phase, path, (np.asarray(leaf), None))
+
+    @property
+    def updated(self) -> bool:
+        return bool(self._stepped or self.manual)
+
+    def is_due(self, optimizers: list[Any], batch: bool = False) -> bool:
+        """Whether the step is over.
+
+        Args:
+            optimizers: The optimizers of the program.
+            batch: Whether the program takes its next batch; it is enough then that one of the
+                optimizers has stepped.
+        """
+        if not self.began:
+            return False
+        if self._stepped:
+            patience = max(self._stepped.values()) >= _PATIENCE
+            return batch or patience or all(id(o) in self._stepped for o in optimizers)
+        if optimizers or not self.backwards:
+            return False
+        if not self.manual and any(
+            self._storages.get(id(p)) != self._address(p)
+            for _, p in self.recorder.program.parameters()
+        ):
+            self.before_manual_update("?")
+        return bool(self.manual)
+
+    # The end.
+
+    def finish(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """What `TraceWriter.write_step` takes."""
+        program = self.recorder.program
+        self._gradients({id(p): p for _, p in program.parameters()})
+        for name, parameter in program.parameters():
+            self._store("update", f"update:{name}", self._copy(parameter))
+        for optimizer in program.optimizers:
+            if id(optimizer) in self._stepped:
+                self._state(optimizer, "state", True)
+        for name, buffer in program.buffers():
+            self._store("buffer", f"buffer:{name}", self._copy(buffer))
+        marks = self._number_marks()
+        arrays: dict[str, Any] = {}
+        doubles: dict[str, Any] = {}
+        single: dict[str, str] = {}
+        for phase in (*_ORDER, *_LAST):
+            for site, (array, double) in self._arrays[phase].items():
+                plain = self._plain(site, marks)
+                arrays[plain] = array
+                if isinstance(double, str):
+                    single[plain] = double
+                elif double is not None and array.dtype != double.dtype:
+                    doubles[plain] = double
+        used = self.recorder.used_optimizers()
+        content = {
+            "full": self.full,
+            "calls": [self._call(each, marks) for each in self.calls],
+            "functions": [self._call(each, marks) for each in self.functions],
+            "draws": [draw for mark, draw, _, _ in self._draws if mark in marks],
+            "batches": [self._plain(form, marks) for _, _, (form, _) in self._batches],
+            "losses": self._losses,
+            "groups": [self._groups.get(program.optimizer(o), []) for o in used],
+            "events": self.events,
+            "single": single,
+        }
+        return content, arrays, doubles
+
+    def _number_marks(self) -> dict[str, str]:
+        """The numbers of the step's batches and draws, which are stored, by their marks."""
+        if not self._batches and self._inputs:
+            # No loader: the batch is what the models and the loss were given from outside.
+            inputs = dict(self._inputs)
+            forms = [{"array": f"batch:⟨b0⟩.{i}"} for i in range(len(inputs))]
+            named = zip(forms, inputs.values(), strict=True)
+            made = {form["array"]: (array, None) for form, array in named}
+            self._batches = [(None, "⟨b0⟩", ({"tuple": forms}, made))]
+            loaded = False
+        else:
+            loaded = True
+        marks = {}
+        for number, (_, mark, (_, arrays)) in enumerate(self._batches):
+            marks[mark] = str(number)
+            self._arrays["batch"].update(arrays)
+        number = 0
+        for mark, _, array, early in self._draws:
+            # Without a loader, draws before the model is called are how the program chooses
+            # its batch, but for those that go into the model or the loss.
+            if early and not loaded and f"draw:{mark}" not in self._used:
+                continue
+            marks[mark] = str(number)
+            number += 1
+            self._store("draw", f"draw:{mark}", (array, None))
+        return marks
+
+    def _plain(self, value: Any, marks: Mapping[str, str]) -> Any:
+        if isinstance(value, str):
+            for kind in ("⟨b", "⟨d"):
+                while (start := value.find(kind)) >= 0:
+                    end = value.index("⟩", start) + 1
+                    value = value[:start] + marks.get(value[start:end], "?") + value[end:]
+            return self.recorder.program.plain(value)
+        if isinstance(value, dict):
+            return {k: self._plain(v, marks) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._plain(each, marks) for each in value]
+        return value
+
+    def _call(self, record: dict[str, Any], marks: Mapping[str, str]) -> Call | Function:
+        draws = tuple(int(marks[mark]) for mark in record["draws"] if mark in marks)
+        cls = Call if "module" in record else Function
+        fields = {k: v for k, v in record.items() if k not in ("builtin", "state", "draws")}
+        return cls(**self._plain(fields, marks), draws=draws)
+
+
+def _parameters(optimizer: Any) -> Iterator[Any]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+def _at(base: str, path: str) -> str:
+    return f"{base}.{path}" if path else base
+
+
+def _array(torch: Any, tensor: Any) -> Any:
+    tensor = tensor.detach()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    tensor = tensor.cpu().resolve_conj().resolve_neg()
+    if tensor.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        bits = tensor.contiguous().view(torch.int16).numpy()
+        return bits.view(ml_dtypes.bfloat16).copy()
+    return np.array(tensor.numpy())

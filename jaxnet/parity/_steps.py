@@ -1,0 +1,439 @@
+"""Whole steps: each started from torch's state before it, and one after another.
+
+A step that starts from torch's state has no error of the steps before it, so that a fault that
+shows late, or in one step alone, is found in its own step.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet._keys import Check, taking_draws
+from jaxnet._names import join
+from jaxnet.optim import Optimizer, set_hyperparams
+from jaxnet.optim._hyperparams import states
+from jaxnet.optim._schedule import ScheduledState
+from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
+from jaxnet.parity._force import QUICK, FourRuns
+from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
+from jaxnet.parity._trace import Step, Trace
+from jaxnet.parity._updates import Carried
+from jaxnet.precision import full_float32
+from jaxnet.train._several import map_states, named_states, state_of, with_state
+from jaxnet.train._state import TrainState
+
+Sites = dict[str, np.ndarray]
+
+# The number of steps up to which a program is not worth being optimised.
+FEW = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class StepRuns:
+    """What a step computed from torch's state before it.
+
+    Attributes:
+        own: The arrays after the program's own step, by site.
+        update: The arrays after its optimizer's update with torch's gradients and torch's
+            learning rate, by site.
+        rates: The learning rates of the groups in float64, by site ("lr:0").
+        errors: What went wrong instead of giving numbers, by "step", "update", "state".
+    """
+
+    own: dict[str, FourRuns]
+    update: dict[str, FourRuns]
+    rates: dict[str, FourRuns]
+    errors: dict[str, str]
+
+
+class Steps:
+    """The steps of a program; each program is compiled once for all steps of the same shapes."""
+
+    def __init__(self, trace: Trace, subject: Subject) -> None:
+        self.trace, self.subject = trace, subject
+        self._starts = {}
+        for double in (False, True):
+            with precision(double):
+                self._starts[double] = subject.state_in(double)
+        self._programs: dict[Any, Callable[..., Any]] = {}
+        # The optimizer's state of each model after the step before, for optimizers whose state
+        # has no form in torch.
+        self._carried: dict[tuple[bool, str], Any] = {}
+        self._theirs = Carried(trace)
+        self.order: tuple[int, ...] | None = None
+
+    def state_before(self, step: Step, double: bool, errors: dict[str, str]) -> Any:
+        """The state with torch's parameters, buffers and optimizer state before a step."""
+        array_of = step.double if double else step.__getitem__
+        with precision(double):
+            state = with_numbers(
+                self.subject,
+                self._starts[double],
+                step.of("before"),
+                step.of("buffer_before"),
+                array_of,
+            )
+            named = {id(one): name for name, one in named_states(state).items()}
+            number = jnp.asarray(step.index, jnp.int32)
+
+            def put(one: TrainState[Any]) -> TrainState[Any]:
+                opt_state = self._opt_state(named[id(one)], one, step, double, errors)
+                return one.replace(opt_state=opt_state, step=number)
+
+            return map_states(put, state)
+
+    def _opt_state(
+        self, name: str, one: TrainState[Any], step: Step, double: bool, errors: dict[str, str]
+    ) -> Any:
+        optimizer = self._optimizer(name)
+        if isinstance(optimizer, Optimizer):
+            try:
+                recorded = self._recorded_state(name, optimizer, one, step)
+                names = self.subject.orders[name]
+                return load_optimizer_state_dict(
+                    optimizer, one.opt_state, one.params, recorded, names, step=step.index
+                )
+            except ValueError as error:
+                errors["state"] = str(error)
+        return self._carried.get((double, name), one.opt_state)
+
+    def _optimizer(self, name: str) -> Any:
+        for part in self.subject.parts:
+            if name == ("" if part.model is None else str(part.model)):
+                return part.optimizer
+        return None
+
+    def _recorded_state(
+        self, name: str, optimizer: Optimizer, one: TrainState[Any], step: Step
+    ) -> dict[str, Any]:
+        """torch's state before a step as its state_dict, without hyperparameters.
+
+        The program's own hyperparameters stay, since they are to be compared.
+        """
+        order = self.subject.orders[name]
+        groups = [set(group) for group in optimizer.partition(one.params)]
+        parts = [[n for n in order if n in group] for group in groups]
+        slots = _slots(step, "state_before")
+        model = self.subject.models[name]
+        entries = {
+            order.index(n): {slot: step[site] for slot, site in slots[join(model, n)].items()}
+            for n in order
+            if join(model, n) in slots
+        }
+        return {
+            "state": entries,
+            "param_groups": [{"params": [order.index(n) for n in part]} for part in parts],
+        }
+
+    def before(self, step: Step) -> tuple[dict[bool, Any], dict[str, str]]:
+        """The states before a step in both precisions, and what does not fit."""
+        errors: dict[str, str] = {}
+        return {d: self.state_before(step, d, errors) for d in (False, True)}, errors
+
+    def run(
+        self, step: Step, states_before: Mapping[bool, Any], errors: Mapping[str, str]
+    ) -> StepRuns:
+        """What the program computes in a step that starts from torch's state.
+
+        Args:
+            step: The step.
+            states_before, errors: What `before` gave.
+        """
+        errors = dict(errors)
+        own: dict[bool, Sites] = {}
+        update: dict[bool, Sites] = {}
+        rates: dict[bool, Sites] = {}
+        for double in (False, True):
+            before = states_before[double]
+            with precision(double):
+                own[double] = {}
+                try:
+                    after, losses = self.step(step, before, double)
+                    own[double] = {**self._losses(step, losses), **self._sites(after)}
+                    for name, one in named_states(after).items():
+                        self._carried[double, name] = one.opt_state
+                except Exception as error:
+                    errors["step"] = f"{type(error).__name__}: {error}"
+                update[double], rates[double] = {}, {}
+                for part in self.subject.parts:
+                    try:
+                        sites, own_rates = self._update(part, step, before, double)
+                        update[double] |= sites
+                        rates[double] |= own_rates
+                    except Exception as error:
+                        errors["update"] = f"{type(error).__name__}: {error}"
+        own_four = _four(step, own[False], own[True])
+        update_four = _four(step, update[False], update[True])
+        if self._carried and not all(is_ours(part.optimizer) for part in self.subject.parts):
+            for site, carried in self._theirs.advance(step).items():
+                for four in (own_four, update_four):
+                    if site in four:
+                        four[site] = _from_state(four[site], carried)
+        return StepRuns(
+            own_four,
+            update_four,
+            self._rates(step, rates[True]),
+            errors,
+        )
+
+    def step(self, step: Step, state: Any, double: bool) -> tuple[Any, list[Any]]:
+        """The state after the program's own step on the recorded batches and draws, and losses."""
+        order = tuple(range(len(step.draws)))
+        if self.order is not None and sorted(self.order) == list(order):
+            order = self.order
+        accumulated = self.subject.accumulated
+        key = ("step", double, order)
+        if key not in self._programs:
+            # Only the float32 program is compiled as the user's own is.
+            options = QUICK if double and len(self.trace.steps) <= FEW else None
+            function = _replayed(self.subject.step, step, order)
+            self._programs[key] = jax.jit(function, compiler_options=options)
+        array_of = step.double if double else step.__getitem__
+        batches = [step.batch(i, double) for i in range(len(step.batches))]
+        if len(batches) > 1 and not accumulated:
+            batches = [jax.tree.map(lambda *parts: np.concatenate(parts), *batches)]
+        draws = [array_of(f"draw:{n}") for n in range(len(step.draws))]
+        result: tuple[Any, list[Any]] = self._programs[key](state, batches, draws)
+        return result
+
+    def _losses(self, step: Step, losses: Sequence[Any]) -> Sites:
+        if any(loss is None for loss in losses):
+            return {}
+        values = [np.asarray(loss) for loss in losses]
+        if len(step.batches) > 1 and self.subject.accumulated:
+            share = len(step.batches) if self.subject.accumulation_is_mean else 1
+            values = [value / share for value in values]
+        if len(values) == len(step.losses):
+            return dict(zip(step.losses, values, strict=True))
+        return {"loss": np.asarray(sum(values))}
+
+    def _sites(self, state: Any, only: str | None = None) -> Sites:
+        """The arrays of a state by their sites after a step."""
+        sites: dict[str, Any] = {}
+        for name, one in named_states(jax.device_get(state)).items():
+            if only not in (None, name):
+                continue
+            model = self.subject.models[name]
+            sites |= {f"update:{join(model, k)}": v for k, v in one.params.items()}
+            if only is None:
+                sites |= {f"buffer:{join(model, k)}": v for k, v in one.buffers.items()}
+            optimizer = self._optimizer(name)
+            if not isinstance(optimizer, Optimizer):
+                continue
+            order = self.subject.orders[name]
+            try:
+                found = optimizer_state_dict(optimizer, one.opt_state, one.params, order)
+            except ValueError:  # an optimizer such as LBFGS, whose state has no common form
+                continue
+            groups = [set(group) for group in optimizer.partition(one.params)]
+            numbered = [n for group in groups for n in order if n in group]
+            sites |= {
+                f"state:{join(model, numbered[number])}.{slot}": value
+                for number, entry in found["state"].items()
+                for slot, value in entry.items()
+            }
+        return sites
+
+    def _update(
+        self, part: Part, step: Step, before: Any, double: bool
+    ) -> tuple[Sites, dict[str, np.ndarray]]:
+        """The optimizer's update with torch's gradients, and the program's own learning rates."""
+        name = "" if part.model is None else str(part.model)
+        one, model = state_of(before, part.model), self.subject.models[name]
+        array_of = step.double if double else step.__getitem__
+        there = step.of("param_grad")
+        gradients = {
+            k: array_of(there[join(model, k)]).astype(p.dtype)
+            if join(model, k) in there
+            else np.zeros(p.shape, p.dtype)
+            for k, p in one.params.items()
+        }
+        missing = tuple(k for k in one.params if join(model, k) not in there)
+        key = ("update", double, name, missing)
+        if key not in self._programs:
+            batches = len(step.batches) if self.subject.accumulated else 1
+            mean = self.subject.accumulation_is_mean
+            self._programs[key] = jax.jit(
+                _updating(part.optimizer, missing, batches, mean), compiler_options=QUICK
+            )
+        rates: dict[str, np.ndarray] = {}
+        opt_state = one.opt_state
+        if isinstance(part.optimizer, Optimizer):
+            used = self._programs[key](gradients, opt_state, one.params)[1]
+            found = [s.hyperparams.get("lr") for s in states(used)]
+            first = _first_group(self.trace, model)
+            rates = {f"lr:{first + i}": np.asarray(r) for i, r in enumerate(found) if r is not None}
+            opt_state = _with_rates(opt_state, _rates_of(step), first)
+        params, opt_state = self._programs[key](gradients, opt_state, one.params)
+        after = with_state(before, part.model, one.replace(params=params, opt_state=opt_state))
+        return self._sites(after, only=name), rates
+
+    def _rates(self, step: Step, found: Mapping[str, np.ndarray]) -> dict[str, FourRuns]:
+        theirs = {f"lr:{i}": np.asarray(rate) for i, rate in enumerate(_rates_of(step))}
+        return {
+            site: FourRuns(theirs[site], theirs[site], rate, rate)
+            for site, rate in found.items()
+            if site in theirs
+        }
+
+
+def _replayed(
+    step: Callable[..., Any], recorded: Step, order: Sequence[int]
+) -> Callable[..., tuple[Any, list[Any]]]:
+    """The step on the batches of a recorded one, with its draws."""
+
+    def run(state: Any, batches: Any, draws: Any) -> tuple[Any, list[Any]]:
+        left = list(order)
+
+        def take(owner: str, shapes: tuple[tuple[int, ...], ...], check: Check) -> Any:
+            for number in left:
+                if draws[number].shape in shapes:
+                    left.remove(number)
+                    return draws[number]
+            raise ValueError(
+                f"{owner} draws random numbers of shape {shapes[0]}, which torch's step does not"
+            )
+
+        losses = []
+        with taking_draws(take):
+            for batch in batches:
+                state, metrics = step(state, batch)
+                losses.append(metrics.get("loss") if isinstance(metrics, Mapping) else None)
+        return state, losses
+
+    return run
+
+
+def _updating(
+    optimizer: Any, missing: Sequence[str], batches: int, mean: bool
+) -> Callable[..., tuple[Any, Any]]:
+    """The function of (gradients, state, parameters) that gives both after the update."""
+
+    def run(gradients: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+        extra: dict[str, Any] = {}
+        if missing and isinstance(optimizer, Optimizer):
+            extra["has_gradient"] = dict.fromkeys(missing, False)
+        # An optimizer that collects gradients is given all of them in the last of its calls.
+        for i in range(batches):
+            share = (batches if mean else 1) if i == batches - 1 else 0
+            given = jax.tree.map(lambda g, s=share: g * s, gradients) if batches > 1 else gradients
+            with full_float32():
+                updates, opt_state = optimizer.update(given, opt_state, params, **extra)
+            with jax.numpy_dtype_promotion("standard"):
+                params = optax.apply_updates(params, updates)
+        return params, opt_state
+
+    return run
+
+
+def _with_rates(opt_state: Any, rates: Sequence[float], first: int) -> Any:
+    """An optimizer's state with recorded learning rates, in place of those of a schedule too."""
+    count = len(states(opt_state))
+    theirs = list(rates[first : first + count])
+    if len(theirs) < count:
+        return opt_state
+    for i, state in enumerate(states(opt_state)):
+        if "lr" in state.hyperparams:
+            opt_state = set_hyperparams(opt_state, group=i, lr=theirs[i])
+
+    def fixed(part: Any) -> Any:
+        if not isinstance(part, ScheduledState):
+            return part
+        tables = tuple(
+            {k: jnp.full_like(v, theirs[i]) if k == "lr" else v for k, v in table.items()}
+            for i, table in enumerate(part.tables)
+        )
+        return part._replace(tables=tables)
+
+    return jax.tree.map(fixed, opt_state, is_leaf=lambda x: isinstance(x, ScheduledState))
+
+
+def _rates_of(step: Step) -> list[float]:
+    """torch's learning rates of all groups of all optimizers in a step."""
+    return [float(group["lr"]) for groups in step.groups for group in groups if "lr" in group]
+
+
+def _first_group(trace: Trace, model: str) -> int:
+    """The number of the first group of the optimizer of a model, among all groups."""
+    number = 0
+    for optimizer in trace.optimizers:
+        names = [n for group in optimizer["groups"] for n in group["params"]]
+        if not model or any(n.startswith(f"{model}.") for n in names):
+            return number
+        number += len(optimizer["groups"])
+    return 0
+
+
+def _slots(step: Step, phase: str) -> dict[str, dict[str, str]]:
+    """The sites of the optimizer's state by parameter and slot."""
+    found: dict[str, dict[str, str]] = {}
+    for place, site in step.of(phase).items():
+        name, _, slot = place.rpartition(".")
+        found.setdefault(name, {})[slot] = site
+    return found
+
+
+def _four(step: Step, jax32: Sites, jax64: Sites) -> dict[str, FourRuns]:
+    """The arrays of a step that both programs have, by site in the order of the computation."""
+    found = {}
+    for site in step.sites:
+        if site in jax32:
+            found[site] = FourRuns(step[site], step.double(site), jax32[site], jax64.get(site))
+    if "loss" in jax32 and step.losses:
+        torch = np.asarray(sum(step[site] for site in step.losses))
+        torch64 = np.asarray(sum(step.double(site) for site in step.losses))
+        found["loss:0"] = FourRuns(torch, torch64, jax32["loss"], jax64.get("loss"))
+    return found
+
+
+def _from_state(four: FourRuns, carried: np.ndarray) -> FourRuns:
+    """torch's parameter after a step whose optimizer had another state in float64."""
+    assert four.torch is not None
+    assert four.torch64 is not None
+    torch = (four.torch - four.torch64 + carried).astype(four.torch.dtype)
+    return dataclasses.replace(four, torch=torch, torch64=carried)
+
+
+class FreeRun:
+    """The program's own run over the recorded batches and draws, in both precisions.
+
+    torch's float64 run over all steps is not recorded. The program's own stands for it, which
+    holds as long as each step from torch's state is torch's.
+    """
+
+    def __init__(self, steps: Steps, first: Step) -> None:
+        self.steps = steps
+        self._states, _ = steps.before(first)
+        self._start = {k: first[site].astype(np.float64) for k, site in first.of("before").items()}
+        self.torch: list[float] = []
+        self.jax: list[float] = []
+        self.plain: list[float] = []
+        self.moved: list[float] = []
+
+    def advance(self, step: Step) -> None:
+        """Makes a step, and notes how far the runs are from each other after it."""
+        runs: dict[bool, Sites] = {}
+        for double in (False, True):
+            with precision(double):
+                self._states[double], _ = self.steps.step(step, self._states[double], double)
+                runs[double] = {
+                    join(self.steps.subject.models[name], k): np.asarray(v, np.float64)
+                    for name, one in named_states(jax.device_get(self._states[double])).items()
+                    for k, v in one.params.items()
+                }
+        torch = {k: step[site].astype(np.float64) for k, site in step.of("update").items()}
+        self.torch.append(_distance(torch, runs[True]))
+        self.jax.append(_distance(runs[False], runs[True]))
+        self.plain.append(_distance(torch, runs[False]))
+        self.moved.append(_distance(torch, self._start))
+
+
+def _distance(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> float:
+    """The 2-norm of the difference of all parameters."""
+    both = a.keys() & b.keys()
+    return float(np.sqrt(sum(float(np.sum(np.square(a[k] - b[k]))) for k in both)))

@@ -1,0 +1,329 @@
+"""The program that is checked: its state, its step, and what the step is made of."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxnet._mixed_precision import cast_floats
+from jaxnet.optim import Optimizer
+from jaxnet.optim._optimizer import OptimizerState
+from jaxnet.optim._schedule import ScheduledState
+from jaxnet.parity._port import SubjectError, load_port
+from jaxnet.parity._trace import Trace
+from jaxnet.train import create, make_train_step, supervised
+from jaxnet.train._several import map_states, named_states
+from jaxnet.train._state import TrainState
+from jaxnet.train._step import TrainStep, noting_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One update of a step: what `make_train_step` was given.
+
+    Attributes:
+        loss: The function `(model, batch)` that is minimised.
+        optimizer: The optimizer.
+        model: The key of the model that is trained, in a state of several; else None.
+        compute_dtype: The dtype of the model's arithmetic, or None.
+    """
+
+    loss: Callable[..., Any]
+    optimizer: Any
+    model: str | int | None = None
+    compute_dtype: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The program that is checked.
+
+    Attributes:
+        state: The state before the first step.
+        step: The step, `(state, batch) -> (state, metrics)`.
+        parts: The updates that the step consists of, as far as they are known.
+        models: The names of the recorded models by the names of the state's models; {"": ""} for
+            one model.
+        accumulated: Whether the step is called for every batch of a recorded step, since the
+            optimizer collects their gradients.
+        orders: The names of the parameters of each of the state's models in torch's order.
+    """
+
+    state: Any
+    step: Callable[[Any, Any], tuple[Any, Any]]
+    parts: tuple[Part, ...]
+    models: Mapping[str, str]
+    accumulated: bool
+    orders: Mapping[str, tuple[str, ...]]
+
+    @property
+    def accumulation_is_mean(self) -> bool:
+        """Whether the loss of a batch counts divided by the number of the step's batches."""
+        return not any(
+            getattr(part.optimizer, "defaults", {}).get("reduction") == "sum" for part in self.parts
+        )
+
+    def state_in(self, double: bool) -> Any:
+        """The state before the first step in one precision; float64 under `precision` only."""
+        return map_states(self._doubled, self.state) if double else self.state
+
+    def _doubled(self, one: TrainState[Any]) -> TrainState[Any]:
+        params, buffers = cast_floats((one.params, one.buffers), jnp.float64)
+        # Numbers such as a learning rate of 0.1 are float64's own, not those of float32.
+        form: Any = jax.tree.structure(one.opt_state)
+        made = [part.optimizer.init(params) for part in self.parts]
+        fresh = next((each for each in made if jax.tree.structure(each) == form), None)
+        opt_state = _exact(one.opt_state) if fresh is None else _with_arrays(fresh, one.opt_state)
+        return one.replace(
+            params=params,
+            buffers=buffers,
+            opt_state=opt_state,
+            average=cast_floats(one.average, jnp.float64),
+            cast=np.dtype(np.float64),
+        )
+
+
+def _exact(opt_state: Any) -> Any:
+    """An optimizer's state in float64, whose single numbers are the decimals that were meant."""
+
+    def cast(x: Any) -> Any:
+        if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)):
+            return x
+        return jnp.float64(float(str(np.asarray(x)))) if x.ndim == 0 else jnp.asarray(x, float)
+
+    return jax.tree.map(cast, opt_state)
+
+
+def _with_arrays(fresh: Any, old: Any) -> Any:
+    """A new state of an optimizer with the slots of another one, and hyperparameters of its own.
+
+    A hyperparameter that was changed by hand since is the decimal that was meant.
+    """
+
+    def number(new: Any, given: Any) -> Any:
+        same = np.float32(new) == np.float32(given)
+        return new if same else jnp.float64(float(str(np.asarray(given))))
+
+    def join(new: Any, given: Any) -> Any:
+        if isinstance(new, ScheduledState):
+            return new._replace(inner=merge(new.inner, given.inner))
+        if isinstance(new, OptimizerState):
+            hyper = {k: number(v, given.hyperparams[k]) for k, v in new.hyperparams.items()}
+            rest = cast_floats((given.shared, given.slots), jnp.float64)
+            return given._replace(hyperparams=hyper, shared=rest[0], slots=rest[1])
+        if jnp.issubdtype(jnp.result_type(given), jnp.floating):
+            return jnp.asarray(given, jnp.float64)
+        return given
+
+    def merge(new: Any, given: Any) -> Any:
+        ours = (OptimizerState, ScheduledState)
+        return jax.tree.map(join, new, given, is_leaf=lambda x: isinstance(x, ours))
+
+    return merge(fresh, old)
+
+
+@contextmanager
+def precision(double: bool) -> Iterator[None]:
+    """Lets JAX compute in float64 inside; float32 is computed under the user's own settings."""
+    if not double:
+        yield
+        return
+    with jax.enable_x64(True):
+        yield
+
+
+def make_subject(
+    trace: Trace,
+    model: Any = None,
+    loss: Any = None,
+    optimizer: Any = None,
+    *,
+    step: Any = None,
+    state: Any = None,
+    copy: bool = False,
+) -> Subject:
+    """The program that is checked, from what `check` was given.
+
+    Args:
+        trace: The trace.
+        model: The model, or the text "file.py:function" or "module:function" for a function
+            that returns (model, loss, optimizer) or (step, state).
+        loss: The function `(model, batch)` of the training step, or a criterion of outputs and
+            targets from a library.
+        optimizer: The optimizer.
+        step: The training step, in place of these three.
+        state: The state before its first step.
+        copy: Whether parameters and buffers are those of the trace instead of the model's own.
+
+    Raises:
+        SubjectError: The parameters of the program are not those of the trace. The message lists
+            all that does not fit.
+        TypeError: An argument is missing, or of another kind.
+    """
+    if isinstance(model, str):
+        model, loss, optimizer, step, state = load_port(model)
+    if (model is None) == (step is None):
+        raise TypeError(
+            "check: accepted are a model, its loss and its optimizer, or step= and state="
+        )
+    if model is not None:
+        if not isinstance(model, nnx.Module):
+            raise TypeError(
+                f"check: model: {type(model).__name__}; accepted is a flax.nnx module. For a "
+                "program of another kind give step= and state="
+            )
+        if not callable(loss) or optimizer is None:
+            raise TypeError(
+                "check: a model needs its loss and its optimizer: check(trace, model, loss, "
+                "optimizer)"
+            )
+        loss = as_loss(loss)
+        state, step = create(model, optimizer), make_train_step(loss, optimizer)
+        parts: tuple[Part, ...] = (Part(loss, optimizer),)
+    else:
+        if not callable(step) or not named_states(state):
+            raise TypeError(
+                f"check: step: {step!r}, state: {type(state).__name__}; accepted are a function "
+                "(state, batch) -> (state, metrics) and its train.create(model, optimizer)"
+            )
+        parts = _parts(trace, step, state)
+    models = _models(trace, state)
+    subject = Subject(
+        state=state,
+        step=step,
+        parts=parts,
+        models=models,
+        accumulated=any(getattr(p.optimizer, "name", "") == "accumulate" for p in parts),
+        orders={name: tuple(_own(trace, theirs)) for name, theirs in models.items()},
+    )
+    if copy:
+        first = trace.steps[0]
+        start = with_numbers(
+            subject, state, first.of("before"), first.of("buffer_before"), first.__getitem__
+        )
+        subject = dataclasses.replace(subject, state=start)
+    return subject
+
+
+def as_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The function `(model, batch)` of a criterion; one of the user's own is that already."""
+    cls = type(loss) if not hasattr(loss, "__name__") else loss
+    library = getattr(cls, "__module__", "") or ""
+    known = library.startswith(("jaxnet.losses", "jaxnet.nn", "optax"))
+    return supervised(loss) if known else loss
+
+
+def _parts(trace: Trace, step: Any, state: Any) -> tuple[Part, ...]:
+    """The updates of a step, found by tracing it once."""
+    if isinstance(step, TrainStep):
+        return (Part(step.loss, step.optimizer, step.model, step.compute_dtype),)
+    wrapped = inspect.unwrap(step)
+    if isinstance(wrapped, TrainStep):
+        return (Part(wrapped.loss, wrapped.optimizer, wrapped.model, wrapped.compute_dtype),)
+    batch = trace.steps[0].batch()
+    try:
+        with noting_steps() as noted:
+            jax.eval_shape(wrapped, state, jax.tree.map(jnp.asarray, batch))
+    except Exception:  # what is wrong is said when the step is run
+        return ()
+    return tuple(Part(s.loss, s.optimizer, s.model, s.compute_dtype) for s, _, _ in noted)
+
+
+def _own(trace: Trace, model: str) -> dict[str, Mapping[str, Any]]:
+    """The parameters of a recorded model, by the names that they have within it."""
+    prefix = f"{model}." if model else ""
+    return {
+        name.removeprefix(prefix): each
+        for name, each in trace.parameters.items()
+        if name.startswith(prefix)
+    }
+
+
+def _models(trace: Trace, state: Any) -> dict[str, str]:
+    """Which recorded model each model of the state is, by names and shapes of the parameters."""
+    states = named_states(state)
+    free = {name: _own(trace, name) for name in trace.models}
+    faults: list[str] = []
+    found: dict[str, str] = {}
+    for name, one in states.items():
+        shapes = {key: tuple(array.shape) for key, array in one.params.items()}
+        ranked = sorted(
+            free,
+            key=lambda each: (len(_differences(shapes, free[each])), each != name),
+        )
+        if not ranked:
+            faults.append(f"the model {name!r} has no partner in the trace")
+            continue
+        best = ranked[0]
+        if wrong := _differences(shapes, free.pop(best)):
+            faults += [f"{name}: {w}" if name else w for w in wrong[:8]]
+            if len(wrong) > 8:
+                faults.append(f"and {len(wrong) - 8} more")
+        found[name] = best
+    faults += [f"the recorded model {name!r} has no partner" for name in free]
+    if faults:
+        raise SubjectError(
+            "check: the parameters are not those of the trace: " + "; ".join(faults) + ". Modules "
+            "and parameters have torch's names and shapes: compare the models' named_parameters()"
+        )
+    return found
+
+
+def _differences(
+    shapes: Mapping[str, tuple[int, ...]], recorded: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    wrong = [f"{name} is missing" for name in recorded if name not in shapes]
+    wrong += [f"{name} is not in the trace" for name in shapes if name not in recorded]
+    for name, each in recorded.items():
+        theirs = tuple(each["shape"])
+        if name in shapes and shapes[name] != theirs:
+            wrong.append(f"{name} has shape {shapes[name]}, torch's {theirs}")
+    return wrong
+
+
+def with_numbers(
+    subject: Subject,
+    state: Any,
+    params: Mapping[str, str],
+    buffers: Mapping[str, str],
+    array_of: Callable[[str], np.ndarray],
+) -> Any:
+    """A state with recorded parameters and buffers, in the dtypes that it has.
+
+    Args:
+        subject: The program.
+        state: The state.
+        params: The sites of the parameters by their names in the trace.
+        buffers: Those of the buffers.
+        array_of: A function of a site that gives the array.
+    """
+    named = {id(one): name for name, one in named_states(state).items()}
+
+    def put(one: TrainState[Any]) -> TrainState[Any]:
+        model = subject.models[named[id(one)]]
+        prefix = f"{model}." if model else ""
+
+        def replaced(arrays: Mapping[str, Any], sites: Mapping[str, str]) -> dict[str, Any]:
+            return {
+                name: np.asarray(array_of(sites[prefix + name])).astype(old.dtype)
+                if prefix + name in sites and hasattr(old, "dtype")
+                else old
+                for name, old in arrays.items()
+            }
+
+        return one.replace(
+            params=replaced(one.params, params), buffers=replaced(one.buffers, buffers)
+        )
+
+    return map_states(put, state)
+
+
+def is_ours(optimizer: Any) -> bool:
+    """Whether the state of an optimizer can be read and written in torch's form."""
+    return isinstance(optimizer, Optimizer)

@@ -1,0 +1,250 @@
+"""The text of a report: what the user reads first, and one line a site on demand."""
+
+import dataclasses
+import html
+import math
+from collections.abc import Iterator
+
+from jaxnet.parity._judge import Judgement
+from jaxnet.parity._result import Finding, Report, SiteResult
+
+# The levels whose results stand for themselves: in the others one difference makes more.
+ISOLATED = ("preflight", "layer", "step")
+
+_PHASES = {
+    "batch": "batch",
+    "before": "weights",
+    "buffer": "buffer",
+    "buffer_before": "buffer at the start",
+    "clipped": "clipped gradient",
+    "draw": "random draw",
+    "forward": "forward",
+    "function": "forward",
+    "grad": "gradient",
+    "input": "input",
+    "loss": "loss",
+    "lr": "learning rate",
+    "param_grad": "parameter gradient",
+    "state": "optimizer state",
+    "state_before": "optimizer state at the start",
+    "update": "update",
+}
+
+
+def phase_of(site: str) -> str:
+    """The phase of a site in words: "forward" of "forward:fc1#0"."""
+    phase = site.partition(":")[0]
+    return _PHASES.get(phase, phase)
+
+
+def place_of(site: str) -> str:
+    """What a site belongs to: "fc1" of "forward:fc1#0", "fc.weight" of "update:fc.weight"."""
+    return site.partition(":")[2].partition("#")[0]
+
+
+def shares(judgement: Judgement) -> tuple[float, float, float]:
+    """The distances T to T64, T64 to J64 and J64 to J, relative to the size of T64.
+
+    Those of a null gradient are as they are, since its size is rounding too.
+    """
+    scale = 1.0 if judgement.label == "null gradient" else judgement.scale or 1.0
+    return judgement.torch / scale, judgement.double / scale, judgement.jax / scale
+
+
+def labels(report: Report) -> list[str]:
+    """The label of each result; what differs only since something before it does is downstream."""
+    found = {(r.level, r.site) for finding in report.findings for r in finding.results}
+    return [
+        "downstream"
+        if result.judgement.failed
+        and result.level in ("step", "chain")
+        and (result.level, result.site) not in found
+        else result.judgement.label
+        for result in report.results
+    ]
+
+
+def floors(result: SiteResult) -> float:
+    """The difference in float64 in units of what float64 leaves of float32's rounding."""
+    floor, double = result.judgement.floor, result.judgement.double
+    return double / floor if floor else (0.0 if double == 0 else math.inf)
+
+
+def worst(report: Report) -> list[tuple[SiteResult, str]]:
+    """Of each site and level the step with the largest difference, with its label, in order."""
+    found: dict[tuple[str, str], tuple[SiteResult, str]] = {}
+    for result, label in zip(report.results, labels(report), strict=True):
+        key = (result.level, result.site)
+        if key not in found or _severity(result) > _severity(found[key][0]):
+            found[key] = result, label
+    return list(found.values())
+
+
+def _severity(result: SiteResult) -> tuple[bool, float]:
+    return result.judgement.failed, floors(result)
+
+
+def headline(report: Report) -> str:
+    """The verdict in one line."""
+    judged = [
+        result.judgement.failed
+        for result, label in zip(report.results, labels(report), strict=True)
+        if result.level in ISOLATED and label != "downstream"
+    ]
+    total, failed = len(judged), sum(judged)
+    causes = len(report.findings)
+    words = []
+    if causes:
+        words.append(f"{causes} {'difference' if causes == 1 else 'differences'}")
+    if total:
+        words.append(f"{total - failed} of {total} arrays same")
+    setting = _setting(report)
+    parts = [report.verdict.upper(), ", ".join(words), f"({setting})" if setting else ""]
+    return "  ".join(part for part in parts if part)
+
+
+def _setting(report: Report) -> str:
+    words = []
+    for side in ("torch", "jax"):
+        known = report.environment.get(side, {})
+        if side in known:
+            words.append(f"{side} {known[side]} {known.get('device', '')}".strip())
+    steps = {result.step for result in report.results}
+    if steps:
+        words.append(f"{len(steps)} {'step' if len(steps) == 1 else 'steps'}")
+    if "batch" in report.subject:
+        words.append(f"batch {report.subject['batch']}")
+    return ", ".join(words)
+
+
+def summary(report: Report, findings: int = 5) -> str:
+    """What the user reads first.
+
+    Args:
+        report: The report.
+        findings: How many of the findings are shown.
+    """
+    lines = [f"parity: {headline(report)}"]
+    lines += [findings_text(report, findings)] if report.findings else []
+    if len(report.findings) > findings:
+        lines.append(f"and {len(report.findings) - findings} more: print(report.details())")
+    lines += _evidence(report)
+    lines += [f"note: {note}" for note in report.notes]
+    return "\n".join(lines)
+
+
+def findings_text(report: Report, most: int | None = None) -> str:
+    """The findings with their causes, "" without any."""
+    shown = enumerate(report.findings[:most], 1)
+    return "\n".join(line for number, finding in shown for line in _finding(number, finding))
+
+
+def part(report: Report, place: str) -> Report:
+    """What a report says of one module with all that is in it, of a parameter, or of the loss.
+
+    Of each array it has the step with the largest difference.
+    """
+
+    def inside(site: str, name: str) -> bool:
+        name = name or place_of(site)
+        return f"{name}.".startswith(f"{place}.") or phase_of(site) == place
+
+    findings = [f for f in report.findings if any(inside(r.site, r.place) for r in f.results)]
+    results = [result for result, _ in worst(report) if inside(result.site, result.place)]
+    return dataclasses.replace(report, findings=findings, results=results)
+
+
+def _finding(number: int, finding: Finding) -> Iterator[str]:
+    sides = "  |  ".join(side for side in (finding.torch_where, finding.jax_where) if side)
+    place, phase = place_of(finding.site), phase_of(finding.site)
+    whole = phase == "loss" or ":" not in finding.site  # as a hyperparameter
+    head = [phase] if whole else [place or "the model", phase]
+    head.append(f"step {finding.step}")
+    yield f"{number}. {'   '.join([*head, sides] if sides else head)}"
+    yield f"   {finding.message}"
+    for result in finding.results[:1]:
+        torch, double, jax = shares(result.judgement)
+        yield (
+            f"   torch32-torch64 {torch:.1e}   torch64-jax64 {double:.1e}   "
+            f"jax64-jax32 {jax:.1e}   (relative RMS)"
+        )
+    if finding.cause:
+        yield f"   cause: {finding.cause}"
+        if finding.proof:
+            yield f"   proof: {finding.proof}"
+    elif finding.tried:
+        yield f"   cause: not known; none of the {finding.tried} that were tried gives your numbers"
+    if finding.alternatives:
+        yield f"   or:    {'; '.join(finding.alternatives)} (this evidence cannot tell)"
+    if finding.fix:
+        yield f"   fix:   {finding.fix}"
+
+
+def _evidence(report: Report) -> Iterator[str]:
+    yield f"not compared: {'; '.join(report.exclusions) or 'nothing'}"
+    for kind, coverage in report.coverage.items():
+        if coverage.missing:
+            total = len(coverage.seen) + len(coverage.missing)
+            reasons: dict[str, list[str]] = {}
+            for name, why in coverage.missing.items():
+                reasons.setdefault(why, []).append(name)
+            words = "; ".join(f"{_few(names)} ({why})" for why, names in reasons.items())
+            yield f"not reached: {len(coverage.missing)} of {total} {kind}: {words}"
+    found: dict[str, set[str]] = {}
+    for result in report.results:
+        found.setdefault(result.judgement.label, set()).add(place_of(result.site))
+    for label, words in (
+        ("null gradient", "null gradients, which are rounding only and no part of the verdict"),
+        ("kink", "single elements that rounding pushed over a corner"),
+        ("precision", "less accurate in float32 than torch, the same in float64"),
+    ):
+        if label in found:
+            yield f"{words}: {_few(sorted(found[label]))}"
+    if report.horizon is not None and not report.findings:
+        steps = len(report.horizon.torch)
+        end = report.horizon.horizon
+        yield (
+            f"free run: equal within rounding for {report.horizon.equal_to} of {steps} steps; "
+            + (
+                f"the horizon, where rounding alone is 1e-2 of the way, is step {end}"
+                if end is not None
+                else f"the horizon, where rounding alone is 1e-2 of the way, is beyond step {steps}"
+            )
+        )
+    if report.power:
+        excluded = sum(alternative.excluded for alternative in report.power)
+        yield (
+            f"mistakes that this evidence excludes: {excluded}; "
+            f"that it does not: {len(report.power) - excluded}"
+        )
+
+
+def _few(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def details(report: Report) -> str:
+    """One line an array, in the order in which they were compared."""
+    width = max((len(result.site) for result in report.results), default=4)
+    lines = [
+        f"{'step':>4}  {'site':{width}}  {'level':9}  {'label':13}  "
+        f"{'torch':>8}  {'float64':>8}  {'jax':>8}"
+    ]
+    for result, label in zip(report.results, labels(report), strict=True):
+        torch, double, jax = shares(result.judgement)
+        lines.append(
+            f"{result.step:4d}  {result.site:{width}}  {result.level:9}  "
+            f"{label:13}  {torch:8.1e}  {double:8.1e}  {jax:8.1e}"
+        )
+    return "\n".join(lines)
+
+
+def html_summary(report: Report) -> str:
+    """The report in a notebook."""
+    colour = {"same": "#1a7f37", "different": "#cf222e"}.get(report.verdict, "#9a6700")
+    text, table = html.escape(summary(report)), html.escape(details(report))
+    return (
+        f'<div style="border-left: 4px solid {colour}; padding-left: 0.8em">'
+        f"<pre>{text}</pre><details><summary>All arrays</summary><pre>{table}</pre></details></div>"
+    )

@@ -1,0 +1,345 @@
+"""Float64 twins: an unmodified PyTorch program computes every step a second time, in float64.
+
+A `TorchDispatchMode` sees each of torch's operations, forward, backward and in the optimizer, and
+executes it again on twins of its tensors. Twins belong to storages and not to tensors, so that
+what shares memory in the program (views, in-place results, a parameter and its `.data`) shares it
+in float64 too. A tensor without a twin is converted when it is first needed; random results are
+converted and never drawn again.
+
+Integers and booleans get a twin where float64 decides otherwise than float32, as the index of a
+maximum or the mask of a comparison; what Python decides (`if`, `.item()`) is the program's.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from jaxnet.parity._draws import draws
+
+# Their results are undefined until something is written into them.
+_EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+# Made from Python's numbers, which have more digits than float32 keeps.
+_FACTORIES = {"full", "arange", "linspace", "logspace", "scalar_tensor"}
+# These change which memory a tensor has, and twins follow the memory.
+_POINTERS = {"set_", "set_data", "resize_", "resize_as_"}
+# What these write is not in their schemas: the running mean and variance.
+_HIDDEN_WRITES = {
+    "native_batch_norm": (3, 4),
+    "cudnn_batch_norm": (3, 4),
+    "miopen_batch_norm": (3, 4),
+    "batch_norm_update_stats": (1, 2),
+}
+
+
+class _LostError(Exception):
+    """An operation on twins is not possible; the text says why."""
+
+
+class Twins:
+    """The twins of a program's tensors.
+
+    Attributes:
+        on: Whether operations are executed on twins as well.
+    """
+
+    def __init__(self) -> None:
+        torch: Any = importlib.import_module("torch")
+        self.torch = torch
+        self.on = False
+        self._wide = {
+            torch.float32: torch.float64,
+            torch.float16: torch.float64,
+            torch.bfloat16: torch.float64,
+            torch.complex64: torch.complex128,
+        }
+        # By the address of a storage: a weak reference to it, which keeps the address from being
+        # used again, and a flat tensor; or, in place of that, why there is none.
+        self._twins: dict[int, tuple[int, Any]] = {}
+        self._writes: dict[Any, tuple[tuple[int, str], ...]] = {}
+        self._items: dict[float, float] = {}
+        self._sweep_at = 256
+        self._special: dict[str, Callable[..., Any]] = {
+            "mkldnn_rnn_layer": _lstm,
+            "mkldnn_rnn_layer_backward": _lstm_backward,
+        }
+
+    def clear(self) -> None:
+        """Drops all twins: the float64 computation goes on from the program's own numbers."""
+        for weak, _ in self._twins.values():
+            self.torch.UntypedStorage._free_weak_ref(weak)
+        self._twins.clear()
+        self._items.clear()
+        self._sweep_at = 256
+
+    def __call__(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """The result of an operation, which is executed on the twins too."""
+        name = func.overloadpacket.__name__
+        if not self.on or func.is_view or name in _POINTERS or func.namespace == "profiler":
+            return func(*args, **kwargs)
+        if name in _EMPTY:
+            return self._forget(func(*args, **kwargs))
+        writes = self._written(func)
+        targets = [args[i] if i < len(args) else kwargs.get(n) for i, n in writes]
+        written = [t for each in targets for t in self._tensors(each)]
+        if draws(self.torch, func, args, kwargs):
+            return self._random(func, name, args, kwargs, written)
+        found: list[Any] = []
+        try:
+            known = set(map(self._key, written))
+            wide_args = [self._convert(each, found, known) for each in args]
+            wide_kwargs = {k: self._convert(v, found, known) for k, v in kwargs.items()}
+            lost = ""
+        except _LostError as reason:
+            found, lost = [True], str(reason)
+        if not found:
+            result = func(*args, **kwargs)
+            if name in _FACTORIES:
+                self._factory(func, args, kwargs, result)
+            return result
+        inputs = {self._key(t) for t in self._tensors((*args, *kwargs.values()))}
+        result = func(*args, **kwargs)
+        if name == "_local_scalar_dense":
+            if not lost:
+                self._note_item(result, wide_args[0])
+            return result
+        outputs = [t for t in self._tensors(result) if self._key(t) not in inputs]
+        try:
+            if lost:
+                raise _LostError(lost)
+            wide = self._execute(func, name, wide_args, wide_kwargs)
+            if len(wides := [*self._tensors(result)]) != len(pairs := [*self._tensors(wide)]):
+                raise _LostError(f"{name} gives another number of results in float64")
+            for real, twin in zip(wides, pairs, strict=True):
+                if self._key(real) not in inputs:
+                    self._set(real, twin, name)
+        except _LostError as reason:
+            for each in (*outputs, *written):
+                self._lose(each, str(reason))
+        return result
+
+    def twin(self, tensor: Any) -> Any:
+        """The float64 twin of a tensor; the tensor itself where it has none and needs none.
+
+        Raises:
+            LookupError: The tensor was computed by something that has no float64; the text says
+                by what.
+        """
+        try:
+            return self._twin(tensor, force=False)
+        except _LostError as reason:
+            raise LookupError(str(reason)) from None
+
+    def put(self, tensor: Any, wide: Any) -> None:
+        """Sets the twin of a tensor that was made from numbers of Python's."""
+        if self.on and tensor.dtype in self._wide:
+            self._set(tensor, wide, "tensor")
+
+    def _written(self, func: Any) -> tuple[tuple[int, str], ...]:
+        if func not in self._writes:
+            arguments = func._schema.arguments
+            self._writes[func] = tuple(
+                (len(arguments) if a.kwarg_only else i, a.name)
+                for i, a in enumerate(arguments)
+                if (a.alias_info is not None and a.alias_info.is_write)
+                or i in _HIDDEN_WRITES.get(func.overloadpacket.__name__, ())
+            )
+        return self._writes[func]
+
+    def _tensors(self, value: Any) -> Iterator[Any]:
+        if isinstance(value, self.torch.Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            for each in value:
+                yield from self._tensors(each)
+
+    def _convert(self, value: Any, found: list[Any], written: set[int]) -> Any:
+        """An argument in float64; `found` gets an element for each that is another one."""
+        if isinstance(value, self.torch.Tensor):
+            key = self._key(value)
+            if value.dtype in self._wide or key in self._twins:
+                found.append(True)
+                return self._twin(value, force=key in written)
+            # What the operation writes must not be written twice.
+            return self._twin(value, force=True) if key in written else value
+        if isinstance(value, self.torch.dtype):
+            return self._wide.get(value, value)
+        if isinstance(value, tuple | list):
+            return [self._convert(each, found, written) for each in value]
+        if type(value) is float and value in self._items:
+            return self._items[value]
+        return value
+
+    def _execute(self, func: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if name in ("_softmax", "_log_softmax"):
+            args[2] = False  # half_to_float, which float64 knows nothing of
+        try:
+            return self._special.get(name, func)(*args, **kwargs)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
+            text = str(error).strip().splitlines()
+            raise _LostError(f"{func} has no float64: {text[0] if text else error!r}") from None
+
+    def _factory(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        if result.dtype in self._wide:
+            wide = func(*args, **{**kwargs, "dtype": self._wide[result.dtype]})
+            self._set(result, wide, func.__name__)
+
+    def _random(self, func: Any, name: str, args: Any, kwargs: Any, written: list[Any]) -> Any:
+        inputs = {self._key(t) for t in self._tensors((*args, *kwargs.values()))}
+        twin = None
+        if name in ("native_dropout", "rrelu_with_noise", "rrelu_with_noise_"):
+            twin = self._twin(args[0], force=True).clone()
+        result = func(*args, **kwargs)
+        if twin is not None:
+            if name == "native_dropout":
+                scale = 1 / (1 - args[1]) if args[1] < 1 else 0.0
+                self._set(result[0], twin * result[1] * scale, name)
+            else:
+                noise = args[1].to(twin.dtype)
+                self._set(result, self.torch.where(twin > 0, twin, twin * noise), name)
+            return result
+        for each in written:
+            key = self._key(each)
+            if key in self._twins and each.dtype in self._wide:
+                self._set(each, each.to(self._wide[each.dtype]), name)
+        used = [a for a in args if isinstance(a, self.torch.Tensor) and a.is_floating_point()]
+        for each in self._tensors(result):
+            # The arguments of a drawing, as a mean, are not: its result would be another one.
+            smooth = used and each.is_floating_point() and self._key(each) not in inputs
+            if smooth and ("attention" in name or "rnn" in name or "dropout" in name):
+                self._lose(each, f"{func} draws inside, where no recording reaches")
+        return result
+
+    def _note_item(self, value: Any, wide: Any) -> None:
+        # The program goes on with a float32 number as Python's; where that comes back as an
+        # argument, it is the float64 number's.
+        if type(value) is float and value != int(value) if _finite(value) else False:
+            self._items[value] = float(wide)
+
+    def _key(self, tensor: Any) -> int:
+        try:
+            return int(tensor.untyped_storage()._cdata)
+        except (NotImplementedError, RuntimeError):  # sparse ones have none
+            return 0
+
+    def _twin(self, tensor: Any, force: bool) -> Any:
+        key = self._key(tensor)
+        narrow = tensor.dtype in self._wide
+        if key == 0:
+            if narrow:
+                raise _LostError(f"a tensor of layout {tensor.layout} has no twin")
+            return tensor
+        size = tensor.untyped_storage().nbytes() // tensor.element_size()
+        if key in self._twins:
+            flat = self._twins[key][1]
+            if isinstance(flat, str):
+                raise _LostError(flat)
+            wide_type = self._wide.get(tensor.dtype, tensor.dtype)
+            if flat.dtype != wide_type:
+                if flat.is_floating_point() == flat.is_complex() or not narrow:
+                    return tensor if not force else self._new(tensor, key, size, wide_type)
+                flat = flat.view(wide_type)
+            if flat.numel() == size:
+                return flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        elif not narrow and not force:
+            return tensor
+        return self._new(tensor, key, size, self._wide.get(tensor.dtype, tensor.dtype))
+
+    def _new(self, tensor: Any, key: int, size: int, dtype: Any) -> Any:
+        whole = tensor.detach().as_strided((size,), (1,), 0)
+        self._keep(tensor, key, whole.to(dtype, copy=True))
+        flat = self._twins[key][1]
+        return flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def _keep(self, tensor: Any, key: int, flat: Any) -> None:
+        if key in self._twins:
+            self._twins[key] = (self._twins[key][0], flat)
+            return
+        if len(self._twins) >= self._sweep_at:
+            self._sweep()
+        self._twins[key] = (tensor.untyped_storage()._weak_ref(), flat)
+
+    def _sweep(self) -> None:
+        """Drops the twins of tensors that are no more."""
+        storage = self.torch.UntypedStorage
+        for key in [k for k, (weak, _) in self._twins.items() if storage._expired(weak)]:
+            storage._free_weak_ref(self._twins.pop(key)[0])
+        self._sweep_at = len(self._twins) + max(64, len(self._twins) // 4)
+
+    def _forget(self, result: Any) -> Any:
+        for each in self._tensors(result):
+            kept = self._twins.pop(self._key(each), None)
+            if kept is not None:
+                self.torch.UntypedStorage._free_weak_ref(kept[0])
+        return result
+
+    def _set(self, real: Any, wide: Any, name: str) -> None:
+        if real.numel() == 0:
+            return
+        if wide.shape != real.shape:
+            self._lose(real, f"{name} has another shape in float64: {tuple(wide.shape)}")
+            return
+        expected = self._wide.get(real.dtype, real.dtype)
+        if wide.dtype != expected:
+            if wide.dtype in self._wide or wide.dtype.is_complex != expected.is_complex:
+                self._lose(real, f"{name} gives {wide.dtype} for float64")
+                return
+            wide = wide.to(expected)
+        key = self._key(real)
+        if key == 0:
+            return
+        exact = real.dtype not in self._wide and key not in self._twins
+        if exact and self.torch.equal(real, wide):
+            return
+        size = real.untyped_storage().nbytes() // real.element_size()
+        same = wide.stride() == real.stride() and real.numel() == size
+        if same and wide.storage_offset() == 0 and real.storage_offset() == 0:
+            self._keep(real, key, wide.as_strided((size,), (1,), 0))
+            return
+        self._twin(real, force=True).copy_(wide)
+
+    def _lose(self, tensor: Any, reason: str) -> None:
+        if tensor.dtype in self._wide and (key := self._key(tensor)):
+            self._keep(tensor, key, reason)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, float) and value - value == 0
+
+
+def _lstm(
+    x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, h: Any, c: Any, reverse: bool, *rest: Any
+) -> tuple[Any, Any, Any, Any]:
+    """mkldnn_rnn_layer, which has no float64: one direction of one layer of an LSTM."""
+    has_biases = rest[4]
+    gates = x @ w_ih.mT + (b_ih + b_hh if has_biases else 0)
+    parts = [*gates.unbind(0)]  # time comes first, whatever the flag batch_first says
+    outputs = []
+    state = h.reshape(-1, h.shape[-1]), c.reshape(-1, c.shape[-1])
+    for gate in reversed(parts) if reverse else parts:
+        i, f, g, o = (gate + state[0] @ w_hh.mT).chunk(4, -1)
+        cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+        state = o.sigmoid() * cell.tanh(), cell
+        outputs.append(state[0])
+    torch: Any = importlib.import_module("torch")
+    output = torch.stack(outputs[::-1] if reverse else outputs)
+    return output, state[0].reshape(h.shape), state[1].reshape(c.shape), torch.empty(0)
+
+
+def _lstm_backward(*args: Any) -> tuple[Any, ...]:
+    """The derivative of `_lstm` in float64, which computes it again."""
+    torch: Any = importlib.import_module("torch")
+    overrides: Any = importlib.import_module("torch.overrides")
+    x, *weights = args[:5]
+    h, c = args[5:7]
+    gradients = args[10:13]
+    reverse, *rest = (args[i] for i in (13, 20, 14, 15, 16, 17, 19, 21, 18))
+    with overrides.enable_reentrant_dispatch(), torch._C._DisableTorchDispatch():
+        with torch.enable_grad():
+            inputs = [each.detach().requires_grad_() for each in (x, *weights, h, c)]
+            outputs = _lstm(*inputs, reverse, *rest)[:3]
+        pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
+        ends, seeds = zip(*pairs, strict=True)
+        found = torch.autograd.grad(ends, inputs, seeds, allow_unused=True)
+    # The gradients of both biases are one tensor here, and two in float32.
+    both = zip(inputs, found, strict=True)
+    return tuple(torch.zeros_like(i) if g is None else g.clone() for i, g in both)

@@ -1,0 +1,470 @@
+"""Each known fault of a layer is planted in a JAX layer, and has to be found and named."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.parity import _traps as traps
+from jaxnet.parity._explain import explain
+
+pytestmark = pytest.mark.torch
+
+LAYERS = [trap for trap in traps.ALL if trap.kinds[0][0].isupper() or trap.kinds[0] in ("log",)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plant:
+    """A fault in a JAX layer.
+
+    Attributes:
+        trap: The name of the row that has to be named.
+        layer: Makes torch's layer from torch.nn.
+        port: Makes the JAX layer, a function of the inputs, from the layer's weights by name.
+        inputs: Shapes of normal inputs, or arrays.
+        train: Whether the layer is in training mode.
+        words: What the sentence has to contain.
+    """
+
+    trap: str
+    layer: Callable[[Any], Any]
+    port: Callable[[dict[str, np.ndarray]], Callable[..., Any]]
+    inputs: tuple[Any, ...]
+    train: bool = True
+    words: str = ""
+
+    def __str__(self) -> str:
+        return self.trap + ("-" + self.words if self.words else "")
+
+
+class Weights(dict):
+    """A layer's weights, in the dtype of the program that reads them."""
+
+    def __getitem__(self, name):
+        return jnp.asarray(super().__getitem__(name), float)
+
+
+def norm(x, axes, eps=1e-5, centre=True, ddof=0, outside=False):
+    mean = x.mean(axes, keepdims=True) if centre else 0.0
+    count = math.prod(x.shape[a] for a in axes)
+    var = jnp.square(x - mean).sum(axes, keepdims=True) / (count - ddof)
+    return (x - mean) / (jnp.sqrt(var) + eps if outside else jnp.sqrt(var + eps))
+
+
+def conv(x, w, pads, strides=(1, 1), dilation=(1, 1), groups=1):
+    return jax.lax.conv_general_dilated(
+        x, w, strides, pads, rhs_dilation=dilation, feature_group_count=groups
+    )
+
+
+def pool(x, init, combine, window, strides, pads):
+    return jax.lax.reduce_window(x, init, combine, (1, 1, *window), (1, 1, *strides), pads)
+
+
+def per_channel(a, n=2):
+    return a.reshape(1, -1, *(1,) * n)
+
+
+X = (2, 4, 3)  # one shape for all, so that the tests share what JAX compiles
+
+PLANTS = [
+    Plant(
+        "weight-transposed",
+        lambda nn: nn.Linear(4, 4),
+        lambda w: lambda x: x @ w["weight"] + w["bias"],
+        ((3, 4),),
+    ),
+    Plant(
+        "bias-missing",
+        lambda nn: nn.Linear(4, 3),
+        lambda w: lambda x: x @ w["weight"].T,
+        ((3, 4),),
+    ),
+    Plant(
+        "bias-doubled",
+        lambda nn: nn.Conv2d(2, 3, 3),
+        lambda w: lambda x: conv(x, w["weight"], "VALID") + 2 * per_channel(w["bias"]),
+        ((2, 2, 5, 5),),
+    ),
+    Plant(
+        "features-channels-last",
+        lambda nn: nn.Flatten(),
+        lambda w: lambda x: x.transpose(0, 2, 3, 1).reshape(x.shape[0], -1),
+        ((2, 2, 3, 3),),
+    ),
+    Plant(
+        "features-channels-last",
+        lambda nn: nn.Linear(18, 3),
+        lambda w: (
+            lambda x: x.reshape(-1, 2, 9).swapaxes(1, 2).reshape(-1, 18) @ w["weight"].T + w["bias"]
+        ),
+        ((4, 18),),
+        words="2 channels",
+    ),
+    Plant(
+        "kernel-flipped",
+        lambda nn: nn.Conv2d(2, 3, 3),
+        lambda w: lambda x: conv(x, w["weight"][..., ::-1, ::-1], "VALID") + per_channel(w["bias"]),
+        ((2, 2, 5, 5),),
+    ),
+    Plant(
+        "conv-padding",
+        lambda nn: nn.Conv2d(2, 3, 3, stride=2, padding=1),
+        lambda w: lambda x: conv(x, w["weight"], "SAME", (2, 2)) + per_channel(w["bias"]),
+        ((2, 2, 6, 6),),
+        words="SAME",
+    ),
+    Plant(
+        "conv-padding-mode",
+        lambda nn: nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"),
+        lambda w: lambda x: conv(x, w["weight"], ((1, 1), (1, 1))) + per_channel(w["bias"]),
+        ((2, 2, 5, 5),),
+        words="zeros",
+    ),
+    Plant(
+        "conv-dilation-ignored",
+        lambda nn: nn.Conv2d(2, 3, 3, padding=2, dilation=2),
+        lambda w: lambda x: conv(x, w["weight"], ((2, 2), (2, 2))) + per_channel(w["bias"]),
+        ((2, 2, 5, 5),),
+    ),
+    Plant(
+        "conv-axes-swapped",
+        lambda nn: nn.Conv2d(2, 3, 3, padding=(1, 2)),
+        lambda w: lambda x: conv(x, w["weight"], ((2, 2), (1, 1))) + per_channel(w["bias"]),
+        ((2, 2, 5, 5),),
+        words="padding",
+    ),
+    Plant(
+        "conv-group-order",
+        lambda nn: nn.Conv2d(4, 4, 3, groups=2),
+        lambda w: (
+            lambda x: (
+                conv(x[:, jnp.array([0, 2, 1, 3])], w["weight"], "VALID", groups=2)
+                + per_channel(w["bias"])
+            )
+        ),
+        ((2, 4, 5, 5),),
+        words="input",
+    ),
+    Plant(
+        "conv-transpose-padding",
+        lambda nn: nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1, output_padding=1),
+        lambda w: (
+            lambda x: (
+                jax.lax.conv_transpose(
+                    x,
+                    w["weight"],
+                    (2, 2),
+                    "SAME",
+                    dimension_numbers=("NCHW", "OIHW", "NCHW"),
+                    transpose_kernel=True,
+                )
+                + per_channel(w["bias"])
+            )
+        ),
+        ((2, 2, 4, 4),),
+        words="SAME",
+    ),
+    Plant(
+        "pool-count-padding",
+        lambda nn: nn.AvgPool2d(3, 2, padding=1, count_include_pad=False),
+        lambda w: (
+            lambda x: (
+                pool(x, 0.0, jax.lax.add, (3, 3), (2, 2), ((0, 0), (0, 0), (1, 1), (1, 1))) / 9
+            )
+        ),
+        ((2, 2, 5, 5),),
+    ),
+    Plant(
+        "pool-ceil-mode",
+        lambda nn: nn.MaxPool2d(2, 2, ceil_mode=True),
+        lambda w: lambda x: pool(x, -jnp.inf, jax.lax.max, (2, 2), (2, 2), "VALID"),
+        ((2, 2, 5, 5),),
+    ),
+    Plant(
+        "pool-zero-padding",
+        lambda nn: nn.MaxPool2d(3, 2, padding=1),
+        lambda w: (
+            lambda x: pool(
+                jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1))),
+                -jnp.inf,
+                jax.lax.max,
+                (3, 3),
+                (2, 2),
+                "VALID",
+            )
+        ),
+        ((2, 2, 5, 5),),
+    ),
+    Plant(
+        "pool-same-padding",
+        lambda nn: nn.MaxPool2d(3, 2, padding=1),
+        lambda w: lambda x: pool(x, -jnp.inf, jax.lax.max, (3, 3), (2, 2), "SAME"),
+        ((2, 2, 6, 6),),
+    ),
+    Plant(
+        "pool-no-padding",
+        lambda nn: nn.AvgPool2d(3, 1, padding=1),
+        lambda w: lambda x: pool(x, 0.0, jax.lax.add, (3, 3), (1, 1), "VALID") / 9,
+        ((2, 2, 5, 5),),
+    ),
+    Plant(
+        "pool-stride-one",
+        lambda nn: nn.MaxPool2d(2),
+        lambda w: lambda x: pool(x, -jnp.inf, jax.lax.max, (2, 2), (1, 1), "VALID"),
+        ((2, 2, 4, 4),),
+    ),
+    Plant(
+        "pool-divisor",
+        lambda nn: nn.AvgPool2d(2, divisor_override=3),
+        lambda w: lambda x: pool(x, 0.0, jax.lax.add, (2, 2), (2, 2), "VALID") / 4,
+        ((2, 2, 4, 4),),
+    ),
+    Plant(
+        "pool-kind",
+        lambda nn: nn.MaxPool2d(2),
+        lambda w: lambda x: pool(x, 0.0, jax.lax.add, (2, 2), (2, 2), "VALID") / 4,
+        ((2, 2, 4, 4),),
+    ),
+    Plant(
+        "norm-epsilon",
+        lambda nn: nn.LayerNorm(3),
+        lambda w: lambda x: norm(x, (-1,), 1e-6) * w["weight"] + w["bias"],
+        (X,),
+        words="1e-06",
+    ),
+    Plant(
+        "norm-epsilon",
+        lambda nn: nn.GroupNorm(2, 4),
+        lambda w: (
+            lambda x: (
+                norm(x.reshape(2, 2, -1), (2,), 3.7e-4).reshape(x.shape)
+                * per_channel(w["weight"], 1)
+                + per_channel(w["bias"], 1)
+            )
+        ),
+        (X,),
+        words="0.00037",
+    ),
+    Plant(
+        "norm-epsilon-outside",
+        lambda nn: nn.LayerNorm(3),
+        lambda w: lambda x: norm(x, (-1,), outside=True) * w["weight"] + w["bias"],
+        (X,),
+    ),
+    Plant(
+        "norm-unbiased",
+        lambda nn: nn.LayerNorm(3),
+        lambda w: lambda x: norm(x, (-1,), ddof=1) * w["weight"] + w["bias"],
+        (X,),
+    ),
+    Plant(
+        "norm-not-centred",
+        lambda nn: nn.LayerNorm(3),
+        lambda w: lambda x: norm(x, (-1,), centre=False) * w["weight"] + w["bias"],
+        (X,),
+    ),
+    Plant(
+        "norm-centred",
+        lambda nn: nn.RMSNorm(3, eps=1e-5),
+        lambda w: lambda x: norm(x, (-1,)) * w["weight"],
+        (X,),
+    ),
+    Plant(
+        "norm-axes",
+        lambda nn: nn.BatchNorm1d(4),
+        lambda w: lambda x: norm(x, (2,)) * per_channel(w["weight"], 1) + per_channel(w["bias"], 1),
+        (X,),
+        words="(2,)",
+    ),
+    Plant(
+        "norm-scale-missing",
+        lambda nn: nn.LayerNorm(3),
+        lambda w: lambda x: norm(x, (-1,)) + w["bias"],
+        (X,),
+    ),
+    Plant(
+        "norm-scale-plus-one",
+        lambda nn: nn.RMSNorm(3, eps=1e-6),
+        lambda w: lambda x: norm(x, (-1,), 1e-6, centre=False) * (1 + w["weight"]),
+        (X,),
+    ),
+    Plant(
+        "norm-group-order",
+        lambda nn: nn.GroupNorm(2, 4),
+        lambda w: (
+            lambda x: (
+                norm(x.reshape(2, 2, 2, 3), (1, 3)).reshape(x.shape) * per_channel(w["weight"], 1)
+                + per_channel(w["bias"], 1)
+            )
+        ),
+        (X,),
+    ),
+    Plant(
+        "norm-groups",
+        lambda nn: nn.GroupNorm(2, 4),
+        lambda w: (
+            lambda x: (
+                norm(x.reshape(2, 1, -1), (2,)).reshape(x.shape) * per_channel(w["weight"], 1)
+                + per_channel(w["bias"], 1)
+            )
+        ),
+        (X,),
+        words="groups is 1;",
+    ),
+    Plant(
+        "norm-mode",
+        lambda nn: nn.BatchNorm1d(4),
+        lambda w: (
+            lambda x: norm(x, (0, 2)) * per_channel(w["weight"], 1) + per_channel(w["bias"], 1)
+        ),
+        (X,),
+        train=False,
+    ),
+    Plant(
+        "gelu-form",
+        lambda nn: nn.GELU(),
+        lambda w: lambda x: jax.nn.gelu(x, approximate=True),
+        (X,),
+        words="'tanh'",
+    ),
+    Plant(
+        "gelu-form",
+        lambda nn: nn.GELU("tanh"),
+        lambda w: lambda x: x * jax.nn.sigmoid(1.702 * x),
+        (X,),
+        words="'quick'",
+    ),
+    Plant(
+        "leaky-slope",
+        lambda nn: nn.LeakyReLU(0.2),
+        lambda w: lambda x: jax.nn.leaky_relu(x),
+        (X,),
+        words="0.01",
+    ),
+    Plant(
+        "elu-alpha",
+        lambda nn: nn.ELU(),
+        lambda w: lambda x: jax.nn.elu(x, 0.37),
+        (X,),
+        words="0.37",
+    ),
+    Plant(
+        "softplus-threshold",
+        lambda nn: nn.Softplus(threshold=5),
+        lambda w: lambda x: jax.nn.softplus(x),
+        (np.linspace(-9, 9, 24, dtype=np.float32).reshape(X),),
+    ),
+    Plant(
+        "softplus-beta",
+        lambda nn: nn.Softplus(beta=2.0),
+        lambda w: lambda x: jax.nn.softplus(x),
+        (X,),
+        words="is 1;",
+    ),
+    Plant(
+        "hardsigmoid-slope",
+        lambda nn: nn.Hardsigmoid(),
+        lambda w: lambda x: jnp.clip(0.2 * x + 0.5, 0, 1),
+        (X,),
+        words="0.2",
+    ),
+    Plant(
+        "activation-other",
+        lambda nn: nn.Hardswish(),
+        lambda w: lambda x: jax.nn.silu(x),
+        (X,),
+        words="SiLU",
+    ),
+    Plant("layer-omitted", lambda nn: nn.ReLU(), lambda w: lambda x: x, (X,)),
+    Plant(
+        "softmax-axis",
+        lambda nn: nn.Softmax(-1),
+        lambda w: lambda x: jax.nn.softmax(x, 0),
+        (X,),
+        words="axis 0",
+    ),
+    Plant(
+        "softmax-log",
+        lambda nn: nn.LogSoftmax(-1),
+        lambda w: lambda x: jax.nn.softmax(x, -1),
+        (X,),
+    ),
+    Plant(
+        "embedding-scaled",
+        lambda nn: nn.Embedding(7, 4),
+        lambda w: lambda i: w["weight"][i] * 2,
+        (np.array([[1, 2, 6]]),),
+        words="multiplied",
+    ),
+    Plant(
+        "embedding-padding-zero",
+        lambda nn: nn.Embedding(7, 4, padding_idx=2),
+        lambda w: lambda i: jnp.where((i == 2)[..., None], 0, w["weight"][i]),
+        (np.array([[1, 2, 6]]),),
+    ),
+    Plant(
+        "embedding-max-norm",
+        lambda nn: nn.Embedding(7, 4, max_norm=0.5),
+        lambda w: lambda i: w["weight"][i],
+        (np.array([[1, 2, 6]]),),
+    ),
+    Plant(
+        "embedding-offset",
+        lambda nn: nn.Embedding(7, 4),
+        lambda w: lambda i: w["weight"][i + 2],
+        (np.array([[1, 2, 4]]),),
+        words="by 2",
+    ),
+]
+
+
+def inputs_of(plant: Plant) -> list[np.ndarray]:
+    random = np.random.RandomState(1)
+    return [
+        random.standard_normal(x).astype(np.float32) if isinstance(x, tuple) else x
+        for x in plant.inputs
+    ]
+
+
+def torch_layer(plant: Plant) -> Any:
+    """The layer with random numbers in all parameters and buffers."""
+    import torch
+
+    layer = plant.layer(torch.nn).train(plant.train)
+    random = np.random.RandomState(0)
+    with torch.no_grad():
+        for tensor in (*layer.parameters(), *layer.buffers()):
+            if tensor.is_floating_point():
+                drawn = random.standard_normal(tuple(tensor.shape))
+                tensor.copy_(torch.from_numpy(0.5 + np.abs(drawn)))
+    return layer
+
+
+@pytest.fixture(autouse=True)
+def _as_jax_is():
+    """The ports here are written as users write them, under JAX's own settings."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=str)
+def test_found_and_named(plant):
+    layer = torch_layer(plant)
+    # An own copy: max_norm changes torch's weights at the call.
+    weights = Weights({n: t.detach().numpy().copy() for n, t in layer.state_dict().items()})
+    found = explain(layer, plant.port(weights), *inputs_of(plant))
+    row = next(trap for trap in traps.ALL if trap.name == plant.trap)
+    assert found.kind == "different"
+    assert found.cause is not None, found.message
+    # The sentence of a row begins with its own words, up to the first constant.
+    begin = row.words.partition("{")[0]
+    named = [found.cause, *found.alternatives]
+    assert any(words.startswith(begin) and plant.words in words for words in named), named
+    assert found.fix
+    assert found.proof
