@@ -26,6 +26,8 @@ LEFT = 2.0**-29
 # Of two faults in one layer each alone brings the numbers nearer, so that pairs are formed of the
 # hypotheses that do best alone, each with all others.
 _LEADERS = 4
+# A difference by the scale of an array of zeros; its square is a number.
+_HUGE = 1e100
 # A constant is fitted only where its own change explains this share of what is left.
 _EXPLAINED = 0.7
 
@@ -260,7 +262,8 @@ class _Trial:
                 return np.array([np.inf])
             with np.errstate(invalid="ignore"):
                 apart = np.where(found == wanted, 0.0, found - wanted)
-            parts.append(apart.ravel() / self.scales[name] / max(apart.size, 1) ** 0.5)
+            apart = apart.ravel() / self.scales[name] / max(apart.size, 1) ** 0.5
+            parts.append(np.clip(apart, -_HUGE, _HUGE))  # of an array of zeros
         return np.concatenate(parts)
 
     def settled(self, trap: Trap, reference: Any) -> Iterable[Hypothesis]:
