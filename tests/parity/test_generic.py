@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxnet import losses, nn, optim, parity
+from jaxnet.parity._script import record_script
 from jaxnet.parity._trace import read
 from jaxnet.random import Generator
 
@@ -60,3 +61,21 @@ def test_generic_weights_are_recorded(tmp_path):
 def test_another_word_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r'weights: .*accepted are "own" and "generic"'):
         recorded(tmp_path / "trace", weights="random")
+
+
+SCRIPT = """
+import torch
+torch.manual_seed(0)
+layer = torch.nn.Linear(2, 1, bias=False)
+optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+layer(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+"""
+
+
+def test_a_script_with_generic_weights_is_not_run_again(tmp_path):
+    script = tmp_path / "main.py"
+    script.write_text(SCRIPT)
+    found = record_script(tmp_path / "trace", ["python", str(script)], 1, weights="generic")
+    assert found["verdict"] == "not made"
+    assert read(tmp_path / "trace").about["weights"] == "generic"
