@@ -28,6 +28,8 @@ _KEPT = ("update", "state", "loss", "param_grad")
 _MOST_ALTERNATIVES = 8
 # A learning rate that is read from an update has ten digits, one in float32 seven.
 _READ = 1e-7
+# Some roundings of float32, of the largest learning rate: schedules subtract.
+_FLOAT32 = 8 * 2.0**-24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Explained:
         symptoms: What the numbers show by themselves, in sentences.
         tried: How many causes were tried.
         traps: The names of the rows of the catalogue.
+        rounding: Whether it is no fault: constants of float32 in the program's float64 run.
     """
 
     places: tuple[str, ...]
@@ -56,6 +59,7 @@ class Explained:
     symptoms: tuple[str, ...] = ()
     tried: int = 0
     traps: tuple[str, ...] = ()
+    rounding: bool = False
 
 
 class _Read(Evidence):
@@ -230,6 +234,15 @@ def _by_schedule(
             continue
         reference = rates(trace, *_group_of(trace, case.update.parameter))
         torch, ours = (np.array(list(each.values())) for each in (read[0], read[1]))
+        apart = np.abs(ours - torch) > _FLOAT32 * np.max(np.abs(torch))
+        if not np.any(apart):
+            words = "The learning rates are torch's, computed in float32."
+            new = Explained((case.update.parameter,), case.steps, words, rounding=True)
+            old = explained.get((words,))
+            places = (*(old.places if old else ()), case.update.parameter)
+            explained[(words,)] = dataclasses.replace(new, places=places)
+            continue
+        steps = tuple(k for k, is_apart in zip(read[0], apart, strict=True) if is_apart)
         n = reference.observed
         names = {"lr": (torch[:n], ours[:n])}
         evidence = _Read(
@@ -246,12 +259,12 @@ def _by_schedule(
         if proven:
             series = dataclasses.replace(series, proven=tuple(proven))
             new = dataclasses.replace(
-                _explained(series, [case.update.parameter], case.steps), proof=proof
+                _explained(series, [case.update.parameter], steps), proof=proof
             )
         else:
             words = "The learning rates are others than torch's, by no rule that is known."
             fix = "the schedule of the torch program"
-            new = Explained((case.update.parameter,), case.steps, words, fix, proof)
+            new = Explained((case.update.parameter,), steps, words, fix, proof)
         old = explained.get((new.words,))
         if old is not None:
             new = dataclasses.replace(
@@ -268,8 +281,9 @@ def _read_rates(
 ) -> tuple[dict[int, float], dict[int, float]] | None:
     """Torch's learning rate in each step and the JAX program's, None where none explains a step."""
     torch, ours = {}, {}
-    for record in case.update.records:
-        one = dataclasses.replace(case.update, records=(record,))
+    update = case.update.begun_again()
+    for record in update.records:
+        one = dataclasses.replace(update, records=(record,))
         keys = [key for key in case.evidence.torch64 if key.startswith(f"{record.step}:")]
         parts = (
             {key: part[key] for key in keys if key in part}
@@ -535,6 +549,9 @@ class Training:
             kind: ({}, {}) for kind in ("update", "step", "layer")
         }
         self._rates: dict[str, dict[int, float]] = {}
+        self.notes: list[str] = []
+        # The initial arrays that differ, torch's and the program's.
+        self.start: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = {}, {}
 
     def keep(self, step: Step, evidence: StepEvidence | None, runs: StepRuns) -> None:
         """Keeps of a step what is needed: of each parameter `_updates.ELEMENTS` elements."""
@@ -569,11 +586,17 @@ class Training:
             found = explain_updates(self.trace, *self._kept["update"], self.carried)
         elif finding.origin == "schedule":
             found = self._schedules()
+        elif finding.level == "preflight":
+            found = explain_start(WEIGHTS, *self.start)
         elif finding.level == "step" and "update" in phases:
             found = explain_updates(self.trace, *self._kept["step"], self.carried)
         elif finding.cause is None and phases == {"param_grad"}:
             found = explain_gradients(self.trace, *self._kept["layer"])
         named = [each for each in found if each.words]
+        if found and all(each.rounding for each in found):
+            self.notes += [each.words for each in found]
+            return []
+        named = [each for each in named if not each.rounding]
         if not named:
             for each in found:
                 finding.tried += each.tried
@@ -594,17 +617,20 @@ class Training:
 
 def _described(finding: Finding, explained: Explained) -> Finding:
     """The part of a finding that a cause explains."""
-    concerned = [r for r in finding.results if _concerns(explained, r.site)] or finding.results
+    there = [r for r in finding.results if _concerns(explained, r.site)]
+    steps = explained.steps
+    concerned = [r for r in there if r.step in steps] or there or finding.results
     first = concerned[0]
     names = ", ".join(explained.places[:4])
     more = f" and {len(explained.places) - 4} more" if len(explained.places) > 4 else ""
     few = len(concerned) < len(finding.results)
+    when = f" from step {first.step} on" if first.step > 0 else ""
     return dataclasses.replace(
         finding,
         site=first.site,
         step=first.step,
         kind=first.judgement.label,
-        message=f"{finding.message} ({names}{more})" if few else finding.message,
+        message=f"{_without_step(finding)}{when} ({names}{more})" if few else finding.message,
         cause=explained.words,
         proof=explained.proof,
         fix=explained.fix or finding.fix,
@@ -612,6 +638,10 @@ def _described(finding: Finding, explained: Explained) -> Finding:
         results=list(concerned),
         tried=finding.tried + explained.tried,
     )
+
+
+def _without_step(finding: Finding) -> str:
+    return finding.message.removesuffix(f" from step {finding.step} on")
 
 
 def _concerns(explained: Explained, site: str) -> bool:
