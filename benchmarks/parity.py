@@ -128,9 +128,10 @@ def judged(plant: plants.Plant, report: parity.Report) -> Found:
         fits = [
             finding
             for finding in left
-            if re.search(fault.place, finding.site) and finding.step == fault.step
+            if re.search(fault.where, f"{finding.origin} {finding.site}")
+            and finding.step == fault.step
         ]
-        named_ones = [f for f in fits if f.cause and re.search(fault.says, f.cause)]
+        named_ones = [f for f in fits if fault.says and re.search(fault.says, f.cause or "")]
         placed &= bool(fits)
         named &= bool(named_ones)
         for one in (named_ones or fits)[:1]:

@@ -5,6 +5,7 @@ What only some of the commands need is imported by them, so that `--help` takes 
 
 import argparse
 import contextlib
+import difflib
 import logging
 import sys
 import time
@@ -34,6 +35,16 @@ make() is a function without arguments that returns (model, loss, optimizer), wh
 loss(model, batch) is what the JAX program minimises, or (step, state) of a step of your own. The
 model has torch's names of parameters. Every layer, gradient and update is compared in float32 and
 float64, so there is no tolerance to choose."""
+
+_DIFF = """    jaxnet diff trace_a/ trace_b/
+
+Both are recorded PyTorch programs: of two versions of torch, two devices, or two commits. The first
+is called torch and the second jax in what is printed."""
+
+_EXPLAIN = """    jaxnet explain trace/ port.py:make --at blocks.3.norm1
+
+Prints every array of this layer, each at the step with the largest difference, and the differences
+in which it has a part with their causes. `loss` and the name of a parameter will do too."""
 
 _VERIFY = """    jaxnet certificate report/             # what it says
     jaxnet certificate report/ --verify    # exit status 2 if sources or trace have changed since
@@ -78,12 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _is_explained(error: Exception) -> bool:
     """Whether an error's message says what to do, so that where it was raised is of no use."""
-    from jaxnet.parity._certificate import CertificateError
-    from jaxnet.parity._port import SubjectError
-    from jaxnet.parity._trace import TraceError
-
-    known = TraceError, SubjectError, CertificateError, FileExistsError, ImportError
-    return isinstance(error, known)
+    ours = type(error).__module__.startswith("jaxnet.parity.")  # TraceError, SubjectError, ...
+    # Python's own names what was not found; that of a package to install has words alone.
+    package = isinstance(error, ImportError) and error.name is None
+    return ours or package or isinstance(error, FileExistsError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,9 +123,18 @@ def _parser() -> argparse.ArgumentParser:
         help="compare the program's initial weights too (own), or start from a copy of torch's",
     )
 
-    for one in (check,):
+    diff = command("diff", _diff, "compare two traces", _DIFF)
+    diff.add_argument("first", type=Path, help="a trace")
+    diff.add_argument("second", type=Path, help="the trace that is compared with it")
+
+    for one in (check, diff):
         one.add_argument("--save", type=Path, metavar="FOLDER", help="write a certificate there")
         one.add_argument("--arrays", action="store_true", help="print one line for every array")
+
+    explain = command("explain", _explain, "what is known of one layer", _EXPLAIN)
+    explain.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
+    explain.add_argument("port", help="module:function or file.py:function")
+    explain.add_argument("--at", required=True, metavar="LAYER", help="such as blocks.3.norm1")
 
     certificate = command("certificate", _certificate, "read or verify a certificate", _VERIFY)
     certificate.add_argument("folder", type=Path, help="the folder that --save wrote")
@@ -147,6 +165,14 @@ def _check(options: argparse.Namespace) -> int:
     return _shown(report, options, f"jaxnet check {options.trace} {options.port}")
 
 
+def _diff(options: argparse.Namespace) -> int:
+    from jaxnet.parity._diff import diff
+
+    with _progress():
+        report = diff(options.first, options.second)
+    return _shown(report, options, f"jaxnet diff {options.first} {options.second}")
+
+
 def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:
     """Prints a report and writes its certificate where that is asked for."""
     report.subject["commands"] = [command]
@@ -157,6 +183,22 @@ def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:
         report.save(options.save)
         print(f"certificate: {options.save / 'certificate.html'}")
     return report.exit_status
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from jaxnet.parity._check import check
+    from jaxnet.parity._text import findings_text, part
+
+    with _progress():
+        report = check(options.trace, options.port)
+    there = part(report, options.at)
+    if not there.results:
+        places = sorted({result.place for result in report.results if result.place})
+        near = difflib.get_close_matches(options.at, places, n=5, cutoff=0.3) or places[:5]
+        options.fail(f"--at {options.at}: nothing was compared there; there are {', '.join(near)}")
+    print(there.details())
+    print(findings_text(there) or f"{options.at}: the same")
+    return int(bool(there.findings))
 
 
 def _certificate(options: argparse.Namespace) -> int:

@@ -1,8 +1,9 @@
 """Whether a JAX training run is a PyTorch training run, and if not, where and why."""
 
 from jaxnet.parity._check import check
+from jaxnet.parity._diff import diff
 from jaxnet.parity._record import recording
 from jaxnet.parity._result import Finding, Report
 from jaxnet.parity._trace import TraceError
 
-__all__ = ["Finding", "Report", "TraceError", "check", "recording"]
+__all__ = ["Finding", "Report", "TraceError", "check", "diff", "recording"]

@@ -17,7 +17,7 @@ from jaxnet._files import write_text
 from jaxnet.parity import _plots, _provenance, _repro, _trace
 from jaxnet.parity._power import power
 from jaxnet.parity._result import Report, SiteResult
-from jaxnet.parity._text import headline, labels, phase_of, shares, summary
+from jaxnet.parity._text import floors, headline, phase_of, shares, summary, worst
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
@@ -116,26 +116,6 @@ def claims(report: Report) -> list[dict[str, Any]]:
         }
         for words, results in groups.items()
     ]
-
-
-def floors(result: SiteResult) -> float:
-    """The difference in float64 in units of what float64 leaves of float32's rounding."""
-    floor, double = result.judgement.floor, result.judgement.double
-    return double / floor if floor else (0.0 if double == 0 else math.inf)
-
-
-def worst(report: Report) -> list[tuple[SiteResult, str]]:
-    """Of each site and level the step with the largest difference, with its label, in order."""
-    found: dict[tuple[str, str], tuple[SiteResult, str]] = {}
-    for result, label in zip(report.results, labels(report), strict=True):
-        key = (result.level, result.site)
-        if key not in found or _severity(result) > _severity(found[key][0]):
-            found[key] = result, label
-    return list(found.values())
-
-
-def _severity(result: SiteResult) -> tuple[bool, float]:
-    return result.judgement.failed, floors(result)
 
 
 def _by_place(report: Report) -> dict[str, tuple[list[Any], list[Any]]]:

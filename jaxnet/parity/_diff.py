@@ -19,6 +19,7 @@ from jaxnet.parity._judge import gradient_scale, judge
 from jaxnet.parity._power import recorded_numbers
 from jaxnet.parity._reference import of_call, of_function_call
 from jaxnet.parity._result import Coverage, Finding, Level, Report, SiteResult, Verdict
+from jaxnet.parity._sites import describe
 from jaxnet.parity._trace import Call, Step, Trace, read
 from jaxnet.parity._updates import chosen, updates
 
@@ -219,7 +220,7 @@ class _Diff:
             if any(need in failed for need in _needs(one, site)):
                 self.downstream[site] = None
                 continue
-            finding = self._found(one, result)
+            origin = self._found(one, result)
             function = next((f for f in one.functions if site == f"function:{f.name}"), None)
             if function is not None:
                 try:
@@ -228,7 +229,7 @@ class _Diff:
                     continue
                 runs = [{"output": x} for x in _four(one, other, site) if x is not None]
                 if len(runs) == 4:
-                    _explain(finding, reference, Evidence(*runs))
+                    self._explain(origin, reference, Evidence(*runs))
         return set(failed)
 
     def _calls(self, one: Step, other: Step, failed: set[str] | None) -> None:
@@ -276,9 +277,8 @@ class _Diff:
             four = torch[name], numbers[name], jax[name], jax64[name]
             result = self._judged(one, _site(call, name), "layer", four)
             if result.judgement.failed:
-                finding = self._found(one, result)
-                if finding.cause is None and not finding.tried:
-                    _explain(finding, reference, Evidence(torch, numbers, jax, jax64))
+                origin = self._found(one, result)
+                self._explain(origin, reference, Evidence(torch, numbers, jax, jax64))
 
     def _updates(self, one: Step, other: Step) -> None:
         """Compares the updates by the first program's rule with the second one's gradients."""
@@ -315,8 +315,14 @@ class _Diff:
         self.results.append(result)
         return result
 
-    def _found(self, step: Step, result: SiteResult) -> Finding:
-        """The finding that a result belongs to, one for each cause."""
+    def _explain(self, origin: str, reference: Any, evidence: Evidence) -> None:
+        """Adds the cause to a finding, once."""
+        finding = self.findings[origin]
+        if not finding.tried:
+            describe(finding, attribute(reference, evidence))
+
+    def _found(self, step: Step, result: SiteResult) -> str:
+        """Adds a result to the finding of its cause, and returns the finding's key."""
         origin, words = _origin(result.site)
         if origin == "optimizer":  # which another learning rate explains
             origin = next((key for key in self.findings if "preflight:group" in key), origin)
@@ -334,16 +340,7 @@ class _Diff:
             )
             self.findings[origin] = known
         known.results.append(result)
-        return known
-
-
-def _explain(finding: Finding, reference: Any, evidence: Evidence) -> None:
-    cause = attribute(reference, evidence)
-    words, fixes = cause.words, cause.fixes
-    finding.tried = cause.tried
-    if words:
-        finding.cause, finding.fix, finding.proof = words[0], fixes[0], cause.proof
-        finding.alternatives = words[1:8]
+        return origin
 
 
 def _four(one: Step, other: Step, site: str) -> Four:

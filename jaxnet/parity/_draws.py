@@ -27,6 +27,18 @@ _KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
 _USUAL = {"normal": {"mean": 0.0, "std": 1.0}, "uniform": {"from": 0.0, "to": 1.0}}
 
 
+def draws(torch: Any, func: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call of an operation draws random numbers."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    for name in ("dropout_p", "dropout"):  # of attention
+        for i, argument in enumerate(func._schema.arguments):
+            if argument.name == name:
+                given = args[i] if i < len(args) else kwargs.get(name, argument.default_value)
+                return bool(given)
+    return True
+
+
 def classify(
     torch: Any, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any
 ) -> tuple[str, dict[str, Any], Any] | None:
@@ -54,8 +66,6 @@ def classify(
     if not isinstance(tensor, torch.Tensor):
         return None
     if name not in _KINDS:
-        if not func._schema.name.startswith("aten::") or "dropout" in given or "dropout_p" in given:
-            return None
         return name, {}, tensor
     kind, names = _KINDS[name]
     arguments: dict[str, Any] = {**_USUAL.get(kind, {})}

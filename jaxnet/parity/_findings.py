@@ -31,17 +31,34 @@ def findings_of(
         same_step = [other for other in isolated if other.step == result.step]
         origin = _origin(trace, result, flows.get(result.step), same_step)
         groups.setdefault(origin, []).append(result)
+    forward = [origin for origin, group in groups.items() if _phase(group[0]) in _FORWARD]
+    if forward:
+        _begun_before(groups, forward, failed)
     found = [_finding(origin, group, flows) for origin, group in groups.items()]
-    forward = any(_phase(result) in _FORWARD for result in isolated)
     late = []
     for result in failed:
         if result.level == "step":
-            explained = forward if _phase(result) in _FORWARD else bool(isolated)
+            explained = bool(forward if _phase(result) in _FORWARD else isolated)
         else:
             explained = result.level != "chain" or bool(isolated)
         if not explained:
             late.append(result)
     return [*found, _late(trace, late)] if late else found
+
+
+def _begun_before(
+    groups: dict[str, list[SiteResult]], forward: Sequence[str], failed: Sequence[SiteResult]
+) -> None:
+    """Adds to a group the steps before, of which only the whole was recorded, that differ too."""
+    first = min(groups[origin][0].step for origin in forward)
+    early = [
+        result
+        for result in failed
+        if result.level == "step" and _phase(result) in _FORWARD and result.step < first
+    ]
+    # A loss that differs though its inputs do not may have done so from the start.
+    origin = "loss" if "loss" in forward else forward[0]
+    groups[origin][:0] = early
 
 
 def _phase(result: SiteResult) -> str:
@@ -92,7 +109,7 @@ def _origin(
         if _phase(r) == "forward"
         else _module(trace, r.site.partition(":")[2])
         for r in same_step
-        if _phase(r) in ("forward", "param_grad", "buffer")
+        if _phase(r) in ("forward", "param_grad")
     }
     if both := (direct | followers) & guilty:
         return f"module:{sorted(both)[0]}"

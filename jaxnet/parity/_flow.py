@@ -52,18 +52,19 @@ def flow_of(evidence: StepEvidence) -> Flow:
     """The flow of a step. An array is known by its bits, so the step has to be in memory."""
     step = evidence.step
     outer = {step.calls[call.parent].name for call in step.calls if call.parent is not None}
-    outputs: dict[str, str] = {}
+    # Two arrays may have the same bits, as the last output of an LSTM and its hidden state do.
+    outputs: dict[str, list[str]] = {}
     for call in step.calls:
         if call.name in outer:  # the same array as that of the last call inside
             continue
         for path, key in keys_of(call.output).items():
             if key in step:
-                outputs.setdefault(_print(step[key]), at(call.name, path))
-    made: dict[str, Function] = {}
+                outputs.setdefault(_print(step[key]), []).append(at(call.name, path))
+    made: dict[str, list[Function]] = {}
     for function in step.functions:
         for key in keys_of(function.output).values():
             if key in step:
-                made.setdefault(_print(step[key]), function)
+                made.setdefault(_print(step[key]), []).append(function)
     paths: dict[str, Path] = {}
     for call in step.calls:
         for path, key in keys_of(call.inputs).items():
@@ -79,20 +80,27 @@ def flow_of(evidence: StepEvidence) -> Flow:
         if call.parent is None
         for path in keys_of(call.output)
     }
+    # The output of the last call inside may be that of the outermost one.
+    same = [paths.get(f"forward:{output}") for output in roots]
+    roots |= {call for path in same if path and not path.functions for call in path.calls}
     return Flow(paths, evidence.consumers, frozenset(roots))
 
 
-def _path(step: Step, key: str, outputs: Mapping[str, str], made: Mapping[str, Function]) -> Path:
+def _path(
+    step: Step, key: str, outputs: Mapping[str, list[str]], made: Mapping[str, list[Function]]
+) -> Path:
     functions: dict[str, Function] = {}
     calls: dict[str, None] = {}
     left = [key]
     while left:
         mark = _print(step[left.pop()])
         if mark in outputs:
-            calls[outputs[mark]] = None
-        elif (function := made.get(mark)) is not None and function.name not in functions:
-            functions[function.name] = function
-            left += [k for k in keys_of(function.inputs).values() if k in step]
+            calls.update(dict.fromkeys(outputs[mark]))
+            continue
+        for function in made.get(mark, ()):
+            if function.name not in functions:
+                functions[function.name] = function
+                left += [k for k in keys_of(function.inputs).values() if k in step]
     order = {function.name: i for i, function in enumerate(step.functions)}
     ordered = sorted(functions.values(), key=lambda each: order[each.name])
     return Path(tuple(ordered), tuple(calls))

@@ -11,13 +11,16 @@ _OWN = str(Path(__file__).parent)
 
 # Functions that compute nothing, or whose result is the argument.
 SILENT = {
-    "backward", "register_hook", "requires_grad_", "retain_grad", "size", "dim", "stride", "numel",
-    "is_floating_point", "is_complex", "data_ptr", "untyped_storage", "storage_offset", "item",
-    "tolist", "numpy", "cpu", "cuda", "is_contiguous", "zero_", "share_memory_", "pin_memory",
-    "tensor", "as_tensor", "from_numpy", "zeros", "ones", "empty", "full", "arange", "linspace",
-    "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_full",
-    "new_tensor", "manual_seed", "set_", "data", "len", "repr", "format", "bool", "float", "int",
-    "index", "hash", "contains", "deepcopy", "reduce_ex", "array", "element_size", "ndimension",
+    "allclose", "arange", "array", "as_tensor", "backward", "bool", "broadcast_shapes",
+    "can_cast", "contains", "cpu", "cuda", "data", "data_ptr", "deepcopy", "dim",
+    "element_size", "empty", "empty_like", "equal", "float", "format", "from_numpy", "full",
+    "full_like", "get_device", "hash", "index", "int", "is_complex", "is_contiguous",
+    "is_floating_point", "is_inference", "is_nonzero", "is_same_size", "is_signed",
+    "is_storage", "is_tensor", "item", "len", "linspace", "manual_seed", "ndimension",
+    "new_full", "new_ones", "new_tensor", "new_zeros", "numel", "numpy", "ones", "ones_like",
+    "pin_memory", "reduce_ex", "register_hook", "repr", "requires_grad_", "result_type",
+    "retain_grad", "set_", "share_memory_", "size", "storage_offset", "stride", "tensor",
+    "tolist", "untyped_storage", "zero_", "zeros", "zeros_like",
 }  # fmt: skip
 # Attributes that are functions: x.T and the like.
 _ATTRIBUTES = {"T", "mT", "H", "mH", "real", "imag"}
@@ -69,7 +72,7 @@ def _name(func: Any) -> str:
     if getattr(func, "__module__", "") == "torch.nn.init":
         return ""
     plain = name.strip("_") if name.startswith("__") else name
-    return "" if plain in SILENT else plain
+    return "" if plain in SILENT or plain.startswith("_") else plain
 
 
 def where(skip: tuple[str, ...]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.parity._generic import numbers, weight
 from jaxnet.parity._judge import Judgement, judge
 from jaxnet.parity._losses import Loss, loss_references
 from jaxnet.parity._reference import Layer, of_call, of_function_call
@@ -166,10 +167,10 @@ def _observe(reference: Any, *hypotheses: Hypothesis) -> Numbers | None:
     try:
         for hypothesis in hypotheses:
             reference = hypothesis.applied(reference)
-        numbers: Numbers = reference.observe()
+        observed: Numbers = reference.observe()
     except _IMPOSSIBLE:
         return None
-    return numbers
+    return observed
 
 
 def _unlike(record: Recorded, own: Numbers) -> Iterator[str]:
@@ -252,7 +253,7 @@ def _layer_probes(layer: Layer) -> Iterator[tuple[str, Layer]]:
     for name, array in {**layer.parameters, **layer.buffers}.items():
         if array.dtype.kind == "f" and array.size and np.all(array == array.flat[0]):
             words = f'its {name} is {array.flat[0]:.6g} throughout; weights="generic" shows it'
-            other: Any = {name: generic(array, name)}
+            other: Any = {name: weight(array, name)}
             if name in layer.parameters:
                 yield words, dataclasses.replace(layer, parameters={**layer.parameters, **other})
             else:
@@ -267,7 +268,7 @@ def _layer_probes(layer: Layer) -> Iterator[tuple[str, Layer]]:
     if len(inputs) == 1:
         ((path, array),) = inputs.items()
         for axis, size in enumerate(array.shape):
-            more = [generic(array, path), np.take(generic(array, "more"), [0], axis)]
+            more = [numbers(array, path), np.take(numbers(array, "more"), [0], axis)]
             longer = _with_input(layer, path, np.concatenate([array, *more], axis))
             words = f"axis {axis} of the input has the size {size}; {2 * size + 1} shows it"
             yield words, dataclasses.replace(longer, cotangents={})
@@ -276,7 +277,7 @@ def _layer_probes(layer: Layer) -> Iterator[tuple[str, Layer]]:
 def _arrays(array: np.ndarray, name: str) -> Iterator[tuple[str, np.ndarray]]:
     """Other arrays of a shape and dtype, and how they are called."""
     if array.dtype.kind in "fb":
-        drawn = generic(array, name)
+        drawn = numbers(array, name)
         yield "random numbers of the same shape", drawn
         if array.dtype.kind == "f":
             yield "larger numbers", 30 * drawn
@@ -331,24 +332,6 @@ def _larger_gradients(update: Update, factor: float) -> Update:
         for record in update.records
     )
     return dataclasses.replace(update, records=records)
-
-
-def generic(array: np.ndarray, name: str) -> np.ndarray:
-    """Numbers without symmetry: normal, or positive where all are, as variances.
-
-    Args:
-        array: An array of the shape and dtype. Integers stay as they are.
-        name: Its name, which the numbers depend on.
-    """
-    seed = sum(ord(letter) * 31**i for i, letter in enumerate(name)) % 2**32
-    drawn = np.random.RandomState(seed).standard_normal(array.shape)
-    if array.dtype.kind == "b":
-        return np.asarray(drawn > 0)
-    if array.dtype.kind != "f":
-        return array
-    if array.size and array.min() >= 0 and array.max() > 0:
-        drawn = np.abs(drawn) / (1 + np.abs(drawn))
-    return np.asarray(drawn.astype(np.float32).astype(array.dtype))
 
 
 def _parts(trace: Trace) -> dict[str, list[Recorded]]:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxnet._names import join
 from jaxnet.parity._sources import sources
 from jaxnet.parity._trace import Module
 
@@ -54,8 +53,10 @@ class Program:
         self.apart: dict[str, Any] = {}  # modules that belong to no model, as a loss
         self.optimizers: list[Any] = []
         self.looked = False
+        self.description: tuple[Any, dict[str, Any]] | None = None
         self.described: dict[int, Any] = {}  # optimizers by id; the schedulers under 0
         self.first_groups: dict[int, list[dict[str, Any]]] = {}
+        self._state: Any = None
         self._sources: dict[str, dict[str, str]] = {}
         self._names: dict[int, str] = {}
         self._keys: dict[str, Any] = {}
@@ -86,12 +87,7 @@ class Program:
         if not state:
             return None
         root = Root(outer, variable or type(outer).__name__)
-        for other in self.roots:
-            for name, each in outer.named_modules():
-                if each is other.module and other.inside is None:
-                    other.inside = root, name
-        self.roots.append(root)
-        self._name(root)
+        self._add(root)
         return root
 
     def _owner(self, module: Any) -> Root | None:
@@ -101,13 +97,13 @@ class Program:
     def _name(self, root: Root) -> None:
         mark = f"⟨{self.roots.index(root)}⟩"
         for name, module in root.module.named_modules():
-            self._names.setdefault(id(module), join(mark, name))
+            self._names.setdefault(id(module), _join(mark, name))
 
     def name_of(self, module: Any, parent: str, frame: Any) -> str:
         """The name of a called module."""
         if id(module) in self._names:
             return self._names[id(module)]
-        name = join(parent, type(module).__name__)
+        name = _join(parent, type(module).__name__)
         if not parent:
             name = _variable(module, frame) or name
         same, number = name, 0
@@ -128,8 +124,8 @@ class Program:
             prefix = ""
             while root.inside is not None:
                 root, name = root.inside
-                prefix = join(name, prefix)
-            prefix = join(self.model_name(root), prefix) if several else prefix
+                prefix = _join(name, prefix)
+            prefix = _join(self.model_name(root), prefix) if several else prefix
             text = text.replace(mark + ".", prefix + "." if prefix else "").replace(mark, prefix)
         return text
 
@@ -170,31 +166,83 @@ class Program:
         self.optimizers.append(optimizer)
         return len(self.optimizers) - 1
 
-    def adopt(self, optimizer: Any, frame: Any) -> None:
-        """Names the parameters of an optimizer that belong to no module."""
+    def adopt(self, parameters: Iterator[Any], frame: Any) -> None:
+        """Finds the models that parameters belong to, or else names for themselves.
+
+        Args:
+            parameters: Parameters of an optimizer, or that a function was called with.
+            frame: The frame of the caller.
+        """
         known = {id(p) for _, p in self.parameters()}
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if id(parameter) not in known:
-                    name = _variable(parameter, frame) or f"parameter_{len(self.loose)}"
-                    self.loose[name if name not in self.loose else f"{name}_"] = parameter
+        for parameter in parameters:
+            if id(parameter) in known:
+                continue
+            root = self._holder(parameter, frame)
+            if root is not None:
+                self._add(root)
+                known.update(id(p) for p in root.module.parameters())
+                continue
+            name = plain = _variable(parameter, frame) or "parameter"
+            while name in self.loose:
+                name = f"{plain}_{sum(each.startswith(plain) for each in self.loose)}"
+            self.loose[name] = parameter
+            self.changed()
+            known.add(id(parameter))
 
-    def parameters(self) -> Iterator[tuple[str, Any]]:
+    def _holder(self, parameter: Any, frame: Any) -> Root | None:
+        """The outermost module in sight that has a parameter, of a model that is not called."""
+        found = None
+        while frame is not None:
+            for scope in (frame.f_locals, frame.f_globals):
+                for name, each in [*scope.items()]:
+                    if not isinstance(each, self.torch.nn.Module) or _is_wrapper(each):
+                        continue
+                    if any(p is parameter for p in each.parameters()):
+                        larger = found is None or any(m is found.module for m in each.modules())
+                        if larger and (found is None or each is not found.module):
+                            found = Root(each, "" if name == "self" else name)
+            frame = frame.f_back
+        if found is not None:
+            found.variable = found.variable or type(found.module).__name__
+        return found
+
+    def _add(self, root: Root) -> None:
+        for other in self.roots:
+            for name, each in root.module.named_modules():
+                if each is other.module and other.inside is None:
+                    other.inside = root, name
+        self.roots.append(root)
+        self.changed()
+        self._name(root)
+
+    def changed(self) -> None:
+        """The next step may have other modules and parameters."""
+        self._state = None
+
+    def parameters(self) -> list[tuple[str, Any]]:
         """The names, marked, and parameters of the program; a tied one has its first name."""
-        seen: set[int] = set()
-        for i, root in enumerate(self.roots):
-            for name, parameter in root.module.named_parameters():
-                if root.inside is None and id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield join(f"⟨{i}⟩", name), parameter
-        yield from self.loose.items()
+        return self._all()[0]
 
-    def buffers(self) -> Iterator[tuple[str, Any]]:
+    def buffers(self) -> list[tuple[str, Any]]:
         """The names, marked, and buffers of the program."""
-        for i, root in enumerate(self.roots):
-            for name, buffer in root.module.named_buffers():
-                if root.inside is None and buffer is not None:
-                    yield join(f"⟨{i}⟩", name), buffer
+        return self._all()[1]
+
+    def _all(self) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+        if self._state is None:
+            parameters: dict[int, tuple[str, Any]] = {}
+            buffers: list[tuple[str, Any]] = []
+            for i, root in enumerate(self.roots):
+                if root.inside is None:
+                    for name, parameter in root.module.named_parameters():
+                        parameters.setdefault(id(parameter), (_join(f"⟨{i}⟩", name), parameter))
+                    for name, buffer in root.module.named_buffers():
+                        buffers.append((_join(f"⟨{i}⟩", name), buffer))
+            self._state = [*parameters.values(), *self.loose.items()], buffers
+        return self._state
+
+
+def _join(first: str, second: str) -> str:
+    return first + "." + second if first and second else first or second
 
 
 def _is_wrapper(module: Any) -> bool:
@@ -218,46 +266,56 @@ def _variable(value: Any, frame: Any) -> str:
 
 def describe(recorder: Any) -> dict[str, Any]:
     """All that trace.json says of a program."""
-    program, torch = recorder.program, recorder.torch
+    program = recorder.program
+    used = recorder.used_optimizers()
+    key = len(program.roots), len(program.loose), len(program.apart), len(used)
+    if program.description is None or program.description[0] != key:
+        program.description = key, _describe(recorder, used)
+    return {
+        **program.description[1],
+        **recorder.about,
+        "notes": recorder.notes,
+        "checks": recorder.checks,
+    }
+
+
+def _describe(recorder: Any, used: list[Any]) -> dict[str, Any]:
+    program = recorder.program
     plain = program.plain
     modules = {}
+    tied: dict[int, list[str]] = {}
     for i, root in enumerate(program.roots):
+        mark = f"⟨{i}⟩"
         if root.inside is None:
             for name, module in root.module.named_modules():
-                modules[plain(join(f"⟨{i}⟩", name))] = _module(module)
+                modules[plain(_join(mark, name))] = _module(module)
+            for name, p in root.module.named_parameters(remove_duplicate=False):
+                tied.setdefault(id(p), []).append(plain(_join(mark, name)))
     for name, module in program.apart.items():
         modules.setdefault(plain(name), _module(module))
     names = {id(p): plain(name) for name, p in program.parameters()}
-    tied: dict[int, list[str]] = {}
-    for i, root in enumerate(program.roots):
-        for name, p in root.module.named_parameters(remove_duplicate=False):
-            if (whole := plain(join(f"⟨{i}⟩", name))) not in tied.setdefault(id(p), []):
-                tied[id(p)].append(whole)
     several = len(program.top()) > 1
     return {
-        **environment(torch),
-        **recorder.about,
+        **environment(recorder.torch),
         "device": program.devices(),
         "sources": program.sources(),
-        "notes": recorder.notes,
         "models": [program.model_name(r) if several else "" for r in program.top()],
         "modules": modules,
         "parameters": {
-            plain(name): {
+            names[id(p)]: {
                 "shape": list(p.shape),
                 "dtype": _dtype(p),
-                "names": tied.get(id(p), [plain(name)]),
+                "names": tied.get(id(p), [names[id(p)]]),
                 "requires_grad": p.requires_grad,
             }
-            for name, p in program.parameters()
+            for _, p in program.parameters()
         },
         "buffers": {
             plain(name): {"shape": list(b.shape), "dtype": _dtype(b)}
             for name, b in program.buffers()
         },
-        "optimizers": [_optimizer(recorder, o, names) for o in recorder.used_optimizers()],
-        "schedulers": _schedulers(recorder),
-        "checks": recorder.checks,
+        "optimizers": [_optimizer(recorder, o, names) for o in used],
+        "schedulers": _schedulers(recorder, used),
     }
 
 
@@ -277,15 +335,26 @@ def _optimizer(recorder: Any, optimizer: Any, names: Mapping[int, str]) -> dict[
     return dict(known[id(optimizer)])
 
 
-def _schedulers(recorder: Any) -> list[dict[str, Any]]:
+def _schedulers(recorder: Any, used: list[Any]) -> list[dict[str, Any]]:
     known = recorder.program.described
     if 0 not in known:
         base: Any = importlib.import_module("torch.optim.lr_scheduler").LRScheduler
-        used = recorder.used_optimizers()
-        found = [each for each in gc.get_objects() if issubclass(type(each), base)]
+        found = living(base)
         ours = [each for each in found if any(getattr(each, "optimizer", 0) is o for o in used)]
         known[0] = [{"class": type(each).__name__, "config": config_of(each)} for each in ours]
     return list(known[0])
+
+
+def living(base: type) -> list[Any]:
+    """All objects of a class and its subclasses that the program has."""
+    kinds: set[type] = set()
+    new = [base]
+    while new:
+        cls = new.pop()
+        if cls not in kinds:
+            kinds.add(cls)
+            new += type.__subclasses__(cls)
+    return [each for each in gc.get_objects() if type(each) in kinds]
 
 
 def hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,28 +7,24 @@ between, as a validation without gradients, belongs to no step.
 """
 
 import contextlib
-import gc
 import importlib
 import os
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxnet.parity._bare import Enough, checksum
+from jaxnet.parity._draws import draws
 from jaxnet.parity._functions import caller, functions, operations, where
-from jaxnet.parity._program import Program, describe
+from jaxnet.parity._program import Program, describe, living
 from jaxnet.parity._step import OpenStep
-from jaxnet.parity._trace import TraceWriter
+from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
 
-_LEAST = (2, 4)
+_LEAST = (2, 11)
 _active: list["Recorder"] = []
-
-
-class Enough(BaseException):
-    """All steps that were asked for are recorded: it ends a script."""
 
 
 @contextmanager
@@ -47,7 +43,8 @@ def recording(path: str | Path, steps: int = 5, full: Sequence[int] = (0, 1, -1)
     Raises:
         ImportError: torch is not installed, or too old.
         FileExistsError: The folder holds something.
-        RuntimeError: A recording is open already, or nothing was trained.
+        RuntimeError: A recording is open already.
+        TraceError: Nothing was trained, or no step was over.
         ValueError: `steps` is less than 1.
     """
     recorder = Recorder(path, steps, full)
@@ -110,7 +107,13 @@ class Recorder:
         self.count = steps
         self.full = {each % steps for each in full if -steps <= each < steps}
         self.stop = stop
-        self.about = about or {}
+        self.about: dict[str, Any] = {
+            "self_check": {
+                "verdict": "not made",
+                "words": "the program was recorded where it ran; `jaxnet record` runs it again",
+            },
+            **(about or {}),
+        }
         self.twins = Twins()
         self.program = Program(self.torch)
         self.skip = (os.path.dirname(self.torch.__file__) + os.sep, str(contextlib.__file__))
@@ -169,7 +172,7 @@ class Recorder:
             why = "the program never called backward()"
         else:
             why = "no parameter was updated after backward(): no optimizer stepped"
-        raise RuntimeError(
+        raise TraceError(
             f"{self.writer.path}: nothing was recorded, because {why}. Record the loop that "
             "trains, and at least one whole step of it"
         )
@@ -200,12 +203,9 @@ class Recorder:
         finally:
             self.ignoring -= 1
 
-    @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Inside, torch is used by the recording itself: no mode sees it."""
-        torch = self.torch
-        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch(), torch.no_grad():
-            yield
+    def quiet(self) -> "_Quiet":
+        """A context in which torch is used by the recording itself: no mode sees it."""
+        return _Quiet(self.torch)
 
     def here(self) -> str:
         return where(self.skip)
@@ -214,7 +214,7 @@ class Recorder:
         if self.done or os.getpid() != self._process:
             return func(*args, **kwargs)
         result = self.twins(func, args, kwargs)
-        if self.torch.Tag.nondeterministic_seeded in func.tags:
+        if draws(self.torch, func, args, kwargs):
             if not self.ignoring and not self.backward:
                 self.step.draw(func, args, kwargs, result)
         elif self.step.backwards and not self.step.updated:
@@ -249,10 +249,12 @@ class Recorder:
             return False
         if not self.step.began or self.step.is_due(self.optimizers()):
             # A sum of the losses so far, or a state that is carried on, begins nothing.
-            if not any(t.is_leaf for t in smooth):
+            leaves = [t for t in smooth if t.is_leaf]
+            if not leaves:
                 return False
             self._finish_if_due(batch=False)
             if not self.done:
+                self.program.adopt(iter(leaves), caller(self.skip))
                 self.step.begin()
         return not self.done
 
@@ -308,6 +310,7 @@ class Recorder:
     def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._watching() and not self.ignoring:
             if not self.optimizing:
+                self._finish_if_due(batch=False)
                 self.step.begin()
                 self.step.before_optimizer(optimizer)
             self.optimizing += 1
@@ -342,9 +345,8 @@ class Recorder:
         """The optimizers of the parameters of the step, as far as they live."""
         if not self.program.looked:
             self.program.looked = True
-            for each in gc.get_objects():
-                if issubclass(type(each), self.torch.optim.Optimizer):
-                    self.program.optimizer(each)
+            for each in living(self.torch.optim.Optimizer):
+                self.program.optimizer(each)
         return [o for o in self.program.optimizers if self.step.concerns(o)]
 
     def used_optimizers(self) -> list[Any]:
@@ -353,10 +355,8 @@ class Recorder:
 
     def check(self, what: str, value: Any) -> None:
         """Adds a checksum to those that a run without recording is compared with."""
-        if isinstance(value, self.torch.Tensor):
-            with self.quiet():
-                value = value.detach().cpu().contiguous().reshape(-1).view(self.torch.uint8).numpy()
-        self.checks.append((what, zlib.crc32(value.tobytes())))
+        with self.quiet():
+            self.checks.append((what, checksum(self.torch, value)))
 
     def _finish_if_due(self, batch: bool) -> None:
         if self.optimizing or self.step.stack or self.backward or not self.step.began:
@@ -369,11 +369,28 @@ class Recorder:
         self.twins.on = False
         self.twins.clear()
         self.writer.write_about(describe(self))
+        self.program.changed()
         self.step = OpenStep(self, after=self.step)
         if self.writer.steps == self.count:
             self.done = True
             if self.stop:
                 raise Enough
+
+
+class _Quiet:
+    """No modes and no gradients."""
+
+    def __init__(self, torch: Any) -> None:
+        core = torch._C
+        self._inner = core.DisableTorchFunction(), core._DisableTorchDispatch(), torch.no_grad()
+
+    def __enter__(self) -> None:
+        for each in self._inner:
+            each.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        for each in reversed(self._inner):
+            each.__exit__(None, None, None)
 
 
 def _tensors(torch: Any, values: Any) -> Iterator[Any]:

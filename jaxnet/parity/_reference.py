@@ -18,6 +18,9 @@ from jaxnet.parity._trace import Call, Function, Step, Trace
 from jaxnet.parity._tree import from_json, leaves
 from jaxnet.random import Generator
 
+FLOAT32_EPS = float(np.finfo(np.float32).eps)
+"""What torch's RMSNorm adds if it is given no eps: the recorded program is one of float32."""
+
 Arrays = Mapping[str, Any]
 Result = tuple[Any, Arrays]
 """What a layer gives: its output, and its buffers after the call."""
@@ -223,6 +226,8 @@ def of_module(
         raise ValueError(f"{cls}: jaxnet.nn has no such class")
     accepted = inspect.signature(getattr(nn, cls).__init__).parameters
     known = {name: _tuples(value) for name, value in config.items() if name in accepted}
+    if known.get("eps", 0) is None:
+        known["eps"] = FLOAT32_EPS
     if "bias" in accepted:
         named = [name.rpartition(".")[2] for name in parameters]
         known["bias"] = any("bias" in name and name not in ("bias_k", "bias_v") for name in named)
@@ -288,6 +293,8 @@ def of_function(
         raise ValueError(f"{name}: {error}") from error
     bound.apply_defaults()
     given = bound.arguments
+    if name == "rms_norm" and given["eps"] is None:
+        given["eps"] = FLOAT32_EPS
     arrays = {key: v for key, v in given.items() if any(_is_array(a) for _, a in leaves(v))}
     inputs = {n: v for n, v in arrays.items() if n not in (*_PARAMETERS, *_BUFFERS)}
     # F.linear and the like are given a weight; the weight of F.embedding is its second argument.

@@ -1,7 +1,7 @@
 """A step of a PyTorch program while it is recorded."""
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,10 +34,16 @@ class OpenStep:
         self.torch = recorder.torch
         self.full = recorder.writer.steps in recorder.full
         self.stack: list[int] = []
-        self._serial = 0
         self._batches: list[tuple[Any, str, Any]] = []
-        self._draws: list[tuple[str, Draw, Any, bool]] = []  # mark, draw, array, before it began
+        # Each with its mark, its array, and whether it was drawn before the step began. What is
+        # drawn after the update, the next batch's indices perhaps, is the next step's.
+        self._draws: list[tuple[str, Draw, Any, bool]] = [] if after is None else after._late
+        self._late: list[tuple[str, Draw, Any, bool]] = []
+        self._serial: int = 0 if after is None else after._serial
         self._restart()
+        if after is not None:
+            self._origins.update(after._late_origins)
+        self._late_origins: dict[int, tuple[Any, int, str]] = {}
 
     def _restart(self) -> None:
         self.began = False
@@ -53,6 +59,7 @@ class OpenStep:
         self._origins: dict[int, tuple[Any, int, str]] = {}
         self._used: set[str] = set()
         self._storages: dict[int, int] = {}
+        self._known: list[tuple[str, Any]] = []
         self._addresses: set[int] = set()
         self._stepped: dict[int, int] = {}
         self._groups: dict[int, Any] = {}
@@ -123,8 +130,10 @@ class OpenStep:
 
     def _snapshot(self) -> None:
         program = self.recorder.program
-        if len(self._storages) != sum(1 for _ in program.parameters()):
-            for name, parameter in program.parameters():
+        parameters = program.parameters()
+        if parameters is not self._known:
+            self._known = parameters
+            for name, parameter in parameters:
                 if id(parameter) not in self._storages:
                     self._storages[id(parameter)] = self._address(parameter)
                     self._store("before", f"before:{name}", self._copy(parameter, False))
@@ -144,7 +153,7 @@ class OpenStep:
 
     def concerns(self, optimizer: Any) -> bool:
         """Whether an optimizer updates parameters of this step."""
-        return any(id(p) in self._storages for g in optimizer.param_groups for p in g["params"])
+        return any(id(p) in self._storages for p in _parameters(optimizer))
 
     def drop_trials(self) -> None:
         """Forgets forward passes in evaluation mode that nobody differentiated."""
@@ -156,6 +165,7 @@ class OpenStep:
 
     def forget_pending(self) -> None:
         """A validation follows: what was drawn and loaded is not the next step's."""
+        self._late = []
         if not self.began:
             self._draws = []
 
@@ -186,7 +196,8 @@ class OpenStep:
             self._batches = [b for b in self._batches if b[0]() is not iterator]
 
     def draw(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
-        if not self.began and not self.torch.is_grad_enabled():
+        late = self.updated and not self.stack and self.is_due(self.recorder.optimizers())
+        if not (self.began and not late) and not self.torch.is_grad_enabled():
             return
         found = classify(self.torch, func, args, kwargs, result)
         if found is None:
@@ -196,10 +207,13 @@ class OpenStep:
         array = self._copy(tensor, False)[0]
         if kind == "mask":
             array = array.astype(bool)
-        self._draws.append(
-            (mark, Draw(kind, arguments, self.recorder.here()), array, not self.began)
-        )
+        drawn = mark, Draw(kind, arguments, self.recorder.here()), array, late or not self.began
         self._from(tensor, f"draw:{mark}")
+        if late:
+            self._late.append(drawn)
+            self._late_origins[id(tensor)] = self._origins[id(tensor)]
+            return
+        self._draws.append(drawn)
         if self.stack:
             self.calls[self.stack[-1]]["draws"].append(mark)
         if self._function_draws is not None:
@@ -362,7 +376,7 @@ class OpenStep:
             self._losses.append(site)
             value = self._copy(each)
             self._store("loss", site, value)
-            self.recorder.check("loss", value[0])
+            self.recorder.check("loss", each)
         self.event("backward")
 
     def after_backward(self) -> None:
@@ -399,23 +413,24 @@ class OpenStep:
     def before_optimizer(self, optimizer: Any) -> None:
         program = self.recorder.program
         number = program.optimizer(optimizer)
-        program.adopt(optimizer, caller(self.recorder.skip))
+        if self.backwards:  # a closure has not called the model yet
+            program.adopt(_parameters(optimizer), caller(self.recorder.skip))
         self._snapshot()
         if number not in self._groups:
             self._state(optimizer, "state_before", False)
         self._groups[number] = [hyperparameters(g) for g in optimizer.param_groups]
         program.first_groups.setdefault(id(optimizer), self._groups[number])
-        self._gradients({id(p): p for g in optimizer.param_groups for p in g["params"]})
+        self._gradients({id(p): p for p in _parameters(optimizer)})
 
     def after_optimizer(self, optimizer: Any) -> None:
+        self.recorder.program.adopt(_parameters(optimizer), caller(self.recorder.skip))
         # Where a closure called backward() itself, there was no gradient before.
-        self._gradients({id(p): p for g in optimizer.param_groups for p in g["params"]})
+        self._gradients({id(p): p for p in _parameters(optimizer)})
         self._stepped[id(optimizer)] = self._stepped.get(id(optimizer), 0) + 1
         self.recorder.stepped.add(id(optimizer))
         self.event("step")
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                self.recorder.check("parameter", parameter)
+        for parameter in _parameters(optimizer):
+            self.recorder.check("parameter", parameter)
 
     def _state(self, optimizer: Any, phase: str, double: bool) -> None:
         for name, parameter in self.recorder.program.parameters():
@@ -535,6 +550,11 @@ class OpenStep:
         cls = Call if "module" in record else Function
         fields = {k: v for k, v in record.items() if k not in ("builtin", "state", "draws")}
         return cls(**self._plain(fields, marks), draws=draws)
+
+
+def _parameters(optimizer: Any) -> Iterator[Any]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
 
 
 def _at(base: str, path: str) -> str:

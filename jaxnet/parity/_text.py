@@ -1,10 +1,12 @@
 """The text of a report: what the user reads first, and one line a site on demand."""
 
+import dataclasses
 import html
+import math
 from collections.abc import Iterator
 
 from jaxnet.parity._judge import Judgement
-from jaxnet.parity._result import Finding, Report
+from jaxnet.parity._result import Finding, Report, SiteResult
 
 # The levels whose results stand for themselves: in the others one difference makes more.
 ISOLATED = ("preflight", "layer", "step")
@@ -41,8 +43,11 @@ def place_of(site: str) -> str:
 
 
 def shares(judgement: Judgement) -> tuple[float, float, float]:
-    """The distances T to T64, T64 to J64 and J64 to J, relative to the size of T64."""
-    scale = judgement.scale or 1.0
+    """The distances T to T64, T64 to J64 and J64 to J, relative to the size of T64.
+
+    Those of a null gradient are as they are, since its size is rounding too.
+    """
+    scale = 1.0 if judgement.label == "null gradient" else judgement.scale or 1.0
     return judgement.torch / scale, judgement.double / scale, judgement.jax / scale
 
 
@@ -57,6 +62,26 @@ def labels(report: Report) -> list[str]:
         else result.judgement.label
         for result in report.results
     ]
+
+
+def floors(result: SiteResult) -> float:
+    """The difference in float64 in units of what float64 leaves of float32's rounding."""
+    floor, double = result.judgement.floor, result.judgement.double
+    return double / floor if floor else (0.0 if double == 0 else math.inf)
+
+
+def worst(report: Report) -> list[tuple[SiteResult, str]]:
+    """Of each site and level the step with the largest difference, with its label, in order."""
+    found: dict[tuple[str, str], tuple[SiteResult, str]] = {}
+    for result, label in zip(report.results, labels(report), strict=True):
+        key = (result.level, result.site)
+        if key not in found or _severity(result) > _severity(found[key][0]):
+            found[key] = result, label
+    return list(found.values())
+
+
+def _severity(result: SiteResult) -> tuple[bool, float]:
+    return result.judgement.failed, floors(result)
 
 
 def headline(report: Report) -> str:
@@ -100,8 +125,7 @@ def summary(report: Report, findings: int = 5) -> str:
         findings: How many of the findings are shown.
     """
     lines = [f"parity: {headline(report)}"]
-    for number, finding in enumerate(report.findings[:findings], 1):
-        lines += _finding(number, finding)
+    lines += [findings_text(report, findings)] if report.findings else []
     if len(report.findings) > findings:
         lines.append(f"and {len(report.findings) - findings} more: print(report.details())")
     lines += _evidence(report)
@@ -109,10 +133,32 @@ def summary(report: Report, findings: int = 5) -> str:
     return "\n".join(lines)
 
 
+def findings_text(report: Report, most: int | None = None) -> str:
+    """The findings with their causes, "" without any."""
+    shown = enumerate(report.findings[:most], 1)
+    return "\n".join(line for number, finding in shown for line in _finding(number, finding))
+
+
+def part(report: Report, place: str) -> Report:
+    """What a report says of one module with all that is in it, of a parameter, or of the loss.
+
+    Of each array it has the step with the largest difference.
+    """
+
+    def inside(site: str, name: str) -> bool:
+        name = name or place_of(site)
+        return f"{name}.".startswith(f"{place}.") or phase_of(site) == place
+
+    findings = [f for f in report.findings if any(inside(r.site, r.place) for r in f.results)]
+    results = [result for result, _ in worst(report) if inside(result.site, result.place)]
+    return dataclasses.replace(report, findings=findings, results=results)
+
+
 def _finding(number: int, finding: Finding) -> Iterator[str]:
     sides = "  |  ".join(side for side in (finding.torch_where, finding.jax_where) if side)
     place, phase = place_of(finding.site), phase_of(finding.site)
-    head = [phase] if phase == "loss" else [place or "the model", phase]
+    whole = phase == "loss" or ":" not in finding.site  # as a hyperparameter
+    head = [phase] if whole else [place or "the model", phase]
     head.append(f"step {finding.step}")
     yield f"{number}. {'   '.join([*head, sides] if sides else head)}"
     yield f"   {finding.message}"
@@ -123,8 +169,9 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
             f"jax64-jax32 {jax:.1e}   (relative RMS)"
         )
     if finding.cause:
-        proof = f". {finding.proof}" if finding.proof else ""
-        yield f"   cause: {finding.cause}{proof}"
+        yield f"   cause: {finding.cause}"
+        if finding.proof:
+            yield f"   proof: {finding.proof}"
     elif finding.tried:
         yield f"   cause: not known; none of the {finding.tried} that were tried gives your numbers"
     if finding.alternatives:

@@ -373,13 +373,13 @@ class TraceWriter:
         with replacing(self.path / f"{name}.safetensors") as file:
             save_file(stored, file)
         whole = {**content, "sites": [*arrays]}
-        write_text(self.path / f"{name}.json", json.dumps(whole, default=dataclasses.asdict))
+        write_text(self.path / f"{name}.json", json.dumps(whole, default=vars))
         self.steps += 1
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Writes trace.json: all that `Trace` has but for path and steps."""
         whole = {**about, "format": FORMAT, "steps": self.steps}
-        write_text(self.path / "trace.json", json.dumps(whole, default=dataclasses.asdict))
+        write_text(self.path / "trace.json", json.dumps(whole, default=vars))
 
 
 def _more(array: np.ndarray, wide: np.ndarray) -> np.ndarray:

@@ -14,12 +14,21 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from jaxnet.parity._draws import draws
+
 # Their results are undefined until something is written into them.
 _EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 # Made from Python's numbers, which have more digits than float32 keeps.
 _FACTORIES = {"full", "arange", "linspace", "logspace", "scalar_tensor"}
 # These change which memory a tensor has, and twins follow the memory.
 _POINTERS = {"set_", "set_data", "resize_", "resize_as_"}
+# What these write is not in their schemas: the running mean and variance.
+_HIDDEN_WRITES = {
+    "native_batch_norm": (3, 4),
+    "cudnn_batch_norm": (3, 4),
+    "miopen_batch_norm": (3, 4),
+    "batch_norm_update_stats": (1, 2),
+}
 
 
 class _LostError(Exception):
@@ -72,8 +81,7 @@ class Twins:
         writes = self._written(func)
         targets = [args[i] if i < len(args) else kwargs.get(n) for i, n in writes]
         written = [t for each in targets for t in self._tensors(each)]
-        random = self.torch.Tag.nondeterministic_seeded in func.tags
-        if random:
+        if draws(self.torch, func, args, kwargs):
             return self._random(func, name, args, kwargs, written)
         found: list[Any] = []
         try:
@@ -132,7 +140,8 @@ class Twins:
             self._writes[func] = tuple(
                 (len(arguments) if a.kwarg_only else i, a.name)
                 for i, a in enumerate(arguments)
-                if a.alias_info is not None and a.alias_info.is_write
+                if (a.alias_info is not None and a.alias_info.is_write)
+                or i in _HIDDEN_WRITES.get(func.overloadpacket.__name__, ())
             )
         return self._writes[func]
 
@@ -301,10 +310,9 @@ def _lstm(
     x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, h: Any, c: Any, reverse: bool, *rest: Any
 ) -> tuple[Any, Any, Any, Any]:
     """mkldnn_rnn_layer, which has no float64: one direction of one layer of an LSTM."""
-    has_biases, batch_first = rest[4], rest[6]
+    has_biases = rest[4]
     gates = x @ w_ih.mT + (b_ih + b_hh if has_biases else 0)
-    axis = 1 if batch_first else 0
-    parts = [*gates.unbind(axis)]
+    parts = [*gates.unbind(0)]  # time comes first, whatever the flag batch_first says
     outputs = []
     state = h.reshape(-1, h.shape[-1]), c.reshape(-1, c.shape[-1])
     for gate in reversed(parts) if reverse else parts:
@@ -313,7 +321,7 @@ def _lstm(
         state = o.sigmoid() * cell.tanh(), cell
         outputs.append(state[0])
     torch: Any = importlib.import_module("torch")
-    output = torch.stack(outputs[::-1] if reverse else outputs, axis)
+    output = torch.stack(outputs[::-1] if reverse else outputs)
     return output, state[0].reshape(h.shape), state[1].reshape(c.shape), torch.empty(0)
 
 
@@ -332,5 +340,6 @@ def _lstm_backward(*args: Any) -> tuple[Any, ...]:
         pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
         ends, seeds = zip(*pairs, strict=True)
         found = torch.autograd.grad(ends, inputs, seeds, allow_unused=True)
-    zeros = [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
-    return tuple(zeros)
+    # The gradients of both biases are one tensor here, and two in float32.
+    both = zip(inputs, found, strict=True)
+    return tuple(torch.zeros_like(i) if g is None else g.clone() for i, g in both)

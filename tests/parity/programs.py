@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxnet import losses, ops, optim, train
+from jaxnet import losses, nn, ops, optim, train
 from jaxnet.random import Generator
 from tests.parity.pairs import Pair
 from tests.programs import (
@@ -63,22 +63,27 @@ def _gpt(trace: Any) -> Subject:
     clipped = optim.chain(optim.clip_by_norm(1.0), optim.scheduled(adamw, schedule, steps=50))
     return {
         "model": gpt.GPT(Generator(1)),
-        "weights": "copy",
         "loss": loss,
         "optimizer": optim.accumulate(clipped, 2, "sum"),
     }
 
 
-def _word_language_model(trace: Any) -> Subject:
-    model = word_language_model.RNNModel(Generator(1), 4)
+class _RNNModel(word_language_model.RNNModel):
+    """The model with PyTorch's arguments: its state is given and returned."""
 
+    def __call__(self, tokens: Any, hidden: Any) -> Any:
+        output, hidden = self.rnn(self.drop(self.encoder(tokens)), hidden)
+        decoded = self.decoder(self.drop(output)).reshape(-1, word_language_model.WORDS)
+        return nn.functional.log_softmax(decoded, dim=1), hidden
+
+
+def _word_language_model(trace: Any) -> Subject:
     def loss(model: Any, batch: Any) -> Any:
         tokens, h, c, targets = batch
-        model.h[...], model.c[...] = h, c
-        return losses.nll_loss(model(tokens, False), targets)
+        return losses.nll_loss(model(tokens, (h, c))[0], targets)
 
     optimizer = optim.chain(optim.clip_by_norm(0.25), optim.SGD(lr=1.0))
-    return {"model": model, "loss": loss, "optimizer": optimizer}
+    return {"model": _RNNModel(Generator(1), 4), "loss": loss, "optimizer": optimizer}
 
 
 def _transformer_language_model(trace: Any) -> Subject:
@@ -88,7 +93,6 @@ def _transformer_language_model(trace: Any) -> Subject:
 
     return {
         "model": transformer_language_model.TransformerModel(Generator(1)),
-        "weights": "copy",
         "loss": loss,
         "optimizer": optim.chain(optim.clip_by_norm(0.25), optim.SGD(lr=0.5)),
     }
@@ -111,7 +115,7 @@ def _dcgan(trace: Any) -> Subject:
     for net in nets:
         net.apply(lambda m: dcgan.weights_init(m, rngs))
     state = {name: train.create(net, adam) for name, net in zip("GD", nets, strict=True)}
-    return {"step": jax.jit(step), "state": state, "weights": "copy"}
+    return {"step": jax.jit(step), "state": state}
 
 
 def _siamese_network(trace: Any) -> Subject:
@@ -123,8 +127,10 @@ def _siamese_network(trace: Any) -> Subject:
 
 
 def _time_sequence_prediction(trace: Any) -> Subject:
+    with jax.enable_x64(True):
+        model = time_sequence_prediction.Sequence(Generator(0)).double()
     return {
-        "model": time_sequence_prediction.Sequence(Generator(0)).double(),
+        "model": model,
         "loss": train.supervised(losses.mse_loss),
         "optimizer": optim.LBFGS(lr=0.8, max_iter=5),
     }
@@ -154,7 +160,6 @@ def _actor_critic(trace: Any) -> Subject:
 def _vision_transformer(trace: Any) -> Subject:
     return {
         "model": vision_transformer.VisionTransformer(Generator(1)),
-        "weights": "copy",
         "loss": train.supervised(losses.cross_entropy),
         "optimizer": optim.Adam(lr=3e-3),
     }

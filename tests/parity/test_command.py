@@ -16,7 +16,7 @@ from jaxnet.parity._sources import sources
 ROOT = Path(__file__).parents[2]
 pytest_plugins = ["pytester"]
 
-COMMANDS = ("check", "certificate")
+COMMANDS = ("check", "diff", "explain", "certificate")
 
 
 def called(capsys, *words):

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnet.parity._generic import numbers, weight
 from jaxnet.parity._losses import Loss, LossRecord
-from jaxnet.parity._power import Recorded, alternatives, generic
+from jaxnet.parity._power import Recorded, alternatives
 from jaxnet.parity._reference import Layer, of_module
 from jaxnet.parity._result import Alternative
 from jaxnet.parity._traps import Trap
@@ -180,10 +181,23 @@ def test_targets_that_are_ignored(ignored):
     assert ignored or found.reason == "no target is -100; some that are ignored show it"
 
 
-def test_generic_numbers():
-    positive = generic(np.ones(100), "running_var")
+def test_numbers_in_general_position():
+    positive = numbers(np.ones(100), "running_var")
     assert positive.min() > 0
     assert np.unique(positive).size == 100
-    assert not np.array_equal(generic(np.zeros(9), "a"), generic(np.zeros(9), "b"))
-    assert generic(np.arange(3), "ids").tolist() == [0, 1, 2]
-    assert generic(np.ones(50, bool), "mask").any() != generic(np.ones(50, bool), "mask").all()
+    assert not np.array_equal(numbers(np.zeros(9), "a"), numbers(np.zeros(9), "b"))
+    assert numbers(np.arange(3), "ids").tolist() == [0, 1, 2]
+    assert numbers(np.ones(50, bool), "mask").any() != numbers(np.ones(50, bool), "mask").all()
+
+
+def test_weights_in_general_position():
+    assert abs(weight(np.ones(500, np.float32), "bn.weight").mean() - 1) < 0.1
+    assert abs(weight(np.zeros(500), "bn.bias").mean()) < 0.1
+    assert weight(np.ones(500), "bn.running_var").min() >= 0.5
+    assert weight(np.array(0), "bn.num_batches_tracked") == 0
+    table = np.ones((4, 3), np.float32)
+    table[1] = 0  # the padding of an embedding
+    drawn = weight(table, "embed.weight")
+    assert drawn.dtype == np.float32
+    assert drawn.any(1).tolist() == [True, False, True, True]
+    assert weight(np.zeros((4, 3)), "last.weight").all()

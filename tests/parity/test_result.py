@@ -4,6 +4,7 @@ import pytest
 
 from jaxnet.parity._judge import Judgement
 from jaxnet.parity._result import Alternative, Coverage, Finding, Horizon, Report, SiteResult
+from jaxnet.parity._text import part
 
 SAME = Judgement("same", torch=6e-8, jax=5e-8, double=1e-16, plain=7e-8, scale=1.0)
 DIFFERENT = Judgement("different", torch=6e-8, jax=5e-8, double=3e-6, plain=3e-6, scale=0.5)
@@ -82,7 +83,11 @@ WORDS = {
     ),
     "the cause": (
         {"findings": [found(cause="epsilon is 1e-6, torch's is 1e-5", proof="To 1e-16", tried=8)]},
-        "   cause: epsilon is 1e-6, torch's is 1e-5. To 1e-16",
+        "   cause: epsilon is 1e-6, torch's is 1e-5",
+    ),
+    "the proof": (
+        {"findings": [found(cause="epsilon is 1e-6", proof="to 1e-16")]},
+        "   proof: to 1e-16",
     ),
     "no cause": (
         {"findings": [found(tried=8)]},
@@ -155,3 +160,28 @@ def test_in_a_notebook_names_are_text():
 
 def test_the_repr_is_the_verdict():
     assert repr(report()) == "<Report SAME  1 of 1 arrays same  (1 step)>"
+
+
+def test_the_part_of_one_layer_has_the_worst_step_of_each_array():
+    results = [
+        result("forward:a.norm#0"),
+        result("forward:a.norm#0", DIFFERENT, step=1),
+        result("update:a.norm.weight", DIFFERENT, step=1),
+        result("forward:a.normal#0"),
+        result("loss:0", DIFFERENT),
+    ]
+    whole = report(
+        results=results, findings=[found(results=results[1:2]), found(results=results[4:])]
+    )
+    there = part(whole, "a.norm")
+    assert there.results == results[1:3]
+    assert there.findings == whole.findings[:1]
+    assert part(whole, "loss").results == results[4:]
+    assert part(whole, "a").results == [*results[1:3], results[3]]
+    assert part(whole, "b").results == []
+
+
+def test_numbers_of_null_gradients_are_not_relative_to_rounding():
+    assert report(results=[result(judgement=NULL)]).details().split()[-3:] == [
+        "1.0e-09", "1.0e-18", "1.0e-09"
+    ]  # fmt: skip

@@ -38,7 +38,13 @@ def _zeros(layer: Any) -> Any:
     return padded(layer, [(p, p) for p in each(layer.config["padding"], n)])
 
 
-def _other(layer: Any) -> Any:
+def _divisors(layer: Any) -> list[int | None]:
+    own = layer.config.get("divisor_override")
+    count = int(np.prod(each(layer.config["kernel_size"], _axes(layer))))
+    return [n for n in (None, *range(1, 2 * count + 1)) if n not in (own, own or count)]
+
+
+def _other(layer: Any, kind: str) -> Any:
     n, config = _axes(layer), layer.config
     function = getattr(functional, f"{'avg' if layer.kind in MAX else 'max'}_pool{n}d")
     arguments = [config["kernel_size"], config.get("stride") or None, config.get("padding", 0)]
@@ -99,17 +105,19 @@ TRAPS = (
     Trap(
         "pool-divisor",
         AVG,
-        lambda layer: layer.configured(divisor_override=None),
-        "The sums are divided by the number of elements; torch's divisor_override is "
-        "{torch[divisor_override]}.",
-        "Divide the sums by {torch[divisor_override]}.",
-        when=lambda config: config.get("divisor_override") is not None,
+        lambda layer, divisor: layer.configured(divisor_override=divisor),
+        "The sums are divided by {divisor}; torch's divisor_override is {torch[divisor_override]} "
+        "(None: the number of elements).",
+        "Divide the sums as torch does.",
+        when=lambda config: "divisor_override" in config,
+        options={"divisor": _divisors},
     ),
     Trap(
         "pool-kind",
         (*AVG, *MAX),
         _other,
-        "The means and the largest numbers of the windows are mistaken for each other.",
+        "It is the {kind} of each window, which torch's layer does not give.",
         "Use max_pool for MaxPool and avg_pool for AvgPool.",
+        options={"kind": lambda layer: ["average" if layer.kind in MAX else "maximum"]},
     ),
 )

@@ -1,0 +1,152 @@
+"""The check of a recorded program: same programs, and faults where each of them is made."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxnet import losses, nn, optim, parity, train
+from jaxnet.nn import functional
+from jaxnet.random import Generator
+
+pytestmark = pytest.mark.torch
+
+STEPS, ROWS, WORDS = 4, 6, 11
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    """A language model: tied weights, an LSTM, dropout, BatchNorm, Adam, clipping, a schedule.
+
+    Its last batch is smaller, the steps 0, 1 and 3 are recorded in full.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = torch.nn.Embedding(WORDS, 5)
+            self.lstm = torch.nn.LSTM(5, 5, batch_first=True)
+            self.drop = torch.nn.Dropout(0.3)
+            self.norm = torch.nn.BatchNorm1d(5)
+            self.out = torch.nn.Linear(5, WORDS)
+            self.out.weight = self.embed.weight
+
+        def forward(self, words):
+            states, (last, _) = self.lstm(self.drop(self.embed(words)))
+            mixed = F.gelu(states[:, -1] + last[0])
+            return self.out(self.norm(mixed))
+
+    folder = tmp_path_factory.mktemp("parity") / "trace"
+    with parity.recording(folder, steps=STEPS):
+        torch.manual_seed(0)
+        model = Model()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-3)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+        words = torch.randint(0, WORDS, (ROWS * STEPS - 2, 4))
+        data = torch.utils.data.TensorDataset(words[:, :3], words[:, 3])
+        for given, following in torch.utils.data.DataLoader(data, ROWS):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(given), following)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            scheduler.step()
+    return folder
+
+
+class Model(nn.Module):
+    def __init__(self, *, rngs, lstm=nn.LSTM, momentum=0.1, gelu=functional.gelu, short=1.0):
+        self.embed = nn.Embedding(WORDS, 5, rngs=rngs)
+        self.lstm = lstm(5, 5, batch_first=True, rngs=rngs)
+        self.drop = nn.Dropout(0.3)
+        self.norm = nn.BatchNorm1d(5, momentum=momentum)
+        self.out = nn.Linear(5, WORDS, rngs=rngs)
+        self.out.weight = self.embed.weight
+        self.gelu = gelu
+        self.short = short
+
+    def __call__(self, words):
+        states, (last, _) = self.lstm(self.drop(self.embed(words)))
+        mixed = self.gelu(states[:, -1] + last[0])
+        scores = self.out(self.norm(mixed))
+        return scores if len(words) == ROWS else scores * self.short
+
+
+def model(**faults):
+    return Model(rngs=Generator(0), **faults)
+
+
+def optimizer(**faults):
+    adam = optim.Adam(**{"lr": 1e-2, "weight_decay": 1e-3, **faults})
+    scheduled = optim.scheduled(adam, optim.StepLR(adam, 2), steps=STEPS)
+    return optim.chain(optim.clip_by_norm(0.5), scheduled)
+
+
+def test_the_same_program(trace):
+    report = parity.check(trace, model(), losses.cross_entropy, optimizer())
+    assert report.verdict == "same", str(report)
+    assert not report.findings
+    assert report.coverage["modules"].seen == ("", "embed", "drop", "lstm", "norm", "out")
+    assert not report.coverage["modules"].missing
+    assert report.horizon.equal_to == STEPS
+    levels = {result.level for result in report.results}
+    assert levels == {"preflight", "layer", "step"}
+
+
+class SecondOutput(nn.LSTM):
+    """The hidden state alone is another one."""
+
+    def __call__(self, x):
+        output, (hidden, cell) = super().__call__(x)
+        return output, (hidden * 1.001, cell)
+
+
+@jax.custom_vjp
+def other_gradient(x):
+    return functional.gelu(x)
+
+
+other_gradient.defvjp(
+    lambda x: (functional.gelu(x), x),
+    lambda x, ct: (jax.vjp(functional.gelu, x)[1](ct)[0] * 1.001,),
+)
+
+
+def test_four_faults_at_once(trace):
+    """They show first in the second output of a call, a gradient, a buffer, and an update."""
+    faulty = model(lstm=SecondOutput, gelu=other_gradient, momentum=0.2)
+    report = parity.check(trace, faulty, losses.cross_entropy, optimizer(eps=1e-6), steps=1)
+    assert report.verdict == "different"
+    found = [(f.site, {r.site.partition(":")[0] for r in f.results}) for f in report.findings]
+    assert found == [
+        ("forward:lstm#0.1.0", {"forward", "grad", "param_grad"}),
+        ("grad:lstm#0.0", {"grad"}),
+        ("buffer:norm.running_mean", {"buffer"}),
+        ("update:embed.weight", {"update"}),
+    ], str(report)
+    lstm, gelu, norm, update = report.findings
+    assert lstm.message == "lstm: the output differs"
+    assert "test_check.py" in lstm.jax_where
+    assert "gelu#0" in gelu.message
+    assert {r.site for r in norm.results} == {"buffer:norm.running_mean", "buffer:norm.running_var"}
+    assert update.message == "the optimizer: the update with torch's gradients differs"
+
+
+def test_faults_of_single_steps(trace):
+    def loss(model, batch, step):
+        given, following = batch
+        value = losses.cross_entropy(model(given), following)
+        return value * jnp.where(step >= 2, 1.001, 1.0)
+
+    report = parity.check(trace, model(short=1.01), loss, optimizer())
+    late, short = sorted(report.findings, key=lambda f: f.step)
+    assert (late.step, late.site) == (2, "loss:0"), str(report)
+    assert (short.step, short.site) == (3, "forward:#0"), str(report)
+
+
+def test_a_step_and_its_state(trace):
+    adam = optimizer()
+    step = train.make_train_step(train.supervised(losses.cross_entropy), adam)
+    state = train.create(model(), adam)
+    assert parity.check(trace, step=jax.jit(step), state=state, steps=[0]).verdict == "same"
