@@ -151,7 +151,7 @@ def value(kind: str, arguments: Mapping[str, Any], changes: Mapping[str, Any]) -
     merged = {**arguments, **changes}
     given = changes.get("given")
     if given:
-        merged["input"] = _GIVEN[given](np.asarray(merged["input"]))
+        merged["input"] = _GIVEN[given](np.asarray(merged["input"], np.float64))
     if changes.get("swapped"):
         merged["input"], merged["target"] = merged["target"], merged["input"]
     reduction = merged.get("reduction", "mean")
@@ -197,7 +197,7 @@ def _reduced(
         return values.mean()
     if reduction == "unweighted":
         return values.sum() / count.sum()
-    if reduction in ("rows", "batchmean"):
+    if reduction == "batchmean" or (reduction == "rows" and values.ndim > 1):
         return values.sum() / (values.shape[0] if values.ndim else 1)
     if reduction == "sequences" and values.ndim > 1:
         rows = tuple(range(1, values.ndim))
@@ -252,6 +252,8 @@ def _class_losses(
     weight = np.ones(classes) if h.get("weight") is None else np.asarray(h["weight"])
     along = weight.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     smoothing = h.get("label_smoothing", 0.0)
+    if not 0 <= smoothing <= 1:
+        raise ValueError("label_smoothing")
     if target.shape == x.shape:
         target = target * (1 - smoothing) + smoothing / classes
         return -(log_p * target * along).sum(axis), None, None
