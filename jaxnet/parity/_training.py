@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
 from jaxnet.parity._force import StepEvidence
+from jaxnet.parity._judge import rms
 from jaxnet.parity._losses import loss_references
 from jaxnet.parity._result import Finding
 from jaxnet.parity._schedules import rates
@@ -167,6 +168,13 @@ def explain_rates(
     return explained_by(cause, (f"lr:{group}",), wrong)
 
 
+class _Rounded(Evidence):
+    """Numbers that were changed in float32, in a few operations."""
+
+    def tolerance(self, name: str) -> float:
+        return 10 * READ * rms(self.torch64[name])
+
+
 def explain_start(
     kind: str, torch: Mapping[str, np.ndarray], jax: Mapping[str, np.ndarray]
 ) -> list[Explained]:
@@ -189,9 +197,8 @@ def explain_start(
             continue
         ours = np.asarray(jax[name])
         value = Value(kind, array, ours)
-        # A change that was made in float32 is known to its rounding.
         a, b = {"value": array}, {"value": ours}
-        cause = attribute(value, Read(a, a, b, b))
+        cause = attribute(value, _Rounded(a, a, b, b))
         words = cause.words[0] if cause.proven else ""
         if not words and kind == WEIGHTS:
             words = of_distribution(array, ours)
@@ -271,7 +278,7 @@ class Training:
             found = explain_gradients(self.trace, *self._kept["layer"])
         named = [each for each in found if each.words]
         if found and all(each.rounding for each in found):
-            self.notes += [each.words for each in found]
+            self.notes += dict.fromkeys(each.words for each in found)
             return []
         named = [each for each in named if not each.rounding]
         if not named:

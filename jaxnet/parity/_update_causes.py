@@ -22,6 +22,11 @@ READ = 1e-7
 _FLOAT32 = 8 * 2.0**-24
 
 
+_ROUNDED = (
+    "Constants of the optimizer, such as its learning rates, are torch's to the digits of float32."
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Explained:
     """A cause of differences outside of layers.
@@ -198,7 +203,23 @@ def _grouped(
     return found, left
 
 
+def _only_rounded(cause: Cause) -> bool:
+    """Whether the cause is torch's constants, rounded to float32 before the float64 run."""
+    config = dict(cause.config)
+    betas = config.get("betas", (0.0, 0.0))
+    config |= {"beta1": betas[0], "beta2": betas[1], "lr_factor": 1.0, "gradient_factor": 1.0}
+    values = [item for h in cause.proven[0] for item in h.values.items()]
+    return bool(values) and all(
+        isinstance(value, float)
+        and isinstance(config.get(name), int | float)
+        and 0 < abs(value - config[name]) <= READ * abs(config[name])
+        for name, value in values
+    )
+
+
 def explained_by(cause: Cause, places: Sequence[str], steps: Iterable[int]) -> Explained:
+    if _only_rounded(cause):
+        return Explained(tuple(places), tuple(sorted(set(steps))), _ROUNDED, rounding=True)
     return Explained(
         tuple(places),
         tuple(sorted(set(steps))),
@@ -228,11 +249,10 @@ def _by_schedule(
         torch, ours = (np.array(list(each.values())) for each in (read[0], read[1]))
         apart = np.abs(ours - torch) > _FLOAT32 * np.max(np.abs(torch))
         if not np.any(apart):
-            words = "The learning rates are torch's, computed in float32."
-            new = Explained((case.update.parameter,), case.steps, words, rounding=True)
-            old = explained.get((words,))
+            new = Explained((case.update.parameter,), case.steps, _ROUNDED, rounding=True)
+            old = explained.get((_ROUNDED,))
             places = (*(old.places if old else ()), case.update.parameter)
-            explained[(words,)] = dataclasses.replace(new, places=places)
+            explained[(_ROUNDED,)] = dataclasses.replace(new, places=places)
             continue
         steps = tuple(k for k, is_apart in zip(read[0], apart, strict=True) if is_apart)
         n = reference.observed
