@@ -145,6 +145,7 @@ class OpenStep:
             self._known = parameters
             for name, parameter in parameters:
                 if id(parameter) not in self._storages:
+                    self.recorder.generalize(name, parameter)
                     self._storages[id(parameter)] = self._address(parameter)
                     self._store("before", f"before:{name}", self._copy(parameter, False))
                     self._from(parameter, f"before:{name}")
@@ -152,6 +153,7 @@ class OpenStep:
             for name, buffer in program.buffers():
                 site = f"buffer_before:{name}"
                 if site not in self._arrays["buffer_before"]:
+                    self.recorder.generalize(name, buffer)
                     self._store("buffer_before", site, self._copy(buffer, False))
                     self._from(buffer, site)
 
