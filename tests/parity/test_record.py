@@ -374,8 +374,7 @@ ONE = ("zero_grad", "forward", "backward", "step")
 LOOPS = {  # loop: models, events of a step, calls, batches
     gan: (
         ("G", "D"),
-        ("forward", "zero_grad", "forward", "forward", "backward", "step")
-        + ("zero_grad", "forward", "backward", "step"),
+        (*["forward", "zero_grad", "forward", "forward", "backward", "step"], *ONE),
         ["G#0", "D#0", "D#1", "D#2"],
         1,
     ),
@@ -474,11 +473,14 @@ def globals_of_torch():
     )
 
 
+def fails(_):
+    raise KeyError("the program's own")
+
+
 def test_torch_is_as_it_was_also_after_an_error(tmp_path):
     before = globals_of_torch()
-    with pytest.raises(KeyError, match="the program's own"), parity.recording(tmp_path / "t"):
-        plain(Net())
-        raise KeyError("the program's own")
+    with pytest.raises(KeyError, match="own"), parity.recording(tmp_path / "t"):
+        fails(plain(Net()))
     assert globals_of_torch() == before
     assert len(read(tmp_path / "t").steps) == 4  # what was whole is kept
     with parity.recording(tmp_path / "u", steps=1):
@@ -492,6 +494,41 @@ def test_a_recording_in_a_recording_is_refused_and_the_outer_one_goes_on(tmp_pat
             pass
         plain(Net())
     assert len(read(tmp_path / "t").steps) == 1
+
+
+def test_a_number_that_python_reads_is_noted(tmp_path):
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with parity.recording(tmp_path / "t", steps=1):
+        output = net(torch.ones(2, 4))
+        (output / (1 + output.sum().item())).sum().backward()
+        optimizer.step()
+    (note,) = read(tmp_path / "t").about["notes"]
+    assert "test_record.py" in note
+    assert "item() reads a float32 number" in note
+
+
+KILLED = """
+import os, signal, sys, torch
+from jaxnet import parity
+net = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(net.parameters(), 0.1)
+with parity.recording(sys.argv[1], steps=9):
+    for i in range(9):
+        optimizer.zero_grad()
+        net(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        if i == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.long  # a Python of its own, to be killed
+def test_what_was_whole_before_a_kill_is_read(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "t")]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == -9
+    trace = read(tmp_path / "t")
+    assert [len(step.of("update")) for step in trace] == [2, 2, 2]
 
 
 def only_forward():
@@ -606,13 +643,16 @@ def test_nothing_is_silent_about_warnings(tmp_path):
             plain(Net())
 
 
-def test_without_torch_the_way_out_is_said():
-    code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from jaxnet import parity\n"
-        "try:\n"
-        "    with parity.recording('/nowhere'): pass\n"
-        "except ImportError as error: print(error)"
-    )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    assert "`jaxnet check` needs no torch" in output
+def test_without_torch_the_way_out_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with (
+        pytest.raises(ImportError, match="`jaxnet check` needs no torch"),
+        parity.recording(tmp_path / "t"),
+    ):
+        pass
+
+
+def test_a_torch_that_is_too_old_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.3.1")
+    with pytest.raises(ImportError, match="needs torch"), parity.recording(tmp_path / "t"):
+        pass
