@@ -14,6 +14,7 @@ from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
 from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
 from jaxnet.parity._port import module_of
+from jaxnet.parity._power import power as power_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
 from jaxnet.parity._sites import explain_finding
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
@@ -42,6 +43,7 @@ def check(
     state: Any = None,
     steps: Sequence[int] | int | None = None,
     weights: Weights = "own",
+    power: bool = False,
 ) -> Report:
     """Compares a JAX program with a recorded PyTorch program; torch is not needed.
 
@@ -62,7 +64,9 @@ def check(
         steps: The numbers of the steps to check, or how many of them from the first; by default
             all recorded ones.
         weights: "own" compares the program's initial weights with torch's. "copy" gives it
-            torch's.
+            torch's, as does a trace that was recorded with generic weights.
+        power: Whether to plant each known mistake in each recorded layer, to see which of them
+            this trace would show. It takes some seconds a layer.
 
     Returns:
         The report. Its verdict is "same" if nothing differs but by rounding.
@@ -75,15 +79,16 @@ def check(
     if weights not in ("own", "copy"):
         raise ValueError(f'check: weights: {weights!r}; accepted are "own" and "copy"')
     trace = trace if isinstance(trace, Trace) else read(trace)
-    subject = make_subject(
-        trace, model, loss, optimizer, step=step, state=state, copy=weights == "copy"
-    )
+    copy = weights == "copy" or trace.about.get("weights") == "generic"
+    subject = make_subject(trace, model, loss, optimizer, step=step, state=state, copy=copy)
     report = _Check(trace, subject).run(_chosen(trace, steps))
     program = module_of(model) if isinstance(model, str) else model
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
     report.subject = _provenance.subject(trace, objects)
     report.environment = _provenance.environment(trace)
     report.notes += _provenance.since_recorded(trace)
+    if power:
+        report.power = power_of(trace)
     return report
 
 
@@ -144,6 +149,7 @@ class _Check:
         for finding in findings:
             self._explain(finding)
         findings = [each for finding in findings for each in self._explained(finding)]
+        self.notes |= dict.fromkeys(self.training.notes)
         if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
             findings.append(_drift(apart, horizon))
         return self._report(findings, horizon, steps)
@@ -163,6 +169,8 @@ class _Check:
                     self.results.append(result)
                     if judgement.failed:
                         apart.append(result)
+                        self.training.start[0][place] = first[site]
+                        self.training.start[1][place] = np.asarray(own[place])
         if apart:
             names = ", ".join(result.place for result in apart[:4])
             more = f" and {len(apart) - 4} more" if len(apart) > 4 else ""
@@ -252,6 +260,8 @@ class _Check:
             assert four.torch is not None
             assert four.jax is not None
             torch, torch64, jax, jax64 = four.torch, four.torch64, four.jax, four.jax64
+            if site in step and not step.has_double(site):
+                torch64 = None
             phase, _, place = site.partition(":")
             ignore = None
             if phase in ("update", "state"):
