@@ -14,6 +14,7 @@ from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
 from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
 from jaxnet.parity._port import module_of
+from jaxnet.parity._power import power as power_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
 from jaxnet.parity._sites import explain_finding
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
@@ -42,6 +43,7 @@ def check(
     state: Any = None,
     steps: Sequence[int] | int | None = None,
     weights: Weights = "own",
+    power: bool = False,
 ) -> Report:
     """Compares a JAX program with a recorded PyTorch program; torch is not needed.
 
@@ -63,6 +65,8 @@ def check(
             all recorded ones.
         weights: "own" compares the program's initial weights with torch's. "copy" gives it
             torch's, as does a trace that was recorded with generic weights.
+        power: Whether to plant each known mistake in each recorded layer, to see which of them
+            this trace would show. It takes some seconds a layer.
 
     Returns:
         The report. Its verdict is "same" if nothing differs but by rounding.
@@ -83,6 +87,8 @@ def check(
     report.subject = _provenance.subject(trace, objects)
     report.environment = _provenance.environment(trace)
     report.notes += _provenance.since_recorded(trace)
+    if power:
+        report.power = power_of(trace)
     return report
 
 
@@ -143,6 +149,7 @@ class _Check:
         for finding in findings:
             self._explain(finding)
         findings = [each for finding in findings for each in self._explained(finding)]
+        self.notes |= dict.fromkeys(self.training.notes)
         if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
             findings.append(_drift(apart, horizon))
         return self._report(findings, horizon, steps)
@@ -162,6 +169,8 @@ class _Check:
                     self.results.append(result)
                     if judgement.failed:
                         apart.append(result)
+                        self.training.start[0][place] = first[site]
+                        self.training.start[1][place] = np.asarray(own[place])
         if apart:
             names = ", ".join(result.place for result in apart[:4])
             more = f" and {len(apart) - 4} more" if len(apart) > 4 else ""

@@ -248,7 +248,7 @@ class Recorder:
             return self._constant(func, args, kwargs)
         if not name or self.ignoring or self.backward or self.optimizing:
             return func(*args, **kwargs)
-        if self.step.inside_torch():
+        if self.step.inside_torch() or self.torch._C._functorch.maybe_current_level():
             return func(*args, **kwargs)
         if not self.step.stack and not self._begins(args, kwargs):
             return func(*args, **kwargs)

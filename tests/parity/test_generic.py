@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from jaxnet import losses, nn, optim, parity
+from jaxnet.parity._script import record_script
 from jaxnet.parity._trace import read
 from jaxnet.random import Generator
 
@@ -32,32 +32,16 @@ def recorded(folder: Path, **how: Any) -> Any:
     return read(folder)
 
 
-class Stopped(nn.Sequential):
-    """A port through whose last layer no gradient goes."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = self[1](self[0](x))
-        return self[2](jax.lax.stop_gradient(hidden))
-
-
-def checked(trace: Any, cls: type[nn.Sequential]) -> parity.Report:
-    rngs = Generator(0)
+def test_a_layer_of_zeros_hides_the_gradients_before_it(tmp_path):
+    own = recorded(tmp_path / "own").steps[0]
+    trace = recorded(tmp_path / "generic", weights="generic")
+    hidden = ("grad:1#0", "param_grad:0.weight", "param_grad:1.weight")
+    assert not any(own[site].any() for site in hidden)
+    assert all(trace.steps[0][site].all() for site in hidden)
+    rngs = Generator(0)  # whose weights give way to the trace's
     layers = nn.Linear(3, 4, rngs=rngs), nn.BatchNorm1d(4), nn.Linear(4, 2, rngs=rngs)
-
-    def loss(model: Any, batch: Any) -> jax.Array:
-        return losses.cross_entropy(model(batch[0]), batch[1])
-
-    return parity.check(trace, cls(*layers), loss, optim.SGD(lr=0.1), weights="copy")
-
-
-def test_a_mistake_behind_a_layer_of_zeros(tmp_path):
-    own = recorded(tmp_path / "own")
-    generic = recorded(tmp_path / "generic", weights="generic")
-    assert checked(own, Stopped).verdict == "same"
-    assert checked(generic, nn.Sequential).verdict == "same"
-    report = checked(generic, Stopped)
-    assert report.verdict == "different"
-    assert report.findings[0].site == "grad:1#0"
+    report = parity.check(trace, nn.Sequential(*layers), losses.cross_entropy, optim.SGD(lr=0.1))
+    assert report.verdict == "same"
 
 
 def test_generic_weights_are_recorded(tmp_path):
@@ -77,3 +61,21 @@ def test_generic_weights_are_recorded(tmp_path):
 def test_another_word_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r'weights: .*accepted are "own" and "generic"'):
         recorded(tmp_path / "trace", weights="random")
+
+
+SCRIPT = """
+import torch
+torch.manual_seed(0)
+layer = torch.nn.Linear(2, 1, bias=False)
+optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+layer(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+"""
+
+
+def test_a_script_with_generic_weights_is_not_run_again(tmp_path):
+    script = tmp_path / "main.py"
+    script.write_text(SCRIPT)
+    found = record_script(tmp_path / "trace", ["python", str(script)], 1, weights="generic")
+    assert found["verdict"] == "not made"
+    assert read(tmp_path / "trace").about["weights"] == "generic"
