@@ -132,6 +132,12 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("trace", type=Path, help="a new folder for the trace")
     record.add_argument("--steps", type=_positive, default=5, help="updates to record (default 5)")
     record.add_argument(
+        "--weights",
+        choices=("own", "generic"),
+        default="own",
+        help="generic: random numbers in all parameters first, beside which no mistake hides",
+    )
+    record.add_argument(
         "--go-on", action="store_true", help="let the program go on after the last recorded update"
     )
     record.add_argument(
@@ -144,6 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
     check.add_argument("port", help="module:function or file.py:function")
     check.add_argument("--steps", type=_positive, help="compare only the first of the steps")
+    check.add_argument(
+        "--power",
+        action="store_true",
+        help="find out which known mistakes the trace would show, some seconds a layer",
+    )
     check.add_argument(
         "--weights",
         choices=("own", "copy"),
@@ -199,6 +210,7 @@ def _record(options: argparse.Namespace) -> int:
         options.steps,
         go_on=options.go_on,
         self_check=not options.once,
+        weights=options.weights,
     )
     size = sum(file.stat().st_size for file in options.trace.iterdir()) / 1e6
     print(f"recorded: {options.trace}, {size:.1f} MB")
@@ -213,7 +225,13 @@ def _check(options: argparse.Namespace) -> int:
     if ":" in str(options.trace) and ":" not in options.port:
         options.fail(f"the trace comes first: jaxnet check {options.port} {options.trace}")
     with _progress():
-        report = check(options.trace, options.port, steps=options.steps, weights=options.weights)
+        report = check(
+            options.trace,
+            options.port,
+            steps=options.steps,
+            weights=options.weights,
+            power=options.power,
+        )
     return _shown(report, options, f"jaxnet check {options.trace} {options.port}")
 
 
