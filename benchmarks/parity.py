@@ -109,7 +109,8 @@ class Found:
         found: Whether the verdict is "different".
         placed: Whether there is a finding for each fault, at its place and step, and the first
             of them comes first.
-        named: Whether their causes are the planted ones.
+        named: Whether their causes are the planted ones, or where the evidence cannot tell
+            several apart, one of these.
         others: The number of findings that no fault explains.
     """
 
@@ -130,7 +131,12 @@ def judged(plant: plants.Plant, report: parity.Report) -> Found:
             if re.search(fault.where, f"{finding.origin} {finding.site}")
             and finding.step == fault.step
         ]
-        named_ones = [f for f in fits if fault.says and re.search(fault.says, f.cause or "")]
+        named_ones = [
+            f
+            for f in fits
+            if fault.says
+            and any(re.search(fault.says, x) for x in (f.cause or "", *f.alternatives))
+        ]
         placed &= bool(fits)
         named &= bool(named_ones)
         for one in (named_ones or fits)[:1]:

@@ -61,7 +61,7 @@ TWO = [
     plant("momentum and clipping", "two",
         vector(layer("Tanh"), Recipe(sgd(**_MOMENTUM), clip=("norm", 0.1))),
         vector(layer("Tanh"), Recipe(sgd(**_MOMENTUM, nesterov=True), clip=("value", 0.1))),
-        ("clip", "value"), ("update", "esterov")),
+        ("clip|update", "[Ee]ach element"), ("update", "esterov")),
 ]  # fmt: skip
 
 INVENTED = [
