@@ -93,7 +93,8 @@ def _in_flax(name: str, host: Any, middle: Layer, mine: Layer, says: str, at: st
     """A network of plain flax whose second layer is another than PyTorch's."""
     right = host(middle)
     wrong = dataclasses.replace(right, network=_ported(right.network, mine, flat))
-    return plant(f"flax: {name}", "flax", right, wrong, (at, says), steps=steps)
+    faults = [(at, says)] if says else []
+    return plant(f"flax: {name}", "flax", right, wrong, *faults, steps=steps)
 
 
 def _ported(network: Layer, mine: Layer, flat: Any) -> Layer:

@@ -63,8 +63,8 @@ DECAY = {"weight_decay": 0.1}
 MOMENTUM = {"momentum": 0.9}
 
 GRADIENTS = [
-    trained("no clipping", "gradient", Recipe(sgd(), clip=("norm", 0.1)), Recipe(sgd()), "clip",
-        "clip"),
+    trained("no clipping", "gradient", Recipe(sgd(), clip=("norm", 0.1)), Recipe(sgd()),
+        "clip|update", "not clipped"),
     trained("clipped by value", "gradient", Recipe(sgd(), clip=("norm", 0.1)), Recipe(sgd(),
         clip=("value", 0.1)), "clip|update", "[Ee]ach element"),
     trained("clipped without epsilon", "gradient", Recipe(sgd(), clip=("norm", 0.1)),
