@@ -169,7 +169,7 @@ def attribute(
                 for h in trial.settled(trap, reference)
             ]
             observed |= {id(h): trial.observed(reference, h) for h in new}
-            proven = [(h,) for h in new if trial.proves(observed[id(h)])]
+            proven = [(h,) for h in new if trial.determines((h,)) and trial.proves(observed[id(h)])]
             singles += new
     if not proven:
         proven = list(trial.pairs(reference, rows, singles, observed))
@@ -227,6 +227,16 @@ class _Trial:
         return numbers is not None and all(
             name in numbers and self.fits(name, numbers[name]) for name in self.names
         )
+
+    def determines(self, hypotheses: Sequence[Hypothesis]) -> bool:
+        """Whether there are more numbers than constants that were fitted to them.
+
+        Any two numbers are those of some two constants. A constant of few digits was not fitted
+        to all digits of the numbers, so that it does not count.
+        """
+        values = [h.values[name] for h in hypotheses for name in h.trap.constants]
+        free = sum(float(f"{value:.3e}") != value for value in values)
+        return free < sum(self.evidence.jax64[name].size for name in self.names)
 
     def observed(self, reference: Any, *hypotheses: Hypothesis) -> Any:
         """The numbers with these hypotheses.
@@ -365,7 +375,7 @@ class _Trial:
                     continue
                 for second in row.choices(reference):
                     pair = self._pair(reference, leader, second)
-                    if self.proves(self.observed(reference, *pair)):
+                    if self.determines(pair) and self.proves(self.observed(reference, *pair)):
                         found[key] = pair
                         break
         return found.values()

@@ -149,6 +149,7 @@ class _Check:
         for finding in findings:
             self._explain(finding)
         findings = [each for finding in findings for each in self._explained(finding)]
+        self.notes |= dict.fromkeys(self.training.notes)
         if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
             findings.append(_drift(apart, horizon))
         return self._report(findings, horizon, steps)
@@ -168,6 +169,8 @@ class _Check:
                     self.results.append(result)
                     if judgement.failed:
                         apart.append(result)
+                        self.training.start[0][place] = first[site]
+                        self.training.start[1][place] = np.asarray(own[place])
         if apart:
             names = ", ".join(result.place for result in apart[:4])
             more = f" and {len(apart) - 4} more" if len(apart) > 4 else ""
