@@ -1,10 +1,10 @@
 """Trials of jaxnet.parity: python -m benchmarks.parity --clean | --planted | --speed
 
 --clean checks pairs of programs that are the same: the documents' networks, whole programs and
-random architectures. --planted checks pairs of which one has a fault, and says whether the fault
-was found, at its place, and with its cause. --speed measures time and memory. Names after the
-option choose single trials. They need torch, and write docs/pages/... nothing: with --write the
-table goes to benchmarks/PARITY.md.
+random architectures. --planted checks pairs of which the second has a fault, and says whether the
+fault was found, at its place and step, and with its cause. --speed measures time and memory.
+Names after the option choose single trials: they are parts of names, or kinds of faults. All of it
+needs torch. The tables of benchmarks/PARITY.md are what this prints.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from benchmarks.timing import machine, markdown
 from jaxnet import parity
 from tests.parity import pairs, plants, programs
 
-TABLES = Path(__file__).with_name("PARITY.md")
 ARCHITECTURES = 50
 
 
@@ -143,7 +142,6 @@ def planted(asked: Sequence[str]) -> list[list[Any]]:
     """The table of the planted faults."""
     rows = []
     every = {plant.name: plant for plant in plants.every()}
-    kinds = {plant.kind for plant in every.values()}
     for name, plant in every.items():
         if asked and not any(each == plant.kind or each in name for each in asked):
             continue
@@ -155,8 +153,17 @@ def planted(asked: Sequence[str]) -> list[list[Any]]:
         print(*rows[-1], sep=" | ", flush=True)
         if outcome.error or not (said.placed and said.named) or said.others:
             print(outcome.error or outcome.report, flush=True)
-    del kinds
     return rows
+
+
+def _sums(rows: list[list[Any]]) -> list[list[Any]]:
+    """How many faults of each kind were found, placed and named."""
+    sums = []
+    for kind in dict.fromkeys(row[0] for row in rows):
+        some = [row for row in rows if row[0] == kind]
+        counts = [sum(row[column] == "yes" for row in some) for column in (2, 3, 4)]
+        sums.append([kind, len(some), *counts, sum(row[5] > 0 for row in some)])
+    return sums
 
 
 def speed() -> list[list[Any]]:
@@ -210,6 +217,7 @@ def main() -> None:
     if asked.planted:
         rows = planted(asked.names)
         print(markdown(("kind", "fault", "found", "placed", "named", "others", "seconds"), rows))
+        print(markdown(("kind", "faults", "found", "placed", "named", "with others"), _sums(rows)))
     if asked.speed:
         print(markdown(("what", "cost"), speed()))
 

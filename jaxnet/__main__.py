@@ -19,6 +19,8 @@ import jaxnet
 if TYPE_CHECKING:
     from jaxnet.parity._result import Report
 
+_PARITY = Path(jaxnet.__file__).parent / "parity"
+
 _ABOUT = """Whether a JAX training program computes what a PyTorch program computes.
 
     jaxnet record trace/ --steps 5 -- python main.py    # record the PyTorch program, unchanged
@@ -28,6 +30,14 @@ _ABOUT = """Whether a JAX training program computes what a PyTorch program compu
 make() in port.py returns (model, loss, optimizer), or (step, state) of a step of your own.
 Exit status: 0 the same, 1 different, 2 not comparable, or a mistake in the call.
 """
+
+_RECORD = """The program is run as it is; nothing in it has to change:
+
+    jaxnet record trace/ --steps 5 -- python main.py --epochs 1
+
+It is ended after the last recorded update. The trace holds batches, weights, random draws,
+activations, gradients and optimizer states as safetensors and JSON, and is checked without torch.
+Batches of 8 to 32 rows are enough, and keep the trace small."""
 
 _CHECK = """    jaxnet check trace/ port.py:make --save report/
 
@@ -70,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     options = parser.parse_args(words)
-    if program:
+    if program and options.run is not _record:
         parser.error(f"{' '.join(program)!r} after --: only `jaxnet record` takes a program")
     options.program = program
     try:
@@ -88,11 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_explained(error: Exception) -> bool:
-    """Whether an error's message says what to do, so that where it was raised is of no use."""
-    ours = type(error).__module__.startswith("jaxnet.parity.")  # TraceError, SubjectError, ...
-    # Python's own names what was not found; that of a package to install has words alone.
-    package = isinstance(error, ImportError) and error.name is None
-    return ours or package or isinstance(error, FileExistsError)
+    """Whether jaxnet.parity raised an error by itself, so that its message says what to do."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).parent == _PARITY and (last.line or "").startswith("raise ")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,6 +119,18 @@ def _parser() -> argparse.ArgumentParser:
         )
         one.set_defaults(run=run, fail=one.error)
         return one
+
+    record = command("record", _record, "record the training of a PyTorch program", _RECORD)
+    record.add_argument("trace", type=Path, help="a new folder for the trace")
+    record.add_argument("--steps", type=_positive, default=5, help="updates to record (default 5)")
+    record.add_argument(
+        "--go-on", action="store_true", help="let the program go on after the last recorded update"
+    )
+    record.add_argument(
+        "--once",
+        action="store_true",
+        help="do not run it again without recording, to see that its bits are the same",
+    )
 
     check = command("check", _check, "compare a JAX program with a trace", _CHECK)
     check.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
@@ -153,6 +173,25 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; accepted is a whole number from 1")
     return number
+
+
+def _record(options: argparse.Namespace) -> int:
+    from jaxnet.parity._script import record_script
+
+    if not options.program:
+        options.fail("no program: jaxnet record TRACE -- python main.py --epochs 1")
+    found = record_script(
+        options.trace,
+        options.program,
+        options.steps,
+        go_on=options.go_on,
+        self_check=not options.once,
+    )
+    size = sum(file.stat().st_size for file in options.trace.iterdir()) / 1e6
+    print(f"recorded: {options.trace}, {size:.1f} MB")
+    print(f"the same bits without recording: {found['verdict']}; {found['words']}")
+    print(f"next: jaxnet check {options.trace} port.py:make")
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

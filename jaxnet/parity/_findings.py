@@ -135,9 +135,10 @@ def _module_of(call: str) -> str:
 
 
 def _module(trace: Trace, array: str) -> str:
-    """The module that an array belongs to."""
+    """The module that computes with an array: the innermost one that was called."""
+    called = {call.module for step in trace.steps for call in step.calls}
     name = array.rpartition(".")[0]
-    while name and name not in trace.modules:
+    while name and name not in called:
         name = name.rpartition(".")[0]
     return name
 

@@ -384,10 +384,13 @@ def config_of(thing: Any) -> dict[str, Any]:
         if "__init__" not in vars(cls):
             continue
         with contextlib.suppress(TypeError, ValueError):
-            names = [*inspect.signature(vars(cls)["__init__"]).parameters][1:]
-            for name in names:
+            arguments = [*inspect.signature(vars(cls)["__init__"]).parameters.values()][1:]
+            for name in (argument.name for argument in arguments):
                 if name not in found and hasattr(thing, name) and name not in ("device", "dtype"):
                     found[name] = getattr(thing, name)
+            # A constructor of (*args, **kwargs), as LSTM's, has the arguments of its base class.
+            if any(a.kind is a.VAR_POSITIONAL for a in arguments):
+                continue
         break
     tensors = {k: v for k, v in found.items() if hasattr(v, "requires_grad")}
     plain = {

@@ -18,6 +18,7 @@ from typing import Any
 from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._draws import draws
 from jaxnet.parity._functions import caller, functions, operations, where
+from jaxnet.parity._generic import weight
 from jaxnet.parity._program import Program, describe, living
 from jaxnet.parity._step import OpenStep
 from jaxnet.parity._trace import TraceError, TraceWriter
@@ -28,7 +29,9 @@ _active: list["Recorder"] = []
 
 
 @contextmanager
-def recording(path: str | Path, steps: int = 5, full: Sequence[int] = (0, 1, -1)) -> Iterator[Path]:
+def recording(
+    path: str | Path, steps: int = 5, full: Sequence[int] = (0, 1, -1), *, weights: str = "own"
+) -> Iterator[Path]:
     """Records what a PyTorch program trains inside the context.
 
     The program needs no change. It is computed a second time in float64, operation by operation,
@@ -39,15 +42,18 @@ def recording(path: str | Path, steps: int = 5, full: Sequence[int] = (0, 1, -1)
         steps: Number of steps to record; what follows them runs unrecorded.
         full: Steps whose activations and their gradients are recorded too; -1 is the last one.
             Of the others the trace has what the step began and ended with.
+        weights: "own", or "generic" for a second recording: before the first step all parameters
+            and running statistics get random numbers, beside which no mistake hides as it does
+            beside a bias of zero. The program then trains something else, from there on.
 
     Raises:
         ImportError: torch is not installed, or too old.
         FileExistsError: The folder holds something.
         RuntimeError: A recording is open already.
         TraceError: Nothing was trained, or no step was over.
-        ValueError: `steps` is less than 1.
+        ValueError: `steps` is less than 1, or `weights` is another word.
     """
-    recorder = Recorder(path, steps, full)
+    recorder = Recorder(path, steps, full, weights=weights)
     with recorder:
         yield recorder.writer.path
     recorder.require_steps()
@@ -85,6 +91,7 @@ class Recorder:
         full: Steps that are recorded with activations.
         stop: Whether to end the program, by raising `Enough`, once they are recorded.
         about: What trace.json says besides, such as the command.
+        weights: "own" or "generic", as in `recording`.
     """
 
     def __init__(
@@ -94,9 +101,12 @@ class Recorder:
         full: Sequence[int] = (0, 1, -1),
         stop: bool = False,
         about: dict[str, Any] | None = None,
+        weights: str = "own",
     ) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps: {steps!r}; accepted is a whole number from 1")
+        if weights not in ("own", "generic"):
+            raise ValueError(f'weights: {weights!r}; accepted are "own" and "generic"')
         self.torch = torch_of()
         if _active:
             raise RuntimeError(
@@ -112,8 +122,10 @@ class Recorder:
                 "verdict": "not made",
                 "words": "the program was recorded where it ran; `jaxnet record` runs it again",
             },
+            "weights": weights,
             **(about or {}),
         }
+        self.changed: dict[int, Any] = {}  # tensors that have got their generic numbers
         self.twins = Twins()
         self.program = Program(self.torch)
         self.skip = (os.path.dirname(self.torch.__file__) + os.sep, str(contextlib.__file__))
@@ -236,7 +248,7 @@ class Recorder:
             return self._constant(func, args, kwargs)
         if not name or self.ignoring or self.backward or self.optimizing:
             return func(*args, **kwargs)
-        if self.step.inside_torch():
+        if self.step.inside_torch() or self.torch._C._functorch.maybe_current_level():
             return func(*args, **kwargs)
         if not self.step.stack and not self._begins(args, kwargs):
             return func(*args, **kwargs)
@@ -352,6 +364,18 @@ class Recorder:
     def used_optimizers(self) -> list[Any]:
         """The optimizers that have stepped."""
         return [o for o in self.program.optimizers if id(o) in self.stepped]
+
+    def generalize(self, name: str, tensor: Any) -> None:
+        """Gives a parameter or buffer its generic numbers, if that was asked for."""
+        if self.about["weights"] == "own" or id(tensor) in self.changed:
+            return
+        self.changed[id(tensor)] = tensor
+        # Other buffers, such as masks and tables of positions, belong to the program.
+        parameter = tensor.requires_grad or isinstance(tensor, self.torch.nn.Parameter)
+        if parameter or name.endswith(("running_mean", "running_var")):
+            with self.quiet():
+                array = weight(tensor.detach().double().cpu().numpy(), name)
+                tensor.detach().copy_(self.torch.from_numpy(array))
 
     def check(self, what: str, value: Any) -> None:
         """Adds a checksum to those that a run without recording is compared with."""

@@ -226,6 +226,8 @@ def of_module(
         raise ValueError(f"{cls}: jaxnet.nn has no such class")
     accepted = inspect.signature(getattr(nn, cls).__init__).parameters
     known = {name: _tuples(value) for name, value in config.items() if name in accepted}
+    if "nonlinearity" in accepted and str(config.get("mode", "")).startswith("RNN_"):
+        known["nonlinearity"] = config["mode"].removeprefix("RNN_").lower()
     if known.get("eps", 0) is None:
         known["eps"] = FLOAT32_EPS
     if "bias" in accepted:

@@ -21,6 +21,7 @@ def record_script(
     *,
     go_on: bool = False,
     self_check: bool = True,
+    weights: str = "own",
 ) -> dict[str, Any]:
     """Runs a program and records its training; nothing of it needs to be changed.
 
@@ -35,6 +36,7 @@ def record_script(
             it is ended there.
         self_check: Whether the program is run once more, as far as the recorded steps and
             without a recording, to see that the recording changed none of its bits.
+        weights: As in `recording`. With "generic" the recording does change bits, on purpose.
 
     Returns:
         What trace.json says under "self_check": "verdict" ("same", "different" or "not made"),
@@ -46,7 +48,8 @@ def record_script(
         FileNotFoundError: There is no such program.
         TraceError: The program ended before its first step was over.
     """
-    recorder = Recorder(path, steps, full, stop=not go_on, about={"program": [*program]})
+    about = {"program": [*program]}
+    recorder = Recorder(path, steps, full, stop=not go_on, about=about, weights=weights)
     try:
         with recorder:
             _bare.run_program(program)
@@ -62,8 +65,8 @@ def record_script(
     recorder.require_steps()
     recorder.about["self_check"] = (
         _self_check(recorder.checks, program)
-        if self_check
-        else {"verdict": "not made", "words": "it was switched off"}
+        if self_check and weights == "own"
+        else {"verdict": "not made", "words": "it was switched off, or the weights are others"}
     )
     recorder.writer.write_about(describe(recorder))
     return dict(recorder.about["self_check"])

@@ -32,6 +32,7 @@ class OpenStep:
     def __init__(self, recorder: Any, after: "OpenStep | None" = None) -> None:
         self.recorder = recorder
         self.torch = recorder.torch
+        self._wrapped = self.torch._C._functorch.is_functorch_wrapped_tensor
         self.full = recorder.writer.steps in recorder.full
         self.stack: list[int] = []
         self._batches: list[tuple[Any, str, Any]] = []
@@ -57,7 +58,6 @@ class OpenStep:
         self._single: dict[str, str] = {}
         self._losses: list[str] = []
         self._origins: dict[int, tuple[Any, int, str]] = {}
-        self._used: set[str] = set()
         self._storages: dict[int, int] = {}
         self._known: list[tuple[str, Any]] = []
         self._addresses: set[int] = set()
@@ -95,8 +95,16 @@ class OpenStep:
         known = self._origins.get(id(tensor))
         if known is None or known[0]() is not tensor or known[1] != tensor._version:
             return ""
-        self._used.add(known[2])
         return known[2]
+
+    def _data_site(self, tensor: Any) -> str:
+        """Which site a tensor is; "" for a part of the batch of a program without a loader.
+
+        What such a program draws before it calls the model, it gives to the model as data.
+        """
+        site = self._site_of(tensor)
+        early = any(early and site == f"draw:{mark}" for mark, _, _, early in self._draws)
+        return "" if early and not self._batches else site
 
     def _is_output(self, tensor: Any) -> bool:
         """Whether a tensor is, unchanged, what a module call returned before."""
@@ -109,7 +117,7 @@ class OpenStep:
         )
 
     def _is_tensor(self, value: Any) -> bool:
-        return isinstance(value, self.torch.Tensor)
+        return isinstance(value, self.torch.Tensor) and not self._wrapped(value)
 
     # The beginning.
 
@@ -135,6 +143,7 @@ class OpenStep:
             self._known = parameters
             for name, parameter in parameters:
                 if id(parameter) not in self._storages:
+                    self.recorder.generalize(name, parameter)
                     self._storages[id(parameter)] = self._address(parameter)
                     self._store("before", f"before:{name}", self._copy(parameter, False))
                     self._from(parameter, f"before:{name}")
@@ -142,6 +151,7 @@ class OpenStep:
             for name, buffer in program.buffers():
                 site = f"buffer_before:{name}"
                 if site not in self._arrays["buffer_before"]:
+                    self.recorder.generalize(name, buffer)
                     self._store("buffer_before", site, self._copy(buffer, False))
                     self._from(buffer, site)
 
@@ -249,12 +259,12 @@ class OpenStep:
             if not self._is_tensor(leaf):
                 return None
             site = _at(f"input:{base}", path)
-            came_from = self._site_of(leaf)
+            outside = parent is None and not self._data_site(leaf)
             if self.full or parent is None:
                 value = self._copy(leaf)
                 if self.full:
                     self._store("forward", site, value)
-                if parent is None and not leaf.requires_grad and not came_from:
+                if outside and not leaf.requires_grad:
                     self._inputs.append((site, value[0]))
                     self._from(leaf, site)
             return site
@@ -329,7 +339,7 @@ class OpenStep:
         def key_of(path: str, leaf: Any) -> str | None:
             if not self._is_tensor(leaf):
                 return None
-            site = self._site_of(leaf)
+            site = self._site_of(leaf) if self.stack else self._data_site(leaf)
             if not site:
                 site = _at(f"function_input:{base}", path)
                 if self.full or not self.stack:
@@ -486,6 +496,9 @@ class OpenStep:
         for phase in (*_ORDER, *_LAST):
             for site, (array, double) in self._arrays[phase].items():
                 plain = self._plain(site, marks)
+                if array.dtype == np.complex128:
+                    single[plain] = "arrays of complex128 are not stored"
+                    continue
                 arrays[plain] = array
                 if isinstance(double, str):
                     single[plain] = double
@@ -523,9 +536,7 @@ class OpenStep:
             self._arrays["batch"].update(arrays)
         number = 0
         for mark, _, array, early in self._draws:
-            # Without a loader, draws before the model is called are how the program chooses
-            # its batch, but for those that go into the model or the loss.
-            if early and not loaded and f"draw:{mark}" not in self._used:
+            if early and not loaded:  # it is the batch, or how the program chose it
                 continue
             marks[mark] = str(number)
             number += 1

@@ -1,6 +1,7 @@
 """The program that is checked: its state, its step, and what the step is made of."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -213,8 +214,9 @@ def make_subject(
 
 def as_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
     """The function `(model, batch)` of a criterion; one of the user's own is that already."""
-    cls = type(loss) if not hasattr(loss, "__name__") else loss
-    library = getattr(cls, "__module__", "") or ""
+    function = loss.func if isinstance(loss, functools.partial) else loss
+    named = function if hasattr(function, "__name__") else type(function)
+    library = getattr(named, "__module__", "") or ""
     known = library.startswith(("jaxnet.losses", "jaxnet.nn", "optax"))
     return supervised(loss) if known else loss
 
@@ -279,7 +281,14 @@ def _differences(
     shapes: Mapping[str, tuple[int, ...]], recorded: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
     wrong = [f"{name} is missing" for name in recorded if name not in shapes]
-    wrong += [f"{name} is not in the trace" for name in shapes if name not in recorded]
+    tied = {other: name for name, each in recorded.items() for other in each["names"]}
+    wrong += [
+        f"{name} is an array of its own; torch's is tied to {tied[name]}"
+        if name in tied
+        else f"{name} is not in the trace"
+        for name in shapes
+        if name not in recorded
+    ]
     for name, each in recorded.items():
         theirs = tuple(each["shape"])
         if name in shapes and shapes[name] != theirs:

@@ -131,6 +131,22 @@ class Update:
             self, kind=kind or self.kind, changes={**self.changes, **changes}
         )
 
+    def begun_again(self) -> Self:
+        """The same updates, each with the state that the updates before it gave in float64."""
+        if not self.carried:
+            return self
+        numbers, state = self.observe(), dict(self.records[0].state)
+        records = []
+        for record in self.records:
+            records.append(dataclasses.replace(record, state=state))
+            prefix = f"{record.step}:"
+            state = {
+                key.removeprefix(prefix): value
+                for key, value in numbers.items()
+                if key.startswith(prefix) and key != f"{prefix}change"
+            }
+        return dataclasses.replace(self, records=tuple(records), carried=False)
+
     def observe(self) -> dict[str, np.ndarray]:
         """What each update adds to the parameter, and the states: {"0:change": ..., ...}."""
         numbers = {}

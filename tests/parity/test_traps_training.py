@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from jaxnet import optim
-from jaxnet.parity._training import explain_updates
+from jaxnet.parity._update_causes import explain_updates
 from tests.parity import training
 
 pytestmark = pytest.mark.torch

@@ -11,7 +11,24 @@ ADAM = ("Adam", "AdamW")
 MOMENTUM = ("SGD", "RMSprop")
 EPSILON = ("Adam", "AdamW", "RMSprop", "Adagrad")
 
-_RATES = (1e-3, 1e-2, 1e-1, 1e-4, 3e-4, 5e-4, 2e-3, 3e-3, 5e-3, 5e-2, 2e-2, 1e-5, 2e-5, 5e-5, 1.0)
+_RATES = (
+    1e-3,
+    1e-2,
+    1e-1,
+    1e-4,
+    3e-4,
+    5e-4,
+    2e-3,
+    3e-3,
+    5e-3,
+    5e-2,
+    2e-2,
+    1e-5,
+    2e-5,
+    5e-5,
+    1.0,
+    0.0,
+)
 _DECAYS = (1e-4, 1e-2, 5e-4, 1e-3, 5e-2, 1e-1, 1e-5, 1e-6, 2e-5, 4e-5)
 _MOMENTA = (0.9, 0.99, 0.95, 0.8, 0.5, 0.85, 0.98)
 _EPSILONS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-3, 1e-10, 1e-12, 1e-15, 1e-4, 1.0)
