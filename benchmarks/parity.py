@@ -106,10 +106,10 @@ class Found:
     """What a report says of the planted faults.
 
     Attributes:
-        found: Whether the verdict is "different".
-        placed: Whether there is a finding for each fault, at its place and step, and the first
-            of them comes first.
-        named: Whether their causes are the planted ones.
+        found: Whether the verdict is "different", or "same" where nothing was planted.
+        placed: Whether there is a finding for each fault, at its place and step.
+        named: Whether their causes are the planted ones, or where the evidence cannot tell
+            several apart, one of these.
         others: The number of findings that no fault explains.
     """
 
@@ -121,21 +121,28 @@ class Found:
 
 def judged(plant: plants.Plant, report: parity.Report) -> Found:
     """Holds a report against the faults that were planted."""
-    left = list(report.findings)
+    used: set[int] = set()
     placed = named = True
     for fault in plant.faults:
         fits = [
             finding
-            for finding in left
+            for finding in report.findings
             if re.search(fault.where, f"{finding.origin} {finding.site}")
             and finding.step == fault.step
         ]
-        named_ones = [f for f in fits if fault.says and re.search(fault.says, f.cause or "")]
+        named_ones = [
+            f
+            for f in fits
+            if fault.says
+            and any(re.search(fault.says, x) for x in (f.cause or "", *f.alternatives))
+        ]
         placed &= bool(fits)
         named &= bool(named_ones)
-        for one in (named_ones or fits)[:1]:
-            left.remove(one)
-    return Found(report.verdict == "different", placed, named, len(left))
+        # One finding may have the causes of two faults, as those of one update.
+        used.update(map(id, (named_ones or fits)[:1]))
+    others = len(report.findings) - len(used)
+    expected = "different" if plant.faults else "same"
+    return Found(report.verdict == expected, placed, named, others)
 
 
 def planted(asked: Sequence[str]) -> list[list[Any]]:

@@ -9,7 +9,6 @@ import difflib
 import logging
 import shutil
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -204,6 +203,8 @@ def _record(options: argparse.Namespace) -> int:
 
     if not options.program:
         options.fail("no program: jaxnet record TRACE -- python main.py --epochs 1")
+    if not options.once:
+        print("the program is run twice, the second time without recording", file=sys.stderr)
     found = record_script(
         options.trace,
         options.program,
@@ -278,7 +279,8 @@ def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:
     if options.arrays:
         print(report.details())
     if options.save is not None:
-        report.save(options.save)
+        with _progress():
+            report.save(options.save)
         print(f"certificate: {options.save / 'certificate.html'}")
     return report.exit_status
 
@@ -320,21 +322,19 @@ def _certificate(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[None]:
-    """Shows on standard error what takes longer than two seconds: notices of jaxnet.parity."""
+    """Shows on a terminal what is under way: the notices of jaxnet.parity."""
     from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True)
     logger = logging.getLogger("jaxnet.parity")
-    began = time.monotonic()
-    with console.status("") as status:
+    level = logger.level
+    with Console(stderr=True).status("") as status:
 
         class Shown(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                seconds = time.monotonic() - began
-                if seconds > 2:
-                    status.update(f"{record.getMessage()} ({seconds:.0f} s)")
+                status.update(Text(record.getMessage()))
 
-        handler, level = Shown(), logger.level
+        handler = Shown()
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         try:

@@ -1,6 +1,7 @@
 """Whether a JAX program is the recorded one."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from jaxnet.parity._trace import Step, Trace, read
 from jaxnet.parity._training import Training
 from jaxnet.train._several import named_states
 
+_log = logging.getLogger(__name__)
 Weights = Literal["own", "copy"]
 
 # Of how many steps that differ the updates are kept, to look for their causes.
@@ -128,7 +130,8 @@ class _Check:
         self._preflight(steps[0])
         consecutive = [step.index for step in steps] == list(range(len(steps)))
         free = FreeRun(self.steps, steps[0]) if consecutive else None
-        for step in steps:
+        for number, step in enumerate(steps, 1):
+            _log.info("checking step %d of %d", number, len(steps))
             states, errors = self.steps.before(step)
             evidence = None
             if step.full and self.subject.parts:
@@ -146,7 +149,8 @@ class _Check:
             *self.preflight,
             *findings_of(self.trace, self.results, self.flows),
         ]
-        for finding in findings:
+        for number, finding in enumerate(findings, 1):
+            _log.info("looking for the cause of difference %d of %d", number, len(findings))
             self._explain(finding)
         findings = [each for finding in findings for each in self._explained(finding)]
         self.notes |= dict.fromkeys(self.training.notes)
