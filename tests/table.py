@@ -185,7 +185,9 @@ def _grad(x: Any) -> np.ndarray:
 def our_gradient(case: Case, dtype: Any) -> tuple[Callable[..., Any], list[int], tuple[Any, Any]]:
     """What computes a row's outputs and gradients, the inputs that are floats, its arguments."""
     structure, params, buffers = train.split(case.module(dtype))
-    inputs = [jnp.asarray(a, dtype if a.dtype.kind == "f" else None) for a in case.arrays()]
+    # Put there by device_put, where jnp.asarray would compile a program for each shape.
+    arrays = [a.astype(dtype) if a.dtype.kind == "f" else a for a in case.arrays()]
+    inputs: list[jax.Array] = jax.device_put(arrays)
     floats = [i for i, x in enumerate(inputs) if jnp.issubdtype(x.dtype, jnp.floating)]
 
     def total(params, moving):

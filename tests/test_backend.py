@@ -77,7 +77,7 @@ NAMES = pytest.mark.parametrize("name", FUNCTIONS)
 def drawn(shapes, seed=0):
     rng = np.random.RandomState(seed)
     return [
-        jnp.asarray((rng.standard_normal(s) / math.prod(s[2:]) ** 0.5).astype(np.float32))
+        jax.device_put((rng.standard_normal(s) / math.prod(s[2:]) ** 0.5).astype(np.float32))
         for s in shapes
     ]
 

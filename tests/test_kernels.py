@@ -44,7 +44,7 @@ SHAPES = [
 
 def arrays(*shapes):
     rng = np.random.RandomState(0)
-    return [jnp.asarray(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+    return [jax.device_put(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
 
 
 def in_form(form, function, *inputs):
@@ -387,11 +387,12 @@ def test_damaged_in_a_hundred_ways_it_is_compiled_again(kept, tmp_path, monkeypa
 
 @needs_compiler
 @pytest.mark.long
-def test_a_cache_that_cannot_be_used_does_not_cost_each_start(tmp_path):
+def test_a_cache_that_cannot_be_used_does_not_cost_each_start(kept, tmp_path):
+    _, compiler = kept
     (tmp_path / "cache").write_text("a file where the folder should be")
     times = set()
     for _ in range(2):
-        done = freshly_loaded(tmp_path / "cache")
+        done = freshly_loaded(tmp_path / "cache", CC=compiler)
         assert_loaded(done)
         assert "cannot keep the kernels" in done.stderr
         (folder,) = (tmp_path / "tmp").iterdir()

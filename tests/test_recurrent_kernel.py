@@ -43,7 +43,7 @@ def inputs_of(cell, n, steps, size, hidden, bias=True, lengths=False, batch_firs
     rng = np.random.RandomState(0)
 
     def draw(*shape, scale=1.0):
-        return jnp.asarray((scale * rng.standard_normal(shape)).astype(np.float32))
+        return jax.device_put((scale * rng.standard_normal(shape)).astype(np.float32))
 
     rows, scale = GATES[cell] * hidden, hidden**-0.5
     weights = Weights(

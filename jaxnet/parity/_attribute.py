@@ -26,6 +26,8 @@ LEFT = 2.0**-29
 # Of two faults in one layer each alone brings the numbers nearer, so that pairs are formed of the
 # hypotheses that do best alone, each with all others.
 _LEADERS = 4
+# A difference by the scale of an array of zeros; its square is a number.
+_HUGE = 1e100
 # A constant is fitted only where its own change explains this share of what is left.
 _EXPLAINED = 0.7
 
@@ -167,7 +169,7 @@ def attribute(
                 for h in trial.settled(trap, reference)
             ]
             observed |= {id(h): trial.observed(reference, h) for h in new}
-            proven = [(h,) for h in new if trial.proves(observed[id(h)])]
+            proven = [(h,) for h in new if trial.determines((h,)) and trial.proves(observed[id(h)])]
             singles += new
     if not proven:
         proven = list(trial.pairs(reference, rows, singles, observed))
@@ -227,6 +229,16 @@ class _Trial:
             name in numbers and self.fits(name, numbers[name]) for name in self.names
         )
 
+    def determines(self, hypotheses: Sequence[Hypothesis]) -> bool:
+        """Whether there are more numbers than constants that were fitted to them.
+
+        Any two numbers are those of some two constants. A constant of few digits was not fitted
+        to all digits of the numbers, so that it does not count.
+        """
+        values = [h.values[name] for h in hypotheses for name in h.trap.constants]
+        free = sum(float(f"{value:.3e}") != value for value in values)
+        return free < sum(self.evidence.jax64[name].size for name in self.names)
+
     def observed(self, reference: Any, *hypotheses: Hypothesis) -> Any:
         """The numbers with these hypotheses.
 
@@ -261,7 +273,8 @@ class _Trial:
                 return np.array([np.inf])
             with np.errstate(invalid="ignore"):
                 apart = np.where(found == wanted, 0.0, found - wanted)
-            parts.append(apart.ravel() / self.scales[name] / max(apart.size, 1) ** 0.5)
+            apart = apart.ravel() / self.scales[name] / max(apart.size, 1) ** 0.5
+            parts.append(np.clip(apart, -_HUGE, _HUGE))  # of an array of zeros
         return np.concatenate(parts)
 
     def settled(self, trap: Trap, reference: Any) -> Iterable[Hypothesis]:
@@ -363,7 +376,7 @@ class _Trial:
                     continue
                 for second in row.choices(reference):
                     pair = self._pair(reference, leader, second)
-                    if self.proves(self.observed(reference, *pair)):
+                    if self.determines(pair) and self.proves(self.observed(reference, *pair)):
                         found[key] = pair
                         break
         return found.values()

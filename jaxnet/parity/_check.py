@@ -1,6 +1,7 @@
 """Whether a JAX program is the recorded one."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
 from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
 from jaxnet.parity._port import module_of
+from jaxnet.parity._power import power as power_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
 from jaxnet.parity._sites import explain_finding
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
@@ -22,8 +24,11 @@ from jaxnet.parity._trace import Step, Trace, read
 from jaxnet.parity._training import Training
 from jaxnet.train._several import named_states
 
+_log = logging.getLogger(__name__)
 Weights = Literal["own", "copy"]
 
+# Of how many steps that differ the updates are kept, to look for their causes.
+KEPT = 16
 # Beyond this share of the way from the start two float32 runs say nothing about each other.
 HORIZON = 1e-2
 # How much further from float64 than the program's own float32 run torch's may be.
@@ -40,6 +45,7 @@ def check(
     state: Any = None,
     steps: Sequence[int] | int | None = None,
     weights: Weights = "own",
+    power: bool = False,
 ) -> Report:
     """Compares a JAX program with a recorded PyTorch program; torch is not needed.
 
@@ -60,7 +66,9 @@ def check(
         steps: The numbers of the steps to check, or how many of them from the first; by default
             all recorded ones.
         weights: "own" compares the program's initial weights with torch's. "copy" gives it
-            torch's.
+            torch's, as does a trace that was recorded with generic weights.
+        power: Whether to plant each known mistake in each recorded layer, to see which of them
+            this trace would show. It takes some seconds a layer.
 
     Returns:
         The report. Its verdict is "same" if nothing differs but by rounding.
@@ -73,15 +81,16 @@ def check(
     if weights not in ("own", "copy"):
         raise ValueError(f'check: weights: {weights!r}; accepted are "own" and "copy"')
     trace = trace if isinstance(trace, Trace) else read(trace)
-    subject = make_subject(
-        trace, model, loss, optimizer, step=step, state=state, copy=weights == "copy"
-    )
+    copy = weights == "copy" or trace.about.get("weights") == "generic"
+    subject = make_subject(trace, model, loss, optimizer, step=step, state=state, copy=copy)
     report = _Check(trace, subject).run(_chosen(trace, steps))
     program = module_of(model) if isinstance(model, str) else model
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
     report.subject = _provenance.subject(trace, objects)
     report.environment = _provenance.environment(trace)
     report.notes += _provenance.since_recorded(trace)
+    if power:
+        report.power = power_of(trace)
     return report
 
 
@@ -108,11 +117,12 @@ class _Check:
         self.notes: dict[str, None] = {}
         self.missing: dict[str, str] = {}
         self.seen: dict[str, None] = {}
-        self.evidence: dict[int, tuple[StepEvidence | None, StepRuns]] = {}
+        self.evidence: dict[int, StepEvidence] = {}
         self.flows: dict[int, Flow] = {}
         self.nulls: dict[str, np.ndarray] = {}
         self.narrow: set[str] = set()
         self.blamed: set[str] = set()
+        self.kept = 0
         ours = all(is_ours(part.optimizer) for part in subject.parts)
         self.training = Training(trace, carried=not (subject.parts and ours))
 
@@ -120,7 +130,8 @@ class _Check:
         self._preflight(steps[0])
         consecutive = [step.index for step in steps] == list(range(len(steps)))
         free = FreeRun(self.steps, steps[0]) if consecutive else None
-        for step in steps:
+        for number, step in enumerate(steps, 1):
+            _log.info("checking step %d of %d", number, len(steps))
             states, errors = self.steps.before(step)
             evidence = None
             if step.full and self.subject.parts:
@@ -132,20 +143,17 @@ class _Check:
             if free is not None:
                 free = self._advanced(free, step)
             self._remember(step, evidence, runs)
-            self.training.keep(step, evidence, runs)
             step.forget()
         horizon = None if free is None or not free.torch else _horizon(free)
         findings = [
             *self.preflight,
             *findings_of(self.trace, self.results, self.flows),
         ]
-        for finding in findings:
-            evidence, _ = self.evidence.get(finding.step, (None, None))
-            if evidence is not None and finding.site in evidence.forced:
-                finding.jax64 = evidence.forced[finding.site].jax64
-            if evidence is not None:
-                explain_finding(finding, evidence)
-        findings = [each for finding in findings for each in self.training.explain(finding)]
+        for number, finding in enumerate(findings, 1):
+            _log.info("looking for the cause of difference %d of %d", number, len(findings))
+            self._explain(finding)
+        findings = [each for finding in findings for each in self._explained(finding)]
+        self.notes |= dict.fromkeys(self.training.notes)
         if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
             findings.append(_drift(apart, horizon))
         return self._report(findings, horizon, steps)
@@ -165,6 +173,8 @@ class _Check:
                     self.results.append(result)
                     if judgement.failed:
                         apart.append(result)
+                        self.training.start[0][place] = first[site]
+                        self.training.start[1][place] = np.asarray(own[place])
         if apart:
             names = ", ".join(result.place for result in apart[:4])
             more = f" and {len(apart) - 4} more" if len(apart) > 4 else ""
@@ -254,6 +264,8 @@ class _Check:
             assert four.torch is not None
             assert four.jax is not None
             torch, torch64, jax, jax64 = four.torch, four.torch64, four.jax, four.jax64
+            if site in step and not step.has_double(site):
+                torch64 = None
             phase, _, place = site.partition(":")
             ignore = None
             if phase in ("update", "state"):
@@ -333,15 +345,46 @@ class _Check:
         return free
 
     def _remember(self, step: Step, evidence: StepEvidence | None, runs: StepRuns) -> None:
-        """Keeps the numbers of the first step in which a layer, or an update, differs."""
+        """Keeps the numbers that causes are looked for in: those of a few steps that differ."""
         failed = {
             f"{result.level}:{result.place}"
             for result in self.results
             if result.step == step.index and result.judgement.failed
         }
-        if failed - self.blamed:
-            self.evidence[step.index] = (evidence, runs)
+        if evidence is not None and failed - self.blamed:
+            self.evidence[step.index] = evidence
             self.blamed |= failed
+        if (failed and self.kept < KEPT) or step.index < KEPT // 2:
+            self.kept += bool(failed)
+            self.training.keep(step, evidence, runs)
+        else:  # the learning rates alone
+            self.training.keep(step, None, dataclasses.replace(runs, update={}, own={}))
+
+    def _explain(self, finding: Finding) -> None:
+        """Adds the program's float64 array of the site, and the cause in a layer."""
+        steps = [r.step for r in finding.results if r.level == "layer"]
+        evidence = next((self.evidence[n] for n in steps if n in self.evidence), None)
+        if evidence is None:
+            return
+        if finding.site in evidence.forced:
+            finding.jax64 = evidence.forced[finding.site].jax64
+        try:
+            explain_finding(finding, evidence)
+        except Exception as error:
+            self._no_cause(finding, error)
+        evidence.step.forget()
+
+    def _explained(self, finding: Finding) -> list[Finding]:
+        """The finding with its cause in the loss, the optimizer or the schedule."""
+        try:
+            return self.training.explain(finding)
+        except Exception as error:
+            self._no_cause(finding, error)
+            return [finding]
+
+    def _no_cause(self, finding: Finding, error: Exception) -> None:
+        words = f"the cause at {finding.site} could not be looked for"
+        self.notes[f"{words}: {type(error).__name__}: {error}"] = None
 
     def _report(
         self, findings: list[Finding], horizon: Horizon | None, steps: Sequence[Step]

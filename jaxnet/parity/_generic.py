@@ -30,8 +30,7 @@ def numbers(array: np.ndarray, name: str) -> np.ndarray:
 def weight(array: np.ndarray, name: str) -> np.ndarray:
     """A parameter or a running statistic in general position, of a size that networks can bear.
 
-    Rows of zeros stay: they are an embedding's padding. So do buffers that are not statistics of
-    a normalisation, such as masks and tables of positions: they belong to the program.
+    Rows of zeros stay: they are an embedding's padding.
 
     Args:
         array: The parameter or buffer.

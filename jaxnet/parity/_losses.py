@@ -5,7 +5,7 @@ their reductions, epsilons and axes can be changed; all others are jaxnet.losses
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import jax
@@ -39,6 +39,28 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "triplet_margin_loss": ("anchor", "positive", "negative"),
     "mean": ("input", "dim", "keepdim"),
     "sum": ("input", "dim", "keepdim"),
+}
+# The functions of torch's criteria.
+CRITERIA: Mapping[str, str] = {
+    "CrossEntropyLoss": "cross_entropy",
+    "NLLLoss": "nll_loss",
+    "BCELoss": "binary_cross_entropy",
+    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
+    "MSELoss": "mse_loss",
+    "L1Loss": "l1_loss",
+    "SmoothL1Loss": "smooth_l1_loss",
+    "HuberLoss": "huber_loss",
+    "KLDivLoss": "kl_div",
+    "GaussianNLLLoss": "gaussian_nll_loss",
+    "PoissonNLLLoss": "poisson_nll_loss",
+    "SoftMarginLoss": "soft_margin_loss",
+    "HingeEmbeddingLoss": "hinge_embedding_loss",
+    "MultiMarginLoss": "multi_margin_loss",
+    "MultiLabelMarginLoss": "multilabel_margin_loss",
+    "MultiLabelSoftMarginLoss": "multilabel_soft_margin_loss",
+    "CosineEmbeddingLoss": "cosine_embedding_loss",
+    "MarginRankingLoss": "margin_ranking_loss",
+    "TripletMarginLoss": "triplet_margin_loss",
 }
 CLASSES = ("cross_entropy", "nll_loss")
 
@@ -129,7 +151,7 @@ def value(kind: str, arguments: Mapping[str, Any], changes: Mapping[str, Any]) -
     merged = {**arguments, **changes}
     given = changes.get("given")
     if given:
-        merged["input"] = _GIVEN[given](np.asarray(merged["input"]))
+        merged["input"] = _GIVEN[given](np.asarray(merged["input"], np.float64))
     if changes.get("swapped"):
         merged["input"], merged["target"] = merged["target"], merged["input"]
     reduction = merged.get("reduction", "mean")
@@ -175,7 +197,7 @@ def _reduced(
         return values.mean()
     if reduction == "unweighted":
         return values.sum() / count.sum()
-    if reduction in ("rows", "batchmean"):
+    if reduction == "batchmean" or (reduction == "rows" and values.ndim > 1):
         return values.sum() / (values.shape[0] if values.ndim else 1)
     if reduction == "sequences" and values.ndim > 1:
         rows = tuple(range(1, values.ndim))
@@ -230,6 +252,8 @@ def _class_losses(
     weight = np.ones(classes) if h.get("weight") is None else np.asarray(h["weight"])
     along = weight.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     smoothing = h.get("label_smoothing", 0.0)
+    if not 0 <= smoothing <= 1:
+        raise ValueError("label_smoothing")
     if target.shape == x.shape:
         target = target * (1 - smoothing) + smoothing / classes
         return -(log_p * target * along).sum(axis), None, None
@@ -326,7 +350,7 @@ def loss_references(trace: Trace) -> list[Loss]:
     """
     found: dict[str, list[tuple[str, LossRecord]]] = {}
     for step in trace.steps:
-        for kind, name, record in _records(step):
+        for kind, name, record in _records(trace, step):
             found.setdefault(name, []).append((kind, record))
     return [
         Loss(calls[0][0], tuple(record for _, record in calls))
@@ -335,45 +359,60 @@ def loss_references(trace: Trace) -> list[Loss]:
     ]
 
 
-def _records(step: Step) -> list[tuple[str, str, LossRecord]]:
+def _records(trace: Trace, step: Step) -> Iterator[tuple[str, str, LossRecord]]:
+    """The kind, the name and the record of each loss of a step."""
     if not step.losses:
-        return []
-    found = []
+        return
     whole = step.double(step.losses[0])
-    for i, function in enumerate(step.functions):
-        site = f"function:{function.name}"
-        if function.function not in ARGUMENTS or site not in step.sites:
-            continue
+    for kind, name, site, form, more in _calls(trace, step):
         rest: list[Function] = []
         known: dict[str, np.ndarray] = {}
-        last = site
-        touched = {site}
-        for later in step.functions[i + 1 :]:
+        last, touched = site, {site}
+        for later in step.functions:
             sites = _sites(later.inputs)
-            if not touched & sites:
+            if not touched & sites or np.array_equal(step.double(last), whole):
                 continue
-            touched.add(f"function:{later.name}")
+            last = f"function:{later.name}"
+            touched.add(last)
             rest.append(later)
             known |= {s: step.double(s) for s in sites if s in step.sites}
-            last = f"function:{later.name}"
-            if last in step.sites and np.array_equal(step.double(last), whole):
+            if last not in step.sites:
                 break
         if last not in step.sites or not np.array_equal(step.double(last), whole):
             continue
-        names = ARGUMENTS[function.function]
-        given = from_json(function.inputs, step.double)
+        names = ARGUMENTS[kind]
         arguments = {
-            names[int(k)] if k.isdigit() and int(k) < len(names) else k: v for k, v in given.items()
+            names[int(k)] if k.isdigit() and int(k) < len(names) else k: v
+            for k, v in {**more, **from_json(form, step.double)}.items()
         }
         arguments = {k: v for k, v in arguments.items() if k not in ("size_average", "reduce")}
-        found.append(
-            (
-                function.function,
-                function.name,
-                LossRecord(step.index, arguments, tuple(rest), site, known),
+        yield kind, name, LossRecord(step.index, arguments, tuple(rest), site, known)
+
+
+def _calls(
+    trace: Trace, step: Step
+) -> Iterator[tuple[str, str, str, Any, Mapping[str, np.ndarray]]]:
+    """Kind, name, output, inputs and further arguments of what may be a loss."""
+    for call in step.calls:
+        module = trace.modules.get(call.module)
+        kind = CRITERIA.get(module.cls) if module is not None else None
+        if module is not None and kind is not None and f"forward:{call.name}" in step.sites:
+            buffers = {
+                name.rpartition(".")[2]: step.double(site)
+                for name, site in step.of("buffer").items()
+                if name.rpartition(".")[0] == call.module
+            }
+            yield (
+                kind,
+                call.name,
+                f"forward:{call.name}",
+                call.inputs,
+                {**module.config, **buffers},
             )
-        )
-    return found
+    for function in step.functions:
+        site = f"function:{function.name}"
+        if function.function in ARGUMENTS and site in step.sites:
+            yield function.function, function.name, site, function.inputs, {}
 
 
 def _sites(form: Any) -> set[str]:

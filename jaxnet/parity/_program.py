@@ -347,11 +347,13 @@ def _schedulers(recorder: Any, used: list[Any]) -> list[dict[str, Any]]:
 
 def living(base: type) -> list[Any]:
     """All objects of a class and its subclasses that the program has."""
-    kinds: set[Any] = {base}
-    new: list[Any] = [base]
+    kinds: set[type] = set()
+    new = [base]
     while new:
-        new = [each for cls in new for each in cls.__subclasses__() if each not in kinds]
-        kinds.update(new)
+        cls = new.pop()
+        if cls not in kinds:
+            kinds.add(cls)
+            new += type.__subclasses__(cls)
     return [each for each in gc.get_objects() if type(each) in kinds]
 
 

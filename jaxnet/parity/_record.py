@@ -10,29 +10,28 @@ import contextlib
 import importlib
 import os
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._draws import draws
 from jaxnet.parity._functions import caller, functions, operations, where
+from jaxnet.parity._generic import weight
 from jaxnet.parity._program import Program, describe, living
 from jaxnet.parity._step import OpenStep
-from jaxnet.parity._trace import TraceWriter
+from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
 
-_LEAST = (2, 4)
+_LEAST = (2, 11)
 _active: list["Recorder"] = []
 
 
-class Enough(BaseException):
-    """All steps that were asked for are recorded: it ends a script."""
-
-
 @contextmanager
-def recording(path: str | Path, steps: int = 5, full: Sequence[int] = (0, 1, -1)) -> Iterator[Path]:
+def recording(
+    path: str | Path, steps: int = 5, full: Sequence[int] = (0, 1, -1), *, weights: str = "own"
+) -> Iterator[Path]:
     """Records what a PyTorch program trains inside the context.
 
     The program needs no change. It is computed a second time in float64, operation by operation,
@@ -43,14 +42,18 @@ def recording(path: str | Path, steps: int = 5, full: Sequence[int] = (0, 1, -1)
         steps: Number of steps to record; what follows them runs unrecorded.
         full: Steps whose activations and their gradients are recorded too; -1 is the last one.
             Of the others the trace has what the step began and ended with.
+        weights: "own", or "generic" for a second recording: before the first step all parameters
+            and running statistics get random numbers, beside which no mistake hides as it does
+            beside a bias of zero. The program then trains something else, from there on.
 
     Raises:
         ImportError: torch is not installed, or too old.
         FileExistsError: The folder holds something.
-        RuntimeError: A recording is open already, or nothing was trained.
-        ValueError: `steps` is less than 1.
+        RuntimeError: A recording is open already.
+        TraceError: Nothing was trained, or no step was over.
+        ValueError: `steps` is less than 1, or `weights` is another word.
     """
-    recorder = Recorder(path, steps, full)
+    recorder = Recorder(path, steps, full, weights=weights)
     with recorder:
         yield recorder.writer.path
     recorder.require_steps()
@@ -88,6 +91,7 @@ class Recorder:
         full: Steps that are recorded with activations.
         stop: Whether to end the program, by raising `Enough`, once they are recorded.
         about: What trace.json says besides, such as the command.
+        weights: "own" or "generic", as in `recording`.
     """
 
     def __init__(
@@ -97,9 +101,12 @@ class Recorder:
         full: Sequence[int] = (0, 1, -1),
         stop: bool = False,
         about: dict[str, Any] | None = None,
+        weights: str = "own",
     ) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps: {steps!r}; accepted is a whole number from 1")
+        if weights not in ("own", "generic"):
+            raise ValueError(f'weights: {weights!r}; accepted are "own" and "generic"')
         self.torch = torch_of()
         if _active:
             raise RuntimeError(
@@ -110,7 +117,15 @@ class Recorder:
         self.count = steps
         self.full = {each % steps for each in full if -steps <= each < steps}
         self.stop = stop
-        self.about = about or {}
+        self.about: dict[str, Any] = {
+            "self_check": {
+                "verdict": "not made",
+                "words": "the program was recorded where it ran; `jaxnet record` runs it again",
+            },
+            "weights": weights,
+            **(about or {}),
+        }
+        self.changed: dict[int, Any] = {}  # tensors that have got their generic numbers
         self.twins = Twins()
         self.program = Program(self.torch)
         self.skip = (os.path.dirname(self.torch.__file__) + os.sep, str(contextlib.__file__))
@@ -168,8 +183,11 @@ class Recorder:
         elif not seen.backwards:
             why = "the program never called backward()"
         else:
-            why = "no parameter was updated after backward(): no optimizer stepped"
-        raise RuntimeError(
+            why = (
+                "no parameter was updated after backward(): no optimizer stepped, and none was "
+                "changed in place (new tensors in place of the parameters are not followed)"
+            )
+        raise TraceError(
             f"{self.writer.path}: nothing was recorded, because {why}. Record the loop that "
             "trains, and at least one whole step of it"
         )
@@ -216,7 +234,20 @@ class Recorder:
                 self.step.draw(func, args, kwargs, result)
         elif self.step.backwards and not self.step.updated:
             self._notice_manual_update(func, args)
+        elif self.twins.on and func is self.torch.ops.aten._local_scalar_dense.default:
+            self._notice_number(args[0])
         return result
+
+    def _notice_number(self, tensor: Any) -> None:
+        # Before backward() a number that Python reads from a tensor can become a part of the
+        # loss; as a number of Python's it has no twin.
+        quiet = self.ignoring or self.backward or self.optimizing
+        if quiet or not tensor.is_floating_point() or tensor.dtype == self.torch.float64:
+            return
+        note = f"{self.here()}: item() reads a {tensor.dtype} number; what Python computes with "
+        note = note.replace("torch.", "") + "it has no float64 of its own"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _notice_manual_update(self, func: Any, args: Any) -> None:
         if not func._schema.is_mutable or self.optimizing or self.backward or self.step.stack:
@@ -233,7 +264,7 @@ class Recorder:
             return self._constant(func, args, kwargs)
         if not name or self.ignoring or self.backward or self.optimizing:
             return func(*args, **kwargs)
-        if self.step.inside_torch():
+        if self.step.inside_torch() or self.torch._C._functorch.maybe_current_level():
             return func(*args, **kwargs)
         if not self.step.stack and not self._begins(args, kwargs):
             return func(*args, **kwargs)
@@ -301,7 +332,7 @@ class Recorder:
         return result
 
     def _zero_grad(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
-        self.step.event("zero_grad")
+        self.step.zero_grad(self.optimizers())
         return original(owner, *args, **kwargs)
 
     def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -350,12 +381,22 @@ class Recorder:
         """The optimizers that have stepped."""
         return [o for o in self.program.optimizers if id(o) in self.stepped]
 
+    def generalize(self, name: str, tensor: Any) -> None:
+        """Gives a parameter or buffer its generic numbers, if that was asked for."""
+        if self.about["weights"] == "own" or id(tensor) in self.changed:
+            return
+        self.changed[id(tensor)] = tensor
+        # Other buffers, such as masks and tables of positions, belong to the program.
+        parameter = tensor.requires_grad or isinstance(tensor, self.torch.nn.Parameter)
+        if parameter or name.endswith(("running_mean", "running_var")):
+            with self.quiet():
+                array = weight(tensor.detach().double().cpu().numpy(), name)
+                tensor.detach().copy_(self.torch.from_numpy(array))
+
     def check(self, what: str, value: Any) -> None:
         """Adds a checksum to those that a run without recording is compared with."""
-        if isinstance(value, self.torch.Tensor):
-            with self.quiet():
-                value = value.detach().cpu().contiguous().reshape(-1).view(self.torch.uint8).numpy()
-        self.checks.append((what, zlib.crc32(value.tobytes())))
+        with self.quiet():
+            self.checks.append((what, checksum(self.torch, value)))
 
     def _finish_if_due(self, batch: bool) -> None:
         if self.optimizing or self.step.stack or self.backward or not self.step.began:

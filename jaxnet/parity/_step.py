@@ -32,6 +32,7 @@ class OpenStep:
     def __init__(self, recorder: Any, after: "OpenStep | None" = None) -> None:
         self.recorder = recorder
         self.torch = recorder.torch
+        self._wrapped = self.torch._C._functorch.is_functorch_wrapped_tensor
         self.full = recorder.writer.steps in recorder.full
         self.stack: list[int] = []
         self._batches: list[tuple[Any, str, Any]] = []
@@ -43,6 +44,8 @@ class OpenStep:
         self._restart()
         if after is not None:
             self._origins.update(after._late_origins)
+            self.events += after._late_events
+        self._late_events: list[str] = []
         self._late_origins: dict[int, tuple[Any, int, str]] = {}
 
     def _restart(self) -> None:
@@ -57,7 +60,6 @@ class OpenStep:
         self._single: dict[str, str] = {}
         self._losses: list[str] = []
         self._origins: dict[int, tuple[Any, int, str]] = {}
-        self._used: set[str] = set()
         self._storages: dict[int, int] = {}
         self._known: list[tuple[str, Any]] = []
         self._addresses: set[int] = set()
@@ -95,8 +97,16 @@ class OpenStep:
         known = self._origins.get(id(tensor))
         if known is None or known[0]() is not tensor or known[1] != tensor._version:
             return ""
-        self._used.add(known[2])
         return known[2]
+
+    def _data_site(self, tensor: Any) -> str:
+        """Which site a tensor is; "" for a part of the batch of a program without a loader.
+
+        What such a program draws before it calls the model, it gives to the model as data.
+        """
+        site = self._site_of(tensor)
+        early = any(early and site == f"draw:{mark}" for mark, _, _, early in self._draws)
+        return "" if early and not self._batches else site
 
     def _is_output(self, tensor: Any) -> bool:
         """Whether a tensor is, unchanged, what a module call returned before."""
@@ -109,7 +119,7 @@ class OpenStep:
         )
 
     def _is_tensor(self, value: Any) -> bool:
-        return isinstance(value, self.torch.Tensor)
+        return isinstance(value, self.torch.Tensor) and not self._wrapped(value)
 
     # The beginning.
 
@@ -135,6 +145,7 @@ class OpenStep:
             self._known = parameters
             for name, parameter in parameters:
                 if id(parameter) not in self._storages:
+                    self.recorder.generalize(name, parameter)
                     self._storages[id(parameter)] = self._address(parameter)
                     self._store("before", f"before:{name}", self._copy(parameter, False))
                     self._from(parameter, f"before:{name}")
@@ -142,6 +153,7 @@ class OpenStep:
             for name, buffer in program.buffers():
                 site = f"buffer_before:{name}"
                 if site not in self._arrays["buffer_before"]:
+                    self.recorder.generalize(name, buffer)
                     self._store("buffer_before", site, self._copy(buffer, False))
                     self._from(buffer, site)
 
@@ -160,7 +172,9 @@ class OpenStep:
         outermost = [c for c in self.calls if c["parent"] is None and c["state"]]
         tried = outermost and not any(c["training"] for c in outermost)
         if tried and self.began and not self.backwards and not self._stepped:
+            zeroed = [event for event in self.events if event == "zero_grad"]
             self._restart()
+            self.events = zeroed
             self._draws = []
 
     def forget_pending(self) -> None:
@@ -249,12 +263,12 @@ class OpenStep:
             if not self._is_tensor(leaf):
                 return None
             site = _at(f"input:{base}", path)
-            came_from = self._site_of(leaf)
+            outside = parent is None and not self._data_site(leaf)
             if self.full or parent is None:
                 value = self._copy(leaf)
                 if self.full:
                     self._store("forward", site, value)
-                if parent is None and not leaf.requires_grad and not came_from:
+                if outside and not leaf.requires_grad:
                     self._inputs.append((site, value[0]))
                     self._from(leaf, site)
             return site
@@ -329,7 +343,7 @@ class OpenStep:
         def key_of(path: str, leaf: Any) -> str | None:
             if not self._is_tensor(leaf):
                 return None
-            site = self._site_of(leaf)
+            site = self._site_of(leaf) if self.stack else self._data_site(leaf)
             if not site:
                 site = _at(f"function_input:{base}", path)
                 if self.full or not self.stack:
@@ -370,13 +384,18 @@ class OpenStep:
     def event(self, name: str) -> None:
         self.events.append(name)
 
+    def zero_grad(self, optimizers: list[Any]) -> None:
+        """Gradients are set to zero: after the update it is for the next step."""
+        due = self.updated and self.is_due(optimizers)
+        (self._late_events if due else self.events).append("zero_grad")
+
     def loss(self, tensors: Any) -> None:
         for each in [tensors] if self._is_tensor(tensors) else tensors:
             site = f"loss:{len(self._losses)}"
             self._losses.append(site)
             value = self._copy(each)
             self._store("loss", site, value)
-            self.recorder.check("loss", value[0])
+            self.recorder.check("loss", each)
         self.event("backward")
 
     def after_backward(self) -> None:
@@ -471,7 +490,11 @@ class OpenStep:
     def finish(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """What `TraceWriter.write_step` takes."""
         program = self.recorder.program
-        self._gradients({id(p): p for _, p in program.parameters()})
+        # A later backward() adds to gradients that an optimizer has used already, such as those
+        # of a discriminator in the update of the generator.
+        used = self._arrays["param_grad"]
+        left = {id(p): p for n, p in program.parameters() if f"param_grad:{n}" not in used}
+        self._gradients(left)
         for name, parameter in program.parameters():
             self._store("update", f"update:{name}", self._copy(parameter))
         for optimizer in program.optimizers:
@@ -486,12 +509,15 @@ class OpenStep:
         for phase in (*_ORDER, *_LAST):
             for site, (array, double) in self._arrays[phase].items():
                 plain = self._plain(site, marks)
+                if array.dtype == np.complex128:
+                    single[plain] = "arrays of complex128 are not stored"
+                    continue
                 arrays[plain] = array
                 if isinstance(double, str):
                     single[plain] = double
                 elif double is not None and array.dtype != double.dtype:
                     doubles[plain] = double
-        used = self.recorder.used_optimizers()
+        optimizers = self.recorder.used_optimizers()
         content = {
             "full": self.full,
             "calls": [self._call(each, marks) for each in self.calls],
@@ -499,7 +525,7 @@ class OpenStep:
             "draws": [draw for mark, draw, _, _ in self._draws if mark in marks],
             "batches": [self._plain(form, marks) for _, _, (form, _) in self._batches],
             "losses": self._losses,
-            "groups": [self._groups.get(program.optimizer(o), []) for o in used],
+            "groups": [self._groups.get(program.optimizer(o), []) for o in optimizers],
             "events": self.events,
             "single": single,
         }
@@ -523,9 +549,7 @@ class OpenStep:
             self._arrays["batch"].update(arrays)
         number = 0
         for mark, _, array, early in self._draws:
-            # Without a loader, draws before the model is called are how the program chooses
-            # its batch, but for those that go into the model or the loss.
-            if early and not loaded and f"draw:{mark}" not in self._used:
+            if early and not loaded:  # it is the batch, or how the program chose it
                 continue
             marks[mark] = str(number)
             number += 1

@@ -1,6 +1,7 @@
 """The program that is checked: its state, its step, and what the step is made of."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats
 from jaxnet.optim import Optimizer
 from jaxnet.optim._optimizer import OptimizerState
@@ -61,6 +63,13 @@ class Subject:
     models: Mapping[str, str]
     accumulated: bool
     orders: Mapping[str, tuple[str, ...]]
+
+    @property
+    def composed(self) -> bool:
+        """Whether the step is a function of the user's own around the updates."""
+        return len(self.parts) > 1 or (
+            not isinstance(self.step, TrainStep) and not isinstance(inner(self.step), TrainStep)
+        )
 
     @property
     def accumulation_is_mean(self) -> bool:
@@ -213,22 +222,26 @@ def make_subject(
 
 def as_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
     """The function `(model, batch)` of a criterion; one of the user's own is that already."""
-    cls = type(loss) if not hasattr(loss, "__name__") else loss
-    library = getattr(cls, "__module__", "") or ""
+    function = loss.func if isinstance(loss, functools.partial) else loss
+    named = function if hasattr(function, "__name__") else type(function)
+    library = getattr(named, "__module__", "") or ""
     known = library.startswith(("jaxnet.losses", "jaxnet.nn", "optax"))
     return supervised(loss) if known else loss
 
 
+def inner(step: Any) -> Any:
+    """The function that `jax.jit` and the like were given."""
+    return inspect.unwrap(step)
+
+
 def _parts(trace: Trace, step: Any, state: Any) -> tuple[Part, ...]:
     """The updates of a step, found by tracing it once."""
-    if isinstance(step, TrainStep):
-        return (Part(step.loss, step.optimizer, step.model, step.compute_dtype),)
-    wrapped = inspect.unwrap(step)
+    wrapped = inner(step)
     if isinstance(wrapped, TrainStep):
         return (Part(wrapped.loss, wrapped.optimizer, wrapped.model, wrapped.compute_dtype),)
     batch = trace.steps[0].batch()
     try:
-        with noting_steps() as noted:
+        with noting_steps() as noted, keys(jax.random.key(0)):
             jax.eval_shape(wrapped, state, jax.tree.map(jnp.asarray, batch))
     except Exception:  # what is wrong is said when the step is run
         return ()
@@ -279,7 +292,14 @@ def _differences(
     shapes: Mapping[str, tuple[int, ...]], recorded: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
     wrong = [f"{name} is missing" for name in recorded if name not in shapes]
-    wrong += [f"{name} is not in the trace" for name in shapes if name not in recorded]
+    tied = {other: name for name, each in recorded.items() for other in each["names"]}
+    wrong += [
+        f"{name} is an array of its own; torch's is tied to {tied[name]}"
+        if name in tied
+        else f"{name} is not in the trace"
+        for name in shapes
+        if name not in recorded
+    ]
     for name, each in recorded.items():
         theirs = tuple(each["shape"])
         if name in shapes and shapes[name] != theirs:

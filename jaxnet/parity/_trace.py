@@ -180,10 +180,10 @@ class Step:
     def double(self, site: str) -> np.ndarray:
         """The value of the same step in float64; arrays that are not floating are as they are."""
         array = self[site]
-        if array.dtype.kind not in "fV":  # ml_dtypes' bfloat16 is of kind V
+        if array.dtype.kind not in "fcV":  # ml_dtypes' bfloat16 is of kind V
             return array
         more = self._loaded().get(site + _DOUBLE)
-        wide = array.astype(np.float64)
+        wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
         if more is None:
             return wide
         return more if more.dtype == np.float64 else wide + more
@@ -384,9 +384,9 @@ class TraceWriter:
 
 def _more(array: np.ndarray, wide: np.ndarray) -> np.ndarray:
     """What is stored of a float64 value: what it has more than the array, or itself."""
-    if array.dtype != np.float32:
+    if array.dtype not in (np.float32, np.complex64):
         return wide
     with np.errstate(invalid="ignore", over="ignore"):
         more = np.where(wide == array, 0, wide - array)  # infinite numbers, too
-        more = more.astype(np.float32)
-    return more if np.all(np.isfinite(more)) else wide
+        more = more.astype(array.dtype)
+    return more if np.all(np.isfinite(more)) or array.dtype == np.complex64 else wide

@@ -1,8 +1,7 @@
 """The causes of differences outside of layers: in the loss, the gradients and the updates."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,332 +10,25 @@ from jaxnet.parity._force import StepEvidence
 from jaxnet.parity._judge import rms
 from jaxnet.parity._losses import loss_references
 from jaxnet.parity._result import Finding
-from jaxnet.parity._schedules import Rates, rates
+from jaxnet.parity._schedules import rates
 from jaxnet.parity._steps import StepRuns
 from jaxnet.parity._trace import Step, Trace
-from jaxnet.parity._traps import Hypothesis, Trap, traps_of
 from jaxnet.parity._traps.gradients import Gradient
 from jaxnet.parity._traps.preflight import INPUTS, TARGETS, WEIGHTS, Value, of_distribution
-from jaxnet.parity._updates import Update, chosen, gradients_of, updates
-
-Steps = Mapping[int, Mapping[str, np.ndarray]]
-"""The JAX program's arrays of each step, by site."""
+from jaxnet.parity._update_causes import (
+    READ,
+    Explained,
+    Read,
+    Steps,
+    explain_updates,
+    explained_by,
+)
+from jaxnet.parity._updates import chosen, gradients_of
 
 Arrays = dict[int, dict[str, np.ndarray]]
 
 _KEPT = ("update", "state", "loss", "param_grad")
 _MOST_ALTERNATIVES = 8
-# A learning rate that is read from an update has ten digits, one in float32 seven.
-_READ = 1e-7
-
-
-@dataclasses.dataclass(frozen=True)
-class Explained:
-    """A cause of differences outside of layers.
-
-    Attributes:
-        places: The parameters that it concerns, or the loss.
-        steps: The steps that show it.
-        words: What the program has and what torch has; "" where no row of the catalogue explains
-            the difference.
-        fix: What to write.
-        proof: The numbers that prove it.
-        alternatives: Other causes that cannot be told from it.
-        symptoms: What the numbers show by themselves, in sentences.
-        tried: How many causes were tried.
-        traps: The names of the rows of the catalogue.
-    """
-
-    places: tuple[str, ...]
-    steps: tuple[int, ...]
-    words: str = ""
-    fix: str = ""
-    proof: str = ""
-    alternatives: tuple[str, ...] = ()
-    symptoms: tuple[str, ...] = ()
-    tried: int = 0
-    traps: tuple[str, ...] = ()
-
-
-class _Read(Evidence):
-    """Numbers that were read from others, which have fewer digits."""
-
-    def tolerance(self, name: str) -> float:
-        return _READ * rms(self.torch64[name])
-
-
-class _UntrustedError(Exception):
-    """The reference of a parameter does not give torch's updates."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Case:
-    """One parameter whose updates differ."""
-
-    update: Update
-    evidence: Evidence
-    steps: tuple[int, ...]
-
-
-def explain_updates(
-    trace: Trace, jax: Steps, jax64: Steps, carried: bool = False
-) -> list[Explained]:
-    """The causes of updates that differ from torch's, where the gradients are torch's.
-
-    Args:
-        trace: The trace.
-        jax: The JAX program's "update:NAME", and "state:NAME.SLOT" as far as they are known, of
-            each step in float32, each computed from torch's parameters and gradients.
-        jax64: The same in float64.
-        carried: Whether its optimizer began anew before the first recorded step and went on from
-            its own state, in each precision, instead of torch's state in each step. The recorded
-            run has to begin with torch's first update then.
-
-    Returns:
-        A cause for each group of parameters that one explains, and what is left unexplained.
-    """
-    known = updates(trace, carried)
-    cases, untrusted = [], []
-    for update in known.values():
-        try:
-            case = _case(trace, update, jax, jax64)
-        except _UntrustedError:
-            untrusted.append(update.parameter)
-            continue
-        if case is not None:
-            cases.append(case)
-    found, left = _grouped(cases)
-    explained = [
-        _explained(cause, [c.update.parameter for c in group], [s for c in group for s in c.steps])
-        for cause, group in found
-    ]
-    by_rate, left = _by_schedule(trace, left)
-    explained += by_rate
-    if untrusted:
-        sign = "the reference does not give torch's own updates: they were not compared"
-        explained.append(Explained(tuple(untrusted), (), symptoms=(sign,)))
-    explained += [
-        Explained((c.update.parameter,), c.steps, symptoms=cause.symptoms, tried=cause.tried)
-        for c, cause in left
-    ]
-    return explained + _frozen(trace, known, jax64)
-
-
-def _case(trace: Trace, update: Update, jax: Steps, jax64: Steps) -> _Case | None:
-    """A parameter with the numbers of both programs; None where the updates are the same."""
-    name = update.parameter
-    torch, torch64, ours, ours64 = ({} for _ in range(4))
-    for record in update.records:
-        step, k = trace.steps[record.step], record.step
-        for site, key in _sites(name, record.step, jax64.get(k, {})):
-            if site not in step:
-                continue
-            start = record.before if site.startswith("update:") else 0.0
-            torch[key] = chosen(step[site]) - start
-            torch64[key] = chosen(step.double(site)) - start
-            ours64[key] = chosen(jax64[k][site]) - start
-            ours[key] = chosen(jax[k][site]) - start if site in jax.get(k, {}) else ours64[key]
-    if update.carried:
-        # Torch's float64 numbers of a step begin with its float32 state. What they would be with
-        # a state of float64 from the first update on, the reference says, if it gives torch's.
-        plain = dataclasses.replace(update, carried=False).observe()
-        trial = Evidence(torch, torch64, torch, torch64)
-        if any(difference(plain[k], torch64[k]) > trial.tolerance(k) for k in torch64):
-            raise _UntrustedError
-        torch64 = {k: v for k, v in update.observe().items() if k in torch64}
-        torch = {k: torch[k] - plain[k] + v for k, v in torch64.items()}
-    evidence = Evidence(torch, torch64, ours, ours64)
-    failing = {
-        int(key.split(":")[0])
-        for key in torch64
-        if difference(torch64[key], ours64[key]) > evidence.tolerance(key)
-    }
-    return _Case(update, evidence, tuple(sorted(failing))) if failing else None
-
-
-def _sites(name: str, step: int, given: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """The sites of a parameter, with the names of `Update.observe`."""
-    for site in given:
-        if site == f"update:{name}":
-            yield site, f"{step}:change"
-        elif site.startswith(f"state:{name}.") and not site.endswith(".step"):
-            slot = site.removeprefix(f"state:{name}.")
-            if "." not in slot:
-                yield site, f"{step}:{slot}"
-
-
-Key = tuple[tuple[str, tuple[Any, ...]], ...]
-
-
-def _key(hypotheses: Sequence[Hypothesis]) -> Key:
-    """What makes two proven causes one."""
-    return tuple(sorted((h.trap.name, tuple(h.values.values())) for h in hypotheses))
-
-
-def _grouped(
-    cases: Sequence[_Case],
-) -> tuple[list[tuple[Cause, list[_Case]]], list[tuple[_Case, Cause]]]:
-    """The causes with the parameters that each explains, and the cases that none explains.
-
-    The next parameter is first tried with the causes of those before it, since one mistake
-    mostly concerns many parameters.
-    """
-    found: list[tuple[Cause, list[_Case]]] = []
-    left = []
-    # Those that show the difference in most steps first: they tell most causes apart.
-    for case in sorted(cases, key=lambda c: -len(c.steps)):
-        for i, (cause, group) in enumerate(found):
-            rows = {h.trap.name: h.trap for each in cause.proven for h in each}
-            again = attribute(case.update, case.evidence, rows.values())
-            shared = {_key(each) for each in again.proven}
-            both = tuple(each for each in cause.proven if _key(each) in shared)
-            if both:
-                found[i] = dataclasses.replace(cause, proven=both), [*group, case]
-                break
-        else:
-            cause = attribute(case.update, case.evidence)
-            if cause.proven:
-                found.append((cause, [case]))
-            else:
-                left.append((case, cause))
-    return found, left
-
-
-def _explained(cause: Cause, places: Sequence[str], steps: Iterable[int]) -> Explained:
-    return Explained(
-        tuple(places),
-        tuple(sorted(set(steps))),
-        cause.words[0],
-        cause.fixes[0],
-        cause.proof,
-        tuple(cause.words[1:]),
-        cause.symptoms,
-        cause.tried,
-        tuple(h.trap.name for h in cause.proven[0]),
-    )
-
-
-def _by_schedule(
-    trace: Trace, left: list[tuple[_Case, Cause]]
-) -> tuple[list[Explained], list[tuple[_Case, Cause]]]:
-    """The cases that other learning rates explain, one in each step."""
-    explained: dict[tuple[str, ...], Explained] = {}
-    rest = []
-    rows = [trap for trap in traps_of("SGD") if trap.name == "lr-value"]
-    for case, cause in left:
-        read = _read_rates(case, rows)
-        if read is None:
-            rest.append((case, cause))
-            continue
-        reference = rates(trace, *_group_of(trace, case.update.parameter))
-        torch, ours = (np.array(list(each.values())) for each in (read[0], read[1]))
-        n = reference.observed
-        names = {"lr": (torch[:n], ours[:n])}
-        evidence = _Read(
-            *({k: v[0] for k, v in names.items()},) * 2, *({k: v[1] for k, v in names.items()},) * 2
-        )
-        series = attribute(reference, evidence)
-        proven = [hs for hs in series.proven if _proves(case, reference, hs)] or list(series.proven)
-        proof = (
-            "the learning rates that your updates have are "
-            + ", ".join(f"{lr:.6g}" for lr in ours)
-            + "; torch's are "
-            + ", ".join(f"{lr:.6g}" for lr in torch)
-        )
-        if proven:
-            series = dataclasses.replace(series, proven=tuple(proven))
-            new = dataclasses.replace(
-                _explained(series, [case.update.parameter], case.steps), proof=proof
-            )
-        else:
-            words = "The learning rates are others than torch's, by no rule that is known."
-            fix = "the schedule of the torch program"
-            new = Explained((case.update.parameter,), case.steps, words, fix, proof)
-        old = explained.get((new.words,))
-        if old is not None:
-            new = dataclasses.replace(
-                old,
-                places=(*old.places, *new.places),
-                steps=tuple(sorted({*old.steps, *new.steps})),
-            )
-        explained[(new.words,)] = new
-    return list(explained.values()), rest
-
-
-def _read_rates(
-    case: _Case, rows: Sequence[Trap]
-) -> tuple[dict[int, float], dict[int, float]] | None:
-    """Torch's learning rate in each step and the JAX program's, None where none explains a step."""
-    torch, ours = {}, {}
-    for record in case.update.records:
-        one = dataclasses.replace(case.update, records=(record,))
-        keys = [key for key in case.evidence.torch64 if key.startswith(f"{record.step}:")]
-        parts = (
-            {key: part[key] for key in keys if key in part}
-            for part in dataclasses.astuple(case.evidence)
-        )
-        torch[record.step] = ours[record.step] = float(record.config["lr"])
-        if record.step in case.steps:
-            cause = attribute(one, Evidence(*parts), rows)
-            if not cause.proven:
-                return None
-            ours[record.step] = float(cause.proven[0][0].values["lr"])
-    return torch, ours
-
-
-def _proves(case: _Case, reference: Rates, hypotheses: Sequence[Hypothesis]) -> bool:
-    """Whether the rates that a hypothesis gives make the updates themselves."""
-    changed: Any = reference
-    for hypothesis in hypotheses:
-        changed = hypothesis.applied(changed)
-    try:
-        series = changed.observe()["lr"]
-    except (ValueError, TypeError):
-        return False
-    lrs = dict(enumerate(series))
-    steps = [r for r in case.update.records if r.step in lrs]
-    numbers = dataclasses.replace(case.update, records=tuple(steps)).altered(lrs=lrs).observe()
-    return all(
-        difference(numbers[k], case.evidence.jax64[k]) <= case.evidence.tolerance(k)
-        for k in numbers
-        if k in case.evidence.jax64
-    )
-
-
-def _group_of(trace: Trace, parameter: str) -> tuple[int, int]:
-    return next(
-        (i, j)
-        for i, optimizer in enumerate(trace.optimizers)
-        for j, group in enumerate(optimizer["groups"])
-        if parameter in group["params"]
-    )
-
-
-def _frozen(trace: Trace, known: Mapping[str, Update], jax64: Steps) -> list[Explained]:
-    """Parameters that torch does not train and the JAX program does."""
-    moved: dict[str, list[int]] = {}
-    for step in trace.steps:
-        for name in step.of("before"):
-            ours = jax64.get(step.index, {}).get(f"update:{name}")
-            if name in known or ours is None or f"param_grad:{name}" in step:
-                continue
-            before = step.double(f"before:{name}")
-            same = np.array_equal(before, step.double(f"update:{name}"))
-            if same and not np.array_equal(before, ours):
-                moved.setdefault(name, []).append(step.index)
-    if not moved:
-        return []
-    return [
-        Explained(
-            tuple(moved),
-            tuple(sorted({s for steps in moved.values() for s in steps})),
-            "These parameters are trained; in torch they have no gradient (requires_grad=False, "
-            "or not used) and stay as they are.",
-            'optim.groups([("NAME", optim.frozen())], optimizer)',
-            "torch's updates are 0",
-            traps=("frozen-trained",),
-        )
-    ]
 
 
 def explain_loss(trace: Trace, jax: Steps, jax64: Steps) -> Explained | None:
@@ -390,7 +82,7 @@ def explain_loss(trace: Trace, jax: Steps, jax64: Steps) -> Explained | None:
     if best is None or not best[0].proven:
         signs, tried = (best[0].symptoms, best[0].tried) if best else ((), 0)
         return Explained(("loss",), steps, symptoms=signs, tried=tried)
-    return _explained(best[0], (best[1].kind,), steps)
+    return explained_by(best[0], (best[1].kind,), steps)
 
 
 def _simpler(cause: Cause, other: Cause) -> bool:
@@ -440,7 +132,7 @@ def explain_gradients(trace: Trace, jax: Steps, jax64: Steps) -> list[Explained]
         cause = attribute(reference, evidence)
         if not cause.proven:
             continue
-        one = _explained(cause, (name,), wrong)
+        one = explained_by(cause, (name,), wrong)
         old = found.get(one.words)
         found[one.words] = (
             one if old is None else dataclasses.replace(old, places=(*old.places, name))
@@ -466,14 +158,21 @@ def explain_rates(
     count = reference.observed
     torch = np.array(reference.known)
     mine = np.array([ours.get(k, np.nan) for k in range(len(torch))])
-    wrong = [k for k in range(len(torch)) if abs(torch[k] - mine[k]) > _READ * abs(torch[k])]
+    wrong = [k for k in range(len(torch)) if abs(torch[k] - mine[k]) > READ * abs(torch[k])]
     if not wrong:
         return None
     a, b = {"lr": torch[:count]}, {"lr": mine[:count]}
-    cause = attribute(reference, _Read(a, a, b, b))
+    cause = attribute(reference, Read(a, a, b, b))
     if not cause.proven:
         return Explained((f"lr:{group}",), tuple(wrong), symptoms=cause.symptoms, tried=cause.tried)
-    return _explained(cause, (f"lr:{group}",), wrong)
+    return explained_by(cause, (f"lr:{group}",), wrong)
+
+
+class _Rounded(Evidence):
+    """Numbers that were changed in float32, in a few operations."""
+
+    def tolerance(self, name: str) -> float:
+        return 10 * READ * rms(self.torch64[name])
 
 
 def explain_start(
@@ -498,12 +197,11 @@ def explain_start(
             continue
         ours = np.asarray(jax[name])
         value = Value(kind, array, ours)
-        # A change that was made in float32 is known to its rounding.
         a, b = {"value": array}, {"value": ours}
-        cause = attribute(value, _Read(a, a, b, b))
+        cause = attribute(value, _Rounded(a, a, b, b))
         words = cause.words[0] if cause.proven else ""
         if not words and kind == WEIGHTS:
-            words = of_distribution(name, array, ours)
+            words = of_distribution(array, ours)
         old = found.get(words)
         places = (*old.places, name) if old else (name,)
         found[words] = Explained(
@@ -535,6 +233,9 @@ class Training:
             kind: ({}, {}) for kind in ("update", "step", "layer")
         }
         self._rates: dict[str, dict[int, float]] = {}
+        self.notes: list[str] = []
+        # The initial arrays that differ, torch's and the program's.
+        self.start: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = {}, {}
 
     def keep(self, step: Step, evidence: StepEvidence | None, runs: StepRuns) -> None:
         """Keeps of a step what is needed: of each parameter `_updates.ELEMENTS` elements."""
@@ -569,11 +270,17 @@ class Training:
             found = explain_updates(self.trace, *self._kept["update"], self.carried)
         elif finding.origin == "schedule":
             found = self._schedules()
+        elif finding.level == "preflight":
+            found = explain_start(WEIGHTS, *self.start)
         elif finding.level == "step" and "update" in phases:
             found = explain_updates(self.trace, *self._kept["step"], self.carried)
         elif finding.cause is None and phases == {"param_grad"}:
             found = explain_gradients(self.trace, *self._kept["layer"])
         named = [each for each in found if each.words]
+        if found and all(each.rounding for each in found):
+            self.notes += dict.fromkeys(each.words for each in found)
+            return []
+        named = [each for each in named if not each.rounding]
         if not named:
             for each in found:
                 finding.tried += each.tried
@@ -594,17 +301,20 @@ class Training:
 
 def _described(finding: Finding, explained: Explained) -> Finding:
     """The part of a finding that a cause explains."""
-    concerned = [r for r in finding.results if _concerns(explained, r.site)] or finding.results
+    there = [r for r in finding.results if _concerns(explained, r.site)]
+    steps = explained.steps
+    concerned = [r for r in there if r.step in steps] or there or finding.results
     first = concerned[0]
     names = ", ".join(explained.places[:4])
     more = f" and {len(explained.places) - 4} more" if len(explained.places) > 4 else ""
     few = len(concerned) < len(finding.results)
+    when = f" from step {first.step} on" if first.step > 0 else ""
     return dataclasses.replace(
         finding,
         site=first.site,
         step=first.step,
         kind=first.judgement.label,
-        message=f"{finding.message} ({names}{more})" if few else finding.message,
+        message=f"{_without_step(finding)}{when} ({names}{more})" if few else finding.message,
         cause=explained.words,
         proof=explained.proof,
         fix=explained.fix or finding.fix,
@@ -612,6 +322,10 @@ def _described(finding: Finding, explained: Explained) -> Finding:
         results=list(concerned),
         tried=finding.tried + explained.tried,
     )
+
+
+def _without_step(finding: Finding) -> str:
+    return finding.message.removesuffix(f" from step {finding.step} on")
 
 
 def _concerns(explained: Explained, site: str) -> bool:

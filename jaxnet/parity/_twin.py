@@ -83,35 +83,43 @@ class Twins:
         written = [t for each in targets for t in self._tensors(each)]
         if draws(self.torch, func, args, kwargs):
             return self._random(func, name, args, kwargs, written)
-        found: list[Any] = []
-        try:
-            known = set(map(self._key, written))
-            wide_args = [self._convert(each, found, known) for each in args]
-            wide_kwargs = {k: self._convert(v, found, known) for k, v in kwargs.items()}
-            lost = ""
-        except _LostError as reason:
-            found, lost = [True], str(reason)
-        if not found:
+        inputs = {}
+        twinned = False
+        for each in self._tensors((*args, *kwargs.values())):
+            key = inputs[id(each)] = self._key(each)
+            twinned = twinned or each.dtype in self._wide or key in self._twins
+        if not twinned:
             result = func(*args, **kwargs)
             if name in _FACTORIES:
                 self._factory(func, args, kwargs, result)
             return result
-        inputs = {self._key(t) for t in self._tensors((*args, *kwargs.values()))}
+        addresses = set(inputs.values())
+        known = {inputs[id(t)] for t in written}
+        lost = ""
+        try:
+            wide_args = [self._convert(each, known) for each in args]
+            wide_kwargs = {k: self._convert(v, known) for k, v in kwargs.items()}
+        except _LostError as reason:
+            lost = str(reason)
         result = func(*args, **kwargs)
         if name == "_local_scalar_dense":
             if not lost:
                 self._note_item(result, wide_args[0])
             return result
-        outputs = [t for t in self._tensors(result) if self._key(t) not in inputs]
+        outputs = [t for t in self._tensors(result) if self._key(t) not in addresses]
         try:
             if lost:
                 raise _LostError(lost)
             wide = self._execute(func, name, wide_args, wide_kwargs)
             if len(wides := [*self._tensors(result)]) != len(pairs := [*self._tensors(wide)]):
                 raise _LostError(f"{name} gives another number of results in float64")
+            # Two results are never one in memory where the program's own are two.
+            taken = set(map(self._key, self._tensors((*wide_args, *wide_kwargs.values()))))
             for real, twin in zip(wides, pairs, strict=True):
-                if self._key(real) not in inputs:
-                    self._set(real, twin, name)
+                if self._key(real) not in addresses:
+                    own = self._key(twin) not in taken
+                    taken.add(self._key(twin))
+                    self._set(real, twin if own else twin.clone(), name)
         except _LostError as reason:
             for each in (*outputs, *written):
                 self._lose(each, str(reason))
@@ -152,19 +160,15 @@ class Twins:
             for each in value:
                 yield from self._tensors(each)
 
-    def _convert(self, value: Any, found: list[Any], written: set[int]) -> Any:
-        """An argument in float64; `found` gets an element for each that is another one."""
+    def _convert(self, value: Any, written: set[int]) -> Any:
+        """An argument in float64."""
         if isinstance(value, self.torch.Tensor):
-            key = self._key(value)
-            if value.dtype in self._wide or key in self._twins:
-                found.append(True)
-                return self._twin(value, force=key in written)
             # What the operation writes must not be written twice.
-            return self._twin(value, force=True) if key in written else value
+            return self._twin(value, force=self._key(value) in written)
         if isinstance(value, self.torch.dtype):
             return self._wide.get(value, value)
         if isinstance(value, tuple | list):
-            return [self._convert(each, found, written) for each in value]
+            return [self._convert(each, written) for each in value]
         if type(value) is float and value in self._items:
             return self._items[value]
         return value
@@ -298,7 +302,8 @@ class Twins:
         self._twin(real, force=True).copy_(wide)
 
     def _lose(self, tensor: Any, reason: str) -> None:
-        if tensor.dtype in self._wide and (key := self._key(tensor)):
+        key = self._key(tensor)
+        if key and (tensor.dtype in self._wide or key in self._twins):
             self._keep(tensor, key, reason)
 
 

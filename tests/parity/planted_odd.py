@@ -21,7 +21,7 @@ def _embedded(name: str, kind: str, first: Layer, says: str = "") -> Plant:
     """Another embedding."""
     network = chain(first, layer("Tanh"), layer("Linear", WIDTH, WORDS))
     right = text(layer("Tanh"))
-    return plant(name, kind, right, dataclasses.replace(right, network=network), ("0#", says))
+    return plant(name, kind, right, dataclasses.replace(right, network=network), ("0", says))
 
 
 def _short(loss: Any) -> Task:
@@ -48,20 +48,20 @@ PARTIAL = [
 TWO = [
     plant("LayerNorm eps and mse sum", "two", vector(layer("LayerNorm", 8)),
         vector(layer("LayerNorm", 8, eps=1e-06), loss=("mse_loss", {"reduction": "sum"})),
-        ("1#", "1e-06"), ("loss", "sum")),
+        ("1", "1e-06"), ("loss", "sum")),
     plant("GELU and AdamW", "two", vector(layer("GELU"), Recipe(adam(**DECAY))),
         vector(layer("GELU", approximate="tanh"), Recipe(("AdamW", {"lr": 0.01, **DECAY}))),
-        ("1#", "tanh"), ("update", "decoupled|AdamW")),
+        ("1", "tanh"), ("update", "decoupled|AdamW")),
     plant("BatchNorm eps and momentum", "two", image(layer("BatchNorm2d", 4)),
         image(layer("BatchNorm2d", 4, eps=0.001, momentum=0.9)), ("1", "0.001"),
         ("1", "momentum")),
     plant("pool and activation", "two", image(layer("AvgPool2d", 3, 2, 1), layer("LeakyReLU", 0.2)),
         image(layer("AvgPool2d", 3, 2, 1, count_include_pad=False), layer("LeakyReLU")),
-        ("1#", "count|padding"), ("2#", "0.01")),
+        ("1", "count|padding"), ("2", "0.01")),
     plant("momentum and clipping", "two",
         vector(layer("Tanh"), Recipe(sgd(**_MOMENTUM), clip=("norm", 0.1))),
         vector(layer("Tanh"), Recipe(sgd(**_MOMENTUM, nesterov=True), clip=("value", 0.1))),
-        ("clip", "value"), ("update", "esterov")),
+        ("clip|update", "[Ee]ach element"), ("update", "esterov")),
 ]  # fmt: skip
 
 INVENTED = [
@@ -88,12 +88,13 @@ INVENTED = [
 ]  # fmt: skip
 
 
-def _in_flax(name: str, host: Any, middle: Layer, mine: Layer, says: str, at: str = "1#",
+def _in_flax(name: str, host: Any, middle: Layer, mine: Layer, says: str, at: str = "1",
              flat: Any = None, steps: int = 3) -> Plant:  # fmt: skip
     """A network of plain flax whose second layer is another than PyTorch's."""
     right = host(middle)
     wrong = dataclasses.replace(right, network=_ported(right.network, mine, flat))
-    return plant(f"flax: {name}", "flax", right, wrong, (at, says), steps=steps)
+    faults = [(at, says)] if says else []
+    return plant(f"flax: {name}", "flax", right, wrong, *faults, steps=steps)
 
 
 def _ported(network: Layer, mine: Layer, flat: Any) -> Layer:

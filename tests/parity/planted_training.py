@@ -24,7 +24,7 @@ def _image_loss(loss: Any) -> Task:
 LOSSES = [
     plant("mse_loss, sum", "loss", vector(layer("Tanh")), vector(layer("Tanh"), loss=("mse_loss",
         {"reduction": "sum"})), ("loss", "sum")),
-    _loss("mse_loss, halved", "mse_loss", faulty.halved_squares, "0.5|half|factor"),
+    _loss("mse_loss, halved", "mse_loss", faulty.halved_squares, "halved"),
     _loss("mse_loss, mean over rows only", "mse_loss", faulty.batch_mean, "batch|row|mean"),
     _loss("mse_loss of all pairs", "mse_loss", faulty.broadcast, "broadcast|pair"),
     plant("huber_loss, delta", "loss", vector(layer("Tanh"), loss=("huber_loss", {})),
@@ -35,7 +35,7 @@ LOSSES = [
         _with_loss(text)),
     _loss("cross_entropy of probabilities", "cross_entropy", faulty.of_probabilities,
         "prob|softmax", _image_loss),
-    _loss("cross_entropy in bits", "cross_entropy", faulty.log_base_2, "log", _image_loss),
+    _loss("cross_entropy in bits", "cross_entropy", faulty.log_base_2, "1.4427", _image_loss),
     plant("cross_entropy, smoothing", "loss", _image_loss(("cross_entropy", {})),
         _image_loss(("cross_entropy", {"label_smoothing": 0.1})), ("loss", "smooth")),
     _loss("binary cross entropy, clamped", "binary_cross_entropy_with_logits", faulty.clamped,
@@ -63,14 +63,14 @@ DECAY = {"weight_decay": 0.1}
 MOMENTUM = {"momentum": 0.9}
 
 GRADIENTS = [
-    trained("no clipping", "gradient", Recipe(sgd(), clip=("norm", 0.1)), Recipe(sgd()), "clip",
-        "clip"),
+    trained("no clipping", "gradient", Recipe(sgd(), clip=("norm", 0.1)), Recipe(sgd()),
+        "clip|update", "not clipped"),
     trained("clipped by value", "gradient", Recipe(sgd(), clip=("norm", 0.1)), Recipe(sgd(),
-        clip=("value", 0.1)), "clip", "value"),
+        clip=("value", 0.1)), "clip|update", "[Ee]ach element"),
     trained("clipped without epsilon", "gradient", Recipe(sgd(), clip=("norm", 0.1)),
-        Recipe(sgd(), clip=(faulty.clip_without_epsilon, 0.1)), "clip", "eps|1e-06"),
+        Recipe(sgd(), clip=(faulty.clip_without_epsilon, 0.1)), "clip|update", "1e-6"),
     trained("clipped to another norm", "gradient", Recipe(sgd(), clip=("norm", 0.1)),
-        Recipe(sgd(), clip=("norm", 0.2)), "clip", "0.2|norm"),
+        Recipe(sgd(), clip=("norm", 0.2)), "clip|update", "0.2"),
     in_vector("gradient stopped", layer("Linear", 8, 8), layer(faulty.NoGradient, 8, 8),
         "stop|gradient", "gradient"),
     plant("frozen weight", "gradient", vector(layer("Linear", 8, 8)),

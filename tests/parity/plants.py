@@ -21,7 +21,8 @@ class Fault:
     """What a finding should say.
 
     Attributes:
-        place: What the site of the finding has in its name: the layer, "loss", "update", ...
+        place: The number of the layer, or a regular expression for the origin or the site of the
+            finding: "loss", "update", ...
         says: A regular expression for the cause; "" where no row of the catalogue is expected.
         step: The step.
     """
@@ -29,6 +30,12 @@ class Fault:
     place: str
     says: str = ""
     step: int = 0
+
+    @property
+    def where(self) -> str:
+        """A regular expression for the finding's origin and site."""
+        place = self.place
+        return rf"module:{place} |:{place}[#.]" if place.isdigit() else place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +108,11 @@ def plant(
 
 
 def in_vector(name: str, a: Layer, b: Layer, says: str, kind: str = "layer", **more: Any) -> Plant:
-    return plant(name, kind, vector(a, **more), vector(b, **more), ("1#", says))
+    return plant(name, kind, vector(a, **more), vector(b, **more), ("1", says))
 
 
 def in_image(name: str, a: Layer, b: Layer, says: str, kind: str = "layer", **more: Any) -> Plant:
-    return plant(name, kind, image(a, **more), image(b, **more), ("1#", says))
+    return plant(name, kind, image(a, **more), image(b, **more), ("1", says))
 
 
 def in_text(name: str, a: Layer, b: Layer, says: str, kind: str = "layer", at: str = "1") -> Plant:

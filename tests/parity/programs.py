@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxnet import losses, ops, optim, train
+from jaxnet import losses, nn, ops, optim, train
 from jaxnet.random import Generator
 from tests.parity.pairs import Pair
 from tests.programs import (
@@ -68,16 +68,22 @@ def _gpt(trace: Any) -> Subject:
     }
 
 
-def _word_language_model(trace: Any) -> Subject:
-    model = word_language_model.RNNModel(Generator(1), 4)
+class _RNNModel(word_language_model.RNNModel):
+    """The model with PyTorch's arguments: its state is given and returned."""
 
+    def __call__(self, tokens: Any, hidden: Any) -> Any:
+        output, hidden = self.rnn(self.drop(self.encoder(tokens)), hidden)
+        decoded = self.decoder(self.drop(output)).reshape(-1, word_language_model.WORDS)
+        return nn.functional.log_softmax(decoded, dim=1), hidden
+
+
+def _word_language_model(trace: Any) -> Subject:
     def loss(model: Any, batch: Any) -> Any:
         tokens, h, c, targets = batch
-        model.h[...], model.c[...] = h, c
-        return losses.nll_loss(model(tokens, False), targets)
+        return losses.nll_loss(model(tokens, (h, c))[0], targets)
 
     optimizer = optim.chain(optim.clip_by_norm(0.25), optim.SGD(lr=1.0))
-    return {"model": model, "loss": loss, "optimizer": optimizer}
+    return {"model": _RNNModel(Generator(1), 4), "loss": loss, "optimizer": optimizer}
 
 
 def _transformer_language_model(trace: Any) -> Subject:
@@ -121,8 +127,10 @@ def _siamese_network(trace: Any) -> Subject:
 
 
 def _time_sequence_prediction(trace: Any) -> Subject:
+    with jax.enable_x64(True):
+        model = time_sequence_prediction.Sequence(Generator(0)).double()
     return {
-        "model": time_sequence_prediction.Sequence(Generator(0)).double(),
+        "model": model,
         "loss": train.supervised(losses.mse_loss),
         "optimizer": optim.LBFGS(lr=0.8, max_iter=5),
     }

@@ -1,11 +1,15 @@
 """The check of a recorded program: same programs, and faults where each of them is made."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxnet import losses, nn, optim, parity, train
 from jaxnet.nn import functional
+from jaxnet.parity._port import SubjectError
 from jaxnet.random import Generator
 
 pytestmark = pytest.mark.torch
@@ -126,11 +130,13 @@ def test_four_faults_at_once(trace):
         ("update:embed.weight", {"update"}),
     ], str(report)
     lstm, gelu, norm, update = report.findings
-    assert lstm.message == "lstm: the output differs"
+    assert lstm.message == "lstm: the output differs. It is torch's array times 1.001."
     assert "test_check.py" in lstm.jax_where
     assert "gelu#0" in gelu.message
     assert {r.site for r in norm.results} == {"buffer:norm.running_mean", "buffer:norm.running_var"}
+    assert norm.cause == "The new statistics have the weight 0.2; torch's momentum is 0.1."
     assert update.message == "the optimizer: the update with torch's gradients differs"
+    assert "epsilon" in update.cause
 
 
 def test_faults_of_single_steps(trace):
@@ -150,3 +156,42 @@ def test_a_step_and_its_state(trace):
     step = train.make_train_step(train.supervised(losses.cross_entropy), adam)
     state = train.create(model(), adam)
     assert parity.check(trace, step=jax.jit(step), state=state, steps=[0]).verdict == "same"
+
+
+def test_both_in_one_process():
+    import torch
+
+    def batches():
+        drawn = np.random.RandomState(0)
+        while True:
+            yield drawn.standard_normal((4, 3)).astype(np.float32), drawn.randint(0, 2, 4)
+
+    def compared(smoothing):
+        return parity.compare(
+            torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh()),
+            nn.Sequential(nn.Linear(3, 2, rngs=Generator(1)), nn.Tanh()),
+            batches(),
+            steps=2,
+            loss=(
+                torch.nn.functional.cross_entropy,
+                functools.partial(losses.cross_entropy, label_smoothing=smoothing),
+            ),
+            optimizer=(lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), optim.SGD(0.1, 0.9)),
+        )
+
+    assert compared(0.0).verdict == "same"
+    (finding,) = compared(0.1).findings
+    assert finding.site == "loss:0"
+    assert "smoothing" in finding.cause
+
+
+def test_other_parameters_are_named_at_once(trace):
+    class Fewer(Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            del self.norm
+            self.out = nn.Linear(5, WORDS + 1, rngs=Generator(0))
+
+    message = r"norm.weight is missing; norm.bias is missing.*out.weight .* tied to embed.weight"
+    with pytest.raises(SubjectError, match=message):
+        parity.check(trace, Fewer(rngs=Generator(0)), losses.cross_entropy, optimizer())

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from jaxnet.__main__ import main
+from jaxnet._pytest import Parity
 from jaxnet.parity._result import Finding, Report
 from jaxnet.parity._sources import sources
 
 ROOT = Path(__file__).parents[2]
 pytest_plugins = ["pytester"]
 
-COMMANDS = ("check", "diff", "explain", "certificate")
+COMMANDS = ("record", "check", "compare", "diff", "explain", "certificate")
 
 
 def called(capsys, *words):
@@ -52,6 +53,17 @@ def write(folder, name, text):
     (folder / name).write_text(text)
 
 
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The current folder, whose modules are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name, module in [*sys.modules.items()]:
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
 # What is called wrongly: the words, the files that are there, and what the message says.
 WRONG = {
     "no such command": ("chek t port:make", {}, "invalid choice: 'chek'"),
@@ -77,19 +89,54 @@ WRONG = {
         },
         "the program ended before its first update",
     ),
+    "no program": ("record t", {}, "no program: jaxnet record TRACE -- python main.py"),
+    "a port as the reference": (
+        "compare port.py:make port.py:make",
+        {"port.py": "def make(): return 1, 2, 3"},
+        "accepted is a function that returns (model, loss, optimizer, batches)",
+    ),
     "no certificate": ("certificate t", {}, "there is no certificate.json; `jaxnet check"),
 }  # fmt: skip
+RECORD = "record t -- python main.py"
+WRONG_OF_TORCH = {
+    "no script": (RECORD, {}, "main.py: there is no such script in"),
+    "a full folder": (RECORD, {"main.py": "", "t/x": ""}, "t: it is not empty; give a new folder"),
+    "no training": (RECORD, {"main.py": ""}, "no model was called with gradients switched on"),
+    "no script but text": ("record t -- python -c 1", {}, "accepted are a script and -m MODULE"),
+    "no module": ("record t -- python -m", {}, "the name of the module is missing"),
+}
 
 
 @pytest.mark.parametrize(("words", "files", "message"), list(WRONG.values()), ids=list(WRONG))
-def test_wrong_calls_are_explained(capsys, tmp_path, monkeypatch, words, files, message):
-    monkeypatch.chdir(tmp_path)
+def test_wrong_calls_are_explained(capsys, project, words, files, message):
     for name, text in files.items():
-        write(tmp_path, name, text)
+        write(project, name, text)
     status, _, err = called(capsys, *words.split())
     assert status == 2
     assert message in " ".join(err.split())
     assert "Traceback" not in err
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("words", "files", "message"), list(WRONG_OF_TORCH.values()), ids=list(WRONG_OF_TORCH)
+)
+def test_wrong_recordings_are_explained(capsys, project, words, files, message):
+    test_wrong_calls_are_explained(capsys, project, words, files, message)
+
+
+def test_torch_is_asked_for_where_a_program_of_its_is_to_run(capsys, project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    message = "install it (pip install torch), or record where it is and copy the trace"
+    test_wrong_calls_are_explained(capsys, project, RECORD, {"main.py": ""}, message)
+
+
+def test_an_error_of_the_program_is_shown_with_its_place_and_is_no_difference(capsys, project):
+    write(project, "port.py", "def make():\n    return 1 / 0")
+    words = ("compare", "port.py:make", "port.py:make")
+    status, _, err = called(capsys, *words)
+    assert status == 2
+    assert re.search(r'port.py", line 2, in make\n.*\nZeroDivisionError', err, re.DOTALL)
 
 
 PORTS = {
@@ -103,25 +150,19 @@ PORTS = {
 
 
 @pytest.mark.parametrize(("port", "text", "message"), list(PORTS.values()), ids=list(PORTS))
-def test_ports_that_are_none_are_explained(tmp_path, monkeypatch, port, text, message):
+def test_ports_that_are_none_are_explained(project, port, text, message):
     from jaxnet.parity._port import SubjectError, load_port
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    write(tmp_path, "port.py", text)
+    write(project, "port.py", text)
     with pytest.raises(SubjectError, match=re.escape(message)):
         load_port(port)
 
 
 @pytest.mark.parametrize("name", ["port.py:make", "port:make", "sub/port.py:make"])
-def test_ports_are_found_with_their_neighbours(tmp_path, monkeypatch, name):
+def test_ports_are_found_with_their_neighbours(project, name):
     from jaxnet.parity._port import load_port
 
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    for folder in (tmp_path, tmp_path / "sub"):
+    for folder in (project, project / "sub"):
         write(folder, "a_neighbour.py", "model = 1")
         write(folder, "port.py", "import a_neighbour as n\ndef make(): return n.model, 2, 3")
     assert load_port(name) == (1, 2, 3, None, None)
@@ -225,3 +266,57 @@ def test_the_fixture_verifies_certificates(pytester, saved, tmp_path):
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["the certificate is stale:", "jax: */port.py: make is another"])
     result.stdout.no_fnmatch_line("*Traceback*")
+
+
+# -- the tutorial
+
+PAGE = (ROOT / "docs" / "pages" / "parity.md").read_text(encoding="utf-8")
+TUTORIAL = PAGE.partition("## From a PyTorch program")[2].partition("\n## ")[0]
+
+
+def without_numbers(text):
+    """Versions, counts and sizes are those of the machine."""
+    return re.sub(r"\d[\w.+-]*", "N", text).split()
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_the_tutorial(capsys, project):
+    """Its files are written, its commands run, and what they print is what it shows.
+
+    It takes long since it is all of it: a program is recorded, run again, and checked three times.
+    """
+    printed, ran = "", []
+    for kind, text in re.findall(r"^```(\w+)\n(.*?)^```", TUTORIAL, re.DOTALL | re.MULTILINE):
+        if kind == "python":
+            write(project, text.splitlines()[0].removeprefix("# "), text)
+        elif kind == "diff":
+            old, new = (line[1:] for line in text.splitlines())
+            replaced = (project / "port.py").read_text().replace(old, new)
+            write(project, "port.py", replaced)
+            sys.modules.pop("port")  # a command is a new process
+        elif kind == "bash":
+            for line in text.splitlines():
+                status, printed, err = called(capsys, *line.split("#")[0].split()[1:])
+                ran.append((line.split()[1], status))
+        elif kind == "text":
+            # The recorded program prints too.
+            lines = [without_numbers(line) for line in printed.splitlines()]
+            for line in text.splitlines():
+                assert without_numbers(line) in lines, printed + err
+    assert ran == [
+        ("record", 0), ("check", 1), ("check", 0), ("certificate", 0), ("certificate", 0)
+    ]  # fmt: skip
+
+    parity = Parity(project)
+    parity.verify("report")
+    write(project, "another.py", (project / "port.py").read_text().replace('"sum"', '"mean"'))
+    with pytest.raises(pytest.fail.Exception, match="reduced by 'mean'; torch's reduction is"):
+        parity.check("trace", "another.py:make", steps=1)
+
+    # What the page says of sources that change.
+    write(project, "main.py", (project / "main.py").read_text().replace("lr=1e-3", "lr=1e-2"))
+    status, printed, _ = called(capsys, "certificate", "report", "--verify")
+    assert status == 2
+    assert f"torch: {project / 'main.py'}: what stands outside" in printed
+    assert called(capsys, "diff", "trace", "trace")[0] == 0

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from jaxnet import optim
-from jaxnet.parity._training import explain_updates
+from jaxnet.parity._update_causes import explain_updates
 from tests.parity import training
 
 pytestmark = pytest.mark.torch
@@ -207,9 +207,9 @@ PLANTS: list[tuple[str, str, Callable[[], Any], tuple[str, ...]]] = [
         adam(lambda p, g, m, v, t, s: (p - 1e-2 * m / root(v)) * (1 - 1e-4) - p),
         ("decay-late",),
     ),
-    ("rate ahead", "adamw falling", lambda: _scheduled_adamw(1), ("lr-neighbour",)),
-    ("rate behind", "adamw falling", lambda: _scheduled_adamw(-1), ("lr-neighbour",)),
-    ("rate halved", "adamw falling", lambda: _scheduled_adamw(0, 0.5), ("lr-factor",)),
+    ("rate ahead", "adamw falling", lambda: _scheduled_adamw(1), ("schedule-step",)),
+    ("rate behind", "adamw falling", lambda: _scheduled_adamw(-1), ("schedule-step",)),
+    ("rate times 0.3", "adamw falling", lambda: _scheduled_adamw(0, 0.3), ("lr-factor",)),
     ("beta1", "adam", lambda: optax.adam(1e-3, b1=0.85), ("beta1",)),
     ("beta2", "adam", lambda: optax.adam(1e-3, b2=0.993), ("beta2",)),
     ("betas", "adam", lambda: optax.adam(1e-3, b1=0.8, b2=0.99), ("beta1", "beta2")),

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from jaxnet.parity._traps._trap import Trap
-from jaxnet.parity._updates import KINDS, Update
+from jaxnet.parity._updates import KINDS, Update, clipped
 
 _BOUNDS = (1.0, 0.5, 5.0, 0.25, 0.1, 10.0, 2.0, 0.01, 100.0)
 _FACTORS = (0.5, 2.0, 0.25, 4.0, 0.1, 10.0, -1.0, 100.0, 0.01, 65536.0, 1 / 65536)
@@ -83,9 +83,10 @@ def _clip(kind: str, own: bool = False) -> Callable[..., Update]:
     def change(update: Update, bound: float | None = None) -> Update:
         if own:
             bound = _torch_bound(update)
-        if kind in ("norm", "exact") and all(r.clip.norm < (bound or 0) for r in update.records):
-            raise ValueError("no gradient is as large")
-        return update.altered(clip=(kind, bound))
+        how = (kind, bound)
+        if all(np.array_equal(clipped(record, how), record.raw) for record in update.records):
+            raise ValueError("nothing is clipped")
+        return update.altered(clip=how)
 
     return change
 

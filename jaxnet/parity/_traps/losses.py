@@ -54,6 +54,11 @@ def _ignored_kept(loss: Loss) -> Loss:
     return _with_targets(loss, records).altered(ignore_index=-1)
 
 
+def _not_ignored(loss: Loss) -> Loss:
+    _has_ignored(loss)
+    return loss.altered(ignore_index=-1)
+
+
 def _with_targets(loss: Loss, records: list[tuple[Any, Any]]) -> Loss:
     return dataclasses.replace(
         loss,
@@ -65,8 +70,9 @@ def _with_targets(loss: Loss, records: list[tuple[Any, Any]]) -> Loss:
 
 
 def _ignored_other(loss: Loss, ignore_index: int) -> Loss:
-    if ignore_index == loss.config["ignore_index"]:
-        raise ValueError("the index is torch's")
+    used = any(np.any(r.arguments["target"] == ignore_index) for r in loss.records)
+    if ignore_index == loss.config["ignore_index"] or not used:
+        raise ValueError("the index is torch's, or there is no such target")
     return loss.altered(ignore_index=ignore_index)
 
 
@@ -132,6 +138,15 @@ TRAPS: tuple[Trap, ...] = (
         _ignored_kept,
         "Targets that torch ignores count as class 0.",
         "jnp.where(targets == {torch[ignore_index]}, 0, loss)",
+        when=lambda config: config["ignore_index"] < 0,
+    ),
+    Trap(
+        "loss-not-ignored",
+        CLASSES,
+        _not_ignored,
+        "No targets are ignored; torch ignores those of {torch[ignore_index]}.",
+        "ignore_index={torch[ignore_index]}",
+        when=lambda config: config["ignore_index"] >= 0,
     ),
     Trap(
         "loss-ignore-index",

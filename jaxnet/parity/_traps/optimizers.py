@@ -11,7 +11,24 @@ ADAM = ("Adam", "AdamW")
 MOMENTUM = ("SGD", "RMSprop")
 EPSILON = ("Adam", "AdamW", "RMSprop", "Adagrad")
 
-_RATES = (1e-3, 1e-2, 1e-1, 1e-4, 3e-4, 5e-4, 2e-3, 3e-3, 5e-3, 5e-2, 2e-2, 1e-5, 2e-5, 5e-5, 1.0)
+_RATES = (
+    1e-3,
+    1e-2,
+    1e-1,
+    1e-4,
+    3e-4,
+    5e-4,
+    2e-3,
+    3e-3,
+    5e-3,
+    5e-2,
+    2e-2,
+    1e-5,
+    2e-5,
+    5e-5,
+    1.0,
+    0.0,
+)
 _DECAYS = (1e-4, 1e-2, 5e-4, 1e-3, 5e-2, 1e-1, 1e-5, 1e-6, 2e-5, 4e-5)
 _MOMENTA = (0.9, 0.99, 0.95, 0.8, 0.5, 0.85, 0.98)
 _EPSILONS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-3, 1e-10, 1e-12, 1e-15, 1e-4, 1.0)
@@ -65,12 +82,6 @@ def _lr_factor(update: Update, lr_factor: float) -> Update:
     if len(_rates(update)) == 1:
         raise ValueError("the learning rate is constant")
     return update.altered(lr_factor=lr_factor)
-
-
-def _lr_shift(update: Update, lr_shift: int) -> Update:
-    if len(_rates(update) | set(update.lrs.values())) == 1:
-        raise ValueError("the learning rate is constant")
-    return update.altered(lr_shift=lr_shift)
 
 
 def _relative_decay(update: Update) -> Update:
@@ -200,14 +211,6 @@ TRAPS: tuple[Trap, ...] = (
         "The learning rate is {lr_factor:.6g} times torch's in every step.",
         "the learning rate of torch's optimizer, {torch[lr]:.6g} in the first step",
         constants={"lr_factor": (0.1, 10.0, 0.5, 2.0, 0.01, 100.0)},
-    ),
-    Trap(
-        "lr-neighbour",
-        KINDS,
-        _lr_shift,
-        "The learning rate is that of torch's step {lr_shift:+d}.",
-        "the schedule by the number of updates that torch's optimizer has behind it",
-        options={"lr_shift": (-1, 1)},
     ),
     Trap(
         "maximized",

@@ -11,6 +11,8 @@ from jaxnet.parity._traps._trap import Trap
 
 WEIGHTS, INPUTS, TARGETS = "weights", "inputs", "targets"
 ALL = (WEIGHTS, INPUTS, TARGETS)
+# So many numbers show what distribution they are from.
+_MANY = 200
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -35,7 +37,8 @@ class Value:
 
     def mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> Self:
         """Another array in place of torch's."""
-        return dataclasses.replace(self, array=np.asarray(change(self.array)))
+        with np.errstate(all="ignore"):  # a fault that is tried may be absurd
+            return dataclasses.replace(self, array=np.asarray(change(self.array)))
 
     def observe(self) -> dict[str, np.ndarray]:
         return {"value": self.array}
@@ -123,10 +126,6 @@ def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     bits = array.astype(np.float32).view(np.uint32)
     bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
     return bits.view(np.float32).astype(np.float64)
-
-
-def _deviation(value: Value) -> tuple[float, float]:
-    return float(np.std(_wide(value.array))), float(np.std(_wide(value.other)))
 
 
 TRAPS: tuple[Trap, ...] = (
@@ -248,36 +247,38 @@ TRAPS: tuple[Trap, ...] = (
 )
 
 
-def of_distribution(name: str, torch: np.ndarray, jax: np.ndarray) -> str:
+def of_distribution(torch: np.ndarray, jax: np.ndarray) -> str:
     """What other random numbers of a weight have in common with torch's, in a sentence.
 
     Args:
-        name: The name of the parameter.
         torch: Torch's initial values.
         jax: The JAX program's.
     """
     a, b = np.asarray(torch, np.float64).ravel(), np.asarray(jax, np.float64).ravel()
     if a.shape != b.shape:
-        return f"{name} has the shape {np.shape(jax)}; torch's has {np.shape(torch)}."
+        return f"The shape is {np.shape(jax)}; torch's is {np.shape(torch)}."
     if np.array_equal(np.sort(a), np.sort(b)):
-        return f"{name} has torch's numbers in another order."
-    # Deviations of n numbers are known to 1 / sqrt(2 n); three of these are no difference.
-    spread, known = np.std(b) / max(float(np.std(a)), 1e-300), 3 / math.sqrt(max(2 * a.size, 1))
-    if not np.std(a) and np.std(b):
-        return f"{name} is random; torch's is {a[0]:.4g} everywhere."
+        return "The numbers are torch's in another order."
+    if not np.std(a):
+        return f"The numbers are random; torch's are all {a[0]:.4g}."
     if not np.std(b):
-        return f"{name} is {b[0]:.4g} everywhere; torch's is random."
-    if abs(math.log(spread)) > 2 * known:
+        return f"The numbers are all {b[0]:.4g}; torch's are random."
+    # Deviations of n numbers are known to 1 / sqrt(2 n) each; more than three of these apart.
+    spread, known = float(np.std(b) / np.std(a)), 3 / math.sqrt(a.size)
+    if abs(math.log(spread)) > known:
         return (
-            f"{name} is initialised with {spread:.3g} times torch's standard deviation "
-            f"({np.std(a):.3g}), and with other numbers: another initialisation."
+            f"The numbers are other random ones, with {spread:.2g} times the standard deviation of "
+            "torch's: another initialisation."
         )
-    shapes = ["uniform" if _is_uniform(x) else "not uniform" for x in (a, b)]
-    if shapes[0] != shapes[1]:
-        return f"{name} is {shapes[1]}; torch's is {shapes[0]}, with the same standard deviation."
+    forms = ["uniform" if _is_uniform(x) else "not uniform" for x in (a, b)]
+    if a.size >= _MANY and forms[0] != forms[1]:
+        return (
+            f"The numbers are {forms[1]}, torch's are {forms[0]}: another initialisation of the "
+            "same standard deviation."
+        )
     return (
-        f"{name} has other random numbers of the same distribution: another seed, or another "
-        "order of the layers."
+        "The numbers are other random ones of torch's distribution: another seed, or layers in "
+        "another order."
     )
 
 

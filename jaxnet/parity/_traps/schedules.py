@@ -110,6 +110,13 @@ def _other_anneal(rates: Rates) -> Rates:
 
 TRAPS: tuple[Trap, ...] = (
     Trap(
+        "schedule-missing",
+        ALL,
+        _constant,
+        "The learning rate stays at {torch[initial][lr]:.6g}; torch's is scheduled.",
+        "optim.scheduled(optimizer, schedule, steps), or schedule.apply in each step",
+    ),
+    Trap(
         "schedule-step",
         ("lr", *CLASSES),
         _shifted,
@@ -134,13 +141,6 @@ TRAPS: tuple[Trap, ...] = (
         "schedule(number of updates)",
         when=lambda config: config["every"] == 1,
         options={"batches": _epochs},
-    ),
-    Trap(
-        "schedule-missing",
-        ALL,
-        _constant,
-        "The learning rate stays at {torch[initial][lr]:.6g}; torch's is scheduled.",
-        "optim.scheduled(optimizer, schedule, steps), or schedule.apply in each step",
     ),
     Trap(
         "schedule-length",

@@ -1,0 +1,382 @@
+"""The causes of updates that differ, grouped over the parameters that each concerns."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
+from jaxnet.parity._judge import rms
+from jaxnet.parity._schedules import rates
+from jaxnet.parity._trace import Trace
+from jaxnet.parity._traps import Hypothesis, traps_of
+from jaxnet.parity._updates import Update, chosen, updates
+
+Steps = Mapping[int, Mapping[str, np.ndarray]]
+"""The JAX program's arrays of each step, by site."""
+
+# A learning rate that is read from an update has ten digits, one in float32 seven.
+READ = 1e-7
+# Some roundings of float32, of the largest learning rate: schedules subtract.
+_FLOAT32 = 8 * 2.0**-24
+
+
+_ROUNDED = (
+    "Constants of the optimizer, such as its learning rates, are torch's to the digits of float32."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained:
+    """A cause of differences outside of layers.
+
+    Attributes:
+        places: The parameters that it concerns, or the loss.
+        steps: The steps that show it.
+        words: What the program has and what torch has; "" where no row of the catalogue explains
+            the difference.
+        fix: What to write.
+        proof: The numbers that prove it.
+        alternatives: Other causes that cannot be told from it.
+        symptoms: What the numbers show by themselves, in sentences.
+        tried: How many causes were tried.
+        traps: The names of the rows of the catalogue.
+        rounding: Whether it is no fault: constants of float32 in the program's float64 run.
+    """
+
+    places: tuple[str, ...]
+    steps: tuple[int, ...]
+    words: str = ""
+    fix: str = ""
+    proof: str = ""
+    alternatives: tuple[str, ...] = ()
+    symptoms: tuple[str, ...] = ()
+    tried: int = 0
+    traps: tuple[str, ...] = ()
+    rounding: bool = False
+
+
+class Read(Evidence):
+    """Numbers that were read from others, which have fewer digits."""
+
+    def tolerance(self, name: str) -> float:
+        return READ * rms(self.torch64[name])
+
+
+class _UntrustedError(Exception):
+    """The reference of a parameter does not give torch's updates."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    """One parameter whose updates differ."""
+
+    update: Update
+    evidence: Evidence
+    steps: tuple[int, ...]
+
+
+def explain_updates(
+    trace: Trace, jax: Steps, jax64: Steps, carried: bool = False
+) -> list[Explained]:
+    """The causes of updates that differ from torch's, where the gradients are torch's.
+
+    Args:
+        trace: The trace.
+        jax: The JAX program's "update:NAME", and "state:NAME.SLOT" as far as they are known, of
+            each step in float32, each computed from torch's parameters and gradients.
+        jax64: The same in float64.
+        carried: Whether its optimizer began anew before the first recorded step and went on from
+            its own state, in each precision, instead of torch's state in each step. The recorded
+            run has to begin with torch's first update then.
+
+    Returns:
+        A cause for each group of parameters that one explains, and what is left unexplained.
+    """
+    known = updates(trace, carried)
+    cases, untrusted = [], []
+    explained = []
+    for update in known.values():
+        try:
+            case = _case(trace, update, jax, jax64)
+        except _UntrustedError:
+            untrusted.append(update.parameter)
+            continue
+        if case is None:
+            continue
+        by_rates = _by_rates(trace, case)
+        if by_rates is not None and by_rates.traps != ("schedule-factor",):
+            explained.append(by_rates)
+        else:
+            cases.append(case)
+    found, left = _grouped(cases)
+    for cause, group in found:
+        names = [c.update.parameter for c in group]
+        explained.append(explained_by(cause, names, [s for c in group for s in c.steps]))
+    for case, cause in left:
+        one = _with_rates(trace, case)
+        explained.append(
+            one
+            or Explained(
+                (case.update.parameter,), case.steps, symptoms=cause.symptoms, tried=cause.tried
+            )
+        )
+    explained = _merged(explained)
+    if untrusted:
+        sign = "the reference does not give torch's own updates: they were not compared"
+        explained.append(Explained(tuple(untrusted), (), symptoms=(sign,)))
+    return explained + _frozen(trace, known, jax64)
+
+
+def _case(trace: Trace, update: Update, jax: Steps, jax64: Steps) -> _Case | None:
+    """A parameter with the numbers of both programs; None where the updates are the same."""
+    name = update.parameter
+    torch, torch64, ours, ours64 = ({} for _ in range(4))
+    for record in update.records:
+        step, k = trace.steps[record.step], record.step
+        for site, key in _sites(name, record.step, jax64.get(k, {})):
+            if site not in step:
+                continue
+            start = record.before if site.startswith("update:") else 0.0
+            torch[key] = chosen(step[site]) - start
+            torch64[key] = chosen(step.double(site)) - start
+            ours64[key] = chosen(jax64[k][site]) - start
+            ours[key] = chosen(jax[k][site]) - start if site in jax.get(k, {}) else ours64[key]
+    if update.carried:
+        # Torch's float64 numbers of a step begin with its float32 state. What they would be with
+        # a state of float64 from the first update on, the reference says, if it gives torch's.
+        plain = dataclasses.replace(update, carried=False).observe()
+        trial = Evidence(torch, torch64, torch, torch64)
+        if any(difference(plain[k], torch64[k]) > trial.tolerance(k) for k in torch64):
+            raise _UntrustedError
+        torch64 = {k: v for k, v in update.observe().items() if k in torch64}
+        torch = {k: torch[k] - plain[k] + v for k, v in torch64.items()}
+    evidence = Evidence(torch, torch64, ours, ours64)
+    failing = {
+        int(key.split(":")[0])
+        for key in torch64
+        if difference(torch64[key], ours64[key]) > evidence.tolerance(key)
+    }
+    return _Case(update, evidence, tuple(sorted(failing))) if failing else None
+
+
+def _sites(name: str, step: int, given: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """The sites of a parameter, with the names of `Update.observe`."""
+    for site in given:
+        if site == f"update:{name}":
+            yield site, f"{step}:change"
+        elif site.startswith(f"state:{name}.") and not site.endswith(".step"):
+            slot = site.removeprefix(f"state:{name}.")
+            if "." not in slot:
+                yield site, f"{step}:{slot}"
+
+
+Key = tuple[tuple[str, tuple[Any, ...]], ...]
+
+
+def _key(hypotheses: Sequence[Hypothesis]) -> Key:
+    """What makes two proven causes one."""
+    return tuple(sorted((h.trap.name, tuple(h.values.values())) for h in hypotheses))
+
+
+def _grouped(
+    cases: Sequence[_Case],
+) -> tuple[list[tuple[Cause, list[_Case]]], list[tuple[_Case, Cause]]]:
+    """The causes with the parameters that each explains, and the cases that none explains.
+
+    The next parameter is first tried with the causes of those before it, since one mistake
+    mostly concerns many parameters.
+    """
+    found: list[tuple[Cause, list[_Case]]] = []
+    left = []
+    # Those that show the difference in most steps first: they tell most causes apart.
+    for case in sorted(cases, key=lambda c: -len(c.steps)):
+        for i, (cause, group) in enumerate(found):
+            rows = {h.trap.name: h.trap for each in cause.proven for h in each}
+            again = attribute(case.update, case.evidence, rows.values())
+            shared = {_key(each) for each in again.proven}
+            both = tuple(each for each in cause.proven if _key(each) in shared)
+            if both:
+                found[i] = dataclasses.replace(cause, proven=both), [*group, case]
+                break
+        else:
+            cause = attribute(case.update, case.evidence)
+            if cause.proven:
+                found.append((cause, [case]))
+            else:
+                left.append((case, cause))
+    return found, left
+
+
+def _only_rounded(cause: Cause) -> bool:
+    """Whether the cause is torch's constants, rounded to float32 before the float64 run."""
+    config = dict(cause.config)
+    betas = config.get("betas", (0.0, 0.0))
+    config |= {"beta1": betas[0], "beta2": betas[1], "lr_factor": 1.0, "gradient_factor": 1.0}
+    values = [item for h in cause.proven[0] for item in h.values.items()]
+    return bool(values) and all(
+        isinstance(value, float)
+        and isinstance(config.get(name), int | float)
+        and 0 < abs(value - config[name]) <= READ * abs(config[name])
+        for name, value in values
+    )
+
+
+def explained_by(cause: Cause, places: Sequence[str], steps: Iterable[int]) -> Explained:
+    if _only_rounded(cause):
+        return Explained(tuple(places), tuple(sorted(set(steps))), _ROUNDED, rounding=True)
+    return Explained(
+        tuple(places),
+        tuple(sorted(set(steps))),
+        cause.words[0],
+        cause.fixes[0],
+        cause.proof,
+        tuple(cause.words[1:]),
+        cause.symptoms,
+        cause.tried,
+        tuple(h.trap.name for h in cause.proven[0]),
+    )
+
+
+def _by_rates(
+    trace: Trace, case: _Case, cause: Hypothesis | None = None, any_rates: bool = False
+) -> Explained | None:
+    """What other learning rates explain, one in each step.
+
+    Args:
+        trace: The trace.
+        case: The parameter.
+        cause: A hypothesis that holds besides.
+        any_rates: Whether learning rates by no rule that is known are an explanation.
+    """
+    update = case.update if cause is None else cause.applied(case.update)
+    read = _read_rates(update, case.evidence)
+    if read is None:
+        return None
+    reference = rates(trace, *_group_of(trace, case.update.parameter))
+    torch, ours = np.array([float(r.config["lr"]) for r in update.records]), np.array(read)
+    places, config = (case.update.parameter,), case.update.config
+    apart = np.abs(ours - torch) > _FLOAT32 * np.max(np.abs(torch))
+    if not np.any(apart):
+        if cause is None:
+            return Explained(places, case.steps, _ROUNDED, rounding=True)
+        proof = "with it, and the learning rates in float32, the reference gives your numbers"
+        words, fix = cause.words(config), cause.fix(config)
+        return Explained(places, case.steps, words, fix, proof, traps=(cause.trap.name,))
+    ratios = ours / np.where(torch == 0, 1.0, torch)
+    if cause is None and not any_rates and np.ptp(ratios) <= READ * np.max(np.abs(ratios)):
+        return None  # another learning rate, or none at all, has rows of its own
+    steps = tuple(r.step for r, is_apart in zip(update.records, apart, strict=True) if is_apart)
+    n = reference.observed
+    theirs, mine = {"lr": torch[:n]}, {"lr": ours[:n]}
+    series = attribute(reference, Read(theirs, theirs, mine, mine))
+    proof = (
+        f"the learning rates that your updates have are {', '.join(f'{lr:.6g}' for lr in ours)}; "
+        f"torch's are {', '.join(f'{lr:.6g}' for lr in torch)}"
+    )
+    if series.proven:
+        found = dataclasses.replace(explained_by(series, places, steps), proof=proof)
+    elif any_rates:
+        words = "The learning rates are others than torch's, by no rule that is known."
+        found = Explained(places, steps, words, "the schedule of the torch program", proof)
+    else:
+        return None
+    if cause is None:
+        return found
+    return dataclasses.replace(
+        found,
+        words=f"{cause.words(config)} {found.words}",
+        fix=f"{cause.fix(config)} {found.fix}",
+        traps=(cause.trap.name, *found.traps),
+    )
+
+
+def _read_rates(update: Update, evidence: Evidence) -> list[float] | None:
+    """The learning rate of each update; None where another one does not explain all of them.
+
+    What an update adds is proportional to the learning rate.
+    """
+    try:
+        numbers = update.observe()
+    except (ValueError, TypeError, KeyError):
+        return None
+    found = []
+    for record in update.records:
+        key = f"{record.step}:change"
+        if key not in evidence.jax64:
+            return None
+        own, ours = numbers[key], evidence.jax64[key]
+        size = float(np.sum(np.square(own)))
+        share = float(np.sum(own * ours)) / size if size else 1.0
+        if not difference(share * own, ours) <= evidence.tolerance(key):
+            return None
+        found.append(share * float(record.config["lr"]))
+    others = [k for k in numbers if not k.endswith(":change") and k in evidence.jax64]
+    same = (difference(numbers[k], evidence.jax64[k]) <= evidence.tolerance(k) for k in others)
+    return found if all(same) else None
+
+
+def _merged(found: Iterable[Explained]) -> list[Explained]:
+    """Those with the same words as one, with the parameters of all."""
+    merged: dict[str, Explained] = {}
+    for each in found:
+        old = merged.get(each.words)
+        if old is not None:
+            steps = tuple(sorted({*old.steps, *each.steps}))
+            each = dataclasses.replace(old, places=(*old.places, *each.places), steps=steps)
+        merged[each.words] = each
+    return list(merged.values())
+
+
+def _with_rates(trace: Trace, case: _Case) -> Explained | None:
+    """What a usual fault explains together with other learning rates."""
+    found = None
+    for trap in traps_of(case.update.kind):
+        if any(name.startswith("lr") for name in (*trap.constants, *trap.options, trap.name)):
+            continue
+        for hypothesis in trap.usual(case.update):
+            try:
+                one = _by_rates(trace, case, hypothesis)
+            except (ValueError, TypeError, KeyError):
+                continue
+            if one is not None and len(one.traps) == 1:
+                return one
+            found = found or one
+    return found or _by_rates(trace, case, any_rates=True)
+
+
+def _group_of(trace: Trace, parameter: str) -> tuple[int, int]:
+    return next(
+        (i, j)
+        for i, optimizer in enumerate(trace.optimizers)
+        for j, group in enumerate(optimizer["groups"])
+        if parameter in group["params"]
+    )
+
+
+def _frozen(trace: Trace, known: Mapping[str, Update], jax64: Steps) -> list[Explained]:
+    """Parameters that torch does not train and the JAX program does."""
+    moved: dict[str, list[int]] = {}
+    for step in trace.steps:
+        for name in step.of("before"):
+            ours = jax64.get(step.index, {}).get(f"update:{name}")
+            if name in known or ours is None or f"param_grad:{name}" in step:
+                continue
+            before = step.double(f"before:{name}")
+            same = np.array_equal(before, step.double(f"update:{name}"))
+            if same and not np.array_equal(before, ours):
+                moved.setdefault(name, []).append(step.index)
+    if not moved:
+        return []
+    return [
+        Explained(
+            tuple(moved),
+            tuple(sorted({s for steps in moved.values() for s in steps})),
+            "These parameters are trained; in torch they have no gradient (requires_grad=False, "
+            "or not used) and stay as they are.",
+            'optim.groups([("NAME", optim.frozen())], optimizer)',
+            "torch's updates are 0",
+            traps=("frozen-trained",),
+        )
+    ]
