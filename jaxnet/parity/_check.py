@@ -121,6 +121,7 @@ class _Check:
         self.flows: dict[int, Flow] = {}
         self.nulls: dict[str, np.ndarray] = {}
         self.narrow: set[str] = set()
+        self.raised: set[str] = set()  # the modules whose calls raised an error
         self.blamed: set[str] = set()
         self.kept = 0
         ours = all(is_ours(part.optimizer) for part in subject.parts)
@@ -149,6 +150,7 @@ class _Check:
             *self.preflight,
             *findings_of(self.trace, self.results, self.flows),
         ]
+        findings = [f for f in findings if not all(map(self._is_in_error, f.results))]
         for number, finding in enumerate(findings, 1):
             _log.info("looking for the cause of difference %d of %d", number, len(findings))
             self._explain(finding)
@@ -200,10 +202,19 @@ class _Check:
         self._note(step, notes)
         self._judge(step, evidence.forced, "layer", evidence)
         for call, message in evidence.errors.items():
+            self.raised.add(call.rpartition("#")[0])
             self._failed(step, f"forward:{call}", message, "layer", evidence)
         if any(r.step == step.index and r.judgement.failed for r in self.results):
             self.flows[step.index] = flow_of(evidence)
         return evidence
+
+    def _is_in_error(self, result: SiteResult) -> bool:
+        """Whether an array is inside a call that raised an error, so that it was not computed."""
+        phase = result.site.partition(":")[0]
+        return phase in ("input", "forward", "grad", "param_grad", "buffer") and any(
+            result.place != name and f"{result.place}.".startswith(f"{name}." if name else "")
+            for name in self.raised
+        )
 
     def _unexplained(self, step: Step) -> bool:
         """Whether the whole step differs and no isolated part of it does."""
