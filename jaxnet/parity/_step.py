@@ -44,6 +44,8 @@ class OpenStep:
         self._restart()
         if after is not None:
             self._origins.update(after._late_origins)
+            self.events += after._late_events
+        self._late_events: list[str] = []
         self._late_origins: dict[int, tuple[Any, int, str]] = {}
 
     def _restart(self) -> None:
@@ -170,7 +172,9 @@ class OpenStep:
         outermost = [c for c in self.calls if c["parent"] is None and c["state"]]
         tried = outermost and not any(c["training"] for c in outermost)
         if tried and self.began and not self.backwards and not self._stepped:
+            zeroed = [event for event in self.events if event == "zero_grad"]
             self._restart()
+            self.events = zeroed
             self._draws = []
 
     def forget_pending(self) -> None:
@@ -379,6 +383,11 @@ class OpenStep:
 
     def event(self, name: str) -> None:
         self.events.append(name)
+
+    def zero_grad(self, optimizers: list[Any]) -> None:
+        """Gradients are set to zero: after the update it is for the next step."""
+        due = self.updated and self.is_due(optimizers)
+        (self._late_events if due else self.events).append("zero_grad")
 
     def loss(self, tensors: Any) -> None:
         for each in [tensors] if self._is_tensor(tensors) else tensors:
