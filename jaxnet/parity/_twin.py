@@ -99,7 +99,7 @@ class Twins:
         try:
             wide_args = [self._convert(each, known) for each in args]
             wide_kwargs = {k: self._convert(v, known) for k, v in kwargs.items()}
-        except _LostError as reason:
+        except Exception as reason:
             lost = str(reason)
         result = func(*args, **kwargs)
         if name == "_local_scalar_dense":
@@ -120,9 +120,9 @@ class Twins:
                     own = self._key(twin) not in taken
                     taken.add(self._key(twin))
                     self._set(real, twin if own else twin.clone(), name)
-        except _LostError as reason:
+        except Exception as reason:  # whatever it is, the program itself goes on
             for each in (*outputs, *written):
-                self._lose(each, str(reason))
+                self._lose(each, str(reason) or repr(reason))
         return result
 
     def twin(self, tensor: Any) -> Any:
