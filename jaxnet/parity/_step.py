@@ -492,7 +492,11 @@ class OpenStep:
     def finish(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """What `TraceWriter.write_step` takes."""
         program = self.recorder.program
-        self._gradients({id(p): p for _, p in program.parameters()})
+        # A later backward() adds to gradients that an optimizer has used already, such as those
+        # of a discriminator in the update of the generator.
+        used = self._arrays["param_grad"]
+        left = {id(p): p for n, p in program.parameters() if f"param_grad:{n}" not in used}
+        self._gradients(left)
         for name, parameter in program.parameters():
             self._store("update", f"update:{name}", self._copy(parameter))
         for optimizer in program.optimizers:
@@ -515,7 +519,7 @@ class OpenStep:
                     single[plain] = double
                 elif double is not None and array.dtype != double.dtype:
                     doubles[plain] = double
-        used = self.recorder.used_optimizers()
+        optimizers = self.recorder.used_optimizers()
         content = {
             "full": self.full,
             "calls": [self._call(each, marks) for each in self.calls],
@@ -523,7 +527,7 @@ class OpenStep:
             "draws": [draw for mark, draw, _, _ in self._draws if mark in marks],
             "batches": [self._plain(form, marks) for _, _, (form, _) in self._batches],
             "losses": self._losses,
-            "groups": [self._groups.get(program.optimizer(o), []) for o in used],
+            "groups": [self._groups.get(program.optimizer(o), []) for o in optimizers],
             "events": self.events,
             "single": single,
         }

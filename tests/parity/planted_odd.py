@@ -61,7 +61,7 @@ TWO = [
     plant("momentum and clipping", "two",
         vector(layer("Tanh"), Recipe(sgd(**_MOMENTUM), clip=("norm", 0.1))),
         vector(layer("Tanh"), Recipe(sgd(**_MOMENTUM, nesterov=True), clip=("value", 0.1))),
-        ("clip", "value"), ("update", "esterov")),
+        ("clip|update", "[Ee]ach element"), ("update", "esterov")),
 ]  # fmt: skip
 
 INVENTED = [
@@ -93,7 +93,8 @@ def _in_flax(name: str, host: Any, middle: Layer, mine: Layer, says: str, at: st
     """A network of plain flax whose second layer is another than PyTorch's."""
     right = host(middle)
     wrong = dataclasses.replace(right, network=_ported(right.network, mine, flat))
-    return plant(f"flax: {name}", "flax", right, wrong, (at, says), steps=steps)
+    faults = [(at, says)] if says else []
+    return plant(f"flax: {name}", "flax", right, wrong, *faults, steps=steps)
 
 
 def _ported(network: Layer, mine: Layer, flat: Any) -> Layer:
