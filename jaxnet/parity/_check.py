@@ -238,6 +238,13 @@ class _Check:
     def _note(self, step: Step, notes: Notes) -> None:
         self.steps.order = tuple(notes.draws)
         self.narrow |= notes.narrow
+        if notes.narrow:
+            places = sorted({site.partition(":")[2].partition("#")[0] for site in notes.narrow})
+            self.notes[
+                f"float32 evidence: {', '.join(places[:4])} compute float32 in a float64 program "
+                "(a fixed dtype?), so that small differences cannot be told from rounding there, "
+                "in gradients and in whole steps"
+            ] = None
         recorded = {call.name: call for call in step.calls}
         for name, call in recorded.items():
             kind = self.trace.modules[call.module].cls if call.module in self.trace.modules else ""
@@ -257,7 +264,9 @@ class _Check:
         self._judge(step, runs.update, "layer", None)
         self._judge(step, runs.own, "step", None)
         for what, message in runs.errors.items():
-            if what == "step":
+            if what == "float64":
+                self.notes[f"float32 evidence: the program has no float64: {message}"] = None
+            elif what == "step":
                 self._failed(step, "loss:0", message, "step")
             elif what == "update":
                 self._failed(step, "update:", message, "layer")
@@ -293,13 +302,21 @@ class _Check:
                 torch,
                 torch64,
                 jax,
-                None if site in self.narrow else jax64,
+                None if self._is_weak(site, level) else jax64,
                 site=site,
                 scale=gradient_scale(step, place) if phase in ("param_grad", "clipped") else None,
                 ignore=ignore,
                 isolated=level != "chain" and level != "step",
             )
             self._add(step, site, level, judgement, evidence)
+
+    def _is_weak(self, site: str, level: Level) -> bool:
+        """Whether the float64 of an array comes from float32 numbers of the program."""
+        if not self.narrow or site in self.narrow:
+            return site in self.narrow
+        phase = site.partition(":")[0]
+        own = ("input", "forward", "update", "state", "lr")
+        return level != "layer" or phase not in own
 
     def _null(self, step: Step, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
         """The elements of a parameter that had a gradient of nothing but rounding, until now."""
@@ -401,6 +418,8 @@ class _Check:
         self, findings: list[Finding], horizon: Horizon | None, steps: Sequence[Step]
     ) -> Report:
         verdict: Verdict = "different" if findings else "same"
+        if findings and all(finding.kind == "undecided" for finding in findings):
+            verdict = "not comparable"
         if not findings and not any(result.level == "layer" for result in self.results):
             verdict = "not comparable"
             self.notes["no step was recorded in full, and nothing of the optimizer"] = None

@@ -604,7 +604,14 @@ class Layers:
                 recorded = {name: array_of(name) for name in plan.arrays(self.subject.composed)}
                 draws = {str(n): array_of(f"draw:{n}") for n in range(len(step.draws))}
                 found |= jax.device_get(program.run(states[double], batches, recorded, draws))
-            if double:
+            if double:  # what the program cannot do in float64 alone is no difference
+                weak = program.notes.errors.keys() - notes.errors.keys() if forced else set()
+                errors = {k: v for k, v in program.notes.errors.items() if k not in weak}
+                sites = {s for s in runs[0] if s.startswith("forward:") and call_of(s) in weak}
+                notes = dataclasses.replace(
+                    program.notes, errors=errors, narrow=program.notes.narrow | sites
+                )
+            else:
                 notes = program.notes
         notes.narrow |= {
             site
