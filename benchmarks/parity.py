@@ -155,10 +155,12 @@ def planted(asked: Sequence[str]) -> list[list[Any]]:
         outcome = trial(plant.pair, plant.steps)
         said = judged(plant, outcome.report) if outcome.report else Found(False, False, False, 0)
         marks = ["yes" if each else "no" for each in (said.found, said.placed, said.named)]
+        if not any(fault.says for fault in plant.faults):
+            marks[2] = "-"  # no catalogue has it
         seconds = f"{outcome.recorded + outcome.checked:.1f}"
         rows.append([plant.kind, name, *marks, said.others, seconds])
         print(*rows[-1], sep=" | ", flush=True)
-        if outcome.error or not (said.placed and said.named) or said.others:
+        if outcome.error or "no" in marks or said.others:
             print(outcome.error or outcome.report, flush=True)
     return rows
 
