@@ -4,6 +4,7 @@ import functools
 import gc
 import importlib.metadata
 import os
+import threading
 from collections.abc import Iterator
 
 # Before anything imports matplotlib or starts a backend.
@@ -73,10 +74,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_FLAGS}".strip()
 
 
-# A program is written down in an MLIR context. JAX makes a new one for each program, which takes
-# a quarter of a small program's compiling and half of the memory; here the programs of a file
-# share one. What is compiled is the same.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+# A program is written down in an MLIR context. To make one takes a quarter of a small program's
+# compiling and half of the memory. Newer versions of JAX let the programs of a thread share one;
+# here those of a file do. What is compiled is the same.
+make_context = mlir.make_ir_context
+context_of = functools.cache(lambda thread: make_context())
+if jaxlib.version.__version_info__ < (0, 11):
+    mlir.make_ir_context = lambda: context_of(threading.get_ident())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -110,6 +114,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def programs_do_not_pile_up():
     """Drops what was compiled where it fills the memory: all tests together would keep 7 GB."""
     yield
-    mlir.make_ir_context.cache_clear()
+    context_of.cache_clear()
     if psutil.Process().memory_info().rss > 2e9:
         jax.clear_caches()

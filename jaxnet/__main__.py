@@ -7,8 +7,8 @@ import argparse
 import contextlib
 import difflib
 import logging
+import shutil
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,6 +45,13 @@ make() is a function without arguments that returns (model, loss, optimizer), wh
 loss(model, batch) is what the JAX program minimises, or (step, state) of a step of your own. The
 model has torch's names of parameters. Every layer, gradient and update is compared in float32 and
 float64, so there is no tolerance to choose."""
+
+_COMPARE = """    jaxnet compare reference.py:make port.py:make --steps 20
+
+make() of the reference returns (model, loss, optimizer, batches) of PyTorch, where optimizer is a
+function of the parameters, such as lambda p: torch.optim.SGD(p, 0.1); that of the port returns
+(model, loss, optimizer). A loss is a criterion of outputs and targets, or a function of the model
+and a batch. The port begins with torch's weights."""
 
 _DIFF = """    jaxnet diff trace_a/ trace_b/
 
@@ -124,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("trace", type=Path, help="a new folder for the trace")
     record.add_argument("--steps", type=_positive, default=5, help="updates to record (default 5)")
     record.add_argument(
+        "--weights",
+        choices=("own", "generic"),
+        default="own",
+        help="generic: random numbers in all parameters first, beside which no mistake hides",
+    )
+    record.add_argument(
         "--go-on", action="store_true", help="let the program go on after the last recorded update"
     )
     record.add_argument(
@@ -137,17 +150,27 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("port", help="module:function or file.py:function")
     check.add_argument("--steps", type=_positive, help="compare only the first of the steps")
     check.add_argument(
+        "--power",
+        action="store_true",
+        help="find out which known mistakes the trace would show, some seconds a layer",
+    )
+    check.add_argument(
         "--weights",
         choices=("own", "copy"),
         default="own",
         help="compare the program's initial weights too (own), or start from a copy of torch's",
     )
 
+    compare = command("compare", _compare, "compare two programs in one process", _COMPARE)
+    compare.add_argument("reference", help="file.py:function or module:function, with torch")
+    compare.add_argument("port", help="file.py:function or module:function")
+    compare.add_argument("--steps", type=_positive, help="updates; by default one for each batch")
+
     diff = command("diff", _diff, "compare two traces", _DIFF)
     diff.add_argument("first", type=Path, help="a trace")
     diff.add_argument("second", type=Path, help="the trace that is compared with it")
 
-    for one in (check, diff):
+    for one in (check, compare, diff):
         one.add_argument("--save", type=Path, metavar="FOLDER", help="write a certificate there")
         one.add_argument("--arrays", action="store_true", help="print one line for every array")
 
@@ -180,12 +203,15 @@ def _record(options: argparse.Namespace) -> int:
 
     if not options.program:
         options.fail("no program: jaxnet record TRACE -- python main.py --epochs 1")
+    if not options.once:
+        print("the program is run twice, the second time without recording", file=sys.stderr)
     found = record_script(
         options.trace,
         options.program,
         options.steps,
         go_on=options.go_on,
         self_check=not options.once,
+        weights=options.weights,
     )
     size = sum(file.stat().st_size for file in options.trace.iterdir()) / 1e6
     print(f"recorded: {options.trace}, {size:.1f} MB")
@@ -200,8 +226,42 @@ def _check(options: argparse.Namespace) -> int:
     if ":" in str(options.trace) and ":" not in options.port:
         options.fail(f"the trace comes first: jaxnet check {options.port} {options.trace}")
     with _progress():
-        report = check(options.trace, options.port, steps=options.steps, weights=options.weights)
+        report = check(
+            options.trace,
+            options.port,
+            steps=options.steps,
+            weights=options.weights,
+            power=options.power,
+        )
     return _shown(report, options, f"jaxnet check {options.trace} {options.port}")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from jaxnet.parity._compare import compare
+    from jaxnet.parity._port import load, load_port
+
+    made = load(options.reference)
+    if not isinstance(made, tuple) or len(made) != 4:
+        options.fail(
+            f"{options.reference}: accepted is a function that returns (model, loss, optimizer, "
+            "batches), with a function of the parameters as optimizer"
+        )
+    torch_model, torch_loss, torch_optimizer, batches = made
+    model, loss, optimizer, *_ = load_port(options.port)
+    trace = options.save and options.save / "trace"
+    if trace and (trace / "trace.json").exists():  # of an earlier comparison
+        shutil.rmtree(trace)
+    with _progress():
+        report = compare(
+            torch_model,
+            model,
+            batches,
+            options.steps,
+            loss=(torch_loss, loss),
+            optimizer=(torch_optimizer, optimizer),
+            trace=trace,
+        )
+    return _shown(report, options, f"jaxnet compare {options.reference} {options.port}")
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -219,7 +279,8 @@ def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:
     if options.arrays:
         print(report.details())
     if options.save is not None:
-        report.save(options.save)
+        with _progress():
+            report.save(options.save)
         print(f"certificate: {options.save / 'certificate.html'}")
     return report.exit_status
 
@@ -261,21 +322,19 @@ def _certificate(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[None]:
-    """Shows on standard error what takes longer than two seconds: notices of jaxnet.parity."""
+    """Shows on a terminal what is under way: the notices of jaxnet.parity."""
     from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True)
     logger = logging.getLogger("jaxnet.parity")
-    began = time.monotonic()
-    with console.status("") as status:
+    level = logger.level
+    with Console(stderr=True).status("") as status:
 
         class Shown(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                seconds = time.monotonic() - began
-                if seconds > 2:
-                    status.update(f"{record.getMessage()} ({seconds:.0f} s)")
+                status.update(Text(record.getMessage()))
 
-        handler, level = Shown(), logger.level
+        handler = Shown()
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         try:

@@ -3,8 +3,9 @@
 from jaxnet.parity._check import check
 from jaxnet.parity._compare import compare
 from jaxnet.parity._diff import diff
+from jaxnet.parity._explain import explain
 from jaxnet.parity._record import recording
 from jaxnet.parity._result import Finding, Report
 from jaxnet.parity._trace import TraceError
 
-__all__ = ["Finding", "Report", "TraceError", "check", "compare", "diff", "recording"]
+__all__ = ["Finding", "Report", "TraceError", "check", "compare", "diff", "explain", "recording"]

@@ -15,7 +15,7 @@ import numpy as np
 from jaxnet.parity import _symptoms as symptoms
 from jaxnet.parity._fit import fit, rounded
 from jaxnet.parity._judge import ACCURACY, SAME, SAME_SCALE, rms
-from jaxnet.parity._reference import Layer
+from jaxnet.parity._reference import Layer, in_float64
 from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
 
 Numbers = Mapping[str, np.ndarray]
@@ -185,8 +185,9 @@ def _is_output(name: str) -> bool:
 def _observed(reference: Any, *hypotheses: Hypothesis, names: Sequence[str] = ()) -> Any:
     """The numbers with these hypotheses; None where the fault cannot be made."""
     try:
-        for hypothesis in hypotheses:
-            reference = hypothesis.applied(reference)
+        with in_float64():
+            for hypothesis in hypotheses:
+                reference = hypothesis.applied(reference)
         if names and isinstance(reference, Layer) and all(map(_is_output, names)):
             reference = dataclasses.replace(reference, cotangents={})
         return reference.observe()

@@ -1,6 +1,7 @@
 """Whether a JAX program is the recorded one."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from jaxnet.parity._trace import Step, Trace, read
 from jaxnet.parity._training import Training
 from jaxnet.train._several import named_states
 
+_log = logging.getLogger(__name__)
 Weights = Literal["own", "copy"]
 
 # Of how many steps that differ the updates are kept, to look for their causes.
@@ -119,6 +121,7 @@ class _Check:
         self.flows: dict[int, Flow] = {}
         self.nulls: dict[str, np.ndarray] = {}
         self.narrow: set[str] = set()
+        self.raised: set[str] = set()  # the modules whose calls raised an error
         self.blamed: set[str] = set()
         self.kept = 0
         ours = all(is_ours(part.optimizer) for part in subject.parts)
@@ -128,7 +131,8 @@ class _Check:
         self._preflight(steps[0])
         consecutive = [step.index for step in steps] == list(range(len(steps)))
         free = FreeRun(self.steps, steps[0]) if consecutive else None
-        for step in steps:
+        for number, step in enumerate(steps, 1):
+            _log.info("checking step %d of %d", number, len(steps))
             states, errors = self.steps.before(step)
             evidence = None
             if step.full and self.subject.parts:
@@ -146,7 +150,9 @@ class _Check:
             *self.preflight,
             *findings_of(self.trace, self.results, self.flows),
         ]
-        for finding in findings:
+        findings = [f for f in findings if not all(map(self._is_in_error, f.results))]
+        for number, finding in enumerate(findings, 1):
+            _log.info("looking for the cause of difference %d of %d", number, len(findings))
             self._explain(finding)
         findings = [each for finding in findings for each in self._explained(finding)]
         self.notes |= dict.fromkeys(self.training.notes)
@@ -196,10 +202,19 @@ class _Check:
         self._note(step, notes)
         self._judge(step, evidence.forced, "layer", evidence)
         for call, message in evidence.errors.items():
+            self.raised.add(call.rpartition("#")[0])
             self._failed(step, f"forward:{call}", message, "layer", evidence)
         if any(r.step == step.index and r.judgement.failed for r in self.results):
             self.flows[step.index] = flow_of(evidence)
         return evidence
+
+    def _is_in_error(self, result: SiteResult) -> bool:
+        """Whether an array is inside a call that raised an error, so that it was not computed."""
+        phase = result.site.partition(":")[0]
+        return phase in ("input", "forward", "grad", "param_grad", "buffer") and any(
+            result.place != name and f"{result.place}.".startswith(f"{name}." if name else "")
+            for name in self.raised
+        )
 
     def _unexplained(self, step: Step) -> bool:
         """Whether the whole step differs and no isolated part of it does."""
@@ -223,6 +238,13 @@ class _Check:
     def _note(self, step: Step, notes: Notes) -> None:
         self.steps.order = tuple(notes.draws)
         self.narrow |= notes.narrow
+        if notes.narrow:
+            places = sorted({site.partition(":")[2].partition("#")[0] for site in notes.narrow})
+            self.notes[
+                f"float32 evidence: {', '.join(places[:4])} compute float32 in a float64 program "
+                "(a fixed dtype?), so that small differences cannot be told from rounding there, "
+                "in gradients and in whole steps"
+            ] = None
         recorded = {call.name: call for call in step.calls}
         for name, call in recorded.items():
             kind = self.trace.modules[call.module].cls if call.module in self.trace.modules else ""
@@ -242,7 +264,9 @@ class _Check:
         self._judge(step, runs.update, "layer", None)
         self._judge(step, runs.own, "step", None)
         for what, message in runs.errors.items():
-            if what == "step":
+            if what == "float64":
+                self.notes[f"float32 evidence: the program has no float64: {message}"] = None
+            elif what == "step":
                 self._failed(step, "loss:0", message, "step")
             elif what == "update":
                 self._failed(step, "update:", message, "layer")
@@ -278,13 +302,21 @@ class _Check:
                 torch,
                 torch64,
                 jax,
-                None if site in self.narrow else jax64,
+                None if self._is_weak(site, level) else jax64,
                 site=site,
                 scale=gradient_scale(step, place) if phase in ("param_grad", "clipped") else None,
                 ignore=ignore,
                 isolated=level != "chain" and level != "step",
             )
             self._add(step, site, level, judgement, evidence)
+
+    def _is_weak(self, site: str, level: Level) -> bool:
+        """Whether the float64 of an array comes from float32 numbers of the program."""
+        if not self.narrow or site in self.narrow:
+            return site in self.narrow
+        phase = site.partition(":")[0]
+        own = ("input", "forward", "update", "state", "lr")
+        return level != "layer" or phase not in own
 
     def _null(self, step: Step, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
         """The elements of a parameter that had a gradient of nothing but rounding, until now."""
@@ -386,6 +418,8 @@ class _Check:
         self, findings: list[Finding], horizon: Horizon | None, steps: Sequence[Step]
     ) -> Report:
         verdict: Verdict = "different" if findings else "same"
+        if findings and all(finding.kind == "undecided" for finding in findings):
+            verdict = "not comparable"
         if not findings and not any(result.level == "layer" for result in self.results):
             verdict = "not comparable"
             self.notes["no step was recorded in full, and nothing of the optimizer"] = None

@@ -19,6 +19,7 @@ def compare(
     loss: tuple[Callable[..., Any], Callable[..., Any]],
     optimizer: tuple[Callable[[Any], Any], Any],
     weights: Weights = "copy",
+    trace: str | Path | None = None,
 ) -> Report:
     """Trains a PyTorch model on some batches and compares each step with a JAX model's.
 
@@ -36,6 +37,7 @@ def compare(
         optimizer: A function of the parameters that makes torch's optimizer, and the optimizer of
             jaxnet: (lambda p: torch.optim.SGD(p, 0.1), optim.SGD(lr=0.1)).
         weights: "copy" gives the JAX model torch's weights. "own" compares its own with them.
+        trace: A new folder in which the trace stays, for a certificate; by default it goes.
 
     Returns:
         The report of `check`.
@@ -61,10 +63,10 @@ def compare(
         return torch_loss(outputs, targets)
 
     with tempfile.TemporaryDirectory(prefix="jaxnet-parity-") as folder:
-        trace = Path(folder) / "trace"
+        path = Path(folder) / "trace" if trace is None else Path(trace)
         made = make_optimizer(torch_model.parameters())
         done = 0
-        with recording(trace, steps=steps or 10**9):
+        with recording(path, steps=steps or 10**9):
             for batch in _loader(torch, batches):
                 made.zero_grad()
                 value(batch).backward()
@@ -74,7 +76,10 @@ def compare(
                     break
         if done < (steps or 1):
             raise ValueError(f"compare: batches: there are {done}, for {steps or 1} steps")
-        return check(trace, jax_model, jax_loss, jax_optimizer, weights=weights)
+        report = check(path, jax_model, jax_loss, jax_optimizer, weights=weights)
+    if trace is None:
+        del report.subject["trace"]
+    return report
 
 
 def _loader(torch: Any, batches: Iterable[Any]) -> Iterable[Any]:

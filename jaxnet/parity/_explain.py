@@ -23,7 +23,7 @@ from jaxnet.parity._judge import rms
 from jaxnet.parity._program import config_of
 from jaxnet.parity._reference import array_leaves, filled, of_module
 from jaxnet.parity._result import Finding
-from jaxnet.parity._sites import describe
+from jaxnet.parity._sites import describe, rows_of
 from jaxnet.parity._tree import leaves
 from jaxnet.parity._twin import Twins
 
@@ -80,7 +80,9 @@ def explain(
         draws=ran.draws,
         cotangents=ran.cotangents,
     )
-    return finding(attribute(reference, evidence), evidence, type(torch_layer).__name__)
+    return finding(
+        attribute(reference, evidence, rows_of(reference)), evidence, type(torch_layer).__name__
+    )
 
 
 def _numpy(value: Any) -> Any:
@@ -175,7 +177,7 @@ def _of_jax(
         given = {path: cast(a) for path, a in array_leaves(arrays)}
         moving = {n: a for n, a in given.items() if jnp.issubdtype(a.dtype, jnp.floating)}
 
-        def run(parameters: Any, moving: Any) -> Any:
+        def run(parameters: Any, moving: Any, rest: Any) -> Any:
             inputs = filled(arrays, {**given, **moving})
             after: dict[str, Any] = {}
             if graphdef is None:
@@ -194,13 +196,13 @@ def _of_jax(
             return named, after
 
         found: dict[str, Any]
-        named, pull, after = jax.vjp(run, parameters, moving, has_aux=True)
+        named, pull, after = jax.vjp(run, parameters, moving, rest, has_aux=True)
         found = {**named, **after}
         slopes = {
             n: jnp.asarray(cotangents.get(n, np.zeros(a.shape)), a.dtype) for n, a in named.items()
         }
         if all(slopes[n].shape == a.shape for n, a in named.items()):
-            of_parameters, of_inputs = pull(slopes)
+            of_parameters, of_inputs, _ = pull(slopes)
             if graphdef is not None:
                 module = nnx.merge(graphdef, of_parameters, rest)
                 gradients = named_variables(module, nnx.Param)

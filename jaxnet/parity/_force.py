@@ -25,7 +25,7 @@ import jaxnet
 from jaxnet._intercept import Call, intercept
 from jaxnet._keys import Check, taking_draws
 from jaxnet._names import dotted, join
-from jaxnet.parity._subject import Part, Subject, precision
+from jaxnet.parity._subject import Part, Subject, inner, precision
 from jaxnet.parity._trace import Call as Recorded
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._tree import from_json, leaves
@@ -33,6 +33,7 @@ from jaxnet.precision import full_float32
 from jaxnet.train._loss import entered, with_metrics, with_step
 from jaxnet.train._several import map_states, named_states, state_of, with_state
 from jaxnet.train._state import split
+from jaxnet.train._step import noting_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +132,31 @@ class Plan:
         calls = self.calls.get(module, [])
         return calls[number] if number < len(calls) else None
 
-    def arrays(self) -> list[str]:
-        """The names of all arrays that the forced program is given."""
-        names: dict[str, None] = {}
+    def losses(self, count: int) -> list[str]:
+        """The sites of the losses: "loss:0+1" of one that is the sum of two of torch's."""
+        if count == len(self.step.losses):
+            return list(self.step.losses)
+        groups: list[list[int]] = [[]]
+        backward = 0
+        for event in self.step.events:
+            if event == "backward":
+                groups[-1].append(backward)
+                backward += 1
+            elif event == "step":
+                groups.append([])
+        groups = [group for group in groups if group]
+        if len(groups) != count:
+            groups = [[*range(len(self.step.losses))]]
+        names = [f"loss:{'+'.join(map(str, group))}" for group in groups]
+        return [*names, *(f"loss:more{i}" for i in range(count - len(names)))]
+
+    def arrays(self, updated: bool = False) -> list[str]:
+        """The names of all arrays that the program is given.
+
+        Args:
+            updated: Whether the parameters after the step are among them.
+        """
+        names: dict[str, None] = dict.fromkeys(self.step.of("update").values() if updated else ())
         for call in (call for calls in self.calls.values() for call in calls):
             for form in (call.inputs, call.output):
                 names.update(dict.fromkeys(keys_of(form).values()))
@@ -201,7 +224,12 @@ class _Watch:
         forced: Whether torch's numbers replace the program's own.
         recorded: torch's arrays by name.
         draws: The recorded draws by number.
+        count: How often each module was called in the step so far.
+
+    Attributes:
         taps: Arrays of zeros by site, whose gradients are those that arrive there.
+        noted: The arrays of the calls, by site.
+        seen: The calls that were made.
     """
 
     def __init__(
@@ -211,17 +239,18 @@ class _Watch:
         forced: bool,
         recorded: Mapping[str, Any],
         draws: Mapping[str, Any],
-        taps: Mapping[str, Any],
+        count: Counter[str],
     ) -> None:
         self.plan, self.notes, self.forced = plan, notes, forced
-        self.recorded, self.draws, self.taps = recorded, draws, taps
+        self.recorded, self.draws, self.count = recorded, draws, count
+        self.taps: Mapping[str, Any] = {}
         self.noted: dict[str, Any] = {}
-        self.count: Counter[str] = Counter()
+        self.seen: set[str] = set()
         self.made: dict[int, tuple[str, Any]] = {}  # with the array, so that no id is used again
 
     def of(self, model: str) -> Callable[[Call, Callable[..., Any]], Any]:
         def watch(call: Call, proceed: Callable[..., Any]) -> Any:
-            name = join(model, call.name)
+            name = join(model, call.name) if call.name else model
             number = self.count[name]
             self.count[name] += 1
             there = self.plan.call(name, number)
@@ -235,6 +264,7 @@ class _Watch:
     def _watched(self, there: Recorded, call: Call, proceed: Callable[..., Any]) -> Any:
         name, notes = there.name, self.notes
         notes.seen.add(name)
+        self.seen.add(name)
         notes.where[name] = f"{type(call.module).__name__} {_caller()}"
         mode = getattr(call.module, "training", there.training)
         if mode != there.training:
@@ -400,22 +430,69 @@ class Program:
     notes: Notes
 
 
-def make_program(subject: Subject, part: Part, plan: Plan, forced: bool) -> Program:
-    """The program of one update's forward and backward pass, without the optimizer.
+def make_program(subject: Subject, plan: Plan, forced: bool) -> Program:
+    """The program of a step's forward and backward passes, without the optimizers.
 
     Its result has by site: the inputs and outputs of all calls, the gradients that arrive at
     them, the losses, the gradients of the parameters, and the buffers.
     """
-    notes, call = Notes(), with_step(part.loss)
-    name = "" if part.model is None else str(part.model)
-    mean = subject.accumulation_is_mean
+    notes = Notes()
 
-    def objective(
-        params: Any, taps: Any, state: Any, batches: Any, recorded: Any, draws: Any
-    ) -> tuple[jax.Array, Any]:
-        watch = _Watch(plan, notes, forced, recorded, draws, taps)
+    def run(state: Any, batches: Any, recorded: Any, draws: Any) -> dict[str, Any]:
+        count: Counter[str] = Counter()
+        found: dict[str, Any] = {}
+        losses: list[jax.Array] = []
+        for part, its_state, its_batches in _updates(
+            subject, plan, state, batches, recorded, draws
+        ):
+            watch = _Watch(plan, notes, forced, recorded, draws, count)
+            sites, values = _gradients(subject, part, watch, its_state, its_batches)
+            found |= sites
+            losses += values
+        return found | dict(zip(plan.losses(len(losses)), losses, strict=True))
+
+    return Program(jax.jit(run, compiler_options=QUICK), notes)
+
+
+def _updates(
+    subject: Subject, plan: Plan, state: Any, batches: Any, recorded: Any, draws: Any
+) -> Iterator[tuple[Part, Any, Any]]:
+    """The updates of a step, each with the state and the batches that it is given."""
+    if not subject.composed:
+        yield subject.parts[0], state, batches
+        return
+    # The function is run for what it hands to its steps. What torch's update gave replaces what
+    # theirs gave, so that a fault of one update is none of the next.
+    watch = _Watch(plan, Notes(), False, recorded, draws, Counter())
+    with watch.replaying("", range(len(plan.step.draws))), noting_steps() as noted:
+        for batch in batches:
+            state, _ = inner(subject.step)(state, batch)
+    done: set[str] = set()
+    for part, (_, given, batch) in zip(subject.parts, noted, strict=True):
+        named = {id(one): name for name, one in named_states(given).items()}
+
+        def put(one: Any, named: Mapping[int, str] = named) -> Any:
+            name = named[id(one)]
+            places = {k: f"update:{join(subject.models[name], k)}" for k in one.params}
+            if name not in done:
+                return one
+            params = {k: recorded.get(places[k], v) for k, v in one.params.items()}
+            return one.replace(params={k: v.astype(one.params[k].dtype) for k, v in params.items()})
+
+        yield part, map_states(put, given), [batch]
+        done.add("" if part.model is None else str(part.model))
+
+
+def _gradients(
+    subject: Subject, part: Part, watch: "_Watch", state: Any, batches: Sequence[Any]
+) -> tuple[dict[str, Any], list[jax.Array]]:
+    """What one update computes before its optimizer, by site, and the loss of each batch."""
+    call, mean = with_step(part.loss), subject.accumulation_is_mean
+
+    def objective(params: Any, taps: Any, state: Any) -> tuple[jax.Array, Any]:
+        watch.taps = taps
         values: list[jax.Array] = []
-        with watch.replaying("", plan.loose):
+        with watch.replaying("", watch.plan.loose):
             for batch in batches:
                 own = state_of(state, part.model)
                 now = with_state(state, part.model, own.replace(params=params))
@@ -427,34 +504,31 @@ def make_program(subject: Subject, part: Part, plan: Plan, forced: bool) -> Prog
                     value, _ = with_metrics(call(models, given, own.step))
                 state = map_states(lambda one, m: one.replace(buffers=split(m)[2]), state, models)
                 values.append(value / len(batches) if mean else value)
-        total = sum(values[1:], values[0])
         buffers = {
-            join(subject.models[key], place): array
+            f"buffer:{join(subject.models[key], place)}": array
             for key, one in named_states(state).items()
             for place, array in one.buffers.items()
         }
-        return total, (values, watch.noted, buffers)
+        return sum(values[1:], values[0]), (values, watch.noted, buffers)
 
-    def run(state: Any, batches: Any, recorded: Any, draws: Any) -> dict[str, Any]:
-        taps = _taps(plan, recorded, forced)
-        own = state_of(state, part.model)
-        with full_float32():
-            (gradients, arriving), (values, noted, buffers) = jax.grad(
-                objective, argnums=(0, 1), has_aux=True
-            )(own.params, taps, state, batches, recorded, draws)
-        prefix = subject.models[name]
-        return {
-            **noted,
-            **{f"loss:{i}": value for i, value in enumerate(values)},
-            **{
-                site if site.startswith("grad:") else f"arg{site}": g
-                for site, g in arriving.items()
-            },
-            **{f"param_grad:{join(prefix, place)}": g for place, g in gradients.items()},
-            **{f"buffer:{place}": array for place, array in buffers.items()},
-        }
+    own = state_of(state, part.model)
+    taps = _taps(watch.plan, watch.recorded, watch.forced)
+    with full_float32():
+        (gradients, arriving), (values, noted, buffers) = jax.grad(
+            objective, argnums=(0, 1), has_aux=True
+        )(own.params, taps, state)
+    model = subject.models["" if part.model is None else str(part.model)]
+    sites = {**noted, **{f"param_grad:{join(model, place)}": g for place, g in gradients.items()}}
+    for site, gradient in arriving.items():
+        if call_of(site) in watch.seen:  # nothing arrives at a call that is not made
+            sites[site.replace("input:", "input_grad:", 1)] = gradient
+    return {**sites, **buffers}, values
 
-    return Program(jax.jit(run, compiler_options=QUICK), notes)
+
+def call_of(site: str) -> str:
+    """The call of a site: "fc1#0" of "input:fc1#0.mask"."""
+    name, _, rest = site.partition(":")[2].rpartition("#")
+    return f"{name}#{rest.partition('.')[0]}"
 
 
 def _taps(plan: Plan, recorded: Mapping[str, Any], forced: bool) -> dict[str, Any]:
@@ -519,31 +593,31 @@ class Layers:
         plan, notes = Plan(step), Notes()
         runs: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
         form = repr((step.calls, step.batches, len(step.draws), forced))
-        for number, part in enumerate(self.subject.parts):
-            for double, found in zip((False, True), runs, strict=True):
-                key = (form, double, number)
-                if key not in self._programs:
-                    self._programs[key] = make_program(self.subject, part, plan, forced)
-                program = self._programs[key]
-                array_of = step.double if double else step.__getitem__
-                with precision(double):
-                    batches = [step.batch(i, double) for i in range(len(step.batches))]
-                    recorded = {name: array_of(name) for name in plan.arrays()}
-                    draws = {str(n): array_of(f"draw:{n}") for n in range(len(step.draws))}
-                    result = jax.device_get(program.run(states[double], batches, recorded, draws))
-                found |= result
-                if double:
-                    notes = program.notes
+        for double, found in zip((False, True), runs, strict=True):
+            key = (form, double)
+            if key not in self._programs:
+                self._programs[key] = make_program(self.subject, plan, forced)
+            program = self._programs[key]
+            array_of = step.double if double else step.__getitem__
+            with precision(double):
+                batches = [step.batch(i, double) for i in range(len(step.batches))]
+                recorded = {name: array_of(name) for name in plan.arrays(self.subject.composed)}
+                draws = {str(n): array_of(f"draw:{n}") for n in range(len(step.draws))}
+                found |= jax.device_get(program.run(states[double], batches, recorded, draws))
+            if double:  # what the program cannot do in float64 alone is no difference
+                weak = program.notes.errors.keys() - notes.errors.keys() if forced else set()
+                errors = {k: v for k, v in program.notes.errors.items() if k not in weak}
+                sites = {s for s in runs[0] if s.startswith("forward:") and call_of(s) in weak}
+                notes = dataclasses.replace(
+                    program.notes, errors=errors, narrow=program.notes.narrow | sites
+                )
+            else:
+                notes = program.notes
         notes.narrow |= {
             site
             for site, array in runs[1].items()
             if array.dtype in (np.float32, np.float16) and runs[0][site].dtype == array.dtype
         }
-        for found in runs:  # of a call that the program does not make nothing arrives
-            for site in [s for s in found if s.startswith("grad:")]:
-                name, _, rest = site.partition(":")[2].rpartition("#")
-                if f"{name}#{rest.partition('.')[0]}" not in notes.seen:
-                    del found[site]
         return plan, notes, runs
 
 
@@ -571,8 +645,20 @@ def four_runs(
     }
     found = {}
     for site, array in jax32.items():
+        if site.startswith("loss:") and "+" in site:
+            parts = [f"loss:{i}" for i in site.removeprefix("loss:").split("+")]
+            found[site] = FourRuns(
+                np.asarray(sum(step[p] for p in parts)),
+                np.asarray(sum(step.double(p) for p in parts)),
+                array,
+                jax64.get(site),
+            )
         key = keys.get(site, site)
         if key in step:
             found[site] = FourRuns(step[key], step.double(key), array, jax64.get(site))
     order = {site: i for i, site in enumerate(step.sites)}
-    return dict(sorted(found.items(), key=lambda item: order.get(keys.get(item[0], item[0]), 0)))
+
+    def position(site: str) -> int:
+        return order.get(keys.get(site, site.partition("+")[0]), 0)
+
+    return dict(sorted(found.items(), key=lambda item: position(item[0])))

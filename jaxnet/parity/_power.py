@@ -353,7 +353,10 @@ def _parts(trace: Trace) -> dict[str, list[Recorded]]:
                 reference = of_call(trace, step, call)
             except ValueError:  # a class of the user's own: what it calls is tried
                 continue
-            add(call.module, Recorded(reference, *recorded_numbers(trace, step, call)))
+            add(
+                call.module or "the model",
+                Recorded(reference, *recorded_numbers(trace, step, call)),
+            )
         for function in step.functions:
             try:
                 add(

@@ -183,7 +183,10 @@ class Recorder:
         elif not seen.backwards:
             why = "the program never called backward()"
         else:
-            why = "no parameter was updated after backward(): no optimizer stepped"
+            why = (
+                "no parameter was updated after backward(): no optimizer stepped, and none was "
+                "changed in place (new tensors in place of the parameters are not followed)"
+            )
         raise TraceError(
             f"{self.writer.path}: nothing was recorded, because {why}. Record the loop that "
             "trains, and at least one whole step of it"
@@ -231,7 +234,20 @@ class Recorder:
                 self.step.draw(func, args, kwargs, result)
         elif self.step.backwards and not self.step.updated:
             self._notice_manual_update(func, args)
+        elif self.twins.on and func is self.torch.ops.aten._local_scalar_dense.default:
+            self._notice_number(args[0])
         return result
+
+    def _notice_number(self, tensor: Any) -> None:
+        # Before backward() a number that Python reads from a tensor can become a part of the
+        # loss; as a number of Python's it has no twin.
+        quiet = self.ignoring or self.backward or self.optimizing
+        if quiet or not tensor.is_floating_point() or tensor.dtype == self.torch.float64:
+            return
+        note = f"{self.here()}: item() reads a {tensor.dtype} number; what Python computes with "
+        note = note.replace("torch.", "") + "it has no float64 of its own"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _notice_manual_update(self, func: Any, args: Any) -> None:
         if not func._schema.is_mutable or self.optimizing or self.backward or self.step.stack:
@@ -316,7 +332,7 @@ class Recorder:
         return result
 
     def _zero_grad(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
-        self.step.event("zero_grad")
+        self.step.zero_grad(self.optimizers())
         return original(owner, *args, **kwargs)
 
     def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:

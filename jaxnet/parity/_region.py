@@ -338,20 +338,16 @@ def arriving(step: Step, site: str, array: np.ndarray | None, cause: Cause) -> C
     """
     if array is None or not np.issubdtype(array.dtype, np.floating):
         return cause
-    own = step.double(site)
-    for name in reversed(step.sites):
-        phase = name.partition(":")[0]
-        if name == site or phase not in ("forward", "function", "input", "batch"):
-            continue
+    own, scale = step.double(site), rms(array)
+    phases = ("forward", "function", "batch", "input")
+    sites = [name for phase in phases for name in step.sites if _phase(name) == phase]
+    for name in sites:
         other = step[name]
         if other.shape != array.shape or not np.issubdtype(other.dtype, np.floating):
             continue
-        scale = rms(array)
         wide = step.double(name)
         if difference(wide, array) <= SAME_SCALE * scale < difference(wide, own):
-            words = (
-                f"What is there is {_said(name)}: what torch's program computes of it is left out."
-            )
+            words = f"What is there is {_said(name)}; what torch computes of it is left out."
             trap = Trap("code-omitted", ("region",), lambda region: region, words, "Compute it.")
             return dataclasses.replace(
                 cause,
@@ -361,6 +357,10 @@ def arriving(step: Step, site: str, array: np.ndarray | None, cause: Cause) -> C
                 after=difference(wide, array) / max(scale, 1e-300),
             )
     return cause
+
+
+def _phase(site: str) -> str:
+    return site.partition(":")[0]
 
 
 def _said(site: str) -> str:

@@ -50,7 +50,7 @@ def write(report: Report, folder: Path) -> Finding | None:
     for name in (PROGRAM, ARRAYS):  # those of an earlier report
         (folder / name).unlink(missing_ok=True)
     findings = [f for f in report.findings if f.jax64 is not None and f.level == "layer"]
-    if not findings:
+    if not findings or "trace" not in report.subject:
         return None
     trace = _trace.read(report.subject["trace"]["path"])
     for finding in findings:

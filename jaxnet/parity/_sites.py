@@ -12,6 +12,7 @@ from jaxnet.parity._reference import Layer, of_call
 from jaxnet.parity._region import arriving, region_of
 from jaxnet.parity._result import Finding
 from jaxnet.parity._trace import Call
+from jaxnet.parity._traps import Trap, traps_of
 
 _MOST_ALTERNATIVES = 8
 
@@ -61,9 +62,15 @@ def _of_module(evidence: StepEvidence, name: str, sites: Sequence[str]) -> Itera
             layer = of_call(evidence.trace, evidence.step, call)
         except ValueError:
             break
-        yield attribute(layer, of_layer(evidence, call, layer, alone=len(calls) == 1))
+        numbers = of_layer(evidence, call, layer, alone=len(calls) == 1)
+        yield attribute(layer, numbers, rows_of(layer))
     # A module of the user's own, or one that holds others: what it computes by itself.
     yield from _of_sites(evidence, [s for s in sites if any(_is_part(s, o) for o in outputs)])
+
+
+def rows_of(layer: Layer) -> tuple[Trap, ...]:
+    """The rows for a layer: those of its kind, and those of all layers."""
+    return (*traps_of(layer.kind), *traps_of("layer"))
 
 
 def _is_part(site: str, whole: str) -> bool:

@@ -44,6 +44,8 @@ class OpenStep:
         self._restart()
         if after is not None:
             self._origins.update(after._late_origins)
+            self.events += after._late_events
+        self._late_events: list[str] = []
         self._late_origins: dict[int, tuple[Any, int, str]] = {}
 
     def _restart(self) -> None:
@@ -170,7 +172,9 @@ class OpenStep:
         outermost = [c for c in self.calls if c["parent"] is None and c["state"]]
         tried = outermost and not any(c["training"] for c in outermost)
         if tried and self.began and not self.backwards and not self._stepped:
+            zeroed = [event for event in self.events if event == "zero_grad"]
             self._restart()
+            self.events = zeroed
             self._draws = []
 
     def forget_pending(self) -> None:
@@ -380,6 +384,11 @@ class OpenStep:
     def event(self, name: str) -> None:
         self.events.append(name)
 
+    def zero_grad(self, optimizers: list[Any]) -> None:
+        """Gradients are set to zero: after the update it is for the next step."""
+        due = self.updated and self.is_due(optimizers)
+        (self._late_events if due else self.events).append("zero_grad")
+
     def loss(self, tensors: Any) -> None:
         for each in [tensors] if self._is_tensor(tensors) else tensors:
             site = f"loss:{len(self._losses)}"
@@ -481,7 +490,11 @@ class OpenStep:
     def finish(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """What `TraceWriter.write_step` takes."""
         program = self.recorder.program
-        self._gradients({id(p): p for _, p in program.parameters()})
+        # A later backward() adds to gradients that an optimizer has used already, such as those
+        # of a discriminator in the update of the generator.
+        used = self._arrays["param_grad"]
+        left = {id(p): p for n, p in program.parameters() if f"param_grad:{n}" not in used}
+        self._gradients(left)
         for name, parameter in program.parameters():
             self._store("update", f"update:{name}", self._copy(parameter))
         for optimizer in program.optimizers:
@@ -504,7 +517,7 @@ class OpenStep:
                     single[plain] = double
                 elif double is not None and array.dtype != double.dtype:
                     doubles[plain] = double
-        used = self.recorder.used_optimizers()
+        optimizers = self.recorder.used_optimizers()
         content = {
             "full": self.full,
             "calls": [self._call(each, marks) for each in self.calls],
@@ -512,7 +525,7 @@ class OpenStep:
             "draws": [draw for mark, draw, _, _ in self._draws if mark in marks],
             "batches": [self._plain(form, marks) for _, _, (form, _) in self._batches],
             "losses": self._losses,
-            "groups": [self._groups.get(program.optimizer(o), []) for o in used],
+            "groups": [self._groups.get(program.optimizer(o), []) for o in optimizers],
             "events": self.events,
             "single": single,
         }

@@ -158,7 +158,9 @@ class Steps:
                     for name, one in named_states(after).items():
                         self._carried[double, name] = one.opt_state
                 except Exception as error:
-                    errors["step"] = f"{type(error).__name__}: {error}"
+                    # What the program cannot do in float64 alone is no difference.
+                    what = "float64" if double and "step" not in errors else "step"
+                    errors[what] = f"{type(error).__name__}: {error}"
                 update[double], rates[double] = {}, {}
                 for part in self.subject.parts:
                     try:

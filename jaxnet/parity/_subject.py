@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats
 from jaxnet.optim import Optimizer
 from jaxnet.optim._optimizer import OptimizerState
@@ -62,6 +63,13 @@ class Subject:
     models: Mapping[str, str]
     accumulated: bool
     orders: Mapping[str, tuple[str, ...]]
+
+    @property
+    def composed(self) -> bool:
+        """Whether the step is a function of the user's own around the updates."""
+        return len(self.parts) > 1 or (
+            not isinstance(self.step, TrainStep) and not isinstance(inner(self.step), TrainStep)
+        )
 
     @property
     def accumulation_is_mean(self) -> bool:
@@ -221,16 +229,19 @@ def as_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
     return supervised(loss) if known else loss
 
 
+def inner(step: Any) -> Any:
+    """The function that `jax.jit` and the like were given."""
+    return inspect.unwrap(step)
+
+
 def _parts(trace: Trace, step: Any, state: Any) -> tuple[Part, ...]:
     """The updates of a step, found by tracing it once."""
-    if isinstance(step, TrainStep):
-        return (Part(step.loss, step.optimizer, step.model, step.compute_dtype),)
-    wrapped = inspect.unwrap(step)
+    wrapped = inner(step)
     if isinstance(wrapped, TrainStep):
         return (Part(wrapped.loss, wrapped.optimizer, wrapped.model, wrapped.compute_dtype),)
     batch = trace.steps[0].batch()
     try:
-        with noting_steps() as noted:
+        with noting_steps() as noted, keys(jax.random.key(0)):
             jax.eval_shape(wrapped, state, jax.tree.map(jnp.asarray, batch))
     except Exception:  # what is wrong is said when the step is run
         return ()

@@ -197,7 +197,7 @@ def explain_start(
             continue
         ours = np.asarray(jax[name])
         value = Value(kind, array, ours)
-        a, b = {"value": array}, {"value": ours}
+        a, b = ({"value": np.asarray(x, np.float64)} for x in (array, ours))
         cause = attribute(value, _Rounded(a, a, b, b))
         words = cause.words[0] if cause.proven else ""
         if not words and kind == WEIGHTS:

@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
 from jaxnet.parity._judge import rms
-from jaxnet.parity._schedules import Rates, rates
+from jaxnet.parity._schedules import rates
 from jaxnet.parity._trace import Trace
-from jaxnet.parity._traps import Hypothesis, Trap, traps_of
+from jaxnet.parity._traps import Hypothesis, traps_of
 from jaxnet.parity._updates import Update, chosen, updates
 
 Steps = Mapping[int, Mapping[str, np.ndarray]]
@@ -96,30 +96,36 @@ def explain_updates(
     """
     known = updates(trace, carried)
     cases, untrusted = [], []
+    explained = []
     for update in known.values():
         try:
             case = _case(trace, update, jax, jax64)
         except _UntrustedError:
             untrusted.append(update.parameter)
             continue
-        if case is not None:
+        if case is None:
+            continue
+        by_rates = _by_rates(trace, case)
+        if by_rates is not None and by_rates.traps != ("schedule-factor",):
+            explained.append(by_rates)
+        else:
             cases.append(case)
     found, left = _grouped(cases)
-    explained = [
-        explained_by(
-            cause, [c.update.parameter for c in group], [s for c in group for s in c.steps]
+    for cause, group in found:
+        names = [c.update.parameter for c in group]
+        explained.append(explained_by(cause, names, [s for c in group for s in c.steps]))
+    for case, cause in left:
+        one = _with_rates(trace, case)
+        explained.append(
+            one
+            or Explained(
+                (case.update.parameter,), case.steps, symptoms=cause.symptoms, tried=cause.tried
+            )
         )
-        for cause, group in found
-    ]
-    by_rate, left = _by_schedule(trace, left)
-    explained += by_rate
+    explained = _merged(explained)
     if untrusted:
         sign = "the reference does not give torch's own updates: they were not compared"
         explained.append(Explained(tuple(untrusted), (), symptoms=(sign,)))
-    explained += [
-        Explained((c.update.parameter,), c.steps, symptoms=cause.symptoms, tried=cause.tried)
-        for c, cause in left
-    ]
     return explained + _frozen(trace, known, jax64)
 
 
@@ -233,100 +239,111 @@ def explained_by(cause: Cause, places: Sequence[str], steps: Iterable[int]) -> E
     )
 
 
-def _by_schedule(
-    trace: Trace, left: list[tuple[_Case, Cause]]
-) -> tuple[list[Explained], list[tuple[_Case, Cause]]]:
-    """The cases that other learning rates explain, one in each step."""
-    explained: dict[tuple[str, ...], Explained] = {}
-    rest = []
-    rows = [trap for trap in traps_of("SGD") if trap.name == "lr-value"]
-    for case, cause in left:
-        read = _read_rates(case, rows)
-        if read is None:
-            rest.append((case, cause))
-            continue
-        reference = rates(trace, *_group_of(trace, case.update.parameter))
-        torch, ours = (np.array(list(each.values())) for each in (read[0], read[1]))
-        apart = np.abs(ours - torch) > _FLOAT32 * np.max(np.abs(torch))
-        if not np.any(apart):
-            new = Explained((case.update.parameter,), case.steps, _ROUNDED, rounding=True)
-            old = explained.get((_ROUNDED,))
-            places = (*(old.places if old else ()), case.update.parameter)
-            explained[(_ROUNDED,)] = dataclasses.replace(new, places=places)
-            continue
-        steps = tuple(k for k, is_apart in zip(read[0], apart, strict=True) if is_apart)
-        n = reference.observed
-        names = {"lr": (torch[:n], ours[:n])}
-        evidence = Read(
-            *({k: v[0] for k, v in names.items()},) * 2, *({k: v[1] for k, v in names.items()},) * 2
-        )
-        series = attribute(reference, evidence)
-        proven = [hs for hs in series.proven if _proves(case, reference, hs)] or list(series.proven)
-        proof = (
-            "the learning rates that your updates have are "
-            + ", ".join(f"{lr:.6g}" for lr in ours)
-            + "; torch's are "
-            + ", ".join(f"{lr:.6g}" for lr in torch)
-        )
-        if proven:
-            series = dataclasses.replace(series, proven=tuple(proven))
-            new = dataclasses.replace(
-                explained_by(series, [case.update.parameter], steps), proof=proof
-            )
-        else:
-            words = "The learning rates are others than torch's, by no rule that is known."
-            fix = "the schedule of the torch program"
-            new = Explained((case.update.parameter,), steps, words, fix, proof)
-        old = explained.get((new.words,))
-        if old is not None:
-            new = dataclasses.replace(
-                old,
-                places=(*old.places, *new.places),
-                steps=tuple(sorted({*old.steps, *new.steps})),
-            )
-        explained[(new.words,)] = new
-    return list(explained.values()), rest
+def _by_rates(
+    trace: Trace, case: _Case, cause: Hypothesis | None = None, any_rates: bool = False
+) -> Explained | None:
+    """What other learning rates explain, one in each step.
 
-
-def _read_rates(
-    case: _Case, rows: Sequence[Trap]
-) -> tuple[dict[int, float], dict[int, float]] | None:
-    """Torch's learning rate in each step and the JAX program's, None where none explains a step."""
-    torch, ours = {}, {}
-    update = case.update.begun_again()
-    for record in update.records:
-        one = dataclasses.replace(update, records=(record,))
-        keys = [key for key in case.evidence.torch64 if key.startswith(f"{record.step}:")]
-        parts = (
-            {key: part[key] for key in keys if key in part}
-            for part in dataclasses.astuple(case.evidence)
-        )
-        torch[record.step] = ours[record.step] = float(record.config["lr"])
-        if record.step in case.steps:
-            cause = attribute(one, Evidence(*parts), rows)
-            if not cause.proven:
-                return None
-            ours[record.step] = float(cause.proven[0][0].values["lr"])
-    return torch, ours
-
-
-def _proves(case: _Case, reference: Rates, hypotheses: Sequence[Hypothesis]) -> bool:
-    """Whether the rates that a hypothesis gives make the updates themselves."""
-    changed: Any = reference
-    for hypothesis in hypotheses:
-        changed = hypothesis.applied(changed)
-    try:
-        series = changed.observe()["lr"]
-    except (ValueError, TypeError):
-        return False
-    lrs = dict(enumerate(series))
-    steps = [r for r in case.update.records if r.step in lrs]
-    numbers = dataclasses.replace(case.update, records=tuple(steps)).altered(lrs=lrs).observe()
-    return all(
-        difference(numbers[k], case.evidence.jax64[k]) <= case.evidence.tolerance(k)
-        for k in numbers
-        if k in case.evidence.jax64
+    Args:
+        trace: The trace.
+        case: The parameter.
+        cause: A hypothesis that holds besides.
+        any_rates: Whether learning rates by no rule that is known are an explanation.
+    """
+    update = case.update if cause is None else cause.applied(case.update)
+    read = _read_rates(update, case.evidence)
+    if read is None:
+        return None
+    reference = rates(trace, *_group_of(trace, case.update.parameter))
+    torch, ours = np.array([float(r.config["lr"]) for r in update.records]), np.array(read)
+    places, config = (case.update.parameter,), case.update.config
+    apart = np.abs(ours - torch) > _FLOAT32 * np.max(np.abs(torch))
+    if not np.any(apart):
+        if cause is None:
+            return Explained(places, case.steps, _ROUNDED, rounding=True)
+        proof = "with it, and the learning rates in float32, the reference gives your numbers"
+        words, fix = cause.words(config), cause.fix(config)
+        return Explained(places, case.steps, words, fix, proof, traps=(cause.trap.name,))
+    ratios = ours / np.where(torch == 0, 1.0, torch)
+    if cause is None and not any_rates and np.ptp(ratios) <= READ * np.max(np.abs(ratios)):
+        return None  # another learning rate, or none at all, has rows of its own
+    steps = tuple(r.step for r, is_apart in zip(update.records, apart, strict=True) if is_apart)
+    n = reference.observed
+    theirs, mine = {"lr": torch[:n]}, {"lr": ours[:n]}
+    series = attribute(reference, Read(theirs, theirs, mine, mine))
+    proof = (
+        f"the learning rates that your updates have are {', '.join(f'{lr:.6g}' for lr in ours)}; "
+        f"torch's are {', '.join(f'{lr:.6g}' for lr in torch)}"
     )
+    if series.proven:
+        found = dataclasses.replace(explained_by(series, places, steps), proof=proof)
+    elif any_rates:
+        words = "The learning rates are others than torch's, by no rule that is known."
+        found = Explained(places, steps, words, "the schedule of the torch program", proof)
+    else:
+        return None
+    if cause is None:
+        return found
+    return dataclasses.replace(
+        found,
+        words=f"{cause.words(config)} {found.words}",
+        fix=f"{cause.fix(config)} {found.fix}",
+        traps=(cause.trap.name, *found.traps),
+    )
+
+
+def _read_rates(update: Update, evidence: Evidence) -> list[float] | None:
+    """The learning rate of each update; None where another one does not explain all of them.
+
+    What an update adds is proportional to the learning rate.
+    """
+    try:
+        numbers = update.observe()
+    except (ValueError, TypeError, KeyError):
+        return None
+    found = []
+    for record in update.records:
+        key = f"{record.step}:change"
+        if key not in evidence.jax64:
+            return None
+        own, ours = numbers[key], evidence.jax64[key]
+        size = float(np.sum(np.square(own)))
+        share = float(np.sum(own * ours)) / size if size else 1.0
+        if not difference(share * own, ours) <= evidence.tolerance(key):
+            return None
+        found.append(share * float(record.config["lr"]))
+    others = [k for k in numbers if not k.endswith(":change") and k in evidence.jax64]
+    same = (difference(numbers[k], evidence.jax64[k]) <= evidence.tolerance(k) for k in others)
+    return found if all(same) else None
+
+
+def _merged(found: Iterable[Explained]) -> list[Explained]:
+    """Those with the same words as one, with the parameters of all."""
+    merged: dict[str, Explained] = {}
+    for each in found:
+        old = merged.get(each.words)
+        if old is not None:
+            steps = tuple(sorted({*old.steps, *each.steps}))
+            each = dataclasses.replace(old, places=(*old.places, *each.places), steps=steps)
+        merged[each.words] = each
+    return list(merged.values())
+
+
+def _with_rates(trace: Trace, case: _Case) -> Explained | None:
+    """What a usual fault explains together with other learning rates."""
+    found = None
+    for trap in traps_of(case.update.kind):
+        if any(name.startswith("lr") for name in (*trap.constants, *trap.options, trap.name)):
+            continue
+        for hypothesis in trap.usual(case.update):
+            try:
+                one = _by_rates(trace, case, hypothesis)
+            except (ValueError, TypeError, KeyError):
+                continue
+            if one is not None and len(one.traps) == 1:
+                return one
+            found = found or one
+    return found or _by_rates(trace, case, any_rates=True)
 
 
 def _group_of(trace: Trace, parameter: str) -> tuple[int, int]:

@@ -109,7 +109,6 @@ class Update:
         changes: What a trap changes: hyperparameters by torch's names, and the words of `rule`.
         carried: Whether the JAX program's optimizer went on from its own state; its state is
             torch's before each update otherwise.
-        lrs: The learning rates of steps that are no records, as far as they are known.
     """
 
     kind: str
@@ -117,7 +116,6 @@ class Update:
     records: tuple[Record, ...]
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     carried: bool = False
-    lrs: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -131,33 +129,16 @@ class Update:
             self, kind=kind or self.kind, changes={**self.changes, **changes}
         )
 
-    def begun_again(self) -> Self:
-        """The same updates, each with the state that the updates before it gave in float64."""
-        if not self.carried:
-            return self
-        numbers, state = self.observe(), dict(self.records[0].state)
-        records = []
-        for record in self.records:
-            records.append(dataclasses.replace(record, state=state))
-            prefix = f"{record.step}:"
-            state = {
-                key.removeprefix(prefix): value
-                for key, value in numbers.items()
-                if key.startswith(prefix) and key != f"{prefix}change"
-            }
-        return dataclasses.replace(self, records=tuple(records), carried=False)
-
     def observe(self) -> dict[str, np.ndarray]:
         """What each update adds to the parameter, and the states: {"0:change": ..., ...}."""
         numbers = {}
         state: Mapping[str, np.ndarray] = self.records[0].state
         first_lr = self.records[0].config["lr"]
-        lrs = {**self.lrs, **{record.step: float(record.config["lr"]) for record in self.records}}
         for record in self.records:
             change = {**record.config, **self.changes}
             if not self.carried:
                 state = record.state
-            change["lr"] = self._lr(record, change, lrs)
+            change["lr"] *= change.get("lr_factor", 1.0)
             gradient = clipped(record, change.get("clip"))
             after, state = rule(
                 self.kind, change, record.before, gradient, state, record.t, first_lr
@@ -165,14 +146,6 @@ class Update:
             numbers[f"{record.step}:change"] = after - record.before
             numbers |= {f"{record.step}:{slot}": value for slot, value in state.items()}
         return numbers
-
-    def _lr(self, record: Record, change: Mapping[str, Any], lrs: Mapping[int, float]) -> Any:
-        series = change.get("lrs")
-        if series is not None:
-            return series[record.step]
-        shift = change.get("lr_shift", 0)
-        lr: float = lrs.get(max(record.step + shift, 0), change["lr"]) if shift else change["lr"]
-        return lr * change.get("lr_factor", 1.0)
 
 
 def clipped(record: Record, how: Any) -> np.ndarray:

@@ -195,3 +195,15 @@ def test_other_parameters_are_named_at_once(trace):
     message = r"norm.weight is missing; norm.bias is missing.*out.weight .* tied to embed.weight"
     with pytest.raises(SubjectError, match=message):
         parity.check(trace, Fewer(rngs=Generator(0)), losses.cross_entropy, optimizer())
+
+
+def test_a_model_that_cannot_be_float64(trace):
+    class Narrow(nn.LSTM):
+        def __call__(self, x):
+            return super().__call__(x.astype(jnp.float32))
+
+    report = parity.check(trace, model(lstm=Narrow), losses.cross_entropy, optimizer(), steps=1)
+    assert any("float32 evidence: lstm" in note for note in report.notes), str(report)
+    assert report.verdict == "same", str(report)
+    lstm = next(r for r in report.results if r.site == "forward:lstm#0.0")
+    assert lstm.judgement.evidence == "float32"

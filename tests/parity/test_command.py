@@ -17,7 +17,7 @@ from jaxnet.parity._sources import sources
 ROOT = Path(__file__).parents[2]
 pytest_plugins = ["pytester"]
 
-COMMANDS = ("record", "check", "diff", "explain", "certificate")
+COMMANDS = ("record", "check", "compare", "diff", "explain", "certificate")
 
 
 def called(capsys, *words):
@@ -89,8 +89,22 @@ WRONG = {
         },
         "the program ended before its first update",
     ),
+    "no program": ("record t", {}, "no program: jaxnet record TRACE -- python main.py"),
+    "a port as the reference": (
+        "compare port.py:make port.py:make",
+        {"port.py": "def make(): return 1, 2, 3"},
+        "accepted is a function that returns (model, loss, optimizer, batches)",
+    ),
     "no certificate": ("certificate t", {}, "there is no certificate.json; `jaxnet check"),
 }  # fmt: skip
+RECORD = "record t -- python main.py"
+WRONG_OF_TORCH = {
+    "no script": (RECORD, {}, "main.py: there is no such script in"),
+    "a full folder": (RECORD, {"main.py": "", "t/x": ""}, "t: it is not empty; give a new folder"),
+    "no training": (RECORD, {"main.py": ""}, "no model was called with gradients switched on"),
+    "no script but text": ("record t -- python -c 1", {}, "accepted are a script and -m MODULE"),
+    "no module": ("record t -- python -m", {}, "the name of the module is missing"),
+}
 
 
 @pytest.mark.parametrize(("words", "files", "message"), list(WRONG.values()), ids=list(WRONG))
@@ -101,6 +115,28 @@ def test_wrong_calls_are_explained(capsys, project, words, files, message):
     assert status == 2
     assert message in " ".join(err.split())
     assert "Traceback" not in err
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("words", "files", "message"), list(WRONG_OF_TORCH.values()), ids=list(WRONG_OF_TORCH)
+)
+def test_wrong_recordings_are_explained(capsys, project, words, files, message):
+    test_wrong_calls_are_explained(capsys, project, words, files, message)
+
+
+def test_torch_is_asked_for_where_a_program_of_its_is_to_run(capsys, project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    message = "install it (pip install torch), or record where it is and copy the trace"
+    test_wrong_calls_are_explained(capsys, project, RECORD, {"main.py": ""}, message)
+
+
+def test_an_error_of_the_program_is_shown_with_its_place_and_is_no_difference(capsys, project):
+    write(project, "port.py", "def make():\n    return 1 / 0")
+    words = ("compare", "port.py:make", "port.py:make")
+    status, _, err = called(capsys, *words)
+    assert status == 2
+    assert re.search(r'port.py", line 2, in make\n.*\nZeroDivisionError', err, re.DOTALL)
 
 
 PORTS = {

@@ -306,6 +306,7 @@ def test_missing_float64_makes_weak_evidence(missing):
     assert (found.label, found.evidence) == ("same", "float32")
     wrong = without(runs(layer_norm, lambda x: ordered(x, 1e-1)))
     assert judge(*wrong, site="forward:a#0").label == "different"
+    assert judge(*without(runs(layer_norm, in_one((0, 0), 1e-2))), site="forward:a#0").failed
     unclear = without(runs(layer_norm, lambda x: ordered(x, 4e-5)))
     assert judge(*unclear, site="forward:a#0").label == "undecided"
 
@@ -319,6 +320,20 @@ def test_several_evidences():
     assert together([unclear, *[same] * 8]).label == "same"
     strong = dataclasses.replace(unclear, double=2e-11 * same.scale)
     assert together([unclear, strong]).label == "different"
+
+
+def test_float32_apart_in_one_step_is_a_corner_and_in_most_a_fault():
+    def half(x):
+        return (
+            ordered(x.astype(np.float16)).astype(x.dtype) if x.dtype == np.float32 else ordered(x)
+        )
+
+    apart = verdict(layer_norm, half, isolated=False)
+    same = verdict(layer_norm, ordered, isolated=False)
+    assert (apart.label, same.label) == ("undecided", "same")
+    assert together([same, apart, same]).label == "same"
+    assert together([apart, apart, same]).label == "different"
+    assert together([apart]).label == "different"
 
 
 def test_root_mean_square_does_not_overflow():

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnet import parity
 from jaxnet.parity._generic import numbers, weight
 from jaxnet.parity._losses import Loss, LossRecord
-from jaxnet.parity._power import Recorded, alternatives
+from jaxnet.parity._power import Recorded, alternatives, power
 from jaxnet.parity._reference import Layer, of_module
 from jaxnet.parity._result import Alternative
+from jaxnet.parity._trace import read
 from jaxnet.parity._traps import Trap
 from jaxnet.parity._traps.losses import TRAPS as LOSSES
 
@@ -201,3 +203,22 @@ def test_weights_in_general_position():
     assert drawn.dtype == np.float32
     assert drawn.any(1).tolist() == [True, False, True, True]
     assert weight(np.zeros((4, 3)), "last.weight").all()
+
+
+@pytest.mark.torch
+def test_a_trace(tmp_path):
+    import torch
+
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    with parity.recording(tmp_path / "trace", steps=1):
+        torch.nn.functional.mse_loss(layer(torch.randn(4, 3)), torch.zeros(4, 2)).backward()
+        optimizer.step()
+    found = power(read(tmp_path / "trace"))
+    places = list(dict.fromkeys(each.place for each in found))
+    assert places == ["the model", "loss", "SGD optimizer"]
+    assert {each.excluded for each in found} == {True, False}
+    assert all(bool(each.reason) != each.excluded for each in found)
+    (clipped,) = [each for each in found if each.words.startswith("Each element of the gradients")]
+    assert clipped.reason == "larger gradients show it"

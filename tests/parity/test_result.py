@@ -138,6 +138,19 @@ def test_a_clean_report_is_short():
     assert len(str(report(results=[result()] * 1000)).splitlines()) <= 12
 
 
+def test_nothing_is_said_twice_nor_numbers_of_what_has_none():
+    none = Judgement("different", 0.0, 0.0, float("inf"), float("inf"), 0.0)
+    text = str(
+        report(
+            findings=[found(results=[result(judgement=none)])],
+            exclusions=["head: not called"],
+            coverage={"modules": Coverage(("a",), {"head": "not called"})},
+        )
+    )
+    assert text.count("not called") == 1
+    assert "inf" not in text
+
+
 def test_details_have_one_line_an_array():
     lines = (
         report(results=[result(), result("forward:head#0", DIFFERENT, level="chain")])

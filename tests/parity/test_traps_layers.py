@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnet import nn as jaxnet
+from jaxnet._keys import keep_mask
 from jaxnet.parity import _traps as traps
 from jaxnet.parity._explain import explain
+from jaxnet.random import Generator
+from tests.parity import faulty_layers as faulty
 
 pytestmark = pytest.mark.torch
-
-LAYERS = [trap for trap in traps.ALL if trap.kinds[0][0].isupper() or trap.kinds[0] in ("log",)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Plant:
         inputs: Shapes of normal inputs, or arrays.
         train: Whether the layer is in training mode.
         words: What the sentence has to contain.
+        kwargs: Inputs by keyword.
+        kind: The kind of the finding.
     """
 
     trap: str
@@ -37,6 +41,8 @@ class Plant:
     inputs: tuple[Any, ...]
     train: bool = True
     words: str = ""
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    kind: str = "different"
 
     def __str__(self) -> str:
         return self.trap + ("-" + self.words if self.words else "")
@@ -66,10 +72,69 @@ def pool(x, init, combine, window, strides, pads):
     return jax.lax.reduce_window(x, init, combine, (1, 1, *window), (1, 1, *strides), pads)
 
 
+def attention(w, given, mask=None, scale=2**-0.5, order="heads", blocks=(0, 1, 2)):
+    """MultiheadAttention(4, 2) of (N, L, 4); True in the mask shows a position."""
+    weights, biases = (jnp.split(w[f"in_proj_{name}"], 3) for name in ("weight", "bias"))
+    x = given[0]
+    q, k, v = (
+        (each @ weights[i].T + biases[i]).reshape(*x.shape[:2], 2, 2)
+        for i, each in zip(blocks, given, strict=True)
+    )
+    if order == "dims":
+        q, k, v = (part.swapaxes(2, 3) for part in (q, k, v))
+    scores = jnp.einsum("nlhd,nshd->nhls", q, k) * scale
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf) if mask.dtype == bool else scores + mask
+    y = jnp.einsum("nhls,nshd->nlhd", jax.nn.softmax(scores), v)
+    y = y if order == "heads" else y.swapaxes(2, 3)
+    return y.reshape(x.shape) @ w["out_proj.weight"].T + w["out_proj.bias"], None
+
+
+def recurrent(w, x, cell, h=None, time=0, suffix="_l0"):
+    """One layer of a recurrent network from its gates; `cell(gates of x, gates of h, state)`."""
+    x = jnp.moveaxis(x, time, 0)
+    from_x = x @ w["weight_ih" + suffix].T + w["bias_ih" + suffix]
+    size = w["weight_hh" + suffix].shape[1]
+    h = jnp.zeros((2, x.shape[1], size), x.dtype) if h is None else h
+    outputs = []
+    for gates in from_x:
+        h = cell(gates, h[0] @ w["weight_hh" + suffix].T + w["bias_hh" + suffix], h)
+        outputs.append(h[0])
+    return jnp.stack(outputs, time), h
+
+
+def lstm(order="ifgo"):
+    def cell(x, h, state):
+        gates = dict(zip(order, jnp.split(x + h, 4, -1), strict=True))
+        i, f, o = (jax.nn.sigmoid(gates[name]) for name in "ifo")
+        c = f * state[1] + i * jnp.tanh(gates["g"])
+        return jnp.stack([o * jnp.tanh(c), c])
+
+    return cell
+
+
+def gru(x, h, state):
+    (xr, xz, xn), (hr, hz, hn) = jnp.split(x, 3, -1), jnp.split(h, 3, -1)
+    r, z = jax.nn.sigmoid(xr + hr), jax.nn.sigmoid(xz + hz)
+    new = z * jnp.tanh(xn + r * hn) + (1 - z) * state[0]
+    return jnp.stack([new, new])
+
+
+def rounded(x):
+    return x if x.dtype == jnp.float64 else x.astype(jnp.bfloat16).astype(x.dtype)
+
+
 def per_channel(a, n=2):
     return a.reshape(1, -1, *(1,) * n)
 
 
+def plain(found):
+    """The outputs and the last states as torch's LSTM gives them."""
+    output, last = found
+    return output, (last[:1], last[1:])
+
+
+SELF = (np.random.RandomState(2).standard_normal((3, 3, 4)).astype(np.float32),) * 3
 X = (2, 4, 3)  # one shape for all, so that the tests share what JAX compiles
 
 PLANTS = [
@@ -421,13 +486,222 @@ PLANTS = [
         (np.array([[1, 2, 4]]),),
         words="by 2",
     ),
+    Plant(
+        "norm-running-variance-biased",
+        lambda nn: nn.BatchNorm2d(4),
+        lambda w: faulty.Biased(4),
+        ((2, 4, 3, 1),),
+    ),
+    Plant(
+        "norm-running-frozen",
+        lambda nn: nn.BatchNorm2d(4),
+        lambda w: faulty.Frozen(4),
+        ((2, 4, 3, 1),),
+    ),
+    Plant(
+        "norm-momentum-complement",
+        lambda nn: nn.BatchNorm1d(4),
+        lambda w: jaxnet.BatchNorm1d(4, momentum=0.9),
+        (X,),
+    ),
+    Plant(
+        "norm-momentum",
+        lambda nn: nn.BatchNorm1d(4),
+        lambda w: jaxnet.BatchNorm1d(4, momentum=0.03),
+        (X,),
+        words="0.03;",
+    ),
+    Plant(
+        "norm-fast-variance",
+        lambda nn: nn.LayerNorm(3),
+        lambda w: faulty.FastVariance(3),
+        (1000 + np.linspace(-1, 1, 24, dtype=np.float32).reshape(X),),
+        kind="precision",
+    ),
+    Plant(
+        "products-rounded",
+        lambda nn: nn.Linear(4, 3),
+        lambda w: lambda x: rounded(x) @ rounded(w["weight"]).T + w["bias"],
+        ((5, 4),),
+        words="bfloat16",
+        kind="precision",
+    ),
+    Plant("dropout-keep", lambda nn: nn.Dropout(0.3), lambda w: faulty.DropLess(0.3), (X,)),
+    Plant(
+        "dropout-rate",
+        lambda nn: nn.Dropout(0.3),
+        lambda w: jaxnet.Dropout(0.2),
+        (X,),
+        words="0.2;",
+    ),
+    Plant("dropout-unscaled", lambda nn: nn.Dropout(0.3), lambda w: faulty.Unscaled(0.3), (X,)),
+    Plant("dropout-inactive", lambda nn: nn.Dropout(0.3), lambda w: lambda x: x, (X,)),
+    Plant(
+        "dropout-polarity",
+        lambda nn: nn.Dropout(0.3),
+        lambda w: lambda x: jnp.where(keep_mask("", x.shape, 0.7), 0, x / 0.7),
+        (X,),
+    ),
+    Plant(
+        "dropout-per-channel",
+        lambda nn: nn.Dropout(0.3),
+        lambda w: lambda x: jnp.where(keep_mask("", x.shape, 0.7)[:, :, :1], x / 0.7, 0),
+        (X,),
+    ),
+    Plant(
+        "embedding-padding-gradient",
+        lambda nn: nn.Embedding(7, 4, padding_idx=2),
+        lambda w: jaxnet.Embedding(7, 4, rngs=Generator(0)),
+        (np.array([[1, 2, 6]]),),
+    ),
+    Plant(
+        "attention-scale",
+        lambda nn: nn.MultiheadAttention(4, 2, batch_first=True),
+        lambda w: lambda *x, **_: attention(w, x, scale=1.0),
+        SELF,
+        words="none",
+        kwargs={"need_weights": False},
+    ),
+    Plant(
+        "attention-mask-missing",
+        lambda nn: nn.MultiheadAttention(4, 2, batch_first=True),
+        lambda w: lambda *x, **_: attention(w, x),
+        SELF,
+        kwargs={"need_weights": False, "attn_mask": np.triu(np.ones((3, 3), bool), 1)},
+    ),
+    Plant(
+        "attention-mask-polarity",
+        lambda nn: nn.MultiheadAttention(4, 2, batch_first=True),
+        lambda w: lambda *x, attn_mask, **_: attention(w, x, attn_mask),
+        SELF,
+        kwargs={"need_weights": False, "attn_mask": np.triu(np.ones((3, 3), bool), 0)[::-1].copy()},
+    ),
+    Plant(
+        "attention-causal-offset",
+        lambda nn: nn.MultiheadAttention(4, 2, batch_first=True),
+        lambda w: lambda *x, **_: attention(w, x, jnp.tril(jnp.ones((3, 3), bool), 1)),
+        SELF,
+        words="by 1 keys",
+        kwargs={"need_weights": False, "attn_mask": np.triu(np.ones((3, 3), bool), 1)},
+    ),
+    Plant(
+        "attention-head-order",
+        lambda nn: nn.MultiheadAttention(4, 2, batch_first=True),
+        lambda w: lambda *x, **_: attention(w, x, order="dims"),
+        SELF,
+        kwargs={"need_weights": False},
+    ),
+    Plant(
+        "attention-projection-order",
+        lambda nn: nn.MultiheadAttention(4, 2, batch_first=True),
+        lambda w: lambda *x, **_: attention(w, x, blocks=(1, 0, 2)),
+        SELF,
+        words="kqv",
+        kwargs={"need_weights": False},
+    ),
+    Plant(
+        "attention-batch-first",
+        lambda nn: nn.MultiheadAttention(4, 2),
+        lambda w: lambda *x, **_: attention(w, x),
+        SELF,
+        kwargs={"need_weights": False},
+    ),
+    Plant(
+        "attention-dropout-missing",
+        lambda nn: nn.MultiheadAttention(4, 2, dropout=0.4, batch_first=True),
+        lambda w: lambda *x, **_: attention(w, x),
+        SELF,
+        kwargs={"need_weights": False},
+    ),
+    Plant(
+        "rnn-gate-order",
+        lambda nn: nn.LSTM(2, 3),
+        lambda w: lambda x: plain(recurrent(w, x, lstm("igfo"))),
+        ((3, 2, 2),),
+        words="igfo",
+    ),
+    Plant(
+        "rnn-one-bias",
+        lambda nn: nn.LSTM(2, 3),
+        lambda w: lambda x: plain(recurrent({**w, "bias_hh_l0": 0 * w["bias_hh_l0"]}, x, lstm())),
+        ((3, 2, 2),),
+        words="bias_hh",
+    ),
+    Plant(
+        "rnn-state-ignored",
+        lambda nn: nn.LSTM(2, 3),
+        lambda w: lambda x, state: plain(recurrent(w, x, lstm())),
+        ((3, 2, 2), (np.ones((1, 2, 3), np.float32), 2 * np.ones((1, 2, 3), np.float32))),
+    ),
+    Plant(
+        "rnn-state-of-ones",
+        lambda nn: nn.LSTM(2, 3),
+        lambda w: lambda x: plain(recurrent(w, x, lstm(), jnp.ones((2, 2, 3), x.dtype))),
+        ((3, 2, 2),),
+    ),
+    Plant(
+        "rnn-batch-first",
+        lambda nn: nn.LSTM(2, 3, batch_first=True),
+        lambda w: lambda x: plain(recurrent(w, x, lstm())),
+        ((3, 3, 2),),
+    ),
+    Plant(
+        "gru-update-complement",
+        lambda nn: nn.GRU(2, 3),
+        lambda w: lambda x: (lambda y, h: (y, h[:1]))(*recurrent(w, x, gru)),
+        ((3, 2, 2),),
+    ),
+    Plant(
+        "gru-reset-before",
+        lambda nn: nn.GRU(2, 3, batch_first=True),
+        lambda w: faulty.ResetBefore(2, 3, batch_first=True, rngs=Generator(0)),
+        ((2, 3, 2),),
+    ),
+    Plant(
+        "rnn-directions",
+        lambda nn: nn.LSTM(2, 3, bidirectional=True),
+        lambda w: faulty.altered(
+            jaxnet.LSTM, lambda m, run, x: (lambda y, s: (jnp.roll(y, 3, -1), s))(*run(x))
+        )(2, 3, bidirectional=True, rngs=Generator(0)),
+        ((3, 2, 2),),
+        words="swapped",
+    ),
+    Plant(
+        "rnn-dropout-missing",
+        lambda nn: nn.LSTM(2, 3, num_layers=2, dropout=0.4),
+        lambda w: jaxnet.LSTM(2, 3, num_layers=2, rngs=Generator(0)),
+        ((3, 2, 2),),
+    ),
+    Plant(
+        "rnn-nonlinearity",
+        lambda nn: nn.RNN(2, 3),
+        lambda w: jaxnet.RNN(2, 3, nonlinearity="relu", rngs=Generator(0)),
+        ((3, 2, 2),),
+        words="relu",
+    ),
+    Plant(
+        "gradient-stopped",
+        lambda nn: nn.Linear(4, 3),
+        lambda w: faulty.NoWeightGradient(4, 3, rngs=Generator(0)),
+        ((5, 4),),
+        words="weight",
+    ),
+    Plant(
+        "gradient-scaled",
+        lambda nn: nn.Linear(4, 3),
+        lambda w: faulty.GradientOnly(4, 3, rngs=Generator(0)),
+        ((5, 4),),
+        words="1.1 ",
+    ),
 ]
 
 
 def inputs_of(plant: Plant) -> list[np.ndarray]:
     random = np.random.RandomState(1)
     return [
-        random.standard_normal(x).astype(np.float32) if isinstance(x, tuple) else x
+        random.standard_normal(x).astype(np.float32)
+        if isinstance(x, tuple) and isinstance(x[0], int)
+        else x
         for x in plant.inputs
     ]
 
@@ -458,9 +732,9 @@ def test_found_and_named(plant):
     layer = torch_layer(plant)
     # An own copy: max_norm changes torch's weights at the call.
     weights = Weights({n: t.detach().numpy().copy() for n, t in layer.state_dict().items()})
-    found = explain(layer, plant.port(weights), *inputs_of(plant))
+    found = explain(layer, plant.port(weights), *inputs_of(plant), **plant.kwargs)
     row = next(trap for trap in traps.ALL if trap.name == plant.trap)
-    assert found.kind == "different"
+    assert found.kind == plant.kind
     assert found.cause is not None, found.message
     # The sentence of a row begins with its own words, up to the first constant.
     begin = row.words.partition("{")[0]

@@ -7,6 +7,7 @@ tests/parity/test_traps_*.py.
 from jaxnet.parity._traps import (
     activations,
     attention,
+    backward,
     gradients,
     linear,
     losses,
@@ -29,6 +30,7 @@ ALL: tuple[Trap, ...] = (
     *activations.TRAPS,
     *attention.TRAPS,
     *recurrent.TRAPS,
+    *backward.TRAPS,
     *losses.TRAPS,
     *optimizers.TRAPS,
     *gradients.TRAPS,

@@ -127,9 +127,14 @@ def _scaled(layer: Any, by: str) -> Any:
     return layer.then(lambda y: y * (root if by == "multiplied" else 1 / root))
 
 
-def _offset(layer: Any, offset: int) -> Any:
+def _offset(layer: Any, offset: int, beyond: str) -> Any:
     rows = layer.parameters["weight"].shape[0]
-    return layer.fed(lambda i: jnp.clip(i + offset, 0, rows - 1))
+    given = layer.input + offset
+    if beyond == "from the other end" and given.min() >= 0 and given.max() < rows:
+        raise ValueError("no row number is beyond the end")
+    if beyond == "the last":
+        return layer.fed(lambda i: jnp.clip(i + offset, 0, rows - 1))
+    return layer.fed(lambda i: (i + offset) % rows)
 
 
 def _without_padding_row(layer: Any) -> Any:
@@ -322,9 +327,9 @@ TRAPS = (
         "embedding-offset",
         EMBEDDING,
         _offset,
-        "The row numbers are moved by {offset}; torch's are not.",
+        "The row numbers are moved by {offset}, beyond the end to {beyond}; torch's are not.",
         "Look the rows up under torch's numbers: positions of OPT and BART begin at 2, and a row "
         "for unknown words may come first.",
-        options={"offset": (-2, -1, 1, 2)},
+        options={"offset": (-2, -1, 1, 2), "beyond": ("the last", "from the other end")},
     ),
 )

@@ -84,12 +84,6 @@ def _lr_factor(update: Update, lr_factor: float) -> Update:
     return update.altered(lr_factor=lr_factor)
 
 
-def _lr_shift(update: Update, lr_shift: int) -> Update:
-    if len(_rates(update) | set(update.lrs.values())) == 1:
-        raise ValueError("the learning rate is constant")
-    return update.altered(lr_shift=lr_shift)
-
-
 def _relative_decay(update: Update) -> Update:
     if len(_rates(update)) == 1:
         raise ValueError("the learning rate is constant")
@@ -217,14 +211,6 @@ TRAPS: tuple[Trap, ...] = (
         "The learning rate is {lr_factor:.6g} times torch's in every step.",
         "the learning rate of torch's optimizer, {torch[lr]:.6g} in the first step",
         constants={"lr_factor": (0.1, 10.0, 0.5, 2.0, 0.01, 100.0)},
-    ),
-    Trap(
-        "lr-neighbour",
-        KINDS,
-        _lr_shift,
-        "The learning rate is that of torch's step {lr_shift:+d}.",
-        "the schedule by the number of updates that torch's optimizer has behind it",
-        options={"lr_shift": (-1, 1)},
     ),
     Trap(
         "maximized",

@@ -37,7 +37,8 @@ class Value:
 
     def mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> Self:
         """Another array in place of torch's."""
-        return dataclasses.replace(self, array=np.asarray(change(self.array)))
+        with np.errstate(all="ignore"):  # a fault that is tried may be absurd
+            return dataclasses.replace(self, array=np.asarray(change(self.array)))
 
     def observe(self) -> dict[str, np.ndarray]:
         return {"value": self.array}
