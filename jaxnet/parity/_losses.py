@@ -144,6 +144,7 @@ def value(kind: str, arguments: Mapping[str, Any], changes: Mapping[str, Any]) -
             "epsilon": what is added to probabilities before the logarithm;
             "clip": the bound to which probabilities are clipped;
             "spread": "others" where label smoothing leaves out the right class;
+            "pairs": whether each sample's input meets the targets of all samples;
             "scale": a factor;
             "square_root": whether the root of the result is taken;
             "swapped": whether input and target are exchanged.
@@ -152,6 +153,9 @@ def value(kind: str, arguments: Mapping[str, Any], changes: Mapping[str, Any]) -
     given = changes.get("given")
     if given:
         merged["input"] = _GIVEN[given](np.asarray(merged["input"], np.float64))
+    if changes.get("pairs"):
+        merged["input"] = np.asarray(merged["input"])[:, None]
+        merged["target"] = np.asarray(merged["target"])[None]
     if changes.get("swapped"):
         merged["input"], merged["target"] = merged["target"], merged["input"]
     reduction = merged.get("reduction", "mean")

@@ -1,7 +1,7 @@
 """The causes of differences outside of layers: in the loss, the gradients and the updates."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
 from jaxnet.parity._force import StepEvidence
 from jaxnet.parity._judge import rms
 from jaxnet.parity._losses import loss_references
+from jaxnet.parity._reference import of_call
 from jaxnet.parity._result import Finding
 from jaxnet.parity._schedules import rates
 from jaxnet.parity._steps import StepRuns
@@ -27,7 +28,7 @@ from jaxnet.parity._updates import chosen, gradients_of
 
 Arrays = dict[int, dict[str, np.ndarray]]
 
-_KEPT = ("update", "state", "loss", "param_grad")
+_KEPT = ("update", "state", "loss", "grad", "param_grad")
 _MOST_ALTERNATIVES = 8
 
 
@@ -95,28 +96,34 @@ def _simpler(cause: Cause, other: Cause) -> bool:
     return bool(cause.proven and other.proven) and size(cause) < size(other)
 
 
-def explain_gradients(trace: Trace, jax: Steps, jax64: Steps) -> list[Explained]:
-    """The causes of gradients of parameters that differ, where all they come from is torch's.
+def explain_gradients(
+    trace: Trace, jax: Steps, jax64: Steps, sites: Iterable[str]
+) -> list[Explained]:
+    """The causes of gradients that differ, where all they come from is torch's.
 
     Args:
         trace: The trace.
-        jax: The JAX program's "param_grad:NAME" of each step in float32.
+        jax: The JAX program's arrays of each step in float32.
         jax64: The same in float64.
+        sites: The sites, "param_grad:NAME" and "grad:CALL".
     """
     found: dict[str, Explained] = {}
-    for name in trace.parameters:
-        site = f"param_grad:{name}"
+    for site in sites:
+        name = site.partition(":")[2]
         steps = [s for s in trace.steps if site in s.sites and site in jax64.get(s.index, {})]
         if not steps:
             continue
         parts: list[dict[str, np.ndarray]] = [{}, {}, {}, {}]
         norms, batches = {}, 1
+        uses: dict[str, dict[int, np.ndarray]] = {}
         for step in steps:
             ours = jax[step.index][site], jax64[step.index][site]
             arrays = (chosen(step[site]), chosen(step.double(site)), *map(chosen, ours))
             for part, array in zip(parts, arrays, strict=True):
                 part[f"{step.index}:gradient"] = array
             norms[step.index] = gradients_of(step)[1]
+            for call, array in _uses(trace, step, name).items():
+                uses.setdefault(call, {})[step.index] = array
             batches = max(batches, step.events.count("backward"))
             step.forget()
         evidence = Evidence(*parts)
@@ -128,7 +135,8 @@ def explain_gradients(trace: Trace, jax: Steps, jax64: Steps) -> list[Explained]
         if not wrong:
             continue
         given = {step.index: parts[1][f"{step.index}:gradient"] for step in steps}
-        reference = Gradient(name, given, norms, batches)
+        known = {call: each for call, each in uses.items() if len(each) == len(given)}
+        reference = Gradient(name, given, norms, batches, uses=known)
         cause = attribute(reference, evidence)
         if not cause.proven:
             continue
@@ -166,6 +174,22 @@ def explain_rates(
     if not cause.proven:
         return Explained((f"lr:{group}",), tuple(wrong), symptoms=cause.symptoms, tried=cause.tried)
     return explained_by(cause, (f"lr:{group}",), wrong)
+
+
+def _uses(trace: Trace, step: Step, name: str) -> dict[str, np.ndarray]:
+    """The part of a parameter's gradient that comes from each call that uses it, if several do."""
+    names = trace.parameters.get(name, {}).get("names", ())
+    owners = {n.rpartition(".")[0]: n for n in names}
+    calls = [call for call in step.calls if call.module in owners]
+    found = {}
+    for call in calls if len(calls) > 1 else ():
+        try:
+            numbers = of_call(trace, step, call).observe()
+        except (ValueError, TypeError):
+            return {}
+        own = owners[call.module].rpartition(".")[2]
+        found[call.name] = chosen(numbers.get(f"param_grad:{own}", np.zeros(0)))
+    return found
 
 
 class _Rounded(Evidence):
@@ -274,8 +298,9 @@ class Training:
             found = explain_start(WEIGHTS, *self.start)
         elif finding.level == "step" and "update" in phases:
             found = explain_updates(self.trace, *self._kept["step"], self.carried)
-        elif finding.cause is None and phases == {"param_grad"}:
-            found = explain_gradients(self.trace, *self._kept["layer"])
+        elif finding.cause is None and phases <= {"grad", "param_grad"}:
+            sites = dict.fromkeys(result.site for result in finding.results)
+            found = explain_gradients(self.trace, *self._kept["layer"], sites)
         named = [each for each in found if each.words]
         if found and all(each.rounding for each in found):
             self.notes += dict.fromkeys(each.words for each in found)

@@ -213,6 +213,13 @@ PLANTS: list[tuple[str, tuple[str, Any, Any], dict[str, Any], Any, str]] = [
         lambda x, t: optax.sigmoid_binary_cross_entropy(x, t).mean(),
         "loss-pos-weight-missing",
     ),
+    (
+        "all pairs",
+        MSE,
+        {},
+        lambda x, t: ((x[:, None] - t[None]) ** 2).mean(),
+        "loss-all-pairs",
+    ),
     ("half", MSE, {}, lambda x, t: optax.l2_loss(x, t).mean(), "loss-half"),
     ("root", MSE, {}, lambda x, t: jnp.sqrt(((x - t) ** 2).mean()), "loss-root"),
     (

@@ -236,8 +236,8 @@ TRAPS: tuple[Trap, ...] = (
         "gradient-stopped",
         ("gradient",),
         lambda gradient: _factor(gradient, 0.0),
-        "The gradient of {torch[parameter]} is zero: it is stopped (stop_gradient, or the "
-        "parameter is no argument of jax.grad).",
+        "The gradient is zero: it is stopped (stop_gradient, or the parameter is no argument of "
+        "jax.grad).",
         "the parameter among those that jax.grad differentiates, without stop_gradient",
     ),
     Trap(
@@ -253,8 +253,8 @@ TRAPS: tuple[Trap, ...] = (
         "gradient-use-missing",
         ("gradient",),
         _without,
-        "The gradient that comes from {call} is missing: torch adds those of all uses of "
-        "{torch[parameter]}.",
+        "The gradient that comes from {call} is missing: torch adds the gradients of all uses of "
+        "a parameter (tied weights).",
         "one parameter for all uses, without stop_gradient",
         options={"call": _several},
     ),

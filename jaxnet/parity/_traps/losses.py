@@ -275,7 +275,16 @@ TRAPS: tuple[Trap, ...] = (
         "The probabilities are clipped to [{clip:.4g}, 1 - {clip:.4g}]; torch limits only the "
         "logarithm of binary_cross_entropy, at -100.",
         "log_softmax or log_sigmoid of the scores; jnp.maximum(jnp.log(p), -100)",
-        constants={"clip": _EPSILONS},
+        constants={"clip": (*_EPSILONS, 1e-2, 0.1, 0.4)},
+    ),
+    Trap(
+        "loss-all-pairs",
+        ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", *BINARY),
+        _set(pairs=True),
+        "Inputs and targets are broadcast against each other, so that each sample meets the "
+        "targets of all (shapes such as (N, 1) and (N,)).",
+        "inputs and targets of one shape",
+        when=lambda config: len(config["shape"]) > 0,
     ),
     Trap(
         "loss-half",
