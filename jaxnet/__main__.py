@@ -282,6 +282,10 @@ def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:
         with _progress():
             report.save(options.save)
         print(f"certificate: {options.save / 'certificate.html'}")
+        if report.power:
+            excluded = sum(each.excluded for each in report.power)
+            rest = len(report.power) - excluded
+            print(f"known mistakes of ports that it excludes: {excluded}; that it does not: {rest}")
     return report.exit_status
 
 

@@ -31,11 +31,11 @@ def draws(torch: Any, func: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether a call of an operation draws random numbers."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
-    for name in ("dropout_p", "dropout"):  # of attention
-        for i, argument in enumerate(func._schema.arguments):
-            if argument.name == name:
-                given = args[i] if i < len(args) else kwargs.get(name, argument.default_value)
-                return bool(given)
+    for i, argument in enumerate(func._schema.arguments):
+        name = argument.name
+        if name in ("dropout_p", "dropout", "training", "train"):  # of attention and of layers
+            given = args[i] if i < len(args) else kwargs.get(name, argument.default_value)
+            return given is None or bool(given)
     return True
 
 
@@ -45,8 +45,7 @@ def classify(
     """The kind of a draw, what it was drawn with, and its result as a tensor.
 
     Returns:
-        None for an operation that can draw and has not, as the forward pass of an attention
-        without dropout.
+        None for an operation whose draws are not among its results.
     """
     name = func.overloadpacket.__name__
     given = {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | dict(kwargs)
@@ -55,13 +54,9 @@ def classify(
             given.setdefault(argument.name, argument.default_value)
     tensor = result
     if name == "native_dropout":
-        if given.get("train") is False:
-            return None
         tensor = result[1]
         given["p"] = 1 - given["p"]  # of keeping, as for the others
     elif name.startswith("rrelu_with_noise"):
-        if not given["training"]:
-            return None
         tensor = given["noise"]
     if not isinstance(tensor, torch.Tensor):
         return None

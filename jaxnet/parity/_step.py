@@ -119,7 +119,9 @@ class OpenStep:
         )
 
     def _is_tensor(self, value: Any) -> bool:
-        return isinstance(value, self.torch.Tensor) and not self._wrapped(value)
+        if not isinstance(value, self.torch.Tensor) or self._wrapped(value):
+            return False
+        return not (value.is_meta or value.is_nested or value.is_quantized)  # these have no array
 
     # The beginning.
 

@@ -29,6 +29,8 @@ _HIDDEN_WRITES = {
     "miopen_batch_norm": (3, 4),
     "batch_norm_update_stats": (1, 2),
 }
+# Operations that draw and compute with what they drew, which they also return.
+_DRAWING_LAYERS = {"native_dropout", "rrelu_with_noise", "rrelu_with_noise_"}
 
 
 class _LostError(Exception):
@@ -99,7 +101,7 @@ class Twins:
         try:
             wide_args = [self._convert(each, known) for each in args]
             wide_kwargs = {k: self._convert(v, known) for k, v in kwargs.items()}
-        except _LostError as reason:
+        except Exception as reason:
             lost = str(reason)
         result = func(*args, **kwargs)
         if name == "_local_scalar_dense":
@@ -120,9 +122,9 @@ class Twins:
                     own = self._key(twin) not in taken
                     taken.add(self._key(twin))
                     self._set(real, twin if own else twin.clone(), name)
-        except _LostError as reason:
+        except Exception as reason:  # whatever it is, the program itself goes on
             for each in (*outputs, *written):
-                self._lose(each, str(reason))
+                self._lose(each, str(reason) or repr(reason))
         return result
 
     def twin(self, tensor: Any) -> Any:
@@ -189,17 +191,24 @@ class Twins:
 
     def _random(self, func: Any, name: str, args: Any, kwargs: Any, written: list[Any]) -> Any:
         inputs = {self._key(t) for t in self._tensors((*args, *kwargs.values()))}
-        twin = None
-        if name in ("native_dropout", "rrelu_with_noise", "rrelu_with_noise_"):
-            twin = self._twin(args[0], force=True).clone()
+        twin: Any = None
+        lost = ""
+        if name in _DRAWING_LAYERS:
+            try:
+                twin = self._twin(args[0], force=True).clone()
+            except _LostError as reason:
+                lost = str(reason)
         result = func(*args, **kwargs)
-        if twin is not None:
-            if name == "native_dropout":
-                scale = 1 / (1 - args[1]) if args[1] < 1 else 0.0
-                self._set(result[0], twin * result[1] * scale, name)
-            else:
-                noise = args[1].to(twin.dtype)
-                self._set(result, self.torch.where(twin > 0, twin, twin * noise), name)
+        output = result[0] if name == "native_dropout" else result
+        if lost:
+            self._lose(output, lost)
+            return result
+        if name == "native_dropout":
+            self._set(output, twin * result[1] * (1 / (1 - args[1]) if args[1] < 1 else 0.0), name)
+            return result
+        if name in _DRAWING_LAYERS:
+            noise = args[1].to(twin.dtype)
+            self._set(output, self.torch.where(twin > 0, twin, twin * noise), name)
             return result
         for each in written:
             key = self._key(each)

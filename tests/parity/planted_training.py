@@ -130,7 +130,7 @@ SCHEDULES = [
         Recipe(sgd(0.09), ("ExponentialLR", {"gamma": 0.9})), "update|lr",
         "next|early|step|factor", 0),
     trained("T_max", "schedule", Recipe(sgd(), ("CosineAnnealingLR", {"T_max": 5})),
-        Recipe(sgd(), ("CosineAnnealingLR", {"T_max": 4})), "update|lr", "T_max", 1),
+        Recipe(sgd(), ("CosineAnnealingLR", {"T_max": 4})), "update|lr", "T_max|longer|shorter", 1),
     trained("momentum inside a schedule", "schedule", Recipe(sgd(**MOMENTUM), ("ExponentialLR",
         {"gamma": 0.5})), Recipe((faulty.sgd, {"fault": "rate inside", "lr": 0.1, **MOMENTUM}),
         ("ExponentialLR", {"gamma": 0.5})), "update|state", "lr|rate", 0),

@@ -12,7 +12,8 @@ from jaxnet.nn import functional
 from jaxnet.parity._port import SubjectError
 from jaxnet.random import Generator
 
-pytestmark = pytest.mark.torch
+# A check compiles six programs, of every batch shape, which no tiny model avoids.
+pytestmark = [pytest.mark.torch, pytest.mark.long]
 
 STEPS, ROWS, WORDS = 4, 6, 11
 

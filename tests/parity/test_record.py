@@ -91,6 +91,7 @@ PROGRAMS = {
     ),
     "dropout2d": (lambda: nn.Sequential(nn.Conv2d(6, 4, 3), nn.Dropout2d(0.4)), IMAGES),
     "relu in place": (lambda: nn.Sequential(nn.Linear(6, 6), nn.ReLU(True), nn.Linear(6, 2)), ROWS),
+    "rrelu, not training": (lambda: nn.Sequential(nn.Linear(6, 3), nn.RReLU()).eval(), ROWS),
     "spectral norm": (lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(6, 3)), ROWS),
     "embedding with max_norm": (lambda: nn.Embedding(9, 4, max_norm=0.5), "integers"),
     "in place": (lambda: Formula(in_place), ROWS),
