@@ -143,7 +143,7 @@ def _of_torch(torch: Any, layer: Any, arrays: Mapping[str, Any]) -> _Run:
         found = {n: t for n, t in leaves(output, "output") if is_tensor(t)}
         slopes = []
         for name, value in found.items():
-            if value.requires_grad:
+            if value.requires_grad and torch.is_grad_enabled():
                 slope = drawn.standard_normal(tuple(value.shape)).astype(np.float32)
                 cotangents[name] = slope
                 slopes.append((value, torch.from_numpy(slope)))

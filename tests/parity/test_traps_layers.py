@@ -762,11 +762,10 @@ def _as_jax_is():
         yield
 
 
-def rows_with(name: str) -> list[Any]:
-    """A row and its neighbours of the same kinds, which must not be named for it."""
+def rows_with(name: str, kind: str) -> list[Any]:
+    """A row and its neighbours for a kind of layers, which must not be named for it."""
     at = next(i for i, trap in enumerate(traps.ALL) if trap.name == name)
-    kinds = set(traps.ALL[at].kinds)
-    others = [t for t in (*traps.ALL[at + 1 :], *traps.ALL[:at]) if kinds & {*t.kinds}]
+    others = [t for t in (*traps.ALL[at + 1 :], *traps.ALL[:at]) if kind in t.kinds]
     return [traps.ALL[at], *others[:2]]
 
 
@@ -777,7 +776,7 @@ def test_found_and_named(plant):
     layer = torch_layer(plant)
     # An own copy: max_norm changes torch's weights at the call.
     weights = Weights({n: t.detach().numpy().copy() for n, t in layer.state_dict().items()})
-    rows = rows_with(plant.trap)
+    rows = rows_with(plant.trap, type(layer).__name__)
     with torch.set_grad_enabled(plant.backward):
         found = explained(layer, plant.port(weights), inputs_of(plant), plant.kwargs, rows)
     assert found.kind == plant.kind
