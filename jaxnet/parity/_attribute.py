@@ -14,14 +14,11 @@ import numpy as np
 
 from jaxnet.parity import _symptoms as symptoms
 from jaxnet.parity._fit import fit, rounded
-from jaxnet.parity._judge import ACCURACY, SAME, SAME_SCALE, rms
+from jaxnet.parity._judge import ACCURACY, LEFT, SAME, SAME_SCALE, rms
 from jaxnet.parity._reference import Layer, in_float64
 from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
 
 Numbers = Mapping[str, np.ndarray]
-
-# What float64 leaves of a rounding of float32: the ratio of their epsilons.
-LEFT = 2.0**-29
 
 # Of two faults in one layer each alone brings the numbers nearer, so that pairs are formed of the
 # hypotheses that do best alone, each with all others.
@@ -175,7 +172,8 @@ def attribute(
         proven = list(trial.pairs(reference, rows, singles, observed))
     before = trial.distance(own)
     after = trial.distance(_observed(reference, *proven[0])) if proven else before
-    return Cause(_in_order(proven, reference), signs, trial.tried, True, config, before, after)
+    proven.sort(key=lambda hs: (len(hs), sum(len(h.trap.constants) for h in hs)))  # simplest first
+    return Cause(tuple(proven), signs, trial.tried, True, config, before, after)
 
 
 def _is_output(name: str) -> bool:
@@ -194,14 +192,6 @@ def _observed(reference: Any, *hypotheses: Hypothesis, names: Sequence[str] = ()
     # What an impossible layer raises depends on where the sizes first do not fit.
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError):
         return None
-
-
-def _in_order(
-    proven: list[tuple[Hypothesis, ...]], reference: Reference
-) -> tuple[tuple[Hypothesis, ...], ...]:
-    """The proven hypotheses, the simplest first."""
-    del reference
-    return tuple(sorted(proven, key=lambda hs: (len(hs), sum(len(h.trap.constants) for h in hs))))
 
 
 class _Trial:

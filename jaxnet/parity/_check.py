@@ -14,10 +14,11 @@ from jaxnet.parity._findings import findings_of
 from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
 from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
+from jaxnet.parity._layer_causes import explain_finding
 from jaxnet.parity._port import module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
-from jaxnet.parity._sites import explain_finding
+from jaxnet.parity._sites import module_name, phase_of, place_of
 from jaxnet.parity._steps import FreeRun, StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, read
@@ -202,7 +203,7 @@ class _Check:
         self._note(step, notes)
         self._judge(step, evidence.forced, "layer", evidence)
         for call, message in evidence.errors.items():
-            self.raised.add(call.rpartition("#")[0])
+            self.raised.add(module_name(call))
             self._failed(step, f"forward:{call}", message, "layer", evidence)
         if any(r.step == step.index and r.judgement.failed for r in self.results):
             self.flows[step.index] = flow_of(evidence)
@@ -210,7 +211,7 @@ class _Check:
 
     def _is_in_error(self, result: SiteResult) -> bool:
         """Whether an array is inside a call that raised an error, so that it was not computed."""
-        phase = result.site.partition(":")[0]
+        phase = phase_of(result.site)
         return phase in ("input", "forward", "grad", "param_grad", "buffer") and any(
             result.place != name and f"{result.place}.".startswith(f"{name}." if name else "")
             for name in self.raised
@@ -239,7 +240,7 @@ class _Check:
         self.steps.order = tuple(notes.draws)
         self.narrow |= notes.narrow
         if notes.narrow:
-            places = sorted({site.partition(":")[2].partition("#")[0] for site in notes.narrow})
+            places = sorted({place_of(site) for site in notes.narrow})
             self.notes[
                 f"float32 evidence: {', '.join(places[:4])} compute float32 in a float64 program "
                 "(a fixed dtype?), so that small differences cannot be told from rounding there, "
@@ -314,7 +315,7 @@ class _Check:
         """Whether the float64 of an array comes from float32 numbers of the program."""
         if not self.narrow or site in self.narrow:
             return site in self.narrow
-        phase = site.partition(":")[0]
+        phase = phase_of(site)
         own = ("input", "forward", "update", "state", "lr")
         return level != "layer" or phase not in own
 
@@ -360,7 +361,7 @@ class _Check:
         jax_where = evidence.where.get(call, "") if evidence else ""
         self.results.append(
             SiteResult(
-                step.index, site, level, judgement, place.partition("#")[0], torch_where, jax_where
+                step.index, site, level, judgement, module_name(place), torch_where, jax_where
             )
         )
 

@@ -25,10 +25,11 @@ import jaxnet
 from jaxnet._intercept import Call, intercept
 from jaxnet._keys import Check, taking_draws
 from jaxnet._names import dotted, join
+from jaxnet.parity._sites import at, call_of
 from jaxnet.parity._subject import Part, Subject, inner, precision
 from jaxnet.parity._trace import Call as Recorded
 from jaxnet.parity._trace import Step, Trace
-from jaxnet.parity._tree import from_json, leaves
+from jaxnet.parity._tree import from_json, keys_of
 from jaxnet.precision import full_float32
 from jaxnet.train._loss import entered, with_metrics, with_step
 from jaxnet.train._several import map_states, named_states, state_of, with_state
@@ -103,10 +104,6 @@ class Notes:
 QUICK = {"xla_backend_optimization_level": 0}
 
 
-class _Key(str):
-    """The name of an array in the trace, as a leaf of a recorded value."""
-
-
 class Plan:
     """The recorded calls of a step, as the checked program meets them.
 
@@ -169,17 +166,6 @@ def _root(calls: Sequence[Recorded], index: int) -> int:
     while (parent := calls[index].parent) is not None:
         index = parent
     return index
-
-
-def at(call: str, path: str) -> str:
-    """The site of a part of a value; the path "" is that of the whole value."""
-    return f"{call}.{path}" if path else call
-
-
-def keys_of(form: Any) -> dict[str, str]:
-    """The names of the arrays in a recorded value by their paths."""
-    found = leaves(from_json(form, _Key))
-    return {path: leaf for path, leaf in found if isinstance(leaf, _Key)}
 
 
 @jax.custom_vjp
@@ -523,12 +509,6 @@ def _gradients(
         if call_of(site) in watch.seen:  # nothing arrives at a call that is not made
             sites[site.replace("input:", "input_grad:", 1)] = gradient
     return {**sites, **buffers}, values
-
-
-def call_of(site: str) -> str:
-    """The call of a site: "fc1#0" of "input:fc1#0.mask"."""
-    name, _, rest = site.partition(":")[2].rpartition("#")
-    return f"{name}#{rest.partition('.')[0]}"
 
 
 def _taps(plan: Plan, recorded: Mapping[str, Any], forced: bool) -> dict[str, Any]:

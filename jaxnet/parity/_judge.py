@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxnet.parity._sites import module_name
 from jaxnet.parity._trace import Step
 
 Label = Literal["same", "different", "precision", "kink", "null gradient", "undecided"]
@@ -249,7 +250,7 @@ def gradient_scale(step: Step, name: str) -> float:
         of its outputs.
     """
     module = name.rpartition(".")[0]
-    sites = [site for place, site in step.of("grad").items() if place.partition("#")[0] == module]
+    sites = [site for place, site in step.of("grad").items() if module_name(place) == module]
     for place, site in step.of("param_grad").items():
         if place.rpartition(".")[0] == module:
             sites.append(site)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxnet import losses
 from jaxnet.parity._reference import of_function
 from jaxnet.parity._trace import Function, Step, Trace
-from jaxnet.parity._tree import from_json
+from jaxnet.parity._tree import from_json, keys_of
 
 # The names of the arguments of each loss in torch's order, as far as they are given by position.
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
@@ -373,7 +373,7 @@ def _records(trace: Trace, step: Step) -> Iterator[tuple[str, str, LossRecord]]:
         known: dict[str, np.ndarray] = {}
         last, touched = site, {site}
         for later in step.functions:
-            sites = _sites(later.inputs)
+            sites = set(keys_of(later.inputs).values())
             if not touched & sites or np.array_equal(step.double(last), whole):
                 continue
             last = f"function:{later.name}"
@@ -417,14 +417,3 @@ def _calls(
         site = f"function:{function.name}"
         if function.function in ARGUMENTS and site in step.sites:
             yield function.function, function.name, site, function.inputs, {}
-
-
-def _sites(form: Any) -> set[str]:
-    """The names of the arrays in a form of `_tree.to_json`."""
-    if isinstance(form, Mapping):
-        if isinstance(form.get("array"), str):
-            return {form["array"]}
-        return set().union(*(_sites(each) for each in form.values()), set())
-    if isinstance(form, list):
-        return set().union(*(_sites(each) for each in form), set())
-    return set()

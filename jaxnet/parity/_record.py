@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.parity._bare import Enough, checksum
+from jaxnet.parity._describe import describe, living
 from jaxnet.parity._draws import draws
 from jaxnet.parity._functions import caller, functions, operations, where
 from jaxnet.parity._generic import weight
-from jaxnet.parity._program import Program, describe, living
+from jaxnet.parity._program import Program
 from jaxnet.parity._step import OpenStep
 from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.parity._describe import hyperparameters
 from jaxnet.parity._draws import classify
 from jaxnet.parity._functions import caller
-from jaxnet.parity._program import hyperparameters
+from jaxnet.parity._sites import at
 from jaxnet.parity._trace import Call, Draw, Function
 from jaxnet.parity._tree import leaves, to_json
 
@@ -194,7 +195,7 @@ class OpenStep:
         def key_of(path: str, leaf: Any) -> str | None:
             if not self._is_tensor(leaf) and not isinstance(leaf, np.ndarray):
                 return None
-            site = _at(f"batch:{mark}", path)
+            site = at(f"batch:{mark}", path)
             if self._is_tensor(leaf):
                 arrays[site] = self._copy(leaf, False)
                 self._from(leaf, site)
@@ -264,7 +265,7 @@ class OpenStep:
         def key_of(path: str, leaf: Any) -> str | None:
             if not self._is_tensor(leaf):
                 return None
-            site = _at(f"input:{base}", path)
+            site = at(f"input:{base}", path)
             outside = parent is None and not self._data_site(leaf)
             if self.full or parent is None:
                 value = self._copy(leaf)
@@ -304,7 +305,7 @@ class OpenStep:
         def key_of(path: str, leaf: Any) -> str | None:
             if not self._is_tensor(leaf):
                 return None
-            where = _at(base, path)
+            where = at(base, path)
             site = f"{phase}:{where}"
             if self.full:
                 self._store("forward", site, self._copy(leaf))
@@ -347,7 +348,7 @@ class OpenStep:
                 return None
             site = self._site_of(leaf) if self.stack else self._data_site(leaf)
             if not site:
-                site = _at(f"function_input:{base}", path)
+                site = at(f"function_input:{base}", path)
                 if self.full or not self.stack:
                     new[site] = leaf, self._copy(leaf)
             return site
@@ -581,10 +582,6 @@ class OpenStep:
 def _parameters(optimizer: Any) -> Iterator[Any]:
     for group in optimizer.param_groups:
         yield from group["params"]
-
-
-def _at(base: str, path: str) -> str:
-    return f"{base}.{path}" if path else base
 
 
 def _array(torch: Any, tensor: Any) -> Any:
