@@ -10,19 +10,23 @@ import numpy as np
 
 from jaxnet._names import join
 from jaxnet.parity import _provenance
+from jaxnet.parity._evidence import FourRuns, StepEvidence
 from jaxnet.parity._findings import findings_of
 from jaxnet.parity._flow import Flow, flow_of
-from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
-from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
+from jaxnet.parity._force import Layers
+from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
+from jaxnet.parity._judge import judge
+from jaxnet.parity._judgement import Judgement, gradient_scale, null
 from jaxnet.parity._layer_causes import explain_finding
 from jaxnet.parity._port import module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Level, Report, SiteResult, Verdict
 from jaxnet.parity._sites import module_name, phase_of, place_of
-from jaxnet.parity._steps import FreeRun, StepRuns, Steps
+from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, read
 from jaxnet.parity._training import Training
+from jaxnet.parity._watch import Notes
 from jaxnet.train._several import named_states
 
 _log = logging.getLogger(__name__)
@@ -30,10 +34,6 @@ Weights = Literal["own", "copy"]
 
 # Of how many steps that differ the updates are kept, to look for their causes.
 KEPT = 16
-# Beyond this share of the way from the start two float32 runs say nothing about each other.
-HORIZON = 1e-2
-# How much further from float64 than the program's own float32 run torch's may be.
-RUNS = 16
 
 
 def check(
@@ -146,7 +146,7 @@ class _Check:
                 free = self._advanced(free, step)
             self._remember(step, evidence, runs)
             step.forget()
-        horizon = None if free is None or not free.torch else _horizon(free)
+        horizon = None if free is None or not free.torch else horizon_of(free)
         findings = [
             *self.preflight,
             *findings_of(self.trace, self.results, self.flows),
@@ -157,8 +157,8 @@ class _Check:
             self._explain(finding)
         findings = [each for finding in findings for each in self._explained(finding)]
         self.notes |= dict.fromkeys(self.training.notes)
-        if not findings and horizon is not None and (apart := _apart(horizon)) is not None:
-            findings.append(_drift(apart, horizon))
+        if not findings and horizon is not None and (apart := apart_in(horizon)) is not None:
+            findings.append(drift(apart, horizon))
         return self._report(findings, horizon, steps)
 
     def _preflight(self, first: Step) -> None:
@@ -472,47 +472,3 @@ def _initial(torch: np.ndarray, jax: np.ndarray) -> Judgement:
     same = float(apart.max(initial=0.0)) <= 4 * np.finfo(np.float32).eps * scale
     size = float(np.sqrt(np.mean(np.square(apart)))) if apart.size else 0.0
     return Judgement("same" if same else "different", 0.0, 0.0, size, size, scale)
-
-
-def _horizon(free: FreeRun) -> Horizon:
-    beyond = [
-        i for i, (e, m) in enumerate(zip(free.torch, free.moved, strict=True)) if e > HORIZON * m
-    ]
-    equal = 0
-    for torch, jax in zip(free.torch, free.jax, strict=True):
-        if torch > RUNS * jax:
-            break
-        equal += 1
-    return Horizon(
-        tuple(free.torch),
-        tuple(free.jax),
-        tuple(free.plain),
-        tuple(free.moved),
-        equal,
-        beyond[0] if beyond else None,
-    )
-
-
-def _apart(horizon: Horizon) -> int | None:
-    """The first step in which the free runs are apart, though each step by itself is the same."""
-    for i, (torch, jax, moved) in enumerate(
-        zip(horizon.torch, horizon.jax, horizon.moved, strict=True)
-    ):
-        if horizon.horizon is not None and i >= horizon.horizon:
-            return None
-        if torch > RUNS * jax and torch > 1e-4 * moved:
-            return i
-    return None
-
-
-def _drift(step: int, horizon: Horizon) -> Finding:
-    return Finding(
-        site="update:",
-        step=step,
-        level="run",
-        kind="different",
-        message="each step from torch's state is torch's, but the run of all steps is not: what "
-        "one step hands on to the next differs",
-        proof=f"after step {step} torch's parameters are {horizon.torch[step]:.1e} from the "
-        f"program's in float64, those of its own float32 {horizon.jax[step]:.1e}",
-    )

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity._attribute import Evidence, attribute
-from jaxnet.parity._judge import gradient_scale, judge
+from jaxnet.parity._attribute import attribute
+from jaxnet.parity._evidence import Evidence
+from jaxnet.parity._judge import judge
+from jaxnet.parity._judgement import gradient_scale
 from jaxnet.parity._layer_causes import describe
-from jaxnet.parity._power import recorded_numbers
-from jaxnet.parity._reference import of_call, of_function_call
+from jaxnet.parity._rebuilt import of_call, of_function_call, recorded_numbers
 from jaxnet.parity._result import Coverage, Finding, Level, Report, SiteResult, Verdict
 from jaxnet.parity._sites import call_of, module_name, phase_of
 from jaxnet.parity._trace import Call, Step, Trace, read

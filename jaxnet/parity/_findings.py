@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from jaxnet.parity._flow import Flow
-from jaxnet.parity._judge import Judgement, together
+from jaxnet.parity._judgement import Judgement, together
 from jaxnet.parity._result import Finding, SiteResult
 from jaxnet.parity._sites import module_name, phase_of, place_of
 from jaxnet.parity._trace import Trace

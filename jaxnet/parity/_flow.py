@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxnet.parity._force import StepEvidence
+from jaxnet.parity._evidence import StepEvidence
 from jaxnet.parity._sites import at
 from jaxnet.parity._trace import Function, Step
 from jaxnet.parity._tree import keys_of

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity._attribute import Cause, Evidence, attribute
-from jaxnet.parity._force import FourRuns, StepEvidence
-from jaxnet.parity._reference import Layer, of_call
+from jaxnet.parity._attribute import Cause, attribute
+from jaxnet.parity._evidence import Evidence, FourRuns, StepEvidence
+from jaxnet.parity._rebuilt import of_call
+from jaxnet.parity._reference import Layer
 from jaxnet.parity._region import arriving, region_of
 from jaxnet.parity._result import Finding
 from jaxnet.parity._sites import at

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import ops
-from jaxnet.parity._attribute import Cause, difference
-from jaxnet.parity._judge import SAME_SCALE, rms
+from jaxnet.parity._attribute import Cause
+from jaxnet.parity._evidence import difference
+from jaxnet.parity._judgement import SAME_SCALE, rms
 from jaxnet.parity._reference import Layer, in_float64, of_function
 from jaxnet.parity._sites import phase_of
 from jaxnet.parity._trace import Function, Step

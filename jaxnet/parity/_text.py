@@ -5,7 +5,7 @@ import html
 import math
 from collections.abc import Iterator
 
-from jaxnet.parity._judge import Judgement
+from jaxnet.parity._judgement import Judgement
 from jaxnet.parity._result import Finding, Report, SiteResult
 from jaxnet.parity._sites import phase_of, place_of
 

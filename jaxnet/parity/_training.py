@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
-from jaxnet.parity._force import StepEvidence
-from jaxnet.parity._judge import rms
+from jaxnet.parity._attribute import Cause, attribute
+from jaxnet.parity._evidence import Evidence, StepEvidence, difference
+from jaxnet.parity._judgement import rms
 from jaxnet.parity._layer_causes import MOST_ALTERNATIVES
 from jaxnet.parity._losses import loss_references
-from jaxnet.parity._reference import of_call
+from jaxnet.parity._rebuilt import of_call
 from jaxnet.parity._result import Finding
 from jaxnet.parity._schedules import rates
 from jaxnet.parity._sites import phase_of

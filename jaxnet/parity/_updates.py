@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from jaxnet.parity._fit import rounded
-from jaxnet.parity._judge import LEFT, SAME, SAME_SCALE, rms
+from jaxnet.parity._judgement import LEFT, SAME, SAME_SCALE, rms
 from jaxnet.parity._rules import KINDS, State, rule
 from jaxnet.parity._trace import Step, Trace
 

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from jaxnet import optim
-from jaxnet.parity._attribute import Evidence, attribute
+from jaxnet.parity._attribute import attribute
+from jaxnet.parity._evidence import Evidence
 from jaxnet.parity._schedules import matching
 from jaxnet.parity._training import explain_start
 from jaxnet.parity._traps.gradients import Gradient
