@@ -421,15 +421,21 @@ class _Check:
         verdict: Verdict = "different" if findings else "same"
         if findings and all(finding.kind == "undecided" for finding in findings):
             verdict = "not comparable"
-        if not findings and not any(result.level == "layer" for result in self.results):
+        if not findings and not {"layer", "step"} & {result.level for result in self.results}:
             verdict = "not comparable"
             self.notes["no step was recorded in full, and nothing of the optimizer"] = None
+        own = not self.subject.parts
+        if own:
+            words = "the step is not of train.make_train_step: whole steps were compared, no layers"
+            self.notes[words] = None
         missing = {name: why for name, why in self.missing.items() if name not in self.seen}
-        full = [str(step.index) for step in steps if step.full]
+        full = [str(step.index) for step in steps if step.full and not own]
         part = {
-            str(step.index): "activations were not recorded: only the whole step was compared"
+            str(step.index): "only the whole step was compared"
+            if own
+            else "activations were not recorded: only the whole step was compared"
             for step in steps
-            if not step.full
+            if own or not step.full
         }
         compared = {result.place: None for result in self.results if _is_parameter(result)}
         return Report(
