@@ -10,6 +10,7 @@ from jaxnet.parity._describe import hyperparameters
 from jaxnet.parity._draws import classify
 from jaxnet.parity._functions import caller
 from jaxnet.parity._sites import at
+from jaxnet.parity._torch import array_of
 from jaxnet.parity._trace import Call, Draw, Function
 from jaxnet.parity._tree import leaves, to_json
 
@@ -75,14 +76,14 @@ class OpenStep:
     def _copy(self, tensor: Any, double: bool = True) -> tuple[Any, Any]:
         """An array, and its float64 value (None where it has none) or why it is missing."""
         with self.recorder.quiet():
-            array = _array(self.torch, tensor)
+            array = array_of(self.torch, tensor)
             if not double or not (tensor.is_floating_point() or tensor.is_complex()):
                 return array, None
             try:
                 twin = self.recorder.twins.twin(tensor)
             except LookupError as reason:
                 return array, str(reason)
-            return array, _array(self.torch, twin)
+            return array, array_of(self.torch, twin)
 
     def _store(self, phase: str, site: str, value: tuple[Any, Any]) -> None:
         self._arrays[phase][site] = value
@@ -582,16 +583,3 @@ class OpenStep:
 def _parameters(optimizer: Any) -> Iterator[Any]:
     for group in optimizer.param_groups:
         yield from group["params"]
-
-
-def _array(torch: Any, tensor: Any) -> Any:
-    tensor = tensor.detach()
-    if tensor.layout != torch.strided:
-        tensor = tensor.to_dense()
-    tensor = tensor.cpu().resolve_conj().resolve_neg()
-    if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
-
-        bits = tensor.contiguous().view(torch.int16).numpy()
-        return bits.view(ml_dtypes.bfloat16).copy()
-    return np.array(tensor.numpy())
