@@ -19,12 +19,12 @@ from jaxnet.parity._layer_causes import explain_finding
 from jaxnet.parity._port import module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Report, SiteResult, Verdict
-from jaxnet.parity._results import Results
+from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import module_name, phase_of, place_of
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, read
-from jaxnet.parity._training import Training
+from jaxnet.parity._training_causes import Training
 from jaxnet.parity._watch import Notes
 from jaxnet.train._several import named_states
 
@@ -112,7 +112,7 @@ class _Check:
     def __init__(self, trace: Trace, subject: Subject) -> None:
         self.trace, self.subject = trace, subject
         self.layers, self.steps = Layers(trace, subject), Steps(trace, subject)
-        self.results = Results(trace)
+        self.results = SiteResults(trace)
         self.preflight: list[Finding] = []
         self.notes: dict[str, None] = {}
         self.missing: dict[str, str] = {}

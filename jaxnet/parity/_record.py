@@ -20,8 +20,8 @@ from jaxnet.parity._describe import describe, living
 from jaxnet.parity._draws import draws
 from jaxnet.parity._functions import caller, functions, operations, where
 from jaxnet.parity._generic import weight
+from jaxnet.parity._open_step import OpenStep
 from jaxnet.parity._program import Program
-from jaxnet.parity._step import OpenStep
 from jaxnet.parity._torch import Quiet, tensors_in, torch_of
 from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins

@@ -12,7 +12,7 @@ from jaxnet.parity._sites import module_name, phase_of
 from jaxnet.parity._trace import Step, Trace
 
 
-class Results:
+class SiteResults:
     """The results so far.
 
     Args:
