@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity._attribute import Evidence, attribute
-from jaxnet.parity._force import keys_of
-from jaxnet.parity._judge import gradient_scale, judge
-from jaxnet.parity._power import recorded_numbers
-from jaxnet.parity._reference import of_call, of_function_call
+from jaxnet.parity._attribute import attribute
+from jaxnet.parity._evidence import Evidence
+from jaxnet.parity._judge import judge
+from jaxnet.parity._judgement import gradient_scale
+from jaxnet.parity._layer_causes import describe
+from jaxnet.parity._rebuilt import of_call, of_function_call, recorded_numbers
 from jaxnet.parity._result import Coverage, Finding, Level, Report, SiteResult, Verdict
-from jaxnet.parity._sites import describe
+from jaxnet.parity._sites import call_of, module_name, phase_of
 from jaxnet.parity._trace import Call, Step, Trace, read
+from jaxnet.parity._tree import keys_of
 from jaxnet.parity._updates import chosen, updates
 
 # What is said of the two programs beside a difference.
@@ -211,7 +213,7 @@ class _Diff:
         """Compares a step that begins with the same bits; returns the sites that differ."""
         failed: dict[str, SiteResult] = {}
         for site in one.sites:
-            if site.partition(":")[0] in _START or site not in other:
+            if phase_of(site) in _START or site not in other:
                 continue
             result = self._judged(one, site, "chain", _four(one, other, site))
             if result.judgement.failed:
@@ -245,7 +247,7 @@ class _Diff:
         for index, call in enumerate(one.calls):
             if call.name not in theirs:
                 self._preflight(call.module, f"only the first program calls {call.name}")
-            elif failed is not None and not any(_call(site) == call.name for site in failed):
+            elif failed is not None and not any(call_of(site) == call.name for site in failed):
                 self.seen[call.module] = None
             elif index not in parents:
                 self._layer(one, other, call, theirs[call.name])
@@ -305,7 +307,7 @@ class _Diff:
         phase, _, place = site.partition(":")
         scale = gradient_scale(step, place) if phase in ("param_grad", "clipped") else None
         judgement = judge(*four, site=site, scale=scale)
-        name = _call(site)
+        name = call_of(site)
         call = next((each for each in step.calls if each.name == name), None)
         where = ""
         if call is not None:
@@ -358,12 +360,6 @@ def _four(one: Step, other: Step, site: str) -> Four:
     return four[0] - start, four[1] - start, four[2] - start, four[3] - start
 
 
-def _call(site: str) -> str:
-    """The call of a site: "fc1#0" of "input:fc1#0.mask"; "" for an array of no call."""
-    name, mark, rest = site.partition(":")[2].partition("#")
-    return f"{name}#{rest.partition('.')[0]}" if mark and ":" in site else ""
-
-
 def _needs(step: Step, site: str) -> Iterator[str]:
     """The sites that an array is computed from; if one of them differs the array is no cause."""
     phase, _, place = site.partition(":")
@@ -383,10 +379,10 @@ def _needs(step: Step, site: str) -> Iterator[str]:
         module = place.rpartition(".")[0]
         phases = ("input", "grad") if phase == "param_grad" else ("input",)
         for each in step.sites:
-            if each.partition(":")[0] in phases and _call(each).partition("#")[0] == module:
+            if phase_of(each) in phases and module_name(call_of(each)) == module:
                 yield each
-    elif phase == "forward" and calls.get(_call(site)) in atomic:
-        yield from (s for s in step.sites if s.startswith(f"input:{_call(site)}."))
+    elif phase == "forward" and calls.get(call_of(site)) in atomic:
+        yield from (s for s in step.sites if s.startswith(f"input:{call_of(site)}."))
     else:
         yield from step.sites[: step.sites.index(site)]
 
@@ -402,7 +398,7 @@ def _site(call: Call, name: str) -> str:
 def _origin(site: str) -> tuple[str, str]:
     """What makes a difference, as a key and in words."""
     phase, _, place = site.partition(":")
-    module = _call(site).partition("#")[0] or "the model"
+    module = module_name(call_of(site)) or "the model"
     if phase in ("param_grad", "buffer"):
         module = place.rpartition(".")[0] or "the model"
         what = "the gradient of a parameter" if phase == "param_grad" else "a buffer after the call"

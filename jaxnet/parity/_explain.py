@@ -16,15 +16,16 @@ from jaxnet._arrays import as_numpy, is_array, is_tensor
 from jaxnet._keys import taking_draws
 from jaxnet._names import named_variables
 from jaxnet._state_dict import load_state_dict
-from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
+from jaxnet.parity._attribute import Cause, attribute
+from jaxnet.parity._describe import config_of
 from jaxnet.parity._draws import classify
+from jaxnet.parity._evidence import Evidence, difference
 from jaxnet.parity._force import QUICK
 from jaxnet.parity._functions import operations
-from jaxnet.parity._judge import rms
-from jaxnet.parity._program import config_of
+from jaxnet.parity._judgement import rms
+from jaxnet.parity._layer_causes import describe, rows_of
 from jaxnet.parity._reference import array_leaves, filled, of_module
 from jaxnet.parity._result import Finding
-from jaxnet.parity._sites import describe, rows_of
 from jaxnet.parity._traps import Trap
 from jaxnet.parity._tree import leaves
 from jaxnet.parity._twin import Twins

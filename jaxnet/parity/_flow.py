@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxnet.parity._force import StepEvidence, at, keys_of
+from jaxnet.parity._evidence import StepEvidence
+from jaxnet.parity._sites import at
 from jaxnet.parity._trace import Function, Step
+from jaxnet.parity._tree import keys_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.parity._bare import Enough, checksum
+from jaxnet.parity._describe import describe, living
 from jaxnet.parity._draws import draws
 from jaxnet.parity._functions import caller, functions, operations, where
 from jaxnet.parity._generic import weight
-from jaxnet.parity._program import Program, describe, living
-from jaxnet.parity._step import OpenStep
+from jaxnet.parity._open_step import OpenStep
+from jaxnet.parity._program import Program
+from jaxnet.parity._torch import Quiet, tensors_in, torch_of
 from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
 
-_LEAST = (2, 11)
 _active: list["Recorder"] = []
 
 
@@ -57,29 +58,6 @@ def recording(
     with recorder:
         yield recorder.writer.path
     recorder.require_steps()
-
-
-def torch_of(least: tuple[int, int] = _LEAST) -> Any:
-    """torch.
-
-    Raises:
-        ImportError: It is not installed, or too old.
-    """
-    try:
-        torch: Any = importlib.import_module("torch")
-    except ImportError as error:
-        raise ImportError(
-            "recording runs a PyTorch program and torch is not installed here; install it "
-            "(pip install torch), or record where it is and copy the trace: "
-            "`jaxnet check` needs no torch"
-        ) from error
-    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if version < least:
-        raise ImportError(
-            f"recording needs torch {least[0]}.{least[1]} or newer, and this is "
-            f"{torch.__version__}; upgrade it (pip install -U torch)"
-        )
-    return torch
 
 
 class Recorder:
@@ -218,9 +196,9 @@ class Recorder:
         finally:
             self.ignoring -= 1
 
-    def quiet(self) -> "_Quiet":
+    def quiet(self) -> Quiet:
         """A context in which torch is used by the recording itself: no mode sees it."""
-        return _Quiet(self.torch)
+        return Quiet(self.torch)
 
     def here(self) -> str:
         return where(self.skip)
@@ -272,7 +250,7 @@ class Recorder:
 
     def _begins(self, args: Any, kwargs: dict[str, Any]) -> bool:
         """Whether a function outside of all modules is a part of a step, which it may begin."""
-        smooth = [t for t in _tensors(self.torch, (*args, *kwargs.values())) if t.requires_grad]
+        smooth = [t for t in tensors_in(self.torch, (*args, *kwargs.values())) if t.requires_grad]
         if not smooth or not self.torch.is_grad_enabled():
             return False
         if not self.step.began or self.step.is_due(self.optimizers()):
@@ -415,27 +393,3 @@ class Recorder:
             self.done = True
             if self.stop:
                 raise Enough
-
-
-class _Quiet:
-    """No modes and no gradients."""
-
-    def __init__(self, torch: Any) -> None:
-        core = torch._C
-        self._inner = core.DisableTorchFunction(), core._DisableTorchDispatch(), torch.no_grad()
-
-    def __enter__(self) -> None:
-        for each in self._inner:
-            each.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        for each in reversed(self._inner):
-            each.__exit__(None, None, None)
-
-
-def _tensors(torch: Any, values: Any) -> Iterator[Any]:
-    for each in values:
-        if isinstance(each, torch.Tensor):
-            yield each
-        elif isinstance(each, tuple | list):
-            yield from _tensors(torch, each)

@@ -13,7 +13,8 @@ import pytest
 from jaxnet import nn as jaxnet
 from jaxnet._keys import keep_mask
 from jaxnet.parity import _traps as traps
-from jaxnet.parity._attribute import Evidence, attribute
+from jaxnet.parity._attribute import attribute
+from jaxnet.parity._evidence import Evidence
 from jaxnet.parity._explain import explained
 from jaxnet.parity._reference import of_function
 from jaxnet.random import Generator

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.parity._describe import hyperparameters
 from jaxnet.parity._draws import classify
 from jaxnet.parity._functions import caller
-from jaxnet.parity._program import hyperparameters
+from jaxnet.parity._sites import at
+from jaxnet.parity._tensors import Tensors
 from jaxnet.parity._trace import Call, Draw, Function
 from jaxnet.parity._tree import leaves, to_json
 
@@ -32,7 +34,7 @@ class OpenStep:
     def __init__(self, recorder: Any, after: "OpenStep | None" = None) -> None:
         self.recorder = recorder
         self.torch = recorder.torch
-        self._wrapped = self.torch._C._functorch.is_functorch_wrapped_tensor
+        self.tensors = Tensors(recorder)
         self.full = recorder.writer.steps in recorder.full
         self.stack: list[int] = []
         self._batches: list[tuple[Any, str, Any]] = []
@@ -43,7 +45,7 @@ class OpenStep:
         self._serial: int = 0 if after is None else after._serial
         self._restart()
         if after is not None:
-            self._origins.update(after._late_origins)
+            self.tensors.origins.update(after._late_origins)
             self.events += after._late_events
         self._late_events: list[str] = []
         self._late_origins: dict[int, tuple[Any, int, str]] = {}
@@ -59,7 +61,7 @@ class OpenStep:
         self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
         self._single: dict[str, str] = {}
         self._losses: list[str] = []
-        self._origins: dict[int, tuple[Any, int, str]] = {}
+        self.tensors.origins.clear()
         self._storages: dict[int, int] = {}
         self._known: list[tuple[str, Any]] = []
         self._addresses: set[int] = set()
@@ -71,57 +73,17 @@ class OpenStep:
 
     # Values.
 
-    def _copy(self, tensor: Any, double: bool = True) -> tuple[Any, Any]:
-        """An array, and its float64 value (None where it has none) or why it is missing."""
-        with self.recorder.quiet():
-            array = _array(self.torch, tensor)
-            if not double or not (tensor.is_floating_point() or tensor.is_complex()):
-                return array, None
-            try:
-                twin = self.recorder.twins.twin(tensor)
-            except LookupError as reason:
-                return array, str(reason)
-            return array, _array(self.torch, twin)
-
     def _store(self, phase: str, site: str, value: tuple[Any, Any]) -> None:
         self._arrays[phase][site] = value
-
-    def _from(self, tensor: Any, site: str) -> None:
-        """Notes which site a tensor is, for the functions that it becomes an argument of."""
-        try:
-            self._origins[id(tensor)] = weakref.ref(tensor), tensor._version, site
-        except RuntimeError:  # tensors of inference mode have no version
-            return
-
-    def _site_of(self, tensor: Any) -> str:
-        known = self._origins.get(id(tensor))
-        if known is None or known[0]() is not tensor or known[1] != tensor._version:
-            return ""
-        return known[2]
 
     def _data_site(self, tensor: Any) -> str:
         """Which site a tensor is; "" for a part of the batch of a program without a loader.
 
         What such a program draws before it calls the model, it gives to the model as data.
         """
-        site = self._site_of(tensor)
+        site = self.tensors.site_of(tensor)
         early = any(early and site == f"draw:{mark}" for mark, _, _, early in self._draws)
         return "" if early and not self._batches else site
-
-    def _is_output(self, tensor: Any) -> bool:
-        """Whether a tensor is, unchanged, what a module call returned before."""
-        known = self._origins.get(id(tensor))
-        return (
-            known is not None
-            and known[0]() is tensor
-            and known[1] == tensor._version
-            and known[2].startswith("forward:")
-        )
-
-    def _is_tensor(self, value: Any) -> bool:
-        if not isinstance(value, self.torch.Tensor) or self._wrapped(value):
-            return False
-        return not (value.is_meta or value.is_nested or value.is_quantized)  # these have no array
 
     # The beginning.
 
@@ -149,15 +111,15 @@ class OpenStep:
                 if id(parameter) not in self._storages:
                     self.recorder.generalize(name, parameter)
                     self._storages[id(parameter)] = self._address(parameter)
-                    self._store("before", f"before:{name}", self._copy(parameter, False))
-                    self._from(parameter, f"before:{name}")
+                    self._store("before", f"before:{name}", self.tensors.copy(parameter, False))
+                    self.tensors.note(parameter, f"before:{name}")
             self._addresses = set(self._storages.values())
             for name, buffer in program.buffers():
                 site = f"buffer_before:{name}"
                 if site not in self._arrays["buffer_before"]:
                     self.recorder.generalize(name, buffer)
-                    self._store("buffer_before", site, self._copy(buffer, False))
-                    self._from(buffer, site)
+                    self._store("buffer_before", site, self.tensors.copy(buffer, False))
+                    self.tensors.note(buffer, site)
 
     def _address(self, tensor: Any) -> int:
         return int(tensor.untyped_storage()._cdata)
@@ -192,12 +154,12 @@ class OpenStep:
         arrays: dict[str, Any] = {}
 
         def key_of(path: str, leaf: Any) -> str | None:
-            if not self._is_tensor(leaf) and not isinstance(leaf, np.ndarray):
+            if not self.tensors.is_tensor(leaf) and not isinstance(leaf, np.ndarray):
                 return None
-            site = _at(f"batch:{mark}", path)
-            if self._is_tensor(leaf):
-                arrays[site] = self._copy(leaf, False)
-                self._from(leaf, site)
+            site = at(f"batch:{mark}", path)
+            if self.tensors.is_tensor(leaf):
+                arrays[site] = self.tensors.copy(leaf, False)
+                self.tensors.note(leaf, site)
             else:
                 arrays[site] = leaf.copy(), None
             return site
@@ -220,14 +182,14 @@ class OpenStep:
             return
         kind, arguments, tensor = found
         mark = self._mark("d")
-        array = self._copy(tensor, False)[0]
+        array = self.tensors.copy(tensor, False)[0]
         if kind == "mask":
             array = array.astype(bool)
         drawn = mark, Draw(kind, arguments, self.recorder.here()), array, late or not self.began
-        self._from(tensor, f"draw:{mark}")
+        self.tensors.note(tensor, f"draw:{mark}")
         if late:
             self._late.append(drawn)
-            self._late_origins[id(tensor)] = self._origins[id(tensor)]
+            self._late_origins[id(tensor)] = self.tensors.origins[id(tensor)]
             return
         self._draws.append(drawn)
         if self.stack:
@@ -262,17 +224,17 @@ class OpenStep:
         given = {**{str(i): each for i, each in enumerate(args)}, **kwargs}
 
         def key_of(path: str, leaf: Any) -> str | None:
-            if not self._is_tensor(leaf):
+            if not self.tensors.is_tensor(leaf):
                 return None
-            site = _at(f"input:{base}", path)
+            site = at(f"input:{base}", path)
             outside = parent is None and not self._data_site(leaf)
             if self.full or parent is None:
-                value = self._copy(leaf)
+                value = self.tensors.copy(leaf)
                 if self.full:
                     self._store("forward", site, value)
                 if outside and not leaf.requires_grad:
                     self._inputs.append((site, value[0]))
-                    self._from(leaf, site)
+                    self.tensors.note(leaf, site)
             return site
 
         record = {
@@ -302,17 +264,17 @@ class OpenStep:
 
     def _output(self, output: Any, base: str, phase: str, hooked: bool) -> Any:
         def key_of(path: str, leaf: Any) -> str | None:
-            if not self._is_tensor(leaf):
+            if not self.tensors.is_tensor(leaf):
                 return None
-            where = _at(base, path)
+            where = at(base, path)
             site = f"{phase}:{where}"
             if self.full:
-                self._store("forward", site, self._copy(leaf))
+                self._store("forward", site, self.tensors.copy(leaf))
                 # What an inner call returned has its gradient there, all of it.
                 smooth = leaf.requires_grad and self.torch.is_grad_enabled()
-                if hooked and smooth and not self._is_output(leaf):
+                if hooked and smooth and not self.tensors.site_of(leaf).startswith("forward:"):
                     leaf.register_hook(self._note_gradient(f"grad:{where}"))
-            self._from(leaf, site)
+            self.tensors.note(leaf, site)
             return site
 
         return to_json(output, key_of)
@@ -325,7 +287,7 @@ class OpenStep:
             # Not what autograd.grad asks for, and not after the step.
             if me is None or not me.recorder.backward or me.recorder.step is not me:
                 return
-            array, double = me._copy(gradient)
+            array, double = me.tensors.copy(gradient)
             before = me._arrays["grad"].get(site)
             if before is not None:  # another backward() that reaches this call
                 array = before[0] + array
@@ -343,13 +305,13 @@ class OpenStep:
         new: dict[str, Any] = {}
 
         def key_of(path: str, leaf: Any) -> str | None:
-            if not self._is_tensor(leaf):
+            if not self.tensors.is_tensor(leaf):
                 return None
-            site = self._site_of(leaf) if self.stack else self._data_site(leaf)
+            site = self.tensors.site_of(leaf) if self.stack else self._data_site(leaf)
             if not site:
-                site = _at(f"function_input:{base}", path)
+                site = at(f"function_input:{base}", path)
                 if self.full or not self.stack:
-                    new[site] = leaf, self._copy(leaf)
+                    new[site] = leaf, self.tensors.copy(leaf)
             return site
 
         inputs = to_json(given, key_of)
@@ -359,7 +321,7 @@ class OpenStep:
             output = func(*args, **kwargs)
         finally:
             draws, self._function_draws = self._function_draws, outer
-        if not any(self._is_tensor(leaf) for _, leaf in leaves(output)):
+        if not any(self.tensors.is_tensor(leaf) for _, leaf in leaves(output)):
             return output
         self._number(name + "()")
         for site, (leaf, value) in new.items():
@@ -367,7 +329,7 @@ class OpenStep:
                 self._store("forward", site, value)
             if not self.stack and not leaf.requires_grad:
                 self._inputs.append((site, value[0]))
-                self._from(leaf, site)
+                self.tensors.note(leaf, site)
         self.functions.append(
             {
                 "function": name,
@@ -392,10 +354,10 @@ class OpenStep:
         (self._late_events if due else self.events).append("zero_grad")
 
     def loss(self, tensors: Any) -> None:
-        for each in [tensors] if self._is_tensor(tensors) else tensors:
+        for each in [tensors] if self.tensors.is_tensor(tensors) else tensors:
             site = f"loss:{len(self._losses)}"
             self._losses.append(site)
-            value = self._copy(each)
+            value = self.tensors.copy(each)
             self._store("loss", site, value)
             self.recorder.check("loss", each)
         self.event("backward")
@@ -404,7 +366,7 @@ class OpenStep:
         self.backwards += 1
         for name, parameter in self.recorder.program.parameters():
             if parameter.grad is not None and parameter.grad.layout == self.torch.strided:
-                self._latest[name] = self._copy(parameter.grad)
+                self._latest[name] = self.tensors.copy(parameter.grad)
 
     def _gradients(self, parameters: Mapping[int, Any]) -> None:
         """Notes the gradients of parameters as they were after backward(), and as they are."""
@@ -416,7 +378,7 @@ class OpenStep:
             self._store("param_grad", f"param_grad:{name}", latest)
             if parameter.grad is None:
                 continue
-            given = self._copy(parameter.grad)
+            given = self.tensors.copy(parameter.grad)
             if not np.array_equal(given[0], latest[0], equal_nan=given[0].dtype.kind == "f"):
                 self._store("clipped", f"clipped:{name}", given)
                 clipped = True
@@ -456,8 +418,8 @@ class OpenStep:
     def _state(self, optimizer: Any, phase: str, double: bool) -> None:
         for name, parameter in self.recorder.program.parameters():
             for path, leaf in leaves(optimizer.state.get(parameter, {}), f"{phase}:{name}"):
-                if self._is_tensor(leaf):
-                    self._store(phase, path, self._copy(leaf, double))
+                if self.tensors.is_tensor(leaf):
+                    self._store(phase, path, self.tensors.copy(leaf, double))
                 elif isinstance(leaf, bool | int | float):
                     self._store(phase, path, (np.asarray(leaf), None))
 
@@ -498,12 +460,12 @@ class OpenStep:
         left = {id(p): p for n, p in program.parameters() if f"param_grad:{n}" not in used}
         self._gradients(left)
         for name, parameter in program.parameters():
-            self._store("update", f"update:{name}", self._copy(parameter))
+            self._store("update", f"update:{name}", self.tensors.copy(parameter))
         for optimizer in program.optimizers:
             if id(optimizer) in self._stepped:
                 self._state(optimizer, "state", True)
         for name, buffer in program.buffers():
-            self._store("buffer", f"buffer:{name}", self._copy(buffer))
+            self._store("buffer", f"buffer:{name}", self.tensors.copy(buffer))
         marks = self._number_marks()
         arrays: dict[str, Any] = {}
         doubles: dict[str, Any] = {}
@@ -581,20 +543,3 @@ class OpenStep:
 def _parameters(optimizer: Any) -> Iterator[Any]:
     for group in optimizer.param_groups:
         yield from group["params"]
-
-
-def _at(base: str, path: str) -> str:
-    return f"{base}.{path}" if path else base
-
-
-def _array(torch: Any, tensor: Any) -> Any:
-    tensor = tensor.detach()
-    if tensor.layout != torch.strided:
-        tensor = tensor.to_dense()
-    tensor = tensor.cpu().resolve_conj().resolve_neg()
-    if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
-
-        bits = tensor.contiguous().view(torch.int16).numpy()
-        return bits.view(ml_dtypes.bfloat16).copy()
-    return np.array(tensor.numpy())
