@@ -22,6 +22,11 @@ from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
 # Of two faults in one layer each alone brings the numbers nearer, so that pairs are formed of the
 # hypotheses that do best alone, each with all others.
 _LEADERS = 4
+# Pairs are many: of more numbers than these they are not tried.
+_LARGE = 2_000_000
+_UNTRUSTED = (
+    "No cause was tried: jaxnet's own form of it does not give torch's numbers, or there is none."
+)
 # A difference by the scale of an array of zeros; its square is a number.
 _HUGE = 1e100
 # A constant is fitted only where its own change explains this share of what is left.
@@ -107,8 +112,10 @@ def attribute(
         worse = [n for n in names if _is_less_accurate(evidence, n)]
         if worse:
             return _precision(reference, evidence, rows, worse, signs)
-        wrong = [n for n in known if n not in names and not trial.fits(n, own[n])]
-        return Cause((), signs, trusted=not wrong and own is not None, config=config)
+        others = [n for n in evidence.torch64 if n in evidence.jax64 and n not in names]
+        wrong = [n for n in others if not trial.fits(n, evidence.torch64[n])]
+        trusted = not wrong and own is not None
+        return Cause((), signs if trusted else (*signs, _UNTRUSTED), trusted=trusted, config=config)
     rows = tuple(trap for trap in rows if not trap.precision)
     singles: list[Hypothesis] = []
     observed: dict[int, Any] = {}
@@ -126,7 +133,7 @@ def attribute(
             observed |= {id(h): trial.observed(reference, h) for h in new}
             proven = [(h,) for h in new if trial.determines((h,)) and trial.proves(observed[id(h)])]
             singles += new
-    if not proven:
+    if not proven and sum(evidence.jax64[n].size for n in failing) <= _LARGE:
         proven = list(trial.pairs(reference, rows, singles, observed))
     before = trial.distance(own)
     after = trial.distance(_observed(reference, *proven[0])) if proven else before
@@ -361,19 +368,22 @@ def _precision(
     signs: tuple[str, ...],
 ) -> Cause:
     """The cause of float32 numbers that are less accurate than torch's."""
-    proven: list[tuple[Hypothesis, ...]] = []
+    exact: list[tuple[Hypothesis, ...]] = []
+    sized: list[tuple[Hypothesis, ...]] = []
     tried = 0
     errors = {n: difference(evidence.jax[n], evidence.jax64[n]) for n in names}
     for hypothesis in (h for trap in rows if trap.precision for h in trap.usual(reference)):
         tried += 1
         numbers = _observed(reference, hypothesis)
-        if numbers is not None and all(
-            # The same rounding gives the same numbers; in another order, errors of one size.
-            difference(numbers[n], evidence.jax[n]) <= 0.25 * errors[n]
-            or 0.25 <= difference(numbers[n], evidence.torch64[n]) / errors[n] <= 4
-            for n in names
-        ):
-            proven.append((hypothesis,))
+        if numbers is None:
+            continue
+        # The same rounding gives the same numbers; in another order, errors of one size.
+        if all(difference(numbers[n], evidence.jax[n]) <= 0.25 * errors[n] for n in names):
+            exact.append((hypothesis,))
+        ratios = [difference(numbers[n], evidence.torch64[n]) / errors[n] for n in names]
+        if all(0.25 <= ratio <= 4 for ratio in ratios):
+            sized.append((hypothesis,))
+    proven = exact or sized
     before = max(errors[n] / max(rms(evidence.torch64[n]), 1e-300) for n in names)
     return Cause(tuple(proven), signs, tried, True, reference.config, before, precision=True)
 

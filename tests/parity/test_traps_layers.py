@@ -691,6 +691,13 @@ PLANTS = [
         words="relu",
     ),
     Plant(
+        "input-rounded",
+        lambda nn: nn.Linear(4, 3),
+        lambda w: faulty.Rounded(4, 3, rngs=Generator(0)),
+        ((5, 4),),
+        words="the input is rounded to bfloat16",
+    ),
+    Plant(
         "gradient-stopped",
         lambda nn: nn.Linear(4, 3),
         lambda w: faulty.NoWeightGradient(4, 3, rngs=Generator(0)),
@@ -766,7 +773,7 @@ def _as_jax_is():
 def rows_with(name: str, kind: str) -> list[Any]:
     """A row and its neighbours for a kind of layers, which must not be named for it."""
     at = next(i for i, trap in enumerate(traps.ALL) if trap.name == name)
-    others = [t for t in (*traps.ALL[at + 1 :], *traps.ALL[:at]) if kind in t.kinds]
+    others = [t for t in (*traps.ALL[at + 1 :], *traps.ALL[:at]) if {kind, "layer"} & {*t.kinds}]
     return [traps.ALL[at], *others[:2]]
 
 

@@ -1,8 +1,9 @@
-"""Faults of the backward pass of any layer, whose outputs are right."""
+"""Faults of any layer: what goes into it is rounded, what comes back through it is changed."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxnet.parity._traps._trap import Trap
 
@@ -24,7 +25,29 @@ def _scaled(layer: Any, factor: float) -> Any:
     return layer.then(scaled)
 
 
+def _rounded(layer: Any, rounded: str, format: str) -> Any:
+    def fewer(x: Any) -> Any:
+        return x.astype(format).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    if rounded == "the input":
+        return layer.fed(fewer)
+    changes = dict.fromkeys(layer.parameters, fewer)
+    return (layer.fed(fewer) if rounded == "all" else layer).with_parameters(**changes)
+
+
+def _roundable(layer: Any) -> list[str]:
+    return ["the input", "all", "the parameters"][: 3 if layer.parameters else 1]
+
+
 TRAPS = (
+    Trap(
+        "input-rounded",
+        ("layer",),
+        _rounded,
+        "Of what the layer is given, {rounded} is rounded to {format}; in torch it is float32.",
+        "Leave out the cast, or give dtype=jnp.float32.",
+        options={"rounded": _roundable, "format": ("bfloat16", "float16")},
+    ),
     Trap(
         "gradient-stopped",
         ("layer",),
