@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.parity._data import Data
 from jaxnet.parity._describe import hyperparameters
 from jaxnet.parity._draws import classify
 from jaxnet.parity._functions import caller
@@ -37,18 +38,12 @@ class OpenStep:
         self.tensors = Tensors(recorder)
         self.full = recorder.writer.steps in recorder.full
         self.stack: list[int] = []
-        self._batches: list[tuple[Any, str, Any]] = []
-        # Each with its mark, its array, and whether it was drawn before the step began. What is
-        # drawn after the update, the next batch's indices perhaps, is the next step's.
-        self._draws: list[tuple[str, Draw, Any, bool]] = [] if after is None else after._late
-        self._late: list[tuple[str, Draw, Any, bool]] = []
-        self._serial: int = 0 if after is None else after._serial
+        self.data: Data = Data(self.tensors, None if after is None else after.data)
         self._restart()
         if after is not None:
-            self.tensors.origins.update(after._late_origins)
+            self.tensors.origins.update(after.data.late_origins)
             self.events += after._late_events
         self._late_events: list[str] = []
-        self._late_origins: dict[int, tuple[Any, int, str]] = {}
 
     def _restart(self) -> None:
         self.began = False
@@ -59,7 +54,6 @@ class OpenStep:
         self.events: list[str] = []
         self._counts: dict[str, int] = {}
         self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
-        self._single: dict[str, str] = {}
         self._losses: list[str] = []
         self.tensors.origins.clear()
         self._storages: dict[int, int] = {}
@@ -76,15 +70,6 @@ class OpenStep:
     def _store(self, phase: str, site: str, value: tuple[Any, Any]) -> None:
         self._arrays[phase][site] = value
 
-    def _data_site(self, tensor: Any) -> str:
-        """Which site a tensor is; "" for a part of the batch of a program without a loader.
-
-        What such a program draws before it calls the model, it gives to the model as data.
-        """
-        site = self.tensors.site_of(tensor)
-        early = any(early and site == f"draw:{mark}" for mark, _, _, early in self._draws)
-        return "" if early and not self._batches else site
-
     # The beginning.
 
     def begin(self) -> None:
@@ -94,12 +79,7 @@ class OpenStep:
             self.began = True
             recorder.twins.clear()
             recorder.twins.on = True
-            last: dict[int, tuple[Any, str, Any]] = {}
-            for batch in self._batches:
-                iterator = batch[0]()
-                if iterator is not None:
-                    last[id(iterator)] = batch
-            self._batches = [*last.values()]
+            self.data.begin()
         self._snapshot()
 
     def _snapshot(self) -> None:
@@ -139,41 +119,29 @@ class OpenStep:
             zeroed = [event for event in self.events if event == "zero_grad"]
             self._restart()
             self.events = zeroed
-            self._draws = []
+            self.data.draws = []
 
     def forget_pending(self) -> None:
         """A validation follows: what was drawn and loaded is not the next step's."""
-        self._late = []
+        self.data.late = []
         if not self.began:
-            self._draws = []
+            self.data.draws = []
 
     # Batches and draws.
 
     def batch(self, iterator: Any, batch: Any) -> None:
-        mark = self._mark("b")
-        arrays: dict[str, Any] = {}
-
-        def key_of(path: str, leaf: Any) -> str | None:
-            if not self.tensors.is_tensor(leaf) and not isinstance(leaf, np.ndarray):
-                return None
-            site = at(f"batch:{mark}", path)
-            if self.tensors.is_tensor(leaf):
-                arrays[site] = self.tensors.copy(leaf, False)
-                self.tensors.note(leaf, site)
-            else:
-                arrays[site] = leaf.copy(), None
-            return site
-
-        form = to_json(batch, key_of)
-        self._batches.append((weakref.ref(iterator), mark, (form, arrays)))
+        """The program takes a batch."""
+        self.data.add_batch(iterator, batch)
         if not self.began:
-            self._draws = []
+            self.data.draws = []
 
     def exhausted(self, iterator: Any) -> None:
+        """A loader has no batch any more."""
         if not self.began:
-            self._batches = [b for b in self._batches if b[0]() is not iterator]
+            self.data.forget(iterator)
 
     def draw(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
+        """The program draws random numbers."""
         late = self.updated and not self.stack and self.is_due(self.recorder.optimizers())
         if not (self.began and not late) and not self.torch.is_grad_enabled():
             return
@@ -181,25 +149,14 @@ class OpenStep:
         if found is None:
             return
         kind, arguments, tensor = found
-        mark = self._mark("d")
-        array = self.tensors.copy(tensor, False)[0]
-        if kind == "mask":
-            array = array.astype(bool)
-        drawn = mark, Draw(kind, arguments, self.recorder.here()), array, late or not self.began
-        self.tensors.note(tensor, f"draw:{mark}")
+        draw = Draw(kind, arguments, self.recorder.here())
+        mark = self.data.add_draw(draw, tensor, late, late or not self.began)
         if late:
-            self._late.append(drawn)
-            self._late_origins[id(tensor)] = self.tensors.origins[id(tensor)]
             return
-        self._draws.append(drawn)
         if self.stack:
             self.calls[self.stack[-1]]["draws"].append(mark)
         if self._function_draws is not None:
             self._function_draws.append(mark)
-
-    def _mark(self, kind: str) -> str:
-        self._serial += 1
-        return f"⟨{kind}{self._serial}⟩"
 
     # The forward pass.
 
@@ -227,7 +184,7 @@ class OpenStep:
             if not self.tensors.is_tensor(leaf):
                 return None
             site = at(f"input:{base}", path)
-            outside = parent is None and not self._data_site(leaf)
+            outside = parent is None and not self.data.site_of(leaf)
             if self.full or parent is None:
                 value = self.tensors.copy(leaf)
                 if self.full:
@@ -307,7 +264,7 @@ class OpenStep:
         def key_of(path: str, leaf: Any) -> str | None:
             if not self.tensors.is_tensor(leaf):
                 return None
-            site = self.tensors.site_of(leaf) if self.stack else self._data_site(leaf)
+            site = self.tensors.site_of(leaf) if self.stack else self.data.site_of(leaf)
             if not site:
                 site = at(f"function_input:{base}", path)
                 if self.full or not self.stack:
@@ -466,7 +423,9 @@ class OpenStep:
                 self._state(optimizer, "state", True)
         for name, buffer in program.buffers():
             self._store("buffer", f"buffer:{name}", self.tensors.copy(buffer))
-        marks = self._number_marks()
+        marks, given = self.data.numbered(self._inputs)
+        for phase, found in given.items():
+            self._arrays[phase].update(found)
         arrays: dict[str, Any] = {}
         doubles: dict[str, Any] = {}
         single: dict[str, str] = {}
@@ -486,39 +445,14 @@ class OpenStep:
             "full": self.full,
             "calls": [self._call(each, marks) for each in self.calls],
             "functions": [self._call(each, marks) for each in self.functions],
-            "draws": [draw for mark, draw, _, _ in self._draws if mark in marks],
-            "batches": [self._plain(form, marks) for _, _, (form, _) in self._batches],
+            "draws": [draw for mark, draw, _, _ in self.data.draws if mark in marks],
+            "batches": [self._plain(form, marks) for _, _, (form, _) in self.data.batches],
             "losses": self._losses,
             "groups": [self._groups.get(program.optimizer(o), []) for o in optimizers],
             "events": self.events,
             "single": single,
         }
         return content, arrays, doubles
-
-    def _number_marks(self) -> dict[str, str]:
-        """The numbers of the step's batches and draws, which are stored, by their marks."""
-        if not self._batches and self._inputs:
-            # No loader: the batch is what the models and the loss were given from outside.
-            inputs = dict(self._inputs)
-            forms = [{"array": f"batch:⟨b0⟩.{i}"} for i in range(len(inputs))]
-            named = zip(forms, inputs.values(), strict=True)
-            made = {form["array"]: (array, None) for form, array in named}
-            self._batches = [(None, "⟨b0⟩", ({"tuple": forms}, made))]
-            loaded = False
-        else:
-            loaded = True
-        marks = {}
-        for number, (_, mark, (_, arrays)) in enumerate(self._batches):
-            marks[mark] = str(number)
-            self._arrays["batch"].update(arrays)
-        number = 0
-        for mark, _, array, early in self._draws:
-            if early and not loaded:  # it is the batch, or how the program chose it
-                continue
-            marks[mark] = str(number)
-            number += 1
-            self._store("draw", f"draw:{mark}", (array, None))
-        return marks
 
     def _plain(self, value: Any, marks: Mapping[str, str]) -> Any:
         if isinstance(value, str):
