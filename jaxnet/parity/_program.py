@@ -76,9 +76,8 @@ class Program:
             if own and holder is not outer and any(each is module for each in holder.modules()):
                 outer, variable = holder, _variable(holder, walk.f_back)
             walk = walk.f_back
-        state = [*outer.parameters(), *outer.buffers()]
-        if not state:
-            return None
+        if not any(True for _ in outer.parameters()):
+            return None  # a loss, though class weights are a buffer of it
         root = Root(outer, variable or type(outer).__name__)
         self._add(root)
         return root
