@@ -1,7 +1,6 @@
 """A step of a PyTorch program while it is recorded."""
 
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,11 @@ import numpy as np
 from jaxnet.parity._data import Data
 from jaxnet.parity._describe import hyperparameters
 from jaxnet.parity._draws import classify
+from jaxnet.parity._forward import ForwardPass
 from jaxnet.parity._functions import caller
-from jaxnet.parity._sites import at
 from jaxnet.parity._tensors import Tensors
 from jaxnet.parity._trace import Call, Draw, Function
-from jaxnet.parity._tree import leaves, to_json
+from jaxnet.parity._tree import leaves
 
 # The phases in the order of the computation; those of the forward pass keep their own order.
 _ORDER = ("batch", "draw", "before", "buffer_before", "state_before", "forward", "loss", "grad")
@@ -28,7 +27,7 @@ class OpenStep:
     Attributes:
         began: Whether a forward pass that can be differentiated has begun.
         backwards: The number of backward() so far.
-        stack: The calls that are being run: their indices in `calls`.
+        forward: The calls so far.
         manual: Where a parameter was changed without an optimizer.
     """
 
@@ -37,7 +36,6 @@ class OpenStep:
         self.torch = recorder.torch
         self.tensors = Tensors(recorder)
         self.full = recorder.writer.steps in recorder.full
-        self.stack: list[int] = []
         self.data: Data = Data(self.tensors, None if after is None else after.data)
         self._restart()
         if after is not None:
@@ -49,12 +47,10 @@ class OpenStep:
         self.began = False
         self.backwards = 0
         self.manual = ""
-        self.calls: list[dict[str, Any]] = []
-        self.functions: list[dict[str, Any]] = []
         self.events: list[str] = []
-        self._counts: dict[str, int] = {}
         self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
         self._losses: list[str] = []
+        self.forward = ForwardPass(self.data, self._arrays, self.events, self.full)
         self.tensors.origins.clear()
         self._storages: dict[int, int] = {}
         self._known: list[tuple[str, Any]] = []
@@ -62,10 +58,6 @@ class OpenStep:
         self._stepped: dict[int, int] = {}
         self._groups: dict[int, Any] = {}
         self._latest: dict[str, Any] = {}
-        self._function_draws: list[str] | None = None
-        self._inputs: list[tuple[str, Any]] = []  # of outermost calls: site, array
-
-    # Values.
 
     def _store(self, phase: str, site: str, value: tuple[Any, Any]) -> None:
         self._arrays[phase][site] = value
@@ -113,12 +105,12 @@ class OpenStep:
 
     def drop_trials(self) -> None:
         """Forgets forward passes in evaluation mode that nobody differentiated."""
-        outermost = [c for c in self.calls if c["parent"] is None and c["state"]]
+        outermost = [c for c in self.forward.calls if c["parent"] is None and c["state"]]
         tried = outermost and not any(c["training"] for c in outermost)
         if tried and self.began and not self.backwards and not self._stepped:
             zeroed = [event for event in self.events if event == "zero_grad"]
             self._restart()
-            self.events = zeroed
+            self.events += zeroed
             self.data.draws = []
 
     def forget_pending(self) -> None:
@@ -142,7 +134,7 @@ class OpenStep:
 
     def draw(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
         """The program draws random numbers."""
-        late = self.updated and not self.stack and self.is_due(self.recorder.optimizers())
+        late = self.updated and not self.forward.stack and self.is_due(self.recorder.optimizers())
         if not (self.began and not late) and not self.torch.is_grad_enabled():
             return
         found = classify(self.torch, func, args, kwargs, result)
@@ -151,154 +143,8 @@ class OpenStep:
         kind, arguments, tensor = found
         draw = Draw(kind, arguments, self.recorder.here())
         mark = self.data.add_draw(draw, tensor, late, late or not self.began)
-        if late:
-            return
-        if self.stack:
-            self.calls[self.stack[-1]]["draws"].append(mark)
-        if self._function_draws is not None:
-            self._function_draws.append(mark)
-
-    # The forward pass.
-
-    def inside_torch(self) -> bool:
-        """Whether the innermost call is of a module of torch's own."""
-        return bool(self.stack) and self.calls[self.stack[-1]]["builtin"]
-
-    def _number(self, name: str) -> int:
-        number = self._counts.get(name, 0)
-        self._counts[name] = number + 1
-        return number
-
-    def call(self, original: Any, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Runs a module and records the call."""
-        recorder = self.recorder
-        parent = self.stack[-1] if self.stack else None
-        around = self.calls[parent]["module"] if parent is not None else ""
-        frame = caller(recorder.skip) if parent is None else None
-        name = recorder.program.name_of(module, around, frame)
-        number = self._number(name)
-        base = f"{name}#{number}"
-        given = {**{str(i): each for i, each in enumerate(args)}, **kwargs}
-
-        def key_of(path: str, leaf: Any) -> str | None:
-            if not self.tensors.is_tensor(leaf):
-                return None
-            site = at(f"input:{base}", path)
-            outside = parent is None and not self.data.site_of(leaf)
-            if self.full or parent is None:
-                value = self.tensors.copy(leaf)
-                if self.full:
-                    self._store("forward", site, value)
-                if outside and not leaf.requires_grad:
-                    self._inputs.append((site, value[0]))
-                    self.tensors.note(leaf, site)
-            return site
-
-        record = {
-            "module": name,
-            "number": number,
-            "parent": parent,
-            "training": module.training,
-            "inputs": to_json(given, key_of),
-            "output": {"value": None},
-            "where": recorder.here(),
-            "draws": [],
-            "builtin": type(module).__module__.startswith("torch.nn"),
-            "state": next(module.parameters(), None) is not None,
-        }
-        if parent is None and record["state"]:
-            self.event("forward")
-        self.stack.append(len(self.calls))
-        self.calls.append(record)
-        outer, self._function_draws = self._function_draws, None
-        try:
-            output = original(module, *args, **kwargs)
-        finally:
-            self.stack.pop()
-            self._function_draws = outer
-        record["output"] = self._output(output, base, "forward", True)
-        return output
-
-    def _output(self, output: Any, base: str, phase: str, hooked: bool) -> Any:
-        def key_of(path: str, leaf: Any) -> str | None:
-            if not self.tensors.is_tensor(leaf):
-                return None
-            where = at(base, path)
-            site = f"{phase}:{where}"
-            if self.full:
-                self._store("forward", site, self.tensors.copy(leaf))
-                # What an inner call returned has its gradient there, all of it.
-                smooth = leaf.requires_grad and self.torch.is_grad_enabled()
-                if hooked and smooth and not self.tensors.site_of(leaf).startswith("forward:"):
-                    leaf.register_hook(self._note_gradient(f"grad:{where}"))
-            self.tensors.note(leaf, site)
-            return site
-
-        return to_json(output, key_of)
-
-    def _note_gradient(self, site: str) -> Callable[[Any], None]:
-        step = weakref.ref(self)
-
-        def hook(gradient: Any) -> None:
-            me = step()
-            # Not what autograd.grad asks for, and not after the step.
-            if me is None or not me.recorder.backward or me.recorder.step is not me:
-                return
-            array, double = me.tensors.copy(gradient)
-            before = me._arrays["grad"].get(site)
-            if before is not None:  # another backward() that reaches this call
-                array = before[0] + array
-                known = isinstance(double, np.ndarray) and isinstance(before[1], np.ndarray)
-                double = before[1] + double if known else before[1]
-            me._store("grad", site, (array, double))
-
-        return hook
-
-    def function(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Runs a function and records the call."""
-        given = {**{str(i): each for i, each in enumerate(args)}, **kwargs}
-        number = self._counts.get(name + "()", 0)
-        base = f"{name}#{number}"
-        new: dict[str, Any] = {}
-
-        def key_of(path: str, leaf: Any) -> str | None:
-            if not self.tensors.is_tensor(leaf):
-                return None
-            site = self.tensors.site_of(leaf) if self.stack else self.data.site_of(leaf)
-            if not site:
-                site = at(f"function_input:{base}", path)
-                if self.full or not self.stack:
-                    new[site] = leaf, self.tensors.copy(leaf)
-            return site
-
-        inputs = to_json(given, key_of)
-        where = self.recorder.here()
-        outer, self._function_draws = self._function_draws, []
-        try:
-            output = func(*args, **kwargs)
-        finally:
-            draws, self._function_draws = self._function_draws, outer
-        if not any(self.tensors.is_tensor(leaf) for _, leaf in leaves(output)):
-            return output
-        self._number(name + "()")
-        for site, (leaf, value) in new.items():
-            if self.full:
-                self._store("forward", site, value)
-            if not self.stack and not leaf.requires_grad:
-                self._inputs.append((site, value[0]))
-                self.tensors.note(leaf, site)
-        self.functions.append(
-            {
-                "function": name,
-                "number": number,
-                "parent": self.stack[-1] if self.stack else None,
-                "inputs": inputs,
-                "output": self._output(output, base, "function", False),
-                "where": where,
-                "draws": draws,
-            }
-        )
-        return output
+        if not late:
+            self.forward.draw(mark)
 
     # Backward and the update.
 
@@ -423,7 +269,7 @@ class OpenStep:
                 self._state(optimizer, "state", True)
         for name, buffer in program.buffers():
             self._store("buffer", f"buffer:{name}", self.tensors.copy(buffer))
-        marks, given = self.data.numbered(self._inputs)
+        marks, given = self.data.numbered(self.forward.inputs)
         for phase, found in given.items():
             self._arrays[phase].update(found)
         arrays: dict[str, Any] = {}
@@ -443,8 +289,8 @@ class OpenStep:
         optimizers = self.recorder.used_optimizers()
         content = {
             "full": self.full,
-            "calls": [self._call(each, marks) for each in self.calls],
-            "functions": [self._call(each, marks) for each in self.functions],
+            "calls": [self._call(each, marks) for each in self.forward.calls],
+            "functions": [self._call(each, marks) for each in self.forward.functions],
             "draws": [draw for mark, draw, _, _ in self.data.draws if mark in marks],
             "batches": [self._plain(form, marks) for _, _, (form, _) in self.data.batches],
             "losses": self._losses,
