@@ -1,4 +1,4 @@
-"""What two recordings of PyTorch programs have in common: versions, devices, commits.
+"""The differences between two recorded PyTorch programs, such as one under two versions of torch.
 
 Both programs ran by themselves, so that a difference goes on to all that comes after it. Where a
 call got the same inputs in both, its outputs tell whether it is a cause; where it got others, and
@@ -21,7 +21,7 @@ from jaxnet.parity._judgement import gradient_scale
 from jaxnet.parity._layer_causes import describe
 from jaxnet.parity._rebuilt import of_call, of_function_call, recorded_numbers
 from jaxnet.parity._result import Coverage, Finding, Level, Report, SiteResult, Verdict
-from jaxnet.parity._sites import call_of, module_name, phase_of
+from jaxnet.parity._sites import call_of, few, module_name, phase_of
 from jaxnet.parity._trace import Call, Step, Trace, read
 from jaxnet.parity._updates import chosen, updates
 
@@ -196,10 +196,8 @@ class _Diff:
             equal = False
             # Later steps begin with what the steps before have done.
             if one.index == 0 or phase in ("batch", "draw"):
-                names = ", ".join(apart[:4]) + (f" and {len(apart) - 4} more" * (len(apart) > 4))
-                self._preflight(
-                    phase, f"{words} of step {one.index} are not the same: {names}", one.index
-                )
+                message = f"{words} of step {one.index} are not the same: {few(apart)}"
+                self._preflight(phase, message, one.index)
         if not equal and one.index:
             self.notes.append(
                 f"step {one.index} begins with other numbers in the two programs: its layers and "
