@@ -2,7 +2,7 @@
 
 The way of a comparison through the files; read them in this order:
 
-    record       _record.py watches torch while the program runs, and _open_step.py keeps what a
+    record       _record.py watches torch while the program runs, and _open_step.py notes what a
                  step does; _twin.py computes it a second time in float64
     trace        _trace.py: the file format, and the names of all recorded arrays (sites)
     check        _check.py: _force.py computes each layer from torch's numbers, _steps.py each

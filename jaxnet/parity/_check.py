@@ -20,7 +20,7 @@ from jaxnet.parity._port import module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._result import Coverage, Finding, Horizon, Report, SiteResult, Verdict
 from jaxnet.parity._site_results import SiteResults
-from jaxnet.parity._sites import module_name, phase_of, place_of
+from jaxnet.parity._sites import few, module_name, phase_of, place_of
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, read
@@ -174,15 +174,14 @@ class _Check:
                         self.training.start[0][place] = first[site]
                         self.training.start[1][place] = np.asarray(own[place])
         if apart:
-            names = ", ".join(result.place for result in apart[:4])
-            more = f" and {len(apart) - 4} more" if len(apart) > 4 else ""
+            names = few([result.place for result in apart])
             self.preflight.append(
                 Finding(
                     site=apart[0].site,
                     step=first.index,
                     level="preflight",
                     kind="preflight",
-                    message=f"the initial numbers of {names}{more} are others than torch's",
+                    message=f"the initial numbers of {names} are others than torch's",
                     fix="load torch's weights, or build the layers in torch's order from "
                     'jaxnet.random.Generator(seed); weights="copy" compares all else',
                     results=apart,

@@ -1,18 +1,18 @@
 """A step of a PyTorch program while it is recorded."""
 
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from jaxnet.parity._data import Data
 from jaxnet.parity._describe import hyperparameters
 from jaxnet.parity._draws import classify
+from jaxnet.parity._forward import ForwardPass
 from jaxnet.parity._functions import caller
-from jaxnet.parity._sites import at
 from jaxnet.parity._tensors import Tensors
 from jaxnet.parity._trace import Call, Draw, Function
-from jaxnet.parity._tree import leaves, to_json
+from jaxnet.parity._tree import leaves
 
 # The phases in the order of the computation; those of the forward pass keep their own order.
 _ORDER = ("batch", "draw", "before", "buffer_before", "state_before", "forward", "loss", "grad")
@@ -27,7 +27,7 @@ class OpenStep:
     Attributes:
         began: Whether a forward pass that can be differentiated has begun.
         backwards: The number of backward() so far.
-        stack: The calls that are being run: their indices in `calls`.
+        forward: The calls so far.
         manual: Where a parameter was changed without an optimizer.
     """
 
@@ -36,31 +36,21 @@ class OpenStep:
         self.torch = recorder.torch
         self.tensors = Tensors(recorder)
         self.full = recorder.writer.steps in recorder.full
-        self.stack: list[int] = []
-        self._batches: list[tuple[Any, str, Any]] = []
-        # Each with its mark, its array, and whether it was drawn before the step began. What is
-        # drawn after the update, the next batch's indices perhaps, is the next step's.
-        self._draws: list[tuple[str, Draw, Any, bool]] = [] if after is None else after._late
-        self._late: list[tuple[str, Draw, Any, bool]] = []
-        self._serial: int = 0 if after is None else after._serial
+        self.data: Data = Data(self.tensors, None if after is None else after.data)
         self._restart()
         if after is not None:
-            self.tensors.origins.update(after._late_origins)
+            self.tensors.origins.update(after.data.late_origins)
             self.events += after._late_events
         self._late_events: list[str] = []
-        self._late_origins: dict[int, tuple[Any, int, str]] = {}
 
     def _restart(self) -> None:
         self.began = False
         self.backwards = 0
         self.manual = ""
-        self.calls: list[dict[str, Any]] = []
-        self.functions: list[dict[str, Any]] = []
         self.events: list[str] = []
-        self._counts: dict[str, int] = {}
         self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
-        self._single: dict[str, str] = {}
         self._losses: list[str] = []
+        self.forward = ForwardPass(self.data, self._arrays, self.events, self.full)
         self.tensors.origins.clear()
         self._storages: dict[int, int] = {}
         self._known: list[tuple[str, Any]] = []
@@ -68,22 +58,9 @@ class OpenStep:
         self._stepped: dict[int, int] = {}
         self._groups: dict[int, Any] = {}
         self._latest: dict[str, Any] = {}
-        self._function_draws: list[str] | None = None
-        self._inputs: list[tuple[str, Any]] = []  # of outermost calls: site, array
-
-    # Values.
 
     def _store(self, phase: str, site: str, value: tuple[Any, Any]) -> None:
         self._arrays[phase][site] = value
-
-    def _data_site(self, tensor: Any) -> str:
-        """Which site a tensor is; "" for a part of the batch of a program without a loader.
-
-        What such a program draws before it calls the model, it gives to the model as data.
-        """
-        site = self.tensors.site_of(tensor)
-        early = any(early and site == f"draw:{mark}" for mark, _, _, early in self._draws)
-        return "" if early and not self._batches else site
 
     # The beginning.
 
@@ -94,12 +71,7 @@ class OpenStep:
             self.began = True
             recorder.twins.clear()
             recorder.twins.on = True
-            last: dict[int, tuple[Any, str, Any]] = {}
-            for batch in self._batches:
-                iterator = batch[0]()
-                if iterator is not None:
-                    last[id(iterator)] = batch
-            self._batches = [*last.values()]
+            self.data.begin()
         self._snapshot()
 
     def _snapshot(self) -> None:
@@ -133,215 +105,46 @@ class OpenStep:
 
     def drop_trials(self) -> None:
         """Forgets forward passes in evaluation mode that nobody differentiated."""
-        outermost = [c for c in self.calls if c["parent"] is None and c["state"]]
+        outermost = [c for c in self.forward.calls if c["parent"] is None and c["state"]]
         tried = outermost and not any(c["training"] for c in outermost)
         if tried and self.began and not self.backwards and not self._stepped:
             zeroed = [event for event in self.events if event == "zero_grad"]
             self._restart()
-            self.events = zeroed
-            self._draws = []
+            self.events += zeroed
+            self.data.draws = []
 
     def forget_pending(self) -> None:
         """A validation follows: what was drawn and loaded is not the next step's."""
-        self._late = []
+        self.data.late = []
         if not self.began:
-            self._draws = []
+            self.data.draws = []
 
     # Batches and draws.
 
     def batch(self, iterator: Any, batch: Any) -> None:
-        mark = self._mark("b")
-        arrays: dict[str, Any] = {}
-
-        def key_of(path: str, leaf: Any) -> str | None:
-            if not self.tensors.is_tensor(leaf) and not isinstance(leaf, np.ndarray):
-                return None
-            site = at(f"batch:{mark}", path)
-            if self.tensors.is_tensor(leaf):
-                arrays[site] = self.tensors.copy(leaf, False)
-                self.tensors.note(leaf, site)
-            else:
-                arrays[site] = leaf.copy(), None
-            return site
-
-        form = to_json(batch, key_of)
-        self._batches.append((weakref.ref(iterator), mark, (form, arrays)))
+        """The program takes a batch."""
+        self.data.add_batch(iterator, batch)
         if not self.began:
-            self._draws = []
+            self.data.draws = []
 
     def exhausted(self, iterator: Any) -> None:
+        """A loader has no batch any more."""
         if not self.began:
-            self._batches = [b for b in self._batches if b[0]() is not iterator]
+            self.data.forget(iterator)
 
     def draw(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
-        late = self.updated and not self.stack and self.is_due(self.recorder.optimizers())
+        """The program draws random numbers."""
+        late = self.updated and not self.forward.stack and self.is_due(self.recorder.optimizers())
         if not (self.began and not late) and not self.torch.is_grad_enabled():
             return
         found = classify(self.torch, func, args, kwargs, result)
         if found is None:
             return
         kind, arguments, tensor = found
-        mark = self._mark("d")
-        array = self.tensors.copy(tensor, False)[0]
-        if kind == "mask":
-            array = array.astype(bool)
-        drawn = mark, Draw(kind, arguments, self.recorder.here()), array, late or not self.began
-        self.tensors.note(tensor, f"draw:{mark}")
-        if late:
-            self._late.append(drawn)
-            self._late_origins[id(tensor)] = self.tensors.origins[id(tensor)]
-            return
-        self._draws.append(drawn)
-        if self.stack:
-            self.calls[self.stack[-1]]["draws"].append(mark)
-        if self._function_draws is not None:
-            self._function_draws.append(mark)
-
-    def _mark(self, kind: str) -> str:
-        self._serial += 1
-        return f"⟨{kind}{self._serial}⟩"
-
-    # The forward pass.
-
-    def inside_torch(self) -> bool:
-        """Whether the innermost call is of a module of torch's own."""
-        return bool(self.stack) and self.calls[self.stack[-1]]["builtin"]
-
-    def _number(self, name: str) -> int:
-        number = self._counts.get(name, 0)
-        self._counts[name] = number + 1
-        return number
-
-    def call(self, original: Any, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Runs a module and records the call."""
-        recorder = self.recorder
-        parent = self.stack[-1] if self.stack else None
-        around = self.calls[parent]["module"] if parent is not None else ""
-        frame = caller(recorder.skip) if parent is None else None
-        name = recorder.program.name_of(module, around, frame)
-        number = self._number(name)
-        base = f"{name}#{number}"
-        given = {**{str(i): each for i, each in enumerate(args)}, **kwargs}
-
-        def key_of(path: str, leaf: Any) -> str | None:
-            if not self.tensors.is_tensor(leaf):
-                return None
-            site = at(f"input:{base}", path)
-            outside = parent is None and not self._data_site(leaf)
-            if self.full or parent is None:
-                value = self.tensors.copy(leaf)
-                if self.full:
-                    self._store("forward", site, value)
-                if outside and not leaf.requires_grad:
-                    self._inputs.append((site, value[0]))
-                    self.tensors.note(leaf, site)
-            return site
-
-        record = {
-            "module": name,
-            "number": number,
-            "parent": parent,
-            "training": module.training,
-            "inputs": to_json(given, key_of),
-            "output": {"value": None},
-            "where": recorder.here(),
-            "draws": [],
-            "builtin": type(module).__module__.startswith("torch.nn"),
-            "state": next(module.parameters(), None) is not None,
-        }
-        if parent is None and record["state"]:
-            self.event("forward")
-        self.stack.append(len(self.calls))
-        self.calls.append(record)
-        outer, self._function_draws = self._function_draws, None
-        try:
-            output = original(module, *args, **kwargs)
-        finally:
-            self.stack.pop()
-            self._function_draws = outer
-        record["output"] = self._output(output, base, "forward", True)
-        return output
-
-    def _output(self, output: Any, base: str, phase: str, hooked: bool) -> Any:
-        def key_of(path: str, leaf: Any) -> str | None:
-            if not self.tensors.is_tensor(leaf):
-                return None
-            where = at(base, path)
-            site = f"{phase}:{where}"
-            if self.full:
-                self._store("forward", site, self.tensors.copy(leaf))
-                # What an inner call returned has its gradient there, all of it.
-                smooth = leaf.requires_grad and self.torch.is_grad_enabled()
-                if hooked and smooth and not self.tensors.site_of(leaf).startswith("forward:"):
-                    leaf.register_hook(self._note_gradient(f"grad:{where}"))
-            self.tensors.note(leaf, site)
-            return site
-
-        return to_json(output, key_of)
-
-    def _note_gradient(self, site: str) -> Callable[[Any], None]:
-        step = weakref.ref(self)
-
-        def hook(gradient: Any) -> None:
-            me = step()
-            # Not what autograd.grad asks for, and not after the step.
-            if me is None or not me.recorder.backward or me.recorder.step is not me:
-                return
-            array, double = me.tensors.copy(gradient)
-            before = me._arrays["grad"].get(site)
-            if before is not None:  # another backward() that reaches this call
-                array = before[0] + array
-                known = isinstance(double, np.ndarray) and isinstance(before[1], np.ndarray)
-                double = before[1] + double if known else before[1]
-            me._store("grad", site, (array, double))
-
-        return hook
-
-    def function(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Runs a function and records the call."""
-        given = {**{str(i): each for i, each in enumerate(args)}, **kwargs}
-        number = self._counts.get(name + "()", 0)
-        base = f"{name}#{number}"
-        new: dict[str, Any] = {}
-
-        def key_of(path: str, leaf: Any) -> str | None:
-            if not self.tensors.is_tensor(leaf):
-                return None
-            site = self.tensors.site_of(leaf) if self.stack else self._data_site(leaf)
-            if not site:
-                site = at(f"function_input:{base}", path)
-                if self.full or not self.stack:
-                    new[site] = leaf, self.tensors.copy(leaf)
-            return site
-
-        inputs = to_json(given, key_of)
-        where = self.recorder.here()
-        outer, self._function_draws = self._function_draws, []
-        try:
-            output = func(*args, **kwargs)
-        finally:
-            draws, self._function_draws = self._function_draws, outer
-        if not any(self.tensors.is_tensor(leaf) for _, leaf in leaves(output)):
-            return output
-        self._number(name + "()")
-        for site, (leaf, value) in new.items():
-            if self.full:
-                self._store("forward", site, value)
-            if not self.stack and not leaf.requires_grad:
-                self._inputs.append((site, value[0]))
-                self.tensors.note(leaf, site)
-        self.functions.append(
-            {
-                "function": name,
-                "number": number,
-                "parent": self.stack[-1] if self.stack else None,
-                "inputs": inputs,
-                "output": self._output(output, base, "function", False),
-                "where": where,
-                "draws": draws,
-            }
-        )
-        return output
+        draw = Draw(kind, arguments, self.recorder.here())
+        mark = self.data.add_draw(draw, tensor, late, late or not self.began)
+        if not late:
+            self.forward.draw(mark)
 
     # Backward and the update.
 
@@ -466,7 +269,9 @@ class OpenStep:
                 self._state(optimizer, "state", True)
         for name, buffer in program.buffers():
             self._store("buffer", f"buffer:{name}", self.tensors.copy(buffer))
-        marks = self._number_marks()
+        marks, given = self.data.numbered(self.forward.inputs)
+        for phase, found in given.items():
+            self._arrays[phase].update(found)
         arrays: dict[str, Any] = {}
         doubles: dict[str, Any] = {}
         single: dict[str, str] = {}
@@ -484,41 +289,16 @@ class OpenStep:
         optimizers = self.recorder.used_optimizers()
         content = {
             "full": self.full,
-            "calls": [self._call(each, marks) for each in self.calls],
-            "functions": [self._call(each, marks) for each in self.functions],
-            "draws": [draw for mark, draw, _, _ in self._draws if mark in marks],
-            "batches": [self._plain(form, marks) for _, _, (form, _) in self._batches],
+            "calls": [self._call(each, marks) for each in self.forward.calls],
+            "functions": [self._call(each, marks) for each in self.forward.functions],
+            "draws": [draw for mark, draw, _, _ in self.data.draws if mark in marks],
+            "batches": [self._plain(form, marks) for _, _, (form, _) in self.data.batches],
             "losses": self._losses,
             "groups": [self._groups.get(program.optimizer(o), []) for o in optimizers],
             "events": self.events,
             "single": single,
         }
         return content, arrays, doubles
-
-    def _number_marks(self) -> dict[str, str]:
-        """The numbers of the step's batches and draws, which are stored, by their marks."""
-        if not self._batches and self._inputs:
-            # No loader: the batch is what the models and the loss were given from outside.
-            inputs = dict(self._inputs)
-            forms = [{"array": f"batch:⟨b0⟩.{i}"} for i in range(len(inputs))]
-            named = zip(forms, inputs.values(), strict=True)
-            made = {form["array"]: (array, None) for form, array in named}
-            self._batches = [(None, "⟨b0⟩", ({"tuple": forms}, made))]
-            loaded = False
-        else:
-            loaded = True
-        marks = {}
-        for number, (_, mark, (_, arrays)) in enumerate(self._batches):
-            marks[mark] = str(number)
-            self._arrays["batch"].update(arrays)
-        number = 0
-        for mark, _, array, early in self._draws:
-            if early and not loaded:  # it is the batch, or how the program chose it
-                continue
-            marks[mark] = str(number)
-            number += 1
-            self._store("draw", f"draw:{mark}", (array, None))
-        return marks
 
     def _plain(self, value: Any, marks: Mapping[str, str]) -> Any:
         if isinstance(value, str):

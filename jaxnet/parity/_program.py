@@ -182,7 +182,7 @@ class Program:
             known.add(id(parameter))
 
     def _holder(self, parameter: Any, frame: Any) -> Root | None:
-        """The outermost module in sight that has a parameter, of a model that is not called."""
+        """The outermost module among the variables around a call that has a parameter."""
         found = None
         while frame is not None:
             for scope in (frame.f_locals, frame.f_globals):

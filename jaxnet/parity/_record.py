@@ -228,7 +228,12 @@ class Recorder:
             self.notes.append(note)
 
     def _notice_manual_update(self, func: Any, args: Any) -> None:
-        if not func._schema.is_mutable or self.optimizing or self.backward or self.step.stack:
+        if (
+            not func._schema.is_mutable
+            or self.optimizing
+            or self.backward
+            or self.step.forward.stack
+        ):
             return
         targets = args[0] if args and isinstance(args[0], list | tuple) else args[:1]
         for each in targets:
@@ -242,11 +247,11 @@ class Recorder:
             return self._constant(func, args, kwargs)
         if not name or self.ignoring or self.backward or self.optimizing:
             return func(*args, **kwargs)
-        if self.step.inside_torch() or self.torch._C._functorch.maybe_current_level():
+        if self.step.forward.inside_torch() or self.torch._C._functorch.maybe_current_level():
             return func(*args, **kwargs)
-        if not self.step.stack and not self._begins(args, kwargs):
+        if not self.step.forward.stack and not self._begins(args, kwargs):
             return func(*args, **kwargs)
-        return self.step.function(name, func, args, kwargs)
+        return self.step.forward.function(name, func, args, kwargs)
 
     def _begins(self, args: Any, kwargs: dict[str, Any]) -> bool:
         """Whether a function outside of all modules is a part of a step, which it may begin."""
@@ -277,7 +282,7 @@ class Recorder:
     def _module(self, original: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
         if self.ignoring or self.backward or self.program.transparent(module, self.notes):
             return original(module, *args, **kwargs)
-        if not self.step.stack and not self.optimizing:
+        if not self.step.forward.stack and not self.optimizing:
             if not self.torch.is_grad_enabled():
                 if not self.step.began or self.step.is_due(self.optimizers()):
                     self.step.forget_pending()
@@ -287,14 +292,14 @@ class Recorder:
                 self._finish_if_due(batch=False)
         if self.done:
             return original(module, *args, **kwargs)
-        frame = None if self.step.stack else caller(self.skip)
-        root = self.program.root_of(module, frame, bool(self.step.stack))
+        frame = None if self.step.forward.stack else caller(self.skip)
+        root = self.program.root_of(module, frame, bool(self.step.forward.stack))
         if self.torch.is_grad_enabled():
-            if module.training and not self.step.stack and root is not None:
+            if module.training and not self.step.forward.stack and root is not None:
                 self.step.drop_trials()
             if root is not None:
                 self.step.begin()
-        return self.step.call(original, module, args, kwargs)
+        return self.step.forward.call(original, module, args, kwargs)
 
     def _backward(self, original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
         if self.ignoring or self.backward:
@@ -377,7 +382,7 @@ class Recorder:
             self.checks.append((what, checksum(self.torch, value)))
 
     def _finish_if_due(self, batch: bool) -> None:
-        if self.optimizing or self.step.stack or self.backward or not self.step.began:
+        if self.optimizing or self.step.forward.stack or self.backward or not self.step.began:
             return
         if not self.step.is_due(self.optimizers(), batch):
             return

@@ -177,12 +177,7 @@ class Steps:
                 for four in (own_four, update_four):
                     if site in four:
                         four[site] = _from_state(four[site], carried)
-        return StepRuns(
-            own_four,
-            update_four,
-            self._rates(step, rates[True]),
-            errors,
-        )
+        return StepRuns(own_four, update_four, self._rates(step, rates[True]), errors)
 
     def step(self, step: Step, state: Any, double: bool) -> tuple[Any, list[Any]]:
         """The state after the program's own step on the recorded batches and draws, and losses."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from jaxnet.parity._judgement import Judgement
 from jaxnet.parity._result import Finding, Report, SiteResult
-from jaxnet.parity._sites import phase_of, place_of
+from jaxnet.parity._sites import few, phase_of, place_of
 
 # The levels whose results stand for themselves: in the others one difference makes more.
 ISOLATED = ("preflight", "layer", "step")
@@ -187,7 +187,7 @@ def _evidence(report: Report) -> Iterator[str]:
             reasons: dict[str, list[str]] = {}
             for name, why in coverage.missing.items():
                 reasons.setdefault(why, []).append(name)
-            words = "; ".join(f"{_few(names)} ({why})" for why, names in reasons.items())
+            words = "; ".join(f"{few(names)} ({why})" for why, names in reasons.items())
             yield f"not reached: {len(coverage.missing)} of {total} {kind}: {words}"
     found: dict[str, set[str]] = {}
     for result in report.results:
@@ -198,7 +198,7 @@ def _evidence(report: Report) -> Iterator[str]:
         ("precision", "less accurate in float32 than torch, the same in float64"),
     ):
         if label in found:
-            yield f"{words}: {_few(sorted(found[label]))}"
+            yield f"{words}: {few(sorted(found[label]))}"
     if report.horizon is not None and not report.findings:
         steps = len(report.horizon.torch)
         end = report.horizon.horizon
@@ -216,11 +216,6 @@ def _evidence(report: Report) -> Iterator[str]:
             f"mistakes that this evidence excludes: {excluded}; "
             f"that it does not: {len(report.power) - excluded}"
         )
-
-
-def _few(names: list[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def details(report: Report) -> str:

@@ -13,7 +13,7 @@ from jaxnet.parity._losses import loss_references
 from jaxnet.parity._rebuilt import of_call
 from jaxnet.parity._result import Finding
 from jaxnet.parity._schedules import rates
-from jaxnet.parity._sites import phase_of
+from jaxnet.parity._sites import few, phase_of
 from jaxnet.parity._steps import StepRuns
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._traps.gradients import Gradient
@@ -331,16 +331,16 @@ def _described(finding: Finding, explained: Explained) -> Finding:
     steps = explained.steps
     concerned = [r for r in there if r.step in steps] or there or finding.results
     first = concerned[0]
-    names = ", ".join(explained.places[:4])
-    more = f" and {len(explained.places) - 4} more" if len(explained.places) > 4 else ""
-    few = len(concerned) < len(finding.results)
+    part = len(concerned) < len(finding.results)
     when = f" from step {first.step} on" if first.step > 0 else ""
     return dataclasses.replace(
         finding,
         site=first.site,
         step=first.step,
         kind=first.judgement.label,
-        message=f"{_without_step(finding)}{when} ({names}{more})" if few else finding.message,
+        message=f"{_without_step(finding)}{when} ({few(explained.places)})"
+        if part
+        else finding.message,
         cause=explained.words,
         proof=explained.proof,
         fix=explained.fix or finding.fix,
