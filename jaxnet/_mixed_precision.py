@@ -1,4 +1,4 @@
-"""Floating arrays in one dtype, and half precision between parameters and outputs in float32."""
+"""Floating arrays in one dtype, half precision inside float32, and a program in another dtype."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,10 +6,30 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxnet._intercept import Call, intercept
+
+# A context of JAX's own kind, so that jit traces a function again where it differs.
+_written_for = jax.make_user_context(None)
+
+
+@contextmanager
+def written_for(dtype: DTypeLike) -> Iterator[None]:
+    """Inside, a program is computed in another dtype than the one that it was written for.
+
+    Constants that a layer takes from the dtype of its input, as RMSNorm its eps, are those of
+    `dtype`: the float64 form of a float32 program is the same program with less rounding.
+    """
+    with _written_for(np.dtype(dtype)):
+        yield
+
+
+def machine_epsilon(dtype: DTypeLike) -> float:
+    """The machine epsilon of a dtype, or of the one that the program was written for."""
+    return float(jnp.finfo(_written_for.value or dtype).eps)
 
 
 @contextmanager

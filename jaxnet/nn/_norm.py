@@ -14,6 +14,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxnet._mixed_precision import machine_epsilon
 from jaxnet.nn._module import Module, Parameter, wrong_shape
 from jaxnet.precision import promoted
 
@@ -147,7 +148,7 @@ def rms_norm(
     check_sizes("rms_norm", shape, weight=weight)
     x = working("rms_norm", input)
     if input.size:
-        added = float(jnp.finfo(x.dtype).eps) if eps is None else eps
+        added = machine_epsilon(x.dtype) if eps is None else eps
         x = x * lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + added)
     return affine(x, (1,) * (x.ndim - len(shape)) + shape, weight, None).astype(input.dtype)
 

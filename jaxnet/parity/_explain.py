@@ -14,6 +14,7 @@ from flax import nnx
 
 from jaxnet._arrays import as_numpy, is_array, is_tensor
 from jaxnet._keys import taking_draws
+from jaxnet._mixed_precision import written_for
 from jaxnet._names import named_variables
 from jaxnet._state_dict import load_state_dict
 from jaxnet.parity._attribute import Cause, attribute
@@ -172,7 +173,7 @@ def _of_jax(
     dtype: type,
 ) -> dict[str, np.ndarray]:
     """The JAX layer's numbers, by the names of `Layer.observe`."""
-    with jax.enable_x64(dtype is np.float64):
+    with jax.enable_x64(dtype is np.float64), written_for(np.float32):
 
         def cast(array: Any) -> Any:
             array = jnp.asarray(array)

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxnet._keys import keys
-from jaxnet._mixed_precision import cast_floats
+from jaxnet._mixed_precision import cast_floats, written_for
 from jaxnet.optim import Optimizer
 from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
@@ -143,7 +143,7 @@ def precision(double: bool) -> Iterator[None]:
     if not double:
         yield
         return
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), written_for(np.float32):
         yield
 
 

@@ -42,6 +42,14 @@ def test_a_layer_that_is_the_same():
     assert found.cause is None
 
 
+def test_the_epsilon_of_a_float32_program_is_float32s_in_float64_too():
+    import torch
+
+    # Neither is given an eps, which is then the machine epsilon of the program's dtype.
+    found = parity.explain(torch.nn.RMSNorm(4), jaxnet.RMSNorm(4), 1e-3 * X)
+    assert found.kind == "same"
+
+
 def test_a_layer_with_one_fault_among_all_rows():
     found = parity.explain(torch_norm(), jaxnet.LayerNorm(4, eps=2e-4), X)
     assert found.cause == "The epsilon is 0.0002; torch's is 1e-05."
