@@ -201,6 +201,12 @@ class _Check:
             return None
         self._note(step, notes)
         self._judge(step, evidence.forced, "layer", evidence)
+        failed = {r.site for r in self.results if r.step == step.index and r.judgement.failed}
+        for call, names in notes.absent.items():
+            if any(s == f"forward:{call}" or s.startswith(f"forward:{call}.") for s in failed):
+                self.notes[
+                    f"{call} is called without {', '.join(names)}; torch's is called with it"
+                ] = None
         for call, message in evidence.errors.items():
             self.raised.add(call.rpartition("#")[0])
             self._failed(step, f"forward:{call}", message, "layer", evidence)
@@ -254,7 +260,11 @@ class _Check:
                 continue  # a criterion, which the loss of the program is compared with
             elif call.module not in self.seen:
                 self.missing[call.module] = f"the program does not call it ({kind} {call.where})"
+        within = {call.parent for call in step.calls}
+        whole = {call.module for i, call in enumerate(step.calls) if i not in within}
         for name in notes.unpaired:
+            if name.rpartition(".")[0] in whole:
+                continue  # torch computes it without a call, as the projection of an attention
             self.notes[f"the program calls {name}, which torch's does not call"] = None
         for name, words in notes.modes.items():
             self.notes[f"{name}: {words}"] = None

@@ -85,6 +85,7 @@ class Notes:
         draws: The numbers of the recorded draws in the order in which the program takes them.
         modes: The calls whose module is in another mode than torch's.
         unpaired: Calls that the program makes and torch does not.
+        absent: The arguments by torch's names that torch gives a call and the program does not.
         seen: The recorded calls that the program makes.
         narrow: The sites whose arrays are float32 in the float64 program.
     """
@@ -95,6 +96,7 @@ class Notes:
     draws: list[int] = dataclasses.field(default_factory=list)
     modes: dict[str, str] = dataclasses.field(default_factory=dict)
     unpaired: list[str] = dataclasses.field(default_factory=list)
+    absent: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     seen: set[str] = dataclasses.field(default_factory=set)
     narrow: set[str] = dataclasses.field(default_factory=set)
 
@@ -326,8 +328,9 @@ class _Watch:
             if made := self.made.get(id(own)):
                 consumers = self.notes.consumers.setdefault(made[0], [])
                 consumers.append(there.name)
-            self.noted[f"input:{there.name}.{where}"] = own
             recorded = self.recorded[key]
+            own, recorded = _masks(own, recorded)
+            self.noted[f"input:{there.name}.{where}"] = own
             if jnp.issubdtype(own.dtype, jnp.floating) and recorded.shape == own.shape:
                 tap = self.taps.get(f"input:{there.name}.{where}")
                 tap = jnp.zeros(own.shape, own.dtype) if tap is None else tap.astype(own.dtype)
@@ -336,6 +339,12 @@ class _Watch:
 
         given = dict(zip(by_position, call.args, strict=True))
         given |= {by_name[name]: value for name, value in call.kwargs.items()}
+        theirs, ours = (
+            {key.split(".")[0] for key in keys},
+            {k for k, v in given.items() if v is not None},
+        )
+        if absent := theirs - ours:
+            self.notes.absent[there.name] = tuple(sorted(absent))
         new = jax.tree_util.tree_map_with_path(replaced, given, is_leaf=_is_module)
         kwargs = {name: new[by_name[name]] for name in call.kwargs}
         return tuple(new[name] for name in by_position), kwargs
@@ -374,6 +383,23 @@ class _Watch:
                 there.name, f"the outputs {missing} of torch's are not among the program's"
             )
         return output
+
+
+def _masks(own: Any, recorded: Any) -> tuple[Any, Any]:
+    """A boolean mask in the form of the other program's, which adds -inf where it is True.
+
+    torch's TransformerEncoderLayer makes that form of the mask that it is given.
+    """
+
+    def added(mask: Any, like: Any) -> Any:
+        zero = jnp.zeros((), like.dtype)
+        return jnp.where(mask, -jnp.inf, zero)
+
+    if own.dtype == jnp.bool and jnp.issubdtype(recorded.dtype, jnp.floating):
+        return added(own, recorded), recorded
+    if recorded.dtype == jnp.bool and jnp.issubdtype(own.dtype, jnp.floating):
+        return own, added(recorded, own)
+    return own, recorded
 
 
 def _is_module(x: Any) -> bool:
