@@ -12,7 +12,7 @@ from jaxnet._names import join
 from jaxnet.parity import _provenance
 from jaxnet.parity._findings import findings_of
 from jaxnet.parity._flow import Flow, flow_of
-from jaxnet.parity._force import FourRuns, Layers, Notes, StepEvidence
+from jaxnet.parity._force import DrawsError, FourRuns, Layers, Notes, StepEvidence, raised
 from jaxnet.parity._judge import Judgement, gradient_scale, judge, null
 from jaxnet.parity._port import module_of
 from jaxnet.parity._power import power as power_of
@@ -122,6 +122,7 @@ class _Check:
         self.nulls: dict[str, np.ndarray] = {}
         self.narrow: set[str] = set()
         self.raised: set[str] = set()  # the modules whose calls raised an error
+        self.broken = ""  # the error of a program that does not run, outside of all calls
         self.blamed: set[str] = set()
         self.kept = 0
         ours = all(is_ours(part.optimizer) for part in subject.parts)
@@ -138,6 +139,11 @@ class _Check:
             if step.full and self.subject.parts:
                 evidence = self._layers(step, states)
             runs = self.steps.run(step, states, errors)
+            if self.broken and "step" in runs.errors:
+                break  # what else it computes says nothing
+            if self.broken:
+                self.notes[f"the layers could not be compared: {self.broken}"] = None
+                self.broken = ""
             self._step(step, runs)
             if evidence is not None and self._unexplained(step):
                 evidence = self._chain(step, states, evidence)
@@ -196,8 +202,11 @@ class _Check:
     def _layers(self, step: Step, states: Mapping[bool, Any]) -> StepEvidence | None:
         try:
             evidence, notes = self.layers.forced(step, states)
-        except Exception as error:
+        except DrawsError as error:
             self._failed(step, "loss:0", f"{type(error).__name__}: {error}", "layer")
+            return None
+        except Exception as error:
+            self.broken = raised(error)
             return None
         self._note(step, notes)
         self._judge(step, evidence.forced, "layer", evidence)
@@ -428,9 +437,12 @@ class _Check:
         self, findings: list[Finding], horizon: Horizon | None, steps: Sequence[Step]
     ) -> Report:
         verdict: Verdict = "different" if findings else "same"
-        if findings and all(finding.kind == "undecided" for finding in findings):
+        if self.broken:
             verdict = "not comparable"
-        if not findings and not any(result.level == "layer" for result in self.results):
+            self.notes[f"the program does not run: {self.broken}"] = None
+        elif findings and all(finding.kind == "undecided" for finding in findings):
+            verdict = "not comparable"
+        elif not findings and not any(result.level == "layer" for result in self.results):
             verdict = "not comparable"
             self.notes["no step was recorded in full, and nothing of the optimizer"] = None
         missing = {name: why for name, why in self.missing.items() if name not in self.seen}
@@ -452,7 +464,9 @@ class _Check:
                 "parameters": Coverage(
                     tuple(compared),
                     {
-                        name: "torch has no gradient of it"
+                        name: "the program does not run"
+                        if self.broken
+                        else "torch has no gradient of it"
                         for name in self.trace.parameters
                         if name not in compared
                     },

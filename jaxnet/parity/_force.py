@@ -9,6 +9,7 @@ made and nowhere else. In the chained program nothing is replaced.
 import dataclasses
 import inspect
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -107,6 +108,10 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 class _Key(str):
     """The name of an array in the trace, as a leaf of a recorded value."""
+
+
+class DrawsError(ValueError):
+    """The program draws other random numbers than torch's, which is a difference of the two."""
 
 
 class Plan:
@@ -298,7 +303,7 @@ class _Watch:
             shown = [
                 f"{self.plan.step.draws[n].kind} of shape {self.draws[str(n)].shape}" for n in left
             ]
-            raise ValueError(
+            raise DrawsError(
                 f"{owner} draws random numbers of shape {shapes[0]}; torch's draws here "
                 f"{', '.join(shown) or 'none'}"
             )
@@ -430,6 +435,14 @@ def _argument_names(call: Call, there: Recorded) -> tuple[list[str], dict[str, s
 _LIBRARIES = tuple(
     str(Path(module.__file__).parent) for module in (jaxnet, flax, jax) if module.__file__
 )
+
+
+def raised(error: BaseException) -> str:
+    """An error of the user's program, with the line of it that was reached last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, "<"))]
+    where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def _caller() -> str:
