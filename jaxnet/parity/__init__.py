@@ -1,4 +1,20 @@
-"""Whether a JAX training run is a PyTorch training run, and if not, where and why."""
+"""Whether a JAX training run is a PyTorch training run, and if not, where and why.
+
+The way of a comparison through the files; read them in this order:
+
+    record       _record.py watches torch while the program runs, and _open_step.py notes what a
+                 step does; _twin.py computes it a second time in float64
+    trace        _trace.py: the file format, and the names of all recorded arrays (sites)
+    check        _check.py: _force.py computes each layer from torch's numbers, _steps.py each
+                 step from torch's state, and _free_run.py the whole run
+    judge        _judge.py: same or different, from the four runs (torch and JAX, both precisions)
+    findings     _findings.py groups the arrays that differ by what makes them differ
+    causes       _layer_causes.py and _training_causes.py try the rows of the catalogue, _traps/,
+                 on references (_reference.py, _losses.py, _updates.py); _attribute.py proves one
+    certificate  _result.py and _text.py are the report, _certificate.py its files
+
+`diff` compares two traces (_diff.py), and `explain` looks for the cause in one layer (_explain.py).
+"""
 
 from jaxnet.parity._check import check
 from jaxnet.parity._compare import compare

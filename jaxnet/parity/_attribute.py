@@ -13,15 +13,11 @@ from typing import Any
 import numpy as np
 
 from jaxnet.parity import _symptoms as symptoms
+from jaxnet.parity._evidence import Evidence, Numbers, difference
 from jaxnet.parity._fit import fit, rounded
-from jaxnet.parity._judge import ACCURACY, SAME, SAME_SCALE, rms
+from jaxnet.parity._judgement import ACCURACY, SAME_SCALE, rms
 from jaxnet.parity._reference import Layer, in_float64
 from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
-
-Numbers = Mapping[str, np.ndarray]
-
-# What float64 leaves of a rounding of float32: the ratio of their epsilons.
-LEFT = 2.0**-29
 
 # Of two faults in one layer each alone brings the numbers nearer, so that pairs are formed of the
 # hypotheses that do best alone, each with all others.
@@ -30,47 +26,6 @@ _LEADERS = 4
 _HUGE = 1e100
 # A constant is fitted only where its own change explains this share of what is left.
 _EXPLAINED = 0.7
-
-
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """The numbers of one isolated part of both programs, each by the names of `observe`.
-
-    Attributes:
-        torch: The torch program's numbers in float32.
-        torch64: Those in float64.
-        jax: The JAX program's numbers in float32.
-        jax64: Those in float64.
-    """
-
-    torch: Numbers
-    torch64: Numbers
-    jax: Numbers
-    jax64: Numbers
-
-    def floor(self, name: str) -> float:
-        """What float64 leaves of the rounding of float32."""
-        return LEFT * max(
-            difference(self.torch.get(name), self.torch64[name]),
-            difference(self.jax.get(name), self.jax64[name]),
-        )
-
-    def tolerance(self, name: str) -> float:
-        """The largest root mean square of a difference that is rounding."""
-        return max(SAME * self.floor(name), SAME_SCALE * rms(self.torch64[name]))
-
-
-def difference(a: np.ndarray | None, b: np.ndarray) -> float:
-    """The root mean square of a difference: 0 without a, infinite for other shapes."""
-    if a is None:
-        return 0.0
-    if a.shape != b.shape:
-        return np.inf
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    alike = (a == b) | ((a != a) & (b != b))  # infinite numbers and nan
-    size = rms(np.where(alike, 0.0, apart))
-    return size if np.isfinite(size) else np.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +130,8 @@ def attribute(
         proven = list(trial.pairs(reference, rows, singles, observed))
     before = trial.distance(own)
     after = trial.distance(_observed(reference, *proven[0])) if proven else before
-    return Cause(_in_order(proven, reference), signs, trial.tried, True, config, before, after)
+    proven.sort(key=lambda hs: (len(hs), sum(len(h.trap.constants) for h in hs)))  # simplest first
+    return Cause(tuple(proven), signs, trial.tried, True, config, before, after)
 
 
 def _is_output(name: str) -> bool:
@@ -194,14 +150,6 @@ def _observed(reference: Any, *hypotheses: Hypothesis, names: Sequence[str] = ()
     # What an impossible layer raises depends on where the sizes first do not fit.
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError):
         return None
-
-
-def _in_order(
-    proven: list[tuple[Hypothesis, ...]], reference: Reference
-) -> tuple[tuple[Hypothesis, ...], ...]:
-    """The proven hypotheses, the simplest first."""
-    del reference
-    return tuple(sorted(proven, key=lambda hs: (len(hs), sum(len(h.trap.constants) for h in hs))))
 
 
 class _Trial:

@@ -17,7 +17,7 @@ from jaxnet._files import write_text
 from jaxnet.parity import _plots, _provenance, _repro, _trace
 from jaxnet.parity._power import power
 from jaxnet.parity._result import Report, SiteResult
-from jaxnet.parity._text import floors, headline, phase_of, shares, summary, worst
+from jaxnet.parity._text import floors, headline, phase_in_words, shares, summary, worst
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
@@ -100,7 +100,7 @@ def claims(report: Report) -> list[dict[str, Any]]:
     """
     groups: dict[str, list[SiteResult]] = {}
     for result in report.results:
-        words = phase_of(result.site)
+        words = phase_in_words(result.site)
         words = _WHOLE.get(result.level, words)
         groups.setdefault(words, []).append(result)
     return [
@@ -181,7 +181,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "phase": phase_of,
+        "phase": phase_in_words,
         "shares": lambda result: shares(result.judgement),
         "floors": floors,
         "number": lambda x: "0" if x == 0 else f"{x:.1e}",

@@ -1,4 +1,4 @@
-"""What two recordings of PyTorch programs have in common: versions, devices, commits.
+"""The differences between two recorded PyTorch programs, such as one under two versions of torch.
 
 Both programs ran by themselves, so that a difference goes on to all that comes after it. Where a
 call got the same inputs in both, its outputs tell whether it is a cause; where it got others, and
@@ -7,19 +7,21 @@ the second program's inputs, and has to give the second program's outputs.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxnet.parity._attribute import Evidence, attribute
-from jaxnet.parity._force import keys_of
-from jaxnet.parity._judge import gradient_scale, judge
-from jaxnet.parity._power import recorded_numbers
-from jaxnet.parity._reference import of_call, of_function_call
+from jaxnet.parity._attribute import attribute
+from jaxnet.parity._evidence import Evidence
+from jaxnet.parity._flow import needs
+from jaxnet.parity._judge import judge
+from jaxnet.parity._judgement import gradient_scale
+from jaxnet.parity._layer_causes import describe
+from jaxnet.parity._rebuilt import of_call, of_function_call, recorded_numbers
 from jaxnet.parity._result import Coverage, Finding, Level, Report, SiteResult, Verdict
-from jaxnet.parity._sites import describe
+from jaxnet.parity._sites import call_of, few, module_name, phase_of
 from jaxnet.parity._trace import Call, Step, Trace, read
 from jaxnet.parity._updates import chosen, updates
 
@@ -126,7 +128,7 @@ class _Diff:
             ("buffer", self.a.buffers, self.b.buffers),
         )
         for kind, ours, theirs in kinds:
-            for name in [*ours, *(n for n in theirs if n not in ours)]:
+            for name in {**ours, **theirs}:
                 if name not in ours or name not in theirs:
                     which = "first" if name in ours else "second"
                     self._preflight(name, f"only the {which} program has the {kind} {name}")
@@ -163,7 +165,7 @@ class _Diff:
         theirs: Mapping[str, Any],
         step: int = 0,
     ) -> None:
-        for key in [*ours, *(k for k in theirs if k not in ours)]:
+        for key in {**ours, **theirs}:
             one, other = ours.get(key), theirs.get(key)
             if one != other:
                 message = f"{what}: {key} is {one!r}, the second program's is {other!r}"
@@ -181,7 +183,7 @@ class _Diff:
         for phase, words in _START.items():
             ours, theirs = one.of(phase), other.of(phase)
             apart = []
-            for place in [*ours, *(p for p in theirs if p not in ours)]:
+            for place in {**ours, **theirs}:
                 if place not in ours or place not in theirs:
                     apart.append(place)
                     continue
@@ -194,10 +196,8 @@ class _Diff:
             equal = False
             # Later steps begin with what the steps before have done.
             if one.index == 0 or phase in ("batch", "draw"):
-                names = ", ".join(apart[:4]) + (f" and {len(apart) - 4} more" * (len(apart) > 4))
-                self._preflight(
-                    phase, f"{words} of step {one.index} are not the same: {names}", one.index
-                )
+                message = f"{words} of step {one.index} are not the same: {few(apart)}"
+                self._preflight(phase, message, one.index)
         if not equal and one.index:
             self.notes.append(
                 f"step {one.index} begins with other numbers in the two programs: its layers and "
@@ -211,13 +211,13 @@ class _Diff:
         """Compares a step that begins with the same bits; returns the sites that differ."""
         failed: dict[str, SiteResult] = {}
         for site in one.sites:
-            if site.partition(":")[0] in _START or site not in other:
+            if phase_of(site) in _START or site not in other:
                 continue
             result = self._judged(one, site, "chain", _four(one, other, site))
             if result.judgement.failed:
                 failed[site] = result
         for site, result in failed.items():
-            if any(need in failed for need in _needs(one, site)):
+            if any(need in failed for need in needs(one, site)):
                 self.downstream[site] = None
                 continue
             origin = self._found(one, result)
@@ -245,7 +245,7 @@ class _Diff:
         for index, call in enumerate(one.calls):
             if call.name not in theirs:
                 self._preflight(call.module, f"only the first program calls {call.name}")
-            elif failed is not None and not any(_call(site) == call.name for site in failed):
+            elif failed is not None and not any(call_of(site) == call.name for site in failed):
                 self.seen[call.module] = None
             elif index not in parents:
                 self._layer(one, other, call, theirs[call.name])
@@ -305,7 +305,7 @@ class _Diff:
         phase, _, place = site.partition(":")
         scale = gradient_scale(step, place) if phase in ("param_grad", "clipped") else None
         judgement = judge(*four, site=site, scale=scale)
-        name = _call(site)
+        name = call_of(site)
         call = next((each for each in step.calls if each.name == name), None)
         where = ""
         if call is not None:
@@ -358,39 +358,6 @@ def _four(one: Step, other: Step, site: str) -> Four:
     return four[0] - start, four[1] - start, four[2] - start, four[3] - start
 
 
-def _call(site: str) -> str:
-    """The call of a site: "fc1#0" of "input:fc1#0.mask"; "" for an array of no call."""
-    name, mark, rest = site.partition(":")[2].partition("#")
-    return f"{name}#{rest.partition('.')[0]}" if mark and ":" in site else ""
-
-
-def _needs(step: Step, site: str) -> Iterator[str]:
-    """The sites that an array is computed from; if one of them differs the array is no cause."""
-    phase, _, place = site.partition(":")
-    if phase == "function":
-        function = next((f for f in step.functions if f.name == place), None)
-        if function is not None:
-            yield from keys_of(function.inputs).values()
-            return
-    calls = {call.name: i for i, call in enumerate(step.calls)}
-    atomic = {*range(len(step.calls))} - {call.parent for call in step.calls}
-    if phase in ("update", "state"):
-        name = place if phase == "update" else place.rpartition(".")[0]
-        yield from (f"param_grad:{name}", f"clipped:{name}")
-    elif phase == "clipped":
-        yield from (s for s in step.sites if s.startswith("param_grad:"))
-    elif phase in ("param_grad", "buffer"):
-        module = place.rpartition(".")[0]
-        phases = ("input", "grad") if phase == "param_grad" else ("input",)
-        for each in step.sites:
-            if each.partition(":")[0] in phases and _call(each).partition("#")[0] == module:
-                yield each
-    elif phase == "forward" and calls.get(_call(site)) in atomic:
-        yield from (s for s in step.sites if s.startswith(f"input:{_call(site)}."))
-    else:
-        yield from step.sites[: step.sites.index(site)]
-
-
 def _site(call: Call, name: str) -> str:
     """The site of what a layer's `observe` calls by a name."""
     kind, colon, rest = name.partition(":")
@@ -402,7 +369,7 @@ def _site(call: Call, name: str) -> str:
 def _origin(site: str) -> tuple[str, str]:
     """What makes a difference, as a key and in words."""
     phase, _, place = site.partition(":")
-    module = _call(site).partition("#")[0] or "the model"
+    module = module_name(call_of(site)) or "the model"
     if phase in ("param_grad", "buffer"):
         module = place.rpartition(".")[0] or "the model"
         what = "the gradient of a parameter" if phase == "param_grad" else "a buffer after the call"

@@ -16,14 +16,17 @@ from jaxnet._arrays import as_numpy, is_array, is_tensor
 from jaxnet._keys import taking_draws
 from jaxnet._names import named_variables
 from jaxnet._state_dict import load_state_dict
-from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
+from jaxnet.parity._attribute import Cause, attribute
+from jaxnet.parity._describe import config_of
 from jaxnet.parity._draws import classify
+from jaxnet.parity._evidence import Evidence, difference
+from jaxnet.parity._force import QUICK
 from jaxnet.parity._functions import operations
-from jaxnet.parity._judge import rms
-from jaxnet.parity._program import config_of
+from jaxnet.parity._judgement import rms
+from jaxnet.parity._layer_causes import describe, rows_of
 from jaxnet.parity._reference import array_leaves, filled, of_module
 from jaxnet.parity._result import Finding
-from jaxnet.parity._sites import describe, rows_of
+from jaxnet.parity._traps import Trap
 from jaxnet.parity._tree import leaves
 from jaxnet.parity._twin import Twins
 
@@ -34,8 +37,8 @@ def explain(
     """Which known mistake makes a JAX layer differ from a PyTorch one.
 
     Both layers are run, forward and backward, in float32 and in float64, on the same inputs and
-    from the torch layer's weights. A random gradient of the output is used for the backward pass.
-    Neither layer is changed.
+    from the torch layer's weights. A random gradient of the output is used for the backward pass;
+    within torch.no_grad() there is none. Neither layer is changed.
 
     Args:
         torch_layer: The layer, a torch.nn.Module in the mode that is meant.
@@ -53,6 +56,17 @@ def explain(
         TypeError: The first argument is no torch module.
         ValueError: The JAX layer refuses the inputs.
     """
+    return explained(torch_layer, jax_layer, inputs, kwargs)
+
+
+def explained(
+    torch_layer: Any,
+    jax_layer: Callable[..., Any],
+    inputs: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    rows: Sequence[Trap] | None = None,
+) -> Finding:
+    """`explain`, which tries the given rows of the catalogue, by default those of the layer."""
     torch: Any = importlib.import_module("torch")
     if not isinstance(torch_layer, torch.nn.Module):
         raise TypeError(
@@ -80,9 +94,8 @@ def explain(
         draws=ran.draws,
         cotangents=ran.cotangents,
     )
-    return finding(
-        attribute(reference, evidence, rows_of(reference)), evidence, type(torch_layer).__name__
-    )
+    cause = attribute(reference, evidence, rows_of(reference) if rows is None else rows)
+    return finding(cause, evidence, type(torch_layer).__name__)
 
 
 def _numpy(value: Any) -> Any:
@@ -131,7 +144,7 @@ def _of_torch(torch: Any, layer: Any, arrays: Mapping[str, Any]) -> _Run:
         found = {n: t for n, t in leaves(output, "output") if is_tensor(t)}
         slopes = []
         for name, value in found.items():
-            if value.requires_grad:
+            if value.requires_grad and torch.is_grad_enabled():
                 slope = drawn.standard_normal(tuple(value.shape)).astype(np.float32)
                 cotangents[name] = slope
                 slopes.append((value, torch.from_numpy(slope)))
@@ -195,20 +208,26 @@ def _of_jax(
             named = {n: a for n, a in leaves(output, "output") if isinstance(a, jax.Array)}
             return named, after
 
-        found: dict[str, Any]
-        named, pull, after = jax.vjp(run, parameters, moving, rest, has_aux=True)
-        found = {**named, **after}
-        slopes = {
-            n: jnp.asarray(cotangents.get(n, np.zeros(a.shape)), a.dtype) for n, a in named.items()
-        }
-        if all(slopes[n].shape == a.shape for n, a in named.items()):
+        def numbers(parameters: Any, moving: Any, rest: Any) -> dict[str, Any]:
+            if not cotangents:
+                named, after = run(parameters, moving, rest)
+                return {**named, **after}
+            named, pull, after = jax.vjp(run, parameters, moving, rest, has_aux=True)
+            slopes = {
+                n: jnp.asarray(cotangents.get(n, np.zeros(a.shape)), a.dtype)
+                for n, a in named.items()
+            }
+            found = {**named, **after}
+            if any(slopes[n].shape != a.shape for n, a in named.items()):
+                return found
             of_parameters, of_inputs, _ = pull(slopes)
             if graphdef is not None:
                 module = nnx.merge(graphdef, of_parameters, rest)
                 gradients = named_variables(module, nnx.Param)
                 found |= {f"param_grad:{n}": v[...] for n, v in gradients}
-            found |= {f"input_grad:{n}": a for n, a in of_inputs.items()}
-        return {name: np.asarray(a) for name, a in found.items()}
+            return found | {f"input_grad:{n}": a for n, a in of_inputs.items()}
+
+        return jax.device_get(jax.jit(numbers, compiler_options=QUICK)(parameters, moving, rest))
 
 
 @contextmanager

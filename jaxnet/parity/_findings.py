@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from jaxnet.parity._flow import Flow
-from jaxnet.parity._judge import Judgement, together
+from jaxnet.parity._judgement import Judgement, together
 from jaxnet.parity._result import Finding, SiteResult
+from jaxnet.parity._sites import module_name, phase_of, place_of
 from jaxnet.parity._trace import Trace
 
 # The phases in which a fault of the forward pass shows in a whole step.
@@ -31,14 +32,14 @@ def findings_of(
         same_step = [other for other in isolated if other.step == result.step]
         origin = _origin(trace, result, flows.get(result.step), same_step)
         groups.setdefault(origin, []).append(result)
-    forward = [origin for origin, group in groups.items() if _phase(group[0]) in _FORWARD]
+    forward = [origin for origin, group in groups.items() if phase_of(group[0].site) in _FORWARD]
     if forward:
         _begun_before(groups, forward, failed)
     found = [_finding(origin, group, flows) for origin, group in groups.items()]
     late = []
     for result in failed:
         if result.level == "step":
-            explained = bool(forward if _phase(result) in _FORWARD else isolated)
+            explained = bool(forward if phase_of(result.site) in _FORWARD else isolated)
         else:
             explained = result.level != "chain" or bool(isolated)
         if not explained:
@@ -54,15 +55,11 @@ def _begun_before(
     early = [
         result
         for result in failed
-        if result.level == "step" and _phase(result) in _FORWARD and result.step < first
+        if result.level == "step" and phase_of(result.site) in _FORWARD and result.step < first
     ]
     # A loss that differs though its inputs do not may have done so from the start.
     origin = "loss" if "loss" in forward else forward[0]
     groups[origin][:0] = early
-
-
-def _phase(result: SiteResult) -> str:
-    return result.site.partition(":")[0]
 
 
 def _failed(results: Sequence[SiteResult]) -> list[SiteResult]:
@@ -94,22 +91,22 @@ def _origin(
     if phase in ("param_grad", "buffer"):
         return f"module:{_module(trace, place)}"
     if phase in ("input", "forward"):
-        return _between(result.site, flow) or f"module:{_module_of(place)}"
+        return _between(result.site, flow) or f"module:{module_name(place)}"
     # The gradient at an output is made by what follows it.
     if flow is None:
-        return f"after:{_module_of(place)}"
+        return f"after:{module_name(place)}"
     after = flow.after(place)
-    followers = {_module_of(site.partition(":")[2]) for site in after}
-    direct = {_module_of(call) for call in flow.consumers.get(place, ())}
+    followers = {place_of(site) for site in after}
+    direct = {module_name(call) for call in flow.consumers.get(place, ())}
     for site in after:
         if any(other.site == site for other in same_step) and (origin := _between(site, flow)):
             return origin
     guilty = {
-        _module_of(r.site.partition(":")[2])
-        if _phase(r) == "forward"
+        place_of(r.site)
+        if phase_of(r.site) == "forward"
         else _module(trace, r.site.partition(":")[2])
         for r in same_step
-        if _phase(r) in ("forward", "param_grad")
+        if phase_of(r.site) in ("forward", "param_grad")
     }
     if both := (direct | followers) & guilty:
         return f"module:{sorted(both)[0]}"
@@ -119,19 +116,14 @@ def _origin(
         return f"module:{direct.pop()}"
     if len(after) == 1 and (origin := _between(after[0], flow)):
         return origin
-    return f"after:{_module_of(place)}"
+    return f"after:{module_name(place)}"
 
 
 def _between(site: str, flow: Flow | None) -> str:
     """What lies before an argument, or within a call after its last call; "" for a module."""
     if flow is None or site not in flow.paths:
-        return "" if site.startswith("forward:") else f"before:{_module_of(site[6:])}"
+        return "" if site.startswith("forward:") else f"before:{module_name(site[6:])}"
     return f"between:{site}"
-
-
-def _module_of(call: str) -> str:
-    """The module of a call: "fc1" of "fc1#0.1"."""
-    return call.partition("#")[0]
 
 
 def _module(trace: Trace, array: str) -> str:
@@ -160,7 +152,7 @@ _WORDS = {
 def _finding(origin: str, group: Sequence[SiteResult], flows: Mapping[int, Flow]) -> Finding:
     first = group[0]
     kind, _, name = origin.partition(":")
-    what = _WORDS[_phase(first)]
+    what = _WORDS[phase_of(first.site)]
     torch_where = first.torch_where
     if kind == "between":
         flow = flows[first.step]
@@ -175,7 +167,9 @@ def _finding(origin: str, group: Sequence[SiteResult], flows: Mapping[int, Flow]
             "module": f"{name or 'the model'}: {what} differs",
             "before": f"before {name or 'the model'}: {what} differs",
             "after": f"after {name or 'the model'}: {what} differs",
-            "loss": "the loss" + ("" if _phase(first) == "loss" else "'s gradient") + " differs",
+            "loss": "the loss"
+            + ("" if phase_of(first.site) == "loss" else "'s gradient")
+            + " differs",
             "optimizer": f"the optimizer: {what} differs",
             "schedule": "the learning rate differs",
         }[kind]
@@ -199,7 +193,7 @@ def _late(trace: Trace, group: Sequence[SiteResult]) -> Finding:
     first = group[0]
     note = first.judgement.note
     seen = {"loss": "loss", "update": "update", "buffer": "buffers", "state": "optimizer's state"}
-    what = ", ".join(dict.fromkeys(seen.get(_phase(r), _phase(r)) for r in group))
+    what = ", ".join(dict.fromkeys(seen.get(phase_of(r.site), phase_of(r.site)) for r in group))
     full = any(step.full for step in trace.steps if step.index == first.step)
     return Finding(
         site=first.site,

@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from jaxnet.parity._force import StepEvidence, at, keys_of
+from jaxnet.parity._evidence import StepEvidence
+from jaxnet.parity._sites import at, call_of, module_name, phase_of
 from jaxnet.parity._trace import Function, Step
+from jaxnet.parity._tree import keys_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,3 +111,30 @@ def _path(
 def _print(array: np.ndarray) -> str:
     digest = hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=16)
     return f"{array.shape} {array.dtype} {digest.hexdigest()}"
+
+
+def needs(step: Step, site: str) -> Iterator[str]:
+    """The sites that an array is computed from; if one of them differs the array is no cause."""
+    phase, _, place = site.partition(":")
+    if phase == "function":
+        function = next((f for f in step.functions if f.name == place), None)
+        if function is not None:
+            yield from keys_of(function.inputs).values()
+            return
+    calls = {call.name: i for i, call in enumerate(step.calls)}
+    atomic = {*range(len(step.calls))} - {call.parent for call in step.calls}
+    if phase in ("update", "state"):
+        name = place if phase == "update" else place.rpartition(".")[0]
+        yield from (f"param_grad:{name}", f"clipped:{name}")
+    elif phase == "clipped":
+        yield from (s for s in step.sites if s.startswith("param_grad:"))
+    elif phase in ("param_grad", "buffer"):
+        module = place.rpartition(".")[0]
+        phases = ("input", "grad") if phase == "param_grad" else ("input",)
+        for each in step.sites:
+            if phase_of(each) in phases and module_name(call_of(each)) == module:
+                yield each
+    elif phase == "forward" and calls.get(call_of(site)) in atomic:
+        yield from (s for s in step.sites if s.startswith(f"input:{call_of(site)}."))
+    else:
+        yield from step.sites[: step.sites.index(site)]

@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnet.parity._generic import numbers, weight
-from jaxnet.parity._judge import Judgement, judge
+from jaxnet.parity._judge import judge
+from jaxnet.parity._judgement import Judgement
 from jaxnet.parity._losses import Loss, loss_references
-from jaxnet.parity._reference import Layer, of_call, of_function_call
+from jaxnet.parity._rebuilt import of_call, of_function_call, recorded_numbers
+from jaxnet.parity._reference import Layer
 from jaxnet.parity._result import Alternative
-from jaxnet.parity._trace import Call, Step, Trace
+from jaxnet.parity._trace import Trace
 from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
-from jaxnet.parity._tree import from_json, leaves
+from jaxnet.parity._tree import leaves
 from jaxnet.parity._updates import Update, updates
 
 # Of a row with many options so many are tried, and of a part of the program so many records.
@@ -375,22 +377,3 @@ def _parts(trace: Trace) -> dict[str, list[Recorded]]:
                     records = found.setdefault(f"{group['class']} optimizer", [])
                     records.append(Recorded(update))
     return found
-
-
-def recorded_numbers(trace: Trace, step: Step, call: Call) -> tuple[Numbers, Numbers]:
-    """The recorded numbers of a call, by the names of `Layer.observe`."""
-    sites = {}
-    form = from_json(call.output, lambda key: key)
-    for (name, _), (_, key) in zip(leaves(form, "output"), leaves(form), strict=True):
-        sites[name] = key
-    prefix = f"{call.module}." if call.module else ""
-    if sum(other.module == call.module for other in step.calls) == 1:
-        for name in trace.buffers:
-            if name.startswith(prefix):
-                sites[f"buffer:{name.removeprefix(prefix)}"] = f"buffer:{name}"
-        for name, about in trace.parameters.items():
-            if name.startswith(prefix) and len(about.get("names", ())) < 2:
-                sites[f"param_grad:{name.removeprefix(prefix)}"] = f"param_grad:{name}"
-    known = {name: site for name, site in sites.items() if isinstance(site, str) and site in step}
-    narrow = {name: step[site] for name, site in known.items()}
-    return narrow, {name: step.double(site) for name, site in known.items()}

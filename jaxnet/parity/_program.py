@@ -2,18 +2,11 @@
 
 import contextlib
 import dataclasses
-import gc
-import hashlib
-import importlib
-import inspect
-import os
-import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from jaxnet.parity._sources import sources
-from jaxnet.parity._trace import Module
 
 # Modules around a model that compute nothing of their own.
 _WRAPPERS = {
@@ -96,13 +89,13 @@ class Program:
     def _name(self, root: Root) -> None:
         mark = f"⟨{self.roots.index(root)}⟩"
         for name, module in root.module.named_modules():
-            self._names.setdefault(id(module), _join(mark, name))
+            self._names.setdefault(id(module), joined(mark, name))
 
     def name_of(self, module: Any, parent: str, frame: Any) -> str:
         """The name of a called module."""
         if id(module) in self._names:
             return self._names[id(module)]
-        name = _join(parent, type(module).__name__)
+        name = joined(parent, type(module).__name__)
         if not parent:
             name = _variable(module, frame) or name
         same, number = name, 0
@@ -123,8 +116,8 @@ class Program:
             prefix = ""
             while root.inside is not None:
                 root, name = root.inside
-                prefix = _join(name, prefix)
-            prefix = _join(self.model_name(root), prefix) if several else prefix
+                prefix = joined(name, prefix)
+            prefix = joined(self.model_name(root), prefix) if several else prefix
             text = text.replace(mark + ".", prefix + "." if prefix else "").replace(mark, prefix)
         return text
 
@@ -189,7 +182,7 @@ class Program:
             known.add(id(parameter))
 
     def _holder(self, parameter: Any, frame: Any) -> Root | None:
-        """The outermost module in sight that has a parameter, of a model that is not called."""
+        """The outermost module among the variables around a call that has a parameter."""
         found = None
         while frame is not None:
             for scope in (frame.f_locals, frame.f_globals):
@@ -233,14 +226,14 @@ class Program:
             for i, root in enumerate(self.roots):
                 if root.inside is None:
                     for name, parameter in root.module.named_parameters():
-                        parameters.setdefault(id(parameter), (_join(f"⟨{i}⟩", name), parameter))
+                        parameters.setdefault(id(parameter), (joined(f"⟨{i}⟩", name), parameter))
                     for name, buffer in root.module.named_buffers():
-                        buffers.append((_join(f"⟨{i}⟩", name), buffer))
+                        buffers.append((joined(f"⟨{i}⟩", name), buffer))
             self._state = [*parameters.values(), *self.loose.items()], buffers
         return self._state
 
 
-def _join(first: str, second: str) -> str:
+def joined(first: str, second: str) -> str:
     return first + "." + second if first and second else first or second
 
 
@@ -261,195 +254,3 @@ def _variable(value: Any, frame: Any) -> str:
                     return str(name)
         frame = frame.f_back
     return ""
-
-
-def describe(recorder: Any) -> dict[str, Any]:
-    """All that trace.json says of a program."""
-    program = recorder.program
-    used = recorder.used_optimizers()
-    key = len(program.roots), len(program.loose), len(program.apart), len(used)
-    if program.description is None or program.description[0] != key:
-        program.description = key, _describe(recorder, used)
-    return {
-        **program.description[1],
-        **recorder.about,
-        "notes": recorder.notes,
-        "checks": recorder.checks,
-    }
-
-
-def _describe(recorder: Any, used: list[Any]) -> dict[str, Any]:
-    program = recorder.program
-    plain = program.plain
-    modules = {}
-    tied: dict[int, list[str]] = {}
-    for i, root in enumerate(program.roots):
-        mark = f"⟨{i}⟩"
-        if root.inside is None:
-            for name, module in root.module.named_modules():
-                modules[plain(_join(mark, name))] = _module(module)
-            for name, p in root.module.named_parameters(remove_duplicate=False):
-                tied.setdefault(id(p), []).append(plain(_join(mark, name)))
-    for name, module in program.apart.items():
-        modules.setdefault(plain(name), _module(module))
-    names = {id(p): plain(name) for name, p in program.parameters()}
-    several = len(program.top()) > 1
-    return {
-        **environment(recorder.torch),
-        "device": program.devices(),
-        "sources": program.sources(),
-        "models": [program.model_name(r) if several else "" for r in program.top()],
-        "modules": modules,
-        "parameters": {
-            names[id(p)]: {
-                "shape": list(p.shape),
-                "dtype": _dtype(p),
-                "names": tied.get(id(p), [names[id(p)]]),
-                "requires_grad": p.requires_grad,
-            }
-            for _, p in program.parameters()
-        },
-        "buffers": {
-            plain(name): {"shape": list(b.shape), "dtype": _dtype(b)}
-            for name, b in program.buffers()
-        },
-        "optimizers": [_optimizer(recorder, o, names) for o in used],
-        "schedulers": _schedulers(recorder, used),
-    }
-
-
-def _optimizer(recorder: Any, optimizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
-    """An optimizer, as it was in its first step."""
-    known = recorder.program.described
-    if id(optimizer) not in known:
-        groups = recorder.program.first_groups[id(optimizer)]
-        known[id(optimizer)] = {
-            "class": type(optimizer).__name__,
-            "defaults": {k: simple(v) for k, v in optimizer.defaults.items()},
-            "groups": [
-                {"params": [names.get(id(p), "?") for p in group["params"]], **first}
-                for group, first in zip(optimizer.param_groups, groups, strict=False)
-            ],
-        }
-    return dict(known[id(optimizer)])
-
-
-def _schedulers(recorder: Any, used: list[Any]) -> list[dict[str, Any]]:
-    known = recorder.program.described
-    if 0 not in known:
-        base: Any = importlib.import_module("torch.optim.lr_scheduler").LRScheduler
-        found = living(base)
-        ours = [each for each in found if any(getattr(each, "optimizer", 0) is o for o in used)]
-        known[0] = [{"class": type(each).__name__, "config": config_of(each)} for each in ours]
-    return list(known[0])
-
-
-def living(base: type) -> list[Any]:
-    """All objects of a class and its subclasses that the program has."""
-    kinds: set[type] = set()
-    new = [base]
-    while new:
-        cls = new.pop()
-        if cls not in kinds:
-            kinds.add(cls)
-            new += type.__subclasses__(cls)
-    return [each for each in gc.get_objects() if type(each) in kinds]
-
-
-def hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters of a group of an optimizer, as JSON."""
-    return {k: simple(v) for k, v in group.items() if k != "params"}
-
-
-def simple(value: Any) -> Any:
-    """A value as JSON: numbers, texts, and lists of them; anything else as its text."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple | list):
-        return [simple(each) for each in value]
-    if isinstance(value, Mapping):
-        return {str(k): simple(v) for k, v in value.items()}
-    if type(value).__module__.startswith("torch") and hasattr(value, "numel"):
-        return value.item() if value.numel() == 1 else value.tolist()
-    if callable(value) and hasattr(value, "__name__"):
-        return str(value.__name__)
-    return str(value)
-
-
-def config_of(thing: Any) -> dict[str, Any]:
-    """The arguments of an object's constructor, as far as it has them as attributes."""
-    found: dict[str, Any] = {}
-    for cls in type(thing).__mro__:
-        if "__init__" not in vars(cls):
-            continue
-        with contextlib.suppress(TypeError, ValueError):
-            arguments = [*inspect.signature(vars(cls)["__init__"]).parameters.values()][1:]
-            for name in (argument.name for argument in arguments):
-                if name not in found and hasattr(thing, name) and name not in ("device", "dtype"):
-                    found[name] = getattr(thing, name)
-            # A constructor of (*args, **kwargs), as LSTM's, has the arguments of its base class.
-            if any(a.kind is a.VAR_POSITIONAL for a in arguments):
-                continue
-        break
-    tensors = {k: v for k, v in found.items() if hasattr(v, "requires_grad")}
-    plain = {
-        k: simple(v)
-        for k, v in found.items()
-        if k not in tensors and not hasattr(v, "named_modules") and k != "optimizer"
-    }
-    if "bias" in found and (found["bias"] is None or "bias" in tensors):
-        plain["bias"] = found["bias"] is not None  # the argument said whether there is one
-    if "weight" in tensors and tensors["weight"].requires_grad is False:
-        plain["weight"] = tensors["weight"].tolist()  # of the classes of a loss
-    return plain
-
-
-def _module(module: Any) -> Module:
-    cls = type(module)
-    own = not cls.__module__.startswith("torch.")
-    where = text = ""
-    if own:
-        with contextlib.suppress(OSError, TypeError):
-            lines, number = inspect.getsourcelines(cls)
-            text = "".join(lines)
-            where = f"{_nearer(inspect.getsourcefile(cls) or '')}:{number}"
-    return Module(
-        cls=cls.__name__,
-        qualname=f"{cls.__module__}.{cls.__qualname__}",
-        config=config_of(module),
-        text=module.extra_repr(),
-        where=where,
-        sha256=hashlib.sha256(text.encode()).hexdigest() if text else "",
-        training=module.training,
-    )
-
-
-def _nearer(file: str) -> str:
-    nearer = os.path.relpath(file) if file else ""
-    return file if nearer.startswith("..") else nearer
-
-
-def _dtype(tensor: Any) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def environment(torch: Any) -> dict[str, Any]:
-    """Where and under which settings a program runs."""
-    cudnn = torch.backends.cudnn
-    return {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "argv": [*sys.argv],
-        "seed": torch.initial_seed(),
-        "flags": {
-            "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "cudnn_benchmark": cudnn.benchmark,
-            "cudnn_deterministic": cudnn.deterministic,
-            "mkldnn": torch.backends.mkldnn.enabled,
-        },
-    }

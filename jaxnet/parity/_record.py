@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.parity._bare import Enough, checksum
+from jaxnet.parity._describe import describe, living
 from jaxnet.parity._draws import draws
 from jaxnet.parity._functions import caller, functions, operations, where
 from jaxnet.parity._generic import weight
-from jaxnet.parity._program import Program, describe, living
-from jaxnet.parity._step import OpenStep
+from jaxnet.parity._open_step import OpenStep
+from jaxnet.parity._program import Program
+from jaxnet.parity._torch import Quiet, tensors_in, torch_of
 from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
 
-_LEAST = (2, 11)
 _active: list["Recorder"] = []
 
 
@@ -57,29 +58,6 @@ def recording(
     with recorder:
         yield recorder.writer.path
     recorder.require_steps()
-
-
-def torch_of(least: tuple[int, int] = _LEAST) -> Any:
-    """torch.
-
-    Raises:
-        ImportError: It is not installed, or too old.
-    """
-    try:
-        torch: Any = importlib.import_module("torch")
-    except ImportError as error:
-        raise ImportError(
-            "recording runs a PyTorch program and torch is not installed here; install it "
-            "(pip install torch), or record where it is and copy the trace: "
-            "`jaxnet check` needs no torch"
-        ) from error
-    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if version < least:
-        raise ImportError(
-            f"recording needs torch {least[0]}.{least[1]} or newer, and this is "
-            f"{torch.__version__}; upgrade it (pip install -U torch)"
-        )
-    return torch
 
 
 class Recorder:
@@ -218,9 +196,9 @@ class Recorder:
         finally:
             self.ignoring -= 1
 
-    def quiet(self) -> "_Quiet":
+    def quiet(self) -> Quiet:
         """A context in which torch is used by the recording itself: no mode sees it."""
-        return _Quiet(self.torch)
+        return Quiet(self.torch)
 
     def here(self) -> str:
         return where(self.skip)
@@ -250,7 +228,12 @@ class Recorder:
             self.notes.append(note)
 
     def _notice_manual_update(self, func: Any, args: Any) -> None:
-        if not func._schema.is_mutable or self.optimizing or self.backward or self.step.stack:
+        if (
+            not func._schema.is_mutable
+            or self.optimizing
+            or self.backward
+            or self.step.forward.stack
+        ):
             return
         targets = args[0] if args and isinstance(args[0], list | tuple) else args[:1]
         for each in targets:
@@ -264,15 +247,15 @@ class Recorder:
             return self._constant(func, args, kwargs)
         if not name or self.ignoring or self.backward or self.optimizing:
             return func(*args, **kwargs)
-        if self.step.inside_torch() or self.torch._C._functorch.maybe_current_level():
+        if self.step.forward.inside_torch() or self.torch._C._functorch.maybe_current_level():
             return func(*args, **kwargs)
-        if not self.step.stack and not self._begins(args, kwargs):
+        if not self.step.forward.stack and not self._begins(args, kwargs):
             return func(*args, **kwargs)
-        return self.step.function(name, func, args, kwargs)
+        return self.step.forward.function(name, func, args, kwargs)
 
     def _begins(self, args: Any, kwargs: dict[str, Any]) -> bool:
         """Whether a function outside of all modules is a part of a step, which it may begin."""
-        smooth = [t for t in _tensors(self.torch, (*args, *kwargs.values())) if t.requires_grad]
+        smooth = [t for t in tensors_in(self.torch, (*args, *kwargs.values())) if t.requires_grad]
         if not smooth or not self.torch.is_grad_enabled():
             return False
         if not self.step.began or self.step.is_due(self.optimizers()):
@@ -299,7 +282,7 @@ class Recorder:
     def _module(self, original: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
         if self.ignoring or self.backward or self.program.transparent(module, self.notes):
             return original(module, *args, **kwargs)
-        if not self.step.stack and not self.optimizing:
+        if not self.step.forward.stack and not self.optimizing:
             if not self.torch.is_grad_enabled():
                 if not self.step.began or self.step.is_due(self.optimizers()):
                     self.step.forget_pending()
@@ -309,14 +292,14 @@ class Recorder:
                 self._finish_if_due(batch=False)
         if self.done:
             return original(module, *args, **kwargs)
-        frame = None if self.step.stack else caller(self.skip)
-        root = self.program.root_of(module, frame, bool(self.step.stack))
+        frame = None if self.step.forward.stack else caller(self.skip)
+        root = self.program.root_of(module, frame, bool(self.step.forward.stack))
         if self.torch.is_grad_enabled():
-            if module.training and not self.step.stack and root is not None:
+            if module.training and not self.step.forward.stack and root is not None:
                 self.step.drop_trials()
             if root is not None:
                 self.step.begin()
-        return self.step.call(original, module, args, kwargs)
+        return self.step.forward.call(original, module, args, kwargs)
 
     def _backward(self, original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
         if self.ignoring or self.backward:
@@ -399,7 +382,7 @@ class Recorder:
             self.checks.append((what, checksum(self.torch, value)))
 
     def _finish_if_due(self, batch: bool) -> None:
-        if self.optimizing or self.step.stack or self.backward or not self.step.began:
+        if self.optimizing or self.step.forward.stack or self.backward or not self.step.began:
             return
         if not self.step.is_due(self.optimizers(), batch):
             return
@@ -415,27 +398,3 @@ class Recorder:
             self.done = True
             if self.stop:
                 raise Enough
-
-
-class _Quiet:
-    """No modes and no gradients."""
-
-    def __init__(self, torch: Any) -> None:
-        core = torch._C
-        self._inner = core.DisableTorchFunction(), core._DisableTorchDispatch(), torch.no_grad()
-
-    def __enter__(self) -> None:
-        for each in self._inner:
-            each.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        for each in reversed(self._inner):
-            each.__exit__(None, None, None)
-
-
-def _tensors(torch: Any, values: Any) -> Iterator[Any]:
-    for each in values:
-        if isinstance(each, torch.Tensor):
-            yield each
-        elif isinstance(each, tuple | list):
-            yield from _tensors(torch, each)

@@ -14,8 +14,7 @@ import numpy as np
 from jaxnet import nn, ops
 from jaxnet._names import join, named_variables
 from jaxnet.nn import functional
-from jaxnet.parity._trace import Call, Function, Step, Trace
-from jaxnet.parity._tree import from_json, leaves
+from jaxnet.parity._tree import leaves
 from jaxnet.random import Generator
 
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
@@ -356,59 +355,3 @@ _OPERATORS: Mapping[str, Callable[..., Any]] = {
 def _tuples(value: Any) -> Any:
     """The lists that JSON has in place of tuples, as tuples."""
     return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
-
-
-def _names(name: str, value: Any) -> list[str]:
-    """The names of the leaves of a value, which itself has a name."""
-    return [path for path, _ in leaves(value, name)]
-
-
-def of_call(trace: Trace, step: Step, call: Call) -> Layer:
-    """A recorded call of a module.
-
-    Raises:
-        ValueError: jaxnet has no such class, or its arrays were not recorded.
-    """
-    module = trace.modules[call.module]
-    if not module.qualname.startswith("torch."):
-        raise ValueError(f"{module.qualname}: jaxnet has no such class")
-    prefix = f"{call.module}." if call.module else ""
-
-    def own(known: Mapping[str, Mapping[str, Any]], phase: str) -> dict[str, np.ndarray]:
-        found = {}
-        for first, about in known.items():
-            for name in about.get("names", (first,)):
-                if name.startswith(prefix) and f"{phase}:{first}" in step:
-                    found[name.removeprefix(prefix)] = step.double(f"{phase}:{first}")
-        return found
-
-    form = from_json(call.output, lambda key: key)
-    sites = dict(zip(_names("output", form), _names(f"grad:{call.name}", form), strict=True))
-    cotangents = {name: step.double(site) for name, site in sites.items() if site in step}
-    try:
-        return of_module(
-            module.cls,
-            module.config,
-            own(trace.parameters, "before"),
-            own(trace.buffers, "buffer_before"),
-            from_json(call.inputs, step.double),
-            training=call.training,
-            draws=[step[f"draw:{i}"] for i in call.draws],
-            cotangents=cotangents,
-        )
-    except KeyError as error:
-        raise ValueError(f"{call.name}: {error} was not recorded") from error
-
-
-def of_function_call(step: Step, function: Function) -> Layer:
-    """A recorded call of a function.
-
-    Raises:
-        ValueError: jaxnet has no such function, or its arrays were not recorded.
-    """
-    try:
-        inputs = from_json(function.inputs, step.double)
-        draws = [step[f"draw:{i}"] for i in function.draws]
-    except KeyError as error:
-        raise ValueError(f"{function.name}: {error} was not recorded") from error
-    return of_function(function.function, inputs, draws=draws)

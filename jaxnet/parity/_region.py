@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import ops
-from jaxnet.parity._attribute import Cause, difference
-from jaxnet.parity._judge import SAME_SCALE, rms
+from jaxnet.parity._attribute import Cause
+from jaxnet.parity._evidence import difference
+from jaxnet.parity._judgement import SAME_SCALE, rms
 from jaxnet.parity._reference import Layer, in_float64, of_function
+from jaxnet.parity._sites import phase_of
 from jaxnet.parity._trace import Function, Step
 from jaxnet.parity._traps import Hypothesis, Trap, traps_of
 from jaxnet.parity._traps.activations import BY_NAME
-from jaxnet.parity._tree import from_json, leaves
+from jaxnet.parity._tree import from_json, keys_of, leaves
 
 # Longer chains of functions are a whole model, whose parts are layers.
 _LONGEST = 80
@@ -98,7 +100,7 @@ class Region:
                 if i in self.changes:
                     layer = self.changes[i](layer)
                 output, _ = layer.compute(layer, layer.parameters, layer.buffers, layer.inputs)
-                sites = _sites(function.output)
+                sites = keys_of(function.output)
                 found = dict(leaves(output))
                 made |= {site: found[path] for path, site in sites.items() if path in found}
             return {"output": np.asarray(last(value(self.output)))}
@@ -118,7 +120,7 @@ def region_of(step: Step, site: str) -> Region:
     order = {name: i for i, name in enumerate(step.sites)}
     makers: dict[str, int] = {}
     for i, function in enumerate(step.functions):
-        for made in _sites(function.output).values():
+        for made in keys_of(function.output).values():
             makers[made] = i
     target = _source(step, site, makers, order)
     needed: set[int] = set()
@@ -127,7 +129,7 @@ def region_of(step: Step, site: str) -> Region:
         index = makers.get(waiting.pop())
         if index is not None and index not in needed:
             needed.add(index)
-            waiting += _names(step.functions[index].inputs)
+            waiting += keys_of(step.functions[index].inputs).values()
     return Region(step, tuple(step.functions[i] for i in sorted(needed)), target)
 
 
@@ -145,17 +147,6 @@ def _source(step: Step, site: str, makers: Mapping[str, int], order: Mapping[str
         and step[name].tobytes() == array.tobytes()
     ]
     return found[-1] if found else site
-
-
-def _names(form: Any) -> list[str]:
-    found: list[str] = []
-    from_json(form, found.append)
-    return found
-
-
-def _sites(form: Any) -> dict[str, str]:
-    """The sites of the arrays of a recorded value by their paths."""
-    return {path: site for path, site in leaves(from_json(form, str)) if isinstance(site, str)}
 
 
 def _arguments(function: Function, array_of: Callable[[str], Any]) -> dict[str, Any]:
@@ -340,7 +331,7 @@ def arriving(step: Step, site: str, array: np.ndarray | None, cause: Cause) -> C
         return cause
     own, scale = step.double(site), rms(array)
     phases = ("forward", "function", "batch", "input")
-    sites = [name for phase in phases for name in step.sites if _phase(name) == phase]
+    sites = [name for phase in phases for name in step.sites if phase_of(name) == phase]
     for name in sites:
         other = step[name]
         if other.shape != array.shape or not np.issubdtype(other.dtype, np.floating):
@@ -357,10 +348,6 @@ def arriving(step: Step, site: str, array: np.ndarray | None, cause: Cause) -> C
                 after=difference(wide, array) / max(scale, 1e-300),
             )
     return cause
-
-
-def _phase(site: str) -> str:
-    return site.partition(":")[0]
 
 
 def _said(site: str) -> str:

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from jaxnet import nn, ops
 from jaxnet._files import replacing, write_text
 from jaxnet.parity import _trace
-from jaxnet.parity._reference import of_call, of_function_call
+from jaxnet.parity._rebuilt import of_call, of_function_call
 from jaxnet.parity._result import Finding, Report
 
 PROGRAM, ARRAYS = "repro.py", "repro.safetensors"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxnet.parity._judge import Judgement
+from jaxnet.parity._judgement import Judgement
 
 Level = Literal["preflight", "layer", "step", "run", "chain"]
 Verdict = Literal["same", "different", "not comparable"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnet.parity import _bare
-from jaxnet.parity._program import describe
+from jaxnet.parity._describe import describe
 from jaxnet.parity._record import Recorder
 
 

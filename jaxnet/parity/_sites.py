@@ -1,138 +1,38 @@
-"""The cause of a difference at a site of a trace: in a layer, or in the code between layers."""
+"""Names of sites, taken apart: "input:fc1#0.mask" is the argument mask of the first call of fc1.
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+`_trace` says which phases there are.
+"""
 
-import numpy as np
-
-from jaxnet.parity._attribute import Cause, Evidence, attribute
-from jaxnet.parity._force import FourRuns, StepEvidence, at, keys_of
-from jaxnet.parity._reference import Layer, of_call
-from jaxnet.parity._region import arriving, region_of
-from jaxnet.parity._result import Finding
-from jaxnet.parity._trace import Call
-from jaxnet.parity._traps import Trap, traps_of
-
-_MOST_ALTERNATIVES = 8
+from collections.abc import Sequence
 
 
-def explain_finding(finding: Finding, evidence: StepEvidence) -> None:
-    """Adds the cause to a finding, where one is found in a layer or between layers.
-
-    Args:
-        finding: The finding, which is changed.
-        evidence: The numbers of its step.
-    """
-    kind, _, name = finding.origin.partition(":")
-    sites = [result.site for result in finding.results if result.step == evidence.step.index]
-    if kind == "module" or kind == "after":
-        causes = _of_module(evidence, name, sites)
-    elif kind == "between":
-        causes = _of_sites(evidence, dict.fromkeys((name, *sites)))
-    elif kind == "before":
-        causes = _of_sites(evidence, sites)
-    else:
-        return
-    for cause in causes:
-        describe(finding, cause)
-        if cause.proven:
-            break
+def at(site: str, path: str) -> str:
+    """The site of a part of a value; the path "" is that of the whole value."""
+    return f"{site}.{path}" if path else site
 
 
-def describe(finding: Finding, cause: Cause) -> None:
-    """Adds to a finding what was found of its cause."""
-    words, fixes = cause.words, cause.fixes
-    if not words and cause.symptoms and cause.symptoms[0] not in finding.message:
-        finding.message = f"{finding.message}. {' '.join(cause.symptoms)}"
-    finding.cause = words[0] if words else None
-    finding.proof = cause.proof
-    finding.fix = fixes[0] if fixes else finding.fix
-    finding.alternatives = words[1 : 1 + _MOST_ALTERNATIVES]
-    finding.tried += cause.tried
+def phase_of(site: str) -> str:
+    """The phase: "input" of "input:fc1#0.mask"."""
+    return site.partition(":")[0]
 
 
-def _of_module(evidence: StepEvidence, name: str, sites: Sequence[str]) -> Iterator[Cause]:
-    """The causes of the calls of a module, the first that differs first."""
-    calls = [call for call in evidence.step.calls if call.module == name]
-    outputs = {f"forward:{call.name}" for call in calls}
-    differing = [c for c in calls if any(_is_part(s, f"forward:{c.name}") for s in sites)]
-    for call in differing or calls[:1]:
-        try:
-            layer = of_call(evidence.trace, evidence.step, call)
-        except ValueError:
-            break
-        numbers = of_layer(evidence, call, layer, alone=len(calls) == 1)
-        yield attribute(layer, numbers, rows_of(layer))
-    # A module of the user's own, or one that holds others: what it computes by itself.
-    yield from _of_sites(evidence, [s for s in sites if any(_is_part(s, o) for o in outputs)])
+def call_of(site: str) -> str:
+    """The call: "fc1#0" of "input:fc1#0.mask"; "" for an array of no call."""
+    name, mark, rest = site.partition(":")[2].partition("#")
+    return f"{name}#{rest.partition('.')[0]}" if mark else ""
 
 
-def rows_of(layer: Layer) -> tuple[Trap, ...]:
-    """The rows for a layer: those of its kind, and those of all layers."""
-    return (*traps_of(layer.kind), *traps_of("layer"))
+def place_of(site: str) -> str:
+    """The module or array: "fc1" of "forward:fc1#0", "fc.weight" of "update:fc.weight"."""
+    return module_name(site.partition(":")[2])
 
 
-def _is_part(site: str, whole: str) -> bool:
-    return site == whole or site.startswith(whole + ".")
+def module_name(call: str) -> str:
+    """The module of a call or of a part of its output: "fc1" of "fc1#0.1"."""
+    return call.partition("#")[0]
 
 
-def _of_sites(evidence: StepEvidence, sites: Iterable[str]) -> Iterator[Cause]:
-    """The causes of arrays that functions compute from what modules gave."""
-    for site in sites:
-        four = evidence.forced.get(site)
-        if four is None or not _is_whole(four):
-            continue
-        region = region_of(evidence.step, site)
-        cause = attribute(region, _evidence({"output": four}), region.rows())
-        yield cause if cause.proven else arriving(evidence.step, site, four.jax64, cause)
-
-
-def of_layer(evidence: StepEvidence, call: Call, layer: Layer, alone: bool) -> Evidence:
-    """The numbers of both programs of one call, by the names of `Layer.observe`.
-
-    Args:
-        evidence: The numbers of the step.
-        call: The call.
-        layer: The reference. Torch's gradients of the inputs are not recorded, as each is a part
-            of a sum; they are the reference's if its outputs are torch's.
-        alone: Whether the module is called once, so that its parameters' gradients and its
-            buffers are of this call.
-    """
-    fours: dict[str, FourRuns | None] = {}
-    for path in keys_of(call.output):
-        fours[at("output", path)] = evidence.forced.get(at(f"forward:{call.name}", path))
-    prefix = f"{call.module}." if call.module else ""
-    if alone:
-        for kind, phase, names in (
-            ("param_grad", "param_grad", layer.parameters),
-            ("buffer", "buffer", layer.buffers),
-        ):
-            for name in names:
-                fours[f"{kind}:{name}"] = evidence.forced.get(f"{phase}:{prefix}{name}")
-    own: dict[str, np.ndarray] = {}
-    if any(site.startswith(call.name + ".") for site in evidence.input_grads):
-        try:
-            own = layer.observe()
-        except (ValueError, TypeError):
-            own = {}
-    for site, four in evidence.input_grads.items():
-        path = site.removeprefix(call.name + ".")
-        torch = own.get(f"input_grad:{path}")
-        if path != site and torch is not None:
-            fours[f"input_grad:{path}"] = dataclasses.replace(four, torch=torch, torch64=torch)
-    return _evidence(fours)
-
-
-def _is_whole(four: Any) -> bool:
-    return four is not None and all(a is not None for a in dataclasses.astuple(four))
-
-
-def _evidence(fours: dict[str, Any]) -> Evidence:
-    whole = {name: four for name, four in fours.items() if _is_whole(four)}
-    return Evidence(
-        {name: four.torch for name, four in whole.items()},
-        {name: four.torch64 for name, four in whole.items()},
-        {name: four.jax for name, four in whole.items()},
-        {name: four.jax64 for name, four in whole.items()},
-    )
+def few(names: Sequence[str], most: int = 4) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -19,7 +19,8 @@ from jaxnet.optim import Optimizer, set_hyperparams
 from jaxnet.optim._hyperparams import states
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
-from jaxnet.parity._force import QUICK, FourRuns
+from jaxnet.parity._evidence import FourRuns
+from jaxnet.parity._force import QUICK
 from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._updates import Carried
@@ -176,12 +177,7 @@ class Steps:
                 for four in (own_four, update_four):
                     if site in four:
                         four[site] = _from_state(four[site], carried)
-        return StepRuns(
-            own_four,
-            update_four,
-            self._rates(step, rates[True]),
-            errors,
-        )
+        return StepRuns(own_four, update_four, self._rates(step, rates[True]), errors)
 
     def step(self, step: Step, state: Any, double: bool) -> tuple[Any, list[Any]]:
         """The state after the program's own step on the recorded batches and draws, and losses."""
@@ -399,43 +395,3 @@ def _from_state(four: FourRuns, carried: np.ndarray) -> FourRuns:
     assert four.torch64 is not None
     torch = (four.torch - four.torch64 + carried).astype(four.torch.dtype)
     return dataclasses.replace(four, torch=torch, torch64=carried)
-
-
-class FreeRun:
-    """The program's own run over the recorded batches and draws, in both precisions.
-
-    torch's float64 run over all steps is not recorded. The program's own stands for it, which
-    holds as long as each step from torch's state is torch's.
-    """
-
-    def __init__(self, steps: Steps, first: Step) -> None:
-        self.steps = steps
-        self._states, _ = steps.before(first)
-        self._start = {k: first[site].astype(np.float64) for k, site in first.of("before").items()}
-        self.torch: list[float] = []
-        self.jax: list[float] = []
-        self.plain: list[float] = []
-        self.moved: list[float] = []
-
-    def advance(self, step: Step) -> None:
-        """Makes a step, and notes how far the runs are from each other after it."""
-        runs: dict[bool, Sites] = {}
-        for double in (False, True):
-            with precision(double):
-                self._states[double], _ = self.steps.step(step, self._states[double], double)
-                runs[double] = {
-                    join(self.steps.subject.models[name], k): np.asarray(v, np.float64)
-                    for name, one in named_states(jax.device_get(self._states[double])).items()
-                    for k, v in one.params.items()
-                }
-        torch = {k: step[site].astype(np.float64) for k, site in step.of("update").items()}
-        self.torch.append(_distance(torch, runs[True]))
-        self.jax.append(_distance(runs[False], runs[True]))
-        self.plain.append(_distance(torch, runs[False]))
-        self.moved.append(_distance(torch, self._start))
-
-
-def _distance(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> float:
-    """The 2-norm of the difference of all parameters."""
-    both = a.keys() & b.keys()
-    return float(np.sqrt(sum(float(np.sum(np.square(a[k] - b[k]))) for k in both)))

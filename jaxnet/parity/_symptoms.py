@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity._judge import rms
+from jaxnet.parity._judgement import rms
 
 # Axes longer than this are not tried at each shift, and arrays of more axes in each order.
 _LONGEST, _MOST_AXES = 256, 5

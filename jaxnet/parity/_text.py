@@ -5,8 +5,9 @@ import html
 import math
 from collections.abc import Iterator
 
-from jaxnet.parity._judge import Judgement
+from jaxnet.parity._judgement import Judgement
 from jaxnet.parity._result import Finding, Report, SiteResult
+from jaxnet.parity._sites import few, phase_of, place_of
 
 # The levels whose results stand for themselves: in the others one difference makes more.
 ISOLATED = ("preflight", "layer", "step")
@@ -31,15 +32,10 @@ _PHASES = {
 }
 
 
-def phase_of(site: str) -> str:
+def phase_in_words(site: str) -> str:
     """The phase of a site in words: "forward" of "forward:fc1#0"."""
-    phase = site.partition(":")[0]
+    phase = phase_of(site)
     return _PHASES.get(phase, phase)
-
-
-def place_of(site: str) -> str:
-    """What a site belongs to: "fc1" of "forward:fc1#0", "fc.weight" of "update:fc.weight"."""
-    return site.partition(":")[2].partition("#")[0]
 
 
 def shares(judgement: Judgement) -> tuple[float, float, float]:
@@ -147,7 +143,7 @@ def part(report: Report, place: str) -> Report:
 
     def inside(site: str, name: str) -> bool:
         name = name or place_of(site)
-        return f"{name}.".startswith(f"{place}.") or phase_of(site) == place
+        return f"{name}.".startswith(f"{place}.") or phase_in_words(site) == place
 
     findings = [f for f in report.findings if any(inside(r.site, r.place) for r in f.results)]
     results = [result for result, _ in worst(report) if inside(result.site, result.place)]
@@ -156,7 +152,7 @@ def part(report: Report, place: str) -> Report:
 
 def _finding(number: int, finding: Finding) -> Iterator[str]:
     sides = "  |  ".join(side for side in (finding.torch_where, finding.jax_where) if side)
-    place, phase = place_of(finding.site), phase_of(finding.site)
+    place, phase = place_of(finding.site), phase_in_words(finding.site)
     whole = phase == "loss" or ":" not in finding.site  # as a hyperparameter
     head = [phase] if whole else [place or "the model", phase]
     head.append(f"step {finding.step}")
@@ -191,7 +187,7 @@ def _evidence(report: Report) -> Iterator[str]:
             reasons: dict[str, list[str]] = {}
             for name, why in coverage.missing.items():
                 reasons.setdefault(why, []).append(name)
-            words = "; ".join(f"{_few(names)} ({why})" for why, names in reasons.items())
+            words = "; ".join(f"{few(names)} ({why})" for why, names in reasons.items())
             yield f"not reached: {len(coverage.missing)} of {total} {kind}: {words}"
     found: dict[str, set[str]] = {}
     for result in report.results:
@@ -202,7 +198,7 @@ def _evidence(report: Report) -> Iterator[str]:
         ("precision", "less accurate in float32 than torch, the same in float64"),
     ):
         if label in found:
-            yield f"{words}: {_few(sorted(found[label]))}"
+            yield f"{words}: {few(sorted(found[label]))}"
     if report.horizon is not None and not report.findings:
         steps = len(report.horizon.torch)
         end = report.horizon.horizon
@@ -220,11 +216,6 @@ def _evidence(report: Report) -> Iterator[str]:
             f"mistakes that this evidence excludes: {excluded}; "
             f"that it does not: {len(report.power) - excluded}"
         )
-
-
-def _few(names: list[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def details(report: Report) -> str:

@@ -85,3 +85,12 @@ def from_json(form: Any, array_of: Callable[[str], Any]) -> Any:
     if kind == "dict":
         return {name: from_json(each, array_of) for name, each in content.items()}
     return content
+
+
+class _Key(str):
+    """The name of an array, as a leaf of a recorded value."""
+
+
+def keys_of(form: Any) -> dict[str, str]:
+    """The names of the arrays in a form of `to_json` by their paths."""
+    return {path: leaf for path, leaf in leaves(from_json(form, _Key)) if isinstance(leaf, _Key)}

@@ -113,7 +113,10 @@ class Twins:
             if lost:
                 raise _LostError(lost)
             wide = self._execute(func, name, wide_args, wide_kwargs)
-            if len(wides := [*self._tensors(result)]) != len(pairs := [*self._tensors(wide)]):
+            wides, pairs = [*self._tensors(result)], [*self._tensors(wide)]
+            if name in self._special:  # without gradients it keeps nothing for the way back
+                pairs = pairs[: len(wides)]
+            if len(wides) != len(pairs):
                 raise _LostError(f"{name} gives another number of results in float64")
             # Two results are never one in memory where the program's own are two.
             taken = set(map(self._key, self._tensors((*wide_args, *wide_kwargs.values()))))

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
-from jaxnet.parity._judge import rms
+from jaxnet.parity._attribute import Cause, attribute
+from jaxnet.parity._evidence import Evidence, difference
+from jaxnet.parity._judgement import rms
 from jaxnet.parity._schedules import rates
 from jaxnet.parity._trace import Trace
 from jaxnet.parity._traps import Hypothesis, traps_of

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jaxnet.parity import _certificate, _provenance, _sources, _trace
-from jaxnet.parity._judge import Judgement, rms
+from jaxnet.parity._judgement import Judgement, rms
 from jaxnet.parity._result import Alternative, Coverage, Finding, Horizon, Report, SiteResult
 
 SOURCE = """

@@ -159,6 +159,25 @@ def test_a_step_and_its_state(trace):
     assert parity.check(trace, step=jax.jit(step), state=state, steps=[0]).verdict == "same"
 
 
+def test_a_step_of_the_users_own(trace):
+    adam, loss = optimizer(), train.supervised(losses.cross_entropy)
+    state = train.create(model(), adam)
+
+    def check(lr):
+        step = train.make_train_step(loss, adam)
+
+        def own(state, batch):  # nothing of make_train_step is seen from outside
+            after, metrics = step.function(state, batch)
+            params = jax.tree.map(lambda a, b: b + lr * (a - b), after.params, state.params)
+            return after.replace(params=params), metrics
+
+        return parity.check(trace, step=own, state=state, steps=[0, 1])
+
+    assert (same := check(1.0)).verdict == "same"
+    assert any("no layers" in note for note in same.notes)
+    assert check(0.5).verdict == "different"
+
+
 def test_both_in_one_process():
     import torch
 

@@ -26,6 +26,7 @@ EVERYTHING = Task(
 )
 
 
+@pytest.mark.long  # compiled in two precisions
 def test_a_program_with_everything_is_the_same():
     outcome = trial(pairs.of_task("everything", EVERYTHING), 3)
     assert outcome.report is not None, outcome.error

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxnet.parity._judge import SAME_SCALE, Judgement, judge, null, rms, together
+from jaxnet.parity._judge import judge
+from jaxnet.parity._judgement import SAME_SCALE, Judgement, null, rms, together
 
 Program = Callable[[np.ndarray], np.ndarray]
 X = np.random.RandomState(0).randn(64, 48).astype(np.float32)

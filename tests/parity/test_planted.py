@@ -14,6 +14,7 @@ CHOSEN = ("LayerNorm, eps", "AdamW for Adam", "gradient only", "LayerNorm eps an
 
 
 @pytest.mark.torch
+@pytest.mark.long  # recorded, compiled in two precisions, attributed
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_planted_fault_is_found_placed_and_named(name):
     plant = PLANTS[name]

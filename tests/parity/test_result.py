@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxnet.parity._judge import Judgement
+from jaxnet.parity._judgement import Judgement
 from jaxnet.parity._result import Alternative, Coverage, Finding, Horizon, Report, SiteResult
 from jaxnet.parity._text import part
 

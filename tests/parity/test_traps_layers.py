@@ -13,7 +13,10 @@ import pytest
 from jaxnet import nn as jaxnet
 from jaxnet._keys import keep_mask
 from jaxnet.parity import _traps as traps
-from jaxnet.parity._explain import explain
+from jaxnet.parity._attribute import attribute
+from jaxnet.parity._evidence import Evidence
+from jaxnet.parity._explain import explained
+from jaxnet.parity._reference import of_function
 from jaxnet.random import Generator
 from tests.parity import faulty_layers as faulty
 
@@ -33,6 +36,7 @@ class Plant:
         words: What the sentence has to contain.
         kwargs: Inputs by keyword.
         kind: The kind of the finding.
+        backward: Whether the backward pass is compared too, which takes twice the time.
     """
 
     trap: str
@@ -43,6 +47,7 @@ class Plant:
     words: str = ""
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     kind: str = "different"
+    backward: bool = False
 
     def __str__(self) -> str:
         return self.trap + ("-" + self.words if self.words else "")
@@ -149,6 +154,7 @@ PLANTS = [
         lambda nn: nn.Linear(4, 3),
         lambda w: lambda x: x @ w["weight"].T,
         ((3, 4),),
+        backward=True,
     ),
     Plant(
         "bias-doubled",
@@ -183,6 +189,7 @@ PLANTS = [
         lambda w: lambda x: conv(x, w["weight"], "SAME", (2, 2)) + per_channel(w["bias"]),
         ((2, 2, 6, 6),),
         words="SAME",
+        backward=True,
     ),
     Plant(
         "conv-padding-mode",
@@ -244,6 +251,7 @@ PLANTS = [
             )
         ),
         ((2, 2, 5, 5),),
+        backward=True,
     ),
     Plant(
         "pool-ceil-mode",
@@ -302,6 +310,7 @@ PLANTS = [
         lambda w: lambda x: norm(x, (-1,), 1e-6) * w["weight"] + w["bias"],
         (X,),
         words="1e-06",
+        backward=True,
     ),
     Plant(
         "norm-epsilon",
@@ -397,6 +406,7 @@ PLANTS = [
         lambda w: lambda x: jax.nn.gelu(x, approximate=True),
         (X,),
         words="'tanh'",
+        backward=True,
     ),
     Plant(
         "gelu-form",
@@ -553,6 +563,7 @@ PLANTS = [
         lambda nn: nn.Embedding(7, 4, padding_idx=2),
         lambda w: jaxnet.Embedding(7, 4, rngs=Generator(0)),
         (np.array([[1, 2, 6]]),),
+        backward=True,
     ),
     Plant(
         "attention-scale",
@@ -685,6 +696,7 @@ PLANTS = [
         lambda w: faulty.NoWeightGradient(4, 3, rngs=Generator(0)),
         ((5, 4),),
         words="weight",
+        backward=True,
     ),
     Plant(
         "gradient-scaled",
@@ -692,8 +704,32 @@ PLANTS = [
         lambda w: faulty.GradientOnly(4, 3, rngs=Generator(0)),
         ((5, 4),),
         words="1.1 ",
+        backward=True,
     ),
 ]
+
+
+def product(q, k, v, mask, axis=-1, hidden=-jnp.inf):
+    scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
+    return jax.nn.softmax(jnp.where(mask, scores, hidden), axis) @ v
+
+
+HIDDEN = np.tril(np.ones((3, 3), bool), -1)  # the first query sees nothing
+
+# Rows of functions that are no layers: the function, its inputs, what the fault computes.
+FUNCTIONS = {
+    "log-base": ("log", ((2, 3),), lambda x: jnp.log2(x)),
+    "attention-softmax-axis": (
+        "scaled_dot_product_attention",
+        ((2, 3, 4),) * 3 + (~HIDDEN.T,),
+        lambda q, k, v, mask: product(q, k, v, mask, -2),
+    ),
+    "attention-mask-fill": (
+        "scaled_dot_product_attention",
+        ((2, 3, 4),) * 3 + (HIDDEN,),
+        lambda q, k, v, mask: product(q, k, v, mask, hidden=-1e9),
+    ),
+}
 
 
 def inputs_of(plant: Plant) -> list[np.ndarray]:
@@ -727,18 +763,56 @@ def _as_jax_is():
         yield
 
 
+def rows_with(name: str, kind: str) -> list[Any]:
+    """A row and its neighbours for a kind of layers, which must not be named for it."""
+    at = next(i for i, trap in enumerate(traps.ALL) if trap.name == name)
+    others = [t for t in (*traps.ALL[at + 1 :], *traps.ALL[:at]) if kind in t.kinds]
+    return [traps.ALL[at], *others[:2]]
+
+
 @pytest.mark.parametrize("plant", PLANTS, ids=str)
 def test_found_and_named(plant):
+    import torch
+
     layer = torch_layer(plant)
     # An own copy: max_norm changes torch's weights at the call.
     weights = Weights({n: t.detach().numpy().copy() for n, t in layer.state_dict().items()})
-    found = explain(layer, plant.port(weights), *inputs_of(plant), **plant.kwargs)
-    row = next(trap for trap in traps.ALL if trap.name == plant.trap)
+    rows = rows_with(plant.trap, type(layer).__name__)
+    with torch.set_grad_enabled(plant.backward):
+        found = explained(layer, plant.port(weights), inputs_of(plant), plant.kwargs, rows)
     assert found.kind == plant.kind
     assert found.cause is not None, found.message
     # The sentence of a row begins with its own words, up to the first constant.
-    begin = row.words.partition("{")[0]
+    begin = rows[0].words.partition("{")[0]
     named = [found.cause, *found.alternatives]
     assert any(words.startswith(begin) and plant.words in words for words in named), named
     assert found.fix
     assert found.proof
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name):
+    import torch
+
+    function, shapes, port = FUNCTIONS[name]
+    random = np.random.RandomState(3)
+    arrays = [random.rand(*s).astype(np.float32) if isinstance(s, tuple) else s for s in shapes]
+    torch_function = getattr(torch.nn.functional, function, None) or getattr(torch, function)
+    numbers = []
+    for double in (False, True):
+        tensors = [torch.from_numpy(a) for a in arrays]
+        tensors = [t.double() if double and t.is_floating_point() else t for t in tensors]
+        numbers.append({"output": torch_function(*tensors).numpy()})
+    for double in (False, True):
+        with jax.enable_x64(double):
+            given = [jnp.asarray(a, float) if a.dtype != bool else a for a in arrays]
+            numbers.append({"output": np.asarray(port(*given))})
+    reference = of_function(function, {str(i): a for i, a in enumerate(arrays)})
+    cause = attribute(reference, Evidence(*numbers))
+    assert name in {h.trap.name for each in cause.proven for h in each}
+
+
+def test_every_row_for_layers_is_planted():
+    files = "activations attention backward linear norms pooling recurrent"
+    rows = {trap.name for file in files.split() for trap in getattr(traps, file).TRAPS}
+    assert rows == {plant.trap for plant in PLANTS} | set(FUNCTIONS)

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnet.parity._attribute import Evidence, attribute
+from jaxnet.parity._attribute import attribute
+from jaxnet.parity._evidence import Evidence
 from jaxnet.parity._losses import Loss, LossRecord
 
 pytestmark = pytest.mark.torch

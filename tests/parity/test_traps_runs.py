@@ -9,9 +9,10 @@ import optax
 import pytest
 
 from jaxnet import optim
-from jaxnet.parity._attribute import Evidence, attribute
+from jaxnet.parity._attribute import attribute
+from jaxnet.parity._evidence import Evidence
 from jaxnet.parity._schedules import matching
-from jaxnet.parity._training import explain_start
+from jaxnet.parity._training_causes import explain_start
 from jaxnet.parity._traps.gradients import Gradient
 from jaxnet.parity._traps.runs import Average, Statistics, of_batches, of_sharing
 from jaxnet.parity._update_causes import Explained, Read, explain_updates

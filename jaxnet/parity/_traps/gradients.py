@@ -6,8 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from jaxnet.parity._rules import KINDS
 from jaxnet.parity._traps._trap import Trap
-from jaxnet.parity._updates import KINDS, Update, clipped
+from jaxnet.parity._updates import Update, clipped
 
 _BOUNDS = (1.0, 0.5, 5.0, 0.25, 0.1, 10.0, 2.0, 0.01, 100.0)
 _FACTORS = (0.5, 2.0, 0.25, 4.0, 0.1, 10.0, -1.0, 100.0, 0.01, 65536.0, 1 / 65536)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxnet.parity._losses import ARGUMENTS, CLASSES, Loss
+from jaxnet.parity._loss_values import CLASSES
+from jaxnet.parity._losses import ARGUMENTS, Loss
 from jaxnet.parity._traps._trap import Trap
 
 ALL = tuple(ARGUMENTS)

@@ -180,7 +180,10 @@ def _biased(layer: Any) -> Any:
 
 def _frozen(layer: Any) -> Any:
     def run(inner: Any, p: Any, b: Any, x: Any) -> Any:
-        return inner(p, b, x)[0], b
+        y, after = inner(p, b, x)
+        # The number of batches may be counted all the same.
+        kept = {name: array for name, array in b.items() if name.startswith("running_")}
+        return y, {**after, **kept}
 
     return layer.wrapped(run)
 

@@ -68,9 +68,8 @@ def _constant(rates: Rates) -> Rates:
     return dataclasses.replace(rates, formula=lambda r, step: float(r.config["initial"]["lr"]))
 
 
-def _longer(rates: Rates, longer: int) -> Rates:
-    name = _LENGTHS[rates.kind]
-    return rates.altered(**{name: int(rates.config[name]) + longer})
+def _longer(rates: Rates, argument: str, longer: int) -> Rates:
+    return rates.altered(**{argument: int(rates.config[argument]) + longer})
 
 
 def _cosine_stays(rates: Rates) -> Rates:
@@ -146,9 +145,12 @@ TRAPS: tuple[Trap, ...] = (
         "schedule-length",
         tuple(_LENGTHS),
         _longer,
-        "The schedule is {longer:+d} steps longer than torch's.",
-        "the number of steps of the torch program",
-        options={"longer": (-1, 1, -2, 2)},
+        "{argument} is torch's {longer:+d}.",
+        "{argument} as in the torch program",
+        options={
+            "argument": lambda rates: (_LENGTHS[rates.kind],),
+            "longer": (-1, 1, -2, 2),
+        },
     ),
     Trap(
         "schedule-milestones",

@@ -5,13 +5,15 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from jaxnet.parity._attribute import Cause, Evidence, attribute, difference
-from jaxnet.parity._force import StepEvidence
-from jaxnet.parity._judge import rms
+from jaxnet.parity._attribute import Cause, attribute
+from jaxnet.parity._evidence import Evidence, StepEvidence, difference
+from jaxnet.parity._judgement import rms
+from jaxnet.parity._layer_causes import MOST_ALTERNATIVES
 from jaxnet.parity._losses import loss_references
-from jaxnet.parity._reference import of_call
+from jaxnet.parity._rebuilt import of_call
 from jaxnet.parity._result import Finding
 from jaxnet.parity._schedules import rates
+from jaxnet.parity._sites import few, phase_of
 from jaxnet.parity._steps import StepRuns
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._traps.gradients import Gradient
@@ -29,7 +31,6 @@ from jaxnet.parity._updates import chosen, gradients_of
 Arrays = dict[int, dict[str, np.ndarray]]
 
 _KEPT = ("update", "state", "loss", "grad", "param_grad")
-_MOST_ALTERNATIVES = 8
 
 
 def explain_loss(trace: Trace, jax: Steps, jax64: Steps) -> Explained | None:
@@ -266,7 +267,7 @@ class Training:
         layers = evidence.forced if evidence is not None else {}
         for kind, fours in (("update", runs.update), ("step", runs.own), ("layer", layers)):
             for site, four in fours.items():
-                phase = site.partition(":")[0]
+                phase = phase_of(site)
                 if phase not in _KEPT or four.jax is None or four.jax64 is None:
                     continue
                 for kept, array in zip(self._kept[kind], (four.jax, four.jax64), strict=True):
@@ -286,7 +287,7 @@ class Training:
                 parameter, or of a whole step. Others are given back as they are.
         """
         found: list[Explained] = []
-        phases = {result.site.partition(":")[0] for result in finding.results}
+        phases = {phase_of(result.site) for result in finding.results}
         if finding.origin == "loss":
             one = explain_loss(self.trace, *self._kept["layer"])
             found = [one] if one is not None else []
@@ -330,20 +331,20 @@ def _described(finding: Finding, explained: Explained) -> Finding:
     steps = explained.steps
     concerned = [r for r in there if r.step in steps] or there or finding.results
     first = concerned[0]
-    names = ", ".join(explained.places[:4])
-    more = f" and {len(explained.places) - 4} more" if len(explained.places) > 4 else ""
-    few = len(concerned) < len(finding.results)
+    part = len(concerned) < len(finding.results)
     when = f" from step {first.step} on" if first.step > 0 else ""
     return dataclasses.replace(
         finding,
         site=first.site,
         step=first.step,
         kind=first.judgement.label,
-        message=f"{_without_step(finding)}{when} ({names}{more})" if few else finding.message,
+        message=f"{_without_step(finding)}{when} ({few(explained.places)})"
+        if part
+        else finding.message,
         cause=explained.words,
         proof=explained.proof,
         fix=explained.fix or finding.fix,
-        alternatives=list(explained.alternatives[:_MOST_ALTERNATIVES]),
+        alternatives=list(explained.alternatives[:MOST_ALTERNATIVES]),
         results=list(concerned),
         tried=finding.tried + explained.tried,
     )

@@ -1,0 +1,189 @@
+"""The forward pass of a step that is recorded: the calls of modules and of functions."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxnet.parity._data import Data
+from jaxnet.parity._functions import caller
+from jaxnet.parity._sites import at
+from jaxnet.parity._tree import leaves, to_json
+
+
+class ForwardPass:
+    """The calls of a step.
+
+    Args:
+        data: The batches and draws of the step.
+        arrays: The arrays of the step by phase and site, to which those of the calls are added.
+        events: What the step did so far, to which the calls of models are added.
+        full: Whether activations and their gradients are recorded.
+
+    Attributes:
+        calls: The calls of modules, as JSON.
+        functions: Those of functions.
+        inputs: What outermost calls were given from outside: site, array.
+        stack: The calls that are being run: their indices in `calls`.
+    """
+
+    def __init__(
+        self, data: Data, arrays: dict[str, dict[str, Any]], events: list[str], full: bool
+    ) -> None:
+        self.data, self.arrays, self.events, self.full = data, arrays, events, full
+        self.tensors, self.recorder = data.tensors, data.tensors.recorder
+        self.torch = self.recorder.torch
+        self.calls: list[dict[str, Any]] = []
+        self.functions: list[dict[str, Any]] = []
+        self.inputs: list[tuple[str, Any]] = []
+        self.stack: list[int] = []
+        self._counts: dict[str, int] = {}
+        self._function_draws: list[str] | None = None
+
+    def draw(self, mark: str) -> None:
+        """Adds a draw to the calls that are being run."""
+        if self.stack:
+            self.calls[self.stack[-1]]["draws"].append(mark)
+        if self._function_draws is not None:
+            self._function_draws.append(mark)
+
+    def inside_torch(self) -> bool:
+        """Whether the innermost call is of a module of torch's own."""
+        return bool(self.stack) and self.calls[self.stack[-1]]["builtin"]
+
+    def _number(self, name: str) -> int:
+        number = self._counts.get(name, 0)
+        self._counts[name] = number + 1
+        return number
+
+    def call(self, original: Any, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Runs a module and records the call."""
+        recorder = self.recorder
+        parent = self.stack[-1] if self.stack else None
+        around = self.calls[parent]["module"] if parent is not None else ""
+        frame = caller(recorder.skip) if parent is None else None
+        name = recorder.program.name_of(module, around, frame)
+        number = self._number(name)
+        base = f"{name}#{number}"
+        given = {**{str(i): each for i, each in enumerate(args)}, **kwargs}
+
+        def key_of(path: str, leaf: Any) -> str | None:
+            if not self.tensors.is_tensor(leaf):
+                return None
+            site = at(f"input:{base}", path)
+            outside = parent is None and not self.data.site_of(leaf)
+            if self.full or parent is None:
+                value = self.tensors.copy(leaf)
+                if self.full:
+                    self.arrays["forward"][site] = value
+                if outside and not leaf.requires_grad:
+                    self.inputs.append((site, value[0]))
+                    self.tensors.note(leaf, site)
+            return site
+
+        record = {
+            "module": name,
+            "number": number,
+            "parent": parent,
+            "training": module.training,
+            "inputs": to_json(given, key_of),
+            "output": {"value": None},
+            "where": recorder.here(),
+            "draws": [],
+            "builtin": type(module).__module__.startswith("torch.nn"),
+            "state": next(module.parameters(), None) is not None,
+        }
+        if parent is None and record["state"]:
+            self.events.append("forward")
+        self.stack.append(len(self.calls))
+        self.calls.append(record)
+        outer, self._function_draws = self._function_draws, None
+        try:
+            output = original(module, *args, **kwargs)
+        finally:
+            self.stack.pop()
+            self._function_draws = outer
+        record["output"] = self._output(output, base, "forward", True)
+        return output
+
+    def _output(self, output: Any, base: str, phase: str, hooked: bool) -> Any:
+        def key_of(path: str, leaf: Any) -> str | None:
+            if not self.tensors.is_tensor(leaf):
+                return None
+            where = at(base, path)
+            site = f"{phase}:{where}"
+            if self.full:
+                self.arrays["forward"][site] = self.tensors.copy(leaf)
+                # What an inner call returned has its gradient there, all of it.
+                smooth = leaf.requires_grad and self.torch.is_grad_enabled()
+                if hooked and smooth and not self.tensors.site_of(leaf).startswith("forward:"):
+                    leaf.register_hook(self._note_gradient(f"grad:{where}"))
+            self.tensors.note(leaf, site)
+            return site
+
+        return to_json(output, key_of)
+
+    def _note_gradient(self, site: str) -> Callable[[Any], None]:
+        own = weakref.ref(self)
+
+        def hook(gradient: Any) -> None:
+            me = own()
+            # Not what autograd.grad asks for, and not after the step.
+            if me is None or not me.recorder.backward or me.recorder.step.forward is not me:
+                return
+            array, double = me.tensors.copy(gradient)
+            before = me.arrays["grad"].get(site)
+            if before is not None:  # another backward() that reaches this call
+                array = before[0] + array
+                known = isinstance(double, np.ndarray) and isinstance(before[1], np.ndarray)
+                double = before[1] + double if known else before[1]
+            me.arrays["grad"][site] = array, double
+
+        return hook
+
+    def function(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Runs a function and records the call."""
+        given = {**{str(i): each for i, each in enumerate(args)}, **kwargs}
+        number = self._counts.get(name + "()", 0)
+        base = f"{name}#{number}"
+        new: dict[str, Any] = {}
+
+        def key_of(path: str, leaf: Any) -> str | None:
+            if not self.tensors.is_tensor(leaf):
+                return None
+            site = self.tensors.site_of(leaf) if self.stack else self.data.site_of(leaf)
+            if not site:
+                site = at(f"function_input:{base}", path)
+                if self.full or not self.stack:
+                    new[site] = leaf, self.tensors.copy(leaf)
+            return site
+
+        inputs = to_json(given, key_of)
+        where = self.recorder.here()
+        outer, self._function_draws = self._function_draws, []
+        try:
+            output = func(*args, **kwargs)
+        finally:
+            draws, self._function_draws = self._function_draws, outer
+        if not any(self.tensors.is_tensor(leaf) for _, leaf in leaves(output)):
+            return output
+        self._number(name + "()")
+        for site, (leaf, value) in new.items():
+            if self.full:
+                self.arrays["forward"][site] = value
+            if not self.stack and not leaf.requires_grad:
+                self.inputs.append((site, value[0]))
+                self.tensors.note(leaf, site)
+        self.functions.append(
+            {
+                "function": name,
+                "number": number,
+                "parent": self.stack[-1] if self.stack else None,
+                "inputs": inputs,
+                "output": self._output(output, base, "function", False),
+                "where": where,
+                "draws": draws,
+            }
+        )
+        return output

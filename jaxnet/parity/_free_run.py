@@ -1,0 +1,104 @@
+"""The free run: how long the program's own run of all steps is torch's."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from jaxnet._names import join
+from jaxnet.parity._result import Finding, Horizon
+from jaxnet.parity._steps import Steps
+from jaxnet.parity._subject import precision
+from jaxnet.parity._trace import Step
+from jaxnet.train._several import named_states
+
+# Beyond this share of the way from the start two float32 runs say nothing about each other.
+HORIZON = 1e-2
+# How much further from float64 than the program's own float32 run torch's may be.
+RUNS = 16
+
+
+class FreeRun:
+    """The program's own run over the recorded batches and draws, in both precisions.
+
+    torch's float64 run over all steps is not recorded. The program's own stands for it, which
+    holds as long as each step from torch's state is torch's.
+    """
+
+    def __init__(self, steps: Steps, first: Step) -> None:
+        self.steps = steps
+        self._states, _ = steps.before(first)
+        self._start = {k: first[site].astype(np.float64) for k, site in first.of("before").items()}
+        self.torch: list[float] = []
+        self.jax: list[float] = []
+        self.plain: list[float] = []
+        self.moved: list[float] = []
+
+    def advance(self, step: Step) -> None:
+        """Makes a step, and notes how far the runs are from each other after it."""
+        runs: dict[bool, dict[str, np.ndarray]] = {}
+        for double in (False, True):
+            with precision(double):
+                self._states[double], _ = self.steps.step(step, self._states[double], double)
+                runs[double] = {
+                    join(self.steps.subject.models[name], k): np.asarray(v, np.float64)
+                    for name, one in named_states(jax.device_get(self._states[double])).items()
+                    for k, v in one.params.items()
+                }
+        torch = {k: step[site].astype(np.float64) for k, site in step.of("update").items()}
+        self.torch.append(_distance(torch, runs[True]))
+        self.jax.append(_distance(runs[False], runs[True]))
+        self.plain.append(_distance(torch, runs[False]))
+        self.moved.append(_distance(torch, self._start))
+
+
+def _distance(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> float:
+    """The 2-norm of the difference of all parameters."""
+    both = a.keys() & b.keys()
+    return float(np.sqrt(sum(float(np.sum(np.square(a[k] - b[k]))) for k in both)))
+
+
+def horizon_of(free: FreeRun) -> Horizon:
+    """The distances of the runs, and the step beyond which they say nothing."""
+    beyond = [
+        i for i, (e, m) in enumerate(zip(free.torch, free.moved, strict=True)) if e > HORIZON * m
+    ]
+    equal = 0
+    for theirs, own in zip(free.torch, free.jax, strict=True):
+        if theirs > RUNS * own:
+            break
+        equal += 1
+    return Horizon(
+        tuple(free.torch),
+        tuple(free.jax),
+        tuple(free.plain),
+        tuple(free.moved),
+        equal,
+        beyond[0] if beyond else None,
+    )
+
+
+def apart_in(horizon: Horizon) -> int | None:
+    """The first step in which the free runs are apart, though each step by itself is the same."""
+    for i, (theirs, own, moved) in enumerate(
+        zip(horizon.torch, horizon.jax, horizon.moved, strict=True)
+    ):
+        if horizon.horizon is not None and i >= horizon.horizon:
+            return None
+        if theirs > RUNS * own and theirs > 1e-4 * moved:
+            return i
+    return None
+
+
+def drift(step: int, horizon: Horizon) -> Finding:
+    """The finding of free runs that are apart from a step on."""
+    return Finding(
+        site="update:",
+        step=step,
+        level="run",
+        kind="different",
+        message="each step from torch's state is torch's, but the run of all steps is not: what "
+        "one step hands on to the next differs",
+        proof=f"after step {step} torch's parameters are {horizon.torch[step]:.1e} from the "
+        f"program's in float64, those of its own float32 {horizon.jax[step]:.1e}",
+    )

@@ -1,0 +1,325 @@
+"""A step of a PyTorch program while it is recorded."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxnet.parity._data import Data
+from jaxnet.parity._describe import hyperparameters
+from jaxnet.parity._draws import classify
+from jaxnet.parity._forward import ForwardPass
+from jaxnet.parity._functions import caller
+from jaxnet.parity._tensors import Tensors
+from jaxnet.parity._trace import Call, Draw, Function
+from jaxnet.parity._tree import leaves
+
+# The phases in the order of the computation; those of the forward pass keep their own order.
+_ORDER = ("batch", "draw", "before", "buffer_before", "state_before", "forward", "loss", "grad")
+_LAST = ("param_grad", "clipped", "update", "state", "buffer")
+# An optimizer that has stepped so often within one step waits for no other.
+_PATIENCE = 10
+
+
+class OpenStep:
+    """What is recorded of the step that is being run.
+
+    Attributes:
+        began: Whether a forward pass that can be differentiated has begun.
+        backwards: The number of backward() so far.
+        forward: The calls so far.
+        manual: Where a parameter was changed without an optimizer.
+    """
+
+    def __init__(self, recorder: Any, after: "OpenStep | None" = None) -> None:
+        self.recorder = recorder
+        self.torch = recorder.torch
+        self.tensors = Tensors(recorder)
+        self.full = recorder.writer.steps in recorder.full
+        self.data: Data = Data(self.tensors, None if after is None else after.data)
+        self._restart()
+        if after is not None:
+            self.tensors.origins.update(after.data.late_origins)
+            self.events += after._late_events
+        self._late_events: list[str] = []
+
+    def _restart(self) -> None:
+        self.began = False
+        self.backwards = 0
+        self.manual = ""
+        self.events: list[str] = []
+        self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
+        self._losses: list[str] = []
+        self.forward = ForwardPass(self.data, self._arrays, self.events, self.full)
+        self.tensors.origins.clear()
+        self._storages: dict[int, int] = {}
+        self._known: list[tuple[str, Any]] = []
+        self._addresses: set[int] = set()
+        self._stepped: dict[int, int] = {}
+        self._groups: dict[int, Any] = {}
+        self._latest: dict[str, Any] = {}
+
+    def _store(self, phase: str, site: str, value: tuple[Any, Any]) -> None:
+        self._arrays[phase][site] = value
+
+    # The beginning.
+
+    def begin(self) -> None:
+        """The first forward pass begins; what is there now is the state before the step."""
+        recorder = self.recorder
+        if not self.began:
+            self.began = True
+            recorder.twins.clear()
+            recorder.twins.on = True
+            self.data.begin()
+        self._snapshot()
+
+    def _snapshot(self) -> None:
+        program = self.recorder.program
+        parameters = program.parameters()
+        if parameters is not self._known:
+            self._known = parameters
+            for name, parameter in parameters:
+                if id(parameter) not in self._storages:
+                    self.recorder.generalize(name, parameter)
+                    self._storages[id(parameter)] = self._address(parameter)
+                    self._store("before", f"before:{name}", self.tensors.copy(parameter, False))
+                    self.tensors.note(parameter, f"before:{name}")
+            self._addresses = set(self._storages.values())
+            for name, buffer in program.buffers():
+                site = f"buffer_before:{name}"
+                if site not in self._arrays["buffer_before"]:
+                    self.recorder.generalize(name, buffer)
+                    self._store("buffer_before", site, self.tensors.copy(buffer, False))
+                    self.tensors.note(buffer, site)
+
+    def _address(self, tensor: Any) -> int:
+        return int(tensor.untyped_storage()._cdata)
+
+    def is_parameter(self, tensor: Any) -> bool:
+        return self._address(tensor) in self._addresses
+
+    def concerns(self, optimizer: Any) -> bool:
+        """Whether an optimizer updates parameters of this step."""
+        return any(id(p) in self._storages for p in _parameters(optimizer))
+
+    def drop_trials(self) -> None:
+        """Forgets forward passes in evaluation mode that nobody differentiated."""
+        outermost = [c for c in self.forward.calls if c["parent"] is None and c["state"]]
+        tried = outermost and not any(c["training"] for c in outermost)
+        if tried and self.began and not self.backwards and not self._stepped:
+            zeroed = [event for event in self.events if event == "zero_grad"]
+            self._restart()
+            self.events += zeroed
+            self.data.draws = []
+
+    def forget_pending(self) -> None:
+        """A validation follows: what was drawn and loaded is not the next step's."""
+        self.data.late = []
+        if not self.began:
+            self.data.draws = []
+
+    # Batches and draws.
+
+    def batch(self, iterator: Any, batch: Any) -> None:
+        """The program takes a batch."""
+        self.data.add_batch(iterator, batch)
+        if not self.began:
+            self.data.draws = []
+
+    def exhausted(self, iterator: Any) -> None:
+        """A loader has no batch any more."""
+        if not self.began:
+            self.data.forget(iterator)
+
+    def draw(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
+        """The program draws random numbers."""
+        late = self.updated and not self.forward.stack and self.is_due(self.recorder.optimizers())
+        if not (self.began and not late) and not self.torch.is_grad_enabled():
+            return
+        found = classify(self.torch, func, args, kwargs, result)
+        if found is None:
+            return
+        kind, arguments, tensor = found
+        draw = Draw(kind, arguments, self.recorder.here())
+        mark = self.data.add_draw(draw, tensor, late, late or not self.began)
+        if not late:
+            self.forward.draw(mark)
+
+    # Backward and the update.
+
+    def event(self, name: str) -> None:
+        self.events.append(name)
+
+    def zero_grad(self, optimizers: list[Any]) -> None:
+        """Gradients are set to zero: after the update it is for the next step."""
+        due = self.updated and self.is_due(optimizers)
+        (self._late_events if due else self.events).append("zero_grad")
+
+    def loss(self, tensors: Any) -> None:
+        for each in [tensors] if self.tensors.is_tensor(tensors) else tensors:
+            site = f"loss:{len(self._losses)}"
+            self._losses.append(site)
+            value = self.tensors.copy(each)
+            self._store("loss", site, value)
+            self.recorder.check("loss", each)
+        self.event("backward")
+
+    def after_backward(self) -> None:
+        self.backwards += 1
+        for name, parameter in self.recorder.program.parameters():
+            if parameter.grad is not None and parameter.grad.layout == self.torch.strided:
+                self._latest[name] = self.tensors.copy(parameter.grad)
+
+    def _gradients(self, parameters: Mapping[int, Any]) -> None:
+        """Notes the gradients of parameters as they were after backward(), and as they are."""
+        clipped = False
+        for name, parameter in self.recorder.program.parameters():
+            if id(parameter) not in parameters or name not in self._latest:
+                continue
+            latest = self._latest.pop(name)
+            self._store("param_grad", f"param_grad:{name}", latest)
+            if parameter.grad is None:
+                continue
+            given = self.tensors.copy(parameter.grad)
+            if not np.array_equal(given[0], latest[0], equal_nan=given[0].dtype.kind == "f"):
+                self._store("clipped", f"clipped:{name}", given)
+                clipped = True
+            else:
+                self._arrays["clipped"].pop(f"clipped:{name}", None)
+        if clipped:
+            self.event("clip")
+
+    def before_manual_update(self, where: str) -> None:
+        if not self.manual:
+            self.manual = where
+            self._gradients({id(p): p for _, p in self.recorder.program.parameters()})
+            self.event("step")
+
+    def before_optimizer(self, optimizer: Any) -> None:
+        program = self.recorder.program
+        number = program.optimizer(optimizer)
+        if self.backwards:  # a closure has not called the model yet
+            program.adopt(_parameters(optimizer), caller(self.recorder.skip))
+        self._snapshot()
+        if number not in self._groups:
+            self._state(optimizer, "state_before", False)
+        self._groups[number] = [hyperparameters(g) for g in optimizer.param_groups]
+        program.first_groups.setdefault(id(optimizer), self._groups[number])
+        self._gradients({id(p): p for p in _parameters(optimizer)})
+
+    def after_optimizer(self, optimizer: Any) -> None:
+        self.recorder.program.adopt(_parameters(optimizer), caller(self.recorder.skip))
+        # Where a closure called backward() itself, there was no gradient before.
+        self._gradients({id(p): p for p in _parameters(optimizer)})
+        self._stepped[id(optimizer)] = self._stepped.get(id(optimizer), 0) + 1
+        self.recorder.stepped.add(id(optimizer))
+        self.event("step")
+        for parameter in _parameters(optimizer):
+            self.recorder.check("parameter", parameter)
+
+    def _state(self, optimizer: Any, phase: str, double: bool) -> None:
+        for name, parameter in self.recorder.program.parameters():
+            for path, leaf in leaves(optimizer.state.get(parameter, {}), f"{phase}:{name}"):
+                if self.tensors.is_tensor(leaf):
+                    self._store(phase, path, self.tensors.copy(leaf, double))
+                elif isinstance(leaf, bool | int | float):
+                    self._store(phase, path, (np.asarray(leaf), None))
+
+    @property
+    def updated(self) -> bool:
+        return bool(self._stepped or self.manual)
+
+    def is_due(self, optimizers: list[Any], batch: bool = False) -> bool:
+        """Whether the step is over.
+
+        Args:
+            optimizers: The optimizers of the program.
+            batch: Whether the program takes its next batch; it is enough then that one of the
+                optimizers has stepped.
+        """
+        if not self.began:
+            return False
+        if self._stepped:
+            patience = max(self._stepped.values()) >= _PATIENCE
+            return batch or patience or all(id(o) in self._stepped for o in optimizers)
+        if optimizers or not self.backwards:
+            return False
+        if not self.manual and any(
+            self._storages.get(id(p)) != self._address(p)
+            for _, p in self.recorder.program.parameters()
+        ):
+            self.before_manual_update("?")
+        return bool(self.manual)
+
+    # The end.
+
+    def finish(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """What `TraceWriter.write_step` takes."""
+        program = self.recorder.program
+        # A later backward() adds to gradients that an optimizer has used already, such as those
+        # of a discriminator in the update of the generator.
+        used = self._arrays["param_grad"]
+        left = {id(p): p for n, p in program.parameters() if f"param_grad:{n}" not in used}
+        self._gradients(left)
+        for name, parameter in program.parameters():
+            self._store("update", f"update:{name}", self.tensors.copy(parameter))
+        for optimizer in program.optimizers:
+            if id(optimizer) in self._stepped:
+                self._state(optimizer, "state", True)
+        for name, buffer in program.buffers():
+            self._store("buffer", f"buffer:{name}", self.tensors.copy(buffer))
+        marks, given = self.data.numbered(self.forward.inputs)
+        for phase, found in given.items():
+            self._arrays[phase].update(found)
+        arrays: dict[str, Any] = {}
+        doubles: dict[str, Any] = {}
+        single: dict[str, str] = {}
+        for phase in (*_ORDER, *_LAST):
+            for site, (array, double) in self._arrays[phase].items():
+                plain = self._plain(site, marks)
+                if array.dtype == np.complex128:
+                    single[plain] = "arrays of complex128 are not stored"
+                    continue
+                arrays[plain] = array
+                if isinstance(double, str):
+                    single[plain] = double
+                elif double is not None and array.dtype != double.dtype:
+                    doubles[plain] = double
+        optimizers = self.recorder.used_optimizers()
+        content = {
+            "full": self.full,
+            "calls": [self._call(each, marks) for each in self.forward.calls],
+            "functions": [self._call(each, marks) for each in self.forward.functions],
+            "draws": [draw for mark, draw, _, _ in self.data.draws if mark in marks],
+            "batches": [self._plain(form, marks) for _, _, (form, _) in self.data.batches],
+            "losses": self._losses,
+            "groups": [self._groups.get(program.optimizer(o), []) for o in optimizers],
+            "events": self.events,
+            "single": single,
+        }
+        return content, arrays, doubles
+
+    def _plain(self, value: Any, marks: Mapping[str, str]) -> Any:
+        if isinstance(value, str):
+            for kind in ("⟨b", "⟨d"):
+                while (start := value.find(kind)) >= 0:
+                    end = value.index("⟩", start) + 1
+                    value = value[:start] + marks.get(value[start:end], "?") + value[end:]
+            return self.recorder.program.plain(value)
+        if isinstance(value, dict):
+            return {k: self._plain(v, marks) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._plain(each, marks) for each in value]
+        return value
+
+    def _call(self, record: dict[str, Any], marks: Mapping[str, str]) -> Call | Function:
+        draws = tuple(int(marks[mark]) for mark in record["draws"] if mark in marks)
+        cls = Call if "module" in record else Function
+        fields = {k: v for k, v in record.items() if k not in ("builtin", "state", "draws")}
+        return cls(**self._plain(fields, marks), draws=draws)
+
+
+def _parameters(optimizer: Any) -> Iterator[Any]:
+    for group in optimizer.param_groups:
+        yield from group["params"]

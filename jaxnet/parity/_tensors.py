@@ -1,0 +1,54 @@
+"""The tensors of a step that is recorded: their arrays, and the sites that they are."""
+
+import weakref
+from typing import Any
+
+from jaxnet.parity._torch import array_of
+
+
+class Tensors:
+    """The tensors of a step.
+
+    Args:
+        recorder: The recording.
+
+    Attributes:
+        origins: For each tensor, by its id: a weak reference, its version and its site.
+    """
+
+    def __init__(self, recorder: Any) -> None:
+        self.recorder, self.torch = recorder, recorder.torch
+        self.origins: dict[int, tuple[Any, int, str]] = {}
+        self._wrapped = self.torch._C._functorch.is_functorch_wrapped_tensor
+
+    def copy(self, tensor: Any, double: bool = True) -> tuple[Any, Any]:
+        """An array, and its float64 value (None where it has none) or why it is missing."""
+        with self.recorder.quiet():
+            array = array_of(self.torch, tensor)
+            if not double or not (tensor.is_floating_point() or tensor.is_complex()):
+                return array, None
+            try:
+                twin = self.recorder.twins.twin(tensor)
+            except LookupError as reason:
+                return array, str(reason)
+            return array, array_of(self.torch, twin)
+
+    def note(self, tensor: Any, site: str) -> None:
+        """Notes which site a tensor is, for the functions that it becomes an argument of."""
+        try:
+            self.origins[id(tensor)] = weakref.ref(tensor), tensor._version, site
+        except RuntimeError:  # tensors of inference mode have no version
+            return
+
+    def site_of(self, tensor: Any) -> str:
+        """The site that a tensor is, unchanged; "" for none."""
+        known = self.origins.get(id(tensor))
+        if known is None or known[0]() is not tensor or known[1] != tensor._version:
+            return ""
+        return known[2]
+
+    def is_tensor(self, value: Any) -> bool:
+        """Whether a value is a tensor that has an array."""
+        if not isinstance(value, self.torch.Tensor) or self._wrapped(value):
+            return False
+        return not (value.is_meta or value.is_nested or value.is_quantized)

@@ -1,0 +1,71 @@
+"""PyTorch: imported when it is needed, used unseen, and its tensors as arrays."""
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+_LEAST = (2, 11)
+
+
+def torch_of(least: tuple[int, int] = _LEAST) -> Any:
+    """torch.
+
+    Raises:
+        ImportError: It is not installed, or too old.
+    """
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError as error:
+        raise ImportError(
+            "recording runs a PyTorch program and torch is not installed here; install it "
+            "(pip install torch), or record where it is and copy the trace: "
+            "`jaxnet check` needs no torch"
+        ) from error
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < least:
+        raise ImportError(
+            f"recording needs torch {least[0]}.{least[1]} or newer, and this is "
+            f"{torch.__version__}; upgrade it (pip install -U torch)"
+        )
+    return torch
+
+
+class Quiet:
+    """A context in which no mode of torch's sees what is computed, and without gradients."""
+
+    def __init__(self, torch: Any) -> None:
+        core = torch._C
+        self._inner = core.DisableTorchFunction(), core._DisableTorchDispatch(), torch.no_grad()
+
+    def __enter__(self) -> None:
+        for each in self._inner:
+            each.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        for each in reversed(self._inner):
+            each.__exit__(None, None, None)
+
+
+def tensors_in(torch: Any, values: Any) -> Iterator[Any]:
+    """The tensors of nested tuples and lists."""
+    for each in values:
+        if isinstance(each, torch.Tensor):
+            yield each
+        elif isinstance(each, tuple | list):
+            yield from tensors_in(torch, each)
+
+
+def array_of(torch: Any, tensor: Any) -> Any:
+    """A copy of a tensor as a NumPy array."""
+    tensor = tensor.detach()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    tensor = tensor.cpu().resolve_conj().resolve_neg()
+    if tensor.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        bits = tensor.contiguous().view(torch.int16).numpy()
+        return bits.view(ml_dtypes.bfloat16).copy()
+    return np.array(tensor.numpy())
