@@ -25,7 +25,7 @@ from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, read
 from jaxnet.parity._training_causes import Training
-from jaxnet.parity._watch import Notes
+from jaxnet.parity._watch import DrawsError, Notes, raised
 from jaxnet.train._several import named_states
 
 _log = logging.getLogger(__name__)
@@ -120,6 +120,7 @@ class _Check:
         self.evidence: dict[int, StepEvidence] = {}
         self.flows: dict[int, Flow] = {}
         self.raised: set[str] = set()  # the modules whose calls raised an error
+        self.broken = ""  # the error of a program that does not run, outside of all calls
         self.blamed: set[str] = set()
         self.kept = 0
         ours = all(is_ours(part.optimizer) for part in subject.parts)
@@ -136,6 +137,11 @@ class _Check:
             if step.full and self.subject.parts:
                 evidence = self._layers(step, states)
             runs = self.steps.run(step, states, errors)
+            if self.broken and "step" in runs.errors:
+                break  # what else it computes says nothing
+            if self.broken:
+                self.notes[f"the layers could not be compared: {self.broken}"] = None
+                self.broken = ""
             self._step(step, runs)
             if evidence is not None and self._unexplained(step):
                 evidence = self._chain(step, states, evidence)
@@ -191,11 +197,19 @@ class _Check:
     def _layers(self, step: Step, states: Mapping[bool, Any]) -> StepEvidence | None:
         try:
             evidence, notes = self.layers.forced(step, states)
-        except Exception as error:
+        except DrawsError as error:
             self.results.fail(step, "loss:0", f"{type(error).__name__}: {error}", "layer")
+            return None
+        except Exception as error:
+            self.broken = raised(error)
             return None
         self._note(step, notes)
         self.results.judge(step, evidence.forced, "layer", evidence)
+        failed = {result.site for result in self.results.failed(step)}
+        for call, names in notes.absent.items():
+            if any(s == f"forward:{call}" or s.startswith(f"forward:{call}.") for s in failed):
+                words = f"{call} is called without {', '.join(names)}; torch's is called with it"
+                self.notes[words] = None
         for call, message in evidence.errors.items():
             self.raised.add(module_name(call))
             self.results.fail(step, f"forward:{call}", message, "layer", evidence)
@@ -248,7 +262,11 @@ class _Check:
                 continue  # a criterion, which the loss of the program is compared with
             elif call.module not in self.seen:
                 self.missing[call.module] = f"the program does not call it ({kind} {call.where})"
+        within = {call.parent for call in step.calls}
+        whole = {call.module for i, call in enumerate(step.calls) if i not in within}
         for name in notes.unpaired:
+            if name.rpartition(".")[0] in whole:
+                continue  # torch computes it without a call, as the projection of an attention
             self.notes[f"the program calls {name}, which torch's does not call"] = None
         for name, words in notes.modes.items():
             self.notes[f"{name}: {words}"] = None
@@ -317,9 +335,12 @@ class _Check:
         self, findings: list[Finding], horizon: Horizon | None, steps: Sequence[Step]
     ) -> Report:
         verdict: Verdict = "different" if findings else "same"
-        if findings and all(finding.kind == "undecided" for finding in findings):
+        if self.broken:
             verdict = "not comparable"
-        if not findings and not {"layer", "step"} & {result.level for result in self.results.all}:
+            self.notes[f"the program does not run: {self.broken}"] = None
+        elif findings and all(finding.kind == "undecided" for finding in findings):
+            verdict = "not comparable"
+        elif not findings and not {"layer", "step"} & {result.level for result in self.results.all}:
             verdict = "not comparable"
             self.notes["no step was recorded in full, and nothing of the optimizer"] = None
         own = not self.subject.parts
@@ -347,7 +368,9 @@ class _Check:
                 "parameters": Coverage(
                     tuple(compared),
                     {
-                        name: "torch has no gradient of it"
+                        name: "the program does not run"
+                        if self.broken
+                        else "torch has no gradient of it"
                         for name in self.trace.parameters
                         if name not in compared
                     },

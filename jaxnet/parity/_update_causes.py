@@ -12,6 +12,7 @@ from jaxnet.parity._judgement import rms
 from jaxnet.parity._schedules import rates
 from jaxnet.parity._trace import Trace
 from jaxnet.parity._traps import Hypothesis, traps_of
+from jaxnet.parity._traps.gradients import WithinBoundsError
 from jaxnet.parity._updates import Update, chosen, updates
 
 Steps = Mapping[int, Mapping[str, np.ndarray]]
@@ -198,16 +199,43 @@ def _grouped(
             again = attribute(case.update, case.evidence, rows.values())
             shared = {_key(each) for each in again.proven}
             both = tuple(each for each in cause.proven if _key(each) in shared)
+            both = both or tuple(each for each in cause.proven if _explains(each, case))
             if both:
                 found[i] = dataclasses.replace(cause, proven=both), [*group, case]
                 break
         else:
             cause = attribute(case.update, case.evidence)
-            if cause.proven:
-                found.append((cause, [case]))
-            else:
+            if not cause.proven:
                 left.append((case, cause))
+                continue
+            # One mistake can look like another one in some parameters: gradients that are all
+            # within the bounds of a clipping are not clipped.
+            before = [each for _, others in found for each in others]
+            both = tuple(h for h in cause.proven if all(_explains(h, each) for each in before))
+            if both and before:
+                found = [(dataclasses.replace(cause, proven=both), [*before, case])]
+            else:
+                found.append((cause, [case]))
     return found, left
+
+
+def _explains(hypotheses: Sequence[Hypothesis], case: _Case) -> bool:
+    """Whether a cause, with its constants, gives the program's updates of a parameter."""
+    try:
+        update = case.update
+        for each in hypotheses:
+            try:
+                update = each.applied(update)
+            except WithinBoundsError:
+                update = update.altered(clip=("none", None))
+        numbers = update.observe()
+    except (ValueError, TypeError, KeyError):
+        return False
+    evidence = case.evidence
+    return all(
+        difference(numbers.get(key), ours) <= evidence.tolerance(key)
+        for key, ours in evidence.jax64.items()
+    )
 
 
 def _only_rounded(cause: Cause) -> bool:

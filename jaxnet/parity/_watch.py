@@ -7,6 +7,7 @@ random draws that of its generator's.
 import dataclasses
 import inspect
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ class Notes:
         draws: The numbers of the recorded draws in the order in which the program takes them.
         modes: The calls whose module is in another mode than torch's.
         unpaired: Calls that the program makes and torch does not.
+        absent: The arguments by torch's names that torch gives a call and the program does not.
         seen: The recorded calls that the program makes.
         narrow: The sites whose arrays are float32 in the float64 program.
     """
@@ -47,8 +49,13 @@ class Notes:
     draws: list[int] = dataclasses.field(default_factory=list)
     modes: dict[str, str] = dataclasses.field(default_factory=dict)
     unpaired: list[str] = dataclasses.field(default_factory=list)
+    absent: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     seen: set[str] = dataclasses.field(default_factory=set)
     narrow: set[str] = dataclasses.field(default_factory=set)
+
+
+class DrawsError(ValueError):
+    """The program draws other random numbers than torch's, which is a difference of the two."""
 
 
 class Plan:
@@ -229,7 +236,7 @@ class Watch:
             shown = [
                 f"{self.plan.step.draws[n].kind} of shape {self.draws[str(n)].shape}" for n in left
             ]
-            raise ValueError(
+            raise DrawsError(
                 f"{owner} draws random numbers of shape {shapes[0]}; torch's draws here "
                 f"{', '.join(shown) or 'none'}"
             )
@@ -259,8 +266,9 @@ class Watch:
             if made := self.made.get(id(own)):
                 consumers = self.notes.consumers.setdefault(made[0], [])
                 consumers.append(there.name)
-            self.noted[f"input:{there.name}.{where}"] = own
             recorded = self.recorded[key]
+            own, recorded = _masks(own, recorded)
+            self.noted[f"input:{there.name}.{where}"] = own
             if jnp.issubdtype(own.dtype, jnp.floating) and recorded.shape == own.shape:
                 tap = self.taps.get(f"input:{there.name}.{where}")
                 tap = jnp.zeros(own.shape, own.dtype) if tap is None else tap.astype(own.dtype)
@@ -269,6 +277,9 @@ class Watch:
 
         given = dict(zip(by_position, call.args, strict=True))
         given |= {by_name[name]: value for name, value in call.kwargs.items()}
+        theirs = {key.split(".")[0] for key in keys}
+        if absent := theirs - {k for k, v in given.items() if v is not None}:
+            self.notes.absent[there.name] = tuple(sorted(absent))
         new = jax.tree_util.tree_map_with_path(replaced, given, is_leaf=is_module)
         kwargs = {name: new[by_name[name]] for name in call.kwargs}
         return tuple(new[name] for name in by_position), kwargs
@@ -337,6 +348,31 @@ def _argument_names(call: Call, there: Recorded) -> tuple[list[str], dict[str, s
 _LIBRARIES = tuple(
     str(Path(module.__file__).parent) for module in (jaxnet, flax, jax) if module.__file__
 )
+
+
+def _masks(own: Any, recorded: Any) -> tuple[Any, Any]:
+    """A boolean mask in the form of the other program's, which adds -inf where it is True.
+
+    torch's TransformerEncoderLayer makes that form of the mask that it is given.
+    """
+
+    def added(mask: Any, like: Any) -> Any:
+        zero = jnp.zeros((), like.dtype)
+        return jnp.where(mask, -jnp.inf, zero)
+
+    if own.dtype == jnp.bool and jnp.issubdtype(recorded.dtype, jnp.floating):
+        return added(own, recorded), recorded
+    if recorded.dtype == jnp.bool and jnp.issubdtype(own.dtype, jnp.floating):
+        return own, added(recorded, own)
+    return own, recorded
+
+
+def raised(error: BaseException) -> str:
+    """An error of the user's program, with the line of it that was reached last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, "<"))]
+    where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def _caller() -> str:

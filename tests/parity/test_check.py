@@ -227,3 +227,55 @@ def test_a_model_that_cannot_be_float64(trace):
     assert report.verdict == "same", str(report)
     lstm = next(r for r in report.results if r.site == "forward:lstm#0.0")
     assert lstm.judgement.evidence == "float32"
+
+
+def test_a_program_that_raises_is_not_comparable(trace):
+    def loss(module, batch):
+        return batch["labels"]
+
+    report = parity.check(trace, model(), loss, optimizer(), steps=1)
+    assert (report.verdict, report.findings) == ("not comparable", []), str(report)
+    (note,) = (note for note in report.notes if "does not run" in note)
+    assert "test_check.py:" in note
+
+
+def test_a_padding_mask_and_a_loss_with_class_weights(tmp_path):
+    """torch's layer adds the boolean mask; class weights are a buffer, but of no model."""
+    import torch
+
+    def forward(self, words):
+        states = self.layer(self.embed(words), src_key_padding_mask=words == 0)
+        return self.out(states[:, 0])
+
+    class Theirs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = torch.nn.Embedding(WORDS, 4)
+            self.layer = torch.nn.TransformerEncoderLayer(4, 1, 5, 0.0, batch_first=True)
+            self.out = torch.nn.Linear(4, 2)
+
+    Theirs.forward = forward
+
+    class Ours(nn.Module):
+        def __init__(self, *, rngs):
+            self.embed = nn.Embedding(WORDS, 4, rngs=rngs)
+            self.layer = nn.TransformerEncoderLayer(4, 1, 5, 0.0, batch_first=True, rngs=rngs)
+            self.out = nn.Linear(4, 2, rngs=rngs)
+
+    Ours.__call__ = forward
+    with parity.recording(tmp_path / "trace", steps=1):
+        torch.manual_seed(0)
+        theirs = Theirs()
+        sgd = torch.optim.SGD(theirs.parameters(), 0.1)
+        criterion = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
+        data = torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([0, 1])
+        for words, targets in torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), 2):
+            criterion(theirs(words), targets).backward()
+            sgd.step()
+
+    def loss(module, batch):
+        weight = jnp.array([1.0, 3.0])
+        return losses.cross_entropy(module(batch[0]), batch[1], weight=weight)
+
+    report = parity.check(tmp_path / "trace", Ours(rngs=Generator(0)), loss, optim.SGD(0.1))
+    assert (report.verdict, report.notes) == ("same", []), str(report)

@@ -291,6 +291,12 @@ PLANTS: list[tuple[str, str, Callable[[], Any], tuple[str, ...]]] = [
     ("adagrad lr_decay", "adagrad", lambda: optim.Adagrad(0.1, lr_decay=0.1), ("lr-decay",)),
     # Gradients on their way to the optimizer
     ("no clipping", "sgd clipped", lambda: optax.sgd(0.1, 0.9), ("clip-missing",)),
+    (  # in one of the parameters no gradient reaches the bound
+        "clipped by value in place of the norm",
+        "sgd clipped",
+        lambda: optax.chain(optax.clip(1.7), optax.sgd(0.1, 0.9)),
+        ("clip-value",),
+    ),
     (
         "optax's clipping",
         "sgd clipped",

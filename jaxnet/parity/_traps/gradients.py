@@ -78,6 +78,10 @@ def _counts(gradient: Gradient) -> list[float]:
     return [f for count in counts for f in (float(count), 1 / count)]
 
 
+class WithinBoundsError(ValueError):
+    """No gradient of the parameter reaches the bound: its updates are those without clipping."""
+
+
 def _clip(kind: str, own: bool = False) -> Callable[..., Update]:
     """A change of clipping: by the constant `bound`, or by torch's own bound."""
 
@@ -86,7 +90,7 @@ def _clip(kind: str, own: bool = False) -> Callable[..., Update]:
             bound = _torch_bound(update)
         how = (kind, bound)
         if all(np.array_equal(clipped(record, how), record.raw) for record in update.records):
-            raise ValueError("nothing is clipped")
+            raise WithinBoundsError("nothing is clipped")
         return update.altered(clip=how)
 
     return change
