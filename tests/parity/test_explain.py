@@ -179,6 +179,8 @@ REGIONS = {
     "activation-added": ("second", lambda h: jnp.tanh(gelu(h) * 0.5 + jax.nn.softmax(h)), "Tanh"),
     "value-scaled": ("second", lambda h: 1.25 * (gelu(h) * 0.5 + jax.nn.softmax(h)), "1.25"),
     "code-omitted": ("second", lambda h: h, "the output of first#0"),
+    "function-axis": ("second", lambda h: gelu(h) * 0.5 + jax.nn.softmax(h, 0), "along axis 0"),
+    "operands-swapped": ("third", lambda h: jnp.roll(turned(h, False), 4, -1), "swapped"),
     "rotary-order": ("third", lambda h: turned(h, True), "neighbours"),
 }
 
