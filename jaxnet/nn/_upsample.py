@@ -46,9 +46,9 @@ def interpolate(
 
     For "nearest", torch's rounding depends on direction, size and memory layout. The cases
     differ if scale_factor is not a ratio of small numbers. Here the gradient always goes to
-    the number that the output was copied from. With antialias torch's CPU code has two faults
-    that are not repeated: a width of 1 with a new height, and the gradient of an axis that keeps
-    its size in spite of a scale_factor.
+    the number that the output was copied from. Two faults of torch's CPU code are not repeated:
+    with antialias a width of 1 with a new height, and with antialias or "bicubic" the gradient
+    where an axis, or every axis, keeps its size in spite of a scale_factor.
 
     Args:
         input: The images, (N, C, ...) with one to three spatial axes and a float dtype; for
