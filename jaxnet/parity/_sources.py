@@ -4,6 +4,7 @@ import ast
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import inspect
 import sys
 import sysconfig
@@ -24,7 +25,8 @@ def sources(objects: Iterable[Any]) -> dict[str, dict[str, str]]:
 
     Args:
         objects: Modules of Python, and classes, functions and instances. The files are theirs,
-            those of their base classes, and those of what these files import.
+            those of their base classes, and those of what these files import, inside of functions
+        too. What such a function imports is seen once it has been called.
 
     Returns:
         By file the checksums of its classes and functions by name, and under "" that of the
@@ -40,6 +42,7 @@ def sources(objects: Iterable[Any]) -> dict[str, dict[str, str]]:
         modules[str(file)] = module
         for value in [*vars(module).values()]:
             waiting += _modules_of(value)
+        waiting += _imported(module, file)
     return {file: found for file in sorted(modules) if (found := _checksums(Path(file)))}
 
 
@@ -62,6 +65,24 @@ def _modules_of(value: Any) -> Iterator[ModuleType]:
             yield sys.modules[name]
 
 
+def _imported(module: ModuleType, file: Path) -> Iterator[ModuleType]:
+    """The loaded modules that the statements of a file import: vars() has none of a function's."""
+    package = getattr(module, "__package__", None) or ""
+    for node in ast.walk(_parsed(file)[1]):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [each.name for each in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            with contextlib.suppress(ImportError):  # it leads out of the package
+                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                names = [base, *(f"{base}.{each.name}" for each in node.names)]
+        for name in names:
+            parts = name.split(".")
+            for end in range(1, len(parts) + 1):  # the packages around it run, too
+                if isinstance(found := sys.modules.get(".".join(parts[:end])), ModuleType):
+                    yield found
+
+
 def _file(module: ModuleType) -> Path | None:
     """The file of a module that is the user's own; None for a library's and for one without."""
     name = getattr(module, "__file__", None)
@@ -72,16 +93,23 @@ def _file(module: ModuleType) -> Path | None:
     return None if installed or file.suffix != ".py" else file
 
 
-def _checksums(file: Path) -> dict[str, str]:
-    """The checksums of a file as it is now; none if it is not there or is no Python."""
+def _parsed(file: Path) -> tuple[str | None, ast.Module]:
+    """A file's text and its tree; None and an empty one if it is not there or is no Python."""
     try:
         text = file.read_text(encoding="utf-8")
-        body = ast.parse(text).body
+        return text, ast.parse(text)
     except (OSError, SyntaxError, ValueError):
+        return None, ast.Module([], [])
+
+
+def _checksums(file: Path) -> dict[str, str]:
+    """The checksums of a file as it is now; none if it is not there or is no Python."""
+    text, tree = _parsed(file)
+    if text is None:
         return {}
     lines = text.splitlines()
     texts: dict[str, list[str]] = {}
-    for node in reversed(body):
+    for node in reversed(tree.body):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1
             # One that is defined twice has both texts.

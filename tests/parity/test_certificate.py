@@ -37,7 +37,9 @@ class Net(nn.Module):
 
 
 def loss(model, batch):
-    return losses.mse_loss(model(batch), batch)
+    from a_package.late import weight
+
+    return weight() * losses.mse_loss(model(batch), batch)
 """
 
 
@@ -52,9 +54,19 @@ def port(tmp_path, monkeypatch):
     """The user's program as a module of its own."""
     (tmp_path / "the_port.py").write_text(SOURCE)
     (tmp_path / "a_neighbour.py").write_text("def scale(x):\n    return 2 * x\n")
+    (tmp_path / "a_package").mkdir()
+    (tmp_path / "a_package" / "__init__.py").write_text("")
+    late = "def weight():\n    from . import later\n\n    return later.one()\n"
+    (tmp_path / "a_package" / "late.py").write_text(late)
+    (tmp_path / "a_package" / "later.py").write_text("def one():\n    return 1\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    yield importlib.import_module("the_port")
-    del sys.modules["the_port"], sys.modules["a_neighbour"]
+    before = set(sys.modules)
+    the_port = importlib.import_module("the_port")
+    the_port.loss(np.ones_like, np.ones((1, 4), np.float32))  # which imports the rest
+    yield the_port
+    for name in set(sys.modules) - before:
+        if name.startswith(("the_port", "a_")):
+            del sys.modules[name]
 
 
 @pytest.fixture
@@ -202,12 +214,17 @@ def test_a_report_without_numbers_has_a_page_too(tmp_path):
 
 
 def test_subject(report, tmp_path):
-    # The user's own files: of the model's class, of a loss inside jax.jit, what they import.
+    # The user's own files: of the model's class, of a loss inside jax.jit, what they import, and
+    # what their functions import.
     names = {"", "Unused", "Net", "loss"}
     found = {file: set(names) for file, names in report.subject["jax"].items()}
     assert found == {
-        str(tmp_path / "the_port.py"): names, str(tmp_path / "a_neighbour.py"): {"", "scale"}
-    }  # fmt: skip
+        str(tmp_path / "the_port.py"): names,
+        str(tmp_path / "a_neighbour.py"): {"", "scale"},
+        str(tmp_path / "a_package/__init__.py"): {""},
+        str(tmp_path / "a_package/late.py"): {"", "weight"},
+        str(tmp_path / "a_package/later.py"): {"", "one"},
+    }
     assert set(report.subject["torch"]) == {str(tmp_path / "main.py")}
     assert report.subject["batch"] == 3
 
@@ -250,6 +267,14 @@ CHANGES = {
     "what the port imports": (
         lambda folder: replace(folder / "a_neighbour.py", "2", "3"),
         "jax: FOLDER/a_neighbour.py: scale is another",
+    ),
+    "what a function of the port imports": (
+        lambda folder: replace(folder / "a_package" / "late.py", "one()", "one() / 2"),
+        "jax: FOLDER/a_package/late.py: weight is another",
+    ),
+    "what a function imports from its own package": (
+        lambda folder: replace(folder / "a_package" / "later.py", "1", "2"),
+        "jax: FOLDER/a_package/later.py: one is another",
     ),
     "the port's file": (
         lambda folder: (folder / "the_port.py").unlink(),
