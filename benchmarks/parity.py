@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.timing import machine, markdown
 from jaxnet import parity
+from jaxnet.parity._text import floors
 from tests.parity import pairs, plants, programs
 
 ARCHITECTURES = 50
@@ -92,13 +93,10 @@ def clean(asked: Sequence[str], steps: int) -> list[list[Any]]:
 
 
 def _numbers(outcome: Outcome) -> list[str]:
-    floors = [
-        result.judgement.double / result.judgement.floor
-        for result in (outcome.report.results if outcome.report else [])
-        if result.judgement.floor > 0
-    ]
-    largest = f"{max(floors):.1f}" if floors else "-"
-    return [str(len(floors)), largest, f"{outcome.recorded:.1f}", f"{outcome.checked:.1f}"]
+    results = outcome.report.results if outcome.report else []
+    measured = [floors(result) for result in results if result.judgement.floor > 0]
+    largest = f"{max(measured):.1f}" if measured else "-"
+    return [str(len(measured)), largest, f"{outcome.recorded:.1f}", f"{outcome.checked:.1f}"]
 
 
 @dataclasses.dataclass(frozen=True)
