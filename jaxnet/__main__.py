@@ -28,7 +28,8 @@ _ABOUT = """Whether a JAX training program computes what a PyTorch program compu
     jaxnet certificate report/ --verify                 # is the certificate still true?
 
 make() in port.py returns (model, loss, optimizer), or (step, state) of a step of your own.
-Exit status: 0 the same, 1 different, 2 not comparable, or a mistake in the call.
+Exit status: 0 the same, 1 different, 2 not comparable, undecided, or an error. That of `record` is
+1 where the program has other bits when it runs without the recording.
 """
 
 _RECORD = """The program is run as it is; nothing in it has to change:
@@ -37,7 +38,11 @@ _RECORD = """The program is run as it is; nothing in it has to change:
 
 It is ended after the last recorded update. The trace holds batches, weights, random draws,
 activations, gradients and optimizer states as safetensors and JSON, and is checked without torch.
-Batches of 8 to 32 rows are enough, and keep the trace small."""
+Batches of 8 to 32 rows are enough, and keep the trace small.
+
+Then it is run again without the recording. If its bits are others the exit status is 1: the
+recording changed them, or they are others in each run, which what is printed says. The trace stays
+and can be checked, but the report will have a note of it."""
 
 _CHECK = """    jaxnet check trace/ port.py:make --save report/
 
@@ -64,7 +69,7 @@ Prints every array of this layer, each at the step with the largest difference, 
 in which it has a part with their causes. `loss` and the name of a parameter will do too."""
 
 _VERIFY = """    jaxnet certificate report/             # what it says
-    jaxnet certificate report/ --verify    # exit status 2 if sources or trace have changed since
+    jaxnet certificate report/ --verify    # exit status 2 if something has changed since
     jaxnet certificate report/ --line      # one line, for a README"""
 
 
@@ -75,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `jaxnet`; those of the process where it is None.
 
     Returns:
-        The exit status: 0 for the same, 1 for different, 2 for all else.
+        The exit status: 0 for the same, 1 for different, 2 for all else. Of `record` it is 1
+        where a run without the recording has other bits.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     program: list[str] = []
@@ -154,13 +160,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="find out which known mistakes the trace would show, some seconds a layer",
     )
-    check.add_argument(
-        "--weights",
-        choices=("own", "copy"),
-        default="own",
-        help="compare the program's initial weights too (own), or start from a copy of torch's",
-    )
-
     compare = command("compare", _compare, "compare two programs in one process", _COMPARE)
     compare.add_argument("reference", help="file.py:function or module:function, with torch")
     compare.add_argument("port", help="file.py:function or module:function")
@@ -179,10 +178,18 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("port", help="module:function or file.py:function")
     explain.add_argument("--at", required=True, metavar="LAYER", help="such as blocks.3.norm1")
 
+    for one in (check, explain):
+        one.add_argument(
+            "--weights",
+            choices=("own", "copy"),
+            default="own",
+            help="compare the program's initial weights too (own), or start from a copy of torch's",
+        )
+
     certificate = command("certificate", _certificate, "read or verify a certificate", _VERIFY)
     certificate.add_argument("folder", type=Path, help="the folder that --save wrote")
     certificate.add_argument(
-        "--verify", action="store_true", help="fail if sources or trace have changed since"
+        "--verify", action="store_true", help="fail if sources, trace or versions have changed"
     )
     certificate.add_argument("--line", action="store_true", help="one line, for a README")
     return parser
@@ -217,7 +224,7 @@ def _record(options: argparse.Namespace) -> int:
     print(f"recorded: {options.trace}, {size:.1f} MB")
     print(f"the same bits without recording: {found['verdict']}; {found['words']}")
     print(f"next: jaxnet check {options.trace} port.py:make")
-    return 0
+    return int(found["verdict"] == "different")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -274,35 +281,37 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:
     """Prints a report and writes its certificate where that is asked for."""
+    from jaxnet.parity._text import power_counts
+
     report.subject["commands"] = [command]
     print(report)
+    counted = bool(report.power)
     if options.arrays:
         print(report.details())
     if options.save is not None:
         with _progress():
             report.save(options.save)
         print(f"certificate: {options.save / 'certificate.html'}")
-        if report.power:
-            excluded = sum(each.excluded for each in report.power)
-            rest = len(report.power) - excluded
-            print(f"known mistakes of ports that it excludes: {excluded}; that it does not: {rest}")
+        if report.power and not counted:  # a report that says "same" gets it when it is saved
+            print(power_counts(report))
     return report.exit_status
 
 
 def _explain(options: argparse.Namespace) -> int:
     from jaxnet.parity._check import check
-    from jaxnet.parity._text import findings_text, part
+    from jaxnet.parity._text import explained, part
 
     with _progress():
-        report = check(options.trace, options.port)
+        report = check(options.trace, options.port, weights=options.weights)
     there = part(report, options.at)
-    if not there.results:
+    if not there.results and not there.exclusions:
         places = sorted({result.place for result in report.results if result.place})
         near = difflib.get_close_matches(options.at, places, n=5, cutoff=0.3) or places[:5]
         options.fail(f"--at {options.at}: nothing was compared there; there are {', '.join(near)}")
     print(there.details())
-    print(findings_text(there) or f"{options.at}: the same")
-    return int(bool(there.findings))
+    text, status = explained(there, options.at)
+    print(text)
+    return status
 
 
 def _certificate(options: argparse.Namespace) -> int:
@@ -320,7 +329,9 @@ def _certificate(options: argparse.Namespace) -> int:
         return 2
     print(content["line"] if options.line else content["text"])
     if options.verify:
-        print(f"verified: sources and trace are those of {content['date']}")
+        print(f"verified: sources, trace and versions are those of {content['date']}")
+        for words in _certificate.unchecked(content):
+            print(f"not verified: {words}")
     return content["exit_status"]
 
 

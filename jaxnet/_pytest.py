@@ -4,6 +4,7 @@ pytest loads this module at its start in every project where jaxnet is installed
 nothing but pytest until the fixture is used.
 """
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ class Parity:
 
         Args:
             trace: The folder of the trace. A relative path begins at the test file's folder.
-            *program: The model, the loss and the optimizer, as `jaxnet.parity.check` takes them.
+            *program: The model, the loss and the optimizer, as `jaxnet.parity.check` takes them,
+                or "port.py:make". The program is made and run in the test file's folder.
             save: A folder for the certificate, which is written whatever the verdict is.
             **options: What else `jaxnet.parity.check` takes.
 
@@ -39,7 +41,8 @@ class Parity:
         """
         from jaxnet.parity._check import check
 
-        report = check(self._folder / trace, *program, **options)
+        with contextlib.chdir(self._folder):
+            report = check(trace, *program, **options)
         if save is not None:
             report.save(self._folder / save)
         if report.verdict != "same":
@@ -47,7 +50,10 @@ class Parity:
         return report
 
     def verify(self, certificate: str | Path) -> None:
-        """Fails the test unless a certificate says "same" and is of the sources as they are now.
+        """Fails the test unless a certificate says "same" and is of what is there now.
+
+        That is the sources, the trace, and the installed versions. The PyTorch program may be
+        elsewhere: what is not there is printed, which pytest shows with -rP.
 
         Args:
             certificate: The folder of the certificate. A relative path begins at the test file's
@@ -60,6 +66,8 @@ class Parity:
             pytest.fail("\n".join(["the certificate is stale:", *changes]), pytrace=False)
         if content["verdict"] != "same":
             pytest.fail(content["text"], pytrace=False)
+        for words in _certificate.unchecked(content):
+            print(f"not verified: {words}")
 
 
 @pytest.fixture

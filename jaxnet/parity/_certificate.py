@@ -17,7 +17,7 @@ from jaxnet._files import write_text
 from jaxnet.parity import _plots, _provenance, _repro, _trace
 from jaxnet.parity._power import power
 from jaxnet.parity._result import Report, SiteResult
-from jaxnet.parity._text import floors, headline, phase_in_words, shares, summary, worst
+from jaxnet.parity._text import floors, headline, phase_in_words, printable, shares, summary, worst
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
@@ -45,9 +45,9 @@ def save(report: Report, folder: Path) -> Path:
     if report.verdict == "same" and trace is not None and not report.power:
         _log.info("which mistakes this trace excludes")
         report.power = power(_trace.read(trace["path"]))
-    content = contents(report)
+    content = contents(report, folder)
+    text = json.dumps(_strict(content), indent=1, allow_nan=False)
     repro, rows = _repro.write(report, folder), worst(report)
-    write_text(folder / JSON, json.dumps(_strict(content), indent=1, allow_nan=False))
     page = _environment().get_template("certificate.html.j2").render(
         report=report,
         content=content,
@@ -65,11 +65,12 @@ def save(report: Report, folder: Path) -> Path:
             if plot
         ],
     )  # fmt: skip
-    write_text(folder / HTML, page)
+    write_text(folder / JSON, text)
+    write_text(folder / HTML, printable(page))
     return folder
 
 
-def contents(report: Report) -> dict[str, Any]:
+def contents(report: Report, folder: Path) -> dict[str, Any]:
     """The certificate as nested dictionaries, lists, texts and numbers."""
     fields = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     return {
@@ -77,10 +78,11 @@ def contents(report: Report) -> dict[str, Any]:
         "jaxnet": jaxnet.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "exit_status": report.exit_status,
-        "line": line(report),
-        "text": summary(report),
+        "line": printable(line(report)),
+        "text": printable(summary(report)),
         "claims": claims(report),
         **fields,
+        "subject": _provenance.relative(report.subject, folder),
     }
 
 
@@ -128,7 +130,7 @@ def _by_place(report: Report) -> dict[str, tuple[list[Any], list[Any]]]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """A certificate's JSON.
+    """A certificate's JSON, with whole paths of the files that it is about.
 
     Raises:
         CertificateError: The folder has none, or one that is damaged or of another format.
@@ -147,12 +149,18 @@ def read(folder: Path) -> dict[str, Any]:
             f"{file}: it is no certificate of format {FORMAT}, which this version of jaxnet "
             "reads; check the program again"
         )
-    return content
+    return {**content, "subject": _provenance.absolute(content["subject"], file.parent)}
 
 
 def stale(content: Mapping[str, Any]) -> list[str]:
     """What has changed since the certificate was made, in sentences; none if nothing has."""
-    return _provenance.changed(content["subject"])
+    versions = {"jaxnet": content["jaxnet"], **content["environment"].get("jax", {})}
+    return _provenance.changed(content["subject"], versions)
+
+
+def unchecked(content: Mapping[str, Any]) -> list[str]:
+    """What `stale` could not look at, in sentences."""
+    return _provenance.unchecked(content["subject"])
 
 
 def _strict(value: Any) -> Any:

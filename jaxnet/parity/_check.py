@@ -88,7 +88,7 @@ def check(
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
     report.subject = _provenance.subject(trace, objects)
     report.environment = _provenance.environment(trace)
-    report.notes += _provenance.since_recorded(trace)
+    report.notes += _provenance.notes(trace)
     if power:
         report.power = power_of(trace)
     return report
@@ -378,7 +378,6 @@ class _Check:
                 "steps": Coverage(tuple(full), part),
             },
             horizon=horizon,
-            trace_about=dict(self.trace.about),
         )
 
 

@@ -112,7 +112,6 @@ class _Diff:
                 side: {key: trace.about[key] for key in _ENVIRONMENT if key in trace.about}
                 for side, trace in (("torch", self.a), ("jax", self.b))
             },
-            trace_about=dict(self.a.about),
         )
 
     # Before any arithmetic.

@@ -13,6 +13,7 @@ from jaxnet._files import replacing, write_text
 from jaxnet.parity import _trace
 from jaxnet.parity._rebuilt import of_call, of_function_call
 from jaxnet.parity._result import Finding, Report
+from jaxnet.parity._text import printable
 
 PROGRAM, ARRAYS = "repro.py", "repro.safetensors"
 
@@ -117,7 +118,7 @@ def _program(trace: _trace.Trace, finding: Finding) -> tuple[str, dict[str, np.n
         build="\n".join(lines),
         what=f"torch's {of_torch.kind}",
     )
-    return text, arrays
+    return printable(text), arrays
 
 
 def _source(value: Any, name: str, arrays: dict[str, np.ndarray]) -> str:

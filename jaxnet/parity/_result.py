@@ -156,7 +156,6 @@ class Report:
         environment: Versions, devices and settings: {"torch": {...}, "jax": {...}}.
         subject: What was compared: checksums of the sources, of the weights, of the data and of
             the trace.
-        trace_about: What the trace says about the recorded program.
     """
 
     verdict: Verdict
@@ -169,7 +168,6 @@ class Report:
     horizon: Horizon | None = None
     environment: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     subject: dict[str, Any] = dataclasses.field(default_factory=dict)
-    trace_about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def exit_status(self) -> int:

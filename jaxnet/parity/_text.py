@@ -138,7 +138,8 @@ def findings_text(report: Report, most: int | None = None) -> str:
 def part(report: Report, place: str) -> Report:
     """What a report says of one module with all that is in it, of a parameter, or of the loss.
 
-    Of each array it has the step with the largest difference.
+    Of each array it has the step with the largest difference. What is not of one module, as the
+    notes and the verdict, stays.
     """
 
     def inside(site: str, name: str) -> bool:
@@ -147,7 +148,30 @@ def part(report: Report, place: str) -> Report:
 
     findings = [f for f in report.findings if any(inside(r.site, r.place) for r in f.results)]
     results = [result for result, _ in worst(report) if inside(result.site, result.place)]
-    return dataclasses.replace(report, findings=findings, results=results)
+    exclusions = [e for e in report.exclusions if inside("", e.partition(": ")[0])]
+    return dataclasses.replace(report, findings=findings, results=results, exclusions=exclusions)
+
+
+def explained(there: Report, place: str) -> tuple[str, int]:
+    """What `part` has found, in words, and the exit status: 0 only for what is known to be same.
+
+    Args:
+        there: The result of `part`.
+        place: The name that it was asked for.
+    """
+    levels = {result.level for result in there.results}
+    known = there.verdict != "not comparable" and not there.exclusions and levels - {"preflight"}
+    if there.findings:
+        text = findings_text(there)
+        status = 2 if there.verdict == "not comparable" else 1
+    elif not known:
+        text, status = f"{place}: not all of it could be compared", 2
+    elif any(result.judgement.failed for result in there.results):
+        text, status = f"{place}: differs only since something before it does", 1
+    else:
+        text, status = f"{place}: the same", 0
+    lines = [text, *(f"not compared: {each}" for each in there.exclusions)]
+    return "\n".join([*lines, *(f"note: {note}" for note in there.notes)]), status
 
 
 def _finding(number: int, finding: Finding) -> Iterator[str]:
@@ -211,11 +235,14 @@ def _evidence(report: Report) -> Iterator[str]:
             )
         )
     if report.power:
-        excluded = sum(alternative.excluded for alternative in report.power)
-        yield (
-            f"mistakes that this evidence excludes: {excluded}; "
-            f"that it does not: {len(report.power) - excluded}"
-        )
+        yield power_counts(report)
+
+
+def power_counts(report: Report) -> str:
+    """How many of the known mistakes the check would have seen."""
+    excluded = sum(alternative.excluded for alternative in report.power)
+    rest = len(report.power) - excluded
+    return f"known mistakes of ports that it excludes: {excluded}; that it does not: {rest}"
 
 
 def details(report: Report) -> str:
@@ -232,6 +259,11 @@ def details(report: Report) -> str:
             f"{label:13}  {torch:8.1e}  {double:8.1e}  {jax:8.1e}"
         )
     return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """With ? for half a character, such as one of a file name that is no UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def html_summary(report: Report) -> str:

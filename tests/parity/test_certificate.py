@@ -100,7 +100,10 @@ def trace(tmp_path):
     main.__file__ = str(tmp_path / "main.py")
     parameters = {f"norm.{name}": {"shape": [4], "dtype": "float32"} for name in ("weight", "bias")}
     about = {"models": [""], "modules": {"norm": norm}, "parameters": parameters, "buffers": {},
-             "optimizers": [], "schedulers": [], "torch": "2.13.0",
+             "optimizers": [], "schedulers": [], "torch": "2.13.0", "threads": 3, "seed": 517,
+             "program": ["python", "main.py", "--epochs", "1"],
+             "notes": ["main.py:5: item() reads a float32 number"],
+             "self_check": {"verdict": "different", "words": "it is not deterministic"},
              "sources": _sources.sources([main])}  # fmt: skip
     writer.write_about(about)
     return _trace.read(tmp_path / "trace")
@@ -127,7 +130,7 @@ def report(trace, port):
         "different",
         findings=[finding],
         results=results,
-        notes=["a note"],
+        notes=["a note", *_provenance.notes(trace)],
         exclusions=["dropout: its draws"],
         coverage={"modules": Coverage(("norm",), {"head": "not called"})},
         power=[
@@ -154,6 +157,15 @@ def test_the_json_is_strict_and_has_all(report, tmp_path):
     assert content["line"].startswith("parity: DIFFERENT  1 difference, 1 of 3 arrays same")
     assert len(content["results"]) == len(report.results)
     assert content["results"][2]["judgement"]["double"] == "nan"
+    assert (
+        content["notes"]
+        == report.notes
+        == [
+            "a note",
+            "the recording: main.py:5: item() reads a float32 number",
+            "the recording: it is not deterministic",
+        ]
+    )
     assert content["horizon"]["plain"] == [1e-8, "inf"]
     assert content["coverage"]["modules"]["missing"] == {"head": "not called"}
     claims = {each["claim"]: (each["same"], each["arrays"]) for each in content["claims"]}
@@ -196,7 +208,9 @@ def test_the_page_stands_alone_and_says_all(report, tmp_path):
     for words in (
         "The two programs are different", "the output of <norm> is another", "epsilon is 1e-6",
         "a note", "dropout: its draws", "head", "flipped", "2.13.0", "python repro.py",
-        "the_port.py",
+        "the_port.py", "python main.py --epochs 1", "517",
+        # What the recording noted.
+        "item() reads a float32 number", "it is not deterministic",
     ):  # fmt: skip
         assert words in page.text, words
     plots = re.findall(r"<svg.*?</svg>", text)
@@ -304,6 +318,50 @@ def test_changes_make_a_certificate_stale(report, tmp_path, change, words):
         assert found == []
     else:
         assert found[0] == words.replace("FOLDER", str(tmp_path))
+
+
+def test_a_certificate_is_true_in_another_checkout(report, tmp_path):
+    report.save(tmp_path / "out")
+    for file in ("certificate.json", "certificate.html"):
+        assert str(tmp_path) not in (tmp_path / "out" / file).read_text()
+    there = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-elsewhere"))
+    content = _certificate.read(there / "out")
+    assert (_certificate.stale(content), _certificate.unchecked(content)) == ([], [])
+    replace(there / "the_port.py", "eps=1e-6", "eps=1e-5")
+    (there / "main.py").unlink()  # torch's program may be elsewhere
+    content = _certificate.read(there / "out")
+    assert _certificate.stale(content) == [f"jax: {there / 'the_port.py'}: Net is another"]
+    assert _certificate.unchecked(content) == [f"torch: {there / 'main.py'} is not there"]
+
+
+def test_sources_that_never_were_there_are_said_to_be_unchecked(report, trace, tmp_path):
+    (tmp_path / "main.py").unlink()
+    report.subject = _provenance.subject(trace)
+    del report.subject["trace"]
+    report.save(tmp_path / "out")
+    assert _certificate.unchecked(_certificate.read(tmp_path / "out")) == [
+        "torch: the certificate has no sources, which were not there when it was made",
+        "jax: the certificate has no sources",
+        "trace: the certificate has none",
+    ]
+
+
+@pytest.mark.parametrize("name", ["jaxnet", "jax", "jaxlib", "flax", "numpy"])
+def test_other_versions_make_a_certificate_stale(report, tmp_path, name):
+    now = _provenance.versions()[name]
+    report.environment["jax"][name] = "0.0.1"
+    report.save(tmp_path / "out")
+    found = _certificate.stale(_certificate.read(tmp_path / "out"))
+    assert found == [f"{name}: {now} is installed, and it was 0.0.1"]
+
+
+def test_half_a_character_leaves_no_half_certificate(report, tmp_path):
+    report.notes.append("weights of caf\udce9")
+    report.findings[0].cause = report.findings[0].message = "another caf\udce9"
+    report.save(tmp_path / "out")
+    assert "note: weights of caf?" in _certificate.read(tmp_path / "out")["text"]
+    for file in ("certificate.html", "repro.py"):
+        assert "another caf?" in (tmp_path / "out" / file).read_text()
 
 
 @pytest.mark.parametrize(

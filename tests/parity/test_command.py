@@ -1,5 +1,6 @@
 """The command line `jaxnet` and the fixture `parity`: what they print, and their exit status."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -131,6 +132,29 @@ def test_torch_is_asked_for_where_a_program_of_its_is_to_run(capsys, project, mo
     test_wrong_calls_are_explained(capsys, project, RECORD, {"main.py": ""}, message)
 
 
+ONCE = """
+import sys
+from pathlib import Path
+
+if Path("done").exists():  # without a recording it trains nothing
+    sys.exit()
+Path("done").touch()
+import torch
+
+net = torch.nn.Linear(2, 1)
+net(torch.ones(3, 2)).sum().backward()
+torch.optim.SGD(net.parameters(), 0.1).step()
+"""
+
+
+@pytest.mark.torch
+def test_a_recording_with_other_bits_than_the_program_alone_failed(capsys, project):
+    write(project, "main.py", ONCE)
+    status, out, _ = called(capsys, "record", "t", "--steps", "1", "--", "main.py")
+    assert status == 1
+    assert "the same bits without recording: different; " in out
+
+
 def test_an_error_of_the_program_is_shown_with_its_place_and_is_no_difference(capsys, project):
     write(project, "port.py", "def make():\n    return 1 / 0")
     words = ("compare", "port.py:make", "port.py:make")
@@ -233,7 +257,8 @@ def test_a_certificate_is_read(capsys, saved, verdict, expected):
 def test_a_certificate_of_changed_sources_is_stale(capsys, saved, tmp_path):
     folder = saved("same")
     status, out, _ = called(capsys, "certificate", folder, "--verify")
-    assert (status, "verified" in out) == (0, True)
+    assert (status, "verified: sources, trace and versions are" in out) == (0, True)
+    assert "not verified: trace: the certificate has none" in out
     write(tmp_path, "port.py", "def make():\n    return 2\n")
     status, out, _ = called(capsys, "certificate", folder, "--verify")
     assert status == 2
@@ -248,13 +273,15 @@ def test_a_certificate_of_changed_sources_is_stale(capsys, saved, tmp_path):
 def outcomes(pytester, body):
     """What pytest says of a user's test with this body."""
     pytester.makepyfile(f"def test_port(parity):\n    {body}\n")
-    return pytester.runpytest_inprocess("-p", "jaxnet._pytest", "-p", "no:cacheprovider")
+    return pytester.runpytest_inprocess("-rP", "-p", "jaxnet._pytest", "-p", "no:cacheprovider")
 
 
 def test_the_fixture_verifies_certificates(pytester, saved, tmp_path):
     call = f"parity.verify({str(tmp_path / 'out')!r})"
     saved("same")
-    outcomes(pytester, call).assert_outcomes(passed=1)
+    result = outcomes(pytester, call)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["not verified: trace: the certificate has none"])
     finding = Finding("forward:fc#0", 0, "layer", "different", "the output differs")
     saved("different", [finding])
     result = outcomes(pytester, call)
@@ -275,8 +302,8 @@ TUTORIAL = PAGE.partition("## From a PyTorch program")[2].partition("\n## ")[0]
 
 
 def without_numbers(text):
-    """Versions, counts and sizes are those of the machine."""
-    return re.sub(r"\d[\w.+-]*", "N", text).split()
+    """Versions, sizes and distances are those of the machine; counts, which have no point, stay."""
+    return re.sub(r"\d[\w+-]*\.[\w.+-]*", "N", text).split()
 
 
 @pytest.mark.torch
@@ -311,8 +338,15 @@ def test_the_tutorial(capsys, project):
     parity = Parity(project)
     parity.verify("report")
     write(project, "another.py", (project / "port.py").read_text().replace('"sum"', '"mean"'))
-    with pytest.raises(pytest.fail.Exception, match="reduced by 'mean'; torch's reduction is"):
+    message = "reduced by 'mean'; torch's reduction is"
+    # Paths begin at the test file's folder, from where pytest may be called as it likes.
+    with contextlib.chdir("/"), pytest.raises(pytest.fail.Exception, match=message):
         parity.check("trace", "another.py:make", steps=1)
+    write(project, "other.py", (project / "another.py").read_text().replace("(1)", "(2)"))
+    words = ("explain", "trace", "other.py:make", "--at", "fc1", "--weights", "copy")
+    status, printed, _ = called(capsys, *words)
+    assert status == 1
+    assert "fc1: differs only since something before it does" in printed.splitlines()
 
     # What the page says of sources that change.
     write(project, "main.py", (project / "main.py").read_text().replace("lr=1e-3", "lr=1e-2"))

@@ -4,7 +4,7 @@ import pytest
 
 from jaxnet.parity._judgement import Judgement
 from jaxnet.parity._result import Alternative, Coverage, Finding, Horizon, Report, SiteResult
-from jaxnet.parity._text import part
+from jaxnet.parity._text import explained, part
 
 SAME = Judgement("same", torch=6e-8, jax=5e-8, double=1e-16, plain=7e-8, scale=1.0)
 DIFFERENT = Judgement("different", torch=6e-8, jax=5e-8, double=3e-6, plain=3e-6, scale=0.5)
@@ -123,7 +123,7 @@ WORDS = {
     ),
     "power": (
         {"power": [Alternative("norm", "eps", True, 1e9), Alternative("norm", "bias", False)]},
-        "mistakes that this evidence excludes: 1; that it does not: 1",
+        "known mistakes of ports that it excludes: 1; that it does not: 1",
     ),
     "notes": ({"notes": ["the loss was not reached"]}, "note: the loss was not reached"),
 }
@@ -192,6 +192,51 @@ def test_the_part_of_one_layer_has_the_worst_step_of_each_array():
     assert part(whole, "loss").results == results[4:]
     assert part(whole, "a").results == [*results[1:3], results[3]]
     assert part(whole, "b").results == []
+
+
+START = result("before:norm.weight", level="preflight")
+EXPLAINED = {
+    "the same": ({}, "norm: the same", 0),
+    "the same, and a note": ({"notes": ["a note"]}, "norm: the same\nnote: a note", 0),
+    "a difference": ({"findings": [found()]}, "   the output differs", 1),
+    "a difference that follows from another": (
+        {"results": [result(), result(judgement=DIFFERENT, level="step")]},
+        "norm: differs only since something before it does",
+        1,
+    ),
+    "a program that does not run": (
+        {"verdict": "not comparable", "notes": ["the program does not run: boo"]},
+        "norm: not all of it could be compared\nnote: the program does not run: boo",
+        2,
+    ),
+    "a layer that is not called": (
+        {"results": [], "exclusions": ["other: x", "norm: the program does not call it"]},
+        "norm: not all of it could be compared\nnot compared: norm: the program does not call it",
+        2,
+    ),
+    "a layer that was compared in part": (
+        {"exclusions": ["norm.inner: the program does not call it"]},
+        "not compared: norm.inner: the program does not call it",
+        2,
+    ),
+    "initial weights alone": ({"results": [START]}, "norm: not all of it could be compared", 2),
+    "a difference that is undecided": (
+        {"verdict": "not comparable", "findings": [found(message="undecided")]},
+        "   undecided",
+        2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "words", "status"), list(EXPLAINED.values()), ids=list(EXPLAINED)
+)
+def test_what_is_explained_is_the_same_only_where_it_was_compared(fields, words, status):
+    text, found_status = explained(part(report(**fields), "norm"), "norm")
+    assert found_status == status
+    assert words in text
+    assert ("the same" in text) == (status == 0)
+    assert "other" not in text
 
 
 def test_numbers_of_null_gradients_are_not_relative_to_rounding():
