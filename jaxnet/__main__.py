@@ -304,7 +304,7 @@ def _explain(options: argparse.Namespace) -> int:
     with _progress():
         report = check(options.trace, options.port, weights=options.weights)
     there = part(report, options.at)
-    if not there.results and not there.exclusions:
+    if not there.results and not there.exclusions and report.verdict != "not comparable":
         places = sorted({result.place for result in report.results if result.place})
         near = difflib.get_close_matches(options.at, places, n=5, cutoff=0.3) or places[:5]
         options.fail(f"--at {options.at}: nothing was compared there; there are {', '.join(near)}")
@@ -329,7 +329,7 @@ def _certificate(options: argparse.Namespace) -> int:
         return 2
     print(content["line"] if options.line else content["text"])
     if options.verify:
-        print(f"verified: sources, trace and versions are those of {content['date']}")
+        print(f"verified: nothing that it names has changed since {content['date']}")
         for words in _certificate.unchecked(content):
             print(f"not verified: {words}")
     return content["exit_status"]
