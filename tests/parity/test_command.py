@@ -342,15 +342,22 @@ def test_the_tutorial(capsys, project):
     # Paths begin at the test file's folder, from where pytest may be called as it likes.
     with contextlib.chdir("/"), pytest.raises(pytest.fail.Exception, match=message):
         parity.check("trace", "another.py:make", steps=1)
-    write(project, "other.py", (project / "another.py").read_text().replace("(1)", "(2)"))
-    words = ("explain", "trace", "other.py:make", "--at", "fc1", "--weights", "copy")
-    status, printed, _ = called(capsys, *words)
-    assert status == 1
-    assert "fc1: differs only since something before it does" in printed.splitlines()
 
     # What the page says of sources that change.
     write(project, "main.py", (project / "main.py").read_text().replace("lr=1e-3", "lr=1e-2"))
     status, printed, _ = called(capsys, "certificate", "report", "--verify")
     assert status == 2
     assert f"torch: {project / 'main.py'}: what stands outside" in printed
+
+    # A port that starts with other weights, and a trace with a note of the recording's.
+    write(project, "other.py", (project / "another.py").read_text().replace("(1)", "(2)"))
+    about = (project / "trace" / "trace.json").read_text()
+    write(project, "trace/trace.json", about.replace('"notes": []', '"notes": ["it is noisy"]'))
+    words = ("explain", "trace", "other.py:make", "--at", "fc1", "--weights", "copy")
+    status, printed, _ = called(capsys, *words)
+    assert status == 1
+    assert printed.splitlines()[-3:-1] == [
+        "fc1: differs only since something before it does", "note: the recording: it is noisy"
+    ]  # fmt: skip
+    assert printed.splitlines()[-1].startswith("note: since the trace was recorded, ")
     assert called(capsys, "diff", "trace", "trace")[0] == 0
