@@ -698,7 +698,7 @@ PLANTS = [
         words="the input is rounded to bfloat16",
     ),
     Plant(
-        "gradient-stopped",
+        "layer-gradient-stopped",
         lambda nn: nn.Linear(4, 3),
         lambda w: faulty.NoWeightGradient(4, 3, rngs=Generator(0)),
         ((5, 4),),
