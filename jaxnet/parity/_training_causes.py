@@ -75,7 +75,7 @@ def explain_loss(trace: Trace, jax: Steps, jax64: Steps) -> Explained | None:
     if best is None or not best[0].proven:
         signs, tried = (best[0].symptoms, best[0].tried) if best else ((), 0)
         return Explained(LOSS, steps, symptoms=signs, tried=tried)
-    return explained_by(best[0], (best[1].kind,), steps)
+    return explained_by(best[0], LOSS, steps)
 
 
 def _simpler(cause: Cause, other: Cause) -> bool:

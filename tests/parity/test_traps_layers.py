@@ -819,6 +819,11 @@ def test_functions(name):
     assert name in {h.trap.name for each in cause.proven for h in each}
 
 
+def test_names_are_unique():
+    names = [trap.name for trap in traps.ALL]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_every_row_for_layers_is_planted():
     files = "activations attention backward linear norms pooling recurrent"
     rows = {trap.name for file in files.split() for trap in getattr(traps, file).TRAPS}

@@ -4,16 +4,19 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from jaxnet import optim
+from jaxnet.parity import _updates
 from jaxnet.parity._attribute import attribute
 from jaxnet.parity._evidence import Evidence
 from jaxnet.parity._explained import Explained, Read
 from jaxnet.parity._schedules import matching
-from jaxnet.parity._training_causes import explain_start
+from jaxnet.parity._trace import Trace
+from jaxnet.parity._training_causes import explain_gradients, explain_start
 from jaxnet.parity._traps.gradients import Gradient
 from jaxnet.parity._update_causes import explain_updates
 from tests.parity import training
@@ -133,6 +136,116 @@ def test_rates_are_read_from_updates(tmp_path: Any) -> None:
     assert all(each.rounding for each in run(2))
 
 
+@pytest.fixture(scope="module")
+def scheduled(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """SGD whose learning rate is halved in each step."""
+    import torch
+
+    return training.record(
+        tmp_path_factory.mktemp("scheduled") / "t",
+        lambda p: torch.optim.SGD([{**g, "initial_lr": 0.1} for g in p], 0.1),
+        lrs=[0.1 * 0.5**k for k in range(training.STEPS)],
+        schedulers=[{"class": "ExponentialLR", "config": {"gamma": 0.5}}],
+    )
+
+
+def _then(change: Callable[[Any, Any], Any]) -> Callable[[], Any]:
+    """SGD with torch's schedule, whose updates go through a function of (updates, step)."""
+
+    def make() -> Any:
+        falling = optax.sgd(lambda k: 0.1 * 0.5**k)
+        changed = optax.GradientTransformation(
+            lambda params: jnp.zeros((), jnp.int32),
+            lambda updates, k, params=None: (change(updates, k), k + 1),
+        )
+        return optax.chain(falling, changed)
+
+    return make
+
+
+def _changed(name: str, change: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda updates, k: {**updates, name: change(updates[name])}
+
+
+def _rounded(updates: Any, k: Any) -> Any:
+    return {n: u * (1 + 2.0**-25) for n, u in updates.items()}
+
+
+@pytest.mark.torch
+def test_rounded_constants_are_no_difference(scheduled: Trace) -> None:
+    for kept in (training.STEPS, 2):
+        findings, notes = training.explained(scheduled, _then(_rounded), kept)
+        assert findings == []
+        assert len(notes) == 1
+
+
+@pytest.mark.torch
+def test_rounded_constants_hide_no_other_difference(
+    scheduled: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_updates, "ELEMENTS", 6)  # of which [0, 1] is none
+
+    def sparse(updates: Any, k: Any) -> Any:
+        name = "net.weight"
+        return _changed(name, lambda u: u.at[0, 1].multiply(3.0))(_rounded(updates, k), k)
+
+    def late(updates: Any, k: Any) -> Any:
+        return {n: u * jnp.where(k >= 2, 1.001, 1.0) for n, u in _rounded(updates, k).items()}
+
+    ((finding,), _) = training.explained(scheduled, _then(sparse))
+    assert {r.site for r in finding.results} == {"update:net.weight"}
+    assert finding.cause is None
+    ((finding,), _) = training.explained(scheduled, _then(late), kept=2)
+    assert finding.step == 2
+    assert finding.message.endswith("from step 2 on (net.weight, net.bias, norm.weight)")
+
+
+@pytest.mark.torch
+def test_what_no_cause_explains_stays_beside_a_cause(scheduled: Trace) -> None:
+    def two(updates: Any, k: Any) -> Any:
+        updates = _changed("net.bias", lambda u: u.at[0].multiply(3.0))(updates, k)
+        return _changed("net.weight", lambda u: 2.0 * u)(updates, k)
+
+    named, rest = training.explained(scheduled, _then(two))[0]
+    assert "2 times torch's" in str(named.cause)
+    assert {r.site for r in named.results} == {"update:net.weight"}
+    assert rest.cause is None
+    assert {r.site for r in rest.results} == {"update:net.bias"}
+    assert rest.message.startswith("the optimizer: the update with torch's gradients differs (net")
+
+
+@pytest.mark.torch
+def test_gradients_that_no_cause_explains_stay_beside_a_cause(scheduled: Trace) -> None:
+    step = scheduled.steps[0]
+    weight, bias = "param_grad:net.weight", "param_grad:net.bias"
+    ours = {weight: 2 * step.double(weight), bias: step.double(bias) * [3, 1, 1, 1]}
+    named, rest = explain_gradients(scheduled, {0: ours}, {0: ours}, (weight, bias))
+    assert (named.places, named.traps) == (("net.weight",), ("gradient-factor",))
+    assert (rest.places, rest.words) == (("net.bias",), "")
+
+
+@pytest.mark.torch
+def test_what_torch_does_beside_its_optimizer_is_no_rounding(tmp_path: Any) -> None:
+    import torch
+
+    def clamp(parameters: list[Any]) -> None:
+        with torch.no_grad():
+            for p in parameters:
+                p.clamp_(-0.3, 0.3)
+
+    for carried in (True, False):
+        trace = training.record(
+            tmp_path / str(carried), lambda p: torch.optim.SGD(p, 0.1), after=clamp
+        )
+        jax32, jax64 = training.updated(trace, lambda: optax.sgd(0.1))
+        found = explain_updates(trace, jax32, jax64, carried)
+        assert not any(each.rounding or each.words for each in found)
+        ((finding,), notes) = training.explained(trace, lambda: optax.sgd(0.1))
+        assert finding.cause is None
+        assert "as clamp_ does" in finding.message
+        assert notes == []
+
+
 GRADIENT = Gradient(
     "head.weight",
     {k: RNG.normal(size=(3, 4)) for k in range(2)},
@@ -161,6 +274,7 @@ def test_a_planted_gradient_is_named(name: str) -> None:
     cause = attribute(reference, exact(theirs, ours))
     assert cause.proven
     assert [h.trap.name for h in cause.proven[0]] == [row], cause.words
+    assert row != "gradient-counts" or "those of 4 batches are averaged" in cause.words[0]
     assert not attribute(reference, exact(theirs, theirs)).proven
 
 
