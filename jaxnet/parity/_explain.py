@@ -43,7 +43,8 @@ def explain(
     within torch.no_grad() there is none. Neither layer is changed.
 
     Args:
-        torch_layer: The layer, a torch.nn.Module in the mode that is meant.
+        torch_layer: The layer, a torch.nn.Module in the mode that is meant. Of a class that
+            jaxnet.nn does not have only the numbers are compared, and no mistake is tried.
         jax_layer: The layer to be explained: a module of jaxnet.nn or of plain flax, or a
             function of the inputs. A module with torch's names gets torch's weights; of another
             one the weights are taken as they are.
@@ -53,6 +54,9 @@ def explain(
     Returns:
         The finding. Its kind is "same" if there is no difference; its cause is None if no known
         mistake gives the JAX layer's numbers, and its message then says what the numbers show.
+        Other outputs than torch's are a difference; what else the JAX layer does not have (a
+        function has no buffers and no gradients of parameters) is not compared, as the message
+        says.
 
     Raises:
         TypeError: The first argument is no torch module.

@@ -40,7 +40,7 @@ def explain_loss(trace: Trace, jax: Steps, jax64: Steps) -> Explained | None:
         The cause; None if the losses are the same. A loss that the program puts together itself
         and whose parts jaxnet does not know is not explained.
     """
-    best = None
+    best: Cause | None = None
     failing: set[int] = set()
     for reference in loss_references(trace) or [None]:  # type: ignore[list-item]
         parts: list[dict[str, np.ndarray]] = [{}, {}, {}, {}]
@@ -67,15 +67,15 @@ def explain_loss(trace: Trace, jax: Steps, jax64: Steps) -> Explained | None:
         if not failing or reference is None:
             continue
         cause = attribute(reference, evidence)
-        if best is None or (cause.proven and not best[0].proven) or _simpler(cause, best[0]):
-            best = cause, reference
+        if best is None or (cause.proven and not best.proven) or _simpler(cause, best):
+            best = cause
     if not failing:
         return None
     steps = tuple(sorted(failing))
-    if best is None or not best[0].proven:
-        signs, tried = (best[0].symptoms, best[0].tried) if best else ((), 0)
+    if best is None or not best.proven:
+        signs, tried = (best.symptoms, best.tried) if best else ((), 0)
         return Explained(LOSS, steps, symptoms=signs, tried=tried)
-    return explained_by(best[0], LOSS, steps)
+    return explained_by(best, LOSS, steps)
 
 
 def _simpler(cause: Cause, other: Cause) -> bool:
