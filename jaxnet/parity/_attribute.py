@@ -27,6 +27,8 @@ _LARGE = 2_000_000
 _UNTRUSTED = (
     "No cause was tried: jaxnet's own form of it does not give torch's numbers, or there is none."
 )
+# What an impossible layer raises depends on where the sizes first do not fit.
+IMPOSSIBLE = (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError)
 # A difference by the scale of an array of zeros; its square is a number.
 _HUGE = 1e100
 # A constant is fitted only where its own change explains this share of what is left.
@@ -97,7 +99,7 @@ def attribute(
     """
     rows = tuple(traps_of(reference.kind) if traps is None else traps)
     signs = tuple(_symptoms(reference, evidence))
-    own = _observed(reference)
+    own = observed(reference)
     known = [n for n in own or {} if n in evidence.torch64 and n in evidence.jax64]
     # What the reference cannot give, such as the sum of the gradients of several calls, is not
     # used; the rest is.
@@ -118,7 +120,7 @@ def attribute(
         return Cause((), signs if trusted else (*signs, _UNTRUSTED), trusted=trusted, config=config)
     rows = tuple(trap for trap in rows if not trap.precision)
     singles: list[Hypothesis] = []
-    observed: dict[int, Any] = {}
+    tries: dict[int, Any] = {}
     proven: list[tuple[Hypothesis, ...]] = []
     # A constant is fitted only where no fault without one explains the numbers: the simpler
     # explanation is the better one, and a fit takes many times as long.
@@ -130,13 +132,13 @@ def attribute(
                 if bool(trap.constants) is fitted
                 for h in trial.settled(trap, reference)
             ]
-            observed |= {id(h): trial.observed(reference, h) for h in new}
-            proven = [(h,) for h in new if trial.determines((h,)) and trial.proves(observed[id(h)])]
+            tries |= {id(h): trial.observed(reference, h) for h in new}
+            proven = [(h,) for h in new if trial.determines((h,)) and trial.proves(tries[id(h)])]
             singles += new
     if not proven and sum(evidence.jax64[n].size for n in failing) <= _LARGE:
-        proven = list(trial.pairs(reference, rows, singles, observed))
+        proven = list(trial.pairs(reference, rows, singles, tries))
     before = trial.distance(own)
-    after = trial.distance(_observed(reference, *proven[0])) if proven else before
+    after = trial.distance(observed(reference, *proven[0])) if proven else before
     proven.sort(key=lambda hs: (len(hs), sum(len(h.trap.constants) for h in hs)))  # simplest first
     return Cause(tuple(proven), signs, trial.tried, True, config, before, after)
 
@@ -145,7 +147,7 @@ def _is_output(name: str) -> bool:
     return "grad:" not in name
 
 
-def _observed(reference: Any, *hypotheses: Hypothesis, names: Sequence[str] = ()) -> Any:
+def observed(reference: Any, *hypotheses: Hypothesis, names: Sequence[str] = ()) -> Any:
     """The numbers with these hypotheses; None where the fault cannot be made."""
     try:
         with in_float64():
@@ -154,8 +156,7 @@ def _observed(reference: Any, *hypotheses: Hypothesis, names: Sequence[str] = ()
         if names and isinstance(reference, Layer) and all(map(_is_output, names)):
             reference = dataclasses.replace(reference, cotangents={})
         return reference.observe()
-    # What an impossible layer raises depends on where the sizes first do not fit.
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError):
+    except IMPOSSIBLE:
         return None
 
 
@@ -202,12 +203,12 @@ class _Trial:
         """
         outputs = [n for n in self.names if _is_output(n)]
         if any(not self.fits(n, self.evidence.torch64[n]) for n in outputs):
-            numbers = _observed(reference, *hypotheses, names=outputs)
+            numbers = observed(reference, *hypotheses, names=outputs)
             if numbers is None or not all(
                 n in numbers and self.fits(n, numbers[n]) for n in outputs
             ):
                 return numbers
-        return _observed(reference, *hypotheses)
+        return observed(reference, *hypotheses)
 
     def distance(self, numbers: Numbers | None) -> float:
         """The largest distance from the JAX program's numbers, by their scale."""
@@ -263,7 +264,7 @@ class _Trial:
 
         def residual(*values: float) -> np.ndarray:
             changed = _with_constants(hypotheses, values)
-            return self.residual(_observed(reference, *changed, names=names), names)
+            return self.residual(observed(reference, *changed, names=names), names)
 
         return residual
 
@@ -374,7 +375,7 @@ def _precision(
     errors = {n: difference(evidence.jax[n], evidence.jax64[n]) for n in names}
     for hypothesis in (h for trap in rows if trap.precision for h in trap.usual(reference)):
         tried += 1
-        numbers = _observed(reference, hypothesis)
+        numbers = observed(reference, hypothesis)
         if numbers is None:
             continue
         # The same rounding gives the same numbers; in another order, errors of one size.

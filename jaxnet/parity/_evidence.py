@@ -79,6 +79,15 @@ class Evidence:
         """The largest root mean square of a difference that is rounding."""
         return max(SAME * self.floor(name), SAME_SCALE * rms(self.torch64[name]))
 
+    def failing(self) -> tuple[int, ...]:
+        """The steps in which the programs differ, where names begin with the step: "3:change"."""
+        wrong = {
+            int(name.split(":")[0])
+            for name, torch in self.torch64.items()
+            if difference(torch, self.jax64[name]) > self.tolerance(name)
+        }
+        return tuple(sorted(wrong))
+
 
 def difference(a: np.ndarray | None, b: np.ndarray) -> float:
     """The root mean square of a difference: 0 without a, infinite for other shapes."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxnet import nn
 from jaxnet._arrays import as_numpy, is_array, is_tensor
 from jaxnet._keys import taking_draws
 from jaxnet._mixed_precision import written_for
@@ -25,7 +26,7 @@ from jaxnet.parity._force import QUICK
 from jaxnet.parity._functions import operations
 from jaxnet.parity._judgement import rms
 from jaxnet.parity._layer_causes import describe, rows_of
-from jaxnet.parity._reference import array_leaves, filled, of_module
+from jaxnet.parity._reference import Layer, array_leaves, filled, of_module
 from jaxnet.parity._result import Finding
 from jaxnet.parity._traps import Trap
 from jaxnet.parity._tree import leaves
@@ -42,7 +43,8 @@ def explain(
     within torch.no_grad() there is none. Neither layer is changed.
 
     Args:
-        torch_layer: The layer, a torch.nn.Module in the mode that is meant.
+        torch_layer: The layer, a torch.nn.Module in the mode that is meant. Of a class that
+            jaxnet.nn does not have only the numbers are compared, and no mistake is tried.
         jax_layer: The layer to be explained: a module of jaxnet.nn or of plain flax, or a
             function of the inputs. A module with torch's names gets torch's weights; of another
             one the weights are taken as they are.
@@ -52,6 +54,9 @@ def explain(
     Returns:
         The finding. Its kind is "same" if there is no difference; its cause is None if no known
         mistake gives the JAX layer's numbers, and its message then says what the numbers show.
+        Other outputs than torch's are a difference; what else the JAX layer does not have (a
+        function has no buffers and no gradients of parameters) is not compared, as the message
+        says.
 
     Raises:
         TypeError: The first argument is no torch module.
@@ -85,18 +90,33 @@ def explained(
         _of_jax(jax_layer, state, arrays, ran.cotangents, ran.draws, np.float32),
         _of_jax(jax_layer, state, arrays, ran.cotangents, ran.draws, np.float64),
     )
-    reference = of_module(
-        type(torch_layer).__name__,
-        config_of(torch_layer),
+    given_state = (
         {n: a for n, a in state.items() if n in parameters},
         {n: a for n, a in state.items() if n not in parameters},
-        arrays,
-        training=torch_layer.training,
-        draws=ran.draws,
-        cotangents=ran.cotangents,
     )
+    cls = type(torch_layer)
+    if cls.__module__.startswith("torch.") and hasattr(nn, cls.__name__):
+        reference = of_module(
+            cls.__name__,
+            config_of(torch_layer),
+            *given_state,
+            arrays,
+            training=torch_layer.training,
+            draws=ran.draws,
+            cotangents=ran.cotangents,
+        )
+    else:
+        reference = Layer(cls.__name__, {}, *given_state, arrays, compute=_unknown)
     cause = attribute(reference, evidence, rows_of(reference) if rows is None else rows)
     return finding(cause, evidence, type(torch_layer).__name__)
+
+
+def _is_output(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray)
+
+
+def _unknown(*_: Any) -> Any:
+    raise ValueError("jaxnet has no such class, so that only the numbers are compared")
 
 
 def _numpy(value: Any) -> Any:
@@ -206,7 +226,7 @@ def _of_jax(
                     for n, v in named_variables(module)
                     if not isinstance(v, nnx.Param)
                 }
-            named = {n: a for n, a in leaves(output, "output") if isinstance(a, jax.Array)}
+            named = {n: jnp.asarray(a) for n, a in leaves(output, "output") if _is_output(a)}
             return named, after
 
         def numbers(parameters: Any, moving: Any, rest: Any) -> dict[str, Any]:
@@ -263,14 +283,31 @@ def finding(cause: Cause, evidence: Evidence, what: str) -> Finding:
         if name in evidence.jax64
         and difference(torch, evidence.jax64[name]) > evidence.tolerance(name)
     }
-    kind = "precision" if cause.precision else "different" if apart else "same"
-    if kind == "same":
-        return Finding("", 0, "layer", "same", f"{what}: both layers compute the same.")
-    if cause.precision:
-        message = f"{what}: float32 is less accurate than torch's."
-    else:
+    theirs, ours = (
+        [name for name in numbers if name.split(".")[0] == "output"]
+        for numbers in (evidence.torch64, evidence.jax64)
+    )
+    other = sorted(theirs) != sorted(ours)
+    kind = "different" if apart or other else "precision" if cause.precision else "same"
+    if other:
+        message = f"the outputs are {_names(ours)}; torch's are {_names(theirs)}"
+    elif apart:
         first, size = next(iter(apart.items()))
-        message = f"{what}: {first} differs by {size:.1e} of its size"
-    found = Finding(next(iter(apart), ""), 0, "layer", kind, message)
+        message = f"{first} differs by {size:.1e} of its size"
+    elif cause.precision:
+        message = "float32 is less accurate than torch's"
+    else:
+        message = "both layers compute the same"
+    missing = [n for n in evidence.torch64 if n not in evidence.jax64 and n not in theirs]
+    if missing:
+        message += f" (not compared: {_names(missing)})"
+    if kind == "same":
+        return Finding("", 0, "layer", kind, f"{what}: {message}.")
+    site = next(iter(apart), "output" if other else "")
+    found = Finding(site, 0, "layer", kind, f"{what}: {message}")
     describe(found, cause)
     return found
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

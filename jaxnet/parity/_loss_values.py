@@ -62,7 +62,8 @@ def value(kind: str, arguments: Mapping[str, Any], changes: Mapping[str, Any]) -
             values = np.asarray(getattr(losses, kind)(**{**plain, "reduction": "none"}))
         weights = count = None
     result = _reduced(values, weights, count, reduction) * changes.get("scale", 1.0)
-    return np.sqrt(result) if changes.get("square_root") else result
+    with np.errstate(invalid="ignore"):  # of a negative factor
+        return np.sqrt(result) if changes.get("square_root") else result
 
 
 def _reduced(

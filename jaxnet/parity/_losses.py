@@ -116,8 +116,7 @@ class Loss:
         found = {}
         for record in self.records:
             out = value(self.kind, record.arguments, self.changes)
-            whole = follow(record, np.asarray(out, np.float64))
-            found[f"{record.step}:loss"] = whole * self.changes.get("factor", 1.0)
+            found[f"{record.step}:loss"] = follow(record, np.asarray(out, np.float64))
         return found
 
 

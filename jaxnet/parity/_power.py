@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnet.parity._attribute import observed
 from jaxnet.parity._generic import numbers, weight
 from jaxnet.parity._judge import judge
 from jaxnet.parity._judgement import Judgement
 from jaxnet.parity._losses import Loss, loss_references
 from jaxnet.parity._rebuilt import of_call, of_function_call, recorded_numbers
-from jaxnet.parity._reference import Layer
+from jaxnet.parity._reference import Layer, filled
 from jaxnet.parity._result import Alternative
 from jaxnet.parity._trace import Trace
 from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
@@ -27,8 +28,6 @@ from jaxnet.parity._updates import Update, updates
 
 # Of a row with many options so many are tried, and of a part of the program so many records.
 _OPTIONS, _RECORDS = 4, 3
-# What a reference that a mistake cannot be made with raises.
-_IMPOSSIBLE = (ValueError, TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError)
 
 Numbers = Mapping[str, np.ndarray]
 
@@ -125,7 +124,7 @@ class _Place:
 
     def _observed(self, number: int) -> Numbers | None:
         while len(self._own) <= number:
-            self._own.append(_observe(self._records[len(self._own)].reference))
+            self._own.append(observed(self._records[len(self._own)].reference))
         return self._own[number]
 
     def tried(self, hypothesis: Hypothesis) -> _Tried | None:
@@ -165,16 +164,6 @@ def _apart(one: float, other: float) -> float:
     return abs(one - other)
 
 
-def _observe(reference: Any, *hypotheses: Hypothesis) -> Numbers | None:
-    try:
-        for hypothesis in hypotheses:
-            reference = hypothesis.applied(reference)
-        observed: Numbers = reference.observe()
-    except _IMPOSSIBLE:
-        return None
-    return observed
-
-
 def _unlike(record: Recorded, own: Numbers) -> Iterator[str]:
     """The numbers of the reference that are not torch's."""
     for name, torch64 in record.torch64.items():
@@ -189,10 +178,10 @@ def _judged(hypothesis: Hypothesis, record: Recorded, own: Numbers) -> _Tried | 
     if isinstance(reference, Layer) and reference.cotangents:
         # Most mistakes show in the output, and gradients take longer.
         output = dataclasses.replace(reference, cotangents={})
-        found = _compared(hypothesis, record, own, _observe(output, hypothesis))
+        found = _compared(hypothesis, record, own, observed(output, hypothesis))
         if found is not None and found.seen:
             return found
-    return _compared(hypothesis, record, own, _observe(reference, hypothesis))
+    return _compared(hypothesis, record, own, observed(reference, hypothesis))
 
 
 def _compared(
@@ -232,10 +221,10 @@ def _reason(hypothesis: Hypothesis, references: Sequence[Any]) -> str:
     """What would show a mistake; "" if nothing does."""
     for reference in references:
         for words, other in _probes(reference):
-            own = _observe(other)
+            own = observed(other)
             if own is None:
                 continue
-            found = _compared(hypothesis, Recorded(other), own, _observe(other, hypothesis))
+            found = _compared(hypothesis, Recorded(other), own, observed(other, hypothesis))
             if found is not None and found.seen:
                 return words
     return ""
@@ -264,16 +253,17 @@ def _layer_probes(layer: Layer) -> Iterator[tuple[str, Layer]]:
     for path, array in inputs.items():
         for words, other in _arrays(array, path):
             name = "the input" if path in ("0", "input") else f"the input {path}"
-            yield f"{name} hides it; {words} show it", _with_input(layer, path, other)
+            changed = filled(layer.inputs, {path: other})
+            yield f"{name} hides it; {words} show it", dataclasses.replace(layer, inputs=changed)
     mode = "evaluation" if layer.training else "training"
     yield f"only {mode} mode shows it", dataclasses.replace(layer, training=not layer.training)
     if len(inputs) == 1:
         ((path, array),) = inputs.items()
         for axis, size in enumerate(array.shape):
             more = [numbers(array, path), np.take(numbers(array, "more"), [0], axis)]
-            longer = _with_input(layer, path, np.concatenate([array, *more], axis))
+            longer = filled(layer.inputs, {path: np.concatenate([array, *more], axis)})
             words = f"axis {axis} of the input has the size {size}; {2 * size + 1} shows it"
-            yield words, dataclasses.replace(longer, cotangents={})
+            yield words, dataclasses.replace(layer, inputs=longer, cotangents={})
 
 
 def _arrays(array: np.ndarray, name: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -284,19 +274,6 @@ def _arrays(array: np.ndarray, name: str) -> Iterator[tuple[str, np.ndarray]]:
         if array.dtype.kind == "f":
             yield "larger numbers", 30 * drawn
             yield "numbers far from zero", 30 + drawn
-
-
-def _with_input(layer: Layer, path: str, array: np.ndarray) -> Layer:
-    def filled(value: Any, here: str) -> Any:
-        if here == path:
-            return array
-        if isinstance(value, Mapping):
-            return {n: filled(v, f"{here}.{n}".lstrip(".")) for n, v in value.items()}
-        if isinstance(value, tuple | list):
-            return type(value)(filled(v, f"{here}.{i}") for i, v in enumerate(value))
-        return value
-
-    return dataclasses.replace(layer, inputs=filled(dict(layer.inputs), ""))
 
 
 def _loss_probes(loss: Loss) -> Iterator[tuple[str, Loss]]:

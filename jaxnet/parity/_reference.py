@@ -70,7 +70,7 @@ class Layer:
         """The first argument."""
         return self.inputs[self.first]
 
-    def configured(self, **config: Any) -> "Layer":
+    def altered(self, **config: Any) -> "Layer":
         """The layer with other arguments."""
         return dataclasses.replace(self, config={**self.config, **config})
 

@@ -56,7 +56,7 @@ class Rates:
         return dataclasses.replace(self, index=index)
 
     def observe(self) -> dict[str, np.ndarray]:
-        """The rates of the updates: {"lr": (updates,)}; "momentum" where it is scheduled too."""
+        """The rates of the updates: {"lr": (updates,)}."""
         every = self.config["every"]
         index = self.index or (lambda update: update // every)
         steps = [max(index(update), 0) for update in range(self.observed)]
@@ -67,13 +67,7 @@ class Rates:
                 raise ValueError("the rates after the last recorded update are not known")
             return {"lr": np.array([self.known[min(step, len(self.known) - 1)] for step in steps])}
         schedule = build(self.kind, self.config)
-        rows = [schedule(step)[0] for step in steps]
-        found = {"lr": np.array([row["lr"] for row in rows])}
-        if "momentum" in rows[0]:
-            found["momentum"] = np.array([row["momentum"] for row in rows])
-        elif "betas" in rows[0]:
-            found["momentum"] = np.array([row["betas"][0] for row in rows])
-        return found
+        return {"lr": np.array([schedule(step)[0]["lr"] for step in steps])}
 
 
 def build(kind: str, config: Mapping[str, Any]) -> optim.Schedule:

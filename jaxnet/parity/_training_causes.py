@@ -1,35 +1,30 @@
 """The causes of differences outside of layers: in the loss, the gradients and the updates."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from jaxnet.parity._attribute import Cause, attribute
-from jaxnet.parity._evidence import Evidence, StepEvidence, difference
+from jaxnet.parity._evidence import Evidence, StepEvidence
+from jaxnet.parity._explained import READ, Explained, Read, explained_by, merged
 from jaxnet.parity._judgement import rms
 from jaxnet.parity._layer_causes import MOST_ALTERNATIVES
 from jaxnet.parity._losses import loss_references
 from jaxnet.parity._rebuilt import of_call
-from jaxnet.parity._result import Finding
+from jaxnet.parity._result import Finding, SiteResult
 from jaxnet.parity._schedules import rates
 from jaxnet.parity._sites import few, phase_of
 from jaxnet.parity._steps import StepRuns
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._traps.gradients import Gradient
-from jaxnet.parity._traps.preflight import INPUTS, TARGETS, WEIGHTS, Value, of_distribution
-from jaxnet.parity._update_causes import (
-    READ,
-    Explained,
-    Read,
-    Steps,
-    explain_updates,
-    explained_by,
-)
+from jaxnet.parity._traps.preflight import Weights, of_distribution
+from jaxnet.parity._update_causes import Steps, explain_updates
 from jaxnet.parity._updates import chosen, gradients_of
 
 Arrays = dict[int, dict[str, np.ndarray]]
 
+LOSS = ("loss",)
 _KEPT = ("update", "state", "loss", "grad", "param_grad")
 
 
@@ -45,7 +40,7 @@ def explain_loss(trace: Trace, jax: Steps, jax64: Steps) -> Explained | None:
         The cause; None if the losses are the same. A loss that the program puts together itself
         and whose parts jaxnet does not know is not explained.
     """
-    best = None
+    best: Cause | None = None
     failing: set[int] = set()
     for reference in loss_references(trace) or [None]:  # type: ignore[list-item]
         parts: list[dict[str, np.ndarray]] = [{}, {}, {}, {}]
@@ -68,23 +63,19 @@ def explain_loss(trace: Trace, jax: Steps, jax64: Steps) -> Explained | None:
             for part, array in zip(parts, arrays, strict=True):
                 part[f"{step.index}:loss"] = np.asarray(array, np.float64)
         evidence = Evidence(*parts)
-        failing |= {
-            int(key.split(":")[0])
-            for key in parts[1]
-            if difference(parts[1][key], parts[3][key]) > evidence.tolerance(key)
-        }
+        failing |= {*evidence.failing()}
         if not failing or reference is None:
             continue
         cause = attribute(reference, evidence)
-        if best is None or (cause.proven and not best[0].proven) or _simpler(cause, best[0]):
-            best = cause, reference
+        if best is None or (cause.proven and not best.proven) or _simpler(cause, best):
+            best = cause
     if not failing:
         return None
     steps = tuple(sorted(failing))
-    if best is None or not best[0].proven:
-        signs, tried = (best[0].symptoms, best[0].tried) if best else ((), 0)
-        return Explained(("loss",), steps, symptoms=signs, tried=tried)
-    return explained_by(best[0], (best[1].kind,), steps)
+    if best is None or not best.proven:
+        signs, tried = (best.symptoms, best.tried) if best else ((), 0)
+        return Explained(LOSS, steps, symptoms=signs, tried=tried)
+    return explained_by(best, LOSS, steps)
 
 
 def _simpler(cause: Cause, other: Cause) -> bool:
@@ -108,7 +99,7 @@ def explain_gradients(
         jax64: The same in float64.
         sites: The sites, "param_grad:NAME" and "grad:CALL".
     """
-    found: dict[str, Explained] = {}
+    found = []
     for site in sites:
         name = site.partition(":")[2]
         steps = [s for s in trace.steps if site in s.sites and site in jax64.get(s.index, {})]
@@ -128,25 +119,19 @@ def explain_gradients(
             batches = max(batches, step.events.count("backward"))
             step.forget()
         evidence = Evidence(*parts)
-        wrong = [
-            int(key.split(":")[0])
-            for key in parts[1]
-            if difference(parts[1][key], parts[3][key]) > evidence.tolerance(key)
-        ]
+        wrong = evidence.failing()
         if not wrong:
             continue
         given = {step.index: parts[1][f"{step.index}:gradient"] for step in steps}
         known = {call: each for call, each in uses.items() if len(each) == len(given)}
         reference = Gradient(name, given, norms, batches, uses=known)
         cause = attribute(reference, evidence)
-        if not cause.proven:
-            continue
-        one = explained_by(cause, (name,), wrong)
-        old = found.get(one.words)
-        found[one.words] = (
-            one if old is None else dataclasses.replace(old, places=(*old.places, name))
-        )
-    return list(found.values())
+        if cause.proven:
+            found.append(explained_by(cause, (name,), wrong))
+        else:
+            signs, tried = cause.symptoms, cause.tried
+            found.append(Explained((name,), wrong, symptoms=signs, tried=tried))
+    return merged(found)
 
 
 def explain_rates(
@@ -201,12 +186,11 @@ class _Rounded(Evidence):
 
 
 def explain_start(
-    kind: str, torch: Mapping[str, np.ndarray], jax: Mapping[str, np.ndarray]
+    torch: Mapping[str, np.ndarray], jax: Mapping[str, np.ndarray]
 ) -> list[Explained]:
-    """What differs in what both programs begin with.
+    """What differs in the weights and buffers that both programs begin with.
 
     Args:
-        kind: "weights", "inputs" or "targets".
         torch: Torch's arrays by name.
         jax: The JAX program's.
 
@@ -214,33 +198,19 @@ def explain_start(
         The causes, each with the names of the arrays; no arithmetic has happened, so that equal
         means equal in every bit of float32.
     """
-    if kind not in (WEIGHTS, INPUTS, TARGETS):
-        raise ValueError(f"kind: {kind!r}; accepted are {WEIGHTS!r}, {INPUTS!r} and {TARGETS!r}")
-    found: dict[str, Explained] = {}
+    found = []
     for name, array in torch.items():
         if name not in jax or np.array_equal(array, jax[name], equal_nan=True):
             continue
-        ours = np.asarray(jax[name])
-        value = Value(kind, array, ours)
-        a, b = ({"value": np.asarray(x, np.float64)} for x in (array, ours))
-        cause = attribute(value, _Rounded(a, a, b, b))
-        words = cause.words[0] if cause.proven else ""
-        if not words and kind == WEIGHTS:
-            words = of_distribution(array, ours)
-        old = found.get(words)
-        places = (*old.places, name) if old else (name,)
-        found[words] = Explained(
-            places,
-            (0,),
-            words,
-            cause.fixes[0] if cause.proven else "",
-            cause.proof,
-            tuple(cause.words[1:]),
-            cause.symptoms,
-            cause.tried,
-            tuple(h.trap.name for h in cause.proven[0]) if cause.proven else (),
-        )
-    return list(found.values())
+        a, b = ({"value": np.asarray(x, np.float64)} for x in (array, jax[name]))
+        cause = attribute(Weights(array), _Rounded(a, a, b, b))
+        if cause.proven:
+            found.append(explained_by(cause, (name,), (0,)))
+        else:
+            words = of_distribution(array, jax[name])
+            signs, tried = cause.symptoms, cause.tried
+            found.append(Explained((name,), (0,), words, symptoms=signs, tried=tried))
+    return merged(found)
 
 
 class Training:
@@ -296,65 +266,104 @@ class Training:
         elif finding.origin == "schedule":
             found = self._schedules()
         elif finding.level == "preflight":
-            found = explain_start(WEIGHTS, *self.start)
+            found = explain_start(*self.start)
         elif finding.level == "step" and "update" in phases:
             found = explain_updates(self.trace, *self._kept["step"], self.carried)
         elif finding.cause is None and phases <= {"grad", "param_grad"}:
             sites = dict.fromkeys(result.site for result in finding.results)
             found = explain_gradients(self.trace, *self._kept["layer"], sites)
-        named = [each for each in found if each.words]
-        if found and all(each.rounding for each in found):
-            self.notes += dict.fromkeys(each.words for each in found)
-            return []
-        named = [each for each in named if not each.rounding]
-        if not named:
-            for each in found:
-                finding.tried += each.tried
-            return [finding]
-        return [_described(finding, each) for each in named]
+        left = [r for r in finding.results if not _is_rounding(found, finding, r)]
+        if len(left) < len(finding.results):
+            self.notes += dict.fromkeys(each.words for each in found if each.rounding)
+        named = [
+            each
+            for each in found
+            if each.words and not each.rounding and any(_concerns(each, r.site) for r in left)
+        ]
+        parts = [_described(finding, each, left) for each in named]
+        known = {id(result) for part in parts for result in part.results}
+        rest = [
+            r
+            for r in left
+            if id(r) not in known and not any(_concerns(each, r.site) for each in named)
+        ]
+        return [*parts, *([_unexplained(finding, found, rest)] if rest else [])]
 
     def _schedules(self) -> list[Explained]:
         found: list[Explained] = []
         number = 0
         for i, optimizer in enumerate(self.trace.optimizers):
             for j in range(len(optimizer["groups"])):
-                one = explain_rates(self.trace, self._rates.get(f"lr:{number}", {}), i, j)
+                site = f"lr:{number}"
+                one = explain_rates(self.trace, self._rates.get(site, {}), i, j)
                 number += 1
-                if one is not None and one.words not in {each.words for each in found}:
-                    found.append(one)
-        return found
+                if one is not None:
+                    found.append(dataclasses.replace(one, places=(site,)))
+        return merged(found)
 
 
-def _described(finding: Finding, explained: Explained) -> Finding:
-    """The part of a finding that a cause explains."""
-    there = [r for r in finding.results if _concerns(explained, r.site)]
+def _is_rounding(found: Iterable[Explained], finding: Finding, result: SiteResult) -> bool:
+    """Whether a result of a finding is no fault but a constant of float32.
+
+    The cause was found in some elements of some steps. A result, which is of all elements, has to
+    be no larger than what was found there.
+    """
+    shares = [each.rounding for each in found if each.rounding and _concerns(each, result.site)]
+    size = max(r.judgement.scale for r in finding.results if r.site == result.site)
+    return bool(shares) and result.judgement.double <= 2 * max(shares) * size
+
+
+def _described(finding: Finding, explained: Explained, left: list[SiteResult]) -> Finding:
+    """The part of a finding that a cause explains, among the results that are no rounding."""
+    there = [r for r in left if _concerns(explained, r.site)]
     steps = explained.steps
-    concerned = [r for r in there if r.step in steps] or there or finding.results
-    first = concerned[0]
-    part = len(concerned) < len(finding.results)
+    concerned = [r for r in there if r.step in steps] or there
+    return dataclasses.replace(
+        _part(finding, concerned, explained.places),
+        cause=explained.words,
+        proof=explained.proof,
+        fix=explained.fix or finding.fix,
+        alternatives=list(explained.alternatives[:MOST_ALTERNATIVES]),
+        tried=finding.tried + explained.tried,
+    )
+
+
+def _unexplained(
+    finding: Finding, found: Iterable[Explained], rest: Sequence[SiteResult]
+) -> Finding:
+    """The part of a finding that no cause explains, with what the numbers show."""
+    places = tuple(dict.fromkeys(_owner(result.site) for result in rest))
+    tried = [each for each in found if not each.words and {*places} & {*each.places}]
+    part = _part(finding, rest, places)
+    for sign in dict.fromkeys(sign for each in tried for sign in each.symptoms):
+        # Elements were compared without their axes, of which nothing can be said.
+        if "axis" not in sign and sign not in part.message:
+            part.message = f"{part.message.removesuffix('.')}. {sign}"
+    return dataclasses.replace(part, tried=finding.tried + sum(each.tried for each in tried))
+
+
+def _part(finding: Finding, results: Sequence[SiteResult], places: Sequence[str]) -> Finding:
+    """A finding with some of its results, which concern these places."""
+    if len(results) == len(finding.results):
+        return dataclasses.replace(finding)
+    first = results[0]
     when = f" from step {first.step} on" if first.step > 0 else ""
+    message = finding.message.removesuffix(f" from step {finding.step} on")
     return dataclasses.replace(
         finding,
         site=first.site,
         step=first.step,
         kind=first.judgement.label,
-        message=f"{_without_step(finding)}{when} ({few(explained.places)})"
-        if part
-        else finding.message,
-        cause=explained.words,
-        proof=explained.proof,
-        fix=explained.fix or finding.fix,
-        alternatives=list(explained.alternatives[:MOST_ALTERNATIVES]),
-        results=list(concerned),
-        tried=finding.tried + explained.tried,
+        message=f"{message}{when} ({few(places)})",
+        results=list(results),
     )
 
 
-def _without_step(finding: Finding) -> str:
-    return finding.message.removesuffix(f" from step {finding.step} on")
+def _owner(site: str) -> str:
+    """The parameter that a site is of; of others what the site names."""
+    phase, _, place = site.partition(":")
+    return place.rpartition(".")[0] if phase == "state" else place
 
 
 def _concerns(explained: Explained, site: str) -> bool:
-    phase, _, place = site.partition(":")
-    name = place.rpartition(".")[0] if phase == "state" else place
-    return name in explained.places
+    return explained.places == LOSS or not {site, _owner(site)}.isdisjoint(explained.places)

@@ -8,6 +8,15 @@ import numpy as np
 
 from jaxnet.parity._attribute import Cause, attribute
 from jaxnet.parity._evidence import Evidence, difference
+from jaxnet.parity._explained import (
+    FLOAT32,
+    READ,
+    ROUNDED,
+    Explained,
+    Read,
+    explained_by,
+    merged,
+)
 from jaxnet.parity._judgement import rms
 from jaxnet.parity._schedules import rates
 from jaxnet.parity._trace import Trace
@@ -17,53 +26,6 @@ from jaxnet.parity._updates import Update, chosen, updates
 
 Steps = Mapping[int, Mapping[str, np.ndarray]]
 """The JAX program's arrays of each step, by site."""
-
-# A learning rate that is read from an update has ten digits, one in float32 seven.
-READ = 1e-7
-# Some roundings of float32, of the largest learning rate: schedules subtract.
-_FLOAT32 = 8 * 2.0**-24
-
-
-_ROUNDED = (
-    "Constants of the optimizer, such as its learning rates, are torch's to the digits of float32."
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Explained:
-    """A cause of differences outside of layers.
-
-    Attributes:
-        places: The parameters that it concerns, or the loss.
-        steps: The steps that show it.
-        words: What the program has and what torch has; "" where no row of the catalogue explains
-            the difference.
-        fix: What to write.
-        proof: The numbers that prove it.
-        alternatives: Other causes that cannot be told from it.
-        symptoms: What the numbers show by themselves, in sentences.
-        tried: How many causes were tried.
-        traps: The names of the rows of the catalogue.
-        rounding: Whether it is no fault: constants of float32 in the program's float64 run.
-    """
-
-    places: tuple[str, ...]
-    steps: tuple[int, ...]
-    words: str = ""
-    fix: str = ""
-    proof: str = ""
-    alternatives: tuple[str, ...] = ()
-    symptoms: tuple[str, ...] = ()
-    tried: int = 0
-    traps: tuple[str, ...] = ()
-    rounding: bool = False
-
-
-class Read(Evidence):
-    """Numbers that were read from others, which have fewer digits."""
-
-    def tolerance(self, name: str) -> float:
-        return READ * rms(self.torch64[name])
 
 
 class _UntrustedError(Exception):
@@ -115,7 +77,8 @@ def explain_updates(
     found, left = _grouped(cases)
     for cause, group in found:
         names = [c.update.parameter for c in group]
-        explained.append(explained_by(cause, names, [s for c in group for s in c.steps]))
+        shared = explained_by(cause, names, [s for c in group for s in c.steps])
+        explained.append(_sized(shared, group))
     for case, cause in left:
         one = _with_rates(trace, case)
         explained.append(
@@ -124,9 +87,12 @@ def explain_updates(
                 (case.update.parameter,), case.steps, symptoms=cause.symptoms, tried=cause.tried
             )
         )
-    explained = _merged(explained)
+    explained = merged(explained)
     if untrusted:
-        sign = "the reference does not give torch's own updates: they were not compared"
+        sign = (
+            "Torch's own updates are not those of its optimizer, so that no cause was tried: its "
+            "program changes the parameters besides, as clamp_ does."
+        )
         explained.append(Explained(tuple(untrusted), (), symptoms=(sign,)))
     return explained + _frozen(trace, known, jax64)
 
@@ -145,22 +111,21 @@ def _case(trace: Trace, update: Update, jax: Steps, jax64: Steps) -> _Case | Non
             torch64[key] = chosen(step.double(site)) - start
             ours64[key] = chosen(jax64[k][site]) - start
             ours[key] = chosen(jax[k][site]) - start if site in jax.get(k, {}) else ours64[key]
+    # torch's program may do more than its optimizer does, as clamp_ of the parameters after it.
+    plain = dataclasses.replace(update, carried=False).observe()
+    trial = Evidence(torch, torch64, torch, torch64)
+    if any(
+        k not in plain or difference(plain[k], torch64[k]) > trial.tolerance(k) for k in torch64
+    ):
+        raise _UntrustedError
     if update.carried:
         # Torch's float64 numbers of a step begin with its float32 state. What they would be with
-        # a state of float64 from the first update on, the reference says, if it gives torch's.
-        plain = dataclasses.replace(update, carried=False).observe()
-        trial = Evidence(torch, torch64, torch, torch64)
-        if any(difference(plain[k], torch64[k]) > trial.tolerance(k) for k in torch64):
-            raise _UntrustedError
+        # a state of float64 from the first update on, the reference says.
         torch64 = {k: v for k, v in update.observe().items() if k in torch64}
         torch = {k: torch[k] - plain[k] + v for k, v in torch64.items()}
     evidence = Evidence(torch, torch64, ours, ours64)
-    failing = {
-        int(key.split(":")[0])
-        for key in torch64
-        if difference(torch64[key], ours64[key]) > evidence.tolerance(key)
-    }
-    return _Case(update, evidence, tuple(sorted(failing))) if failing else None
+    failing = evidence.failing()
+    return _Case(update, evidence, failing) if failing else None
 
 
 def _sites(name: str, step: int, given: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -238,36 +203,6 @@ def _explains(hypotheses: Sequence[Hypothesis], case: _Case) -> bool:
     )
 
 
-def _only_rounded(cause: Cause) -> bool:
-    """Whether the cause is torch's constants, rounded to float32 before the float64 run."""
-    config = dict(cause.config)
-    betas = config.get("betas", (0.0, 0.0))
-    config |= {"beta1": betas[0], "beta2": betas[1], "lr_factor": 1.0, "gradient_factor": 1.0}
-    values = [item for h in cause.proven[0] for item in h.values.items()]
-    return bool(values) and all(
-        isinstance(value, float)
-        and isinstance(config.get(name), int | float)
-        and 0 < abs(value - config[name]) <= READ * abs(config[name])
-        for name, value in values
-    )
-
-
-def explained_by(cause: Cause, places: Sequence[str], steps: Iterable[int]) -> Explained:
-    if _only_rounded(cause):
-        return Explained(tuple(places), tuple(sorted(set(steps))), _ROUNDED, rounding=True)
-    return Explained(
-        tuple(places),
-        tuple(sorted(set(steps))),
-        cause.words[0],
-        cause.fixes[0],
-        cause.proof,
-        tuple(cause.words[1:]),
-        cause.symptoms,
-        cause.tried,
-        tuple(h.trap.name for h in cause.proven[0]),
-    )
-
-
 def _by_rates(
     trace: Trace, case: _Case, cause: Hypothesis | None = None, any_rates: bool = False
 ) -> Explained | None:
@@ -286,10 +221,11 @@ def _by_rates(
     reference = rates(trace, *_group_of(trace, case.update.parameter))
     torch, ours = np.array([float(r.config["lr"]) for r in update.records]), np.array(read)
     places, config = (case.update.parameter,), case.update.config
-    apart = np.abs(ours - torch) > _FLOAT32 * np.max(np.abs(torch))
+    apart = np.abs(ours - torch) > FLOAT32 * np.max(np.abs(torch))
     if not np.any(apart):
         if cause is None:
-            return Explained(places, case.steps, _ROUNDED, rounding=True)
+            one = Explained(places, case.steps, ROUNDED, rounding=FLOAT32)
+            return _sized(one, [case])
         proof = "with it, and the learning rates in float32, the reference gives your numbers"
         words, fix = cause.words(config), cause.fix(config)
         return Explained(places, case.steps, words, fix, proof, traps=(cause.trap.name,))
@@ -346,16 +282,20 @@ def _read_rates(update: Update, evidence: Evidence) -> list[float] | None:
     return found if all(same) else None
 
 
-def _merged(found: Iterable[Explained]) -> list[Explained]:
-    """Those with the same words as one, with the parameters of all."""
-    merged: dict[str, Explained] = {}
-    for each in found:
-        old = merged.get(each.words)
-        if old is not None:
-            steps = tuple(sorted({*old.steps, *each.steps}))
-            each = dataclasses.replace(old, places=(*old.places, *each.places), steps=steps)
-        merged[each.words] = each
-    return list(merged.values())
+def _sized(explained: Explained, cases: Iterable[_Case]) -> Explained:
+    """The same with the size of its rounding, where it is one."""
+    share = explained.rounding
+    if not share:
+        return explained
+    for evidence in (case.evidence for case in cases):
+        slots: dict[str, list[tuple[float, float]]] = {}
+        for key, torch in evidence.torch64.items():
+            numbers = difference(torch, evidence.jax64[key]), rms(torch)
+            slots.setdefault(key.partition(":")[2], []).append(numbers)
+        for pairs in slots.values():
+            apart, size = (max(each) for each in zip(*pairs, strict=True))
+            share = max(share, apart / size if size else 0.0)
+    return dataclasses.replace(explained, rounding=share)
 
 
 def _with_rates(trace: Trace, case: _Case) -> Explained | None:

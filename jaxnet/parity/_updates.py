@@ -48,8 +48,6 @@ class Record:
         raw: The gradient before clipping.
         state: The optimizer's state before the update, empty before the first one.
         clip: The norms.
-        parts: The gradient of each of the batches that are accumulated, with the norm of all
-            gradients of the batch; () where they are not known.
         batches: The number of backward() calls before the update.
     """
 
@@ -61,7 +59,6 @@ class Record:
     raw: np.ndarray
     state: Mapping[str, np.ndarray]
     clip: Clip
-    parts: tuple[tuple[np.ndarray, float], ...] = ()
     batches: int = 1
 
     def shortened(self) -> Self:
@@ -146,8 +143,8 @@ def clipped(record: Record, how: Any) -> np.ndarray:
         record: The record.
         how: None, or (kind, bound) or (kind, bound, scale of all gradients). The kinds are "none",
             "norm" (as torch does), "exact" (without the 1e-6), "always" (scaled up too), "value",
-            "own" (each parameter by its own norm), "adaptive" (each unit to a share of its
-            parameters' norm) and "parts" (each batch by itself).
+            "own" (each parameter by its own norm) and "adaptive" (each unit to a share of its
+            parameters' norm).
     """
     if how is None:
         return record.gradient
@@ -155,8 +152,6 @@ def clipped(record: Record, how: Any) -> np.ndarray:
     raw, clip = record.raw, record.clip
     if kind == "none":
         return raw
-    if kind == "parts":
-        return np.sum([part * min(1.0, bound / (norm + 1e-6)) for part, norm in record.parts], 0)
     if kind == "value":
         return np.clip(raw, -bound, bound)
     if kind == "adaptive":

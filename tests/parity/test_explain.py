@@ -118,6 +118,54 @@ def test_nothing_is_named_where_the_reference_is_not_torch():
     assert "does not give torch's numbers" in " ".join(cause.symptoms)
 
 
+def two_outputs():
+    import torch
+
+    class Two(torch.nn.Module):
+        def forward(self, x):
+            return 2 * x, 3 * x
+
+    return Two()
+
+
+OUTPUTS = {
+    "the same": (lambda x: (2 * x, 3 * x), "same", "compute the same"),
+    "one more factor": (lambda x: (2 * x, 6 * x), "different", "torch's array times 2"),
+    "no tuple": (
+        lambda x: 2 * x,
+        "different",
+        "are output; torch's are output.0, output.1",
+    ),
+    "one less": (lambda x: (2 * x,), "different", "outputs are output.0; torch's are"),
+    "one more": (
+        lambda x: (2 * x, 3 * x, x),
+        "different",
+        "are output.0, output.1, output.2;",
+    ),
+    "none": (lambda x: None, "different", "outputs are none; torch's are"),
+    "of numpy": (lambda x: (2 * x, np.zeros((5, 4))), "different", "output.1 differs"),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_the_outputs_of_a_module_of_the_users_own(name):
+    port, kind, words = OUTPUTS[name]
+    found = parity.explain(two_outputs(), port, X)
+    assert (found.kind, found.cause) == (kind, None)
+    assert words in found.message
+
+
+def test_what_a_function_does_not_give_is_said():
+    import torch
+
+    def norm(x):
+        return (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-5)
+
+    found = parity.explain(torch.nn.BatchNorm1d(4), norm, X)
+    assert found.kind == "same"
+    assert "not compared: buffer:running_mean, buffer:running_var," in found.message
+
+
 def test_no_torch_module():
     with pytest.raises(TypeError, match="torch_layer: LayerNorm; accepted is a torch"):
         parity.explain(jaxnet.LayerNorm(4), jaxnet.LayerNorm(4), X)

@@ -83,7 +83,7 @@ def test_a_wrong_rotary_width_hides_from_short_prompts():
     trap = Trap(
         "rotary-width",
         ("rotary",),
-        lambda layer, width: layer.configured(width=width),
+        lambda layer, width: layer.altered(width=width),
         "The rotations have the width {width}; torch's is {torch[width]}.",
         "width={torch[width]}",
         options={"width": (4,)},
@@ -103,7 +103,7 @@ def norm(x: np.ndarray, **changes: Any) -> Layer:
 EPSILON = Trap(
     "norm-epsilon",
     ("LayerNorm",),
-    lambda layer, eps: layer.configured(eps=eps),
+    lambda layer, eps: layer.altered(eps=eps),
     "The epsilon is {eps:.4g}; torch's is {torch[eps]:.4g}.",
     "eps={torch[eps]:.4g}",
     constants={"eps": (1e-3, 1e-5, 1e-6, 1e-12)},

@@ -698,7 +698,7 @@ PLANTS = [
         words="the input is rounded to bfloat16",
     ),
     Plant(
-        "gradient-stopped",
+        "layer-gradient-stopped",
         lambda nn: nn.Linear(4, 3),
         lambda w: faulty.NoWeightGradient(4, 3, rngs=Generator(0)),
         ((5, 4),),
@@ -817,6 +817,11 @@ def test_functions(name):
     reference = of_function(function, {str(i): a for i, a in enumerate(arrays)})
     cause = attribute(reference, Evidence(*numbers))
     assert name in {h.trap.name for each in cause.proven for h in each}
+
+
+def test_names_are_unique():
+    names = [trap.name for trap in traps.ALL]
+    assert sorted(set(names)) == sorted(names)
 
 
 def test_every_row_for_layers_is_planted():

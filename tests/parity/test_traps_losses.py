@@ -10,7 +10,7 @@ import pytest
 
 from jaxnet.parity._attribute import attribute
 from jaxnet.parity._evidence import Evidence
-from jaxnet.parity._losses import Loss, LossRecord
+from jaxnet.parity._losses import ARGUMENTS, Loss, LossRecord
 
 pytestmark = pytest.mark.torch
 
@@ -300,6 +300,36 @@ def test_a_planted_loss_is_named(
     cause = attribute(loss, evidence(loss, planted))
     assert cause.proven, cause
     assert [h.trap.name for h in cause.proven[0]] == [row], cause.words
+
+
+# Numbers that every loss of two or three arrays takes, in two batches.
+GENERAL: dict[str, Any] = {
+    "multi_margin_loss": (SCORES, np.maximum(CLASSES, 0)),
+    "cross_entropy": (SCORES, CLASSES),
+    "nll_loss": (SCORES, CLASSES),
+    "multilabel_margin_loss": (SCORES, np.tile([2, 0, -1, -1, -1], (2, 7, 1))),
+    "multilabel_soft_margin_loss": (RAW, FLAGS),
+    "cosine_embedding_loss": (RAW, TARGETS, 2 * FLAGS[..., 0] - 1),
+    "margin_ranking_loss": (RAW, TARGETS, 2 * FLAGS - 1),
+    "triplet_margin_loss": (RAW, TARGETS, FLAGS),
+    "gaussian_nll_loss": (RAW, TARGETS, SHARES),
+    "mean": (RAW,),
+    "sum": (RAW,),
+}
+
+
+@pytest.mark.parametrize("kind", ARGUMENTS)
+def test_a_factor_of_any_loss_is_named(kind: str) -> None:
+    given = GENERAL.get(kind, (SHARES, FLAGS))
+    records = [
+        LossRecord(k, dict(zip(ARGUMENTS[kind], (array[k] for array in given), strict=False)))
+        for k in range(2)
+    ]
+    loss = Loss(kind, tuple(records))
+    theirs = loss.observe()
+    ours = {name: 2.7 * value for name, value in theirs.items()}
+    cause = attribute(loss, Evidence(theirs, theirs, ours, ours))
+    assert "loss-factor" in [h.trap.name for each in cause.proven for h in each]
 
 
 def test_as_many_constants_as_numbers_prove_nothing() -> None:

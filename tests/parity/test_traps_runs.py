@@ -1,21 +1,24 @@
-"""Planted faults of schedules, gradients, averages and of what programs begin with are named."""
+"""Planted faults of schedules, gradients and of what programs begin with are named."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from jaxnet import optim
+from jaxnet.parity import _updates
 from jaxnet.parity._attribute import attribute
 from jaxnet.parity._evidence import Evidence
+from jaxnet.parity._explained import Explained, Read
 from jaxnet.parity._schedules import matching
-from jaxnet.parity._training_causes import explain_start
+from jaxnet.parity._trace import Trace
+from jaxnet.parity._training_causes import explain_gradients, explain_start
 from jaxnet.parity._traps.gradients import Gradient
-from jaxnet.parity._traps.runs import Average, Statistics, of_batches, of_sharing
-from jaxnet.parity._update_causes import Explained, Read, explain_updates
+from jaxnet.parity._update_causes import explain_updates
 from tests.parity import training
 
 RNG = np.random.default_rng(0)
@@ -133,12 +136,121 @@ def test_rates_are_read_from_updates(tmp_path: Any) -> None:
     assert all(each.rounding for each in run(2))
 
 
+@pytest.fixture(scope="module")
+def scheduled(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """SGD whose learning rate is halved in each step."""
+    import torch
+
+    return training.record(
+        tmp_path_factory.mktemp("scheduled") / "t",
+        lambda p: torch.optim.SGD([{**g, "initial_lr": 0.1} for g in p], 0.1),
+        lrs=[0.1 * 0.5**k for k in range(training.STEPS)],
+        schedulers=[{"class": "ExponentialLR", "config": {"gamma": 0.5}}],
+    )
+
+
+def _then(change: Callable[[Any, Any], Any]) -> Callable[[], Any]:
+    """SGD with torch's schedule, whose updates go through a function of (updates, step)."""
+
+    def make() -> Any:
+        falling = optax.sgd(lambda k: 0.1 * 0.5**k)
+        changed = optax.GradientTransformation(
+            lambda params: jnp.zeros((), jnp.int32),
+            lambda updates, k, params=None: (change(updates, k), k + 1),
+        )
+        return optax.chain(falling, changed)
+
+    return make
+
+
+def _changed(name: str, change: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda updates, k: {**updates, name: change(updates[name])}
+
+
+def _rounded(updates: Any, k: Any) -> Any:
+    return {n: u * (1 + 2.0**-25) for n, u in updates.items()}
+
+
+@pytest.mark.torch
+def test_rounded_constants_are_no_difference(scheduled: Trace) -> None:
+    for kept in (training.STEPS, 2):
+        findings, notes = training.explained(scheduled, _then(_rounded), kept)
+        assert findings == []
+        assert len(notes) == 1
+
+
+@pytest.mark.torch
+def test_rounded_constants_hide_no_other_difference(
+    scheduled: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_updates, "ELEMENTS", 6)  # of which [0, 1] is none
+
+    def sparse(updates: Any, k: Any) -> Any:
+        name = "net.weight"
+        return _changed(name, lambda u: u.at[0, 1].multiply(3.0))(_rounded(updates, k), k)
+
+    def late(updates: Any, k: Any) -> Any:
+        return {n: u * jnp.where(k >= 2, 1.001, 1.0) for n, u in _rounded(updates, k).items()}
+
+    ((finding,), _) = training.explained(scheduled, _then(sparse))
+    assert {r.site for r in finding.results} == {"update:net.weight"}
+    assert finding.cause is None
+    ((finding,), _) = training.explained(scheduled, _then(late), kept=2)
+    assert finding.step == 2
+    assert finding.message.endswith("from step 2 on (net.weight, net.bias, norm.weight)")
+
+
+@pytest.mark.torch
+def test_what_no_cause_explains_stays_beside_a_cause(scheduled: Trace) -> None:
+    def two(updates: Any, k: Any) -> Any:
+        updates = _changed("net.bias", lambda u: u.at[0].multiply(3.0))(updates, k)
+        return _changed("net.weight", lambda u: 2.0 * u)(updates, k)
+
+    named, rest = training.explained(scheduled, _then(two))[0]
+    assert "2 times torch's" in str(named.cause)
+    assert {r.site for r in named.results} == {"update:net.weight"}
+    assert rest.cause is None
+    assert {r.site for r in rest.results} == {"update:net.bias"}
+    assert rest.message.startswith("the optimizer: the update with torch's gradients differs (net")
+
+
+@pytest.mark.torch
+def test_gradients_that_no_cause_explains_stay_beside_a_cause(scheduled: Trace) -> None:
+    step = scheduled.steps[0]
+    weight, bias = "param_grad:net.weight", "param_grad:net.bias"
+    ours = {weight: 2 * step.double(weight), bias: step.double(bias) * [3, 1, 1, 1]}
+    named, rest = explain_gradients(scheduled, {0: ours}, {0: ours}, (weight, bias))
+    assert (named.places, named.traps) == (("net.weight",), ("gradient-factor",))
+    assert (rest.places, rest.words) == (("net.bias",), "")
+
+
+@pytest.mark.torch
+def test_what_torch_does_beside_its_optimizer_is_no_rounding(tmp_path: Any) -> None:
+    import torch
+
+    def clamp(parameters: list[Any]) -> None:
+        with torch.no_grad():
+            for p in parameters:
+                p.clamp_(-0.3, 0.3)
+
+    for carried in (True, False):
+        trace = training.record(
+            tmp_path / str(carried), lambda p: torch.optim.SGD(p, 0.1), after=clamp
+        )
+        jax32, jax64 = training.updated(trace, lambda: optax.sgd(0.1))
+        found = explain_updates(trace, jax32, jax64, carried)
+        assert not any(each.rounding or each.words for each in found)
+        ((finding,), notes) = training.explained(trace, lambda: optax.sgd(0.1))
+        assert finding.cause is None
+        assert "as clamp_ does" in finding.message
+        assert notes == []
+
+
 GRADIENT = Gradient(
     "head.weight",
     {k: RNG.normal(size=(3, 4)) for k in range(2)},
     {0: 3.0, 1: 5.0},
     batches=4,
-    samples=6,
 )
 PARTS = {call: {k: RNG.normal(size=(3, 4)) for k in range(2)} for call in ("embed#0", "head#0")}
 TIED = dataclasses.replace(
@@ -147,7 +259,7 @@ TIED = dataclasses.replace(
 GRADIENTS: dict[str, tuple[Gradient, Callable[[int, Any], Any], str]] = {
     "stopped": (GRADIENT, lambda k, g: 0 * g, "gradient-stopped"),
     "mean of batches": (GRADIENT, lambda k, g: g / 4, "gradient-counts"),
-    "sum of samples": (GRADIENT, lambda k, g: 6 * g, "gradient-counts"),
+    "sum of batches": (GRADIENT, lambda k, g: 4 * g, "gradient-counts"),
     "clipped": (GRADIENT, lambda k, g: g * min(1, 4 / ((3, 5)[k] + 1e-6)), "gradient-clipped"),
     "scaled": (GRADIENT, lambda k, g: 65536 * g, "gradient-factor"),
     "not added": (TIED, lambda k, g: PARTS["head#0"][k], "gradient-use-missing"),
@@ -162,83 +274,11 @@ def test_a_planted_gradient_is_named(name: str) -> None:
     cause = attribute(reference, exact(theirs, ours))
     assert cause.proven
     assert [h.trap.name for h in cause.proven[0]] == [row], cause.words
+    assert row != "gradient-counts" or "those of 4 batches are averaged" in cause.words[0]
     assert not attribute(reference, exact(theirs, theirs)).proven
 
 
-VALUES = tuple(RNG.normal(size=6) for _ in range(6))
-AVERAGE = Average({"decay": 0.99}, VALUES[0], VALUES)
-
-
-def averaged(decay: float = 0.99, begin: Any = VALUES[0], late: bool = False, warm: bool = False,
-             every: int = 1, corrected: bool = False) -> dict[str, np.ndarray]:  # fmt: skip
-    """An average of the weights, by hand."""
-    average, found = begin, {}
-    for k in range(5):
-        d = min(decay, (1 + k) / (10 + k)) if warm else decay
-        if k % every == 0:
-            average = average * d + VALUES[k + (not late)] * (1 - d)
-        found[f"{k}:average"] = average / (1 - decay ** (k + 1)) if corrected else average
-    return found
-
-
-AVERAGES: dict[str, tuple[dict[str, np.ndarray], str]] = {
-    "decay": (averaged(0.9), "average-decay"),
-    "complement": (averaged(0.01), "average-complement"),
-    "before": (averaged(late=True), "average-before-update"),
-    "zero": (averaged(begin=0 * VALUES[0]), "average-from-zero"),
-    "optax": (averaged(begin=0 * VALUES[0], corrected=True), "average-from-zero-corrected"),
-    "first": (averaged(begin=VALUES[1]), "average-from-first-update"),
-    "warm": (averaged(warm=True), "average-warm-up"),
-    "every": (averaged(every=2), "average-interval"),
-}
-
-
-@pytest.mark.parametrize("name", AVERAGES)
-def test_a_planted_average_is_named(name: str) -> None:
-    ours, row = AVERAGES[name]
-    cause = attribute(AVERAGE, exact(averaged(), ours))
-    assert cause.proven
-    assert [h.trap.name for h in cause.proven[0]] == [row], cause.words
-    assert not attribute(AVERAGE, exact(averaged(), averaged())).proven
-
-
-@pytest.mark.parametrize(
-    ("updates", "row"), [(0, "statistics-not-moved"), (2, "statistics-moved-again")]
-)
-def test_planted_running_statistics_are_named(updates: int, row: str) -> None:
-    before, batch = {"running_mean": VALUES[0]}, VALUES[1]
-    after = {"running_mean": 0.9 * VALUES[0] + 0.1 * batch}
-    ours = VALUES[0]
-    for _ in range(updates):
-        ours = 0.9 * ours + 0.1 * batch
-    cause = attribute(
-        Statistics({"momentum": 0.1}, before, after), exact(after, {"running_mean": ours})
-    )
-    assert cause.proven
-    assert [h.trap.name for h in cause.proven[0]] == [row], cause.words
-
-
-def test_batches_and_shared_parameters_are_compared() -> None:
-    assert of_batches([4, 4, 2], [4, 4, 2]) is None
-    assert "drop_last=True" in str(of_batches([4, 4, 2], [4, 4]))
-    assert "leaves it out" in str(of_batches([4, 4], [4, 4, 2]))
-    assert "2 updates" in str(of_batches([4, 4, 4], [4, 4]))
-    assert "have 6 samples; torch's have 4" in str(of_batches([4, 4, 4], [6, 6]))
-    tied = {"a.weight": ("a.weight", "b.weight")}
-    apart = {"a.weight": ("a.weight",), "b.weight": ("b.weight",)}
-    assert of_sharing(tied, tied) == []
-    assert "are 2 parameters" in of_sharing(tied, apart)[0][1]
-    assert "are one parameter" in of_sharing(apart, tied)[0][1]
-
-
-IMAGES = np.float32(RNG.random((6, 3, 5, 4)))
 MATRIX = np.float32(RNG.uniform(-0.5, 0.5, size=(20, 16)))
-LABELS = np.array([2, 0, 1, 3, 1, 0])
-MEAN, STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def _of_colours(values: Any) -> Any:
-    return np.float32(np.reshape(values, (1, 3, 1, 1)))
 
 
 def _bfloat16(x: Any) -> Any:
@@ -247,34 +287,19 @@ def _bfloat16(x: Any) -> Any:
     return np.asarray(jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32))
 
 
-STARTS: dict[str, tuple[str, np.ndarray, np.ndarray, str]] = {
-    "transposed": ("weights", MATRIX, MATRIX.T, "value-transposed"),
-    "zeros": ("weights", MATRIX, 0 * MATRIX, "weights-constant"),
-    "scaled": ("weights", MATRIX, np.float32(MATRIX * 3**0.5), "weights-scaled"),
-    "bfloat16": ("weights", MATRIX, _bfloat16(MATRIX), "value-rounded"),
-    "float16": ("inputs", IMAGES, np.float32(np.float16(IMAGES)), "value-rounded"),
-    "HWC": ("inputs", IMAGES, np.moveaxis(IMAGES, 1, -1), "inputs-channels-last"),
-    "BGR": ("inputs", IMAGES, IMAGES[:, ::-1], "inputs-colours"),
-    "bytes": ("inputs", IMAGES, np.float32(IMAGES * 255), "inputs-scaled"),
-    "normalised": ("inputs", IMAGES, np.float32((IMAGES - 0.5) / 0.5), "inputs-normalized"),
-    "ImageNet": (
-        "inputs",
-        IMAGES,
-        (IMAGES - _of_colours(MEAN)) / _of_colours(STD),
-        "inputs-imagenet",
-    ),
-    "shuffled": ("inputs", IMAGES, IMAGES[[3, 1, 0, 5, 4, 2]], "inputs-order"),
-    "fewer": ("inputs", IMAGES, IMAGES[:4], "inputs-fewer"),
-    "from one": ("targets", LABELS, LABELS + 1, "targets-shifted"),
-    "one-hot": ("targets", LABELS, np.eye(4)[LABELS], "targets-one-hot"),
-    "class numbers": ("targets", np.eye(4)[LABELS], LABELS, "targets-class-numbers"),
+STARTS: dict[str, tuple[np.ndarray, str]] = {
+    "transposed": (MATRIX.T, "value-transposed"),
+    "zeros": (0 * MATRIX, "weights-constant"),
+    "scaled": (np.float32(MATRIX * 3**0.5), "weights-scaled"),
+    "bfloat16": (_bfloat16(MATRIX), "value-rounded"),
+    "float16": (np.float32(np.float16(MATRIX)), "value-rounded"),
 }
 
 
 @pytest.mark.parametrize("name", STARTS)
 def test_another_beginning_is_named(name: str) -> None:
-    kind, theirs, ours, row = STARTS[name]
-    (found,) = explain_start(kind, {"a": theirs, "same": MATRIX}, {"a": ours, "same": MATRIX})
+    ours, row = STARTS[name]
+    (found,) = explain_start({"a": MATRIX, "same": MATRIX}, {"a": ours, "same": MATRIX})
     assert found.places == ("a",)
     assert found.traps == (row,), found.words
 
@@ -290,6 +315,6 @@ def test_another_beginning_is_named(name: str) -> None:
 )
 def test_other_random_weights_are_described(ours: np.ndarray, words: str) -> None:
     torch = {"a.weight": MATRIX, "b.weight": MATRIX}
-    (found,) = explain_start("weights", torch, dict.fromkeys(torch, ours))
+    (found,) = explain_start(torch, dict.fromkeys(torch, ours))
     assert words in found.words
     assert found.places == ("a.weight", "b.weight")

@@ -8,7 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnet.parity._evidence import FourRuns
+from jaxnet.parity._findings import findings_of
+from jaxnet.parity._result import Finding
+from jaxnet.parity._site_results import SiteResults
+from jaxnet.parity._steps import StepRuns
 from jaxnet.parity._trace import Trace, TraceWriter, read
+from jaxnet.parity._training_causes import Training
 
 SHAPES = {"net.weight": (3, 4), "net.bias": (4,), "norm.weight": (5,)}
 STEPS = 4
@@ -30,6 +36,7 @@ def record(
     *,
     lrs: Sequence[float] | None = None,
     clip: Callable[[list[Any]], Any] | None = None,
+    after: Callable[[list[Any]], Any] | None = None,
     apart: Sequence[str] = (),
     schedulers: Sequence[Mapping[str, Any]] = (),
     backwards: int = 1,
@@ -43,6 +50,7 @@ def record(
         make: A function of the parameter groups that makes the optimizer.
         lrs: The learning rates of the steps.
         clip: A function that clips the gradients of parameters.
+        after: A function that changes the parameters after the optimizer's step.
         apart: The parameters of the second group, which has no weight decay.
         schedulers: What the trace says of schedulers.
         backwards: The number of backward() calls in a step.
@@ -78,6 +86,8 @@ def record(
                 clip(list(params.values()))
                 into |= {f"clipped:{n}": p.grad.numpy().copy() for n, p in params.items()}
             step.step()
+            if after:
+                after(list(params.values()))
             into |= {f"update:{n}": p.detach().numpy().copy() for n, p in params.items()}
             into |= _states("state", params, step)
         content = {
@@ -149,3 +159,27 @@ def updated(
                 }
             runs.append(run)
     return runs[0], runs[1]
+
+
+def explained(
+    trace: Trace, optimizer: Callable[[], Any], kept: int = STEPS
+) -> tuple[list[Finding], list[str]]:
+    """What a check of a JAX program's updates finds, and its notes.
+
+    Args:
+        trace: The trace.
+        optimizer: As in `updated`.
+        kept: The number of steps whose numbers are kept for the causes.
+    """
+    jax32, jax64 = updated(trace, optimizer)
+    results, causes = SiteResults(trace), Training(trace, carried=True)
+    for step in trace.steps:
+        k = step.index
+        found = {
+            site: FourRuns(step[site], step.double(site), jax32[k][site], jax64[k][site])
+            for site in jax64[k]
+        }
+        results.judge(step, found, "layer")
+        causes.keep(step, None, StepRuns({}, found if k < kept else {}, {}, {}))
+    findings = findings_of(trace, results.all, {})
+    return [each for finding in findings for each in causes.explain(finding)], causes.notes

@@ -17,7 +17,6 @@ from jaxnet.parity._traps import (
     pooling,
     preflight,
     recurrent,
-    runs,
     schedules,
 )
 from jaxnet.parity._traps._trap import Hypothesis, Reference, Trap
@@ -37,7 +36,6 @@ ALL: tuple[Trap, ...] = (
     *moments.TRAPS,
     *gradients.TRAPS,
     *schedules.TRAPS,
-    *runs.TRAPS,
     *preflight.TRAPS,
 )
 

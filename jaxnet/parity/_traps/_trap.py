@@ -40,6 +40,15 @@ def always(config: Mapping[str, Any]) -> bool:
     return True
 
 
+def setting(**fixed: Any) -> Callable[..., Any]:
+    """A change of arguments, and of the constants and options of the row, by `altered`."""
+
+    def change(reference: Any, **values: Any) -> Any:
+        return reference.altered(**fixed, **values)
+
+    return change
+
+
 @dataclasses.dataclass(frozen=True)
 class Trap:
     """A known difference between a torch program and its JAX port.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.nn import functional
-from jaxnet.parity._traps._trap import Trap
+from jaxnet.parity._traps._trap import Trap, setting
 
 GELU, ELU, LEAKY = ("GELU", "gelu"), ("ELU", "CELU", "elu", "celu"), ("LeakyReLU", "leaky_relu")
 SOFTPLUS, HARDSIGMOID = ("Softplus", "softplus"), ("Hardsigmoid", "hardsigmoid")
@@ -90,7 +90,7 @@ def _rate(layer: Any, p: float) -> Any:
     own = layer.config["p"]
     if math.isclose(p, 1 - own, rel_tol=1e-9) or not 0 < p < 1:
         raise ValueError("it is the complement, or no probability")
-    return layer.configured(p=p)
+    return layer.altered(p=p)
 
 
 def _drops(config: Mapping[str, Any]) -> bool:
@@ -165,7 +165,7 @@ TRAPS = (
     Trap(
         "leaky-slope",
         LEAKY,
-        lambda layer, negative_slope: layer.configured(negative_slope=negative_slope),
+        setting(),
         "The slope is {negative_slope:.4g}; torch's is {torch[negative_slope]:.4g}.",
         "Give negative_slope={torch[negative_slope]:.4g}.",
         constants={"negative_slope": (0.01, 0.2, 0.3, 0.1)},
@@ -173,7 +173,7 @@ TRAPS = (
     Trap(
         "elu-alpha",
         ELU,
-        lambda layer, alpha: layer.configured(alpha=alpha),
+        setting(),
         "The alpha is {alpha:.4g}; torch's is {torch[alpha]:.4g}.",
         "Give alpha={torch[alpha]:.4g}.",
         constants={"alpha": (1.0, 0.5, 1.6732632423543772)},
@@ -188,7 +188,7 @@ TRAPS = (
     Trap(
         "softplus-beta",
         SOFTPLUS,
-        lambda layer, beta: layer.configured(beta=beta),
+        setting(),
         "The beta is {beta:.4g}; torch's is {torch[beta]:.4g}.",
         "Divide by beta what is computed of beta x, with beta={torch[beta]:.4g}.",
         constants={"beta": (1.0, 100.0, 10.0)},
@@ -212,7 +212,7 @@ TRAPS = (
     Trap(
         "softmax-axis",
         SOFTMAX,
-        lambda layer, axis: layer.configured(dim=axis),
+        lambda layer, axis: layer.altered(dim=axis),
         "The softmax is over axis {axis}; torch's is over axis {torch[dim]}.",
         "Give axis={torch[dim]}.",
         options={"axis": _other_axes},
@@ -242,7 +242,7 @@ TRAPS = (
     Trap(
         "dropout-keep",
         DROPOUT,
-        lambda layer: layer.configured(p=1 - layer.config["p"]),
+        lambda layer: layer.altered(p=1 - layer.config["p"]),
         "The probability {torch[p]} is taken for that of keeping a number; torch's is that of "
         "zeroing one.",
         "Give rate={torch[p]}, or keep_prob=1 - {torch[p]}.",
@@ -300,7 +300,7 @@ TRAPS = (
     Trap(
         "embedding-padding-gradient",
         EMBEDDING,
-        lambda layer: layer.configured(padding_idx=None),
+        setting(padding_idx=None),
         "The row padding_idx={torch[padding_idx]} gets a gradient; in torch it gets none.",
         "Stop the gradient where the index is {torch[padding_idx]}.",
         when=_has_padding_row,
@@ -317,7 +317,7 @@ TRAPS = (
     Trap(
         "embedding-max-norm",
         EMBEDDING,
-        lambda layer: layer.configured(max_norm=None),
+        setting(max_norm=None),
         "Rows are given as they are; torch first scales those down whose norm is above "
         "{torch[max_norm]}.",
         "Scale the rows down before they are looked up.",

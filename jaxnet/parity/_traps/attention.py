@@ -34,7 +34,7 @@ def _scaled(layer: Any, scale: str) -> Any:
     head, width = _sizes(layer)
     wanted = _SCALES[scale](head, width)
     if layer.kind in PRODUCT:
-        return layer.configured(scale=wanted)
+        return layer.altered(scale=wanted)
     factor = wanted * math.sqrt(head)
 
     def queries(array: Any) -> Any:
@@ -72,7 +72,7 @@ def _with_mask(layer: Any, argument: str, change: Callable[[Any], Any]) -> Any:
     if argument == "attn_mask" and layer.config.get("is_causal"):
         length, source = (layer.inputs[name].shape[-2] for name in ("query", "key"))
         mask: Any = jnp.tril(jnp.ones((length, source), bool))
-        layer, name = layer.configured(is_causal=False, attn_mask=None), argument
+        layer, name = layer.altered(is_causal=False, attn_mask=None), argument
     else:
         name = _mask_name(layer, argument)
         mask = layer.inputs[name]
@@ -175,11 +175,11 @@ def _undropped(layer: Any) -> Any:
     name = "dropout" if layer.kind in MULTIHEAD else "dropout_p"
     if not layer.config.get(name) or not layer.draws:
         raise ValueError("nothing is dropped")
-    return dataclasses.replace(layer.configured(**{name: 0.0}), draws=())
+    return dataclasses.replace(layer.altered(**{name: 0.0}), draws=())
 
 
 def _other_layout(layer: Any) -> Any:
-    return layer.configured(batch_first=not layer.config.get("batch_first", False))
+    return layer.altered(batch_first=not layer.config.get("batch_first", False))
 
 
 def _over_queries(layer: Any) -> Any:

@@ -49,7 +49,7 @@ TRAPS = (
         options={"rounded": _roundable, "format": ("bfloat16", "float16")},
     ),
     Trap(
-        "gradient-stopped",
+        "layer-gradient-stopped",
         ("layer",),
         _stopped,
         "No gradient goes to {place}, as after stop_gradient (a digit is the argument in this "

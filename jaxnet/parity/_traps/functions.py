@@ -66,7 +66,7 @@ def rows_of_function(index: int, layer: Any, where: str) -> list[Trap]:
             rows.append(
                 row(
                     "function-number",
-                    lambda layer, value, name=name: layer.configured(**{name: value}),
+                    lambda layer, value, name=name: layer.altered(**{name: value}),
                     f"{name} is {{value:.6g}}; torch's is {value:.6g}.",
                     f"Write {value:.6g}.",
                     constants={"value": (1.0, 1e-5, 1e-6, float(value))},
@@ -77,7 +77,7 @@ def rows_of_function(index: int, layer: Any, where: str) -> list[Trap]:
             rows.append(
                 row(
                     "function-axis",
-                    lambda layer, axis, name=name: layer.configured(**{name: axis}),
+                    lambda layer, axis, name=name: layer.altered(**{name: axis}),
                     f"it is along axis {{axis}}; torch's is along axis {value}.",
                     f"Give axis={value}.",
                     options={"axis": axes},

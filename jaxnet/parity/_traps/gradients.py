@@ -23,7 +23,6 @@ class Gradient:
         gradients: Torch's gradient in each step.
         norms: The 2-norm of all gradients in each step.
         batches: The number of backward() calls in a step.
-        samples: The size of a batch; 0 where it is not known.
         uses: For a parameter that several calls use, the part of the gradient in each step that
             comes from each of them, by the call's name; {} where it is not known.
         factor: What the gradients are multiplied by.
@@ -33,14 +32,13 @@ class Gradient:
     gradients: Mapping[int, np.ndarray]
     norms: Mapping[int, float]
     batches: int = 1
-    samples: int = 0
     uses: Mapping[str, Mapping[int, np.ndarray]] = dataclasses.field(default_factory=dict)
     factor: float = 1.0
     kind: str = "gradient"
 
     @property
     def config(self) -> Mapping[str, Any]:
-        return {"batches": self.batches, "samples": self.samples, "parameter": self.parameter}
+        return {"batches": self.batches, "parameter": self.parameter}
 
     def mapped(self, change: Callable[[int, np.ndarray], np.ndarray]) -> Self:
         """The same with another gradient in each step."""
@@ -73,9 +71,9 @@ def _several(gradient: Gradient) -> list[str]:
 
 
 def _counts(gradient: Gradient) -> list[float]:
-    """Factors that come from dividing by a number of batches or samples, or from not doing so."""
-    counts = {gradient.batches, gradient.samples} - {0, 1}
-    return [f for count in counts for f in (float(count), 1 / count)]
+    """Factors that come from dividing by the number of batches, or from not doing so."""
+    count = gradient.batches
+    return [float(count), 1 / count] if count > 1 else []
 
 
 class WithinBoundsError(ValueError):
@@ -111,12 +109,6 @@ def _unclipped(update: Update) -> Update:
 
 def _clipped_before_unscaling(update: Update, scale: float) -> Update:
     return update.altered(clip=("norm", _torch_bound(update), scale))
-
-
-def _clipped_parts(update: Update) -> Update:
-    if not all(record.parts for record in update.records):
-        raise ValueError("the gradients of the batches are not known")
-    return update.altered(clip=("parts", _torch_bound(update)))
 
 
 def _batches(update: Update) -> list[float]:
@@ -175,14 +167,6 @@ TRAPS: tuple[Trap, ...] = (
         "the gradients divided by the scale, and clipped after it",
         when=_clips,
         options={"scale": tuple(2.0**k for k in range(7, 25))},
-    ),
-    Trap(
-        "clip-before-accumulation",
-        KINDS,
-        _clipped_parts,
-        "The gradients of each batch are clipped before they are added; torch clips their sum.",
-        "optim.accumulate(optim.chain(optim.clip_by_norm(...), optimizer), n)",
-        when=_clips,
     ),
     Trap(
         "clip-norm",
@@ -249,8 +233,8 @@ TRAPS: tuple[Trap, ...] = (
         "gradient-counts",
         ("gradient",),
         _factor,
-        "The gradient is {factor:.6g} times torch's: {torch[batches]} batches of "
-        "{torch[samples]} samples are averaged where torch adds them, or the other way round.",
+        "The gradient is {factor:.6g} times torch's: those of {torch[batches]} batches are "
+        "averaged where torch adds them, or the other way round.",
         "the reduction of the torch program",
         options={"factor": _counts},
     ),

@@ -1,5 +1,6 @@
 """Faults of Linear, of convolutions and of transposed convolutions."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from jaxnet.parity._traps._trap import Trap
 
-LINEAR = ("Linear", "linear", "NonDynamicallyQuantizableLinear")
+LINEAR = ("Linear", "linear")
 CONV = ("Conv1d", "Conv2d", "Conv3d", "conv1d", "conv2d", "conv3d")
 CONV_TRANSPOSE = (
     *("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"),
@@ -42,7 +43,7 @@ def padded(layer: Any, pads: Sequence[tuple[int, int]], value: float = 0.0) -> A
         widths = [(0, 0)] * (x.ndim - len(pads)) + [*pads]
         return jnp.pad(x, widths, constant_values=value)
 
-    return layer.fed(pad).configured(padding=0)
+    return layer.fed(pad).altered(padding=0)
 
 
 def _window(layer: Any) -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
@@ -60,19 +61,17 @@ def _window(layer: Any) -> tuple[Sequence[int], Sequence[int], Sequence[int], Se
 
 def _conv_padding(layer: Any, padding: str) -> Any:
     if padding == "VALID":
-        return layer.configured(padding=0)
+        return layer.altered(padding=0)
     return padded(layer, same_pads(*_window(layer)))
 
 
 def _undilated(layer: Any, padding: str) -> Any:
     if padding == "torch's":
-        return layer.configured(dilation=1)
+        return layer.altered(dilation=1)
     _, window, _, dilations = _window(layer)
     pads = each(layer.config.get("padding", 0), len(window))
     less = [(k - 1) * (d - 1) // 2 for k, d in zip(window, dilations, strict=True)]
-    return layer.configured(
-        dilation=1, padding=tuple(p - q for p, q in zip(pads, less, strict=True))
-    )
+    return layer.altered(dilation=1, padding=tuple(p - q for p, q in zip(pads, less, strict=True)))
 
 
 def _other_padding_modes(layer: Any) -> Sequence[str]:
@@ -178,12 +177,11 @@ def _cropped(layer: Any, crop: str) -> Any:
             y = jnp.take(jnp.pad(y, widths), jnp.arange(length) + start + before, axis)
         return y if bias is None else y + bias.reshape(shape), b
 
-    return layer.configured(padding=0, output_padding=0).wrapped(cut)
+    return layer.altered(padding=0, output_padding=0).wrapped(cut)
 
 
 def _in_dtype_of(layer: Any, format: str) -> Any:
     """Factors with fewer bits, as a matrix unit takes them, in a float32 program."""
-    import dataclasses
 
     def fewer(x: Any) -> Any:
         if format == "bfloat16":
@@ -266,7 +264,7 @@ TRAPS = (
     Trap(
         "conv-padding-mode",
         CONV,
-        lambda layer, mode: layer.configured(padding_mode=mode),
+        lambda layer, mode: layer.altered(padding_mode=mode),
         "The padding mode is {mode}; torch's is {torch[padding_mode]}.",
         'Pad as torch does: padding_mode="{torch[padding_mode]}".',
         when=lambda config: has_padding(config) and "padding_mode" in config,
@@ -284,7 +282,7 @@ TRAPS = (
     Trap(
         "conv-axes-swapped",
         (*CONV, *CONV_TRANSPOSE),
-        lambda layer, argument: layer.configured(
+        lambda layer, argument: layer.altered(
             **{argument: tuple(reversed(layer.config[argument]))}
         ),
         "The {argument} is given as (W, H); torch's is for (H, W).",

@@ -1,29 +1,20 @@
 """Faults of losses: what a program's loss has that torch's has not."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxnet.parity._loss_values import CLASSES
 from jaxnet.parity._losses import ARGUMENTS, Loss
-from jaxnet.parity._traps._trap import Trap
+from jaxnet.parity._traps._trap import Trap, setting
 
 ALL = tuple(ARGUMENTS)
 BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 SCORES = ("cross_entropy", "binary_cross_entropy_with_logits")
 REDUCED = tuple(kind for kind in ALL if kind not in ("mean", "sum"))
 _EPSILONS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-9, 1e-10, 1e-12, 1e-3, 1e-4)
-
-
-def _set(**fixed: Any) -> Callable[..., Loss]:
-    """A change of arguments, and of the constants and options of the row."""
-
-    def change(loss: Loss, **values: Any) -> Loss:
-        return loss.altered(**fixed, **values)
-
-    return change
 
 
 def _reductions(loss: Loss) -> list[str]:
@@ -94,7 +85,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-reduction",
         REDUCED,
-        _set(),
+        setting(),
         "The loss is reduced by {reduction!r}; torch's reduction is {torch[reduction]!r}.",
         "reduction={torch[reduction]!r}",
         options={"reduction": _reductions},
@@ -110,7 +101,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-per-sample",
         REDUCED,
-        _set(reduction="rows"),
+        setting(reduction="rows"),
         "The loss is summed within each sample and averaged over the batch; torch's reduction is "
         "{torch[reduction]!r} over all elements.",
         "reduction={torch[reduction]!r}",
@@ -119,7 +110,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-per-element",
         ("kl_div",),
-        _set(reduction="mean"),
+        setting(reduction="mean"),
         "The loss is averaged over all elements; torch divides by the batch size ('batchmean').",
         "reduction='batchmean'",
         when=lambda config: config["reduction"] == "batchmean",
@@ -160,7 +151,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-weights-not-in-mean",
         CLASSES,
-        _set(reduction="unweighted"),
+        setting(reduction="unweighted"),
         "The mean of the weighted losses divides by the number of targets; torch divides by the "
         "sum of their weights.",
         "loss.sum() / weight[targets].sum()",
@@ -169,7 +160,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-weights-missing",
         REDUCED,
-        _set(weight=None),
+        setting(weight=None),
         "The weights are missing.",
         "weight=, as in the torch program",
         when=lambda config: config["weighted"],
@@ -177,7 +168,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-pos-weight-missing",
         ("binary_cross_entropy_with_logits",),
-        _set(pos_weight=None),
+        setting(pos_weight=None),
         "The weights of the positive targets (pos_weight) are missing.",
         "pos_weight=, as in the torch program",
         when=lambda config: config["positives"],
@@ -185,7 +176,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-per-sequence",
         CLASSES,
-        _set(reduction="sequences"),
+        setting(reduction="sequences"),
         "The loss is averaged within each sequence and then over the sequences; torch averages "
         "over all targets, so that long sequences count more.",
         "loss.sum() / count of all targets",
@@ -194,7 +185,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-smoothing-missing",
         CLASSES,
-        _set(label_smoothing=0.0),
+        setting(label_smoothing=0.0),
         "There is no label smoothing; torch's is {torch[label_smoothing]:.4g}.",
         "label_smoothing={torch[label_smoothing]:.4g}",
         when=lambda config: bool(config["label_smoothing"]),
@@ -202,7 +193,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-smoothing-of-others",
         CLASSES,
-        _set(spread="others"),
+        setting(spread="others"),
         "Label smoothing spreads {torch[label_smoothing]:.4g} over the other classes; torch "
         "spreads it over all classes, the right one too.",
         "(1 - s) * one_hot + s / classes (optax.smooth_labels)",
@@ -211,7 +202,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-smoothing-value",
         CLASSES,
-        _set(),
+        setting(),
         "The label smoothing is {label_smoothing:.4g}; torch's is {torch[label_smoothing]:.4g}.",
         "label_smoothing={torch[label_smoothing]:.4g}",
         constants={"label_smoothing": (0.1, 0.05, 0.2, 0.01)},
@@ -219,7 +210,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-of-probabilities",
         SCORES,
-        _set(given="sigmoid"),
+        setting(given="sigmoid"),
         "The loss is given sigmoids; torch's takes scores (logits) and applies the function "
         "itself.",
         "the scores, without a sigmoid before the loss",
@@ -227,7 +218,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-of-softmax",
         ("cross_entropy",),
-        _set(given="softmax"),
+        setting(given="softmax"),
         "The loss is given probabilities; torch's takes scores (logits) and applies softmax "
         "itself.",
         "the scores, without a softmax before the loss",
@@ -235,21 +226,21 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-without-logarithm",
         ("nll_loss",),
-        _set(given="exp"),
+        setting(given="exp"),
         "The loss is given probabilities; torch's takes their logarithms.",
         "log_softmax of the scores",
     ),
     Trap(
         "loss-with-softmax",
         ("nll_loss",),
-        _set(given="log_softmax"),
+        setting(given="log_softmax"),
         "log_softmax is applied once more; torch's loss takes its input as it is.",
         "the input as it is (-input[target])",
     ),
     Trap(
         "loss-scores-as-probabilities",
         ("binary_cross_entropy",),
-        _set(given="sigmoid"),
+        setting(given="sigmoid"),
         "A sigmoid is applied once more; torch's loss takes probabilities.",
         "the loss of probabilities, or the scores before the sigmoid",
     ),
@@ -264,7 +255,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-epsilon",
         (*CLASSES, *BINARY),
-        _set(),
+        setting(),
         "{epsilon:.4g} is added to the probabilities before the logarithm; torch adds nothing.",
         "log_softmax or log_sigmoid of the scores",
         constants={"epsilon": _EPSILONS},
@@ -272,7 +263,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-clipped",
         (*CLASSES, *BINARY),
-        _set(),
+        setting(),
         "The probabilities are clipped to [{clip:.4g}, 1 - {clip:.4g}]; torch limits only the "
         "logarithm of binary_cross_entropy, at -100.",
         "log_softmax or log_sigmoid of the scores; jnp.maximum(jnp.log(p), -100)",
@@ -281,7 +272,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-all-pairs",
         ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", *BINARY),
-        _set(pairs=True),
+        setting(pairs=True),
         "Inputs and targets are broadcast against each other, so that each sample meets the "
         "targets of all (shapes such as (N, 1) and (N,)).",
         "inputs and targets of one shape",
@@ -290,21 +281,21 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-half",
         ("mse_loss",),
-        _set(scale=0.5),
+        setting(scale=0.5),
         "The squared differences are halved (as optax.l2_loss does); torch's are not.",
         "jnp.mean((a - b) ** 2)",
     ),
     Trap(
         "loss-root",
         ("mse_loss",),
-        _set(square_root=True),
+        setting(square_root=True),
         "The root of the mean square is taken; torch's is the mean square.",
         "the mean without a root",
     ),
     Trap(
         "loss-beta",
         ("smooth_l1_loss",),
-        _set(),
+        setting(),
         "The parabola ends at {beta:.4g}; torch's beta is another.",
         "beta= as in the torch program (1 by default)",
         constants={"beta": (1.0, 0.1, 0.5, 2.0)},
@@ -312,7 +303,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-delta",
         ("huber_loss",),
-        _set(),
+        setting(),
         "The parabola ends at {delta:.4g}; torch's delta is another.",
         "delta= as in the torch program (1 by default)",
         constants={"delta": (1.0, 0.1, 0.5, 2.0)},
@@ -335,16 +326,16 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "loss-arguments-swapped",
         ("kl_div", "binary_cross_entropy"),
-        _set(swapped=True),
+        setting(swapped=True),
         "Input and target are exchanged.",
         "the arguments in torch's order: input, target",
     ),
     Trap(
         "loss-factor",
         ALL,
-        _set(),
-        "The loss is {factor:.6g} times torch's.",
+        setting(),
+        "The loss is {scale:.6g} times torch's.",
         "the loss without this factor",
-        constants={"factor": (0.5, 2.0, 0.25, 4.0, 0.1, 10.0, -1.0)},
+        constants={"scale": (0.5, 2.0, 0.25, 4.0, 0.1, 10.0, -1.0)},
     ),
 )

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxnet.parity._traps._trap import Trap, always
-from jaxnet.parity._traps.optimizers import ADAM, setting
+from jaxnet.parity._traps._trap import Trap, setting
+from jaxnet.parity._traps.optimizers import ADAM
 from jaxnet.parity._updates import Update
 
 MOMENTUM = ("SGD", "RMSprop")
@@ -14,8 +14,8 @@ _EPSILONS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-3, 1e-10, 1e-12, 1e-15, 1e-4, 1.0)
 _SECONDS = (0.999, 0.99, 0.95, 0.98, 0.9, 0.9999, 0.995)
 
 
-def _has(name: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda config: bool(config.get(name))
+def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda config: all(config.get(name) for name in names)
 
 
 def _lacks(name: str) -> Callable[[Mapping[str, Any]], bool]:
@@ -77,7 +77,7 @@ TRAPS: tuple[Trap, ...] = (
         setting(dampening=0.0),
         "There is no dampening; torch's is {torch[dampening]:.4g}.",
         "dampening={torch[dampening]:.4g}",
-        when=lambda config: bool(config.get("momentum") and config.get("dampening")),
+        when=_has("momentum", "dampening"),
     ),
     Trap(
         "first-buffer",
@@ -85,7 +85,7 @@ TRAPS: tuple[Trap, ...] = (
         setting(first="damped"),
         "The first gradient counts 1 - dampening in the buffer; in torch the first one counts 1.",
         "buffer = gradient in the first step",
-        when=lambda config: bool(config.get("momentum") and config.get("dampening")),
+        when=_has("momentum", "dampening"),
     ),
     Trap(
         "first-step-scaled",
@@ -304,7 +304,6 @@ TRAPS: tuple[Trap, ...] = (
         setting(),
         "lr_decay is {lr_decay:.4g}; torch's is {torch[lr_decay]:.4g}.",
         "lr_decay={torch[lr_decay]:.4g}",
-        when=always,
         constants={"lr_decay": (1e-3, 1e-2, 1e-1, 1e-4, 1e-6)},
     ),
 )

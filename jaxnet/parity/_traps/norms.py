@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.parity._traps._trap import Trap
+from jaxnet.parity._traps._trap import Trap, setting
 
 LAYER, RMS = ("LayerNorm", "layer_norm"), ("RMSNorm", "rms_norm")
 GROUP = ("GroupNorm", "group_norm")
@@ -153,11 +153,11 @@ def _momentum(layer: Any, momentum: float) -> Any:
     own = layer.config["momentum"]
     if not 0 <= momentum <= 1 or (own is not None and math.isclose(momentum, 1 - own)):
         raise ValueError("it is the complement, or no momentum")
-    return layer.configured(momentum=momentum)
+    return layer.altered(momentum=momentum)
 
 
 def _complement(layer: Any) -> Any:
-    return layer.configured(momentum=1 - layer.config["momentum"])
+    return layer.altered(momentum=1 - layer.config["momentum"])
 
 
 def _biased(layer: Any) -> Any:
@@ -193,7 +193,7 @@ def _other_mode(layer: Any) -> Any:
         raise ValueError("it has no running statistics")
     changed = dataclasses.replace(layer, training=not layer.training)
     name = "use_input_stats" if "use_input_stats" in layer.config else "training"
-    return changed.configured(**{name: not layer.training}) if name in layer.config else changed
+    return changed.altered(**{name: not layer.training}) if name in layer.config else changed
 
 
 def _has_momentum(config: Mapping[str, Any]) -> bool:
@@ -204,7 +204,7 @@ TRAPS = (
     Trap(
         "norm-epsilon",
         ALL,
-        lambda layer, eps: layer.configured(eps=eps),
+        setting(),
         "The epsilon is {eps:.4g}; torch's is {torch[eps]:.4g}.",
         "Give epsilon={torch[eps]:.4g}; flax's default is 1e-6 where torch's is 1e-5.",
         constants={"eps": _EPS},
@@ -273,7 +273,7 @@ TRAPS = (
     Trap(
         "norm-groups",
         GROUP,
-        lambda layer, groups: layer.configured(num_groups=groups),
+        lambda layer, groups: layer.altered(num_groups=groups),
         "The number of groups is {groups}; torch's is {torch[num_groups]}.",
         "Give num_groups={torch[num_groups]}; flax's group_size is the number of channels of each.",
         options={"groups": _group_counts},

@@ -1,11 +1,11 @@
 """Faults of optimizers: what a program's update of a parameter has that torch's has not."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jaxnet.parity._rules import KINDS
-from jaxnet.parity._traps._trap import Trap
+from jaxnet.parity._traps._trap import Trap, setting
 from jaxnet.parity._updates import Update
 
 ADAM = ("Adam", "AdamW")
@@ -29,15 +29,6 @@ _RATES = (
     0.0,
 )
 _DECAYS = (1e-4, 1e-2, 5e-4, 1e-3, 5e-2, 1e-1, 1e-5, 1e-6, 2e-5, 4e-5)
-
-
-def setting(**fixed: Any) -> Callable[..., Update]:
-    """A change of hyperparameters, and of the constants and options of the row."""
-
-    def change(update: Update, **values: Any) -> Update:
-        return update.altered(**fixed, **values)
-
-    return change
 
 
 def _decays(config: Mapping[str, Any]) -> bool:

@@ -55,7 +55,7 @@ TRAPS = (
     Trap(
         "pool-count-padding",
         AVG,
-        lambda layer: layer.configured(
+        lambda layer: layer.altered(
             count_include_pad=not layer.config.get("count_include_pad", True)
         ),
         "The zeros of the padding count in the divisor, or do not, the other way around than in "
@@ -66,7 +66,7 @@ TRAPS = (
     Trap(
         "pool-ceil-mode",
         (*AVG, *MAX),
-        lambda layer: layer.configured(ceil_mode=not layer.config.get("ceil_mode", False)),
+        lambda layer: layer.altered(ceil_mode=not layer.config.get("ceil_mode", False)),
         "The number of windows is rounded the other way than in torch, where "
         "ceil_mode={torch[ceil_mode]}.",
         "Pad the input at the end so that the last window is there, or leave it out.",
@@ -90,7 +90,7 @@ TRAPS = (
     Trap(
         "pool-no-padding",
         (*AVG, *MAX),
-        lambda layer: layer.configured(padding=0),
+        lambda layer: layer.altered(padding=0),
         "There is no padding; torch's is {torch[padding]} on both sides.",
         "Give the padding {torch[padding]}.",
         when=has_padding,
@@ -98,14 +98,14 @@ TRAPS = (
     Trap(
         "pool-stride-one",
         (*AVG, *MAX),
-        lambda layer: layer.configured(stride=1),
+        lambda layer: layer.altered(stride=1),
         "The stride is 1, which is flax's default; torch's default is the size of the window.",
         "Give strides={torch[kernel_size]}.",
     ),
     Trap(
         "pool-divisor",
         AVG,
-        lambda layer, divisor: layer.configured(divisor_override=divisor),
+        lambda layer, divisor: layer.altered(divisor_override=divisor),
         "The sums are divided by {divisor}; torch's divisor_override is {torch[divisor_override]} "
         "(None: the number of elements).",
         "Divide the sums as torch does.",

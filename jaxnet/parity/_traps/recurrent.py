@@ -82,7 +82,7 @@ def _update_swapped(layer: Any) -> Any:
 def _other_layout(layer: Any) -> Any:
     if layer.input.ndim != 3:
         raise ValueError("there is no batch")
-    return layer.configured(batch_first=not layer.config.get("batch_first", False))
+    return layer.altered(batch_first=not layer.config.get("batch_first", False))
 
 
 def _stateless(layer: Any) -> Any:
@@ -95,7 +95,7 @@ def _stateless(layer: Any) -> Any:
     return layer.wrapped(run)
 
 
-def _started(layer: Any, start: str) -> Any:
+def _started(layer: Any) -> Any:
     config = layer.config
     if len(layer.inputs) > 1 or layer.input.ndim != 3 or config.get("proj_size"):
         raise ValueError("it is given a state")
@@ -106,7 +106,6 @@ def _started(layer: Any, start: str) -> Any:
         ones = jnp.ones((count, batch, config["hidden_size"]), x[layer.first].dtype)
         return inner(p, b, {**x, "1": (ones, ones) if layer.kind == "LSTM" else ones})
 
-    del start
     return layer.wrapped(run)
 
 
@@ -129,7 +128,7 @@ def _directions(layer: Any, form: str) -> Any:
 
 
 def _undropped(layer: Any) -> Any:
-    return dataclasses.replace(layer.configured(dropout=0.0), draws=())
+    return dataclasses.replace(layer.altered(dropout=0.0), draws=())
 
 
 def _is_deep(config: Mapping[str, Any]) -> bool:
@@ -193,9 +192,8 @@ TRAPS = (
         "rnn-state-of-ones",
         ("LSTM", "GRU", "RNN"),
         _started,
-        "The layer begins with an initial state of {start}; torch's begins with zeros.",
+        "The layer begins with an initial state of ones; torch's begins with zeros.",
         "Begin with zeros.",
-        options={"start": ("ones",)},
     ),
     Trap(
         "rnn-directions",
@@ -218,7 +216,7 @@ TRAPS = (
     Trap(
         "rnn-nonlinearity",
         RNN,
-        lambda layer, function: layer.configured(nonlinearity=function),
+        lambda layer, function: layer.altered(nonlinearity=function),
         "The nonlinearity is {function}; torch's is {torch[nonlinearity]}.",
         "Use {torch[nonlinearity]}.",
         options={"function": _nonlinearities},

@@ -3,10 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from jaxnet.parity._schedules import PLATEAU, Rates
-from jaxnet.parity._traps._trap import Trap
+from jaxnet.parity._traps._trap import Trap, setting
 
 CLASSES = (
     "StepLR",
@@ -31,15 +30,6 @@ _LENGTHS: Mapping[str, str] = {
     "CosineAnnealingWarmRestarts": "T_0",
     "OneCycleLR": "total_steps",
 }
-
-
-def _set(**fixed: Any) -> Callable[..., Rates]:
-    """A change of arguments, and of the constants and options of the row."""
-
-    def change(rates: Rates, **values: Any) -> Rates:
-        return rates.altered(**fixed, **values)
-
-    return change
 
 
 def _shifted(rates: Rates, shift: int) -> Rates:
@@ -94,12 +84,6 @@ def _from(start: int) -> Callable[[Rates], Rates]:
         return dataclasses.replace(rates, formula=formula)
 
     return change
-
-
-def _unscheduled_momentum(rates: Rates) -> Rates:
-    if "momentum" not in rates.observe():
-        raise ValueError("the schedule changes no momentum")
-    return rates.altered(cycle_momentum=False)
 
 
 def _other_anneal(rates: Rates) -> Rates:
@@ -165,7 +149,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "schedule-gamma",
         ("StepLR", "MultiStepLR", "ExponentialLR"),
-        _set(),
+        setting(),
         "The factor of the learning rate is {gamma:.6g}; torch's gamma is {torch[gamma]:.6g}.",
         "gamma={torch[gamma]:.6g}",
         constants={"gamma": (0.1, 0.5, 0.9, 0.95, 0.99, 0.2)},
@@ -173,7 +157,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "schedule-lowest",
         ("CosineAnnealingLR", "CosineAnnealingWarmRestarts"),
-        _set(),
+        setting(),
         "The lowest learning rate is {eta_min:.6g}; torch's eta_min is {torch[eta_min]:.6g}.",
         "eta_min={torch[eta_min]:.6g}",
         constants={"eta_min": (1e-5, 1e-6, 1e-4, 0.0)},
@@ -189,7 +173,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "warmup-start",
         ("LinearLR",),
-        _set(),
+        setting(),
         "The warm-up begins at {start_factor:.6g} times the learning rate; torch's start_factor "
         "is {torch[start_factor]:.6g}.",
         "start_factor={torch[start_factor]:.6g}",
@@ -214,7 +198,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "schedule-power",
         ("PolynomialLR",),
-        _set(),
+        setting(),
         "The power is {power:.6g}; torch's is {torch[power]:.6g}.",
         "power={torch[power]:.6g}",
         constants={"power": (1.0, 2.0, 0.9, 0.5)},
@@ -228,17 +212,9 @@ TRAPS: tuple[Trap, ...] = (
         "anneal_strategy as in the torch program ('cos' by default)",
     ),
     Trap(
-        "one-cycle-momentum",
-        ("OneCycleLR", "CyclicLR"),
-        _unscheduled_momentum,
-        "The momentum stays as it is; torch's schedule changes it together with the learning "
-        "rate (cycle_momentum=True).",
-        "optim.scheduled, which changes both",
-    ),
-    Trap(
         "one-cycle-rise",
         ("OneCycleLR",),
-        _set(),
+        setting(),
         "The share of the rise is {pct_start:.6g}; torch's pct_start is another.",
         "pct_start as in the torch program (0.3 by default)",
         constants={"pct_start": (0.3, 0.25, 0.1, 0.5, 0.2)},
@@ -246,7 +222,7 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "one-cycle-start",
         ("OneCycleLR",),
-        _set(),
+        setting(),
         "The first learning rate is the highest over {div_factor:.6g}; torch's div_factor is "
         "another.",
         "div_factor as in the torch program (25 by default)",
