@@ -8,6 +8,7 @@ As a script it imports nothing of jaxnet's, so that the program runs as if there
 import importlib
 import json
 import os
+import re
 import runpy
 import sys
 import zlib
@@ -16,6 +17,7 @@ from typing import Any
 
 # Options of python's that change nothing here, or that came too late.
 _OPTIONS = {"-u", "-B", "-s", "-q"}
+_PYTHON = re.compile(r"python(w|[\d.]+t?)?(\.exe)?")
 
 
 class Enough(BaseException):
@@ -33,7 +35,7 @@ def run_program(words: Sequence[str]) -> None:
         ValueError: The command is none of Python's.
     """
     words = [*words]
-    if words and os.path.basename(words[0]).startswith("python"):
+    if words and _PYTHON.fullmatch(os.path.basename(words[0])):
         words = words[1:]
     while words and words[0] in _OPTIONS:
         words = words[1:]

@@ -55,14 +55,14 @@ def _describe(recorder: Any, used: list[Any]) -> dict[str, Any]:
         "parameters": {
             names[id(p)]: {
                 "shape": list(p.shape),
-                "dtype": _dtype(p),
+                "dtype": _dtype(p.dtype),
                 "names": tied.get(id(p), [names[id(p)]]),
                 "requires_grad": p.requires_grad,
             }
             for _, p in program.parameters()
         },
         "buffers": {
-            plain(name): {"shape": list(b.shape), "dtype": _dtype(b)}
+            plain(name): {"shape": list(b.shape), "dtype": _dtype(b.dtype)}
             for name, b in program.buffers()
         },
         "optimizers": [_optimizer(recorder, o, names) for o in used],
@@ -181,8 +181,8 @@ def _nearer(file: str) -> str:
     return file if nearer.startswith("..") else nearer
 
 
-def _dtype(tensor: Any) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _dtype(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def environment(torch: Any) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def environment(torch: Any) -> dict[str, Any]:
         "argv": [*sys.argv],
         "seed": torch.initial_seed(),
         "flags": {
-            "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+            "default_dtype": _dtype(torch.get_default_dtype()),
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "cudnn_benchmark": cudnn.benchmark,

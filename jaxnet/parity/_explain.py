@@ -21,6 +21,7 @@ from jaxnet._state_dict import load_state_dict
 from jaxnet.parity._attribute import Cause, attribute
 from jaxnet.parity._describe import config_of
 from jaxnet.parity._draws import classify
+from jaxnet.parity._draws import draws as draws_random
 from jaxnet.parity._evidence import Evidence, difference
 from jaxnet.parity._force import QUICK
 from jaxnet.parity._functions import operations
@@ -149,8 +150,8 @@ def _of_torch(torch: Any, layer: Any, arrays: Mapping[str, Any]) -> _Run:
     twins, draws = Twins(), []
 
     def handle(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        result = twins(func, args, kwargs)
-        random = torch.Tag.nondeterministic_seeded in func.tags
+        random = draws_random(torch, func, args, kwargs)
+        result = twins(func, args, kwargs, random)
         drawn = classify(torch, func, args, kwargs, result) if random else None
         if drawn is not None:
             draws.append(np.array(as_numpy(drawn[2])))

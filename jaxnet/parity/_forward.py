@@ -26,6 +26,7 @@ class ForwardPass:
         functions: Those of functions.
         inputs: What outermost calls were given from outside: site, array.
         stack: The calls that are being run: their indices in `calls`.
+        models: The modules of the outermost calls.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ForwardPass:
         self.functions: list[dict[str, Any]] = []
         self.inputs: list[tuple[str, Any]] = []
         self.stack: list[int] = []
+        self.models: list[Any] = []
         self._counts: dict[str, int] = {}
         self._function_draws: list[str] | None = None
 
@@ -72,12 +74,13 @@ class ForwardPass:
             if not self.tensors.is_tensor(leaf):
                 return None
             site = at(f"input:{base}", path)
-            outside = parent is None and not self.data.site_of(leaf)
-            if self.full or parent is None:
-                value = self.tensors.copy(leaf)
+            known = self.data.site_of(leaf, parent is not None)
+            data = parent is None and not known and not leaf.requires_grad
+            if self.full or data:
+                value = self.tensors.copy(leaf, self.full)
                 if self.full:
                     self.arrays["forward"][site] = value
-                if outside and not leaf.requires_grad:
+                if data:
                     self.inputs.append((site, value[0]))
                     self.tensors.note(leaf, site)
             return site
@@ -96,6 +99,7 @@ class ForwardPass:
         }
         if parent is None and record["state"]:
             self.events.append("forward")
+            self.models.append(module)
         self.stack.append(len(self.calls))
         self.calls.append(record)
         outer, self._function_draws = self._function_draws, None
@@ -152,11 +156,12 @@ class ForwardPass:
         def key_of(path: str, leaf: Any) -> str | None:
             if not self.tensors.is_tensor(leaf):
                 return None
-            site = self.tensors.site_of(leaf) if self.stack else self.data.site_of(leaf)
+            site = self.data.site_of(leaf, bool(self.stack))
             if not site:
                 site = at(f"function_input:{base}", path)
-                if self.full or not self.stack:
-                    new[site] = leaf, self.tensors.copy(leaf)
+                data = not self.stack and not leaf.requires_grad
+                if self.full or data:
+                    new[site] = leaf if data else None, self.tensors.copy(leaf, self.full)
             return site
 
         inputs = to_json(given, key_of)
@@ -172,7 +177,7 @@ class ForwardPass:
         for site, (leaf, value) in new.items():
             if self.full:
                 self.arrays["forward"][site] = value
-            if not self.stack and not leaf.requires_grad:
+            if leaf is not None:
                 self.inputs.append((site, value[0]))
                 self.tensors.note(leaf, site)
         self.functions.append(

@@ -51,7 +51,6 @@ class OpenStep:
         self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
         self._losses: list[str] = []
         self.forward = ForwardPass(self.data, self._arrays, self.events, self.full)
-        self.tensors.origins.clear()
         self._storages: dict[int, int] = {}
         self._known: list[tuple[str, Any]] = []
         self._addresses: set[int] = set()
@@ -104,28 +103,29 @@ class OpenStep:
         return any(id(p) in self._storages for p in _parameters(optimizer))
 
     def drop_trials(self) -> None:
-        """Forgets forward passes in evaluation mode that nobody differentiated."""
+        """Forgets forward passes in evaluation mode that nobody differentiated.
+
+        A model that is still in that mode is a part of what trains.
+        """
         outermost = [c for c in self.forward.calls if c["parent"] is None and c["state"]]
         tried = outermost and not any(c["training"] for c in outermost)
-        if tried and self.began and not self.backwards and not self._stepped:
+        if (
+            tried
+            and all(m.training for m in self.forward.models)
+            and self.began
+            and not self.backwards
+            and not self._stepped
+        ):
             zeroed = [event for event in self.events if event == "zero_grad"]
             self._restart()
             self.events += zeroed
-            self.data.draws = []
-
-    def forget_pending(self) -> None:
-        """A validation follows: what was drawn and loaded is not the next step's."""
-        self.data.late = []
-        if not self.began:
-            self.data.draws = []
+            self.data.forget_trials()
 
     # Batches and draws.
 
     def batch(self, iterator: Any, batch: Any) -> None:
         """The program takes a batch."""
         self.data.add_batch(iterator, batch)
-        if not self.began:
-            self.data.draws = []
 
     def exhausted(self, iterator: Any) -> None:
         """A loader has no batch any more."""
@@ -171,13 +171,18 @@ class OpenStep:
             if parameter.grad is not None and parameter.grad.layout == self.torch.strided:
                 self._latest[name] = self.tensors.copy(parameter.grad)
 
-    def _gradients(self, parameters: Mapping[int, Any]) -> None:
-        """Notes the gradients of parameters as they were after backward(), and as they are."""
+    def _gradients(self, parameters: Mapping[int, Any], used: bool = True) -> None:
+        """Notes the gradients of parameters as they were after backward(), and as they are.
+
+        Args:
+            parameters: The parameters by their ids.
+            used: Whether an optimizer uses them now, so that they are clipped no more.
+        """
         clipped = False
         for name, parameter in self.recorder.program.parameters():
             if id(parameter) not in parameters or name not in self._latest:
                 continue
-            latest = self._latest.pop(name)
+            latest = self._latest.pop(name) if used else self._latest[name]
             self._store("param_grad", f"param_grad:{name}", latest)
             if parameter.grad is None:
                 continue
@@ -193,7 +198,7 @@ class OpenStep:
     def before_manual_update(self, where: str) -> None:
         if not self.manual:
             self.manual = where
-            self._gradients({id(p): p for _, p in self.recorder.program.parameters()})
+            self._gradients({id(p): p for _, p in self.recorder.program.parameters()}, used=False)
             self.event("step")
 
     def before_optimizer(self, optimizer: Any) -> None:
@@ -291,7 +296,7 @@ class OpenStep:
             "full": self.full,
             "calls": [self._call(each, marks) for each in self.forward.calls],
             "functions": [self._call(each, marks) for each in self.forward.functions],
-            "draws": [draw for mark, draw, _, _ in self.data.draws if mark in marks],
+            "draws": [draw for _, draw, _, _ in self.data.draws],
             "batches": [self._plain(form, marks) for _, _, (form, _) in self.data.batches],
             "losses": self._losses,
             "groups": [self._groups.get(program.optimizer(o), []) for o in optimizers],
@@ -305,7 +310,7 @@ class OpenStep:
             for kind in ("⟨b", "⟨d"):
                 while (start := value.find(kind)) >= 0:
                     end = value.index("⟩", start) + 1
-                    value = value[:start] + marks.get(value[start:end], "?") + value[end:]
+                    value = value[:start] + marks[value[start:end]] + value[end:]
             return self.recorder.program.plain(value)
         if isinstance(value, dict):
             return {k: self._plain(v, marks) for k, v in value.items()}

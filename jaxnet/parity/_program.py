@@ -151,9 +151,10 @@ class Program:
         return True
 
     def optimizer(self, optimizer: Any) -> int:
-        """The number of an optimizer."""
+        """The number of an optimizer; one made anew has that of the one before it."""
         for i, each in enumerate(self.optimizers):
-            if each is optimizer:
+            if each is optimizer or _updates(each) == _updates(optimizer):
+                self.optimizers[i] = optimizer
                 return i
         self.optimizers.append(optimizer)
         return len(self.optimizers) - 1
@@ -231,6 +232,11 @@ class Program:
                         buffers.append((joined(f"⟨{i}⟩", name), buffer))
             self._state = [*parameters.values(), *self.loose.items()], buffers
         return self._state
+
+
+def _updates(optimizer: Any) -> tuple[type, set[int]]:
+    groups = optimizer.param_groups
+    return type(optimizer), {id(p) for group in groups for p in group["params"]}
 
 
 def joined(first: str, second: str) -> str:

@@ -206,8 +206,9 @@ class Recorder:
     def _operation(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if self.done or os.getpid() != self._process:
             return func(*args, **kwargs)
-        result = self.twins(func, args, kwargs)
-        if draws(self.torch, func, args, kwargs):
+        drawn = draws(self.torch, func, args, kwargs)
+        result = self.twins(func, args, kwargs, drawn)
+        if drawn:
             if not self.ignoring and not self.backward:
                 self.step.draw(func, args, kwargs, result)
         elif self.step.backwards and not self.step.updated:
@@ -285,7 +286,6 @@ class Recorder:
         if not self.step.forward.stack and not self.optimizing:
             if not self.torch.is_grad_enabled():
                 if not self.step.began or self.step.is_due(self.optimizers()):
-                    self.step.forget_pending()
                     with self.ignored():
                         return original(module, *args, **kwargs)
             else:

@@ -41,6 +41,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from jaxnet._files import replacing, write_text
+from jaxnet.parity._sites import few
 from jaxnet.parity._tree import from_json
 
 FORMAT = 1
@@ -164,6 +165,10 @@ class Step:
                 self._arrays.update(load_file(self._file))
             except (OSError, SafetensorError) as error:
                 raise TraceError(f"{self._file}: {error}; record the program again") from error
+            missing = [site for site in self.sites if site not in self._arrays]
+            if missing:
+                self._arrays.clear()
+                raise TraceError(f"{self._file}: it lacks {few(missing)}; record the program again")
         return self._arrays
 
     def forget(self) -> None:
@@ -296,26 +301,27 @@ def read(path: str | Path) -> Trace:
 
 
 def _read_step(path: Path, number: int) -> Step:
-    content = _json(path / f"step-{number:04d}.json", path)
-    for each in (*content["calls"], *content["functions"]):
-        each["draws"] = tuple(each["draws"])
-    calls = tuple(Call(**each) for each in content["calls"])
-    functions = tuple(Function(**each) for each in content["functions"])
-    draws = tuple(Draw(**each) for each in content["draws"])
-    return Step(
-        index=number,
-        full=content["full"],
-        sites=tuple(content["sites"]),
-        calls=calls,
-        functions=functions,
-        draws=draws,
-        batches=tuple(content["batches"]),
-        losses=tuple(content["losses"]),
-        groups=tuple(tuple(groups) for groups in content["groups"]),
-        events=tuple(content["events"]),
-        single=content.get("single", {}),
-        _file=path / f"step-{number:04d}.safetensors",
-    )
+    file = path / f"step-{number:04d}.json"
+    content = _json(file, path)
+    try:
+        for each in (*content["calls"], *content["functions"]):
+            each["draws"] = tuple(each["draws"])
+        return Step(
+            index=number,
+            full=content["full"],
+            sites=tuple(content["sites"]),
+            calls=tuple(Call(**each) for each in content["calls"]),
+            functions=tuple(Function(**each) for each in content["functions"]),
+            draws=tuple(Draw(**each) for each in content["draws"]),
+            batches=tuple(content["batches"]),
+            losses=tuple(content["losses"]),
+            groups=tuple(tuple(groups) for groups in content["groups"]),
+            events=tuple(content["events"]),
+            single=content.get("single", {}),
+            _file=file.with_suffix(".safetensors"),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TraceError(f"{file}: it is damaged ({error!r}); record the program again") from error
 
 
 def _json(file: Path, folder: Path) -> dict[str, Any]:

@@ -11,10 +11,11 @@ maximum or the mask of a comparison; what Python decides (`if`, `.item()`) is th
 """
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxnet.parity._draws import draws
+from jaxnet.parity._torch import tensors_in
 
 # Their results are undefined until something is written into them.
 _EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
@@ -73,8 +74,8 @@ class Twins:
         self._items.clear()
         self._sweep_at = 256
 
-    def __call__(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """The result of an operation, which is executed on the twins too."""
+    def __call__(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], drawn: bool) -> Any:
+        """The result of an operation, which is executed on the twins too, unless it draws."""
         name = func.overloadpacket.__name__
         if not self.on or func.is_view or name in _POINTERS or func.namespace == "profiler":
             return func(*args, **kwargs)
@@ -82,12 +83,12 @@ class Twins:
             return self._forget(func(*args, **kwargs))
         writes = self._written(func)
         targets = [args[i] if i < len(args) else kwargs.get(n) for i, n in writes]
-        written = [t for each in targets for t in self._tensors(each)]
-        if draws(self.torch, func, args, kwargs):
+        written = [*tensors_in(self.torch, targets)]
+        if drawn:
             return self._random(func, name, args, kwargs, written)
         inputs = {}
         twinned = False
-        for each in self._tensors((*args, *kwargs.values())):
+        for each in tensors_in(self.torch, (*args, *kwargs.values())):
             key = inputs[id(each)] = self._key(each)
             twinned = twinned or each.dtype in self._wide or key in self._twins
         if not twinned:
@@ -108,18 +109,18 @@ class Twins:
             if not lost:
                 self._note_item(result, wide_args[0])
             return result
-        outputs = [t for t in self._tensors(result) if self._key(t) not in addresses]
+        outputs = [t for t in tensors_in(self.torch, [result]) if self._key(t) not in addresses]
         try:
             if lost:
                 raise _LostError(lost)
             wide = self._execute(func, name, wide_args, wide_kwargs)
-            wides, pairs = [*self._tensors(result)], [*self._tensors(wide)]
+            wides, pairs = [*tensors_in(self.torch, [result])], [*tensors_in(self.torch, [wide])]
             if name in self._special:  # without gradients it keeps nothing for the way back
                 pairs = pairs[: len(wides)]
             if len(wides) != len(pairs):
                 raise _LostError(f"{name} gives another number of results in float64")
             # Two results are never one in memory where the program's own are two.
-            taken = set(map(self._key, self._tensors((*wide_args, *wide_kwargs.values()))))
+            taken = set(map(self._key, tensors_in(self.torch, (*wide_args, *wide_kwargs.values()))))
             for real, twin in zip(wides, pairs, strict=True):
                 if self._key(real) not in addresses:
                     own = self._key(twin) not in taken
@@ -158,13 +159,6 @@ class Twins:
             )
         return self._writes[func]
 
-    def _tensors(self, value: Any) -> Iterator[Any]:
-        if isinstance(value, self.torch.Tensor):
-            yield value
-        elif isinstance(value, tuple | list):
-            for each in value:
-                yield from self._tensors(each)
-
     def _convert(self, value: Any, written: set[int]) -> Any:
         """An argument in float64."""
         if isinstance(value, self.torch.Tensor):
@@ -193,7 +187,7 @@ class Twins:
             self._set(result, wide, func.__name__)
 
     def _random(self, func: Any, name: str, args: Any, kwargs: Any, written: list[Any]) -> Any:
-        inputs = {self._key(t) for t in self._tensors((*args, *kwargs.values()))}
+        inputs = {self._key(t) for t in tensors_in(self.torch, (*args, *kwargs.values()))}
         twin: Any = None
         lost = ""
         if name in _DRAWING_LAYERS:
@@ -218,7 +212,7 @@ class Twins:
             if key in self._twins and each.dtype in self._wide:
                 self._set(each, each.to(self._wide[each.dtype]), name)
         used = [a for a in args if isinstance(a, self.torch.Tensor) and a.is_floating_point()]
-        for each in self._tensors(result):
+        for each in tensors_in(self.torch, [result]):
             # The arguments of a drawing, as a mean, are not: its result would be another one.
             smooth = used and each.is_floating_point() and self._key(each) not in inputs
             if smooth and ("attention" in name or "rnn" in name or "dropout" in name):
@@ -227,8 +221,8 @@ class Twins:
 
     def _note_item(self, value: Any, wide: Any) -> None:
         # The program goes on with a float32 number as Python's; where that comes back as an
-        # argument, it is the float64 number's.
-        if type(value) is float and value != int(value) if _finite(value) else False:
+        # argument, it is the float64 number's. A short one, as 0.5, may be one of the program's.
+        if isinstance(value, float) and math.isfinite(value) and len(repr(value)) > 10:
             self._items[value] = float(wide)
 
     def _key(self, tensor: Any) -> int:
@@ -255,16 +249,24 @@ class Twins:
                     return tensor if not force else self._new(tensor, key, size, wide_type)
                 flat = flat.view(wide_type)
             if flat.numel() == size:
-                return flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+                return self._view(flat, tensor)
         elif not narrow and not force:
             return tensor
         return self._new(tensor, key, size, self._wide.get(tensor.dtype, tensor.dtype))
 
     def _new(self, tensor: Any, key: int, size: int, dtype: Any) -> Any:
-        whole = tensor.detach().as_strided((size,), (1,), 0)
+        whole = self._lazily(tensor.detach(), tensor).as_strided((size,), (1,), 0)
         self._keep(tensor, key, whole.to(dtype, copy=True))
-        flat = self._twins[key][1]
-        return flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        return self._view(self._twins[key][1], tensor)
+
+    def _view(self, flat: Any, tensor: Any) -> Any:
+        view = flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        return self._lazily(view, tensor)
+
+    def _lazily(self, view: Any, tensor: Any) -> Any:
+        # The memory of x.conj() and of its .imag is that of x: a flag says what is to be done.
+        view = view.conj() if tensor.is_conj() else view
+        return self.torch._neg_view(view) if tensor.is_neg() else view
 
     def _keep(self, tensor: Any, key: int, flat: Any) -> None:
         if key in self._twins:
@@ -282,7 +284,7 @@ class Twins:
         self._sweep_at = len(self._twins) + max(64, len(self._twins) // 4)
 
     def _forget(self, result: Any) -> Any:
-        for each in self._tensors(result):
+        for each in tensors_in(self.torch, [result]):
             kept = self._twins.pop(self._key(each), None)
             if kept is not None:
                 self.torch.UntypedStorage._free_weak_ref(kept[0])
@@ -317,10 +319,6 @@ class Twins:
         key = self._key(tensor)
         if key and (tensor.dtype in self._wide or key in self._twins):
             self._keep(tensor, key, reason)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, float) and value - value == 0
 
 
 def _lstm(

@@ -60,6 +60,17 @@ def constants(x, w):
     return x * w * torch.tensor(0.1, dtype=x.dtype) + full + torch.linspace(0, 1, 6, dtype=x.dtype)
 
 
+def conjugated(x, w):
+    h = torch.fft.fft(x * w)
+    mirrored = h.conj()
+    return (mirrored * h.roll(1, 1)).imag + mirrored.imag + torch.view_as_real(h)[..., 1]
+
+
+def like_a_number_of_the_program(x, w):
+    (0.5 + 1e-9 * w.detach())[-1].item()  # 0.5 in float32, and another number in float64
+    return F.leaky_relu(x * w, 0.5)
+
+
 def recomputed(x, w):
     return torch.utils.checkpoint.checkpoint(
         lambda a, b: F.dropout(torch.tanh(a * b), 0.4), x, w, use_reentrant=False
@@ -99,6 +110,8 @@ PROGRAMS = {
     "constants": (lambda: Formula(constants), ROWS),
     "checkpoint": (lambda: Formula(recomputed), ROWS),
     "fft": (lambda: Formula(lambda x, w: torch.fft.rfft(x * w).abs()), ROWS),
+    "conjugate": (lambda: Formula(conjugated), ROWS),
+    "number of Python's": (lambda: Formula(like_a_number_of_the_program), ROWS),
     "vmap": (lambda: Formula(lambda x, w: torch.func.vmap(lambda r: torch.sin(r * w))(x)), ROWS),
 }
 OPTIMIZERS = {
@@ -371,6 +384,98 @@ def mixed():
         optimizer.step()
 
 
+def distillation():
+    teacher, net = nn.Linear(4, 1), nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(4):
+        x = torch.randn(8, 4)
+        with torch.no_grad():
+            y = teacher(x)
+        optimizer.zero_grad()
+        F.mse_loss(net(x), y).backward()
+        optimizer.step()
+
+
+def micro_batches():
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    loader = iter(batches(64))
+    for _ in range(4):
+        taken = [next(loader) for _ in range(2)]
+        optimizer.zero_grad()
+        for x, y in taken:
+            F.mse_loss(net(x), y).backward()
+        optimizer.step()
+
+
+def prefetched():
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    loader = iter(batches(64))
+    following = next(loader)
+    for _ in range(4):
+        (x, _), following = following, next(loader)
+        optimizer.zero_grad()
+        net(x).sum().backward()
+        optimizer.step()
+
+
+def two_loaders():
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    first, second = iter(batches()), iter(batches())
+    torch.randn(1)
+    for _ in range(4):
+        x, _ = next(first)
+        noise = torch.randn(8, 1)
+        _, y = next(second)
+        optimizer.zero_grad()
+        F.mse_loss(net(x) + noise, y).backward()
+        optimizer.step()
+
+
+def one_batch():
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    x, y = next(iter(batches()))
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.mse_loss(net(x), y).backward()
+        optimizer.step()
+
+
+def frozen_statistics():
+    back, head = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval(), nn.Linear(4, 1)
+    optimizer = torch.optim.SGD([*back.parameters(), *head.parameters()], 0.1)
+    for x, y in batches():
+        optimizer.zero_grad()
+        F.mse_loss(head(back(x)), y).backward()
+        optimizer.step()
+
+
+def new_optimizers():
+    net = nn.Linear(4, 1)
+    x, y = torch.randn(8, 4), torch.randn(8, 1)
+    for _ in range(4):
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        optimizer.zero_grad()
+        F.mse_loss(net(x), y).backward()
+        optimizer.step()
+
+
+def clipped_after_a_decay():
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for x, y in batches():
+        optimizer.zero_grad()
+        F.mse_loss(net(x), y).backward()
+        with torch.no_grad():
+            for p in net.parameters():
+                p.mul_(0.99)
+        nn.utils.clip_grad_norm_(net.parameters(), 0.001)
+        optimizer.step()
+
+
 ONE = ("zero_grad", "forward", "backward", "step")
 LOOPS = {  # loop: models, events of a step, calls, batches
     gan: (
@@ -408,6 +513,24 @@ LOOPS = {  # loop: models, events of a step, calls, batches
         1,
     ),
     mixed: (("",), ("forward", "zero_grad", "backward", "step"), ["#0"], 1),
+    distillation: (("",), ONE, ["#0"], 1),
+    micro_batches: (
+        ("",),
+        ("zero_grad", "forward", "backward", "forward", "backward", "step"),
+        ["#0", "#1"],
+        2,
+    ),
+    prefetched: (("",), ONE, ["#0"], 1),
+    two_loaders: (("",), ONE, ["#0"], 2),
+    one_batch: (("",), ONE, ["#0"], 1),
+    frozen_statistics: (
+        ("back", "head"),
+        ("zero_grad", "forward", "forward", "backward", "step"),
+        ["back#0", "back.0#0", "back.1#0", "head#0"],
+        1,
+    ),
+    new_optimizers: (("",), ONE, ["#0"], 1),
+    clipped_after_a_decay: (("",), (*ONE[:3], "step", "clip", "step"), ["#0"], 1),
 }
 
 
@@ -432,6 +555,8 @@ def test_steps_of_all_kinds_of_loops(tmp_path, loop):
         assert found == events
         assert [c.name for c in step.calls] == calls
         assert len(step.batches) == count
+        assert "?" not in str((step.batches, step.calls, step.functions))
+        assert all(step.groups)
         assert not step.single
         changed = [
             not np.array_equal(step[s], step[f"before:{n}"]) for n, s in step.of("update").items()
@@ -440,6 +565,26 @@ def test_steps_of_all_kinds_of_loops(tmp_path, loop):
     for before, after in itertools.pairwise(trace.steps):
         for name, site in before.of("update").items():
             np.testing.assert_array_equal(after[f"before:{name}"], before[site])
+
+
+@pytest.mark.parametrize(
+    ("loop", "kinds"),
+    [
+        (distillation, []),
+        (micro_batches, []),
+        (prefetched, []),
+        (two_loaders, ["normal"]),
+        (one_batch, []),
+    ],
+)
+def test_the_batches_and_draws_of_a_step_are_those_that_it_used(tmp_path, loop, kinds):
+    with parity.recording(tmp_path / "t", steps=2):
+        loop()
+    for step in read(tmp_path / "t"):
+        assert [draw.kind for draw in step.draws] == kinds
+        for call in step.calls:
+            given = step[f"input:{call.name}.0"]
+            np.testing.assert_array_equal(step.batch(call.number)[0], given)
 
 
 def test_a_wrapper_is_said_in_words(tmp_path):
@@ -626,6 +771,7 @@ def test_a_script_can_go_on(tmp_path, monkeypatch, capsys):
     [
         (["python", "main.py", "7", "0"], parity.TraceError, "no model was called"),
         (["python", "other.py"], FileNotFoundError, "there is no such script"),
+        (["pythonic.py"], FileNotFoundError, "pythonic.py: there is no such script"),
         (["python", "-c", "pass"], ValueError, "accepted are a script and -m"),
         (["python"], ValueError, "no program"),
     ],

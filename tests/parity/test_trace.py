@@ -5,6 +5,7 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from jaxnet.parity._trace import TraceError, TraceWriter, read
 
@@ -86,6 +87,9 @@ def test_a_step_that_trace_json_does_not_count_is_not_read(tmp_path):
 
 def damaged(name):
     def change(path):
+        step = path / "step-0000.json"
+        if name == "a call is cut":
+            step.write_text(json.dumps({**json.loads(step.read_text()), "calls": [{}]}))
         content = json.loads((path / "trace.json").read_text())
         if name == "newer":
             content["format"] += 1
@@ -108,6 +112,7 @@ def damaged(name):
         ("without steps", "no whole step"),
         ("a step is missing", "no step-0001.json"),
         ("a field is missing", "trace.json is damaged"),
+        ("a call is cut", "step-0000.json: it is damaged"),
         ("cut off", "record the program again"),
     ],
 )
@@ -129,6 +134,14 @@ def test_arrays_that_are_cut_off_are_explained(tmp_path):
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(TraceError, match="record the program again"):
         read(path).steps[0]["loss:0"]
+
+
+def test_an_array_that_is_missing_is_named(tmp_path):
+    path = written(tmp_path / "t", {"loss:0": np.float32(1), "loss:1": np.float32(1)})
+    save_file({"loss:1": np.ones(1)}, path / "step-0000.safetensors")
+    for _ in range(2):
+        with pytest.raises(TraceError, match="it lacks loss:0"):
+            read(path).steps[0]["loss:1"]
 
 
 def test_a_folder_that_holds_something_is_not_overwritten(tmp_path):
