@@ -12,7 +12,8 @@ from jaxnet import losses, nn, ops, optim, parity
 from jaxnet._keys import Asked
 from jaxnet.parity._draws import DrawsError, Replay
 from jaxnet.parity._free_run import apart_in, horizon_of
-from jaxnet.parity._trace import Draw
+from jaxnet.parity._steps import _replayed
+from jaxnet.parity._trace import Draw, read
 from jaxnet.random import Generator
 
 
@@ -73,6 +74,10 @@ def test_noise_of_another_distribution(tmp_path):
     (finding,) = report.findings
     assert "rand_like draws uniform(low=0.0, high=1.0)" in finding.message
     assert "normal(mean=0.0, std=1.0) of shape (5, 4)" in finding.message
+    step = read(noisy).steps[0]
+    silent = _replayed(lambda state, batch: (state, {}), step, range(len(step.draws)))
+    with pytest.raises(DrawsError, match=r"normal\(mean=0.0, std=1.0\) in a module"):
+        silent(None, [None], [step[f"draw:{n}"] for n in range(len(step.draws))])
 
 
 @pytest.mark.torch
@@ -129,8 +134,9 @@ def test_recorded_draws_are_given_to_their_own_kind_and_brought_to_its_range():
         Draw("normal", {"mean": None, "std": None}, ""),
         Draw("integers", {"low": 0, "high": 5}, ""),
         Draw("mask", {"p": 0.9}, ""),
+        Draw("rrelu_with_noise", {"lower": 0.25, "upper": 0.5}, ""),
     ]
-    replay = Replay(draws, dict.fromkeys(range(5), x), [*range(5)], [])
+    replay = Replay(draws, dict.fromkeys(range(6), x), [*range(6)], [])
 
     def take(kind, **arguments):
         return replay.take("it", ((2,),), Asked(kind, arguments, lambda values: ""))
@@ -138,7 +144,8 @@ def test_recorded_draws_are_given_to_their_own_kind_and_brought_to_its_range():
     assert take("normal", mean=0.0, std=1.0).tolist() == [-1.5, -1.0]
     assert take("mask", p=0.5) is x  # another p shows in what dropout divides by
     assert take("uniform", low=0.0, high=2.0).tolist() == [1.25, 1.5]
-    assert replay.taken == [1, 4, 0]
+    assert take("uniform", low=0.25, high=0.75).tolist() == [0.25, 0.75]
+    assert replay.taken == [1, 4, 0, 5]
     for kind, arguments in [
         ("normal", {"mean": 0.0, "std": 1.0}),
         ("integers", {"low": 0, "high": 6}),
