@@ -15,8 +15,9 @@ itself calls `ops.randn(3, 2)`, `ops.rand_like(x)` and the like, or takes a key 
 or noise.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
@@ -56,10 +57,24 @@ class _Keys(_Source):
         self.count = itertools.count()
 
 
-Check = Callable[[np.ndarray], str]
-Take = Callable[[str, tuple[tuple[int, ...], ...], Check], ArrayLike]
-"""A function that gives the next recorded draw: of who draws, of the shapes that fit, and of a
-function that says what is wrong with a draw, "" for nothing."""
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is drawn.
+
+    Attributes:
+        kind: "mask", "uniform", "normal", "exponential" or "integers".
+        arguments: What it is drawn with, by the names of `parity`: {"low": 0.0, "high": 1.0}.
+        wrong: The function that says what is wrong with a recorded draw, "" for nothing.
+    """
+
+    kind: str
+    arguments: Mapping[str, float]
+    wrong: Callable[[np.ndarray], str]
+
+
+Take = Callable[[str, tuple[tuple[int, ...], ...], Asked], ArrayLike]
+"""A function that gives the next recorded draw: of who draws, of the shapes that fit, and of what
+is drawn."""
 
 
 class _Draws(_Source):
@@ -168,7 +183,7 @@ def draws(recorded: Sequence[ArrayLike]) -> Iterator[None]:
     given = list(recorded)
     used = 0
 
-    def take(name: str, shapes: tuple[tuple[int, ...], ...], check: Check) -> ArrayLike:
+    def take(name: str, shapes: tuple[tuple[int, ...], ...], asked: Asked) -> ArrayLike:
         nonlocal used
         if used == len(given):
             raise ValueError(
@@ -182,7 +197,7 @@ def draws(recorded: Sequence[ArrayLike]) -> Iterator[None]:
             raise ValueError(
                 f"draws: number {used} has shape {values.shape}; {name} takes {accepted}"
             )
-        if isinstance(values, np.ndarray) and (wrong := check(values)):
+        if isinstance(values, np.ndarray) and (wrong := asked.wrong(values)):
             raise ValueError(f"draws: number {used}, for {name}, {wrong}")
         used += 1
         return values
@@ -198,7 +213,7 @@ def draws(recorded: Sequence[ArrayLike]) -> Iterator[None]:
 
 @contextmanager
 def taking_draws(take: Take) -> Iterator[None]:
-    """Supplies the draws inside by a function, which may choose among them by shape."""
+    """Supplies the draws inside by a function, which may choose among them."""
     with _opened(_Draws(take)):
         yield
 
@@ -262,7 +277,8 @@ def keep_mask(
         return jax.random.bits(key, shape, jnp.uint32) < np.uint32(limit)
 
     shapes = (shape,) if full_shape is None else (shape, full_shape)
-    return _draw(name, shapes, bits, key, _check_mask).astype(bool)
+    asked = Asked("mask", {"p": keep}, _check_mask)
+    return _draw(name, shapes, bits, key, asked).astype(bool)
 
 
 def uniform(
@@ -284,8 +300,9 @@ def uniform(
 
     # Half precision is drawn as it is: rounding a float32 number could give `high`.
     drawn_in = jnp.float32 if jnp.dtype(dtype).itemsize > 2 else dtype
+    asked = Asked("uniform", {"low": low, "high": high}, check)
     return _draw(
-        name, (shape,), lambda k: jax.random.uniform(k, shape, drawn_in, low, high), key, check
+        name, (shape,), lambda k: jax.random.uniform(k, shape, drawn_in, low, high), key, asked
     ).astype(dtype)
 
 
@@ -297,8 +314,9 @@ def normal(
     def check(values: np.ndarray) -> str:
         return "" if _is_float(values) else f"holds {values.dtype}, and not floats"
 
+    asked = Asked("normal", {"mean": 0.0, "std": 1.0}, check)
     return _draw(
-        name, (shape,), lambda k: jax.random.normal(k, shape, jnp.float32), key, check
+        name, (shape,), lambda k: jax.random.normal(k, shape, jnp.float32), key, asked
     ).astype(dtype)
 
 
@@ -315,7 +333,8 @@ def exponential(
         smallest = float(np.finfo(np.float32).tiny)
         return jnp.maximum(jax.random.exponential(key, shape, jnp.float32), smallest)
 
-    return _draw(name, (shape,), drawn, key, check).astype(dtype)
+    asked = Asked("exponential", {"lambd": 1.0}, check)
+    return _draw(name, (shape,), drawn, key, asked).astype(dtype)
 
 
 def integers(name: str, shape: tuple[int, ...], low: int, high: int) -> jax.Array:
@@ -328,8 +347,9 @@ def integers(name: str, shape: tuple[int, ...], low: int, high: int) -> jax.Arra
         inside = whole and ((values >= low) & (values < high)).all()
         return "" if inside else f"holds other numbers than integers from {low} to {high - 1}"
 
+    asked = Asked("integers", {"low": low, "high": high}, check)
     return _draw(
-        name, (shape,), lambda k: jax.random.randint(k, shape, low, high), None, check
+        name, (shape,), lambda k: jax.random.randint(k, shape, low, high), None, asked
     ).astype(int)
 
 
@@ -338,7 +358,7 @@ def _draw(
     shapes: tuple[tuple[int, ...], ...],
     drawn: Callable[[jax.Array], jax.Array],
     key: jax.Array | None,
-    check: Check,
+    asked: Asked,
 ) -> jax.Array:
     """Numbers that are drawn with a key, or recorded ones from the innermost `draws` context.
 
@@ -347,12 +367,12 @@ def _draw(
         shapes: The shapes that a recorded draw may have.
         drawn: The function that draws with a key.
         key: The key; None for that of the context.
-        check: The function that says what is wrong with a recorded draw, "" for nothing.
+        asked: What is drawn, for recorded draws.
     """
     if key is None:
         for source in reversed(_open.get()):
             if isinstance(source, _Draws):
-                values = jnp.asarray(source.take(name, shapes, check))
+                values = jnp.asarray(source.take(name, shapes, asked))
                 _note_draw(source)
                 return values
         key = _next_key()

@@ -6,14 +6,16 @@ The way of a comparison through the files; read them in this order:
                  step does; _twin.py computes it a second time in float64
     trace        _trace.py: the file format, and the names of all recorded arrays (sites)
     check        _check.py: _force.py computes each layer from torch's numbers, _steps.py each
-                 step from torch's state, and _free_run.py the whole run
+                 step from torch's state, and _free_run.py the whole run; _draws.py replays
+                 torch's random numbers, _coverage.py says what was compared
     judge        _judge.py: same or different, from the four runs (torch and JAX, both precisions)
     findings     _findings.py groups the arrays that differ by what makes them differ
     causes       _layer_causes.py and _training_causes.py try the rows of the catalogue, _traps/,
                  on references (_reference.py, _losses.py, _updates.py); _attribute.py proves one
     certificate  _result.py and _text.py are the report, _certificate.py its files
 
-`diff` compares two traces (_diff.py), and `explain` looks for the cause in one layer (_explain.py).
+`diff` compares two traces (_diff.py, and _starts.py for what their steps begin with), and `explain`
+looks for the cause in one layer (_explain.py).
 """
 
 from jaxnet.parity._check import check

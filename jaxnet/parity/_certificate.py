@@ -44,7 +44,7 @@ def save(report: Report, folder: Path) -> Path:
     trace = report.subject.get("trace")
     if report.verdict == "same" and trace is not None and not report.power:
         _log.info("which mistakes this trace excludes")
-        report.power = power(_trace.read(trace["path"]))
+        report.power = power(_trace.read(trace["path"]), report)
     content = contents(report, folder)
     text = json.dumps(_strict(content), indent=1, allow_nan=False)
     repro, rows = _repro.write(report, folder), worst(report)

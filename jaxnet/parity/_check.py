@@ -10,6 +10,8 @@ import numpy as np
 
 from jaxnet._names import join
 from jaxnet.parity import _provenance
+from jaxnet.parity._coverage import Compared
+from jaxnet.parity._draws import DrawsError
 from jaxnet.parity._evidence import StepEvidence
 from jaxnet.parity._findings import findings_of
 from jaxnet.parity._flow import Flow, flow_of
@@ -18,14 +20,14 @@ from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
 from jaxnet.parity._port import module_of
 from jaxnet.parity._power import power as power_of
-from jaxnet.parity._result import Coverage, Finding, Horizon, Report, SiteResult, Verdict
+from jaxnet.parity._result import Finding, Horizon, Report, SiteResult, Verdict
 from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import few, module_name, phase_of, place_of
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, read
 from jaxnet.parity._training_causes import Training
-from jaxnet.parity._watch import DrawsError, Notes, raised
+from jaxnet.parity._watch import Notes, raised
 from jaxnet.train._several import named_states
 
 _log = logging.getLogger(__name__)
@@ -90,13 +92,15 @@ def check(
     report.environment = _provenance.environment(trace)
     report.notes += _provenance.notes(trace)
     if power:
-        report.power = power_of(trace)
+        report.power = power_of(trace, report)
     return report
 
 
 def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
     numbers = range(len(trace.steps))
     if isinstance(steps, int):
+        if steps < 1:
+            raise ValueError(f"check: steps: {steps}; accepted is a number of steps of at least 1")
         numbers = numbers[:steps]
     chosen = list(numbers) if steps is None or isinstance(steps, int) else sorted(steps)
     if not chosen or not set(chosen) <= set(range(len(trace.steps))):
@@ -115,8 +119,7 @@ class _Check:
         self.results = SiteResults(trace)
         self.preflight: list[Finding] = []
         self.notes: dict[str, None] = {}
-        self.missing: dict[str, str] = {}
-        self.seen: dict[str, None] = {}
+        self.compared = Compared(trace, layered=bool(subject.parts))
         self.evidence: dict[int, StepEvidence] = {}
         self.flows: dict[int, Flow] = {}
         self.raised: set[str] = set()  # the modules whose calls raised an error
@@ -127,12 +130,17 @@ class _Check:
         self.training = Training(trace, carried=not (subject.parts and ours))
 
     def run(self, steps: Sequence[Step]) -> Report:
-        self._preflight(steps[0])
+        self._preflight(self.trace.steps[0])
+        if steps[0].index:
+            self.trace.steps[0].forget()
+        free: FreeRun | None = None
         consecutive = [step.index for step in steps] == list(range(len(steps)))
-        free = FreeRun(self.steps, steps[0]) if consecutive else None
         for number, step in enumerate(steps, 1):
             _log.info("checking step %d of %d", number, len(steps))
             states, errors = self.steps.before(step)
+            self.compared.step(step)
+            if consecutive and number == 1:
+                free = FreeRun(self.steps, step, states)
             evidence = None
             if step.full and self.subject.parts:
                 evidence = self._layers(step, states)
@@ -141,6 +149,7 @@ class _Check:
                 break  # what else it computes says nothing
             if self.broken:
                 self.notes[f"the layers could not be compared: {self.broken}"] = None
+                self.compared.no_layers(step, self.broken)
                 self.broken = ""
             self._step(step, runs)
             if evidence is not None and self._unexplained(step):
@@ -199,6 +208,7 @@ class _Check:
             evidence, notes = self.layers.forced(step, states)
         except DrawsError as error:
             self.results.fail(step, "loss:0", f"{type(error).__name__}: {error}", "layer")
+            self.compared.no_layers(step, str(error))
             return None
         except Exception as error:
             self.broken = raised(error)
@@ -253,15 +263,7 @@ class _Check:
                 "(a fixed dtype?), so that small differences cannot be told from rounding there, "
                 "in gradients and in whole steps"
             ] = None
-        recorded = {call.name: call for call in step.calls}
-        for name, call in recorded.items():
-            kind = self.trace.modules[call.module].cls if call.module in self.trace.modules else ""
-            if name in notes.seen:
-                self.seen[call.module] = None
-            elif call.parent is None and not _has_parameters(self.trace, call.module):
-                continue  # a criterion, which the loss of the program is compared with
-            elif call.module not in self.seen:
-                self.missing[call.module] = f"the program does not call it ({kind} {call.where})"
+        self.compared.calls(step, notes.seen)
         within = {call.parent for call in step.calls}
         whole = {call.module for i, call in enumerate(step.calls) if i not in within}
         for name in notes.unpaired:
@@ -343,47 +345,16 @@ class _Check:
         elif not findings and not {"layer", "step"} & {result.level for result in self.results.all}:
             verdict = "not comparable"
             self.notes["no step was recorded in full, and nothing of the optimizer"] = None
-        own = not self.subject.parts
-        if own:
+        if not self.subject.parts:
             words = "the step is not of train.make_train_step: whole steps were compared, no layers"
             self.notes[words] = None
-        missing = {name: why for name, why in self.missing.items() if name not in self.seen}
-        full = [str(step.index) for step in steps if step.full and not own]
-        part = {
-            str(step.index): "only the whole step was compared"
-            if own
-            else "activations were not recorded: only the whole step was compared"
-            for step in steps
-            if own or not step.full
-        }
-        compared = {result.place: None for result in self.results.all if _is_parameter(result)}
+        coverage = self.compared.coverage(steps, self.results.all, broken=bool(self.broken))
         return Report(
             verdict,
             findings=findings,
             results=self.results.all,
             notes=[*self.notes],
-            exclusions=[f"{name}: {why}" for name, why in missing.items()],
-            coverage={
-                "modules": Coverage(tuple(self.seen), missing),
-                "parameters": Coverage(
-                    tuple(compared),
-                    {
-                        name: "the program does not run"
-                        if self.broken
-                        else "torch has no gradient of it"
-                        for name in self.trace.parameters
-                        if name not in compared
-                    },
-                ),
-                "steps": Coverage(tuple(full), part),
-            },
+            exclusions=[f"{name}: {why}" for name, why in coverage["modules"].missing.items()],
+            coverage=coverage,
             horizon=horizon,
         )
-
-
-def _has_parameters(trace: Trace, module: str) -> bool:
-    return any(name.startswith(f"{module}." if module else "") for name in trace.parameters)
-
-
-def _is_parameter(result: SiteResult) -> bool:
-    return result.site.startswith("param_grad:")

@@ -21,22 +21,14 @@ from jaxnet.parity._judgement import gradient_scale
 from jaxnet.parity._layer_causes import describe
 from jaxnet.parity._rebuilt import of_call, of_function_call, recorded_numbers
 from jaxnet.parity._result import Coverage, Finding, Level, Report, SiteResult, Verdict
-from jaxnet.parity._sites import call_of, few, module_name, phase_of
+from jaxnet.parity._sites import call_of, module_name, phase_of
+from jaxnet.parity._starts import START, only_in_one, starts
 from jaxnet.parity._trace import Call, Step, Trace, read
 from jaxnet.parity._updates import chosen, updates
 
 # What is said of the two programs beside a difference.
 _ENVIRONMENT = ("torch", "python", "platform", "machine", "threads", "git", "seed", "flags")
 Four = tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]
-
-# What a step begins with, and by what name a difference is called.
-_START = {
-    "batch": "the batches",
-    "draw": "the random draws",
-    "before": "the parameters",
-    "buffer_before": "the buffers",
-    "state_before": "the optimizer's state",
-}
 
 
 def diff(a: str | Path | Trace, b: str | Path | Trace) -> Report:
@@ -78,6 +70,7 @@ class _Diff:
     def run(self) -> Report:
         self._programs()
         pairs = list(zip(self.a.steps, self.b.steps, strict=False))
+        last: tuple[Step, Step] | None = None  # the steps before, if nothing was found in them
         if len(self.a.steps) != len(self.b.steps):
             counts = f"{len(self.a.steps)} and {len(self.b.steps)}"
             self.notes.append(
@@ -85,8 +78,9 @@ class _Diff:
             )
         for one, other in pairs:
             self._hyperparameters(one, other)
-            equal = self._start(one, other)
+            equal = self._start(one, other, last)
             failed = self._step(one, other) if equal else None
+            last = None if failed is None or failed else (one, other)
             if one.full and other.full:
                 self._calls(one, other, failed)
             if not equal:
@@ -151,6 +145,10 @@ class _Diff:
                     self._changes(what, one["class"], one["config"], other["config"])
 
     def _hyperparameters(self, one: Step, other: Step) -> None:
+        counts = [[len(groups) for groups in step.groups] for step in (one, other)]
+        if counts[0] != counts[1]:
+            words = " and ".join(", ".join(map(str, each)) or "none" for each in counts)
+            self._preflight("groups", f"the numbers of groups of the optimizers are {words}")
         for ours, theirs in zip(one.groups, other.groups, strict=False):
             for i, (group, changed) in enumerate(zip(ours, theirs, strict=False)):
                 words = f"group {i} of the optimizer, in step {one.index}"
@@ -176,27 +174,11 @@ class _Diff:
         finding = Finding(place, step, "preflight", "preflight", message, results=list(results))
         self.findings.setdefault(f"preflight:{place}", finding)
 
-    def _start(self, one: Step, other: Step) -> bool:
+    def _start(self, one: Step, other: Step, last: tuple[Step, Step] | None) -> bool:
         """Whether a step begins with the same bits in both programs."""
-        equal = True
-        for phase, words in _START.items():
-            ours, theirs = one.of(phase), other.of(phase)
-            apart = []
-            for place in {**ours, **theirs}:
-                if place not in ours or place not in theirs:
-                    apart.append(place)
-                    continue
-                site = ours[place]
-                if np.array_equal(one[site], other[site], equal_nan=one[site].dtype.kind == "f"):
-                    continue
-                apart.append(place)
-            if not apart:
-                continue
-            equal = False
-            # Later steps begin with what the steps before have done.
-            if one.index == 0 or phase in ("batch", "draw"):
-                message = f"{words} of step {one.index} are not the same: {few(apart)}"
-                self._preflight(phase, message, one.index)
+        equal, found = starts(one, other, last)
+        for phase, message in found.items():
+            self._preflight(phase, message, one.index)
         if not equal and one.index:
             self.notes.append(
                 f"step {one.index} begins with other numbers in the two programs: its layers and "
@@ -209,8 +191,12 @@ class _Diff:
     def _step(self, one: Step, other: Step) -> set[str]:
         """Compares a step that begins with the same bits; returns the sites that differ."""
         failed: dict[str, SiteResult] = {}
+        results, rest = only_in_one(one, other)
+        for site, message in results.items():
+            self._preflight(site, message, one.index)
+        self.notes += [words for words in rest if words not in self.notes]
         for site in one.sites:
-            if phase_of(site) in _START or site not in other:
+            if phase_of(site) in START or site not in other:
                 continue
             result = self._judged(one, site, "chain", _four(one, other, site))
             if result.judgement.failed:

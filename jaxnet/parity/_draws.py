@@ -1,7 +1,12 @@
-"""The random draws of torch's operations: their kinds, arguments and results."""
+"""The random draws of torch's operations: their kinds, arguments and results, and their replay."""
 
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from jaxnet._keys import Asked
+from jaxnet.parity._trace import Draw
 
 # Operation -> kind, and the names of the arguments that say what is drawn.
 _KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -74,3 +79,89 @@ def classify(
     elif kind == "integers":
         arguments["low"] = arguments["low"] or 0
     return kind, arguments, tensor
+
+
+class DrawsError(ValueError):
+    """The program draws other random numbers than torch's, which is a difference of the two."""
+
+
+@dataclasses.dataclass
+class Replay:
+    """The recorded draws as a program takes them, the first that fits first.
+
+    Args:
+        draws: What torch drew, by number.
+        arrays: The numbers that it got, by number.
+        left: The numbers of the draws that have not been taken.
+        taken: A list that those which are taken are added to.
+    """
+
+    draws: Sequence[Draw]
+    arrays: Mapping[int, Any]
+    left: list[int]
+    taken: list[int]
+
+    def take(self, owner: str, shapes: tuple[tuple[int, ...], ...], asked: Asked) -> Any:
+        """The next draw of the kind that is asked for, in the terms of who asks.
+
+        A program that draws from another distribution would get torch's numbers all the same,
+        and seem to be torch's. So a draw is only supplied to one of its own kind, and numbers
+        of another range or scale are brought to the range that is asked for: torch's
+        `normal_(0, 0.1)` to a program that multiplies standard normal numbers by 0.1.
+
+        Raises:
+            DrawsError: No draw that is left has this shape and this kind.
+        """
+        for number in self.left:
+            array = self.arrays[number]
+            if array.shape in shapes:
+                found = _converted(self.draws[number], array, asked)
+                if found is not None:
+                    self.left.remove(number)
+                    self.taken.append(number)
+                    return found
+        shown = [f"{described(self.draws[n])} of shape {self.arrays[n].shape}" for n in self.left]
+        own = described(Draw(asked.kind, asked.arguments, ""))
+        raise DrawsError(
+            f"{owner} draws {own} of shape {shapes[0]}; of torch's draws there are left here: "
+            f"{', '.join(shown) or 'none'}"
+        )
+
+
+def drawn(draws: Sequence[Draw]) -> str:
+    """What a program that was traced with some draws can be run again with."""
+    return ", ".join(described(draw) for draw in draws)
+
+
+def described(draw: Draw) -> str:
+    """What was drawn, in words: "normal(mean=0.0, std=1.0)"."""
+    return f"{draw.kind}({', '.join(f'{k}={v}' for k, v in draw.arguments.items())})"
+
+
+def _converted(draw: Draw, array: Any, asked: Asked) -> Any:
+    """A draw in the terms of another of its kind; None where there are none."""
+    theirs, own = draw.arguments, asked.arguments
+    kind = draw.kind
+    if kind == "rrelu_with_noise":
+        kind, theirs = "uniform", {"low": theirs["lower"], "high": theirs["upper"]}
+    if kind != asked.kind:
+        return None
+    # Dropout divides by its own p, so that another one shows in the numbers.
+    if kind == "mask" or all(_close(theirs.get(name), own[name]) for name in own):
+        return array
+    if kind == "integers" or any(value is None for value in theirs.values()):
+        return None
+    match kind:
+        case "uniform":
+            start, width = theirs["low"], theirs["high"] - theirs["low"]
+            new = own["high"] - own["low"]
+            return (array - start) * (new / width) + own["low"] if width else None
+        case "normal":
+            return (array - theirs["mean"]) / theirs["std"] if theirs["std"] else None
+        case "exponential":
+            return array * theirs["lambd"]
+    return None
+
+
+def _close(one: float | None, other: float) -> bool:
+    return one is not None and math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-12)

@@ -19,6 +19,7 @@ from flax import nnx
 
 from jaxnet._intercept import intercept
 from jaxnet._names import dotted, join
+from jaxnet.parity._draws import drawn
 from jaxnet.parity._evidence import FourRuns, StepEvidence
 from jaxnet.parity._sites import at, call_of
 from jaxnet.parity._subject import Part, Subject, inner, precision
@@ -204,7 +205,7 @@ class Layers:
     ) -> tuple[Plan, Notes, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
         plan, notes = Plan(step), Notes()
         runs: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
-        form = repr((step.calls, step.batches, len(step.draws), forced))
+        form = repr((step.calls, step.batches, drawn(step.draws), forced))
         for double, found in zip((False, True), runs, strict=True):
             key = (form, double)
             if key not in self._programs:
@@ -228,7 +229,9 @@ class Layers:
         notes.narrow |= {
             site
             for site, array in runs[1].items()
-            if array.dtype in (np.float32, np.float16) and runs[0][site].dtype == array.dtype
+            if jnp.issubdtype(array.dtype, jnp.floating)
+            and array.dtype != np.float64
+            and runs[0][site].dtype == array.dtype
         }
         return plan, notes, runs
 

@@ -1,6 +1,8 @@
 """The free run: how long the program's own run of all steps is torch's."""
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,11 +25,16 @@ class FreeRun:
 
     torch's float64 run over all steps is not recorded. The program's own stands for it, which
     holds as long as each step from torch's state is torch's.
+
+    Args:
+        steps: The steps.
+        first: The first step.
+        states: The states before it, in both precisions.
     """
 
-    def __init__(self, steps: Steps, first: Step) -> None:
+    def __init__(self, steps: Steps, first: Step, states: Mapping[bool, Any]) -> None:
         self.steps = steps
-        self._states, _ = steps.before(first)
+        self._states = dict(states)
         self._start = {k: first[site].astype(np.float64) for k, site in first.of("before").items()}
         self.torch: list[float] = []
         self.jax: list[float] = []
@@ -55,17 +62,24 @@ class FreeRun:
 def _distance(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> float:
     """The 2-norm of the difference of all parameters."""
     both = a.keys() & b.keys()
-    return float(np.sqrt(sum(float(np.sum(np.square(a[k] - b[k]))) for k in both)))
+    return float(np.sqrt(sum(float(np.sum(np.square(_apart(a[k], b[k])))) for k in both)))
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The difference, which is zero where both have the same infinite number or nan."""
+    with np.errstate(invalid="ignore"):
+        return np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, a - b)
 
 
 def horizon_of(free: FreeRun) -> Horizon:
     """The distances of the runs, and the step beyond which they say nothing."""
-    beyond = [
-        i for i, (e, m) in enumerate(zip(free.torch, free.moved, strict=True)) if e > HORIZON * m
-    ]
+    # The program's own rounding: the distance to torch's run would let a wrong program say that
+    # nothing can be told of it.
+    runs = zip(free.jax, free.moved, strict=True)
+    beyond = [i for i, (e, m) in enumerate(runs) if e > HORIZON * m or not math.isfinite(m)]
     equal = 0
     for theirs, own in zip(free.torch, free.jax, strict=True):
-        if theirs > RUNS * own:
+        if not theirs <= RUNS * own:  # nan is not equal
             break
         equal += 1
     return Horizon(
@@ -85,7 +99,7 @@ def apart_in(horizon: Horizon) -> int | None:
     ):
         if horizon.horizon is not None and i >= horizon.horizon:
             return None
-        if theirs > RUNS * own and theirs > 1e-4 * moved:
+        if not (theirs <= RUNS * own or theirs <= 1e-4 * moved):
             return i
     return None
 

@@ -17,7 +17,6 @@ from jaxnet.parity._judgement import (
     ACCURACY,
     ACCURACY_LARGEST,
     ACCURACY_SCALE,
-    CORNER,
     DIFFERENT,
     DIFFERENT_SCALE,
     EPSILON,
@@ -27,11 +26,9 @@ from jaxnet.parity._judgement import (
     KINK_SCALE,
     KINK_SHARE,
     LEAST,
-    LEFT,
     NORMAL,
     NULL,
     ORDER,
-    SAME,
     STORED,
     Judgement,
     Label,
@@ -49,7 +46,6 @@ def judge(
     *,
     site: str,
     scale: ArrayLike | None = None,
-    pre: tuple[ArrayLike, ArrayLike] | None = None,
     ignore: ArrayLike | None = None,
     isolated: bool = True,
 ) -> Judgement:
@@ -64,9 +60,6 @@ def judge(
         site: The name of the site, whose phase tells gradients.
         scale: What the array is a difference or a sum of: the parameters before an update, the
             gradients around a gradient (`gradient_scale`).
-        pre: What a function with a corner was applied to, minus the corner, in float32 and in
-            float64, in the array's shape. Elements that rounding may have pushed over the corner
-            are kinks.
         ignore: A boolean array of the elements that are not judged, such as those of an update by
             Adam whose gradient is rounding (`null`).
         isolated: Whether `jax` was computed from torch's own inputs. If not, the programs come
@@ -92,9 +85,8 @@ def judge(
     judged = np.ones(t.shape, bool)
     if ignore is not None:
         judged &= ~np.asarray(ignore, bool)
-    near, near64 = _corners(pre, t.shape)
     if _kind(t) == "exact":
-        return _exactly(t, j, judged, near)
+        return _exactly(t, j, judged)
     wide, narrow = _double(t, torch64), _double(j, jax64)
     pairs = [(np.asarray(t, np.float64), np.asarray(j, np.float64))]
     if wide is not None and narrow is not None:
@@ -118,7 +110,7 @@ def judge(
     if len(pairs) == 1:
         found = _by_float32(runs)
     else:
-        found = _by_float64(runs, near[judged], near64[judged], isolated)
+        found = _by_float64(runs, isolated)
         if found.label == "same" and site.split(":", 1)[0] in GRADIENTS and _is_null(runs):
             found = dataclasses.replace(found, label="null gradient")
     if not found.where:
@@ -139,7 +131,7 @@ class _Runs:
     epsilon: float
 
 
-def _by_float64(runs: _Runs, near: np.ndarray, near64: np.ndarray, isolated: bool) -> Judgement:
+def _by_float64(runs: _Runs, isolated: bool) -> Judgement:
     t, t64, j, j64 = runs.t, runs.t64, runs.j, runs.j64
     left = EPSILON / runs.epsilon
     u, v, plain = np.abs(t - t64), np.abs(j - j64), np.abs(t - j)
@@ -147,7 +139,6 @@ def _by_float64(runs: _Runs, near: np.ndarray, near64: np.ndarray, isolated: boo
     moving = (u > 0) | (v > 0) | (d > 0)
     if not moving.any():
         return Judgement("same", 0.0, 0.0, 0.0, 0.0, max(rms(t64), runs.size), left=left)
-    d[near64] = 0.0
     size = np.maximum(np.abs(t64), np.abs(j64))
     huge = size > HUGE * np.median(size[moving])
     found = []
@@ -160,7 +151,6 @@ def _by_float64(runs: _Runs, near: np.ndarray, near64: np.ndarray, isolated: boo
         moved = np.maximum(u, v)
         kink = _stand_out(moved, part, scale)
         kink &= (plain <= KINK_SCALE * moved) | (not isolated)
-        kink |= part & (near | near64) & (moved > KINK_SCALE * scale)
         calm = part & ~kink
         torch, jax, double = rms(u[calm]), rms(v[calm]), rms(d[part])
         highest, worst = u[calm].max(initial=0.0), v[calm].max(initial=0.0)
@@ -177,7 +167,7 @@ def _by_float64(runs: _Runs, near: np.ndarray, near64: np.ndarray, isolated: boo
                 wrong = jax > ACCURACY_SCALE * scale if rough else worst > 0.01 * scale
                 # From other inputs it may be a corner before, which several steps tell.
                 label = ("different" if isolated else "undecided") if wrong else "precision"
-            elif kink.any() or near64[part].any():
+            elif kink.any():
                 label = "kink"
         found.append(
             Judgement(
@@ -189,7 +179,7 @@ def _by_float64(runs: _Runs, near: np.ndarray, near64: np.ndarray, isolated: boo
                 scale,
                 float(d[largest]),
                 (largest,),
-                int(np.sum(kink | (near64 & part))),
+                int(np.sum(kink)),
                 int(np.sum(d[part] > max(DIFFERENT * peak, DIFFERENT_SCALE * scale, LEAST))),
                 left=left,
             )
@@ -239,14 +229,13 @@ def _by_float32(runs: _Runs) -> Judgement:
     )
 
 
-def _exactly(t: np.ndarray, j: np.ndarray, judged: np.ndarray, near: np.ndarray) -> Judgement:
-    """The verdict on integers and booleans, of which those at a corner may differ."""
-    unequal = judged & (t != j)
-    apart = unequal & ~near
-    kinks, count = int(np.sum(unequal & near)), int(np.sum(apart))
+def _exactly(t: np.ndarray, j: np.ndarray, judged: np.ndarray) -> Judgement:
+    """The verdict on integers and booleans."""
+    apart = judged & (t != j)
+    count = int(np.sum(apart))
     plain = np.abs(t[judged].astype(np.float64) - j[judged].astype(np.float64))
     return Judgement(
-        "different" if count else "kink" if kinks else "same",
+        "different" if count else "same",
         0.0,
         0.0,
         rms(plain),
@@ -254,8 +243,7 @@ def _exactly(t: np.ndarray, j: np.ndarray, judged: np.ndarray, near: np.ndarray)
         rms(t[judged].astype(np.float64)),
         float(plain.max(initial=0.0)),
         _first(apart) if count else (),
-        kinks,
-        count,
+        apart=count,
     )
 
 
@@ -280,18 +268,6 @@ def _double(x: np.ndarray, wide: ArrayLike | None) -> np.ndarray | None:
 
 def _first(mask: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(mask)[0])
-
-
-def _corners(
-    pre: tuple[ArrayLike, ArrayLike] | None, shape: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which elements rounding may have pushed over the corner, in float32 and in float64."""
-    if pre is None:
-        return np.zeros(shape, bool), np.zeros(shape, bool)
-    narrow, wide = (np.asarray(x, np.float64) for x in pre)
-    moved = rms(narrow - wide)
-    distance = np.broadcast_to(np.abs(wide), shape)
-    return distance <= CORNER * moved, distance <= max(SAME * LEFT, STORED) * moved
 
 
 def _is_null(runs: _Runs) -> bool:

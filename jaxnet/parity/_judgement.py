@@ -36,8 +36,6 @@ GRADIENTS = ("grad", "param_grad", "clipped")
 # A corner moves few elements, at most this share of them, by more than this part of the scale,
 # and by more than this many times what the others are moved by.
 KINK_SHARE, KINK_SCALE, KINK_CONTRAST = 0.01, 1e-3, 1000
-# So many roundings of what a function with a corner was given may lie before the corner.
-CORNER = 4
 # Elements this many times the median would hide the others: scores masked by -1e9.
 HUGE = 1000
 # A trace stores T64 - T in float32: to this part of it, or to the smallest number that there is.

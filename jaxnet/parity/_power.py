@@ -8,23 +8,24 @@ excluded, the inputs and weights are changed one by one until it shows.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxnet.parity._attribute import observed
-from jaxnet.parity._generic import numbers, weight
 from jaxnet.parity._judge import judge
 from jaxnet.parity._judgement import Judgement
-from jaxnet.parity._losses import Loss, loss_references
+from jaxnet.parity._losses import loss_references
+from jaxnet.parity._probes import probes
 from jaxnet.parity._rebuilt import of_call, of_function_call, recorded_numbers
-from jaxnet.parity._reference import Layer, filled
-from jaxnet.parity._result import Alternative
-from jaxnet.parity._trace import Trace
+from jaxnet.parity._reference import Layer
+from jaxnet.parity._result import Alternative, Report, SiteResult
+from jaxnet.parity._sites import phase_of
+from jaxnet.parity._trace import Call, Function, Step, Trace
 from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
-from jaxnet.parity._tree import leaves
-from jaxnet.parity._updates import Update, updates
+from jaxnet.parity._updates import updates
 
 # Of a row with many options so many are tried, and of a part of the program so many records.
 _OPTIONS, _RECORDS = 4, 3
@@ -48,19 +49,24 @@ class Recorded:
     torch64: Numbers = dataclasses.field(default_factory=dict)
 
 
-def power(trace: Trace) -> list[Alternative]:
-    """The mistakes that a check with this trace would see, and those that it would not.
+def power(trace: Trace, report: Report) -> list[Alternative]:
+    """The mistakes that a check with this trace would have seen, and those that it would not.
 
     Args:
         trace: The trace.
+        report: The report of the check. What it has not compared, in float64 and layer by layer,
+            excludes nothing.
 
     Returns:
         For each layer, function, loss and optimizer the known mistakes that could be made there.
         Of a mistake with a constant, as another epsilon, the nearest usual value is taken.
     """
     found: list[Alternative] = []
-    for place, records in _parts(trace).items():
-        found += alternatives(place, records)
+    for place, records in _parts(trace, report).items():
+        if records:
+            found += alternatives(place, records)
+        else:
+            found.append(Alternative(place, "any", False, 0.0, "it was not compared"))
     return found
 
 
@@ -220,7 +226,7 @@ def _judgement(
 def _reason(hypothesis: Hypothesis, references: Sequence[Any]) -> str:
     """What would show a mistake; "" if nothing does."""
     for reference in references:
-        for words, other in _probes(reference):
+        for words, other in probes(reference):
             own = observed(other)
             if own is None:
                 continue
@@ -230,127 +236,74 @@ def _reason(hypothesis: Hypothesis, references: Sequence[Any]) -> str:
     return ""
 
 
-def _probes(reference: Any) -> Iterator[tuple[str, Any]]:
-    """Other inputs and weights for a part of a program, each with what is said if they help."""
-    if isinstance(reference, Layer):
-        yield from _layer_probes(reference)
-    elif isinstance(reference, Loss):
-        yield from _loss_probes(reference)
-    elif isinstance(reference, Update):
-        yield "larger gradients show it", _larger_gradients(reference, 1e3)
-
-
-def _layer_probes(layer: Layer) -> Iterator[tuple[str, Layer]]:
-    for name, array in {**layer.parameters, **layer.buffers}.items():
-        if array.dtype.kind == "f" and array.size and np.all(array == array.flat[0]):
-            words = f'its {name} is {array.flat[0]:.6g} throughout; weights="generic" shows it'
-            other: Any = {name: weight(array, name)}
-            if name in layer.parameters:
-                yield words, dataclasses.replace(layer, parameters={**layer.parameters, **other})
-            else:
-                yield words, dataclasses.replace(layer, buffers={**layer.buffers, **other})
-    inputs = {p: a for p, a in leaves(dict(layer.inputs)) if isinstance(a, np.ndarray)}
-    for path, array in inputs.items():
-        for words, other in _arrays(array, path):
-            name = "the input" if path in ("0", "input") else f"the input {path}"
-            changed = filled(layer.inputs, {path: other})
-            yield f"{name} hides it; {words} show it", dataclasses.replace(layer, inputs=changed)
-    mode = "evaluation" if layer.training else "training"
-    yield f"only {mode} mode shows it", dataclasses.replace(layer, training=not layer.training)
-    if len(inputs) == 1:
-        ((path, array),) = inputs.items()
-        for axis, size in enumerate(array.shape):
-            more = [numbers(array, path), np.take(numbers(array, "more"), [0], axis)]
-            longer = filled(layer.inputs, {path: np.concatenate([array, *more], axis)})
-            words = f"axis {axis} of the input has the size {size}; {2 * size + 1} shows it"
-            yield words, dataclasses.replace(layer, inputs=longer, cotangents={})
-
-
-def _arrays(array: np.ndarray, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Other arrays of a shape and dtype, and how they are called."""
-    if array.dtype.kind in "fb":
-        drawn = numbers(array, name)
-        yield "random numbers of the same shape", drawn
-        if array.dtype.kind == "f":
-            yield "larger numbers", 30 * drawn
-            yield "numbers far from zero", 30 + drawn
-
-
-def _loss_probes(loss: Loss) -> Iterator[tuple[str, Loss]]:
-    for name, array in loss.records[0].arguments.items():
-        if not isinstance(array, np.ndarray) or not array.size:
-            continue
-        if name == "target" and array.dtype.kind == "i":
-            index = loss.config["ignore_index"]
-            words = f"no target is {index}; some that are ignored show it"
-            yield words, _with_argument(loss, name, np.where(array % 2 == 0, index, array))
-        for words, other in _arrays(array, name):
-            yield f"{name} hides it; {words} show it", _with_argument(loss, name, other)
-
-
-def _with_argument(loss: Loss, name: str, array: np.ndarray) -> Loss:
-    """The first record of a loss with another argument."""
-    first = loss.records[0]
-    changed = dataclasses.replace(first, arguments={**first.arguments, name: array}, rest=())
-    return dataclasses.replace(loss, records=(changed,))
-
-
-def _larger_gradients(update: Update, factor: float) -> Update:
-    records = tuple(
-        dataclasses.replace(
-            record,
-            gradient=factor * record.gradient,
-            raw=factor * record.raw,
-            clip=dataclasses.replace(
-                record.clip,
-                norm=factor * record.clip.norm,
-                own=factor * record.clip.own,
-                units=factor * record.clip.units,
-            ),
-        )
-        for record in update.records
-    )
-    return dataclasses.replace(update, records=records)
-
-
-def _parts(trace: Trace) -> dict[str, list[Recorded]]:
-    """The records of all parts of a program that are built again, by place."""
+def _parts(trace: Trace, report: Report) -> dict[str, list[Recorded]]:
+    """The records that were compared of all parts that are built again, by place."""
     found: dict[str, list[Recorded]] = {}
+    layered = {int(number) for number in report.coverage["steps"].seen}
+    judged = [r for r in report.results if r.level == "layer"]
+    weak = {r.place for r in judged if phase_of(r.site) == "forward" and _is_narrow(r)}
+    compared = set(report.coverage["modules"].seen) - weak
 
-    def add(place: str, record: Recorded) -> None:
+    def add(place: str, made: Callable[[], Recorded], counts: bool) -> None:
+        if counts and len(found.get(place, [])) == _RECORDS:
+            return
+        try:
+            record = made()
+        except ValueError:  # a class of the user's own: what it calls is tried
+            return
         records = found.setdefault(place, [])
-        if len(records) < _RECORDS:
+        if counts:
             records.append(record)
 
     for step in trace.steps:
         if not step.full:
             continue
         inside = {call.parent for call in step.calls}
-        atomic = [call for i, call in enumerate(step.calls) if i not in inside]
-        for call in atomic:
-            try:
-                reference = of_call(trace, step, call)
-            except ValueError:  # a class of the user's own: what it calls is tried
-                continue
-            add(
-                call.module or "the model",
-                Recorded(reference, *recorded_numbers(trace, step, call)),
-            )
-        for function in step.functions:
-            try:
+        for i, call in enumerate(step.calls):
+            if i not in inside:
                 add(
-                    f"{function.function} {function.where}",
-                    Recorded(of_function_call(step, function)),
+                    call.module or "the model",
+                    partial(_of_call, trace, step, call),
+                    step.index in layered and call.module in compared,
                 )
-            except ValueError:
-                continue
-    for number, loss in enumerate(loss_references(trace)):
-        add("loss" if not number else f"loss {number}", Recorded(loss))
+        for function in step.functions:
+            parent = function.parent
+            add(
+                f"{function.function} {function.where}",
+                partial(_of_function, step, function),
+                step.index in layered and (parent is None or step.calls[parent].module in compared),
+            )
+    seen = tuple(step for step in trace.steps if step.index in layered)
+    losses = loss_references(dataclasses.replace(trace, steps=seen))
+    if not losses and loss_references(trace):
+        found["loss"] = []
+    for number, loss in enumerate(losses):
+        add("loss" if not number else f"loss {number}", partial(Recorded, loss), True)
+    made = {
+        (r.site.partition(":")[2], r.step)
+        for r in judged
+        if phase_of(r.site) == "update" and not _is_narrow(r)
+    }
+    steps = sorted({step for _, step in made})
     for group in trace.optimizers:
         names = {name for each in group["groups"] for name in each["params"]}
-        for carried in (False, True):  # from torch's state, and from the program's own
+        records = found.setdefault(f"{group['class']} optimizer", [])
+        # From torch's state, and from the program's own, which goes on from the first step.
+        for carried in (False, True) if steps == [*range(len(steps))] else (False,):
             for name, update in list(updates(trace, carried).items())[:_RECORDS]:
-                if name in names:
-                    records = found.setdefault(f"{group['class']} optimizer", [])
-                    records.append(Recorded(update))
+                kept = tuple(r for r in update.records if (name, r.step) in made)
+                if name in names and kept:
+                    records.append(Recorded(dataclasses.replace(update, records=kept)))
     return found
+
+
+def _is_narrow(result: SiteResult) -> bool:
+    return result.judgement.evidence == "float32"
+
+
+def _of_call(trace: Trace, step: Step, call: Call) -> Recorded:
+    return Recorded(of_call(trace, step, call), *recorded_numbers(trace, step, call))
+
+
+def _of_function(step: Step, function: Function) -> Recorded:
+    return Recorded(of_function_call(step, function))

@@ -48,8 +48,8 @@ class Finding:
         site: The first array that shows it, "forward:blocks.0.norm#0".
         step: The step, from 0.
         level: The level of that result.
-        kind: "different", "undecided" or "precision", as in `Judgement`; "preflight" for what
-            differs before any arithmetic; "missing" for evidence that is not there.
+        kind: "different" or "undecided", as in `Judgement`; "preflight" for what differs before
+            any arithmetic.
         message: What differs, in one line.
         cause: What the checked program does and what torch does; None where no trap explains it.
         proof: The numbers that prove the cause.
@@ -127,9 +127,10 @@ class Horizon:
         plain: From torch's run in float32 to the checked program's in float32.
         moved: From the start to torch's parameters.
         equal_to: The number of steps in which the runs are equal within rounding.
-        horizon: The first step after which torch's float32 run is more than a hundredth of the
-            way from float64's, so that the two float32 runs say nothing about each other; None if
-            no recorded step is.
+        horizon: The first step after which the checked program's own run in float32 is more than
+            a hundredth of torch's way from its run in float64, so that two float32 runs say
+            nothing about each other, or in which torch's parameters stop being finite; None if no
+            recorded step is.
     """
 
     torch: tuple[float, ...]

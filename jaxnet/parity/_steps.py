@@ -13,17 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet._keys import Check, taking_draws
+from jaxnet._keys import taking_draws
 from jaxnet._names import join
 from jaxnet.optim import Optimizer, set_hyperparams
 from jaxnet.optim._hyperparams import states
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
+from jaxnet.parity._draws import DrawsError, Replay, described, drawn
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._force import QUICK
 from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._updates import Carried
+from jaxnet.parity._watch import Plan
 from jaxnet.precision import full_float32
 from jaxnet.train._several import map_states, named_states, state_of, with_state
 from jaxnet.train._state import TrainState
@@ -185,7 +187,7 @@ class Steps:
         if self.order is not None and sorted(self.order) == list(order):
             order = self.order
         accumulated = self.subject.accumulated
-        key = ("step", double, order)
+        key = ("step", double, order, drawn(step.draws))
         if key not in self._programs:
             # Only the float32 program is compiled as the user's own is.
             options = QUICK if double and len(self.trace.steps) <= FEW else None
@@ -285,23 +287,22 @@ def _replayed(
 ) -> Callable[..., tuple[Any, list[Any]]]:
     """The step on the batches of a recorded one, with its draws."""
 
+    calls = (call for calls in Plan(recorded).calls.values() for call in calls)
+    needed = {number for call in calls for number in call.draws}
+
     def run(state: Any, batches: Any, draws: Any) -> tuple[Any, list[Any]]:
-        left = list(order)
-
-        def take(owner: str, shapes: tuple[tuple[int, ...], ...], check: Check) -> Any:
-            for number in left:
-                if draws[number].shape in shapes:
-                    left.remove(number)
-                    return draws[number]
-            raise ValueError(
-                f"{owner} draws random numbers of shape {shapes[0]}, which torch's step does not"
-            )
-
+        replay = Replay(recorded.draws, dict(enumerate(draws)), list(order), [])
         losses = []
-        with taking_draws(take):
+        with taking_draws(replay.take):
             for batch in batches:
                 state, metrics = step(state, batch)
                 losses.append(metrics.get("loss") if isinstance(metrics, Mapping) else None)
+        for number in replay.left:
+            if number in needed:
+                raise DrawsError(
+                    f"torch's step draws {described(recorded.draws[number])} in a module, which "
+                    "the program's step does not"
+                )
         return state, losses
 
     return run

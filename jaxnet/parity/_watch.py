@@ -21,8 +21,9 @@ from flax import nnx
 
 import jaxnet
 from jaxnet._intercept import Call
-from jaxnet._keys import Check, taking_draws
+from jaxnet._keys import taking_draws
 from jaxnet._names import dotted, join
+from jaxnet.parity._draws import Replay, described
 from jaxnet.parity._sites import at
 from jaxnet.parity._trace import Call as Recorded
 from jaxnet.parity._trace import Step
@@ -52,10 +53,6 @@ class Notes:
     absent: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     seen: set[str] = dataclasses.field(default_factory=set)
     narrow: set[str] = dataclasses.field(default_factory=set)
-
-
-class DrawsError(ValueError):
-    """The program draws other random numbers than torch's, which is a difference of the two."""
 
 
 class Plan:
@@ -223,32 +220,16 @@ class Watch:
 
     @contextmanager
     def replaying(self, name: str, numbers: Sequence[int]) -> Iterator[None]:
-        """Supplies the recorded draws of a call, the first that fits first."""
-        left = list(numbers)
-
-        def take(owner: str, shapes: tuple[tuple[int, ...], ...], check: Check) -> Any:
-            for number in left:
-                array = self.draws[str(number)]
-                if array.shape in shapes:
-                    left.remove(number)
-                    self.notes.draws.append(number)
-                    return array
-            shown = [
-                f"{self.plan.step.draws[n].kind} of shape {self.draws[str(n)].shape}" for n in left
-            ]
-            raise DrawsError(
-                f"{owner} draws random numbers of shape {shapes[0]}; torch's draws here "
-                f"{', '.join(shown) or 'none'}"
-            )
-
-        with taking_draws(take):
+        """Supplies the recorded draws of a call."""
+        arrays = {number: self.draws[str(number)] for number in numbers}
+        replay = Replay(self.plan.step.draws, arrays, list(numbers), self.notes.draws)
+        with taking_draws(replay.take):
             yield
-        if left and name:
-            first = self.plan.step.draws[left[0]]
+        if replay.left and name:
             self.notes.errors[name] = (
                 f"torch's draws {len(numbers)} times random numbers here, the program "
-                f"{len(numbers) - len(left)} times; the first left over is {first.kind}"
-                f"({', '.join(f'{k}={v}' for k, v in first.arguments.items())})"
+                f"{len(numbers) - len(replay.left)} times; the first left over is "
+                f"{described(self.plan.step.draws[replay.left[0]])}"
             )
 
     def _arguments(self, there: Recorded, call: Call) -> tuple[Any, dict[str, Any]]:
@@ -368,11 +349,12 @@ def _masks(own: Any, recorded: Any) -> tuple[Any, Any]:
 
 
 def raised(error: BaseException) -> str:
-    """An error of the user's program, with the line of it that was reached last."""
+    """An error of the user's program: its first line, and the line that was reached last."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith((*_LIBRARIES, "<"))]
     where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{where}"
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}{where}"
 
 
 def _caller() -> str:

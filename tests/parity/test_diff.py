@@ -28,6 +28,8 @@ def program(
     length: int = LENGTH,
     backward: Callable[[Any], Any] = lambda x: x,
     smoothing: float = 0.0,
+    group: bool = False,
+    clip: Callable[..., Any] = lambda parameters, norm: None,
 ) -> None:
     """A small network on sequences with rotary positions, trained by SGD."""
     import torch
@@ -56,12 +58,16 @@ def program(
 
     torch.manual_seed(seed)
     net = Net()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=momentum)
+    groups = [{"params": net.parameters()}]
+    if group:
+        groups = [{"params": net.embed.parameters()}, {"params": net.norm.parameters()}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=momentum)
     inputs, targets = torch.randn(2, 5, length, 4), torch.randint(0, 3, (2, 5))
     for x, y in zip(inputs[:steps], targets[:steps], strict=True):
         loss = F.cross_entropy(net(x), y, label_smoothing=smoothing)
         optimizer.zero_grad()
         loss.backward()
+        clip(net.parameters(), 1e-3)
         optimizer.step()
 
 
@@ -184,3 +190,12 @@ def test_traces_of_other_lengths_and_what_is_no_trace(first, against, tmp_path):
     with pytest.raises(parity.TraceError, match=r"there is no trace\.json"):
         diff(first, tmp_path / "second")
     assert np.isfinite(report.results[0].judgement.double)
+
+
+def test_a_clipped_gradient_and_a_group_that_only_one_program_has(against):
+    import torch
+
+    report = against(group=True, clip=torch.nn.utils.clip_grad_norm_)
+    messages = [finding.message for finding in report.findings]
+    assert "the numbers of groups of the optimizers are 1 and 2" in messages
+    assert "only the second program has clipped:embed.weight, from step 0 on" in messages

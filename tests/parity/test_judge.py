@@ -171,20 +171,6 @@ def test_kinks():
 
     assert verdict(smooth, only, x).label == "different"
     assert verdict(smooth, only, x, isolated=False).label == "kink"
-    pre = exact.astype(np.float32) + np.float32(1e-7), exact
-    assert verdict(smooth, only, x, pre=pre).label == "kink"
-
-
-def test_an_element_on_the_other_side_in_float64_needs_the_evidence_of_a_corner():
-    y = X.astype(np.float64)
-    other = y.copy()
-    other[3, 4] = 0
-    pre64 = np.ones(X.shape)
-    pre64[3, 4] = 1e-18
-    pre = (pre64 + 1e-7).astype(np.float32), pre64
-    assert judge(X, y, X, other, site="grad:relu#0").label == "different"
-    found = judge(X, y, X, other, site="grad:relu#0", pre=pre)
-    assert (found.label, found.kinks) == ("kink", 1)
 
 
 def bias_before_norm(order: int) -> Program:
@@ -280,15 +266,12 @@ def test_an_overflow_of_float32_is_not_judged_in_float64():
     assert judge(t, np.array([1e39, 1]), t, np.array([1e39, np.nan]), site="loss:0").failed
 
 
-def test_integers_of_other_widths_are_the_same_and_some_at_a_corner_are_kinks():
+def test_integers_of_other_widths_are_the_same():
     t, j = np.arange(5), np.arange(5, dtype=np.int32)
     assert judge(t, None, j, None, site="forward:argmax#0").label == "same"
     j[2] = 7
     found = judge(t, None, j, None, site="forward:argmax#0")
     assert (found.label, found.where, found.largest) == ("different", (2,), 5)
-    gap = np.array([1, 1, 1e-9, 1, 1])
-    pre = (gap + 1e-7).astype(np.float32), gap
-    assert judge(t, None, j, None, site="forward:argmax#0", pre=pre).label == "kink"
 
 
 def test_programs_in_float64():

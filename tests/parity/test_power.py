@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet import parity
+from jaxnet import losses, nn, optim, parity
 from jaxnet.parity._generic import numbers, weight
 from jaxnet.parity._losses import Loss, LossRecord
 from jaxnet.parity._power import Recorded, alternatives, power
@@ -16,6 +16,7 @@ from jaxnet.parity._result import Alternative
 from jaxnet.parity._trace import read
 from jaxnet.parity._traps import Trap
 from jaxnet.parity._traps.losses import TRAPS as LOSSES
+from jaxnet.random import Generator
 
 R = np.random.RandomState(0)
 
@@ -215,7 +216,9 @@ def test_a_trace(tmp_path):
     with parity.recording(tmp_path / "trace", steps=1):
         torch.nn.functional.mse_loss(layer(torch.randn(4, 3)), torch.zeros(4, 2)).backward()
         optimizer.step()
-    found = power(read(tmp_path / "trace"))
+    model, loss, sgd = nn.Linear(3, 2, rngs=Generator(0)), losses.mse_loss, optim.SGD(0.1)
+    report = parity.check(tmp_path / "trace", model, loss, sgd, weights="copy")
+    found = power(read(tmp_path / "trace"), report)
     places = list(dict.fromkeys(each.place for each in found))
     assert places == ["the model", "loss", "SGD optimizer"]
     assert {each.excluded for each in found} == {True, False}
