@@ -208,7 +208,12 @@ def make_subject(
         loss = as_loss(loss)
         if is_foreign(trace, model):
             foreign = adapt(trace, model, loss, optimizer, names)
-            trace, model, loss, optimizer = foreign.trace, foreign.model, foreign.loss, foreign.optimizer
+            trace, model, loss, optimizer = (
+                foreign.trace,
+                foreign.model,
+                foreign.loss,
+                foreign.optimizer,
+            )
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
     else:
