@@ -26,7 +26,7 @@ from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import few, module_name, phase_of, place_of
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
-from jaxnet.parity._trace import Step, Trace, read
+from jaxnet.parity._trace import Step, Trace, TraceError, read
 from jaxnet.parity._training_causes import Training
 from jaxnet.parity._watch import Notes, raised
 from jaxnet.train._several import named_states
@@ -116,6 +116,9 @@ def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
         raise ValueError(
             f"check: steps: {steps!r}; the trace has the steps 0 to {len(trace.steps) - 1}"
         )
+    for number in chosen:
+        if obstacle := trace.steps[number].obstacle:
+            raise TraceError(f"{trace.path}: step {number} cannot be compared: {obstacle}")
     return [trace.steps[number] for number in chosen]
 
 
@@ -272,7 +275,7 @@ class _Check:
                 "(a fixed dtype?), so that small differences cannot be told from rounding there, "
                 "in gradients and in whole steps"
             ] = None
-        self.compared.calls(step, notes.seen)
+        self.compared.calls(step, notes.seen, notes.inner)
         within = {call.parent for call in step.calls}
         whole = {call.module for i, call in enumerate(step.calls) if i not in within}
         for name in notes.unpaired:

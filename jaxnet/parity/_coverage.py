@@ -31,12 +31,13 @@ class Compared:
                 "activations were not recorded: only the whole step was compared"
             )
 
-    def calls(self, step: Step, seen: set[str]) -> None:
+    def calls(self, step: Step, seen: set[str], inner: set[str]) -> None:
         """The layers of a step are compared.
 
         Args:
             step: The step.
             seen: The recorded calls that the program makes.
+            inner: The modules that it calls inside of a loop or function of JAX's.
         """
         for call in step.calls:
             known = self.trace.modules.get(call.module)
@@ -44,6 +45,11 @@ class Compared:
                 self._seen[call.module] = None
             elif call.parent is None and not _has_parameters(self.trace, call.module):
                 continue  # a criterion, which the loss of the program is compared with
+            elif call.module in inner:
+                self._missing[call.module] = (
+                    "the program calls it inside a loop or function that JAX traces apart (cond, "
+                    "while_loop, jit, checkpoint), where its calls cannot be compared one by one"
+                )
             else:
                 kind = known.cls if known else ""
                 self._missing[call.module] = f"the program does not call it ({kind} {call.where})"

@@ -91,6 +91,18 @@ def where(skip: tuple[str, ...]) -> str:
     return f"{file}:{frame.f_lineno}"
 
 
+def refresh_locals() -> None:
+    """Lets the frames forget what their variables were.
+
+    Before Python 3.13 a frame keeps the values that were there when it was last looked at, so
+    that an optimizer that the program has replaced would live on.
+    """
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        getattr(frame, "f_locals", None)
+        frame = frame.f_back
+
+
 def caller(skip: tuple[str, ...]) -> Any:
     """The innermost frame of the user's code."""
     frame: Any = sys._getframe(1)

@@ -17,13 +17,18 @@ from typing import Any
 from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._describe import describe, living
 from jaxnet.parity._draws import draws
-from jaxnet.parity._functions import caller, where
+from jaxnet.parity._functions import caller, refresh_locals, where
 from jaxnet.parity._hooks import watch_torch
 from jaxnet.parity._open_step import OpenStep
 from jaxnet.parity._program import Program
 from jaxnet.parity._torch import Quiet, tensors_in, torch_of
 from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
+
+CLOSURE = (
+    "the closure of its optimizer draws random numbers, or takes another batch, each time that it "
+    "is evaluated, and the evaluations of a JAX program are one function of the parameters"
+)
 
 _active: list["Recorder"] = []
 
@@ -184,7 +189,9 @@ class Recorder:
         drawn = draws(self.torch, func, args, kwargs)
         result = self.twins(func, args, kwargs, drawn)
         if drawn:
-            if not self.ignoring and not self.backward:
+            if self.repeating:
+                self.step.obstacle = CLOSURE
+            elif not self.ignoring and not self.backward:
                 self.step.draw(func, args, kwargs, result)
         elif self.step.backwards and not self.step.updated:
             self._notice_manual_update(func, args)
@@ -353,7 +360,9 @@ class Recorder:
             return original(loader)
 
     def batch_taken(self, original: Any, iterator: Any) -> Any:
-        if self.ignoring:
+        if self.repeating:
+            self.step.obstacle = CLOSURE
+        if self.ignoring or self.repeating:
             return original(iterator)
         self._finish_if_due(batch=True)
         with self.ignored():
@@ -374,6 +383,8 @@ class Recorder:
             self.program.looked = True
             for each in living(self.torch.optim.Optimizer):
                 self.program.optimizer(each)
+        if len(self.program.living()) > 1:
+            refresh_locals()
         return [n for n, o in self.program.living() if self.step.concerns(o)]
 
     def check(self, what: str, value: Any) -> None:

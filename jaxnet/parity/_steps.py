@@ -18,10 +18,13 @@ from jaxnet.optim import Optimizer, set_hyperparams
 from jaxnet.optim._hyperparams import states
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
+from jaxnet.parity import _lbfgs
 from jaxnet.parity._draws import DrawsError, Replay, described, drawn
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._force import QUICK
 from jaxnet.parity._jax_draws import supplied
+from jaxnet.parity._lbfgs import is_lbfgs
+from jaxnet.parity._loops import unrolled
 from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._updates import Carried
@@ -82,24 +85,43 @@ class Steps:
                 array_of,
             )
             named = {id(one): name for name, one in named_states(state).items()}
-            number = jnp.asarray(step.index, jnp.int32)
 
             def put(one: TrainState[Any]) -> TrainState[Any]:
-                opt_state = self._opt_state(named[id(one)], one, step, double, errors)
-                return one.replace(opt_state=opt_state, step=number)
+                name = named[id(one)]
+                number = self._updates_before(name, step)
+                opt_state = self._opt_state(name, one, step, number, double, errors)
+                return one.replace(opt_state=opt_state, step=jnp.asarray(number, jnp.int32))
 
             return map_states(put, state)
 
+    def _updates_before(self, name: str, step: Step) -> int:
+        """How often a model was updated before a step."""
+        places = {join(self.subject.models[name], k) for k in self.subject.orders[name]}
+        graded = [bool(places & each.of("param_grad").keys()) for each in self.trace.steps]
+        return sum(graded[: step.index]) if any(graded) else step.index
+
     def _opt_state(
-        self, name: str, one: TrainState[Any], step: Step, double: bool, errors: dict[str, str]
+        self,
+        name: str,
+        one: TrainState[Any],
+        step: Step,
+        number: int,
+        double: bool,
+        errors: dict[str, str],
     ) -> Any:
         optimizer = self._optimizer(name)
-        if isinstance(optimizer, Optimizer):
+        if is_lbfgs(optimizer):
+            order = self.subject.orders[name]
+            place = f"{join(self.subject.models[name], order[0])}."
+            sites = step.of("state_before").items()
+            slots = {k.removeprefix(place): step[s] for k, s in sites if k.startswith(place)}
+            return _lbfgs.load(one.opt_state, one.params, order, slots)
+        if is_ours(optimizer):
             try:
                 recorded = self._recorded_state(name, optimizer, one, step)
                 names = self.subject.orders[name]
                 return load_optimizer_state_dict(
-                    optimizer, one.opt_state, one.params, recorded, names, step=step.index
+                    optimizer, one.opt_state, one.params, recorded, names, step=number
                 )
             except ValueError as error:
                 errors["state"] = str(error)
@@ -166,6 +188,8 @@ class Steps:
                     errors[what] = f"{type(error).__name__}: {error}"
                 update[double], rates[double] = {}, {}
                 for part in self.subject.parts:
+                    if not self._can_update(part, step):
+                        continue
                     try:
                         sites, own_rates = self._update(part, step, before, double)
                         update[double] |= sites
@@ -174,7 +198,9 @@ class Steps:
                         errors["update"] = f"{type(error).__name__}: {error}"
         own_four = _four(step, own[False], own[True])
         update_four = _four(step, update[False], update[True])
-        if self._carried and not all(is_ours(part.optimizer) for part in self.subject.parts):
+        if self._carried and not all(
+            is_ours(part.optimizer) or is_lbfgs(part.optimizer) for part in self.subject.parts
+        ):
             for site, carried in self._theirs.advance(step).items():
                 for four in (own_four, update_four):
                     if site in four:
@@ -223,13 +249,14 @@ class Steps:
             if only is None:
                 sites |= {f"buffer:{join(model, k)}": v for k, v in one.buffers.items()}
             optimizer = self._optimizer(name)
-            if not isinstance(optimizer, Optimizer):
-                continue
             order = self.subject.orders[name]
-            try:
-                found = optimizer_state_dict(optimizer, one.opt_state, one.params, order)
-            except ValueError:  # an optimizer such as LBFGS, whose state has no common form
+            if is_lbfgs(optimizer):
+                place = join(model, order[0])
+                slots = _lbfgs.slots_of(one.opt_state, one.params, order)
+                sites |= {f"state:{place}.{slot}": array for slot, array in slots.items()}
+            if not is_ours(optimizer):
                 continue
+            found = optimizer_state_dict(optimizer, one.opt_state, one.params, order)
             groups = [set(group) for group in optimizer.partition(one.params)]
             numbered = [n for group in groups for n in order if n in group]
             sites |= {
@@ -238,6 +265,13 @@ class Steps:
                 for slot, value in entry.items()
             }
         return sites
+
+    def _can_update(self, part: Part, step: Step) -> bool:
+        """Whether torch's gradients alone say what the update of a part has to be."""
+        name = "" if part.model is None else str(part.model)
+        places = {join(self.subject.models[name], k) for k in self.subject.orders[name]}
+        graded = places & step.of("param_grad").keys()
+        return bool(graded) and not is_lbfgs(part.optimizer) and not places & {*step.again}
 
     def _update(
         self, part: Part, step: Step, before: Any, double: bool
@@ -293,7 +327,7 @@ def _replayed(
     def run(state: Any, batches: Any, draws: Any) -> tuple[Any, list[Any]]:
         replay = Replay(recorded.draws, dict(enumerate(draws)), list(order), [])
         losses = []
-        with supplied(replay.take, foreign=subject.partners is not None):
+        with supplied(replay.take, foreign=subject.partners is not None), unrolled():
             for batch in batches:
                 state, metrics = subject.step(state, batch)
                 losses.append(metrics.get("loss") if isinstance(metrics, Mapping) else None)

@@ -14,9 +14,11 @@ from flax import nnx
 
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats, written_for
+from jaxnet._names import join
 from jaxnet.optim import Optimizer
 from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
+from jaxnet.optim._state_dict import has_torch_form
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._pairing import Names, Pairing
@@ -259,46 +261,68 @@ def inner(step: Any) -> Any:
 
 
 def _parts(trace: Trace, step: Any, state: Any) -> tuple[Part, ...]:
-    """The updates of a step, found by tracing it once."""
+    """The updates that a step consists of, found by tracing it once for each form of batch."""
     wrapped = inner(step)
     if isinstance(wrapped, TrainStep):
-        return (Part(wrapped.loss, wrapped.optimizer, wrapped.model, wrapped.compute_dtype),)
-    batch = trace.steps[0].batch()
+        return (part_of(wrapped),)
+    batches: dict[str, Any] = {}
+    for each in trace.steps:
+        batch = each.batch()
+        batches.setdefault(str(jax.tree.map(jnp.shape, batch)), batch)
+        each.forget()
+    found = (_updates(wrapped, state, batch) for batch in batches.values())
+    return tuple(dict.fromkeys(part for parts in found for part in parts))
+
+
+def _updates(wrapped: Any, state: Any, batch: Any) -> list[Part]:
     try:
         with noting_steps() as noted, keys(jax.random.key(0)):
             jax.eval_shape(wrapped, state, jax.tree.map(jnp.asarray, batch))
     except Exception:  # what is wrong is said when the step is run
-        return ()
-    return tuple(Part(s.loss, s.optimizer, s.model, s.compute_dtype) for s, _, _ in noted)
+        return []
+    return [part_of(called) for called, _, _ in noted]
+
+
+def part_of(step: TrainStep) -> Part:
+    """The update of a step of `make_train_step`."""
+    return Part(step.loss, step.optimizer, step.model, step.compute_dtype)
 
 
 def _own(trace: Trace, model: str) -> dict[str, Mapping[str, Any]]:
     """The parameters of a recorded model, by the names that they have within it."""
     prefix = f"{model}." if model else ""
+    others = tuple(f"{name}." for name in trace.models if name and not model)
     return {
         name.removeprefix(prefix): each
         for name, each in trace.parameters.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and not name.startswith(others)
     }
 
 
 def _models(trace: Trace, state: Any) -> dict[str, str]:
-    """Which recorded model each model of the state is, by names and shapes of the parameters."""
+    """Which recorded model each model of the state is, by names and shapes of the parameters.
+
+    A model of the state may be a part of a recorded one, as the encoder of an autoencoder.
+    """
     states = named_states(state)
+    shapes = {n: {k: tuple(p.shape) for k, p in s.params.items()} for n, s in states.items()}
     free = {name: _own(trace, name) for name in trace.models}
+    if len(states) > len(free):
+        parts = _parts_of_models(trace, shapes)
+        if parts is not None:
+            return parts
     faults: list[str] = []
     found: dict[str, str] = {}
-    for name, one in states.items():
-        shapes = {key: tuple(array.shape) for key, array in one.params.items()}
+    for name in states:
         ranked = sorted(
             free,
-            key=lambda each: (len(_differences(shapes, free[each])), each != name),
+            key=lambda each: (len(_differences(shapes[name], free[each])), each != name),
         )
         if not ranked:
             faults.append(f"the model {name!r} has no partner in the trace")
             continue
         best = ranked[0]
-        if wrong := _differences(shapes, free.pop(best)):
+        if wrong := _differences(shapes[name], free.pop(best)):
             faults += [f"{name}: {w}" if name else w for w in wrong[:8]]
             if len(wrong) > 8:
                 faults.append(f"and {len(wrong) - 8} more")
@@ -310,6 +334,29 @@ def _models(trace: Trace, state: Any) -> dict[str, str]:
             "and parameters have torch's names and shapes: compare the models' named_parameters()"
         )
     return found
+
+
+def _parts_of_models(
+    trace: Trace, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> dict[str, str] | None:
+    """The recorded modules that the models of a state are; None where they are not all found."""
+    found: dict[str, str] = {}
+    left = dict.fromkeys(trace.parameters)
+    for name, own in shapes.items():
+        fitting = [
+            module
+            for module in trace.modules
+            if not _differences(own, _own(trace, module))
+            and all(join(module, key) in left for key in own)
+        ]
+        if not fitting:
+            return None
+        # Of several alike the one with the same name, or else the first that is left.
+        best = min(fitting, key=lambda each: not f".{each}".endswith(f".{name}"))
+        found[name] = best
+        for key in own:
+            del left[join(best, key)]
+    return None if left else found
 
 
 def _differences(
@@ -370,4 +417,4 @@ def with_numbers(
 
 def is_ours(optimizer: Any) -> bool:
     """Whether the state of an optimizer can be read and written in torch's form."""
-    return isinstance(optimizer, Optimizer)
+    return isinstance(optimizer, Optimizer) and has_torch_form(optimizer)

@@ -143,6 +143,8 @@ class Step:
         groups: For each optimizer the hyperparameters of each of its groups in this step.
         events: The order of "forward", "backward", "clip", "step" and "zero_grad", and of
             "evaluation" where an optimizer evaluates its closure once more, which is not recorded.
+        again: The parameters that are updated several times within the step.
+        obstacle: Why no other program can be given what the step was given; "" if one can.
         single: The sites whose float64 value is missing, and why.
     """
 
@@ -156,6 +158,8 @@ class Step:
     losses: tuple[str, ...]
     groups: tuple[tuple[Mapping[str, Any], ...], ...]
     events: tuple[str, ...]
+    again: tuple[str, ...]
+    obstacle: str
     single: Mapping[str, str]
     _file: Path = dataclasses.field(repr=False)
     _arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
@@ -318,6 +322,8 @@ def _read_step(path: Path, number: int) -> Step:
             losses=tuple(content["losses"]),
             groups=tuple(tuple(groups) for groups in content["groups"]),
             events=tuple(content["events"]),
+            again=tuple(content.get("again", ())),
+            obstacle=content.get("obstacle", ""),
             single=content.get("single", {}),
             _file=file.with_suffix(".safetensors"),
         )

@@ -26,6 +26,7 @@ from jaxnet.parity._draws import Replay, described
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._jax_draws import supplied
 from jaxnet.parity._layouts import SAME, View
+from jaxnet.parity._loops import level, looked_at
 from jaxnet.parity._sites import at
 from jaxnet.parity._trace import Call as Recorded
 from jaxnet.parity._trace import Step
@@ -43,6 +44,7 @@ class Notes:
         unpaired: Calls that the program makes and torch does not.
         absent: The arguments by torch's names that torch gives a call and the program does not.
         seen: The recorded calls that the program makes.
+        inner: The modules that the program calls inside of a loop or function of JAX's.
         narrow: The sites whose arrays are float32 in the float64 program.
     """
 
@@ -54,6 +56,7 @@ class Notes:
     unpaired: list[str] = dataclasses.field(default_factory=list)
     absent: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     seen: set[str] = dataclasses.field(default_factory=set)
+    inner: set[str] = dataclasses.field(default_factory=set)
     narrow: set[str] = dataclasses.field(default_factory=set)
 
 
@@ -70,11 +73,20 @@ class Plan:
         roots = [_root(step.calls, i) for i in range(len(step.calls))]
         # An evaluation between two updates is part of the step in which it happened, but the
         # training step of the program does not make it.
-        trained = {i for i, call in enumerate(step.calls) if call.parent is None and call.training}
+        outermost = {i: call for i, call in enumerate(step.calls) if call.parent is None}
+        models = {call.module for call in outermost.values() if call.training}
+        trained = {i for i, c in outermost.items() if c.training or c.module not in models}
         self.calls: dict[str, list[Recorded]] = {}
         for call, root in zip(step.calls, roots, strict=True):
-            if not trained or root in trained:
+            if root in trained:
                 self.calls.setdefault(call.module, []).append(call)
+        # The numbers of the updates before which the program computes gradients.
+        self.beginnings = {0}
+        updates = 0
+        for event, last in zip(step.events[1:], step.events, strict=False):
+            updates += last == "step"
+            if last == "step" and event != "step":
+                self.beginnings.add(updates)
         inside = {number for call in step.calls for number in call.draws}
         self.loose = tuple(n for n in range(len(step.draws)) if n not in inside)
 
@@ -167,6 +179,7 @@ class Watch:
         partners: The layers of a plain flax model by name; None for a model of jaxnet.
 
     Attributes:
+        level: What the program is traced in outside of loops and functions of JAX's.
         taps: Arrays of zeros by site, whose gradients are those that arrive there.
         noted: The arrays of the calls, in torch's layout, by site.
         seen: The calls that were made.
@@ -186,6 +199,7 @@ class Watch:
         self.plan, self.notes, self.forced = plan, notes, forced
         self.partners = partners
         self.recorded, self.draws, self.count = recorded, draws, count
+        self.level: Any = None
         self.taps: Mapping[str, Any] = {}
         self.noted: dict[str, Any] = {}
         self.seen: set[str] = set()
@@ -197,6 +211,8 @@ class Watch:
             foreign = None if self.partners is None else self.partners.get(call.name)
             if self.partners is not None and foreign is None:
                 return proceed(*call.args, **call.kwargs)
+            if looked_at():
+                return proceed(*call.args, **call.kwargs)
             own = call.name if foreign is None else foreign.module
             name = join(model, own) if own else model
             number = self.count[name]
@@ -205,6 +221,10 @@ class Watch:
             if there is None:
                 self.notes.unpaired.append(f"{name}#{number}")
                 return proceed(*call.args, **call.kwargs)
+            if self.level != level():  # no array of it can get out
+                self.notes.inner.add(name)
+                with self.replaying("", there.draws):
+                    return proceed(*call.args, **call.kwargs)
             return self._watched(there, call, proceed, foreign)
 
         return watch
