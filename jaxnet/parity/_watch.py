@@ -12,21 +12,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import flax
 import jax
+import jax.extend
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 import jaxnet
 from jaxnet._intercept import Call
 from jaxnet._keys import taking_draws
 from jaxnet._names import dotted, join
 from jaxnet.parity._draws import Replay, described
+from jaxnet.parity._recurrent import is_recurrent
 from jaxnet.parity._sites import at
+from jaxnet.parity._taps import replaced_input, replaced_output, tapped
 from jaxnet.parity._trace import Call as Recorded
-from jaxnet.parity._trace import Step
+from jaxnet.parity._trace import Module, Step
 from jaxnet.parity._tree import from_json, keys_of
 
 
@@ -42,6 +47,8 @@ class Notes:
         absent: The arguments by torch's names that torch gives a call and the program does not.
         seen: The recorded calls that the program makes.
         narrow: The sites whose arrays are float32 in the float64 program.
+        within: The modules that are called inside of `jax.lax.cond`, `vmap` and the like, which
+            trace a function by itself: their calls cannot be met one by one.
     """
 
     where: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -53,6 +60,7 @@ class Notes:
     absent: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     seen: set[str] = dataclasses.field(default_factory=set)
     narrow: set[str] = dataclasses.field(default_factory=set)
+    within: set[str] = dataclasses.field(default_factory=set)
 
 
 class Plan:
@@ -60,11 +68,11 @@ class Plan:
 
     Args:
         step: The recorded step.
-        model: The name of a recorded model, whose calls are meant.
+        modules: The recorded modules by name.
     """
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
+    def __init__(self, step: Step, modules: Mapping[str, Module] = MappingProxyType({})) -> None:
+        self.step, self.modules = step, modules
         roots = [_root(step.calls, i) for i in range(len(step.calls))]
         # An evaluation between two updates is part of the step in which it happened, but the
         # training step of the program does not make it.
@@ -79,6 +87,12 @@ class Plan:
     def call(self, module: str, number: int) -> Recorded | None:
         calls = self.calls.get(module, [])
         return calls[number] if number < len(calls) else None
+
+    def unused(self, call: Recorded) -> bool:
+        """Whether an output of a call that has no recorded gradient is one that torch leaves."""
+        return is_recurrent(self.modules.get(call.module)) and any(
+            at(f"grad:{call.name}", path) in self.step for path in keys_of(call.output)
+        )
 
     def losses(self, count: int) -> list[str]:
         """The sites of the losses: "loss:0+1" of one that is the sum of two of torch's."""
@@ -119,39 +133,6 @@ def _root(calls: Sequence[Recorded], index: int) -> int:
     return index
 
 
-@jax.custom_vjp
-def _output(own: Any, recorded: Any, gradient: Any, noted: Any) -> Any:
-    """torch's output; its gradient, as it arrives, is that of `noted`, and is replaced."""
-    return recorded
-
-
-_output.defvjp(
-    lambda own, recorded, gradient, noted: (recorded, gradient),
-    lambda gradient, ct: (ct if gradient is None else gradient, None, None, ct),
-)
-
-
-@jax.custom_vjp
-def _given(own: Any, recorded: Any, noted: Any) -> Any:
-    """torch's argument; the gradient goes to the program's own, and is that of `noted` too."""
-    return recorded
-
-
-_given.defvjp(
-    lambda own, recorded, noted: (recorded, None),
-    lambda _, ct: (ct, None, ct),
-)
-
-
-@jax.custom_vjp
-def _tapped(own: Any, noted: Any) -> Any:
-    """The array itself, whose gradient is that of `noted` too."""
-    return own
-
-
-_tapped.defvjp(lambda own, noted: (own, None), lambda _, ct: (ct, ct))
-
-
 class Watch:
     """The interceptor of a model's calls in one traced program.
 
@@ -184,6 +165,11 @@ class Watch:
         self.noted: dict[str, Any] = {}
         self.seen: set[str] = set()
         self.made: dict[int, tuple[str, Any]] = {}  # with the array, so that no id is used again
+        self.level: Any = None
+
+    def begin(self, taps: Mapping[str, Any]) -> None:
+        """The function that is differentiated is being traced; its calls are met from now on."""
+        self.taps, self.level = taps, _level()
 
     def of(self, model: str) -> Callable[[Call, Callable[..., Any]], Any]:
         def watch(call: Call, proceed: Callable[..., Any]) -> Any:
@@ -194,6 +180,11 @@ class Watch:
             if there is None:
                 self.notes.unpaired.append(f"{name}#{number}")
                 return proceed(*call.args, **call.kwargs)
+            if _level() != self.level:
+                # Its arrays are of an inner trace, and are unknown outside of it.
+                self.notes.within.add(name)
+                with self.replaying("", there.draws):
+                    return proceed(*call.args, **call.kwargs)
             return self._watched(there, call, proceed)
 
         return watch
@@ -253,7 +244,7 @@ class Watch:
             if jnp.issubdtype(own.dtype, jnp.floating) and recorded.shape == own.shape:
                 tap = self.taps.get(f"input:{there.name}.{where}")
                 tap = jnp.zeros(own.shape, own.dtype) if tap is None else tap.astype(own.dtype)
-                return _given(own, recorded.astype(own.dtype), tap)
+                return replaced_input(own, recorded.astype(own.dtype), tap)
             return recorded.astype(own.dtype)
 
         given = dict(zip(by_position, call.args, strict=True))
@@ -282,14 +273,20 @@ class Watch:
             floating = jnp.issubdtype(own.dtype, jnp.floating)
             gradient_site = at(f"grad:{there.name}", where)
             tap = self.taps.get(gradient_site)
-            if not floating or recorded.shape != own.shape:
+            alike = recorded.shape == own.shape
+            if not floating or not (self.forced or alike):
                 return recorded.astype(own.dtype) if self.forced else own
+            if not alike:  # what follows is given torch's; no gradient fits the program's own
+                own = jnp.zeros(recorded.shape, own.dtype)
             tap = jnp.zeros(own.shape, own.dtype) if tap is None else tap.astype(own.dtype)
             if not self.forced:
-                return _tapped(own, tap)
+                return tapped(own, tap)
             gradient = self.recorded.get(gradient_site)
+            if gradient is None and self.plan.unused(there):
+                gradient = jnp.zeros(own.shape, own.dtype)
             gradient = None if gradient is None else gradient.astype(own.dtype)
-            made = _output(own, recorded.astype(own.dtype), gradient, tap)
+            made = replaced_output(own, recorded.astype(own.dtype), gradient, tap)
+            made = checkpoint_name(made, at(there.name, where))
             self.made[id(made)] = (there.name, made)
             return made
 
@@ -299,6 +296,11 @@ class Watch:
                 there.name, f"the outputs {missing} of torch's are not among the program's"
             )
         return output
+
+
+def _level() -> Any:
+    """The function that is being traced."""
+    return jax.extend.core.get_opaque_trace_state(convention="nnx")
 
 
 def is_module(x: Any) -> bool:
