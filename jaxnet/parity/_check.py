@@ -19,6 +19,7 @@ from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import Layers
 from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
+from jaxnet.parity._pairing import Names
 from jaxnet.parity._port import module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._result import Finding, Horizon, Report, Verdict
@@ -28,7 +29,8 @@ from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, read
 from jaxnet.parity._training_causes import Training
-from jaxnet.parity._watch import Notes, raised
+from jaxnet.parity._user_lines import raised
+from jaxnet.parity._watch import Notes
 from jaxnet.train._several import named_states
 
 _log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ def check(
     state: Any = None,
     steps: Sequence[int] | int | None = None,
     weights: Weights = "own",
+    names: Names | None = None,
     power: bool = False,
 ) -> Report:
     """Compares a JAX program with a recorded PyTorch program; torch is not needed.
@@ -70,6 +73,8 @@ def check(
             all recorded ones.
         weights: "own" compares the program's initial weights with torch's. "copy" gives it
             torch's, as does a trace that was recorded with generic weights.
+        names: Which layer of a plain flax model is which of torch's, where names, shapes and calls do
+            not show it: the path of a names.toml, or its content.
         power: Whether to plant each known mistake in each recorded layer, to see which of them
             this trace would show. It takes some seconds a layer.
 
@@ -85,8 +90,13 @@ def check(
         raise ValueError(f'check: weights: {weights!r}; accepted are "own" and "copy"')
     trace = trace if isinstance(trace, Trace) else read(trace)
     copy = weights == "copy" or trace.about.get("weights") == "generic"
-    subject = make_subject(trace, model, loss, optimizer, step=step, state=state, copy=copy)
+    subject = make_subject(
+        trace, model, loss, optimizer, step=step, state=state, copy=copy, names=names
+    )
+    trace = subject.trace
     report = _Check(trace, subject).run(_chosen(trace, steps))
+    if subject.pairing is not None:
+        report.notes.insert(0, subject.pairing.summary())
     program = module_of(model) if isinstance(model, str) else model
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
     report.subject = _provenance.subject(trace, objects)

@@ -17,6 +17,9 @@ from jaxnet._mixed_precision import cast_floats, written_for
 from jaxnet.optim import Optimizer
 from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
+from jaxnet.parity._foreign import Foreign, adapt, is_foreign
+from jaxnet.parity._foreign_calls import ForeignCall
+from jaxnet.parity._pairing import Names, Pairing
 from jaxnet.parity._port import SubjectError, load_port
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
@@ -55,6 +58,9 @@ class Subject:
         accumulated: Whether the step is called for every batch of a recorded step, since the
             optimizer collects their gradients.
         orders: The names of the parameters of each of the state's models in torch's order.
+        trace: The trace as the program sees it, which has no modules where plain flax has none.
+        partners: The layers of a plain flax model by name; None for models with torch's names.
+        pairing: Which layers are which of torch's; None for models with torch's names.
     """
 
     state: Any
@@ -63,6 +69,9 @@ class Subject:
     models: Mapping[str, str]
     accumulated: bool
     orders: Mapping[str, tuple[str, ...]]
+    trace: Trace
+    partners: Mapping[str, ForeignCall] | None = None
+    pairing: Pairing | None = None
 
     @property
     def composed(self) -> bool:
@@ -156,6 +165,7 @@ def make_subject(
     step: Any = None,
     state: Any = None,
     copy: bool = False,
+    names: Names | None = None,
 ) -> Subject:
     """The program that is checked, from what `check` was given.
 
@@ -169,12 +179,15 @@ def make_subject(
         step: The training step, in place of these three.
         state: The state before its first step.
         copy: Whether parameters and buffers are those of the trace instead of the model's own.
+        names: Which layer of a plain flax model is which of torch's, where that is not found: the
+            path of a names.toml, or its content.
 
     Raises:
         SubjectError: The parameters of the program are not those of the trace. The message lists
             all that does not fit.
         TypeError: An argument is missing, or of another kind.
     """
+    foreign: Foreign | None = None
     if isinstance(model, str):
         model, loss, optimizer, step, state = load_port(model)
     if (model is None) == (step is None):
@@ -193,6 +206,14 @@ def make_subject(
                 "optimizer)"
             )
         loss = as_loss(loss)
+        if is_foreign(trace, model):
+            foreign = adapt(trace, model, loss, optimizer, names)
+            trace, model, loss, optimizer = (
+                foreign.trace,
+                foreign.model,
+                foreign.loss,
+                foreign.optimizer,
+            )
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
     else:
@@ -210,6 +231,9 @@ def make_subject(
         models=models,
         accumulated=any(getattr(p.optimizer, "name", "") == "accumulate" for p in parts),
         orders={name: tuple(_own(trace, theirs)) for name, theirs in models.items()},
+        trace=trace,
+        partners=foreign.partners if foreign else None,
+        pairing=foreign.pairing if foreign else None,
     )
     if copy:
         first = trace.steps[0]
