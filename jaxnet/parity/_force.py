@@ -145,6 +145,34 @@ def _gradients(
     return {**sites, **buffers}, values
 
 
+def forward_inputs(subject: Subject, step: Step) -> dict[str, np.ndarray]:
+    """The arguments of all calls in float32, in torch's layouts, by site.
+
+    Args:
+        subject: A program of one update.
+        step: A step that was recorded in full, of which the program's own numbers are begun with.
+    """
+    plan, part = Plan(step), subject.parts[0]
+
+    def run(state: Any, batch: Any, recorded: Any, draws: Any) -> dict[str, Any]:
+        watch = Watch(plan, Notes(), True, recorded, draws, Counter(), subject.partners)
+        with (
+            watch.replaying("", plan.loose),
+            entered(state, batch, state.key, part.compute_dtype, training=True) as (model, given),
+            watching(model, watch.of("")),
+        ):
+            with_step(part.loss)(model, given, state.step)
+        return watch.noted
+
+    recorded = {name: step[name] for name in plan.arrays()}
+    draws = {str(n): step[f"draw:{n}"] for n in range(len(step.draws))}
+    program = jax.jit(run, compiler_options=QUICK)
+    found: dict[str, np.ndarray] = jax.device_get(
+        program(subject.state, step.batch(), recorded, draws)
+    )
+    return found
+
+
 def _taps(plan: Plan, recorded: Mapping[str, Any], forced: bool) -> dict[str, Any]:
     """Zeros, whose gradients are those that arrive at a call's outputs and leave its inputs."""
     shapes: dict[str, Any] = {}

@@ -270,6 +270,9 @@ class Steps:
             rates = {f"lr:{first + i}": np.asarray(r) for i, r in enumerate(found) if r is not None}
             opt_state = _with_rates(opt_state, _rates_of(step), first)
         params, opt_state = self._programs[key](gradients, opt_state, one.params)
+        # The state goes on as torch's gradients leave it, so that a fault of the gradients is none
+        # of the next step's update.
+        self._carried[double, name] = opt_state
         after = with_state(before, part.model, one.replace(params=params, opt_state=opt_state))
         return self._sites(after, only=name), rates
 

@@ -273,7 +273,7 @@ class Watch:
                 consumers = self.notes.consumers.setdefault(made[0], [])
                 consumers.append(there.name)
             recorded = self.recorded[key]
-            view = _view(foreign, own, recorded)
+            view = _view(foreign, own, recorded, given=True)
             own, recorded = _masks(view.torch(own), recorded)
             self.noted[f"input:{there.name}.{where}"] = own
             if jnp.issubdtype(own.dtype, jnp.floating) and recorded.shape == own.shape:
@@ -340,9 +340,9 @@ class Watch:
         return output
 
 
-def _view(foreign: ForeignCall | None, own: Any, recorded: Any) -> View:
-    """The view of an array in torch's layout."""
-    return SAME if foreign is None else foreign.view(own.shape, recorded.shape)
+def _view(foreign: ForeignCall | None, own: Any, recorded: Any, given: bool = False) -> View:
+    """The view of an argument or an output in torch's layout."""
+    return SAME if foreign is None else foreign.view(own.shape, recorded.shape, given)
 
 
 def is_module(x: Any) -> bool:
