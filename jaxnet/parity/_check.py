@@ -1,6 +1,7 @@
 """Whether a JAX program is the recorded one."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,14 @@ from jaxnet.parity._coverage import Compared
 from jaxnet.parity._draws import DrawsError
 from jaxnet.parity._evidence import StepEvidence
 from jaxnet.parity._findings import findings_of
+from jaxnet.parity._flatten import orders, rows_note
 from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import Layers
 from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
-from jaxnet.parity._pairing import Names
-from jaxnet.parity._port import module_of
+from jaxnet.parity._notes import Notes
+from jaxnet.parity._pairing import Names, with_flattened
+from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._result import Finding, Horizon, Report, Verdict
 from jaxnet.parity._site_results import SiteResults
@@ -30,7 +33,6 @@ from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, read
 from jaxnet.parity._training_causes import Training
 from jaxnet.parity._user_lines import raised
-from jaxnet.parity._watch import Notes
 from jaxnet.train._several import named_states
 
 _log = logging.getLogger(__name__)
@@ -90,13 +92,15 @@ def check(
         raise ValueError(f'check: weights: {weights!r}; accepted are "own" and "copy"')
     trace = trace if isinstance(trace, Trace) else read(trace)
     copy = weights == "copy" or trace.about.get("weights") == "generic"
-    subject = make_subject(
-        trace, model, loss, optimizer, step=step, state=state, copy=copy, names=names
-    )
+    given = load_port(model) if isinstance(model, str) else (model, loss, optimizer, step, state)
+    make = functools.partial(make_subject, trace, *given, copy=copy)
+    subject = make(names=names)
+    if turned := orders(subject, copy):
+        subject = make(names=with_flattened(names, turned))
     trace = subject.trace
     report = _Check(trace, subject).run(_chosen(trace, steps))
     if subject.pairing is not None:
-        report.notes.insert(0, subject.pairing.summary())
+        report.notes[:0] = [subject.pairing.summary(), *map(rows_note, turned.items())]
     program = module_of(model) if isinstance(model, str) else model
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
     report.subject = _provenance.subject(trace, objects)
@@ -130,7 +134,8 @@ class _Check:
         self.results = SiteResults(trace)
         self.preflight: list[Finding] = []
         self.notes: dict[str, None] = {}
-        self.compared = Compared(trace, layered=bool(subject.parts))
+        foreign = subject.partners is not None
+        self.compared = Compared(trace, layered=bool(subject.parts), foreign=foreign)
         self.evidence: dict[int, StepEvidence] = {}
         self.flows: dict[int, Flow] = {}
         self.raised: set[str] = set()  # the modules whose calls raised an error
@@ -277,7 +282,7 @@ class _Check:
                 "(a fixed dtype?), so that small differences cannot be told from rounding there, "
                 "in gradients and in whole steps"
             ] = None
-        self.compared.calls(step, notes.seen)
+        self.compared.calls(step, notes.seen, notes.within)
         within = {call.parent for call in step.calls}
         whole = {call.module for i, call in enumerate(step.calls) if i not in within}
         for name in notes.unpaired:

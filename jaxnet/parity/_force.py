@@ -23,12 +23,13 @@ from jaxnet.parity._dependencies import dependencies
 from jaxnet.parity._draws import drawn
 from jaxnet.parity._evidence import FourRuns, StepEvidence
 from jaxnet.parity._foreign import watching
+from jaxnet.parity._notes import Notes
 from jaxnet.parity._sites import at, call_of
 from jaxnet.parity._subject import Part, Subject, inner, precision
 from jaxnet.parity._taps import reached
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._tree import keys_of
-from jaxnet.parity._watch import Notes, Plan, Watch, is_module
+from jaxnet.parity._watch import Plan, Watch, is_module
 from jaxnet.precision import full_float32
 from jaxnet.train._loss import entered, with_metrics, with_step
 from jaxnet.train._several import map_states, named_states, state_of, with_state
@@ -115,9 +116,8 @@ def _objective(
     call, mean = with_step(part.loss), subject.accumulation_is_mean
 
     def objective(params: Any, taps: Any, state: Any) -> tuple[jax.Array, Any]:
-        watch.begin(taps)
         values: list[jax.Array] = []
-        with watch.replaying("", watch.plan.loose):
+        with watch.begin(taps), watch.replaying("", watch.plan.loose):
             for batch in batches:
                 own = state_of(state, part.model)
                 now = with_state(state, part.model, own.replace(params=params))
@@ -159,6 +159,34 @@ def _gradients(
         if call_of(site) in watch.seen and site not in watch.unfed:
             sites[site.replace("input:", "input_grad:", 1)] = gradient
     return {**sites, **buffers}, values
+
+
+def forward_inputs(subject: Subject, step: Step) -> dict[str, np.ndarray]:
+    """The arguments of all calls in float32, in torch's layouts, by site.
+
+    Args:
+        subject: A program of one update.
+        step: A step that was recorded in full, of which the program's own numbers are begun with.
+    """
+    plan, part = Plan(step), subject.parts[0]
+
+    def run(state: Any, batch: Any, recorded: Any, draws: Any) -> dict[str, Any]:
+        watch = Watch(plan, Notes(), True, recorded, draws, Counter(), subject.partners)
+        with (
+            watch.replaying("", plan.loose),
+            entered(state, batch, state.key, part.compute_dtype, training=True) as (model, given),
+            watching(model, watch.of("")),
+        ):
+            with_step(part.loss)(model, given, state.step)
+        return watch.noted
+
+    recorded = {name: step[name] for name in plan.arrays()}
+    draws = {str(n): step[f"draw:{n}"] for n in range(len(step.draws))}
+    program = jax.jit(run, compiler_options=QUICK)
+    found: dict[str, np.ndarray] = jax.device_get(
+        program(subject.state, step.batch(), recorded, draws)
+    )
+    return found
 
 
 def _taps(plan: Plan, recorded: Mapping[str, Any], forced: bool) -> dict[str, Any]:

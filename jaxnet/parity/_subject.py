@@ -20,7 +20,7 @@ from jaxnet.optim._schedule import ScheduledState
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._pairing import Names, Pairing
-from jaxnet.parity._port import SubjectError, load_port
+from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
@@ -161,9 +161,9 @@ def make_subject(
     model: Any = None,
     loss: Any = None,
     optimizer: Any = None,
-    *,
     step: Any = None,
     state: Any = None,
+    *,
     copy: bool = False,
     names: Names | None = None,
 ) -> Subject:
@@ -171,8 +171,7 @@ def make_subject(
 
     Args:
         trace: The trace.
-        model: The model, or the text "file.py:function" or "module:function" for a function
-            that returns (model, loss, optimizer) or (step, state).
+        model: The model.
         loss: The function `(model, batch)` of the training step, or a criterion of outputs and
             targets from a library.
         optimizer: The optimizer.
@@ -188,8 +187,6 @@ def make_subject(
         TypeError: An argument is missing, or of another kind.
     """
     foreign: Foreign | None = None
-    if isinstance(model, str):
-        model, loss, optimizer, step, state = load_port(model)
     if (model is None) == (step is None):
         raise TypeError(
             "check: accepted are a model, its loss and its optimizer, or step= and state="

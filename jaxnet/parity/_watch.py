@@ -4,7 +4,6 @@ torch's arguments, outputs and gradients take the place of the program's own her
 random draws that of its generator's.
 """
 
-import dataclasses
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +19,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxnet._intercept import Call
 from jaxnet._names import dotted, join
-from jaxnet.parity._draws import Replay, described
+from jaxnet.parity._draws import Replay, described, zeros
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._jax_draws import supplied
 from jaxnet.parity._layouts import SAME, View
+from jaxnet.parity._loops import one_by_one
+from jaxnet.parity._notes import Notes
 from jaxnet.parity._recurrent import is_recurrent
 from jaxnet.parity._sites import at
 from jaxnet.parity._taps import replaced_input, replaced_output, tapped
@@ -31,34 +32,6 @@ from jaxnet.parity._trace import Call as Recorded
 from jaxnet.parity._trace import Module, Step
 from jaxnet.parity._tree import from_json, keys_of
 from jaxnet.parity._user_lines import caller
-
-
-@dataclasses.dataclass
-class Notes:
-    """What is known of a program once it has been traced, beside its numbers.
-
-    Attributes:
-        where, consumers, errors: As in `StepEvidence`.
-        draws: The numbers of the recorded draws in the order in which the program takes them.
-        modes: The calls whose module is in another mode than torch's.
-        unpaired: Calls that the program makes and torch does not.
-        absent: The arguments by torch's names that torch gives a call and the program does not.
-        seen: The recorded calls that the program makes.
-        narrow: The sites whose arrays are float32 in the float64 program.
-        within: The modules that are called inside of `jax.lax.cond`, `vmap` and the like, which
-            trace a function by itself: their calls cannot be met one by one.
-    """
-
-    where: dict[str, str] = dataclasses.field(default_factory=dict)
-    consumers: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    errors: dict[str, str] = dataclasses.field(default_factory=dict)
-    draws: list[int] = dataclasses.field(default_factory=list)
-    modes: dict[str, str] = dataclasses.field(default_factory=dict)
-    unpaired: list[str] = dataclasses.field(default_factory=list)
-    absent: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    seen: set[str] = dataclasses.field(default_factory=set)
-    narrow: set[str] = dataclasses.field(default_factory=set)
-    within: set[str] = dataclasses.field(default_factory=set)
 
 
 class Plan:
@@ -169,15 +142,37 @@ class Watch:
         self.unfed: set[str] = set()
         self.made: dict[int, tuple[str, Any]] = {}  # with the array, so that no id is used again
         self.level: Any = None
+        self.met: bool | None = None  # while a function is tried: whether a module is called
 
-    def begin(self, taps: Mapping[str, Any]) -> None:
-        """The function that is differentiated is being traced; its calls are met from now on."""
+    @contextmanager
+    def begin(self, taps: Mapping[str, Any]) -> Iterator[None]:
+        """The function that is differentiated is traced inside, and its calls are met."""
         self.taps, self.level = taps, _level()
+        with one_by_one(self._calls):
+            yield
+        for name in self.notes.within:
+            if any(call.draws for call in self.plan.calls.get(name, ())[self.count[name] :]):
+                raise ValueError(
+                    f"{name} draws random numbers inside of a loop that JAX traces once"
+                )
+
+    def _calls(self, function: Callable[[], Any]) -> bool:
+        """Whether a function calls modules of the model."""
+        self.met = False
+        try:
+            with supplied(zeros, foreign=self.partners is not None):
+                function()
+            return self.met
+        finally:
+            self.met = None
 
     def of(self, model: str) -> Callable[[Call, Callable[..., Any]], Any]:
         def watch(call: Call, proceed: Callable[..., Any]) -> Any:
             foreign = None if self.partners is None else self.partners.get(call.name)
             if self.partners is not None and foreign is None:
+                return proceed(*call.args, **call.kwargs)
+            if self.met is not None:
+                self.met = True
                 return proceed(*call.args, **call.kwargs)
             own = call.name if foreign is None else foreign.module
             name = join(model, own) if own else model
@@ -260,7 +255,7 @@ class Watch:
                 consumers = self.notes.consumers.setdefault(made[0], [])
                 consumers.append(there.name)
             recorded = self.recorded[key]
-            view = _view(foreign, own, recorded)
+            view = _view(foreign, own, recorded, given=True)
             own, recorded = _masks(view.torch(own), recorded)
             self.noted[f"input:{there.name}.{where}"] = own
             if jnp.issubdtype(own.dtype, jnp.floating) and recorded.shape == own.shape:
@@ -338,9 +333,9 @@ def _level() -> Any:
     return jax.extend.core.get_opaque_trace_state(convention="nnx")
 
 
-def _view(foreign: ForeignCall | None, own: Any, recorded: Any) -> View:
-    """The view of an array in torch's layout."""
-    return SAME if foreign is None else foreign.view(own.shape, recorded.shape)
+def _view(foreign: ForeignCall | None, own: Any, recorded: Any, given: bool = False) -> View:
+    """The view of an argument or an output in torch's layout."""
+    return SAME if foreign is None else foreign.view(own.shape, recorded.shape, given)
 
 
 def is_module(x: Any) -> bool:
