@@ -25,7 +25,7 @@ from jaxnet.parity._notes import Notes
 from jaxnet.parity._pairing import Names, with_flattened
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
-from jaxnet.parity._result import Finding, Horizon, Report, Verdict
+from jaxnet.parity._result import Coverage, Finding, Horizon, Report, Verdict
 from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import few, module_name, place_of
 from jaxnet.parity._steps import StepRuns, Steps
@@ -68,7 +68,8 @@ def check(
             optimizer) or (step, state).
         loss: What `train.make_train_step` is given: a function `(model, batch)` of the user's
             own, or a criterion of outputs and targets from a library.
-        optimizer: The optimizer, with clipping and schedule.
+        optimizer: The optimizer, with clipping and schedule. Without one no updates are compared,
+            and the report says so.
         step: In place of these three the training step `(state, batch) -> (state, metrics)`.
         state: The state before its first step, from `train.create`.
         steps: The numbers of the steps to check, or how many of them from the first; by default
@@ -155,7 +156,7 @@ class _Check:
             _log.info("checking step %d of %d", number, len(steps))
             states, errors = self.steps.before(step)
             self.compared.step(step)
-            if consecutive and number == 1:
+            if consecutive and number == 1 and self.subject.updated:
                 free = FreeRun(self.steps, step, states)
             evidence = None
             if step.full and self.subject.parts:
@@ -255,8 +256,9 @@ class _Check:
             return {}
 
     def _unexplained(self, step: Step) -> bool:
-        """Whether the whole step differs and no isolated part of it does."""
-        return {result.level for result in self.results.failed(step)} == {"step"}
+        """Whether the whole step differs, or has no gradients, and no isolated part differs."""
+        levels = {result.level for result in self.results.failed(step)}
+        return levels == {"step"} or not (levels or self.subject.updated)
 
     def _chain(
         self, step: Step, states: Mapping[bool, Any], evidence: StepEvidence
@@ -368,6 +370,9 @@ class _Check:
             words = "the step is not of train.make_train_step: whole steps were compared, no layers"
             self.notes[words] = None
         coverage = self.compared.coverage(steps, self.results.all, broken=bool(self.broken))
+        if not self.subject.updated:
+            why = "no optimizer was given, so that forward pass, loss and gradients were compared"
+            coverage["updates"] = Coverage((), {"updates": why})
         return Report(
             verdict,
             findings=findings,

@@ -29,12 +29,14 @@ def load_port(name: str) -> tuple[Any, Any, Any, Any, Any]:
         made = tuple(made[k] for k in ("model", "loss", "optimizer", "step", "state") if k in made)
     if isinstance(made, tuple) and len(made) == 3:
         return (*made, None, None)
+    if isinstance(made, tuple) and len(made) == 2 and all(map(callable, made)):
+        return (*made, None, None, None)  # a model and its loss
     if isinstance(made, tuple) and len(made) == 2:
         step, state = made if callable(made[0]) else made[::-1]
         return (None, None, None, step, state)
     raise SubjectError(
-        f"{name}: it returned {type(made).__name__}; accepted is (model, loss, optimizer) or "
-        "(step, state)"
+        f"{name}: it returned {type(made).__name__}; accepted is (model, loss, optimizer), "
+        "(step, state), or (model, loss) to compare no updates"
     )
 
 
