@@ -198,6 +198,8 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
         yield f"   with it: {_counted(finding.consequences)}"
     if finding.alternatives:
         yield f"   or:    {'; '.join(finding.alternatives)} (this evidence cannot tell)"
+        if finding.apart:
+            yield f"   what would tell: {finding.apart}"
     if finding.fix:
         yield f"   fix:   {finding.fix}"
 
