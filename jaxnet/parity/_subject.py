@@ -17,7 +17,7 @@ from jaxnet._mixed_precision import cast_floats, written_for
 from jaxnet.optim import Optimizer
 from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
-from jaxnet.parity._port import SubjectError, load_port
+from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
@@ -55,6 +55,7 @@ class Subject:
         accumulated: Whether the step is called for every batch of a recorded step, since the
             optimizer collects their gradients.
         orders: The names of the parameters of each of the state's models in torch's order.
+        criterion: The criterion of outputs and targets, where the program was given one.
     """
 
     state: Any
@@ -63,6 +64,7 @@ class Subject:
     models: Mapping[str, str]
     accumulated: bool
     orders: Mapping[str, tuple[str, ...]]
+    criterion: Any = None
 
     @property
     def composed(self) -> bool:
@@ -161,8 +163,7 @@ def make_subject(
 
     Args:
         trace: The trace.
-        model: The model, or the text "file.py:function" or "module:function" for a function
-            that returns (model, loss, optimizer) or (step, state).
+        model: The model.
         loss: The function `(model, batch)` of the training step, or a criterion of outputs and
             targets from a library.
         optimizer: The optimizer.
@@ -175,8 +176,6 @@ def make_subject(
             all that does not fit.
         TypeError: An argument is missing, or of another kind.
     """
-    if isinstance(model, str):
-        model, loss, optimizer, step, state = load_port(model)
     if (model is None) == (step is None):
         raise TypeError(
             "check: accepted are a model, its loss and its optimizer, or step= and state="
@@ -192,7 +191,7 @@ def make_subject(
                 "check: a model needs its loss and its optimizer: check(trace, model, loss, "
                 "optimizer)"
             )
-        loss = as_loss(loss)
+        criterion, loss = loss, as_loss(loss)
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
     else:
@@ -210,6 +209,7 @@ def make_subject(
         models=models,
         accumulated=any(getattr(p.optimizer, "name", "") == "accumulate" for p in parts),
         orders={name: tuple(_own(trace, theirs)) for name, theirs in models.items()},
+        criterion=None if model is None else criterion,
     )
     if copy:
         first = trace.steps[0]
