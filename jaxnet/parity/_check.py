@@ -1,6 +1,7 @@
 """Whether a JAX program is the recorded one."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,13 @@ from jaxnet.parity._coverage import Compared
 from jaxnet.parity._draws import DrawsError
 from jaxnet.parity._evidence import StepEvidence
 from jaxnet.parity._findings import findings_of
+from jaxnet.parity._flatten import orders, rows_note
 from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import Layers
 from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
-from jaxnet.parity._port import module_of
+from jaxnet.parity._pairing import Names, with_flattened
+from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._result import Finding, Horizon, Report, SiteResult, Verdict
 from jaxnet.parity._site_results import SiteResults
@@ -47,6 +50,7 @@ def check(
     state: Any = None,
     steps: Sequence[int] | int | None = None,
     weights: Weights = "own",
+    names: Names | None = None,
     power: bool = False,
 ) -> Report:
     """Compares a JAX program with a recorded PyTorch program; torch is not needed.
@@ -69,6 +73,8 @@ def check(
             all recorded ones.
         weights: "own" compares the program's initial weights with torch's. "copy" gives it
             torch's, as does a trace that was recorded with generic weights.
+        names: Which layer of a plain flax model is which of torch's, where names, shapes and calls do
+            not show it: the path of a names.toml, or its content.
         power: Whether to plant each known mistake in each recorded layer, to see which of them
             this trace would show. It takes some seconds a layer.
 
@@ -84,8 +90,15 @@ def check(
         raise ValueError(f'check: weights: {weights!r}; accepted are "own" and "copy"')
     trace = trace if isinstance(trace, Trace) else read(trace)
     copy = weights == "copy" or trace.about.get("weights") == "generic"
-    subject = make_subject(trace, model, loss, optimizer, step=step, state=state, copy=copy)
+    given = load_port(model) if isinstance(model, str) else (model, loss, optimizer, step, state)
+    make = functools.partial(make_subject, trace, *given, copy=copy)
+    subject = make(names=names)
+    if turned := orders(subject, copy):
+        subject = make(names=with_flattened(names, turned))
+    trace = subject.trace
     report = _Check(trace, subject).run(_chosen(trace, steps))
+    if subject.pairing is not None:
+        report.notes[:0] = [subject.pairing.summary(), *map(rows_note, turned.items())]
     program = module_of(model) if isinstance(model, str) else model
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
     report.subject = _provenance.subject(trace, objects)
@@ -119,7 +132,8 @@ class _Check:
         self.results = SiteResults(trace)
         self.preflight: list[Finding] = []
         self.notes: dict[str, None] = {}
-        self.compared = Compared(trace, layered=bool(subject.parts))
+        foreign = subject.partners is not None
+        self.compared = Compared(trace, layered=bool(subject.parts), foreign=foreign)
         self.evidence: dict[int, StepEvidence] = {}
         self.flows: dict[int, Flow] = {}
         self.raised: set[str] = set()  # the modules whose calls raised an error

@@ -12,10 +12,11 @@ class Compared:
     Args:
         trace: The trace.
         layered: Whether layers can be compared at all, and not only whole steps.
+        foreign: Whether the program is one of plain flax, whose model need not be cut as torch's.
     """
 
-    def __init__(self, trace: Trace, layered: bool) -> None:
-        self.trace, self.layered = trace, layered
+    def __init__(self, trace: Trace, layered: bool, foreign: bool = False) -> None:
+        self.trace, self.layered, self.foreign = trace, layered, foreign
         self._seen: dict[str, None] = {}
         self._missing: dict[str, str] = {}
         self._without: dict[int, str] = {}
@@ -38,7 +39,10 @@ class Compared:
             step: The step.
             seen: The recorded calls that the program makes.
         """
-        for call in step.calls:
+        outer = {call.parent for call in step.calls} if self.foreign else set()
+        for i, call in enumerate(step.calls):
+            if i in outer:
+                continue  # what is in it is compared, and what it makes of that
             known = self.trace.modules.get(call.module)
             if call.name in seen:
                 self._seen[call.module] = None
