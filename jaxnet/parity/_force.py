@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxnet._intercept import intercept
 from jaxnet._names import dotted, join
 from jaxnet.parity._draws import drawn
 from jaxnet.parity._evidence import FourRuns, StepEvidence
+from jaxnet.parity._foreign import watching
 from jaxnet.parity._sites import at, call_of
 from jaxnet.parity._subject import Part, Subject, inner, precision
 from jaxnet.parity._trace import Step, Trace
@@ -64,7 +64,7 @@ def make_program(subject: Subject, plan: Plan, forced: bool) -> Program:
         for part, its_state, its_batches in _updates(
             subject, plan, state, batches, recorded, draws
         ):
-            watch = Watch(plan, notes, forced, recorded, draws, count)
+            watch = Watch(plan, notes, forced, recorded, draws, count, subject.partners)
             sites, values = _gradients(subject, part, watch, its_state, its_batches)
             found |= sites
             losses += values
@@ -82,7 +82,7 @@ def _updates(
         return
     # The function is run for what it hands to its steps. What torch's update gave replaces what
     # theirs gave, so that a fault of one update is none of the next.
-    watch = Watch(plan, Notes(), False, recorded, draws, Counter())
+    watch = Watch(plan, Notes(), False, recorded, draws, Counter(), subject.partners)
     with watch.replaying("", range(len(plan.step.draws))), noting_steps() as noted:
         for batch in batches:
             state, _ = inner(subject.step)(state, batch)
@@ -119,7 +119,7 @@ def _gradients(
                     inside = entered(now, batch, own.key, part.compute_dtype, training=True)
                     models, given = stack.enter_context(inside)
                     for key, model in _models(models).items():
-                        stack.enter_context(intercept(model, watch.of(subject.models[key])))
+                        stack.enter_context(watching(model, watch.of(subject.models[key])))
                     value, _ = with_metrics(call(models, given, own.step))
                 state = map_states(lambda one, m: one.replace(buffers=split(m)[2]), state, models)
                 values.append(value / len(batches) if mean else value)
@@ -139,7 +139,8 @@ def _gradients(
     model = subject.models["" if part.model is None else str(part.model)]
     sites = {**noted, **{f"param_grad:{join(model, place)}": g for place, g in gradients.items()}}
     for site, gradient in arriving.items():
-        if call_of(site) in watch.seen:  # nothing arrives at a call that is not made
+        # Nothing arrives at a call that is not made.
+        if call_of(site) in watch.seen and site not in watch.unfed:
             sites[site.replace("input:", "input_grad:", 1)] = gradient
     return {**sites, **buffers}, values
 

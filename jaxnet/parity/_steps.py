@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet._keys import taking_draws
 from jaxnet._names import join
 from jaxnet.optim import Optimizer, set_hyperparams
 from jaxnet.optim._hyperparams import states
@@ -22,6 +21,7 @@ from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_
 from jaxnet.parity._draws import DrawsError, Replay, described, drawn
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._force import QUICK
+from jaxnet.parity._jax_draws import supplied
 from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._updates import Carried
@@ -191,7 +191,7 @@ class Steps:
         if key not in self._programs:
             # Only the float32 program is compiled as the user's own is.
             options = QUICK if double and len(self.trace.steps) <= FEW else None
-            function = _replayed(self.subject.step, step, order)
+            function = _replayed(self.subject, step, order)
             self._programs[key] = jax.jit(function, compiler_options=options)
         array_of = step.double if double else step.__getitem__
         batches = [step.batch(i, double) for i in range(len(step.batches))]
@@ -283,7 +283,7 @@ class Steps:
 
 
 def _replayed(
-    step: Callable[..., Any], recorded: Step, order: Sequence[int]
+    subject: Subject, recorded: Step, order: Sequence[int]
 ) -> Callable[..., tuple[Any, list[Any]]]:
     """The step on the batches of a recorded one, with its draws."""
 
@@ -293,9 +293,9 @@ def _replayed(
     def run(state: Any, batches: Any, draws: Any) -> tuple[Any, list[Any]]:
         replay = Replay(recorded.draws, dict(enumerate(draws)), list(order), [])
         losses = []
-        with taking_draws(replay.take):
+        with supplied(replay.take, foreign=subject.partners is not None):
             for batch in batches:
-                state, metrics = step(state, batch)
+                state, metrics = subject.step(state, batch)
                 losses.append(metrics.get("loss") if isinstance(metrics, Mapping) else None)
         for number in replay.left:
             if number in needed:

@@ -17,6 +17,9 @@ from jaxnet._mixed_precision import cast_floats, written_for
 from jaxnet.optim import Optimizer
 from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
+from jaxnet.parity._foreign import Foreign, adapt, is_foreign
+from jaxnet.parity._foreign_calls import ForeignCall
+from jaxnet.parity._pairing import Names, Pairing
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
@@ -55,6 +58,9 @@ class Subject:
         accumulated: Whether the step is called for every batch of a recorded step, since the
             optimizer collects their gradients.
         orders: The names of the parameters of each of the state's models in torch's order.
+        trace: The trace as the program sees it, which has no modules where plain flax has none.
+        partners: The layers of a plain flax model by name; None for models with torch's names.
+        pairing: Which layers are which of torch's; None for models with torch's names.
         criterion: The criterion of outputs and targets, where the program was given one.
     """
 
@@ -64,6 +70,9 @@ class Subject:
     models: Mapping[str, str]
     accumulated: bool
     orders: Mapping[str, tuple[str, ...]]
+    trace: Trace
+    partners: Mapping[str, ForeignCall] | None = None
+    pairing: Pairing | None = None
     criterion: Any = None
 
     @property
@@ -158,6 +167,7 @@ def make_subject(
     step: Any = None,
     state: Any = None,
     copy: bool = False,
+    names: Names | None = None,
 ) -> Subject:
     """The program that is checked, from what `check` was given.
 
@@ -170,12 +180,15 @@ def make_subject(
         step: The training step, in place of these three.
         state: The state before its first step.
         copy: Whether parameters and buffers are those of the trace instead of the model's own.
+        names: Which layer of a plain flax model is which of torch's, where that is not found: the
+            path of a names.toml, or its content.
 
     Raises:
         SubjectError: The parameters of the program are not those of the trace. The message lists
             all that does not fit.
         TypeError: An argument is missing, or of another kind.
     """
+    foreign: Foreign | None = None
     if (model is None) == (step is None):
         raise TypeError(
             "check: accepted are a model, its loss and its optimizer, or step= and state="
@@ -192,6 +205,14 @@ def make_subject(
                 "optimizer)"
             )
         criterion, loss = loss, as_loss(loss)
+        if is_foreign(trace, model):
+            foreign = adapt(trace, model, loss, optimizer, names)
+            trace, model, loss, optimizer = (
+                foreign.trace,
+                foreign.model,
+                foreign.loss,
+                foreign.optimizer,
+            )
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
     else:
@@ -209,6 +230,9 @@ def make_subject(
         models=models,
         accumulated=any(getattr(p.optimizer, "name", "") == "accumulate" for p in parts),
         orders={name: tuple(_own(trace, theirs)) for name, theirs in models.items()},
+        trace=trace,
+        partners=foreign.partners if foreign else None,
+        pairing=foreign.pairing if foreign else None,
         criterion=None if model is None else criterion,
     )
     if copy:

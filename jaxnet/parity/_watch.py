@@ -21,9 +21,11 @@ from flax import nnx
 
 import jaxnet
 from jaxnet._intercept import Call
-from jaxnet._keys import taking_draws
 from jaxnet._names import dotted, join
 from jaxnet.parity._draws import Replay, described
+from jaxnet.parity._foreign_calls import ForeignCall
+from jaxnet.parity._jax_draws import supplied
+from jaxnet.parity._layouts import SAME, View
 from jaxnet.parity._sites import at
 from jaxnet.parity._trace import Call as Recorded
 from jaxnet.parity._trace import Step
@@ -162,11 +164,13 @@ class Watch:
         recorded: torch's arrays by name.
         draws: The recorded draws by number.
         count: How often each module was called in the step so far.
+        partners: The layers of a plain flax model by name; None for a model of jaxnet.
 
     Attributes:
         taps: Arrays of zeros by site, whose gradients are those that arrive there.
-        noted: The arrays of the calls, by site.
+        noted: The arrays of the calls, in torch's layout, by site.
         seen: The calls that were made.
+        unfed: The sites of arguments that torch gives a call and the program does not.
     """
 
     def __init__(
@@ -177,36 +181,51 @@ class Watch:
         recorded: Mapping[str, Any],
         draws: Mapping[str, Any],
         count: Counter[str],
+        partners: Mapping[str, ForeignCall] | None = None,
     ) -> None:
         self.plan, self.notes, self.forced = plan, notes, forced
+        self.partners = partners
         self.recorded, self.draws, self.count = recorded, draws, count
         self.taps: Mapping[str, Any] = {}
         self.noted: dict[str, Any] = {}
         self.seen: set[str] = set()
+        self.unfed: set[str] = set()
         self.made: dict[int, tuple[str, Any]] = {}  # with the array, so that no id is used again
 
     def of(self, model: str) -> Callable[[Call, Callable[..., Any]], Any]:
         def watch(call: Call, proceed: Callable[..., Any]) -> Any:
-            name = join(model, call.name) if call.name else model
+            foreign = None if self.partners is None else self.partners.get(call.name)
+            if self.partners is not None and foreign is None:
+                return proceed(*call.args, **call.kwargs)
+            own = call.name if foreign is None else foreign.module
+            name = join(model, own) if own else model
             number = self.count[name]
             self.count[name] += 1
             there = self.plan.call(name, number)
             if there is None:
                 self.notes.unpaired.append(f"{name}#{number}")
                 return proceed(*call.args, **call.kwargs)
-            return self._watched(there, call, proceed)
+            return self._watched(there, call, proceed, foreign)
 
         return watch
 
-    def _watched(self, there: Recorded, call: Call, proceed: Callable[..., Any]) -> Any:
+    def _watched(
+        self,
+        there: Recorded,
+        call: Call,
+        proceed: Callable[..., Any],
+        foreign: ForeignCall | None,
+    ) -> Any:
         name, notes = there.name, self.notes
         notes.seen.add(name)
         self.seen.add(name)
         notes.where[name] = f"{type(call.module).__name__} {_caller()}"
         mode = getattr(call.module, "training", there.training)
+        if foreign is not None and hasattr(call.module, "use_running_average"):
+            mode = not call.module.use_running_average
         if mode != there.training:
             notes.modes[name] = f"training={mode}; torch's training={there.training}"
-        args, kwargs = self._arguments(there, call)
+        args, kwargs = self._arguments(there, call, foreign)
         output = None
         try:
             with self.replaying(name, there.draws):
@@ -215,15 +234,19 @@ class Watch:
             if not self.forced:
                 raise
             notes.errors[name] = f"{type(error).__name__}: {error}"
-            return from_json(there.output, lambda key: jnp.asarray(self.recorded[key]))
-        return self._outputs(there, output)
+            given = from_json(there.output, lambda key: jnp.asarray(self.recorded[key]))
+            if foreign is None:
+                return given
+            first = next(leaf for leaf in jax.tree.leaves(given) if hasattr(leaf, "dtype"))
+            return _view(foreign, first, first).model(first)
+        return self._outputs(there, output, foreign)
 
     @contextmanager
     def replaying(self, name: str, numbers: Sequence[int]) -> Iterator[None]:
         """Supplies the recorded draws of a call."""
         arrays = {number: self.draws[str(number)] for number in numbers}
         replay = Replay(self.plan.step.draws, arrays, list(numbers), self.notes.draws)
-        with taking_draws(replay.take):
+        with supplied(replay.take, foreign=self.partners is not None):
             yield
         if replay.left and name:
             self.notes.errors[name] = (
@@ -232,7 +255,9 @@ class Watch:
                 f"{described(self.plan.step.draws[replay.left[0]])}"
             )
 
-    def _arguments(self, there: Recorded, call: Call) -> tuple[Any, dict[str, Any]]:
+    def _arguments(
+        self, there: Recorded, call: Call, foreign: ForeignCall | None
+    ) -> tuple[Any, dict[str, Any]]:
         """torch's arguments in place of the program's own."""
         if not self.forced:
             return call.args, call.kwargs
@@ -248,57 +273,76 @@ class Watch:
                 consumers = self.notes.consumers.setdefault(made[0], [])
                 consumers.append(there.name)
             recorded = self.recorded[key]
-            own, recorded = _masks(own, recorded)
+            view = _view(foreign, own, recorded)
+            own, recorded = _masks(view.torch(own), recorded)
             self.noted[f"input:{there.name}.{where}"] = own
             if jnp.issubdtype(own.dtype, jnp.floating) and recorded.shape == own.shape:
                 tap = self.taps.get(f"input:{there.name}.{where}")
                 tap = jnp.zeros(own.shape, own.dtype) if tap is None else tap.astype(own.dtype)
-                return _given(own, recorded.astype(own.dtype), tap)
-            return recorded.astype(own.dtype)
+                return view.model(_given(own, recorded.astype(own.dtype), tap))
+            return view.model(recorded.astype(own.dtype))
 
         given = dict(zip(by_position, call.args, strict=True))
         given |= {by_name[name]: value for name, value in call.kwargs.items()}
         theirs = {key.split(".")[0] for key in keys}
         if absent := theirs - {k for k, v in given.items() if v is not None}:
-            self.notes.absent[there.name] = tuple(sorted(absent))
+            if foreign is None or not foreign.some:
+                self.notes.absent[there.name] = tuple(sorted(absent))
+            else:  # one argument is several of torch's, and its gradient the sum of theirs
+                self.unfed |= {f"input:{there.name}.{path}" for path in keys}
         new = jax.tree_util.tree_map_with_path(replaced, given, is_leaf=is_module)
         kwargs = {name: new[by_name[name]] for name in call.kwargs}
         return tuple(new[name] for name in by_position), kwargs
 
-    def _outputs(self, there: Recorded, output: Any) -> Any:
+    def _outputs(self, there: Recorded, output: Any, foreign: ForeignCall | None) -> Any:
         """The output, noted, and torch's in its place."""
         keys = keys_of(there.output)
         found = set()
+        names: Mapping[str, str] = {}
+        if foreign is not None:
+            paths = [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(output)]
+            names = foreign.outputs(tuple(paths), keys)
 
         def replaced(path: Any, own: Any) -> Any:
-            where = dotted(path)
+            where = names.get(dotted(path), dotted(path))
             key = keys.get(where)
             if key is None or key not in self.recorded or not hasattr(own, "dtype"):
                 return own
             found.add(where)
             site = at(f"forward:{there.name}", where)
-            self.noted[site] = own
             recorded = self.recorded[key]
+            view = _view(foreign, own, recorded)
+            own = view.torch(own)
+            self.noted[site] = own
             floating = jnp.issubdtype(own.dtype, jnp.floating)
             gradient_site = at(f"grad:{there.name}", where)
             tap = self.taps.get(gradient_site)
             if not floating or recorded.shape != own.shape:
-                return recorded.astype(own.dtype) if self.forced else own
+                return view.model(recorded.astype(own.dtype) if self.forced else own)
             tap = jnp.zeros(own.shape, own.dtype) if tap is None else tap.astype(own.dtype)
             if not self.forced:
-                return _tapped(own, tap)
+                return view.model(_tapped(own, tap))
             gradient = self.recorded.get(gradient_site)
             gradient = None if gradient is None else gradient.astype(own.dtype)
-            made = _output(own, recorded.astype(own.dtype), gradient, tap)
+            made = view.model(_output(own, recorded.astype(own.dtype), gradient, tap))
             self.made[id(made)] = (there.name, made)
             return made
 
         output = jax.tree_util.tree_map_with_path(replaced, output)
-        if missing := [path for path in keys if path not in found and keys[path] in self.recorded]:
+        missing = [path for path in keys if path not in found and keys[path] in self.recorded]
+        if foreign is not None:  # a layer of flax's gives less; what torch does not use is no loss
+            used = [p for p in missing if at(f"grad:{there.name}", p) in self.recorded]
+            missing = used if found else missing
+        if missing:
             self.notes.errors.setdefault(
                 there.name, f"the outputs {missing} of torch's are not among the program's"
             )
         return output
+
+
+def _view(foreign: ForeignCall | None, own: Any, recorded: Any) -> View:
+    """The view of an array in torch's layout."""
+    return SAME if foreign is None else foreign.view(own.shape, recorded.shape)
 
 
 def is_module(x: Any) -> bool:

@@ -5,6 +5,7 @@ those of the trace, so that only model, loss and optimizer are taken from them.
 """
 
 import importlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -188,8 +189,8 @@ def program(name: str) -> Pair:
 
     def train_it(steps: int) -> None:
         run = importlib.import_module(f"tests.programs.{name}_torch").main()
-        for _ in range(steps):
-            next(run)
+        for _ in itertools.islice(run, steps):  # or as many as it has
+            pass
         run.close()
 
     return Pair(name, train_it, SUBJECTS[name])
