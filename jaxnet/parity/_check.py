@@ -32,7 +32,7 @@ from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import few, module_name, place_of
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
-from jaxnet.parity._trace import Step, Trace, read
+from jaxnet.parity._trace import Step, Trace, TraceError, read
 from jaxnet.parity._training_causes import Training
 from jaxnet.parity._user_lines import raised
 from jaxnet.train._several import named_states
@@ -57,6 +57,7 @@ def check(
     weights: Weights = "own",
     names: Names | None = None,
     power: bool = False,
+    generic: str | Path | Trace | None = None,
 ) -> Report:
     """Compares a JAX program with a recorded PyTorch program; torch is not needed.
 
@@ -80,10 +81,12 @@ def check(
             all recorded ones.
         weights: "own" compares the program's initial weights with torch's. "copy" gives it
             torch's, as does a trace that was recorded with generic weights.
-        names: Which layer of a plain flax model is which of torch's, where names, shapes and calls do
-            not show it: the path of a names.toml, or its content.
+        names: Which layer of a plain flax model is which of torch's, where names, shapes and calls
+            do not show it: the path of a names.toml, or its content.
         power: Whether to plant each known mistake in each recorded layer, to see which of them
             this trace would show. It takes some seconds a layer.
+        generic: A second trace of the torch program, recorded with weights="generic", with which
+            the program is compared too: what weights of zero or one hide shows there.
 
     Returns:
         The report. Its verdict is "same" if nothing differs but by rounding.
@@ -102,6 +105,7 @@ def check(
         "model": model, "loss": loss, "optimizer": optimizer, "step": step, "state": state,
         "batches": batches,
     }  # fmt: skip
+    source = {name: value for name, value in given.items() if name != "batches"}
     if isinstance(model, str):
         given = load_port(model)
     batches = given.pop("batches", None)
@@ -119,7 +123,21 @@ def check(
     report.notes += _provenance.notes(trace)
     if power:
         report.power = power_of(trace, report)
+    if generic is not None:
+        report.add_generic(_with_generic(generic, source, names=names, power=power))
     return report
+
+
+def _with_generic(generic: str | Path | Trace, source: Mapping[str, Any], **how: Any) -> Report:
+    """The report of the second pass; `source` is the program as `check` was given it."""
+    second = generic if isinstance(generic, Trace) else read(generic)
+    if second.about.get("weights") != "generic":
+        raise TraceError(
+            f"check: generic: {second.path} was recorded with the program's own weights; record "
+            "it with `jaxnet record --weights generic`"
+        )
+    _log.info("the same with generic weights")
+    return check(second, **source, **how)
 
 
 def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:

@@ -117,7 +117,9 @@ class Content:
 def adapted(trace: Trace, model: nnx.Module, pairing: Pairing) -> Adapted:
     """The module with torch's parameters in place of a flax model."""
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    paths = {".".join(map(str, path)): path for s in (params, rest) for path, _ in nnx.to_flat_state(s)}
+    paths = {
+        ".".join(map(str, path)): path for s in (params, rest) for path, _ in nnx.to_flat_state(s)
+    }
     used = dict.fromkeys(name for one in pairing.made.values() for name in one.names)
     content = Content(
         graph,
