@@ -254,18 +254,23 @@ def _compare(options: argparse.Namespace) -> int:
             "batches), with a function of the parameters as optimizer"
         )
     torch_model, torch_loss, torch_optimizer, batches = made
-    model, loss, optimizer, *_ = load_port(options.port)
+    port = load_port(options.port)
+    if "model" not in port:
+        options.fail(
+            f"{options.port}: accepted is (model, loss, optimizer), which can be given "
+            "torch's weights; check (step, state) with `jaxnet record` and `jaxnet check`"
+        )
     trace = options.save and options.save / "trace"
     if trace and (trace / "trace.json").exists():  # of an earlier comparison
         shutil.rmtree(trace)
     with _progress():
         report = compare(
             torch_model,
-            model,
+            port["model"],
             batches,
             options.steps,
-            loss=(torch_loss, loss),
-            optimizer=(torch_optimizer, optimizer),
+            loss=(torch_loss, port["loss"]),
+            optimizer=(torch_optimizer, port["optimizer"]),
             trace=trace,
         )
     return _shown(report, options, f"jaxnet compare {options.reference} {options.port}")

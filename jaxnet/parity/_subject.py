@@ -61,6 +61,7 @@ class Subject:
         trace: The trace as the program sees it, which has no modules where plain flax has none.
         partners: The layers of a plain flax model by name; None for models with torch's names.
         pairing: Which layers are which of torch's; None for models with torch's names.
+        criterion: The criterion of outputs and targets, where the program was given one.
     """
 
     state: Any
@@ -72,6 +73,7 @@ class Subject:
     trace: Trace
     partners: Mapping[str, ForeignCall] | None = None
     pairing: Pairing | None = None
+    criterion: Any = None
 
     @property
     def composed(self) -> bool:
@@ -202,10 +204,11 @@ def make_subject(
                 "check: a model needs its loss and its optimizer: check(trace, model, loss, "
                 "optimizer)"
             )
-        loss = as_loss(loss)
+        criterion, loss = loss, as_loss(loss)
         if is_foreign(trace, model):
             foreign = adapt(trace, model, loss, optimizer, names)
-            trace, model, loss, optimizer = foreign.trace, foreign.model, foreign.loss, foreign.optimizer
+            trace, model = foreign.trace, foreign.model
+            loss, optimizer = foreign.loss, foreign.optimizer
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
     else:
@@ -226,6 +229,7 @@ def make_subject(
         trace=trace,
         partners=foreign.partners if foreign else None,
         pairing=foreign.pairing if foreign else None,
+        criterion=None if model is None else criterion,
     )
     if copy:
         first = trace.steps[0]
