@@ -95,8 +95,11 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 def _file(module: ModuleType) -> Path | None:
     """The file of a module that is the user's own; None for a library's and for one without."""
     name = getattr(module, "__file__", None)
-    if not isinstance(name, str):
-        return None
+    return _users(name) if isinstance(name, str) else None
+
+
+@functools.cache
+def _users(name: str) -> Path | None:
     file = Path(name).resolve()
     installed = _INSTALLED & {*file.parts} or any(file.is_relative_to(f) for f in _LIBRARIES)
     return None if installed or file.suffix != ".py" else file
@@ -105,10 +108,17 @@ def _file(module: ModuleType) -> Path | None:
 def _parsed(file: Path) -> tuple[str | None, ast.Module]:
     """A file's text and its tree; None and an empty one if it is not there or is no Python."""
     try:
-        text = file.read_text(encoding="utf-8")
-        return text, ast.parse(text)
+        about = file.stat()
+        return _parsed_at(file, about.st_mtime_ns, about.st_size)
     except (OSError, SyntaxError, ValueError):
         return None, ast.Module([], [])
+
+
+@functools.lru_cache(1024)
+def _parsed_at(file: Path, modified: int, size: int) -> tuple[str, ast.Module]:
+    """The text and the tree of a file that was modified then."""
+    text = file.read_text(encoding="utf-8")
+    return text, ast.parse(text)
 
 
 def _checksums(text: str | None, tree: ast.Module) -> dict[str, str]:
