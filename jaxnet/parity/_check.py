@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnet._names import join
 from jaxnet.parity import _provenance
+from jaxnet.parity._batches import batch_findings
 from jaxnet.parity._consequences import folded, settled
 from jaxnet.parity._coverage import Compared
 from jaxnet.parity._draws import DrawsError
@@ -25,12 +26,13 @@ from jaxnet.parity._notes import Notes
 from jaxnet.parity._pairing import Names, with_flattened
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
+from jaxnet.parity._preflight import settings, with_effects
 from jaxnet.parity._result import Coverage, Finding, Horizon, Report, Verdict
 from jaxnet.parity._site_results import SiteResults
-from jaxnet.parity._sites import few, module_name, place_of
+from jaxnet.parity._sites import few, module_name
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
-from jaxnet.parity._trace import Step, Trace, read
+from jaxnet.parity._trace import Step, Trace, TraceError, read
 from jaxnet.parity._training_causes import Training
 from jaxnet.parity._user_lines import raised
 from jaxnet.train._several import named_states
@@ -50,10 +52,12 @@ def check(
     *,
     step: Any = None,
     state: Any = None,
+    batches: Iterable[Any] | None = None,
     steps: Sequence[int] | int | None = None,
     weights: Weights = "own",
     names: Names | None = None,
     power: bool = False,
+    generic: str | Path | Trace | None = None,
 ) -> Report:
     """Compares a JAX program with a recorded PyTorch program; torch is not needed.
 
@@ -65,21 +69,25 @@ def check(
     Args:
         trace: The trace, or its folder.
         model: The model. Or the text "port.py:make" for a function that returns (model, loss,
-            optimizer) or (step, state).
+            optimizer), or these and the batches, or (step, state).
         loss: What `train.make_train_step` is given: a function `(model, batch)` of the user's
             own, or a criterion of outputs and targets from a library.
         optimizer: The optimizer, with clipping and schedule. Without one no updates are compared,
             and the report says so.
         step: In place of these three the training step `(state, batch) -> (state, metrics)`.
         state: The state before its first step, from `train.create`.
+        batches: The batches of the program's own loader, in order, to compare them with those
+            that torch's program took; all else is computed from torch's. None compares no batches.
         steps: The numbers of the steps to check, or how many of them from the first; by default
             all recorded ones.
         weights: "own" compares the program's initial weights with torch's. "copy" gives it
             torch's, as does a trace that was recorded with generic weights.
-        names: Which layer of a plain flax model is which of torch's, where names, shapes and calls do
-            not show it: the path of a names.toml, or its content.
+        names: Which layer of a plain flax model is which of torch's, where names, shapes and calls
+            do not show it: the path of a names.toml, or its content.
         power: Whether to plant each known mistake in each recorded layer, to see which of them
             this trace would show. It takes some seconds a layer.
+        generic: A second trace of the torch program, recorded with weights="generic", with which
+            the program is compared too: what weights of zero or one hide shows there.
 
     Returns:
         The report. Its verdict is "same" if nothing differs but by rounding.
@@ -93,23 +101,44 @@ def check(
         raise ValueError(f'check: weights: {weights!r}; accepted are "own" and "copy"')
     trace = trace if isinstance(trace, Trace) else read(trace)
     copy = weights == "copy" or trace.about.get("weights") == "generic"
-    given = load_port(model) if isinstance(model, str) else (model, loss, optimizer, step, state)
-    make = functools.partial(make_subject, trace, *given, copy=copy)
+    program = module_of(model) if isinstance(model, str) else model
+    given: dict[str, Any] = {
+        "model": model, "loss": loss, "optimizer": optimizer, "step": step, "state": state,
+        "batches": batches,
+    }  # fmt: skip
+    source = {name: value for name, value in given.items() if name != "batches"}
+    if isinstance(model, str):
+        given = load_port(model)
+    batches = given.pop("batches", None)
+    make = functools.partial(make_subject, trace, **given, copy=copy)
     subject = make(names=names)
     if turned := orders(subject, copy):
         subject = make(names=with_flattened(names, turned))
     trace = subject.trace
-    report = _Check(trace, subject).run(_chosen(trace, steps))
+    report = _Check(trace, subject, batches).run(_chosen(trace, steps))
     if subject.pairing is not None:
         report.notes[:0] = [subject.pairing.summary(), *map(rows_note, turned.items())]
-    program = module_of(model) if isinstance(model, str) else model
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
     report.subject = _provenance.subject(trace, objects)
     report.environment = _provenance.environment(trace)
     report.notes += _provenance.notes(trace)
     if power:
         report.power = power_of(trace, report)
+    if generic is not None:
+        report.add_generic(_with_generic(generic, source, names=names, power=power))
     return report
+
+
+def _with_generic(generic: str | Path | Trace, source: Mapping[str, Any], **how: Any) -> Report:
+    """The report of the second pass; `source` is the program as `check` was given it."""
+    second = generic if isinstance(generic, Trace) else read(generic)
+    if second.about.get("weights") != "generic":
+        raise TraceError(
+            f"check: generic: {second.path} was recorded with the program's own weights; record "
+            "it with `jaxnet record --weights generic`"
+        )
+    _log.info("the same with generic weights")
+    return check(second, **source, **how)
 
 
 def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
@@ -129,8 +158,10 @@ def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
 class _Check:
     """A check under way: what has been found so far."""
 
-    def __init__(self, trace: Trace, subject: Subject) -> None:
-        self.trace, self.subject = trace, subject
+    def __init__(
+        self, trace: Trace, subject: Subject, batches: Iterable[Any] | None = None
+    ) -> None:
+        self.trace, self.subject, self.batches = trace, subject, batches
         self.layers, self.steps = Layers(trace, subject), Steps(trace, subject)
         self.results = SiteResults(trace)
         self.preflight: list[Finding] = []
@@ -147,6 +178,10 @@ class _Check:
         self.training = Training(trace, carried=not (subject.parts and ours))
 
     def run(self, steps: Sequence[Step]) -> Report:
+        self.settings = settings(self.trace, self.subject)
+        if self.batches is not None:
+            self.preflight += batch_findings(self.trace, self.batches)
+            self.results.all += [r for finding in self.preflight for r in finding.results]
         self._preflight(self.trace.steps[0])
         if steps[0].index:
             self.trace.steps[0].forget()
@@ -245,15 +280,9 @@ class _Check:
             self.raised.add(module_name(call))
             self.results.fail(step, f"forward:{call}", message, "layer", evidence)
         if self.results.failed(step):
-            self.flows[step.index] = flow_of(evidence, self._dependencies(step, states[False]))
+            own = self.layers.dependencies(step, states[False])
+            self.flows[step.index] = flow_of(evidence, own)
         return evidence
-
-    def _dependencies(self, step: Step, state: Any) -> Mapping[str, frozenset[str]]:
-        try:
-            return self.layers.dependencies(step, state)
-        except Exception as error:
-            self.notes[f"what the program computes from what is not known: {raised(error)}"] = None
-            return {}
 
     def _unexplained(self, step: Step) -> bool:
         """Whether the whole step differs, or has no gradients, and no isolated part differs."""
@@ -277,22 +306,8 @@ class _Check:
     def _note(self, step: Step, notes: Notes) -> None:
         self.steps.order = tuple(notes.draws)
         self.results.narrow |= notes.narrow
-        if notes.narrow:
-            places = sorted({place_of(site) for site in notes.narrow})
-            self.notes[
-                f"float32 evidence: {', '.join(places[:4])} compute float32 in a float64 program "
-                "(a fixed dtype?), so that small differences cannot be told from rounding there, "
-                "in gradients and in whole steps"
-            ] = None
         self.compared.calls(step, notes.seen, notes.within)
-        within = {call.parent for call in step.calls}
-        whole = {call.module for i, call in enumerate(step.calls) if i not in within}
-        for name in notes.unpaired:
-            if name.rpartition(".")[0] in whole:
-                continue  # torch computes it without a call, as the projection of an attention
-            self.notes[f"the program calls {name}, which torch's does not call"] = None
-        for name, words in notes.modes.items():
-            self.notes[f"{name}: {words}"] = None
+        self.notes |= dict.fromkeys(notes.sentences(step))
 
     def _step(self, step: Step, runs: StepRuns) -> None:
         self.results.judge(step, runs.rates, "layer")
@@ -377,6 +392,7 @@ class _Check:
             verdict,
             findings=findings,
             results=self.results.all,
+            settings=with_effects(self.settings, findings, {*coverage["modules"].seen}),
             notes=[*self.notes],
             exclusions=[f"{name}: {why}" for name, why in coverage["modules"].missing.items()],
             coverage=coverage,

@@ -18,7 +18,7 @@ from jaxnet.parity._sites import phase_of
 from jaxnet.parity._trace import Function, Step
 from jaxnet.parity._traps import Hypothesis, Trap, traps_of
 from jaxnet.parity._traps.functions import lifted, rows_of_function, rows_of_region
-from jaxnet.parity._tree import from_json, keys_of, leaves
+from jaxnet.parity._tree import from_json, keys_of, leaves, renamed
 
 # Longer chains of functions are a whole model, whose parts are layers.
 _LONGEST = 80
@@ -116,14 +116,20 @@ def region_of(step: Step, site: str) -> Region:
     """The functions that made the array of a site."""
     order, makers = _order(step), _makers(step)
     target = _source(step, site, makers, order)
-    needed: set[int] = set()
+    needed: dict[int, Function] = {}
     waiting = [target]
+
+    def source(name: str) -> str:  # the argument of a module is stored beside what it was made by
+        return _source(step, name, makers, order) if name.startswith("input:") else name
+
     while waiting and len(needed) <= _LONGEST:
         index = makers.get(waiting.pop())
         if index is not None and index not in needed:
-            needed.add(index)
-            waiting += keys_of(step.functions[index].inputs).values()
-    return Region(step, tuple(step.functions[i] for i in sorted(needed)), target)
+            function = step.functions[index]
+            inputs = renamed(function.inputs, source)
+            needed[index] = dataclasses.replace(function, inputs=inputs)
+            waiting += keys_of(inputs).values()
+    return Region(step, tuple(needed[i] for i in sorted(needed)), target)
 
 
 def follows(step: Step, site: str, others: Mapping[str, np.ndarray], jax64: np.ndarray) -> str:

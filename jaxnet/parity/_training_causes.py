@@ -266,15 +266,15 @@ class Training:
             one = explain_loss(self.trace, *self._kept["layer"])
             found = [one] if one is not None else []
         elif finding.origin == "optimizer":
-            known = bool(self._rates)  # torch's took the place of the program's own
-            found = explain_updates(self.trace, *self._kept["update"], self.carried, known)
+            own = bool(self._rates)  # torch's took the place of the program's own
+            found = explain_updates(self.trace, *self._kept["update"], self.carried, own)
         elif finding.origin == "schedule":
             found = self._schedules()
-        elif finding.level == "preflight":
+        elif finding.level == "preflight" and finding.origin != "batch":
             found = explain_start(*self.start)
         elif finding.level == "step" and "update" in phases:
-            known = bool(self._rates) and self._same_rates
-            found = explain_updates(self.trace, *self._kept["step"], self.carried, known)
+            own = bool(self._rates) and self._same_rates
+            found = explain_updates(self.trace, *self._kept["step"], self.carried, own)
         elif finding.cause is None and phases <= {"grad", "param_grad"}:
             sites = dict.fromkeys(result.site for result in finding.results)
             found = explain_gradients(self.trace, *self._kept["layer"], sites)
