@@ -73,7 +73,9 @@ def _seen(trace: Trace, step: Step, modules: Set[str]) -> Step:
     order = {site: i for i, site in enumerate(step.sites)}
 
     def position(function: Function) -> int:
-        return min((order[key] for key in keys_of(function.output).values() if key in order), default=0)
+        return min(
+            (order[key] for key in keys_of(function.output).values() if key in order), default=0
+        )
 
     return dataclasses.replace(
         step, calls=tuple(calls), functions=tuple(sorted(moved, key=position))

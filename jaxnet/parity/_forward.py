@@ -25,7 +25,7 @@ class ForwardPass:
         calls: The calls of modules, as JSON.
         functions: Those of functions.
         inputs: What outermost calls were given from outside, by the number of backward() before:
-            site, array.
+            site, array and its float64 value.
         roots: The outermost modules that were called, likewise.
         stack: The calls that are being run: their indices in `calls`.
         innermost: The module whose call is being run, the innermost one.
@@ -40,7 +40,7 @@ class ForwardPass:
         self.torch = self.recorder.torch
         self.calls: list[dict[str, Any]] = []
         self.functions: list[dict[str, Any]] = []
-        self.inputs: dict[int, dict[str, Any]] = {}
+        self.inputs: dict[int, dict[str, tuple[Any, Any]]] = {}
         self.roots: dict[int, list[str]] = {}
         self.stack: list[int] = []
         self.innermost: Any = None
@@ -82,11 +82,12 @@ class ForwardPass:
             known = self.data.site_of(leaf, parent is not None)
             data = parent is None and not known and not leaf.requires_grad
             if self.full or data:
-                value = self.tensors.copy(leaf, self.full)
+                # A tensor that was made of Python's numbers has float64 ones of its own.
+                value = self.tensors.copy(leaf)
                 if self.full:
                     self.arrays["forward"][site] = value
                 if data:
-                    self._add_input(site, value[0])
+                    self._add_input(site, value)
                     self.tensors.note(leaf, site)
             elif parent is None:
                 self._add_input(known)
@@ -155,15 +156,15 @@ class ForwardPass:
 
         return hook
 
-    def _add_input(self, site: str, array: Any = None) -> None:
-        """Adds what an outermost call was given; without an array, if it was given before."""
-        if array is None:
-            array = next((each[site] for each in self.inputs.values() if site in each), None)
-        if array is not None:
+    def _add_input(self, site: str, value: tuple[Any, Any] | None = None) -> None:
+        """Adds what an outermost call was given; without a value, if it was given before."""
+        if value is None:
+            value = next((each[site] for each in self.inputs.values() if site in each), None)
+        if value is not None:
             part = self.inputs.setdefault(self.recorder.step.backwards, {})
-            part.setdefault(site, array)
+            part.setdefault(site, value)
 
-    def given(self) -> list[list[Any]]:
+    def given(self) -> list[list[tuple[Any, Any]]]:
         """The batches of a program without a loader: what its models and losses were given.
 
         Where each backward() is of the same calls with other arrays of the same form, as when
@@ -172,7 +173,7 @@ class ForwardPass:
         """
         parts = [*self.inputs.items()]
         forms = {
-            str([self.roots.get(n), [(a.dtype, a.shape[1:]) for a in part.values()]])
+            str([self.roots.get(n), [(a.dtype, a.shape[1:]) for a, _ in part.values()]])
             for n, part in parts
         }
         accumulated = [n for n, _ in parts] == [*range(self.events.count("backward"))]
@@ -180,7 +181,7 @@ class ForwardPass:
         others = {next(iter(part)) for _, part in parts}
         if len(forms) == 1 and len(others) == len(parts) and accumulated and not updated:
             return [[*part.values()] for _, part in parts]
-        merged = {site: array for _, part in parts for site, array in part.items()}
+        merged = {site: value for _, part in parts for site, value in part.items()}
         return [[*merged.values()]] if merged else []
 
     def function(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -201,7 +202,7 @@ class ForwardPass:
                 site = at(f"function_input:{base}", path)
                 data = not self.stack and not leaf.requires_grad
                 if self.full or data:
-                    new[site] = leaf if data else None, self.tensors.copy(leaf, self.full)
+                    new[site] = leaf if data else None, self.tensors.copy(leaf)
             return site
 
         inputs = to_json(given, key_of)
@@ -218,7 +219,7 @@ class ForwardPass:
             if self.full:
                 self.arrays["forward"][site] = value
             if leaf is not None:
-                self._add_input(site, value[0])
+                self._add_input(site, value)
                 self.tensors.note(leaf, site)
         for site in again:
             self._add_input(site)

@@ -244,7 +244,9 @@ class _Work:
         )
         if not ((equal.sum(0) == 1).all() and (equal.sum(1) == 1).all()):
             return None
-        return [(layer, units[int(np.argmax(row))]) for layer, row in zip(layers, equal, strict=True)]
+        return [
+            (layer, units[int(np.argmax(row))]) for layer, row in zip(layers, equal, strict=True)
+        ]
 
     def _is_equal(self, layer: Layer, unit: Unit) -> bool:
         made = made_of(layer, unit)
@@ -344,7 +346,7 @@ class _Work:
         for layer in self.layers:
             near = [u.name for u in self.units if made_of(layer, u) is not None]
             choice = ", ".join(near[:12]) or "nothing that fits is left"
-            lines.append(f"# {json.dumps(layer.name)} = \"\"  # one of: {choice}")
+            lines.append(f'# {json.dumps(layer.name)} = ""  # one of: {choice}')
         try:
             with file.open("x", encoding="utf-8") as out:
                 out.write("\n".join(lines) + "\n")
@@ -409,10 +411,7 @@ def _by_name(
     """
     own, theirs = [_words(x.name) for x in layers], [_words(u.name) for u in units]
     likeness = np.array(
-        [
-            [difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() for b in theirs]
-            for a in own
-        ]
+        [[difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() for b in theirs] for a in own]
     )
     likeness = np.where(fits, likeness, -10.0)
     rows, columns = linear_sum_assignment(-likeness)

@@ -19,6 +19,7 @@ from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
+from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
 from jaxnet.parity._pairing import Names, Pairing
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
@@ -189,6 +190,7 @@ def make_subject(
         TypeError: An argument is missing, or of another kind.
     """
     foreign: Foreign | None = None
+    pairing: Pairing | None = None
     if (model is None) == (step is None):
         raise TypeError(
             "check: accepted are a model, its loss and its optimizer, or step= and state="
@@ -212,6 +214,13 @@ def make_subject(
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
     else:
+        own = _with_torch_names(trace, step, state, names)
+        if isinstance(own, Foreign):
+            foreign, trace = own, own.trace
+            state = create(own.model, own.optimizer)
+            step = make_train_step(own.loss, own.optimizer)
+        elif own is not None:
+            pairing, trace, step, state = own.pairing, own.trace, own.step, own.state
         if not callable(step) or not named_states(state):
             raise TypeError(
                 f"check: step: {step!r}, state: {type(state).__name__}; accepted are a function "
@@ -227,8 +236,8 @@ def make_subject(
         accumulated=any(getattr(p.optimizer, "name", "") == "accumulate" for p in parts),
         orders={name: tuple(_own(trace, theirs)) for name, theirs in models.items()},
         trace=trace,
-        partners=foreign.partners if foreign else None,
-        pairing=foreign.pairing if foreign else None,
+        partners=foreign.partners if foreign else {} if pairing else None,
+        pairing=pairing or (foreign.pairing if foreign else None),
         criterion=None if model is None else criterion,
     )
     if copy:
@@ -238,6 +247,21 @@ def make_subject(
         )
         subject = dataclasses.replace(subject, state=start)
     return subject
+
+
+def _with_torch_names(
+    trace: Trace, step: Any, state: Any, names: Names | None
+) -> Foreign | ForeignStep | None:
+    """A step of a plain flax model as one with torch's parameters; None if it is that already."""
+    wrapped = inner(step)
+    if isinstance(wrapped, TrainStep) and isinstance(state, TrainState):
+        model = state.model(training=True)
+        if is_foreign(trace, model):
+            return adapt(trace, model, wrapped.loss, wrapped.optimizer, names)
+    elif callable(step) and not named_states(state) and (found := model_in(state)) is not None:
+        if is_foreign(trace, found[1]):
+            return foreign_step(trace, step, state, names)
+    return None
 
 
 def as_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
