@@ -160,10 +160,22 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="find out which known mistakes the trace would show, some seconds a layer",
     )
+    check.add_argument(
+        "--generic",
+        type=Path,
+        metavar="TRACE",
+        help="a trace of `jaxnet record --weights generic`, to compare with as well",
+    )
     compare = command("compare", _compare, "compare two programs in one process", _COMPARE)
     compare.add_argument("reference", help="file.py:function or module:function, with torch")
     compare.add_argument("port", help="file.py:function or module:function")
     compare.add_argument("--steps", type=_positive, help="updates; by default one for each batch")
+    compare.add_argument(
+        "--weights",
+        choices=("copy", "generic"),
+        default="copy",
+        help="generic: a second time with random numbers in all parameters, where nothing hides",
+    )
 
     diff = command("diff", _diff, "compare two traces", _DIFF)
     diff.add_argument("first", type=Path, help="a trace")
@@ -239,6 +251,7 @@ def _check(options: argparse.Namespace) -> int:
             steps=options.steps,
             weights=options.weights,
             power=options.power,
+            generic=options.generic,
         )
     return _shown(report, options, f"jaxnet check {options.trace} {options.port}")
 
@@ -254,18 +267,25 @@ def _compare(options: argparse.Namespace) -> int:
             "batches), with a function of the parameters as optimizer"
         )
     torch_model, torch_loss, torch_optimizer, batches = made
-    model, loss, optimizer, *_ = load_port(options.port)
+    port = load_port(options.port)
+    if "model" not in port:
+        options.fail(
+            f"{options.port}: accepted is (model, loss, optimizer), which can be given "
+            "torch's weights; check (step, state) with `jaxnet record` and `jaxnet check`"
+        )
     trace = options.save and options.save / "trace"
-    if trace and (trace / "trace.json").exists():  # of an earlier comparison
+    kept = ("trace.json", "own/trace.json")  # of an earlier comparison
+    if trace and any((trace / name).exists() for name in kept):
         shutil.rmtree(trace)
     with _progress():
         report = compare(
             torch_model,
-            model,
+            port["model"],
             batches,
             options.steps,
-            loss=(torch_loss, loss),
-            optimizer=(torch_optimizer, optimizer),
+            loss=(torch_loss, port["loss"]),
+            optimizer=(torch_optimizer, port["optimizer"]),
+            weights=options.weights,
             trace=trace,
         )
     return _shown(report, options, f"jaxnet compare {options.reference} {options.port}")

@@ -73,8 +73,7 @@ def recorded_units(trace: Trace, model: str = "") -> list[Unit]:
         owner = about[unit]
         every = {**own["parameters"], **own["buffers"]}
         shapes = {
-            n: tuple((trace.parameters.get(n) or trace.buffers[n])["shape"])
-            for n in every.values()
+            n: tuple((trace.parameters.get(n) or trace.buffers[n])["shape"]) for n in every.values()
         }
         cls = _cls(trace, owner)
         config = trace.modules[owner].config if cls else {}
@@ -207,9 +206,7 @@ def _pieces(layer: Layer, of: Mapping[str, str], unit: Unit) -> dict[str, list[P
         space = tuple(range(2, len(layer.shape("kernel"))))
         # Without `transpose_kernel` flax does not turn the kernel around, and torch does.
         last, flipped = ((1, 0), ()) if module.transpose_kernel else ((0, 1), space)
-        kernel = Piece(
-            (of["weight"],), axes=(*space, *last), flipped=tuple(i - 2 for i in flipped)
-        )
+        kernel = Piece((of["weight"],), axes=(*space, *last), flipped=tuple(i - 2 for i in flipped))
         return {"kernel": [kernel], **plain(bias="bias")}
     if isinstance(module, nnx.Conv) and cls.startswith("Conv") and "Transpose" not in cls:
         rank = len(layer.shape("kernel"))
@@ -259,6 +256,28 @@ def _linear(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
     if "bias" in layer.variables:
         found["bias"] = [Piece((of["bias"],))]
     return found
+
+
+def rows_turned(made: Mapping[str, Made], sizes: Sequence[int]) -> dict[str, Made]:
+    """A Linear whose inputs were flattened in the order H, W, C.
+
+    Args:
+        made: How its arrays are made otherwise.
+        sizes: The sizes C, H, W.
+    """
+
+    def turned(one: Made) -> Made:
+        if len(one.shape) < 2:
+            return one
+        (piece,) = one.pieces
+        rank = len(sizes)
+        shape = (*one.shape[1:], *sizes)
+        axes = (*range(2, rank + 1), 1, 0)
+        return dataclasses.replace(
+            one, pieces=(dataclasses.replace(piece, shape=shape, axes=axes),)
+        )
+
+    return {name: turned(one) for name, one in made.items()}
 
 
 def _attention(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:

@@ -15,14 +15,15 @@ from flax import nnx
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats, written_for
 from jaxnet._names import join
-from jaxnet.optim import Optimizer
+from jaxnet.optim import SGD, Optimizer, accumulate
 from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.optim._state_dict import has_torch_form
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
+from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
 from jaxnet.parity._pairing import Names, Pairing
-from jaxnet.parity._port import SubjectError, load_port
+from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
@@ -63,6 +64,9 @@ class Subject:
         trace: The trace as the program sees it, which has no modules where plain flax has none.
         partners: The layers of a plain flax model by name; None for models with torch's names.
         pairing: Which layers are which of torch's; None for models with torch's names.
+        updated: Whether the program has an optimizer; only forward pass, loss and gradients are
+            compared otherwise.
+        criterion: The criterion of outputs and targets, where the program was given one.
     """
 
     state: Any
@@ -74,6 +78,8 @@ class Subject:
     trace: Trace
     partners: Mapping[str, ForeignCall] | None = None
     pairing: Pairing | None = None
+    updated: bool = True
+    criterion: Any = None
 
     @property
     def composed(self) -> bool:
@@ -163,9 +169,9 @@ def make_subject(
     model: Any = None,
     loss: Any = None,
     optimizer: Any = None,
-    *,
     step: Any = None,
     state: Any = None,
+    *,
     copy: bool = False,
     names: Names | None = None,
 ) -> Subject:
@@ -173,8 +179,7 @@ def make_subject(
 
     Args:
         trace: The trace.
-        model: The model, or the text "file.py:function" or "module:function" for a function
-            that returns (model, loss, optimizer) or (step, state).
+        model: The model.
         loss: The function `(model, batch)` of the training step, or a criterion of outputs and
             targets from a library.
         optimizer: The optimizer.
@@ -190,8 +195,7 @@ def make_subject(
         TypeError: An argument is missing, or of another kind.
     """
     foreign: Foreign | None = None
-    if isinstance(model, str):
-        model, loss, optimizer, step, state = load_port(model)
+    pairing: Pairing | None = None
     if (model is None) == (step is None):
         raise TypeError(
             "check: accepted are a model, its loss and its optimizer, or step= and state="
@@ -202,29 +206,35 @@ def make_subject(
                 f"check: model: {type(model).__name__}; accepted is a flax.nnx module. For a "
                 "program of another kind give step= and state="
             )
-        if not callable(loss) or optimizer is None:
+        if not callable(loss):
             raise TypeError(
                 "check: a model needs its loss and its optimizer: check(trace, model, loss, "
-                "optimizer)"
+                "optimizer), or check(trace, model, loss) to compare no updates"
             )
-        loss = as_loss(loss)
+        criterion, loss = loss, as_loss(loss)
+        updated = optimizer is not None
+        if not updated:  # one that changes nothing; the gradients of all batches are added
+            optimizer = accumulate(SGD(lr=0.0), max(len(trace.steps[0].batches), 1), "sum")
         if is_foreign(trace, model):
             foreign = adapt(trace, model, loss, optimizer, names)
-            trace, model, loss, optimizer = (
-                foreign.trace,
-                foreign.model,
-                foreign.loss,
-                foreign.optimizer,
-            )
+            trace, model = foreign.trace, foreign.model
+            loss, optimizer = foreign.loss, foreign.optimizer
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
     else:
+        own = _with_torch_names(trace, step, state, names)
+        if isinstance(own, Foreign):
+            foreign, trace = own, own.trace
+            state = create(own.model, own.optimizer)
+            step = make_train_step(own.loss, own.optimizer)
+        elif own is not None:
+            pairing, trace, step, state = own.pairing, own.trace, own.step, own.state
         if not callable(step) or not named_states(state):
             raise TypeError(
                 f"check: step: {step!r}, state: {type(state).__name__}; accepted are a function "
                 "(state, batch) -> (state, metrics) and its train.create(model, optimizer)"
             )
-        parts = _parts(trace, step, state)
+        parts, updated = _parts(trace, step, state), True
     models = _models(trace, state)
     subject = Subject(
         state=state,
@@ -234,8 +244,10 @@ def make_subject(
         accumulated=any(getattr(p.optimizer, "name", "") == "accumulate" for p in parts),
         orders={name: tuple(_own(trace, theirs)) for name, theirs in models.items()},
         trace=trace,
-        partners=foreign.partners if foreign else None,
-        pairing=foreign.pairing if foreign else None,
+        partners=foreign.partners if foreign else {} if pairing else None,
+        pairing=pairing or (foreign.pairing if foreign else None),
+        criterion=None if model is None else criterion,
+        updated=updated,
     )
     if copy:
         first = trace.steps[0]
@@ -244,6 +256,21 @@ def make_subject(
         )
         subject = dataclasses.replace(subject, state=start)
     return subject
+
+
+def _with_torch_names(
+    trace: Trace, step: Any, state: Any, names: Names | None
+) -> Foreign | ForeignStep | None:
+    """A step of a plain flax model as one with torch's parameters; None if it is that already."""
+    wrapped = inner(step)
+    if isinstance(wrapped, TrainStep) and isinstance(state, TrainState):
+        model = state.model(training=True)
+        if is_foreign(trace, model):
+            return adapt(trace, model, wrapped.loss, wrapped.optimizer, names)
+    elif callable(step) and not named_states(state) and (found := model_in(state)) is not None:
+        if is_foreign(trace, found[1]):
+            return foreign_step(trace, step, state, names)
+    return None
 
 
 def as_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
