@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxnet._files import flush
 from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._describe import describe, living
 from jaxnet.parity._draws import draws
@@ -141,6 +142,7 @@ class Recorder:
                 self._finish_if_due(batch=True)
         finally:
             self._exits.close()
+            flush(self.writer.path)
 
     def require_steps(self) -> None:
         """Raises an error that explains why no step was recorded."""
@@ -215,12 +217,9 @@ class Recorder:
             self.notes.append(note)
 
     def _notice_manual_update(self, func: Any, args: Any) -> None:
-        if (
-            not func._schema.is_mutable
-            or self.optimizing
-            or self.backward
-            or self.step.forward.stack
-        ):
+        if self.optimizing or self.backward or self.step.forward.stack:
+            return
+        if not func._schema.is_mutable:
             return
         targets = args[0] if args and isinstance(args[0], list | tuple) else args[:1]
         for each in targets:

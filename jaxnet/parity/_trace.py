@@ -347,7 +347,7 @@ def _json(file: Path, folder: Path) -> dict[str, Any]:
 
 
 class TraceWriter:
-    """Writes a trace, step by step.
+    """Writes a trace, step by step; whoever opened it flushes it to the disk at the end.
 
     Args:
         path: The folder, which must not exist or be empty.
@@ -383,16 +383,16 @@ class TraceWriter:
         stored = {site: np.asarray(array, order="C") for site, array in arrays.items()}
         for site, wide in doubles.items():
             stored[site + _DOUBLE] = np.asarray(_more(stored[site], wide), order="C")
-        with replacing(self.path / f"{name}.safetensors") as file:
+        with replacing(self.path / f"{name}.safetensors", flushed=False) as file:
             save_file(stored, file)
         whole = {**content, "sites": [*arrays]}
-        write_text(self.path / f"{name}.json", json.dumps(whole, default=vars))
+        write_text(self.path / f"{name}.json", json.dumps(whole, default=vars), flushed=False)
         self.steps += 1
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Writes trace.json: all that `Trace` has but for path and steps."""
         whole = {**about, "format": FORMAT, "steps": self.steps}
-        write_text(self.path / "trace.json", json.dumps(whole, default=vars))
+        write_text(self.path / "trace.json", json.dumps(whole, default=vars), flushed=False)
 
 
 def _more(array: np.ndarray, wide: np.ndarray) -> np.ndarray:
@@ -400,6 +400,7 @@ def _more(array: np.ndarray, wide: np.ndarray) -> np.ndarray:
     if array.dtype not in (np.float32, np.complex64):
         return wide
     with np.errstate(invalid="ignore", over="ignore"):
-        more = np.where(wide == array, 0, wide - array)  # infinite numbers, too
-        more = more.astype(array.dtype)
+        more = np.subtract(wide, array, out=np.empty_like(array), casting="same_kind")
+        if not np.all(np.isfinite(more)):
+            more[wide == array] = 0  # infinite numbers, too
     return more if np.all(np.isfinite(more)) or array.dtype == np.complex64 else wide
