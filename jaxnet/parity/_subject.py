@@ -14,7 +14,7 @@ from flax import nnx
 
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats, written_for
-from jaxnet.optim import Optimizer
+from jaxnet.optim import SGD, Optimizer, accumulate
 from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
@@ -62,6 +62,8 @@ class Subject:
         trace: The trace as the program sees it, which has no modules where plain flax has none.
         partners: The layers of a plain flax model by name; None for models with torch's names.
         pairing: Which layers are which of torch's; None for models with torch's names.
+        updated: Whether the program has an optimizer; only forward pass, loss and gradients are
+            compared otherwise.
         criterion: The criterion of outputs and targets, where the program was given one.
     """
 
@@ -74,6 +76,7 @@ class Subject:
     trace: Trace
     partners: Mapping[str, ForeignCall] | None = None
     pairing: Pairing | None = None
+    updated: bool = True
     criterion: Any = None
 
     @property
@@ -201,12 +204,15 @@ def make_subject(
                 f"check: model: {type(model).__name__}; accepted is a flax.nnx module. For a "
                 "program of another kind give step= and state="
             )
-        if not callable(loss) or optimizer is None:
+        if not callable(loss):
             raise TypeError(
                 "check: a model needs its loss and its optimizer: check(trace, model, loss, "
-                "optimizer)"
+                "optimizer), or check(trace, model, loss) to compare no updates"
             )
         criterion, loss = loss, as_loss(loss)
+        updated = optimizer is not None
+        if not updated:  # one that changes nothing; the gradients of all batches are added
+            optimizer = accumulate(SGD(lr=0.0), max(len(trace.steps[0].batches), 1), "sum")
         if is_foreign(trace, model):
             foreign = adapt(trace, model, loss, optimizer, names)
             trace, model = foreign.trace, foreign.model
@@ -226,7 +232,7 @@ def make_subject(
                 f"check: step: {step!r}, state: {type(state).__name__}; accepted are a function "
                 "(state, batch) -> (state, metrics) and its train.create(model, optimizer)"
             )
-        parts = _parts(trace, step, state)
+        parts, updated = _parts(trace, step, state), True
     models = _models(trace, state)
     subject = Subject(
         state=state,
@@ -239,6 +245,7 @@ def make_subject(
         partners=foreign.partners if foreign else {} if pairing else None,
         pairing=pairing or (foreign.pairing if foreign else None),
         criterion=None if model is None else criterion,
+        updated=updated,
     )
     if copy:
         first = trace.steps[0]
