@@ -210,7 +210,7 @@ class _Check:
             if evidence is not None and self._unexplained(step):
                 evidence = self._chain(step, states, evidence)
             if free is not None:
-                free = self._advanced(free, step)
+                free = self._advanced(free, step, runs)
             self._remember(step, evidence, runs)
             step.forget()
         horizon = None if free is None or not free.torch else horizon_of(free)
@@ -326,9 +326,9 @@ class _Check:
             else:
                 self.results.fail(step, "state_before:", message, "layer")
 
-    def _advanced(self, free: FreeRun, step: Step) -> FreeRun | None:
+    def _advanced(self, free: FreeRun, step: Step, runs: StepRuns) -> FreeRun | None:
         try:
-            free.advance(step)
+            free.advance(step, runs.own)
         except Exception as error:
             self.notes[f"no free run: {type(error).__name__}: {error}"] = None
             return None
