@@ -388,9 +388,8 @@ class _Check:
             words = "the step is not of train.make_train_step: whole steps were compared, no layers"
             self.notes[words] = None
         coverage = self.compared.coverage(steps, self.results.all, broken=bool(self.broken))
-        if not self.subject.updated:
-            why = "no optimizer was given, so that forward pass, loss and gradients were compared"
-            coverage["updates"] = Coverage((), {"updates": why})
+        for what, why in self.subject.uncompared.items():
+            coverage[what] = Coverage((), {"all": why})
         return Report(
             verdict,
             findings=findings,
