@@ -17,7 +17,16 @@ from jaxnet._files import write_text
 from jaxnet.parity import _plots, _provenance, _repro, _trace
 from jaxnet.parity._power import power
 from jaxnet.parity._result import Report, SiteResult
-from jaxnet.parity._text import floors, headline, phase_in_words, printable, shares, summary, worst
+from jaxnet.parity._text import (
+    floors,
+    headline,
+    phase_in_words,
+    printable,
+    sentence,
+    shares,
+    summary,
+    worst,
+)
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
@@ -192,6 +201,7 @@ def _environment() -> jinja2.Environment:
         "phase": phase_in_words,
         "shares": lambda result: shares(result.judgement),
         "floors": floors,
+        "sentence": sentence,
         "number": lambda x: "0" if x == 0 else f"{x:.1e}",
         "style": lambda name: Markup(Path(__file__).with_name(name).read_text(encoding="utf-8")),
     }

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnet._names import join
 from jaxnet.parity import _provenance
+from jaxnet.parity._batches import batch_findings
 from jaxnet.parity._coverage import Compared
 from jaxnet.parity._draws import DrawsError
 from jaxnet.parity._evidence import StepEvidence
@@ -20,9 +21,11 @@ from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import Layers
 from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
-from jaxnet.parity._pairing import Names, with_flattened
+from jaxnet.parity._names_file import Names, with_flattened
+from jaxnet.parity._pairing import name_sums
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
+from jaxnet.parity._preflight import settings, with_effects
 from jaxnet.parity._result import Finding, Horizon, Report, SiteResult, Verdict
 from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import few, module_name, phase_of, place_of
@@ -48,6 +51,7 @@ def check(
     *,
     step: Any = None,
     state: Any = None,
+    batches: Iterable[Any] | None = None,
     steps: Sequence[int] | int | None = None,
     weights: Weights = "own",
     names: Names | None = None,
@@ -63,18 +67,20 @@ def check(
     Args:
         trace: The trace, or its folder.
         model: The model. Or the text "port.py:make" for a function that returns (model, loss,
-            optimizer) or (step, state).
+            optimizer), or these and the batches, or (step, state).
         loss: What `train.make_train_step` is given: a function `(model, batch)` of the user's
             own, or a criterion of outputs and targets from a library.
         optimizer: The optimizer, with clipping and schedule.
         step: In place of these three the training step `(state, batch) -> (state, metrics)`.
         state: The state before its first step, from `train.create`.
+        batches: The batches of the program's own loader, in order, to compare them with those
+            that torch's program took; all else is computed from torch's. None compares no batches.
         steps: The numbers of the steps to check, or how many of them from the first; by default
             all recorded ones.
         weights: "own" compares the program's initial weights with torch's. "copy" gives it
             torch's, as does a trace that was recorded with generic weights.
-        names: Which layer of a plain flax model is which of torch's, where names, shapes and calls do
-            not show it: the path of a names.toml, or its content.
+        names: Which layer of a plain flax model is which of torch's, where names, shapes and
+            calls do not show it: the path of a names.toml, or its content.
         power: Whether to plant each known mistake in each recorded layer, to see which of them
             this trace would show. It takes some seconds a layer.
 
@@ -90,18 +96,26 @@ def check(
         raise ValueError(f'check: weights: {weights!r}; accepted are "own" and "copy"')
     trace = trace if isinstance(trace, Trace) else read(trace)
     copy = weights == "copy" or trace.about.get("weights") == "generic"
-    given = load_port(model) if isinstance(model, str) else (model, loss, optimizer, step, state)
-    make = functools.partial(make_subject, trace, *given, copy=copy)
+    program = module_of(model) if isinstance(model, str) else model
+    given: dict[str, Any] = {
+        "model": model, "loss": loss, "optimizer": optimizer, "step": step, "state": state,
+        "batches": batches,
+    }  # fmt: skip
+    if isinstance(model, str):
+        given = load_port(model)
+    batches = given.pop("batches", None)
+    make = functools.partial(make_subject, trace, **given, copy=copy)
     subject = make(names=names)
     if turned := orders(subject, copy):
         subject = make(names=with_flattened(names, turned))
     trace = subject.trace
-    report = _Check(trace, subject).run(_chosen(trace, steps))
+    report = _Check(trace, subject, batches).run(_chosen(trace, steps))
     if subject.pairing is not None:
         report.notes[:0] = [subject.pairing.summary(), *map(rows_note, turned.items())]
-    program = module_of(model) if isinstance(model, str) else model
+        report.subject["layers"] = subject.pairing.lines()
+        name_sums(report, subject.pairing)
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
-    report.subject = _provenance.subject(trace, objects)
+    report.subject |= _provenance.subject(trace, objects)
     report.environment = _provenance.environment(trace)
     report.notes += _provenance.notes(trace)
     if power:
@@ -126,8 +140,10 @@ def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
 class _Check:
     """A check under way: what has been found so far."""
 
-    def __init__(self, trace: Trace, subject: Subject) -> None:
-        self.trace, self.subject = trace, subject
+    def __init__(
+        self, trace: Trace, subject: Subject, batches: Iterable[Any] | None = None
+    ) -> None:
+        self.trace, self.subject, self.batches = trace, subject, batches
         self.layers, self.steps = Layers(trace, subject), Steps(trace, subject)
         self.results = SiteResults(trace)
         self.preflight: list[Finding] = []
@@ -144,6 +160,10 @@ class _Check:
         self.training = Training(trace, carried=not (subject.parts and ours))
 
     def run(self, steps: Sequence[Step]) -> Report:
+        self.settings = settings(self.trace, self.subject)
+        if self.batches is not None:
+            self.preflight += batch_findings(self.trace, self.batches)
+            self.results.all += [r for finding in self.preflight for r in finding.results]
         self._preflight(self.trace.steps[0])
         if steps[0].index:
             self.trace.steps[0].forget()
@@ -367,6 +387,7 @@ class _Check:
             verdict,
             findings=findings,
             results=self.results.all,
+            settings=with_effects(self.settings, findings, {*coverage["modules"].seen}),
             notes=[*self.notes],
             exclusions=[f"{name}: {why}" for name, why in coverage["modules"].missing.items()],
             coverage=coverage,

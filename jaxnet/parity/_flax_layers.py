@@ -47,8 +47,8 @@ def recorded_units(trace: Trace, model: str = "") -> list[Unit]:
     """The layers with parameters of a recorded model, in the order of its parameters."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     about: dict[str, str] = {}
-    for phase, arrays in (("parameters", trace.parameters), ("buffers", trace.buffers)):
-        for name in arrays:
+    for phase, known in (("parameters", trace.parameters), ("buffers", trace.buffers)):
+        for name in known:
             if model and not name.startswith(f"{model}."):
                 continue
             owner, _, own = name.rpartition(".")
@@ -69,17 +69,18 @@ def recorded_units(trace: Trace, model: str = "") -> list[Unit]:
             about[unit] = owner
             found.setdefault(unit, {"parameters": {}, "buffers": {}})[phase][own] = name
     units = []
-    for unit, own in found.items():
+    for unit, arrays in found.items():
         owner = about[unit]
-        every = {**own["parameters"], **own["buffers"]}
+        every = {**arrays["parameters"], **arrays["buffers"]}
         shapes = {
-            n: tuple((trace.parameters.get(n) or trace.buffers[n])["shape"])
-            for n in every.values()
+            n: tuple((trace.parameters.get(n) or trace.buffers[n])["shape"]) for n in every.values()
         }
         cls = _cls(trace, owner)
         config = trace.modules[owner].config if cls else {}
-        if own["parameters"] or cls:
-            units.append(Unit(unit, owner, cls, config, own["parameters"], own["buffers"], shapes))
+        if arrays["parameters"] or cls:
+            units.append(
+                Unit(unit, owner, cls, config, arrays["parameters"], arrays["buffers"], shapes)
+            )
     return units
 
 
@@ -207,9 +208,7 @@ def _pieces(layer: Layer, of: Mapping[str, str], unit: Unit) -> dict[str, list[P
         space = tuple(range(2, len(layer.shape("kernel"))))
         # Without `transpose_kernel` flax does not turn the kernel around, and torch does.
         last, flipped = ((1, 0), ()) if module.transpose_kernel else ((0, 1), space)
-        kernel = Piece(
-            (of["weight"],), axes=(*space, *last), flipped=tuple(i - 2 for i in flipped)
-        )
+        kernel = Piece((of["weight"],), axes=(*space, *last), flipped=tuple(i - 2 for i in flipped))
         return {"kernel": [kernel], **plain(bias="bias")}
     if isinstance(module, nnx.Conv) and cls.startswith("Conv") and "Transpose" not in cls:
         rank = len(layer.shape("kernel"))

@@ -12,7 +12,8 @@ from jaxnet.parity._foreign import Adapted, adapted, as_by_itself, chosen_precis
 from jaxnet.parity._foreign_calls import foreign_calls
 from jaxnet.parity._foreign_trace import as_seen
 from jaxnet.parity._layouts import to_model, to_torch
-from jaxnet.parity._pairing import Names, Pairing, pair
+from jaxnet.parity._names_file import Names
+from jaxnet.parity._pairing import Pairing, pair
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create
 from jaxnet.train._state import TrainState

@@ -9,8 +9,9 @@ layers, like one of F.gelu.
 import dataclasses
 import inspect
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Callable, Set
 from functools import cache
+from typing import Any
 
 from jaxnet import ops
 from jaxnet.nn import functional
@@ -73,7 +74,9 @@ def _seen(trace: Trace, step: Step, modules: Set[str]) -> Step:
     order = {site: i for i, site in enumerate(step.sites)}
 
     def position(function: Function) -> int:
-        return min((order[key] for key in keys_of(function.output).values() if key in order), default=0)
+        return min(
+            (order[key] for key in keys_of(function.output).values() if key in order), default=0
+        )
 
     return dataclasses.replace(
         step, calls=tuple(calls), functions=tuple(sorted(moved, key=position))
@@ -81,7 +84,7 @@ def _seen(trace: Trace, step: Step, modules: Set[str]) -> Step:
 
 
 @cache
-def _functions() -> dict[str, object]:
+def _functions() -> dict[str, Callable[..., Any]]:
     """jaxnet's functions by their names."""
     return {
         name: function

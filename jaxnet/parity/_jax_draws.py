@@ -73,9 +73,7 @@ def _replacements(take: Take) -> dict[str, Callable[..., Any]]:
     def exponential(key: Any, shape: Any = (), dtype: Any = float, **_: Any) -> Any:
         return draw("exponential", "exponential", shape, dtype, lambd=1.0)
 
-    def randint(
-        key: Any, shape: Any, minval: Any, maxval: Any, dtype: Any = int, **_: Any
-    ) -> Any:
+    def randint(key: Any, shape: Any, minval: Any, maxval: Any, dtype: Any = int, **_: Any) -> Any:
         return draw("randint", "integers", shape, dtype, low=minval, high=maxval)
 
     return {f.__name__: f for f in (bernoulli, uniform, normal, exponential, randint)}

@@ -84,6 +84,28 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
+class Setting:
+    """A setting in which the programs differ, read before anything ran.
+
+    Attributes:
+        kind: What it is of: "layer", "optimizer", "learning rate", "loss", "parameters".
+        place: The name of the layer, or the kind again.
+        message: The setting with both values.
+        fix: What to write instead.
+        torch_where: The class and the line in the recorded program.
+        effect: What it does in the recorded steps: "see 1" with the number of the difference that
+            it makes; else in words that it makes none, or that this is not known.
+    """
+
+    kind: str
+    place: str
+    message: str
+    fix: str
+    torch_where: str = ""
+    effect: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Alternative:
     """A mistake that the checked program could have made, and whether this check would see it.
 
@@ -149,6 +171,8 @@ class Report:
         verdict: "same", "different", or "not comparable" where evidence is missing.
         findings: The independent differences, the first in the order of the computation first.
         results: The judgements on all arrays.
+        settings: The settings in which the programs differ. One that makes no difference in the
+            recorded steps changes the verdict on them in nothing, and is a warning.
         notes: Sentences on what the reader should know.
         exclusions: What was not compared and why, in sentences.
         coverage: By kind ("modules", "parameters", "steps", ...) what was compared.
@@ -162,6 +186,7 @@ class Report:
     verdict: Verdict
     findings: list[Finding] = dataclasses.field(default_factory=list)
     results: list[SiteResult] = dataclasses.field(default_factory=list)
+    settings: list[Setting] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     exclusions: list[str] = dataclasses.field(default_factory=list)
     coverage: dict[str, Coverage] = dataclasses.field(default_factory=dict)

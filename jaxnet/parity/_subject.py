@@ -20,7 +20,8 @@ from jaxnet.optim._schedule import ScheduledState
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
-from jaxnet.parity._pairing import Names, Pairing
+from jaxnet.parity._names_file import Names
+from jaxnet.parity._pairing import Pairing
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
@@ -62,6 +63,7 @@ class Subject:
         trace: The trace as the program sees it, which has no modules where plain flax has none.
         partners: The layers of a plain flax model by name; None for models with torch's names.
         pairing: Which layers are which of torch's; None for models with torch's names.
+        criterion: The criterion of outputs and targets, where the program was given one.
     """
 
     state: Any
@@ -73,6 +75,7 @@ class Subject:
     trace: Trace
     partners: Mapping[str, ForeignCall] | None = None
     pairing: Pairing | None = None
+    criterion: Any = None
 
     @property
     def composed(self) -> bool:
@@ -204,10 +207,11 @@ def make_subject(
                 "check: a model needs its loss and its optimizer: check(trace, model, loss, "
                 "optimizer)"
             )
-        loss = as_loss(loss)
+        criterion, loss = loss, as_loss(loss)
         if is_foreign(trace, model):
             foreign = adapt(trace, model, loss, optimizer, names)
-            trace, model, loss, optimizer = foreign.trace, foreign.model, foreign.loss, foreign.optimizer
+            trace, model = foreign.trace, foreign.model
+            loss, optimizer = foreign.loss, foreign.optimizer
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
     else:
@@ -235,6 +239,7 @@ def make_subject(
         trace=trace,
         partners=foreign.partners if foreign else {} if pairing else None,
         pairing=pairing or (foreign.pairing if foreign else None),
+        criterion=None if model is None else criterion,
     )
     if copy:
         first = trace.steps[0]
@@ -254,8 +259,9 @@ def _with_torch_names(
         model = state.model(training=True)
         if is_foreign(trace, model):
             return adapt(trace, model, wrapped.loss, wrapped.optimizer, names)
-    elif callable(step) and not named_states(state) and (found := model_in(state)) is not None:
-        if is_foreign(trace, found[1]):
+    elif callable(step) and not named_states(state):
+        found = model_in(state)
+        if found is not None and is_foreign(trace, found[1]):
             return foreign_step(trace, step, state, names)
     return None
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from jaxnet.parity._judgement import Judgement
-from jaxnet.parity._result import Finding, Report, SiteResult
+from jaxnet.parity._result import Finding, Report, Setting, SiteResult
 from jaxnet.parity._sites import few, phase_of, place_of
 
 # The levels whose results stand for themselves: in the others one difference makes more.
@@ -121,12 +121,29 @@ def summary(report: Report, findings: int = 5) -> str:
         findings: How many of the findings are shown.
     """
     lines = [f"parity: {headline(report)}"]
+    lines += [_setting_text(setting) for setting in report.settings]
     lines += [findings_text(report, findings)] if report.findings else []
     if len(report.findings) > findings:
         lines.append(f"and {len(report.findings) - findings} more: print(report.details())")
     lines += _evidence(report)
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)
+
+
+def _setting_text(setting: Setting) -> str:
+    """One line: where, what differs, what to write, and what it does."""
+    place = setting.place if setting.kind == "layer" else setting.kind
+    where = f" ({setting.torch_where})" if setting.torch_where else ""
+    word = "setting" if setting.effect.startswith("see") else "warning"
+    return (
+        f"{word}: {place or 'the model'}{where}: {setting.message}. {sentence(setting.effect)}. "
+        f"Write {setting.fix}"
+    )
+
+
+def sentence(words: str) -> str:
+    """The words with a capital."""
+    return words[:1].upper() + words[1:]
 
 
 def findings_text(report: Report, most: int | None = None) -> str:

@@ -141,7 +141,8 @@ class Step:
         batches: The forms of the batches.
         losses: The sites of the losses.
         groups: For each optimizer the hyperparameters of each of its groups in this step.
-        events: The order of "forward", "backward", "clip", "step" and "zero_grad".
+        events: The order of "forward", "backward", "clip", "step" and "zero_grad", and of
+            "evaluation" where an optimizer evaluates its closure once more, which is not recorded.
         single: The sites whose float64 value is missing, and why.
     """
 

@@ -265,7 +265,7 @@ class Training:
             found = explain_updates(self.trace, *self._kept["update"], self.carried)
         elif finding.origin == "schedule":
             found = self._schedules()
-        elif finding.level == "preflight":
+        elif finding.level == "preflight" and finding.origin != "batch":
             found = explain_start(*self.start)
         elif finding.level == "step" and "update" in phases:
             found = explain_updates(self.trace, *self._kept["step"], self.carried)

@@ -22,6 +22,7 @@ from flax import nnx
 import jaxnet
 from jaxnet._intercept import Call
 from jaxnet._names import dotted, join
+from jaxnet.parity import _exchange as exchange
 from jaxnet.parity._draws import Replay, described
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._jax_draws import supplied
@@ -119,39 +120,6 @@ def _root(calls: Sequence[Recorded], index: int) -> int:
     while (parent := calls[index].parent) is not None:
         index = parent
     return index
-
-
-@jax.custom_vjp
-def _output(own: Any, recorded: Any, gradient: Any, noted: Any) -> Any:
-    """torch's output; its gradient, as it arrives, is that of `noted`, and is replaced."""
-    return recorded
-
-
-_output.defvjp(
-    lambda own, recorded, gradient, noted: (recorded, gradient),
-    lambda gradient, ct: (ct if gradient is None else gradient, None, None, ct),
-)
-
-
-@jax.custom_vjp
-def _given(own: Any, recorded: Any, noted: Any) -> Any:
-    """torch's argument; the gradient goes to the program's own, and is that of `noted` too."""
-    return recorded
-
-
-_given.defvjp(
-    lambda own, recorded, noted: (recorded, None),
-    lambda _, ct: (ct, None, ct),
-)
-
-
-@jax.custom_vjp
-def _tapped(own: Any, noted: Any) -> Any:
-    """The array itself, whose gradient is that of `noted` too."""
-    return own
-
-
-_tapped.defvjp(lambda own, noted: (own, None), lambda _, ct: (ct, ct))
 
 
 class Watch:
@@ -279,7 +247,7 @@ class Watch:
             if jnp.issubdtype(own.dtype, jnp.floating) and recorded.shape == own.shape:
                 tap = self.taps.get(f"input:{there.name}.{where}")
                 tap = jnp.zeros(own.shape, own.dtype) if tap is None else tap.astype(own.dtype)
-                return view.model(_given(own, recorded.astype(own.dtype), tap))
+                return view.model(exchange.given(own, recorded.astype(own.dtype), tap))
             return view.model(recorded.astype(own.dtype))
 
         given = dict(zip(by_position, call.args, strict=True))
@@ -321,10 +289,10 @@ class Watch:
                 return view.model(recorded.astype(own.dtype) if self.forced else own)
             tap = jnp.zeros(own.shape, own.dtype) if tap is None else tap.astype(own.dtype)
             if not self.forced:
-                return view.model(_tapped(own, tap))
+                return view.model(exchange.tapped(own, tap))
             gradient = self.recorded.get(gradient_site)
             gradient = None if gradient is None else gradient.astype(own.dtype)
-            made = view.model(_output(own, recorded.astype(own.dtype), gradient, tap))
+            made = view.model(exchange.output(own, recorded.astype(own.dtype), gradient, tap))
             self.made[id(made)] = (there.name, made)
             return made
 

@@ -169,7 +169,11 @@ PORTS = {
     "no module": ("other:make", "", "a file is given as other.py:make"),
     "another name": ("port.py:mak", "def make(): pass", "its functions are make"),
     "arguments": ("port.py:make", "def make(lr): pass", "missing a required argument: 'lr'"),
-    "nothing": ("port.py:make", "def make(): pass", "it returned NoneType; accepted is (model,"),
+    "nothing": (
+        "port.py:make",
+        "def make(): pass",
+        "it returned nothing (is a `return` missing?)",
+    ),
 }
 
 
@@ -189,7 +193,7 @@ def test_ports_are_found_with_their_neighbours(project, name):
     for folder in (project, project / "sub"):
         write(folder, "a_neighbour.py", "model = 1")
         write(folder, "port.py", "import a_neighbour as n\ndef make(): return n.model, 2, 3")
-    assert load_port(name) == (1, 2, 3, None, None)
+    assert load_port(name) == {"model": 1, "loss": 2, "optimizer": 3}
 
 
 def test_a_module_of_the_name_of_the_file_stays(tmp_path):
