@@ -26,6 +26,7 @@ from jaxnet.parity._layouts import gradients_to_model, to_model, to_torch
 from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing, pair
 from jaxnet.parity._trace import Trace
+from jaxnet.parity._widened import wide_attention, widened
 
 # What is not torch's is kept in the module under names that none of torch's begins with.
 _OWN = "flax:"
@@ -81,15 +82,6 @@ class Adapted(nnx.Module):
         for name in content.paths:
             if name not in content.pairing.made:
                 own[_OWN + name].set_value(arrays[name])
-
-
-def widened(model: nnx.Module) -> None:
-    """Makes layers that name float32, as flax's do, compute in float64."""
-    for _, module in nnx.iter_modules(model):
-        for name in ("dtype", "param_dtype"):
-            own = vars(module).get(name)
-            if own is not None and jnp.dtype(own) == jnp.float32:
-                setattr(module, name, jnp.float64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,7 +147,7 @@ def as_by_itself(precision: str | None) -> Iterator[None]:
         precision: The user's jax_default_matmul_precision: jaxnet multiplies in full float32 where
             nothing is chosen, and a program that does not must not be mended by the check.
     """
-    with jax.default_matmul_precision(precision):
+    with jax.default_matmul_precision(precision), wide_attention():
         yield
 
 
