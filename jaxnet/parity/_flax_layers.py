@@ -330,6 +330,6 @@ def layout_of(layer: Layer, unit: Unit) -> str:
     module = layer.module
     if isinstance(module, nnx.MultiHeadAttention):
         return "" if unit.config.get("batch_first") else "swapped"
-    if isinstance(module, _CELLS):
-        return ""
+    if isinstance(module, nnx.LinearGeneral):
+        return "heads"
     return "channels" if unit.cls.startswith(_SPATIAL) else ""

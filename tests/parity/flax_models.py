@@ -214,15 +214,15 @@ def _torch_bert() -> Any:
 
 
 def _torch_resnet() -> Any:
-    from benchmarks.torch_models import ResNet18 as Theirs
+    from benchmarks import torch_models
 
-    return Theirs(4, 4)
+    return torch_models.ResNet18(4, 4)
 
 
 def _torch_gpt() -> Any:
-    from benchmarks.torch_models import GPT as Theirs
+    from benchmarks import torch_models
 
-    return Theirs(WORDS, LENGTH + 1, WIDTH, 2, HEADS)
+    return torch_models.GPT(WORDS, LENGTH + 1, WIDTH, 2, HEADS)
 
 
 def _loss(model: Any, batch: Any) -> jax.Array:
