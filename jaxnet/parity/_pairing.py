@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -251,12 +252,9 @@ class _Work:
         self, layers: list[Layer], units: list[Unit], fits: Any
     ) -> list[tuple[Layer, Unit]] | None:
         """The pairs with equal numbers, if each layer has those of one recorded layer alone."""
-        equal = np.array(
-            [
-                [fits[i, j] and self._is_equal(x, u) for j, u in enumerate(units)]
-                for i, x in enumerate(layers)
-            ]
-        )
+        equal = fits.copy()
+        for i, j in zip(*np.nonzero(fits), strict=True):
+            equal[i, j] = self._is_equal(layers[i], units[j])
         if not ((equal.sum(0) == 1).all() and (equal.sum(1) == 1).all()):
             return None
         return [
@@ -361,11 +359,9 @@ class _Work:
             near = [u.name for u in self.units if made_of(layer, u) is not None]
             choice = ", ".join(near[:12]) or "nothing that fits is left"
             lines.append(f'# {json.dumps(layer.name)} = ""  # one of: {choice}')
-        try:
-            with file.open("x", encoding="utf-8") as out:
-                out.write("\n".join(lines) + "\n")
-        except OSError:  # the user's own is there, or the folder cannot be written
-            pass
+        # The user's own may be there already, or the folder be one that cannot be written.
+        with suppress(OSError), file.open("x", encoding="utf-8") as out:
+            out.write("\n".join(lines) + "\n")
         return file
 
 
