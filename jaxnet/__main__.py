@@ -48,7 +48,8 @@ _CHECK = """    jaxnet check trace/ port.py:make --save report/
 
 make() is a function without arguments that returns (model, loss, optimizer), where
 loss(model, batch) is what the JAX program minimises, or (step, state) of a step of your own. The
-model has torch's names of parameters. Every layer, gradient and update is compared in float32 and
+model is one of jaxnet, with torch's names of parameters, or of plain flax.nnx, whose layers are
+paired with torch's. Every layer, gradient and update is compared in float32 and
 float64, so there is no tolerance to choose."""
 
 _COMPARE = """    jaxnet compare reference.py:make port.py:make --steps 20
@@ -198,6 +199,13 @@ def _parser() -> argparse.ArgumentParser:
             help="compare the program's initial weights too (own), or start from a copy of torch's",
         )
 
+        one.add_argument(
+            "--names",
+            type=Path,
+            metavar="FILE",
+            help="names.toml: which layer of a plain flax model is which of torch's",
+        )
+
     certificate = command("certificate", _certificate, "read or verify a certificate", _VERIFY)
     certificate.add_argument("folder", type=Path, help="the folder that --save wrote")
     certificate.add_argument(
@@ -250,6 +258,7 @@ def _check(options: argparse.Namespace) -> int:
             options.port,
             steps=options.steps,
             weights=options.weights,
+            names=options.names,
             power=options.power,
             generic=options.generic,
         )
@@ -322,12 +331,15 @@ def _explain(options: argparse.Namespace) -> int:
     from jaxnet.parity._text import explained, part
 
     with _progress():
-        report = check(options.trace, options.port, weights=options.weights)
+        report = check(options.trace, options.port, weights=options.weights, names=options.names)
     there = part(report, options.at)
     if not there.results and not there.exclusions and report.verdict != "not comparable":
         places = sorted({result.place for result in report.results if result.place})
         near = difflib.get_close_matches(options.at, places, n=5, cutoff=0.3) or places[:5]
         options.fail(f"--at {options.at}: nothing was compared there; there are {', '.join(near)}")
+    for line in report.subject.get("layers", ()):
+        if options.at in line:
+            print(f"the layer of the model = torch's: {line}")
     print(there.details())
     text, status = explained(there, options.at)
     print(text)

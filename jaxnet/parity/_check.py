@@ -22,8 +22,9 @@ from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import Layers
 from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
+from jaxnet.parity._names_file import Names, with_flattened
 from jaxnet.parity._notes import Notes
-from jaxnet.parity._pairing import Names, with_flattened
+from jaxnet.parity._pairing import name_sums
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._preflight import settings, with_effects
@@ -118,8 +119,10 @@ def check(
     report = _Check(trace, subject, batches).run(_chosen(trace, steps))
     if subject.pairing is not None:
         report.notes[:0] = [subject.pairing.summary(), *map(rows_note, turned.items())]
+        report.subject["layers"] = subject.pairing.lines()
+        name_sums(report, subject.pairing)
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
-    report.subject = _provenance.subject(trace, objects)
+    report.subject |= _provenance.subject(trace, objects)
     report.environment = _provenance.environment(trace)
     report.notes += _provenance.notes(trace)
     if power:

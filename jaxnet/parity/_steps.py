@@ -328,7 +328,6 @@ def _replayed(
     subject: Subject, recorded: Step, order: Sequence[int]
 ) -> Callable[..., tuple[Any, list[Any]]]:
     """The step on the batches of a recorded one, with its draws."""
-
     calls = (call for calls in Plan(recorded).calls.values() for call in calls)
     needed = {number for call in calls for number in call.draws}
 

@@ -21,7 +21,8 @@ from jaxnet.parity._double_state import exact, with_arrays
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
-from jaxnet.parity._pairing import Names, Pairing
+from jaxnet.parity._names_file import Names
+from jaxnet.parity._pairing import Pairing
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
@@ -239,8 +240,9 @@ def _with_torch_names(
         model = state.model(training=True)
         if is_foreign(trace, model):
             return adapt(trace, model, wrapped.loss, wrapped.optimizer, names)
-    elif callable(step) and not named_states(state) and (found := model_in(state)) is not None:
-        if is_foreign(trace, found[1]):
+    elif callable(step) and not named_states(state):
+        found = model_in(state)
+        if found is not None and is_foreign(trace, found[1]):
             return foreign_step(trace, step, state, names)
     return None
 
