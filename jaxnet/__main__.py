@@ -161,6 +161,14 @@ def _parser() -> argparse.ArgumentParser:
         help="find out which known mistakes the trace would show, some seconds a layer",
     )
     check.add_argument(
+        "--plant",
+        type=_positive,
+        metavar="N",
+        default=0,
+        help="plant N known mistakes into a program that is the same, one at a time, and count "
+        "how many a check finds; as long as N checks",
+    )
+    check.add_argument(
         "--generic",
         type=Path,
         metavar="TRACE",
@@ -252,6 +260,7 @@ def _check(options: argparse.Namespace) -> int:
             weights=options.weights,
             power=options.power,
             generic=options.generic,
+            plant=options.plant,
         )
     return _shown(report, options, f"jaxnet check {options.trace} {options.port}")
 

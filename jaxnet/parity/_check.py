@@ -20,6 +20,7 @@ from jaxnet.parity._force import Layers
 from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
 from jaxnet.parity._pairing import Names
+from jaxnet.parity._plant import plantings
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._preflight import settings, with_effects
@@ -54,6 +55,7 @@ def check(
     names: Names | None = None,
     power: bool = False,
     generic: str | Path | Trace | None = None,
+    plant: int = 0,
 ) -> Report:
     """Compares a JAX program with a recorded PyTorch program; torch is not needed.
 
@@ -83,6 +85,9 @@ def check(
             this trace would show. It takes some seconds a layer.
         generic: A second trace of the torch program, recorded with weights="generic", with which
             the program is compared too: what weights of zero or one hide shows there.
+        plant: Into a program that is the same so many known mistakes are really planted, one
+            after the other, chosen from those that this trace excludes; each is checked as the
+            program was. It takes as long as so many checks.
 
     Returns:
         The report. Its verdict is "same" if nothing differs but by rounding.
@@ -116,9 +121,29 @@ def check(
     report.notes += _provenance.notes(trace)
     if power:
         report.power = power_of(trace, report)
+    if plant:
+        _plant(trace, subject, report, _chosen(trace, steps), plant)
     if generic is not None:
         report.add_generic(_with_generic(generic, source, names=names, power=power))
     return report
+
+
+def _plant(trace: Trace, subject: Subject, report: Report, steps: list[Step], number: int) -> None:
+    """Adds to a report what a check says of mistakes that are planted into the program."""
+    if report.verdict != "same":
+        report.notes.append("no mistakes were planted: the program has differences of its own")
+        return
+
+    def run(changed: Subject) -> Report:
+        _log.info("a mistake is planted, and the program is checked again")
+        return _Check(trace, changed).run(steps)
+
+    report.planted = plantings(trace, subject, report, run, number)
+    if len(report.planted) < number:
+        report.notes.append(
+            f"{len(report.planted)} mistakes were planted instead of {number}: no more of those "
+            "that this trace excludes can be made in the program from outside"
+        )
 
 
 def _with_generic(generic: str | Path | Trace, source: Mapping[str, Any], **how: Any) -> Report:
