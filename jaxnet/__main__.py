@@ -7,8 +7,11 @@ import argparse
 import contextlib
 import difflib
 import logging
+import runpy
+import shlex
 import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from jaxnet.parity._result import Report
 
 _PARITY = Path(jaxnet.__file__).parent / "parity"
+# Whose lines come before those of the program that is run.
+_NOT_THEIRS = (str(Path(jaxnet.__file__).parent), "<frozen", str(Path(runpy.__file__)))
 
 _ABOUT = """Whether a JAX training program computes what a PyTorch program computes.
 
@@ -73,6 +78,10 @@ _VERIFY = """    jaxnet certificate report/             # what it says
     jaxnet certificate report/ --line      # one line, for a README"""
 
 
+class _CommandError(Exception):
+    """What is wrong with a command, and what to write instead."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -97,23 +106,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{' '.join(program)!r} after --: only `jaxnet record` takes a program")
     options.program = program
     try:
+        _check_writable(getattr(options, "save", None))
         return options.run(options)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print(f"stopped; {_after_stop(options)}", file=sys.stderr)
         return 130
     except Exception as error:
         # Python's own status after an exception is 1, which would say "different".
         if _is_explained(error):
             print(f"error: {error}", file=sys.stderr)
         else:
-            traceback.print_exc()
+            _print_error_of_program(error, options)
         return 2
+
+
+def _after_stop(options: argparse.Namespace) -> str:
+    """What is left after Ctrl-C, and how to go on."""
+    if options.run is not _record:
+        return "nothing was written"
+    if not (options.trace / "trace.json").exists():
+        return f"no whole step was recorded. Record it again: jaxnet record {options.trace} -- ..."
+    return (
+        f"the steps that were whole are in {options.trace}, which can be checked: "
+        f"jaxnet check {options.trace} port.py:make"
+    )
+
+
+def _print_error_of_program(error: Exception, options: argparse.Namespace) -> None:
+    """Shows an error that the user's program raised, from its own lines on, and what to do."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [i for i, frame in enumerate(frames) if not frame.filename.startswith(_NOT_THEIRS)]
+    if not own and not isinstance(error, SyntaxError):  # one of jaxnet's own
+        traceback.print_exc()
+        return
+    for line in traceback.format_list(frames[own[0] :] if own else []):
+        print(line, end="", file=sys.stderr)
+    for line in traceback.format_exception_only(error):
+        print(line, end="", file=sys.stderr)
+    alone = shlex.join(options.program)
+    if not alone:
+        port = getattr(options, "port", "") or ""
+        where, _, function = port.rpartition(":")
+        module = Path(where).stem if where.endswith(".py") else where
+        alone = f'python -c "from {module} import {function}; {function}()"'
+    print(f"error: the program itself fails; run it alone first: {alone}", file=sys.stderr)
 
 
 def _is_explained(error: Exception) -> bool:
     """Whether jaxnet.parity raised an error by itself, so that its message says what to do."""
+    if isinstance(error, _CommandError):
+        return True
     last = traceback.extract_tb(error.__traceback__)[-1]
     return Path(last.filename).parent == _PARITY and (last.line or "").startswith("raise ")
+
+
+def _check_writable(folder: Path | None) -> None:
+    """Refuses a folder for the certificate that cannot be written, before the check and not after.
+
+    Raises:
+        OSError: It cannot be made, or nothing can be written into it.
+    """
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _CommandError(
+            f"--save {folder}: {error.strerror or error}; give a folder that can be written, such "
+            "as --save report/"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -243,6 +306,8 @@ def _record(options: argparse.Namespace) -> int:
     size = sum(file.stat().st_size for file in options.trace.iterdir()) / 1e6
     print(f"recorded: {options.trace}, {size:.1f} MB")
     print(f"the same bits without recording: {found['verdict']}; {found['words']}")
+    for note in found.get("notes", ()):
+        print(f"note: {note}")
     print(f"next: jaxnet check {options.trace} port.py:make")
     return int(found["verdict"] == "different")
 

@@ -1,6 +1,7 @@
 """Whether a JAX program is the recorded one."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,27 +12,30 @@ import numpy as np
 from jaxnet._names import join
 from jaxnet.parity import _provenance
 from jaxnet.parity._batches import batch_findings
+from jaxnet.parity._consequences import folded, settled
 from jaxnet.parity._coverage import Compared
 from jaxnet.parity._draws import DrawsError
 from jaxnet.parity._evidence import StepEvidence
 from jaxnet.parity._findings import findings_of
+from jaxnet.parity._flatten import orders, rows_note
 from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import Layers
 from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
-from jaxnet.parity._pairing import Names
-from jaxnet.parity._plant import plantings
+from jaxnet.parity._notes import Notes
+from jaxnet.parity._pairing import Names, with_flattened
+from jaxnet.parity._plant import add_plantings
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._preflight import settings, with_effects
-from jaxnet.parity._result import Finding, Horizon, Report, SiteResult, Verdict
+from jaxnet.parity._result import Finding, Horizon, Report, Verdict
 from jaxnet.parity._site_results import SiteResults
-from jaxnet.parity._sites import few, module_name, phase_of, place_of
+from jaxnet.parity._sites import few, module_name, place_of
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
-from jaxnet.parity._trace import Step, Trace, TraceError, read
+from jaxnet.parity._trace import Step, Trace, generic_trace, read
 from jaxnet.parity._training_causes import Training
-from jaxnet.parity._watch import Notes, raised
+from jaxnet.parity._user_lines import raised
 from jaxnet.train._several import named_states
 
 _log = logging.getLogger(__name__)
@@ -101,7 +105,7 @@ def check(
         raise ValueError(f'check: weights: {weights!r}; accepted are "own" and "copy"')
     trace = trace if isinstance(trace, Trace) else read(trace)
     copy = weights == "copy" or trace.about.get("weights") == "generic"
-    program = module_of(model) if isinstance(model, str) else model
+    second = None if generic is None else generic_trace(generic)
     given: dict[str, Any] = {
         "model": model, "loss": loss, "optimizer": optimizer, "step": step, "state": state,
         "batches": batches,
@@ -109,12 +113,16 @@ def check(
     source = {name: value for name, value in given.items() if name != "batches"}
     if isinstance(model, str):
         given = load_port(model)
+    program = module_of(model) if isinstance(model, str) else model
     batches = given.pop("batches", None)
-    subject = make_subject(trace, **given, copy=copy, names=names)
+    make = functools.partial(make_subject, trace, **given, copy=copy)
+    subject = make(names=names)
+    if turned := orders(subject, copy):
+        subject = make(names=with_flattened(names, turned))
     trace = subject.trace
     report = _Check(trace, subject, batches).run(_chosen(trace, steps))
     if subject.pairing is not None:
-        report.notes.insert(0, subject.pairing.summary())
+        report.notes[:0] = [subject.pairing.summary(), *map(rows_note, turned.items())]
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
     report.subject = _provenance.subject(trace, objects)
     report.environment = _provenance.environment(trace)
@@ -122,40 +130,12 @@ def check(
     if power:
         report.power = power_of(trace, report)
     if plant:
-        _plant(trace, subject, report, _chosen(trace, steps), plant)
-    if generic is not None:
-        report.add_generic(_with_generic(generic, source, names=names, power=power))
+        chosen = _chosen(trace, steps)
+        add_plantings(trace, subject, report, lambda one: _Check(trace, one).run(chosen), plant)
+    if second is not None:
+        _log.info("the same with generic weights")
+        report.add_generic(check(second, **source, names=names, power=power))
     return report
-
-
-def _plant(trace: Trace, subject: Subject, report: Report, steps: list[Step], number: int) -> None:
-    """Adds to a report what a check says of mistakes that are planted into the program."""
-    if report.verdict != "same":
-        report.notes.append("no mistakes were planted: the program has differences of its own")
-        return
-
-    def run(changed: Subject) -> Report:
-        _log.info("a mistake is planted, and the program is checked again")
-        return _Check(trace, changed).run(steps)
-
-    report.planted = plantings(trace, subject, report, run, number)
-    if len(report.planted) < number:
-        report.notes.append(
-            f"{len(report.planted)} mistakes were planted instead of {number}: no more of those "
-            "that this trace excludes can be made in the program from outside"
-        )
-
-
-def _with_generic(generic: str | Path | Trace, source: Mapping[str, Any], **how: Any) -> Report:
-    """The report of the second pass; `source` is the program as `check` was given it."""
-    second = generic if isinstance(generic, Trace) else read(generic)
-    if second.about.get("weights") != "generic":
-        raise TraceError(
-            f"check: generic: {second.path} was recorded with the program's own weights; record "
-            "it with `jaxnet record --weights generic`"
-        )
-    _log.info("the same with generic weights")
-    return check(second, **source, **how)
 
 
 def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
@@ -183,7 +163,8 @@ class _Check:
         self.results = SiteResults(trace)
         self.preflight: list[Finding] = []
         self.notes: dict[str, None] = {}
-        self.compared = Compared(trace, layered=bool(subject.parts))
+        foreign = subject.partners is not None
+        self.compared = Compared(trace, layered=bool(subject.parts), foreign=foreign)
         self.evidence: dict[int, StepEvidence] = {}
         self.flows: dict[int, Flow] = {}
         self.raised: set[str] = set()  # the modules whose calls raised an error
@@ -227,19 +208,23 @@ class _Check:
             self._remember(step, evidence, runs)
             step.forget()
         horizon = None if free is None or not free.torch else horizon_of(free)
-        findings = [
-            *self.preflight,
-            *findings_of(self.trace, self.results.all, self.flows),
-        ]
-        findings = [f for f in findings if not all(map(self._is_in_error, f.results))]
-        for number, finding in enumerate(findings, 1):
-            _log.info("looking for the cause of difference %d of %d", number, len(findings))
+        return self._report(self._findings(horizon), horizon, steps)
+
+    def _findings(self, horizon: Horizon | None) -> list[Finding]:
+        """The independent differences with their causes, and what follows from each."""
+        found = findings_of(self.trace, self.results.all, self.flows)
+        found = folded([*self.preflight, *found], self.evidence, self.raised)
+        found = settled(self.trace, self.results.all, found, ())
+        for number, finding in enumerate(found, 1):
+            _log.info("looking for the cause of difference %d of %d", number, len(found))
             self._explain(finding)
-        findings = [each for finding in findings for each in self._explained(finding)]
+        found = [each for finding in found for each in self._explained(finding)]
         self.notes |= dict.fromkeys(self.training.notes)
-        if not findings and horizon is not None and (apart := apart_in(horizon)) is not None:
-            findings.append(drift(apart, horizon))
-        return self._report(findings, horizon, steps)
+        # Nothing is lost: what differs is in a finding, follows from one, or is rounding.
+        found = settled(self.trace, self.results.all, found, self.training.rounding)
+        if not found and horizon is not None and (apart := apart_in(horizon)) is not None:
+            found.append(drift(apart, horizon))
+        return found
 
     def _preflight(self, first: Step) -> None:
         """Compares the initial weights and buffers."""
@@ -292,16 +277,15 @@ class _Check:
             self.raised.add(module_name(call))
             self.results.fail(step, f"forward:{call}", message, "layer", evidence)
         if self.results.failed(step):
-            self.flows[step.index] = flow_of(evidence)
+            self.flows[step.index] = flow_of(evidence, self._dependencies(step, states[False]))
         return evidence
 
-    def _is_in_error(self, result: SiteResult) -> bool:
-        """Whether an array is inside a call that raised an error, so that it was not computed."""
-        phase = phase_of(result.site)
-        return phase in ("input", "forward", "grad", "param_grad", "buffer") and any(
-            result.place != name and f"{result.place}.".startswith(f"{name}." if name else "")
-            for name in self.raised
-        )
+    def _dependencies(self, step: Step, state: Any) -> Mapping[str, frozenset[str]]:
+        try:
+            return self.layers.dependencies(step, state)
+        except Exception as error:
+            self.notes[f"what the program computes from what is not known: {raised(error)}"] = None
+            return {}
 
     def _unexplained(self, step: Step) -> bool:
         """Whether the whole step differs and no isolated part of it does."""
@@ -331,7 +315,7 @@ class _Check:
                 "(a fixed dtype?), so that small differences cannot be told from rounding there, "
                 "in gradients and in whole steps"
             ] = None
-        self.compared.calls(step, notes.seen)
+        self.compared.calls(step, notes.seen, notes.within)
         within = {call.parent for call in step.calls}
         whole = {call.module for i, call in enumerate(step.calls) if i not in within}
         for name in notes.unpaired:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxnet._keys import Asked
 from jaxnet.parity._trace import Draw
@@ -94,12 +96,26 @@ class Replay:
         arrays: The numbers that it got, by number.
         left: The numbers of the draws that have not been taken.
         taken: A list that those which are taken are added to.
+
+    Attributes:
+        tried: While a function is tried that takes none, whether it draws.
     """
 
     draws: Sequence[Draw]
     arrays: Mapping[int, Any]
     left: list[int]
     taken: list[int]
+
+    tried: bool | None = None
+
+    def concerns(self, function: Callable[[], Any]) -> bool:
+        """Whether a function that is only tried draws random numbers."""
+        self.tried = False
+        try:
+            function()
+            return self.tried
+        finally:
+            self.tried = None
 
     def take(self, owner: str, shapes: tuple[tuple[int, ...], ...], asked: Asked) -> Any:
         """The next draw of the kind that is asked for, in the terms of who asks.
@@ -112,6 +128,9 @@ class Replay:
         Raises:
             DrawsError: No draw that is left has this shape and this kind.
         """
+        if self.tried is not None:
+            self.tried = True
+            return zeros(owner, shapes, asked)
         for number in self.left:
             array = self.arrays[number]
             if array.shape in shapes:
@@ -126,6 +145,12 @@ class Replay:
             f"{owner} draws {own} of shape {shapes[0]}; of torch's draws there are left here: "
             f"{', '.join(shown) or 'none'}"
         )
+
+
+def zeros(owner: str, shapes: tuple[tuple[int, ...], ...], asked: Asked) -> Any:
+    """Zeros for any draw, where a program is only tried."""
+    del owner, asked
+    return np.zeros(shapes[0], np.float32)
 
 
 def drawn(draws: Sequence[Draw]) -> str:

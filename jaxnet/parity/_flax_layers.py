@@ -258,6 +258,28 @@ def _linear(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
     return found
 
 
+def rows_turned(made: Mapping[str, Made], sizes: Sequence[int]) -> dict[str, Made]:
+    """A Linear whose inputs were flattened in the order H, W, C.
+
+    Args:
+        made: How its arrays are made otherwise.
+        sizes: The sizes C, H, W.
+    """
+
+    def turned(one: Made) -> Made:
+        if len(one.shape) < 2:
+            return one
+        (piece,) = one.pieces
+        rank = len(sizes)
+        shape = (*one.shape[1:], *sizes)
+        axes = (*range(2, rank + 1), 1, 0)
+        return dataclasses.replace(
+            one, pieces=(dataclasses.replace(piece, shape=shape, axes=axes),)
+        )
+
+    return {name: turned(one) for name, one in made.items()}
+
+
 def _attention(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
     """torch's one matrix of query, key and value, cut into those of flax's heads."""
     found: dict[str, list[Piece]] = {}

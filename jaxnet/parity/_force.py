@@ -18,14 +18,18 @@ import numpy as np
 from flax import nnx
 
 from jaxnet._names import dotted, join
+from jaxnet.parity import _recurrent
+from jaxnet.parity._dependencies import dependencies
 from jaxnet.parity._draws import drawn
 from jaxnet.parity._evidence import FourRuns, StepEvidence
 from jaxnet.parity._foreign import watching
+from jaxnet.parity._notes import Notes
 from jaxnet.parity._sites import at, call_of
 from jaxnet.parity._subject import Part, Subject, inner, precision
+from jaxnet.parity._taps import reached
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._tree import keys_of
-from jaxnet.parity._watch import Notes, Plan, Watch, is_module
+from jaxnet.parity._watch import Plan, Watch, is_module
 from jaxnet.precision import full_float32
 from jaxnet.train._loss import entered, with_metrics, with_step
 from jaxnet.train._several import map_states, named_states, state_of, with_state
@@ -102,16 +106,18 @@ def _updates(
         done.add("" if part.model is None else str(part.model))
 
 
-def _gradients(
-    subject: Subject, part: Part, watch: "Watch", state: Any, batches: Sequence[Any]
-) -> tuple[dict[str, Any], list[jax.Array]]:
-    """What one update computes before its optimizer, by site, and the loss of each batch."""
+def _objective(
+    subject: Subject, part: Part, watch: Watch, batches: Sequence[Any]
+) -> Callable[..., tuple[jax.Array, Any]]:
+    """The function of (parameters, taps, state) whose gradients are taken in one update.
+
+    It gives the loss, and with it that of each batch, the arrays of the calls, and the buffers.
+    """
     call, mean = with_step(part.loss), subject.accumulation_is_mean
 
     def objective(params: Any, taps: Any, state: Any) -> tuple[jax.Array, Any]:
-        watch.taps = taps
         values: list[jax.Array] = []
-        with watch.replaying("", watch.plan.loose):
+        with watch.begin(taps), watch.replaying("", watch.plan.loose):
             for batch in batches:
                 own = state_of(state, part.model)
                 now = with_state(state, part.model, own.replace(params=params))
@@ -128,8 +134,18 @@ def _gradients(
             for key, one in named_states(state).items()
             for place, array in one.buffers.items()
         }
-        return sum(values[1:], values[0]), (values, watch.noted, buffers)
+        total = sum(values[1:], values[0])
+        total = reached(total, [array for _, array in watch.made.values()])
+        return total, (values, watch.noted, buffers)
 
+    return objective
+
+
+def _gradients(
+    subject: Subject, part: Part, watch: Watch, state: Any, batches: Sequence[Any]
+) -> tuple[dict[str, Any], list[jax.Array]]:
+    """What one update computes before its optimizer, by site, and the loss of each batch."""
+    objective = _objective(subject, part, watch, batches)
     own = state_of(state, part.model)
     taps = _taps(watch.plan, watch.recorded, watch.forced)
     with full_float32():
@@ -143,6 +159,34 @@ def _gradients(
         if call_of(site) in watch.seen and site not in watch.unfed:
             sites[site.replace("input:", "input_grad:", 1)] = gradient
     return {**sites, **buffers}, values
+
+
+def forward_inputs(subject: Subject, step: Step) -> dict[str, np.ndarray]:
+    """The arguments of all calls in float32, in torch's layouts, by site.
+
+    Args:
+        subject: A program of one update.
+        step: A step that was recorded in full, of which the program's own numbers are begun with.
+    """
+    plan, part = Plan(step), subject.parts[0]
+
+    def run(state: Any, batch: Any, recorded: Any, draws: Any) -> dict[str, Any]:
+        watch = Watch(plan, Notes(), True, recorded, draws, Counter(), subject.partners)
+        with (
+            watch.replaying("", plan.loose),
+            entered(state, batch, state.key, part.compute_dtype, training=True) as (model, given),
+            watching(model, watch.of("")),
+        ):
+            with_step(part.loss)(model, given, state.step)
+        return watch.noted
+
+    recorded = {name: step[name] for name in plan.arrays()}
+    draws = {str(n): step[f"draw:{n}"] for n in range(len(step.draws))}
+    program = jax.jit(run, compiler_options=QUICK)
+    found: dict[str, np.ndarray] = jax.device_get(
+        program(subject.state, step.batch(), recorded, draws)
+    )
+    return found
 
 
 def _taps(plan: Plan, recorded: Mapping[str, Any], forced: bool) -> dict[str, Any]:
@@ -196,6 +240,38 @@ class Layers:
         )
         return evidence, notes
 
+    def dependencies(self, step: Step, state: Any) -> dict[str, frozenset[str]]:
+        """The outputs ("ln#0") that the program computes each argument and each output from.
+
+        Args:
+            step: The step, recorded in full.
+            state: The state before it.
+        """
+        plan = Plan(step, self.trace.modules)
+
+        def run(state: Any, batches: Any, recorded: Any, draws: Any) -> dict[str, Any]:
+            noted: dict[str, Any] = {}
+            count: Counter[str] = Counter()
+            for part, its_state, its_batches in _updates(
+                self.subject, plan, state, batches, recorded, draws
+            ):
+                watch = Watch(plan, Notes(), True, recorded, draws, count)
+                own = state_of(its_state, part.model)
+                _objective(self.subject, part, watch, its_batches)(own.params, {}, its_state)
+                noted |= watch.noted
+            return noted
+
+        return dependencies(run, *self._given(plan, state, double=False))
+
+    def _given(self, plan: Plan, state: Any, double: bool) -> tuple[Any, ...]:
+        """What a program is given: the state, the batches, the recorded arrays and the draws."""
+        step = plan.step
+        array_of = step.double if double else step.__getitem__
+        batches = [step.batch(i, double) for i in range(len(step.batches))]
+        recorded = {name: array_of(name) for name in plan.arrays(self.subject.composed)}
+        draws = {str(n): array_of(f"draw:{n}") for n in range(len(step.draws))}
+        return state, batches, recorded, draws
+
     def chained(self, step: Step, states: Mapping[bool, Any]) -> dict[str, FourRuns]:
         """The same arrays, each computed from what the program itself computed before."""
         plan, _, runs = self._run(step, states, forced=False)
@@ -204,7 +280,7 @@ class Layers:
     def _run(
         self, step: Step, states: Mapping[bool, Any], forced: bool
     ) -> tuple[Plan, Notes, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-        plan, notes = Plan(step), Notes()
+        plan, notes = Plan(step, self.trace.modules), Notes()
         runs: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
         form = repr((step.calls, step.batches, drawn(step.draws), forced))
         for double, found in zip((False, True), runs, strict=True):
@@ -212,12 +288,8 @@ class Layers:
             if key not in self._programs:
                 self._programs[key] = make_program(self.subject, plan, forced)
             program = self._programs[key]
-            array_of = step.double if double else step.__getitem__
             with precision(double):
-                batches = [step.batch(i, double) for i in range(len(step.batches))]
-                recorded = {name: array_of(name) for name in plan.arrays(self.subject.composed)}
-                draws = {str(n): array_of(f"draw:{n}") for n in range(len(step.draws))}
-                found |= jax.device_get(program.run(states[double], batches, recorded, draws))
+                found |= jax.device_get(program.run(*self._given(plan, states[double], double)))
             if double:  # what the program cannot do in float64 alone is no difference
                 weak = program.notes.errors.keys() - notes.errors.keys() if forced else set()
                 errors = {k: v for k, v in program.notes.errors.items() if k not in weak}
@@ -272,6 +344,7 @@ def four_runs(
         key = keys.get(site, site)
         if key in step:
             found[site] = FourRuns(step[key], step.double(key), array, jax64.get(site))
+    found |= _recurrent.gradients(step, plan.modules, jax32, jax64)
     order = {site: i for i, site in enumerate(step.sites)}
 
     def position(site: str) -> int:

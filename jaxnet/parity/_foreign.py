@@ -52,14 +52,22 @@ class Adapted(nnx.Module):
             if name not in made:
                 setattr(self, _OWN + name, nnx.Variable(array))
 
-    def model(self) -> nnx.Module:
-        """The flax model with the numbers of this module."""
+    def arrays(self) -> dict[str, Any]:
+        """The arrays of the flax model by name."""
         content, own = self.content, vars(self)
         names = (*content.parameters, *content.buffers)
-        arrays = to_model(content.pairing.made, {name: own[name][...] for name in names})
-        rest = {n: own[_OWN + n].get_value() for n in content.paths if n not in arrays}
-        state = {path: (arrays | rest)[name] for name, path in content.paths.items()}
-        return nnx.merge(content.graph, nnx.from_flat_state(state.items()))
+        made = to_model(content.pairing.made, {name: own[name][...] for name in names})
+        rest = {n: own[_OWN + n].get_value() for n in content.paths if n not in made}
+        return made | rest
+
+    def model(self) -> nnx.Module:
+        """The flax model with the numbers of this module."""
+        content, arrays = self.content, self.arrays()
+        state = {path: arrays[name] for name, path in content.paths.items()}
+        model = nnx.merge(content.graph, nnx.from_flat_state(state.items()))
+        if any(jnp.asarray(arrays[name]).dtype == jnp.float64 for name in content.pairing.made):
+            widened(model)
+        return model
 
     def take(self, model: nnx.Module) -> None:
         """Takes the buffers over that a forward pass has changed."""
@@ -74,6 +82,15 @@ class Adapted(nnx.Module):
         for name in content.paths:
             if name not in content.pairing.made:
                 own[_OWN + name].set_value(arrays[name])
+
+
+def widened(model: nnx.Module) -> None:
+    """Makes layers that name float32, as flax's do, compute in float64."""
+    for _, module in nnx.iter_modules(model):
+        for name in ("dtype", "param_dtype"):
+            own = vars(module).get(name)
+            if own is not None and jnp.dtype(own) == jnp.float32:
+                setattr(module, name, jnp.float64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +131,17 @@ def adapted(trace: Trace, model: nnx.Module, pairing: Pairing) -> Adapted:
     )
     about = {**trace.parameters, **trace.buffers}
     like = {name: np.zeros(about[name]["shape"], np.float32) for name in used}
-    return Adapted(content, model, like)
+    module = Adapted(content, model, like)
+    # A sum of two of torch's biases has torch's number, whatever the two are.
+    first = trace.steps[0]
+    for name, one in pairing.made.items():
+        if one.summands > 1 and all(f"before:{n}" in first for n in one.names):
+            theirs = {n: first[f"before:{n}"] for n in one.names}
+            own = _flat(params, rest)[name]
+            if np.allclose(np.asarray(one.of(theirs)), np.asarray(own), 1e-6, 1e-7):
+                for n in one.names:
+                    getattr(module, n).set_value(jnp.asarray(theirs[n]))
+    return module
 
 
 def _flat(*states: Any) -> dict[str, Any]:

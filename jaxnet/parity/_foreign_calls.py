@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from flax import nnx
 
 from jaxnet._names import named_modules
-from jaxnet.parity._layouts import View, view_of
+from jaxnet.parity._layouts import SAME, View, view_of
 from jaxnet.parity._pairing import Pairing
 from jaxnet.parity._trace import Trace
 
@@ -34,8 +34,10 @@ class ForeignCall:
     recurrent: bool = False
     some: bool = False
 
-    def view(self, own: tuple[int, ...], torch: tuple[int, ...]) -> View:
-        """The view of an activation."""
+    def view(self, own: tuple[int, ...], torch: tuple[int, ...], given: bool = False) -> View:
+        """The view of an argument (`given`) or of an output."""
+        if self.layout.startswith("flat ") and not given:
+            return SAME
         if self.recurrent and len(torch) == len(own) + 1 and math.prod(own) == math.prod(torch):
             return View(lambda x: x.reshape(torch), lambda x: x.reshape(own))  # a carry (N, H)
         return view_of(self.layout, own, torch)

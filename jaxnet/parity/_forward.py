@@ -24,8 +24,11 @@ class ForwardPass:
     Attributes:
         calls: The calls of modules, as JSON.
         functions: Those of functions.
-        inputs: What outermost calls were given from outside: site, array.
+        inputs: What outermost calls were given from outside, by the number of backward() before:
+            site, array and its float64 value.
+        roots: The outermost modules that were called, likewise.
         stack: The calls that are being run: their indices in `calls`.
+        innermost: The module whose call is being run, the innermost one.
         models: The modules of the outermost calls.
     """
 
@@ -37,8 +40,10 @@ class ForwardPass:
         self.torch = self.recorder.torch
         self.calls: list[dict[str, Any]] = []
         self.functions: list[dict[str, Any]] = []
-        self.inputs: list[tuple[str, Any]] = []
+        self.inputs: dict[int, dict[str, tuple[Any, Any]]] = {}
+        self.roots: dict[int, list[str]] = {}
         self.stack: list[int] = []
+        self.innermost: Any = None
         self.models: list[Any] = []
         self._counts: dict[str, int] = {}
         self._function_draws: list[str] | None = None
@@ -77,12 +82,15 @@ class ForwardPass:
             known = self.data.site_of(leaf, parent is not None)
             data = parent is None and not known and not leaf.requires_grad
             if self.full or data:
-                value = self.tensors.copy(leaf, self.full)
+                # A tensor that was made of Python's numbers has float64 ones of its own.
+                value = self.tensors.copy(leaf)
                 if self.full:
                     self.arrays["forward"][site] = value
                 if data:
-                    self.inputs.append((site, value[0]))
+                    self._add_input(site, value)
                     self.tensors.note(leaf, site)
+            elif parent is None:
+                self._add_input(known)
             return site
 
         record = {
@@ -100,14 +108,16 @@ class ForwardPass:
         if parent is None and record["state"]:
             self.events.append("forward")
             self.models.append(module)
+            self.roots.setdefault(recorder.step.backwards, []).append(name)
         self.stack.append(len(self.calls))
         self.calls.append(record)
+        before, self.innermost = self.innermost, module
         outer, self._function_draws = self._function_draws, None
         try:
             output = original(module, *args, **kwargs)
         finally:
             self.stack.pop()
-            self._function_draws = outer
+            self._function_draws, self.innermost = outer, before
         record["output"] = self._output(output, base, "forward", True)
         return output
 
@@ -146,22 +156,53 @@ class ForwardPass:
 
         return hook
 
+    def _add_input(self, site: str, value: tuple[Any, Any] | None = None) -> None:
+        """Adds what an outermost call was given; without a value, if it was given before."""
+        if value is None:
+            value = next((each[site] for each in self.inputs.values() if site in each), None)
+        if value is not None:
+            part = self.inputs.setdefault(self.recorder.step.backwards, {})
+            part.setdefault(site, value)
+
+    def given(self) -> list[list[tuple[Any, Any]]]:
+        """The batches of a program without a loader: what its models and losses were given.
+
+        Where each backward() is of the same calls with other arrays of the same form, as when
+        gradients are accumulated, each has a batch of its own. Otherwise all of it is one batch,
+        in the order in which it was used.
+        """
+        parts = [*self.inputs.items()]
+        forms = {
+            str([self.roots.get(n), [(a.dtype, a.shape[1:]) for a, _ in part.values()]])
+            for n, part in parts
+        }
+        accumulated = [n for n, _ in parts] == [*range(self.events.count("backward"))]
+        updated = "step" in "".join(self.events).rpartition("backward")[0]
+        others = {next(iter(part)) for _, part in parts}
+        if len(forms) == 1 and len(others) == len(parts) and accumulated and not updated:
+            return [[*part.values()] for _, part in parts]
+        merged = {site: value for _, part in parts for site, value in part.items()}
+        return [[*merged.values()]] if merged else []
+
     def function(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Runs a function and records the call."""
         given = {**{str(i): each for i, each in enumerate(args)}, **kwargs}
         number = self._counts.get(name + "()", 0)
         base = f"{name}#{number}"
         new: dict[str, Any] = {}
+        again: list[str] = []
 
         def key_of(path: str, leaf: Any) -> str | None:
             if not self.tensors.is_tensor(leaf):
                 return None
             site = self.data.site_of(leaf, bool(self.stack))
+            if site and not self.stack:
+                again.append(site)
             if not site:
                 site = at(f"function_input:{base}", path)
                 data = not self.stack and not leaf.requires_grad
                 if self.full or data:
-                    new[site] = leaf if data else None, self.tensors.copy(leaf, self.full)
+                    new[site] = leaf if data else None, self.tensors.copy(leaf)
             return site
 
         inputs = to_json(given, key_of)
@@ -178,8 +219,10 @@ class ForwardPass:
             if self.full:
                 self.arrays["forward"][site] = value
             if leaf is not None:
-                self.inputs.append((site, value[0]))
+                self._add_input(site, value)
                 self.tensors.note(leaf, site)
+        for site in again:
+            self._add_input(site)
         self.functions.append(
             {
                 "function": name,

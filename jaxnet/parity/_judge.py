@@ -135,7 +135,9 @@ def _by_float64(runs: _Runs, isolated: bool) -> Judgement:
     t, t64, j, j64 = runs.t, runs.t64, runs.j, runs.j64
     left = EPSILON / runs.epsilon
     u, v, plain = np.abs(t - t64), np.abs(j - j64), np.abs(t - j)
-    d = np.maximum(np.abs(t64 - j64) - STORED * u, 0.0)
+    # T64 lost something when it was stored, and so did what an isolated J64 was computed from.
+    lost = (2 if isolated else 1) * STORED * u
+    d = np.maximum(np.abs(t64 - j64) - lost, 0.0)
     moving = (u > 0) | (v > 0) | (d > 0)
     if not moving.any():
         return Judgement("same", 0.0, 0.0, 0.0, 0.0, max(rms(t64), runs.size), left=left)

@@ -27,6 +27,7 @@ from jaxnet.parity._flax_layers import (
     made_of,
     model_layers,
     recorded_units,
+    rows_turned,
 )
 from jaxnet.parity._layouts import Made, to_model
 from jaxnet.parity._port import SubjectError
@@ -109,7 +110,7 @@ def pair(
     said = _said(names)
     units = recorded_units(trace, recorded)
     layers = model_layers(model, attention=any(u.cls == "MultiheadAttention" for u in units))
-    work = _Work(trace, layers, units, calls)
+    work = _Work(trace, layers, units, calls, said.get("flattened", {}))
     work.by_user(said)
     work.by_structure()
     work.arrays_alone()
@@ -127,8 +128,9 @@ class _Work:
         layers: Sequence[Layer],
         units: Sequence[Unit],
         calls: Callable[[], Sequence[str]],
+        flattened: Mapping[str, Sequence[int]],
     ) -> None:
-        self.trace, self.calls = trace, calls
+        self.trace, self.calls, self.flattened = trace, calls, flattened
         self.layers, self.units = list(layers), list(units)
         self.partners: list[Partner] = []
         self.unclear: list[tuple[list[Layer], list[Unit]]] = []
@@ -141,6 +143,9 @@ class _Work:
 
     def _add(self, layer: Layer, unit: Unit, made: Mapping[str, Made], why: str) -> None:
         layout = layout_of(layer, unit)
+        sizes = self.flattened.get(layer.name)
+        if sizes:
+            made, layout = rows_turned(made, sizes), f"flat {' '.join(map(str, sizes))}"
         module = unit.module if layer.module is not None else ""
         self.partners.append(Partner(layer.name, unit.name, module, made, layout, why))
         self.layers.remove(layer)
@@ -348,6 +353,12 @@ class _Work:
         except OSError:  # the user's own is there, or the folder cannot be written
             pass
         return file
+
+
+def with_flattened(names: Names | None, sizes: Mapping[str, tuple[int, ...]]) -> Names:
+    """What the user says, and which layers are given rows in the order H, W, C, if he does not."""
+    said = _said(names)
+    return {**said, "flattened": {**sizes, **said.get("flattened", {})}}
 
 
 def _said(names: Names | None) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ hyperparameters, and the whole check is run again.
 
 import dataclasses
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,8 @@ from jaxnet.parity._traps import Hypothesis
 from jaxnet.parity._updates import Update
 from jaxnet.train._several import map_states, named_states
 from jaxnet.train._state import TrainState, split
+
+_log = logging.getLogger(__name__)
 
 
 class _CannotPlantError(ValueError):
@@ -62,6 +65,7 @@ def plantings(
         if len(done) == number:
             break
         try:
+            _log.info("known mistake %d of %d is planted at %s", len(done) + 1, number, place)
             with _planted(subject, place, records[0].reference, hypothesis) as (changed, calls):
                 found = run(changed)
         except _CannotPlantError:
@@ -70,6 +74,21 @@ def plantings(
             continue
         done.append(_judged(place, records[0].reference, hypothesis, found))
     return done
+
+
+def add_plantings(
+    trace: Trace, subject: Subject, report: Report, run: Callable[[Subject], Report], number: int
+) -> None:
+    """Adds to a report what a check says of mistakes that are planted; as `plantings`."""
+    if report.verdict != "same":
+        report.notes.append("no mistakes were planted: the program has differences of its own")
+        return
+    report.planted = plantings(trace, subject, report, run, number)
+    if len(report.planted) < number:
+        report.notes.append(
+            f"{len(report.planted)} mistakes were planted instead of {number}: no more of those "
+            "that this trace excludes can be made in the program from outside"
+        )
 
 
 def _judged(place: str, reference: Any, hypothesis: Hypothesis, report: Report) -> Planting:

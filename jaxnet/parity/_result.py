@@ -56,6 +56,7 @@ class Finding:
         fix: What to write instead.
         alternatives: Other causes that this evidence cannot tell from the one named.
         results: All results that the cause explains, the first of them at `site`.
+        consequences: Results that differ because of it, of what is computed from these.
         torch_where: The class and the line in the recorded program, "LayerNorm model.py:88".
         jax_where: The same in the checked program.
         tried: How many causes were tried.
@@ -74,6 +75,7 @@ class Finding:
     fix: str = ""
     alternatives: list[str] = dataclasses.field(default_factory=list)
     results: list[SiteResult] = dataclasses.field(default_factory=list)
+    consequences: list[SiteResult] = dataclasses.field(default_factory=list)
     torch_where: str = ""
     jax_where: str = ""
     tried: int = 0

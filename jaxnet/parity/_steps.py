@@ -22,6 +22,7 @@ from jaxnet.parity._draws import DrawsError, Replay, described, drawn
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._force import QUICK
 from jaxnet.parity._jax_draws import supplied
+from jaxnet.parity._loops import one_by_one
 from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._updates import Carried
@@ -270,6 +271,9 @@ class Steps:
             rates = {f"lr:{first + i}": np.asarray(r) for i, r in enumerate(found) if r is not None}
             opt_state = _with_rates(opt_state, _rates_of(step), first)
         params, opt_state = self._programs[key](gradients, opt_state, one.params)
+        # The state goes on as torch's gradients leave it, so that a fault of the gradients is none
+        # of the next step's update.
+        self._carried[double, name] = opt_state
         after = with_state(before, part.model, one.replace(params=params, opt_state=opt_state))
         return self._sites(after, only=name), rates
 
@@ -293,7 +297,8 @@ def _replayed(
     def run(state: Any, batches: Any, draws: Any) -> tuple[Any, list[Any]]:
         replay = Replay(recorded.draws, dict(enumerate(draws)), list(order), [])
         losses = []
-        with supplied(replay.take, foreign=subject.partners is not None):
+        supply = supplied(replay.take, foreign=subject.partners is not None)
+        with one_by_one(replay.concerns), supply:
             for batch in batches:
                 state, metrics = subject.step(state, batch)
                 losses.append(metrics.get("loss") if isinstance(metrics, Mapping) else None)

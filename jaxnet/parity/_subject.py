@@ -19,8 +19,10 @@ from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
+from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
 from jaxnet.parity._pairing import Names, Pairing
 from jaxnet.parity._port import SubjectError
+from jaxnet.parity._sites import few
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
@@ -163,9 +165,9 @@ def make_subject(
     model: Any = None,
     loss: Any = None,
     optimizer: Any = None,
-    *,
     step: Any = None,
     state: Any = None,
+    *,
     copy: bool = False,
     names: Names | None = None,
 ) -> Subject:
@@ -189,33 +191,45 @@ def make_subject(
         TypeError: An argument is missing, or of another kind.
     """
     foreign: Foreign | None = None
+    pairing: Pairing | None = None
     if (model is None) == (step is None):
         raise TypeError(
             "check: accepted are a model, its loss and its optimizer, or step= and state="
         )
     if model is not None:
         if not isinstance(model, nnx.Module):
+            if isinstance(model, type):
+                given = f"the class {model.__name__}; accepted is a model of it, {model.__name__}()"
+            else:
+                given = f"{type(model).__name__}; accepted is a flax.nnx module"
             raise TypeError(
-                f"check: model: {type(model).__name__}; accepted is a flax.nnx module. For a "
-                "program of another kind give step= and state="
+                f"check: model: {given}. For a program of another kind give step= and state="
             )
-        if not callable(loss) or optimizer is None:
+        if not callable(loss):
             raise TypeError(
-                "check: a model needs its loss and its optimizer: check(trace, model, loss, "
-                "optimizer)"
+                f"check: loss: {loss!r}; accepted is a criterion such as losses.cross_entropy, or "
+                "a function (model, batch) of your own that returns the loss"
+            )
+        if not callable(getattr(optimizer, "update", None)):
+            raise TypeError(
+                f"check: optimizer: {optimizer!r}; accepted is an optimizer of jaxnet.optim or "
+                "optax, such as optim.SGD(lr=0.1)"
             )
         criterion, loss = loss, as_loss(loss)
         if is_foreign(trace, model):
             foreign = adapt(trace, model, loss, optimizer, names)
-            trace, model, loss, optimizer = (
-                foreign.trace,
-                foreign.model,
-                foreign.loss,
-                foreign.optimizer,
-            )
+            trace, model = foreign.trace, foreign.model
+            loss, optimizer = foreign.loss, foreign.optimizer
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
     else:
+        own = _with_torch_names(trace, step, state, names)
+        if isinstance(own, Foreign):
+            foreign, trace = own, own.trace
+            state = create(own.model, own.optimizer)
+            step = make_train_step(own.loss, own.optimizer)
+        elif own is not None:
+            pairing, trace, step, state = own.pairing, own.trace, own.step, own.state
         if not callable(step) or not named_states(state):
             raise TypeError(
                 f"check: step: {step!r}, state: {type(state).__name__}; accepted are a function "
@@ -231,8 +245,8 @@ def make_subject(
         accumulated=any(getattr(p.optimizer, "name", "") == "accumulate" for p in parts),
         orders={name: tuple(_own(trace, theirs)) for name, theirs in models.items()},
         trace=trace,
-        partners=foreign.partners if foreign else None,
-        pairing=foreign.pairing if foreign else None,
+        partners=foreign.partners if foreign else {} if pairing else None,
+        pairing=pairing or (foreign.pairing if foreign else None),
         criterion=None if model is None else criterion,
     )
     if copy:
@@ -242,6 +256,21 @@ def make_subject(
         )
         subject = dataclasses.replace(subject, state=start)
     return subject
+
+
+def _with_torch_names(
+    trace: Trace, step: Any, state: Any, names: Names | None
+) -> Foreign | ForeignStep | None:
+    """A step of a plain flax model as one with torch's parameters; None if it is that already."""
+    wrapped = inner(step)
+    if isinstance(wrapped, TrainStep) and isinstance(state, TrainState):
+        model = state.model(training=True)
+        if is_foreign(trace, model):
+            return adapt(trace, model, wrapped.loss, wrapped.optimizer, names)
+    elif callable(step) and not named_states(state) and (found := model_in(state)) is not None:
+        if is_foreign(trace, found[1]):
+            return foreign_step(trace, step, state, names)
+    return None
 
 
 def as_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -304,6 +333,13 @@ def _models(trace: Trace, state: Any) -> dict[str, str]:
                 faults.append(f"and {len(wrong) - 8} more")
         found[name] = best
     faults += [f"the recorded model {name!r} has no partner" for name in free]
+    if not any({*one.params} & {*trace.parameters} for one in states.values()):
+        given = [name for one in states.values() for name in one.params]
+        raise SubjectError(
+            f"check: the trace is of another program: its parameters are {few([*trace.parameters])}"
+            f", and this program's {few(given)}. Record the program that this one was written from:"
+            " jaxnet record trace/ -- python main.py"
+        )
     if faults:
         raise SubjectError(
             "check: the parameters are not those of the trace: " + "; ".join(faults) + ". Modules "

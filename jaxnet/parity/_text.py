@@ -3,7 +3,7 @@
 import dataclasses
 import html
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jaxnet.parity._judgement import Judgement
 from jaxnet.parity._result import Alternative, Finding, Report, Setting, SiteResult
@@ -49,13 +49,9 @@ def shares(judgement: Judgement) -> tuple[float, float, float]:
 
 def labels(report: Report) -> list[str]:
     """The label of each result; what differs only since something before it does is downstream."""
-    found = {(r.level, r.site) for finding in report.findings for r in finding.results}
+    follow = {id(result) for finding in report.findings for result in finding.consequences}
     return [
-        "downstream"
-        if result.judgement.failed
-        and result.level in ("step", "chain")
-        and (result.level, result.site) not in found
-        else result.judgement.label
+        "downstream" if id(result) in follow else result.judgement.label
         for result in report.results
     ]
 
@@ -217,10 +213,25 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
             yield f"   proof: {finding.proof}"
     elif finding.tried:
         yield f"   cause: not known; none of the {finding.tried} that were tried gives your numbers"
+    if finding.consequences:
+        yield f"   with it: {_counted(finding.consequences)}"
     if finding.alternatives:
         yield f"   or:    {'; '.join(finding.alternatives)} (this evidence cannot tell)"
     if finding.fix:
         yield f"   fix:   {finding.fix}"
+
+
+def _counted(consequences: Sequence[SiteResult]) -> str:
+    """What follows from a finding, in words: "3 arrays differ: loss; update of fc.weight, ..."."""
+    places: dict[str, dict[str, None]] = {}
+    for result in consequences:
+        places.setdefault(phase_in_words(result.site), {})[place_of(result.site)] = None
+    words = [
+        phase if phase == "loss" else f"{phase} of {few([*names], 2) if names else 'the model'}"
+        for phase, names in places.items()
+    ]
+    count = len({result.site for result in consequences})
+    return f"{count} {'array differs' if count == 1 else 'arrays differ'}: {'; '.join(words)}"
 
 
 def _evidence(report: Report) -> Iterator[str]:

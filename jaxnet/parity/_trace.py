@@ -141,7 +141,8 @@ class Step:
         batches: The forms of the batches.
         losses: The sites of the losses.
         groups: For each optimizer the hyperparameters of each of its groups in this step.
-        events: The order of "forward", "backward", "clip", "step" and "zero_grad".
+        events: The order of "forward", "backward", "clip", "step" and "zero_grad", and of
+            "evaluation" where an optimizer evaluates its closure once more, which is not recorded.
         single: The sites whose float64 value is missing, and why.
     """
 
@@ -272,7 +273,7 @@ def read(path: str | Path) -> Trace:
     if about.get("format") != FORMAT:
         raise TraceError(
             f"{path}: its format is {about.get('format')!r}, and this version of jaxnet reads "
-            f"{FORMAT}; record the program again, or install the version that wrote it"
+            f"{FORMAT}; pip install --upgrade jaxnet, or record the program again"
         )
     try:
         steps = tuple(_read_step(path, number) for number in range(about.pop("steps")))
@@ -300,9 +301,30 @@ def read(path: str | Path) -> Trace:
     return trace
 
 
+def generic_trace(path: str | Path | Trace) -> Trace:
+    """A trace that was recorded with generic weights.
+
+    Raises:
+        TraceError: It was recorded with the program's own, or cannot be read.
+    """
+    trace = path if isinstance(path, Trace) else read(path)
+    if trace.about.get("weights") != "generic":
+        raise TraceError(
+            f"check: generic: {trace.path} was recorded with the program's own weights; record "
+            "another with `jaxnet record generic/ --weights generic -- python main.py`"
+        )
+    return trace
+
+
 def _read_step(path: Path, number: int) -> Step:
     file = path / f"step-{number:04d}.json"
     content = _json(file, path)
+    if not file.with_suffix(".safetensors").exists():
+        before = f"check the {number} before it with --steps {number}, or " if number else ""
+        raise TraceError(
+            f"{path}: the arrays of step {number} are missing ({file.stem}.safetensors): the trace "
+            f"was cut off or copied in part; {before}copy it again, or record the program again"
+        )
     try:
         for each in (*content["calls"], *content["functions"]):
             each["draws"] = tuple(each["draws"])
@@ -329,8 +351,8 @@ def _json(file: Path, folder: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TraceError(
-            f"{folder}: there is no {file.name}; a trace is the folder that `jaxnet record` or "
-            "parity.recording wrote"
+            f"{folder}: there is no {file.name}; parity.recording writes a trace, and so does "
+            f"`jaxnet record {folder} -- python main.py`"
         ) from None
     except (OSError, ValueError) as error:
         raise TraceError(f"{file}: {error}; record the program again") from error

@@ -229,6 +229,7 @@ class Training:
         }
         self._rates: dict[str, dict[int, float]] = {}
         self.notes: list[str] = []
+        self.rounding: list[SiteResult] = []  # of findings that were no faults
         # The initial arrays that differ, torch's and the program's.
         self.start: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = {}, {}
 
@@ -274,6 +275,7 @@ class Training:
             found = explain_gradients(self.trace, *self._kept["layer"], sites)
         left = [r for r in finding.results if not _is_rounding(found, finding, r)]
         if len(left) < len(finding.results):
+            self.rounding += [r for r in finding.results if not any(r is each for each in left)]
             self.notes += dict.fromkeys(each.words for each in found if each.rounding)
         named = [
             each
