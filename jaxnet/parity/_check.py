@@ -24,6 +24,7 @@ from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
 from jaxnet.parity._notes import Notes
 from jaxnet.parity._pairing import Names, with_flattened
+from jaxnet.parity._perturbed import NOTE
 from jaxnet.parity._plant import add_plantings
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
@@ -193,7 +194,7 @@ class _Check:
             evidence = None
             if step.full and self.subject.parts:
                 evidence = self._layers(step, states)
-            runs = self.steps.run(step, states, errors)
+            runs = self.steps.run(step, states, errors, bool(self.results.narrow))
             if self.broken and "step" in runs.errors:
                 break  # what else it computes says nothing
             if self.broken:
@@ -309,11 +310,11 @@ class _Check:
         self.steps.order = tuple(notes.draws)
         self.results.narrow |= notes.narrow
         if notes.narrow:
-            places = sorted({place_of(site) for site in notes.narrow})
+            places = sorted({place_of(site) or "the model" for site in notes.narrow})
             self.notes[
                 f"float32 evidence: {', '.join(places[:4])} compute float32 in a float64 program "
                 "(a fixed dtype?), so that small differences cannot be told from rounding there, "
-                "in gradients and in whole steps"
+                f"in gradients and in whole steps{NOTE}"
             ] = None
         self.compared.calls(step, notes.seen, notes.within)
         within = {call.parent for call in step.calls}
@@ -331,7 +332,7 @@ class _Check:
         self.results.judge(step, runs.own, "step")
         for what, message in runs.errors.items():
             if what == "float64":
-                self.notes[f"float32 evidence: the program has no float64: {message}"] = None
+                self.notes[f"float32 evidence: the program has no float64: {message}{NOTE}"] = None
             elif what == "step":
                 self.results.fail(step, "loss:0", message, "step")
             elif what == "update":

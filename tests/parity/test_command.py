@@ -70,7 +70,7 @@ WRONG = {
     "no such command": ("chek t port:make", {}, "invalid choice: 'chek'"),
     "steps that are none": ("check t port:make --steps 0", {}, "accepted is a whole number from 1"),
     "a program for another command": ("check t p:m -- python main.py", {}, "only `jaxnet record`"),
-    "no trace": ("check t port.py:make", {}, "t: there is no trace.json; parity.recording writes a trace, and so does `jaxnet record t --"),
+    "no trace": ("check t port.py:make", {}, "t: there is no trace.json; parity.recording"),
     "trace and port exchanged": (
         "check port.py:make t",
         {},
