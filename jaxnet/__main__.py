@@ -28,13 +28,16 @@ _NOT_THEIRS = (str(Path(jaxnet.__file__).parent), "<frozen", str(Path(runpy.__fi
 
 _ABOUT = """Whether a JAX training program computes what a PyTorch program computes.
 
-    jaxnet record trace/ --steps 5 -- python main.py    # record the PyTorch program, unchanged
-    jaxnet check trace/ port.py:make --save report/     # check the JAX program, without torch
-    jaxnet certificate report/ --verify                 # is the certificate still true?
+    jaxnet record trace/ --steps 5 -- python main.py    # 1. record the PyTorch program, unchanged
+    jaxnet check trace/ port.py:make                    # 2. check the JAX program, without torch
+    jaxnet explain trace/ port.py:make --at fc1         # 3. of a layer that differs, every array
+    jaxnet check trace/ port.py:make --save report/     # 4. when it says SAME, a certificate
+    jaxnet certificate report/ --verify                 # 5. later: is it still true?
 
 make() in port.py returns (model, loss, optimizer), or (step, state) of a step of your own.
-Exit status: 0 the same, 1 different, 2 not comparable, undecided, or an error. That of `record` is
-1 where the program has other bits when it runs without the recording.
+`jaxnet COMMAND --help` says more of each. Exit status: 0 the same, 1 different, 2 not comparable,
+undecided, or an error. That of `record` is 1 where the program has other bits when it runs without
+the recording.
 """
 
 _RECORD = """The program is run as it is; nothing in it has to change:
@@ -53,29 +56,56 @@ _CHECK = """    jaxnet check trace/ port.py:make --save report/
 
 make() is a function without arguments that returns (model, loss, optimizer), where
 loss(model, batch) is what the JAX program minimises, or (step, state) of a step of your own. The
-model has torch's names of parameters. Every layer, gradient and update is compared in float32 and
-float64, so there is no tolerance to choose."""
+model has torch's names of parameters, or is one of plain flax.nnx, whose layers are paired with
+torch's. A fourth part, the batches of your own loader, is compared with torch's batches too.
+
+What it prints, in this order:
+  SAME, DIFFERENT or NOT COMPARABLE. Every layer, gradient and update was compared in float32 and
+    float64, so there is no tolerance to choose.
+  setting, warning: an argument that both programs have, and in which they differ. A warning is one
+    that makes no difference in the recorded steps, as a schedule that acts later.
+  1. 2. 3.: the differences, each with its place, its cause and what to write. Mend the first, and
+    run the command again. "or:" lists causes that these steps cannot tell apart.
+  not compared, not reached: what the verdict says nothing about.
+  note: what a reader has to know, as of a part that is compared in float32 alone.
+
+How much a SAME is worth:
+    jaxnet record generic/ --weights generic --steps 1 -- python main.py
+    jaxnet check trace/ port.py:make --generic generic/ --plant 10 --save report/
+compares a second time with weights beside which no mistake hides, and makes ten known mistakes in
+your program, one at a time, to see that each would be found."""
 
 _COMPARE = """    jaxnet compare reference.py:make port.py:make --steps 20
 
 make() of the reference returns (model, loss, optimizer, batches) of PyTorch, where optimizer is a
 function of the parameters, such as lambda p: torch.optim.SGD(p, 0.1); that of the port returns
-(model, loss, optimizer). A loss is a criterion of outputs and targets, or a function of the model
-and a batch. The port begins with torch's weights."""
+(model, loss, optimizer). So nothing has to be recorded, and torch is needed. A loss is a criterion of outputs and targets, or a function of the model
+and a batch. The port begins with torch's weights. What is printed is what `check` prints."""
 
 _DIFF = """    jaxnet diff trace_a/ trace_b/
 
 Both are recorded PyTorch programs: of two versions of torch, two devices, or two commits. The first
-is called torch and the second jax in what is printed."""
+is called torch and the second jax in what is printed. Nothing is run, and torch is not needed:
+record both with the same steps first."""
 
 _EXPLAIN = """    jaxnet explain trace/ port.py:make --at blocks.3.norm1
 
 Prints every array of this layer, each at the step with the largest difference, and the differences
-in which it has a part with their causes. `loss` and the name of a parameter will do too."""
+in which it has a part with their causes. `loss` and the name of a parameter will do too.
+
+Of each array: "torch" is torch's float32 to its float64, "jax" the same of the JAX program, which
+are rounding; "float64" is torch's float64 to JAX's, which is no rounding where it is large. The
+level says what it was computed from: "layer" from torch's inputs of the layer, "step" from torch's
+weights before the step, "chain" from what the program itself computed. What is "downstream" differs
+only because something before it does."""
 
 _VERIFY = """    jaxnet certificate report/             # what it says
     jaxnet certificate report/ --verify    # exit status 2 if something has changed since
-    jaxnet certificate report/ --line      # one line, for a README"""
+    jaxnet certificate report/ --line      # one line, for a README
+
+A certificate is stale when a class or function of either program, the trace, or an installed
+version is another than when it was made; what is printed then has the command that makes it again.
+certificate.html in the folder is the same to read, with plots and all arrays."""
 
 
 class _CommandError(Exception):
@@ -199,11 +229,13 @@ def _parser() -> argparse.ArgumentParser:
     record = command("record", _record, "record the training of a PyTorch program", _RECORD)
     record.add_argument("trace", type=Path, help="a new folder for the trace")
     record.add_argument("--steps", type=_positive, default=5, help="updates to record (default 5)")
+    record.usage = "jaxnet record [options] TRACE -- python main.py [its arguments]"
     record.add_argument(
         "--weights",
         choices=("own", "generic"),
         default="own",
-        help="generic: random numbers in all parameters first, beside which no mistake hides",
+        help="generic: random numbers in all parameters first, for a second trace beside which no "
+        "mistake hides as beside a bias of zero (check --generic); default own",
     )
     record.add_argument(
         "--go-on", action="store_true", help="let the program go on after the last recorded update"
@@ -217,11 +249,12 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "compare a JAX program with a trace", _CHECK)
     check.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
     check.add_argument("port", help="module:function or file.py:function")
-    check.add_argument("--steps", type=_positive, help="compare only the first of the steps")
+    check.add_argument("--steps", type=_positive, help="compare only the first STEPS of them")
     check.add_argument(
         "--power",
         action="store_true",
-        help="find out which known mistakes the trace would show, some seconds a layer",
+        help="count the known mistakes that this trace would show, by computing them; some seconds "
+        "a layer, and --save does it too",
     )
     check.add_argument(
         "--plant",
@@ -269,7 +302,7 @@ def _parser() -> argparse.ArgumentParser:
             help="compare the program's initial weights too (own), or start from a copy of torch's",
         )
 
-    certificate = command("certificate", _certificate, "read or verify a certificate", _VERIFY)
+    certificate = command("certificate", _certificate, "read a certificate, or verify it", _VERIFY)
     certificate.add_argument("folder", type=Path, help="the folder that --save wrote")
     certificate.add_argument(
         "--verify", action="store_true", help="fail if sources, trace or versions have changed"

@@ -16,11 +16,12 @@ from typing import Any
 
 from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._describe import describe, living
-from jaxnet.parity._draws import draws
+from jaxnet.parity._draws import classify, draws
 from jaxnet.parity._functions import caller, where
 from jaxnet.parity._hooks import watch_torch
 from jaxnet.parity._open_step import OpenStep
 from jaxnet.parity._program import Program
+from jaxnet.parity._seeded import InitialDraws
 from jaxnet.parity._torch import Quiet, tensors_in, torch_of
 from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
@@ -110,6 +111,7 @@ class Recorder:
         self.checks: list[tuple[str, int]] = []
         self.stepped: set[int] = set()  # the numbers of optimizers
         self.step = OpenStep(self)
+        self.initial = InitialDraws(self.torch)
         self.done = False
         self.ignoring = 0  # inside a loader, a validation, or torch's own bookkeeping
         self.backward = 0
@@ -185,6 +187,9 @@ class Recorder:
         drawn = draws(self.torch, func, args, kwargs)
         result = self.twins(func, args, kwargs, drawn)
         if drawn:
+            if not self.writer.steps and not self.step.began:
+                found = classify(self.torch, func, args, kwargs, result)
+                self.initial.add(found, kwargs.get("generator"))
             if not self.ignoring and not self.backward:
                 self.step.draw(func, args, kwargs, result)
         elif self.step.backwards and not self.step.updated:
@@ -389,6 +394,9 @@ class Recorder:
             return
         with self.quiet():
             content, arrays, doubles = self.step.finish()
+        if not self.writer.steps and self.about["weights"] == "own":
+            begun = {s: a for s, a in arrays.items() if s.startswith("before:")}
+            content["seeded"] = self.initial.of(begun)
         self.writer.write_step(content, arrays, doubles)
         self.twins.on = False
         self.twins.clear()

@@ -9,6 +9,8 @@ A step is written whole before trace.json counts it, so that a trace can be read
 An array is stored under the name of its site, "PHASE:PLACE". A float32 array may come with what
 the same step in float64 has more, under "SITE~", in float32: the float64 value is their sum. A
 "SITE~" in float64 is that value itself, of an array of less precision or with infinite elements.
+What a step begins with is not stored again where the step before left the same bits, nor are
+initial weights that the program's seed gives (_seeded.py).
 The phases, in the order of the computation:
 
     batch:0.1               a leaf of the step's batch 0, as the program took it from its loader
@@ -31,16 +33,18 @@ The phases, in the order of the computation:
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from jaxnet._files import replacing, write_text
+from jaxnet.parity._seeded import corrections, replayed
 from jaxnet.parity._sites import few
 from jaxnet.parity._tree import from_json
 
@@ -144,6 +148,9 @@ class Step:
         events: The order of "forward", "backward", "clip", "step" and "zero_grad", and of
             "evaluation" where an optimizer evaluates its closure once more, which is not recorded.
         single: The sites whose float64 value is missing, and why.
+        seeded: Which parameters before the first step are stored as a seed, as
+            `_seeded.InitialDraws.of` gives it.
+        same: The sites whose arrays are those of the step before at other sites, by site.
     """
 
     index: int
@@ -157,6 +164,8 @@ class Step:
     groups: tuple[tuple[Mapping[str, Any], ...], ...]
     events: tuple[str, ...]
     single: Mapping[str, str]
+    seeded: Mapping[str, Any]
+    same: Mapping[str, str]
     _file: Path = dataclasses.field(repr=False)
     _arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -164,6 +173,12 @@ class Step:
         if not self._arrays:
             try:
                 self._arrays.update(load_file(self._file))
+                if self.same:
+                    name = f"step-{self.index - 1:04d}.safetensors"
+                    with safe_open(self._file.with_name(name), "numpy") as before:
+                        for site, other in self.same.items():
+                            self._arrays[site] = before.get_tensor(other)
+                self._arrays.update(replayed(self.seeded, self._arrays))
             except (OSError, SafetensorError) as error:
                 raise TraceError(f"{self._file}: {error}; record the program again") from error
             missing = [site for site in self.sites if site not in self._arrays]
@@ -340,6 +355,8 @@ def _read_step(path: Path, number: int) -> Step:
             groups=tuple(tuple(groups) for groups in content["groups"]),
             events=tuple(content["events"]),
             single=content.get("single", {}),
+            seeded=content.get("seeded", {}),
+            same=content.get("same", {}),
             _file=file.with_suffix(".safetensors"),
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -379,6 +396,7 @@ class TraceWriter:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self.steps = 0
+        self._left: dict[str, bytes] = {}  # the checksums of what the last step left
 
     def write_step(
         self,
@@ -396,11 +414,22 @@ class TraceWriter:
         """
         name = f"step-{self.steps:04d}"
         stored = {site: np.asarray(array, order="C") for site, array in arrays.items()}
+        stored |= corrections(stored, content.get("seeded", {}))
         for site, wide in doubles.items():
             stored[site + _DOUBLE] = np.asarray(_more(stored[site], wide), order="C")
-        with replacing(self.path / f"{name}.safetensors") as file:
-            save_file(stored, file)
-        whole = {**content, "sites": [*arrays]}
+        same = {
+            site: other
+            for site in stored
+            if (other := _left_by(site)) in self._left
+            and _digest(stored[site]) == self._left[other]
+        }
+        others = (*same, *content.get("seeded", {}).get("sites", ()))
+        file = self.path / f"{name}.safetensors"
+        with replacing(file) as new:
+            save_file({site: array for site, array in stored.items() if site not in others}, new)
+        last = [s for s in arrays if s.partition(":")[0] in ("update", "buffer", "state")]
+        self._left = {site: _digest(stored[site]) for site in last}
+        whole = {**content, "sites": [*arrays], "same": same}
         write_text(self.path / f"{name}.json", json.dumps(whole, default=vars))
         self.steps += 1
 
@@ -408,6 +437,19 @@ class TraceWriter:
         """Writes trace.json: all that `Trace` has but for path and steps."""
         whole = {**about, "format": FORMAT, "steps": self.steps}
         write_text(self.path / "trace.json", json.dumps(whole, default=vars))
+
+
+def _left_by(site: str) -> str:
+    """The site at which the step before has what a step begins with; "" for other sites."""
+    phase, _, place = site.partition(":")
+    last = {"before": "update", "buffer_before": "buffer", "state_before": "state"}.get(phase)
+    return f"{last}:{place}" if last else ""
+
+
+def _digest(array: np.ndarray) -> bytes:
+    whole = hashlib.blake2b(f"{array.dtype}{array.shape}".encode())
+    whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.digest()
 
 
 def _more(array: np.ndarray, wide: np.ndarray) -> np.ndarray:
