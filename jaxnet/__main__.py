@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxnet
+from jaxnet import _command_texts as texts
 
 if TYPE_CHECKING:
     from jaxnet.parity._result import Report
@@ -25,87 +26,6 @@ if TYPE_CHECKING:
 _PARITY = Path(jaxnet.__file__).parent / "parity"
 # Whose lines come before those of the program that is run.
 _NOT_THEIRS = (str(Path(jaxnet.__file__).parent), "<frozen", str(Path(runpy.__file__)))
-
-_ABOUT = """Whether a JAX training program computes what a PyTorch program computes.
-
-    jaxnet record trace/ --steps 5 -- python main.py    # 1. record the PyTorch program, unchanged
-    jaxnet check trace/ port.py:make                    # 2. check the JAX program, without torch
-    jaxnet explain trace/ port.py:make --at fc1         # 3. of a layer that differs, every array
-    jaxnet check trace/ port.py:make --save report/     # 4. when it says SAME, a certificate
-    jaxnet certificate report/ --verify                 # 5. later: is it still true?
-
-make() in port.py returns (model, loss, optimizer), or (step, state) of a step of your own.
-`jaxnet COMMAND --help` says more of each. Exit status: 0 the same, 1 different, 2 not comparable,
-undecided, or an error. That of `record` is 1 where the program has other bits when it runs without
-the recording.
-"""
-
-_RECORD = """The program is run as it is; nothing in it has to change:
-
-    jaxnet record trace/ --steps 5 -- python main.py --epochs 1
-
-It is ended after the last recorded update. The trace holds batches, weights, random draws,
-activations, gradients and optimizer states as safetensors and JSON, and is checked without torch.
-Batches of 8 to 32 rows are enough, and keep the trace small.
-
-Then it is run again without the recording. If its bits are others the exit status is 1: the
-recording changed them, or they are others in each run, which what is printed says. The trace stays
-and can be checked, but the report will have a note of it."""
-
-_CHECK = """    jaxnet check trace/ port.py:make --save report/
-
-make() is a function without arguments that returns (model, loss, optimizer), where
-loss(model, batch) is what the JAX program minimises, or (step, state) of a step of your own. The
-model has torch's names of parameters, or is one of plain flax.nnx, whose layers are paired with
-torch's. A fourth part, the batches of your own loader, is compared with torch's batches too.
-
-What it prints, in this order:
-  SAME, DIFFERENT or NOT COMPARABLE. Every layer, gradient and update was compared in float32 and
-    float64, so there is no tolerance to choose.
-  setting, warning: an argument that both programs have, and in which they differ. A warning is one
-    that makes no difference in the recorded steps, as a schedule that acts later.
-  1. 2. 3.: the differences, each with its place, its cause and what to write. Mend the first, and
-    run the command again. "or:" lists causes that these steps cannot tell apart.
-  not compared, not reached: what the verdict says nothing about.
-  note: what a reader has to know, as of a part that is compared in float32 alone.
-
-How much a SAME is worth:
-    jaxnet record generic/ --weights generic --steps 1 -- python main.py
-    jaxnet check trace/ port.py:make --generic generic/ --plant 10 --save report/
-compares a second time with weights beside which no mistake hides, and makes ten known mistakes in
-your program, one at a time, to see that each would be found."""
-
-_COMPARE = """    jaxnet compare reference.py:make port.py:make --steps 20
-
-make() of the reference returns (model, loss, optimizer, batches) of PyTorch, where optimizer is a
-function of the parameters, such as lambda p: torch.optim.SGD(p, 0.1); that of the port returns
-(model, loss, optimizer). So nothing has to be recorded, and torch is needed. A loss is a criterion of outputs and targets, or a function of the model
-and a batch. The port begins with torch's weights. What is printed is what `check` prints."""
-
-_DIFF = """    jaxnet diff trace_a/ trace_b/
-
-Both are recorded PyTorch programs: of two versions of torch, two devices, or two commits. The first
-is called torch and the second jax in what is printed. Nothing is run, and torch is not needed:
-record both with the same steps first."""
-
-_EXPLAIN = """    jaxnet explain trace/ port.py:make --at blocks.3.norm1
-
-Prints every array of this layer, each at the step with the largest difference, and the differences
-in which it has a part with their causes. `loss` and the name of a parameter will do too.
-
-Of each array: "torch" is torch's float32 to its float64, "jax" the same of the JAX program, which
-are rounding; "float64" is torch's float64 to JAX's, which is no rounding where it is large. The
-level says what it was computed from: "layer" from torch's inputs of the layer, "step" from torch's
-weights before the step, "chain" from what the program itself computed. What is "downstream" differs
-only because something before it does."""
-
-_VERIFY = """    jaxnet certificate report/             # what it says
-    jaxnet certificate report/ --verify    # exit status 2 if something has changed since
-    jaxnet certificate report/ --line      # one line, for a README
-
-A certificate is stale when a class or function of either program, the trace, or an installed
-version is another than when it was made; what is printed then has the command that makes it again.
-certificate.html in the folder is the same to read, with plots and all arrays."""
 
 
 class _CommandError(Exception):
@@ -211,7 +131,7 @@ def _check_writable(folder: Path | None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="jaxnet", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="jaxnet", description=texts.ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"jaxnet {jaxnet.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -226,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(run=run, fail=one.error)
         return one
 
-    record = command("record", _record, "record the training of a PyTorch program", _RECORD)
+    record = command("record", _record, "record the training of a PyTorch program", texts.RECORD)
     record.add_argument("trace", type=Path, help="a new folder for the trace")
     record.add_argument("--steps", type=_positive, default=5, help="updates to record (default 5)")
     record.usage = "jaxnet record [options] TRACE -- python main.py [its arguments]"
@@ -246,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         help="do not run it again without recording, to see that its bits are the same",
     )
 
-    check = command("check", _check, "compare a JAX program with a trace", _CHECK)
+    check = command("check", _check, "compare a JAX program with a trace", texts.CHECK)
     check.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
     check.add_argument("port", help="module:function or file.py:function")
     check.add_argument("--steps", type=_positive, help="compare only the first STEPS of them")
@@ -270,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TRACE",
         help="a trace of `jaxnet record --weights generic`, to compare with as well",
     )
-    compare = command("compare", _compare, "compare two programs in one process", _COMPARE)
+    compare = command("compare", _compare, "compare two programs in one process", texts.COMPARE)
     compare.add_argument("reference", help="file.py:function or module:function, with torch")
     compare.add_argument("port", help="file.py:function or module:function")
     compare.add_argument("--steps", type=_positive, help="updates; by default one for each batch")
@@ -281,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
         help="generic: a second time with random numbers in all parameters, where nothing hides",
     )
 
-    diff = command("diff", _diff, "compare two traces", _DIFF)
+    diff = command("diff", _diff, "compare two traces", texts.DIFF)
     diff.add_argument("first", type=Path, help="a trace")
     diff.add_argument("second", type=Path, help="the trace that is compared with it")
 
@@ -289,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--save", type=Path, metavar="FOLDER", help="write a certificate there")
         one.add_argument("--arrays", action="store_true", help="print one line for every array")
 
-    explain = command("explain", _explain, "what is known of one layer", _EXPLAIN)
+    explain = command("explain", _explain, "what is known of one layer", texts.EXPLAIN)
     explain.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
     explain.add_argument("port", help="module:function or file.py:function")
     explain.add_argument("--at", required=True, metavar="LAYER", help="such as blocks.3.norm1")
@@ -302,7 +222,9 @@ def _parser() -> argparse.ArgumentParser:
             help="compare the program's initial weights too (own), or start from a copy of torch's",
         )
 
-    certificate = command("certificate", _certificate, "read a certificate, or verify it", _VERIFY)
+    certificate = command(
+        "certificate", _certificate, "read a certificate, or verify it", texts.VERIFY
+    )
     certificate.add_argument("folder", type=Path, help="the folder that --save wrote")
     certificate.add_argument(
         "--verify", action="store_true", help="fail if sources, trace or versions have changed"

@@ -29,9 +29,9 @@ from jaxnet.parity._plant import add_plantings
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._preflight import settings, with_effects
-from jaxnet.parity._result import Finding, Horizon, Report, Verdict
+from jaxnet.parity._result import Coverage, Finding, Horizon, Report, Verdict
 from jaxnet.parity._site_results import SiteResults
-from jaxnet.parity._sites import few, module_name, place_of
+from jaxnet.parity._sites import few, module_name
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, generic_trace, read
@@ -75,7 +75,8 @@ def check(
             optimizer), or these and the batches, or (step, state).
         loss: What `train.make_train_step` is given: a function `(model, batch)` of the user's
             own, or a criterion of outputs and targets from a library.
-        optimizer: The optimizer, with clipping and schedule.
+        optimizer: The optimizer, with clipping and schedule. Without one no updates are compared,
+            and the report says so.
         step: In place of these three the training step `(state, batch) -> (state, metrics)`.
         state: The state before its first step, from `train.create`.
         batches: The batches of the program's own loader, in order, to compare them with those
@@ -189,7 +190,7 @@ class _Check:
             _log.info("checking step %d of %d", number, len(steps))
             states, errors = self.steps.before(step)
             self.compared.step(step)
-            if consecutive and number == 1:
+            if consecutive and number == 1 and self.subject.updated:
                 free = FreeRun(self.steps, step, states)
             evidence = None
             if step.full and self.subject.parts:
@@ -278,19 +279,14 @@ class _Check:
             self.raised.add(module_name(call))
             self.results.fail(step, f"forward:{call}", message, "layer", evidence)
         if self.results.failed(step):
-            self.flows[step.index] = flow_of(evidence, self._dependencies(step, states[False]))
+            own = self.layers.dependencies(step, states[False])
+            self.flows[step.index] = flow_of(evidence, own)
         return evidence
 
-    def _dependencies(self, step: Step, state: Any) -> Mapping[str, frozenset[str]]:
-        try:
-            return self.layers.dependencies(step, state)
-        except Exception as error:
-            self.notes[f"what the program computes from what is not known: {raised(error)}"] = None
-            return {}
-
     def _unexplained(self, step: Step) -> bool:
-        """Whether the whole step differs and no isolated part of it does."""
-        return {result.level for result in self.results.failed(step)} == {"step"}
+        """Whether the whole step differs, or has no gradients, and no isolated part differs."""
+        levels = {result.level for result in self.results.failed(step)}
+        return levels == {"step"} or not (levels or self.subject.updated)
 
     def _chain(
         self, step: Step, states: Mapping[bool, Any], evidence: StepEvidence
@@ -309,22 +305,8 @@ class _Check:
     def _note(self, step: Step, notes: Notes) -> None:
         self.steps.order = tuple(notes.draws)
         self.results.narrow |= notes.narrow
-        if notes.narrow:
-            places = sorted({place_of(site) or "the model" for site in notes.narrow})
-            self.notes[
-                f"float32 evidence: {', '.join(places[:4])} compute float32 in a float64 program "
-                "(a fixed dtype?), so that small differences cannot be told from rounding there, "
-                f"in gradients and in whole steps{NOTE}"
-            ] = None
         self.compared.calls(step, notes.seen, notes.within)
-        within = {call.parent for call in step.calls}
-        whole = {call.module for i, call in enumerate(step.calls) if i not in within}
-        for name in notes.unpaired:
-            if name.rpartition(".")[0] in whole:
-                continue  # torch computes it without a call, as the projection of an attention
-            self.notes[f"the program calls {name}, which torch's does not call"] = None
-        for name, words in notes.modes.items():
-            self.notes[f"{name}: {words}"] = None
+        self.notes |= dict.fromkeys(notes.sentences(step))
 
     def _step(self, step: Step, runs: StepRuns) -> None:
         self.results.judge(step, runs.rates, "layer")
@@ -402,6 +384,9 @@ class _Check:
             words = "the step is not of train.make_train_step: whole steps were compared, no layers"
             self.notes[words] = None
         coverage = self.compared.coverage(steps, self.results.all, broken=bool(self.broken))
+        if not self.subject.updated:
+            why = "no optimizer was given, so that forward pass, loss and gradients were compared"
+            coverage["updates"] = Coverage((), {"updates": why})
         return Report(
             verdict,
             findings=findings,

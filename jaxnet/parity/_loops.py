@@ -67,13 +67,18 @@ def one_by_one(concerns: Callable[[Callable[[], Any]], bool]) -> Iterator[None]:
     def own_checkpoint(fun: Any = None, **_: Any) -> Any:
         return own_checkpoint if fun is None else fun
 
+    own: tuple[tuple[Any, str, Any], ...] = (
+        (jax.lax, "scan", own_scan),
+        (jax.lax, "fori_loop", own_loop),
+        (jax, "checkpoint", own_checkpoint),
+        (jax, "remat", own_checkpoint),
+    )
     with _lock:
-        before = {name: getattr(jax, name) for name in ("checkpoint", "remat")}
-        jax.lax.scan, jax.lax.fori_loop = own_scan, own_loop
-        jax.checkpoint = jax.remat = own_checkpoint
+        before = [getattr(module, name) for module, name, _ in own]
         try:
+            for module, name, function in own:
+                setattr(module, name, function)
             yield
         finally:
-            jax.lax.scan, jax.lax.fori_loop = scan, loop
-            for name, function in before.items():
-                setattr(jax, name, function)
+            for (module, name, _), function in zip(own, before, strict=True):
+                setattr(module, name, function)

@@ -1,6 +1,11 @@
 """What is known of a program once it has been traced, beside its numbers."""
 
 import dataclasses
+from collections.abc import Iterator
+
+from jaxnet.parity._perturbed import NOTE
+from jaxnet.parity._sites import place_of
+from jaxnet.parity._trace import Step
 
 
 @dataclasses.dataclass
@@ -29,3 +34,21 @@ class Notes:
     seen: set[str] = dataclasses.field(default_factory=set)
     narrow: set[str] = dataclasses.field(default_factory=set)
     within: set[str] = dataclasses.field(default_factory=set)
+
+    def sentences(self, step: Step) -> Iterator[str]:
+        """What the reader of a report should know of it."""
+        if self.narrow:
+            places = sorted({place_of(site) or "the model" for site in self.narrow})
+            yield (
+                f"float32 evidence: {', '.join(places[:4])} compute float32 in a float64 program "
+                "(a fixed dtype?), so that small differences cannot be told from rounding there, "
+                f"in gradients and in whole steps{NOTE}"
+            )
+        within = {call.parent for call in step.calls}
+        whole = {call.module for i, call in enumerate(step.calls) if i not in within}
+        for name in self.unpaired:
+            if name.rpartition(".")[0] in whole:
+                continue  # torch computes it without a call, as the projection of an attention
+            yield f"the program calls {name}, which torch's does not call"
+        for name, words in self.modes.items():
+            yield f"{name}: {words}"

@@ -21,6 +21,7 @@ class SubjectError(ValueError):
 
 # What a port's function may return, by name; a tuple has some of them in these orders.
 FORMS = (
+    ("model", "loss"),
     ("model", "loss", "optimizer"),
     ("model", "loss", "optimizer", "batches"),
     ("step", "state"),
@@ -43,7 +44,8 @@ def load_port(name: str) -> dict[str, Any]:
     elif isinstance(made, tuple):
         states = (TrainState, Mapping, tuple, list, nnx.Module)
         stepped = len(made) == 2 or (len(made) == 3 and isinstance(made[1], states))
-        stepped = stepped and not isinstance(made[0], nnx.Module)
+        if len(made) == 2 and isinstance(made[0], nnx.Module) and callable(made[1]):
+            stepped = False  # no updates are compared without an optimizer
         if stepped and not callable(made[0]):  # (state, step)
             made = (made[1], made[0], *made[2:])
         names = next((f for f in FORMS if len(f) == len(made) and ("step" in f) == stepped), ())
@@ -52,21 +54,11 @@ def load_port(name: str) -> dict[str, Any]:
         found = {}
     if not any(found.keys() == {*form} for form in FORMS):
         raise SubjectError(
-            f"{name}: it returned {_described(made)}{_missing(made)}; accepted are (model, loss, "
-            "optimizer), with the batches of its loader as a fourth to compare them too, or "
-            "(step, state)"
+            f"{name}: it returned {_described(made)}; accepted are (model, loss, optimizer), with "
+            "the batches of its loader as a fourth, to compare them too, (step, state), or (model, "
+            "loss), of which no updates are compared"
         )
     return found
-
-
-def _missing(made: Any) -> str:
-    """What a tuple lacks that begins with a model."""
-    names = FORMS[0]
-    if isinstance(made, tuple) and 0 < len(made) < len(names) and isinstance(made[0], nnx.Module):
-        return f", without the {' and the '.join(names[len(made) :])}"
-    if isinstance(made, nnx.Module):
-        return ", the model alone"
-    return ""
 
 
 def _described(made: Any) -> str:

@@ -55,6 +55,7 @@ class Finding:
         proof: The numbers that prove the cause.
         fix: What to write instead.
         alternatives: Other causes that this evidence cannot tell from the one named.
+        apart: The evidence that would tell them apart, "" where none is known.
         results: All results that the cause explains, the first of them at `site`.
         consequences: Results that differ because of it, of what is computed from these.
         torch_where: The class and the line in the recorded program, "LayerNorm model.py:88".
@@ -74,6 +75,7 @@ class Finding:
     proof: str = ""
     fix: str = ""
     alternatives: list[str] = dataclasses.field(default_factory=list)
+    apart: str = ""
     results: list[SiteResult] = dataclasses.field(default_factory=list)
     consequences: list[SiteResult] = dataclasses.field(default_factory=list)
     torch_where: str = ""

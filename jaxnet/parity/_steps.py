@@ -14,9 +14,8 @@ import numpy as np
 import optax
 
 from jaxnet._names import join
-from jaxnet.optim import Optimizer, set_hyperparams
+from jaxnet.optim import Optimizer
 from jaxnet.optim._hyperparams import states
-from jaxnet.optim._schedule import ScheduledState
 from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
 from jaxnet.parity._draws import DrawsError, Replay, described, drawn
 from jaxnet.parity._evidence import FourRuns
@@ -25,6 +24,7 @@ from jaxnet.parity._jax_draws import supplied
 from jaxnet.parity._loops import one_by_one
 from jaxnet.parity._perturbed import perturbed, spread
 from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
+from jaxnet.parity._torch_rates import first_group, rates_of, with_rates
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._updates import Carried
 from jaxnet.parity._watch import Plan
@@ -96,7 +96,7 @@ class Steps:
         self, name: str, one: TrainState[Any], step: Step, double: bool, errors: dict[str, str]
     ) -> Any:
         optimizer = self._optimizer(name)
-        if isinstance(optimizer, Optimizer):
+        if isinstance(optimizer, Optimizer) and self.subject.updated:
             try:
                 recorded = self._recorded_state(name, optimizer, one, step)
                 names = self.subject.orders[name]
@@ -173,7 +173,7 @@ class Steps:
                     what = "float64" if double and "step" not in errors else "step"
                     errors[what] = f"{type(error).__name__}: {error}"
                 update[double], rates[double] = {}, {}
-                for part in self.subject.parts:
+                for part in self.subject.parts if self.subject.updated else ():
                     try:
                         sites, own_rates = self._update(part, step, before, double)
                         update[double] |= sites
@@ -264,9 +264,11 @@ class Steps:
             if only not in (None, name):
                 continue
             model = self.subject.models[name]
-            sites |= {f"update:{join(model, k)}": v for k, v in one.params.items()}
             if only is None:
                 sites |= {f"buffer:{join(model, k)}": v for k, v in one.buffers.items()}
+            if not self.subject.updated:
+                continue
+            sites |= {f"update:{join(model, k)}": v for k, v in one.params.items()}
             optimizer = self._optimizer(name)
             if not isinstance(optimizer, Optimizer):
                 continue
@@ -311,9 +313,9 @@ class Steps:
         if isinstance(part.optimizer, Optimizer):
             used = self._programs[key](gradients, opt_state, one.params)[1]
             found = [s.hyperparams.get("lr") for s in states(used)]
-            first = _first_group(self.trace, model)
+            first = first_group(self.trace, model)
             rates = {f"lr:{first + i}": np.asarray(r) for i, r in enumerate(found) if r is not None}
-            opt_state = _with_rates(opt_state, _rates_of(step), first)
+            opt_state = with_rates(opt_state, rates_of(step), first)
         params, opt_state = self._programs[key](gradients, opt_state, one.params)
         # The state goes on as torch's gradients leave it, so that a fault of the gradients is none
         # of the next step's update.
@@ -322,7 +324,7 @@ class Steps:
         return self._sites(after, only=name), rates
 
     def _rates(self, step: Step, found: Mapping[str, np.ndarray]) -> dict[str, FourRuns]:
-        theirs = {f"lr:{i}": np.asarray(rate) for i, rate in enumerate(_rates_of(step))}
+        theirs = {f"lr:{i}": np.asarray(rate) for i, rate in enumerate(rates_of(step))}
         return {
             site: FourRuns(theirs[site], theirs[site], rate, rate)
             for site, rate in found.items()
@@ -341,8 +343,8 @@ def _replayed(
     def run(state: Any, batches: Any, draws: Any) -> tuple[Any, list[Any]]:
         replay = Replay(recorded.draws, dict(enumerate(draws)), list(order), [])
         losses = []
-        supply = supplied(replay.take, foreign=subject.partners is not None)
-        with one_by_one(replay.concerns), supply:
+        foreign = subject.partners is not None
+        with one_by_one(replay.concerns), supplied(replay.take, foreign):
             for batch in batches:
                 state, metrics = subject.step(state, batch)
                 losses.append(metrics.get("loss") if isinstance(metrics, Mapping) else None)
@@ -377,44 +379,6 @@ def _updating(
         return params, opt_state
 
     return run
-
-
-def _with_rates(opt_state: Any, rates: Sequence[float], first: int) -> Any:
-    """An optimizer's state with recorded learning rates, in place of those of a schedule too."""
-    count = len(states(opt_state))
-    theirs = list(rates[first : first + count])
-    if len(theirs) < count:
-        return opt_state
-    for i, state in enumerate(states(opt_state)):
-        if "lr" in state.hyperparams:
-            opt_state = set_hyperparams(opt_state, group=i, lr=theirs[i])
-
-    def fixed(part: Any) -> Any:
-        if not isinstance(part, ScheduledState):
-            return part
-        tables = tuple(
-            {k: jnp.full_like(v, theirs[i]) if k == "lr" else v for k, v in table.items()}
-            for i, table in enumerate(part.tables)
-        )
-        return part._replace(tables=tables)
-
-    return jax.tree.map(fixed, opt_state, is_leaf=lambda x: isinstance(x, ScheduledState))
-
-
-def _rates_of(step: Step) -> list[float]:
-    """torch's learning rates of all groups of all optimizers in a step."""
-    return [float(group["lr"]) for groups in step.groups for group in groups if "lr" in group]
-
-
-def _first_group(trace: Trace, model: str) -> int:
-    """The number of the first group of the optimizer of a model, among all groups."""
-    number = 0
-    for optimizer in trace.optimizers:
-        names = [n for group in optimizer["groups"] for n in group["params"]]
-        if not model or any(n.startswith(f"{model}.") for n in names):
-            return number
-        number += len(optimizer["groups"])
-    return 0
 
 
 def _slots(step: Step, phase: str) -> dict[str, dict[str, str]]:

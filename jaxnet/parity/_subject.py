@@ -14,7 +14,7 @@ from flax import nnx
 
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats, written_for
-from jaxnet.optim import Optimizer
+from jaxnet.optim import SGD, Optimizer, accumulate
 from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
@@ -63,6 +63,8 @@ class Subject:
         trace: The trace as the program sees it, which has no modules where plain flax has none.
         partners: The layers of a plain flax model by name; None for models with torch's names.
         pairing: Which layers are which of torch's; None for models with torch's names.
+        updated: Whether the program has an optimizer; only forward pass, loss and gradients are
+            compared otherwise.
         criterion: The criterion of outputs and targets, where the program was given one.
     """
 
@@ -75,6 +77,7 @@ class Subject:
     trace: Trace
     partners: Mapping[str, ForeignCall] | None = None
     pairing: Pairing | None = None
+    updated: bool = True
     criterion: Any = None
 
     @property
@@ -210,12 +213,15 @@ def make_subject(
                 f"check: loss: {loss!r}; accepted is a criterion such as losses.cross_entropy, or "
                 "a function (model, batch) of your own that returns the loss"
             )
-        if not callable(getattr(optimizer, "update", None)):
+        if optimizer is not None and not callable(getattr(optimizer, "update", None)):
             raise TypeError(
                 f"check: optimizer: {optimizer!r}; accepted is an optimizer of jaxnet.optim or "
                 "optax, such as optim.SGD(lr=0.1)"
             )
         criterion, loss = loss, as_loss(loss)
+        updated = optimizer is not None
+        if not updated:  # one that changes nothing; the gradients of all batches are added
+            optimizer = accumulate(SGD(lr=0.0), max(len(trace.steps[0].batches), 1), "sum")
         if is_foreign(trace, model):
             foreign = adapt(trace, model, loss, optimizer, names)
             trace, model = foreign.trace, foreign.model
@@ -235,7 +241,7 @@ def make_subject(
                 f"check: step: {step!r}, state: {type(state).__name__}; accepted are a function "
                 "(state, batch) -> (state, metrics) and its train.create(model, optimizer)"
             )
-        parts = _parts(trace, step, state)
+        parts, updated = _parts(trace, step, state), True
     models = _models(trace, state)
     subject = Subject(
         state=state,
@@ -248,6 +254,7 @@ def make_subject(
         partners=foreign.partners if foreign else {} if pairing else None,
         pairing=pairing or (foreign.pairing if foreign else None),
         criterion=None if model is None else criterion,
+        updated=updated,
     )
     if copy:
         first = trace.steps[0]

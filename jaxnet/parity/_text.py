@@ -90,6 +90,8 @@ def headline(report: Report) -> str:
         words.append(f"{causes} {'difference' if causes == 1 else 'differences'}")
     if total:
         words.append(f"{total - failed} of {total} arrays same")
+    if "updates" in report.coverage:
+        words.append("no updates compared")
     setting = _setting(report)
     parts = [report.verdict.upper(), ", ".join(words), f"({setting})" if setting else ""]
     return "  ".join(part for part in parts if part)
@@ -217,6 +219,8 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
         yield f"   with it: {_counted(finding.consequences)}"
     if finding.alternatives:
         yield f"   or:    {'; '.join(finding.alternatives)} (this evidence cannot tell)"
+        if finding.apart:
+            yield f"   what would tell: {finding.apart}"
     if finding.fix:
         yield f"   fix:   {finding.fix}"
 

@@ -270,6 +270,8 @@ class Watch:
         if absent := theirs - {k for k, v in given.items() if v is not None}:
             if foreign is None or not foreign.some:
                 self.notes.absent[there.name] = tuple(sorted(absent))
+                left = (path for path in keys if path.split(".")[0] in absent)
+                self.unfed |= {f"input:{there.name}.{path}" for path in left}
             else:  # one argument is several of torch's, and its gradient the sum of theirs
                 self.unfed |= {f"input:{there.name}.{path}" for path in keys}
         new = jax.tree_util.tree_map_with_path(replaced, given, is_leaf=is_module)

@@ -220,10 +220,10 @@ PORTS = {
     "no module": ("other:make", "", "a file is given as other.py:make"),
     "another name": ("port.py:mak", "def make(): pass", "its functions are make"),
     "arguments": ("port.py:make", "def make(lr): pass", "missing a required argument: 'lr'"),
-    "no optimizer": (
+    "a model alone": (
         "port.py:make",
-        "from jaxnet import nn\ndef make(): return nn.ReLU(), 1",
-        "it returned a tuple of ReLU, int, without the optimizer",
+        "from jaxnet import nn\ndef make(): return nn.ReLU()",
+        "it returned a ReLU; accepted are (model, loss, optimizer)",
     ),
     "nothing": (
         "port.py:make",
