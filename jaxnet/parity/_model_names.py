@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxnet._names import join
 from jaxnet.parity._port import SubjectError
+from jaxnet.parity._sites import few
 from jaxnet.parity._trace import Trace
 from jaxnet.train._several import named_states
 
@@ -49,6 +50,14 @@ def recorded_models(trace: Trace, state: Any) -> dict[str, str]:
                 faults.append(f"and {len(wrong) - 8} more")
         found[name] = best
     faults += [f"the recorded model {name!r} has no partner" for name in free]
+    known = {key for name in trace.models for key in own_parameters(trace, name)}
+    if faults and not any(known & {*one.params} for one in states.values()):
+        given = [name for one in states.values() for name in one.params]
+        raise SubjectError(
+            f"check: the trace is of another program: its parameters are {few([*trace.parameters])}"
+            f", and this program's {few(given)}. Record the program that this one was written from:"
+            " jaxnet record trace/ -- python main.py"
+        )
     if faults:
         raise SubjectError(
             "check: the parameters are not those of the trace: " + "; ".join(faults) + ". Modules "

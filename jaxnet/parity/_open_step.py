@@ -231,9 +231,8 @@ class OpenStep:
             self._store("param_grad", f"param_grad:{name}", latest)
             if parameter.grad is None:
                 continue
-            given = self.tensors.copy(parameter.grad)
-            if not np.array_equal(given[0], latest[0], equal_nan=given[0].dtype.kind == "f"):
-                self._store("clipped", f"clipped:{name}", given)
+            if not self.tensors.equal(parameter.grad, latest[0]):
+                self._store("clipped", f"clipped:{name}", self.tensors.copy(parameter.grad))
                 clipped = True
             else:
                 self._arrays["clipped"].pop(f"clipped:{name}", None)
