@@ -129,6 +129,25 @@ class Alternative:
 
 
 @dataclasses.dataclass(frozen=True)
+class Planting:
+    """A known mistake that was really made in the checked program, and what a check said.
+
+    Attributes:
+        place: The layer, the loss or the optimizer.
+        words: The mistake.
+        found: Whether the verdict was "different".
+        placed: Whether a difference was found at this place.
+        named: Whether its cause was this mistake, or this among what cannot be told apart.
+    """
+
+    place: str
+    words: str
+    found: bool
+    placed: bool
+    named: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Coverage:
     """What was compared and what was not, of one kind of thing.
 
@@ -157,6 +176,9 @@ class Horizon:
             a hundredth of torch's way from its run in float64, so that two float32 runs say
             nothing about each other, or in which torch's parameters stop being finite; None if no
             recorded step is.
+        corner: The first step in which rounding alone sends torch's own step another way, as over
+            a corner of ReLU, and the checked program's not: torch's run is another one from there
+            on, and no evidence against the program. None if no step is.
     """
 
     torch: tuple[float, ...]
@@ -165,6 +187,7 @@ class Horizon:
     moved: tuple[float, ...]
     equal_to: int
     horizon: int | None = None
+    corner: int | None = None
 
 
 @dataclasses.dataclass
@@ -181,6 +204,7 @@ class Report:
         exclusions: What was not compared and why, in sentences.
         coverage: By kind ("modules", "parameters", "steps", ...) what was compared.
         power: The mistakes that this check would see, and those that it would not.
+        planted: The mistakes that were made in the program to see whether a check finds them.
         horizon: The free runs; None where they were not made.
         environment: Versions, devices and settings: {"torch": {...}, "jax": {...}}.
         subject: What was compared: checksums of the sources, of the weights, of the data and of
@@ -197,6 +221,7 @@ class Report:
     exclusions: list[str] = dataclasses.field(default_factory=list)
     coverage: dict[str, Coverage] = dataclasses.field(default_factory=dict)
     power: list[Alternative] = dataclasses.field(default_factory=list)
+    planted: list[Planting] = dataclasses.field(default_factory=list)
     horizon: Horizon | None = None
     environment: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     subject: dict[str, Any] = dataclasses.field(default_factory=dict)
