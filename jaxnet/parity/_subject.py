@@ -24,6 +24,7 @@ from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
 from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing
 from jaxnet.parity._port import SubjectError
+from jaxnet.parity._sites import few
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
@@ -175,14 +176,22 @@ def make_subject(
         )
     if model is not None:
         if not isinstance(model, nnx.Module):
+            if isinstance(model, type):
+                given = f"the class {model.__name__}; accepted is a model of it, {model.__name__}()"
+            else:
+                given = f"{type(model).__name__}; accepted is a flax.nnx module"
             raise TypeError(
-                f"check: model: {type(model).__name__}; accepted is a flax.nnx module. For a "
-                "program of another kind give step= and state="
+                f"check: model: {given}. For a program of another kind give step= and state="
             )
         if not callable(loss):
             raise TypeError(
-                "check: a model needs its loss and its optimizer: check(trace, model, loss, "
-                "optimizer), or check(trace, model, loss) to compare no updates"
+                f"check: loss: {loss!r}; accepted is a criterion such as losses.cross_entropy, or "
+                "a function (model, batch) of your own that returns the loss"
+            )
+        if optimizer is not None and not callable(getattr(optimizer, "update", None)):
+            raise TypeError(
+                f"check: optimizer: {optimizer!r}; accepted is an optimizer of jaxnet.optim or "
+                "optax, such as optim.SGD(lr=0.1)"
             )
         criterion, loss = loss, as_loss(loss)
         updated = optimizer is not None
@@ -329,6 +338,13 @@ def _models(trace: Trace, state: Any) -> dict[str, str]:
                 faults.append(f"and {len(wrong) - 8} more")
         found[name] = best
     faults += [f"the recorded model {name!r} has no partner" for name in free]
+    if not any({*one.params} & {*trace.parameters} for one in states.values()):
+        given = [name for one in states.values() for name in one.params]
+        raise SubjectError(
+            f"check: the trace is of another program: its parameters are {few([*trace.parameters])}"
+            f", and this program's {few(given)}. Record the program that this one was written from:"
+            " jaxnet record trace/ -- python main.py"
+        )
     if faults:
         raise SubjectError(
             "check: the parameters are not those of the trace: " + "; ".join(faults) + ". Modules "
