@@ -132,8 +132,8 @@ class Found:
     Attributes:
         found: Whether the verdict is "different", or "same" where nothing was planted.
         placed: Whether there is a finding for each fault, at its place and step.
-        named: Whether their causes are the planted ones, or where the evidence cannot tell
-            several apart, one of these.
+        named: Whether their causes are the planted ones, as far as they have any, or where the
+            evidence cannot tell several apart, one of these.
         others: The number of findings that no fault explains.
     """
 
@@ -161,7 +161,7 @@ def judged(plant: plants.Plant, report: parity.Report) -> Found:
             and any(re.search(fault.says, x) for x in (f.cause or "", *f.alternatives))
         ]
         placed &= bool(fits)
-        named &= bool(named_ones)
+        named &= bool(named_ones) or not fault.says
         # One finding may have the causes of two faults, as those of one update.
         used.update(map(id, (named_ones or fits)[:1]))
     others = len(report.findings) - len(used)
@@ -175,7 +175,7 @@ def planted(plant: plants.Plant) -> tuple[Row, Outcome]:
     said = judged(plant, outcome.report) if outcome.report else Found(False, False, False, 0)
     marks: dict[str, Any] = dataclasses.asdict(said)
     if not any(fault.says for fault in plant.faults):
-        marks["named"] = None  # no catalogue has it
+        marks["named"] = None  # no row of the catalogue is expected
     row = {"kind": plant.kind, "name": plant.name, "steps": plant.steps, **marks}
     row |= {"record": outcome.recorded, "check": outcome.checked, "clock": outcome.clock}
     row["well"] = said.found and said.placed and marks["named"] is not False and not said.others

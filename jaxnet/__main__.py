@@ -161,10 +161,22 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="find out which known mistakes the trace would show, some seconds a layer",
     )
+    check.add_argument(
+        "--generic",
+        type=Path,
+        metavar="TRACE",
+        help="a trace of `jaxnet record --weights generic`, to compare with as well",
+    )
     compare = command("compare", _compare, "compare two programs in one process", _COMPARE)
     compare.add_argument("reference", help="file.py:function or module:function, with torch")
     compare.add_argument("port", help="file.py:function or module:function")
     compare.add_argument("--steps", type=_positive, help="updates; by default one for each batch")
+    compare.add_argument(
+        "--weights",
+        choices=("copy", "generic"),
+        default="copy",
+        help="generic: a second time with random numbers in all parameters, where nothing hides",
+    )
 
     diff = command("diff", _diff, "compare two traces", _DIFF)
     diff.add_argument("first", type=Path, help="a trace")
@@ -248,6 +260,7 @@ def _check(options: argparse.Namespace) -> int:
             weights=options.weights,
             names=options.names,
             power=options.power,
+            generic=options.generic,
         )
     return _shown(report, options, f"jaxnet check {options.trace} {options.port}")
 
@@ -270,7 +283,8 @@ def _compare(options: argparse.Namespace) -> int:
             "torch's weights; check (step, state) with `jaxnet record` and `jaxnet check`"
         )
     trace = options.save and options.save / "trace"
-    if trace and (trace / "trace.json").exists():  # of an earlier comparison
+    kept = ("trace.json", "own/trace.json")  # of an earlier comparison
+    if trace and any((trace / name).exists() for name in kept):
         shutil.rmtree(trace)
     with _progress():
         report = compare(
@@ -280,6 +294,7 @@ def _compare(options: argparse.Namespace) -> int:
             options.steps,
             loss=(torch_loss, port["loss"]),
             optimizer=(torch_optimizer, port["optimizer"]),
+            weights=options.weights,
             trace=trace,
         )
     return _shown(report, options, f"jaxnet compare {options.reference} {options.port}")

@@ -12,6 +12,7 @@ import numpy as np
 from jaxnet._names import join
 from jaxnet.parity import _provenance
 from jaxnet.parity._batches import batch_findings
+from jaxnet.parity._consequences import folded, settled
 from jaxnet.parity._coverage import Compared
 from jaxnet.parity._draws import DrawsError
 from jaxnet.parity._evidence import StepEvidence
@@ -22,18 +23,19 @@ from jaxnet.parity._force import Layers
 from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
 from jaxnet.parity._names_file import Names, with_flattened
+from jaxnet.parity._notes import Notes
 from jaxnet.parity._pairing import name_sums
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._preflight import settings, with_effects
-from jaxnet.parity._result import Finding, Horizon, Report, SiteResult, Verdict
+from jaxnet.parity._result import Coverage, Finding, Horizon, Report, Verdict
 from jaxnet.parity._site_results import SiteResults
-from jaxnet.parity._sites import few, module_name, phase_of, place_of
+from jaxnet.parity._sites import few, module_name
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
-from jaxnet.parity._trace import Step, Trace, read
+from jaxnet.parity._trace import Step, Trace, TraceError, read
 from jaxnet.parity._training_causes import Training
-from jaxnet.parity._watch import Notes, raised
+from jaxnet.parity._user_lines import raised
 from jaxnet.train._several import named_states
 
 _log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ def check(
     weights: Weights = "own",
     names: Names | None = None,
     power: bool = False,
+    generic: str | Path | Trace | None = None,
 ) -> Report:
     """Compares a JAX program with a recorded PyTorch program; torch is not needed.
 
@@ -70,7 +73,8 @@ def check(
             optimizer), or these and the batches, or (step, state).
         loss: What `train.make_train_step` is given: a function `(model, batch)` of the user's
             own, or a criterion of outputs and targets from a library.
-        optimizer: The optimizer, with clipping and schedule.
+        optimizer: The optimizer, with clipping and schedule. Without one no updates are compared,
+            and the report says so.
         step: In place of these three the training step `(state, batch) -> (state, metrics)`.
         state: The state before its first step, from `train.create`.
         batches: The batches of the program's own loader, in order, to compare them with those
@@ -83,6 +87,8 @@ def check(
             calls do not show it: the path of a names.toml, or its content.
         power: Whether to plant each known mistake in each recorded layer, to see which of them
             this trace would show. It takes some seconds a layer.
+        generic: A second trace of the torch program, recorded with weights="generic", with which
+            the program is compared too: what weights of zero or one hide shows there.
 
     Returns:
         The report. Its verdict is "same" if nothing differs but by rounding.
@@ -101,6 +107,7 @@ def check(
         "model": model, "loss": loss, "optimizer": optimizer, "step": step, "state": state,
         "batches": batches,
     }  # fmt: skip
+    source = {name: value for name, value in given.items() if name != "batches"}
     if isinstance(model, str):
         given = load_port(model)
     batches = given.pop("batches", None)
@@ -120,7 +127,21 @@ def check(
     report.notes += _provenance.notes(trace)
     if power:
         report.power = power_of(trace, report)
+    if generic is not None:
+        report.add_generic(_with_generic(generic, source, names=names, power=power))
     return report
+
+
+def _with_generic(generic: str | Path | Trace, source: Mapping[str, Any], **how: Any) -> Report:
+    """The report of the second pass; `source` is the program as `check` was given it."""
+    second = generic if isinstance(generic, Trace) else read(generic)
+    if second.about.get("weights") != "generic":
+        raise TraceError(
+            f"check: generic: {second.path} was recorded with the program's own weights; record "
+            "it with `jaxnet record --weights generic`"
+        )
+    _log.info("the same with generic weights")
+    return check(second, **source, **how)
 
 
 def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
@@ -134,6 +155,9 @@ def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
         raise ValueError(
             f"check: steps: {steps!r}; the trace has the steps 0 to {len(trace.steps) - 1}"
         )
+    for number in chosen:
+        if obstacle := trace.steps[number].obstacle:
+            raise TraceError(f"{trace.path}: step {number} cannot be compared: {obstacle}")
     return [trace.steps[number] for number in chosen]
 
 
@@ -173,7 +197,7 @@ class _Check:
             _log.info("checking step %d of %d", number, len(steps))
             states, errors = self.steps.before(step)
             self.compared.step(step)
-            if consecutive and number == 1:
+            if consecutive and number == 1 and self.subject.updated:
                 free = FreeRun(self.steps, step, states)
             evidence = None
             if step.full and self.subject.parts:
@@ -189,23 +213,27 @@ class _Check:
             if evidence is not None and self._unexplained(step):
                 evidence = self._chain(step, states, evidence)
             if free is not None:
-                free = self._advanced(free, step)
+                free = self._advanced(free, step, runs)
             self._remember(step, evidence, runs)
             step.forget()
         horizon = None if free is None or not free.torch else horizon_of(free)
-        findings = [
-            *self.preflight,
-            *findings_of(self.trace, self.results.all, self.flows),
-        ]
-        findings = [f for f in findings if not all(map(self._is_in_error, f.results))]
-        for number, finding in enumerate(findings, 1):
-            _log.info("looking for the cause of difference %d of %d", number, len(findings))
+        return self._report(self._findings(horizon), horizon, steps)
+
+    def _findings(self, horizon: Horizon | None) -> list[Finding]:
+        """The independent differences with their causes, and what follows from each."""
+        found = findings_of(self.trace, self.results.all, self.flows)
+        found = folded([*self.preflight, *found], self.evidence, self.raised)
+        found = settled(self.trace, self.results.all, found, ())
+        for number, finding in enumerate(found, 1):
+            _log.info("looking for the cause of difference %d of %d", number, len(found))
             self._explain(finding)
-        findings = [each for finding in findings for each in self._explained(finding)]
+        found = [each for finding in found for each in self._explained(finding)]
         self.notes |= dict.fromkeys(self.training.notes)
-        if not findings and horizon is not None and (apart := apart_in(horizon)) is not None:
-            findings.append(drift(apart, horizon))
-        return self._report(findings, horizon, steps)
+        # Nothing is lost: what differs is in a finding, follows from one, or is rounding.
+        found = settled(self.trace, self.results.all, found, self.training.rounding)
+        if not found and horizon is not None and (apart := apart_in(horizon)) is not None:
+            found.append(drift(apart, horizon))
+        return found
 
     def _preflight(self, first: Step) -> None:
         """Compares the initial weights and buffers."""
@@ -258,20 +286,14 @@ class _Check:
             self.raised.add(module_name(call))
             self.results.fail(step, f"forward:{call}", message, "layer", evidence)
         if self.results.failed(step):
-            self.flows[step.index] = flow_of(evidence)
+            own = self.layers.dependencies(step, states[False])
+            self.flows[step.index] = flow_of(evidence, own)
         return evidence
 
-    def _is_in_error(self, result: SiteResult) -> bool:
-        """Whether an array is inside a call that raised an error, so that it was not computed."""
-        phase = phase_of(result.site)
-        return phase in ("input", "forward", "grad", "param_grad", "buffer") and any(
-            result.place != name and f"{result.place}.".startswith(f"{name}." if name else "")
-            for name in self.raised
-        )
-
     def _unexplained(self, step: Step) -> bool:
-        """Whether the whole step differs and no isolated part of it does."""
-        return {result.level for result in self.results.failed(step)} == {"step"}
+        """Whether the whole step differs, or has no gradients, and no isolated part differs."""
+        levels = {result.level for result in self.results.failed(step)}
+        return levels == {"step"} or not (levels or self.subject.updated)
 
     def _chain(
         self, step: Step, states: Mapping[bool, Any], evidence: StepEvidence
@@ -290,22 +312,8 @@ class _Check:
     def _note(self, step: Step, notes: Notes) -> None:
         self.steps.order = tuple(notes.draws)
         self.results.narrow |= notes.narrow
-        if notes.narrow:
-            places = sorted({place_of(site) for site in notes.narrow})
-            self.notes[
-                f"float32 evidence: {', '.join(places[:4])} compute float32 in a float64 program "
-                "(a fixed dtype?), so that small differences cannot be told from rounding there, "
-                "in gradients and in whole steps"
-            ] = None
-        self.compared.calls(step, notes.seen)
-        within = {call.parent for call in step.calls}
-        whole = {call.module for i, call in enumerate(step.calls) if i not in within}
-        for name in notes.unpaired:
-            if name.rpartition(".")[0] in whole:
-                continue  # torch computes it without a call, as the projection of an attention
-            self.notes[f"the program calls {name}, which torch's does not call"] = None
-        for name, words in notes.modes.items():
-            self.notes[f"{name}: {words}"] = None
+        self.compared.calls(step, notes.seen, notes.within)
+        self.notes |= dict.fromkeys(notes.sentences(step))
 
     def _step(self, step: Step, runs: StepRuns) -> None:
         self.results.judge(step, runs.rates, "layer")
@@ -321,9 +329,9 @@ class _Check:
             else:
                 self.results.fail(step, "state_before:", message, "layer")
 
-    def _advanced(self, free: FreeRun, step: Step) -> FreeRun | None:
+    def _advanced(self, free: FreeRun, step: Step, runs: StepRuns) -> FreeRun | None:
         try:
-            free.advance(step)
+            free.advance(step, runs.own)
         except Exception as error:
             self.notes[f"no free run: {type(error).__name__}: {error}"] = None
             return None
@@ -383,6 +391,9 @@ class _Check:
             words = "the step is not of train.make_train_step: whole steps were compared, no layers"
             self.notes[words] = None
         coverage = self.compared.coverage(steps, self.results.all, broken=bool(self.broken))
+        if not self.subject.updated:
+            why = "no optimizer was given, so that forward pass, loss and gradients were compared"
+            coverage["updates"] = Coverage((), {"updates": why})
         return Report(
             verdict,
             findings=findings,

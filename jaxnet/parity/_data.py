@@ -135,7 +135,7 @@ class Data:
         return site
 
     def numbered(
-        self, given: Sequence[Sequence[Any]]
+        self, given: Sequence[Sequence[tuple[Any, Any]]]
     ) -> tuple[dict[str, str], dict[str, dict[str, tuple[Any, Any]]]]:
         """The numbers of the batches and draws that are stored, by their marks, and the arrays.
 
@@ -147,7 +147,7 @@ class Data:
         if not loaded:
             for found in given:
                 mark = self._mark("b")
-                made = {f"batch:{mark}.{i}": (array, None) for i, array in enumerate(found)}
+                made = {f"batch:{mark}.{i}": value for i, value in enumerate(found)}
                 form = {"tuple": [{"array": site} for site in made]}
                 self.batches.append((None, mark, (form, made)))
         else:

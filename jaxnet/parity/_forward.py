@@ -1,7 +1,7 @@
 """The forward pass of a step that is recorded: the calls of modules and of functions."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy as np
 from jaxnet.parity._data import Data
 from jaxnet.parity._functions import caller
 from jaxnet.parity._sites import at
-from jaxnet.parity._tree import leaves, to_json
+from jaxnet.parity._torch import tensors_in
+from jaxnet.parity._tree import keys_of, leaves, to_json
 
 
 class ForwardPass:
@@ -25,7 +26,7 @@ class ForwardPass:
         calls: The calls of modules, as JSON.
         functions: Those of functions.
         inputs: What outermost calls were given from outside, by the number of backward() before:
-            site, array.
+            site, array and its float64 value.
         roots: The outermost modules that were called, likewise.
         stack: The calls that are being run: their indices in `calls`.
         innermost: The module whose call is being run, the innermost one.
@@ -40,7 +41,7 @@ class ForwardPass:
         self.torch = self.recorder.torch
         self.calls: list[dict[str, Any]] = []
         self.functions: list[dict[str, Any]] = []
-        self.inputs: dict[int, dict[str, Any]] = {}
+        self.inputs: dict[int, dict[str, tuple[Any, Any]]] = {}
         self.roots: dict[int, list[str]] = {}
         self.stack: list[int] = []
         self.innermost: Any = None
@@ -82,14 +83,16 @@ class ForwardPass:
             known = self.data.site_of(leaf, parent is not None)
             data = parent is None and not known and not leaf.requires_grad
             if self.full or data:
-                value = self.tensors.copy(leaf, self.full)
+                # A tensor that was made of Python's numbers has float64 ones of its own.
+                value = self.tensors.copy(leaf)
                 if self.full:
                     self.arrays["forward"][site] = value
                 if data:
-                    self._add_input(site, value[0])
+                    self._add_input(site, value)
                     self.tensors.note(leaf, site)
             elif parent is None:
-                self._add_input(known)
+                made = known.startswith("function:") and not leaf.requires_grad
+                self._add_input(known, self.tensors.copy(leaf) if made else None)
             return site
 
         record = {
@@ -117,10 +120,36 @@ class ForwardPass:
         finally:
             self.stack.pop()
             self._function_draws, self.innermost = outer, before
-        record["output"] = self._output(output, base, "forward", True)
+        inner = self._inner((*args, *kwargs.values()), output) if self.full else ()
+        record["output"] = self._output(output, base, "forward", True, inner)
         return output
 
-    def _output(self, output: Any, base: str, phase: str, hooked: bool) -> Any:
+    def _inner(self, given: Any, output: Any) -> set[int]:
+        """The outputs that others are computed from, as the new c of an LSTMCell, of which h is.
+
+        Their gradient is that of both, and not what arrives from outside.
+        """
+        smooth = [t for t in tensors_in(self.torch, [output]) if t.grad_fn is not None]
+        if len(smooth) < 2:
+            return set()
+        nodes = {tensor.grad_fn: id(tensor) for tensor in smooth}
+        ends = {t.grad_fn for t in tensors_in(self.torch, given)}
+        found: set[int] = set()
+        for node, tensor in nodes.items():
+            left, seen = [each for each, _ in node.next_functions], ends.copy()
+            while left and len(seen) < 1000:
+                each = left.pop()
+                if each is None or each in seen:
+                    continue
+                seen.add(each)
+                if each in nodes and nodes[each] != tensor:
+                    found.add(nodes[each])
+                left += [before for before, _ in each.next_functions]
+        return found
+
+    def _output(
+        self, output: Any, base: str, phase: str, hooked: bool, inner: Container[int] = ()
+    ) -> Any:
         def key_of(path: str, leaf: Any) -> str | None:
             if not self.tensors.is_tensor(leaf):
                 return None
@@ -129,7 +158,9 @@ class ForwardPass:
             if self.full:
                 self.arrays["forward"][site] = self.tensors.copy(leaf)
                 # What an inner call returned has its gradient there, all of it.
-                smooth = leaf.requires_grad and self.torch.is_grad_enabled()
+                smooth = (
+                    leaf.requires_grad and self.torch.is_grad_enabled() and id(leaf) not in inner
+                )
                 if hooked and smooth and not self.tensors.site_of(leaf).startswith("forward:"):
                     leaf.register_hook(self._note_gradient(f"grad:{where}"))
             self.tensors.note(leaf, site)
@@ -155,24 +186,28 @@ class ForwardPass:
 
         return hook
 
-    def _add_input(self, site: str, array: Any = None) -> None:
-        """Adds what an outermost call was given; without an array, if it was given before."""
-        if array is None:
-            array = next((each[site] for each in self.inputs.values() if site in each), None)
-        if array is not None:
+    def _add_input(self, site: str, value: tuple[Any, Any] | None = None) -> None:
+        """Adds what an outermost call was given; without a value, if it was given before."""
+        if value is None:
+            value = next((each[site] for each in self.inputs.values() if site in each), None)
+        if value is not None:
             part = self.inputs.setdefault(self.recorder.step.backwards, {})
-            part.setdefault(site, array)
+            part.setdefault(site, value)
 
-    def given(self) -> list[list[Any]]:
+    def given(self) -> list[list[tuple[Any, Any]]]:
         """The batches of a program without a loader: what its models and losses were given.
 
         Where each backward() is of the same calls with other arrays of the same form, as when
         gradients are accumulated, each has a batch of its own. Otherwise all of it is one batch,
         in the order in which it was used.
         """
-        parts = [*self.inputs.items()]
+        parts = [
+            (n, {s: v for s, v in part.items() if s[:9] != "function:" or not self._computed(s)})
+            for n, part in self.inputs.items()
+        ]
+        parts = [(n, part) for n, part in parts if part]
         forms = {
-            str([self.roots.get(n), [(a.dtype, a.shape[1:]) for a in part.values()]])
+            str([self.roots.get(n), [(a.dtype, a.shape[1:]) for a, _ in part.values()]])
             for n, part in parts
         }
         accumulated = [n for n, _ in parts] == [*range(self.events.count("backward"))]
@@ -180,8 +215,22 @@ class ForwardPass:
         others = {next(iter(part)) for _, part in parts}
         if len(forms) == 1 and len(others) == len(parts) and accumulated and not updated:
             return [[*part.values()] for _, part in parts]
-        merged = {site: array for _, part in parts for site, array in part.items()}
+        merged = {site: value for _, part in parts for site, value in part.items()}
         return [[*merged.values()]] if merged else []
+
+    def _computed(self, site: str) -> bool:
+        """Whether a model that the step trains has computed an argument, so that it is no data."""
+        graded = self.arrays["param_grad"]
+        left = [site]
+        while left:
+            kind, _, name = left.pop().partition(":")
+            module = name.partition("#")[0]
+            if kind == "forward" and any(g.startswith(f"param_grad:{module}") for g in graded):
+                return True
+            for each in self.functions if kind == "function" else ():
+                if name.startswith(f"{each['function']}#{each['number']}"):
+                    left += keys_of(each["inputs"]).values()
+        return False
 
     def function(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Runs a function and records the call."""
@@ -201,7 +250,7 @@ class ForwardPass:
                 site = at(f"function_input:{base}", path)
                 data = not self.stack and not leaf.requires_grad
                 if self.full or data:
-                    new[site] = leaf if data else None, self.tensors.copy(leaf, self.full)
+                    new[site] = leaf if data else None, self.tensors.copy(leaf)
             return site
 
         inputs = to_json(given, key_of)
@@ -218,7 +267,7 @@ class ForwardPass:
             if self.full:
                 self.arrays["forward"][site] = value
             if leaf is not None:
-                self._add_input(site, value[0])
+                self._add_input(site, value)
                 self.tensors.note(leaf, site)
         for site in again:
             self._add_input(site)

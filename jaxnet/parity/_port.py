@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from flax import nnx
+
 from jaxnet.train._state import TrainState
 
 
@@ -19,6 +21,7 @@ class SubjectError(ValueError):
 
 # What a port's function may return, by name; a tuple has some of them in these orders.
 FORMS = (
+    ("model", "loss"),
     ("model", "loss", "optimizer"),
     ("model", "loss", "optimizer", "batches"),
     ("step", "state"),
@@ -41,6 +44,8 @@ def load_port(name: str) -> dict[str, Any]:
     elif isinstance(made, tuple):
         states = (TrainState, Mapping, tuple, list)
         stepped = len(made) == 2 or (len(made) == 3 and isinstance(made[1], states))
+        if len(made) == 2 and isinstance(made[0], nnx.Module) and callable(made[1]):
+            stepped = False  # no updates are compared without an optimizer
         if stepped and not callable(made[0]):  # (state, step)
             made = (made[1], made[0], *made[2:])
         names = next((f for f in FORMS if len(f) == len(made) and ("step" in f) == stepped), ())
@@ -50,7 +55,8 @@ def load_port(name: str) -> dict[str, Any]:
     if not any(found.keys() == {*form} for form in FORMS):
         raise SubjectError(
             f"{name}: it returned {_described(made)}; accepted are (model, loss, optimizer), with "
-            "the batches of its loader as a fourth, to compare them too, or (step, state)"
+            "the batches of its loader as a fourth, to compare them too, (step, state), or (model, "
+            "loss), of which no updates are compared"
         )
     return found
 

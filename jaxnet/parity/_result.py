@@ -55,7 +55,9 @@ class Finding:
         proof: The numbers that prove the cause.
         fix: What to write instead.
         alternatives: Other causes that this evidence cannot tell from the one named.
+        apart: The evidence that would tell them apart, "" where none is known.
         results: All results that the cause explains, the first of them at `site`.
+        consequences: Results that differ because of it, of what is computed from these.
         torch_where: The class and the line in the recorded program, "LayerNorm model.py:88".
         jax_where: The same in the checked program.
         tried: How many causes were tried.
@@ -73,7 +75,9 @@ class Finding:
     proof: str = ""
     fix: str = ""
     alternatives: list[str] = dataclasses.field(default_factory=list)
+    apart: str = ""
     results: list[SiteResult] = dataclasses.field(default_factory=list)
+    consequences: list[SiteResult] = dataclasses.field(default_factory=list)
     torch_where: str = ""
     jax_where: str = ""
     tried: int = 0
@@ -153,6 +157,9 @@ class Horizon:
             a hundredth of torch's way from its run in float64, so that two float32 runs say
             nothing about each other, or in which torch's parameters stop being finite; None if no
             recorded step is.
+        corner: The first step in which rounding alone sends torch's own step another way, as over
+            a corner of ReLU, and the checked program's not: torch's run is another one from there
+            on, and no evidence against the program. None if no step is.
     """
 
     torch: tuple[float, ...]
@@ -161,6 +168,7 @@ class Horizon:
     moved: tuple[float, ...]
     equal_to: int
     horizon: int | None = None
+    corner: int | None = None
 
 
 @dataclasses.dataclass
@@ -181,6 +189,8 @@ class Report:
         environment: Versions, devices and settings: {"torch": {...}, "jax": {...}}.
         subject: What was compared: checksums of the sources, of the weights, of the data and of
             the trace.
+        generic: The report of the second pass, with weights in general position, where there was
+            one. Its findings and its verdict are in this report too.
     """
 
     verdict: Verdict
@@ -194,6 +204,23 @@ class Report:
     horizon: Horizon | None = None
     environment: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     subject: dict[str, Any] = dataclasses.field(default_factory=dict)
+    generic: "Report | None" = None
+
+    def add_generic(self, second: "Report") -> None:
+        """Adds the report of a second pass, of the same programs with generic weights.
+
+        Args:
+            second: That report.
+        """
+        self.generic = second
+        known = {(finding.origin, finding.cause) for finding in self.findings}
+        self.findings += [
+            dataclasses.replace(f, message=f"with generic weights, {f.message}", jax64=None)
+            for f in second.findings
+            if f.cause is None or (f.origin, f.cause) not in known
+        ]
+        if self.verdict != "different" and second.verdict != "same":
+            self.verdict = second.verdict
 
     @property
     def exit_status(self) -> int:

@@ -14,15 +14,18 @@ import numpy as np
 import optax
 
 from jaxnet._names import join
-from jaxnet.optim import Optimizer, set_hyperparams
+from jaxnet.optim import Optimizer
 from jaxnet.optim._hyperparams import states
-from jaxnet.optim._schedule import ScheduledState
 from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
+from jaxnet.parity import _lbfgs
 from jaxnet.parity._draws import DrawsError, Replay, described, drawn
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._force import QUICK
 from jaxnet.parity._jax_draws import supplied
+from jaxnet.parity._lbfgs import is_lbfgs
+from jaxnet.parity._loops import one_by_one
 from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
+from jaxnet.parity._torch_rates import first_group, rates_of, with_rates
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._updates import Carried
 from jaxnet.parity._watch import Plan
@@ -82,24 +85,45 @@ class Steps:
                 array_of,
             )
             named = {id(one): name for name, one in named_states(state).items()}
-            number = jnp.asarray(step.index, jnp.int32)
 
             def put(one: TrainState[Any]) -> TrainState[Any]:
-                opt_state = self._opt_state(named[id(one)], one, step, double, errors)
-                return one.replace(opt_state=opt_state, step=number)
+                name = named[id(one)]
+                number = self._updates_before(name, step)
+                opt_state = self._opt_state(name, one, step, number, double, errors)
+                return one.replace(opt_state=opt_state, step=jnp.asarray(number, jnp.int32))
 
             return map_states(put, state)
 
+    def _updates_before(self, name: str, step: Step) -> int:
+        """How often a model was updated before a step."""
+        places = {join(self.subject.models[name], k) for k in self.subject.orders[name]}
+        graded = [bool(places & each.of("param_grad").keys()) for each in self.trace.steps]
+        return sum(graded[: step.index]) if any(graded) else step.index
+
     def _opt_state(
-        self, name: str, one: TrainState[Any], step: Step, double: bool, errors: dict[str, str]
+        self,
+        name: str,
+        one: TrainState[Any],
+        step: Step,
+        number: int,
+        double: bool,
+        errors: dict[str, str],
     ) -> Any:
         optimizer = self._optimizer(name)
-        if isinstance(optimizer, Optimizer):
+        if not self.subject.updated:
+            return self._carried.get((double, name), one.opt_state)
+        if is_lbfgs(optimizer):
+            order = self.subject.orders[name]
+            place = f"{join(self.subject.models[name], order[0])}."
+            sites = step.of("state_before").items()
+            slots = {k.removeprefix(place): step[s] for k, s in sites if k.startswith(place)}
+            return _lbfgs.load(one.opt_state, one.params, order, slots)
+        if is_ours(optimizer):
             try:
                 recorded = self._recorded_state(name, optimizer, one, step)
                 names = self.subject.orders[name]
                 return load_optimizer_state_dict(
-                    optimizer, one.opt_state, one.params, recorded, names, step=step.index
+                    optimizer, one.opt_state, one.params, recorded, names, step=number
                 )
             except ValueError as error:
                 errors["state"] = str(error)
@@ -166,6 +190,8 @@ class Steps:
                     errors[what] = f"{type(error).__name__}: {error}"
                 update[double], rates[double] = {}, {}
                 for part in self.subject.parts:
+                    if not self._can_update(part, step):
+                        continue
                     try:
                         sites, own_rates = self._update(part, step, before, double)
                         update[double] |= sites
@@ -174,7 +200,9 @@ class Steps:
                         errors["update"] = f"{type(error).__name__}: {error}"
         own_four = _four(step, own[False], own[True])
         update_four = _four(step, update[False], update[True])
-        if self._carried and not all(is_ours(part.optimizer) for part in self.subject.parts):
+        if self._carried and not all(
+            is_ours(part.optimizer) or is_lbfgs(part.optimizer) for part in self.subject.parts
+        ):
             for site, carried in self._theirs.advance(step).items():
                 for four in (own_four, update_four):
                     if site in four:
@@ -219,17 +247,20 @@ class Steps:
             if only not in (None, name):
                 continue
             model = self.subject.models[name]
-            sites |= {f"update:{join(model, k)}": v for k, v in one.params.items()}
             if only is None:
                 sites |= {f"buffer:{join(model, k)}": v for k, v in one.buffers.items()}
+            if not self.subject.updated:
+                continue
+            sites |= {f"update:{join(model, k)}": v for k, v in one.params.items()}
             optimizer = self._optimizer(name)
-            if not isinstance(optimizer, Optimizer):
-                continue
             order = self.subject.orders[name]
-            try:
-                found = optimizer_state_dict(optimizer, one.opt_state, one.params, order)
-            except ValueError:  # an optimizer such as LBFGS, whose state has no common form
+            if is_lbfgs(optimizer):
+                place = join(model, order[0])
+                slots = _lbfgs.slots_of(one.opt_state, one.params, order)
+                sites |= {f"state:{place}.{slot}": array for slot, array in slots.items()}
+            if not is_ours(optimizer):
                 continue
+            found = optimizer_state_dict(optimizer, one.opt_state, one.params, order)
             groups = [set(group) for group in optimizer.partition(one.params)]
             numbered = [n for group in groups for n in order if n in group]
             sites |= {
@@ -238,6 +269,14 @@ class Steps:
                 for slot, value in entry.items()
             }
         return sites
+
+    def _can_update(self, part: Part, step: Step) -> bool:
+        """Whether torch's gradients alone say what the update of a part has to be."""
+        name = "" if part.model is None else str(part.model)
+        places = {join(self.subject.models[name], k) for k in self.subject.orders[name]}
+        graded = places & step.of("param_grad").keys()
+        known = graded and not is_lbfgs(part.optimizer) and not places & {*step.again}
+        return bool(self.subject.updated and known)
 
     def _update(
         self, part: Part, step: Step, before: Any, double: bool
@@ -266,9 +305,9 @@ class Steps:
         if isinstance(part.optimizer, Optimizer):
             used = self._programs[key](gradients, opt_state, one.params)[1]
             found = [s.hyperparams.get("lr") for s in states(used)]
-            first = _first_group(self.trace, model)
+            first = first_group(self.trace, model)
             rates = {f"lr:{first + i}": np.asarray(r) for i, r in enumerate(found) if r is not None}
-            opt_state = _with_rates(opt_state, _rates_of(step), first)
+            opt_state = with_rates(opt_state, rates_of(step), first)
         params, opt_state = self._programs[key](gradients, opt_state, one.params)
         # The state goes on as torch's gradients leave it, so that a fault of the gradients is none
         # of the next step's update.
@@ -277,7 +316,7 @@ class Steps:
         return self._sites(after, only=name), rates
 
     def _rates(self, step: Step, found: Mapping[str, np.ndarray]) -> dict[str, FourRuns]:
-        theirs = {f"lr:{i}": np.asarray(rate) for i, rate in enumerate(_rates_of(step))}
+        theirs = {f"lr:{i}": np.asarray(rate) for i, rate in enumerate(rates_of(step))}
         return {
             site: FourRuns(theirs[site], theirs[site], rate, rate)
             for site, rate in found.items()
@@ -295,7 +334,8 @@ def _replayed(
     def run(state: Any, batches: Any, draws: Any) -> tuple[Any, list[Any]]:
         replay = Replay(recorded.draws, dict(enumerate(draws)), list(order), [])
         losses = []
-        with supplied(replay.take, foreign=subject.partners is not None):
+        foreign = subject.partners is not None
+        with one_by_one(replay.concerns), supplied(replay.take, foreign):
             for batch in batches:
                 state, metrics = subject.step(state, batch)
                 losses.append(metrics.get("loss") if isinstance(metrics, Mapping) else None)
@@ -330,44 +370,6 @@ def _updating(
         return params, opt_state
 
     return run
-
-
-def _with_rates(opt_state: Any, rates: Sequence[float], first: int) -> Any:
-    """An optimizer's state with recorded learning rates, in place of those of a schedule too."""
-    count = len(states(opt_state))
-    theirs = list(rates[first : first + count])
-    if len(theirs) < count:
-        return opt_state
-    for i, state in enumerate(states(opt_state)):
-        if "lr" in state.hyperparams:
-            opt_state = set_hyperparams(opt_state, group=i, lr=theirs[i])
-
-    def fixed(part: Any) -> Any:
-        if not isinstance(part, ScheduledState):
-            return part
-        tables = tuple(
-            {k: jnp.full_like(v, theirs[i]) if k == "lr" else v for k, v in table.items()}
-            for i, table in enumerate(part.tables)
-        )
-        return part._replace(tables=tables)
-
-    return jax.tree.map(fixed, opt_state, is_leaf=lambda x: isinstance(x, ScheduledState))
-
-
-def _rates_of(step: Step) -> list[float]:
-    """torch's learning rates of all groups of all optimizers in a step."""
-    return [float(group["lr"]) for groups in step.groups for group in groups if "lr" in group]
-
-
-def _first_group(trace: Trace, model: str) -> int:
-    """The number of the first group of the optimizer of a model, among all groups."""
-    number = 0
-    for optimizer in trace.optimizers:
-        names = [n for group in optimizer["groups"] for n in group["params"]]
-        if not model or any(n.startswith(f"{model}.") for n in names):
-            return number
-        number += len(optimizer["groups"])
-    return 0
 
 
 def _slots(step: Step, phase: str) -> dict[str, dict[str, str]]:

@@ -14,9 +14,11 @@ from flax import nnx
 
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats, written_for
-from jaxnet.optim import Optimizer
+from jaxnet._names import join
+from jaxnet.optim import SGD, Optimizer, accumulate
 from jaxnet.optim._optimizer import OptimizerState
 from jaxnet.optim._schedule import ScheduledState
+from jaxnet.optim._state_dict import has_torch_form
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
@@ -63,6 +65,8 @@ class Subject:
         trace: The trace as the program sees it, which has no modules where plain flax has none.
         partners: The layers of a plain flax model by name; None for models with torch's names.
         pairing: Which layers are which of torch's; None for models with torch's names.
+        updated: Whether the program has an optimizer; only forward pass, loss and gradients are
+            compared otherwise.
         criterion: The criterion of outputs and targets, where the program was given one.
     """
 
@@ -75,6 +79,7 @@ class Subject:
     trace: Trace
     partners: Mapping[str, ForeignCall] | None = None
     pairing: Pairing | None = None
+    updated: bool = True
     criterion: Any = None
 
     @property
@@ -202,12 +207,15 @@ def make_subject(
                 f"check: model: {type(model).__name__}; accepted is a flax.nnx module. For a "
                 "program of another kind give step= and state="
             )
-        if not callable(loss) or optimizer is None:
+        if not callable(loss):
             raise TypeError(
                 "check: a model needs its loss and its optimizer: check(trace, model, loss, "
-                "optimizer)"
+                "optimizer), or check(trace, model, loss) to compare no updates"
             )
         criterion, loss = loss, as_loss(loss)
+        updated = optimizer is not None
+        if not updated:  # one that changes nothing; the gradients of all batches are added
+            optimizer = accumulate(SGD(lr=0.0), max(len(trace.steps[0].batches), 1), "sum")
         if is_foreign(trace, model):
             foreign = adapt(trace, model, loss, optimizer, names)
             trace, model = foreign.trace, foreign.model
@@ -227,7 +235,7 @@ def make_subject(
                 f"check: step: {step!r}, state: {type(state).__name__}; accepted are a function "
                 "(state, batch) -> (state, metrics) and its train.create(model, optimizer)"
             )
-        parts = _parts(trace, step, state)
+        parts, updated = _parts(trace, step, state), True
     models = _models(trace, state)
     subject = Subject(
         state=state,
@@ -240,6 +248,7 @@ def make_subject(
         partners=foreign.partners if foreign else {} if pairing else None,
         pairing=pairing or (foreign.pairing if foreign else None),
         criterion=None if model is None else criterion,
+        updated=updated,
     )
     if copy:
         first = trace.steps[0]
@@ -281,46 +290,68 @@ def inner(step: Any) -> Any:
 
 
 def _parts(trace: Trace, step: Any, state: Any) -> tuple[Part, ...]:
-    """The updates of a step, found by tracing it once."""
+    """The updates that a step consists of, found by tracing it once for each form of batch."""
     wrapped = inner(step)
     if isinstance(wrapped, TrainStep):
-        return (Part(wrapped.loss, wrapped.optimizer, wrapped.model, wrapped.compute_dtype),)
-    batch = trace.steps[0].batch()
+        return (part_of(wrapped),)
+    batches: dict[str, Any] = {}
+    for each in trace.steps:
+        batch = each.batch()
+        batches.setdefault(str(jax.tree.map(jnp.shape, batch)), batch)
+        each.forget()
+    found = (_updates(wrapped, state, batch) for batch in batches.values())
+    return tuple(dict.fromkeys(part for parts in found for part in parts))
+
+
+def _updates(wrapped: Any, state: Any, batch: Any) -> list[Part]:
     try:
         with noting_steps() as noted, keys(jax.random.key(0)):
             jax.eval_shape(wrapped, state, jax.tree.map(jnp.asarray, batch))
     except Exception:  # what is wrong is said when the step is run
-        return ()
-    return tuple(Part(s.loss, s.optimizer, s.model, s.compute_dtype) for s, _, _ in noted)
+        return []
+    return [part_of(called) for called, _, _ in noted]
+
+
+def part_of(step: TrainStep) -> Part:
+    """The update of a step of `make_train_step`."""
+    return Part(step.loss, step.optimizer, step.model, step.compute_dtype)
 
 
 def _own(trace: Trace, model: str) -> dict[str, Mapping[str, Any]]:
     """The parameters of a recorded model, by the names that they have within it."""
     prefix = f"{model}." if model else ""
+    others = tuple(f"{name}." for name in trace.models if name and not model)
     return {
         name.removeprefix(prefix): each
         for name, each in trace.parameters.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and not name.startswith(others)
     }
 
 
 def _models(trace: Trace, state: Any) -> dict[str, str]:
-    """Which recorded model each model of the state is, by names and shapes of the parameters."""
+    """Which recorded model each model of the state is, by names and shapes of the parameters.
+
+    A model of the state may be a part of a recorded one, as the encoder of an autoencoder.
+    """
     states = named_states(state)
+    shapes = {n: {k: tuple(p.shape) for k, p in s.params.items()} for n, s in states.items()}
     free = {name: _own(trace, name) for name in trace.models}
+    if len(states) > len(free):
+        parts = _parts_of_models(trace, shapes)
+        if parts is not None:
+            return parts
     faults: list[str] = []
     found: dict[str, str] = {}
-    for name, one in states.items():
-        shapes = {key: tuple(array.shape) for key, array in one.params.items()}
+    for name in states:
         ranked = sorted(
             free,
-            key=lambda each: (len(_differences(shapes, free[each])), each != name),
+            key=lambda each: (len(_differences(shapes[name], free[each])), each != name),
         )
         if not ranked:
             faults.append(f"the model {name!r} has no partner in the trace")
             continue
         best = ranked[0]
-        if wrong := _differences(shapes, free.pop(best)):
+        if wrong := _differences(shapes[name], free.pop(best)):
             faults += [f"{name}: {w}" if name else w for w in wrong[:8]]
             if len(wrong) > 8:
                 faults.append(f"and {len(wrong) - 8} more")
@@ -332,6 +363,29 @@ def _models(trace: Trace, state: Any) -> dict[str, str]:
             "and parameters have torch's names and shapes: compare the models' named_parameters()"
         )
     return found
+
+
+def _parts_of_models(
+    trace: Trace, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> dict[str, str] | None:
+    """The recorded modules that the models of a state are; None where they are not all found."""
+    found: dict[str, str] = {}
+    left = dict.fromkeys(trace.parameters)
+    for name, own in shapes.items():
+        fitting = [
+            module
+            for module in trace.modules
+            if not _differences(own, _own(trace, module))
+            and all(join(module, key) in left for key in own)
+        ]
+        if not fitting:
+            return None
+        # Of several alike the one with the same name, or else the first that is left.
+        best = min(fitting, key=lambda each: not f".{each}".endswith(f".{name}"))
+        found[name] = best
+        for key in own:
+            del left[join(best, key)]
+    return None if left else found
 
 
 def _differences(
@@ -392,4 +446,4 @@ def with_numbers(
 
 def is_ours(optimizer: Any) -> bool:
     """Whether the state of an optimizer can be read and written in torch's form."""
-    return isinstance(optimizer, Optimizer)
+    return isinstance(optimizer, Optimizer) and has_torch_form(optimizer)
