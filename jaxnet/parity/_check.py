@@ -25,6 +25,8 @@ from jaxnet.parity._layer_causes import explain_finding
 from jaxnet.parity._names_file import Names, with_flattened
 from jaxnet.parity._notes import Notes
 from jaxnet.parity._pairing import name_sums
+from jaxnet.parity._perturbed import NOTE
+from jaxnet.parity._plant import add_plantings
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._preflight import settings, with_effects
@@ -33,7 +35,7 @@ from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import few, module_name
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
-from jaxnet.parity._trace import Step, Trace, TraceError, read
+from jaxnet.parity._trace import Step, Trace, generic_trace, read
 from jaxnet.parity._training_causes import Training
 from jaxnet.parity._user_lines import raised
 from jaxnet.train._several import named_states
@@ -59,6 +61,7 @@ def check(
     names: Names | None = None,
     power: bool = False,
     generic: str | Path | Trace | None = None,
+    plant: int = 0,
 ) -> Report:
     """Compares a JAX program with a recorded PyTorch program; torch is not needed.
 
@@ -83,12 +86,15 @@ def check(
             all recorded ones.
         weights: "own" compares the program's initial weights with torch's. "copy" gives it
             torch's, as does a trace that was recorded with generic weights.
-        names: Which layer of a plain flax model is which of torch's, where names, shapes and
-            calls do not show it: the path of a names.toml, or its content.
+        names: Which layer of a plain flax model is which of torch's, where names, shapes and calls
+            do not show it: the path of a names.toml, or its content.
         power: Whether to plant each known mistake in each recorded layer, to see which of them
             this trace would show. It takes some seconds a layer.
         generic: A second trace of the torch program, recorded with weights="generic", with which
             the program is compared too: what weights of zero or one hide shows there.
+        plant: Into a program that is the same so many known mistakes are really planted, one
+            after the other, chosen from those that this trace excludes; each is checked as the
+            program was. It takes as long as so many checks.
 
     Returns:
         The report. Its verdict is "same" if nothing differs but by rounding.
@@ -102,7 +108,7 @@ def check(
         raise ValueError(f'check: weights: {weights!r}; accepted are "own" and "copy"')
     trace = trace if isinstance(trace, Trace) else read(trace)
     copy = weights == "copy" or trace.about.get("weights") == "generic"
-    program = module_of(model) if isinstance(model, str) else model
+    second = None if generic is None else generic_trace(generic)
     given: dict[str, Any] = {
         "model": model, "loss": loss, "optimizer": optimizer, "step": step, "state": state,
         "batches": batches,
@@ -110,6 +116,7 @@ def check(
     source = {name: value for name, value in given.items() if name != "batches"}
     if isinstance(model, str):
         given = load_port(model)
+    program = module_of(model) if isinstance(model, str) else model
     batches = given.pop("batches", None)
     make = functools.partial(make_subject, trace, **given, copy=copy)
     subject = make(names=names)
@@ -127,21 +134,13 @@ def check(
     report.notes += _provenance.notes(trace)
     if power:
         report.power = power_of(trace, report)
-    if generic is not None:
-        report.add_generic(_with_generic(generic, source, names=names, power=power))
+    if plant:
+        chosen = _chosen(trace, steps)
+        add_plantings(trace, subject, report, lambda one: _Check(trace, one).run(chosen), plant)
+    if second is not None:
+        _log.info("the same with generic weights")
+        report.add_generic(check(second, **source, names=names, power=power))
     return report
-
-
-def _with_generic(generic: str | Path | Trace, source: Mapping[str, Any], **how: Any) -> Report:
-    """The report of the second pass; `source` is the program as `check` was given it."""
-    second = generic if isinstance(generic, Trace) else read(generic)
-    if second.about.get("weights") != "generic":
-        raise TraceError(
-            f"check: generic: {second.path} was recorded with the program's own weights; record "
-            "it with `jaxnet record --weights generic`"
-        )
-    _log.info("the same with generic weights")
-    return check(second, **source, **how)
 
 
 def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
@@ -202,7 +201,7 @@ class _Check:
             evidence = None
             if step.full and self.subject.parts:
                 evidence = self._layers(step, states)
-            runs = self.steps.run(step, states, errors)
+            runs = self.steps.run(step, states, errors, bool(self.results.narrow))
             if self.broken and "step" in runs.errors:
                 break  # what else it computes says nothing
             if self.broken:
@@ -321,7 +320,7 @@ class _Check:
         self.results.judge(step, runs.own, "step")
         for what, message in runs.errors.items():
             if what == "float64":
-                self.notes[f"float32 evidence: the program has no float64: {message}"] = None
+                self.notes[f"float32 evidence: the program has no float64: {message}{NOTE}"] = None
             elif what == "step":
                 self.results.fail(step, "loss:0", message, "step")
             elif what == "update":
@@ -391,9 +390,8 @@ class _Check:
             words = "the step is not of train.make_train_step: whole steps were compared, no layers"
             self.notes[words] = None
         coverage = self.compared.coverage(steps, self.results.all, broken=bool(self.broken))
-        if not self.subject.updated:
-            why = "no optimizer was given, so that forward pass, loss and gradients were compared"
-            coverage["updates"] = Coverage((), {"updates": why})
+        for what, why in self.subject.uncompared.items():
+            coverage[what] = Coverage((), {"all": why})
         return Report(
             verdict,
             findings=findings,

@@ -24,6 +24,7 @@ from jaxnet.parity._draws import drawn
 from jaxnet.parity._evidence import FourRuns, StepEvidence
 from jaxnet.parity._foreign import watching
 from jaxnet.parity._notes import Notes
+from jaxnet.parity._perturbed import perturbed, spread
 from jaxnet.parity._sites import at, call_of
 from jaxnet.parity._subject import Part, Subject, inner, part_of, precision
 from jaxnet.parity._taps import reached
@@ -241,10 +242,14 @@ class Layers:
             states: The state before it, with torch's numbers, in float32 and (True) in float64.
         """
         plan, notes, runs = self._run(step, states, forced=True)
+        four = four_runs(plan, *runs)
+        if notes.narrow or step.single:
+            moved = self._spread(plan, step, states[False], runs[0])
+            four = {k: dataclasses.replace(v, spread=moved.get(k)) for k, v in four.items()}
         evidence = StepEvidence(
             trace=self.trace,
             step=step,
-            forced=four_runs(plan, *runs),
+            forced=four,
             chained={},
             input_grads=_input_grads(*runs),
             consumers={name: tuple(calls) for name, calls in notes.consumers.items()},
@@ -291,25 +296,41 @@ class Layers:
         plan, _, runs = self._run(step, states, forced=False)
         return four_runs(plan, *runs)
 
+    def _spread(
+        self, plan: Plan, step: Step, state: Any, own: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """How far one unit in the last place of what it is given moves each array, in float32."""
+        program = self._programs[_form(step, forced=True), False]
+        given = self._given(plan, state, double=False)
+        return spread(own, lambda run: jax.device_get(program.run(*perturbed(given, run))))
+
     def _run(
         self, step: Step, states: Mapping[bool, Any], forced: bool
     ) -> tuple[Plan, Notes, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
         plan, notes = Plan(step, self.trace.modules), Notes()
         runs: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
-        form = repr((step.calls, step.batches, drawn(step.draws), forced))
+        form = _form(step, forced)
         for double, found in zip((False, True), runs, strict=True):
             key = (form, double)
             if key not in self._programs:
                 self._programs[key] = make_program(self.subject, plan, forced)
             program = self._programs[key]
-            with precision(double):
-                found |= jax.device_get(program.run(*self._given(plan, states[double], double)))
+            try:
+                with precision(double):
+                    found |= jax.device_get(program.run(*self._given(plan, states[double], double)))
+            except Exception:
+                if not double:
+                    raise
+                # It has no float64, outside of all calls: all that is known of it is float32.
+                return plan, dataclasses.replace(notes, narrow={*runs[0]}), runs
             if double:  # what the program cannot do in float64 alone is no difference
                 weak = program.notes.errors.keys() - notes.errors.keys() if forced else set()
                 errors = {k: v for k, v in program.notes.errors.items() if k not in weak}
                 sites = {s for s in runs[0] if s.startswith("forward:") and call_of(s) in weak}
                 notes = dataclasses.replace(
-                    program.notes, errors=errors, narrow=program.notes.narrow | sites
+                    notes if weak else program.notes,
+                    errors=errors,
+                    narrow=program.notes.narrow | sites,
                 )
             else:
                 notes = program.notes
@@ -319,8 +340,13 @@ class Layers:
             if jnp.issubdtype(array.dtype, jnp.floating)
             and array.dtype != np.float64
             and runs[0][site].dtype == array.dtype
-        }
+        } | {site for site in runs[0] if runs[1] and site not in runs[1]}
         return plan, notes, runs
+
+
+def _form(step: Step, forced: bool) -> str:
+    """What steps have in common that one program computes."""
+    return repr((step.calls, step.batches, drawn(step.draws), forced))
 
 
 def _input_grads(
@@ -328,7 +354,7 @@ def _input_grads(
 ) -> dict[str, FourRuns]:
     phase = "input_grad:"
     return {
-        site.removeprefix(phase): FourRuns(None, None, array, jax64[site])
+        site.removeprefix(phase): FourRuns(None, None, array, jax64.get(site))
         for site, array in jax32.items()
         if site.startswith(phase)
     }

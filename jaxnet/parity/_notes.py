@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
+from jaxnet.parity._perturbed import NOTE
 from jaxnet.parity._sites import place_of
 from jaxnet.parity._trace import Step
 
@@ -37,11 +38,11 @@ class Notes:
     def sentences(self, step: Step) -> Iterator[str]:
         """What the reader of a report should know of it."""
         if self.narrow:
-            places = sorted({place_of(site) for site in self.narrow})
+            places = sorted({place_of(site) or "the model" for site in self.narrow})
             yield (
                 f"float32 evidence: {', '.join(places[:4])} compute float32 in a float64 program "
                 "(a fixed dtype?), so that small differences cannot be told from rounding there, "
-                "in gradients and in whole steps"
+                f"in gradients and in whole steps{NOTE}"
             )
         within = {call.parent for call in step.calls}
         whole = {call.module for i, call in enumerate(step.calls) if i not in within}

@@ -42,7 +42,7 @@ def load_port(name: str) -> dict[str, Any]:
     if isinstance(made, Mapping):
         found = {str(key): value for key, value in made.items()}
     elif isinstance(made, tuple):
-        states = (TrainState, Mapping, tuple, list)
+        states = (TrainState, Mapping, tuple, list, nnx.Module)
         stepped = len(made) == 2 or (len(made) == 3 and isinstance(made[1], states))
         if len(made) == 2 and isinstance(made[0], nnx.Module) and callable(made[1]):
             stepped = False  # no updates are compared without an optimizer

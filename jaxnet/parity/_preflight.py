@@ -39,7 +39,7 @@ def settings(trace: Trace, subject: Subject) -> list[Setting]:
         subject: The program that is checked.
     """
     found = [*_layers(trace, subject)]
-    for part in subject.parts:
+    for part in subject.parts if subject.updated else ():
         name = "" if part.model is None else str(part.model)
         one = named_states(subject.state).get(name)
         if isinstance(part.optimizer, Optimizer) and one is not None:

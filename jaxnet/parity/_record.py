@@ -17,11 +17,12 @@ from typing import Any
 from jaxnet._files import flush
 from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._describe import describe, living
-from jaxnet.parity._draws import draws
+from jaxnet.parity._draws import classify, draws
 from jaxnet.parity._functions import caller, refresh_locals, where
 from jaxnet.parity._hooks import watch_torch
 from jaxnet.parity._open_step import OpenStep
 from jaxnet.parity._program import Program
+from jaxnet.parity._seeded import InitialDraws
 from jaxnet.parity._torch import Quiet, tensors_in, torch_of
 from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
@@ -116,6 +117,7 @@ class Recorder:
         self.checks: list[tuple[str, int]] = []
         self.stepped: set[int] = set()  # the numbers of optimizers
         self.step = OpenStep(self)
+        self.initial = InitialDraws(self.torch)
         self.done = False
         self.ignoring = 0  # inside a loader, a validation, or torch's own bookkeeping
         self.backward = 0
@@ -158,8 +160,9 @@ class Recorder:
                 "no parameter was updated after backward(): no optimizer stepped, and none was "
                 "changed in place (new tensors in place of the parameters are not followed)"
             )
+        said = "".join(f" ({note})" for note in self.notes if note.startswith("the program ended"))
         raise TraceError(
-            f"{self.writer.path}: nothing was recorded, because {why}. Record the loop that "
+            f"{self.writer.path}: nothing was recorded, because {why}{said}. Record the loop that "
             "trains, and at least one whole step of it"
         )
 
@@ -191,6 +194,9 @@ class Recorder:
         drawn = draws(self.torch, func, args, kwargs)
         result = self.twins(func, args, kwargs, drawn)
         if drawn:
+            if not self.writer.steps and not self.step.began:
+                found = classify(self.torch, func, args, kwargs, result)
+                self.initial.add(found, kwargs.get("generator"))
             if self.repeating:
                 self.step.obstacle = CLOSURE
             elif not self.ignoring and not self.backward:
@@ -398,6 +404,9 @@ class Recorder:
             return
         with self.quiet():
             content, arrays, doubles = self.step.finish()
+        if not self.writer.steps and self.about["weights"] == "own":
+            begun = {s: a for s, a in arrays.items() if s.startswith("before:")}
+            content["seeded"] = self.initial.of(begun)
         self.writer.write_step(content, arrays, doubles)
         self.twins.on = False
         self.twins.clear()

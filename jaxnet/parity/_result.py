@@ -129,6 +129,25 @@ class Alternative:
 
 
 @dataclasses.dataclass(frozen=True)
+class Planting:
+    """A known mistake that was really made in the checked program, and what a check said.
+
+    Attributes:
+        place: The layer, the loss or the optimizer.
+        words: The mistake.
+        found: Whether the verdict was "different".
+        placed: Whether a difference was found at this place.
+        named: Whether its cause was this mistake, or this among what cannot be told apart.
+    """
+
+    place: str
+    words: str
+    found: bool
+    placed: bool
+    named: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Coverage:
     """What was compared and what was not, of one kind of thing.
 
@@ -185,6 +204,7 @@ class Report:
         exclusions: What was not compared and why, in sentences.
         coverage: By kind ("modules", "parameters", "steps", ...) what was compared.
         power: The mistakes that this check would see, and those that it would not.
+        planted: The mistakes that were made in the program to see whether a check finds them.
         horizon: The free runs; None where they were not made.
         environment: Versions, devices and settings: {"torch": {...}, "jax": {...}}.
         subject: What was compared: checksums of the sources, of the weights, of the data and of
@@ -201,6 +221,7 @@ class Report:
     exclusions: list[str] = dataclasses.field(default_factory=list)
     coverage: dict[str, Coverage] = dataclasses.field(default_factory=dict)
     power: list[Alternative] = dataclasses.field(default_factory=list)
+    planted: list[Planting] = dataclasses.field(default_factory=list)
     horizon: Horizon | None = None
     environment: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     subject: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -88,6 +88,7 @@ class SiteResults:
                 scale=gradient_scale(step, place) if phase in ("param_grad", "clipped") else None,
                 ignore=ignore,
                 isolated=level != "chain" and level != "step",
+                spread=four.spread,
             )
             self._add(step, site, level, judgement, evidence)
 

@@ -24,6 +24,7 @@ from jaxnet.parity._force import QUICK
 from jaxnet.parity._jax_draws import supplied
 from jaxnet.parity._lbfgs import is_lbfgs
 from jaxnet.parity._loops import one_by_one
+from jaxnet.parity._perturbed import perturbed, spread
 from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
 from jaxnet.parity._torch_rates import first_group, rates_of, with_rates
 from jaxnet.parity._trace import Step, Trace
@@ -163,13 +164,19 @@ class Steps:
         return {d: self.state_before(step, d, errors) for d in (False, True)}, errors
 
     def run(
-        self, step: Step, states_before: Mapping[bool, Any], errors: Mapping[str, str]
+        self,
+        step: Step,
+        states_before: Mapping[bool, Any],
+        errors: Mapping[str, str],
+        narrow: bool = False,
     ) -> StepRuns:
         """What the program computes in a step that starts from torch's state.
 
         Args:
             step: The step.
             states_before, errors: What `before` gave.
+            narrow: Whether float64 numbers of the program come from float32 ones, so that its
+                rounding is measured by perturbed runs.
         """
         errors = dict(errors)
         own: dict[bool, Sites] = {}
@@ -199,6 +206,12 @@ class Steps:
                     except Exception as error:
                         errors["update"] = f"{type(error).__name__}: {error}"
         own_four = _four(step, own[False], own[True])
+        if own[False] and (narrow or "float64" in errors):
+            moved = self._spread(step, states_before[False], own[False])
+            own_four = {
+                site: dataclasses.replace(four, spread=moved.get(site))
+                for site, four in own_four.items()
+            }
         update_four = _four(step, update[False], update[True])
         if self._carried and not all(
             is_ours(part.optimizer) or is_lbfgs(part.optimizer) for part in self.subject.parts
@@ -209,8 +222,39 @@ class Steps:
                         four[site] = _from_state(four[site], carried)
         return StepRuns(own_four, update_four, self._rates(step, rates[True]), errors)
 
-    def step(self, step: Step, state: Any, double: bool) -> tuple[Any, list[Any]]:
-        """The state after the program's own step on the recorded batches and draws, and losses."""
+    def _spread(self, step: Step, before: Any, own: Sites) -> Sites:
+        """How far one unit in the last place of state and batches moves the step's float32."""
+
+        def changes(sites: Sites, start: Any) -> Sites:
+            # The parameter itself, which is moved, is no part of the change.
+            begun = self._sites(start)
+            return {
+                site: array - begun[site] if site.startswith("update:") else array
+                for site, array in sites.items()
+            }
+
+        def run(number: int) -> Sites:
+            start = perturbed(before, number)
+            after, losses = self.step(step, start, False, lambda x: perturbed(x, number))
+            return changes({**self._losses(step, losses), **self._sites(after)}, start)
+
+        return spread(changes(own, before), run)
+
+    def step(
+        self,
+        step: Step,
+        state: Any,
+        double: bool,
+        change: Callable[[Any], Any] = lambda batches: batches,
+    ) -> tuple[Any, list[Any]]:
+        """The state after the program's own step on the recorded batches and draws, and losses.
+
+        Args:
+            step: The step.
+            state: The state before it.
+            double: Whether it is computed in float64.
+            change: What becomes of the batches before they are given to the program.
+        """
         order = tuple(range(len(step.draws)))
         if self.order is not None and sorted(self.order) == list(order):
             order = self.order
@@ -226,7 +270,7 @@ class Steps:
         if len(batches) > 1 and not accumulated:
             batches = [jax.tree.map(lambda *parts: np.concatenate(parts), *batches)]
         draws = [array_of(f"draw:{n}") for n in range(len(step.draws))]
-        result: tuple[Any, list[Any]] = self._programs[key](state, batches, draws)
+        result: tuple[Any, list[Any]] = self._programs[key](state, change(batches), draws)
         return result
 
     def _losses(self, step: Step, losses: Sequence[Any]) -> Sites:

@@ -16,15 +16,15 @@ from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats, written_for
 from jaxnet._names import join
 from jaxnet.optim import SGD, Optimizer, accumulate
-from jaxnet.optim._optimizer import OptimizerState
-from jaxnet.optim._schedule import ScheduledState
 from jaxnet.optim._state_dict import has_torch_form
+from jaxnet.parity._double_state import exact, with_arrays
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
 from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing
 from jaxnet.parity._port import SubjectError
+from jaxnet.parity._sites import few
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
@@ -90,6 +90,18 @@ class Subject:
         )
 
     @property
+    def uncompared(self) -> dict[str, str]:
+        """What of the program is not compared at all, each with the reason."""
+        found = {}
+        if not self.updated:
+            found["updates"] = (
+                "no optimizer was given, so that forward pass, loss and gradients were compared"
+            )
+        if any(one.average is not None for one in named_states(self.state).values()):
+            found["averages"] = "a trace has no averages of the weights (EMA, SWA)"
+        return found
+
+    @property
     def accumulation_is_mean(self) -> bool:
         """Whether the loss of a batch counts divided by the number of the step's batches."""
         return not any(
@@ -106,7 +118,7 @@ class Subject:
         form: Any = jax.tree.structure(one.opt_state)
         made = [part.optimizer.init(params) for part in self.parts]
         fresh = next((each for each in made if jax.tree.structure(each) == form), None)
-        opt_state = _exact(one.opt_state) if fresh is None else _with_arrays(fresh, one.opt_state)
+        opt_state = exact(one.opt_state) if fresh is None else with_arrays(fresh, one.opt_state)
         return one.replace(
             params=params,
             buffers=buffers,
@@ -114,45 +126,6 @@ class Subject:
             average=cast_floats(one.average, jnp.float64),
             cast=np.dtype(np.float64),
         )
-
-
-def _exact(opt_state: Any) -> Any:
-    """An optimizer's state in float64, whose single numbers are the decimals that were meant."""
-
-    def cast(x: Any) -> Any:
-        if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)):
-            return x
-        return jnp.float64(float(str(np.asarray(x)))) if x.ndim == 0 else jnp.asarray(x, float)
-
-    return jax.tree.map(cast, opt_state)
-
-
-def _with_arrays(fresh: Any, old: Any) -> Any:
-    """A new state of an optimizer with the slots of another one, and hyperparameters of its own.
-
-    A hyperparameter that was changed by hand since is the decimal that was meant.
-    """
-
-    def number(new: Any, given: Any) -> Any:
-        same = np.float32(new) == np.float32(given)
-        return new if same else jnp.float64(float(str(np.asarray(given))))
-
-    def join(new: Any, given: Any) -> Any:
-        if isinstance(new, ScheduledState):
-            return new._replace(inner=merge(new.inner, given.inner))
-        if isinstance(new, OptimizerState):
-            hyper = {k: number(v, given.hyperparams[k]) for k, v in new.hyperparams.items()}
-            rest = cast_floats((given.shared, given.slots), jnp.float64)
-            return given._replace(hyperparams=hyper, shared=rest[0], slots=rest[1])
-        if jnp.issubdtype(jnp.result_type(given), jnp.floating):
-            return jnp.asarray(given, jnp.float64)
-        return given
-
-    def merge(new: Any, given: Any) -> Any:
-        ours = (OptimizerState, ScheduledState)
-        return jax.tree.map(join, new, given, is_leaf=lambda x: isinstance(x, ours))
-
-    return merge(fresh, old)
 
 
 @contextmanager
@@ -203,14 +176,22 @@ def make_subject(
         )
     if model is not None:
         if not isinstance(model, nnx.Module):
+            if isinstance(model, type):
+                given = f"the class {model.__name__}; accepted is a model of it, {model.__name__}()"
+            else:
+                given = f"{type(model).__name__}; accepted is a flax.nnx module"
             raise TypeError(
-                f"check: model: {type(model).__name__}; accepted is a flax.nnx module. For a "
-                "program of another kind give step= and state="
+                f"check: model: {given}. For a program of another kind give step= and state="
             )
         if not callable(loss):
             raise TypeError(
-                "check: a model needs its loss and its optimizer: check(trace, model, loss, "
-                "optimizer), or check(trace, model, loss) to compare no updates"
+                f"check: loss: {loss!r}; accepted is a criterion such as losses.cross_entropy, or "
+                "a function (model, batch) of your own that returns the loss"
+            )
+        if optimizer is not None and not callable(getattr(optimizer, "update", None)):
+            raise TypeError(
+                f"check: optimizer: {optimizer!r}; accepted is an optimizer of jaxnet.optim or "
+                "optax, such as optim.SGD(lr=0.1)"
             )
         criterion, loss = loss, as_loss(loss)
         updated = optimizer is not None
@@ -357,6 +338,13 @@ def _models(trace: Trace, state: Any) -> dict[str, str]:
                 faults.append(f"and {len(wrong) - 8} more")
         found[name] = best
     faults += [f"the recorded model {name!r} has no partner" for name in free]
+    if not any({*one.params} & {*trace.parameters} for one in states.values()):
+        given = [name for one in states.values() for name in one.params]
+        raise SubjectError(
+            f"check: the trace is of another program: its parameters are {few([*trace.parameters])}"
+            f", and this program's {few(given)}. Record the program that this one was written from:"
+            " jaxnet record trace/ -- python main.py"
+        )
     if faults:
         raise SubjectError(
             "check: the parameters are not those of the trace: " + "; ".join(faults) + ". Modules "

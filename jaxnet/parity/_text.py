@@ -277,6 +277,13 @@ def _evidence(report: Report) -> Iterator[str]:
             )
     if report.power:
         yield power_counts(report)
+    if report.planted:
+        yield planted_counts(report)
+        yield from (
+            f"  {'not found' if not each.found else 'found elsewhere'}: {each.place}: {each.words}"
+            for each in report.planted
+            if not each.placed
+        )
 
 
 def power_counts(report: Report) -> str:
@@ -285,6 +292,17 @@ def power_counts(report: Report) -> str:
     excluded = sum(alternative.excluded for alternative in power)
     rest = len(power) - excluded
     return f"known mistakes of ports that it excludes: {excluded}; that it does not: {rest}"
+
+
+def planted_counts(report: Report) -> str:
+    """How many mistakes were made in the program, and how many of them a check found."""
+    found, placed, named = (
+        sum(getattr(each, name) for each in report.planted) for name in ("found", "placed", "named")
+    )
+    return (
+        f"planted in this program: {len(report.planted)} known mistakes, one at a time; found: "
+        f"{found}, at their place: {placed}, with their cause: {named}"
+    )
 
 
 def together(report: Report) -> list[Alternative]:

@@ -71,7 +71,7 @@ WRONG = {
     "no such command": ("chek t port:make", {}, "invalid choice: 'chek'"),
     "steps that are none": ("check t port:make --steps 0", {}, "accepted is a whole number from 1"),
     "a program for another command": ("check t p:m -- python main.py", {}, "only `jaxnet record`"),
-    "no trace": ("check t port.py:make", {}, "t: there is no trace.json; a trace is the folder"),
+    "no trace": ("check t port.py:make", {}, "t: there is no trace.json; parity.recording"),
     "trace and port exchanged": (
         "check port.py:make t",
         {},
@@ -91,6 +91,19 @@ WRONG = {
         },
         "the program ended before its first update",
     ),
+    "a trace that was cut off": (
+        "check t port.py:make",
+        {
+            "t/trace.json": '{"format": 1, "steps": 1, "modules": {}, "models": []}',
+            "t/step-0000.json": "{}",
+        },
+        "t: the arrays of step 0 are missing (step-0000.safetensors): the trace was cut off",
+    ),
+    "a folder that cannot be written": (
+        "check t port.py:make --save file/report",
+        {"file": ""},
+        "--save file/report: Not a directory; give a folder that can be written",
+    ),
     "no program": ("record t", {}, "no program: jaxnet record TRACE -- python main.py"),
     "a port as the reference": (
         "compare port.py:make port.py:make",
@@ -104,6 +117,11 @@ WRONG_OF_TORCH = {
     "no script": (RECORD, {}, "main.py: there is no such script in"),
     "a full folder": (RECORD, {"main.py": "", "t/x": ""}, "t: it is not empty; give a new folder"),
     "no training": (RECORD, {"main.py": ""}, "no model was called with gradients switched on"),
+    "a program that ends": (
+        RECORD,
+        {"main.py": "import sys; sys.exit(3)"},
+        "(the program ended itself with status 3)",
+    ),
     "no script but text": ("record t -- python -c 1", {}, "accepted are a script and -m MODULE"),
     "no module": ("record t -- python -m", {}, "the name of the module is missing"),
 }
@@ -162,6 +180,39 @@ def test_an_error_of_the_program_is_shown_with_its_place_and_is_no_difference(ca
     status, _, err = called(capsys, *words)
     assert status == 2
     assert re.search(r'port.py", line 2, in make\n.*\nZeroDivisionError', err, re.DOTALL)
+    assert err.splitlines()[0].endswith("line 2, in make")
+    assert 'run it alone first: python -c "from port import make; make()"' in err
+
+
+STOPPED = """
+import torch
+layer = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+for number in range(4):
+    if number == {stop}:
+        raise KeyboardInterrupt
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("stop", "steps", "message"),
+    [
+        (0, 0, "stopped; no whole step was recorded. Record it again: jaxnet record t --"),
+        (2, 2, "stopped; the steps that were whole are in t, which can be checked"),
+    ],
+)
+def test_a_recording_that_is_stopped_keeps_its_steps(capsys, project, stop, steps, message):
+    from jaxnet.parity._trace import read
+
+    write(project, "main.py", STOPPED.format(stop=stop))
+    status, _, err = called(capsys, *RECORD.split())
+    assert status == 130
+    assert message in err
+    if steps:
+        assert len(read(project / "t").steps) == steps
 
 
 PORTS = {
@@ -170,6 +221,11 @@ PORTS = {
     "no module": ("other:make", "", "a file is given as other.py:make"),
     "another name": ("port.py:mak", "def make(): pass", "its functions are make"),
     "arguments": ("port.py:make", "def make(lr): pass", "missing a required argument: 'lr'"),
+    "a model alone": (
+        "port.py:make",
+        "from jaxnet import nn\ndef make(): return nn.ReLU()",
+        "it returned a ReLU; accepted are (model, loss, optimizer)",
+    ),
     "nothing": (
         "port.py:make",
         "def make(): pass",

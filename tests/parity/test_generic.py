@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from jaxnet import losses, nn, optim, parity
-from jaxnet.parity import _check
 from jaxnet.parity._script import record_script
-from jaxnet.parity._trace import read
+from jaxnet.parity._trace import generic_trace, read
 from jaxnet.random import Generator
 
 pytestmark = pytest.mark.torch
@@ -117,4 +116,4 @@ def test_both_passes_find_what_weights_of_zero_hide():
 def test_a_generic_trace_has_generic_weights(tmp_path):
     trace = recorded(tmp_path / "own")
     with pytest.raises(parity.TraceError, match="was recorded with the program's own weights"):
-        _check._with_generic(trace, {})
+        generic_trace(trace)
