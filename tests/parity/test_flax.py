@@ -20,6 +20,13 @@ from jaxnet.parity._trace import read
 ROWS, STEPS = 5, 2
 
 
+@pytest.fixture(autouse=True)
+def usual_settings():
+    """flax and optax do not run under the strictness of these tests, as a user's would not."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def recorded(folder, make, inputs, targets):
     """A trace of the usual loop with Adam, its learning rate 0.01."""
     import torch
