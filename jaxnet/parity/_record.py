@@ -37,7 +37,7 @@ def recording(
     """Records what a PyTorch program trains inside the context.
 
     The program needs no change. It is computed a second time in float64, operation by operation,
-    which takes twice its time and memory and changes none of its bits.
+    which takes several times its time and memory and changes none of its bits.
 
     Args:
         path: Folder of the trace, which must not exist or be empty.
