@@ -25,8 +25,13 @@ _SPEED = "## Time and memory"
 # Why a trial is not well: what the page says of it, by name.
 _TWICE = "placed and named, with a second finding for the same fault: "
 CAUSES = {
+    "time_sequence_prediction": "a right program that is called different. Its cells are called in "
+    "`jax.lax.scan`, whose iterations are compared one by one, and the gradients that arrive at "
+    "them are not found.",
     "LayerNorm, no affine": f"{_TWICE}the loss of a later step as a whole.",
     "one parameter's update only": f"{_TWICE}the learning rate and the update that it makes.",
+    "flax: ConvTranspose": "placed and named; its output has another shape, and the gradients that "
+    "therefore cannot pass are listed as further findings.",
     "norm after the sum": "one rearrangement, which is listed where it shows: at the inputs of "
     "both parts and at their sum.",
 }
@@ -98,7 +103,7 @@ def write(rows: Rows, order: dict[str, Sequence[str]]) -> None:
         _planted(found["planted"]),
     ]
     if absent:
-        parts.append(f"## Not run\n\n{', '.join(absent)}.\n")
+        parts.append(f"## Not run\n\n{'; '.join(absent)}.\n")
     # What `parity_speed` printed stays.
     before = PAGE.read_text("utf-8") if PAGE.exists() else ""
     _, heading, speed = before.partition(_SPEED)
@@ -106,12 +111,13 @@ def write(rows: Rows, order: dict[str, Sequence[str]]) -> None:
 
 
 _CLEAN_TEXT = (
-    '"steps" are those recorded and checked; fewer than 100 are all that the program has. '
-    '"arrays" is the number of arrays that were judged in all steps, "float64" the largest '
-    'difference of the two float64 results as a part of the array\'s scale, "floors" the same in '
-    'units of what float64 leaves of float32\'s rounding, and "horizon" the first step after which '
-    "the program's own free run in float32 is more than a hundredth of the way from its run in "
-    'float64 ("-" if no step is). The seconds are those of recording and of checking.'
+    '"steps" are those recorded and checked. "arrays" is the number of arrays that were judged in '
+    'all of them, "float64" the largest difference of the two float64 results as a part of the '
+    "array's scale, \"floors\" the same in units of what float64 leaves of float32's rounding, and "
+    '"horizon" the first step after which the program\'s own free run in float32 is more than a '
+    'hundredth of the way from its run in float64 ("-" if no step is). Each step is judged from '
+    "torch's state before it, so that the horizon is no limit of the other columns. The seconds "
+    "are those of recording and of checking."
 )
 
 _PLANTED_TEXT = (
