@@ -1,4 +1,4 @@
-"""What a recording and a check cost: python -m benchmarks.parity_speed [--check] [--steps N] [NAME ...]
+"""What a recording and a check cost: python -m benchmarks.parity_speed [--check] [NAME ...]
 
 A recording is measured against the bare program: the same training loop in the same process, its
 model and loader made anew, without imports. Both run in turn, and the numbers are medians. The
@@ -21,7 +21,6 @@ from typing import Any
 
 from benchmarks.timing import machine, markdown
 from jaxnet import parity
-from tests.parity import pairs
 
 Train = Callable[[int], Any]
 
@@ -107,9 +106,11 @@ def training(make: Callable[[], tuple[Any, Any, Any]]) -> Train:
 
 def recorded(train: Train, steps: int) -> Any:
     """The weights of a recorded training."""
-    with tempfile.TemporaryDirectory() as folder:
-        with parity.recording(Path(folder) / "trace", steps=steps):
-            return train(steps)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        parity.recording(Path(folder) / "trace", steps=steps),
+    ):
+        return train(steps)
 
 
 def recording(name: str, rounds: int) -> list[Any]:
@@ -118,7 +119,8 @@ def recording(name: str, rounds: int) -> list[Any]:
 
     make, steps = WORKLOADS[name]
     train = training(make)
-    train(2), recorded(train, 2)
+    train(2)
+    recorded(train, 2)
     costs: dict[str, list[Sequence[float]]] = {"bare": [], "recorded": [], "one": []}
     for _ in range(rounds):
         bare = _cost(lambda: train(steps), costs["bare"])
@@ -153,6 +155,8 @@ def _cost(run: Callable[[], Any], costs: list[Sequence[float]]) -> Any:
 def steps_of(what: str, steps: int) -> dict[str, Any]:
     """Seconds and memory of recording or of checking so many steps of the document's Net."""
     import torch
+
+    from tests.parity import pairs
 
     torch.set_num_threads(1)
     pair = pairs.document("Net", batch=64)
@@ -220,6 +224,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.write:
+        from tests.parity import pairs
+
         with parity.recording(asked.write, steps=asked.steps[0]):
             pairs.document("Net", batch=64).train(asked.steps[0])
         return

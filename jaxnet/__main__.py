@@ -222,6 +222,13 @@ def _parser() -> argparse.ArgumentParser:
             help="compare the program's initial weights too (own), or start from a copy of torch's",
         )
 
+        one.add_argument(
+            "--names",
+            type=Path,
+            metavar="FILE",
+            help="names.toml: which layer of a plain flax model is which of torch's",
+        )
+
     certificate = command(
         "certificate", _certificate, "read a certificate, or verify it", texts.VERIFY
     )
@@ -278,6 +285,7 @@ def _check(options: argparse.Namespace) -> int:
             options.port,
             steps=options.steps,
             weights=options.weights,
+            names=options.names,
             power=options.power,
             generic=options.generic,
             plant=options.plant,
@@ -351,12 +359,15 @@ def _explain(options: argparse.Namespace) -> int:
     from jaxnet.parity._text import explained, part
 
     with _progress():
-        report = check(options.trace, options.port, weights=options.weights)
+        report = check(options.trace, options.port, weights=options.weights, names=options.names)
     there = part(report, options.at)
     if not there.results and not there.exclusions and report.verdict != "not comparable":
         places = sorted({result.place for result in report.results if result.place})
         near = difflib.get_close_matches(options.at, places, n=5, cutoff=0.3) or places[:5]
         options.fail(f"--at {options.at}: nothing was compared there; there are {', '.join(near)}")
+    for line in report.subject.get("layers", ()):
+        if options.at in line:
+            print(f"the layer of the model = torch's: {line}")
     print(there.details())
     text, status = explained(there, options.at)
     print(text)

@@ -22,8 +22,9 @@ from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import Layers
 from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
+from jaxnet.parity._names_file import Names, with_flattened
 from jaxnet.parity._notes import Notes
-from jaxnet.parity._pairing import Names, with_flattened
+from jaxnet.parity._pairing import name_sums
 from jaxnet.parity._perturbed import NOTE
 from jaxnet.parity._plant import add_plantings
 from jaxnet.parity._port import load_port, module_of
@@ -34,7 +35,7 @@ from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import few, module_name
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
-from jaxnet.parity._trace import Step, Trace, generic_trace, read
+from jaxnet.parity._trace import Step, Trace, TraceError, generic_trace, read
 from jaxnet.parity._training_causes import Training
 from jaxnet.parity._user_lines import raised
 from jaxnet.train._several import named_states
@@ -125,8 +126,10 @@ def check(
     report = _Check(trace, subject, batches).run(_chosen(trace, steps))
     if subject.pairing is not None:
         report.notes[:0] = [subject.pairing.summary(), *map(rows_note, turned.items())]
+        report.subject["layers"] = subject.pairing.lines()
+        name_sums(report, subject.pairing)
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
-    report.subject = _provenance.subject(trace, objects)
+    report.subject |= _provenance.subject(trace, objects)
     report.environment = _provenance.environment(trace)
     report.notes += _provenance.notes(trace)
     if power:
@@ -151,6 +154,9 @@ def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
         raise ValueError(
             f"check: steps: {steps!r}; the trace has the steps 0 to {len(trace.steps) - 1}"
         )
+    for number in chosen:
+        if obstacle := trace.steps[number].obstacle:
+            raise TraceError(f"{trace.path}: step {number} cannot be compared: {obstacle}")
     return [trace.steps[number] for number in chosen]
 
 
@@ -206,7 +212,7 @@ class _Check:
             if evidence is not None and self._unexplained(step):
                 evidence = self._chain(step, states, evidence)
             if free is not None:
-                free = self._advanced(free, step)
+                free = self._advanced(free, step, runs)
             self._remember(step, evidence, runs)
             step.forget()
         horizon = None if free is None or not free.torch else horizon_of(free)
@@ -322,9 +328,9 @@ class _Check:
             else:
                 self.results.fail(step, "state_before:", message, "layer")
 
-    def _advanced(self, free: FreeRun, step: Step) -> FreeRun | None:
+    def _advanced(self, free: FreeRun, step: Step, runs: StepRuns) -> FreeRun | None:
         try:
-            free.advance(step)
+            free.advance(step, runs.own)
         except Exception as error:
             self.notes[f"no free run: {type(error).__name__}: {error}"] = None
             return None
@@ -384,9 +390,8 @@ class _Check:
             words = "the step is not of train.make_train_step: whole steps were compared, no layers"
             self.notes[words] = None
         coverage = self.compared.coverage(steps, self.results.all, broken=bool(self.broken))
-        if not self.subject.updated:
-            why = "no optimizer was given, so that forward pass, loss and gradients were compared"
-            coverage["updates"] = Coverage((), {"updates": why})
+        for what, why in self.subject.uncompared.items():
+            coverage[what] = Coverage((), {"all": why})
         return Report(
             verdict,
             findings=findings,

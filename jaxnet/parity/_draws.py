@@ -1,6 +1,7 @@
 """The random draws of torch's operations: their kinds, arguments and results, and their replay."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,7 +37,7 @@ _USUAL = {"normal": {"mean": 0.0, "std": 1.0}, "uniform": {"from": 0.0, "to": 1.
 
 def draws(torch: Any, func: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether a call of an operation draws random numbers."""
-    if torch.Tag.nondeterministic_seeded not in func.tags:
+    if not _is_random(torch, func):
         return False
     for i, argument in enumerate(func._schema.arguments):
         name = argument.name
@@ -44,6 +45,11 @@ def draws(torch: Any, func: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
             given = args[i] if i < len(args) else kwargs.get(name, argument.default_value)
             return given is None or bool(given)
     return True
+
+
+@functools.cache
+def _is_random(torch: Any, func: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
 
 
 def classify(

@@ -44,10 +44,8 @@ def orders(subject: Subject, copied: bool) -> dict[str, tuple[int, ...]]:
         return {}
     found = {}
     for name, (site, sizes) in suspects.items():
-        own, theirs = inputs.get(site), step[site] if site in step else None
-        key = _key(step, site)
-        theirs = step[key] if key in step else theirs
-        if own is None or theirs is None or own.shape != theirs.shape:
+        own, theirs = inputs.get(site), step[_key(step, site)]
+        if own is None or own.shape != theirs.shape:
             continue
         turned = np.asarray(flattened(sizes).torch(jax.numpy.asarray(own)))
         if difference(turned, theirs) < 0.5 * difference(own, theirs):

@@ -47,8 +47,8 @@ def recorded_units(trace: Trace, model: str = "") -> list[Unit]:
     """The layers with parameters of a recorded model, in the order of its parameters."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     about: dict[str, str] = {}
-    for phase, arrays in (("parameters", trace.parameters), ("buffers", trace.buffers)):
-        for name in arrays:
+    for phase, known in (("parameters", trace.parameters), ("buffers", trace.buffers)):
+        for name in known:
             if model and not name.startswith(f"{model}."):
                 continue
             owner, _, own = name.rpartition(".")
@@ -69,16 +69,18 @@ def recorded_units(trace: Trace, model: str = "") -> list[Unit]:
             about[unit] = owner
             found.setdefault(unit, {"parameters": {}, "buffers": {}})[phase][own] = name
     units = []
-    for unit, own in found.items():
+    for unit, arrays in found.items():
         owner = about[unit]
-        every = {**own["parameters"], **own["buffers"]}
+        every = {**arrays["parameters"], **arrays["buffers"]}
         shapes = {
             n: tuple((trace.parameters.get(n) or trace.buffers[n])["shape"]) for n in every.values()
         }
         cls = _cls(trace, owner)
         config = trace.modules[owner].config if cls else {}
-        if own["parameters"] or cls:
-            units.append(Unit(unit, owner, cls, config, own["parameters"], own["buffers"], shapes))
+        if arrays["parameters"] or cls:
+            units.append(
+                Unit(unit, owner, cls, config, arrays["parameters"], arrays["buffers"], shapes)
+            )
     return units
 
 
@@ -328,6 +330,6 @@ def layout_of(layer: Layer, unit: Unit) -> str:
     module = layer.module
     if isinstance(module, nnx.MultiHeadAttention):
         return "" if unit.config.get("batch_first") else "swapped"
-    if isinstance(module, _CELLS):
-        return ""
+    if isinstance(module, nnx.LinearGeneral):
+        return "heads"
     return "channels" if unit.cls.startswith(_SPATIAL) else ""

@@ -26,7 +26,7 @@ from jaxnet.parity._foreign import watching
 from jaxnet.parity._notes import Notes
 from jaxnet.parity._perturbed import perturbed, spread
 from jaxnet.parity._sites import at, call_of
-from jaxnet.parity._subject import Part, Subject, inner, precision
+from jaxnet.parity._subject import Part, Subject, inner, part_of, precision
 from jaxnet.parity._taps import reached
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._tree import keys_of
@@ -64,11 +64,16 @@ def make_program(subject: Subject, plan: Plan, forced: bool) -> Program:
 
     def run(state: Any, batches: Any, recorded: Any, draws: Any) -> dict[str, Any]:
         count: Counter[str] = Counter()
+        before = count
         found: dict[str, Any] = {}
         losses: list[jax.Array] = []
-        for part, its_state, its_batches in _updates(
-            subject, plan, state, batches, recorded, draws
-        ):
+        updates = _updates(subject, plan, state, batches, recorded, draws)
+        for number, (part, its_state, its_batches) in enumerate(updates):
+            # Several optimizers may use the gradients of one backward pass.
+            if number in plan.beginnings:
+                before = count.copy()
+            count.clear()
+            count.update(before)
             watch = Watch(plan, notes, forced, recorded, draws, count, subject.partners)
             sites, values = _gradients(subject, part, watch, its_state, its_batches)
             found |= sites
@@ -88,23 +93,32 @@ def _updates(
     # The function is run for what it hands to its steps. What torch's update gave replaces what
     # theirs gave, so that a fault of one update is none of the next.
     watch = Watch(plan, Notes(), False, recorded, draws, Counter(), subject.partners)
-    with watch.replaying("", range(len(plan.step.draws))), noting_steps() as noted:
+    every = range(len(plan.step.draws))
+    first = {name: one.params for name, one in named_states(state).items()}
+    with watch.replaying("", every), noting_steps() as noted:
         for batch in batches:
             state, _ = inner(subject.step)(state, batch)
     done: set[str] = set()
-    for part, (_, given, batch) in zip(subject.parts, noted, strict=True):
+    for called, given, batch in noted:
+        part = part_of(called)
+        name = "" if part.model is None else str(part.model)
+        if name in done:
+            raise ValueError(
+                f"the step updates the model {name!r} several times, and the parameters between "
+                "the updates are not recorded"
+            )
         named = {id(one): name for name, one in named_states(given).items()}
 
         def put(one: Any, named: Mapping[int, str] = named) -> Any:
             name = named[id(one)]
             places = {k: f"update:{join(subject.models[name], k)}" for k in one.params}
-            if name not in done:
+            if name not in done or all(one.params[k] is p for k, p in first[name].items()):
                 return one
             params = {k: recorded.get(places[k], v) for k, v in one.params.items()}
             return one.replace(params={k: v.astype(one.params[k].dtype) for k, v in params.items()})
 
         yield part, map_states(put, given), [batch]
-        done.add("" if part.model is None else str(part.model))
+        done.add(name)
 
 
 def _objective(

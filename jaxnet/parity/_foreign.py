@@ -20,11 +20,13 @@ from flax import nnx
 from jaxnet._intercept import Call, intercept
 from jaxnet._keys import keys
 from jaxnet.optim import Optimizer
-from jaxnet.parity._layouts import gradients_to_model, to_model, to_torch
 from jaxnet.parity._foreign_calls import ForeignCall, foreign_calls
 from jaxnet.parity._foreign_trace import as_seen
-from jaxnet.parity._pairing import Names, Pairing, pair
+from jaxnet.parity._layouts import gradients_to_model, to_model, to_torch
+from jaxnet.parity._names_file import Names
+from jaxnet.parity._pairing import Pairing, pair
 from jaxnet.parity._trace import Trace
+from jaxnet.parity._widened import wide_attention, widened
 
 # What is not torch's is kept in the module under names that none of torch's begins with.
 _OWN = "flax:"
@@ -39,9 +41,8 @@ class Adapted(nnx.Module):
 
     def __init__(self, content: "Content", model: nnx.Module, like: Mapping[str, Any]) -> None:
         self.content = nnx.static(content)
-        self.watch = nnx.static(None)
-        _, params, rest = nnx.split(model, nnx.Param, ...)
-        own = _flat(params, rest)
+        self.watch: Any = nnx.static(None)
+        own = arrays_of(model)
         made = content.pairing.made
         torch = to_torch(made, {name: own[name] for name in made}, like)
         for name in content.parameters:
@@ -72,8 +73,7 @@ class Adapted(nnx.Module):
     def take(self, model: nnx.Module) -> None:
         """Takes the buffers over that a forward pass has changed."""
         content, own = self.content, vars(self)
-        _, params, sown, rest = nnx.split(model, nnx.Param, nnx.Intermediate, ...)
-        arrays = _flat(params, rest)
+        arrays = arrays_of(model)
         made = {n: one for n, one in content.pairing.made.items() if n in content.statistics}
         like = {name: own[name][...] for name in content.buffers}
         if made:
@@ -82,15 +82,6 @@ class Adapted(nnx.Module):
         for name in content.paths:
             if name not in content.pairing.made:
                 own[_OWN + name].set_value(arrays[name])
-
-
-def widened(model: nnx.Module) -> None:
-    """Makes layers that name float32, as flax's do, compute in float64."""
-    for _, module in nnx.iter_modules(model):
-        for name in ("dtype", "param_dtype"):
-            own = vars(module).get(name)
-            if own is not None and jnp.dtype(own) == jnp.float32:
-                setattr(module, name, jnp.float64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,10 +107,8 @@ class Content:
 
 def adapted(trace: Trace, model: nnx.Module, pairing: Pairing) -> Adapted:
     """The module with torch's parameters in place of a flax model."""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    paths = {
-        ".".join(map(str, path)): path for s in (params, rest) for path, _ in nnx.to_flat_state(s)
-    }
+    graph, state = nnx.split(model)
+    paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
     used = dict.fromkeys(name for one in pairing.made.values() for name in one.names)
     content = Content(
         graph,
@@ -137,20 +126,17 @@ def adapted(trace: Trace, model: nnx.Module, pairing: Pairing) -> Adapted:
     for name, one in pairing.made.items():
         if one.summands > 1 and all(f"before:{n}" in first for n in one.names):
             theirs = {n: first[f"before:{n}"] for n in one.names}
-            own = _flat(params, rest)[name]
+            own = arrays_of(model)[name]
             if np.allclose(np.asarray(one.of(theirs)), np.asarray(own), 1e-6, 1e-7):
                 for n in one.names:
                     getattr(module, n).set_value(jnp.asarray(theirs[n]))
     return module
 
 
-def _flat(*states: Any) -> dict[str, Any]:
-    """The arrays of states by dotted name."""
-    return {
-        ".".join(map(str, path)): variable.get_value()
-        for state in states
-        for path, variable in nnx.to_flat_state(state)
-    }
+def arrays_of(model: Any, kind: Any = nnx.Variable) -> dict[str, Any]:
+    """The arrays of a model by dotted name, without what `sow` has recorded."""
+    state = nnx.state(model, nnx.All(kind, nnx.Not(nnx.Intermediate)))
+    return {".".join(map(str, path)): v.get_value() for path, v in nnx.to_flat_state(state)}
 
 
 @contextmanager
@@ -161,7 +147,7 @@ def as_by_itself(precision: str | None) -> Iterator[None]:
         precision: The user's jax_default_matmul_precision: jaxnet multiplies in full float32 where
             nothing is chosen, and a program that does not must not be mended by the check.
     """
-    with jax.default_matmul_precision(precision):
+    with jax.default_matmul_precision(precision), wide_attention():
         yield
 
 
@@ -203,14 +189,31 @@ def adapted_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
     return value
 
 
-def adapted_optimizer(optimizer: Any, content: Content) -> optax.GradientTransformationExtraArgs:
+class AdaptedOptimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
+    """An optimizer of torch's parameters that is one of a flax model's arrays.
+
+    Attributes:
+        name: "accumulate" for one that collects the gradients of several batches.
+        defaults: {"reduction": "mean" or "sum"}, of these gradients.
+    """
+
+    name: str = ""
+    defaults: Mapping[str, Any] = {"reduction": "mean"}
+
+
+def adapted_optimizer(optimizer: Any, content: Content, params: Any) -> AdaptedOptimizer:
     """An optimizer of torch's parameters that is one of the flax model's arrays.
 
     Args:
         optimizer: An optimizer of optax or jaxnet, or flax's nnx.Optimizer.
         content: How the model is made.
+        params: torch's parameters.
     """
     inner = optimizer.tx if isinstance(optimizer, nnx.Optimizer) else optimizer
+    reduction = "mean"
+    if isinstance(inner, optax.MultiSteps):
+        reduction = "mean" if inner._use_grad_mean else "sum"
+        inner = inner.gradient_transformation()
     named = isinstance(inner, Optimizer)
     made = {n: one for n, one in content.pairing.made.items() if n not in content.statistics}
     precision = chosen_precision()
@@ -241,7 +244,15 @@ def adapted_optimizer(optimizer: Any, content: Content) -> optax.GradientTransfo
         back = to_torch(made, flat(updates), params)
         return {name: back[name].astype(jnp.asarray(p).dtype) for name, p in params.items()}, state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    found = AdaptedOptimizer(init, update)
+    collects = isinstance(inner, Optimizer) and getattr(inner, "name", "") == "accumulate"
+    states = jax.tree.leaves(
+        jax.eval_shape(init, params), is_leaf=lambda x: isinstance(x, optax.MultiStepsState)
+    )
+    if collects or any(isinstance(each, optax.MultiStepsState) for each in states):
+        found.name = "accumulate"
+        found.defaults = {"reduction": getattr(inner, "defaults", {}).get("reduction", reduction)}
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,8 +280,7 @@ def is_foreign(trace: Trace, model: nnx.Module) -> bool:
     """Whether a model has other names or shapes than torch's, being none of jaxnet's."""
     if hasattr(model, "named_parameters") or len(trace.models) > 1:
         return False
-    _, params, _ = nnx.split(model, nnx.Param, ...)
-    shapes = {name: tuple(jnp.shape(array)) for name, array in _flat(params).items()}
+    shapes = {name: tuple(jnp.shape(a)) for name, a in arrays_of(model, nnx.Param).items()}
     return shapes != {name: tuple(each["shape"]) for name, each in trace.parameters.items()}
 
 
@@ -290,7 +300,7 @@ def adapt(
         as_seen(trace, modules),
         module,
         adapted_loss(loss),
-        adapted_optimizer(optimizer, module.content),
+        adapted_optimizer(optimizer, module.content, arrays_of(module, nnx.Param)),
         partners,
         pairing,
     )

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxnet.parity._foreign import Adapted, adapted, as_by_itself, chosen_precision, widened
+from jaxnet.parity._foreign import Adapted, adapted, as_by_itself, chosen_precision
 from jaxnet.parity._foreign_calls import foreign_calls
 from jaxnet.parity._foreign_trace import as_seen
 from jaxnet.parity._layouts import to_model, to_torch
-from jaxnet.parity._pairing import Names, Pairing, pair
+from jaxnet.parity._names_file import Names
+from jaxnet.parity._pairing import Pairing, pair
 from jaxnet.parity._trace import Trace
+from jaxnet.parity._widened import widened
 from jaxnet.train import create
 from jaxnet.train._state import TrainState
 

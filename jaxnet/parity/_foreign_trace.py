@@ -9,8 +9,9 @@ layers, like one of F.gelu.
 import dataclasses
 import inspect
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Callable, Set
 from functools import cache
+from typing import Any
 
 from jaxnet import ops
 from jaxnet.nn import functional
@@ -83,7 +84,7 @@ def _seen(trace: Trace, step: Step, modules: Set[str]) -> Step:
 
 
 @cache
-def _functions() -> dict[str, object]:
+def _functions() -> dict[str, Callable[..., Any]]:
     """jaxnet's functions by their names."""
     return {
         name: function

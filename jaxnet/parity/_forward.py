@@ -1,7 +1,7 @@
 """The forward pass of a step that is recorded: the calls of modules and of functions."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy as np
 from jaxnet.parity._data import Data
 from jaxnet.parity._functions import caller
 from jaxnet.parity._sites import at
-from jaxnet.parity._tree import leaves, to_json
+from jaxnet.parity._torch import tensors_in
+from jaxnet.parity._tree import keys_of, leaves, to_json
 
 
 class ForwardPass:
@@ -90,7 +91,8 @@ class ForwardPass:
                     self._add_input(site, value)
                     self.tensors.note(leaf, site)
             elif parent is None:
-                self._add_input(known)
+                made = known.startswith("function:") and not leaf.requires_grad
+                self._add_input(known, self.tensors.copy(leaf) if made else None)
             return site
 
         record = {
@@ -118,10 +120,36 @@ class ForwardPass:
         finally:
             self.stack.pop()
             self._function_draws, self.innermost = outer, before
-        record["output"] = self._output(output, base, "forward", True)
+        inner = self._inner((*args, *kwargs.values()), output) if self.full else ()
+        record["output"] = self._output(output, base, "forward", True, inner)
         return output
 
-    def _output(self, output: Any, base: str, phase: str, hooked: bool) -> Any:
+    def _inner(self, given: Any, output: Any) -> set[int]:
+        """The outputs that others are computed from, as the new c of an LSTMCell, of which h is.
+
+        Their gradient is that of both, and not what arrives from outside.
+        """
+        smooth = [t for t in tensors_in(self.torch, [output]) if t.grad_fn is not None]
+        if len(smooth) < 2:
+            return set()
+        nodes = {tensor.grad_fn: id(tensor) for tensor in smooth}
+        ends = {t.grad_fn for t in tensors_in(self.torch, given)}
+        found: set[int] = set()
+        for node, tensor in nodes.items():
+            left, seen = [each for each, _ in node.next_functions], ends.copy()
+            while left and len(seen) < 1000:
+                each = left.pop()
+                if each is None or each in seen:
+                    continue
+                seen.add(each)
+                if each in nodes and nodes[each] != tensor:
+                    found.add(nodes[each])
+                left += [before for before, _ in each.next_functions]
+        return found
+
+    def _output(
+        self, output: Any, base: str, phase: str, hooked: bool, inner: Container[int] = ()
+    ) -> Any:
         def key_of(path: str, leaf: Any) -> str | None:
             if not self.tensors.is_tensor(leaf):
                 return None
@@ -130,7 +158,9 @@ class ForwardPass:
             if self.full:
                 self.arrays["forward"][site] = self.tensors.copy(leaf)
                 # What an inner call returned has its gradient there, all of it.
-                smooth = leaf.requires_grad and self.torch.is_grad_enabled()
+                smooth = (
+                    leaf.requires_grad and self.torch.is_grad_enabled() and id(leaf) not in inner
+                )
                 if hooked and smooth and not self.tensors.site_of(leaf).startswith("forward:"):
                     leaf.register_hook(self._note_gradient(f"grad:{where}"))
             self.tensors.note(leaf, site)
@@ -171,7 +201,11 @@ class ForwardPass:
         gradients are accumulated, each has a batch of its own. Otherwise all of it is one batch,
         in the order in which it was used.
         """
-        parts = [*self.inputs.items()]
+        parts = [
+            (n, {s: v for s, v in part.items() if s[:9] != "function:" or not self._computed(s)})
+            for n, part in self.inputs.items()
+        ]
+        parts = [(n, part) for n, part in parts if part]
         forms = {
             str([self.roots.get(n), [(a.dtype, a.shape[1:]) for a, _ in part.values()]])
             for n, part in parts
@@ -183,6 +217,20 @@ class ForwardPass:
             return [[*part.values()] for _, part in parts]
         merged = {site: value for _, part in parts for site, value in part.items()}
         return [[*merged.values()]] if merged else []
+
+    def _computed(self, site: str) -> bool:
+        """Whether a model that the step trains has computed an argument, so that it is no data."""
+        graded = self.arrays["param_grad"]
+        left = [site]
+        while left:
+            kind, _, name = left.pop().partition(":")
+            module = name.partition("#")[0]
+            if kind == "forward" and any(g.startswith(f"param_grad:{module}") for g in graded):
+                return True
+            for each in self.functions if kind == "function" else ():
+                if name.startswith(f"{each['function']}#{each['number']}"):
+                    left += keys_of(each["inputs"]).values()
+        return False
 
     def function(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Runs a function and records the call."""

@@ -160,7 +160,8 @@ def view_of(kind: str, own: tuple[int, ...], torch: tuple[int, ...]) -> View:
 
     Args:
         kind: "channels" for a layer of flax's whose channels are the last axis, "swapped" for
-            one with another order of time and batch, "flat C H W" for a layer of features that
+            one with another order of time and batch, "heads" for one whose features have several
+            axes where torch's have one, "flat C H W" for a layer of features that
             were flattened in another order, "" for any other.
         own: The shape of the model's array.
         torch: The shape of torch's.
@@ -168,6 +169,8 @@ def view_of(kind: str, own: tuple[int, ...], torch: tuple[int, ...]) -> View:
     if kind.startswith("flat "):
         sizes = tuple(map(int, kind.split()[1:]))
         return flattened(sizes) if own and own[-1] == math.prod(sizes) else SAME
+    if kind == "heads" and math.prod(own) == math.prod(torch):
+        return View(lambda x: x.reshape(torch), lambda x: x.reshape(own))
     if kind == "channels" and len(own) == len(torch):
         return channels_last(len(own))
     if kind == "swapped" and len(own) == len(torch) == 3:

@@ -30,6 +30,7 @@ class OpenStep:
         backwards: The number of backward() so far.
         forward: The calls so far.
         manual: Where a parameter was changed without an optimizer.
+        obstacle: Why no other program can be given what this step was given; "" if one can.
     """
 
     def __init__(self, recorder: Any, after: "OpenStep | None" = None) -> None:
@@ -47,7 +48,7 @@ class OpenStep:
     def _restart(self) -> None:
         self.began = False
         self.backwards = 0
-        self.manual = ""
+        self.manual = self.obstacle = ""
         self.events: list[str] = []
         self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
         self._losses: list[str] = []
@@ -231,9 +232,8 @@ class OpenStep:
             self._store("param_grad", f"param_grad:{name}", latest)
             if parameter.grad is None:
                 continue
-            given = self.tensors.copy(parameter.grad)
-            if not np.array_equal(given[0], latest[0], equal_nan=given[0].dtype.kind == "f"):
-                self._store("clipped", f"clipped:{name}", given)
+            if not self.tensors.equal(parameter.grad, latest[0]):
+                self._store("clipped", f"clipped:{name}", self.tensors.copy(parameter.grad))
                 clipped = True
             else:
                 self._arrays["clipped"].pop(f"clipped:{name}", None)
@@ -349,9 +349,23 @@ class OpenStep:
             "losses": self._losses,
             "groups": [self._groups.get(number, []) for number in sorted(self.recorder.stepped)],
             "events": self.events,
+            "again": [self._plain(name, marks) for name in self._updated_again()],
+            "obstacle": self.obstacle,
             "single": single,
         }
         return content, arrays, doubles
+
+    def _updated_again(self) -> list[str]:
+        """The parameters that were updated several times in the step."""
+        many = {
+            id(p)
+            for n, o in self._optimizers.items()
+            if self._stepped[n] > 1
+            for p in _parameters(o)
+        }
+        if self.manual and self._stepped:
+            many = {id(p) for _, p in self.recorder.program.parameters()}
+        return [name for name, p in self.recorder.program.parameters() if id(p) in many]
 
     def _plain(self, value: Any, marks: Mapping[str, str]) -> Any:
         if isinstance(value, str):

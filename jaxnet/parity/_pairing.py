@@ -9,15 +9,13 @@ file names.toml.
 import dataclasses
 import difflib
 import json
-import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import nnx
-from scipy.optimize import linear_sum_assignment
 
 from jaxnet.parity._flax_layers import (
     Layer,
@@ -30,11 +28,12 @@ from jaxnet.parity._flax_layers import (
     rows_turned,
 )
 from jaxnet.parity._layouts import Made, to_model
+from jaxnet.parity._names_file import Names, said
 from jaxnet.parity._port import SubjectError
+from jaxnet.parity._result import Report
+from jaxnet.parity._sites import phase_of
+from jaxnet.parity._spelling import by_name
 from jaxnet.parity._trace import Trace
-
-Names = Mapping[str, Any] | str | Path
-"""The content of a names.toml, or its path."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +86,23 @@ class Pairing:
         return f"{len(self.partners)} layers of the model have their partners in torch's: {by}"
 
 
+def name_sums(report: Report, pairing: Pairing) -> None:
+    """Names the cause where a bias of flax's is the sum of two of torch's, which learn as fast."""
+    sums = {n for one in pairing.made.values() if one.summands > 1 for n in one.names}
+    for finding in report.findings:
+        places = {result.place for result in finding.results}
+        if phase_of(finding.site) == "update" and places and places <= sums:
+            finding.cause = (
+                "flax's layer has one bias where torch's has two, which are added: it moves by one "
+                "update where torch's sum moves by two."
+            )
+            finding.alternatives = []
+            finding.fix = (
+                "Let the optimizer move it twice as far (optax.multi_transform), or write a cell "
+                "with both biases, as jaxnet.nn.LSTM has"
+            )
+
+
 def pair(
     trace: Trace,
     model: nnx.Module,
@@ -107,14 +123,14 @@ def pair(
         SubjectError: A layer has no partner, or several that nothing decides between. The message
             says which, and how to decide it.
     """
-    said = _said(names)
+    told = said(names)
     units = recorded_units(trace, recorded)
     layers = model_layers(model, attention=any(u.cls == "MultiheadAttention" for u in units))
-    work = _Work(trace, layers, units, calls, said.get("flattened", {}))
-    work.by_user(said)
+    work = _Work(trace, layers, units, calls, told.get("flattened", {}))
+    work.by_user(told)
     work.by_structure()
     work.arrays_alone()
-    work.check(said)
+    work.check(told)
     order = {layer.name: i for i, layer in enumerate(layers)}
     return Pairing(tuple(sorted(work.partners, key=lambda p: order[p.own])))
 
@@ -151,9 +167,9 @@ class _Work:
         self.layers.remove(layer)
         self.units.remove(unit)
 
-    def by_user(self, said: Mapping[str, Any]) -> None:
+    def by_user(self, told: Mapping[str, Any]) -> None:
         """The pairs that names.toml says."""
-        for own, theirs in said.get("layers", {}).items():
+        for own, theirs in told.get("layers", {}).items():
             layer = next((each for each in self.layers if each.name == own), None)
             unit = next((each for each in self.units if each.name == theirs), None)
             if unit is None:
@@ -163,16 +179,15 @@ class _Work:
                     self.units += apart(whole)
                     unit = next(each for each in self.units if each.name == theirs)
             if layer is None or unit is None:
-                wrong, known = (
-                    (own, self.layers) if layer is None else (theirs, self.units)  # type: ignore[assignment]
-                )
+                wrong = own if layer is None else theirs
+                known = self.layers if layer is None else self.units
                 near = difflib.get_close_matches(wrong, [each.name for each in known], n=3)
                 raise SubjectError(
                     f"names: [layers] {own!r} = {theirs!r}: there is no {wrong!r} that is left; "
                     f"near are {near}"
                 )
             made = made_of(layer, unit)
-            axes = said.get("axes", {}).get(own)
+            axes = told.get("axes", {}).get(own)
             if axes is not None and made is not None:
                 made = {
                     name: dataclasses.replace(
@@ -199,7 +214,7 @@ class _Work:
                 return
             done = False
             for layers, units in groups:
-                if any(layers is each for each, _ in self.unclear) or len(layers) != len(units):
+                if len(layers) != len(units):
                     continue
                 chosen, why = self._chosen(layers, units)
                 if not chosen:
@@ -222,26 +237,24 @@ class _Work:
         by_value = self._by_value(layers, units, fits)
         if by_value is not None:
             return by_value, "values"
-        by_name, exact = _by_name(layers, units, fits)
-        if exact and by_name is not None:
-            return by_name, "names"
+        numbers, exact = by_name([x.name for x in layers], [u.name for u in units], fits)
+        named = None if numbers is None else [(layers[i], units[j]) for i, j in numbers]
+        if exact and named is not None:
+            return named, "names"
         by_call = self._by_call(layers, units, fits)
-        if by_call is None or by_name is None:
-            return (by_name, "names") if by_name else (by_call or [], "calls")
-        if all(a[1] is b[1] for a, b in zip(by_name, by_call, strict=True)):
-            return by_name, "names and calls"
+        if by_call is None or named is None:
+            return (named, "names") if named else (by_call or [], "calls")
+        if all(a[1] is b[1] for a, b in zip(named, by_call, strict=True)):
+            return named, "names and calls"
         return [], ""
 
     def _by_value(
         self, layers: list[Layer], units: list[Unit], fits: Any
     ) -> list[tuple[Layer, Unit]] | None:
         """The pairs with equal numbers, if each layer has those of one recorded layer alone."""
-        equal = np.array(
-            [
-                [fits[i, j] and self._is_equal(x, u) for j, u in enumerate(units)]
-                for i, x in enumerate(layers)
-            ]
-        )
+        equal = fits.copy()
+        for i, j in zip(*np.nonzero(fits), strict=True):
+            equal[i, j] = self._is_equal(layers[i], units[j])
         if not ((equal.sum(0) == 1).all() and (equal.sum(1) == 1).all()):
             return None
         return [
@@ -298,11 +311,10 @@ class _Work:
             self.units += apart(unit)
         self.by_structure()
 
-    def check(self, said: Mapping[str, Any]) -> None:
+    def check(self, told: Mapping[str, Any]) -> None:
         """Raises SubjectError if a layer is left over, or a matrix can be meant in two ways."""
         faults = []
-        for layer in self.layers:
-            faults.append(f"{layer.name} {_shapes(layer)} has no partner")
+        faults += [f"{layer.name} {_shapes(layer)} has no partner" for layer in self.layers]
         for unit in self.units:
             if unit.parameters:
                 shapes = {n.rpartition(".")[2]: unit.shapes[n] for n in unit.parameters.values()}
@@ -321,7 +333,7 @@ class _Work:
             for partner in self.partners
             if not partner.module
             and self._has_class(partner)
-            and partner.own not in said.get("axes", {})
+            and partner.own not in told.get("axes", {})
             and (shape := next(iter(partner.made.values())).shape)
             and len(shape) == 2
             and shape[0] == shape[1]
@@ -347,40 +359,10 @@ class _Work:
             near = [u.name for u in self.units if made_of(layer, u) is not None]
             choice = ", ".join(near[:12]) or "nothing that fits is left"
             lines.append(f'# {json.dumps(layer.name)} = ""  # one of: {choice}')
-        try:
-            with file.open("x", encoding="utf-8") as out:
-                out.write("\n".join(lines) + "\n")
-        except OSError:  # the user's own is there, or the folder cannot be written
-            pass
+        # The user's own may be there already, or the folder be one that cannot be written.
+        with suppress(OSError), file.open("x", encoding="utf-8") as out:
+            out.write("\n".join(lines) + "\n")
         return file
-
-
-def with_flattened(names: Names | None, sizes: Mapping[str, tuple[int, ...]]) -> Names:
-    """What the user says, and which layers are given rows in the order H, W, C, if he does not."""
-    said = _said(names)
-    return {**said, "flattened": {**sizes, **said.get("flattened", {})}}
-
-
-def _said(names: Names | None) -> Mapping[str, Any]:
-    """The tables of a names.toml.
-
-    Raises:
-        SubjectError: The file cannot be read, or has other tables.
-    """
-    said: Mapping[str, Any] = {}
-    if isinstance(names, Mapping):
-        said = names
-    elif names is not None:
-        try:
-            said = tomllib.loads(Path(names).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise SubjectError(f"names: {names}: {error}") from error
-    accepted = ("layers", "axes", "flattened")
-    if unknown := [key for key in said if key not in accepted]:
-        raise SubjectError(
-            f"names: {', '.join(unknown)}; accepted are the tables {', '.join(accepted)}"
-        )
-    return said
 
 
 def _groups(
@@ -399,48 +381,6 @@ def _groups(
             units = [*group[1], *(u for u in units if not any(u is v for v in group[1]))]
         groups.append((own, units))
     return groups
-
-
-def _by_name(
-    layers: list[Layer], units: list[Unit], fits: Any
-) -> tuple[list[tuple[Layer, Unit]] | None, bool]:
-    """The pairs with the most similar names, if no other choice is as good.
-
-    Returns:
-        The pairs, or None; and whether their names are the same but for usual spellings.
-    """
-    own, theirs = [_words(x.name) for x in layers], [_words(u.name) for u in units]
-    likeness = np.array(
-        [[difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() for b in theirs] for a in own]
-    )
-    likeness = np.where(fits, likeness, -10.0)
-    rows, columns = linear_sum_assignment(-likeness)
-    best = likeness[rows, columns]
-    if (best < 0).any():
-        return None, False
-    chosen = [(layers[i], units[j]) for i, j in zip(rows, columns, strict=True)]
-    exact = bool((best == 1.0).all()) and len({tuple(a) for a in own}) == len(own)
-    swapped = likeness[np.ix_(rows, columns)]
-    gain = best[:, None] + best[None, :] - swapped - swapped.T
-    np.fill_diagonal(gain, 1.0)
-    return (chosen if exact or gain.min() > 1e-6 else None), exact
-
-
-_SPELLINGS = {
-    "ln": "norm", "bn": "norm", "gn": "norm", "layernorm": "norm", "batchnorm": "norm",
-    "groupnorm": "norm", "rmsnorm": "norm", "fc": "linear", "dense": "linear", "lin": "linear",
-    "embedding": "embed", "embeddings": "embed", "emb": "embed", "q": "query", "k": "key",
-    "v": "value", "convolution": "conv", "pos": "position", "tok": "token", "attn": "attention",
-    "self": "", "layers": "", "layer": "", "blocks": "", "block": "", "h": "", "stages": "",
-    "modules": "", "module": "", "cell": "", "proj": "", "projection": "",
-}  # fmt: skip
-
-
-def _words(name: str) -> list[str]:
-    """The words of a name in one spelling: "layers.0.ln_1" is ["0", "norm", "1"]."""
-    words = re.findall(r"[a-z]+|[A-Z][a-z]*|\d+", name)
-    spelled = [_SPELLINGS.get(word.lower(), word.lower()) for word in words]
-    return [word for word in spelled if word]
 
 
 def _shapes(layer: Layer) -> str:

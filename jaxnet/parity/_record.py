@@ -14,10 +14,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxnet._files import flush
 from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._describe import describe, living
 from jaxnet.parity._draws import classify, draws
-from jaxnet.parity._functions import caller, where
+from jaxnet.parity._functions import caller, refresh_locals, where
 from jaxnet.parity._hooks import watch_torch
 from jaxnet.parity._open_step import OpenStep
 from jaxnet.parity._program import Program
@@ -25,6 +26,11 @@ from jaxnet.parity._seeded import InitialDraws
 from jaxnet.parity._torch import Quiet, tensors_in, torch_of
 from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
+
+CLOSURE = (
+    "the closure of its optimizer draws random numbers, or takes another batch, each time that it "
+    "is evaluated, and the evaluations of a JAX program are one function of the parameters"
+)
 
 _active: list["Recorder"] = []
 
@@ -138,6 +144,7 @@ class Recorder:
                 self._finish_if_due(batch=True)
         finally:
             self._exits.close()
+            flush(self.writer.path)
 
     def require_steps(self) -> None:
         """Raises an error that explains why no step was recorded."""
@@ -190,7 +197,9 @@ class Recorder:
             if not self.writer.steps and not self.step.began:
                 found = classify(self.torch, func, args, kwargs, result)
                 self.initial.add(found, kwargs.get("generator"))
-            if not self.ignoring and not self.backward:
+            if self.repeating:
+                self.step.obstacle = CLOSURE
+            elif not self.ignoring and not self.backward:
                 self.step.draw(func, args, kwargs, result)
         elif self.step.backwards and not self.step.updated:
             self._notice_manual_update(func, args)
@@ -214,12 +223,9 @@ class Recorder:
             self.notes.append(note)
 
     def _notice_manual_update(self, func: Any, args: Any) -> None:
-        if (
-            not func._schema.is_mutable
-            or self.optimizing
-            or self.backward
-            or self.step.forward.stack
-        ):
+        if self.optimizing or self.backward or self.step.forward.stack:
+            return
+        if not func._schema.is_mutable:
             return
         targets = args[0] if args and isinstance(args[0], list | tuple) else args[:1]
         for each in targets:
@@ -359,7 +365,9 @@ class Recorder:
             return original(loader)
 
     def batch_taken(self, original: Any, iterator: Any) -> Any:
-        if self.ignoring:
+        if self.repeating:
+            self.step.obstacle = CLOSURE
+        if self.ignoring or self.repeating:
             return original(iterator)
         self._finish_if_due(batch=True)
         with self.ignored():
@@ -380,6 +388,8 @@ class Recorder:
             self.program.looked = True
             for each in living(self.torch.optim.Optimizer):
                 self.program.optimizer(each)
+        if len(self.program.living()) > 1:
+            refresh_locals()
         return [n for n, o in self.program.living() if self.step.concerns(o)]
 
     def check(self, what: str, value: Any) -> None:

@@ -176,6 +176,9 @@ class Horizon:
             a hundredth of torch's way from its run in float64, so that two float32 runs say
             nothing about each other, or in which torch's parameters stop being finite; None if no
             recorded step is.
+        corner: The first step in which rounding alone sends torch's own step another way, as over
+            a corner of ReLU, and the checked program's not: torch's run is another one from there
+            on, and no evidence against the program. None if no step is.
     """
 
     torch: tuple[float, ...]
@@ -184,6 +187,7 @@ class Horizon:
     moved: tuple[float, ...]
     equal_to: int
     horizon: int | None = None
+    corner: int | None = None
 
 
 @dataclasses.dataclass

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxnet._files import flush
 from jaxnet.parity import _bare
 from jaxnet.parity._describe import describe
 from jaxnet.parity._record import Recorder
@@ -71,6 +72,7 @@ def record_script(
         made = _self_check(recorder.checks, program)
     recorder.about["self_check"] = made
     recorder.writer.write_about(describe(recorder))
+    flush(recorder.writer.path)
     return dict(recorder.about["self_check"])
 
 

@@ -33,9 +33,13 @@ def sources(objects: Iterable[Any]) -> dict[str, dict[str, str]]:
         lines outside of them. Lines that are empty or have only a comment do not count there.
     """
     files: dict[str, dict[str, str]] = {}
+    seen: set[int] = set()
     waiting = [module for each in objects for module in _modules_of(each)]
     while waiting:
         module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
         file = _file(module)
         if file is None or str(file) in files:
             continue

@@ -17,10 +17,12 @@ from jaxnet._names import join
 from jaxnet.optim import Optimizer
 from jaxnet.optim._hyperparams import states
 from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
+from jaxnet.parity import _lbfgs
 from jaxnet.parity._draws import DrawsError, Replay, described, drawn
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._force import QUICK
 from jaxnet.parity._jax_draws import supplied
+from jaxnet.parity._lbfgs import is_lbfgs
 from jaxnet.parity._loops import one_by_one
 from jaxnet.parity._perturbed import perturbed, spread
 from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
@@ -84,24 +86,45 @@ class Steps:
                 array_of,
             )
             named = {id(one): name for name, one in named_states(state).items()}
-            number = jnp.asarray(step.index, jnp.int32)
 
             def put(one: TrainState[Any]) -> TrainState[Any]:
-                opt_state = self._opt_state(named[id(one)], one, step, double, errors)
-                return one.replace(opt_state=opt_state, step=number)
+                name = named[id(one)]
+                number = self._updates_before(name, step)
+                opt_state = self._opt_state(name, one, step, number, double, errors)
+                return one.replace(opt_state=opt_state, step=jnp.asarray(number, jnp.int32))
 
             return map_states(put, state)
 
+    def _updates_before(self, name: str, step: Step) -> int:
+        """How often a model was updated before a step."""
+        places = {join(self.subject.models[name], k) for k in self.subject.orders[name]}
+        graded = [bool(places & each.of("param_grad").keys()) for each in self.trace.steps]
+        return sum(graded[: step.index]) if any(graded) else step.index
+
     def _opt_state(
-        self, name: str, one: TrainState[Any], step: Step, double: bool, errors: dict[str, str]
+        self,
+        name: str,
+        one: TrainState[Any],
+        step: Step,
+        number: int,
+        double: bool,
+        errors: dict[str, str],
     ) -> Any:
         optimizer = self._optimizer(name)
-        if isinstance(optimizer, Optimizer) and self.subject.updated:
+        if not self.subject.updated:
+            return self._carried.get((double, name), one.opt_state)
+        if is_lbfgs(optimizer):
+            order = self.subject.orders[name]
+            place = f"{join(self.subject.models[name], order[0])}."
+            sites = step.of("state_before").items()
+            slots = {k.removeprefix(place): step[s] for k, s in sites if k.startswith(place)}
+            return _lbfgs.load(one.opt_state, one.params, order, slots)
+        if is_ours(optimizer):
             try:
                 recorded = self._recorded_state(name, optimizer, one, step)
                 names = self.subject.orders[name]
                 return load_optimizer_state_dict(
-                    optimizer, one.opt_state, one.params, recorded, names, step=step.index
+                    optimizer, one.opt_state, one.params, recorded, names, step=number
                 )
             except ValueError as error:
                 errors["state"] = str(error)
@@ -173,7 +196,9 @@ class Steps:
                     what = "float64" if double and "step" not in errors else "step"
                     errors[what] = f"{type(error).__name__}: {error}"
                 update[double], rates[double] = {}, {}
-                for part in self.subject.parts if self.subject.updated else ():
+                for part in self.subject.parts:
+                    if not self._can_update(part, step):
+                        continue
                     try:
                         sites, own_rates = self._update(part, step, before, double)
                         update[double] |= sites
@@ -188,7 +213,9 @@ class Steps:
                 for site, four in own_four.items()
             }
         update_four = _four(step, update[False], update[True])
-        if self._carried and not all(is_ours(part.optimizer) for part in self.subject.parts):
+        if self._carried and not all(
+            is_ours(part.optimizer) or is_lbfgs(part.optimizer) for part in self.subject.parts
+        ):
             for site, carried in self._theirs.advance(step).items():
                 for four in (own_four, update_four):
                     if site in four:
@@ -270,13 +297,14 @@ class Steps:
                 continue
             sites |= {f"update:{join(model, k)}": v for k, v in one.params.items()}
             optimizer = self._optimizer(name)
-            if not isinstance(optimizer, Optimizer):
-                continue
             order = self.subject.orders[name]
-            try:
-                found = optimizer_state_dict(optimizer, one.opt_state, one.params, order)
-            except ValueError:  # an optimizer such as LBFGS, whose state has no common form
+            if is_lbfgs(optimizer):
+                place = join(model, order[0])
+                slots = _lbfgs.slots_of(one.opt_state, one.params, order)
+                sites |= {f"state:{place}.{slot}": array for slot, array in slots.items()}
+            if not is_ours(optimizer):
                 continue
+            found = optimizer_state_dict(optimizer, one.opt_state, one.params, order)
             groups = [set(group) for group in optimizer.partition(one.params)]
             numbered = [n for group in groups for n in order if n in group]
             sites |= {
@@ -285,6 +313,14 @@ class Steps:
                 for slot, value in entry.items()
             }
         return sites
+
+    def _can_update(self, part: Part, step: Step) -> bool:
+        """Whether torch's gradients alone say what the update of a part has to be."""
+        name = "" if part.model is None else str(part.model)
+        places = {join(self.subject.models[name], k) for k in self.subject.orders[name]}
+        graded = places & step.of("param_grad").keys()
+        known = graded and not is_lbfgs(part.optimizer) and not places & {*step.again}
+        return bool(self.subject.updated and known)
 
     def _update(
         self, part: Part, step: Step, before: Any, double: bool
@@ -336,7 +372,6 @@ def _replayed(
     subject: Subject, recorded: Step, order: Sequence[int]
 ) -> Callable[..., tuple[Any, list[Any]]]:
     """The step on the batches of a recorded one, with its draws."""
-
     calls = (call for calls in Plan(recorded).calls.values() for call in calls)
     needed = {number for call in calls for number in call.draws}
 

@@ -14,13 +14,15 @@ from flax import nnx
 
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats, written_for
+from jaxnet._names import join
 from jaxnet.optim import SGD, Optimizer, accumulate
-from jaxnet.optim._optimizer import OptimizerState
-from jaxnet.optim._schedule import ScheduledState
+from jaxnet.optim._state_dict import has_torch_form
+from jaxnet.parity._double_state import exact, with_arrays
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
-from jaxnet.parity._pairing import Names, Pairing
+from jaxnet.parity._names_file import Names
+from jaxnet.parity._pairing import Pairing
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._sites import few
 from jaxnet.parity._trace import Trace
@@ -88,6 +90,18 @@ class Subject:
         )
 
     @property
+    def uncompared(self) -> dict[str, str]:
+        """What of the program is not compared at all, each with the reason."""
+        found = {}
+        if not self.updated:
+            found["updates"] = (
+                "no optimizer was given, so that forward pass, loss and gradients were compared"
+            )
+        if any(one.average is not None for one in named_states(self.state).values()):
+            found["averages"] = "a trace has no averages of the weights (EMA, SWA)"
+        return found
+
+    @property
     def accumulation_is_mean(self) -> bool:
         """Whether the loss of a batch counts divided by the number of the step's batches."""
         return not any(
@@ -104,7 +118,7 @@ class Subject:
         form: Any = jax.tree.structure(one.opt_state)
         made = [part.optimizer.init(params) for part in self.parts]
         fresh = next((each for each in made if jax.tree.structure(each) == form), None)
-        opt_state = _exact(one.opt_state) if fresh is None else _with_arrays(fresh, one.opt_state)
+        opt_state = exact(one.opt_state) if fresh is None else with_arrays(fresh, one.opt_state)
         return one.replace(
             params=params,
             buffers=buffers,
@@ -112,45 +126,6 @@ class Subject:
             average=cast_floats(one.average, jnp.float64),
             cast=np.dtype(np.float64),
         )
-
-
-def _exact(opt_state: Any) -> Any:
-    """An optimizer's state in float64, whose single numbers are the decimals that were meant."""
-
-    def cast(x: Any) -> Any:
-        if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)):
-            return x
-        return jnp.float64(float(str(np.asarray(x)))) if x.ndim == 0 else jnp.asarray(x, float)
-
-    return jax.tree.map(cast, opt_state)
-
-
-def _with_arrays(fresh: Any, old: Any) -> Any:
-    """A new state of an optimizer with the slots of another one, and hyperparameters of its own.
-
-    A hyperparameter that was changed by hand since is the decimal that was meant.
-    """
-
-    def number(new: Any, given: Any) -> Any:
-        same = np.float32(new) == np.float32(given)
-        return new if same else jnp.float64(float(str(np.asarray(given))))
-
-    def join(new: Any, given: Any) -> Any:
-        if isinstance(new, ScheduledState):
-            return new._replace(inner=merge(new.inner, given.inner))
-        if isinstance(new, OptimizerState):
-            hyper = {k: number(v, given.hyperparams[k]) for k, v in new.hyperparams.items()}
-            rest = cast_floats((given.shared, given.slots), jnp.float64)
-            return given._replace(hyperparams=hyper, shared=rest[0], slots=rest[1])
-        if jnp.issubdtype(jnp.result_type(given), jnp.floating):
-            return jnp.asarray(given, jnp.float64)
-        return given
-
-    def merge(new: Any, given: Any) -> Any:
-        ours = (OptimizerState, ScheduledState)
-        return jax.tree.map(join, new, given, is_leaf=lambda x: isinstance(x, ours))
-
-    return merge(fresh, old)
 
 
 @contextmanager
@@ -274,8 +249,9 @@ def _with_torch_names(
         model = state.model(training=True)
         if is_foreign(trace, model):
             return adapt(trace, model, wrapped.loss, wrapped.optimizer, names)
-    elif callable(step) and not named_states(state) and (found := model_in(state)) is not None:
-        if is_foreign(trace, found[1]):
+    elif callable(step) and not named_states(state):
+        found = model_in(state)
+        if found is not None and is_foreign(trace, found[1]):
             return foreign_step(trace, step, state, names)
     return None
 
@@ -295,46 +271,68 @@ def inner(step: Any) -> Any:
 
 
 def _parts(trace: Trace, step: Any, state: Any) -> tuple[Part, ...]:
-    """The updates of a step, found by tracing it once."""
+    """The updates that a step consists of, found by tracing it once for each form of batch."""
     wrapped = inner(step)
     if isinstance(wrapped, TrainStep):
-        return (Part(wrapped.loss, wrapped.optimizer, wrapped.model, wrapped.compute_dtype),)
-    batch = trace.steps[0].batch()
+        return (part_of(wrapped),)
+    batches: dict[str, Any] = {}
+    for each in trace.steps:
+        batch = each.batch()
+        batches.setdefault(str(jax.tree.map(jnp.shape, batch)), batch)
+        each.forget()
+    found = (_updates(wrapped, state, batch) for batch in batches.values())
+    return tuple(dict.fromkeys(part for parts in found for part in parts))
+
+
+def _updates(wrapped: Any, state: Any, batch: Any) -> list[Part]:
     try:
         with noting_steps() as noted, keys(jax.random.key(0)):
             jax.eval_shape(wrapped, state, jax.tree.map(jnp.asarray, batch))
     except Exception:  # what is wrong is said when the step is run
-        return ()
-    return tuple(Part(s.loss, s.optimizer, s.model, s.compute_dtype) for s, _, _ in noted)
+        return []
+    return [part_of(called) for called, _, _ in noted]
+
+
+def part_of(step: TrainStep) -> Part:
+    """The update of a step of `make_train_step`."""
+    return Part(step.loss, step.optimizer, step.model, step.compute_dtype)
 
 
 def _own(trace: Trace, model: str) -> dict[str, Mapping[str, Any]]:
     """The parameters of a recorded model, by the names that they have within it."""
     prefix = f"{model}." if model else ""
+    others = tuple(f"{name}." for name in trace.models if name and not model)
     return {
         name.removeprefix(prefix): each
         for name, each in trace.parameters.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and not name.startswith(others)
     }
 
 
 def _models(trace: Trace, state: Any) -> dict[str, str]:
-    """Which recorded model each model of the state is, by names and shapes of the parameters."""
+    """Which recorded model each model of the state is, by names and shapes of the parameters.
+
+    A model of the state may be a part of a recorded one, as the encoder of an autoencoder.
+    """
     states = named_states(state)
+    shapes = {n: {k: tuple(p.shape) for k, p in s.params.items()} for n, s in states.items()}
     free = {name: _own(trace, name) for name in trace.models}
+    if len(states) > len(free):
+        parts = _parts_of_models(trace, shapes)
+        if parts is not None:
+            return parts
     faults: list[str] = []
     found: dict[str, str] = {}
-    for name, one in states.items():
-        shapes = {key: tuple(array.shape) for key, array in one.params.items()}
+    for name in states:
         ranked = sorted(
             free,
-            key=lambda each: (len(_differences(shapes, free[each])), each != name),
+            key=lambda each: (len(_differences(shapes[name], free[each])), each != name),
         )
         if not ranked:
             faults.append(f"the model {name!r} has no partner in the trace")
             continue
         best = ranked[0]
-        if wrong := _differences(shapes, free.pop(best)):
+        if wrong := _differences(shapes[name], free.pop(best)):
             faults += [f"{name}: {w}" if name else w for w in wrong[:8]]
             if len(wrong) > 8:
                 faults.append(f"and {len(wrong) - 8} more")
@@ -353,6 +351,29 @@ def _models(trace: Trace, state: Any) -> dict[str, str]:
             "and parameters have torch's names and shapes: compare the models' named_parameters()"
         )
     return found
+
+
+def _parts_of_models(
+    trace: Trace, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> dict[str, str] | None:
+    """The recorded modules that the models of a state are; None where they are not all found."""
+    found: dict[str, str] = {}
+    left = dict.fromkeys(trace.parameters)
+    for name, own in shapes.items():
+        fitting = [
+            module
+            for module in trace.modules
+            if not _differences(own, _own(trace, module))
+            and all(join(module, key) in left for key in own)
+        ]
+        if not fitting:
+            return None
+        # Of several alike the one with the same name, or else the first that is left.
+        best = min(fitting, key=lambda each: not f".{each}".endswith(f".{name}"))
+        found[name] = best
+        for key in own:
+            del left[join(best, key)]
+    return None if left else found
 
 
 def _differences(
@@ -413,4 +434,4 @@ def with_numbers(
 
 def is_ours(optimizer: Any) -> bool:
     """Whether the state of an optimizer can be read and written in torch's form."""
-    return isinstance(optimizer, Optimizer)
+    return isinstance(optimizer, Optimizer) and has_torch_form(optimizer)

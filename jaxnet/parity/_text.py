@@ -270,6 +270,11 @@ def _evidence(report: Report) -> Iterator[str]:
                 else f"the horizon, where rounding alone is 1e-2 of the way, is beyond step {steps}"
             )
         )
+        if report.horizon.corner is not None:
+            yield (
+                f"free run: in step {report.horizon.corner} rounding alone sends torch's own run "
+                "over a corner, so that it is no evidence of what follows"
+            )
     if report.power:
         yield power_counts(report)
     if report.planted:

@@ -147,6 +147,8 @@ class Step:
         groups: For each optimizer the hyperparameters of each of its groups in this step.
         events: The order of "forward", "backward", "clip", "step" and "zero_grad", and of
             "evaluation" where an optimizer evaluates its closure once more, which is not recorded.
+        again: The parameters that are updated several times within the step.
+        obstacle: Why no other program can be given what the step was given; "" if one can.
         single: The sites whose float64 value is missing, and why.
         seeded: Which parameters before the first step are stored as a seed, as
             `_seeded.InitialDraws.of` gives it.
@@ -163,6 +165,8 @@ class Step:
     losses: tuple[str, ...]
     groups: tuple[tuple[Mapping[str, Any], ...], ...]
     events: tuple[str, ...]
+    again: tuple[str, ...]
+    obstacle: str
     single: Mapping[str, str]
     seeded: Mapping[str, Any]
     same: Mapping[str, str]
@@ -354,6 +358,8 @@ def _read_step(path: Path, number: int) -> Step:
             losses=tuple(content["losses"]),
             groups=tuple(tuple(groups) for groups in content["groups"]),
             events=tuple(content["events"]),
+            again=tuple(content.get("again", ())),
+            obstacle=content.get("obstacle", ""),
             single=content.get("single", {}),
             seeded=content.get("seeded", {}),
             same=content.get("same", {}),
@@ -379,7 +385,7 @@ def _json(file: Path, folder: Path) -> dict[str, Any]:
 
 
 class TraceWriter:
-    """Writes a trace, step by step.
+    """Writes a trace, step by step; whoever opened it flushes it to the disk at the end.
 
     Args:
         path: The folder, which must not exist or be empty.
@@ -425,18 +431,18 @@ class TraceWriter:
         }
         others = (*same, *content.get("seeded", {}).get("sites", ()))
         file = self.path / f"{name}.safetensors"
-        with replacing(file) as new:
+        with replacing(file, flushed=False) as new:
             save_file({site: array for site, array in stored.items() if site not in others}, new)
         last = [s for s in arrays if s.partition(":")[0] in ("update", "buffer", "state")]
         self._left = {site: _digest(stored[site]) for site in last}
         whole = {**content, "sites": [*arrays], "same": same}
-        write_text(self.path / f"{name}.json", json.dumps(whole, default=vars))
+        write_text(self.path / f"{name}.json", json.dumps(whole, default=vars), flushed=False)
         self.steps += 1
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Writes trace.json: all that `Trace` has but for path and steps."""
         whole = {**about, "format": FORMAT, "steps": self.steps}
-        write_text(self.path / "trace.json", json.dumps(whole, default=vars))
+        write_text(self.path / "trace.json", json.dumps(whole, default=vars), flushed=False)
 
 
 def _left_by(site: str) -> str:
@@ -457,6 +463,7 @@ def _more(array: np.ndarray, wide: np.ndarray) -> np.ndarray:
     if array.dtype not in (np.float32, np.complex64):
         return wide
     with np.errstate(invalid="ignore", over="ignore"):
-        more = np.where(wide == array, 0, wide - array)  # infinite numbers, too
-        more = more.astype(array.dtype)
+        more = np.subtract(wide, array, out=np.empty_like(array), casting="same_kind")
+        if not np.all(np.isfinite(more)):
+            more[wide == array] = 0  # infinite numbers, too
     return more if np.all(np.isfinite(more)) or array.dtype == np.complex64 else wide

@@ -47,11 +47,20 @@ class Plan:
         roots = [_root(step.calls, i) for i in range(len(step.calls))]
         # An evaluation between two updates is part of the step in which it happened, but the
         # training step of the program does not make it.
-        trained = {i for i, call in enumerate(step.calls) if call.parent is None and call.training}
+        outermost = {i: call for i, call in enumerate(step.calls) if call.parent is None}
+        models = {call.module for call in outermost.values() if call.training}
+        trained = {i for i, c in outermost.items() if c.training or c.module not in models}
         self.calls: dict[str, list[Recorded]] = {}
         for call, root in zip(step.calls, roots, strict=True):
-            if not trained or root in trained:
+            if root in trained:
                 self.calls.setdefault(call.module, []).append(call)
+        # The numbers of the updates before which the program computes gradients.
+        self.beginnings = {0}
+        updates = 0
+        for event, last in zip(step.events[1:], step.events, strict=False):
+            updates += last == "step"
+            if last == "step" and event != "step":
+                self.beginnings.add(updates)
         inside = {number for call in step.calls for number in call.draws}
         self.loose = tuple(n for n in range(len(step.draws)) if n not in inside)
 

@@ -358,7 +358,10 @@ def test_the_fixture_verifies_certificates(pytester, saved, tmp_path):
 # -- the tutorial
 
 PAGE = (ROOT / "docs" / "pages" / "parity.md").read_text(encoding="utf-8")
-TUTORIAL = PAGE.partition("## From a PyTorch program")[2].partition("\n## ")[0]
+TUTORIAL, FLAX = (
+    PAGE.partition(f"\n## {head}")[2].partition("\n## ")[0]
+    for head in ("From a PyTorch program", "A plain Flax model")
+)
 
 
 def without_numbers(text):
@@ -366,22 +369,21 @@ def without_numbers(text):
     return re.sub(r"\d[\w+-]*\.[\w.+-]*", "N", text).split()
 
 
-@pytest.mark.torch
-@pytest.mark.long
-def test_the_tutorial(capsys, project):
-    """Its files are written, its commands run, and what they print is what it shows.
+def followed(capsys, project, section):
+    """Writes a section's files and runs its commands, which must print what it shows.
 
-    It takes long since it is all of it: a program is recorded, run again, and checked three times.
+    Returns:
+        The names of the commands, with their statuses.
     """
-    printed, ran = "", []
-    for kind, text in re.findall(r"^```(\w+)\n(.*?)^```", TUTORIAL, re.DOTALL | re.MULTILINE):
+    printed, err, file, ran = "", "", "", []
+    for kind, text in re.findall(r"^```(\w+)\n(.*?)^```", section, re.DOTALL | re.MULTILINE):
         if kind == "python":
-            write(project, text.splitlines()[0].removeprefix("# "), text)
+            file = text.splitlines()[0].removeprefix("# ")
+            write(project, file, text)
         elif kind == "diff":
             old, new = (line[1:] for line in text.splitlines())
-            replaced = (project / "port.py").read_text().replace(old, new)
-            write(project, "port.py", replaced)
-            sys.modules.pop("port")  # a command is a new process
+            write(project, file, (project / file).read_text().replace(old, new))
+            sys.modules.pop(file.removesuffix(".py"))  # a command is a new process
         elif kind == "bash":
             for line in text.splitlines():
                 status, printed, err = called(capsys, *line.split("#")[0].split()[1:])
@@ -391,9 +393,20 @@ def test_the_tutorial(capsys, project):
             lines = [without_numbers(line) for line in printed.splitlines()]
             for line in text.splitlines():
                 assert without_numbers(line) in lines, printed + err
-    assert ran == [
+    return ran
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_the_tutorial(capsys, project):
+    """Its files are written, its commands run, and what they print is what it shows.
+
+    It takes long since it is all of it: a program is recorded, run again, and checked five times.
+    """
+    assert followed(capsys, project, TUTORIAL) == [
         ("record", 0), ("check", 1), ("check", 0), ("certificate", 0), ("certificate", 0)
     ]  # fmt: skip
+    assert followed(capsys, project, FLAX) == [("check", 1), ("check", 0)]
 
     parity = Parity(project)
     parity.verify("report")
