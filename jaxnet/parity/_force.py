@@ -183,16 +183,11 @@ def forward_inputs(subject: Subject, step: Step) -> dict[str, np.ndarray]:
         subject: A program of one update.
         step: A step that was recorded in full, of which the program's own numbers are begun with.
     """
-    plan, part = Plan(step), subject.parts[0]
+    plan, part = Plan(step, subject.trace.modules), subject.parts[0]
 
     def run(state: Any, batch: Any, recorded: Any, draws: Any) -> dict[str, Any]:
         watch = Watch(plan, Notes(), True, recorded, draws, Counter(), subject.partners)
-        with (
-            watch.replaying("", plan.loose),
-            entered(state, batch, state.key, part.compute_dtype, training=True) as (model, given),
-            watching(model, watch.of("")),
-        ):
-            with_step(part.loss)(model, given, state.step)
+        _objective(subject, part, watch, [batch])(state.params, {}, state)
         return watch.noted
 
     recorded = {name: step[name] for name in plan.arrays()}
@@ -274,7 +269,8 @@ class Layers:
             for part, its_state, its_batches in _updates(
                 self.subject, plan, state, batches, recorded, draws
             ):
-                watch = Watch(plan, Notes(), True, recorded, draws, count)
+                partners = self.subject.partners
+                watch = Watch(plan, Notes(), True, recorded, draws, count, partners)
                 own = state_of(its_state, part.model)
                 _objective(self.subject, part, watch, its_batches)(own.params, {}, its_state)
                 noted |= watch.noted

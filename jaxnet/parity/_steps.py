@@ -21,6 +21,7 @@ from jaxnet.parity import _lbfgs
 from jaxnet.parity._draws import DrawsError, Replay, described, drawn
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._force import QUICK
+from jaxnet.parity._foreign_calls import has_images
 from jaxnet.parity._jax_draws import supplied
 from jaxnet.parity._lbfgs import is_lbfgs
 from jaxnet.parity._loops import one_by_one
@@ -379,7 +380,10 @@ def _replayed(
         replay = Replay(recorded.draws, dict(enumerate(draws)), list(order), [])
         losses = []
         foreign = subject.partners is not None
-        with one_by_one(replay.concerns), supplied(replay.take, foreign):
+        with (
+            one_by_one(replay.concerns),
+            supplied(replay.take, foreign, has_images(subject.partners)),
+        ):
             for batch in batches:
                 state, metrics = subject.step(state, batch)
                 losses.append(metrics.get("loss") if isinstance(metrics, Mapping) else None)

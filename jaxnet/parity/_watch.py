@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxnet._intercept import Call
 from jaxnet._names import dotted, join
 from jaxnet.parity._draws import Replay, described, zeros
-from jaxnet.parity._foreign_calls import ForeignCall
+from jaxnet.parity._foreign_calls import ForeignCall, has_images
 from jaxnet.parity._jax_draws import supplied
 from jaxnet.parity._layouts import SAME, View
 from jaxnet.parity._loops import one_by_one
@@ -169,7 +169,7 @@ class Watch:
         """Whether a function calls modules of the model."""
         self.met = False
         try:
-            with supplied(zeros, foreign=self.partners is not None):
+            with supplied(zeros, self.partners is not None, has_images(self.partners)):
                 function()
             return self.met
         finally:
@@ -237,7 +237,7 @@ class Watch:
         """Supplies the recorded draws of a call."""
         arrays = {number: self.draws[str(number)] for number in numbers}
         replay = Replay(self.plan.step.draws, arrays, list(numbers), self.notes.draws)
-        with supplied(replay.take, foreign=self.partners is not None):
+        with supplied(replay.take, self.partners is not None, has_images(self.partners)):
             yield
         if replay.left and name:
             self.notes.errors[name] = (
