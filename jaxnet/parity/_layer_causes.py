@@ -1,6 +1,5 @@
 """The cause of a difference at a site of a trace: in a layer, or in the code between layers."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
