@@ -75,7 +75,8 @@ def test_noise_of_another_distribution(tmp_path):
     assert "rand_like draws uniform(low=0.0, high=1.0)" in finding.message
     assert "normal(mean=0.0, std=1.0) of shape (5, 4)" in finding.message
     step = read(noisy).steps[0]
-    silent = _replayed(lambda state, batch: (state, {}), step, range(len(step.draws)))
+    subject = SimpleNamespace(step=lambda state, batch: (state, {}), partners=None)
+    silent = _replayed(subject, step, range(len(step.draws)))
     with pytest.raises(DrawsError, match=r"normal\(mean=0.0, std=1.0\) in a module"):
         silent(None, [None], [step[f"draw:{n}"] for n in range(len(step.draws))])
 
