@@ -105,11 +105,9 @@ def test_layers_inside_scan_are_not_called_compared(plain):
 
     report = check(plain, Scanned(), steps=1, power=True)
     assert report.verdict == "same"
-    assert report.coverage["modules"].seen == ()
-    assert report.coverage["modules"].missing.keys() == {"", "a", "b"}
-    assert report.coverage["steps"].missing["0"].startswith("its layers could not be compared")
-    assert set(report.coverage["parameters"].missing.values()) == {"its gradient was not compared"}
-    assert len(report.exclusions) == 3
+    assert report.coverage["modules"].seen == ("",)  # as a whole
+    assert report.coverage["modules"].missing.keys() == {"a", "b"}
+    assert len(report.exclusions) == 2
     layers = [one for one in report.power if one.place in ("a", "b")]
     assert [(one.excluded, one.reason) for one in layers] == [(False, "it was not compared")] * 2
 
