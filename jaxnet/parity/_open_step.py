@@ -116,7 +116,8 @@ class OpenStep:
 
     def concerns(self, optimizer: Any) -> bool:
         """Whether an optimizer updates parameters of this step."""
-        return any(id(p) in self._storages for p in _parameters(optimizer))
+        touched = self.recorder.program.touched  # such as those of a generator in no_grad
+        return any(id(p) in self._storages or id(p) in touched for p in _parameters(optimizer))
 
     def drop_trials(self) -> None:
         """Forgets forward passes in evaluation mode that nobody differentiated.

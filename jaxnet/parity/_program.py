@@ -49,6 +49,7 @@ class Program:
         self.optimizers: list[Any] = []  # weak references
         self._updates: list[tuple[type, set[int]]] = []  # what they are, and of which parameters
         self.looked = False
+        self.touched: set[int] = set()  # parameters of models that ran before a step, by id
         self.description: tuple[Any, dict[str, Any]] | None = None
         self.described: dict[int, Any] = {}  # optimizers by number; the schedulers under -1
         self.last_groups: dict[int, list[dict[str, Any]]] = {}
@@ -232,6 +233,7 @@ class Program:
         """
         if first and len(self.top()) == 1:
             self.alone = self.top()[0]
+        self.touched.clear()
         self.changed()
 
     def changed(self) -> None:

@@ -277,6 +277,7 @@ class Recorder:
         if not self.step.forward.stack and not self.optimizing:
             if not self.torch.is_grad_enabled():
                 if not self.step.began or self.step.is_due(self.optimizers()):
+                    self.program.touched.update(id(p) for p in module.parameters())
                     with self.ignored():
                         return original(module, *args, **kwargs)
             else:
