@@ -44,7 +44,7 @@ class Block(nnx.Module):
         self.norm1 = norm(o)
         self.conv2 = nnx.Conv(o, o, (3, 3), padding=1, **options)
         self.norm2 = norm(o)
-        self.shortcut = None
+        self.shortcut: Any = nnx.data(None)
         if stride != 1 or i != o:
             conv = nnx.Conv(i, o, (1, 1), strides=stride, padding=0, **options)
             self.shortcut = nnx.Sequential(conv, norm(o))
