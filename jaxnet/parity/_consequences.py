@@ -26,7 +26,7 @@ def folded(
         raised: The modules whose calls raised an error; what is inside them was not computed.
     """
     for name in sorted(raised):
-        cause = next((f for f in findings if f.origin == f"module:{name}"), None)
+        cause = next((f for f in findings if _is_of(f, name)), None)
         if cause is not None:
             inside = [f for f in findings if f is not cause and _is_inside(f, name)]
             findings = _moved(findings, inside, cause)
@@ -50,6 +50,13 @@ def folded(
         if of := follows(numbers.step, site, others, four.jax64):
             findings = _moved(findings, [finding], causes[of])
     return findings
+
+
+def _is_of(finding: Finding, name: str) -> bool:
+    """Whether a finding is about the output of a module."""
+    return finding.origin == f"module:{name}" or any(
+        phase_of(result.site) == "forward" and result.place == name for result in finding.results
+    )
 
 
 def _is_inside(finding: Finding, name: str) -> bool:

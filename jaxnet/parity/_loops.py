@@ -19,23 +19,24 @@ _lock = threading.RLock()
 
 
 @contextmanager
-def one_by_one(concerns: Callable[[Callable[[], Any]], bool]) -> Iterator[None]:
+def one_by_one(concerns: Callable[[Callable[[], Any], int], bool]) -> Iterator[None]:
     """Inside, `jax.lax.scan` and `fori_loop` run one by one, `jax.checkpoint` changes nothing.
 
     Args:
         concerns: A function that says of a function without arguments, which traces the body of
-            a loop, whether the loop is meant. Others stay as they are.
+            a loop, and of the number of iterations, whether the loop is meant. Others stay as
+            they are.
     """
     scan, loop = jax.lax.scan, jax.lax.fori_loop
     trying = False
 
-    def is_meant(body: Callable[..., Any], *args: Any) -> bool:
+    def is_meant(times: int, body: Callable[..., Any], *args: Any) -> bool:
         nonlocal trying
         if trying:  # the loop is in the body of one that is being tried
             return False
         trying = True
         try:
-            return concerns(lambda: jax.eval_shape(body, *args))
+            return concerns(lambda: jax.eval_shape(body, *args), times)
         except Exception:  # it is said when the loop is run
             return False
         finally:
@@ -47,7 +48,7 @@ def one_by_one(concerns: Callable[[Callable[[], Any]], bool]) -> Iterator[None]:
         leaves = jax.tree.leaves(xs)
         count = int(leaves[0].shape[0]) if leaves else int(length)
         given = [jax.tree.map(lambda x, i=i: x[i], xs) for i in range(min(count, MOST))]
-        if not 0 < count <= MOST or not is_meant(f, init, given[0]):
+        if not 0 < count <= MOST or not is_meant(count, f, init, given[0]):
             return scan(f, init, xs, length, reverse, **rest)
         carry, made = init, []
         for x in reversed(given) if reverse else given:
@@ -58,7 +59,7 @@ def one_by_one(concerns: Callable[[Callable[[], Any]], bool]) -> Iterator[None]:
 
     def own_loop(lower: Any, upper: Any, body_fun: Any, init_val: Any, **rest: Any) -> Any:
         known = isinstance(lower, int) and isinstance(upper, int) and upper - lower <= MOST
-        if not known or not is_meant(body_fun, lower, init_val):
+        if not known or not is_meant(upper - lower, body_fun, lower, init_val):
             return loop(lower, upper, body_fun, init_val, **rest)
         for i in range(lower, upper):
             init_val = body_fun(i, init_val)

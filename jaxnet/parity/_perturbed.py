@@ -54,6 +54,8 @@ def spread(
     for number in range(RUNS):
         for site, array in run(number).items():
             if site in own and jnp.issubdtype(array.dtype, jnp.floating):
-                moved = np.abs(np.asarray(array, np.float64) - np.asarray(own[site], np.float64))
+                one, other = np.asarray(array, np.float64), np.asarray(own[site], np.float64)
+                with np.errstate(invalid="ignore"):  # infinite numbers are not moved
+                    moved = np.nan_to_num(np.abs(one - other), nan=0.0, posinf=np.inf)
                 found[site] = np.maximum(found.get(site, 0.0), moved)
     return found

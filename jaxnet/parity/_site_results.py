@@ -76,7 +76,7 @@ class SiteResults:
                 # What is compared is the change: the parameter itself would hide it.
                 start = step[f"before:{place}"]
                 wide = start.astype(np.float64)
-                torch, jax = torch - start, jax - start
+                torch, jax = torch - start, (jax - start).astype(jax.dtype)
                 torch64 = None if torch64 is None else torch64 - wide
                 jax64 = jax64 - wide
             judgement = judge(

@@ -151,7 +151,7 @@ class Watch:
         self.unfed: set[str] = set()
         self.made: dict[int, tuple[str, Any]] = {}  # with the array, so that no id is used again
         self.level: Any = None
-        self.met: bool | None = None  # while a function is tried: whether a module is called
+        self.met: Counter[str] | None = None  # while a function is tried: the modules it calls
 
     @contextmanager
     def begin(self, taps: Mapping[str, Any]) -> Iterator[None]:
@@ -165,13 +165,14 @@ class Watch:
                     f"{name} draws random numbers inside of a loop that JAX traces once"
                 )
 
-    def _calls(self, function: Callable[[], Any]) -> bool:
-        """Whether a function calls modules of the model."""
-        self.met = False
+    def _calls(self, function: Callable[[], Any], times: int) -> bool:
+        """Whether a function that is called some times calls modules as often as torch does."""
+        self.met = Counter()
         try:
             with supplied(zeros, self.partners is not None, has_images(self.partners)):
                 function()
-            return self.met
+            left = {n: len(self.plan.calls.get(n, ())) - self.count[n] for n in self.met}
+            return bool(left) and all(self.met[n] * times <= left[n] for n in left if left[n] > 0)
         finally:
             self.met = None
 
@@ -180,11 +181,11 @@ class Watch:
             foreign = None if self.partners is None else self.partners.get(call.name)
             if self.partners is not None and foreign is None:
                 return proceed(*call.args, **call.kwargs)
-            if self.met is not None:
-                self.met = True
-                return proceed(*call.args, **call.kwargs)
             own = call.name if foreign is None else foreign.module
             name = join(model, own) if own else model
+            if self.met is not None:
+                self.met[name] += 1
+                return proceed(*call.args, **call.kwargs)
             number = self.count[name]
             self.count[name] += 1
             there = self.plan.call(name, number)

@@ -299,7 +299,7 @@ class Form:
 
 FORMS = [
     Form(accumulated_torch, accumulated, {"scale": 1.0}, "loss"),
-    Form(autoencoder_torch, autoencoder, {"lr": 0.2}, "lr:1", layered=("encoder", "decoder")),
+    Form(autoencoder_torch, autoencoder, {"lr": 0.2}, "lr:", layered=("encoder", "decoder")),
     Form(lbfgs_torch, lbfgs, {"factor": 1.01}, "out", layered=("", "cell", "out")),
     Form(lbfgs_torch, lbfgs, {"lr": 0.4}, "update"),
     Form(closure_of_adam_torch, closure_of_adam, {"lr": 0.02}, "lr:0"),
