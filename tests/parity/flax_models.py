@@ -238,7 +238,7 @@ def _sum(model: Any, batch: Any) -> jax.Array:
 def _data(images: bool, classes: bool, rows: int) -> tuple[np.ndarray, np.ndarray]:
     r = np.random.RandomState(0)
     if images:
-        return r.randn(rows, 3, 8, 8).astype(np.float32), r.randint(0, 4, rows)
+        return r.randn(rows, 3, 16, 16).astype(np.float32), r.randint(0, 4, rows)
     x = r.randint(1, WORDS, (rows, LENGTH))
     x[::2, -2:] = 0  # padding
     return x, r.randint(0, 4, rows) if classes else np.roll(x, -1, 1)
