@@ -51,7 +51,7 @@ class Rows:
 
     def newest(self, table: str) -> dict[str, Row]:
         """The newest row of each trial of a table, by name."""
-        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         found = [row for row in map(json.loads, lines) if row["table"] == table]
         return {row["name"]: row for row in found}
 
@@ -74,7 +74,7 @@ class Rows:
 def _instructions() -> str:
     """The widest vector instructions of the processor, which decide what float32 rounds."""
     try:
-        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M)
+        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
     except OSError:
         return "unknown instructions"
     known = ("avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "avx2", "fma", "asimd", "sve")
@@ -105,7 +105,7 @@ def write(rows: Rows, order: dict[str, Sequence[str]]) -> None:
     if absent:
         parts.append(f"## Not run\n\n{'; '.join(absent)}.\n")
     # What `parity_speed` printed stays.
-    before = PAGE.read_text("utf-8") if PAGE.exists() else ""
+    before = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
     _, heading, speed = before.partition(_SPEED)
     write_text(PAGE, "\n".join(parts) + f"\n{heading}{speed}".rstrip() + "\n")
 
