@@ -74,7 +74,9 @@ class Rows:
 def _instructions() -> str:
     """The widest vector instructions of the processor, which decide what float32 rounds."""
     try:
-        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
+        flags = re.search(
+            r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M
+        )
     except OSError:
         return "unknown instructions"
     known = ("avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "avx2", "fma", "asimd", "sve")
