@@ -25,9 +25,6 @@ _SPEED = "## Time and memory"
 # Why a trial is not well: what the page says of it, by name.
 _TWICE = "placed and named, with a second finding for the same fault: "
 CAUSES = {
-    "time_sequence_prediction": "a right program that is called different. Its cells are called in "
-    "`jax.lax.scan`, whose iterations are compared one by one, and the gradients that arrive at "
-    "them are not found.",
     "LayerNorm, no affine": f"{_TWICE}the loss of a later step as a whole.",
     "one parameter's update only": f"{_TWICE}the learning rate and the update that it makes.",
     "flax: ConvTranspose": "placed and named; its output has another shape, and the gradients that "
