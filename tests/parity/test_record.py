@@ -307,9 +307,9 @@ def validation():
             optimizer.step()
 
 
-def closure():
+def with_a_closure(make):
     net = nn.Linear(4, 1)
-    optimizer = torch.optim.LBFGS(net.parameters(), lr=0.5, max_iter=2)
+    optimizer = make(net.parameters())
     x, y = torch.randn(8, 4), torch.randn(8, 1)
 
     def evaluate():
@@ -320,21 +320,14 @@ def closure():
 
     for _ in range(3):
         optimizer.step(evaluate)
+
+
+def closure():
+    with_a_closure(lambda parameters: torch.optim.LBFGS(parameters, lr=0.5, max_iter=2))
 
 
 def closure_of_adam():
-    net = nn.Linear(4, 1)
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
-    x, y = torch.randn(8, 4), torch.randn(8, 1)
-
-    def evaluate():
-        optimizer.zero_grad()
-        loss = F.mse_loss(net(x), y)
-        loss.backward()
-        return loss
-
-    for _ in range(3):
-        optimizer.step(evaluate)
+    with_a_closure(lambda parameters: torch.optim.Adam(parameters, lr=0.1))
 
 
 def without_a_loader():
