@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import gc
 import sys
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from jaxnet.parity._functions import refresh_locals
 from jaxnet.parity._sources import sources
 
 # Modules around a model that compute nothing of their own.
@@ -159,11 +161,19 @@ class Program:
         return True
 
     def optimizer(self, optimizer: Any) -> int:
-        """The number of an optimizer; one made anew has that of the one before it."""
+        """The number of an optimizer; one made anew has that of the one that it replaces."""
         key = type(optimizer), {id(p) for group in optimizer.param_groups for p in group["params"]}
         for i, each in enumerate(self.optimizers):
-            if each() is optimizer or self._updates[i] == key:
-                self.optimizers[i], self._updates[i] = weakref.ref(optimizer), key
+            if each() is optimizer:
+                self._updates[i] = key
+                return i
+        same = [i for i, known in enumerate(self._updates) if known == key]
+        if any(self.optimizers[i]() is not None for i in same):
+            refresh_locals()
+            gc.collect()  # torch's first one of a process is in a cycle
+        for i in same:
+            if self.optimizers[i]() is None:
+                self.optimizers[i] = weakref.ref(optimizer)
                 return i
         self.optimizers.append(weakref.ref(optimizer))
         self._updates.append(key)

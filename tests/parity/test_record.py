@@ -546,6 +546,32 @@ def new_optimizers():
         optimizer.step()
 
 
+def new_optimizers_in_cycles():
+    net = nn.Linear(4, 1)
+    x, y = torch.randn(8, 4), torch.randn(8, 1)
+    for _ in range(4):
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        optimizer.myself = optimizer  # only the garbage collector ends it
+        optimizer.zero_grad()
+        F.mse_loss(net(x), y).backward()
+        optimizer.step()
+
+
+def two_optimizers_of_one_network():
+    q, d = nn.Linear(4, 2), nn.Linear(2, 4)
+    first, last = torch.optim.SGD(q.parameters(), 0.01), torch.optim.SGD(q.parameters(), 0.05)
+    other = torch.optim.SGD(d.parameters(), 0.01)
+    for x, _ in batches():
+        first.zero_grad()
+        other.zero_grad()
+        F.mse_loss(d(q(x)), x).backward()
+        first.step()
+        other.step()
+        last.zero_grad()
+        q(x).square().mean().backward()
+        last.step()
+
+
 def clipped_after_a_decay():
     net = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
@@ -628,6 +654,13 @@ LOOPS = {  # loop: models, events of a step, calls, batches
         1,
     ),
     new_optimizers: (("",), ONE, ["#0"], 1),
+    new_optimizers_in_cycles: (("",), ONE, ["#0"], 1),
+    two_optimizers_of_one_network: (
+        ("q", "d"),
+        ("zero_grad", "zero_grad", "forward", *ONE[1:], "step", *ONE),
+        ["q#0", "d#0", "q#1"],
+        1,
+    ),
     clipped_after_a_decay: (("",), (*ONE[:3], "step", "clip", "step"), ["#0"], 1),
 }
 
