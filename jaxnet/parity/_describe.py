@@ -19,7 +19,7 @@ from jaxnet.parity._trace import Module
 def describe(recorder: Any) -> dict[str, Any]:
     """All that trace.json says of a program."""
     program = recorder.program
-    used = sorted(recorder.stepped)
+    used = [*recorder.stepped]
     key = len(program.roots), len(program.loose), len(program.apart), len(used)
     if program.description is None or program.description[0] != key:
         program.description = key, _describe(recorder, used)

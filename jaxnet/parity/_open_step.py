@@ -266,7 +266,7 @@ class OpenStep:
         number = self.recorder.program.optimizer(optimizer)
         self._stepped[number] = self._stepped.get(number, 0) + 1
         self._optimizers[number] = optimizer
-        self.recorder.stepped.add(number)
+        self.recorder.stepped.setdefault(number)
         self.event("step")
         for parameter in _parameters(optimizer):
             self.recorder.check("parameter", parameter)
@@ -348,7 +348,7 @@ class OpenStep:
             "draws": [draw for _, draw, _, _ in self.data.draws],
             "batches": [self._plain(form, marks) for _, _, (form, _) in self.data.batches],
             "losses": self._losses,
-            "groups": [program.last_groups[number] for number in sorted(self.recorder.stepped)],
+            "groups": [program.last_groups[number] for number in self.recorder.stepped],
             "events": self.events,
             "again": [self._plain(name, marks) for name in self._updated_again()],
             "obstacle": self.obstacle,

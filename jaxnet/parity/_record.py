@@ -110,7 +110,7 @@ class Recorder:
         self.skip = (os.path.dirname(self.torch.__file__) + os.sep, str(contextlib.__file__))
         self.notes: list[str] = []
         self.checks: list[tuple[str, int]] = []
-        self.stepped: set[int] = set()  # the numbers of optimizers
+        self.stepped: dict[int, None] = {}  # numbers of optimizers, by their first steps
         self.step = OpenStep(self)
         self.initial = InitialDraws(self.torch)
         self.done = False

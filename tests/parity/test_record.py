@@ -1,5 +1,6 @@
 """A PyTorch program is recorded: its own bits, and the float64 numbers that it would have."""
 
+import gc
 import importlib
 import itertools
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from jaxnet import parity
 from jaxnet.parity._trace import read
+from jaxnet.parity._updates import Carried, updates
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
@@ -736,6 +738,34 @@ def test_layers_that_are_trained_one_after_another_are_those_of_one_model(tmp_pa
     ]
     assert [o["class"] for o in trace.optimizers] == ["Adam", "Adam"]
     assert trace.optimizers[1]["groups"][0]["params"] == ["1.weight", "1.bias"]
+
+
+def test_the_groups_of_an_optimizer_that_steps_later_come_last(tmp_path):
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    late, early = torch.optim.SGD(net[0].parameters(), 0.5), torch.optim.SGD(net[1].parameters())
+    gc.collect()  # which leaves them in this order, in which they get their numbers
+    with parity.recording(tmp_path / "t", steps=3):
+        for i, (x, y) in enumerate(batches()):
+            late.zero_grad()
+            early.zero_grad()
+            F.mse_loss(net(x), y).backward()
+            early.step()
+            if i:
+                late.step()
+    trace = read(tmp_path / "t")
+    rates = [optimizer["groups"][0]["lr"] for optimizer in trace.optimizers]
+    assert rates == [0.001, 0.5]
+    assert [[group["lr"] for (group,) in step.groups] for step in trace] == [
+        rates[:1],
+        rates,
+        rates,
+    ]
+    found = {name: [r.config["lr"] for r in u.records] for name, u in updates(trace).items()}
+    assert found == {f"0.{n}": [0.5] * 2 for n in ("weight", "bias")} | {
+        f"1.{n}": [0.001] * 3 for n in ("weight", "bias")
+    }
+    carried = Carried(trace)
+    assert [len(carried.advance(step)) for step in trace] == [2, 4, 4]
 
 
 def test_a_model_that_is_called_later_has_a_name_of_its_own(tmp_path):
