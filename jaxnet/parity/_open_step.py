@@ -31,6 +31,7 @@ class OpenStep:
         forward: The calls so far.
         manual: Where a parameter was changed without an optimizer.
         obstacle: Why no other program can be given what this step was given; "" if one can.
+        notes: What trace.json says of the step if it is recorded, which a validation is not.
     """
 
     def __init__(self, recorder: Any, after: "OpenStep | None" = None) -> None:
@@ -52,6 +53,7 @@ class OpenStep:
         self.events: list[str] = []
         self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
         self._losses: list[str] = []
+        self.notes: dict[str, None] = {}
         self.forward = ForwardPass(self.data, self._arrays, self.events, self.full)
         self._storages: dict[int, int] = {}
         self._known: list[tuple[str, Any]] = []
@@ -310,6 +312,7 @@ class OpenStep:
     def finish(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """What `TraceWriter.write_step` takes."""
         program = self.recorder.program
+        self.recorder.notes += [each for each in self.notes if each not in self.recorder.notes]
         # A later backward() adds to gradients that an optimizer has used already, such as those
         # of a discriminator in the update of the generator.
         used = self._arrays["param_grad"]

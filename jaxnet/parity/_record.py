@@ -214,8 +214,7 @@ class Recorder:
             return
         note = f"{self.here()}: item() reads a {tensor.dtype} number; what Python computes with "
         note = note.replace("torch.", "") + "it has no float64 of its own"
-        if note not in self.notes:
-            self.notes.append(note)
+        self.step.notes[note] = None
 
     def _notice_manual_update(self, func: Any, args: Any) -> None:
         if self.optimizing or self.backward or self.step.forward.stack:

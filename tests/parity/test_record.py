@@ -853,6 +853,12 @@ def test_a_number_that_python_reads_is_noted(tmp_path):
     assert "item() reads a float32 number" in note
 
 
+def test_a_number_of_a_validation_is_not_noted(tmp_path):
+    with parity.recording(tmp_path / "t", steps=2):
+        validation()
+    assert not read(tmp_path / "t").about["notes"]
+
+
 KILLED = """
 import os, signal, sys, torch
 from jaxnet import parity
