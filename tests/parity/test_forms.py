@@ -357,7 +357,7 @@ FORMS = [
     Form(teacher_torch, teacher, {"decay": 0.8}, "teacher", 0, ("student", "teacher")),
     Form(anew_torch, anew, {"sign": -1}, "loss", layered=("G", "D")),
     Form(without_gradients_torch, without_gradients, {"sign": -1}, "loss", layered=("G", "D")),
-    Form(penalty_torch, penalty, {"weight": 1.5}, "", 0, ()),
+    Form(penalty_torch, penalty, {"weight": 1.5}, "loss", layered=("G", "D", "D.2")),
 ]
 
 
