@@ -386,10 +386,11 @@ class Recorder:
             return
         with self.quiet():
             content, arrays, doubles = self.step.finish()
+        corrections: dict[str, Any] = {}
         if not self.writer.steps and self.about["weights"] == "own":
             begun = {s: a for s, a in arrays.items() if s.startswith("before:")}
-            content["seeded"] = self.initial.of(begun)
-        self.writer.write_step(content, arrays, doubles)
+            content["seeded"], corrections = self.initial.of(begun)
+        self.writer.write_step(content, arrays, doubles, corrections)
         self.twins.on = False
         self.twins.clear()
         self.writer.write_about(describe(self))

@@ -44,7 +44,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from jaxnet._files import replacing, write_text
-from jaxnet.parity._seeded import corrections, replayed
+from jaxnet.parity._seeded import replayed
 from jaxnet.parity._sites import few
 from jaxnet.parity._tree import from_json
 
@@ -409,6 +409,7 @@ class TraceWriter:
         content: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray],
         doubles: Mapping[str, np.ndarray],
+        corrections: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Writes the next step; `write_about` counts it.
 
@@ -417,10 +418,12 @@ class TraceWriter:
                 functions and draws as dataclasses.
             arrays: The arrays by site, in the order of the computation.
             doubles: For floating arrays the values of the same step in float64.
+            corrections: What `_seeded.InitialDraws.of` gave.
         """
         name = f"step-{self.steps:04d}"
         stored = {site: np.asarray(array, order="C") for site, array in arrays.items()}
-        stored |= corrections(stored, content.get("seeded", {}))
+        for site, apart in (corrections or {}).items():
+            stored[site] = np.asarray(apart, order="C")
         for site, wide in doubles.items():
             stored[site + _DOUBLE] = np.asarray(_more(stored[site], wide), order="C")
         same = {
