@@ -176,19 +176,24 @@ class Step:
     def _loaded(self) -> dict[str, np.ndarray]:
         if not self._arrays:
             try:
-                self._arrays.update(load_file(self._file))
+                arrays = load_file(self._file)
                 if self.same:
                     name = f"step-{self.index - 1:04d}.safetensors"
                     with safe_open(self._file.with_name(name), "numpy") as before:
                         for site, other in self.same.items():
-                            self._arrays[site] = before.get_tensor(other)
-                self._arrays.update(replayed(self.seeded, self._arrays))
+                            arrays[site] = before.get_tensor(other)
+                arrays |= replayed(self.seeded, arrays)
             except (OSError, SafetensorError) as error:
                 raise TraceError(f"{self._file}: {error}; record the program again") from error
-            missing = [site for site in self.sites if site not in self._arrays]
+            except (LookupError, TypeError, ValueError) as error:
+                step = self._file.with_suffix(".json")
+                raise TraceError(
+                    f"{step}: it is damaged ({error!r}); record the program again"
+                ) from error
+            missing = [site for site in self.sites if site not in arrays]
             if missing:
-                self._arrays.clear()
                 raise TraceError(f"{self._file}: it lacks {few(missing)}; record the program again")
+            self._arrays.update(arrays)
         return self._arrays
 
     def forget(self) -> None:
