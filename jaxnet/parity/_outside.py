@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from jaxnet._intercept import Call
-from jaxnet._names import join
 from jaxnet.parity._foreign import watching
+from jaxnet.parity._program import joined
 from jaxnet.train import _loss
 from jaxnet.train._several import named_states
 from jaxnet.train._state import TrainState
@@ -68,7 +68,7 @@ class Outside:
 
                     def note(call: Call, proceed: Any) -> Any:
                         if getattr(call.module, "training", True):
-                            module = join(name, call.name) if call.name else name
+                            module = joined(name, call.name)
                             self._all[module] += 1
                             if not within:
                                 self._made.append((len(begun), module))

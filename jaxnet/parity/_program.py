@@ -273,6 +273,7 @@ class Program:
 
 
 def joined(first: str, second: str) -> str:
+    """Two names as one; either may be "", as a model's is within itself."""
     return first + "." + second if first and second else first or second
 
 

@@ -18,13 +18,14 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnet._intercept import Call
-from jaxnet._names import dotted, join
+from jaxnet._names import dotted
 from jaxnet.parity._draws import Replay, described, zeros
 from jaxnet.parity._foreign_calls import ForeignCall, has_images
 from jaxnet.parity._jax_draws import supplied
 from jaxnet.parity._layouts import SAME, View
 from jaxnet.parity._loops import one_by_one
 from jaxnet.parity._notes import Notes
+from jaxnet.parity._program import joined
 from jaxnet.parity._recurrent import is_recurrent
 from jaxnet.parity._sites import at
 from jaxnet.parity._taps import replaced_input, replaced_output, tapped
@@ -182,7 +183,7 @@ class Watch:
             if self.partners is not None and foreign is None:
                 return proceed(*call.args, **call.kwargs)
             own = call.name if foreign is None else foreign.module
-            name = join(model, own) if own else model
+            name = joined(model, own)
             if self.met is not None:
                 self.met[name] += 1
                 return proceed(*call.args, **call.kwargs)
