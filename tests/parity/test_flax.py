@@ -325,3 +325,61 @@ def test_foreign_code_runs_under_the_settings_that_the_user_chose(images):
     assert (jax.random.bernoulli, jax.nn.dot_product_attention) == before
     with jax.default_matmul_precision("highest"), as_by_itself(None):
         assert jax.config.jax_default_matmul_precision is None
+
+
+class Small(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.first, self.last = nnx.Linear(4, 3, rngs=rngs), nnx.Linear(3, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(jnp.tanh(self.first(x)))
+
+
+def squares(model, batch):
+    inputs, targets = batch
+    return jnp.mean((model(inputs) - targets) ** 2)
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory):
+    """A trace of two updates, each from the sum of the gradients of two batches."""
+    torch = pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("accumulated") / "trace"
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)
+    model = torch.nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    data = torch.utils.data.TensorDataset(torch.randn(12, 4), torch.randn(12, 2))
+    with parity.recording(folder, steps=2):
+        optimizer.zero_grad()
+        for i, (x, y) in enumerate(torch.utils.data.DataLoader(data, 3)):
+            torch.nn.functional.mse_loss(model(x), y).backward()
+            if i % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+    return folder
+
+
+@pytest.mark.torch
+@pytest.mark.long  # two checks
+def test_gradients_that_optax_collects(accumulated):
+    steps = optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 2, use_grad_mean=False)
+    right = parity.check(
+        accumulated, Small(), squares, steps.gradient_transformation(), weights="copy"
+    )
+    assert right.verdict == "same", str(right)
+    mean = optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 2)
+    wrong = parity.check(accumulated, Small(), squares, mean, weights="copy")
+    assert wrong.verdict == "different"
+
+
+@pytest.mark.torch
+def test_optimizers_that_cannot_be_compared_are_refused(accumulated):
+    inner = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
+    with pytest.raises(SubjectError, match="MultiSteps inside of another transformation"):
+        parity.check(accumulated, Small(), squares, optax.chain(optax.identity(), inner))
+    some = nnx.All(nnx.Param, nnx.PathContains("last"))
+    optimizer = nnx.Optimizer(Small(), optax.sgd(0.1), wrt=some)
+    with pytest.raises(SubjectError, match=r"its wrt leaves first.bias, first.kernel out"):
+        parity.check(accumulated, Small(), squares, optimizer)
