@@ -224,6 +224,8 @@ def test_layers_are_paired_by_values_names_calls_or_the_user(images, tmp_path):
         partners(model, {"layers": {"frst": "5"}})
     with pytest.raises(SubjectError, match="accepted are the tables layers, axes, flattened"):
         partners(model, {"modules": {}})
+    with pytest.raises(SubjectError, match=r"\[axes\] 'frst': there is no such layer"):
+        partners(model, {"axes": {"frst": [0, 1]}})
     first = trace.steps[0]
     for name, torch in (("first", "5"), ("second", "7")):
         layer = getattr(model, name)
@@ -383,3 +385,30 @@ def test_optimizers_that_cannot_be_compared_are_refused(accumulated):
     optimizer = nnx.Optimizer(Small(), optax.sgd(0.1), wrt=some)
     with pytest.raises(SubjectError, match=r"its wrt leaves first.bias, first.kernel out"):
         parity.check(accumulated, Small(), squares, optimizer)
+
+
+class Own(nnx.Module):
+    """A square matrix of the model's own."""
+
+    def __init__(self):
+        self.w = nnx.Param(jnp.eye(4))
+
+    def __call__(self, x):
+        return x @ self.w[...]
+
+
+@pytest.mark.torch
+def test_a_square_array_may_be_meant_in_two_ways(tmp_path):
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with parity.recording(tmp_path / "trace", steps=1):
+        model(torch.randn(3, 4)).square().mean().backward()
+        optimizer.step()
+    trace = read(tmp_path / "trace")
+    with pytest.raises(SubjectError, match="w: square arrays of the model's own"):
+        pair(trace, Own())
+    for axes in ((0, 1), (1, 0)):
+        made = pair(trace, Own(), {"axes": {"w": axes}}).made["w"]
+        assert made.pieces[0].axes == axes
