@@ -203,16 +203,33 @@ class AdaptedOptimizer(optax.GradientTransformationExtraArgs):  # type: ignore[m
     defaults: Mapping[str, Any] = {"reduction": "mean"}
 
 
+def transformation(model: nnx.Module, optimizer: Any) -> Any:
+    """The optimizer of optax inside of flax's nnx.Optimizer; others as they are.
+
+    Raises:
+        SubjectError: The nnx.Optimizer leaves parameters of the model out.
+    """
+    if not isinstance(optimizer, nnx.Optimizer):
+        return optimizer
+    left = arrays_of(model, nnx.Param).keys() - arrays_of(model, optimizer.wrt).keys()
+    if left:
+        raise SubjectError(
+            f"check: optimizer: its wrt leaves {', '.join(sorted(left))} out; accepted is one of "
+            "all parameters (nnx.Param). Check a program that trains some of them by its step: "
+            "step= and state="
+        )
+    return optimizer.tx
+
+
 def adapted_optimizer(optimizer: Any, content: Content, params: Any) -> AdaptedOptimizer:
     """An optimizer of torch's parameters that is one of the flax model's arrays.
 
     Args:
-        optimizer: An optimizer of optax or jaxnet, or flax's nnx.Optimizer.
+        optimizer: An optimizer of optax or jaxnet.
         content: How the model is made.
         params: torch's parameters.
     """
-    inner = optimizer.tx if isinstance(optimizer, nnx.Optimizer) else optimizer
-    reduction = "mean"
+    inner, reduction = optimizer, "mean"
     # MultiSteps itself, or what its gradient_transformation() gave.
     several = getattr(getattr(inner, "update", None), "__self__", inner)
     if isinstance(several, optax.MultiSteps):
@@ -304,14 +321,6 @@ def adapt(
     Raises:
         SubjectError: The layers cannot be paired, or the optimizer leaves parameters out.
     """
-    if isinstance(optimizer, nnx.Optimizer):
-        left = arrays_of(model, nnx.Param).keys() - arrays_of(model, optimizer.wrt).keys()
-        if left:
-            raise SubjectError(
-                f"check: optimizer: its wrt leaves {', '.join(sorted(left))} out; accepted is "
-                "one of all parameters (nnx.Param). Check a program that trains some of them by "
-                "its step: step= and state="
-            )
     pairing = pair(trace, model, names, functools.partial(_calls, trace, model, loss))
     partners = foreign_calls(trace, model, pairing)
     modules = {each.module for each in partners.values()}
@@ -320,7 +329,9 @@ def adapt(
         as_seen(trace, modules),
         module,
         adapted_loss(loss),
-        adapted_optimizer(optimizer, module.content, arrays_of(module, nnx.Param)),
+        adapted_optimizer(
+            transformation(model, optimizer), module.content, arrays_of(module, nnx.Param)
+        ),
         partners,
         pairing,
     )

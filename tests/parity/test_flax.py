@@ -9,13 +9,15 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxnet import parity
+from jaxnet import nn, parity
 from jaxnet.parity._foreign import adapted, as_by_itself
 from jaxnet.parity._layouts import channels_last, flattened, to_model, to_torch
 from jaxnet.parity._pairing import pair
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._spelling import by_name
+from jaxnet.parity._subject import make_subject
 from jaxnet.parity._trace import read
+from jaxnet.random import Generator
 
 ROWS, STEPS = 5, 2
 
@@ -381,6 +383,10 @@ def test_optimizers_that_cannot_be_compared_are_refused(accumulated):
     inner = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
     with pytest.raises(SubjectError, match="MultiSteps inside of another transformation"):
         parity.check(accumulated, Small(), squares, optax.chain(optax.identity(), inner))
+    layers = (nn.Linear(4, 3, rngs=Generator(0)), nn.Tanh(), nn.Linear(3, 2, rngs=Generator(1)))
+    model = nn.Sequential(*layers)
+    whole = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)  # of a model of jaxnet
+    assert make_subject(read(accumulated), model, squares, whole).parts[0].optimizer is whole.tx
     some = nnx.All(nnx.Param, nnx.PathContains("last"))
     optimizer = nnx.Optimizer(Small(), optax.sgd(0.1), wrt=some)
     with pytest.raises(SubjectError, match=r"its wrt leaves first.bias, first.kernel out"):
