@@ -305,7 +305,7 @@ def _compare(options: argparse.Namespace) -> int:
         )
     torch_model, torch_loss, torch_optimizer, batches = made
     port = load_port(options.port)
-    if "model" not in port:
+    if not {"model", "optimizer"} <= port.keys():
         options.fail(
             f"{options.port}: accepted is (model, loss, optimizer), which can be given "
             "torch's weights; check (step, state) with `jaxnet record` and `jaxnet check`"
@@ -366,7 +366,7 @@ def _explain(options: argparse.Namespace) -> int:
         near = difflib.get_close_matches(options.at, places, n=5, cutoff=0.3) or places[:5]
         options.fail(f"--at {options.at}: nothing was compared there; there are {', '.join(near)}")
     for line in report.subject.get("layers", ()):
-        if options.at in line:
+        if options.at in line.split():
             print(f"the layer of the model = torch's: {line}")
     print(there.details())
     text, status = explained(there, options.at)

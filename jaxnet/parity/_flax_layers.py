@@ -305,6 +305,8 @@ def _attention(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
 def _cell(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
     """A recurrent cell, whose one bias is the sum of torch's two.
 
+    In a GRU that is not the same: torch multiplies the second bias of n by the reset gate.
+
     The gates of both are in the order i, f, g, o, and r, z, n.
     """
     biases = tuple(of[name] for name in ("bias_ih", "bias_hh") if name in of)

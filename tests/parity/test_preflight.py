@@ -69,6 +69,12 @@ def smooth(outputs, targets):
          "reduction is 'sum'; torch's is 'mean'"),
         ({"schedule": 5}, "optimizer",
          "from the schedule's step 3 on it is 0.01; torch's StepLR gives 0.001 there"),
+        ({"schedule": 6}, "optimizer",
+         "it is that of torch's StepLR only if torch's program calls scheduler.step() once in 2 "
+         "updates or so"),
+        ({"schedule": 20}, "optimizer",
+         "it is that of torch's StepLR only if torch's program calls scheduler.step() once in 4 "
+         "updates or so"),
         ({"schedule": 0}, "optimizer",
          "it stays 0.01; torch's program has StepLR(step_size=3, gamma=0.1)"),
     ],
@@ -132,9 +138,33 @@ def test_how_batches_differ(torch, jax, message):
     assert fix
 
 
+TOKENS = np.array([[100_000, 5, 7]])
+COLUMNS = np.array([[1e6, 1.0], [2e6, 2.0]], np.float32)
+
+
 @pytest.mark.parametrize(
     ("torch", "jax"),
-    [(LABELS, LABELS.astype(np.int32)), (X, X * np.float32(1 + 1e-7)), (X, X.astype(np.float64))],
+    [
+        (TOKENS, TOKENS + np.array([[0, 1, 0]])),
+        (COLUMNS, COLUMNS + np.array([0, 5], np.float32)),
+        (np.array([[np.inf, 1.0]]), np.array([[3.0, 1.0]])),
+        (np.array([[np.inf, 1.0]]), np.array([[np.inf, 2.0]])),
+        (np.array(3.0), np.array(4.0)),
+    ],
+)
+def test_one_large_number_hides_no_difference(torch, jax):
+    assert difference(torch, jax) is not None
+
+
+@pytest.mark.parametrize(
+    ("torch", "jax"),
+    [
+        (COLUMNS, COLUMNS),
+        (np.array([np.inf, 1.0]), np.array([np.inf, 1.0])),
+        (LABELS, LABELS.astype(np.int32)),
+        (X, X * np.float32(1 + 1e-7)),
+        (X, X.astype(np.float64)),
+    ],
 )
 def test_batches_that_agree(torch, jax):
     assert difference(torch, jax) is None
