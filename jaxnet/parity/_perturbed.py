@@ -55,7 +55,9 @@ def spread(
         for site, array in run(number).items():
             if site in own and jnp.issubdtype(array.dtype, jnp.floating):
                 one, other = np.asarray(array, np.float64), np.asarray(own[site], np.float64)
-                with np.errstate(invalid="ignore"):  # infinite numbers are not moved
-                    moved = np.nan_to_num(np.abs(one - other), nan=0.0, posinf=np.inf)
+                with np.errstate(invalid="ignore"):
+                    moved = np.abs(one - other)
+                # What becomes infinite, or was, says nothing of rounding.
+                moved = np.where(np.isfinite(moved), moved, 0.0)
                 found[site] = np.maximum(found.get(site, 0.0), moved)
     return found
