@@ -86,6 +86,11 @@ def flow_of(
         if call.parent is None
         for path in keys_of(call.output)
     }
+    # Of an outermost call that the checked program has no partner of, what its outputs are
+    # computed from: all that follows is one with the loss.
+    alone = [call for call in step.calls if call.parent is None and call not in calls]
+    keys = [key for call in alone for key in keys_of(call.output).values() if key in step]
+    roots |= {output for key in keys for output in made.path(key).calls}
     # The output of the last call inside may be that of the outermost one.
     same = [paths.get(f"forward:{output}") for output in roots]
     roots |= {call for path in same if path and not path.functions for call in path.calls}

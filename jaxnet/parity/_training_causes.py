@@ -263,7 +263,7 @@ class Training:
         """
         found: list[Explained] = []
         phases = {phase_of(result.site) for result in finding.results}
-        if finding.origin == "loss":
+        if finding.origin == "loss" and "loss" in phases:
             one = explain_loss(self.trace, *self._kept["layer"])
             found = [one] if one is not None else []
         elif finding.origin == "optimizer":

@@ -379,6 +379,29 @@ def test_gradients_that_optax_collects(accumulated):
 
 
 @pytest.mark.torch
+@pytest.mark.long  # two checks
+def test_another_loss_is_one_difference(accumulated):
+    """Flax's model has no partner of torch's outermost module, whose output the loss gets."""
+
+    def absolute(model, batch):
+        inputs, targets = batch
+        return jnp.mean(jnp.abs(model(inputs) - targets))
+
+    def downwards(model, batch):
+        value = squares(model, batch)
+        return 2 * jax.lax.stop_gradient(value) - value
+
+    sgd = optax.sgd(0.1, momentum=0.9)
+    steps = optax.MultiSteps(sgd, 2, use_grad_mean=False).gradient_transformation()
+    report = parity.check(accumulated, Small(), absolute, steps, weights="copy")
+    assert [finding.site for finding in report.findings] == ["loss:0"], str(report)
+    report = parity.check(accumulated, Small(), downwards, steps, weights="copy")
+    (finding,) = report.findings
+    assert "the loss's gradient differs" in finding.message
+    assert "-1 times torch's" in finding.cause
+
+
+@pytest.mark.torch
 def test_optimizers_that_cannot_be_compared_are_refused(accumulated):
     inner = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
     with pytest.raises(SubjectError, match="MultiSteps inside of another transformation"):
