@@ -386,6 +386,7 @@ class _Check:
         elif not findings and not {"layer", "step"} & {result.level for result in self.results.all}:
             verdict = "not comparable"
             self.notes["no step was recorded in full, and nothing of the optimizer"] = None
+        self.notes |= self.results.notes
         if not self.subject.parts:
             words = "the step is not of train.make_train_step: whole steps were compared, no layers"
             self.notes[words] = None

@@ -26,7 +26,8 @@ from jaxnet.parity._trace import Trace
 from jaxnet.parity._tree import from_json
 from jaxnet.train._several import named_states
 
-# What changes the arithmetic of no program.
+# What changes the arithmetic of no program: arguments of layers, and of optimizers.
+_INERT = ("device", "dtype", "enable_nested_tensor", "inplace")
 _FORM = ("foreach", "fused", "capturable", "differentiable", "params", "lr", "initial_lr", "name")
 _PLACES = {"optimizer": "optimizer", "learning rate": "schedule", "loss": "loss"}
 
@@ -100,7 +101,7 @@ def _layers(trace: Trace, subject: Subject) -> Iterator[Setting]:
                     yield Setting("layer", place, message, f"nn.{known.cls}", where)
                 continue
             for argument, torch in known.config.items():
-                if argument not in ("device", "dtype") and hasattr(module, argument):
+                if argument not in _INERT and hasattr(module, argument):
                     jax = getattr(module, argument)
                     if isinstance(jax, nnx.Variable) or argument == "bias":
                         continue  # arrays, which are compared by name

@@ -8,8 +8,18 @@ from jaxnet.parity._evidence import FourRuns, StepEvidence
 from jaxnet.parity._judge import judge
 from jaxnet.parity._judgement import ORDER, Judgement, gradient_scale, null, rms, unlike
 from jaxnet.parity._result import Level, SiteResult
+from jaxnet.parity._rules import KINDS
 from jaxnet.parity._sites import call_of, few, module_name, phase_of
 from jaxnet.parity._trace import Step, Trace
+
+# What torch's optimizers compute by numbers that are float32 although the parameters are float64:
+# tensors of the default dtype, whose numbers go through Python (`mu_product`, `eta`) or that a
+# number of Python is written into (the factors of Rprop). None of it has a float64 run.
+_NARROW = {
+    "ASGD": ("update", "ax", "eta", "mu"),
+    "NAdam": ("update", "mu_product"),
+    "Rprop": ("update", "step_size"),
+}
 
 
 class SiteResults:
@@ -23,6 +33,7 @@ class SiteResults:
         all: The results, in the order in which the arrays were judged.
         narrow: The sites whose arrays are float32 in the float64 program.
         unjudged: The steps in which nothing of an update was judged, by parameter.
+        notes: Why updates were judged without torch's float64 run.
     """
 
     def __init__(self, trace: Trace, restored: Collection[str] = ()) -> None:
@@ -30,7 +41,14 @@ class SiteResults:
         self.unjudged: dict[str, dict[int, None]] = {}
         self.all: list[SiteResult] = []
         self.narrow: set[str] = set()
+        self.notes: dict[str, None] = {}
         self._nulls: dict[str, tuple[int, np.ndarray]] = {}
+        self._optimizers = {
+            name: optimizer["class"]
+            for optimizer in trace.optimizers
+            for group in optimizer["groups"]
+            for name in group["params"]
+        }
 
     def failed(self, step: Step) -> list[SiteResult]:
         """The results of a step that differ."""
@@ -78,6 +96,10 @@ class SiteResults:
                 name = place if phase == "update" else place.rpartition(".")[0]
                 ignore = self._null(step, name, torch.shape)
                 before = f"{'before' if phase == 'update' else 'state_before'}:{place}"
+                slot = phase if phase == "update" else place.rpartition(".")[2]
+                if why := self._narrow(name, slot):
+                    torch64 = None
+                    self.notes[f"float32 evidence: {why}"] = None
             if phase == "update" and jax64 is not None and jax.shape == torch.shape:
                 # What is compared is the change: the parameter itself would hide it.
                 start = step[before]
@@ -109,6 +131,15 @@ class SiteResults:
                         self.unjudged.setdefault(name, {})[step.index] = None
                     continue
             self._add(step, site, level, judgement, evidence)
+
+    def _narrow(self, name: str, slot: str) -> str:
+        """Why a parameter's update, or a slot, has no float64 run of torch's; "" where it has."""
+        cls = self._optimizers.get(name, "")
+        if slot in _NARROW.get(cls, ()):
+            return f"torch's {cls} computes its updates by numbers that are float32 in any program"
+        if slot == "update" and cls and name not in self.restored and cls not in (*KINDS, "LBFGS"):
+            return f"of {cls} it is not known what torch gives with a state of float64"
+        return ""
 
     def _is_weak(self, site: str, level: Level, rounded: Collection[str]) -> bool:
         """Whether the float64 of an array comes from float32 numbers of the program."""

@@ -1,0 +1,93 @@
+"""Optimizers of which torch has no whole float64 run, and what each begins with."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import nnx
+
+from jaxnet import losses, nn, optim, parity
+from jaxnet.random import Generator
+
+STEPS = 3
+
+pytestmark = [pytest.mark.torch, pytest.mark.long]  # a trace is recorded, and checked twice
+
+
+def recorded(folder, make):
+    """A trace of a small network that is trained by an optimizer."""
+    import torch
+
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(4, 6), torch.nn.SiLU(), torch.nn.Linear(6, 2)
+    model = torch.nn.Sequential(*layers)
+    optimizer = make(torch.optim, model.parameters())
+    with parity.recording(folder, steps=STEPS):
+        for _ in range(STEPS):
+            x, y = torch.randn(8, 4), torch.randn(8, 2)
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+    return folder
+
+
+def checked(trace, optimizer):
+    rngs = Generator(0)
+    model = nn.Sequential(nn.Linear(4, 6, rngs=rngs), nn.SiLU(), nn.Linear(6, 2, rngs=rngs))
+
+    def loss(model, batch):
+        return losses.mse_loss(model(batch[0]), batch[1])
+
+    return parity.check(trace, model, loss, optimizer)
+
+
+class Net(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.first, self.last = nnx.Linear(4, 6, rngs=rngs), nnx.Linear(6, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(nnx.silu(self.first(x)))
+
+
+def checked_flax(trace, optimizer):
+    def loss(model, batch):
+        return jnp.mean((model(batch[0]) - batch[1]) ** 2)
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return parity.check(trace, Net(), loss, optimizer, weights="copy")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "wrong"),
+    [
+        ("NAdam", {"lr": 0.01}, {"momentum_decay": 5e-3}),
+        ("Rprop", {"lr": 0.02}, {"etas": (0.5, 1.201)}),
+        ("ASGD", {"lr": 0.02, "t0": 1, "lambd": 1e-2}, {"lambd": 1.1e-2}),
+    ],
+)
+def test_constants_that_torch_keeps_in_float32_are_no_difference(tmp_path, name, options, wrong):
+    trace = recorded(tmp_path / "trace", lambda torch, p: getattr(torch, name)(p, **options))
+    report = checked(trace, getattr(optim, name)(**options))
+    assert report.verdict == "same", str(report)
+    assert any(f"torch's {name}" in note for note in report.notes)
+    report = checked(trace, getattr(optim, name)(**{**options, **wrong}))
+    assert report.verdict == "different"
+    assert report.findings[0].origin == "optimizer"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "make"),
+    [
+        ("Adamax", {"lr": 0.01}, optax.adamax),
+        ("RAdam", {"lr": 0.01, "betas": (0.5, 0.6)}, lambda lr: optax.radam(lr, 0.5, 0.6)),
+        ("Adadelta", {"lr": 0.5}, lambda lr: optax.adadelta(lr, 0.9, 1e-6)),
+    ],
+)
+def test_a_state_of_optax_that_goes_on_is_no_difference(tmp_path, name, options, make):
+    trace = recorded(tmp_path / "trace", lambda torch, p: getattr(torch, name)(p, **options))
+    report = checked_flax(trace, make(options["lr"]))
+    assert report.verdict == "same", str(report)
+    report = checked_flax(trace, make(1.01 * options["lr"]))
+    assert report.verdict == "different"
+    assert report.findings[0].origin == "optimizer"
