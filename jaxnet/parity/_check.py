@@ -29,7 +29,7 @@ from jaxnet.parity._perturbed import NOTE
 from jaxnet.parity._plant import add_plantings
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
-from jaxnet.parity._preflight import settings, with_effects
+from jaxnet.parity._preflight import beginning, settings, with_effects
 from jaxnet.parity._result import Coverage, Finding, Horizon, Report, Verdict
 from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import few, module_name
@@ -160,6 +160,11 @@ def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
     return [trace.steps[number] for number in chosen]
 
 
+def _first(array: np.ndarray) -> str:
+    """The first number of an array, for a message."""
+    return f"{float(array.flat[0]):.6g}"
+
+
 class _Check:
     """A check under way: what has been found so far."""
 
@@ -249,6 +254,7 @@ class _Check:
                         apart.append(result)
                         self.training.start[0][place] = first[site]
                         self.training.start[1][place] = np.asarray(own[place])
+        self._begun(first)
         if apart:
             names = few([result.place for result in apart])
             self.preflight.append(
@@ -261,6 +267,33 @@ class _Check:
                     fix="load torch's weights, or build the layers in torch's order from "
                     'jaxnet.random.Generator(seed); weights="copy" compares all else',
                     results=apart,
+                )
+            )
+
+    def _begun(self, first: Step) -> None:
+        """Compares what the optimizer begins with: in all that follows it is given torch's."""
+        apart = []
+        values = ""
+        for site, own in beginning(self.subject).items():
+            place = site.partition(":")[2]
+            step = f"state_before:{place.rpartition('.')[0]}.step"
+            if site not in first or step not in first or first[step].any():
+                continue  # torch makes the state with the first update, or it had one before
+            result = self.results.start(first, site, own)
+            if result.judgement.failed:
+                apart.append(result)
+                values = values or f"{place} is {_first(own)}; torch's is {_first(first[site])}"
+        if apart:
+            self.preflight.append(
+                Finding(
+                    site=apart[0].site,
+                    step=first.index,
+                    level="preflight",
+                    kind="different",
+                    message=f"the optimizer begins with another state than torch's: {values}",
+                    fix="the hyperparameters of the torch program's optimizer",
+                    results=apart,
+                    origin="optimizer",
                 )
             )
 

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxnet import nn
 from jaxnet._names import dotted, join
 from jaxnet.optim import Optimizer
+from jaxnet.optim._state_dict import has_torch_form, optimizer_state_dict
 from jaxnet.parity._learning_rates import UNKNOWN, learning_rates
 from jaxnet.parity._losses import ARGUMENTS, CRITERIA
 from jaxnet.parity._result import Finding, Setting
@@ -53,6 +54,30 @@ def settings(trace: Trace, subject: Subject) -> list[Setting]:
             fix = f"compare {named} by hand"
             found.append(Setting("learning rate", "optimizer", message, fix, effect=UNKNOWN))
     return [*found, *_dtypes(trace, subject), *_loss(trace, subject)]
+
+
+def beginning(subject: Subject) -> dict[str, np.ndarray]:
+    """What the optimizers of a program begin with, by torch's sites before a step.
+
+    Args:
+        subject: The program that is checked.
+    """
+    found: dict[str, np.ndarray] = {}
+    for part in subject.parts if subject.updated else ():
+        name = "" if part.model is None else str(part.model)
+        one = named_states(subject.state).get(name)
+        if one is None or not isinstance(part.optimizer, Optimizer):
+            continue
+        if not has_torch_form(part.optimizer):
+            continue
+        order = subject.orders[name]
+        entries = optimizer_state_dict(part.optimizer, one.opt_state, one.params, order)["state"]
+        groups = [set(group) for group in part.optimizer.partition(one.params)]
+        numbered = [n for group in groups for n in order if n in group]
+        for number, slots in entries.items():
+            place = join(subject.models[name], numbered[number])
+            found |= {f"state_before:{place}.{k}": np.asarray(v) for k, v in slots.items()}
+    return found
 
 
 def with_effects(

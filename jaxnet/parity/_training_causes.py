@@ -266,12 +266,12 @@ class Training:
         if finding.origin == "loss" and "loss" in phases:
             one = explain_loss(self.trace, *self._kept["layer"])
             found = [one] if one is not None else []
-        elif finding.origin == "optimizer":
+        elif finding.origin == "optimizer" and finding.level != "preflight":
             own = bool(self._rates)  # torch's took the place of the program's own
             found = explain_updates(self.trace, *self._kept["update"], self.carried, own)
         elif finding.origin == "schedule":
             found = self._schedules()
-        elif finding.level == "preflight" and finding.origin != "batch":
+        elif finding.level == "preflight" and not finding.origin:
             found = explain_start(*self.start)
         elif finding.level == "step" and "update" in phases:
             own = bool(self._rates) and self._same_rates

@@ -91,3 +91,17 @@ def test_a_state_of_optax_that_goes_on_is_no_difference(tmp_path, name, options,
     report = checked_flax(trace, make(1.01 * options["lr"]))
     assert report.verdict == "different"
     assert report.findings[0].origin == "optimizer"
+
+
+def test_what_an_optimizer_begins_with_is_compared(tmp_path):
+    """Each step begins with torch's state, so that no update shows what the program's was."""
+    trace = recorded(
+        tmp_path / "trace",
+        lambda torch, p: torch.Adagrad(p, 0.05, initial_accumulator_value=0.1),
+    )
+    assert checked(trace, optim.Adagrad(0.05, initial_accumulator_value=0.1)).verdict == "same"
+    report = checked(trace, optim.Adagrad(0.05))
+    assert report.verdict == "different"
+    (finding,) = report.findings
+    assert finding.level == "preflight"
+    assert "sum is 0; torch's is 0.1" in finding.message
