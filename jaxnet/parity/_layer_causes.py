@@ -1,5 +1,6 @@
 """The cause of a difference at a site of a trace: in a layer, or in the code between layers."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from jaxnet.parity._attribute import Cause, attribute
 from jaxnet.parity._evidence import Evidence, FourRuns, StepEvidence
+from jaxnet.parity._judgement import label_of
 from jaxnet.parity._rebuilt import of_call
 from jaxnet.parity._reference import Layer
 from jaxnet.parity._region import arriving, region_of
@@ -37,9 +39,21 @@ def explain_finding(finding: Finding, evidence: StepEvidence) -> None:
     else:
         return
     for cause in causes:
+        if cause.precision and _in_float64(finding):
+            cause = dataclasses.replace(cause, proven=())  # it is of another array
         describe(finding, cause)
         if cause.proven:
             break
+
+
+def _in_float64(finding: Finding) -> bool:
+    """Whether what differs does so in float64, which no rounding of float32 explains."""
+    judgements = (result.judgement for result in finding.results)
+    return any(
+        label_of(j.double, j.left * max(j.torch, j.jax), j.scale) == "different"
+        for j in judgements
+        if j.evidence == "float64"
+    )
 
 
 def describe(finding: Finding, cause: Cause) -> None:

@@ -53,7 +53,7 @@ def settings(trace: Trace, subject: Subject) -> list[Setting]:
             message = f"torch's {named} cannot be compared with a schedule of optax"
             fix = f"compare {named} by hand"
             found.append(Setting("learning rate", "optimizer", message, fix, effect=UNKNOWN))
-    return [*found, *_dtypes(trace, subject), *_loss(trace, subject)]
+    return [*found, *_dtypes(trace, subject), *_half(trace), *_loss(trace, subject)]
 
 
 def beginning(subject: Subject) -> dict[str, np.ndarray]:
@@ -188,6 +188,26 @@ def _dtypes(trace: Trace, subject: Subject) -> Iterator[Setting]:
     for (torch, jax), names in apart.items():
         message = f"{few(names)} {'is' if len(names) == 1 else 'are'} {jax}; torch's {torch}"
         yield Setting("parameters", "parameters", message, f"parameters of dtype {torch}")
+
+
+def _half(trace: Trace) -> Iterator[Setting]:
+    """The layers that torch computes in half precision though their parameters are float32."""
+    step = next((step for step in trace.steps if step.full), None)
+    found: dict[str, dict[str, None]] = {}
+    for call in step.calls if step is not None else ():
+        site = f"forward:{call.name}"
+        dtype = step[site].dtype.name if step is not None and site in step else ""
+        if call.module and dtype in ("float16", "bfloat16"):
+            found.setdefault(dtype, {})[call.module] = None
+    narrow = any(each.get("dtype") in found for each in trace.parameters.values())
+    for dtype, names in found.items() if not narrow else ():
+        yield Setting(
+            "precision",
+            "precision",
+            f"torch's {few([*names])} {'gives' if len(names) == 1 else 'give'} {dtype} (autocast)",
+            f'compute_dtype="{dtype}" in make_train_step for the training, and not for a check',
+            effect="the programs were compared as both compute in float64, without its rounding",
+        )
 
 
 def _loss(trace: Trace, subject: Subject) -> Iterator[Setting]:

@@ -23,6 +23,7 @@ from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
 from jaxnet.parity._model_names import own_parameters, recorded_models
 from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing
+from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
@@ -216,6 +217,14 @@ def make_subject(
                 "(state, batch) -> (state, metrics) and its train.create(model, optimizer)"
             )
         parts, updated = _parts(trace, step, state), True
+    half = next((part.compute_dtype for part in parts if part.compute_dtype is not None), None)
+    if half is not None:
+        raise SubjectError(
+            f"check: the step computes in {np.dtype(half).name} (compute_dtype), of which there is "
+            "no float64 run to tell rounding from a difference. Leave compute_dtype out for the "
+            "check: what the program computes is compared, and not how it rounds. A torch program "
+            "with autocast need not be recorded anew"
+        )
     models = recorded_models(trace, state)
     subject = Subject(
         state=state,

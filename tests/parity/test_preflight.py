@@ -212,3 +212,28 @@ def test_a_tied_parameter_of_one_of_several_models_is_named(models):
     message = r"tied: 1.weight is an array of its own; torch's is tied to 0.weight"
     with pytest.raises(SubjectError, match=message):
         recorded_models(models, given)
+
+
+@pytest.mark.torch
+def test_half_precision_is_said_and_not_compared(tmp_path):
+    import torch
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh())
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    with parity.recording(tmp_path / "trace", steps=1):
+        with torch.autocast("cpu", torch.bfloat16):
+            value = network(torch.randn(5, 4)).square().mean()
+        value.backward()
+        optimizer.step()
+    model, sgd = nn.Sequential(nn.Linear(4, 3, rngs=Generator(0)), nn.Tanh()), optim.SGD(lr=0.1)
+
+    def loss(model, batch):
+        return (model(batch[0]) ** 2).mean()
+
+    trace = read(tmp_path / "trace")
+    (found,) = settings(trace, make_subject(trace, model, loss, sgd))
+    assert found.message == "torch's 0, 1 give bfloat16 (autocast)"
+    step = train.make_train_step(loss, sgd, compute_dtype="bfloat16")
+    with pytest.raises(SubjectError, match="Leave compute_dtype out for the check"):
+        make_subject(trace, step=step, state=train.create(model, sgd))
