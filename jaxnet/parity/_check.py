@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from jaxnet._names import join
@@ -163,6 +164,13 @@ def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
 def _first(array: np.ndarray) -> str:
     """The first number of an array, for a message."""
     return f"{float(array.flat[0]):.6g}"
+
+
+def _shapes(step: Step) -> str:
+    """What a step is given, with dtypes and shapes in place of the arrays."""
+    batch = jax.tree.map(lambda x: f"{np.asarray(x).dtype} {np.shape(x)}", step.batch())
+    step.forget()
+    return str(batch).replace("'", "")
 
 
 class _Check:
@@ -413,7 +421,8 @@ class _Check:
         verdict: Verdict = "different" if findings else "same"
         if self.broken:
             verdict = "not comparable"
-            self.notes[f"the program does not run: {self.broken}"] = None
+            given = f"a step is given {_shapes(steps[0])}"
+            self.notes[f"the program does not run: {self.broken}; {given}"] = None
         elif findings and all(finding.kind == "undecided" for finding in findings):
             verdict = "not comparable"
         elif not findings and not {"layer", "step"} & {result.level for result in self.results.all}:

@@ -237,6 +237,7 @@ def test_a_program_that_raises_is_not_comparable(trace):
     assert (report.verdict, report.findings) == ("not comparable", []), str(report)
     (note,) = (note for note in report.notes if "does not run" in note)
     assert "test_check.py:" in note
+    assert "a step is given [int64 (" in note
 
 
 def test_a_padding_mask_and_a_loss_with_class_weights(tmp_path):
