@@ -105,3 +105,9 @@ def test_what_an_optimizer_begins_with_is_compared(tmp_path):
     (finding,) = report.findings
     assert finding.level == "preflight"
     assert "sum is 0; torch's is 0.1" in finding.message
+
+
+def test_a_learning_rate_that_does_not_decay_is_named(tmp_path):
+    trace = recorded(tmp_path / "trace", lambda torch, p: torch.Adagrad(p, 0.05, lr_decay=0.1))
+    (finding,) = checked(trace, optim.Adagrad(0.05)).findings
+    assert finding.cause == "lr_decay is 0; torch's is 0.1."

@@ -304,6 +304,6 @@ TRAPS: tuple[Trap, ...] = (
         setting(),
         "lr_decay is {lr_decay:.4g}; torch's is {torch[lr_decay]:.4g}.",
         "lr_decay={torch[lr_decay]:.4g}",
-        constants={"lr_decay": (1e-3, 1e-2, 1e-1, 1e-4, 1e-6)},
+        constants={"lr_decay": (0.0, 1e-3, 1e-2, 1e-1, 1e-4, 1e-6)},
     ),
 )
