@@ -109,7 +109,19 @@ def _origin(
     if phase == "loss":
         return "loss"
     if phase in ("param_grad", "buffer"):
-        return f"module:{_module(trace, place)}"
+        module = _module(trace, place)
+        # The gradient of what a module with calls inside owns is handed back by these.
+        inside = (
+            other
+            for other in same_step
+            if phase == "param_grad"
+            and phase_of(other.site) == "forward"
+            and other.place != module
+            and f"{other.place}.".startswith(f"{module}." if module else "")
+        )
+        if (guilty := next(inside, None)) is not None:
+            return _origin(trace, guilty, flow, same_step)
+        return f"module:{module}"
     if phase in ("input", "forward"):
         return _between(result.site, flow) or f"module:{module_name(place)}"
     # The gradient at an output is made by what follows it.

@@ -1,6 +1,7 @@
 """What a verdict rests on: nothing that differs is lost, and what is the same has one name."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -189,6 +190,16 @@ def test_a_module_that_raises_excuses_what_it_did_not_get_to():
     left = folded(every, {}, {"block"})
     assert left == [*every[:3], every[4]]
     assert every[4].consequences == inside[3:]
+
+
+def test_what_a_module_owns_beside_its_layers_gets_its_gradient_from_these():
+    calls = [SimpleNamespace(module=name) for name in ("", "block", "block.fc", "out")]
+    trace = SimpleNamespace(steps=[SimpleNamespace(calls=calls)])
+    own = found("param_grad:block.scale")
+    inside = dataclasses.replace(found("forward:block.fc#0"), place="block.fc")
+    beside = dataclasses.replace(found("forward:out#0"), place="out")
+    assert [one.results for one in findings_of(trace, [inside, own], {})] == [[inside, own]]
+    assert [one.results for one in findings_of(trace, [beside, own], {})] == [[beside], [own]]
 
 
 def test_what_is_undecided_first_and_different_later_is_different(tmp_path):
