@@ -68,7 +68,7 @@ class Cause:
     @property
     def fixes(self) -> list[str]:
         """What to write for each of them."""
-        return [" ".join(h.fix(self.config) for h in each) for each in self.proven]
+        return ["; and ".join(h.fix(self.config) for h in each) for each in self.proven]
 
     @property
     def proof(self) -> str:

@@ -137,9 +137,11 @@ def _setting_text(setting: Setting) -> str:
     place = setting.place if setting.kind == "layer" else setting.kind
     where = f" ({setting.torch_where})" if setting.torch_where else ""
     word = "setting" if setting.effect.startswith("see") else "warning"
+    is_advice = setting.fix.partition(" ")[0] in ("compare", "train")
+    fix = sentence(setting.fix) if is_advice else f"Write {setting.fix}"
     return (
         f"{word}: {place or 'the model'}{where}: {setting.message}. {sentence(setting.effect)}. "
-        f"Write {setting.fix}"
+        f"{fix}"
     )
 
 
@@ -196,6 +198,8 @@ def explained(there: Report, place: str) -> tuple[str, int]:
 def _finding(number: int, finding: Finding) -> Iterator[str]:
     sides = "  |  ".join(side for side in (finding.torch_where, finding.jax_where) if side)
     place, phase = place_of(finding.site), phase_in_words(finding.site)
+    if finding.site.startswith("lr:"):
+        place = f"parameter group {place}"
     whole = phase == "loss" or ":" not in finding.site  # as a hyperparameter
     head = [phase] if whole else [place or "the model", phase]
     head.append(f"step {finding.step}")

@@ -159,7 +159,9 @@ def explain_rates(
     a, b = {"lr": torch[:count]}, {"lr": mine[:count]}
     cause = attribute(reference, Read(a, a, b, b))
     if not cause.proven:
-        return Explained((f"lr:{group}",), tuple(wrong), symptoms=cause.symptoms, tried=cause.tried)
+        both = [", ".join(f"{rate:.6g}" for rate in rates) for rates in (mine, torch)]
+        sign = f"In the recorded steps it is {both[0]}; torch's is {both[1]}."
+        return Explained((f"lr:{group}",), tuple(wrong), symptoms=(sign,), tried=cause.tried)
     return explained_by(cause, (f"lr:{group}",), wrong)
 
 
@@ -346,7 +348,12 @@ def _unexplained(
 ) -> Finding:
     """The part of a finding that no cause explains, with what the numbers show."""
     places = tuple(dict.fromkeys(_owner(result.site) for result in rest))
-    tried = [each for each in found if not each.words and {*places} & {*each.places}]
+    tried = [
+        each
+        for each in found
+        if not each.words
+        and any({_owner(result.site), result.site} & {*each.places} for result in rest)
+    ]
     part = _part(finding, rest, places)
     for sign in dict.fromkeys(sign for each in tried for sign in each.symptoms):
         # Elements were compared without their axes, of which nothing can be said.

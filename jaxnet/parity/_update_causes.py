@@ -273,7 +273,7 @@ def _by_rates(
     return dataclasses.replace(
         found,
         words=f"{cause.words(config)} {found.words}",
-        fix=f"{cause.fix(config)} {found.fix}",
+        fix=f"{cause.fix(config)}; and {found.fix}",
         traps=(cause.trap.name, *found.traps),
     )
 

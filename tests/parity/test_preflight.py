@@ -112,6 +112,20 @@ SCALES = np.array([0.2, 0.3, 0.4], np.float32)[:, None, None]
 LABELS = np.array([2, 0, 1, 1, 2, 0])
 
 
+@pytest.mark.torch
+@pytest.mark.long  # a check compiles six programs
+def test_learning_rates_that_no_rule_explains_are_said(trace):
+    faults = port(schedule=0)
+    adam = faults["optimizer"]
+    curve = optim.LambdaLR(adam, lambda step: 0.7 if step else 1.0)
+    report = parity.check(trace, **{**faults, "optimizer": optim.scheduled(adam, curve, 10)})
+    (finding,) = report.findings
+    assert (finding.site, finding.step, finding.cause) == ("lr:0", 1, None)
+    assert "it is 0.01, 0.007; torch's is 0.01, 0.01" in finding.message
+    assert "parameter group 0" in str(report)
+    assert "cause: not known" in str(report)
+
+
 @pytest.mark.parametrize(
     ("torch", "jax", "message"),
     [
