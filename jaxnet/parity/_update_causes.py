@@ -100,6 +100,28 @@ def explain_updates(
     return explained + _frozen(trace, known, jax64)
 
 
+def changed_besides(trace: Trace) -> frozenset[str]:
+    """The parameters that torch's program changes besides its optimizer, as `clamp_` does.
+
+    Args:
+        trace: The trace.
+    """
+    found = []
+    for update in updates(trace).values():
+        site, numbers = f"update:{update.parameter}", update.observe()
+        torch, torch64 = {}, {}
+        for record in update.records:
+            step, key = trace.steps[record.step], f"{record.step}:change"
+            if site in step:
+                torch[key] = chosen(step[site]) - record.before
+                torch64[key] = chosen(step.double(site)) - record.before
+            step.forget()
+        trial = Evidence(torch, torch64, torch, torch64)
+        if any(difference(numbers.get(k), x) > trial.tolerance(k) for k, x in torch64.items()):
+            found.append(update.parameter)
+    return frozenset(found)
+
+
 def _case(trace: Trace, update: Update, jax: Steps, jax64: Steps) -> _Case | None:
     """A parameter with the numbers of both programs; None where the updates are the same."""
     name = update.parameter

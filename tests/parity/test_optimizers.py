@@ -6,7 +6,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxnet import losses, nn, optim, parity
+from jaxnet import losses, nn, optim, parity, train
 from jaxnet.random import Generator
 
 STEPS = 3
@@ -111,3 +111,41 @@ def test_a_learning_rate_that_does_not_decay_is_named(tmp_path):
     trace = recorded(tmp_path / "trace", lambda torch, p: torch.Adagrad(p, 0.05, lr_decay=0.1))
     (finding,) = checked(trace, optim.Adagrad(0.05)).findings
     assert finding.cause == "lr_decay is 0; torch's is 0.1."
+
+
+def test_weights_that_are_clipped_after_the_update_are_compared_in_whole_steps(tmp_path):
+    import torch
+
+    def clipped(bound):
+        rngs = Generator(0)
+        model, sgd = nn.Linear(4, 3, rngs=rngs), optim.SGD(lr=0.5)
+
+        def loss(model, batch):
+            return (model(batch[0]) ** 2).mean()
+
+        once = train.make_train_step(loss, sgd)
+
+        def step(state, batch):
+            state, measured = once(state, batch)
+            params = {name: jnp.clip(p, -bound, bound) for name, p in state.params.items()}
+            return state.replace(params=params), measured
+
+        return step, train.create(model, sgd)
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    with parity.recording(tmp_path / "trace", steps=STEPS):
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            model(torch.randn(5, 4)).square().mean().backward()
+            optimizer.step()
+            for p in model.parameters():
+                p.data.clamp_(-0.2, 0.2)
+    step, state = clipped(0.2)
+    report = parity.check(tmp_path / "trace", step=step, state=state)
+    assert report.verdict == "same", str(report)
+    assert any("changes them besides its optimizer" in note for note in report.notes)
+    step, state = clipped(0.21)
+    report = parity.check(tmp_path / "trace", step=step, state=state)
+    assert report.verdict == "different"
