@@ -251,10 +251,11 @@ class _Check:
 
     def _drop_updates(self) -> None:
         """Drops updates by the optimizer alone where torch's program does more, and ours too."""
-        whole = {(r.step, r.site): r.judgement.failed for r in self.results.all if r.level == "step"}
+        every = self.results.all
+        whole = {(r.step, r.site): r.judgement.failed for r in every if r.level == "step"}
         alone = [
             r
-            for r in self.results.all
+            for r in every
             if r.level == "layer" and r.judgement.failed and phase_of(r.site) == "update"
             if whole.get((r.step, r.site)) is False
         ]
@@ -265,7 +266,7 @@ class _Check:
             words = "torch's program changes them besides its optimizer, as clamp_ does, so that "
             words += "their updates were compared in whole steps"
             self.notes[f"{few([*dict.fromkeys(dropped.values())])}: {words}"] = None
-            self.results.all = [r for r in self.results.all if id(r) not in dropped]
+            self.results.all = [r for r in every if id(r) not in dropped]
 
     def _preflight(self, first: Step) -> None:
         """Compares the initial weights and buffers."""

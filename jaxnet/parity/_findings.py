@@ -119,8 +119,8 @@ def _origin(
             and other.place != module
             and f"{other.place}.".startswith(f"{module}." if module else "")
         )
-        if (guilty := next(inside, None)) is not None:
-            return _origin(trace, guilty, flow, same_step)
+        if (first := next(inside, None)) is not None:
+            return _origin(trace, first, flow, same_step)
         return f"module:{module}"
     if phase in ("input", "forward"):
         return _between(result.site, flow) or f"module:{module_name(place)}"
