@@ -10,7 +10,8 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnet import losses, nn, optim, parity
-from jaxnet.parity import _check
+from jaxnet.parity import _check, _layer_causes
+from jaxnet.parity._attribute import Cause
 from jaxnet.parity._consequences import folded, settled
 from jaxnet.parity._dependencies import dependencies
 from jaxnet.parity._evidence import FourRuns
@@ -20,6 +21,7 @@ from jaxnet.parity._loops import one_by_one
 from jaxnet.parity._result import Finding, SiteResult
 from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._trace import Trace, TraceWriter, read
+from jaxnet.parity._traps import Hypothesis, Trap
 from jaxnet.random import Generator
 
 LENGTH = 3
@@ -200,6 +202,21 @@ def test_what_a_module_owns_beside_its_layers_gets_its_gradient_from_these():
     beside = dataclasses.replace(found("forward:out#0"), place="out")
     assert [one.results for one in findings_of(trace, [inside, own], {})] == [[inside, own]]
     assert [one.results for one in findings_of(trace, [beside, own], {})] == [[beside], [own]]
+
+
+@pytest.mark.parametrize(("double", "cause"), [(0.0, "It rounds."), (1e-3, None)])
+def test_a_cause_of_float32_is_none_of_a_difference_in_float64(monkeypatch, double, cause):
+    row = Trap("rounds", ("layer",), lambda layer: layer, "It rounds.", "Do not.", precision=True)
+    known = Cause(((Hypothesis(row),),), precision=True)
+    monkeypatch.setattr(_layer_causes, "_of_module", lambda *arguments: [known])
+    result = found("buffer:norm.running_var")
+    judgement = dataclasses.replace(DIFFERENT, double=double)
+    result = dataclasses.replace(result, judgement=judgement)
+    finding = Finding(
+        result.site, 0, "layer", "different", "", results=[result], origin="module:norm"
+    )
+    _layer_causes.explain_finding(finding, SimpleNamespace(step=SimpleNamespace(index=0)))
+    assert finding.cause == cause
 
 
 def test_what_is_undecided_first_and_different_later_is_different(tmp_path):
