@@ -68,11 +68,12 @@ def _is_inside(finding: Finding, name: str) -> bool:
     """Whether a finding is of what a module that raised an error did not get to inside of it.
 
     Inputs and outputs inside it are computed from torch's inputs: a fault of theirs is their own.
+    No gradient arrives at its own output, which there is none of.
     """
     phases = ("grad", "param_grad", "buffer")
     return all(
         phase_of(result.site) in phases
-        and result.place != name
+        and (result.place != name or phase_of(result.site) == "grad")
         and f"{result.place}.".startswith(f"{name}." if name else "")
         for result in finding.results
     )

@@ -184,14 +184,16 @@ def test_a_module_that_raises_excuses_what_it_did_not_get_to():
         found("forward:block.fc#0", step=3),
         found("param_grad:block.fc.weight"),
         found("param_grad:block.fc.bias", step=3),
+        dataclasses.replace(found("grad:block#0", step=3), place="block"),
     ]
     every = [
         Finding(r.site, r.step, "layer", "different", "", results=[r], origin=f"module:{r.place}")
         for r in (*inside, raised)
     ]
+    every[4].origin = "loss"  # its gradient
     left = folded(every, {}, {"block"})
-    assert left == [*every[:3], every[4]]
-    assert every[4].consequences == inside[3:]
+    assert left == [*every[:3], every[5]]
+    assert every[5].consequences == inside[3:]
 
 
 def test_what_a_module_owns_beside_its_layers_gets_its_gradient_from_these():
