@@ -61,6 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"stopped; {_after_stop(options)}", file=sys.stderr)
         return 130
+    except SystemExit as stop:
+        # Its status would be read as a verdict, and 0 as "the same".
+        print(
+            f"error: the program ended by sys.exit({stop.code!r}) before anything was compared; "
+            'put what it runs as a script under `if __name__ == "__main__":`',
+            file=sys.stderr,
+        )
+        return 2
     except Exception as error:
         # Python's own status after an exception is 1, which would say "different".
         if _is_explained(error):
@@ -87,7 +95,12 @@ def _print_error_of_program(error: Exception, options: argparse.Namespace) -> No
     frames = traceback.extract_tb(error.__traceback__)
     own = [i for i, frame in enumerate(frames) if not frame.filename.startswith(_NOT_THEIRS)]
     if not own and not isinstance(error, SyntaxError):  # one of jaxnet's own
-        traceback.print_exc()
+        # What jaxnet refuses has a message for the user; anything else is a fault of its own.
+        refused = (frames[-1].line or "").startswith("raise ")
+        if refused and isinstance(error, TypeError | ValueError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return
     for line in traceback.format_list(frames[own[0] :] if own else []):
         print(line, end="", file=sys.stderr)

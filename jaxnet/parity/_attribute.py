@@ -15,7 +15,7 @@ import numpy as np
 from jaxnet.parity import _symptoms as symptoms
 from jaxnet.parity._evidence import Evidence, Numbers, difference
 from jaxnet.parity._fit import fit, rounded
-from jaxnet.parity._judgement import ACCURACY, SAME_SCALE, rms
+from jaxnet.parity._judgement import ACCURACY, SAME, SAME_SCALE, rms
 from jaxnet.parity._reference import Layer, in_float64
 from jaxnet.parity._traps import Hypothesis, Reference, Trap, traps_of
 
@@ -172,7 +172,11 @@ class _Trial:
         self.evidence = evidence
         self.names = names
         self.allowed = {n: evidence.tolerance(n) for n in names}
-        self.scales = {n: max(rms(evidence.torch64[n]), 1e-300) for n in names}
+        # An array of nothing but rounding, as a null gradient, has no size of its own.
+        self.scales = {
+            n: max(rms(evidence.torch64[n]), SAME * evidence.floor(n) / SAME_SCALE, 1e-300)
+            for n in names
+        }
         self.tried = 0
 
     def fits(self, name: str, array: np.ndarray) -> bool:

@@ -110,13 +110,13 @@ def _origin(
         return "loss"
     if phase in ("param_grad", "buffer"):
         module = _module(trace, place)
-        # The gradient of what a module with calls inside owns is handed back by these.
+        # The gradient of what a module with calls inside owns is handed back by these, and by
+        # what it computes from their outputs.
         inside = (
             other
             for other in same_step
             if phase == "param_grad"
             and phase_of(other.site) == "forward"
-            and other.place != module
             and f"{other.place}.".startswith(f"{module}." if module else "")
         )
         if (first := next(inside, None)) is not None:

@@ -184,6 +184,42 @@ def test_an_error_of_the_program_is_shown_with_its_place_and_is_no_difference(ca
     assert 'run it alone first: python -c "from port import make; make()"' in err
 
 
+def test_a_port_that_ends_the_process_is_not_the_same(capsys, project):
+    write(project, "port.py", "import sys\nsys.exit(0)")
+    status, _, err = called(capsys, "compare", "port.py:make", "port.py:make")
+    assert status == 2
+    assert "ended by sys.exit(0) before anything was compared" in err
+
+
+COMPLEX = """
+import jax.numpy as jnp
+from jaxnet import nn, optim
+
+
+class Wave(nn.Module):
+    def __init__(self):
+        self.weight = nn.Parameter(jnp.ones((1, 2), complex))
+
+    def __call__(self, x):
+        return (x * self.weight[...]).real
+
+
+def make():
+    return Wave(), lambda model, batch: model(batch[0]).sum(), optim.SGD(lr=0.1)
+"""
+
+
+@pytest.mark.torch
+def test_what_jaxnet_refuses_is_said_without_its_own_lines(capsys, project):
+    write(project, "main.py", STOPPED.format(stop=-1))
+    write(project, "port.py", COMPLEX)
+    assert called(capsys, "record", "t", "--steps", "1", "--", "main.py")[0] < 2
+    status, _, err = called(capsys, "check", "t", "port.py:make")
+    assert status == 2
+    (line,) = err.splitlines()
+    assert line.startswith("error: SGD: parameter 'weight' is of dtype complex")
+
+
 STOPPED = """
 import torch
 layer = torch.nn.Linear(2, 1)
