@@ -279,9 +279,11 @@ def _record(options: argparse.Namespace) -> int:
         weights=options.weights,
     )
     size = sum(file.stat().st_size for file in options.trace.iterdir()) / 1e6
-    print(f"recorded: {options.trace}, {size:.1f} MB")
+    steps = f"{found['steps']} step{'s' * (found['steps'] != 1)}"
+    fewer = f" of {options.steps}" if found["steps"] < options.steps else ""
+    print(f"recorded: {options.trace}, {steps}{fewer}, {size:.1f} MB")
     print(f"the same bits without recording: {found['verdict']}; {found['words']}")
-    for note in found.get("notes", ()):
+    for note in found["notes"]:
         print(f"note: {note}")
     print(f"next: jaxnet check {options.trace} port.py:make")
     return int(found["verdict"] == "different")

@@ -42,6 +42,7 @@ def run_program(words: Sequence[str]) -> None:
     if not words:
         raise ValueError("no program: give it after --, as in `-- python main.py --epochs 1`")
     before = sys.argv, sys.path[:], sys.modules.get("__main__")
+    folder = os.getcwd()
     try:
         if words[0] == "-m":
             if len(words) < 2:
@@ -65,6 +66,7 @@ def run_program(words: Sequence[str]) -> None:
             runpy.run_path(words[0], run_name="__main__")
     finally:
         sys.argv, sys.path[:] = before[0], before[1]
+        os.chdir(folder)  # a program may change it, and is found from here when it runs again
         if before[2] is not None:
             sys.modules["__main__"] = before[2]
 

@@ -41,7 +41,7 @@ def record_script(
 
     Returns:
         What trace.json says under "self_check": "verdict" ("same", "different" or "not made"),
-        and in words what was compared.
+        and in words what was compared; the number of "steps", and the "notes" of the recording.
 
     Raises:
         ImportError: torch is not installed, or too old.
@@ -73,7 +73,7 @@ def record_script(
     recorder.about["self_check"] = made
     recorder.writer.write_about(describe(recorder))
     flush(recorder.writer.path)
-    return dict(recorder.about["self_check"])
+    return {**made, "steps": recorder.writer.steps, "notes": [*recorder.notes]}
 
 
 def _self_check(checks: list[tuple[str, int]], program: Sequence[str]) -> dict[str, Any]:

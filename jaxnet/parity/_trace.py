@@ -405,6 +405,7 @@ class TraceWriter:
             raise FileExistsError(
                 f"{self.path}: it is not empty; give a new folder, or remove this one first"
             )
+        self.path = self.path.absolute()  # the program may go to another folder
         self.path.mkdir(parents=True, exist_ok=True)
         self.steps = 0
         self._left: dict[str, bytes] = {}  # the checksums of what the last step left

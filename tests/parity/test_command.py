@@ -220,6 +220,33 @@ def test_what_jaxnet_refuses_is_said_without_its_own_lines(capsys, project):
     assert line.startswith("error: SGD: parameter 'weight' is of dtype complex")
 
 
+ENDED = """
+import os
+import sys
+import torch
+torch.manual_seed(0)
+os.makedirs("other", exist_ok=True)
+os.chdir("other")
+layer = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+for _ in range(2):
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+sys.exit(3)
+"""
+
+
+@pytest.mark.torch
+def test_a_program_that_goes_elsewhere_and_ends_early_is_recorded_and_said(capsys, project):
+    write(project, "main.py", ENDED)
+    status, out, _ = called(capsys, "record", "t", "--steps", "4", "--", "main.py")
+    assert status == 0, out
+    assert "recorded: t, 2 steps of 4, " in out
+    assert "the same bits without recording: same; " in out
+    assert "note: the program ended itself with status 3" in out
+    assert (project / "t" / "step-0001.json").exists()
+
+
 STOPPED = """
 import torch
 layer = torch.nn.Linear(2, 1)
