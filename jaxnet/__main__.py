@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 
 import jaxnet
 from jaxnet import _command_texts as texts
+from jaxnet import _weights_command
 
 if TYPE_CHECKING:
     from jaxnet.parity._result import Report
 
-_PARITY = Path(jaxnet.__file__).parent / "parity"
+# Where errors are raised whose messages say what to do.
+_EXPLAINING = [Path(jaxnet.__file__).parent / name for name in ("parity", "weights")]
 # Whose lines come before those of the program that is run.
 _NOT_THEIRS = (str(Path(jaxnet.__file__).parent), "<frozen", str(Path(runpy.__file__)))
 
@@ -103,11 +105,13 @@ def _print_error_of_program(error: Exception, options: argparse.Namespace) -> No
 
 
 def _is_explained(error: Exception) -> bool:
-    """Whether jaxnet.parity raised an error by itself, so that its message says what to do."""
+    """Whether jaxnet raised an error by itself, so that its message says what to do."""
     if isinstance(error, _CommandError):
         return True
+    if isinstance(error, OSError) and error.filename:
+        return True
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).parent == _PARITY and (last.line or "").startswith("raise ")
+    return Path(last.filename).parent in _EXPLAINING and (last.line or "").startswith("raise ")
 
 
 def _check_writable(folder: Path | None) -> None:
@@ -237,6 +241,10 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="fail if sources, trace or versions have changed"
     )
     certificate.add_argument("--line", action="store_true", help="one line, for a README")
+
+    _weights_command.add(
+        command("weights", None, "show, convert and compare weights files", _weights_command.ABOUT)
+    )
     return parser
 
 
