@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 _LEAST = (2, 11)
+NESTED = (tuple, list)  # `tuple | list` would be made anew for each value
 
 
 def torch_of(least: tuple[int, int] = _LEAST) -> Any:
@@ -53,10 +54,11 @@ class Quiet:
 
 def tensors_in(torch: Any, values: Any) -> Iterator[Any]:
     """The tensors of nested tuples and lists."""
+    tensor = torch.Tensor
     for each in values:
-        if isinstance(each, torch.Tensor):
+        if isinstance(each, tensor):
             yield each
-        elif isinstance(each, tuple | list):
+        elif isinstance(each, NESTED):
             yield from tensors_in(torch, each)
 
 
