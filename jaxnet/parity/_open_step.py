@@ -284,7 +284,7 @@ class OpenStep:
             for path, leaf in leaves(optimizer.state.get(parameter, {}), f"{phase}:{name}"):
                 if self.tensors.is_tensor(leaf):
                     known = None if double else self._left.get(path.replace(phase, "state", 1))
-                    self._store(phase, path, self.tensors.copy(leaf, double, known))
+                    self._store(phase, path, self.tensors.copy(leaf, double, known, last=double))
                 elif isinstance(leaf, bool | int | float):
                     self._store(phase, path, (np.asarray(leaf), None))
 
@@ -329,11 +329,11 @@ class OpenStep:
             if f"param_grad:{name}" not in used and not stale:
                 self._gradients({id(parameter): parameter})
         for name, parameter in program.parameters():
-            self._store("update", f"update:{name}", self.tensors.copy(parameter))
+            self._store("update", f"update:{name}", self.tensors.copy(parameter, last=True))
         for optimizer in self._optimizers.values():
             self._state(optimizer, "state", True)
         for name, buffer in program.buffers():
-            self._store("buffer", f"buffer:{name}", self.tensors.copy(buffer))
+            self._store("buffer", f"buffer:{name}", self.tensors.copy(buffer, last=True))
         for phase in ("update", "state", "buffer"):
             self.last.update({site: array for site, (array, _) in self._arrays[phase].items()})
         marks, given = self.data.numbered(self.forward.given())

@@ -25,7 +25,11 @@ class Tensors:
         self._wrapped = self.torch._C._functorch.is_functorch_wrapped_tensor
 
     def copy(
-        self, tensor: Any, double: bool = True, known: np.ndarray | None = None
+        self,
+        tensor: Any,
+        double: bool = True,
+        known: np.ndarray | None = None,
+        last: bool = False,
     ) -> tuple[Any, Any]:
         """An array, and its float64 value (None where it has none) or why it is missing.
 
@@ -33,6 +37,8 @@ class Tensors:
             tensor: The tensor.
             double: Whether the float64 value is wanted.
             known: An array that the tensor had: it is the result where it has the same bits.
+            last: Whether the step is over, so that nothing changes the float64 value, which is
+                then no copy.
         """
         with self.recorder.quiet():
             array = None if known is None else self._unchanged(tensor, known)
@@ -44,7 +50,7 @@ class Tensors:
                 twin = self.recorder.twins.twin(tensor)
             except LookupError as reason:
                 return array, str(reason)
-            return array, array_of(self.torch, twin)
+            return array, array_of(self.torch, twin, shared=last)
 
     def _unchanged(self, tensor: Any, known: np.ndarray) -> np.ndarray | None:
         """An array, if a tensor has its bits; None if not, or if that is not known."""

@@ -62,8 +62,8 @@ def tensors_in(torch: Any, values: Any) -> Iterator[Any]:
             yield from tensors_in(torch, each)
 
 
-def array_of(torch: Any, tensor: Any) -> Any:
-    """A copy of a tensor as a NumPy array."""
+def array_of(torch: Any, tensor: Any, shared: bool = False) -> Any:
+    """A copy of a tensor as a NumPy array; one that may share its memory if that is enough."""
     tensor = tensor.detach()
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
@@ -73,4 +73,4 @@ def array_of(torch: Any, tensor: Any) -> Any:
 
         bits = tensor.contiguous().view(torch.int16).numpy()
         return bits.view(ml_dtypes.bfloat16).copy()
-    return np.array(tensor.numpy())
+    return tensor.numpy() if shared else np.array(tensor.numpy())
