@@ -69,9 +69,7 @@ def more(array: np.ndarray, wide: np.ndarray) -> np.ndarray:
         return wide
     with np.errstate(invalid="ignore", over="ignore"):
         found = np.subtract(wide, array, out=np.empty_like(array), casting="same_kind")
-        flat = found.reshape(-1)
-        # A sum of squares is finite only if all are, and takes a single pass.
-        if np.isfinite(np.dot(flat, flat)):
+        if np.isfinite(found.sum()):  # only if all are; it takes a single pass
             return found
         if not np.all(np.isfinite(found)):
             found[wide == array] = 0  # infinite numbers, too

@@ -82,7 +82,8 @@ def test_an_lstm_and_its_gradients(used, train, reverse, biases):
     asked = x, *given, h, c
     ends = [expected[n] for n in used]
     gradients = [*torch.autograd.grad(ends, asked, [slopes[n] for n in used], allow_unused=True)]
-    gradients = [torch.zeros_like(a) if g is None else g for a, g in zip(asked, gradients, strict=True)]
+    pairs = zip(asked, gradients, strict=True)
+    gradients = [torch.zeros_like(a) if g is None else g for a, g in pairs]
     own = layer["mkldnn_rnn_layer_backward"](
         *(each.detach() for each in inputs),
         *found[:3],
