@@ -43,7 +43,7 @@ def save(arrays: Mapping[str, np.ndarray], file: Path) -> None:
     with open(file, "wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            out.write(arrays[name].reshape(-1).view(np.uint8))
+            out.write(arrays[name].reshape(-1).view(np.uint8).data)
 
 
 @functools.cache  # numpy puts the name together anew each time

@@ -62,7 +62,8 @@ class WideLstm:
         reverse, has_biases = args[13], args[17]
         size, order = h.shape[-1], _order(len(x), args[13])
         start, first = h.reshape(-1, size), c.reshape(-1, size)
-        gates, cells = self._within(output) or self._run(*args[:7], reverse, has_biases)[:2]
+        kept = self._within(output)
+        gates, cells = kept or self._run(x, w_ih, w_hh, b_ih, b_hh, h, c, reverse, has_biases)[:2]
 
         # The states and cells that each time begins with.
         before, cells_before = torch.empty_like(output), torch.empty_like(output)
