@@ -1,0 +1,541 @@
+"""Rows of the catalogue about losses and training, planted in plain flax and optax programs."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from tests.parity import flax_training as by_hand
+from tests.parity.architectures import LENGTH, WIDTH, WORDS, Layer, Recipe, chain, layer
+from tests.parity.faulty_layers import scaled_gradient, stopped
+from tests.parity.flax_programs import (
+    Program,
+    Tokens,
+    classes,
+    in_tokens,
+    in_vectors,
+    planted,
+    squares,
+    trained,
+    words,
+)
+from tests.parity.plants import Plant, text
+
+Array = jax.Array
+
+
+# Losses: torch's, and flax's beside it.
+def _loss(name: str, torch: Any, ours: Any, tokens: bool = False, **options: Any) -> Program:
+    given = {"loss": torch if isinstance(torch, tuple) else (torch, {}), "place": "loss", **options}
+    host = in_tokens if tokens else in_vectors
+    return host(name, layer("Tanh"), jnp.tanh, ours, **given)
+
+
+def _functional(name: str, **options: Any) -> Any:
+    """A loss of torch's whose weights are lists."""
+
+    def loss(outputs: Any, targets: Any) -> Any:
+        import torch
+
+        given = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in options.items()}
+        return getattr(torch.nn.functional, name)(outputs, targets, **given)
+
+    return loss
+
+
+def _of(change: str, loss: Any) -> Any:
+    """A loss of torch's of a function of the outputs."""
+
+    def value(outputs: Any, targets: Any) -> Any:
+        import torch
+
+        outputs = outputs.sigmoid() if change == "sigmoid" else outputs.log_softmax(-1)
+        return loss(outputs, targets)
+
+    return value
+
+
+def _divergence(outputs: Any, targets: Any) -> Any:
+    import torch
+
+    given = outputs.log_softmax(-1), targets.softmax(-1)
+    return torch.nn.functional.kl_div(*given, reduction="batchmean")
+
+
+def _sequences(outputs: Any, targets: Any) -> Any:
+    import torch
+
+    scores = outputs.reshape(-1, LENGTH, WORDS).transpose(1, 2)
+    return torch.nn.functional.cross_entropy(scores, targets.reshape(-1, LENGTH))
+
+
+def _without_padding(outputs: Any, targets: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.cross_entropy(outputs, targets.clamp(min=0), ignore_index=0)
+
+
+def each_class(outputs: Array, targets: Array) -> Array:
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+
+
+def _known(outputs: Array, targets: Array, padding: int = 0) -> Array:
+    targets = jnp.maximum(targets, 0)
+    known = targets != padding
+    return jnp.where(known, each_class(outputs, targets), 0).sum() / known.sum()
+
+
+def _picked(logs: Array, targets: Array) -> Array:
+    return jnp.take_along_axis(logs, targets[..., None], -1)[..., 0]
+
+
+def _smoothed(outputs: Array, targets: Array, share: float = 0.1, others: bool = False) -> Array:
+    one_hot = jax.nn.one_hot(targets, 3, dtype=outputs.dtype)
+    soft = optax.smooth_labels(one_hot, share)
+    if others:
+        soft = (1 - share) * one_hot + share / 2 * (1 - one_hot)
+    return optax.softmax_cross_entropy(outputs, soft).mean()
+
+
+_WEIGHTS = [0.5, 2.0, 1.5]
+
+
+def _weighted(outputs: Array, targets: Array, over: str = "weights") -> Array:
+    weight = jnp.asarray(_WEIGHTS, outputs.dtype)[targets]
+    total = (weight * each_class(outputs, targets)).sum()
+    return total / (weight.sum() if over == "weights" else targets.size)
+
+
+def binary(outputs: Array, targets: Array, positive: float = 1.0) -> Array:
+    yes, no = nnx.log_sigmoid(outputs), nnx.log_sigmoid(-outputs)
+    return -(positive * targets * yes + (1 - targets) * no).mean()
+
+
+def of_probabilities(p: Array, targets: Array) -> Array:
+    return -(targets * jnp.log(p) + (1 - targets) * jnp.log(1 - p)).mean()
+
+
+def _after_sigmoid(outputs: Array, targets: Array) -> Array:
+    return of_probabilities(nnx.sigmoid(outputs), targets)
+
+
+def _smooth_l1(outputs: Array, targets: Array, beta: float = 0.7) -> Array:
+    return optax.huber_loss(outputs, targets, beta).mean() / beta
+
+
+def kl(outputs: Array, targets: Array) -> Array:
+    logs = nnx.log_softmax(outputs)
+    return optax.kl_divergence(logs, nnx.softmax(targets)).mean()
+
+
+MSE = _loss("mean squares", "mse_loss", squares)
+CLASSES = _loss("classes", "cross_entropy", classes, kind="classes")
+POSITIONS = _loss("positions", "cross_entropy", words, tokens=True)
+PADDED = _loss("padded positions", _without_padding, _known, tokens=True)
+SEQUENCES = _loss("sequences", _sequences, words, tokens=True)
+SMOOTHED = _loss("smoothed classes", ("cross_entropy", {"label_smoothing": 0.1}), _smoothed,
+    kind="classes")  # fmt: skip
+WEIGHTED = _loss("weighted classes", _functional("cross_entropy", weight=_WEIGHTS), _weighted,
+    kind="classes")  # fmt: skip
+LOGS = _loss("nll_loss", _of("log_softmax", _functional("nll_loss")), lambda o, t: -_picked(
+    nnx.log_softmax(o), t).mean(), kind="classes")  # fmt: skip
+BINARY = _loss("binary", "binary_cross_entropy_with_logits", binary, kind="binary")
+POSITIVE = _loss("binary, weighted", _functional("binary_cross_entropy_with_logits",
+    pos_weight=[3.0]), lambda o, t: binary(o, t, 3.0), kind="binary")  # fmt: skip
+CHANCES = _loss("probabilities", _of("sigmoid", _functional("binary_cross_entropy")),
+    _after_sigmoid, kind="binary")  # fmt: skip
+SMOOTH = _loss("smooth_l1_loss", ("smooth_l1_loss", {"beta": 0.7}), _smooth_l1)
+HUBER = _loss("huber_loss", "huber_loss", lambda o, t: optax.huber_loss(o, t).mean())
+KL = _loss("kl_div", _divergence, kl)
+MEAN = _loss("mean by hand", lambda o, t: ((o - t) ** 2).mean(), squares)
+
+LOSSES: list[Plant] = [
+    planted("loss-reduction", MSE, loss=lambda o, t: ((o - t) ** 2).sum(), reduction="sum"),
+    planted("loss-mean-or-sum", MEAN, loss=lambda o, t: ((o - t) ** 2).sum(), reduction="sum"),
+    planted("loss-per-sample", MSE, loss=lambda o, t: ((o - t) ** 2).sum(-1).mean()),
+    planted("loss-per-element", KL, loss=lambda o, t: kl(o, t) / 3),
+    planted("loss-ignored-counted", POSITIONS, loss=lambda o, t: jnp.where(t != -100, each_class(
+        o, jnp.maximum(t, 0)), 0).mean()),
+    planted("loss-ignored-kept", POSITIONS, loss=lambda o, t: each_class(
+        o, jnp.maximum(t, 0)).mean()),
+    planted("loss-not-ignored", PADDED, loss=lambda o, t: each_class(o, jnp.maximum(t, 0)).mean()),
+    planted("loss-ignore-index", PADDED, loss=lambda o, t: _known(o, t, 1), ignore_index=1),
+    planted("loss-weights-not-in-mean", WEIGHTED, loss=lambda o, t: _weighted(o, t, "rows")),
+    planted("loss-weights-missing", WEIGHTED, loss=classes),
+    planted("loss-pos-weight-missing", POSITIVE, loss=binary),
+    planted("loss-per-sequence", SEQUENCES, loss=lambda o, t: (jnp.where(t != -100, each_class(
+        o, jnp.maximum(t, 0)), 0).sum(1) / (t != -100).sum(1)).mean()),
+    planted("loss-smoothing-missing", SMOOTHED, loss=classes),
+    planted("loss-smoothing-of-others", SMOOTHED, loss=lambda o, t: _smoothed(o, t, others=True)),
+    planted("loss-smoothing-value", SMOOTHED, loss=lambda o, t: _smoothed(o, t, 0.2),
+        label_smoothing=0.2),
+    planted("loss-of-probabilities", BINARY, loss=lambda o, t: binary(nnx.sigmoid(o), t)),
+    planted("loss-of-softmax", CLASSES, loss=lambda o, t: classes(nnx.softmax(o), t)),
+    planted("loss-without-logarithm", LOGS, loss=lambda o, t: -_picked(nnx.softmax(o), t).mean()),
+    planted("loss-with-softmax", LOGS, loss=lambda o, t: classes(nnx.log_softmax(o), t),
+        title="harmless"),
+    planted("loss-scores-as-probabilities", CHANCES, loss=lambda o, t: binary(nnx.sigmoid(o), t)),
+    planted("loss-axis", CLASSES, loss=lambda o, t: -_picked(nnx.log_softmax(o, 0), t).mean(),
+        axis=0),
+    planted("loss-epsilon", CLASSES, loss=lambda o, t: -jnp.log(_picked(nnx.softmax(o), t)
+        + 1e-8).mean(), epsilon=1e-8),
+    planted("loss-clipped", BINARY, loss=lambda o, t: of_probabilities(jnp.clip(nnx.sigmoid(o),
+        0.4, 0.6), t), clip=0.4),
+    planted("loss-all-pairs", MSE, loss=lambda o, t: squares(o[:, None], t)),
+    planted("loss-half", MSE, loss=lambda o, t: optax.l2_loss(o, t).mean()),
+    planted("loss-root", MSE, loss=lambda o, t: jnp.sqrt(squares(o, t))),
+    planted("loss-beta", SMOOTH, loss=lambda o, t: _smooth_l1(o, t, 1.0), beta=1.0),
+    planted("loss-delta", HUBER, loss=lambda o, t: optax.huber_loss(o, t, 0.5).mean(), delta=0.5),
+    planted("loss-huber-scale", SMOOTH, loss=lambda o, t: optax.huber_loss(o, t, 0.7).mean()),
+    planted("loss-log-target", KL, loss=lambda o, t: optax.kl_divergence_with_log_targets(
+        nnx.log_softmax(o), nnx.softmax(t)).mean()),
+    planted("loss-arguments-swapped", CHANCES, loss=lambda o, t: of_probabilities(
+        jnp.clip(t, math.exp(-100), 1 - 1e-16), nnx.sigmoid(o))),
+    planted("loss-factor", CLASSES, loss=lambda o, t: 0.25 * classes(o, t), scale=0.25),
+]  # fmt: skip
+
+# Optimizers.
+_SGD = ("SGD", {"lr": 0.1})
+_DECAY = {"weight_decay": 0.1}
+_HEAVY = ("SGD", {"lr": 0.1, "momentum": 0.9})
+
+
+def _adam(lr: float = 1e-2, **options: Any) -> tuple[str, dict[str, Any]]:
+    return "Adam", {"lr": lr, **options}
+
+
+def _in(*parts: Any) -> Any:
+    """A function of the number of steps that gives a chain."""
+    return lambda steps: optax.chain(*parts)
+
+
+def _falling(t: Any) -> Any:
+    return 0.1 * 0.5**t
+
+
+_HALVING = ("ExponentialLR", {"gamma": 0.5})
+_PARTS = (optax.scale_by_adam(), optax.add_decayed_weights(0.1))
+SGD = trained("sgd", Recipe(_SGD), _in(optax.sgd(0.1)))
+ADAM = trained("adam", Recipe(_adam()), _in(optax.adam(1e-2)))
+ADAMW = trained("adamw", Recipe(("AdamW", {"lr": 1e-2, **_DECAY})), _in(optax.adamw(1e-2, **_DECAY)))
+COUPLED = trained("adam, decay", Recipe(_adam(**_DECAY)), _in(optax.add_decayed_weights(0.1),
+    optax.adam(1e-2)))  # fmt: skip
+FALLING = trained("adamw, falling", Recipe(("AdamW", {"lr": 0.1, **_DECAY}), _HALVING),
+    _in(*_PARTS, optax.scale_by_learning_rate(_falling)))  # fmt: skip
+HEAVY = trained("momentum", Recipe(_HEAVY), _in(optax.sgd(0.1, 0.9)))
+DAMPED = trained("dampening", Recipe(("SGD", {**_HEAVY[1], "dampening": 0.1})),
+    _in(by_hand.momentum(dampening=0.1)))  # fmt: skip
+SLOWING = trained("momentum, falling", Recipe(_HEAVY, _HALVING), _in(optax.trace(0.9),
+    optax.scale_by_learning_rate(_falling)))  # fmt: skip
+NESTEROV = trained("nesterov", Recipe(("SGD", {**_HEAVY[1], "nesterov": True})),
+    _in(optax.sgd(0.1, 0.9, nesterov=True)))  # fmt: skip
+AMSGRAD = trained("amsgrad", Recipe(_adam(amsgrad=True)), _in(by_hand.adam(largest=True)))
+EPSILON = trained("adam, eps", Recipe(_adam(eps=1e-4)), _in(optax.adam(1e-2, eps=1e-4)))
+RMSPROP = trained("rmsprop", Recipe(("RMSprop", {"lr": 1e-2})), _in(optax.rmsprop(1e-2, 0.99,
+    eps_in_sqrt=False)))  # fmt: skip
+CENTERED = trained("rmsprop, centered", Recipe(("RMSprop", {"lr": 1e-2, "centered": True})),
+    _in(optax.rmsprop(1e-2, 0.99, eps_in_sqrt=False, centered=True)))  # fmt: skip
+ADAGRAD = trained("adagrad", Recipe(("Adagrad", {"lr": 0.1})), _in(by_hand.adagrad()))
+SHRUNK = trained("sgd, decay", Recipe(("SGD", {"lr": 0.1, **_DECAY})), _in(
+    optax.add_decayed_weights(0.1), optax.sgd(0.1)))  # fmt: skip
+
+_UPDATE = {"place": "update|state"}
+
+
+def _row(trap: str, program: Program, *parts: Any, **more: Any) -> Plant:
+    return planted(trap, program, optimizer=_in(*parts), **{**_UPDATE, **more})
+
+
+OPTIMIZERS: list[Plant] = [
+    _row("decay-decoupled", COUPLED, optax.adamw(1e-2, **_DECAY)),
+    _row("decay-coupled", ADAMW, optax.add_decayed_weights(0.1), optax.adam(1e-2)),
+    _row("decay-missing", ADAMW, optax.adam(1e-2)),
+    _row("decay-value", ADAMW, optax.adamw(1e-2), weight_decay=1e-4),
+    _row("decay-other-form", ADAM, optax.adamw(1e-2), weight_decay=1e-4),
+    _row("decay-unscaled", ADAMW, optax.adam(1e-2), optax.add_decayed_weights(-0.1)),
+    _row("decay-relative", FALLING, optax.scale_by_adam(), optax.scale_by_learning_rate(_falling),
+        by_hand.changed(lambda p, u, t: u - 0.1 * 0.5 ** (t - 1) * p)),
+    _row("decay-late", ADAMW, optax.adam(1e-2), by_hand.changed(
+        lambda p, u, t: (p + u) * (1 - 1e-3) - p)),
+    _row("lr-value", SGD, optax.sgd(0.05), lr=0.05),
+    _row("lr-factor", FALLING, *_PARTS, optax.scale_by_learning_rate(lambda t: _falling(t) / 2),
+        lr_factor=0.5),
+    _row("maximized", ADAM, optax.scale(-1.0), optax.adam(1e-2)),
+    _row("not-updated", ADAM, optax.adam(1e-2), optax.masked(optax.set_to_zero(), lambda params:
+        jax.tree.map(lambda p: p.ndim == 1, params))),
+    _row("other-class", ADAM, optax.sgd(1e-2), cls="SGD"),
+    _row("momentum-missing", HEAVY, optax.sgd(0.1), step=1),
+    _row("momentum-value", HEAVY, optax.sgd(0.1, 0.8), momentum=0.8, step=1),
+    _row("momentum-average", HEAVY, optax.ema(0.9, debias=False), optax.scale(-0.1)),
+    _row("dampening", HEAVY, by_hand.momentum(dampening=0.1), dampening=0.1, step=1),
+    _row("dampening-missing", DAMPED, optax.sgd(0.1, 0.9), step=1),
+    _row("first-buffer", DAMPED, by_hand.momentum(dampening=0.1, first=0.9)),
+    _row("first-step-scaled", HEAVY, by_hand.momentum(first=0.1), first=0.1),
+    _row("momentum-lr-inside", SLOWING, optax.scale_by_learning_rate(_falling), optax.trace(0.9),
+        step=1),
+    _row("nesterov-missing", NESTEROV, optax.sgd(0.1, 0.9)),
+    _row("nesterov", HEAVY, optax.sgd(0.1, 0.9, nesterov=True)),
+    _row("beta1", ADAM, optax.adam(1e-2, b1=0.8), beta1=0.8, step=1),
+    _row("beta2", ADAM, optax.adam(1e-2, b2=0.99), beta2=0.99, step=1),
+    _row("betas-swapped", ADAM, optax.adam(1e-2, b1=0.999, b2=0.9), step=1),
+    _row("bias-correction-missing", ADAM, by_hand.adam(correct=(False, False))),
+    _row("bias-correction-first-missing", ADAM, by_hand.adam(correct=(False, True))),
+    _row("bias-correction-second-missing", ADAM, by_hand.adam(correct=(True, False))),
+    _row("bias-correction-step", ADAM, by_hand.adam(shift=1), t_shift=1),
+    _row("amsgrad", ADAM, by_hand.adam(largest=True), step=1),
+    _row("amsgrad-missing", AMSGRAD, optax.adam(1e-2), step=1),
+    _row("amsgrad-corrected", AMSGRAD, optax.amsgrad(1e-2), step=1),
+    _row("nadam", ADAM, optax.nadam(1e-2)),
+    _row("optimizer-epsilon", ADAM, optax.adam(1e-2, eps=1e-6), eps=1e-6),
+    _row("epsilon-inside-root", RMSPROP, optax.rmsprop(1e-2, 0.99), eps=1e-8),
+    _row("epsilon-root", ADAM, optax.adam(1e-2, eps_root=1e-8), eps_root=1e-8),
+    _row("epsilon-uncorrected", EPSILON, by_hand.adam(eps=1e-4, epsilon="uncorrected")),
+    _row("alpha", RMSPROP, optax.rmsprop(1e-2, 0.9, eps_in_sqrt=False), alpha=0.9),
+    _row("optax-rmsprop", RMSPROP, optax.rmsprop(1e-2)),
+    _row("centered", RMSPROP, optax.rmsprop(1e-2, 0.99, eps_in_sqrt=False, centered=True)),
+    _row("centered-missing", CENTERED, optax.rmsprop(1e-2, 0.99, eps_in_sqrt=False)),
+    _row("rmsprop-bias-correction", RMSPROP, optax.rmsprop(1e-2, 0.99, eps_in_sqrt=False,
+        bias_correction=True)),
+    _row("initial-accumulator", RMSPROP, optax.rmsprop(1e-2, 0.99, eps_in_sqrt=False,
+        initial_scale=0.1), initial=0.1),
+    _row("optax-adagrad", ADAGRAD, optax.adagrad(0.1)),
+    _row("lr-decay", ADAGRAD, by_hand.adagrad(0.1), lr_decay=0.1, step=1),
+]  # fmt: skip
+
+# Gradients.
+_CLIP = Recipe(_SGD, clip=("norm", 0.1))
+_BOUND = 0.1
+CLIPPED = trained("clipped", _CLIP, _in(by_hand.clip_norm(_BOUND), optax.sgd(0.1)))
+WIDE = trained("hardly clipped", Recipe(_SGD, clip=("norm", 2.0)), _in(by_hand.clip_norm(2.0),
+    optax.sgd(0.1)))  # fmt: skip
+VALUES = trained("clipped by value", Recipe(_SGD, clip=("value", 0.1)), _in(optax.clip(0.1),
+    optax.sgd(0.1)))  # fmt: skip
+
+
+def _several(use_grad_mean: bool) -> Any:
+    def make(steps: int) -> Any:
+        return optax.MultiSteps(optax.sgd(0.1), 2, use_grad_mean=use_grad_mean).gradient_transformation()
+
+    return make
+
+
+SEVERAL = trained("MultiSteps", Recipe(_SGD, parts=2), _several(False))
+
+
+def _tied(**options: Any) -> Any:
+    network = Layer("Tied", parts=(layer("Embedding", WORDS, WIDTH), chain(layer("Tanh")),
+        layer("Linear", WIDTH, WORDS, bias=False)))  # fmt: skip
+    program = in_tokens("tied", layer("Tanh"), jnp.tanh, model=Tied, place="embedding.weight")
+    return dataclasses.replace(program, task=dataclasses.replace(program.task, network=network))
+
+
+class Tied(nnx.Module):
+    """Scores by the embedding's own rows, which may be taken without a gradient."""
+
+    def __init__(self, middle: Any, still: str = "") -> None:
+        self.embedding = nnx.Embed(WORDS, WIDTH, rngs=nnx.Rngs(0))
+        self.middle, self.still = middle, still
+
+    def __call__(self, tokens: Array) -> Array:
+        x = self.embedding(tokens)
+        x = self.middle(stopped(x) if self.still == "rows" else x)
+        rows = self.embedding.embedding[...]
+        return x @ (stopped(rows) if self.still == "scores" else rows).T
+
+
+class Scaled(nnx.Module):
+    """A factor of the program's own for each feature."""
+
+    def __init__(self, function: Any, *, rngs: Any) -> None:
+        self.scale, self.function = nnx.Param(jnp.ones(8)), function
+
+    def __call__(self, x: Array) -> Array:
+        return x * self.function(self.scale[...])
+
+
+def _scaled() -> Any:
+    import torch
+
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.linspace(0.5, 1.5, 8))
+
+        def forward(self, x: Any) -> Any:
+            return x * self.scale
+
+    return Own()
+
+
+TIED = _tied()
+SCALED = in_vectors("a factor of its own", Layer(_scaled), layer(Scaled, lambda s: s),
+    place="1.scale")  # fmt: skip
+SCALED2 = in_vectors("a factor of its own, two batches", Layer(_scaled), layer(Scaled, lambda s: s),
+    place="1.scale", recipe=Recipe(_SGD, parts=2), optimizer=_several(False))  # fmt: skip
+
+GRADIENTS: list[Plant] = [
+    _row("clip-missing", CLIPPED, optax.sgd(0.1)),
+    _row("clip-missing", VALUES, optax.sgd(0.1), title="by value"),
+    _row("clip-without-epsilon", CLIPPED, optax.clip_by_global_norm(0.1), optax.sgd(0.1)),
+    _row("clip-each-parameter", CLIPPED, by_hand.clip_each(0.1), optax.sgd(0.1)),
+    _row("clip-normalizes", WIDE, by_hand.normalized(2.0), optax.sgd(0.1)),
+    _row("clip-before-unscaling", CLIPPED, by_hand.clip_norm(0.1, 1024.0), optax.sgd(0.1),
+        scale=1024.0),
+    _row("clip-norm", CLIPPED, by_hand.clip_norm(0.25), optax.sgd(0.1), bound=0.25),
+    _row("clip-norm-without-epsilon", CLIPPED, optax.clip_by_global_norm(0.25), optax.sgd(0.1),
+        bound=0.25),
+    _row("clip-value", CLIPPED, optax.clip(0.1), optax.sgd(0.1), bound=0.1),
+    _row("clip-adaptive", SGD, optax.adaptive_grad_clip(0.1), optax.sgd(0.1), bound=0.1),
+    planted("accumulation", SEVERAL, optimizer=_several(True), **_UPDATE),
+    _row("update-gradient-factor", SHRUNK, optax.scale(0.5), optax.add_decayed_weights(0.1),
+        optax.sgd(0.1), gradient_factor=0.5),
+    planted("gradient-stopped", SCALED, layer(Scaled, stopped)),
+    planted("gradient-counts", SCALED2, layer(Scaled, lambda s: scaled_gradient(s, 0.5)),
+        factor=0.5),
+    planted("gradient-factor", SCALED, layer(Scaled, lambda s: scaled_gradient(s, 0.1)),
+        factor=0.1),
+    planted("gradient-use-missing", TIED, model=lambda *m: Tied(*m, still="scores"),
+        call="decoder#0"),
+    planted("gradient-of-one-use", TIED, model=lambda *m: Tied(*m, still="rows"),
+        call="decoder#0"),
+]  # fmt: skip
+
+
+# Schedules.
+def _rates(rate: Any) -> Any:
+    return lambda steps: optax.sgd(rate)
+
+
+class _Seldom(Recipe):
+    """A recipe whose scheduler goes on with every second update."""
+
+    def of_torch(self, model: Any) -> tuple[Any, Any]:
+        optimizer, scheduler = super().of_torch(model)
+        return optimizer, _Every(scheduler)
+
+
+class _Every:
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler, self.count = scheduler, 0
+
+    def step(self) -> None:
+        self.count += 1
+        if self.count % 2 == 0:
+            self.scheduler.step()
+
+
+class _Flat(Recipe):
+    """A recipe whose scheduler is told that nothing gets better."""
+
+    def of_torch(self, model: Any) -> tuple[Any, Any]:
+        optimizer, scheduler = super().of_torch(model)
+        return optimizer, _Told(scheduler)
+
+
+class _Told:
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+    def step(self) -> None:
+        self.scheduler.step(1.0)
+
+
+def _scheduled(name: str, schedule: tuple[str, Mapping[str, Any]], right: Any,
+               recipe: Any = Recipe, **more: Any) -> Program:  # fmt: skip
+    return trained(name, recipe(_SGD, schedule), _rates(right), place="update|lr", **more)
+
+
+def _cycle(low: float, up: float, linear: bool = False) -> Any:
+    """torch's OneCycleLR of 8 steps up to 0.1."""
+
+    def rate(t: Any) -> Any:
+        peak = up * 8 - 1
+        rising = t <= peak
+        share = jnp.where(rising, t / peak, (t - peak) / (7 - peak))
+        first, last = jnp.where(rising, low, 0.1), jnp.where(rising, 0.1, 0.004 / 1e4)
+        share = share if linear else (1 - jnp.cos(jnp.pi * share)) / 2
+        return first + (last - first) * share
+
+    return rate
+
+
+STEPS = _scheduled("StepLR", ("StepLR", {"step_size": 2, "gamma": 0.5}), optax.exponential_decay(
+    0.1, 2, 0.5, staircase=True))  # fmt: skip
+EXPONENTIAL = _scheduled("ExponentialLR", ("ExponentialLR", {"gamma": 0.9}),
+    optax.exponential_decay(0.1, 1, 0.9))  # fmt: skip
+SELDOM = _scheduled("ExponentialLR by epochs", ("ExponentialLR", {"gamma": 0.9}),
+    lambda t: 0.1 * 0.9 ** (t // 2), _Seldom)  # fmt: skip
+COSINE = _scheduled("CosineAnnealingLR", ("CosineAnnealingLR", {"T_max": 5, "eta_min": 0.01}),
+    optax.cosine_decay_schedule(0.1, 5, 0.1))  # fmt: skip
+RISING = _scheduled("CosineAnnealingLR, rising", ("CosineAnnealingLR", {"T_max": 2}),
+    lambda t: 0.05 * (1 + jnp.cos(jnp.pi * t / 2)), steps=5)  # fmt: skip
+MILESTONES = _scheduled("MultiStepLR", ("MultiStepLR", {"milestones": [1, 3], "gamma": 0.3}),
+    optax.piecewise_constant_schedule(0.1, {1: 0.3, 3: 0.3}), steps=5)  # fmt: skip
+WARMUP = _scheduled("LinearLR", ("LinearLR", {"start_factor": 0.2, "total_iters": 4}),
+    optax.linear_schedule(0.02, 0.1, 4))  # fmt: skip
+POLYNOMIAL = _scheduled("PolynomialLR", ("PolynomialLR", {"total_iters": 6, "power": 2.0}),
+    optax.polynomial_schedule(0.1, 0.0, 2, 6))  # fmt: skip
+CYCLE = _scheduled("OneCycleLR", ("OneCycleLR", {"max_lr": 0.1, "total_steps": 8, "pct_start": 0.5,
+    "cycle_momentum": False}), _cycle(0.004, 0.5), steps=6)  # fmt: skip
+PLATEAU = _scheduled("ReduceLROnPlateau", ("ReduceLROnPlateau", {"patience": 1, "factor": 0.5}),
+    lambda t: jnp.where(t < 3, 0.1, 0.05), _Flat, steps=5)  # fmt: skip
+
+
+def _at(trap: str, program: Program, rate: Any, step: int, **values: Any) -> Plant:
+    return planted(trap, program, optimizer=_rates(rate), step=step, **values)
+
+
+SCHEDULES: list[Plant] = [
+    _at("schedule-missing", STEPS, 0.1, 2),
+    _at("schedule-step", EXPONENTIAL, lambda t: 0.1 * 0.9 ** (t + 1), 0, shift=1),
+    _at("schedule-per-batch", SELDOM, lambda t: 0.1 * 0.9**t, 1),
+    _at("schedule-per-epoch", EXPONENTIAL, lambda t: 0.1 * 0.9 ** (t // 2), 1, batches=2),
+    _at("schedule-length", COSINE, optax.cosine_decay_schedule(0.1, 4, 0.1), 1, longer=-1),
+    _at("schedule-milestones", MILESTONES, optax.piecewise_constant_schedule(0.1, {2: 0.3,
+        4: 0.3}), 1, later=1),
+    _at("schedule-gamma", STEPS, optax.exponential_decay(0.1, 2, 0.1, staircase=True), 2,
+        gamma=0.1),
+    _at("schedule-lowest", COSINE, optax.cosine_decay_schedule(0.1, 5), 1, eta_min=0.0),
+    _at("schedule-cosine-stays", RISING, optax.cosine_decay_schedule(0.1, 2), 3),
+    _at("warmup-start", WARMUP, optax.linear_schedule(0.01, 0.1, 4), 0, start_factor=0.1),
+    _at("warmup-from-zero", WARMUP, optax.linear_schedule(0.0, 0.1, 4), 0),
+    _at("warmup-share", WARMUP, lambda t: 0.1 * jnp.minimum(1, (t + 1) / 4), 0),
+    _at("schedule-power", POLYNOMIAL, optax.linear_schedule(0.1, 0.0, 6), 1, power=1.0),
+    _at("one-cycle-anneal", CYCLE, _cycle(0.004, 0.5, linear=True), 1),
+    _at("one-cycle-rise", CYCLE, _cycle(0.004, 0.25), 1, pct_start=0.25),
+    _at("one-cycle-start", CYCLE, _cycle(0.01, 0.5), 0, div_factor=10.0),
+    _at("plateau-patience", PLATEAU, lambda t: jnp.where(t < 2, 0.1, 0.05), 2, earlier=1),
+    _at("schedule-factor", EXPONENTIAL, lambda t: 0.05 * 0.9**t, 0, factor=0.5),
+]  # fmt: skip
+
+
+# Weights.
+def _own(change: Any) -> Any:
+    """A loading of torch's weights, of which that of the middle is changed."""
+
+    def load(model: Any, torch: Mapping[str, Any]) -> None:
+        for name, part in (("0", model.first), ("1", model.middle.layers[0]), ("2", model.last)):
+            weight = torch[f"{name}.weight"]
+            part.kernel[...] = (change(weight) if name == "1" else weight).T
+            part.bias[...] = torch[f"{name}.bias"]
+
+    return load
+
+
+OWN = in_vectors("weights of its own", layer("Linear", 8, 8), layer(nnx.Linear, 8, 8),
+    load=_own(lambda w: w), place="before:1.weight")  # fmt: skip
+
+WEIGHTS: list[Plant] = [
+    planted("value-transposed", OWN, load=_own(lambda w: w.T)),
+    planted("value-rounded", OWN, load=_own(lambda w: w.astype("float16")), dtype="float16"),
+    planted("weights-constant", OWN, load=_own(lambda w: 0 * w), constant=0.0),
+    planted("weights-scaled", OWN, load=_own(lambda w: 2 * w), factor=2.0),
+]
+
+TRAINING = [*LOSSES, *OPTIMIZERS, *GRADIENTS, *SCHEDULES, *WEIGHTS]
+PROGRAMS = [one for one in globals().values() if isinstance(one, Program)]
