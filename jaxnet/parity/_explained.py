@@ -23,6 +23,12 @@ _APART = (
 ROUNDED = (
     "Constants of the optimizer, such as its learning rates, are torch's to the digits of float32."
 )
+# A constant that is rounded to float32.
+CONSTANT = 2.0**-24
+ROUNDED_GRADIENT = (
+    "Torch multiplies a gradient by a constant of float32 in float64 too, as that of hardsigmoid "
+    "by 1/6; the program's is that constant to the digits of float32."
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,6 +89,11 @@ def flow_of(
     # The output of the last call inside may be that of the outermost one.
     same = [paths.get(f"forward:{output}") for output in roots]
     roots |= {call for path in same if path and not path.functions for call in path.calls}
+    # Of a model of plain flax's the outermost call is not met: what it computes after the last
+    # call inside is a part of the loss.
+    unmet = [each for each in step.calls if each.parent is None and each not in calls]
+    ends = [key for each in unmet for key in keys_of(each.output).values() if key in step]
+    roots |= {name for key in ends for name in made.path(key).calls}
     return Flow(paths, evidence.consumers, frozenset(roots), own)
 
 

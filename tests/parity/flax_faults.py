@@ -54,6 +54,8 @@ class BatchNorm(nnx.BatchNorm):
     def __call__(self, x: Array, **options: Any) -> Array:
         before = self.momentum * self.var[...]
         y = super().__call__(x, **options)
+        if self.use_running_average:
+            return y
         rows = x.size // x.shape[-1]
         self.var[...] = before + (self.var[...] - before) * rows / (rows - 1)
         return y

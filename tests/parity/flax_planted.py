@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from tests.parity import flax_faults as faults
-from tests.parity.architectures import LENGTH, WIDTH, WORDS, Layer, Task, layer
+from tests.parity.architectures import WIDTH, WORDS, Layer, chain, layer
 from tests.parity.flax_programs import (
     Images,
     Program,
@@ -19,23 +18,9 @@ from tests.parity.flax_programs import (
     in_vectors,
     planted,
 )
-from tests.parity.plants import Plant
+from tests.parity.plants import Fault, Plant
 
 Array = jax.Array
-
-
-class _Shifted(Task):
-    """A task whose inputs lie far from zero."""
-
-    def data(self, rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        x, y = super().data(rows, seed)
-        return (x + 300).astype(np.float32), y
-
-
-def _far(program: Program) -> Program:
-    task = program.task
-    given = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
-    return dataclasses.replace(program, task=_Shifted(**given))
 
 
 def of_torch(function: Any) -> Layer:
@@ -51,6 +36,17 @@ def of_torch(function: Any) -> Layer:
         return Own()
 
     return Layer(make)
+
+
+def _far_off(x: Any) -> Any:
+    return x + 1000
+
+
+def _far(program: Program) -> Program:
+    """A program whose layer in the middle is given numbers that lie far from zero."""
+    first, middle, last = program.task.network.parts
+    network = chain(first, of_torch(lambda torch, x: x + 1000), middle, last)
+    return dataclasses.replace(program, task=dataclasses.replace(program.task, network=network))
 
 
 def _filled() -> Any:
@@ -200,15 +196,17 @@ _SHAPES: list[Plant] = [
 ]  # fmt: skip
 
 NORM = in_vectors("LayerNorm", layer("LayerNorm", 8), _norm())
-RMS = in_vectors("RMSNorm", layer("RMSNorm", 8, eps=1e-5), _norm(nnx.RMSNorm))
+# A number that float32 has: what torch records of its RMSNorm in float64 has such an epsilon.
+_EPS = 2.0**-17
+RMS = in_vectors("RMSNorm", layer("RMSNorm", 8, eps=_EPS), _norm(nnx.RMSNorm, epsilon=_EPS))
 GROUP = in_images("GroupNorm", layer("GroupNorm", 2, 4), _norm(nnx.GroupNorm, 4, num_groups=2))
 BATCH = in_images("BatchNorm", layer("BatchNorm2d", 4), _batch())
 OWN_BATCH = in_images("BatchNorm without running statistics", layer("BatchNorm2d", 4,
-    track_running_stats=False), lambda x: x)  # fmt: skip
+    track_running_stats=False), _norm(size=4, reduction_axes=(0, 1, 2)))  # fmt: skip
 INSTANCE = in_images("InstanceNorm", layer("InstanceNorm2d", 4, affine=True),
     _norm(nnx.InstanceNorm, 4))  # fmt: skip
 FAR = _far(in_vectors("LayerNorm of large numbers", layer("LayerNorm", 8),
-    _norm(use_fast_variance=False)))  # fmt: skip
+    (_far_off, _norm(use_fast_variance=False)), place="2"))  # fmt: skip
 
 _NORMS: list[Plant] = [
     planted("norm-epsilon", NORM, layer(nnx.LayerNorm, 8), eps=1e-6),
@@ -220,8 +218,9 @@ _NORMS: list[Plant] = [
     planted("norm-epsilon-outside", NORM, _norm(faults.OutsideRoot)),
     planted("norm-unbiased", NORM, _norm(faults.Unbiased)),
     planted("norm-not-centred", NORM, _norm(faults.NoMean)),
-    planted("norm-centred", RMS, _norm(use_bias=False)),
+    planted("norm-centred", RMS, _norm(use_bias=False, epsilon=_EPS)),
     planted("norm-axes", NORM, _norm(reduction_axes=(0, 1))),
+    planted("norm-axes", OWN_BATCH, _norm(nnx.InstanceNorm, 4), over=(2, 3), title="InstanceNorm"),
     planted("norm-scale-missing", NORM, _norm(faults.NoScale)),
     planted("norm-scale-plus-one", NORM, _norm(faults.PlusOne)),
     planted("norm-group-order", GROUP, _norm(faults.Dealt, 4, num_groups=2)),
@@ -231,7 +230,7 @@ _NORMS: list[Plant] = [
     planted("norm-momentum-complement", BATCH, _batch(momentum=0.1)),
     planted("norm-momentum", BATCH, _batch(momentum=0.99), momentum=0.01),
     planted("norm-running-frozen", BATCH, _batch(faults.StillNorm)),
-    planted("norm-fast-variance", FAR, _norm()),
+    planted("norm-fast-variance", FAR, (_far_off, _norm())),
 ]  # fmt: skip
 
 GELU = in_vectors("gelu", layer("GELU"), lambda x: nnx.gelu(x, approximate=False))
@@ -335,10 +334,14 @@ BOTH = in_tokens("LSTM in both directions", _recurrent("LSTM", hidden=4, bidirec
 DEEP = in_tokens("LSTM of two layers", _recurrent("LSTM", num_layers=2, dropout=0.3),
     layer(faults.Stacked, 0.3), **_BODY)  # fmt: skip
 
+# One bias where torch has two learns half as fast besides.
+_ONE_BIAS = (Fault("update", "one bias where torch's has two"),)
+
 _RECURRENT: list[Plant] = [
     planted("rnn-gate-order", LSTM, layer(faults.Recurrent, faults.OtherGates), order="igfo"),
     planted("rnn-one-bias", LSTM, layer(faults.Recurrent, faults.OneBias), left_out="bias_hh"),
     planted("gru-reset-before", GRU, layer(faults.Recurrent, faults.ResetBefore)),
+    planted("gru-bias-outside", GRU, layer(faults.Recurrent, nnx.GRUCell), more=_ONE_BIAS),
     planted("gru-update-complement", GRU, layer(faults.Recurrent, faults.Complement)),
     planted("rnn-batch-first", LSTM, layer(faults.Recurrent, faults.LSTM, time_major=True)),
     planted("rnn-state-ignored", STARTED, layer(faults.Recurrent, faults.LSTM)),

@@ -1,7 +1,6 @@
 """Rows of the catalogue about losses and training, planted in plain flax and optax programs."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -117,7 +116,8 @@ def binary(outputs: Array, targets: Array, positive: float = 1.0) -> Array:
 
 
 def of_probabilities(p: Array, targets: Array) -> Array:
-    return -(targets * jnp.log(p) + (1 - targets) * jnp.log(1 - p)).mean()
+    yes, no = (jnp.maximum(jnp.log(each), -100) for each in (p, 1 - p))
+    return -(targets * yes + (1 - targets) * no).mean()
 
 
 def _after_sigmoid(outputs: Array, targets: Array) -> Array:
@@ -125,7 +125,7 @@ def _after_sigmoid(outputs: Array, targets: Array) -> Array:
 
 
 def _smooth_l1(outputs: Array, targets: Array, beta: float = 0.7) -> Array:
-    return optax.huber_loss(outputs, targets, beta).mean() / beta
+    return optax.huber_loss(outputs, targets, delta=beta).mean() / beta
 
 
 def kl(outputs: Array, targets: Array) -> Array:
@@ -144,6 +144,8 @@ WEIGHTED = _loss("weighted classes", _functional("cross_entropy", weight=_WEIGHT
     kind="classes")  # fmt: skip
 LOGS = _loss("nll_loss", _of("log_softmax", _functional("nll_loss")), lambda o, t: -_picked(
     nnx.log_softmax(o), t).mean(), kind="classes")  # fmt: skip
+SCORES = _loss("nll_loss of scores", "nll_loss", lambda o, t: -_picked(o, t).mean(),
+    kind="classes")  # fmt: skip
 BINARY = _loss("binary", "binary_cross_entropy_with_logits", binary, kind="binary")
 POSITIVE = _loss("binary, weighted", _functional("binary_cross_entropy_with_logits",
     pos_weight=[3.0]), lambda o, t: binary(o, t, 3.0), kind="binary")  # fmt: skip
@@ -177,8 +179,7 @@ LOSSES: list[Plant] = [
     planted("loss-of-probabilities", BINARY, loss=lambda o, t: binary(nnx.sigmoid(o), t)),
     planted("loss-of-softmax", CLASSES, loss=lambda o, t: classes(nnx.softmax(o), t)),
     planted("loss-without-logarithm", LOGS, loss=lambda o, t: -_picked(nnx.softmax(o), t).mean()),
-    planted("loss-with-softmax", LOGS, loss=lambda o, t: classes(nnx.log_softmax(o), t),
-        title="harmless"),
+    planted("loss-with-softmax", SCORES, loss=classes),
     planted("loss-scores-as-probabilities", CHANCES, loss=lambda o, t: binary(nnx.sigmoid(o), t)),
     planted("loss-axis", CLASSES, loss=lambda o, t: -_picked(nnx.log_softmax(o, 0), t).mean(),
         axis=0),
@@ -190,12 +191,12 @@ LOSSES: list[Plant] = [
     planted("loss-half", MSE, loss=lambda o, t: optax.l2_loss(o, t).mean()),
     planted("loss-root", MSE, loss=lambda o, t: jnp.sqrt(squares(o, t))),
     planted("loss-beta", SMOOTH, loss=lambda o, t: _smooth_l1(o, t, 1.0), beta=1.0),
-    planted("loss-delta", HUBER, loss=lambda o, t: optax.huber_loss(o, t, 0.5).mean(), delta=0.5),
-    planted("loss-huber-scale", SMOOTH, loss=lambda o, t: optax.huber_loss(o, t, 0.7).mean()),
-    planted("loss-log-target", KL, loss=lambda o, t: optax.kl_divergence_with_log_targets(
+    planted("loss-delta", HUBER, loss=lambda o, t: optax.huber_loss(o, t, delta=0.5).mean(), delta=0.5),
+    planted("loss-huber-scale", SMOOTH, loss=lambda o, t: optax.huber_loss(o, t, delta=0.7).mean()),
+    planted("loss-log-target", KL, loss=lambda o, t: optax.losses.kl_divergence_with_log_targets(
         nnx.log_softmax(o), nnx.softmax(t)).mean()),
     planted("loss-arguments-swapped", CHANCES, loss=lambda o, t: of_probabilities(
-        jnp.clip(t, math.exp(-100), 1 - 1e-16), nnx.sigmoid(o))),
+        t, nnx.sigmoid(o))),
     planted("loss-factor", CLASSES, loss=lambda o, t: 0.25 * classes(o, t), scale=0.25),
 ]  # fmt: skip
 
@@ -536,6 +537,15 @@ WEIGHTS: list[Plant] = [
     planted("weights-constant", OWN, load=_own(lambda w: 0 * w), constant=0.0),
     planted("weights-scaled", OWN, load=_own(lambda w: 2 * w), factor=2.0),
 ]
+
+# Rows that no program of plain flax can show, and why.
+LEFT_OUT = {
+    "embedding-max-norm": "torch changes the weight itself when rows are looked up, which a flax "
+    "model, whose parameters change in the update alone, cannot do",
+    "gradient-clipped": "the check differentiates the loss itself, so that a program of plain flax "
+    "has no place before its optimizer in which gradients are clipped; in a step of its own, of "
+    "which no gradients are seen, it is a row of the update",
+}
 
 TRAINING = [*LOSSES, *OPTIMIZERS, *GRADIENTS, *SCHEDULES, *WEIGHTS]
 PROGRAMS = [one for one in globals().values() if isinstance(one, Program)]

@@ -199,10 +199,11 @@ def said(trap: str, **values: Any) -> str:
     """A regular expression for what the row of a name says, with some of its values."""
     row = next(each for each in traps.ALL if each.name == trap)
     parts = []
-    for literal, field, form, _ in string.Formatter().parse(row.words):
+    for literal, field, form, conversion in string.Formatter().parse(row.words):
         parts.append(re.escape(literal))
         if field in values:
-            parts.append(re.escape(format(values[field], form or "")))
+            value = repr(values[field]) if conversion == "r" else format(values[field], form or "")
+            parts.append(re.escape(value))
         elif field is not None:
             parts.append(".*?")
     return "".join(parts)

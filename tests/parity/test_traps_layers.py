@@ -118,11 +118,23 @@ def lstm(order="ifgo"):
     return cell
 
 
-def gru(x, h, state):
+def gru(x, h, state, complement=True):
     (xr, xz, xn), (hr, hz, hn) = jnp.split(x, 3, -1), jnp.split(h, 3, -1)
     r, z = jax.nn.sigmoid(xr + hr), jax.nn.sigmoid(xz + hz)
+    z = z if complement else 1 - z
     new = z * jnp.tanh(xn + r * hn) + (1 - z) * state[0]
     return jnp.stack([new, new])
+
+
+def outside(w):
+    """The weights of a GRU with the hidden bias of n among those of the input."""
+    size = w["weight_hh_l0"].shape[1]
+    moved = jnp.where(jnp.arange(3 * size) < 2 * size, 0, w["bias_hh_l0"])
+    return {**w, "bias_ih_l0": w["bias_ih_l0"] + moved, "bias_hh_l0": w["bias_hh_l0"] - moved}
+
+
+def right_gru(x, h, state):
+    return gru(x, h, state, complement=False)
 
 
 def rounded(x):
@@ -660,6 +672,12 @@ PLANTS = [
         "gru-update-complement",
         lambda nn: nn.GRU(2, 3),
         lambda w: lambda x: (lambda y, h: (y, h[:1]))(*recurrent(w, x, gru)),
+        ((3, 2, 2),),
+    ),
+    Plant(
+        "gru-bias-outside",
+        lambda nn: nn.GRU(2, 3),
+        lambda w: lambda x: (lambda y, h: (y, h[:1]))(*recurrent(outside(w), x, right_gru)),
         ((3, 2, 2),),
     ),
     Plant(
