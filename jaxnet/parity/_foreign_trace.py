@@ -45,15 +45,15 @@ def _seen(trace: Trace, step: Step, modules: Set[str]) -> Step:
         if call.parent is None or call.module in modules:
             kept[i] = len(calls)
             # What a call draws is for whoever comes, if the model has no such call.
-            drawn = call.draws if call.module in modules else ()
-            calls.append(dataclasses.replace(call, parent=parent, draws=drawn))
+            own = dataclasses.replace(call, parent=parent)
+            calls.append(own if call.module in modules else _left(call, parent))
         elif whole and module and module.qualname.startswith("torch.nn."):
             name = function_of(module.cls)
             if module.cls == "Identity":
                 continue
             if name is None:
                 kept[i] = len(calls)
-                calls.append(dataclasses.replace(call, parent=parent, draws=()))
+                calls.append(_left(call, parent))
                 continue
             given = {**module.config, "training": call.training}
             accepted = inspect.signature(_functions()[name]).parameters
@@ -83,6 +83,11 @@ def _seen(trace: Trace, step: Step, modules: Set[str]) -> Step:
     return dataclasses.replace(
         step, calls=tuple(calls), functions=tuple(sorted(moved, key=position))
     )
+
+
+def _left(call: Call, parent: int | None) -> Call:
+    """A call that the program does not make."""
+    return dataclasses.replace(call, parent=parent, draws=(), elsewhere=call.draws)
 
 
 @cache

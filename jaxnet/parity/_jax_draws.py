@@ -75,12 +75,15 @@ def _replacements(take: Take, images: bool) -> dict[str, Callable[..., Any]]:
         try:
             found = jnp.asarray(take(owner, tuple(forms), asked))
         except DrawsError:
-            # One number for several of torch's: the first of them, which shows in the numbers.
-            if kind != "mask" or 1 not in shape:
+            if kind != "mask" or len(shape) < 3:
                 raise
+            if len(shape) == 3:  # between torch's recurrent layers the time comes first
+                forms.setdefault((shape[1], shape[0], shape[2]), lambda x: x.swapaxes(0, 1))
+            # One number for several of torch's: the first of them, which shows in the numbers.
             found = jnp.asarray(take(owner, _Fewer(forms), asked))
             fewer = next(form for form in forms if _fits(found.shape, form))
             found = found[tuple(slice(n) for n in fewer)]
+            return forms[fewer](found).astype(dtype)
         return forms[found.shape](found).astype(dtype)
 
     def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, *_: Any, **__: Any) -> Any:
