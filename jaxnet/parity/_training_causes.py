@@ -361,8 +361,11 @@ def _described(finding: Finding, explained: Explained, left: list[SiteResult]) -
     there = [r for r in left if _concerns(explained, r.site)]
     steps = explained.steps
     concerned = [r for r in there if r.step in steps] or there
+    # The numbers of all steps prove the cause: in others it is within the digits of float32.
+    others = [r for r in there if not any(r is each for each in concerned)]
     return dataclasses.replace(
         _part(finding, concerned, explained.places),
+        consequences=[*finding.consequences, *others],
         cause=explained.words,
         proof=explained.proof,
         fix=explained.fix or finding.fix,

@@ -210,7 +210,8 @@ def said(trap: str, **values: Any) -> str:
 
 
 def planted(trap: str, program: Program, wrong: Any = None, *, place: str = "", step: int = 0,
-            title: str = "", more: Sequence[Fault] = (), **changes: Any) -> Plant:  # fmt: skip
+            title: str = "", more: Sequence[Fault] = (), says: str = "",
+            **changes: Any) -> Plant:  # fmt: skip
     """A row of the catalogue in a program.
 
     Args:
@@ -221,6 +222,7 @@ def planted(trap: str, program: Program, wrong: Any = None, *, place: str = "", 
         step: Where it shows first.
         title: What the name of the plant has beside that of the row.
         more: Further findings that belong to it.
+        says: What the finding says, where that is not the row's own words.
         **changes: Other attributes of the program, and values of the row's words.
     """
     own = {key: changes.pop(key) for key in list(changes) if hasattr(program, key)}
@@ -228,5 +230,5 @@ def planted(trap: str, program: Program, wrong: Any = None, *, place: str = "", 
         own["middle"] = wrong if isinstance(wrong, tuple) else (wrong,)
     name = f"flax: {trap}{title and ', '}{title}"
     pair = dataclasses.replace(program, **own).pair(name)
-    fault = Fault(place or program.place, said(trap, **changes), step)
+    fault = Fault(place or program.place, says or said(trap, **changes), step)
     return Plant(name, "flax row", pair, (fault, *more), program.steps)
