@@ -140,7 +140,8 @@ def _given(evidence: StepEvidence, key: str) -> FourRuns | None:
         key: The name of the recorded output.
     """
     step = evidence.step
-    array = step[key] if key in step else None
+    if key not in step:
+        return None
     keys = {
         f"input:{call.name}.{path}": name
         for call in step.calls
@@ -148,7 +149,7 @@ def _given(evidence: StepEvidence, key: str) -> FourRuns | None:
     }
     for site, four in evidence.forced.items():
         name = keys.get(site, "")
-        if array is not None and name in step and np.array_equal(step[name], array):
+        if name in step and np.array_equal(step[name], step[key]):
             return four
     return None
 

@@ -7,17 +7,9 @@ import numpy as np
 
 from jaxnet.parity._attribute import Cause, attribute
 from jaxnet.parity._evidence import Evidence, StepEvidence
-from jaxnet.parity._explained import (
-    CONSTANT,
-    READ,
-    ROUNDED_GRADIENT,
-    Explained,
-    Read,
-    explained_by,
-    merged,
-)
+from jaxnet.parity._explained import READ, Explained, Read, constant, explained_by, merged
 from jaxnet.parity._findings import kind_of
-from jaxnet.parity._judgement import SAME_SCALE, rms
+from jaxnet.parity._judgement import rms
 from jaxnet.parity._layer_causes import MOST_ALTERNATIVES
 from jaxnet.parity._losses import loss_references
 from jaxnet.parity._rebuilt import of_call
@@ -271,7 +263,9 @@ class Training:
         """
         found: list[Explained] = []
         phases = {phase_of(result.site) for result in finding.results}
-        if phases == {"grad"} and (one := self._constant(finding)):
+        if phases == {"grad"} and (
+            one := constant(self.trace, self._kept["layer"][1], finding.results)
+        ):
             found = [one]
         elif finding.origin == "loss":
             one = explain_loss(self.trace, *self._kept["layer"])
@@ -310,27 +304,6 @@ class Training:
             if id(r) not in placed and not any(_concerns(each, r.site) for each in named)
         ]
         return [*parts, *([_unexplained(finding, found, rest)] if rest else [])]
-
-    def _constant(self, finding: Finding) -> Explained | None:
-        """What a constant of float32 in torch's own gradient explains, which is no fault."""
-        _, kept = self._kept["layer"]
-        share = 0.0
-        for result in finding.results:
-            ours = kept.get(result.step, {}).get(result.site)
-            step = next(each for each in self.trace.steps if each.index == result.step)
-            if ours is None or result.site not in step:
-                return None
-            torch = chosen(step.double(result.site))
-            size = float(np.sum(np.square(torch)))
-            factor = float(np.sum(torch * ours)) / size if size else 0.0
-            if not 0 < abs(factor - 1) <= CONSTANT or rms(ours - factor * torch) > (
-                SAME_SCALE * rms(torch)
-            ):
-                return None
-            share = max(share, abs(factor - 1))
-        sites = tuple(dict.fromkeys(result.site for result in finding.results))
-        steps = tuple(dict.fromkeys(result.step for result in finding.results))
-        return Explained(sites, steps, ROUNDED_GRADIENT, rounding=share)
 
     def _schedules(self) -> list[Explained]:
         found: list[Explained] = []

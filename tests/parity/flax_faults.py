@@ -73,9 +73,7 @@ StillNorm = altered(BatchNorm, _kept_statistics)
 
 def _normed(formula: Callable[[Any, Array], Array]) -> Any:
     """A LayerNorm by a formula."""
-    return altered(
-        nnx.LayerNorm, lambda m, run, x: formula(m, x) * m.scale[...] + m.bias[...]
-    )
+    return altered(nnx.LayerNorm, lambda m, run, x: formula(m, x) * m.scale[...] + m.bias[...])
 
 
 def _centred(x: Array) -> Array:

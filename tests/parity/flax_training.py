@@ -24,7 +24,7 @@ def by_rule(rule: Rule, *slots: str, initial: float = 0.0) -> Any:
 
     def init(params: Any) -> Any:
         full = jax.tree.map(lambda p: jnp.full_like(p, initial), params)
-        return jnp.zeros((), jnp.int32), {name: full for name in slots}
+        return jnp.zeros((), jnp.int32), dict.fromkeys(slots, full)
 
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         t = state[0] + 1
@@ -51,11 +51,9 @@ def adam(lr: float = 1e-2, eps: float = 1e-8, correct: tuple[bool, bool] = (True
             1 - b ** (t + shift).astype(p.dtype) if is_corrected else 1.0
             for b, is_corrected in zip((0.9, 0.999), correct, strict=True)
         )
-        under = jnp.sqrt((top if largest else v) / two)
+        under = jnp.sqrt((top if largest else v) / two) + eps
         if epsilon == "uncorrected":
             under = (jnp.sqrt(v) + eps) / jnp.sqrt(two)
-        else:
-            under = under + eps
         return -lr * m / one / under, {"m": m, "v": v, "top": top}
 
     return by_rule(rule, "m", "v", "top")

@@ -124,6 +124,7 @@ def every() -> list[Plant]:
     from tests.parity import (
         flax_models,
         flax_planted,
+        flax_planted_losses,
         flax_planted_training,
         planted_layers,
         planted_odd,
@@ -141,8 +142,13 @@ def every() -> list[Plant]:
         planted_odd.INVENTED,
         planted_odd.FLAX,
         flax_models.MISTAKES,
-        [one.nothing for one in (*flax_planted.PROGRAMS, *flax_planted_training.PROGRAMS)],
+        [
+            one.nothing
+            for some in (flax_planted, flax_planted_losses, flax_planted_training)
+            for one in some.PROGRAMS
+        ],
         flax_planted.LAYERS,
+        flax_planted_losses.LOSSES,
         flax_planted_training.TRAINING,
     ]
     return [one for some in lists for one in some]

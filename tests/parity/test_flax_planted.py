@@ -6,10 +6,19 @@ import pytest
 
 from benchmarks.parity import Found, judged, trial
 from jaxnet.parity import _traps as traps
-from tests.parity import flax_planted, flax_planted_training
+from tests.parity import flax_planted, flax_planted_losses, flax_planted_training
 
-PLANTS = {p.name: p for p in (*flax_planted.LAYERS, *flax_planted_training.TRAINING)}
-PROGRAMS = (*flax_planted.PROGRAMS, *flax_planted_training.PROGRAMS)
+ROWS = [
+    *flax_planted.LAYERS,
+    *flax_planted_losses.LOSSES,
+    *flax_planted_training.TRAINING,
+]
+PLANTS = {plant.name: plant for plant in ROWS}
+PROGRAMS = [
+    *flax_planted.PROGRAMS,
+    *flax_planted_losses.PROGRAMS,
+    *flax_planted_training.PROGRAMS,
+]
 
 # One of each kind of place: a layer, between two, the loss, an update, a schedule.
 CHOSEN = ("norm-centred", "log-base", "loss-half", "amsgrad-corrected")
@@ -30,7 +39,7 @@ def test_every_row_is_planted_or_left_out_for_a_reason():
 def test_each_plant_changes_a_program_that_is_tried_without_a_fault():
     names = [program.name for program in PROGRAMS]
     assert sorted(set(names)) == sorted(names)
-    assert len(PLANTS) == len(flax_planted.LAYERS) + len(flax_planted_training.TRAINING)
+    assert len(PLANTS) == len(ROWS)
 
 
 @pytest.mark.torch

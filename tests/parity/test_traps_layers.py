@@ -749,6 +749,11 @@ FUNCTIONS = {
         ((2, 3, 4),) * 3 + (~HIDDEN.T,),
         lambda q, k, v, mask: product(q, k, v, mask, -2),
     ),
+    "attention-mask-missing": (
+        "scaled_dot_product_attention",
+        ((2, 3, 4),) * 3 + (~HIDDEN.T,),
+        lambda q, k, v, mask: product(q, k, v, jnp.ones_like(mask)),
+    ),
     "attention-mask-fill": (
         "scaled_dot_product_attention",
         ((2, 3, 4),) * 3 + (HIDDEN,),

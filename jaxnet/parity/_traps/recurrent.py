@@ -61,7 +61,9 @@ def _reset_before(layer: Any) -> Any:
             h = (1 - z) * jnp.tanh(new) + z * h
             return h, h
 
-        start = x["1"][0] if x.get("1") is not None else jnp.zeros((steps.shape[1], size), given.dtype)
+        start = (
+            x["1"][0] if x.get("1") is not None else jnp.zeros((steps.shape[1], size), given.dtype)
+        )
         last, outputs = jax.lax.scan(step, start, steps)
         outputs = outputs.swapaxes(0, 1) if config.get("batch_first") else outputs
         return (outputs, last[None]), b
