@@ -376,8 +376,6 @@ WEIGHTS: list[Plant] = [
 LEFT_OUT = {
     "accumulation": "the mean that optax.MultiSteps takes is counted with the loss, where it is "
     "the row loss-accumulated",
-    "embedding-max-norm": "torch changes the weight itself when rows are looked up, which a flax "
-    "model, whose parameters change in the update alone, cannot do",
     "gradient-clipped": "the check differentiates the loss itself, so that a program of plain flax "
     "has no place before its optimizer in which gradients are clipped; in a step of its own, of "
     "which no gradients are seen, it is a row of the update",

@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import pytest
 
 from benchmarks.parity import Found, judged, trial
@@ -22,6 +23,13 @@ PROGRAMS = [
 
 # One of each kind of place: a layer, between two, the loss, an update, a schedule.
 CHOSEN = ("norm-centred", "log-base", "loss-half", "amsgrad-corrected")
+
+
+@pytest.fixture(autouse=True)
+def usual_settings():
+    """flax and optax do not run under the strictness of these tests, as a user's would not."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def _row(name):
