@@ -94,14 +94,17 @@ def flow_of(
     roots |= {call for path in same if path and not path.functions for call in path.calls}
     # Of a model of plain flax's the outermost call is not met: what it computes after the last
     # call inside is a part of the loss.
-    unmet = [each for each in step.calls if each.parent is None and each not in calls]
-    ends = [key for each in unmet for key in keys_of(each.output).values() if key in step]
+    met = {call.name for call in calls}
+    left = [each for each in step.calls if each.parent is None and each.name not in met]
+    ends = [key for each in left for key in keys_of(each.output).values() if key in step]
     roots |= {name for key in ends for name in made.path(key).calls}
     return Flow(paths, evidence.consumers, frozenset(roots), own, _unmet(step, calls))
 
 
 def _unmet(step: Step, calls: Sequence[Call]) -> dict[str, str]:
-    others = [each for each in step.calls if each.parent is not None and each not in calls]
+    """For each argument of a call the output of another call that it is, as in `Flow.unmet`."""
+    met = {call.name for call in calls}
+    others = [each for each in step.calls if each.parent is not None and each.name not in met]
     given = {
         _print(step[key]): at(f"forward:{call.name}", path)
         for call in others
