@@ -96,7 +96,7 @@ TRAPS: tuple[Trap, ...] = (
         "gradients are averaged where torch adds them, or the other way round.",
         "optax.MultiSteps(..., use_grad_mean=False) for a sum, or the loss divided where the "
         "torch program divides it",
-        when=lambda config: config["batches"] > 1,
+        when=lambda config: config.get("batches", 1) > 1,  # a layer has none
         options={"scale": _counts},
     ),
     Trap(
