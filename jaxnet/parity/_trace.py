@@ -69,6 +69,7 @@ class Call:
         output: The form of the output.
         where: File and line of the call, "model.py:88".
         draws: The indices of the draws that the call itself made.
+        elsewhere: Those of them that whoever comes takes, as the checked program has no such call.
     """
 
     module: str
@@ -79,6 +80,7 @@ class Call:
     output: Any
     where: str
     draws: tuple[int, ...] = ()
+    elsewhere: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
