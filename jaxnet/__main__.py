@@ -19,7 +19,7 @@ import jaxnet
 if TYPE_CHECKING:
     from jaxnet.parity._result import Report
 
-_PARITY = Path(jaxnet.__file__).parent / "parity"
+_EXPLAINING = [Path(jaxnet.__file__).parent / name for name in ("parity", "port")]
 
 _ABOUT = """Whether a JAX training program computes what a PyTorch program computes.
 
@@ -72,6 +72,13 @@ _VERIFY = """    jaxnet certificate report/             # what it says
     jaxnet certificate report/ --verify    # exit status 2 if something has changed since
     jaxnet certificate report/ --line      # one line, for a README"""
 
+_PORT = """    jaxnet port model.py -o model_jax.py                   # a file
+    jaxnet port timm.models.resnet:ResNet -o resnet_jax.py # a class, with what it calls
+
+Classes, functions, names, order, comments and docstrings stay. Nothing is run, and torch is not
+needed; libcst and ruff are (pip install libcst ruff). Exit status 0 if everything was ported, 1
+if the output raises NotImplementedError somewhere: each such line is printed."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
@@ -111,9 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_explained(error: Exception) -> bool:
-    """Whether jaxnet.parity raised an error by itself, so that its message says what to do."""
+    """Whether jaxnet raised an error by itself, so that its message says what to do."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).parent == _PARITY and (last.line or "").startswith("raise ")
+    ours = Path(last.filename).parent in _EXPLAINING or Path(last.filename).stem == "_extras"
+    return ours and (last.line or "").startswith("raise ")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,6 +193,10 @@ def _parser() -> argparse.ArgumentParser:
             default="own",
             help="compare the program's initial weights too (own), or start from a copy of torch's",
         )
+
+    port = command("port", _port, "turn PyTorch modules into source on jaxnet", _PORT)
+    port.add_argument("target", help="a file, or an import path such as timm.models.resnet:ResNet")
+    port.add_argument("-o", "--output", type=Path, help="the file to write; printed without it")
 
     certificate = command("certificate", _certificate, "read or verify a certificate", _VERIFY)
     certificate.add_argument("folder", type=Path, help="the folder that --save wrote")
@@ -312,6 +324,21 @@ def _explain(options: argparse.Namespace) -> int:
     text, status = explained(there, options.at)
     print(text)
     return status
+
+
+def _port(options: argparse.Namespace) -> int:
+    from jaxnet._files import write_text
+    from jaxnet.port import port
+
+    if options.output is not None and options.output.resolve() == Path(options.target).resolve():
+        options.fail(f"--output {options.output}: this is the file that is ported; name another")
+    ported = port(options.target)
+    if options.output is None:
+        print(ported.code, end="")
+    else:
+        write_text(options.output, ported.code)
+    print(ported, file=sys.stderr)
+    return int(bool(ported.marked))
 
 
 def _certificate(options: argparse.Namespace) -> int:

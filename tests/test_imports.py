@@ -18,7 +18,7 @@ TIERS = [
     {"backend"},
     {"nn", "metrics", "optim", "data", "checkpoint", "plots"},
     {"ops", "weights", "train"},
-    {"parity"},
+    {"parity", "port"},
     {"main__", "pytest"},  # the command line, and the fixture
     {"harness"},  # experiments/harness, which is not about any experiment
     {"experiments", "tests", "benchmarks"},

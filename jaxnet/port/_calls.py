@@ -12,6 +12,10 @@ REMOVED = {"torch.jit.annotate": 1, "torch.jit.script": 0, "torch.jit.script_if_
            "torch.compile": 0, "torch.autograd.Variable": 0, "torch.fx.wrap": 0}  # fmt: skip
 """Functions that give back one of their arguments, and which."""
 
+_SIZED = {"empty", "zeros", "ones", "rand", "randn"}
+HANDLED = {*REMOVED, "torch.Tensor", "torch.FloatTensor", "torch.LongTensor", "torch._assert"}
+"""Functions whose calls become something else than a call of the same name."""
+
 
 def with_rngs(updated: cst.Call, keyword: str) -> cst.Call:
     """A call that hands `rngs` on."""
@@ -46,6 +50,8 @@ def torch_call(
         first = updated.args[0].value if updated.args else None
         made = "ops.tensor" if isinstance(first, cst.List | cst.ListComp) else "ops.empty"
         return updated.with_changes(func=cst.parse_expression(made)), "", ""
+    if dotted in HANDLED:
+        return updated, "", ""
     args, note = [], ""
     for old, arg in zip(original.args, updated.args, strict=True):
         keyword = arg.keyword.value if arg.keyword is not None else ""
@@ -58,6 +64,8 @@ def torch_call(
             continue
         if keyword == "dtype" and isinstance(old.value, cst.Name) and old.value.value == "None":
             continue
+        if keyword == "size" and dotted.rpartition(".")[2] in _SIZED:
+            arg = arg.with_changes(keyword=None, equal=cst.MaybeSentinel.DEFAULT)
         args.append(arg)
     if len(args) < len(updated.args) and args:
         last = updated.args[-1]

@@ -39,6 +39,16 @@ def layer_of(definition: Definition) -> str | None:
     return None
 
 
+@cache
+def layers_of(definition: Definition) -> frozenset[str]:
+    """The classes of torch.nn that a class inherits from."""
+    found: set[str] = set()
+    for base, dotted in bases(definition):
+        name = torch_layer(dotted)
+        found |= layers_of(base) if base is not None else {name} if name else set()
+    return frozenset(found)
+
+
 def is_module(definition: Definition | None) -> bool:
     """Whether a definition is a class of modules."""
     return definition is not None and layer_of(definition) is not None

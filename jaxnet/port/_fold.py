@@ -30,6 +30,7 @@ CONSTANTS = {
 """Questions of torch that have one answer in jaxnet."""
 
 _DECORATORS = ("torch.jit.", "torch.fx.", "torch.compile", "torch._dynamo.", "torch.compiler.")
+_OVERLOADS = {"torch.jit._overload_method", "torch.jit._overload", "torch.jit.unused_overload"}
 _REGISTRIES = {
     "register_model", "handle_legacy_interface", "register_notrace_module", "disable_compiler",
     "register_notrace_function", "auto_docstring", "kwonly_to_pos_or_kw", "can_return_tuple",
@@ -103,13 +104,13 @@ class _Folder(cst.CSTTransformer):
             name = parameter.name.value
             annotation = parameter.annotation
             text = "" if annotation is None else cst.Module([]).code_for_node(annotation.annotation)
-            if name in ("weights", "weights_backbone") and ("Weights" in text or not text):
-                fixed.add(name)
-            elif (name == "progress" and "weights" in names) or name == "pretrained":
-                fixed.add(name)
-            elif name == "device" and parameter.default is not None:
-                fixed.add(name)
-            elif name == "dtype" and "device" in names and _is_none(parameter.default):
+            if (
+                (name in ("weights", "weights_backbone") and ("Weights" in text or not text))
+                or (name == "progress" and "weights" in names)
+                or name == "pretrained"
+                or (name == "device" and parameter.default is not None)
+                or (name == "dtype" and "device" in names and _is_none(parameter.default))
+            ):
                 fixed.add(name)
         self.fixed.append(fixed | (self.fixed[-1] - names if self.fixed else set()))
         if fixed:
@@ -129,6 +130,9 @@ class _Folder(cst.CSTTransformer):
         name = original_node.name.value
         if self.classes and name in _METHODS:
             return cst.RemoveFromParent()
+        for decorator in original_node.decorators:
+            if self._qualified(decorator.decorator) in _OVERLOADS:
+                return cst.RemoveFromParent()
         owner = self.classes[-1] if name == "__init__" and self.classes else name
         gone = {p for _, p in self.removed.get(owner, ())}
         if not gone:
@@ -180,7 +184,9 @@ class _Folder(cst.CSTTransformer):
             return cst.RemoveFromParent()
         if isinstance(value, cst.Name) and self._is_fixed(value.value):
             keyword = original_node.keyword
-            if original_node.star == "**" or (keyword is not None and keyword.value == value.value):
+            factory = value.value in ("device", "dtype")
+            same = factory if keyword is None else keyword.value == value.value
+            if original_node.star == "**" or same:
                 return cst.RemoveFromParent()
         return updated_node
 
@@ -207,12 +213,9 @@ class _Folder(cst.CSTTransformer):
             return stops if stops in sides else (None if None in sides else not stops)
         if isinstance(node, cst.Comparison) and len(node.comparisons) == 1:
             target = node.comparisons[0]
-            if isinstance(node.left, cst.Name) and self._is_fixed(node.left.value):
-                if _is_none(target.comparator):
-                    if isinstance(target.operator, cst.Is):
-                        return True
-                    if isinstance(target.operator, cst.IsNot):
-                        return False
+            fixed = isinstance(node.left, cst.Name) and self._is_fixed(node.left.value)
+            if fixed and _is_none(target.comparator):
+                return {cst.Is: True, cst.IsNot: False}.get(type(target.operator))
         return None
 
     def leave_BooleanOperation(
@@ -227,7 +230,9 @@ class _Folder(cst.CSTTransformer):
 
     def leave_IfExp(self, original_node: cst.IfExp, updated_node: cst.IfExp) -> Any:
         known = self._constant(updated_node.test)
-        return updated_node if known is None else updated_node.body if known else updated_node.orelse
+        return (
+            updated_node if known is None else updated_node.body if known else updated_node.orelse
+        )
 
     def leave_If(self, original_node: cst.If, updated_node: cst.If) -> Any:
         known = self._constant(updated_node.test)

@@ -18,12 +18,15 @@ def gather(source: Source, name: str | None) -> list[Definition]:
         name: The name of one definition; None for all.
     """
     names = [name] if name is not None else [n for n in source.statements if _is_ported(source, n)]
-    found: dict[Definition, None] = {}
+    found: dict[Definition, list[Definition]] = {}
+    waiting = [Definition(source, one) for one in names]
+    while waiting:
+        one = waiting.pop()
+        if one not in found and not one.name.endswith(_LEFT_BEHIND):
+            found[one] = references(one)
+            waiting += found[one]
     order: list[Source] = []
-    for one in names:
-        _visit(Definition(source, one), found, order, set())
-    if source not in order:
-        order.append(source)
+    _visit(source, found, order, set())
     result = []
     for each in order:
         kept = {d.name for d in found if d.source is each}
@@ -43,15 +46,19 @@ def _is_ported(source: Source, name: str) -> bool:
 
 
 def _visit(
-    definition: Definition, found: dict[Definition, None], order: list[Source], open_: set[Source]
+    source: Source,
+    found: dict[Definition, list[Definition]],
+    order: list[Source],
+    seen: set[Source],
 ) -> None:
-    if definition in found or definition.name.endswith(_LEFT_BEHIND):
-        return
-    found[definition] = None
-    for other in references(definition):
-        _visit(other, found, order, open_)
-    if definition.source not in order:
-        order.append(definition.source)
+    """Puts a file behind those that it needs."""
+    seen.add(source)
+    for definition, others in found.items():
+        if definition.source is source:
+            for other in others:
+                if other.source not in seen:
+                    _visit(other.source, found, order, seen)
+    order.append(source)
 
 
 def references(definition: Definition) -> list[Definition]:

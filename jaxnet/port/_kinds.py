@@ -17,10 +17,14 @@ from jaxnet.port._rngs import Scope
 ARRAYS = ("tensor", "param", "buffer")
 """The kinds that are arrays: those of a program, and those that belong to a module."""
 
-_PYTHON = {name for kind in (np.ndarray, str, list, dict, set) for name in dir(kind)}
+_CONTAINERS = {name for kind in (str, list, dict, set) for name in dir(kind)}
+_PYTHON = _CONTAINERS | set(dir(np.ndarray))
 ONLY_ARRAYS = (set(ops.__all__) | {"view", "cuda", "cpu", "size"}) - _PYTHON - set(dir(nn.Module))
 ONLY_ARRAYS |= {"size", "expand", "view", "numel", "dim"}
 """Methods that nothing but a tensor has."""
+
+LIKELY = set(ops.__all__) - _CONTAINERS - set(dir(nn.Module))
+"""Methods that what is unknown has in `forward`, where it is taken for a tensor."""
 
 _NUMBERS = {"len", "int", "float", "bool", "round", "abs", "max", "min", "sum"}
 _NO_ARRAYS = ("torch.finfo", "torch.iinfo", "torch.jit", "torch.Size", "torch.device", "torch.get")
@@ -117,9 +121,16 @@ class Kinds(cst.CSTVisitor):
             for index, element in enumerate(target.elements):
                 if values is not None and index < len(values):
                     self._bind(element.value, values[index].value)
-                elif isinstance(element.value, cst.Name):
+                else:
                     fallback = "tensor" if self.computing and whole is None else None
-                    self.names[element.value.value] = parts.get(whole or "", fallback)
+                    self._spread(element.value, parts.get(whole or "", fallback))
+
+    def _spread(self, target: Any, kind: str | None) -> None:
+        if isinstance(target, cst.Name):
+            self.names[target.value] = kind
+        elif isinstance(target, cst.Tuple | cst.List):
+            for element in target.elements:
+                self._spread(element.value, kind)
 
     def _bind_items(self, target: Any, items: Any) -> None:
         of = {"tensors": "tensor", "tensor": "tensor", "modules": "module", "shape": "number"}
@@ -149,6 +160,8 @@ class Kinds(cst.CSTVisitor):
         if isinstance(node, cst.Name):
             if node.value in ("True", "False", "None"):
                 return "number"
+            if node.value in self.source.imports and not self.scope.is_local(node.value):
+                return "package"
             return self.names.get(node.value)
         if isinstance(node, cst.Integer | cst.Float):
             return "number"

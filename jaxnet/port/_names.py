@@ -182,7 +182,7 @@ def unknown_argument(value: Any, positional: int, keywords: list[str]) -> str | 
     except (TypeError, ValueError):
         return None
     kinds = {p.kind for p in parameters}
-    names = {p.name for p in parameters}
+    names = {p.name for p in parameters if p.kind is not p.VAR_POSITIONAL}
     if inspect.Parameter.VAR_KEYWORD not in kinds:
         for keyword in keywords:
             if keyword not in names:

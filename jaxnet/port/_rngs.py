@@ -13,8 +13,8 @@ import libcst as cst
 from jaxnet.port._classes import (
     attributes,
     is_module,
-    layer_of,
     layer_takes_rngs,
+    layers_of,
     lineage,
     method,
     methods,
@@ -121,8 +121,7 @@ class Needs:
         owner = method(definition, "__init__")
         if owner is not None:
             return Unit(owner, "__init__") in self.taking
-        layer = layer_of(definition)
-        return layer is not None and layer_takes_rngs(layer)
+        return any(map(layer_takes_rngs, layers_of(definition)))
 
     def ignores(self, unit: Unit) -> bool:
         """Whether a constructor takes `rngs` only since it is called like others that need it."""
@@ -220,7 +219,10 @@ class Needs:
             return self._attribute_hands_on(name, scope)
         if isinstance(name, cst.Subscript):
             return "rngs"
-        return None
+        # getattr(nn, "LSTM")(3, 4), get_norm_layer("bn")(64)
+        maker = cst.helpers.get_full_name_for_node(name.func) if isinstance(name, cst.Call) else ""
+        layer = maker == "getattr" or (str(maker).startswith("get_") and "layer" in str(maker))
+        return "rngs" if layer else None
 
     def _attribute_hands_on(self, name: cst.Attribute, scope: Scope) -> str | None:
         attr = name.attr.value
@@ -230,8 +232,7 @@ class Needs:
             found = self._targets(cst.Call(name), scope)
             if found:
                 return "rngs" if found[0] in self.taking else None
-            layer = layer_of(scope.owner)
-            takes = attr == "__init__" and layer is not None and layer_takes_rngs(layer)
+            takes = attr == "__init__" and any(map(layer_takes_rngs, layers_of(scope.owner)))
             return "rngs" if takes else None
         if _is_name(name.value, "self") and scope.owner is not None:
             if self._targets(cst.Call(name), scope):

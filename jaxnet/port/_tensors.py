@@ -6,7 +6,7 @@ import libcst as cst
 
 from jaxnet import ops
 from jaxnet.nn import functional
-from jaxnet.port._kinds import ARRAYS, ONLY_ARRAYS, Kinds
+from jaxnet.port._kinds import ARRAYS, LIKELY, ONLY_ARRAYS, Kinds
 
 SAME = {"reshape", "item", "tolist"}
 """Methods that arrays of JAX have too, with the same arguments."""
@@ -44,11 +44,13 @@ def function_of(
         The expression, or None where the call is none of a tensor's; and what is wrong.
     """
     method = original.func
-    assert isinstance(method, cst.Attribute) and isinstance(updated.func, cst.Attribute)
+    assert isinstance(method, cst.Attribute)
+    assert isinstance(updated.func, cst.Attribute)
     name = method.attr.value
     kind = kinds(method.value)
     plain = name.removesuffix("_") if name.endswith("_") and name[-2:] != "__" else name
-    array = kind in ARRAYS or (kind is None and (name in ONLY_ARRAYS or plain != name))
+    likely = name in ONLY_ARRAYS or plain != name or (kinds.computing and name in LIKELY)
+    array = kind in ARRAYS or (kind is None and likely)
     if not array or _is_self(method.value):
         return None, ""
     receiver, arguments = updated.func.value, list(updated.args)
@@ -125,9 +127,7 @@ def _new_shape(receiver: Any) -> Any:
     return cst.Attribute(receiver, cst.Name("shape"))
 
 
-def _to(
-    kinds: Kinds, original: cst.Call, receiver: Any, arguments: list[Any]
-) -> tuple[Any, str]:
+def _to(kinds: Kinds, original: cst.Call, receiver: Any, arguments: list[Any]) -> tuple[Any, str]:
     """What x.to(...) is: another dtype, or nothing for another device."""
     for old, new in zip(original.args, arguments, strict=False):
         keyword = old.keyword.value if old.keyword is not None else ""
@@ -153,7 +153,7 @@ def _is_dtype(kinds: Kinds, node: Any) -> bool:
     if kinds(node) == "dtype":
         return True
     text = cst.Module([]).code_for_node(node)
-    return text.endswith("dtype") or text.endswith("_type")
+    return text.endswith(("dtype", "_type"))
 
 
 def in_place_value(name: str, target: Any, arguments: list[Any]) -> Any:
