@@ -8,12 +8,15 @@ from jaxnet.port._names import LEFT_OUT, jaxnet_name, unknown_argument
 from jaxnet.port._rngs import Needs, Scope, Unit, is_super
 from jaxnet.port._tensors import argument
 
+NO_GRADIENT = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled")
+CASTS = ("torch.autocast", "torch.amp.autocast", "torch.cuda.amp.autocast")
 REMOVED = {"torch.jit.annotate": 1, "torch.jit.script": 0, "torch.jit.script_if_tracing": 0,
            "torch.compile": 0, "torch.autograd.Variable": 0, "torch.fx.wrap": 0}  # fmt: skip
 """Functions that give back one of their arguments, and which."""
 
 _SIZED = {"empty", "zeros", "ones", "rand", "randn"}
-HANDLED = {*REMOVED, "torch.Tensor", "torch.FloatTensor", "torch.LongTensor", "torch._assert"}
+HANDLED = {*REMOVED, "torch.Tensor", "torch.FloatTensor", "torch.LongTensor", "torch._assert",
+           *NO_GRADIENT, *CASTS}  # fmt: skip
 """Functions whose calls become something else than a call of the same name."""
 
 

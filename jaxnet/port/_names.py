@@ -112,6 +112,7 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
     elif module == "torch" and rest.endswith("_") and _has("nn.functional", rest[:-1]):
         rest, (imported, said) = rest[:-1], _MODULES["torch.nn.functional"]
     prefix, _, _ = spelled.rpartition(".")
+    moved = not dotted.startswith(f"{module}.")  # torch.conv2d, which is nn.functional's
     if not prefix and spelled == rest.partition(".")[0] and spelled not in taken:
         if not _has(said, rest):
             return Name("", problem=_why(said, rest))
@@ -119,7 +120,7 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
     if not _has(said, rest):
         return Name(f"{said}.{rest}", (_IMPORTS[said.partition(".")[0]],), None, _why(said, rest))
     own = prefix and "." not in prefix and prefix not in ("torch", "nn") and module != "torch"
-    if own and dotted == f"{module}.{rest}":  # F.relu, init.normal_
+    if own and not moved:  # F.relu, init.normal_
         line = _module_import(imported, prefix)
         return Name(f"{prefix}.{rest}", (line,), _value(f"{said}.{rest}"))
     code = f"{said}.{rest}"

@@ -5,7 +5,16 @@ from typing import Any
 
 import libcst as cst
 
-from jaxnet.port._calls import HANDLED, applied, own_call, rngs_parameter, torch_call, with_rngs
+from jaxnet.port._calls import (
+    CASTS,
+    HANDLED,
+    NO_GRADIENT,
+    applied,
+    own_call,
+    rngs_parameter,
+    torch_call,
+    with_rngs,
+)
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
 from jaxnet.port._names import jaxnet_name
@@ -13,9 +22,6 @@ from jaxnet.port._port import Note
 from jaxnet.port._rngs import Needs, Scope, Unit, is_super
 from jaxnet.port._source import Definition
 from jaxnet.port._tensors import function_of
-
-NO_GRADIENT = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled")
-CASTS = ("torch.autocast", "torch.amp.autocast", "torch.cuda.amp.autocast")
 
 
 @dataclasses.dataclass
@@ -50,6 +56,7 @@ class Expressions(cst.CSTTransformer):
         self.marked: list[Note] = []
         self.notes: list[Note] = []
         self.functions: list[_Function] = []
+        self.methods: dict[str, list[Any]] = {}  # to be put behind the method of the name
         self.classes = 0
         self.words: set[int] = set()  # names that are no expressions: of arguments, of attributes
         self.open: list[list[str]] = []  # what is not supported in each open statement
@@ -203,7 +210,14 @@ class Expressions(cst.CSTTransformer):
 
     def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> Any:
         self.classes -= 1
-        return updated_node
+        body = []
+        for old, new in zip(original_node.body.body, updated_node.body.body, strict=False):
+            body.append(new)
+            if isinstance(old, cst.FunctionDef) and not self.classes:
+                body += self.methods.pop(old.name.value, [])
+        if len(body) == len(updated_node.body.body):
+            return updated_node
+        return updated_node.with_changes(body=updated_node.body.with_changes(body=body))
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
         self.words.add(id(node.name))

@@ -252,6 +252,9 @@ class Needs:
                 return False
             if value_kind(scope.source, value) == "module":
                 return False
+            own = isinstance(value, cst.Attribute) and _is_name(value.value, "self")
+            if own and scope.owner is not None:  # fc = self.fc
+                return attributes(scope.owner).get(value.attr.value) == "given"
         return True
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import libcst as cst
 
-from jaxnet.port._calls import with_rngs
-from jaxnet.port._rewrite import CASTS, NO_GRADIENT, Expressions
+from jaxnet.port._calls import CASTS, NO_GRADIENT, with_rngs
+from jaxnet.port._rewrite import Expressions
 from jaxnet.port._tensors import AUGMENTED, at, at_of_method, in_place_value
 
 _INITS = {
@@ -51,6 +51,8 @@ class Rewriter(Expressions):
             if isinstance(target, cst.Attribute) and target.attr.value == "data":
                 place = cst.parse_expression(f"{self._code(new.targets[0].target)}[...]")  # type: ignore[union-attr]
                 return _with(updated, new.with_changes(targets=[cst.AssignTarget(place)]))
+            if isinstance(old.value, cst.Lambda) and isinstance(target, cst.Attribute):
+                return self._method(old, new, updated)
             return self._assign(old, new, updated)
         if isinstance(old, cst.AugAssign):
             return self._augmented(old, new, updated)
@@ -98,9 +100,10 @@ class Rewriter(Expressions):
         target = _without_data(receiver)
         place = _without_data(_rewritten(self, target))
         arguments = list(self._arguments(old, new))
-        if isinstance(target, cst.Attribute):  # an attribute of a module
+        held = isinstance(target, cst.Name) and target is not receiver  # p.data.normal_()
+        if isinstance(target, cst.Attribute) or held:  # an attribute of a module
             init = _INITS.get(method)
-            if init is not None and here.making and here.kinds(target) in ("param", None):
+            if init is not None and here.making and here.kinds(target) in ("param", "tensor", None):
                 call = cst.Call(
                     cst.parse_expression(f"nn.init.{init}"), [cst.Arg(place), *arguments]
                 )
@@ -181,6 +184,38 @@ class Rewriter(Expressions):
             second = cst.SimpleStatementLine([new.with_changes(value=receiver)])
             return cst.FlattenSentinel([first, second])
         return updated
+
+    def _method(self, old: cst.Assign, new: Any, updated: Any) -> Any:
+        """`self.act = lambda x: ...` as a method: a lambda would hold layers of its own."""
+        unit = self.functions[0].unit
+        target, known = old.targets[0].target, self.scope.assigned
+        if (
+            unit is None
+            or not isinstance(target, cst.Attribute)
+            or self._code(target.value) != "self"
+        ):
+            return updated
+        given = {p.name.value for p in new.value.params.params}
+        replaced: dict[str, Any] = {}
+        for name in sorted(_names(old.value.body) - given):  # type: ignore[attr-defined]
+            if not self.scope.is_local(name) or name == "self":
+                continue
+            value = known.get(name)
+            if not (isinstance(value, cst.Attribute) and self._code(value).startswith("self.")):
+                self.problem(old, f"{self._code(target)}: a function of {name}; write a method")
+                return updated
+            replaced[name] = value
+        body = new.value.body.visit(_Renamed(replaced))
+        words = ", ".join(["self", *(self._code(p) for p in new.value.params.params)])
+        code = f"def {target.attr.value}({words}):\n    return 0\n"
+        function: Any = cst.parse_statement(code)
+        line = function.body.body[0]
+        line = line.with_changes(body=[line.body[0].with_changes(value=body)])
+        function = function.with_changes(
+            body=function.body.with_changes(body=[line]), leading_lines=[cst.EmptyLine(False)]
+        )
+        self.methods.setdefault(unit.method, []).append(function)
+        return cst.RemoveFromParent()
 
     def _augmented(self, old: cst.AugAssign, new: Any, updated: Any) -> Any:
         target = old.target
@@ -311,4 +346,40 @@ def _read_after(rewriter: Rewriter, name: str, line: int) -> bool:
 
     if unit is not None and unit in rewriter.needs.units:
         unit.node.body.visit(Reads())
+    return found
+
+
+class _Renamed(cst.CSTTransformer):
+    """Replaces names by expressions."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        super().__init__()
+        self.names = names
+
+    def visit_Attribute_attr(self, node: cst.Attribute) -> None:
+        self.inside = node.attr
+
+    def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> Any:
+        if getattr(self, "inside", None) is original_node:
+            return updated_node
+        return self.names.get(original_node.value, updated_node)
+
+
+def _names(node: Any) -> set[str]:
+    """The names that an expression reads."""
+    found: set[str] = set()
+
+    class Names(cst.CSTVisitor):
+        def visit_Attribute(self, node: cst.Attribute) -> bool:
+            node.value.visit(self)
+            return False
+
+        def visit_Arg(self, node: cst.Arg) -> bool:
+            node.value.visit(self)
+            return False
+
+        def visit_Name(self, node: cst.Name) -> None:
+            found.add(node.value)
+
+    node.visit(Names())
     return found
