@@ -29,7 +29,7 @@ from typing import Any
 
 RUNGS = ("ported", "builds", "names", "weights", "eval", "train", "gradients", "updates")
 RESULTS = Path(tempfile.gettempdir()) / "portbench.jsonl"
-LIMIT = 600  # seconds for one model
+LIMIT = 1800  # seconds for one model
 TOLERANCE = 1e-8  # of the largest number, in float64
 LARGEST = 50e6  # parameters; of larger models only names and shapes are compared
 
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--tier", type=int, nargs="*", default=[1, 2, 3, 4])
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--again", action="store_true", help="run what has a result once more")
+    parser.add_argument("--quick", action="store_true", help="stop after the initial weights")
     parser.add_argument("--table", action="store_true", help="only print the table")
     parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -69,7 +70,7 @@ def main() -> None:
         by_name = {case.name: case for case in cases(options.tier)}
         for name in options.child:
             with contextlib.redirect_stdout(sys.stderr):
-                result = run(by_name[name])
+                result = run(by_name[name], options.quick)
             print(json.dumps(result), flush=True)
         return
     chosen = [
@@ -79,10 +80,11 @@ def main() -> None:
     ]
     results = _read(options.results)
     if not options.table:
-        missing = [c for c in chosen if options.again or c.name not in results]
+        done = {name for name, r in results.items() if options.quick or not r.get("quick")}
+        missing = [c for c in chosen if options.again or c.name not in done]
         with options.results.open("a") as file:
-            for group in _groups(missing):
-                for result in _in_a_process(group):
+            for group in [missing] if options.quick else _groups(missing):
+                for result in _in_a_process(group, options.quick):
                     results[result["name"]] = result
                     file.write(json.dumps(result) + "\n")
                     file.flush()
@@ -106,10 +108,13 @@ def _groups(cases: list[Case]) -> Iterator[list[Case]]:
     yield from ([case] for case in cases if case.tier != 1)
 
 
-def _in_a_process(cases: list[Case]) -> Iterator[dict[str, Any]]:
+def _in_a_process(cases: list[Case], quick: bool) -> Iterator[dict[str, Any]]:
     """Runs models in another process, whose memory goes with it."""
-    command = [sys.executable, "-m", "benchmarks.port", "--tier", str(cases[0].tier), "--child"]
-    command += [case.name for case in cases]
+    if not cases:
+        return
+    tiers = [str(tier) for tier in sorted({case.tier for case in cases})]
+    command = [sys.executable, "-m", "benchmarks.port", "--tier", *tiers]
+    command += [*(["--quick"] if quick else []), "--child", *(case.name for case in cases)]
     # Compiling takes nearly all of the time, and each program runs three times at most.
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     waiting = {case.name: case for case in cases}
@@ -128,16 +133,17 @@ def _in_a_process(cases: list[Case]) -> Iterator[dict[str, Any]]:
         yield {"name": case.name, "tier": case.tier, "ported": False, "cause": cause}
 
 
-def run(case: Case) -> dict[str, Any]:
+def run(case: Case, quick: bool = False) -> dict[str, Any]:
     """Climbs the rungs with one model, and says which held and why it stopped."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_compilation_cache_dir", str(RESULTS.with_name("portbench_cache")))
     result: dict[str, Any] = {"name": case.name, "tier": case.tier, "cause": "", "marked": 0}
+    result["quick"] = quick
     begin = time.perf_counter()
     try:
-        _climb(case, result)
+        _climb(case, result, quick)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         words = str(error).strip().splitlines() or [""]
@@ -146,7 +152,7 @@ def run(case: Case) -> dict[str, Any]:
     return result
 
 
-def _climb(case: Case, result: dict[str, Any]) -> None:
+def _climb(case: Case, result: dict[str, Any], quick: bool) -> None:
     import numpy as np
     import torch
 
@@ -190,6 +196,8 @@ def _climb(case: Case, result: dict[str, Any]) -> None:
     result["weights"] = not apart
     if apart:
         result["cause"] = f"initial weights differ: {len(apart)} of {len(weights)}, {apart[0]}"
+    if quick:
+        return
     if count > LARGEST:
         result["cause"] = result["cause"] or "only names and weights: it is large"
         return
@@ -392,7 +400,8 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def _whole(result: dict[str, Any]) -> bool:
-    needed = RUNGS if result.get("parameters", 0) <= LARGEST else RUNGS[:4]
+    large = result.get("parameters", 0) > LARGEST
+    needed = RUNGS[:4] if large or result.get("quick") else RUNGS
     return all(result.get(rung) is True for rung in needed)
 
 

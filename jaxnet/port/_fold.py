@@ -25,6 +25,7 @@ CONSTANTS = {
     "torch.overrides.has_torch_function_variadic": "False",
     "torch.cuda.is_available": "False",
     "torch.is_autocast_enabled": "False",
+    "torch.is_autocast_cpu_enabled": "False",
     "torch.onnx.is_in_onnx_export": "False",
 }
 """Questions of torch that have one answer in jaxnet."""
@@ -69,6 +70,7 @@ class _Folder(cst.CSTTransformer):
         self.lines: dict[int, int] = {}
         self.removed: dict[str, list[tuple[int, str]]] = {}
         self.fixed: list[set[str]] = []
+        self.words: set[int] = set()  # names that are no expressions
         self.classes: list[str] = []
 
     def on_leave(self, original_node: Any, updated_node: Any) -> Any:
@@ -178,6 +180,22 @@ class _Folder(cst.CSTTransformer):
                     return True
         return False
 
+    def visit_Attribute(self, node: cst.Attribute) -> None:
+        self.words.add(id(node.attr))
+
+    def visit_Arg(self, node: cst.Arg) -> None:
+        self.words.add(id(node.keyword))
+
+    def visit_Param(self, node: cst.Param) -> None:
+        self.words.add(id(node.name))
+
+    def visit_AssignTarget(self, node: cst.AssignTarget) -> bool:
+        return not isinstance(node.target, cst.Name)
+
+    def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> Any:
+        known = id(original_node) not in self.words and self._is_fixed(original_node.value)
+        return cst.Name("None") if known else updated_node
+
     def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> Any:
         value = original_node.value
         if original_node.keyword is not None and original_node.keyword.value == "device":
@@ -201,7 +219,7 @@ class _Folder(cst.CSTTransformer):
             known = {"True": True, "False": False, "None": False}
             if node.value in known:
                 return known[node.value]
-            return False if self._is_fixed(node.value) and node.value != "progress" else None
+            return None
         if isinstance(node, cst.Call) and self._qualified(node.func) in CONSTANTS:
             return CONSTANTS[self._qualified(node.func)] == "True"
         if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Not):
@@ -213,8 +231,7 @@ class _Folder(cst.CSTTransformer):
             return stops if stops in sides else (None if None in sides else not stops)
         if isinstance(node, cst.Comparison) and len(node.comparisons) == 1:
             target = node.comparisons[0]
-            fixed = isinstance(node.left, cst.Name) and self._is_fixed(node.left.value)
-            if fixed and _is_none(target.comparator):
+            if _is_none(node.left) and _is_none(target.comparator):
                 return {cst.Is: True, cst.IsNot: False}.get(type(target.operator))
         return None
 

@@ -46,7 +46,20 @@ _OTHERS = {
     "torch.jit.Final": "typing.Final",
     "torch.autograd.Variable": "ops.tensor",
 }
-_ALIASES = {"nn": "torch.nn", "ops": "torch", "math": "math", "jax": "jax"}
+_TRAINING = (
+    "training is written with jaxnet.train: see docs/pages/from-pytorch.md for the words of a loop"
+)
+_ELSEWHERE = {
+    "torch.optim": _TRAINING,
+    "torch.utils.data": "write jaxnet.data, which has the same names and takes rngs=",
+    "torch.manual_seed": "write rngs = jaxnet.random.Generator(seed), and hand it on",
+    "torch.save": "write jaxnet.weights.save(path, state_dict)",
+    "torch.load": "write jaxnet.weights.load(path)",
+    "torch.cuda": "leave it out: arrays are made on the first GPU where there is one",
+    "torch.device": "leave it out: arrays are made on the first GPU where there is one",
+    "torch.autograd": "gradients are values: write jax.grad, and jax.custom_vjp for one's own",
+}
+"""What to write for what has no function of the same name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +108,9 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
     for submodule in _SUBMODULES:
         if dotted.startswith(submodule):
             dotted = f"torch.nn.{dotted.rpartition('.')[2]}"
+    for elsewhere, words in _ELSEWHERE.items():
+        if dotted == elsewhere or dotted.startswith(f"{elsewhere}."):
+            return Name("", problem=words)
     module = next((m for m in _MODULES if dotted == m or dotted.startswith(f"{m}.")), None)
     if module is None:
         return Name("", problem="jaxnet has nothing for it")

@@ -129,6 +129,25 @@ class Source:
             origin = f"{found}.{first}"
         return f"{origin}.{rest}" if rest else origin
 
+    def rest(self) -> Iterator[tuple[int, str]]:
+        """The line and the beginning of what is at the top of the file and defines nothing."""
+        kept = {id(statement) for statement in self.statements.values()}
+        for statement in self.tree.body:
+            if id(statement) in kept or not any(True for _ in self._working(statement)):
+                continue
+            words = cst.Module([statement.with_changes(leading_lines=[])]).code.strip()
+            yield self.lines.get(id(statement), 0), words.splitlines()[0]
+
+    def _working(self, statement: Any) -> Iterator[Any]:
+        """The parts of a statement that are neither imports nor the docstring."""
+        if not isinstance(statement, cst.SimpleStatementLine):
+            yield statement
+            return
+        for part in statement.body:
+            text = isinstance(part, cst.Expr) and isinstance(part.value, cst.SimpleString)
+            if not isinstance(part, cst.Import | cst.ImportFrom) and not text:
+                yield part
+
     def definition(self, node: cst.BaseExpression | str) -> Definition | None:
         """The definition in the project that an expression names, or None."""
         dotted = self.qualified(node)

@@ -48,6 +48,8 @@ def function_of(
     assert isinstance(updated.func, cst.Attribute)
     name = method.attr.value
     kind = kinds(method.value)
+    if name in ("backward", "zero_grad"):
+        return None, f"{name}: gradients are values; a step of train.make_train_step takes them"
     plain = name.removesuffix("_") if name.endswith("_") and name[-2:] != "__" else name
     likely = name in ONLY_ARRAYS or plain != name or (kinds.computing and name in LIKELY)
     array = kind in ARRAYS or (kind is None and likely)

@@ -1,9 +1,11 @@
 """Sources of PyTorch in, sources on jaxnet out: tests jaxnet/port."""
 
 import ast
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -306,6 +308,35 @@ def test_a_class_comes_with_what_it_calls(tmp_path, monkeypatch):
     assert "self.fc = Fc(2, 3, rngs=rngs)" in result.code
     assert "def act():\n    return act_layers()" in result.code
     assert result.code.index("class Fc") < result.code.index("class Net")
+
+
+def test_the_page_shows_what_comes_out(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "pages" / "port.md"
+    old, new = re.findall(r"```python\n((?:import torch|from jaxnet import nn, ops).*?)```",
+                          page.read_text(), re.DOTALL)[:2]  # fmt: skip
+    (tmp_path / "model.py").write_text(old)
+    ported = port(str(tmp_path / "model.py")).code
+    assert ported.removeprefix("# From model.py for PyTorch, by jaxnet port.\n") == new
+
+
+def test_a_loop_of_training_is_marked(ported):
+    result = ported(
+        """
+        def train(model, data):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            loss = F.mse_loss(model(data), data)
+            loss.backward()
+
+        if __name__ == "__main__":
+            train(nn.Linear(3, 3), torch.ones(3))
+        """
+    )
+    assert [note.line for note in result.marked] == [8, 10, 12]
+    for note, words in zip(
+        result.marked, ("torch.optim.SGD", "backward", "not ported"), strict=True
+    ):
+        assert note.text.startswith(f"{words}: ")
+    assert '# model.py:12: not ported: if __name__ == "__main__":' in result.code
 
 
 def test_the_command_writes_a_file_and_says_what_is_marked(tmp_path, capsys):
