@@ -115,7 +115,7 @@ def formatted(code: str, width: int) -> str:
         width: The longest line.
     """
     ruff = find_ruff_bin()
-    settings = ["--isolated", "--quiet", "--line-length", str(width), "--stdin-filename", "port.py"]
+    settings = ["--isolated", "--line-length", str(width), "--stdin-filename", "port.py"]
     for command in (
         ["check", "--fix", "--unsafe-fixes", "--select", RULES, "--exit-zero"],
         ["format", "--config", 'format.quote-style="preserve"'],

@@ -242,6 +242,12 @@ class Needs:
         same = [u for u in self.taking if u.method == attr and attr != "__init__"]
         return "rngs" if same and attr not in ("forward", "append", "apply") else None
 
+    def _is_maker(self, call: cst.Call, scope: Scope) -> bool:
+        """Whether a call is one of a layer, of a class of modules, or of what hands `rngs` on."""
+        found = scope.source.definition(call.func)
+        layer = torch_layer(scope.source.qualified(call.func)) or is_module(found)
+        return bool(layer) or self.hands_on(call, scope) is not None
+
     def _makes(self, name: str, scope: Scope) -> bool:
         """Whether a local name is a class, or a function that makes modules, as far as is known."""
         if name.startswith("init_") or name.endswith(("_init", "init_fn")) or name in ("cls", "fn"):
@@ -252,10 +258,19 @@ class Needs:
                 return False
             if value_kind(scope.source, value) == "module":
                 return False
+            if isinstance(value, cst.Call) and _is_partial(value) and value.args:
+                made = cst.Call(value.args[0].value)
+                known = scope.source.qualified(made.func) is not None
+                return not known or self._is_maker(made, scope)
             own = isinstance(value, cst.Attribute) and _is_name(value.value, "self")
             if own and scope.owner is not None:  # fc = self.fc
                 return attributes(scope.owner).get(value.attr.value) == "given"
         return True
+
+
+def _is_partial(node: cst.Call) -> bool:
+    name = cst.helpers.get_full_name_for_node(node.func)
+    return name in ("partial", "functools.partial")
 
 
 def related(one: Definition, other: Definition) -> bool:
