@@ -3,8 +3,12 @@
 --clean checks pairs of programs that are the same: the documents' networks, whole programs and
 random architectures. --planted checks pairs of which the second has a fault, and says whether the
 fault was found, at its place and step, and with its cause. --speed measures time and memory.
-Names after the option choose single trials: they are parts of names, or kinds of faults. All of it
-needs torch. The tables of benchmarks/PARITY.md are what this prints.
+Names after the option choose single trials: they are names, parts of names, or kinds. All of it
+needs torch.
+
+Each trial is a row that is added to a file at once, so that a run that was stopped goes on where
+it was. --write makes benchmarks/PARITY.md of the newest row of each trial; a row says of which
+commit it is.
 """
 
 import argparse
@@ -18,9 +22,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import machine, markdown
+import jax
+
+from benchmarks import parity_rows
+from benchmarks.parity_rows import Row, Rows
 from jaxnet import parity
 from jaxnet.parity._text import floors
+from jaxnet.train import use_compilation_cache
 from tests.parity import pairs, plants, programs
 
 ARCHITECTURES = 50
@@ -33,14 +41,16 @@ class Outcome:
     Attributes:
         report: The report; None after an error.
         error: The error, "" for none.
-        recorded: The seconds of the recorded program.
+        recorded: The seconds of the recorded program, of the processor.
         checked: Those of the check.
+        clock: The seconds of both, of the clock.
     """
 
     report: parity.Report | None = None
     error: str = ""
     recorded: float = 0.0
     checked: float = 0.0
+    clock: float = 0.0
 
     @property
     def verdict(self) -> str:
@@ -50,53 +60,69 @@ class Outcome:
 def trial(pair: pairs.Pair, steps: int, full: Sequence[int] = (0, 1, -1)) -> Outcome:
     """Records the pair's PyTorch program and checks jaxnet's."""
     outcome = Outcome()
+    clock = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace"
         try:
-            start = time.perf_counter()
+            start = time.process_time()
             with parity.recording(path, steps=steps, full=full):
                 pair.train(steps)
-            outcome.recorded = time.perf_counter() - start
-            start = time.perf_counter()
+            outcome.recorded = time.process_time() - start
+            start = time.process_time()
             trace = pairs.read(path)
             outcome.report = parity.check(trace, **pair.subject(trace))
-            outcome.checked = time.perf_counter() - start
+            outcome.checked = time.process_time() - start
         except Exception as error:
             outcome.error = f"{type(error).__name__}: {str(error)[:300]}"
             outcome.error += "\n" + "".join(traceback.format_exc(limit=-4))
+    outcome.clock = time.perf_counter() - clock
     return outcome
 
 
-def every_clean() -> dict[str, pairs.Pair]:
-    """All pairs without a fault, by name."""
-    found = {name: pairs.document(name) for name in pairs.DOCUMENTS}
-    found |= {name: programs.program(name) for name in programs.SUBJECTS}
-    found |= {pair.name: pair for pair in map(pairs.architecture, range(ARCHITECTURES))}
-    return found
+def every_clean() -> dict[str, tuple[str, pairs.Pair]]:
+    """All pairs without a fault with their kinds, by name."""
+    found = {name: ("document", pairs.document(name)) for name in pairs.DOCUMENTS}
+    found |= {name: ("program", programs.program(name)) for name in programs.SUBJECTS}
+    random = map(pairs.architecture, range(ARCHITECTURES))
+    return found | {pair.name: ("random", pair) for pair in random}
 
 
-def _chosen(names: Iterable[str], asked: Sequence[str]) -> list[str]:
-    return [name for name in names if not asked or any(each in name for each in asked)]
+def chosen(kinds: dict[str, str], asked: Sequence[str]) -> Iterable[str]:
+    """The names that are asked for, of those with the given kinds."""
+    for name, kind in kinds.items():
+        parts = [each for each in asked if each not in kinds]
+        if not asked or name in asked or kind in parts or any(each in name for each in parts):
+            yield name
 
 
-def clean(asked: Sequence[str], steps: int) -> list[list[Any]]:
-    """The table of the pairs that are the same."""
-    found = every_clean()
-    rows = []
-    for name in _chosen(found, asked):
-        outcome = trial(found[name], steps)
-        rows.append([name, outcome.verdict, *_numbers(outcome)])
-        print(*rows[-1], sep=" | ", flush=True)
-        if outcome.verdict != "same":
-            print(outcome.error or outcome.report, flush=True)
-    return rows
-
-
-def _numbers(outcome: Outcome) -> list[str]:
-    results = outcome.report.results if outcome.report else []
-    measured = [floors(result) for result in results if result.judgement.floor > 0]
-    largest = f"{max(measured):.1f}" if measured else "-"
-    return [str(len(measured)), largest, f"{outcome.recorded:.1f}", f"{outcome.checked:.1f}"]
+def clean(name: str, kind: str, pair: pairs.Pair, steps: int) -> tuple[Row, Outcome]:
+    """The row of a pair that is the same."""
+    outcome = trial(pair, steps)
+    row = {"kind": kind, "name": name, "steps": steps, "verdict": outcome.verdict}
+    row |= {"record": outcome.recorded, "check": outcome.checked, "clock": outcome.clock}
+    row["well"] = outcome.verdict == "same"
+    if outcome.report is None:
+        return row, outcome
+    judged = [
+        result
+        for result in outcome.report.results
+        # Initial weights are float32, and a gradient that is rounding alone is no part of it.
+        if result.level != "preflight" and result.judgement.label != "null gradient"
+    ]
+    scaled = [r.judgement.double / r.judgement.scale for r in judged if r.judgement.scale > 0]
+    measured = [floors(result) for result in judged if result.judgement.floor > 0]
+    horizon = outcome.report.horizon
+    row |= {
+        "done": 1 + max((result.step for result in judged), default=-1),
+        "findings": len(outcome.report.findings),
+        "arrays": len(judged),
+        "float64": max(scaled, default=0.0),
+        "floors": max(measured, default=0.0),
+        "equal": horizon.equal_to if horizon else None,
+        "horizon": horizon.horizon if horizon else None,
+    }
+    row["well"] &= not row["findings"] and row["float64"] <= 1e-10
+    return row, outcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +132,8 @@ class Found:
     Attributes:
         found: Whether the verdict is "different", or "same" where nothing was planted.
         placed: Whether there is a finding for each fault, at its place and step.
-        named: Whether their causes are the planted ones, or where the evidence cannot tell
-            several apart, one of these.
+        named: Whether their causes are the planted ones, as far as they have any, or where the
+            evidence cannot tell several apart, one of these.
         others: The number of findings that no fault explains.
     """
 
@@ -135,7 +161,7 @@ def judged(plant: plants.Plant, report: parity.Report) -> Found:
             and any(re.search(fault.says, x) for x in (f.cause or "", *f.alternatives))
         ]
         placed &= bool(fits)
-        named &= bool(named_ones)
+        named &= bool(named_ones) or not fault.says
         # One finding may have the causes of two faults, as those of one update.
         used.update(map(id, (named_ones or fits)[:1]))
     others = len(report.findings) - len(used)
@@ -143,53 +169,34 @@ def judged(plant: plants.Plant, report: parity.Report) -> Found:
     return Found(report.verdict == expected, placed, named, others)
 
 
-def planted(asked: Sequence[str]) -> list[list[Any]]:
-    """The table of the planted faults."""
-    rows = []
-    every = {plant.name: plant for plant in plants.every()}
-    for name, plant in every.items():
-        if asked and not any(each == plant.kind or each in name for each in asked):
-            continue
-        outcome = trial(plant.pair, plant.steps)
-        said = judged(plant, outcome.report) if outcome.report else Found(False, False, False, 0)
-        marks = ["yes" if each else "no" for each in (said.found, said.placed, said.named)]
-        if not any(fault.says for fault in plant.faults):
-            marks[2] = "-"  # no catalogue has it
-        seconds = f"{outcome.recorded + outcome.checked:.1f}"
-        rows.append([plant.kind, name, *marks, said.others, seconds])
-        print(*rows[-1], sep=" | ", flush=True)
-        if outcome.error or "no" in marks or said.others:
-            print(outcome.error or outcome.report, flush=True)
-    return rows
+def planted(plant: plants.Plant) -> tuple[Row, Outcome]:
+    """The row of a pair with planted faults."""
+    outcome = trial(plant.pair, plant.steps)
+    said = judged(plant, outcome.report) if outcome.report else Found(False, False, False, 0)
+    marks: dict[str, Any] = dataclasses.asdict(said)
+    if not any(fault.says for fault in plant.faults):
+        marks["named"] = None  # no row of the catalogue is expected
+    row = {"kind": plant.kind, "name": plant.name, "steps": plant.steps, **marks}
+    row |= {"record": outcome.recorded, "check": outcome.checked, "clock": outcome.clock}
+    row["well"] = said.found and said.placed and marks["named"] is not False and not said.others
+    return row, outcome
 
 
-def _sums(rows: list[list[Any]]) -> list[list[Any]]:
-    """How many faults of each kind were found, placed and named."""
-    sums = []
-    for kind in dict.fromkeys(row[0] for row in rows):
-        some = [row for row in rows if row[0] == kind]
-        counts = [sum(row[column] == "yes" for row in some) for column in (2, 3, 4)]
-        sums.append([kind, len(some), *counts, sum(row[5] > 0 for row in some)])
-    return sums
-
-
-def speed() -> list[list[Any]]:
-    """The table of times and of memory, with the document's Net."""
+def speed() -> Iterable[Row]:
+    """The rows of times and of memory, with the document's Net."""
     steps = 50
     pair = pairs.document("Net", batch=64)
     trial(pair, 1)  # imports, and what is made once in a process
     start = _peak()
     bare = _cost(lambda: pair.train(steps))
-    rows = []
 
-    def note(name: str, cost: tuple[float, float], number: int) -> None:
-        share = cost[1] / bare[1] * steps / number
-        more = (_peak() - start) / 1024
-        numbers = f"{cost[0]:.2f}", f"{cost[1]:.2f}", f"{share:.1f}", f"{more:.0f}"
-        rows.append([name, *numbers])
-        print(*rows[-1], sep=" | ", flush=True)
+    def row(name: str, cost: tuple[float, float], number: int) -> Row:
+        times = cost[1] / bare[1] * steps / number
+        memory = (_peak() - start) / 1024
+        numbers = {"clock": cost[0], "processor": cost[1], "times": times, "memory": memory}
+        return {"kind": "speed", "name": name, "steps": number, "well": True, **numbers}
 
-    note("the bare program, 50 steps", bare, steps)
+    yield row("the bare program, 50 steps", bare, steps)
     for number in (10, steps):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trace"
@@ -202,9 +209,8 @@ def speed() -> list[list[Any]]:
                 trace = pairs.read(path)
                 parity.check(trace, **pair.subject(trace)).raise_for_difference()
 
-            note(f"recording, {number} steps", _cost(record), number)
-            note(f"checking, {number} steps", _cost(check), number)
-    return rows
+            yield row(f"recording, {number} steps", _cost(record), number)
+            yield row(f"checking, {number} steps", _cost(check), number)
 
 
 def _cost(run: Callable[[], None]) -> tuple[float, float]:
@@ -219,6 +225,33 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def run(rows: Rows, table: str, kinds: dict[str, str], asked: argparse.Namespace,
+        one: Callable[[str], tuple[Row, Outcome]]) -> None:  # fmt: skip
+    """Makes the rows of a table that are not there yet."""
+    use_compilation_cache()
+    for number, name in enumerate(chosen(kinds, asked.names)):
+        if rows.has(table, name, asked.keep):
+            continue
+        row, outcome = one(name)
+        if not row["well"]:
+            row["said"] = _said(outcome)
+        rows.add(table, row)
+        print(*(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()),
+              sep=" | ", flush=True)  # fmt: skip
+        if not row["well"]:
+            print(outcome.error or outcome.report, flush=True)
+        if number % 10 == 9:
+            jax.clear_caches()  # of programs that no other trial has
+
+
+def _said(outcome: Outcome) -> str:
+    """What went wrong, in a line."""
+    if outcome.report is None:
+        return outcome.error.splitlines()[0]
+    findings = outcome.report.findings
+    return "; ".join(f"{f.message} ({f.cause or 'no cause'})" for f in findings[:4])
+
+
 def main() -> None:
     import torch
 
@@ -226,21 +259,33 @@ def main() -> None:
     parser.add_argument("--clean", action="store_true")
     parser.add_argument("--planted", action="store_true")
     parser.add_argument("--speed", action="store_true")
-    parser.add_argument("--steps", type=int, default=5, help="steps of each pair of --clean")
-    parser.add_argument("names", nargs="*", help="parts of names of trials, or kinds of faults")
+    parser.add_argument("--write", action="store_true", help="make PARITY.md of the rows")
+    parser.add_argument("--steps", type=int, default=100, help="steps of each pair of --clean")
+    parser.add_argument("--rows", type=Path, default=parity_rows.FILE, help="the file of the rows")
+    parser.add_argument(
+        "--keep", action="store_true", help="repeat no row that was well at an earlier commit"
+    )
+    parser.add_argument("names", nargs="*", help="names of trials, parts of them, or kinds")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    print(machine())
-    if asked.clean:
-        rows = clean(asked.names, asked.steps)
-        print(markdown(("pair", "verdict", "arrays", "floors", "record", "check"), rows))
-    if asked.planted:
-        rows = planted(asked.names)
-        print(markdown(("kind", "fault", "found", "placed", "named", "others", "seconds"), rows))
-        print(markdown(("kind", "faults", "found", "placed", "named", "with others"), _sums(rows)))
+    rows = Rows(asked.rows)
     if asked.speed:
-        heads = ("what", "seconds", "of the processor", "times the bare run", "MiB more at peak")
-        print(markdown(heads, speed()))
+        for row in speed():
+            rows.add("speed", row)
+            print(row, flush=True)
+    if asked.clean:
+        pair = every_clean()
+        kinds = {name: kind for name, (kind, _) in pair.items()}
+        run(rows, "clean", kinds, asked, lambda name: clean(name, *pair[name], asked.steps))
+    if asked.planted:
+        plant = {each.name: each for each in plants.every()}
+        kinds = {name: each.kind for name, each in plant.items()}
+        run(rows, "planted", kinds, asked, lambda name: planted(plant[name]))
+    if asked.write:
+        names = ["the bare program, 50 steps"]
+        names += [f"{what}, {n} steps" for n in (10, 50) for what in ("recording", "checking")]
+        order = {"clean": [*every_clean()], "planted": [p.name for p in plants.every()]}
+        parity_rows.write(rows, {**order, "speed": names})
 
 
 if __name__ == "__main__":

@@ -7,77 +7,29 @@ import argparse
 import contextlib
 import difflib
 import logging
+import runpy
+import shlex
 import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jaxnet
+from jaxnet import _command_texts as texts
 
 if TYPE_CHECKING:
     from jaxnet.parity._result import Report
 
 _EXPLAINING = [Path(jaxnet.__file__).parent / name for name in ("parity", "port")]
+# Whose lines come before those of the program that is run.
+_NOT_THEIRS = (str(Path(jaxnet.__file__).parent), "<frozen", str(Path(runpy.__file__)))
 
-_ABOUT = """Whether a JAX training program computes what a PyTorch program computes.
 
-    jaxnet record trace/ --steps 5 -- python main.py    # record the PyTorch program, unchanged
-    jaxnet check trace/ port.py:make --save report/     # check the JAX program, without torch
-    jaxnet certificate report/ --verify                 # is the certificate still true?
-
-make() in port.py returns (model, loss, optimizer), or (step, state) of a step of your own.
-Exit status: 0 the same, 1 different, 2 not comparable, undecided, or an error. That of `record` is
-1 where the program has other bits when it runs without the recording.
-"""
-
-_RECORD = """The program is run as it is; nothing in it has to change:
-
-    jaxnet record trace/ --steps 5 -- python main.py --epochs 1
-
-It is ended after the last recorded update. The trace holds batches, weights, random draws,
-activations, gradients and optimizer states as safetensors and JSON, and is checked without torch.
-Batches of 8 to 32 rows are enough, and keep the trace small.
-
-Then it is run again without the recording. If its bits are others the exit status is 1: the
-recording changed them, or they are others in each run, which what is printed says. The trace stays
-and can be checked, but the report will have a note of it."""
-
-_CHECK = """    jaxnet check trace/ port.py:make --save report/
-
-make() is a function without arguments that returns (model, loss, optimizer), where
-loss(model, batch) is what the JAX program minimises, or (step, state) of a step of your own. The
-model has torch's names of parameters. Every layer, gradient and update is compared in float32 and
-float64, so there is no tolerance to choose."""
-
-_COMPARE = """    jaxnet compare reference.py:make port.py:make --steps 20
-
-make() of the reference returns (model, loss, optimizer, batches) of PyTorch, where optimizer is a
-function of the parameters, such as lambda p: torch.optim.SGD(p, 0.1); that of the port returns
-(model, loss, optimizer). A loss is a criterion of outputs and targets, or a function of the model
-and a batch. The port begins with torch's weights."""
-
-_DIFF = """    jaxnet diff trace_a/ trace_b/
-
-Both are recorded PyTorch programs: of two versions of torch, two devices, or two commits. The first
-is called torch and the second jax in what is printed."""
-
-_EXPLAIN = """    jaxnet explain trace/ port.py:make --at blocks.3.norm1
-
-Prints every array of this layer, each at the step with the largest difference, and the differences
-in which it has a part with their causes. `loss` and the name of a parameter will do too."""
-
-_VERIFY = """    jaxnet certificate report/             # what it says
-    jaxnet certificate report/ --verify    # exit status 2 if something has changed since
-    jaxnet certificate report/ --line      # one line, for a README"""
-
-_PORT = """    jaxnet port model.py -o model_jax.py                   # a file
-    jaxnet port timm.models.resnet:ResNet -o resnet_jax.py # a class, with what it calls
-
-Classes, functions, names, order, comments and docstrings stay. Nothing is run, and torch is not
-needed; libcst and ruff are (pip install libcst ruff). Exit status 0 if everything was ported, 1
-if the output raises NotImplementedError somewhere: each such line is printed."""
+class _CommandError(Exception):
+    """What is wrong with a command, and what to write instead."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,29 +56,83 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{' '.join(program)!r} after --: only `jaxnet record` takes a program")
     options.program = program
     try:
+        _check_writable(getattr(options, "save", None))
         return options.run(options)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print(f"stopped; {_after_stop(options)}", file=sys.stderr)
         return 130
     except Exception as error:
         # Python's own status after an exception is 1, which would say "different".
         if _is_explained(error):
             print(f"error: {error}", file=sys.stderr)
         else:
-            traceback.print_exc()
+            _print_error_of_program(error, options)
         return 2
+
+
+def _after_stop(options: argparse.Namespace) -> str:
+    """What is left after Ctrl-C, and how to go on."""
+    if options.run is not _record:
+        return "nothing was written"
+    if not (options.trace / "trace.json").exists():
+        return f"no whole step was recorded. Record it again: jaxnet record {options.trace} -- ..."
+    return (
+        f"the steps that were whole are in {options.trace}, which can be checked: "
+        f"jaxnet check {options.trace} port.py:make"
+    )
+
+
+def _print_error_of_program(error: Exception, options: argparse.Namespace) -> None:
+    """Shows an error that the user's program raised, from its own lines on, and what to do."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [i for i, frame in enumerate(frames) if not frame.filename.startswith(_NOT_THEIRS)]
+    if not own and not isinstance(error, SyntaxError):  # one of jaxnet's own
+        traceback.print_exc()
+        return
+    for line in traceback.format_list(frames[own[0] :] if own else []):
+        print(line, end="", file=sys.stderr)
+    for line in traceback.format_exception_only(error):
+        print(line, end="", file=sys.stderr)
+    alone = shlex.join(options.program)
+    if not alone:
+        port = getattr(options, "port", "") or ""
+        where, _, function = port.rpartition(":")
+        module = Path(where).stem if where.endswith(".py") else where
+        alone = f'python -c "from {module} import {function}; {function}()"'
+    print(f"error: the program itself fails; run it alone first: {alone}", file=sys.stderr)
 
 
 def _is_explained(error: Exception) -> bool:
     """Whether jaxnet raised an error by itself, so that its message says what to do."""
+    if isinstance(error, _CommandError):
+        return True
     last = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(last.filename).parent in _EXPLAINING or Path(last.filename).stem == "_extras"
     return ours and (last.line or "").startswith("raise ")
 
 
+def _check_writable(folder: Path | None) -> None:
+    """Refuses a folder for the certificate that cannot be written, before the check and not after.
+
+    Raises:
+        OSError: It cannot be made, or nothing can be written into it.
+    """
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _CommandError(
+            f"--save {folder}: {error.strerror or error}; give a folder that can be written, such "
+            "as --save report/"
+        ) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="jaxnet", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="jaxnet", description=texts.ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"jaxnet {jaxnet.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -141,14 +147,16 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(run=run, fail=one.error)
         return one
 
-    record = command("record", _record, "record the training of a PyTorch program", _RECORD)
+    record = command("record", _record, "record the training of a PyTorch program", texts.RECORD)
     record.add_argument("trace", type=Path, help="a new folder for the trace")
     record.add_argument("--steps", type=_positive, default=5, help="updates to record (default 5)")
+    record.usage = "jaxnet record [options] TRACE -- python main.py [its arguments]"
     record.add_argument(
         "--weights",
         choices=("own", "generic"),
         default="own",
-        help="generic: random numbers in all parameters first, beside which no mistake hides",
+        help="generic: random numbers in all parameters first, for a second trace beside which no "
+        "mistake hides as beside a bias of zero (check --generic); default own",
     )
     record.add_argument(
         "--go-on", action="store_true", help="let the program go on after the last recorded update"
@@ -159,21 +167,42 @@ def _parser() -> argparse.ArgumentParser:
         help="do not run it again without recording, to see that its bits are the same",
     )
 
-    check = command("check", _check, "compare a JAX program with a trace", _CHECK)
+    check = command("check", _check, "compare a JAX program with a trace", texts.CHECK)
     check.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
     check.add_argument("port", help="module:function or file.py:function")
-    check.add_argument("--steps", type=_positive, help="compare only the first of the steps")
+    check.add_argument("--steps", type=_positive, help="compare only the first STEPS of them")
     check.add_argument(
         "--power",
         action="store_true",
-        help="find out which known mistakes the trace would show, some seconds a layer",
+        help="count the known mistakes that this trace would show, by computing them; some seconds "
+        "a layer, and --save does it too",
     )
-    compare = command("compare", _compare, "compare two programs in one process", _COMPARE)
+    check.add_argument(
+        "--plant",
+        type=_positive,
+        metavar="N",
+        default=0,
+        help="plant N known mistakes into a program that is the same, one at a time, and count "
+        "how many a check finds; as long as N checks",
+    )
+    check.add_argument(
+        "--generic",
+        type=Path,
+        metavar="TRACE",
+        help="a trace of `jaxnet record --weights generic`, to compare with as well",
+    )
+    compare = command("compare", _compare, "compare two programs in one process", texts.COMPARE)
     compare.add_argument("reference", help="file.py:function or module:function, with torch")
     compare.add_argument("port", help="file.py:function or module:function")
     compare.add_argument("--steps", type=_positive, help="updates; by default one for each batch")
+    compare.add_argument(
+        "--weights",
+        choices=("copy", "generic"),
+        default="copy",
+        help="generic: a second time with random numbers in all parameters, where nothing hides",
+    )
 
-    diff = command("diff", _diff, "compare two traces", _DIFF)
+    diff = command("diff", _diff, "compare two traces", texts.DIFF)
     diff.add_argument("first", type=Path, help="a trace")
     diff.add_argument("second", type=Path, help="the trace that is compared with it")
 
@@ -181,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--save", type=Path, metavar="FOLDER", help="write a certificate there")
         one.add_argument("--arrays", action="store_true", help="print one line for every array")
 
-    explain = command("explain", _explain, "what is known of one layer", _EXPLAIN)
+    explain = command("explain", _explain, "what is known of one layer", texts.EXPLAIN)
     explain.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
     explain.add_argument("port", help="module:function or file.py:function")
     explain.add_argument("--at", required=True, metavar="LAYER", help="such as blocks.3.norm1")
@@ -194,11 +223,20 @@ def _parser() -> argparse.ArgumentParser:
             help="compare the program's initial weights too (own), or start from a copy of torch's",
         )
 
-    port = command("port", _port, "turn PyTorch modules into source on jaxnet", _PORT)
+        one.add_argument(
+            "--names",
+            type=Path,
+            metavar="FILE",
+            help="names.toml: which layer of a plain flax model is which of torch's",
+        )
+
+    port = command("port", _port, "turn PyTorch modules into source on jaxnet", texts.PORT)
     port.add_argument("target", help="a file, or an import path such as timm.models.resnet:ResNet")
     port.add_argument("-o", "--output", type=Path, help="the file to write; printed without it")
 
-    certificate = command("certificate", _certificate, "read or verify a certificate", _VERIFY)
+    certificate = command(
+        "certificate", _certificate, "read a certificate, or verify it", texts.VERIFY
+    )
     certificate.add_argument("folder", type=Path, help="the folder that --save wrote")
     certificate.add_argument(
         "--verify", action="store_true", help="fail if sources, trace or versions have changed"
@@ -235,6 +273,8 @@ def _record(options: argparse.Namespace) -> int:
     size = sum(file.stat().st_size for file in options.trace.iterdir()) / 1e6
     print(f"recorded: {options.trace}, {size:.1f} MB")
     print(f"the same bits without recording: {found['verdict']}; {found['words']}")
+    for note in found.get("notes", ()):
+        print(f"note: {note}")
     print(f"next: jaxnet check {options.trace} port.py:make")
     return int(found["verdict"] == "different")
 
@@ -250,7 +290,10 @@ def _check(options: argparse.Namespace) -> int:
             options.port,
             steps=options.steps,
             weights=options.weights,
+            names=options.names,
             power=options.power,
+            generic=options.generic,
+            plant=options.plant,
         )
     return _shown(report, options, f"jaxnet check {options.trace} {options.port}")
 
@@ -266,18 +309,25 @@ def _compare(options: argparse.Namespace) -> int:
             "batches), with a function of the parameters as optimizer"
         )
     torch_model, torch_loss, torch_optimizer, batches = made
-    model, loss, optimizer, *_ = load_port(options.port)
+    port = load_port(options.port)
+    if "model" not in port:
+        options.fail(
+            f"{options.port}: accepted is (model, loss, optimizer), which can be given "
+            "torch's weights; check (step, state) with `jaxnet record` and `jaxnet check`"
+        )
     trace = options.save and options.save / "trace"
-    if trace and (trace / "trace.json").exists():  # of an earlier comparison
+    kept = ("trace.json", "own/trace.json")  # of an earlier comparison
+    if trace and any((trace / name).exists() for name in kept):
         shutil.rmtree(trace)
     with _progress():
         report = compare(
             torch_model,
-            model,
+            port["model"],
             batches,
             options.steps,
-            loss=(torch_loss, loss),
-            optimizer=(torch_optimizer, optimizer),
+            loss=(torch_loss, port["loss"]),
+            optimizer=(torch_optimizer, port["optimizer"]),
+            weights=options.weights,
             trace=trace,
         )
     return _shown(report, options, f"jaxnet compare {options.reference} {options.port}")
@@ -314,12 +364,15 @@ def _explain(options: argparse.Namespace) -> int:
     from jaxnet.parity._text import explained, part
 
     with _progress():
-        report = check(options.trace, options.port, weights=options.weights)
+        report = check(options.trace, options.port, weights=options.weights, names=options.names)
     there = part(report, options.at)
     if not there.results and not there.exclusions and report.verdict != "not comparable":
         places = sorted({result.place for result in report.results if result.place})
         near = difflib.get_close_matches(options.at, places, n=5, cutoff=0.3) or places[:5]
         options.fail(f"--at {options.at}: nothing was compared there; there are {', '.join(near)}")
+    for line in report.subject.get("layers", ()):
+        if options.at in line:
+            print(f"the layer of the model = torch's: {line}")
     print(there.details())
     text, status = explained(there, options.at)
     print(text)

@@ -27,9 +27,10 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("jaxnet", appauthor=False))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file (UTF-8) completely or not at all, and flushes it to the disk."""
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: Path, text: str, *, flushed: bool = True) -> None:
+    """Writes a text file (UTF-8) completely or not at all; flushed as in `replacing`."""
+    with replacing(path, flushed=flushed) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -39,7 +40,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, flushed: bool = True) -> Iterator[Path]:
     """Gives a new empty file in the same folder; when it is filled it is renamed to the path.
 
     The new file gets the access rights of the file that it replaces. An error removes the
@@ -47,6 +48,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: Path of the file to be written. Its folder must exist.
+        flushed: Whether it is flushed to the disk, so that it is whole after a power cut too, and
+            not only after the end of the process. Files that are written one after the other
+            are flushed faster together, by `flush`.
     """
     # Every writer has a name of its own, so that two at the same time do not mix their bytes.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
@@ -57,10 +61,12 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         # The content has to be on the disk before the name: after a power cut, the path must
         # not lead to a file whose content was never written.
-        _flush_file(temporary)
+        if flushed:
+            _flush_file(temporary)
         os.chmod(temporary, mode)
         os.replace(temporary, path)
-        flush_names(path.parent)
+        if flushed:
+            flush_names(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

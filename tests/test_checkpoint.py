@@ -17,6 +17,7 @@ import pytest
 from jaxnet import losses, nn, optim, train
 from jaxnet.checkpoint import Checkpoints, DamagedError
 from jaxnet.random import Generator
+from tests import forked
 
 
 def make_state(width: int = 4, optimizer=None) -> train.TrainState:
@@ -467,7 +468,7 @@ def test_another_process_is_held_off(tmp_path):
     run = Checkpoints(tmp_path)
     run.claim()
     code = f"from jaxnet.checkpoint import Checkpoints; Checkpoints({str(tmp_path)!r}).claim()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = forked.run("-c", code)
     assert "another process writes its checkpoints there" in done.stderr
     run.close()
 
@@ -487,7 +488,7 @@ except OSError as error:
     print(error)
 print(run.steps(), run.restore({{"w": jnp.ones(10)}}).step)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = forked.run("-c", program)
     assert "the disk is full" in done.stdout, done.stdout + done.stderr
     assert done.stdout.endswith("[1] 1\n"), done.stdout + done.stderr
 

@@ -1,6 +1,8 @@
 """benchmarks/gpu/lowered.py: it finds what is planted, and nothing in the real programs."""
 
+import dataclasses
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jax.experimental import io_callback
 from benchmarks.gpu import lowered
 from benchmarks.gpu.lowered import KINDS, findings
 from benchmarks.gpu.workloads import PRECISIONS, workloads
+from benchmarks.jaxnet_models import GPT
 from jaxnet.precision import full_float32
 
 X = jax.ShapeDtypeStruct((4, 3, 8, 8), jnp.float32)
@@ -162,15 +165,19 @@ def test_a_state_that_is_in_memory_twice():
     assert found.operation == "1 donated arguments of which no result can take the place"
 
 
-# The operations of "NetResDeep, 10 blocks" ten times over, for ten seconds.
-DEEP = "NetResDeep, 100 blocks"
+# What a net with fewer of the same blocks has many times over, for seconds: with --slow.
+DEEP = ("NetResDeep, 100 blocks", "GPT")
+WORKS = workloads() | {
+    "GPT of 2 blocks": dataclasses.replace(workloads()["GPT"], ours=partial(GPT, blocks=2))
+}
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n == DEEP else n for n in workloads()],
+    [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in WORKS],
 )
-def test_the_programs_of_the_workloads_are_clean(name):
+def test_the_programs_of_the_workloads_are_clean(name, monkeypatch):
+    monkeypatch.setattr(lowered, "workloads", lambda tiny: WORKS)
     for precision in PRECISIONS:
         found = findings(lowered.lower(name, precision), name, precision)
         assert not found, "\n".join(map(str, found))

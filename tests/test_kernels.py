@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -18,6 +17,7 @@ from jaxnet import _kernels as kernels
 from jaxnet.backend import arithmetic_form
 from jaxnet.nn import functional as F
 from jaxnet.nn._correlation import correlate, spread
+from tests import forked
 from tests.tolerances import distance, tolerance
 
 needs_compiler = pytest.mark.skipif(not kernels.available(), reason="no C compiler")
@@ -270,12 +270,8 @@ print(jax.jit(F.conv2d)(jnp.ones((8, 1, 3, 3)), jnp.ones((1, 1, 2, 2))).sum())
 """
     env = {**os.environ, "JAXNET_CACHE": str(folder), "TMPDIR": str(folder.parent / "tmp")}
     (folder.parent / "tmp").mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        env={name: value for name, value in (env | environment).items() if value is not None},
-        capture_output=True,
-        text=True,
-    )
+    env |= environment
+    return forked.run("-c", program, env={k: v for k, v in env.items() if v is not None})
 
 
 def assert_loaded(done: subprocess.CompletedProcess) -> None:

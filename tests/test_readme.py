@@ -3,11 +3,11 @@
 import ast
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,13 +23,11 @@ def test_the_first_commands_are_those_that_ci_runs():
 
 @pytest.mark.long
 def test_the_first_run_goes_on_where_it_was(tmp_path):
-    env = os.environ | {"JAXNET_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    env = os.environ | {"JAXNET_CACHE": str(tmp_path / "cache")}
     (program,) = PROGRAMS
     said = []
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True
-        )
+        done = forked.run("-c", program, env=env, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout + done.stderr)
     assert "epoch 5/5" in said[0]

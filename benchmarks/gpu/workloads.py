@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -93,6 +94,7 @@ IMAGE_FORMS = (
 )
 
 
+@functools.cache
 def workloads(tiny: bool = False) -> dict[str, Workload]:
     """All of them by name.
 
@@ -230,7 +232,7 @@ def jaxnet_step(
     step = make_step(work, precision)
     epoch = train.make_epoch(step, work.batch)
     if abstract:
-        state = jax.eval_shape(work.state)
+        state = _outline(dataclasses.replace(work, batch=1, steps=1))
         shape = jax.ShapeDtypeStruct
         inputs = shape((work.rows, *work.shape), jnp.int32 if work.tokens else jnp.float32)
         targets = shape(inputs.shape if work.tokens else (work.rows,), jnp.int32)
@@ -238,6 +240,12 @@ def jaxnet_step(
         return state, epoch, ((inputs, targets), picked)
     x, y, order = rows(work)
     return work.state(), epoch, ((jnp.asarray(x), jnp.asarray(y)), jnp.asarray(order))
+
+
+@functools.lru_cache(maxsize=1)
+def _outline(work: Workload) -> Any:
+    """Shapes and dtypes of the state, the same in every precision: to draw a net takes seconds."""
+    return jax.eval_shape(work.state)
 
 
 def make_step(work: Workload, precision: Precision) -> Callable[..., Any]:

@@ -142,6 +142,11 @@ def load_optimizer_state_dict(
     return opt_state
 
 
+def has_torch_form(optimizer: Optimizer) -> bool:
+    """Whether the optimizer's state has a common form with torch's."""
+    return all(group.name in _INERT for group in optimizer.groups)
+
+
 def _parts(optimizer: Optimizer, params: Any, names: Sequence[str]) -> list[list[str]]:
     """The names of the parameters of each group, in torch's order."""
     unknown = [group.name for group in optimizer.groups if group.name not in _INERT]

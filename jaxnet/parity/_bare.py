@@ -72,7 +72,7 @@ def run_program(words: Sequence[str]) -> None:
 def checksum(torch: Any, tensor: Any) -> int:
     """The CRC32 of a tensor's bits."""
     tensor = tensor.detach().cpu().contiguous().reshape(-1)
-    return zlib.crc32(tensor.view(torch.uint8).numpy().tobytes())
+    return zlib.crc32(tensor.view(torch.uint8).numpy())
 
 
 def watch(note: Callable[[str, int], None]) -> None:

@@ -17,7 +17,18 @@ from jaxnet._files import write_text
 from jaxnet.parity import _plots, _provenance, _repro, _trace
 from jaxnet.parity._power import power
 from jaxnet.parity._result import Report, SiteResult
-from jaxnet.parity._text import floors, headline, phase_in_words, printable, shares, summary, worst
+from jaxnet.parity._text import (
+    floors,
+    headline,
+    phase_in_words,
+    planted_counts,
+    printable,
+    sentence,
+    shares,
+    summary,
+    together,
+    worst,
+)
 
 _log = logging.getLogger(__name__)
 FORMAT = 1
@@ -41,10 +52,11 @@ def save(report: Report, folder: Path) -> Path:
         folder: The folder, which is made. Files of an earlier certificate are replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    trace = report.subject.get("trace")
-    if report.verdict == "same" and trace is not None and not report.power:
-        _log.info("which mistakes this trace excludes")
-        report.power = power(_trace.read(trace["path"]), report)
+    for one in (report, report.generic):
+        trace = None if one is None else one.subject.get("trace")
+        if report.verdict == "same" and one is not None and trace is not None and not one.power:
+            _log.info("which mistakes the trace %s excludes", trace["path"])
+            one.power = power(_trace.read(trace["path"]), one)
     content = contents(report, folder)
     text = json.dumps(_strict(content), indent=1, allow_nan=False)
     repro, rows = _repro.write(report, folder), worst(report)
@@ -123,7 +135,7 @@ def claims(report: Report) -> list[dict[str, Any]]:
 def _by_place(report: Report) -> dict[str, tuple[list[Any], list[Any]]]:
     """By layer the mistakes that the evidence excludes, and those that it does not."""
     found: dict[str, tuple[list[Any], list[Any]]] = {}
-    for alternative in report.power:
+    for alternative in together(report):
         excluded, not_excluded = found.setdefault(alternative.place, ([], []))
         (excluded if alternative.excluded else not_excluded).append(alternative)
     return found
@@ -192,6 +204,9 @@ def _environment() -> jinja2.Environment:
         "phase": phase_in_words,
         "shares": lambda result: shares(result.judgement),
         "floors": floors,
+        "headline": headline,
+        "planted_counts": planted_counts,
+        "sentence": sentence,
         "number": lambda x: "0" if x == 0 else f"{x:.1e}",
         "style": lambda name: Markup(Path(__file__).with_name(name).read_text(encoding="utf-8")),
     }

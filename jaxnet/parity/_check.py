@@ -1,8 +1,9 @@
 """Whether a JAX program is the recorded one."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,24 +11,33 @@ import numpy as np
 
 from jaxnet._names import join
 from jaxnet.parity import _provenance
+from jaxnet.parity._batches import batch_findings
+from jaxnet.parity._consequences import folded, settled
 from jaxnet.parity._coverage import Compared
 from jaxnet.parity._draws import DrawsError
 from jaxnet.parity._evidence import StepEvidence
 from jaxnet.parity._findings import findings_of
+from jaxnet.parity._flatten import orders, rows_note
 from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import Layers
 from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
-from jaxnet.parity._port import module_of
+from jaxnet.parity._names_file import Names, with_flattened
+from jaxnet.parity._notes import Notes
+from jaxnet.parity._pairing import name_sums
+from jaxnet.parity._perturbed import NOTE
+from jaxnet.parity._plant import add_plantings
+from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
-from jaxnet.parity._result import Finding, Horizon, Report, SiteResult, Verdict
+from jaxnet.parity._preflight import settings, with_effects
+from jaxnet.parity._result import Coverage, Finding, Horizon, Report, Verdict
 from jaxnet.parity._site_results import SiteResults
-from jaxnet.parity._sites import few, module_name, phase_of, place_of
+from jaxnet.parity._sites import few, module_name
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
-from jaxnet.parity._trace import Step, Trace, read
+from jaxnet.parity._trace import Step, Trace, generic_trace, read
 from jaxnet.parity._training_causes import Training
-from jaxnet.parity._watch import Notes, raised
+from jaxnet.parity._user_lines import raised
 from jaxnet.train._several import named_states
 
 _log = logging.getLogger(__name__)
@@ -45,9 +55,13 @@ def check(
     *,
     step: Any = None,
     state: Any = None,
+    batches: Iterable[Any] | None = None,
     steps: Sequence[int] | int | None = None,
     weights: Weights = "own",
+    names: Names | None = None,
     power: bool = False,
+    generic: str | Path | Trace | None = None,
+    plant: int = 0,
 ) -> Report:
     """Compares a JAX program with a recorded PyTorch program; torch is not needed.
 
@@ -59,18 +73,28 @@ def check(
     Args:
         trace: The trace, or its folder.
         model: The model. Or the text "port.py:make" for a function that returns (model, loss,
-            optimizer) or (step, state).
+            optimizer), or these and the batches, or (step, state).
         loss: What `train.make_train_step` is given: a function `(model, batch)` of the user's
             own, or a criterion of outputs and targets from a library.
-        optimizer: The optimizer, with clipping and schedule.
+        optimizer: The optimizer, with clipping and schedule. Without one no updates are compared,
+            and the report says so.
         step: In place of these three the training step `(state, batch) -> (state, metrics)`.
         state: The state before its first step, from `train.create`.
+        batches: The batches of the program's own loader, in order, to compare them with those
+            that torch's program took; all else is computed from torch's. None compares no batches.
         steps: The numbers of the steps to check, or how many of them from the first; by default
             all recorded ones.
         weights: "own" compares the program's initial weights with torch's. "copy" gives it
             torch's, as does a trace that was recorded with generic weights.
+        names: Which layer of a plain flax model is which of torch's, where names, shapes and calls
+            do not show it: the path of a names.toml, or its content.
         power: Whether to plant each known mistake in each recorded layer, to see which of them
             this trace would show. It takes some seconds a layer.
+        generic: A second trace of the torch program, recorded with weights="generic", with which
+            the program is compared too: what weights of zero or one hide shows there.
+        plant: Into a program that is the same so many known mistakes are really planted, one
+            after the other, chosen from those that this trace excludes; each is checked as the
+            program was. It takes as long as so many checks.
 
     Returns:
         The report. Its verdict is "same" if nothing differs but by rounding.
@@ -84,15 +108,38 @@ def check(
         raise ValueError(f'check: weights: {weights!r}; accepted are "own" and "copy"')
     trace = trace if isinstance(trace, Trace) else read(trace)
     copy = weights == "copy" or trace.about.get("weights") == "generic"
-    subject = make_subject(trace, model, loss, optimizer, step=step, state=state, copy=copy)
-    report = _Check(trace, subject).run(_chosen(trace, steps))
+    second = None if generic is None else generic_trace(generic)
+    given: dict[str, Any] = {
+        "model": model, "loss": loss, "optimizer": optimizer, "step": step, "state": state,
+        "batches": batches,
+    }  # fmt: skip
+    source = {name: value for name, value in given.items() if name != "batches"}
+    if isinstance(model, str):
+        given = load_port(model)
     program = module_of(model) if isinstance(model, str) else model
+    batches = given.pop("batches", None)
+    make = functools.partial(make_subject, trace, **given, copy=copy)
+    subject = make(names=names)
+    if turned := orders(subject, copy):
+        subject = make(names=with_flattened(names, turned))
+    trace = subject.trace
+    report = _Check(trace, subject, batches).run(_chosen(trace, steps))
+    if subject.pairing is not None:
+        report.notes[:0] = [subject.pairing.summary(), *map(rows_note, turned.items())]
+        report.subject["layers"] = subject.pairing.lines()
+        name_sums(report, subject.pairing)
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
-    report.subject = _provenance.subject(trace, objects)
+    report.subject |= _provenance.subject(trace, objects)
     report.environment = _provenance.environment(trace)
     report.notes += _provenance.notes(trace)
     if power:
         report.power = power_of(trace, report)
+    if plant:
+        chosen = _chosen(trace, steps)
+        add_plantings(trace, subject, report, lambda one: _Check(trace, one).run(chosen), plant)
+    if second is not None:
+        _log.info("the same with generic weights")
+        report.add_generic(check(second, **source, names=names, power=power))
     return report
 
 
@@ -107,19 +154,25 @@ def _chosen(trace: Trace, steps: Sequence[int] | int | None) -> list[Step]:
         raise ValueError(
             f"check: steps: {steps!r}; the trace has the steps 0 to {len(trace.steps) - 1}"
         )
+    for number in chosen:
+        if obstacle := trace.steps[number].obstacle:
+            raise TraceError(f"{trace.path}: step {number} cannot be compared: {obstacle}")
     return [trace.steps[number] for number in chosen]
 
 
 class _Check:
     """A check under way: what has been found so far."""
 
-    def __init__(self, trace: Trace, subject: Subject) -> None:
-        self.trace, self.subject = trace, subject
+    def __init__(
+        self, trace: Trace, subject: Subject, batches: Iterable[Any] | None = None
+    ) -> None:
+        self.trace, self.subject, self.batches = trace, subject, batches
         self.layers, self.steps = Layers(trace, subject), Steps(trace, subject)
         self.results = SiteResults(trace)
         self.preflight: list[Finding] = []
         self.notes: dict[str, None] = {}
-        self.compared = Compared(trace, layered=bool(subject.parts))
+        foreign = subject.partners is not None
+        self.compared = Compared(trace, layered=bool(subject.parts), foreign=foreign)
         self.evidence: dict[int, StepEvidence] = {}
         self.flows: dict[int, Flow] = {}
         self.raised: set[str] = set()  # the modules whose calls raised an error
@@ -130,6 +183,10 @@ class _Check:
         self.training = Training(trace, carried=not (subject.parts and ours))
 
     def run(self, steps: Sequence[Step]) -> Report:
+        self.settings = settings(self.trace, self.subject)
+        if self.batches is not None:
+            self.preflight += batch_findings(self.trace, self.batches)
+            self.results.all += [r for finding in self.preflight for r in finding.results]
         self._preflight(self.trace.steps[0])
         if steps[0].index:
             self.trace.steps[0].forget()
@@ -139,12 +196,12 @@ class _Check:
             _log.info("checking step %d of %d", number, len(steps))
             states, errors = self.steps.before(step)
             self.compared.step(step)
-            if consecutive and number == 1:
+            if consecutive and number == 1 and self.subject.updated:
                 free = FreeRun(self.steps, step, states)
             evidence = None
             if step.full and self.subject.parts:
                 evidence = self._layers(step, states)
-            runs = self.steps.run(step, states, errors)
+            runs = self.steps.run(step, states, errors, bool(self.results.narrow))
             if self.broken and "step" in runs.errors:
                 break  # what else it computes says nothing
             if self.broken:
@@ -155,23 +212,27 @@ class _Check:
             if evidence is not None and self._unexplained(step):
                 evidence = self._chain(step, states, evidence)
             if free is not None:
-                free = self._advanced(free, step)
+                free = self._advanced(free, step, runs)
             self._remember(step, evidence, runs)
             step.forget()
         horizon = None if free is None or not free.torch else horizon_of(free)
-        findings = [
-            *self.preflight,
-            *findings_of(self.trace, self.results.all, self.flows),
-        ]
-        findings = [f for f in findings if not all(map(self._is_in_error, f.results))]
-        for number, finding in enumerate(findings, 1):
-            _log.info("looking for the cause of difference %d of %d", number, len(findings))
+        return self._report(self._findings(horizon), horizon, steps)
+
+    def _findings(self, horizon: Horizon | None) -> list[Finding]:
+        """The independent differences with their causes, and what follows from each."""
+        found = findings_of(self.trace, self.results.all, self.flows)
+        found = folded([*self.preflight, *found], self.evidence, self.raised)
+        found = settled(self.trace, self.results.all, found, ())
+        for number, finding in enumerate(found, 1):
+            _log.info("looking for the cause of difference %d of %d", number, len(found))
             self._explain(finding)
-        findings = [each for finding in findings for each in self._explained(finding)]
+        found = [each for finding in found for each in self._explained(finding)]
         self.notes |= dict.fromkeys(self.training.notes)
-        if not findings and horizon is not None and (apart := apart_in(horizon)) is not None:
-            findings.append(drift(apart, horizon))
-        return self._report(findings, horizon, steps)
+        # Nothing is lost: what differs is in a finding, follows from one, or is rounding.
+        found = settled(self.trace, self.results.all, found, self.training.rounding)
+        if not found and horizon is not None and (apart := apart_in(horizon)) is not None:
+            found.append(drift(apart, horizon))
+        return found
 
     def _preflight(self, first: Step) -> None:
         """Compares the initial weights and buffers."""
@@ -224,20 +285,14 @@ class _Check:
             self.raised.add(module_name(call))
             self.results.fail(step, f"forward:{call}", message, "layer", evidence)
         if self.results.failed(step):
-            self.flows[step.index] = flow_of(evidence)
+            own = self.layers.dependencies(step, states[False])
+            self.flows[step.index] = flow_of(evidence, own)
         return evidence
 
-    def _is_in_error(self, result: SiteResult) -> bool:
-        """Whether an array is inside a call that raised an error, so that it was not computed."""
-        phase = phase_of(result.site)
-        return phase in ("input", "forward", "grad", "param_grad", "buffer") and any(
-            result.place != name and f"{result.place}.".startswith(f"{name}." if name else "")
-            for name in self.raised
-        )
-
     def _unexplained(self, step: Step) -> bool:
-        """Whether the whole step differs and no isolated part of it does."""
-        return {result.level for result in self.results.failed(step)} == {"step"}
+        """Whether the whole step differs, or has no gradients, and no isolated part differs."""
+        levels = {result.level for result in self.results.failed(step)}
+        return levels == {"step"} or not (levels or self.subject.updated)
 
     def _chain(
         self, step: Step, states: Mapping[bool, Any], evidence: StepEvidence
@@ -256,22 +311,8 @@ class _Check:
     def _note(self, step: Step, notes: Notes) -> None:
         self.steps.order = tuple(notes.draws)
         self.results.narrow |= notes.narrow
-        if notes.narrow:
-            places = sorted({place_of(site) for site in notes.narrow})
-            self.notes[
-                f"float32 evidence: {', '.join(places[:4])} compute float32 in a float64 program "
-                "(a fixed dtype?), so that small differences cannot be told from rounding there, "
-                "in gradients and in whole steps"
-            ] = None
-        self.compared.calls(step, notes.seen)
-        within = {call.parent for call in step.calls}
-        whole = {call.module for i, call in enumerate(step.calls) if i not in within}
-        for name in notes.unpaired:
-            if name.rpartition(".")[0] in whole:
-                continue  # torch computes it without a call, as the projection of an attention
-            self.notes[f"the program calls {name}, which torch's does not call"] = None
-        for name, words in notes.modes.items():
-            self.notes[f"{name}: {words}"] = None
+        self.compared.calls(step, notes.seen, notes.within)
+        self.notes |= dict.fromkeys(notes.sentences(step))
 
     def _step(self, step: Step, runs: StepRuns) -> None:
         self.results.judge(step, runs.rates, "layer")
@@ -279,7 +320,7 @@ class _Check:
         self.results.judge(step, runs.own, "step")
         for what, message in runs.errors.items():
             if what == "float64":
-                self.notes[f"float32 evidence: the program has no float64: {message}"] = None
+                self.notes[f"float32 evidence: the program has no float64: {message}{NOTE}"] = None
             elif what == "step":
                 self.results.fail(step, "loss:0", message, "step")
             elif what == "update":
@@ -287,9 +328,9 @@ class _Check:
             else:
                 self.results.fail(step, "state_before:", message, "layer")
 
-    def _advanced(self, free: FreeRun, step: Step) -> FreeRun | None:
+    def _advanced(self, free: FreeRun, step: Step, runs: StepRuns) -> FreeRun | None:
         try:
-            free.advance(step)
+            free.advance(step, runs.own)
         except Exception as error:
             self.notes[f"no free run: {type(error).__name__}: {error}"] = None
             return None
@@ -349,10 +390,13 @@ class _Check:
             words = "the step is not of train.make_train_step: whole steps were compared, no layers"
             self.notes[words] = None
         coverage = self.compared.coverage(steps, self.results.all, broken=bool(self.broken))
+        for what, why in self.subject.uncompared.items():
+            coverage[what] = Coverage((), {"all": why})
         return Report(
             verdict,
             findings=findings,
             results=self.results.all,
+            settings=with_effects(self.settings, findings, {*coverage["modules"].seen}),
             notes=[*self.notes],
             exclusions=[f"{name}: {why}" for name, why in coverage["modules"].missing.items()],
             coverage=coverage,

@@ -4,7 +4,7 @@ import importlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxnet.parity._check import Weights, check
 from jaxnet.parity._result import Report
@@ -18,7 +18,7 @@ def compare(
     *,
     loss: tuple[Callable[..., Any], Callable[..., Any]],
     optimizer: tuple[Callable[[Any], Any], Any],
-    weights: Weights = "copy",
+    weights: Weights | Literal["generic"] = "copy",
     trace: str | Path | None = None,
 ) -> Report:
     """Trains a PyTorch model on some batches and compares each step with a JAX model's.
@@ -37,7 +37,9 @@ def compare(
         optimizer: A function of the parameters that makes torch's optimizer, and the optimizer of
             jaxnet: (lambda p: torch.optim.SGD(p, 0.1), optim.SGD(lr=0.1)).
         weights: "copy" gives the JAX model torch's weights. "own" compares its own with them.
-        trace: A new folder in which the trace stays, for a certificate; by default it goes.
+            "generic" does the first, and repeats all of it with random numbers in every parameter
+            and running statistic of both, beside which no mistake hides as beside a bias of zero.
+        trace: A new folder in which the traces stay, for a certificate; by default they go.
 
     Returns:
         The report of `check`.
@@ -62,11 +64,12 @@ def compare(
         outputs = torch_model(*inputs) if isinstance(inputs, tuple) else torch_model(inputs)
         return torch_loss(outputs, targets)
 
-    with tempfile.TemporaryDirectory(prefix="jaxnet-parity-") as folder:
-        path = Path(folder) / "trace" if trace is None else Path(trace)
+    batches = list(batches) if weights == "generic" else batches
+
+    def recorded(path: Path, kind: str) -> Path:
         made = make_optimizer(torch_model.parameters())
         done = 0
-        with recording(path, steps=steps or 10**9):
+        with recording(path, steps=steps or 10**9, weights=kind):
             for batch in _loader(torch, batches):
                 made.zero_grad()
                 value(batch).backward()
@@ -76,9 +79,21 @@ def compare(
                     break
         if done < (steps or 1):
             raise ValueError(f"compare: batches: there are {done}, for {steps or 1} steps")
-        report = check(path, jax_model, jax_loss, jax_optimizer, weights=weights)
+        return path
+
+    program = jax_model, jax_loss, jax_optimizer
+    with tempfile.TemporaryDirectory(prefix="jaxnet-parity-") as folder:
+        path = Path(folder) / "trace" if trace is None else Path(trace)
+        if weights == "generic":
+            first = recorded(path / "own", "own")
+            second = recorded(path / "generic", "generic")
+            report = check(first, *program, weights="copy", generic=second)
+        else:
+            report = check(recorded(path, "own"), *program, weights=weights)
     if trace is None:
-        del report.subject["trace"]
+        for one in (report, report.generic):
+            if one is not None:
+                del one.subject["trace"]
     return report
 
 

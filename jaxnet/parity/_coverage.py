@@ -1,6 +1,6 @@
 """What a check has compared, and what not and why."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from jaxnet.parity._result import Coverage, SiteResult
 from jaxnet.parity._trace import Step, Trace
@@ -12,10 +12,11 @@ class Compared:
     Args:
         trace: The trace.
         layered: Whether layers can be compared at all, and not only whole steps.
+        foreign: Whether the program is one of plain flax, whose model need not be cut as torch's.
     """
 
-    def __init__(self, trace: Trace, layered: bool) -> None:
-        self.trace, self.layered = trace, layered
+    def __init__(self, trace: Trace, layered: bool, foreign: bool = False) -> None:
+        self.trace, self.layered, self.foreign = trace, layered, foreign
         self._seen: dict[str, None] = {}
         self._missing: dict[str, str] = {}
         self._without: dict[int, str] = {}
@@ -31,17 +32,26 @@ class Compared:
                 "activations were not recorded: only the whole step was compared"
             )
 
-    def calls(self, step: Step, seen: set[str]) -> None:
+    def calls(self, step: Step, seen: set[str], within: Collection[str] = ()) -> None:
         """The layers of a step are compared.
 
         Args:
             step: The step.
             seen: The recorded calls that the program makes.
+            within: The modules whose calls could not be met one by one.
         """
-        for call in step.calls:
+        outer = {call.parent for call in step.calls} if self.foreign else set()
+        for i, call in enumerate(step.calls):
+            if i in outer:
+                continue  # what is in it is compared, and what it makes of that
             known = self.trace.modules.get(call.module)
             if call.name in seen:
                 self._seen[call.module] = None
+            elif call.module in within:
+                self._missing[call.module] = (
+                    "it is called inside of a function that JAX transforms (cond, vmap, scan): it "
+                    "was compared as a part of what is around it"
+                )
             elif call.parent is None and not _has_parameters(self.trace, call.module):
                 continue  # a criterion, which the loss of the program is compared with
             else:

@@ -80,6 +80,11 @@ class Data:
         self.batches = [batch for batch in self.batches if batch[0]() is not iterator]
         self._forget_origins()
 
+    def forget_used(self) -> None:
+        """Forgets the batches that were used, and what was computed."""
+        self.batches = [batch for batch in self.batches if batch[1] not in self.used]
+        self.forget_trials()
+
     def forget_trials(self) -> None:
         """Forgets what was computed: what was drawn so far, was drawn before the step."""
         self.used.clear()
@@ -130,21 +135,21 @@ class Data:
         return site
 
     def numbered(
-        self, inputs: Sequence[tuple[str, Any]]
+        self, given: Sequence[Sequence[tuple[Any, Any]]]
     ) -> tuple[dict[str, str], dict[str, dict[str, tuple[Any, Any]]]]:
         """The numbers of the batches and draws that are stored, by their marks, and the arrays.
 
         Args:
-            inputs: What the models and the loss were given from outside, by site: the batch of a
-                program without a loader.
+            given: What the models and the loss were given from outside: the batches of a program
+                without a loader.
         """
-        loaded = bool(self.batches or not inputs)
+        loaded = bool(self.batches or not given)
         if not loaded:
-            found = dict(inputs)
-            forms = [{"array": f"batch:⟨b0⟩.{i}"} for i in range(len(found))]
-            named = zip(forms, found.values(), strict=True)
-            made = {form["array"]: (array, None) for form, array in named}
-            self.batches = [(None, "⟨b0⟩", ({"tuple": forms}, made))]
+            for found in given:
+                mark = self._mark("b")
+                made = {f"batch:{mark}.{i}": value for i, value in enumerate(found)}
+                form = {"tuple": [{"array": site} for site in made]}
+                self.batches.append((None, mark, (form, made)))
         else:
             self._choose()
         marks = {}

@@ -5,6 +5,7 @@ import gc
 import hashlib
 import importlib
 import inspect
+import itertools
 import os
 import platform
 import sys
@@ -18,7 +19,7 @@ from jaxnet.parity._trace import Module
 def describe(recorder: Any) -> dict[str, Any]:
     """All that trace.json says of a program."""
     program = recorder.program
-    used = recorder.used_optimizers()
+    used = sorted(recorder.stepped)
     key = len(program.roots), len(program.loose), len(program.apart), len(used)
     if program.description is None or program.description[0] != key:
         program.description = key, _describe(recorder, used)
@@ -30,7 +31,7 @@ def describe(recorder: Any) -> dict[str, Any]:
     }
 
 
-def _describe(recorder: Any, used: list[Any]) -> dict[str, Any]:
+def _describe(recorder: Any, used: list[int]) -> dict[str, Any]:
     program = recorder.program
     plain = program.plain
     modules = {}
@@ -45,12 +46,11 @@ def _describe(recorder: Any, used: list[Any]) -> dict[str, Any]:
     for name, module in program.apart.items():
         modules.setdefault(plain(name), _module(module))
     names = {id(p): plain(name) for name, p in program.parameters()}
-    several = len(program.top()) > 1
     return {
         **environment(recorder.torch),
         "device": program.devices(),
         "sources": program.sources(),
-        "models": [program.model_name(r) if several else "" for r in program.top()],
+        "models": [program.model_name(r) for r in program.top()],
         "modules": modules,
         "parameters": {
             names[id(p)]: {
@@ -70,12 +70,13 @@ def _describe(recorder: Any, used: list[Any]) -> dict[str, Any]:
     }
 
 
-def _optimizer(recorder: Any, optimizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
+def _optimizer(recorder: Any, number: int, names: Mapping[int, str]) -> dict[str, Any]:
     """An optimizer, as it was in its first step."""
     known = recorder.program.described
-    if id(optimizer) not in known:
-        groups = recorder.program.first_groups[id(optimizer)]
-        known[id(optimizer)] = {
+    if number not in known:
+        optimizer = recorder.program.optimizers[number]()
+        groups = recorder.program.first_groups[number]
+        known[number] = {
             "class": type(optimizer).__name__,
             "defaults": {k: simple(v) for k, v in optimizer.defaults.items()},
             "groups": [
@@ -83,17 +84,18 @@ def _optimizer(recorder: Any, optimizer: Any, names: Mapping[int, str]) -> dict[
                 for group, first in zip(optimizer.param_groups, groups, strict=False)
             ],
         }
-    return dict(known[id(optimizer)])
+    return dict(known[number])
 
 
-def _schedulers(recorder: Any, used: list[Any]) -> list[dict[str, Any]]:
+def _schedulers(recorder: Any, used: list[int]) -> list[dict[str, Any]]:
     known = recorder.program.described
-    if 0 not in known:
+    if -1 not in known:
         base: Any = importlib.import_module("torch.optim.lr_scheduler").LRScheduler
         found = living(base)
-        ours = [each for each in found if any(getattr(each, "optimizer", 0) is o for o in used)]
-        known[0] = [{"class": type(each).__name__, "config": config_of(each)} for each in ours]
-    return list(known[0])
+        theirs = [optimizer for n, optimizer in recorder.program.living() if n in used]
+        ours = [each for each in found if any(getattr(each, "optimizer", 0) is o for o in theirs)]
+        known[-1] = [{"class": type(each).__name__, "config": config_of(each)} for each in ours]
+    return list(known[-1])
 
 
 def living(base: type) -> list[Any]:
@@ -105,7 +107,8 @@ def living(base: type) -> list[Any]:
         if cls not in kinds:
             kinds.add(cls)
             new += type.__subclasses__(cls)
-    return [each for each in gc.get_objects() if type(each) in kinds]
+    every = gc.get_objects()  # half a million, which a loop of Python's takes long for
+    return [*itertools.compress(every, map(kinds.__contains__, map(type, every)))]
 
 
 def hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:

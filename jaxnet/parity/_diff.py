@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.parity import _provenance
 from jaxnet.parity._attribute import attribute
 from jaxnet.parity._evidence import Evidence
 from jaxnet.parity._flow import needs
@@ -91,6 +92,8 @@ class _Diff:
             first = next(iter(self.downstream))
             count = len(self.downstream)
             self.notes.append(f"downstream of these: {count} arrays, the first of them {first}")
+        for which, trace in (("first ", self.a), ("second ", self.b)):
+            self.notes += _provenance.notes(trace, which)
         verdict: Verdict = "different" if self.findings else "same"
         if not self.findings and not self.results:
             verdict = "not comparable"

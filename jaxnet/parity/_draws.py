@@ -1,9 +1,12 @@
 """The random draws of torch's operations: their kinds, arguments and results, and their replay."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxnet._keys import Asked
 from jaxnet.parity._trace import Draw
@@ -34,7 +37,7 @@ _USUAL = {"normal": {"mean": 0.0, "std": 1.0}, "uniform": {"from": 0.0, "to": 1.
 
 def draws(torch: Any, func: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether a call of an operation draws random numbers."""
-    if torch.Tag.nondeterministic_seeded not in func.tags:
+    if not _is_random(torch, func):
         return False
     for i, argument in enumerate(func._schema.arguments):
         name = argument.name
@@ -42,6 +45,11 @@ def draws(torch: Any, func: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
             given = args[i] if i < len(args) else kwargs.get(name, argument.default_value)
             return given is None or bool(given)
     return True
+
+
+@functools.cache
+def _is_random(torch: Any, func: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
 
 
 def classify(
@@ -94,12 +102,26 @@ class Replay:
         arrays: The numbers that it got, by number.
         left: The numbers of the draws that have not been taken.
         taken: A list that those which are taken are added to.
+
+    Attributes:
+        tried: While a function is tried that takes none, whether it draws.
     """
 
     draws: Sequence[Draw]
     arrays: Mapping[int, Any]
     left: list[int]
     taken: list[int]
+
+    tried: bool | None = None
+
+    def concerns(self, function: Callable[[], Any]) -> bool:
+        """Whether a function that is only tried draws random numbers."""
+        self.tried = False
+        try:
+            function()
+            return self.tried
+        finally:
+            self.tried = None
 
     def take(self, owner: str, shapes: tuple[tuple[int, ...], ...], asked: Asked) -> Any:
         """The next draw of the kind that is asked for, in the terms of who asks.
@@ -112,6 +134,9 @@ class Replay:
         Raises:
             DrawsError: No draw that is left has this shape and this kind.
         """
+        if self.tried is not None:
+            self.tried = True
+            return zeros(owner, shapes, asked)
         for number in self.left:
             array = self.arrays[number]
             if array.shape in shapes:
@@ -126,6 +151,12 @@ class Replay:
             f"{owner} draws {own} of shape {shapes[0]}; of torch's draws there are left here: "
             f"{', '.join(shown) or 'none'}"
         )
+
+
+def zeros(owner: str, shapes: tuple[tuple[int, ...], ...], asked: Asked) -> Any:
+    """Zeros for any draw, where a program is only tried."""
+    del owner, asked
+    return np.zeros(shapes[0], np.float32)
 
 
 def drawn(draws: Sequence[Draw]) -> str:

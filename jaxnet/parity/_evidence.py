@@ -14,12 +14,17 @@ Numbers = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class FourRuns:
-    """One array of the four runs; the arrays of JAX are None where the program has none."""
+    """One array of the four runs; the arrays of JAX are None where the program has none.
+
+    `spread` is how far one unit in the last place of what JAX's program is given moves `jax`, where
+    that was measured since there is no float64.
+    """
 
     torch: np.ndarray | None
     torch64: np.ndarray | None
     jax: np.ndarray | None
     jax64: np.ndarray | None
+    spread: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jaxnet._names import named_variables
 from jaxnet._state_dict import load_state_dict
 from jaxnet.parity._attribute import Cause, attribute
 from jaxnet.parity._describe import config_of
-from jaxnet.parity._draws import classify
+from jaxnet.parity._draws import Replay, classify
 from jaxnet.parity._draws import draws as draws_random
 from jaxnet.parity._evidence import Evidence, difference
 from jaxnet.parity._force import QUICK
@@ -29,6 +29,7 @@ from jaxnet.parity._judgement import rms
 from jaxnet.parity._layer_causes import describe, rows_of
 from jaxnet.parity._reference import Layer, array_leaves, filled, of_module
 from jaxnet.parity._result import Finding
+from jaxnet.parity._trace import Draw
 from jaxnet.parity._traps import Trap
 from jaxnet.parity._tree import leaves
 from jaxnet.parity._twin import Twins
@@ -88,8 +89,8 @@ def explained(
     evidence = Evidence(
         ran.single,
         ran.double,
-        _of_jax(jax_layer, state, arrays, ran.cotangents, ran.draws, np.float32),
-        _of_jax(jax_layer, state, arrays, ran.cotangents, ran.draws, np.float64),
+        _of_jax(jax_layer, state, arrays, ran, np.float32),
+        _of_jax(jax_layer, state, arrays, ran, np.float64),
     )
     given_state = (
         {n: a for n, a in state.items() if n in parameters},
@@ -103,7 +104,7 @@ def explained(
             *given_state,
             arrays,
             training=torch_layer.training,
-            draws=ran.draws,
+            draws=ran.drawn,
             cotangents=ran.cotangents,
         )
     else:
@@ -136,30 +137,34 @@ def _called(function: Callable[..., Any], arrays: Mapping[str, Any]) -> Any:
 
 @dataclasses.dataclass
 class _Run:
-    """What a torch layer gave, by the names of `Layer.observe`."""
+    """What a torch layer gave, by the names of `Layer.observe`, and what it drew."""
 
     single: dict[str, np.ndarray]
     double: dict[str, np.ndarray]
     cotangents: dict[str, np.ndarray]
-    draws: list[np.ndarray]
+    draws: list[Draw]
+    drawn: list[np.ndarray]
 
 
 def _of_torch(torch: Any, layer: Any, arrays: Mapping[str, Any]) -> _Run:
     """Runs a copy of a torch layer, forward and backward, in both precisions at once."""
     layer = copy.deepcopy(layer)
-    twins, draws = Twins(), []
+    twins = Twins()
+    draws: list[Draw] = []
+    drawn: list[np.ndarray] = []
 
     def handle(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         random = draws_random(torch, func, args, kwargs)
         result = twins(func, args, kwargs, random)
-        drawn = classify(torch, func, args, kwargs, result) if random else None
-        if drawn is not None:
-            draws.append(np.array(as_numpy(drawn[2])))
+        found = classify(torch, func, args, kwargs, result) if random else None
+        if found is not None:
+            draws.append(Draw(found[0], found[1], ""))
+            drawn.append(np.array(as_numpy(found[2])))
         return result
 
     tensors = {path: torch.from_numpy(np.array(array)) for path, array in array_leaves(arrays)}
     moving = {path: t.requires_grad_() for path, t in tensors.items() if t.is_floating_point()}
-    drawn, cotangents = np.random.RandomState(0), {}
+    slope_of, cotangents = np.random.RandomState(0), {}
     with operations(handle):
         twins.on = True
         output = _called(layer, filled(arrays, tensors))
@@ -167,7 +172,7 @@ def _of_torch(torch: Any, layer: Any, arrays: Mapping[str, Any]) -> _Run:
         slopes = []
         for name, value in found.items():
             if value.requires_grad and torch.is_grad_enabled():
-                slope = drawn.standard_normal(tuple(value.shape)).astype(np.float32)
+                slope = slope_of.standard_normal(tuple(value.shape)).astype(np.float32)
                 cotangents[name] = slope
                 slopes.append((value, torch.from_numpy(slope)))
         if slopes:
@@ -182,6 +187,7 @@ def _of_torch(torch: Any, layer: Any, arrays: Mapping[str, Any]) -> _Run:
             {name: np.array(as_numpy(twins.twin(t))) for name, t in found.items()},
             cotangents,
             draws,
+            drawn,
         )
 
 
@@ -189,11 +195,11 @@ def _of_jax(
     layer: Any,
     state: Mapping[str, np.ndarray],
     arrays: Mapping[str, Any],
-    cotangents: Mapping[str, np.ndarray],
-    draws: Sequence[np.ndarray],
+    ran: _Run,
     dtype: type,
 ) -> dict[str, np.ndarray]:
     """The JAX layer's numbers, by the names of `Layer.observe`."""
+    cotangents = ran.cotangents
     with jax.enable_x64(dtype is np.float64), written_for(np.float32):
 
         def cast(array: Any) -> Any:
@@ -216,11 +222,11 @@ def _of_jax(
             inputs = filled(arrays, {**given, **moving})
             after: dict[str, Any] = {}
             if graphdef is None:
-                with _replayed(draws):
+                with _replayed(ran):
                     output = _called(layer, inputs)
             else:
                 module = nnx.merge(graphdef, parameters, rest)
-                with _replayed(draws):
+                with _replayed(ran):
                     output = _called(module, inputs)
                 after = {
                     f"buffer:{n}": v[...]
@@ -253,20 +259,11 @@ def _of_jax(
 
 
 @contextmanager
-def _replayed(draws: Sequence[np.ndarray]) -> Iterator[None]:
-    """Supplies torch's draws to whoever draws numbers of their shape."""
-    left = list(draws)
-
-    def take(name: str, shapes: tuple[tuple[int, ...], ...], check: Any) -> Any:
-        for i, array in enumerate(left):
-            if array.shape in shapes:
-                return left.pop(i)
-        raise ValueError(
-            f"explain: {name} of the JAX layer draws numbers of shape {shapes[0]}; torch's layer "
-            f"draws {', '.join(str(d.shape) for d in draws) or 'none'}"
-        )
-
-    with taking_draws(take):
+def _replayed(ran: _Run) -> Iterator[None]:
+    """Supplies torch's draws to whoever draws the same kind of numbers of their shape."""
+    arrays = dict(enumerate(ran.drawn))
+    replay = Replay(ran.draws, arrays, list(arrays), [])
+    with taking_draws(replay.take):
         yield
 
 

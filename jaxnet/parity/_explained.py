@@ -12,6 +12,14 @@ READ = 1e-7
 # Some roundings of float32, of the largest learning rate: schedules subtract.
 FLOAT32 = 8 * 2.0**-24
 
+# Causes that give the same updates where these are linear in the gradient.
+OF_RATES = {"lr-value", "lr-factor"}
+OF_GRADIENTS = {"accumulation", "update-gradient-factor"}
+_APART = (
+    "the gradients, which a check of a model, its loss and its optimizer compares; or an optimizer "
+    "that is not linear in the gradient, such as Adam, or one with weight decay"
+)
+
 ROUNDED = (
     "Constants of the optimizer, such as its learning rates, are torch's to the digits of float32."
 )
@@ -29,6 +37,7 @@ class Explained:
         fix: What to write.
         proof: The numbers that prove it.
         alternatives: Other causes that cannot be told from it.
+        apart: The evidence that would tell them from it.
         symptoms: What the numbers show by themselves, in sentences.
         tried: How many causes were tried.
         traps: The names of the rows of the catalogue.
@@ -42,6 +51,7 @@ class Explained:
     fix: str = ""
     proof: str = ""
     alternatives: tuple[str, ...] = ()
+    apart: str = ""
     symptoms: tuple[str, ...] = ()
     tried: int = 0
     traps: tuple[str, ...] = ()
@@ -79,6 +89,7 @@ def explained_by(cause: Cause, places: Sequence[str], steps: Iterable[int]) -> E
     """
     if _only_rounded(cause):
         return Explained(tuple(places), tuple(sorted(set(steps))), ROUNDED, rounding=FLOAT32)
+    names = {h.trap.name for each in cause.proven for h in each}
     return Explained(
         tuple(places),
         tuple(sorted(set(steps))),
@@ -86,6 +97,7 @@ def explained_by(cause: Cause, places: Sequence[str], steps: Iterable[int]) -> E
         cause.fixes[0],
         cause.proof,
         tuple(cause.words[1:]),
+        _APART if names & OF_RATES and names & OF_GRADIENTS else "",
         cause.symptoms,
         cause.tried,
         tuple(h.trap.name for h in cause.proven[0]),

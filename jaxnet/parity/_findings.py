@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from jaxnet.parity._flow import Flow
 from jaxnet.parity._judgement import Judgement, together
 from jaxnet.parity._result import Finding, SiteResult
-from jaxnet.parity._sites import module_name, phase_of, place_of
+from jaxnet.parity._sites import call_of, module_name, phase_of, place_of
 from jaxnet.parity._trace import Trace
 
 # The phases in which a fault of the forward pass shows in a whole step.
-_FORWARD = ("input", "forward", "buffer", "loss")
+FORWARD = ("input", "forward", "buffer", "loss")
 
 
 def findings_of(
@@ -25,26 +25,31 @@ def findings_of(
         results: All results.
         flows: The flows of the steps in which an isolated layer differs.
     """
-    failed = _failed(results)
+    failed = failed_of(results)
     isolated = [result for result in failed if result.level == "layer"]
     groups: dict[str, list[SiteResult]] = {}
+    first: dict[str, str] = {}  # by the code that makes the difference, which may run often
     for result in isolated:
+        flow = flows.get(result.step)
         same_step = [other for other in isolated if other.step == result.step]
-        origin = _origin(trace, result, flows.get(result.step), same_step)
+        origin = _origin(trace, result, flow, same_step)
+        origin = first.setdefault(_code(origin, flow), origin)
         groups.setdefault(origin, []).append(result)
-    forward = [origin for origin, group in groups.items() if phase_of(group[0].site) in _FORWARD]
+    forward = [origin for origin, group in groups.items() if phase_of(group[0].site) in FORWARD]
     if forward:
         _begun_before(groups, forward, failed)
-    found = [_finding(origin, group, flows) for origin, group in groups.items()]
-    late = []
-    for result in failed:
-        if result.level == "step":
-            explained = bool(forward if phase_of(result.site) in _FORWARD else isolated)
-        else:
-            explained = result.level != "chain" or bool(isolated)
-        if not explained:
-            late.append(result)
-    return [*found, _late(trace, late)] if late else found
+    return [_finding(origin, group, flows) for origin, group in groups.items()]
+
+
+def _code(origin: str, flow: Flow | None) -> str:
+    """What is the same for all calls of one line of code between two modules."""
+    kind, _, site = origin.partition(":")
+    if kind != "between" or flow is None or site not in flow.paths:
+        return origin
+    functions = flow.paths[site].functions
+    last = f"{functions[-1].function} {functions[-1].where}" if functions else ""
+    call = call_of(site)
+    return f"{site.replace(call, module_name(call), 1)} {last}"
 
 
 def _begun_before(
@@ -55,15 +60,20 @@ def _begun_before(
     early = [
         result
         for result in failed
-        if result.level == "step" and phase_of(result.site) in _FORWARD and result.step < first
+        if result.level == "step" and phase_of(result.site) in FORWARD and result.step < first
     ]
     # A loss that differs though its inputs do not may have done so from the start.
     origin = "loss" if "loss" in forward else forward[0]
     groups[origin][:0] = early
 
 
-def _failed(results: Sequence[SiteResult]) -> list[SiteResult]:
-    """The results that failed; what is undecided in one step is decided by all of them."""
+def failed_of(results: Sequence[SiteResult], start: bool = False) -> list[SiteResult]:
+    """The results that failed; what is undecided in one step is decided by all of them.
+
+    Args:
+        results: All results.
+        start: Whether those of the initial weights are among them, which have a finding already.
+    """
     sites: dict[tuple[str, str], list[Judgement]] = {}
     for result in results:
         sites.setdefault((result.level, result.site), []).append(result.judgement)
@@ -71,7 +81,7 @@ def _failed(results: Sequence[SiteResult]) -> list[SiteResult]:
     return [
         result
         for result in results
-        if result.level != "preflight"
+        if (start or result.level != "preflight")
         and result.judgement.failed
         and labels[result.level, result.site] in ("different", "undecided")
     ]
@@ -188,19 +198,21 @@ def _finding(origin: str, group: Sequence[SiteResult], flows: Mapping[int, Flow]
     )
 
 
-def _late(trace: Trace, group: Sequence[SiteResult]) -> Finding:
+def late(trace: Trace, group: Sequence[SiteResult]) -> Finding:
     """The finding of what no isolated array explains."""
     first = group[0]
     note = first.judgement.note
     seen = {"loss": "loss", "update": "update", "buffer": "buffers", "state": "optimizer's state"}
     what = ", ".join(dict.fromkeys(seen.get(phase_of(r.site), phase_of(r.site)) for r in group))
+    whole = first.level in ("step", "chain")
+    subject = f"step {first.step} as a whole" if whole else place_of(first.site) or "the model"
     full = any(step.full for step in trace.steps if step.index == first.step)
     return Finding(
         site=first.site,
         step=first.step,
         level=first.level,
         kind=first.judgement.label,
-        message=f"step {first.step} as a whole differs ({what})" + (f": {note}" if note else ""),
+        message=f"{subject} differs ({what})" + (f": {note}" if note else ""),
         fix=""
         if full
         else f"record step {first.step} in full, to find the layer: parity.recording(path, "

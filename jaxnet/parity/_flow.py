@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from jaxnet.parity._evidence import StepEvidence
 from jaxnet.parity._sites import at, call_of, module_name, phase_of
-from jaxnet.parity._trace import Function, Step
+from jaxnet.parity._trace import Call, Function, Step
 from jaxnet.parity._tree import keys_of
 
 
@@ -39,73 +40,113 @@ class Flow:
             ("forward:#0"), how torch computed it.
         consumers: For each output ("ln#0") the calls that the checked program gives it unchanged.
         roots: The outputs of the outermost calls, which the loss gets.
+        own: For each site the outputs that the checked program computes it from.
     """
 
     paths: Mapping[str, Path]
     consumers: Mapping[str, tuple[str, ...]]
     roots: frozenset[str]
+    own: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
 
     def after(self, output: str) -> list[str]:
-        """The sites of what was computed from an output."""
-        return [site for site, path in self.paths.items() if output in path.calls]
+        """The sites of what torch or the checked program computes from an output."""
+        return [
+            site
+            for site, path in self.paths.items()
+            if output in path.calls or output in self.own.get(site, ())
+        ]
 
 
-def flow_of(evidence: StepEvidence) -> Flow:
-    """The flow of a step. An array is known by its bits, so the step has to be in memory."""
+def flow_of(
+    evidence: StepEvidence, own: Mapping[str, frozenset[str]] = MappingProxyType({})
+) -> Flow:
+    """The flow of a step. An array is known by its bits, so the step has to be in memory.
+
+    Args:
+        evidence: What was computed of the step.
+        own: What the checked program computes each site from.
+    """
     step = evidence.step
-    outer = {step.calls[call.parent].name for call in step.calls if call.parent is not None}
-    # Two arrays may have the same bits, as the last output of an LSTM and its hidden state do.
-    outputs: dict[str, list[str]] = {}
-    for call in step.calls:
-        if call.name in outer:  # the same array as that of the last call inside
-            continue
-        for path, key in keys_of(call.output).items():
-            if key in step:
-                outputs.setdefault(_print(step[key]), []).append(at(call.name, path))
-    made: dict[str, list[Function]] = {}
-    for function in step.functions:
-        for key in keys_of(function.output).values():
-            if key in step:
-                made.setdefault(_print(step[key]), []).append(function)
+    # What was not met by itself in the checked program is a part of the call around it.
+    calls = [call for call in step.calls if call.name in evidence.where] or step.calls
+    outer = {step.calls[call.parent].name for call in calls if call.parent is not None}
+    made = _Made(step, calls, outer)
     paths: dict[str, Path] = {}
-    for call in step.calls:
+    for call in calls:
         for path, key in keys_of(call.inputs).items():
             if key in step:
-                paths[f"input:{call.name}.{path}"] = _path(step, key, outputs, made)
+                paths[f"input:{call.name}.{path}"] = made.path(key)
         if call.name in outer:
             for path, key in keys_of(call.output).items():
                 if key in step:
-                    paths[at(f"forward:{call.name}", path)] = _path(step, key, outputs, made)
+                    paths[at(f"forward:{call.name}", path)] = made.path(key)
     roots = {
         at(call.name, path)
-        for call in step.calls
+        for call in calls
         if call.parent is None
         for path in keys_of(call.output)
     }
     # The output of the last call inside may be that of the outermost one.
     same = [paths.get(f"forward:{output}") for output in roots]
     roots |= {call for path in same if path and not path.functions for call in path.calls}
-    return Flow(paths, evidence.consumers, frozenset(roots))
+    return Flow(paths, evidence.consumers, frozenset(roots), own)
 
 
-def _path(
-    step: Step, key: str, outputs: Mapping[str, list[str]], made: Mapping[str, list[Function]]
-) -> Path:
-    functions: dict[str, Function] = {}
-    calls: dict[str, None] = {}
-    left = [key]
-    while left:
-        mark = _print(step[left.pop()])
-        if mark in outputs:
-            calls.update(dict.fromkeys(outputs[mark]))
-            continue
-        for function in made.get(mark, ()):
-            if function.name not in functions:
-                functions[function.name] = function
-                left += [k for k in keys_of(function.inputs).values() if k in step]
-    order = {function.name: i for i, function in enumerate(step.functions)}
-    ordered = sorted(functions.values(), key=lambda each: order[each.name])
-    return Path(tuple(ordered), tuple(calls))
+class _Made:
+    """Which calls and functions gave the arrays of a step.
+
+    Args:
+        step: The step.
+        calls: The calls whose outputs count.
+        outer: The names of those with calls inside, whose output may be that of the last of these.
+    """
+
+    def __init__(self, step: Step, calls: Sequence[Call], outer: Collection[str]) -> None:
+        self.step = step
+        self.order = {site: i for i, site in enumerate(step.sites)}
+        # By the bits of an array who gave it, in the order of the computation. Two arrays may
+        # have the same bits, as the last output of an LSTM and its hidden state do.
+        self._by: dict[str, list[tuple[int, str | Function]]] = {}
+        inner: set[str] = set()
+        for call in sorted(calls, key=lambda call: call.name in outer):
+            for path, key in keys_of(call.output).items():
+                if key in step:
+                    mark = _print(step[key])
+                    if call.name not in outer:
+                        inner.add(mark)
+                    elif mark in inner:
+                        continue  # it is what the call inside gave
+                    self._add(mark, key, at(call.name, path))
+        for function in step.functions:
+            for key in keys_of(function.output).values():
+                if key in step:
+                    self._add(_print(step[key]), key, function)
+        for made in self._by.values():
+            made.sort(key=lambda each: each[0])
+
+    def _add(self, mark: str, key: str, maker: str | Function) -> None:
+        self._by.setdefault(mark, []).append((self.order[key], maker))
+
+    def path(self, key: str) -> Path:
+        """How an array was computed from outputs of calls."""
+        functions: dict[str, Function] = {}
+        calls: dict[str, None] = {}
+        left = [(key, self.order[key])]
+        while left:
+            site, before = left.pop()
+            makers = [m for m in self._by.get(_print(self.step[site]), ()) if m[0] < before]
+            if outputs := [maker for _, maker in makers if isinstance(maker, str)]:
+                calls.update(dict.fromkeys(outputs))
+                continue
+            for number, function in makers[-1:]:
+                assert isinstance(function, Function)
+                if function.name not in functions:
+                    functions[function.name] = function
+                    given = keys_of(function.inputs).values()
+                    left += [(k, number) for k in given if k in self.step]
+        order = {function.name: i for i, function in enumerate(self.step.functions)}
+        ordered = sorted(functions.values(), key=lambda each: order[each.name])
+        return Path(tuple(ordered), tuple(calls))
 
 
 def _print(array: np.ndarray) -> str:

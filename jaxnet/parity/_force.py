@@ -17,15 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxnet._intercept import intercept
 from jaxnet._names import dotted, join
+from jaxnet.parity import _recurrent
+from jaxnet.parity._dependencies import dependencies
 from jaxnet.parity._draws import drawn
 from jaxnet.parity._evidence import FourRuns, StepEvidence
+from jaxnet.parity._foreign import watching
+from jaxnet.parity._notes import Notes
+from jaxnet.parity._perturbed import perturbed, spread
 from jaxnet.parity._sites import at, call_of
-from jaxnet.parity._subject import Part, Subject, inner, precision
+from jaxnet.parity._subject import Part, Subject, inner, part_of, precision
+from jaxnet.parity._taps import reached
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._tree import keys_of
-from jaxnet.parity._watch import Notes, Plan, Watch, is_module
+from jaxnet.parity._watch import Plan, Watch, is_module
 from jaxnet.precision import full_float32
 from jaxnet.train._loss import entered, with_metrics, with_step
 from jaxnet.train._several import map_states, named_states, state_of, with_state
@@ -59,12 +64,17 @@ def make_program(subject: Subject, plan: Plan, forced: bool) -> Program:
 
     def run(state: Any, batches: Any, recorded: Any, draws: Any) -> dict[str, Any]:
         count: Counter[str] = Counter()
+        before = count
         found: dict[str, Any] = {}
         losses: list[jax.Array] = []
-        for part, its_state, its_batches in _updates(
-            subject, plan, state, batches, recorded, draws
-        ):
-            watch = Watch(plan, notes, forced, recorded, draws, count)
+        updates = _updates(subject, plan, state, batches, recorded, draws)
+        for number, (part, its_state, its_batches) in enumerate(updates):
+            # Several optimizers may use the gradients of one backward pass.
+            if number in plan.beginnings:
+                before = count.copy()
+            count.clear()
+            count.update(before)
+            watch = Watch(plan, notes, forced, recorded, draws, count, subject.partners)
             sites, values = _gradients(subject, part, watch, its_state, its_batches)
             found |= sites
             losses += values
@@ -82,36 +92,47 @@ def _updates(
         return
     # The function is run for what it hands to its steps. What torch's update gave replaces what
     # theirs gave, so that a fault of one update is none of the next.
-    watch = Watch(plan, Notes(), False, recorded, draws, Counter())
-    with watch.replaying("", range(len(plan.step.draws))), noting_steps() as noted:
+    watch = Watch(plan, Notes(), False, recorded, draws, Counter(), subject.partners)
+    every = range(len(plan.step.draws))
+    first = {name: one.params for name, one in named_states(state).items()}
+    with watch.replaying("", every), noting_steps() as noted:
         for batch in batches:
             state, _ = inner(subject.step)(state, batch)
     done: set[str] = set()
-    for part, (_, given, batch) in zip(subject.parts, noted, strict=True):
+    for called, given, batch in noted:
+        part = part_of(called)
+        name = "" if part.model is None else str(part.model)
+        if name in done:
+            raise ValueError(
+                f"the step updates the model {name!r} several times, and the parameters between "
+                "the updates are not recorded"
+            )
         named = {id(one): name for name, one in named_states(given).items()}
 
         def put(one: Any, named: Mapping[int, str] = named) -> Any:
             name = named[id(one)]
             places = {k: f"update:{join(subject.models[name], k)}" for k in one.params}
-            if name not in done:
+            if name not in done or all(one.params[k] is p for k, p in first[name].items()):
                 return one
             params = {k: recorded.get(places[k], v) for k, v in one.params.items()}
             return one.replace(params={k: v.astype(one.params[k].dtype) for k, v in params.items()})
 
         yield part, map_states(put, given), [batch]
-        done.add("" if part.model is None else str(part.model))
+        done.add(name)
 
 
-def _gradients(
-    subject: Subject, part: Part, watch: "Watch", state: Any, batches: Sequence[Any]
-) -> tuple[dict[str, Any], list[jax.Array]]:
-    """What one update computes before its optimizer, by site, and the loss of each batch."""
+def _objective(
+    subject: Subject, part: Part, watch: Watch, batches: Sequence[Any]
+) -> Callable[..., tuple[jax.Array, Any]]:
+    """The function of (parameters, taps, state) whose gradients are taken in one update.
+
+    It gives the loss, and with it that of each batch, the arrays of the calls, and the buffers.
+    """
     call, mean = with_step(part.loss), subject.accumulation_is_mean
 
     def objective(params: Any, taps: Any, state: Any) -> tuple[jax.Array, Any]:
-        watch.taps = taps
         values: list[jax.Array] = []
-        with watch.replaying("", watch.plan.loose):
+        with watch.begin(taps), watch.replaying("", watch.plan.loose):
             for batch in batches:
                 own = state_of(state, part.model)
                 now = with_state(state, part.model, own.replace(params=params))
@@ -119,7 +140,7 @@ def _gradients(
                     inside = entered(now, batch, own.key, part.compute_dtype, training=True)
                     models, given = stack.enter_context(inside)
                     for key, model in _models(models).items():
-                        stack.enter_context(intercept(model, watch.of(subject.models[key])))
+                        stack.enter_context(watching(model, watch.of(subject.models[key])))
                     value, _ = with_metrics(call(models, given, own.step))
                 state = map_states(lambda one, m: one.replace(buffers=split(m)[2]), state, models)
                 values.append(value / len(batches) if mean else value)
@@ -128,8 +149,18 @@ def _gradients(
             for key, one in named_states(state).items()
             for place, array in one.buffers.items()
         }
-        return sum(values[1:], values[0]), (values, watch.noted, buffers)
+        total = sum(values[1:], values[0])
+        total = reached(total, [array for _, array in watch.made.values()])
+        return total, (values, watch.noted, buffers)
 
+    return objective
+
+
+def _gradients(
+    subject: Subject, part: Part, watch: Watch, state: Any, batches: Sequence[Any]
+) -> tuple[dict[str, Any], list[jax.Array]]:
+    """What one update computes before its optimizer, by site, and the loss of each batch."""
+    objective = _objective(subject, part, watch, batches)
     own = state_of(state, part.model)
     taps = _taps(watch.plan, watch.recorded, watch.forced)
     with full_float32():
@@ -139,9 +170,38 @@ def _gradients(
     model = subject.models["" if part.model is None else str(part.model)]
     sites = {**noted, **{f"param_grad:{join(model, place)}": g for place, g in gradients.items()}}
     for site, gradient in arriving.items():
-        if call_of(site) in watch.seen:  # nothing arrives at a call that is not made
+        # Nothing arrives at a call that is not made.
+        if call_of(site) in watch.seen and site not in watch.unfed:
             sites[site.replace("input:", "input_grad:", 1)] = gradient
     return {**sites, **buffers}, values
+
+
+def forward_inputs(subject: Subject, step: Step) -> dict[str, np.ndarray]:
+    """The arguments of all calls in float32, in torch's layouts, by site.
+
+    Args:
+        subject: A program of one update.
+        step: A step that was recorded in full, of which the program's own numbers are begun with.
+    """
+    plan, part = Plan(step), subject.parts[0]
+
+    def run(state: Any, batch: Any, recorded: Any, draws: Any) -> dict[str, Any]:
+        watch = Watch(plan, Notes(), True, recorded, draws, Counter(), subject.partners)
+        with (
+            watch.replaying("", plan.loose),
+            entered(state, batch, state.key, part.compute_dtype, training=True) as (model, given),
+            watching(model, watch.of("")),
+        ):
+            with_step(part.loss)(model, given, state.step)
+        return watch.noted
+
+    recorded = {name: step[name] for name in plan.arrays()}
+    draws = {str(n): step[f"draw:{n}"] for n in range(len(step.draws))}
+    program = jax.jit(run, compiler_options=QUICK)
+    found: dict[str, np.ndarray] = jax.device_get(
+        program(subject.state, step.batch(), recorded, draws)
+    )
+    return found
 
 
 def _taps(plan: Plan, recorded: Mapping[str, Any], forced: bool) -> dict[str, Any]:
@@ -182,10 +242,14 @@ class Layers:
             states: The state before it, with torch's numbers, in float32 and (True) in float64.
         """
         plan, notes, runs = self._run(step, states, forced=True)
+        four = four_runs(plan, *runs)
+        if notes.narrow or step.single:
+            moved = self._spread(plan, step, states[False], runs[0])
+            four = {k: dataclasses.replace(v, spread=moved.get(k)) for k, v in four.items()}
         evidence = StepEvidence(
             trace=self.trace,
             step=step,
-            forced=four_runs(plan, *runs),
+            forced=four,
             chained={},
             input_grads=_input_grads(*runs),
             consumers={name: tuple(calls) for name, calls in notes.consumers.items()},
@@ -195,34 +259,78 @@ class Layers:
         )
         return evidence, notes
 
+    def dependencies(self, step: Step, state: Any) -> dict[str, frozenset[str]]:
+        """The outputs ("ln#0") that the program computes each argument and each output from.
+
+        Args:
+            step: The step, recorded in full.
+            state: The state before it.
+        """
+        plan = Plan(step, self.trace.modules)
+
+        def run(state: Any, batches: Any, recorded: Any, draws: Any) -> dict[str, Any]:
+            noted: dict[str, Any] = {}
+            count: Counter[str] = Counter()
+            for part, its_state, its_batches in _updates(
+                self.subject, plan, state, batches, recorded, draws
+            ):
+                watch = Watch(plan, Notes(), True, recorded, draws, count)
+                own = state_of(its_state, part.model)
+                _objective(self.subject, part, watch, its_batches)(own.params, {}, its_state)
+                noted |= watch.noted
+            return noted
+
+        return dependencies(run, *self._given(plan, state, double=False))
+
+    def _given(self, plan: Plan, state: Any, double: bool) -> tuple[Any, ...]:
+        """What a program is given: the state, the batches, the recorded arrays and the draws."""
+        step = plan.step
+        array_of = step.double if double else step.__getitem__
+        batches = [step.batch(i, double) for i in range(len(step.batches))]
+        recorded = {name: array_of(name) for name in plan.arrays(self.subject.composed)}
+        draws = {str(n): array_of(f"draw:{n}") for n in range(len(step.draws))}
+        return state, batches, recorded, draws
+
     def chained(self, step: Step, states: Mapping[bool, Any]) -> dict[str, FourRuns]:
         """The same arrays, each computed from what the program itself computed before."""
         plan, _, runs = self._run(step, states, forced=False)
         return four_runs(plan, *runs)
 
+    def _spread(
+        self, plan: Plan, step: Step, state: Any, own: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """How far one unit in the last place of what it is given moves each array, in float32."""
+        program = self._programs[_form(step, forced=True), False]
+        given = self._given(plan, state, double=False)
+        return spread(own, lambda run: jax.device_get(program.run(*perturbed(given, run))))
+
     def _run(
         self, step: Step, states: Mapping[bool, Any], forced: bool
     ) -> tuple[Plan, Notes, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-        plan, notes = Plan(step), Notes()
+        plan, notes = Plan(step, self.trace.modules), Notes()
         runs: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
-        form = repr((step.calls, step.batches, drawn(step.draws), forced))
+        form = _form(step, forced)
         for double, found in zip((False, True), runs, strict=True):
             key = (form, double)
             if key not in self._programs:
                 self._programs[key] = make_program(self.subject, plan, forced)
             program = self._programs[key]
-            array_of = step.double if double else step.__getitem__
-            with precision(double):
-                batches = [step.batch(i, double) for i in range(len(step.batches))]
-                recorded = {name: array_of(name) for name in plan.arrays(self.subject.composed)}
-                draws = {str(n): array_of(f"draw:{n}") for n in range(len(step.draws))}
-                found |= jax.device_get(program.run(states[double], batches, recorded, draws))
+            try:
+                with precision(double):
+                    found |= jax.device_get(program.run(*self._given(plan, states[double], double)))
+            except Exception:
+                if not double:
+                    raise
+                # It has no float64, outside of all calls: all that is known of it is float32.
+                return plan, dataclasses.replace(notes, narrow={*runs[0]}), runs
             if double:  # what the program cannot do in float64 alone is no difference
                 weak = program.notes.errors.keys() - notes.errors.keys() if forced else set()
                 errors = {k: v for k, v in program.notes.errors.items() if k not in weak}
                 sites = {s for s in runs[0] if s.startswith("forward:") and call_of(s) in weak}
                 notes = dataclasses.replace(
-                    program.notes, errors=errors, narrow=program.notes.narrow | sites
+                    notes if weak else program.notes,
+                    errors=errors,
+                    narrow=program.notes.narrow | sites,
                 )
             else:
                 notes = program.notes
@@ -232,8 +340,13 @@ class Layers:
             if jnp.issubdtype(array.dtype, jnp.floating)
             and array.dtype != np.float64
             and runs[0][site].dtype == array.dtype
-        }
+        } | {site for site in runs[0] if runs[1] and site not in runs[1]}
         return plan, notes, runs
+
+
+def _form(step: Step, forced: bool) -> str:
+    """What steps have in common that one program computes."""
+    return repr((step.calls, step.batches, drawn(step.draws), forced))
 
 
 def _input_grads(
@@ -241,7 +354,7 @@ def _input_grads(
 ) -> dict[str, FourRuns]:
     phase = "input_grad:"
     return {
-        site.removeprefix(phase): FourRuns(None, None, array, jax64[site])
+        site.removeprefix(phase): FourRuns(None, None, array, jax64.get(site))
         for site, array in jax32.items()
         if site.startswith(phase)
     }
@@ -271,6 +384,7 @@ def four_runs(
         key = keys.get(site, site)
         if key in step:
             found[site] = FourRuns(step[key], step.double(key), array, jax64.get(site))
+    found |= _recurrent.gradients(step, plan.modules, jax32, jax64)
     order = {site: i for i, site in enumerate(step.sites)}
 
     def position(site: str) -> int:

@@ -1,7 +1,7 @@
 """The forward pass of a step that is recorded: the calls of modules and of functions."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy as np
 from jaxnet.parity._data import Data
 from jaxnet.parity._functions import caller
 from jaxnet.parity._sites import at
-from jaxnet.parity._tree import leaves, to_json
+from jaxnet.parity._torch import tensors_in
+from jaxnet.parity._tree import keys_of, leaves, to_json
 
 
 class ForwardPass:
@@ -24,8 +25,11 @@ class ForwardPass:
     Attributes:
         calls: The calls of modules, as JSON.
         functions: Those of functions.
-        inputs: What outermost calls were given from outside: site, array.
+        inputs: What outermost calls were given from outside, by the number of backward() before:
+            site, array and its float64 value.
+        roots: The outermost modules that were called, likewise.
         stack: The calls that are being run: their indices in `calls`.
+        innermost: The module whose call is being run, the innermost one.
         models: The modules of the outermost calls.
     """
 
@@ -37,8 +41,10 @@ class ForwardPass:
         self.torch = self.recorder.torch
         self.calls: list[dict[str, Any]] = []
         self.functions: list[dict[str, Any]] = []
-        self.inputs: list[tuple[str, Any]] = []
+        self.inputs: dict[int, dict[str, tuple[Any, Any]]] = {}
+        self.roots: dict[int, list[str]] = {}
         self.stack: list[int] = []
+        self.innermost: Any = None
         self.models: list[Any] = []
         self._counts: dict[str, int] = {}
         self._function_draws: list[str] | None = None
@@ -77,12 +83,16 @@ class ForwardPass:
             known = self.data.site_of(leaf, parent is not None)
             data = parent is None and not known and not leaf.requires_grad
             if self.full or data:
-                value = self.tensors.copy(leaf, self.full)
+                # A tensor that was made of Python's numbers has float64 ones of its own.
+                value = self.tensors.copy(leaf)
                 if self.full:
                     self.arrays["forward"][site] = value
                 if data:
-                    self.inputs.append((site, value[0]))
+                    self._add_input(site, value)
                     self.tensors.note(leaf, site)
+            elif parent is None:
+                made = known.startswith("function:") and not leaf.requires_grad
+                self._add_input(known, self.tensors.copy(leaf) if made else None)
             return site
 
         record = {
@@ -100,18 +110,46 @@ class ForwardPass:
         if parent is None and record["state"]:
             self.events.append("forward")
             self.models.append(module)
+            self.roots.setdefault(recorder.step.backwards, []).append(name)
         self.stack.append(len(self.calls))
         self.calls.append(record)
+        before, self.innermost = self.innermost, module
         outer, self._function_draws = self._function_draws, None
         try:
             output = original(module, *args, **kwargs)
         finally:
             self.stack.pop()
-            self._function_draws = outer
-        record["output"] = self._output(output, base, "forward", True)
+            self._function_draws, self.innermost = outer, before
+        inner = self._inner((*args, *kwargs.values()), output) if self.full else ()
+        record["output"] = self._output(output, base, "forward", True, inner)
         return output
 
-    def _output(self, output: Any, base: str, phase: str, hooked: bool) -> Any:
+    def _inner(self, given: Any, output: Any) -> set[int]:
+        """The outputs that others are computed from, as the new c of an LSTMCell, of which h is.
+
+        Their gradient is that of both, and not what arrives from outside.
+        """
+        smooth = [t for t in tensors_in(self.torch, [output]) if t.grad_fn is not None]
+        if len(smooth) < 2:
+            return set()
+        nodes = {tensor.grad_fn: id(tensor) for tensor in smooth}
+        ends = {t.grad_fn for t in tensors_in(self.torch, given)}
+        found: set[int] = set()
+        for node, tensor in nodes.items():
+            left, seen = [each for each, _ in node.next_functions], ends.copy()
+            while left and len(seen) < 1000:
+                each = left.pop()
+                if each is None or each in seen:
+                    continue
+                seen.add(each)
+                if each in nodes and nodes[each] != tensor:
+                    found.add(nodes[each])
+                left += [before for before, _ in each.next_functions]
+        return found
+
+    def _output(
+        self, output: Any, base: str, phase: str, hooked: bool, inner: Container[int] = ()
+    ) -> Any:
         def key_of(path: str, leaf: Any) -> str | None:
             if not self.tensors.is_tensor(leaf):
                 return None
@@ -120,7 +158,9 @@ class ForwardPass:
             if self.full:
                 self.arrays["forward"][site] = self.tensors.copy(leaf)
                 # What an inner call returned has its gradient there, all of it.
-                smooth = leaf.requires_grad and self.torch.is_grad_enabled()
+                smooth = (
+                    leaf.requires_grad and self.torch.is_grad_enabled() and id(leaf) not in inner
+                )
                 if hooked and smooth and not self.tensors.site_of(leaf).startswith("forward:"):
                     leaf.register_hook(self._note_gradient(f"grad:{where}"))
             self.tensors.note(leaf, site)
@@ -146,22 +186,71 @@ class ForwardPass:
 
         return hook
 
+    def _add_input(self, site: str, value: tuple[Any, Any] | None = None) -> None:
+        """Adds what an outermost call was given; without a value, if it was given before."""
+        if value is None:
+            value = next((each[site] for each in self.inputs.values() if site in each), None)
+        if value is not None:
+            part = self.inputs.setdefault(self.recorder.step.backwards, {})
+            part.setdefault(site, value)
+
+    def given(self) -> list[list[tuple[Any, Any]]]:
+        """The batches of a program without a loader: what its models and losses were given.
+
+        Where each backward() is of the same calls with other arrays of the same form, as when
+        gradients are accumulated, each has a batch of its own. Otherwise all of it is one batch,
+        in the order in which it was used.
+        """
+        parts = [
+            (n, {s: v for s, v in part.items() if s[:9] != "function:" or not self._computed(s)})
+            for n, part in self.inputs.items()
+        ]
+        parts = [(n, part) for n, part in parts if part]
+        forms = {
+            str([self.roots.get(n), [(a.dtype, a.shape[1:]) for a, _ in part.values()]])
+            for n, part in parts
+        }
+        accumulated = [n for n, _ in parts] == [*range(self.events.count("backward"))]
+        updated = "step" in "".join(self.events).rpartition("backward")[0]
+        others = {next(iter(part)) for _, part in parts}
+        if len(forms) == 1 and len(others) == len(parts) and accumulated and not updated:
+            return [[*part.values()] for _, part in parts]
+        merged = {site: value for _, part in parts for site, value in part.items()}
+        return [[*merged.values()]] if merged else []
+
+    def _computed(self, site: str) -> bool:
+        """Whether a model that the step trains has computed an argument, so that it is no data."""
+        graded = self.arrays["param_grad"]
+        left = [site]
+        while left:
+            kind, _, name = left.pop().partition(":")
+            module = name.partition("#")[0]
+            if kind == "forward" and any(g.startswith(f"param_grad:{module}") for g in graded):
+                return True
+            for each in self.functions if kind == "function" else ():
+                if name.startswith(f"{each['function']}#{each['number']}"):
+                    left += keys_of(each["inputs"]).values()
+        return False
+
     def function(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Runs a function and records the call."""
         given = {**{str(i): each for i, each in enumerate(args)}, **kwargs}
         number = self._counts.get(name + "()", 0)
         base = f"{name}#{number}"
         new: dict[str, Any] = {}
+        again: list[str] = []
 
         def key_of(path: str, leaf: Any) -> str | None:
             if not self.tensors.is_tensor(leaf):
                 return None
             site = self.data.site_of(leaf, bool(self.stack))
+            if site and not self.stack:
+                again.append(site)
             if not site:
                 site = at(f"function_input:{base}", path)
                 data = not self.stack and not leaf.requires_grad
                 if self.full or data:
-                    new[site] = leaf if data else None, self.tensors.copy(leaf, self.full)
+                    new[site] = leaf if data else None, self.tensors.copy(leaf)
             return site
 
         inputs = to_json(given, key_of)
@@ -178,8 +267,10 @@ class ForwardPass:
             if self.full:
                 self.arrays["forward"][site] = value
             if leaf is not None:
-                self.inputs.append((site, value[0]))
+                self._add_input(site, value)
                 self.tensors.note(leaf, site)
+        for site in again:
+            self._add_input(site)
         self.functions.append(
             {
                 "function": name,

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from jaxnet._names import join
+from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._result import Finding, Horizon
+from jaxnet.parity._sites import phase_of
 from jaxnet.parity._steps import Steps
 from jaxnet.parity._subject import precision
 from jaxnet.parity._trace import Step
@@ -40,9 +42,15 @@ class FreeRun:
         self.jax: list[float] = []
         self.plain: list[float] = []
         self.moved: list[float] = []
+        self.corner: int | None = None
 
-    def advance(self, step: Step) -> None:
-        """Makes a step, and notes how far the runs are from each other after it."""
+    def advance(self, step: Step, own: Mapping[str, FourRuns]) -> None:
+        """Makes a step, and notes how far the runs are from each other after it.
+
+        Args:
+            step: The step.
+            own: What the program's step gives from torch's state before it, by site.
+        """
         runs: dict[bool, dict[str, np.ndarray]] = {}
         for double in (False, True):
             with precision(double):
@@ -57,6 +65,17 @@ class FreeRun:
         self.jax.append(_distance(runs[False], runs[True]))
         self.plain.append(_distance(torch, runs[False]))
         self.moved.append(_distance(torch, self._start))
+        four = {site: runs for site, runs in own.items() if phase_of(site) == "update"}
+        t, t64, j, j64 = (
+            {
+                k: np.asarray(a, np.float64)
+                for k, f in four.items()
+                if (a := getattr(f, n)) is not None
+            }
+            for n in ("torch", "torch64", "jax", "jax64")
+        )
+        if self.corner is None and _distance(t, t64) > RUNS * _distance(j, j64):
+            self.corner = len(self.torch) - 1
 
 
 def _distance(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> float:
@@ -89,6 +108,7 @@ def horizon_of(free: FreeRun) -> Horizon:
         tuple(free.moved),
         equal,
         beyond[0] if beyond else None,
+        free.corner,
     )
 
 
@@ -97,7 +117,7 @@ def apart_in(horizon: Horizon) -> int | None:
     for i, (theirs, own, moved) in enumerate(
         zip(horizon.torch, horizon.jax, horizon.moved, strict=True)
     ):
-        if horizon.horizon is not None and i >= horizon.horizon:
+        if i in (horizon.horizon, horizon.corner):
             return None
         if not (theirs <= RUNS * own or theirs <= 1e-4 * moved):
             return i

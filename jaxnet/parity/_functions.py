@@ -1,5 +1,6 @@
 """What torch calls while a program is recorded: its functions and its operations, as modes."""
 
+import functools
 import importlib
 import os
 import sys
@@ -35,6 +36,10 @@ def operations(handle: Callable[[Any, Any, dict[str, Any]], Any]) -> Any:
     dispatch: Any = importlib.import_module("torch.utils._python_dispatch")
 
     class Operations(dispatch.TorchDispatchMode):  # type: ignore[misc]
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # torch wraps the method otherwise, which every operation would pay for
+
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
             return handle(func, args, kwargs or {})
 
@@ -84,11 +89,26 @@ def where(skip: tuple[str, ...]) -> str:
     frame = caller(skip)
     if frame is None:
         return ""
-    file = frame.f_code.co_filename
-    if not file.startswith("<"):
-        nearer = os.path.relpath(file)
-        file = file if nearer.startswith("..") else nearer
-    return f"{file}:{frame.f_lineno}"
+    return f"{_nearer(frame.f_code.co_filename, os.getcwd())}:{frame.f_lineno}"
+
+
+@functools.lru_cache(1000)
+def _nearer(file: str, folder: str) -> str:
+    """The way to a file from the current folder, if it leads into it."""
+    nearer = file if file.startswith("<") else os.path.relpath(file, folder)
+    return file if nearer.startswith("..") else nearer
+
+
+def refresh_locals() -> None:
+    """Lets the frames forget what their variables were.
+
+    Before Python 3.13 a frame keeps the values that were there when it was last looked at, so
+    that an optimizer that the program has replaced would live on.
+    """
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        getattr(frame, "f_locals", None)
+        frame = frame.f_back
 
 
 def caller(skip: tuple[str, ...]) -> Any:

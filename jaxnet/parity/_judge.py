@@ -48,6 +48,7 @@ def judge(
     scale: ArrayLike | None = None,
     ignore: ArrayLike | None = None,
     isolated: bool = True,
+    spread: ArrayLike | None = None,
 ) -> Judgement:
     """The verdict on one array of one step.
 
@@ -65,6 +66,9 @@ def judge(
         isolated: Whether `jax` was computed from torch's own inputs. If not, the programs come
             to a corner with different rounding, and few elements that differ in float32 alone
             are kinks.
+        spread: How far one unit in the last place of what the second program is given moves `jax`,
+            which stands for its rounding where a float64 run is missing; None if that was not
+            measured.
     """
     t, j = np.asarray(torch), np.asarray(jax)
     if t.shape != j.shape:
@@ -108,7 +112,8 @@ def judge(
         epsilon=float(jnp.finfo(t.dtype).eps),
     )
     if len(pairs) == 1:
-        found = _by_float32(runs)
+        moved = None if spread is None else np.asarray(spread, np.float64)[judged]
+        found = _by_float32(runs, moved, isolated)
     else:
         found = _by_float64(runs, isolated)
         if found.label == "same" and site.split(":", 1)[0] in GRADIENTS and _is_null(runs):
@@ -135,7 +140,9 @@ def _by_float64(runs: _Runs, isolated: bool) -> Judgement:
     t, t64, j, j64 = runs.t, runs.t64, runs.j, runs.j64
     left = EPSILON / runs.epsilon
     u, v, plain = np.abs(t - t64), np.abs(j - j64), np.abs(t - j)
-    d = np.maximum(np.abs(t64 - j64) - STORED * u, 0.0)
+    # T64 lost something when it was stored, and so did what an isolated J64 was computed from.
+    lost = (2 if isolated else 1) * STORED * u
+    d = np.maximum(np.abs(t64 - j64) - lost, 0.0)
     moving = (u > 0) | (v > 0) | (d > 0)
     if not moving.any():
         return Judgement("same", 0.0, 0.0, 0.0, 0.0, max(rms(t64), runs.size), left=left)
@@ -196,8 +203,12 @@ def _stand_out(moved: np.ndarray, part: np.ndarray, scale: float) -> np.ndarray:
     return out & (moved > KINK_CONTRAST * rms(moved[others]))
 
 
-def _by_float32(runs: _Runs) -> Judgement:
-    """The verdict where a float64 run is missing: J is as near to the other as T is, or not."""
+def _by_float32(runs: _Runs, moved: np.ndarray | None, isolated: bool) -> Judgement:
+    """The verdict where a float64 run is missing: J is as near to the other as T is, or not.
+
+    Where it was measured by how much rounding moves J, a difference is one from a smaller size on.
+    But J has to be as accurate as torch's numbers are, to `ACCURACY_SCALE`.
+    """
     t, t64, j, j64 = runs.t, runs.t64, runs.j, runs.j64
     exact = next((x for x in (t64, j64) if x is not None), None)
     scale = max(rms(t), runs.size)
@@ -210,16 +221,22 @@ def _by_float32(runs: _Runs) -> Judgement:
     else:
         error, rounding = t - exact, j - exact
     label: Label = "same"
-    for size, same in ((rms, ACCURACY), (lambda x: float(np.abs(x).max()), ACCURACY_LARGEST)):
-        most = max(size(rounding), runs.epsilon * scale, NORMAL)
+    for size, same, accurate in (
+        (rms, ACCURACY, ACCURACY_SCALE * scale),
+        (lambda x: float(np.abs(x).max()), ACCURACY_LARGEST, 0.01 * scale),
+    ):
+        least = max(size(rounding), runs.epsilon * scale, NORMAL)
+        own = 0.0 if moved is None else min(size(moved), max(accurate / same, least))
+        most = max(least, own)
+        wrong = DIFFERENT if moved is None or not isolated else 4 * same
         found: Label = "undecided" if size(error) > same * most else "same"
-        found = "different" if size(error) > DIFFERENT * most else found
+        found = "different" if size(error) > wrong * most else found
         label = max(label, found, key=ORDER.index)
     plain = np.abs(t - j)
     return Judgement(
         label,
         np.nan if t64 is None else rms(t - t64),
-        np.nan if j64 is None else rms(j - j64),
+        rms(j - j64) if j64 is not None else np.nan if moved is None else rms(moved),
         np.nan,
         rms(plain),
         scale,

@@ -113,18 +113,26 @@ def of_layer(evidence: StepEvidence, call: Call, layer: Layer, alone: bool) -> E
         ):
             for name in names:
                 fours[f"{kind}:{name}"] = evidence.forced.get(f"{phase}:{prefix}{name}")
+    arrived: dict[str, list[FourRuns]] = {}
+    for path in keys_of(call.inputs):
+        if four := evidence.input_grads.get(f"{call.name}.{path}"):
+            arrived.setdefault(layer.same.get(path, path), []).append(four)
     own: dict[str, np.ndarray] = {}
-    if any(site.startswith(call.name + ".") for site in evidence.input_grads):
+    if arrived:
         try:
             own = layer.observe()
         except (ValueError, TypeError):
             own = {}
-    for site, four in evidence.input_grads.items():
-        path = site.removeprefix(call.name + ".")
+    for path, parts in arrived.items():
         torch = own.get(f"input_grad:{path}")
-        if path != site and torch is not None:
-            fours[f"input_grad:{path}"] = dataclasses.replace(four, torch=torch, torch64=torch)
+        if torch is not None and all(_is_computed(part) for part in parts):
+            jax32, jax64 = (np.sum([getattr(p, n) for p in parts], 0) for n in ("jax", "jax64"))
+            fours[f"input_grad:{path}"] = FourRuns(torch, torch, jax32, jax64)
     return _evidence(fours)
+
+
+def _is_computed(four: FourRuns) -> bool:
+    return four.jax is not None and four.jax64 is not None
 
 
 def _is_whole(four: Any) -> bool:

@@ -10,6 +10,7 @@ from jaxnet.parity._describe import hyperparameters
 from jaxnet.parity._draws import classify
 from jaxnet.parity._forward import ForwardPass
 from jaxnet.parity._functions import caller
+from jaxnet.parity._generic import weight
 from jaxnet.parity._tensors import Tensors
 from jaxnet.parity._trace import Call, Draw, Function
 from jaxnet.parity._tree import leaves
@@ -29,6 +30,7 @@ class OpenStep:
         backwards: The number of backward() so far.
         forward: The calls so far.
         manual: Where a parameter was changed without an optimizer.
+        obstacle: Why no other program can be given what this step was given; "" if one can.
     """
 
     def __init__(self, recorder: Any, after: "OpenStep | None" = None) -> None:
@@ -46,7 +48,7 @@ class OpenStep:
     def _restart(self) -> None:
         self.began = False
         self.backwards = 0
-        self.manual = ""
+        self.manual = self.obstacle = ""
         self.events: list[str] = []
         self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
         self._losses: list[str] = []
@@ -54,9 +56,12 @@ class OpenStep:
         self._storages: dict[int, int] = {}
         self._known: list[tuple[str, Any]] = []
         self._addresses: set[int] = set()
-        self._stepped: dict[int, int] = {}
+        self._stepped: dict[int, int] = {}  # how often each optimizer has, by its number
+        self._optimizers: dict[int, Any] = {}  # those, which the program may have dropped since
         self._groups: dict[int, Any] = {}
         self._latest: dict[str, Any] = {}
+        self._old: dict[str, tuple[Any, int]] = {}  # gradients of steps before, with versions
+        self._new_epoch = False  # since the last backward()
 
     def _store(self, phase: str, site: str, value: tuple[Any, Any]) -> None:
         self._arrays[phase][site] = value
@@ -80,7 +85,7 @@ class OpenStep:
             self._known = parameters
             for name, parameter in parameters:
                 if id(parameter) not in self._storages:
-                    self.recorder.generalize(name, parameter)
+                    self._generalize(name, parameter)
                     self._storages[id(parameter)] = self._address(parameter)
                     self._store("before", f"before:{name}", self.tensors.copy(parameter, False))
                     self.tensors.note(parameter, f"before:{name}")
@@ -88,9 +93,21 @@ class OpenStep:
             for name, buffer in program.buffers():
                 site = f"buffer_before:{name}"
                 if site not in self._arrays["buffer_before"]:
-                    self.recorder.generalize(name, buffer)
+                    self._generalize(name, buffer)
                     self._store("buffer_before", site, self.tensors.copy(buffer, False))
                     self.tensors.note(buffer, site)
+
+    def _generalize(self, name: str, tensor: Any) -> None:
+        """Gives a parameter or buffer its generic numbers, if that was asked for."""
+        if self.recorder.about["weights"] == "own" or id(tensor) in self.recorder.changed:
+            return
+        self.recorder.changed[id(tensor)] = tensor
+        # Other buffers, such as masks and tables of positions, belong to the program.
+        parameter = tensor.requires_grad or isinstance(tensor, self.torch.nn.Parameter)
+        if parameter or name.endswith(("running_mean", "running_var")):
+            with self.recorder.quiet():
+                array = weight(tensor.detach().double().cpu().numpy(), name)
+                tensor.detach().copy_(self.torch.from_numpy(array))
 
     def _address(self, tensor: Any) -> int:
         return int(tensor.untyped_storage()._cdata)
@@ -151,22 +168,51 @@ class OpenStep:
     def event(self, name: str) -> None:
         self.events.append(name)
 
-    def zero_grad(self, optimizers: list[Any]) -> None:
+    def zero_grad(self, optimizers: list[int]) -> None:
         """Gradients are set to zero: after the update it is for the next step."""
         due = self.updated and self.is_due(optimizers)
         (self._late_events if due else self.events).append("zero_grad")
 
-    def loss(self, tensors: Any) -> None:
+    def loss(self, tensors: Any, again: bool) -> None:
+        if not self.backwards:
+            for name, parameter in self.recorder.program.parameters():
+                if parameter.grad is not None:
+                    self._old[name] = parameter.grad, parameter.grad._version
         for each in [tensors] if self.tensors.is_tensor(tensors) else tensors:
-            site = f"loss:{len(self._losses)}"
-            self._losses.append(site)
-            value = self.tensors.copy(each)
-            self._store("loss", site, value)
+            if not again:
+                site = f"loss:{len(self._losses)}"
+                self._losses.append(site)
+                self._store("loss", site, self.tensors.copy(each))
             self.recorder.check("loss", each)
-        self.event("backward")
+        if not again:
+            self.event("backward")
+
+    def evaluate_again(self, optimizer: Any) -> None:
+        """The optimizer evaluates its closure once more; the first time is what is recorded."""
+        self._gradients({id(p): p for p in _parameters(optimizer)})
+        self.event("evaluation")
+
+    def drop_left_over(self, epoch: bool = False) -> None:
+        """Forgets the batches of an epoch whose gradients no update used, and that are zero now.
+
+        Args:
+            epoch: Whether a loader begins a new epoch.
+        """
+        self._new_epoch |= epoch
+        if not (self.backwards and self._new_epoch) or self.updated:
+            return
+        with self.recorder.quiet():
+            gradients = [p.grad for _, p in self.recorder.program.parameters()]
+            left = any(g is not None and bool(g.any()) for g in gradients)
+        if not left:
+            zeroed = self.events[len(self.events) - self.events[::-1].index("backward") :]
+            self._restart()
+            self.events += zeroed
+            self.data.forget_used()
 
     def after_backward(self) -> None:
         self.backwards += 1
+        self._new_epoch = False
         for name, parameter in self.recorder.program.parameters():
             if parameter.grad is not None and parameter.grad.layout == self.torch.strided:
                 self._latest[name] = self.tensors.copy(parameter.grad)
@@ -186,9 +232,8 @@ class OpenStep:
             self._store("param_grad", f"param_grad:{name}", latest)
             if parameter.grad is None:
                 continue
-            given = self.tensors.copy(parameter.grad)
-            if not np.array_equal(given[0], latest[0], equal_nan=given[0].dtype.kind == "f"):
-                self._store("clipped", f"clipped:{name}", given)
+            if not self.tensors.equal(parameter.grad, latest[0]):
+                self._store("clipped", f"clipped:{name}", self.tensors.copy(parameter.grad))
                 clipped = True
             else:
                 self._arrays["clipped"].pop(f"clipped:{name}", None)
@@ -210,15 +255,17 @@ class OpenStep:
         if number not in self._groups:
             self._state(optimizer, "state_before", False)
         self._groups[number] = [hyperparameters(g) for g in optimizer.param_groups]
-        program.first_groups.setdefault(id(optimizer), self._groups[number])
+        program.first_groups.setdefault(number, self._groups[number])
         self._gradients({id(p): p for p in _parameters(optimizer)})
 
     def after_optimizer(self, optimizer: Any) -> None:
         self.recorder.program.adopt(_parameters(optimizer), caller(self.recorder.skip))
         # Where a closure called backward() itself, there was no gradient before.
         self._gradients({id(p): p for p in _parameters(optimizer)})
-        self._stepped[id(optimizer)] = self._stepped.get(id(optimizer), 0) + 1
-        self.recorder.stepped.add(id(optimizer))
+        number = self.recorder.program.optimizer(optimizer)
+        self._stepped[number] = self._stepped.get(number, 0) + 1
+        self._optimizers[number] = optimizer
+        self.recorder.stepped.add(number)
         self.event("step")
         for parameter in _parameters(optimizer):
             self.recorder.check("parameter", parameter)
@@ -235,11 +282,11 @@ class OpenStep:
     def updated(self) -> bool:
         return bool(self._stepped or self.manual)
 
-    def is_due(self, optimizers: list[Any], batch: bool = False) -> bool:
+    def is_due(self, optimizers: list[int], batch: bool = False) -> bool:
         """Whether the step is over.
 
         Args:
-            optimizers: The optimizers of the program.
+            optimizers: The numbers of the optimizers of the program.
             batch: Whether the program takes its next batch; it is enough then that one of the
                 optimizers has stepped.
         """
@@ -247,7 +294,7 @@ class OpenStep:
             return False
         if self._stepped:
             patience = max(self._stepped.values()) >= _PATIENCE
-            return batch or patience or all(id(o) in self._stepped for o in optimizers)
+            return batch or patience or all(number in self._stepped for number in optimizers)
         if optimizers or not self.backwards:
             return False
         if not self.manual and any(
@@ -265,16 +312,18 @@ class OpenStep:
         # A later backward() adds to gradients that an optimizer has used already, such as those
         # of a discriminator in the update of the generator.
         used = self._arrays["param_grad"]
-        left = {id(p): p for n, p in program.parameters() if f"param_grad:{n}" not in used}
-        self._gradients(left)
+        for name, parameter in program.parameters():
+            old, version = self._old.get(name, (None, 0))
+            stale = old is not None and parameter.grad is old and old._version == version
+            if f"param_grad:{name}" not in used and not stale:
+                self._gradients({id(parameter): parameter})
         for name, parameter in program.parameters():
             self._store("update", f"update:{name}", self.tensors.copy(parameter))
-        for optimizer in program.optimizers:
-            if id(optimizer) in self._stepped:
-                self._state(optimizer, "state", True)
+        for optimizer in self._optimizers.values():
+            self._state(optimizer, "state", True)
         for name, buffer in program.buffers():
             self._store("buffer", f"buffer:{name}", self.tensors.copy(buffer))
-        marks, given = self.data.numbered(self.forward.inputs)
+        marks, given = self.data.numbered(self.forward.given())
         for phase, found in given.items():
             self._arrays[phase].update(found)
         arrays: dict[str, Any] = {}
@@ -291,7 +340,6 @@ class OpenStep:
                     single[plain] = double
                 elif double is not None and array.dtype != double.dtype:
                     doubles[plain] = double
-        optimizers = self.recorder.used_optimizers()
         content = {
             "full": self.full,
             "calls": [self._call(each, marks) for each in self.forward.calls],
@@ -299,11 +347,25 @@ class OpenStep:
             "draws": [draw for _, draw, _, _ in self.data.draws],
             "batches": [self._plain(form, marks) for _, _, (form, _) in self.data.batches],
             "losses": self._losses,
-            "groups": [self._groups.get(program.optimizer(o), []) for o in optimizers],
+            "groups": [self._groups.get(number, []) for number in sorted(self.recorder.stepped)],
             "events": self.events,
+            "again": [self._plain(name, marks) for name in self._updated_again()],
+            "obstacle": self.obstacle,
             "single": single,
         }
         return content, arrays, doubles
+
+    def _updated_again(self) -> list[str]:
+        """The parameters that were updated several times in the step."""
+        many = {
+            id(p)
+            for n, o in self._optimizers.items()
+            if self._stepped[n] > 1
+            for p in _parameters(o)
+        }
+        if self.manual and self._stepped:
+            many = {id(p) for _, p in self.recorder.program.parameters()}
+        return [name for name, p in self.recorder.program.parameters() if id(p) in many]
 
     def _plain(self, value: Any, marks: Mapping[str, str]) -> Any:
         if isinstance(value, str):

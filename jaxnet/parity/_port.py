@@ -10,13 +10,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from flax import nnx
+
+from jaxnet.train._state import TrainState
+
 
 class SubjectError(ValueError):
     """A program that cannot be compared with the trace."""
 
 
-def load_port(name: str) -> tuple[Any, Any, Any, Any, Any]:
-    """What a port's function returns: (model, loss, optimizer, step, state), some of them None.
+# What a port's function may return, by name; a tuple has some of them in these orders.
+FORMS = (
+    ("model", "loss"),
+    ("model", "loss", "optimizer"),
+    ("model", "loss", "optimizer", "batches"),
+    ("step", "state"),
+    ("step", "state", "batches"),
+)
+
+
+def load_port(name: str) -> dict[str, Any]:
+    """What a port's function returns, by the names of the arguments of `check`.
 
     Args:
         name: The text as `load` takes it.
@@ -26,16 +40,33 @@ def load_port(name: str) -> tuple[Any, Any, Any, Any, Any]:
     """
     made = load(name)
     if isinstance(made, Mapping):
-        made = tuple(made[k] for k in ("model", "loss", "optimizer", "step", "state") if k in made)
-    if isinstance(made, tuple) and len(made) == 3:
-        return (*made, None, None)
-    if isinstance(made, tuple) and len(made) == 2:
-        step, state = made if callable(made[0]) else made[::-1]
-        return (None, None, None, step, state)
-    raise SubjectError(
-        f"{name}: it returned {type(made).__name__}; accepted is (model, loss, optimizer) or "
-        "(step, state)"
-    )
+        found = {str(key): value for key, value in made.items()}
+    elif isinstance(made, tuple):
+        states = (TrainState, Mapping, tuple, list, nnx.Module)
+        stepped = len(made) == 2 or (len(made) == 3 and isinstance(made[1], states))
+        if len(made) == 2 and isinstance(made[0], nnx.Module) and callable(made[1]):
+            stepped = False  # no updates are compared without an optimizer
+        if stepped and not callable(made[0]):  # (state, step)
+            made = (made[1], made[0], *made[2:])
+        names = next((f for f in FORMS if len(f) == len(made) and ("step" in f) == stepped), ())
+        found = dict(zip(names, made, strict=bool(names)))
+    else:
+        found = {}
+    if not any(found.keys() == {*form} for form in FORMS):
+        raise SubjectError(
+            f"{name}: it returned {_described(made)}; accepted are (model, loss, optimizer), with "
+            "the batches of its loader as a fourth, to compare them too, (step, state), or (model, "
+            "loss), of which no updates are compared"
+        )
+    return found
+
+
+def _described(made: Any) -> str:
+    if isinstance(made, tuple):
+        return f"a tuple of {', '.join(type(part).__name__ for part in made) or 'nothing'}"
+    if isinstance(made, Mapping):
+        return f"a dictionary with the keys {', '.join(map(str, made)) or 'none'}"
+    return "nothing (is a `return` missing?)" if made is None else f"a {type(made).__name__}"
 
 
 def module_of(name: str) -> ModuleType:

@@ -62,7 +62,7 @@ def power(trace: Trace, report: Report) -> list[Alternative]:
         Of a mistake with a constant, as another epsilon, the nearest usual value is taken.
     """
     found: list[Alternative] = []
-    for place, records in _parts(trace, report).items():
+    for place, records in parts(trace, report).items():
         if records:
             found += alternatives(place, records)
         else:
@@ -100,6 +100,18 @@ def alternatives(
             words = hypothesis.words(first.config)
             found.append(Alternative(place, words, seen, separation, reason))
     return found
+
+
+def candidates(records: Sequence[Recorded]) -> Iterator[Hypothesis]:
+    """The mistakes that can be made at one place and that its records exclude."""
+    if not records:
+        return
+    place = _Place(records)
+    for trap in () if place.wrong else traps_of(records[0].reference.kind):
+        for hypothesis in () if trap.precision else _chosen(trap, records[0].reference):
+            tried = place.tried(hypothesis)
+            if tried is not None and tried.seen:
+                yield hypothesis
 
 
 class _Tried(NamedTuple):
@@ -236,7 +248,7 @@ def _reason(hypothesis: Hypothesis, references: Sequence[Any]) -> str:
     return ""
 
 
-def _parts(trace: Trace, report: Report) -> dict[str, list[Recorded]]:
+def parts(trace: Trace, report: Report) -> dict[str, list[Recorded]]:
     """The records that were compared of all parts that are built again, by place."""
     found: dict[str, list[Recorded]] = {}
     layered = {int(number) for number in report.coverage["steps"].seen}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,12 +43,14 @@ class Program:
     def __init__(self, torch: Any) -> None:
         self.torch = torch
         self.roots: list[Root] = []
+        self.alone: Root | None = None  # the only model of the first step
         self.loose: dict[str, Any] = {}  # parameters that belong to no module
         self.apart: dict[str, Any] = {}  # modules that belong to no model, as a loss
-        self.optimizers: list[Any] = []
+        self.optimizers: list[Any] = []  # weak references
+        self._updates: list[tuple[type, set[int]]] = []  # what they are, and of which parameters
         self.looked = False
         self.description: tuple[Any, dict[str, Any]] | None = None
-        self.described: dict[int, Any] = {}  # optimizers by id; the schedulers under 0
+        self.described: dict[int, Any] = {}  # optimizers by number; the schedulers under -1
         self.first_groups: dict[int, list[dict[str, Any]]] = {}
         self._state: Any = None
         self._sources: dict[str, dict[str, str]] = {}
@@ -78,7 +81,7 @@ class Program:
             walk = walk.f_back
         if not any(True for _ in outer.parameters()):
             return None  # a loss, though class weights are a buffer of it
-        root = Root(outer, variable or type(outer).__name__)
+        root = self._holder(outer, frame) or Root(outer, variable or type(outer).__name__)
         self._add(root)
         return root
 
@@ -108,7 +111,6 @@ class Program:
 
     def plain(self, text: str) -> str:
         """A name, or a site, with the names of the models in place of their marks."""
-        several = len(self.top()) > 1
         for i, root in reversed([*enumerate(self.roots)]):
             mark = f"⟨{i}⟩"
             if mark not in text:
@@ -117,7 +119,7 @@ class Program:
             while root.inside is not None:
                 root, name = root.inside
                 prefix = joined(name, prefix)
-            prefix = joined(self.model_name(root), prefix) if several else prefix
+            prefix = joined(self.model_name(root), prefix)
             text = text.replace(mark + ".", prefix + "." if prefix else "").replace(mark, prefix)
         return text
 
@@ -136,7 +138,11 @@ class Program:
         return [root for root in self.roots if root.inside is None]
 
     def model_name(self, root: Root) -> str:
-        """The name of one of several models."""
+        """The name of a model, which is "" for the only one of the first step."""
+        if self.alone is None and len(self.top()) == 1:
+            return ""
+        if root is self.alone:
+            return ""
         same = [r for r in self.top() if r.variable == root.variable]
         number = next(i for i, r in enumerate(same) if r is root)
         return f"{root.variable}_{number}" if number else root.variable
@@ -152,12 +158,19 @@ class Program:
 
     def optimizer(self, optimizer: Any) -> int:
         """The number of an optimizer; one made anew has that of the one before it."""
+        key = type(optimizer), {id(p) for group in optimizer.param_groups for p in group["params"]}
         for i, each in enumerate(self.optimizers):
-            if each is optimizer or _updates(each) == _updates(optimizer):
-                self.optimizers[i] = optimizer
+            if each() is optimizer or self._updates[i] == key:
+                self.optimizers[i], self._updates[i] = weakref.ref(optimizer), key
                 return i
-        self.optimizers.append(optimizer)
+        self.optimizers.append(weakref.ref(optimizer))
+        self._updates.append(key)
         return len(self.optimizers) - 1
+
+    def living(self) -> list[tuple[int, Any]]:
+        """The optimizers that the program still has, with their numbers."""
+        found = ((number, each()) for number, each in enumerate(self.optimizers))
+        return [(number, each) for number, each in found if each is not None]
 
     def adopt(self, parameters: Iterator[Any], frame: Any) -> None:
         """Finds the models that parameters belong to, or else names for themselves.
@@ -182,15 +195,17 @@ class Program:
             self.changed()
             known.add(id(parameter))
 
-    def _holder(self, parameter: Any, frame: Any) -> Root | None:
-        """The outermost module among the variables around a call that has a parameter."""
+    def _holder(self, part: Any, frame: Any) -> Root | None:
+        """The outermost module among the variables around a call that has a parameter or module."""
         found = None
+        is_module = isinstance(part, self.torch.nn.Module)
         while frame is not None:
             for scope in (frame.f_locals, frame.f_globals):
                 for name, each in [*scope.items()]:
                     if not isinstance(each, self.torch.nn.Module) or _is_wrapper(each):
                         continue
-                    if any(p is parameter for p in each.parameters()):
+                    parts = each.modules() if is_module else each.parameters()
+                    if any(one is part for one in parts):
                         larger = found is None or any(m is found.module for m in each.modules())
                         if larger and (found is None or each is not found.module):
                             found = Root(each, "" if name == "self" else name)
@@ -207,6 +222,16 @@ class Program:
         self.roots.append(root)
         self.changed()
         self._name(root)
+
+    def step_ended(self, first: bool) -> None:
+        """The names of the models that there are stay from now on.
+
+        Args:
+            first: Whether it was the first step.
+        """
+        if first and len(self.top()) == 1:
+            self.alone = self.top()[0]
+        self.changed()
 
     def changed(self) -> None:
         """The next step may have other modules and parameters."""
@@ -232,11 +257,6 @@ class Program:
                         buffers.append((joined(f"⟨{i}⟩", name), buffer))
             self._state = [*parameters.values(), *self.loose.items()], buffers
         return self._state
-
-
-def _updates(optimizer: Any) -> tuple[type, set[int]]:
-    groups = optimizer.param_groups
-    return type(optimizer), {id(p) for group in groups for p in group["params"]}
 
 
 def joined(first: str, second: str) -> str:

@@ -56,19 +56,23 @@ def _recorded(trace: Trace) -> dict[str, dict[str, str]]:
     return {file: names for file, names in recorded.items() if Path(file).exists()}
 
 
-def notes(trace: Trace) -> list[str]:
+def notes(trace: Trace, which: str = "") -> list[str]:
     """What the reader of a report should know of the recording, in sentences.
 
     It is what the recording itself noted, that it changed the program's bits or that these are
     others in each run, and what of the recorded program is another than it was.
+
+    Args:
+        trace: The trace.
+        which: "first " or "second " of two traces.
     """
     self_check = trace.about.get("self_check", {})
     said = [*trace.about.get("notes", ())]
     said += [self_check["words"]] if self_check.get("verdict") == "different" else []
     changes = _sources.changed(_recorded(trace))
     return [
-        *(f"the recording: {words}" for words in said),
-        *(f"since the trace was recorded, {words}" for words in changes),
+        *(f"the {which}recording: {words}" for words in said),
+        *(f"since the {which}trace was recorded, {words}" for words in changes),
     ]
 
 

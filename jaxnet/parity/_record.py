@@ -7,7 +7,6 @@ between, as a validation without gradients, belongs to no step.
 """
 
 import contextlib
-import importlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,16 +14,23 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from jaxnet._files import flush
 from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._describe import describe, living
-from jaxnet.parity._draws import draws
-from jaxnet.parity._functions import caller, functions, operations, where
-from jaxnet.parity._generic import weight
+from jaxnet.parity._draws import classify, draws
+from jaxnet.parity._functions import caller, refresh_locals, where
+from jaxnet.parity._hooks import watch_torch
 from jaxnet.parity._open_step import OpenStep
 from jaxnet.parity._program import Program
+from jaxnet.parity._seeded import InitialDraws
 from jaxnet.parity._torch import Quiet, tensors_in, torch_of
 from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
+
+CLOSURE = (
+    "the closure of its optimizer draws random numbers, or takes another batch, each time that it "
+    "is evaluated, and the evaluations of a JAX program are one function of the parameters"
+)
 
 _active: list["Recorder"] = []
 
@@ -109,12 +115,14 @@ class Recorder:
         self.skip = (os.path.dirname(self.torch.__file__) + os.sep, str(contextlib.__file__))
         self.notes: list[str] = []
         self.checks: list[tuple[str, int]] = []
-        self.stepped: set[int] = set()
+        self.stepped: set[int] = set()  # the numbers of optimizers
         self.step = OpenStep(self)
+        self.initial = InitialDraws(self.torch)
         self.done = False
         self.ignoring = 0  # inside a loader, a validation, or torch's own bookkeeping
         self.backward = 0
         self.optimizing = 0
+        self.evaluations = 0  # of the closure that the optimizer was given
         self._thread = threading.get_ident()
         self._process = os.getpid()
         self._exits = ExitStack()
@@ -122,25 +130,11 @@ class Recorder:
     # What torch runs while it is recorded.
 
     def __enter__(self) -> "Recorder":
-        torch = self.torch
-        loader: Any = importlib.import_module("torch.utils.data.dataloader")
-        optimizer: Any = importlib.import_module("torch.optim.optimizer")
         with ExitStack() as exits:
             _active.append(self)
             exits.callback(_active.remove, self)
             exits.callback(self.twins.clear)
-            self._patch(exits, torch.nn.Module, "__call__", self._module)
-            self._patch(exits, torch.autograd, "backward", self._backward)
-            self._patch(exits, torch.optim.Optimizer, "zero_grad", self._zero_grad)
-            self._patch(exits, torch.nn.Module, "zero_grad", self._zero_grad)
-            self._patch(exits, loader.DataLoader, "__iter__", self._start_loader)
-            self._patch(exits, loader._BaseDataLoaderIter, "__next__", self._next_batch)
-            pre = optimizer.register_optimizer_step_pre_hook(self._before_optimizer)
-            exits.callback(pre.remove)
-            post = optimizer.register_optimizer_step_post_hook(self._after_optimizer)
-            exits.callback(post.remove)
-            exits.enter_context(functions(self._function))
-            exits.enter_context(operations(self._operation))
+            exits.enter_context(watch_torch(self))
             self._exits = exits.pop_all()
         return self
 
@@ -150,6 +144,7 @@ class Recorder:
                 self._finish_if_due(batch=True)
         finally:
             self._exits.close()
+            flush(self.writer.path)
 
     def require_steps(self) -> None:
         """Raises an error that explains why no step was recorded."""
@@ -165,24 +160,14 @@ class Recorder:
                 "no parameter was updated after backward(): no optimizer stepped, and none was "
                 "changed in place (new tensors in place of the parameters are not followed)"
             )
+        said = "".join(f" ({note})" for note in self.notes if note.startswith("the program ended"))
         raise TraceError(
-            f"{self.writer.path}: nothing was recorded, because {why}. Record the loop that "
+            f"{self.writer.path}: nothing was recorded, because {why}{said}. Record the loop that "
             "trains, and at least one whole step of it"
         )
 
-    def _patch(self, exits: ExitStack, owner: Any, name: str, method: Any) -> None:
-        original = vars(owner)[name]
-
-        def replaced(*args: Any, **kwargs: Any) -> Any:
-            if not self._watching():
-                return original(*args, **kwargs)
-            return method(original, *args, **kwargs)
-
-        replaced.__name__, replaced.__doc__ = name, original.__doc__
-        setattr(owner, name, replaced)
-        exits.callback(setattr, owner, name, original)
-
-    def _watching(self) -> bool:
+    def watching(self) -> bool:
+        """Whether what torch runs now is to be recorded."""
         # Not in a loader's worker, which is a copy of this process, and not in other threads.
         return (
             not self.done and threading.get_ident() == self._thread and os.getpid() == self._process
@@ -203,17 +188,26 @@ class Recorder:
     def here(self) -> str:
         return where(self.skip)
 
-    def _operation(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    def operation_called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if self.done or os.getpid() != self._process:
             return func(*args, **kwargs)
         drawn = draws(self.torch, func, args, kwargs)
         result = self.twins(func, args, kwargs, drawn)
         if drawn:
-            if not self.ignoring and not self.backward:
+            if not self.writer.steps and not self.step.began:
+                found = classify(self.torch, func, args, kwargs, result)
+                self.initial.add(found, kwargs.get("generator"))
+            if self.repeating:
+                self.step.obstacle = CLOSURE
+            elif not self.ignoring and not self.backward:
                 self.step.draw(func, args, kwargs, result)
         elif self.step.backwards and not self.step.updated:
             self._notice_manual_update(func, args)
-        elif self.twins.on and func is self.torch.ops.aten._local_scalar_dense.default:
+        elif (
+            self.twins.on
+            and not self.step.updated
+            and func is self.torch.ops.aten._local_scalar_dense.default
+        ):
             self._notice_number(args[0])
         return result
 
@@ -229,26 +223,27 @@ class Recorder:
             self.notes.append(note)
 
     def _notice_manual_update(self, func: Any, args: Any) -> None:
-        if (
-            not func._schema.is_mutable
-            or self.optimizing
-            or self.backward
-            or self.step.forward.stack
-        ):
+        if self.optimizing or self.backward or self.step.forward.stack:
+            return
+        if not func._schema.is_mutable:
             return
         targets = args[0] if args and isinstance(args[0], list | tuple) else args[:1]
         for each in targets:
             if isinstance(each, self.torch.Tensor) and self.step.is_parameter(each):
                 self.step.before_manual_update(self.here())
 
-    def _function(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if not self._watching():
+    def function_called(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if not self.watching():
             return func(*args, **kwargs)
         if func in (self.torch.tensor, self.torch.as_tensor, self.torch.asarray):
             return self._constant(func, args, kwargs)
-        if not name or self.ignoring or self.backward or self.optimizing:
+        if not name or self.ignoring or self.backward or (self.optimizing and not self.evaluations):
             return func(*args, **kwargs)
-        if self.step.forward.inside_torch() or self.torch._C._functorch.maybe_current_level():
+        if (
+            self.repeating
+            or self.step.forward.inside_torch()
+            or self.torch._C._functorch.maybe_current_level()
+        ):
             return func(*args, **kwargs)
         if not self.step.forward.stack and not self._begins(args, kwargs):
             return func(*args, **kwargs)
@@ -280,8 +275,9 @@ class Recorder:
                     self.twins.put(result, wide)
         return result
 
-    def _module(self, original: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.ignoring or self.backward or self.program.transparent(module, self.notes):
+    def module_called(self, original: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
+        quiet = self.ignoring or self.backward or self.repeating
+        if quiet or self.program.transparent(module, self.notes):
             return original(module, *args, **kwargs)
         if not self.step.forward.stack and not self.optimizing:
             if not self.torch.is_grad_enabled():
@@ -301,43 +297,77 @@ class Recorder:
                 self.step.begin()
         return self.step.forward.call(original, module, args, kwargs)
 
-    def _backward(self, original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
+    def backward_called(self, original: Any, tensors: Any, *args: Any, **kwargs: Any) -> Any:
         if self.ignoring or self.backward:
             return original(tensors, *args, **kwargs)
         self.step.begin()
-        self.step.loss(tensors)
+        self.step.loss(tensors, self.repeating)
         self.backward += 1
         try:
             result = original(tensors, *args, **kwargs)
         finally:
             self.backward -= 1
-        self.step.after_backward()
+        if not self.repeating:
+            self.step.after_backward()
         return result
 
-    def _zero_grad(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
-        self.step.zero_grad(self.optimizers())
-        return original(owner, *args, **kwargs)
+    def zero_grad_called(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.repeating:
+            self.step.zero_grad(self.optimizers())
+        result = original(owner, *args, **kwargs)
+        if not self.optimizing:
+            self.step.drop_left_over()
+        return result
 
-    def _before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self._watching() and not self.ignoring:
-            if not self.optimizing:
-                self._finish_if_due(batch=False)
-                self.step.begin()
-                self.step.before_optimizer(optimizer)
-            self.optimizing += 1
+    def before_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
+        if not self.watching() or self.ignoring:
+            return None
+        if not self.optimizing:
+            self._finish_if_due(batch=False)
+            if self.done:
+                return None
+            self.step.begin()
+            self.step.before_optimizer(optimizer)
+            self.evaluations = 0
+            # The first argument is the optimizer itself.
+            args = (*args[:1], *(self._counted(optimizer, each) for each in args[1:]))
+            kwargs = {name: self._counted(optimizer, each) for name, each in kwargs.items()}
+        self.optimizing += 1
+        return args, kwargs
 
-    def _after_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self._watching() and not self.ignoring and self.optimizing:
+    def _counted(self, optimizer: Any, closure: Any) -> Any:
+        """The closure of a step, which an optimizer such as LBFGS evaluates several times."""
+        if not callable(closure):
+            return closure
+
+        def evaluate() -> Any:
+            self.evaluations += 1
+            if self.repeating:
+                self.step.evaluate_again(optimizer)
+            return closure()
+
+        return evaluate
+
+    @property
+    def repeating(self) -> bool:
+        """Whether a closure is evaluated once more, with parameters that no trace has."""
+        return self.optimizing > 0 and self.evaluations > 1
+
+    def after_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self.watching() and not self.ignoring and self.optimizing:
             self.optimizing -= 1
             if not self.optimizing:
                 self.step.after_optimizer(optimizer)
 
-    def _start_loader(self, original: Any, loader: Any) -> Any:
+    def loader_started(self, original: Any, loader: Any) -> Any:
+        self.step.drop_left_over(epoch=True)
         with self.ignored():
             return original(loader)
 
-    def _next_batch(self, original: Any, iterator: Any) -> Any:
-        if self.ignoring:
+    def batch_taken(self, original: Any, iterator: Any) -> Any:
+        if self.repeating:
+            self.step.obstacle = CLOSURE
+        if self.ignoring or self.repeating:
             return original(iterator)
         self._finish_if_due(batch=True)
         with self.ignored():
@@ -352,29 +382,15 @@ class Recorder:
 
     # The end of a step.
 
-    def optimizers(self) -> list[Any]:
-        """The optimizers of the parameters of the step, as far as they live."""
+    def optimizers(self) -> list[int]:
+        """The numbers of the optimizers of the step's parameters that the program still has."""
         if not self.program.looked:
             self.program.looked = True
             for each in living(self.torch.optim.Optimizer):
                 self.program.optimizer(each)
-        return [o for o in self.program.optimizers if self.step.concerns(o)]
-
-    def used_optimizers(self) -> list[Any]:
-        """The optimizers that have stepped."""
-        return [o for o in self.program.optimizers if id(o) in self.stepped]
-
-    def generalize(self, name: str, tensor: Any) -> None:
-        """Gives a parameter or buffer its generic numbers, if that was asked for."""
-        if self.about["weights"] == "own" or id(tensor) in self.changed:
-            return
-        self.changed[id(tensor)] = tensor
-        # Other buffers, such as masks and tables of positions, belong to the program.
-        parameter = tensor.requires_grad or isinstance(tensor, self.torch.nn.Parameter)
-        if parameter or name.endswith(("running_mean", "running_var")):
-            with self.quiet():
-                array = weight(tensor.detach().double().cpu().numpy(), name)
-                tensor.detach().copy_(self.torch.from_numpy(array))
+        if len(self.program.living()) > 1:
+            refresh_locals()
+        return [n for n, o in self.program.living() if self.step.concerns(o)]
 
     def check(self, what: str, value: Any) -> None:
         """Adds a checksum to those that a run without recording is compared with."""
@@ -388,11 +404,14 @@ class Recorder:
             return
         with self.quiet():
             content, arrays, doubles = self.step.finish()
+        if not self.writer.steps and self.about["weights"] == "own":
+            begun = {s: a for s, a in arrays.items() if s.startswith("before:")}
+            content["seeded"] = self.initial.of(begun)
         self.writer.write_step(content, arrays, doubles)
         self.twins.on = False
         self.twins.clear()
         self.writer.write_about(describe(self))
-        self.program.changed()
+        self.program.step_ended(self.writer.steps == 1)
         self.step = OpenStep(self, after=self.step)
         if self.writer.steps == self.count:
             self.done = True

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -47,6 +47,7 @@ class Layer:
             "output.0" of several. Without them no gradient is observed.
         compute: How it is computed.
         dtype: The dtype of the computation.
+        same: For inputs that are equal to another one the name of that one.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Layer:
     cotangents: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     compute: Compute = dataclasses.field(kw_only=True)
     dtype: type = np.float64
+    same: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def first(self) -> str:
@@ -124,6 +126,8 @@ class Layer:
         """Its numbers: "output", "buffer:NAME", "param_grad:NAME" and "input_grad:0".
 
         Outputs and inputs with parts have a name for each: "output.0", "input_grad:2.hidden".
+        Inputs that are equal, as in self-attention, have one gradient, the sum of theirs: which
+        of them a layer uses for what is its own affair.
 
         Raises:
             ValueError, TypeError: It cannot be computed.
@@ -161,10 +165,11 @@ class Layer:
                 return {}  # the altered layer gives another shape, which its output shows
             slopes[name] = jnp.zeros_like(output) if given is None else self._array(given)
         of_parameters, of_inputs = pull({n: s.astype(outputs[n].dtype) for n, s in slopes.items()})
-        return {
-            **{f"param_grad:{name}": array for name, array in of_parameters.items()},
-            **{f"input_grad:{path}": array for path, array in of_inputs.items()},
-        }
+        found = {f"param_grad:{name}": array for name, array in of_parameters.items()}
+        for path, array in of_inputs.items():
+            name = f"input_grad:{self.same.get(path, path)}"
+            found[name] = found[name] + array if name in found else array
+        return found
 
     def _array(self, array: Any) -> jax.Array:
         array = jnp.asarray(array)
@@ -242,7 +247,17 @@ def of_module(
         tuple(draws),
         cotangents or {},
         compute=_module,
+        same=_same(array_leaves(inputs)),
     )
+
+
+def _same(arrays: Sequence[tuple[str, Any]]) -> dict[str, str]:
+    """The names of arrays that are equal to one before, each with the name of that one."""
+    found = {}
+    for i, (name, array) in enumerate(arrays):
+        equal = (first for first, other in arrays[:i] if np.array_equal(array, other))
+        found[name] = next(equal, name)
+    return {name: first for name, first in found.items() if name != first}
 
 
 def _module(layer: Layer, parameters: Arrays, buffers: Arrays, inputs: Arrays) -> Result:

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet import ops
-from jaxnet.parity._attribute import Cause
-from jaxnet.parity._evidence import difference
+from jaxnet.parity._attribute import IMPOSSIBLE, Cause
+from jaxnet.parity._evidence import Evidence, difference
 from jaxnet.parity._judgement import SAME_SCALE, rms
 from jaxnet.parity._reference import Layer, in_float64, of_function
 from jaxnet.parity._sites import phase_of
 from jaxnet.parity._trace import Function, Step
 from jaxnet.parity._traps import Hypothesis, Trap, traps_of
 from jaxnet.parity._traps.functions import lifted, rows_of_function, rows_of_region
-from jaxnet.parity._tree import from_json, keys_of, leaves
+from jaxnet.parity._tree import from_json, keys_of, leaves, renamed
 
 # Longer chains of functions are a whole model, whose parts are layers.
 _LONGEST = 80
@@ -34,6 +34,7 @@ class Region:
         output: The site of the result.
         changes: Changes of single functions, by their indices.
         around: A function before and one after the whole: of the inputs by site, of the output.
+        known: Arrays that take the place of recorded ones or of what a function gives, by site.
     """
 
     step: Step
@@ -44,6 +45,7 @@ class Region:
         lambda site, x: x,
         lambda y: y,
     )
+    known: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     kind = "region"
 
@@ -78,6 +80,8 @@ class Region:
         with in_float64():
 
             def value(site: str) -> Any:
+                if site in self.known:
+                    return jnp.asarray(self.known[site])
                 if site in made:
                     return made[site]
                 if site not in given:
@@ -110,20 +114,66 @@ class Region:
 
 def region_of(step: Step, site: str) -> Region:
     """The functions that made the array of a site."""
-    order = {name: i for i, name in enumerate(step.sites)}
-    makers: dict[str, int] = {}
-    for i, function in enumerate(step.functions):
-        for made in keys_of(function.output).values():
-            makers[made] = i
+    order, makers = _order(step), _makers(step)
     target = _source(step, site, makers, order)
-    needed: set[int] = set()
+    needed: dict[int, Function] = {}
     waiting = [target]
+
+    def source(name: str) -> str:  # the argument of a module is stored beside what it was made by
+        return _source(step, name, makers, order) if name.startswith("input:") else name
+
     while waiting and len(needed) <= _LONGEST:
         index = makers.get(waiting.pop())
         if index is not None and index not in needed:
-            needed.add(index)
-            waiting += keys_of(step.functions[index].inputs).values()
-    return Region(step, tuple(step.functions[i] for i in sorted(needed)), target)
+            function = step.functions[index]
+            inputs = renamed(function.inputs, source)
+            needed[index] = dataclasses.replace(function, inputs=inputs)
+            waiting += keys_of(inputs).values()
+    return Region(step, tuple(needed[i] for i in sorted(needed)), target)
+
+
+def follows(step: Step, site: str, others: Mapping[str, np.ndarray], jax64: np.ndarray) -> str:
+    """The site of an array because of which another one differs; "" if it differs by itself.
+
+    Args:
+        step: The recorded step.
+        site: The site of the array, an argument of a call or the output of an outer one.
+        others: The checked program's arrays of other sites that differ, in float64.
+        jax64: Its array of the site.
+    """
+    region = region_of(step, site)
+    order, makers = _order(step), _makers(step)
+    own = {s for f in region.functions for s in keys_of(f.inputs).values()}
+    known, first = {}, ""
+    for other, array in others.items():
+        source = _source(step, other, makers, order)
+        if source in own and step[source].shape == array.shape:
+            known[source], first = array, first or other
+    if not known:
+        return ""
+    try:
+        plain = region.observe()["output"]
+        changed = dataclasses.replace(region, known=known).observe()["output"]
+    except IMPOSSIBLE:
+        return ""
+    numbers = [{"output": array} for array in (step[site], step.double(site), jax64, jax64)]
+    evidence = Evidence(*numbers)
+    allowed = evidence.tolerance("output")
+    right = difference(plain, evidence.torch64["output"]) <= allowed
+    return first if right and difference(changed, jax64) <= allowed else ""
+
+
+def _order(step: Step) -> dict[str, int]:
+    return {name: i for i, name in enumerate(step.sites)}
+
+
+def _makers(step: Step) -> dict[str, int]:
+    """The number of the function that gave an array, by the array's site."""
+    return {
+        made: i
+        for i, function in enumerate(step.functions)
+        for made in keys_of(function.output).values()
+    }
 
 
 def _source(step: Step, site: str, makers: Mapping[str, int], order: Mapping[str, int]) -> str:

@@ -55,7 +55,9 @@ class Finding:
         proof: The numbers that prove the cause.
         fix: What to write instead.
         alternatives: Other causes that this evidence cannot tell from the one named.
+        apart: The evidence that would tell them apart, "" where none is known.
         results: All results that the cause explains, the first of them at `site`.
+        consequences: Results that differ because of it, of what is computed from these.
         torch_where: The class and the line in the recorded program, "LayerNorm model.py:88".
         jax_where: The same in the checked program.
         tried: How many causes were tried.
@@ -73,7 +75,9 @@ class Finding:
     proof: str = ""
     fix: str = ""
     alternatives: list[str] = dataclasses.field(default_factory=list)
+    apart: str = ""
     results: list[SiteResult] = dataclasses.field(default_factory=list)
+    consequences: list[SiteResult] = dataclasses.field(default_factory=list)
     torch_where: str = ""
     jax_where: str = ""
     tried: int = 0
@@ -81,6 +85,28 @@ class Finding:
     jax64: np.ndarray | None = dataclasses.field(
         default=None, repr=False, compare=False, metadata={"unsaved": True}
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A setting in which the programs differ, read before anything ran.
+
+    Attributes:
+        kind: What it is of: "layer", "optimizer", "learning rate", "loss", "parameters".
+        place: The name of the layer, or the kind again.
+        message: The setting with both values.
+        fix: What to write instead.
+        torch_where: The class and the line in the recorded program.
+        effect: What it does in the recorded steps: "see 1" with the number of the difference that
+            it makes; else in words that it makes none, or that this is not known.
+    """
+
+    kind: str
+    place: str
+    message: str
+    fix: str
+    torch_where: str = ""
+    effect: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +126,25 @@ class Alternative:
     excluded: bool
     separation: float = 0.0
     reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Planting:
+    """A known mistake that was really made in the checked program, and what a check said.
+
+    Attributes:
+        place: The layer, the loss or the optimizer.
+        words: The mistake.
+        found: Whether the verdict was "different".
+        placed: Whether a difference was found at this place.
+        named: Whether its cause was this mistake, or this among what cannot be told apart.
+    """
+
+    place: str
+    words: str
+    found: bool
+    placed: bool
+    named: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +176,9 @@ class Horizon:
             a hundredth of torch's way from its run in float64, so that two float32 runs say
             nothing about each other, or in which torch's parameters stop being finite; None if no
             recorded step is.
+        corner: The first step in which rounding alone sends torch's own step another way, as over
+            a corner of ReLU, and the checked program's not: torch's run is another one from there
+            on, and no evidence against the program. None if no step is.
     """
 
     torch: tuple[float, ...]
@@ -139,6 +187,7 @@ class Horizon:
     moved: tuple[float, ...]
     equal_to: int
     horizon: int | None = None
+    corner: int | None = None
 
 
 @dataclasses.dataclass
@@ -149,26 +198,50 @@ class Report:
         verdict: "same", "different", or "not comparable" where evidence is missing.
         findings: The independent differences, the first in the order of the computation first.
         results: The judgements on all arrays.
+        settings: The settings in which the programs differ. One that makes no difference in the
+            recorded steps changes the verdict on them in nothing, and is a warning.
         notes: Sentences on what the reader should know.
         exclusions: What was not compared and why, in sentences.
         coverage: By kind ("modules", "parameters", "steps", ...) what was compared.
         power: The mistakes that this check would see, and those that it would not.
+        planted: The mistakes that were made in the program to see whether a check finds them.
         horizon: The free runs; None where they were not made.
         environment: Versions, devices and settings: {"torch": {...}, "jax": {...}}.
         subject: What was compared: checksums of the sources, of the weights, of the data and of
             the trace.
+        generic: The report of the second pass, with weights in general position, where there was
+            one. Its findings and its verdict are in this report too.
     """
 
     verdict: Verdict
     findings: list[Finding] = dataclasses.field(default_factory=list)
     results: list[SiteResult] = dataclasses.field(default_factory=list)
+    settings: list[Setting] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     exclusions: list[str] = dataclasses.field(default_factory=list)
     coverage: dict[str, Coverage] = dataclasses.field(default_factory=dict)
     power: list[Alternative] = dataclasses.field(default_factory=list)
+    planted: list[Planting] = dataclasses.field(default_factory=list)
     horizon: Horizon | None = None
     environment: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     subject: dict[str, Any] = dataclasses.field(default_factory=dict)
+    generic: "Report | None" = None
+
+    def add_generic(self, second: "Report") -> None:
+        """Adds the report of a second pass, of the same programs with generic weights.
+
+        Args:
+            second: That report.
+        """
+        self.generic = second
+        known = {(finding.origin, finding.cause) for finding in self.findings}
+        self.findings += [
+            dataclasses.replace(f, message=f"with generic weights, {f.message}", jax64=None)
+            for f in second.findings
+            if f.cause is None or (f.origin, f.cause) not in known
+        ]
+        if self.verdict != "different" and second.verdict != "same":
+            self.verdict = second.verdict
 
     @property
     def exit_status(self) -> int:

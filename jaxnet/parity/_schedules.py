@@ -124,6 +124,8 @@ def _one_cycle(group: Mapping[str, Any]) -> dict[str, float]:
 
 def _of_group(value: Any, group: int) -> Any:
     """An argument of a schedule for one group, of those that torch stores for each group."""
+    if isinstance(value, Mapping):  # the milestones of MultiStepLR, counted
+        return sorted(int(step) for step, count in value.items() for _ in range(count))
     is_list = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
     return value[group] if is_list and group < len(value) else value
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxnet._files import flush
 from jaxnet.parity import _bare
 from jaxnet.parity._describe import describe
 from jaxnet.parity._record import Recorder
@@ -63,12 +64,15 @@ def record_script(
             raise
         recorder.notes.append(f"the program ended with {type(error).__name__}: {error}")
     recorder.require_steps()
-    recorder.about["self_check"] = (
-        _self_check(recorder.checks, program)
-        if self_check and weights == "own"
-        else {"verdict": "not made", "words": "it was switched off, or the weights are others"}
-    )
+    if weights != "own":
+        made = {"verdict": "not made", "words": "generic weights change its bits, on purpose"}
+    elif not self_check:
+        made = {"verdict": "not made", "words": "--once switches it off"}
+    else:
+        made = _self_check(recorder.checks, program)
+    recorder.about["self_check"] = made
     recorder.writer.write_about(describe(recorder))
+    flush(recorder.writer.path)
     return dict(recorder.about["self_check"])
 
 

@@ -27,7 +27,7 @@ class SiteResults:
         self.trace = trace
         self.all: list[SiteResult] = []
         self.narrow: set[str] = set()
-        self._nulls: dict[str, np.ndarray] = {}
+        self._nulls: dict[str, tuple[int, np.ndarray]] = {}
 
     def failed(self, step: Step) -> list[SiteResult]:
         """The results of a step that differ."""
@@ -88,6 +88,7 @@ class SiteResults:
                 scale=gradient_scale(step, place) if phase in ("param_grad", "clipped") else None,
                 ignore=ignore,
                 isolated=level != "chain" and level != "step",
+                spread=four.spread,
             )
             self._add(step, site, level, judgement, evidence)
 
@@ -107,9 +108,11 @@ class SiteResults:
         site = f"param_grad:{name}"
         if site not in step or step[site].shape != shape:
             return None
-        now = null(step[site], step.double(site), gradient_scale(step, name))
-        self._nulls[name] = now | self._nulls.get(name, np.False_)
-        return self._nulls[name]
+        last, found = self._nulls.get(name, (-1, np.zeros(shape, bool)))
+        if last != step.index:
+            found = found | null(step[site], step.double(site), gradient_scale(step, name))
+            self._nulls[name] = step.index, found
+        return found
 
     def fail(
         self,

@@ -32,18 +32,23 @@ def sources(objects: Iterable[Any]) -> dict[str, dict[str, str]]:
         By file the checksums of its classes and functions by name, and under "" that of the
         lines outside of them. Lines that are empty or have only a comment do not count there.
     """
-    modules: dict[str, ModuleType] = {}
+    files: dict[str, dict[str, str]] = {}
+    seen: set[int] = set()
     waiting = [module for each in objects for module in _modules_of(each)]
     while waiting:
         module = waiting.pop()
-        file = _file(module)
-        if file is None or str(file) in modules:
+        if id(module) in seen:
             continue
-        modules[str(file)] = module
+        seen.add(id(module))
+        file = _file(module)
+        if file is None or str(file) in files:
+            continue
+        text, tree = _parsed(file)
+        files[str(file)] = _checksums(text, tree)
         for value in [*vars(module).values()]:
             waiting += _modules_of(value)
-        waiting += _imported(module, file)
-    return {file: found for file in sorted(modules) if (found := _checksums(Path(file)))}
+        waiting += _imported(module, tree)
+    return {file: files[file] for file in sorted(files) if files[file]}
 
 
 def _modules_of(value: Any) -> Iterator[ModuleType]:
@@ -65,10 +70,10 @@ def _modules_of(value: Any) -> Iterator[ModuleType]:
             yield sys.modules[name]
 
 
-def _imported(module: ModuleType, file: Path) -> Iterator[ModuleType]:
+def _imported(module: ModuleType, tree: ast.Module) -> Iterator[ModuleType]:
     """The loaded modules that the statements of a file import: vars() has none of a function's."""
     package = getattr(module, "__package__", None) or ""
-    for node in ast.walk(_parsed(file)[1]):
+    for node in _statements(tree):
         names = []
         if isinstance(node, ast.Import):
             names = [each.name for each in node.names]
@@ -83,11 +88,22 @@ def _imported(module: ModuleType, file: Path) -> Iterator[ModuleType]:
                     yield found
 
 
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements of a file, those within others too; most of a tree are expressions."""
+    for field in ("body", "handlers", "cases", "orelse", "finalbody"):
+        for each in getattr(node, field, ()):
+            yield each
+            yield from _statements(each)
+
+
 def _file(module: ModuleType) -> Path | None:
     """The file of a module that is the user's own; None for a library's and for one without."""
     name = getattr(module, "__file__", None)
-    if not isinstance(name, str):
-        return None
+    return _users(name) if isinstance(name, str) else None
+
+
+@functools.cache
+def _users(name: str) -> Path | None:
     file = Path(name).resolve()
     installed = _INSTALLED & {*file.parts} or any(file.is_relative_to(f) for f in _LIBRARIES)
     return None if installed or file.suffix != ".py" else file
@@ -96,15 +112,21 @@ def _file(module: ModuleType) -> Path | None:
 def _parsed(file: Path) -> tuple[str | None, ast.Module]:
     """A file's text and its tree; None and an empty one if it is not there or is no Python."""
     try:
-        text = file.read_text(encoding="utf-8")
-        return text, ast.parse(text)
+        about = file.stat()
+        return _parsed_at(file, about.st_mtime_ns, about.st_size)
     except (OSError, SyntaxError, ValueError):
         return None, ast.Module([], [])
 
 
-def _checksums(file: Path) -> dict[str, str]:
-    """The checksums of a file as it is now; none if it is not there or is no Python."""
-    text, tree = _parsed(file)
+@functools.lru_cache(1024)
+def _parsed_at(file: Path, modified: int, size: int) -> tuple[str, ast.Module]:
+    """The text and the tree of a file that was modified then."""
+    text = file.read_text(encoding="utf-8")
+    return text, ast.parse(text)
+
+
+def _checksums(text: str | None, tree: ast.Module) -> dict[str, str]:
+    """The checksums of what `_parsed` gave; none of a file that is not there or is no Python."""
     if text is None:
         return {}
     lines = text.splitlines()
@@ -129,7 +151,7 @@ def changed(before: Checksums) -> list[str]:
     """
     found = []
     for file, checksums in before.items():
-        now = _checksums(Path(file))
+        now = _checksums(*_parsed(Path(file)))
         if not now:
             found.append(f"{file} is not there or is no Python")
             continue

@@ -13,16 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet._keys import taking_draws
 from jaxnet._names import join
-from jaxnet.optim import Optimizer, set_hyperparams
+from jaxnet.optim import Optimizer
 from jaxnet.optim._hyperparams import states
-from jaxnet.optim._schedule import ScheduledState
 from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
+from jaxnet.parity import _lbfgs
 from jaxnet.parity._draws import DrawsError, Replay, described, drawn
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._force import QUICK
+from jaxnet.parity._jax_draws import supplied
+from jaxnet.parity._lbfgs import is_lbfgs
+from jaxnet.parity._loops import one_by_one
+from jaxnet.parity._perturbed import perturbed, spread
 from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
+from jaxnet.parity._torch_rates import first_group, rates_of, with_rates
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._updates import Carried
 from jaxnet.parity._watch import Plan
@@ -82,24 +86,45 @@ class Steps:
                 array_of,
             )
             named = {id(one): name for name, one in named_states(state).items()}
-            number = jnp.asarray(step.index, jnp.int32)
 
             def put(one: TrainState[Any]) -> TrainState[Any]:
-                opt_state = self._opt_state(named[id(one)], one, step, double, errors)
-                return one.replace(opt_state=opt_state, step=number)
+                name = named[id(one)]
+                number = self._updates_before(name, step)
+                opt_state = self._opt_state(name, one, step, number, double, errors)
+                return one.replace(opt_state=opt_state, step=jnp.asarray(number, jnp.int32))
 
             return map_states(put, state)
 
+    def _updates_before(self, name: str, step: Step) -> int:
+        """How often a model was updated before a step."""
+        places = {join(self.subject.models[name], k) for k in self.subject.orders[name]}
+        graded = [bool(places & each.of("param_grad").keys()) for each in self.trace.steps]
+        return sum(graded[: step.index]) if any(graded) else step.index
+
     def _opt_state(
-        self, name: str, one: TrainState[Any], step: Step, double: bool, errors: dict[str, str]
+        self,
+        name: str,
+        one: TrainState[Any],
+        step: Step,
+        number: int,
+        double: bool,
+        errors: dict[str, str],
     ) -> Any:
         optimizer = self._optimizer(name)
-        if isinstance(optimizer, Optimizer):
+        if not self.subject.updated:
+            return self._carried.get((double, name), one.opt_state)
+        if is_lbfgs(optimizer):
+            order = self.subject.orders[name]
+            place = f"{join(self.subject.models[name], order[0])}."
+            sites = step.of("state_before").items()
+            slots = {k.removeprefix(place): step[s] for k, s in sites if k.startswith(place)}
+            return _lbfgs.load(one.opt_state, one.params, order, slots)
+        if is_ours(optimizer):
             try:
                 recorded = self._recorded_state(name, optimizer, one, step)
                 names = self.subject.orders[name]
                 return load_optimizer_state_dict(
-                    optimizer, one.opt_state, one.params, recorded, names, step=step.index
+                    optimizer, one.opt_state, one.params, recorded, names, step=number
                 )
             except ValueError as error:
                 errors["state"] = str(error)
@@ -139,13 +164,19 @@ class Steps:
         return {d: self.state_before(step, d, errors) for d in (False, True)}, errors
 
     def run(
-        self, step: Step, states_before: Mapping[bool, Any], errors: Mapping[str, str]
+        self,
+        step: Step,
+        states_before: Mapping[bool, Any],
+        errors: Mapping[str, str],
+        narrow: bool = False,
     ) -> StepRuns:
         """What the program computes in a step that starts from torch's state.
 
         Args:
             step: The step.
             states_before, errors: What `before` gave.
+            narrow: Whether float64 numbers of the program come from float32 ones, so that its
+                rounding is measured by perturbed runs.
         """
         errors = dict(errors)
         own: dict[bool, Sites] = {}
@@ -166,6 +197,8 @@ class Steps:
                     errors[what] = f"{type(error).__name__}: {error}"
                 update[double], rates[double] = {}, {}
                 for part in self.subject.parts:
+                    if not self._can_update(part, step):
+                        continue
                     try:
                         sites, own_rates = self._update(part, step, before, double)
                         update[double] |= sites
@@ -173,16 +206,55 @@ class Steps:
                     except Exception as error:
                         errors["update"] = f"{type(error).__name__}: {error}"
         own_four = _four(step, own[False], own[True])
+        if own[False] and (narrow or "float64" in errors):
+            moved = self._spread(step, states_before[False], own[False])
+            own_four = {
+                site: dataclasses.replace(four, spread=moved.get(site))
+                for site, four in own_four.items()
+            }
         update_four = _four(step, update[False], update[True])
-        if self._carried and not all(is_ours(part.optimizer) for part in self.subject.parts):
+        if self._carried and not all(
+            is_ours(part.optimizer) or is_lbfgs(part.optimizer) for part in self.subject.parts
+        ):
             for site, carried in self._theirs.advance(step).items():
                 for four in (own_four, update_four):
                     if site in four:
                         four[site] = _from_state(four[site], carried)
         return StepRuns(own_four, update_four, self._rates(step, rates[True]), errors)
 
-    def step(self, step: Step, state: Any, double: bool) -> tuple[Any, list[Any]]:
-        """The state after the program's own step on the recorded batches and draws, and losses."""
+    def _spread(self, step: Step, before: Any, own: Sites) -> Sites:
+        """How far one unit in the last place of state and batches moves the step's float32."""
+
+        def changes(sites: Sites, start: Any) -> Sites:
+            # The parameter itself, which is moved, is no part of the change.
+            begun = self._sites(start)
+            return {
+                site: array - begun[site] if site.startswith("update:") else array
+                for site, array in sites.items()
+            }
+
+        def run(number: int) -> Sites:
+            start = perturbed(before, number)
+            after, losses = self.step(step, start, False, lambda x: perturbed(x, number))
+            return changes({**self._losses(step, losses), **self._sites(after)}, start)
+
+        return spread(changes(own, before), run)
+
+    def step(
+        self,
+        step: Step,
+        state: Any,
+        double: bool,
+        change: Callable[[Any], Any] = lambda batches: batches,
+    ) -> tuple[Any, list[Any]]:
+        """The state after the program's own step on the recorded batches and draws, and losses.
+
+        Args:
+            step: The step.
+            state: The state before it.
+            double: Whether it is computed in float64.
+            change: What becomes of the batches before they are given to the program.
+        """
         order = tuple(range(len(step.draws)))
         if self.order is not None and sorted(self.order) == list(order):
             order = self.order
@@ -191,14 +263,14 @@ class Steps:
         if key not in self._programs:
             # Only the float32 program is compiled as the user's own is.
             options = QUICK if double and len(self.trace.steps) <= FEW else None
-            function = _replayed(self.subject.step, step, order)
+            function = _replayed(self.subject, step, order)
             self._programs[key] = jax.jit(function, compiler_options=options)
         array_of = step.double if double else step.__getitem__
         batches = [step.batch(i, double) for i in range(len(step.batches))]
         if len(batches) > 1 and not accumulated:
             batches = [jax.tree.map(lambda *parts: np.concatenate(parts), *batches)]
         draws = [array_of(f"draw:{n}") for n in range(len(step.draws))]
-        result: tuple[Any, list[Any]] = self._programs[key](state, batches, draws)
+        result: tuple[Any, list[Any]] = self._programs[key](state, change(batches), draws)
         return result
 
     def _losses(self, step: Step, losses: Sequence[Any]) -> Sites:
@@ -219,17 +291,20 @@ class Steps:
             if only not in (None, name):
                 continue
             model = self.subject.models[name]
-            sites |= {f"update:{join(model, k)}": v for k, v in one.params.items()}
             if only is None:
                 sites |= {f"buffer:{join(model, k)}": v for k, v in one.buffers.items()}
+            if not self.subject.updated:
+                continue
+            sites |= {f"update:{join(model, k)}": v for k, v in one.params.items()}
             optimizer = self._optimizer(name)
-            if not isinstance(optimizer, Optimizer):
-                continue
             order = self.subject.orders[name]
-            try:
-                found = optimizer_state_dict(optimizer, one.opt_state, one.params, order)
-            except ValueError:  # an optimizer such as LBFGS, whose state has no common form
+            if is_lbfgs(optimizer):
+                place = join(model, order[0])
+                slots = _lbfgs.slots_of(one.opt_state, one.params, order)
+                sites |= {f"state:{place}.{slot}": array for slot, array in slots.items()}
+            if not is_ours(optimizer):
                 continue
+            found = optimizer_state_dict(optimizer, one.opt_state, one.params, order)
             groups = [set(group) for group in optimizer.partition(one.params)]
             numbered = [n for group in groups for n in order if n in group]
             sites |= {
@@ -238,6 +313,14 @@ class Steps:
                 for slot, value in entry.items()
             }
         return sites
+
+    def _can_update(self, part: Part, step: Step) -> bool:
+        """Whether torch's gradients alone say what the update of a part has to be."""
+        name = "" if part.model is None else str(part.model)
+        places = {join(self.subject.models[name], k) for k in self.subject.orders[name]}
+        graded = places & step.of("param_grad").keys()
+        known = graded and not is_lbfgs(part.optimizer) and not places & {*step.again}
+        return bool(self.subject.updated and known)
 
     def _update(
         self, part: Part, step: Step, before: Any, double: bool
@@ -266,15 +349,18 @@ class Steps:
         if isinstance(part.optimizer, Optimizer):
             used = self._programs[key](gradients, opt_state, one.params)[1]
             found = [s.hyperparams.get("lr") for s in states(used)]
-            first = _first_group(self.trace, model)
+            first = first_group(self.trace, model)
             rates = {f"lr:{first + i}": np.asarray(r) for i, r in enumerate(found) if r is not None}
-            opt_state = _with_rates(opt_state, _rates_of(step), first)
+            opt_state = with_rates(opt_state, rates_of(step), first)
         params, opt_state = self._programs[key](gradients, opt_state, one.params)
+        # The state goes on as torch's gradients leave it, so that a fault of the gradients is none
+        # of the next step's update.
+        self._carried[double, name] = opt_state
         after = with_state(before, part.model, one.replace(params=params, opt_state=opt_state))
         return self._sites(after, only=name), rates
 
     def _rates(self, step: Step, found: Mapping[str, np.ndarray]) -> dict[str, FourRuns]:
-        theirs = {f"lr:{i}": np.asarray(rate) for i, rate in enumerate(_rates_of(step))}
+        theirs = {f"lr:{i}": np.asarray(rate) for i, rate in enumerate(rates_of(step))}
         return {
             site: FourRuns(theirs[site], theirs[site], rate, rate)
             for site, rate in found.items()
@@ -283,19 +369,19 @@ class Steps:
 
 
 def _replayed(
-    step: Callable[..., Any], recorded: Step, order: Sequence[int]
+    subject: Subject, recorded: Step, order: Sequence[int]
 ) -> Callable[..., tuple[Any, list[Any]]]:
     """The step on the batches of a recorded one, with its draws."""
-
     calls = (call for calls in Plan(recorded).calls.values() for call in calls)
     needed = {number for call in calls for number in call.draws}
 
     def run(state: Any, batches: Any, draws: Any) -> tuple[Any, list[Any]]:
         replay = Replay(recorded.draws, dict(enumerate(draws)), list(order), [])
         losses = []
-        with taking_draws(replay.take):
+        foreign = subject.partners is not None
+        with one_by_one(replay.concerns), supplied(replay.take, foreign):
             for batch in batches:
-                state, metrics = step(state, batch)
+                state, metrics = subject.step(state, batch)
                 losses.append(metrics.get("loss") if isinstance(metrics, Mapping) else None)
         for number in replay.left:
             if number in needed:
@@ -328,44 +414,6 @@ def _updating(
         return params, opt_state
 
     return run
-
-
-def _with_rates(opt_state: Any, rates: Sequence[float], first: int) -> Any:
-    """An optimizer's state with recorded learning rates, in place of those of a schedule too."""
-    count = len(states(opt_state))
-    theirs = list(rates[first : first + count])
-    if len(theirs) < count:
-        return opt_state
-    for i, state in enumerate(states(opt_state)):
-        if "lr" in state.hyperparams:
-            opt_state = set_hyperparams(opt_state, group=i, lr=theirs[i])
-
-    def fixed(part: Any) -> Any:
-        if not isinstance(part, ScheduledState):
-            return part
-        tables = tuple(
-            {k: jnp.full_like(v, theirs[i]) if k == "lr" else v for k, v in table.items()}
-            for i, table in enumerate(part.tables)
-        )
-        return part._replace(tables=tables)
-
-    return jax.tree.map(fixed, opt_state, is_leaf=lambda x: isinstance(x, ScheduledState))
-
-
-def _rates_of(step: Step) -> list[float]:
-    """torch's learning rates of all groups of all optimizers in a step."""
-    return [float(group["lr"]) for groups in step.groups for group in groups if "lr" in group]
-
-
-def _first_group(trace: Trace, model: str) -> int:
-    """The number of the first group of the optimizer of a model, among all groups."""
-    number = 0
-    for optimizer in trace.optimizers:
-        names = [n for group in optimizer["groups"] for n in group["params"]]
-        if not model or any(n.startswith(f"{model}.") for n in names):
-            return number
-        number += len(optimizer["groups"])
-    return 0
 
 
 def _slots(step: Step, phase: str) -> dict[str, dict[str, str]]:

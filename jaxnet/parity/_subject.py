@@ -14,10 +14,17 @@ from flax import nnx
 
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats, written_for
-from jaxnet.optim import Optimizer
-from jaxnet.optim._optimizer import OptimizerState
-from jaxnet.optim._schedule import ScheduledState
-from jaxnet.parity._port import SubjectError, load_port
+from jaxnet._names import join
+from jaxnet.optim import SGD, Optimizer, accumulate
+from jaxnet.optim._state_dict import has_torch_form
+from jaxnet.parity._double_state import exact, with_arrays
+from jaxnet.parity._foreign import Foreign, adapt, is_foreign
+from jaxnet.parity._foreign_calls import ForeignCall
+from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
+from jaxnet.parity._names_file import Names
+from jaxnet.parity._pairing import Pairing
+from jaxnet.parity._port import SubjectError
+from jaxnet.parity._sites import few
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
@@ -55,6 +62,12 @@ class Subject:
         accumulated: Whether the step is called for every batch of a recorded step, since the
             optimizer collects their gradients.
         orders: The names of the parameters of each of the state's models in torch's order.
+        trace: The trace as the program sees it, which has no modules where plain flax has none.
+        partners: The layers of a plain flax model by name; None for models with torch's names.
+        pairing: Which layers are which of torch's; None for models with torch's names.
+        updated: Whether the program has an optimizer; only forward pass, loss and gradients are
+            compared otherwise.
+        criterion: The criterion of outputs and targets, where the program was given one.
     """
 
     state: Any
@@ -63,6 +76,11 @@ class Subject:
     models: Mapping[str, str]
     accumulated: bool
     orders: Mapping[str, tuple[str, ...]]
+    trace: Trace
+    partners: Mapping[str, ForeignCall] | None = None
+    pairing: Pairing | None = None
+    updated: bool = True
+    criterion: Any = None
 
     @property
     def composed(self) -> bool:
@@ -70,6 +88,18 @@ class Subject:
         return len(self.parts) > 1 or (
             not isinstance(self.step, TrainStep) and not isinstance(inner(self.step), TrainStep)
         )
+
+    @property
+    def uncompared(self) -> dict[str, str]:
+        """What of the program is not compared at all, each with the reason."""
+        found = {}
+        if not self.updated:
+            found["updates"] = (
+                "no optimizer was given, so that forward pass, loss and gradients were compared"
+            )
+        if any(one.average is not None for one in named_states(self.state).values()):
+            found["averages"] = "a trace has no averages of the weights (EMA, SWA)"
+        return found
 
     @property
     def accumulation_is_mean(self) -> bool:
@@ -88,7 +118,7 @@ class Subject:
         form: Any = jax.tree.structure(one.opt_state)
         made = [part.optimizer.init(params) for part in self.parts]
         fresh = next((each for each in made if jax.tree.structure(each) == form), None)
-        opt_state = _exact(one.opt_state) if fresh is None else _with_arrays(fresh, one.opt_state)
+        opt_state = exact(one.opt_state) if fresh is None else with_arrays(fresh, one.opt_state)
         return one.replace(
             params=params,
             buffers=buffers,
@@ -96,45 +126,6 @@ class Subject:
             average=cast_floats(one.average, jnp.float64),
             cast=np.dtype(np.float64),
         )
-
-
-def _exact(opt_state: Any) -> Any:
-    """An optimizer's state in float64, whose single numbers are the decimals that were meant."""
-
-    def cast(x: Any) -> Any:
-        if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)):
-            return x
-        return jnp.float64(float(str(np.asarray(x)))) if x.ndim == 0 else jnp.asarray(x, float)
-
-    return jax.tree.map(cast, opt_state)
-
-
-def _with_arrays(fresh: Any, old: Any) -> Any:
-    """A new state of an optimizer with the slots of another one, and hyperparameters of its own.
-
-    A hyperparameter that was changed by hand since is the decimal that was meant.
-    """
-
-    def number(new: Any, given: Any) -> Any:
-        same = np.float32(new) == np.float32(given)
-        return new if same else jnp.float64(float(str(np.asarray(given))))
-
-    def join(new: Any, given: Any) -> Any:
-        if isinstance(new, ScheduledState):
-            return new._replace(inner=merge(new.inner, given.inner))
-        if isinstance(new, OptimizerState):
-            hyper = {k: number(v, given.hyperparams[k]) for k, v in new.hyperparams.items()}
-            rest = cast_floats((given.shared, given.slots), jnp.float64)
-            return given._replace(hyperparams=hyper, shared=rest[0], slots=rest[1])
-        if jnp.issubdtype(jnp.result_type(given), jnp.floating):
-            return jnp.asarray(given, jnp.float64)
-        return given
-
-    def merge(new: Any, given: Any) -> Any:
-        ours = (OptimizerState, ScheduledState)
-        return jax.tree.map(join, new, given, is_leaf=lambda x: isinstance(x, ours))
-
-    return merge(fresh, old)
 
 
 @contextmanager
@@ -152,56 +143,80 @@ def make_subject(
     model: Any = None,
     loss: Any = None,
     optimizer: Any = None,
-    *,
     step: Any = None,
     state: Any = None,
+    *,
     copy: bool = False,
+    names: Names | None = None,
 ) -> Subject:
     """The program that is checked, from what `check` was given.
 
     Args:
         trace: The trace.
-        model: The model, or the text "file.py:function" or "module:function" for a function
-            that returns (model, loss, optimizer) or (step, state).
+        model: The model.
         loss: The function `(model, batch)` of the training step, or a criterion of outputs and
             targets from a library.
         optimizer: The optimizer.
         step: The training step, in place of these three.
         state: The state before its first step.
         copy: Whether parameters and buffers are those of the trace instead of the model's own.
+        names: Which layer of a plain flax model is which of torch's, where that is not found: the
+            path of a names.toml, or its content.
 
     Raises:
         SubjectError: The parameters of the program are not those of the trace. The message lists
             all that does not fit.
         TypeError: An argument is missing, or of another kind.
     """
-    if isinstance(model, str):
-        model, loss, optimizer, step, state = load_port(model)
+    foreign: Foreign | None = None
+    pairing: Pairing | None = None
     if (model is None) == (step is None):
         raise TypeError(
             "check: accepted are a model, its loss and its optimizer, or step= and state="
         )
     if model is not None:
         if not isinstance(model, nnx.Module):
+            if isinstance(model, type):
+                given = f"the class {model.__name__}; accepted is a model of it, {model.__name__}()"
+            else:
+                given = f"{type(model).__name__}; accepted is a flax.nnx module"
             raise TypeError(
-                f"check: model: {type(model).__name__}; accepted is a flax.nnx module. For a "
-                "program of another kind give step= and state="
+                f"check: model: {given}. For a program of another kind give step= and state="
             )
-        if not callable(loss) or optimizer is None:
+        if not callable(loss):
             raise TypeError(
-                "check: a model needs its loss and its optimizer: check(trace, model, loss, "
-                "optimizer)"
+                f"check: loss: {loss!r}; accepted is a criterion such as losses.cross_entropy, or "
+                "a function (model, batch) of your own that returns the loss"
             )
-        loss = as_loss(loss)
+        if optimizer is not None and not callable(getattr(optimizer, "update", None)):
+            raise TypeError(
+                f"check: optimizer: {optimizer!r}; accepted is an optimizer of jaxnet.optim or "
+                "optax, such as optim.SGD(lr=0.1)"
+            )
+        criterion, loss = loss, as_loss(loss)
+        updated = optimizer is not None
+        if not updated:  # one that changes nothing; the gradients of all batches are added
+            optimizer = accumulate(SGD(lr=0.0), max(len(trace.steps[0].batches), 1), "sum")
+        if is_foreign(trace, model):
+            foreign = adapt(trace, model, loss, optimizer, names)
+            trace, model = foreign.trace, foreign.model
+            loss, optimizer = foreign.loss, foreign.optimizer
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
     else:
+        own = _with_torch_names(trace, step, state, names)
+        if isinstance(own, Foreign):
+            foreign, trace = own, own.trace
+            state = create(own.model, own.optimizer)
+            step = make_train_step(own.loss, own.optimizer)
+        elif own is not None:
+            pairing, trace, step, state = own.pairing, own.trace, own.step, own.state
         if not callable(step) or not named_states(state):
             raise TypeError(
                 f"check: step: {step!r}, state: {type(state).__name__}; accepted are a function "
                 "(state, batch) -> (state, metrics) and its train.create(model, optimizer)"
             )
-        parts = _parts(trace, step, state)
+        parts, updated = _parts(trace, step, state), True
     models = _models(trace, state)
     subject = Subject(
         state=state,
@@ -210,6 +225,11 @@ def make_subject(
         models=models,
         accumulated=any(getattr(p.optimizer, "name", "") == "accumulate" for p in parts),
         orders={name: tuple(_own(trace, theirs)) for name, theirs in models.items()},
+        trace=trace,
+        partners=foreign.partners if foreign else {} if pairing else None,
+        pairing=pairing or (foreign.pairing if foreign else None),
+        criterion=None if model is None else criterion,
+        updated=updated,
     )
     if copy:
         first = trace.steps[0]
@@ -218,6 +238,22 @@ def make_subject(
         )
         subject = dataclasses.replace(subject, state=start)
     return subject
+
+
+def _with_torch_names(
+    trace: Trace, step: Any, state: Any, names: Names | None
+) -> Foreign | ForeignStep | None:
+    """A step of a plain flax model as one with torch's parameters; None if it is that already."""
+    wrapped = inner(step)
+    if isinstance(wrapped, TrainStep) and isinstance(state, TrainState):
+        model = state.model(training=True)
+        if is_foreign(trace, model):
+            return adapt(trace, model, wrapped.loss, wrapped.optimizer, names)
+    elif callable(step) and not named_states(state):
+        found = model_in(state)
+        if found is not None and is_foreign(trace, found[1]):
+            return foreign_step(trace, step, state, names)
+    return None
 
 
 def as_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -235,57 +271,109 @@ def inner(step: Any) -> Any:
 
 
 def _parts(trace: Trace, step: Any, state: Any) -> tuple[Part, ...]:
-    """The updates of a step, found by tracing it once."""
+    """The updates that a step consists of, found by tracing it once for each form of batch."""
     wrapped = inner(step)
     if isinstance(wrapped, TrainStep):
-        return (Part(wrapped.loss, wrapped.optimizer, wrapped.model, wrapped.compute_dtype),)
-    batch = trace.steps[0].batch()
+        return (part_of(wrapped),)
+    batches: dict[str, Any] = {}
+    for each in trace.steps:
+        batch = each.batch()
+        batches.setdefault(str(jax.tree.map(jnp.shape, batch)), batch)
+        each.forget()
+    found = (_updates(wrapped, state, batch) for batch in batches.values())
+    return tuple(dict.fromkeys(part for parts in found for part in parts))
+
+
+def _updates(wrapped: Any, state: Any, batch: Any) -> list[Part]:
     try:
         with noting_steps() as noted, keys(jax.random.key(0)):
             jax.eval_shape(wrapped, state, jax.tree.map(jnp.asarray, batch))
     except Exception:  # what is wrong is said when the step is run
-        return ()
-    return tuple(Part(s.loss, s.optimizer, s.model, s.compute_dtype) for s, _, _ in noted)
+        return []
+    return [part_of(called) for called, _, _ in noted]
+
+
+def part_of(step: TrainStep) -> Part:
+    """The update of a step of `make_train_step`."""
+    return Part(step.loss, step.optimizer, step.model, step.compute_dtype)
 
 
 def _own(trace: Trace, model: str) -> dict[str, Mapping[str, Any]]:
     """The parameters of a recorded model, by the names that they have within it."""
     prefix = f"{model}." if model else ""
+    others = tuple(f"{name}." for name in trace.models if name and not model)
     return {
         name.removeprefix(prefix): each
         for name, each in trace.parameters.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and not name.startswith(others)
     }
 
 
 def _models(trace: Trace, state: Any) -> dict[str, str]:
-    """Which recorded model each model of the state is, by names and shapes of the parameters."""
+    """Which recorded model each model of the state is, by names and shapes of the parameters.
+
+    A model of the state may be a part of a recorded one, as the encoder of an autoencoder.
+    """
     states = named_states(state)
+    shapes = {n: {k: tuple(p.shape) for k, p in s.params.items()} for n, s in states.items()}
     free = {name: _own(trace, name) for name in trace.models}
+    if len(states) > len(free):
+        parts = _parts_of_models(trace, shapes)
+        if parts is not None:
+            return parts
     faults: list[str] = []
     found: dict[str, str] = {}
-    for name, one in states.items():
-        shapes = {key: tuple(array.shape) for key, array in one.params.items()}
+    for name in states:
         ranked = sorted(
             free,
-            key=lambda each: (len(_differences(shapes, free[each])), each != name),
+            key=lambda each: (len(_differences(shapes[name], free[each])), each != name),
         )
         if not ranked:
             faults.append(f"the model {name!r} has no partner in the trace")
             continue
         best = ranked[0]
-        if wrong := _differences(shapes, free.pop(best)):
+        if wrong := _differences(shapes[name], free.pop(best)):
             faults += [f"{name}: {w}" if name else w for w in wrong[:8]]
             if len(wrong) > 8:
                 faults.append(f"and {len(wrong) - 8} more")
         found[name] = best
     faults += [f"the recorded model {name!r} has no partner" for name in free]
+    if not any({*one.params} & {*trace.parameters} for one in states.values()):
+        given = [name for one in states.values() for name in one.params]
+        raise SubjectError(
+            f"check: the trace is of another program: its parameters are {few([*trace.parameters])}"
+            f", and this program's {few(given)}. Record the program that this one was written from:"
+            " jaxnet record trace/ -- python main.py"
+        )
     if faults:
         raise SubjectError(
             "check: the parameters are not those of the trace: " + "; ".join(faults) + ". Modules "
             "and parameters have torch's names and shapes: compare the models' named_parameters()"
         )
     return found
+
+
+def _parts_of_models(
+    trace: Trace, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> dict[str, str] | None:
+    """The recorded modules that the models of a state are; None where they are not all found."""
+    found: dict[str, str] = {}
+    left = dict.fromkeys(trace.parameters)
+    for name, own in shapes.items():
+        fitting = [
+            module
+            for module in trace.modules
+            if not _differences(own, _own(trace, module))
+            and all(join(module, key) in left for key in own)
+        ]
+        if not fitting:
+            return None
+        # Of several alike the one with the same name, or else the first that is left.
+        best = min(fitting, key=lambda each: not f".{each}".endswith(f".{name}"))
+        found[name] = best
+        for key in own:
+            del left[join(best, key)]
+    return None if left else found
 
 
 def _differences(
@@ -346,4 +434,4 @@ def with_numbers(
 
 def is_ours(optimizer: Any) -> bool:
     """Whether the state of an optimizer can be read and written in torch's form."""
-    return isinstance(optimizer, Optimizer)
+    return isinstance(optimizer, Optimizer) and has_torch_form(optimizer)

@@ -3,6 +3,8 @@
 import weakref
 from typing import Any
 
+import numpy as np
+
 from jaxnet.parity._torch import array_of
 
 
@@ -32,6 +34,17 @@ class Tensors:
             except LookupError as reason:
                 return array, str(reason)
             return array, array_of(self.torch, twin)
+
+    def equal(self, tensor: Any, array: np.ndarray) -> bool:
+        """Whether a tensor has the numbers of an array that `copy` gave, nan among them."""
+        with self.recorder.quiet():
+            plain = tensor.is_cpu and tensor.layout == self.torch.strided
+            if plain and array.dtype.kind == "f":
+                other = self.torch.from_numpy(array)
+                if tensor.dtype == other.dtype and self.torch.equal(tensor, other):
+                    return True
+            given = array_of(self.torch, tensor)
+            return np.array_equal(given, array, equal_nan=array.dtype.kind == "f")
 
     def note(self, tensor: Any, site: str) -> None:
         """Notes which site a tensor is, for the functions that it becomes an argument of."""

@@ -3,10 +3,10 @@
 import dataclasses
 import html
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jaxnet.parity._judgement import Judgement
-from jaxnet.parity._result import Finding, Report, SiteResult
+from jaxnet.parity._result import Alternative, Finding, Report, Setting, SiteResult
 from jaxnet.parity._sites import few, phase_of, place_of
 
 # The levels whose results stand for themselves: in the others one difference makes more.
@@ -49,13 +49,9 @@ def shares(judgement: Judgement) -> tuple[float, float, float]:
 
 def labels(report: Report) -> list[str]:
     """The label of each result; what differs only since something before it does is downstream."""
-    found = {(r.level, r.site) for finding in report.findings for r in finding.results}
+    follow = {id(result) for finding in report.findings for result in finding.consequences}
     return [
-        "downstream"
-        if result.judgement.failed
-        and result.level in ("step", "chain")
-        and (result.level, result.site) not in found
-        else result.judgement.label
+        "downstream" if id(result) in follow else result.judgement.label
         for result in report.results
     ]
 
@@ -94,6 +90,8 @@ def headline(report: Report) -> str:
         words.append(f"{causes} {'difference' if causes == 1 else 'differences'}")
     if total:
         words.append(f"{total - failed} of {total} arrays same")
+    if "updates" in report.coverage:
+        words.append("no updates compared")
     setting = _setting(report)
     parts = [report.verdict.upper(), ", ".join(words), f"({setting})" if setting else ""]
     return "  ".join(part for part in parts if part)
@@ -121,12 +119,33 @@ def summary(report: Report, findings: int = 5) -> str:
         findings: How many of the findings are shown.
     """
     lines = [f"parity: {headline(report)}"]
+    lines += [_setting_text(setting) for setting in report.settings]
     lines += [findings_text(report, findings)] if report.findings else []
     if len(report.findings) > findings:
         lines.append(f"and {len(report.findings) - findings} more: print(report.details())")
     lines += _evidence(report)
     lines += [f"note: {note}" for note in report.notes]
+    if report.generic is not None:
+        lines += [f"with generic weights: {headline(report.generic)}"]
+        new = [note for note in report.generic.notes if note not in report.notes]
+        lines += [*_evidence(report.generic), *(f"note: {note}" for note in new)]
     return "\n".join(lines)
+
+
+def _setting_text(setting: Setting) -> str:
+    """One line: where, what differs, what to write, and what it does."""
+    place = setting.place if setting.kind == "layer" else setting.kind
+    where = f" ({setting.torch_where})" if setting.torch_where else ""
+    word = "setting" if setting.effect.startswith("see") else "warning"
+    return (
+        f"{word}: {place or 'the model'}{where}: {setting.message}. {sentence(setting.effect)}. "
+        f"Write {setting.fix}"
+    )
+
+
+def sentence(words: str) -> str:
+    """The words with a capital."""
+    return words[:1].upper() + words[1:]
 
 
 def findings_text(report: Report, most: int | None = None) -> str:
@@ -196,10 +215,27 @@ def _finding(number: int, finding: Finding) -> Iterator[str]:
             yield f"   proof: {finding.proof}"
     elif finding.tried:
         yield f"   cause: not known; none of the {finding.tried} that were tried gives your numbers"
+    if finding.consequences:
+        yield f"   with it: {_counted(finding.consequences)}"
     if finding.alternatives:
         yield f"   or:    {'; '.join(finding.alternatives)} (this evidence cannot tell)"
+        if finding.apart:
+            yield f"   what would tell: {finding.apart}"
     if finding.fix:
         yield f"   fix:   {finding.fix}"
+
+
+def _counted(consequences: Sequence[SiteResult]) -> str:
+    """What follows from a finding, in words: "3 arrays differ: loss; update of fc.weight, ..."."""
+    places: dict[str, dict[str, None]] = {}
+    for result in consequences:
+        places.setdefault(phase_in_words(result.site), {})[place_of(result.site)] = None
+    words = [
+        phase if phase == "loss" else f"{phase} of {few([*names], 2) if names else 'the model'}"
+        for phase, names in places.items()
+    ]
+    count = len({result.site for result in consequences})
+    return f"{count} {'array differs' if count == 1 else 'arrays differ'}: {'; '.join(words)}"
 
 
 def _evidence(report: Report) -> Iterator[str]:
@@ -234,15 +270,52 @@ def _evidence(report: Report) -> Iterator[str]:
                 else f"the horizon, where rounding alone is 1e-2 of the way, is beyond step {steps}"
             )
         )
+        if report.horizon.corner is not None:
+            yield (
+                f"free run: in step {report.horizon.corner} rounding alone sends torch's own run "
+                "over a corner, so that it is no evidence of what follows"
+            )
     if report.power:
         yield power_counts(report)
+    if report.planted:
+        yield planted_counts(report)
+        yield from (
+            f"  {'not found' if not each.found else 'found elsewhere'}: {each.place}: {each.words}"
+            for each in report.planted
+            if not each.placed
+        )
 
 
 def power_counts(report: Report) -> str:
     """How many of the known mistakes the check would have seen."""
-    excluded = sum(alternative.excluded for alternative in report.power)
-    rest = len(report.power) - excluded
+    power = report.power if report.generic is None else together(report)
+    excluded = sum(alternative.excluded for alternative in power)
+    rest = len(power) - excluded
     return f"known mistakes of ports that it excludes: {excluded}; that it does not: {rest}"
+
+
+def planted_counts(report: Report) -> str:
+    """How many mistakes were made in the program, and how many of them a check found."""
+    found, placed, named = (
+        sum(getattr(each, name) for each in report.planted) for name in ("found", "placed", "named")
+    )
+    return (
+        f"planted in this program: {len(report.planted)} known mistakes, one at a time; found: "
+        f"{found}, at their place: {placed}, with their cause: {named}"
+    )
+
+
+def together(report: Report) -> list[Alternative]:
+    """The known mistakes: those are excluded that the second pass, with generic weights, excludes.
+
+    Args:
+        report: The report of both passes.
+    """
+    second = report.generic.power if report.generic is not None else []
+    seen = {(each.place, each.words): each for each in second if each.excluded}
+    return [
+        each if each.excluded else seen.get((each.place, each.words), each) for each in report.power
+    ]
 
 
 def details(report: Report) -> str:

@@ -36,14 +36,17 @@ class Quiet:
     """A context in which no mode of torch's sees what is computed, and without gradients."""
 
     def __init__(self, torch: Any) -> None:
-        core = torch._C
-        self._inner = core.DisableTorchFunction(), core._DisableTorchDispatch(), torch.no_grad()
+        self._core = core = torch._C
+        self._inner = core.DisableTorchFunction(), core._DisableTorchDispatch()
 
     def __enter__(self) -> None:
         for each in self._inner:
             each.__enter__()
+        self._before = self._core.is_grad_enabled()
+        self._core._set_grad_enabled(False)
 
     def __exit__(self, *error: object) -> None:
+        self._core._set_grad_enabled(self._before)
         for each in reversed(self._inner):
             each.__exit__(None, None, None)
 

@@ -9,6 +9,8 @@ A step is written whole before trace.json counts it, so that a trace can be read
 An array is stored under the name of its site, "PHASE:PLACE". A float32 array may come with what
 the same step in float64 has more, under "SITE~", in float32: the float64 value is their sum. A
 "SITE~" in float64 is that value itself, of an array of less precision or with infinite elements.
+What a step begins with is not stored again where the step before left the same bits, nor are
+initial weights that the program's seed gives (_seeded.py).
 The phases, in the order of the computation:
 
     batch:0.1               a leaf of the step's batch 0, as the program took it from its loader
@@ -31,16 +33,18 @@ The phases, in the order of the computation:
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from jaxnet._files import replacing, write_text
+from jaxnet.parity._seeded import corrections, replayed
 from jaxnet.parity._sites import few
 from jaxnet.parity._tree import from_json
 
@@ -141,8 +145,14 @@ class Step:
         batches: The forms of the batches.
         losses: The sites of the losses.
         groups: For each optimizer the hyperparameters of each of its groups in this step.
-        events: The order of "forward", "backward", "clip", "step" and "zero_grad".
+        events: The order of "forward", "backward", "clip", "step" and "zero_grad", and of
+            "evaluation" where an optimizer evaluates its closure once more, which is not recorded.
+        again: The parameters that are updated several times within the step.
+        obstacle: Why no other program can be given what the step was given; "" if one can.
         single: The sites whose float64 value is missing, and why.
+        seeded: Which parameters before the first step are stored as a seed, as
+            `_seeded.InitialDraws.of` gives it.
+        same: The sites whose arrays are those of the step before at other sites, by site.
     """
 
     index: int
@@ -155,7 +165,11 @@ class Step:
     losses: tuple[str, ...]
     groups: tuple[tuple[Mapping[str, Any], ...], ...]
     events: tuple[str, ...]
+    again: tuple[str, ...]
+    obstacle: str
     single: Mapping[str, str]
+    seeded: Mapping[str, Any]
+    same: Mapping[str, str]
     _file: Path = dataclasses.field(repr=False)
     _arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -163,6 +177,12 @@ class Step:
         if not self._arrays:
             try:
                 self._arrays.update(load_file(self._file))
+                if self.same:
+                    name = f"step-{self.index - 1:04d}.safetensors"
+                    with safe_open(self._file.with_name(name), "numpy") as before:
+                        for site, other in self.same.items():
+                            self._arrays[site] = before.get_tensor(other)
+                self._arrays.update(replayed(self.seeded, self._arrays))
             except (OSError, SafetensorError) as error:
                 raise TraceError(f"{self._file}: {error}; record the program again") from error
             missing = [site for site in self.sites if site not in self._arrays]
@@ -272,7 +292,7 @@ def read(path: str | Path) -> Trace:
     if about.get("format") != FORMAT:
         raise TraceError(
             f"{path}: its format is {about.get('format')!r}, and this version of jaxnet reads "
-            f"{FORMAT}; record the program again, or install the version that wrote it"
+            f"{FORMAT}; pip install --upgrade jaxnet, or record the program again"
         )
     try:
         steps = tuple(_read_step(path, number) for number in range(about.pop("steps")))
@@ -300,9 +320,30 @@ def read(path: str | Path) -> Trace:
     return trace
 
 
+def generic_trace(path: str | Path | Trace) -> Trace:
+    """A trace that was recorded with generic weights.
+
+    Raises:
+        TraceError: It was recorded with the program's own, or cannot be read.
+    """
+    trace = path if isinstance(path, Trace) else read(path)
+    if trace.about.get("weights") != "generic":
+        raise TraceError(
+            f"check: generic: {trace.path} was recorded with the program's own weights; record "
+            "another with `jaxnet record generic/ --weights generic -- python main.py`"
+        )
+    return trace
+
+
 def _read_step(path: Path, number: int) -> Step:
     file = path / f"step-{number:04d}.json"
     content = _json(file, path)
+    if not file.with_suffix(".safetensors").exists():
+        before = f"check the {number} before it with --steps {number}, or " if number else ""
+        raise TraceError(
+            f"{path}: the arrays of step {number} are missing ({file.stem}.safetensors): the trace "
+            f"was cut off or copied in part; {before}copy it again, or record the program again"
+        )
     try:
         for each in (*content["calls"], *content["functions"]):
             each["draws"] = tuple(each["draws"])
@@ -317,7 +358,11 @@ def _read_step(path: Path, number: int) -> Step:
             losses=tuple(content["losses"]),
             groups=tuple(tuple(groups) for groups in content["groups"]),
             events=tuple(content["events"]),
+            again=tuple(content.get("again", ())),
+            obstacle=content.get("obstacle", ""),
             single=content.get("single", {}),
+            seeded=content.get("seeded", {}),
+            same=content.get("same", {}),
             _file=file.with_suffix(".safetensors"),
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -329,8 +374,8 @@ def _json(file: Path, folder: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TraceError(
-            f"{folder}: there is no {file.name}; a trace is the folder that `jaxnet record` or "
-            "parity.recording wrote"
+            f"{folder}: there is no {file.name}; parity.recording writes a trace, and so does "
+            f"`jaxnet record {folder} -- python main.py`"
         ) from None
     except (OSError, ValueError) as error:
         raise TraceError(f"{file}: {error}; record the program again") from error
@@ -340,7 +385,7 @@ def _json(file: Path, folder: Path) -> dict[str, Any]:
 
 
 class TraceWriter:
-    """Writes a trace, step by step.
+    """Writes a trace, step by step; whoever opened it flushes it to the disk at the end.
 
     Args:
         path: The folder, which must not exist or be empty.
@@ -357,6 +402,7 @@ class TraceWriter:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self.steps = 0
+        self._left: dict[str, bytes] = {}  # the checksums of what the last step left
 
     def write_step(
         self,
@@ -374,18 +420,41 @@ class TraceWriter:
         """
         name = f"step-{self.steps:04d}"
         stored = {site: np.asarray(array, order="C") for site, array in arrays.items()}
+        stored |= corrections(stored, content.get("seeded", {}))
         for site, wide in doubles.items():
             stored[site + _DOUBLE] = np.asarray(_more(stored[site], wide), order="C")
-        with replacing(self.path / f"{name}.safetensors") as file:
-            save_file(stored, file)
-        whole = {**content, "sites": [*arrays]}
-        write_text(self.path / f"{name}.json", json.dumps(whole, default=vars))
+        same = {
+            site: other
+            for site in stored
+            if (other := _left_by(site)) in self._left
+            and _digest(stored[site]) == self._left[other]
+        }
+        others = (*same, *content.get("seeded", {}).get("sites", ()))
+        with replacing(self.path / f"{name}.safetensors", flushed=False) as file:
+            save_file({site: array for site, array in stored.items() if site not in others}, file)
+        last = [s for s in arrays if s.partition(":")[0] in ("update", "buffer", "state")]
+        self._left = {site: _digest(stored[site]) for site in last}
+        whole = {**content, "sites": [*arrays], "same": same}
+        write_text(self.path / f"{name}.json", json.dumps(whole, default=vars), flushed=False)
         self.steps += 1
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Writes trace.json: all that `Trace` has but for path and steps."""
         whole = {**about, "format": FORMAT, "steps": self.steps}
-        write_text(self.path / "trace.json", json.dumps(whole, default=vars))
+        write_text(self.path / "trace.json", json.dumps(whole, default=vars), flushed=False)
+
+
+def _left_by(site: str) -> str:
+    """The site at which the step before has what a step begins with; "" for other sites."""
+    phase, _, place = site.partition(":")
+    last = {"before": "update", "buffer_before": "buffer", "state_before": "state"}.get(phase)
+    return f"{last}:{place}" if last else ""
+
+
+def _digest(array: np.ndarray) -> bytes:
+    whole = hashlib.blake2b(f"{array.dtype}{array.shape}".encode())
+    whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.digest()
 
 
 def _more(array: np.ndarray, wide: np.ndarray) -> np.ndarray:
@@ -393,6 +462,7 @@ def _more(array: np.ndarray, wide: np.ndarray) -> np.ndarray:
     if array.dtype not in (np.float32, np.complex64):
         return wide
     with np.errstate(invalid="ignore", over="ignore"):
-        more = np.where(wide == array, 0, wide - array)  # infinite numbers, too
-        more = more.astype(array.dtype)
+        more = np.subtract(wide, array, out=np.empty_like(array), casting="same_kind")
+        if not np.all(np.isfinite(more)):
+            more[wide == array] = 0  # infinite numbers, too
     return more if np.all(np.isfinite(more)) or array.dtype == np.complex64 else wide

@@ -228,7 +228,9 @@ class Training:
             kind: ({}, {}) for kind in ("update", "step", "layer")
         }
         self._rates: dict[str, dict[int, float]] = {}
+        self._same_rates = True
         self.notes: list[str] = []
+        self.rounding: list[SiteResult] = []  # of findings that were no faults
         # The initial arrays that differ, torch's and the program's.
         self.start: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = {}, {}
 
@@ -248,6 +250,8 @@ class Training:
             if four.jax64 is not None:
                 rate = float(np.asarray(four.jax64))
                 self._rates.setdefault(site, {})[step.index] = rate
+                theirs = float(np.asarray(four.torch64))
+                self._same_rates &= abs(rate - theirs) <= READ * abs(theirs)
 
     def explain(self, finding: Finding) -> list[Finding]:
         """A finding with its cause; several where it has several causes in different parameters.
@@ -262,18 +266,21 @@ class Training:
             one = explain_loss(self.trace, *self._kept["layer"])
             found = [one] if one is not None else []
         elif finding.origin == "optimizer":
-            found = explain_updates(self.trace, *self._kept["update"], self.carried)
+            own = bool(self._rates)  # torch's took the place of the program's own
+            found = explain_updates(self.trace, *self._kept["update"], self.carried, own)
         elif finding.origin == "schedule":
             found = self._schedules()
-        elif finding.level == "preflight":
+        elif finding.level == "preflight" and finding.origin != "batch":
             found = explain_start(*self.start)
         elif finding.level == "step" and "update" in phases:
-            found = explain_updates(self.trace, *self._kept["step"], self.carried)
+            own = bool(self._rates) and self._same_rates
+            found = explain_updates(self.trace, *self._kept["step"], self.carried, own)
         elif finding.cause is None and phases <= {"grad", "param_grad"}:
             sites = dict.fromkeys(result.site for result in finding.results)
             found = explain_gradients(self.trace, *self._kept["layer"], sites)
         left = [r for r in finding.results if not _is_rounding(found, finding, r)]
         if len(left) < len(finding.results):
+            self.rounding += [r for r in finding.results if not any(r is each for each in left)]
             self.notes += dict.fromkeys(each.words for each in found if each.rounding)
         named = [
             each
@@ -324,6 +331,7 @@ def _described(finding: Finding, explained: Explained, left: list[SiteResult]) -
         proof=explained.proof,
         fix=explained.fix or finding.fix,
         alternatives=list(explained.alternatives[:MOST_ALTERNATIVES]),
+        apart=explained.apart,
         tried=finding.tried + explained.tried,
     )
 

@@ -87,6 +87,18 @@ def from_json(form: Any, array_of: Callable[[str], Any]) -> Any:
     return content
 
 
+def renamed(form: Any, name_of: Callable[[str], str]) -> Any:
+    """A form of `to_json` with other names of its arrays."""
+    ((kind, content),) = form.items()
+    if kind == "array":
+        return {kind: name_of(content)}
+    if kind in ("tuple", "list"):
+        return {kind: [renamed(each, name_of) for each in content]}
+    if kind == "dict":
+        return {kind: {key: renamed(each, name_of) for key, each in content.items()}}
+    return form
+
+
 class _Key(str):
     """The name of an array, as a leaf of a recorded value."""
 

@@ -10,12 +10,14 @@ Integers and booleans get a twin where float64 decides otherwise than float32, a
 maximum or the mask of a comparison; what Python decides (`if`, `.item()`) is the program's.
 """
 
+import dataclasses
 import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxnet.parity._torch import tensors_in
+from jaxnet.parity._wide_kernels import kernels
 
 # Their results are undefined until something is written into them.
 _EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
@@ -34,8 +36,27 @@ _HIDDEN_WRITES = {
 _DRAWING_LAYERS = {"native_dropout", "rrelu_with_noise", "rrelu_with_noise_"}
 
 
+# After so many results in float64, or so many bytes of them, what is in use no more is dropped.
+_SWEEP, _BYTES = 256, 2**22
+
+
 class _LostError(Exception):
     """An operation on twins is not possible; the text says why."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Operation:
+    """What is to be known of one of torch's operations.
+
+    Attributes:
+        name: Its name, "convolution".
+        alone: Whether it is executed for the program alone.
+        writes: The numbers and names of the arguments that it writes to.
+    """
+
+    name: str
+    alone: bool
+    writes: tuple[tuple[int, str], ...]
 
 
 class Twins:
@@ -58,13 +79,11 @@ class Twins:
         # By the address of a storage: a weak reference to it, which keeps the address from being
         # used again, and a flat tensor; or, in place of that, why there is none.
         self._twins: dict[int, tuple[int, Any]] = {}
-        self._writes: dict[Any, tuple[tuple[int, str], ...]] = {}
+        self._operations: dict[Any, _Operation] = {}
         self._items: dict[float, float] = {}
-        self._sweep_at = 256
-        self._special: dict[str, Callable[..., Any]] = {
-            "mkldnn_rnn_layer": _lstm,
-            "mkldnn_rnn_layer_backward": _lstm_backward,
-        }
+        self._sweep_at = _SWEEP
+        self._bytes = 0  # of the twins that were made since those in use no more were dropped
+        self._special = kernels(torch)
 
     def clear(self) -> None:
         """Drops all twins: the float64 computation goes on from the program's own numbers."""
@@ -72,18 +91,20 @@ class Twins:
             self.torch.UntypedStorage._free_weak_ref(weak)
         self._twins.clear()
         self._items.clear()
-        self._sweep_at = 256
+        self._sweep_at, self._bytes = _SWEEP, 0
 
     def __call__(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], drawn: bool) -> Any:
         """The result of an operation, which is executed on the twins too, unless it draws."""
-        name = func.overloadpacket.__name__
-        if not self.on or func.is_view or name in _POINTERS or func.namespace == "profiler":
+        if not self.on:
             return func(*args, **kwargs)
+        about = self._operations.get(func) or self._operation(func)
+        if about.alone:
+            return func(*args, **kwargs)
+        name = about.name
         if name in _EMPTY:
             return self._forget(func(*args, **kwargs))
-        writes = self._written(func)
-        targets = [args[i] if i < len(args) else kwargs.get(n) for i, n in writes]
-        written = [*tensors_in(self.torch, targets)]
+        targets = [args[i] if i < len(args) else kwargs.get(n) for i, n in about.writes]
+        written = [*tensors_in(self.torch, targets)] if targets else targets
         if drawn:
             return self._random(func, name, args, kwargs, written)
         inputs = {}
@@ -148,16 +169,20 @@ class Twins:
         if self.on and tensor.dtype in self._wide:
             self._set(tensor, wide, "tensor")
 
-    def _written(self, func: Any) -> tuple[tuple[int, str], ...]:
-        if func not in self._writes:
-            arguments = func._schema.arguments
-            self._writes[func] = tuple(
+    def _operation(self, func: Any) -> _Operation:
+        name = func.overloadpacket.__name__
+        arguments = func._schema.arguments
+        found = self._operations[func] = _Operation(
+            name,
+            func.is_view or name in _POINTERS or func.namespace == "profiler",
+            tuple(
                 (len(arguments) if a.kwarg_only else i, a.name)
                 for i, a in enumerate(arguments)
                 if (a.alias_info is not None and a.alias_info.is_write)
-                or i in _HIDDEN_WRITES.get(func.overloadpacket.__name__, ())
-            )
-        return self._writes[func]
+                or i in _HIDDEN_WRITES.get(name, ())
+            ),
+        )
+        return found
 
     def _convert(self, value: Any, written: set[int]) -> Any:
         """An argument in float64."""
@@ -272,7 +297,9 @@ class Twins:
         if key in self._twins:
             self._twins[key] = (self._twins[key][0], flat)
             return
-        if len(self._twins) >= self._sweep_at:
+        if not isinstance(flat, str):
+            self._bytes += flat.nbytes
+        if len(self._twins) >= self._sweep_at or self._bytes >= _BYTES:
             self._sweep()
         self._twins[key] = (tensor.untyped_storage()._weak_ref(), flat)
 
@@ -282,6 +309,7 @@ class Twins:
         for key in [k for k, (weak, _) in self._twins.items() if storage._expired(weak)]:
             storage._free_weak_ref(self._twins.pop(key)[0])
         self._sweep_at = len(self._twins) + max(64, len(self._twins) // 4)
+        self._bytes = 0
 
     def _forget(self, result: Any) -> Any:
         for each in tensors_in(self.torch, [result]):
@@ -319,42 +347,3 @@ class Twins:
         key = self._key(tensor)
         if key and (tensor.dtype in self._wide or key in self._twins):
             self._keep(tensor, key, reason)
-
-
-def _lstm(
-    x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, h: Any, c: Any, reverse: bool, *rest: Any
-) -> tuple[Any, Any, Any, Any]:
-    """mkldnn_rnn_layer, which has no float64: one direction of one layer of an LSTM."""
-    has_biases = rest[4]
-    gates = x @ w_ih.mT + (b_ih + b_hh if has_biases else 0)
-    parts = [*gates.unbind(0)]  # time comes first, whatever the flag batch_first says
-    outputs = []
-    state = h.reshape(-1, h.shape[-1]), c.reshape(-1, c.shape[-1])
-    for gate in reversed(parts) if reverse else parts:
-        i, f, g, o = (gate + state[0] @ w_hh.mT).chunk(4, -1)
-        cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-        state = o.sigmoid() * cell.tanh(), cell
-        outputs.append(state[0])
-    torch: Any = importlib.import_module("torch")
-    output = torch.stack(outputs[::-1] if reverse else outputs)
-    return output, state[0].reshape(h.shape), state[1].reshape(c.shape), torch.empty(0)
-
-
-def _lstm_backward(*args: Any) -> tuple[Any, ...]:
-    """The derivative of `_lstm` in float64, which computes it again."""
-    torch: Any = importlib.import_module("torch")
-    overrides: Any = importlib.import_module("torch.overrides")
-    x, *weights = args[:5]
-    h, c = args[5:7]
-    gradients = args[10:13]
-    reverse, *rest = (args[i] for i in (13, 20, 14, 15, 16, 17, 19, 21, 18))
-    with overrides.enable_reentrant_dispatch(), torch._C._DisableTorchDispatch():
-        with torch.enable_grad():
-            inputs = [each.detach().requires_grad_() for each in (x, *weights, h, c)]
-            outputs = _lstm(*inputs, reverse, *rest)[:3]
-        pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
-        ends, seeds = zip(*pairs, strict=True)
-        found = torch.autograd.grad(ends, inputs, seeds, allow_unused=True)
-    # The gradients of both biases are one tensor here, and two in float32.
-    both = zip(inputs, found, strict=True)
-    return tuple(torch.zeros_like(i) if g is None else g.clone() for i, g in both)

@@ -10,6 +10,8 @@ from jaxnet.parity._attribute import Cause, attribute
 from jaxnet.parity._evidence import Evidence, difference
 from jaxnet.parity._explained import (
     FLOAT32,
+    OF_GRADIENTS,
+    OF_RATES,
     READ,
     ROUNDED,
     Explained,
@@ -42,7 +44,7 @@ class _Case:
 
 
 def explain_updates(
-    trace: Trace, jax: Steps, jax64: Steps, carried: bool = False
+    trace: Trace, jax: Steps, jax64: Steps, carried: bool = False, known_rates: bool = False
 ) -> list[Explained]:
     """The causes of updates that differ from torch's, where the gradients are torch's.
 
@@ -54,6 +56,7 @@ def explain_updates(
         carried: Whether its optimizer began anew before the first recorded step and went on from
             its own state, in each precision, instead of torch's state in each step. The recorded
             run has to begin with torch's first update then.
+        known_rates: Whether its learning rates are known to be torch's, so that they are no cause.
 
     Returns:
         A cause for each group of parameters that one explains, and what is left unexplained.
@@ -69,18 +72,18 @@ def explain_updates(
             continue
         if case is None:
             continue
-        by_rates = _by_rates(trace, case)
+        by_rates = None if known_rates else _by_rates(trace, case)
         if by_rates is not None and by_rates.traps != ("schedule-factor",):
             explained.append(by_rates)
         else:
             cases.append(case)
-    found, left = _grouped(cases)
+    found, left = _grouped(cases, known_rates)
     for cause, group in found:
         names = [c.update.parameter for c in group]
         shared = explained_by(cause, names, [s for c in group for s in c.steps])
         explained.append(_sized(shared, group))
     for case, cause in left:
-        one = _with_rates(trace, case)
+        one = None if known_rates else _with_rates(trace, case)
         explained.append(
             one
             or Explained(
@@ -148,7 +151,7 @@ def _key(hypotheses: Sequence[Hypothesis]) -> Key:
 
 
 def _grouped(
-    cases: Sequence[_Case],
+    cases: Sequence[_Case], known_rates: bool
 ) -> tuple[list[tuple[Cause, list[_Case]]], list[tuple[_Case, Cause]]]:
     """The causes with the parameters that each explains, and the cases that none explains.
 
@@ -163,13 +166,15 @@ def _grouped(
             rows = {h.trap.name: h.trap for each in cause.proven for h in each}
             again = attribute(case.update, case.evidence, rows.values())
             shared = {_key(each) for each in again.proven}
+            alike = [each for each in cause.proven if {h.trap.name for h in each} & OF_RATES]
             both = tuple(each for each in cause.proven if _key(each) in shared)
             both = both or tuple(each for each in cause.proven if _explains(each, case))
+            both += tuple(each for each in alike if each not in both and _explains(each, case))
             if both:
                 found[i] = dataclasses.replace(cause, proven=both), [*group, case]
                 break
         else:
-            cause = attribute(case.update, case.evidence)
+            cause = _cause(case, known_rates)
             if not cause.proven:
                 left.append((case, cause))
                 continue
@@ -182,6 +187,22 @@ def _grouped(
             else:
                 found.append((cause, [case]))
     return found, left
+
+
+def _cause(case: _Case, known_rates: bool) -> Cause:
+    """The cause of one parameter's updates; its learning rates are none where they are known."""
+    every = traps_of(case.update.kind)
+    of_rates = [trap for trap in every if trap.name in OF_RATES]
+    if known_rates:
+        return attribute(case.update, case.evidence, [t for t in every if t not in of_rates])
+    cause = attribute(case.update, case.evidence)
+    if any(h.trap.name in OF_GRADIENTS for each in cause.proven for h in each):
+        # Where the update is linear in the gradient, a learning rate does the same.
+        named = {h.trap.name for each in cause.proven for h in each}
+        others = [trap for trap in of_rates if trap.name not in named]
+        more = attribute(case.update, case.evidence, others).proven
+        cause = dataclasses.replace(cause, proven=(*cause.proven, *more))
+    return cause
 
 
 def _explains(hypotheses: Sequence[Hypothesis], case: _Case) -> bool:

@@ -70,6 +70,8 @@ class Rewriter(Expressions):
         )
 
     def _assigned(self, original: Any, target: Any, value: Any, line: Any) -> Any:
+        if isinstance(value, cst.BinaryOperation) and "\n" in self._code(value) and not value.lpar:
+            value = value.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
         return _with(line, cst.Assign([cst.AssignTarget(target)], value))
 
     def _import(self, node: Any, updated: Any) -> Any:

@@ -4,13 +4,13 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 from jaxnet import data
+from tests import forked
 
 DATA = os.environ.get("JAXNET_DATA")
 ROWS = 47
@@ -139,7 +139,7 @@ def test_another_process_goes_on_elsewhere(shards, tmp_path):
         "batches.set_state(json.loads(sys.argv[2])); print(rows(batches))"
     )
     arguments = [str(moved), json.dumps(batches.get_state())]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    done = forked.run("-c", code, *arguments)
     assert done.stdout.strip() == str(rows(batches)), done.stderr
 
 

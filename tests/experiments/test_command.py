@@ -11,20 +11,14 @@ import pytest
 
 from experiments.__main__ import main
 from jaxnet import weights
+from tests import forked
 
 ROOT = Path(__file__).parents[2]
 
 
 def experiments(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {k: v for k, v in os.environ.items() if k != "JAXNET_DATA"} | environment
-    return subprocess.run(
-        [sys.executable, "-m", "experiments", *map(str, arguments)],
-        cwd=ROOT,
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return forked.run("-m", "experiments", *map(str, arguments), env=variables)
 
 
 @pytest.fixture(scope="module")

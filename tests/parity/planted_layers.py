@@ -102,7 +102,8 @@ LAYERS = [
         "offset|shift|moved")),
     plant("Embedding, padding_idx", "layer", dataclasses.replace(text(layer("Identity")),
         network=chain(layer("Embedding", WORDS, WIDTH, padding_idx=0), layer("Identity"),
-        layer("Linear", WIDTH, WORDS))), text(layer("Identity")), ("0", "padding_idx")),
+        layer("Linear", WIDTH, WORDS))), text(layer("Identity")), ("0", "padding_idx"),
+        ("before:0.weight", "")),  # torch sets the row of padding to zero
     in_text("attention, no scale", _SELF, _attending(scale=lambda m: 1.0), "scale"),
     in_text("attention, scale of E", _SELF, _attending(scale=lambda m: m.embed_dim ** (-0.5)),
         "scale"),

@@ -45,7 +45,7 @@ class Plant:
     Attributes:
         name: The name in tables.
         kind: "layer", "loss", "gradient", "optimizer", "schedule", "partial" (a fault in some of
-            the numbers only), "two", "invented" or "flax".
+            the numbers only), "two", "invented", "flax" or "flax model".
         pair: The programs.
         faults: The faults.
         steps: The number of steps to record.
@@ -121,7 +121,7 @@ def in_text(name: str, a: Layer, b: Layer, says: str, kind: str = "layer", at: s
 
 def every() -> list[Plant]:
     """All plants."""
-    from tests.parity import planted_layers, planted_odd, planted_training
+    from tests.parity import flax_models, planted_layers, planted_odd, planted_training
 
     lists = [
         planted_layers.LAYERS,
@@ -133,5 +133,6 @@ def every() -> list[Plant]:
         planted_odd.TWO,
         planted_odd.INVENTED,
         planted_odd.FLAX,
+        flax_models.MISTAKES,
     ]
     return [one for some in lists for one in some]

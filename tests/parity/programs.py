@@ -5,6 +5,7 @@ those of the trace, so that only model, loss and optimizer are taken from them.
 """
 
 import importlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -137,18 +138,16 @@ def _time_sequence_prediction(trace: Any) -> Subject:
 
 
 def _actor_critic(trace: Any) -> Subject:
-    def loss(model: Any, states: Any) -> Any:
+    def loss(model: Any, batch: Any) -> Any:
         """The loss of one episode, whose actions are drawn again, state by state."""
-        chosen, values, returns = [], [], [1.0]
+        *states, returns, _ = batch  # the last one is what torch subtracts the detached values to
+        chosen, values = [], []
         for state in states:
             probs, value = model(state)
             action = ops.rand((), dtype=probs.dtype) > probs[0]
             chosen.append(ops.log(ops.where(action, probs[1], probs[0])))
             values.append(value)
-        while len(returns) < len(states):
-            returns.insert(0, 1.0 + 0.99 * returns[0])
         log_probs, values = ops.stack(chosen), ops.stack(values)
-        returns = ops.tensor(returns, dtype=values.dtype) / actor_critic.LONGEST
         advantages = returns - ops.detach(values)
         value_loss = losses.smooth_l1_loss(values, returns, reduction="sum")
         return value_loss - (log_probs * advantages).sum()
@@ -188,8 +187,8 @@ def program(name: str) -> Pair:
 
     def train_it(steps: int) -> None:
         run = importlib.import_module(f"tests.programs.{name}_torch").main()
-        for _ in range(steps):
-            next(run)
+        for _ in itertools.islice(run, steps):  # or as many as it has
+            pass
         run.close()
 
     return Pair(name, train_it, SUBJECTS[name])

@@ -70,7 +70,7 @@ WRONG = {
     "no such command": ("chek t port:make", {}, "invalid choice: 'chek'"),
     "steps that are none": ("check t port:make --steps 0", {}, "accepted is a whole number from 1"),
     "a program for another command": ("check t p:m -- python main.py", {}, "only `jaxnet record`"),
-    "no trace": ("check t port.py:make", {}, "t: there is no trace.json; a trace is the folder"),
+    "no trace": ("check t port.py:make", {}, "t: there is no trace.json; parity.recording"),
     "trace and port exchanged": (
         "check port.py:make t",
         {},
@@ -90,6 +90,19 @@ WRONG = {
         },
         "the program ended before its first update",
     ),
+    "a trace that was cut off": (
+        "check t port.py:make",
+        {
+            "t/trace.json": '{"format": 1, "steps": 1, "modules": {}, "models": []}',
+            "t/step-0000.json": "{}",
+        },
+        "t: the arrays of step 0 are missing (step-0000.safetensors): the trace was cut off",
+    ),
+    "a folder that cannot be written": (
+        "check t port.py:make --save file/report",
+        {"file": ""},
+        "--save file/report: Not a directory; give a folder that can be written",
+    ),
     "no program": ("record t", {}, "no program: jaxnet record TRACE -- python main.py"),
     "a port as the reference": (
         "compare port.py:make port.py:make",
@@ -103,6 +116,11 @@ WRONG_OF_TORCH = {
     "no script": (RECORD, {}, "main.py: there is no such script in"),
     "a full folder": (RECORD, {"main.py": "", "t/x": ""}, "t: it is not empty; give a new folder"),
     "no training": (RECORD, {"main.py": ""}, "no model was called with gradients switched on"),
+    "a program that ends": (
+        RECORD,
+        {"main.py": "import sys; sys.exit(3)"},
+        "(the program ended itself with status 3)",
+    ),
     "no script but text": ("record t -- python -c 1", {}, "accepted are a script and -m MODULE"),
     "no module": ("record t -- python -m", {}, "the name of the module is missing"),
 }
@@ -161,6 +179,39 @@ def test_an_error_of_the_program_is_shown_with_its_place_and_is_no_difference(ca
     status, _, err = called(capsys, *words)
     assert status == 2
     assert re.search(r'port.py", line 2, in make\n.*\nZeroDivisionError', err, re.DOTALL)
+    assert err.splitlines()[0].endswith("line 2, in make")
+    assert 'run it alone first: python -c "from port import make; make()"' in err
+
+
+STOPPED = """
+import torch
+layer = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+for number in range(4):
+    if number == {stop}:
+        raise KeyboardInterrupt
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("stop", "steps", "message"),
+    [
+        (0, 0, "stopped; no whole step was recorded. Record it again: jaxnet record t --"),
+        (2, 2, "stopped; the steps that were whole are in t, which can be checked"),
+    ],
+)
+def test_a_recording_that_is_stopped_keeps_its_steps(capsys, project, stop, steps, message):
+    from jaxnet.parity._trace import read
+
+    write(project, "main.py", STOPPED.format(stop=stop))
+    status, _, err = called(capsys, *RECORD.split())
+    assert status == 130
+    assert message in err
+    if steps:
+        assert len(read(project / "t").steps) == steps
 
 
 PORTS = {
@@ -169,7 +220,16 @@ PORTS = {
     "no module": ("other:make", "", "a file is given as other.py:make"),
     "another name": ("port.py:mak", "def make(): pass", "its functions are make"),
     "arguments": ("port.py:make", "def make(lr): pass", "missing a required argument: 'lr'"),
-    "nothing": ("port.py:make", "def make(): pass", "it returned NoneType; accepted is (model,"),
+    "a model alone": (
+        "port.py:make",
+        "from jaxnet import nn\ndef make(): return nn.ReLU()",
+        "it returned a ReLU; accepted are (model, loss, optimizer)",
+    ),
+    "nothing": (
+        "port.py:make",
+        "def make(): pass",
+        "it returned nothing (is a `return` missing?)",
+    ),
 }
 
 
@@ -189,7 +249,7 @@ def test_ports_are_found_with_their_neighbours(project, name):
     for folder in (project, project / "sub"):
         write(folder, "a_neighbour.py", "model = 1")
         write(folder, "port.py", "import a_neighbour as n\ndef make(): return n.model, 2, 3")
-    assert load_port(name) == (1, 2, 3, None, None)
+    assert load_port(name) == {"model": 1, "loss": 2, "optimizer": 3}
 
 
 def test_a_module_of_the_name_of_the_file_stays(tmp_path):
@@ -298,7 +358,10 @@ def test_the_fixture_verifies_certificates(pytester, saved, tmp_path):
 # -- the tutorial
 
 PAGE = (ROOT / "docs" / "pages" / "parity.md").read_text(encoding="utf-8")
-TUTORIAL = PAGE.partition("## From a PyTorch program")[2].partition("\n## ")[0]
+TUTORIAL, FLAX = (
+    PAGE.partition(f"\n## {head}")[2].partition("\n## ")[0]
+    for head in ("From a PyTorch program", "A plain Flax model")
+)
 
 
 def without_numbers(text):
@@ -306,22 +369,21 @@ def without_numbers(text):
     return re.sub(r"\d[\w+-]*\.[\w.+-]*", "N", text).split()
 
 
-@pytest.mark.torch
-@pytest.mark.long
-def test_the_tutorial(capsys, project):
-    """Its files are written, its commands run, and what they print is what it shows.
+def followed(capsys, project, section):
+    """Writes a section's files and runs its commands, which must print what it shows.
 
-    It takes long since it is all of it: a program is recorded, run again, and checked three times.
+    Returns:
+        The names of the commands, with their statuses.
     """
-    printed, ran = "", []
-    for kind, text in re.findall(r"^```(\w+)\n(.*?)^```", TUTORIAL, re.DOTALL | re.MULTILINE):
+    printed, err, file, ran = "", "", "", []
+    for kind, text in re.findall(r"^```(\w+)\n(.*?)^```", section, re.DOTALL | re.MULTILINE):
         if kind == "python":
-            write(project, text.splitlines()[0].removeprefix("# "), text)
+            file = text.splitlines()[0].removeprefix("# ")
+            write(project, file, text)
         elif kind == "diff":
             old, new = (line[1:] for line in text.splitlines())
-            replaced = (project / "port.py").read_text().replace(old, new)
-            write(project, "port.py", replaced)
-            sys.modules.pop("port")  # a command is a new process
+            write(project, file, (project / file).read_text().replace(old, new))
+            sys.modules.pop(file.removesuffix(".py"))  # a command is a new process
         elif kind == "bash":
             for line in text.splitlines():
                 status, printed, err = called(capsys, *line.split("#")[0].split()[1:])
@@ -331,9 +393,20 @@ def test_the_tutorial(capsys, project):
             lines = [without_numbers(line) for line in printed.splitlines()]
             for line in text.splitlines():
                 assert without_numbers(line) in lines, printed + err
-    assert ran == [
+    return ran
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_the_tutorial(capsys, project):
+    """Its files are written, its commands run, and what they print is what it shows.
+
+    It takes long since it is all of it: a program is recorded, run again, and checked five times.
+    """
+    assert followed(capsys, project, TUTORIAL) == [
         ("record", 0), ("check", 1), ("check", 0), ("certificate", 0), ("certificate", 0)
     ]  # fmt: skip
+    assert followed(capsys, project, FLAX) == [("check", 1), ("check", 0)]
 
     parity = Parity(project)
     parity.verify("report")

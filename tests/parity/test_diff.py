@@ -1,5 +1,6 @@
 """PyTorch against PyTorch: what was changed in one of two programs is found, and nothing else."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from jaxnet import parity
 from jaxnet.parity._diff import diff
 from jaxnet.parity._result import Report
+from jaxnet.parity._trace import read
 
 pytestmark = pytest.mark.torch
 
@@ -85,6 +87,13 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def against(first: Path, tmp_path: Path) -> Callable[..., Report]:
     return lambda **changes: diff(first, recorded(tmp_path / "second", **changes))
+
+
+def test_what_the_recordings_noted_is_said(first: Path) -> None:
+    trace = read(first)
+    noisy = dataclasses.replace(trace, about={**trace.about, "notes": ["it is noisy"]})
+    assert "the first recording: it is noisy" in diff(noisy, trace).notes
+    assert "the second recording: it is noisy" in diff(trace, noisy).notes
 
 
 def only(report: Report) -> Any:

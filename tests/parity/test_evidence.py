@@ -157,17 +157,27 @@ def test_recorded_draws_are_given_to_their_own_kind_and_brought_to_its_range():
 
 
 @pytest.mark.parametrize(
-    ("torch", "own", "moved", "apart"),
+    ("torch", "own", "moved", "corner", "apart"),
     [
-        ((1e-7, 0.5), (1e-7, 1e-7), (1.0, 1.0), 1),
-        ((1e-7, np.nan), (1e-7, 1e-7), (1.0, 1.0), 1),
-        ((1e-7, np.nan), (1e-7, np.nan), (1.0, 1.0), 1),
-        ((1e-7, 0.5), (1e-7, 0.02), (1.0, 1.0), None),
-        ((1e-7, np.nan), (1e-7, 1e-7), (1.0, np.nan), None),
+        ((1e-7, 0.5), (1e-7, 1e-7), (1.0, 1.0), None, 1),
+        ((1e-7, np.nan), (1e-7, 1e-7), (1.0, 1.0), None, 1),
+        ((1e-7, np.nan), (1e-7, np.nan), (1.0, 1.0), None, 1),
+        ((1e-7, 0.5), (1e-7, 0.02), (1.0, 1.0), None, None),
+        ((1e-7, np.nan), (1e-7, 1e-7), (1.0, np.nan), None, None),
+        ((1e-7, 2e-3), (1e-7, 1e-7), (1.0, 1.0), 1, None),
     ],
-    ids=["wrong", "nan", "nan in float64 too", "beyond the horizon", "torch is not finite"],
+    ids=[
+        "wrong",
+        "nan",
+        "nan in float64 too",
+        "beyond the horizon",
+        "torch is not finite",
+        "over a corner",
+    ],
 )
-def test_the_horizon_is_that_of_the_programs_own_rounding(torch, own, moved, apart):
-    horizon = horizon_of(SimpleNamespace(torch=torch, jax=own, plain=torch, moved=moved))
+def test_the_horizon_is_that_of_the_programs_own_rounding(torch, own, moved, corner, apart):
+    horizon = horizon_of(
+        SimpleNamespace(torch=torch, jax=own, plain=torch, moved=moved, corner=corner)
+    )
     assert horizon.equal_to == 1 or apart is None
     assert apart_in(horizon) == apart

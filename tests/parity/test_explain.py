@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxnet import nn as jaxnet
-from jaxnet import parity
+from jaxnet import ops, parity
+from jaxnet.nn import functional
 from jaxnet.parity._attribute import attribute
 from jaxnet.parity._evidence import Evidence
 from jaxnet.parity._reference import of_module
@@ -169,6 +170,15 @@ def test_what_a_function_does_not_give_is_said():
 def test_no_torch_module():
     with pytest.raises(TypeError, match="torch_layer: LayerNorm; accepted is a torch"):
         parity.explain(jaxnet.LayerNorm(4), jaxnet.LayerNorm(4), X)
+
+
+def test_draws_of_another_distribution_are_not_torchs():
+    import torch
+
+    noise, mask = (lambda x: x + ops.rand_like(x)), (lambda x: functional.dropout(x, 0.5))
+    with pytest.raises(ValueError, match=r"draws uniform.* there are left here: mask\(p=0.5\)"):
+        parity.explain(torch.nn.Dropout(0.5), noise, X)
+    assert parity.explain(torch.nn.Dropout(0.5), mask, X).kind == "same"
 
 
 # The code between the layers of a program.

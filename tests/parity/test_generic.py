@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from jaxnet import losses, nn, optim, parity
 from jaxnet.parity._script import record_script
-from jaxnet.parity._trace import read
+from jaxnet.parity._trace import generic_trace, read
 from jaxnet.random import Generator
 
 pytestmark = pytest.mark.torch
@@ -79,3 +80,40 @@ def test_a_script_with_generic_weights_is_not_run_again(tmp_path):
     found = record_script(tmp_path / "trace", ["python", str(script)], 1, weights="generic")
     assert found["verdict"] == "not made"
     assert read(tmp_path / "trace").about["weights"] == "generic"
+
+
+@pytest.mark.long  # two checks
+def test_both_passes_find_what_weights_of_zero_hide():
+    import torch
+
+    torch.manual_seed(0)
+    torch_model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.Linear(4, 2))
+    torch.nn.init.zeros_(torch_model[2].weight)
+    rngs = Generator(0)
+    layers = nn.Linear(3, 4, rngs=rngs), nn.GELU(), nn.Linear(4, 2, rngs=rngs)
+
+    def halved(model: Any, batch: Any) -> Any:
+        """No gradient goes past the last layer, whose weights of zero let none through."""
+        inputs, targets = batch
+        hidden = jax.lax.stop_gradient(model[1](model[0](inputs)))
+        return losses.cross_entropy(model[2](hidden), targets)
+
+    report = parity.compare(
+        torch_model,
+        nn.Sequential(*layers),
+        [(np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32), np.arange(6) % 2)],
+        loss=(torch.nn.functional.cross_entropy, halved),
+        optimizer=(lambda p: torch.optim.SGD(p, 0.1), optim.SGD(lr=0.1)),
+        weights="generic",
+    )
+    assert report.generic is not None
+    assert report.verdict == "different"
+    assert report.exit_status == 1
+    assert all(f.message.startswith("with generic weights") for f in report.findings), str(report)
+    assert "with generic weights: DIFFERENT" in str(report)
+
+
+def test_a_generic_trace_has_generic_weights(tmp_path):
+    trace = recorded(tmp_path / "own")
+    with pytest.raises(parity.TraceError, match="was recorded with the program's own weights"):
+        generic_trace(trace)

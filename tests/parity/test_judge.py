@@ -144,6 +144,21 @@ def relu_gradient(x: np.ndarray, exact: np.ndarray) -> np.ndarray:
     return np.where(exact.astype(x.dtype) > 0, x * x.dtype.type(1.1), 0)
 
 
+@pytest.mark.parametrize("seed", [15, 29, 40])
+def test_an_update_with_a_gradient_over_a_corner_loses_what_was_stored_of_both(seed):
+    rng = np.random.RandomState(seed)
+    before, gradient = (rng.randn(8).astype(np.float32) * np.float32(1e-3) for _ in range(2))
+    wide = gradient + 1e-10 * rng.randn(8)
+    wide[3] += 1e-3 * (1 + rng.rand())  # one input of ReLU went over its corner
+    rate = 0.01
+    t, t64 = before - np.float32(rate) * gradient, before - rate * wide
+    jax64 = before - rate * stored(gradient, wide)
+    found = judge(t, stored(t, t64), t, jax64, site="update:bias")
+    assert found.label == "kink"
+    wrong = before - rate * 1.0001 * stored(gradient, wide)
+    assert judge(t, stored(t, t64), t, wrong, site="update:bias").label == "different"
+
+
 def test_kinks():
     x = np.random.RandomState(0).randn(100, 100).astype(np.float32)
     exact = np.random.RandomState(1).randn(100, 100)

@@ -10,7 +10,7 @@ from tests.parity import plants
 PLANTS = {plant.name: plant for plant in plants.every()}
 
 # One of each kind; every row of the catalogue has a test of its own beside its references.
-CHOSEN = ("LayerNorm, eps", "AdamW for Adam", "gradient only", "LayerNorm eps and mse sum")
+CHOSEN = ("attention, mask moved", "AdamW for Adam", "gradient only", "LayerNorm eps and mse sum")
 
 
 @pytest.mark.torch
@@ -20,15 +20,13 @@ def test_a_planted_fault_is_found_placed_and_named(name):
     plant = PLANTS[name]
     outcome = trial(plant.pair, plant.steps)
     assert outcome.report is not None, outcome.error
-    named = all(fault.says for fault in plant.faults)
-    found = judged(plant, outcome.report)
-    assert found == Found(True, True, named, 0), f"\n{outcome.report}"
+    assert judged(plant, outcome.report) == Found(True, True, True, 0), f"\n{outcome.report}"
 
 
 def test_every_plant_has_a_name_of_its_own():
     assert len(PLANTS) == len(plants.every()) > 100
     for plant in PLANTS.values():
-        assert plant.faults or plant.name == "flax: nothing"
+        assert plant.faults or plant.name.endswith("nothing")
         for fault in plant.faults:
             re.compile(fault.says)
             re.compile(fault.place)

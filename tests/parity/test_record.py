@@ -322,6 +322,96 @@ def closure():
         optimizer.step(evaluate)
 
 
+def closure_of_adam():
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    x, y = torch.randn(8, 4), torch.randn(8, 1)
+
+    def evaluate():
+        optimizer.zero_grad()
+        loss = F.mse_loss(net(x), y)
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(evaluate)
+
+
+def without_a_loader():
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(4):
+        x, y = torch.randn(8, 4), torch.randn(8, 1)
+        optimizer.zero_grad()
+        for part in range(2):
+            loss = F.mse_loss(net(x[4 * part : 4 * part + 4]), y[4 * part : 4 * part + 4])
+            (loss / 2).backward()
+        optimizer.step()
+
+
+def two_losses():
+    net = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(4):
+        x, y = torch.randn(8, 4), torch.randn(8)
+        optimizer.zero_grad()
+        output = net(x)
+        F.mse_loss(output[:, 0], y).backward(retain_graph=True)
+        F.l1_loss(output[:, 1], 2 * y).backward()
+        optimizer.step()
+
+
+def left_over():
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        for i, (x, y) in enumerate(batches(24)):
+            F.mse_loss(net(x), y).backward()
+            if i % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+def last_group():
+    net = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        for i, (x, y) in enumerate(batches(24)):
+            F.mse_loss(net(x), y).backward()
+            if i % 2 or i == 2:
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+def layer_by_layer():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    x = torch.randn(8, 4)
+
+    def train(layer, x, steps):
+        optimizer = torch.optim.Adam(layer.parameters())
+        for _ in range(steps):
+            optimizer.zero_grad()
+            layer.forward(x).square().mean().backward()
+            optimizer.step()
+
+    def everything(net):
+        for layer in net:
+            train(layer, x, 2)
+
+    everything(net)
+
+
+def forward_itself():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for x, y in batches():
+        optimizer.zero_grad()
+        F.mse_loss(net.forward(x), y).backward()
+        optimizer.step()
+
+
 def without_optimizer():
     net = nn.Linear(4, 1)
     for x, y in batches():
@@ -493,10 +583,25 @@ LOOPS = {  # loop: models, events of a step, calls, batches
     validation: (("",), ONE, ["#0", "0#0", "1#0", "2#0"], 1),
     closure: (
         ("",),
-        ("zero_grad", "forward", "backward") * 2 + ("step",),
-        ["#0", "#1"],
+        ("zero_grad", "forward", "backward", "evaluation", "step"),
+        ["#0"],
         1,
     ),
+    closure_of_adam: (("",), ONE, ["#0"], 1),
+    without_a_loader: (
+        ("",),
+        ("zero_grad", "forward", "backward", "forward", "backward", "step"),
+        ["#0", "#1"],
+        2,
+    ),
+    two_losses: (("",), ("zero_grad", "forward", "backward", "backward", "step"), ["#0"], 1),
+    left_over: (
+        ("",),
+        ("zero_grad", "forward", "backward", "forward", "backward", "step"),
+        ["#0", "#1"],
+        2,
+    ),
+    forward_itself: (("",), ONE, ["#0", "0#0", "1#0"], 1),
     without_optimizer: (("",), ("zero_grad", "forward", "backward", "clip", "step"), ["#0"], 1),
     without_modules: ((), ("zero_grad", "backward", "step"), [], 1),
     tied_and_shared: (
@@ -585,6 +690,44 @@ def test_the_batches_and_draws_of_a_step_are_those_that_it_used(tmp_path, loop, 
         for call in step.calls:
             given = step[f"input:{call.name}.0"]
             np.testing.assert_array_equal(step.batch(call.number)[0], given)
+
+
+def test_the_last_group_of_an_epoch_may_be_smaller(tmp_path):
+    with parity.recording(tmp_path / "t", steps=4):
+        last_group()
+    assert [len(step.batches) for step in read(tmp_path / "t")] == [2, 1, 2, 1]
+
+
+def test_layers_that_are_trained_one_after_another_are_those_of_one_model(tmp_path):
+    with parity.recording(tmp_path / "t", steps=4):
+        layer_by_layer()
+    trace = read(tmp_path / "t")
+    assert trace.models == ("",)
+    assert [[c.name for c in step.calls] for step in trace] == [["0#0"]] * 2 + [["1#0"]] * 2
+    assert [[*step.of("param_grad")] for step in trace][1:3] == [
+        ["0.weight", "0.bias"],
+        ["1.weight", "1.bias"],
+    ]
+    assert [o["class"] for o in trace.optimizers] == ["Adam", "Adam"]
+    assert trace.optimizers[1]["groups"][0]["params"] == ["1.weight", "1.bias"]
+
+
+def test_a_model_that_is_called_later_has_a_name_of_its_own(tmp_path):
+    def loop():
+        first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+        for net in (first, second):
+            optimizer = torch.optim.SGD(net.parameters(), 0.1)
+            net(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+
+    with parity.recording(tmp_path / "t", steps=2):
+        loop()
+    trace = read(tmp_path / "t")
+    assert trace.models == ("", "second")
+    assert [[*step.of("param_grad")] for step in trace] == [
+        ["weight", "bias"],
+        ["second.weight", "second.bias"],
+    ]
 
 
 def test_a_wrapper_is_said_in_words(tmp_path):

@@ -20,6 +20,9 @@ def report(**fields):
     return Report(verdict, results=fields.pop("results", [result()]), **fields)
 
 
+LATER = result("loss:0", DIFFERENT, level="step")
+
+
 def found(**fields):
     fields = {"message": "the output differs", "results": [result(judgement=DIFFERENT)]} | fields
     return Finding("forward:norm#0", 2, "layer", "different", **fields)
@@ -61,8 +64,8 @@ WORDS = {
     ),
     "what differs in a whole step since a layer does is not counted either": (
         {
-            "results": [result(judgement=DIFFERENT), result("loss:0", DIFFERENT, level="step")],
-            "findings": [found()],
+            "results": [result(judgement=DIFFERENT), LATER],
+            "findings": [found(consequences=[LATER])],
         },
         "parity: SAME  1 difference, 0 of 1 arrays same  (1 step)",
     ),
@@ -152,17 +155,20 @@ def test_nothing_is_said_twice_nor_numbers_of_what_has_none():
 
 
 def test_details_have_one_line_an_array():
-    lines = (
-        report(results=[result(), result("forward:head#0", DIFFERENT, level="chain")])
-        .details()
-        .splitlines()
-    )
+    finding = found(consequences=[LATER])
+    lines = report(results=[result(), LATER], findings=[finding]).details().splitlines()
     assert len(lines) == 3
     assert lines[1].split() == [
         "0", "forward:norm#0", "layer", "same", "6.0e-08", "1.0e-16", "5.0e-08"
     ]  # fmt: skip
     # It differs because something before it does.
     assert "downstream" in lines[2]
+
+
+def test_what_follows_from_a_finding_is_counted_under_it():
+    updates = [result(f"update:{n}", DIFFERENT, level="step") for n in ("a", "b", "c")]
+    text = str(report(findings=[found(consequences=[LATER, *updates, *updates])]))
+    assert "\n   with it: 4 arrays differ: loss; update of a, b and 1 more\n" in text
 
 
 def test_in_a_notebook_names_are_text():

@@ -449,3 +449,17 @@ CLEAN = {
 def test_the_same_optimizer_has_no_cause(traces: Any, trace: str) -> None:
     runs = training.updated(traces(trace), CLEAN[trace], given="param_grad")
     assert explain_updates(traces(trace), *runs, carried=True) == []
+
+
+def test_a_learning_rate_that_is_known_is_no_cause(traces):
+    """Half the gradients give the same updates as half the learning rate, where nothing else is."""
+    trace = traces("sgd of two")
+    numbers = training.updated(trace, lambda: optax.sgd(0.05))
+    (both,) = explain_updates(trace, *numbers)
+    assert "batches of a step are averaged" in both.words
+    assert both.alternatives == ("The learning rate is 0.05; torch's is 0.1.",)
+    assert "Adam" in both.apart
+    (gradients,) = explain_updates(trace, *numbers, known_rates=True)
+    assert "batches of a step are averaged" in gradients.words
+    assert not gradients.alternatives
+    assert not gradients.apart

@@ -1,0 +1,237 @@
+"""The rows of the trials of jaxnet.parity, and the page that is made of them."""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import machine, markdown
+from experiments.harness.record import environment
+from jaxnet._files import cache_folder, write_text
+
+Row = dict[str, Any]
+FILE = cache_folder() / "parity_rows.jsonl"
+PAGE = Path(__file__).with_name("PARITY.md")
+KINDS = {
+    "document": "networks of the documents",
+    "program": "programs of tests/programs",
+    "random": "random architectures",
+}
+
+# Why a trial is not well: what the page says of it, by name.
+CAUSES: dict[str, str] = {}
+
+
+class Rows:
+    """A file of rows, the newest last.
+
+    Args:
+        path: The file, which need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.commit = environment().get("commit", "unknown")
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def newest(self, table: str) -> dict[str, Row]:
+        """The newest row of each trial of a table, by name."""
+        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
+        found = [row for row in map(json.loads, lines) if row["table"] == table]
+        return {row["name"]: row for row in found}
+
+    def has(self, table: str, name: str, keep: bool) -> bool:
+        """Whether a trial has a row of this commit, or with `keep` of any at which it was well."""
+        row = self.newest(table).get(name)
+        return row is not None and (row["commit"] == self.commit or (keep and row["well"]))
+
+    def add(self, table: str, row: Row) -> None:
+        """Writes a row behind the others."""
+        about = {
+            "table": table,
+            "commit": self.commit,
+            "machine": f"{machine()}; {_instructions()}",
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(about | row) + "\n")
+
+
+def _instructions() -> str:
+    """The widest vector instructions of the processor, which decide what float32 rounds."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M)
+    except OSError:
+        return "unknown instructions"
+    known = ("avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "avx2", "fma", "asimd", "sve")
+    return ", ".join(name for name in known if flags and name in flags[1].split())
+
+
+def write(rows: Rows, order: dict[str, Sequence[str]]) -> None:
+    """Makes PARITY.md of the newest rows.
+
+    Args:
+        rows: The rows.
+        order: The names of all trials of each table, in the table's order.
+    """
+    newest = {table: rows.newest(table) for table in order}
+    found = {
+        table: [newest[table][name] for name in names if name in newest[table]]
+        for table, names in order.items()
+    }
+    absent = [name for table, names in order.items() for name in names if name not in newest[table]]
+    everything = [row for some in found.values() for row in some]
+    machines = "\n".join(dict.fromkeys(row["machine"] for row in everything))
+    commits = ", ".join(sorted({row["commit"] for row in everything}))
+    parts = [
+        _HEAD.format(machines=machines, commits=commits, python=Path(sys.executable).name),
+        _clean(found["clean"]),
+        _planted(found["planted"]),
+        _speed(found["speed"]),
+    ]
+    if absent:
+        parts.append(f"## Not run\n\n{', '.join(absent)}.\n")
+    write_text(PAGE, "\n".join(parts))
+
+
+_CLEAN_TEXT = (
+    '"steps" are those recorded and checked; fewer than 100 are all that the program has. '
+    '"arrays" is the number of arrays that were judged in all steps, "float64" the largest '
+    'difference of the two float64 results as a part of the array\'s scale, "floors" the same in '
+    'units of what float64 leaves of float32\'s rounding, and "horizon" the first step after which '
+    "the program's own free run in float32 is more than a hundredth of the way from its run in "
+    'float64 ("-" if no step is). The seconds are those of recording and of checking.'
+)
+
+_PLANTED_TEXT = (
+    '"found": the verdict is "different"; "placed": there is a finding at the layer and the step '
+    'of the fault; "named": with its cause, or with several of which the evidence cannot tell it '
+    'apart; "-" where no row of the catalogue is expected. "others" are findings besides. The '
+    'kinds: "partial" are faults in some of the numbers only, "two" are two faults in one run, '
+    '"invented" are faults that no catalogue has, "flax" are modules of plain flax with flax\'s '
+    'defaults. In "flax: nothing" nothing was planted, and the verdict "same" is what should be '
+    "found."
+)
+
+_SPEED_TEXT = (
+    "The document's Net, 64 images a step, on two cores that do other work too; nothing comes "
+    'from a compilation cache. "times the bare run" are processor seconds for as many steps, '
+    '"MiB" is what the process holds more at its peak than after one step.'
+)
+
+_HEAD = """# Trials of jaxnet.parity
+
+    {python} -m benchmarks.parity --clean --planted
+    {python} -m benchmarks.parity --speed
+    {python} -m benchmarks.parity --write
+
+The third makes this page of the rows that the others left. Each row is of the commit in its last
+column ({commits}), measured on
+
+{machines}
+
+Seconds are of the processor. Programs that an earlier run of the same trial compiled are taken from
+the compilation cache, so that a first run takes longer; the last table is without that cache.
+"""
+
+
+def _clean(rows: Sequence[Row]) -> str:
+    sums = []
+    for kind, words in KINDS.items():
+        some = [row for row in rows if row["kind"] == kind]
+        same = [row for row in some if row["verdict"] == "same"]
+        well = [row for row in some if row["well"]]
+        long = [row for row in same if row["done"] >= 100]
+        most = max((row["float64"] for row in same), default=0.0)
+        sums.append([words, len(some), len(well), len(long), f"{most:.1e}"])
+    table = [
+        [
+            row["name"],
+            row["verdict"],
+            *_numbers(row),
+            f"{row['record']:.1f}",
+            f"{row['check']:.1f}",
+            row["commit"],
+        ]
+        for row in rows
+    ]
+    heads = ("pairs", "n", "same, without a finding", "of 100 steps", "float64 within")
+    columns = ("pair", "verdict", "steps", "arrays", "float64", "floors", "horizon")
+    return f"""## Programs that are the same
+
+{markdown(heads, sums)}
+
+{_CLEAN_TEXT}
+
+{_failures(rows)}{markdown((*columns, "record s", "check s", "commit"), table)}
+"""
+
+
+def _numbers(row: Row) -> Iterable[str]:
+    if "done" not in row:
+        return ["-"] * 5
+    horizon = "-" if row["horizon"] is None else str(row["horizon"])
+    numbers = f"{row['float64']:.1e}", f"{row['floors']:.3g}"
+    return [str(row["done"]), str(row["arrays"]), *numbers, horizon]
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    lines = [
+        f"- {row['name']}: {CAUSES.get(row['name'], row.get('said', 'no cause is known yet'))}"
+        for row in rows
+        if not row["well"]
+    ]
+    return "".join(["Not well:\n\n", *(f"{line}\n" for line in lines), "\n"]) if lines else ""
+
+
+def _planted(rows: Sequence[Row]) -> str:
+    sums = []
+    for kind in [*dict.fromkeys(row["kind"] for row in rows), "all"]:
+        some = [row for row in rows if kind in (row["kind"], "all")]
+        nameable = [row for row in some if row["named"] is not None]
+        counts = [sum(row[mark] is True for row in some) for mark in ("found", "placed", "named")]
+        sums.append([kind, len(some), *counts, len(nameable), sum(r["others"] > 0 for r in some)])
+    words = {True: "yes", False: "no", None: "-"}
+    table = [
+        [
+            row["kind"],
+            row["name"],
+            *(words[row[mark]] for mark in ("found", "placed", "named")),
+            row["others"],
+            f"{row['record'] + row['check']:.1f}",
+            row["commit"],
+        ]
+        for row in rows
+    ]
+    columns = ("kind", "fault", "found", "placed", "named", "others", "seconds", "commit")
+    heads = ("kind", "faults", "found", "placed", "named", "of nameable", "with others")
+    return f"""## Planted faults
+
+{_PLANTED_TEXT}
+
+{markdown(heads, sums)}
+
+{_failures(rows)}{markdown(columns, table)}
+"""
+
+
+def _speed(rows: Sequence[Row]) -> str:
+    table = [
+        [
+            row["name"],
+            f"{row['clock']:.2f}",
+            f"{row['processor']:.2f}",
+            f"{row['times']:.1f}",
+            f"{row['memory']:.0f}",
+            row["commit"],
+        ]
+        for row in rows
+    ]
+    columns = "what", "seconds of the clock", "of the processor", "times the bare run"
+    return f"""## Time and memory
+
+{_SPEED_TEXT}
+
+{markdown((*columns, "MiB", "commit"), table)}
+"""

@@ -1,0 +1,100 @@
+"""A trace as a model with fewer modules sees it: what it has no module for is a function.
+
+Plain flax has no modules for activations, pools and the like, and its blocks need not be torch's.
+So only the calls that are the model's too stay calls, and those of torch's own modules without
+parameters become calls of the functions that they are: a fault in them is then found between two
+layers, like one of F.gelu.
+"""
+
+import dataclasses
+import inspect
+from collections import Counter
+from collections.abc import Callable, Set
+from functools import cache
+from typing import Any
+
+from jaxnet import ops
+from jaxnet.nn import functional
+from jaxnet.parity._trace import Call, Function, Step, Trace
+from jaxnet.parity._tree import keys_of, to_json
+
+
+def as_seen(trace: Trace, modules: Set[str]) -> Trace:
+    """The trace with the calls of some modules only.
+
+    Args:
+        trace: The trace.
+        modules: The names of the modules that the model has.
+    """
+    return dataclasses.replace(
+        trace, steps=tuple(_seen(trace, step, modules) for step in trace.steps)
+    )
+
+
+def _seen(trace: Trace, step: Step, modules: Set[str]) -> Step:
+    inside = {call.parent for call in step.calls}
+    calls: list[Call] = []
+    functions: list[Function] = list(step.functions)
+    kept: dict[int | None, int | None] = {None: None}
+    count = Counter(function.function for function in functions)
+    for i, call in enumerate(step.calls):
+        module = trace.modules.get(call.module)
+        whole = i not in inside
+        parent = kept[call.parent]
+        kept[i] = parent
+        if call.parent is None or call.module in modules:
+            kept[i] = len(calls)
+            calls.append(dataclasses.replace(call, parent=parent))
+        elif whole and module and module.qualname.startswith("torch.nn."):
+            name = function_of(module.cls)
+            if module.cls == "Identity":
+                continue
+            if name is None:
+                kept[i] = len(calls)
+                calls.append(dataclasses.replace(call, parent=parent))
+                continue
+            given = {**module.config, "training": call.training}
+            accepted = inspect.signature(_functions()[name]).parameters
+            more = {
+                key: to_json(value, lambda path, leaf: None)
+                for key, value in given.items()
+                if key in accepted and key != "inplace"
+            }
+            inputs = {"dict": {**call.inputs.get("dict", {}), **more}}
+            functions.append(
+                Function(name, count[name], parent, inputs, call.output, call.where, call.draws)
+            )
+            count[name] += 1
+    moved = [
+        dataclasses.replace(function, parent=kept.get(function.parent, function.parent))
+        if i < len(step.functions)
+        else function
+        for i, function in enumerate(functions)
+    ]
+    order = {site: i for i, site in enumerate(step.sites)}
+
+    def position(function: Function) -> int:
+        return min(
+            (order[key] for key in keys_of(function.output).values() if key in order), default=0
+        )
+
+    return dataclasses.replace(
+        step, calls=tuple(calls), functions=tuple(sorted(moved, key=position))
+    )
+
+
+@cache
+def _functions() -> dict[str, Callable[..., Any]]:
+    """jaxnet's functions by their names."""
+    return {
+        name: function
+        for home in (ops, functional)
+        for name, function in vars(home).items()
+        if inspect.isfunction(function) and not name.startswith("_")
+    }
+
+
+@cache
+def function_of(cls: str) -> str | None:
+    """The name of the function that a module without parameters computes; None for none."""
+    return next((n for n in _functions() if n.replace("_", "") == cls.lower()), None)

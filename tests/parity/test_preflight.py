@@ -1,0 +1,140 @@
+"""Settings and batches that are compared before anything runs."""
+
+import numpy as np
+import pytest
+
+from jaxnet import losses, nn, optim, parity
+from jaxnet.parity._batches import difference
+from jaxnet.parity._preflight import settings
+from jaxnet.parity._subject import make_subject
+from jaxnet.parity._trace import read
+from jaxnet.random import Generator
+
+DATA = np.random.default_rng(0).normal(size=(8, 2, 3, 3)).astype(np.float32)
+CLASSES = np.array([0, 1, 2, 0, 1, 2, 2, 1])
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    """Two steps of a convolution, a norm, dropout and AdamW, with a schedule that acts later."""
+    import torch
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 4, 3), torch.nn.GroupNorm(2, 4), torch.nn.Dropout(0.2),
+        torch.nn.Flatten(), torch.nn.Linear(4, 3),
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3)
+    folder = tmp_path_factory.mktemp("preflight") / "trace"
+    data = torch.utils.data.TensorDataset(torch.tensor(DATA), torch.tensor(CLASSES))
+    with parity.recording(folder, steps=2):
+        for images, classes in torch.utils.data.DataLoader(data, 4):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(images), classes).backward()
+            optimizer.step()
+            scheduler.step()
+    return read(folder)
+
+
+def port(eps=1e-5, p=0.2, loss=losses.cross_entropy, schedule=3, **settings):
+    generator = Generator(0)
+    network = nn.Sequential(
+        nn.Conv2d(2, 4, 3, rngs=generator), nn.GroupNorm(2, 4, eps=eps), nn.Dropout(p),
+        nn.Flatten(), nn.Linear(4, 3, rngs=generator),
+    )  # fmt: skip
+    adam = optim.AdamW(**{"lr": 1e-2, "weight_decay": 0.1, **settings})
+    whole = optim.scheduled(adam, optim.StepLR(adam, schedule), 10) if schedule else adam
+    return {"model": network, "loss": loss, "optimizer": whole}
+
+
+def said(trace, **faults):
+    return [(s.place, s.message) for s in settings(trace, make_subject(trace, **port(**faults)))]
+
+
+def smooth(outputs, targets):
+    return losses.cross_entropy(outputs, targets, label_smoothing=0.1)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("faults", "place", "message"),
+    [
+        ({"eps": 1e-6}, "1", "eps is 1e-06; torch's is 1e-05"),
+        ({"p": 0.5}, "2", "p is 0.5; torch's is 0.2"),
+        ({"weight_decay": 0.01}, "optimizer", "weight_decay is 0.01; torch's is 0.1"),
+        ({"betas": (0.9, 0.99)}, "optimizer", "betas is (0.9, 0.99); torch's is (0.9, 0.999)"),
+        ({"loss": losses.mse_loss}, "loss", "it is mse_loss; torch's is cross_entropy"),
+        ({"loss": nn.CrossEntropyLoss(reduction="sum")}, "loss",
+         "reduction is 'sum'; torch's is 'mean'"),
+        ({"schedule": 5}, "optimizer",
+         "from the schedule's step 3 on it is 0.01; torch's StepLR gives 0.001 there"),
+        ({"schedule": 0}, "optimizer",
+         "it stays 0.01; torch's program has StepLR(step_size=3, gamma=0.1)"),
+    ],
+)  # fmt: skip
+def test_settings_that_differ(trace, faults, place, message):
+    assert said(trace, **faults) == [(place, message)]
+
+
+@pytest.mark.torch
+def test_settings_that_agree(trace):
+    assert said(trace) == []
+    assert said(trace, loss=smooth) == []  # a function of the user's own, which is only run
+
+
+@pytest.mark.torch
+@pytest.mark.long  # a check compiles six programs
+def test_a_setting_without_effect_is_a_warning_and_one_with_an_effect_is_named(trace):
+    batches = [(DATA[:4], CLASSES[:4]), (DATA[4:], CLASSES[4:])]
+    late = parity.check(trace, **port(schedule=5), batches=batches)
+    assert late.verdict == "same", str(late)
+    (setting,) = late.settings
+    assert setting.effect == "it makes no difference in the recorded steps"
+    assert "warning: learning rate: from the schedule's step 3 on" in str(late)
+    swapped = [(np.moveaxis(x, 1, -1), y) for x, y in batches]
+    wrong = parity.check(trace, **port(eps=1e-3), batches=swapped)
+    assert [f.level for f in wrong.findings] == ["preflight", "layer"], str(wrong)
+    assert "batch 0: its axes are in another order: NHWC for NCHW" in str(wrong)
+    assert [s.effect for s in wrong.settings] == ["see 2"]
+
+
+X = np.random.default_rng(1).normal(size=(4, 3, 2, 5)).astype(np.float32)
+SCALES = np.array([0.2, 0.3, 0.4], np.float32)[:, None, None]
+LABELS = np.array([2, 0, 1, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("torch", "jax", "message"),
+    [
+        (X, X.transpose(0, 2, 3, 1), "its axes are in another order: NHWC for NCHW"),
+        (X, X.transpose(0, 2, 3, 1) * 255, "NHWC for NCHW, and it is torch's times 255"),
+        (X, X.transpose(0, 1, 3, 2), "its axes are in another order: NCWH for NCHW"),
+        (X, X * 255, "it is torch's times 255 (from"),
+        (X, (X - 0.5) / 0.25, "it is torch's times 4 - 2 (from"),
+        (X, (X - 0.5) / SCALES, "each channel is torch's x normalised in another way: 5 x -2.5"),
+        (X, X[:, ::-1], "its channels are in the opposite order"),
+        (X, X[::-1], "it has torch's rows in another order"),
+        (X, X[:3], "it has 3 rows; torch's has 4"),
+        (X, X.astype(np.float16).astype(np.float32) + 1e-2 * X**2, "its numbers are others: from"),
+        (LABELS, LABELS + 1, "its numbers are torch's + 1"),
+        (LABELS, np.array([1, 2, 0])[LABELS], "its classes are numbered in another order: 1 for"),
+        (LABELS, np.eye(3)[LABELS], "it has one-hot vectors; torch's has numbers of classes"),
+        (np.eye(3)[LABELS], LABELS, "it has numbers of classes; torch's has one-hot vectors"),
+        (LABELS, LABELS[:, None], "its shape is (6, 1); torch's is (6,), with the same numbers"),
+        (X, np.roll(X, 1, 3), "its numbers are others"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_how_batches_differ(torch, jax, message):
+    found, fix = difference(torch, jax)
+    assert found.startswith(message) or message in found
+    assert fix
+
+
+@pytest.mark.parametrize(
+    ("torch", "jax"),
+    [(LABELS, LABELS.astype(np.int32)), (X, X * np.float32(1 + 1e-7)), (X, X.astype(np.float64))],
+)
+def test_batches_that_agree(torch, jax):
+    assert difference(torch, jax) is None

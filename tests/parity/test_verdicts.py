@@ -1,0 +1,186 @@
+"""What a verdict rests on: nothing that differs is lost, and what is the same has one name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxnet import losses, nn, optim, parity
+from jaxnet.parity import _check
+from jaxnet.parity._consequences import settled
+from jaxnet.parity._dependencies import dependencies
+from jaxnet.parity._judgement import Judgement
+from jaxnet.parity._loops import one_by_one
+from jaxnet.parity._result import Finding, SiteResult
+from jaxnet.parity._trace import Trace, read
+from jaxnet.random import Generator
+
+LENGTH = 3
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    """A recurrent network, of which a cell with dropout is called once a position."""
+    import torch
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = torch.nn.GRU(3, 4, batch_first=True)
+            self.cell, self.drop = torch.nn.RNNCell(4, 4), torch.nn.Dropout(0.3)
+            self.out = torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            states, _ = self.gru(x)
+            hidden = torch.zeros(len(x), 4)
+            for i in range(LENGTH):
+                hidden = self.drop(self.cell(states[:, i], hidden))
+            return self.out(hidden + states[:, -1])
+
+    folder = tmp_path_factory.mktemp("verdicts") / "trace"
+    with parity.recording(folder, steps=1):
+        torch.manual_seed(0)
+        model = Model()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        data = torch.utils.data.TensorDataset(torch.randn(5, LENGTH, 3), torch.randn(5, 2))
+        for x, y in torch.utils.data.DataLoader(data, 5):
+            torch.nn.functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+    return read(folder)
+
+
+class Model(nn.Module):
+    """The same with a loop of JAX, and the last state in place of the last output."""
+
+    def __init__(self, *, rngs, mapped=False, factor=1.0):
+        self.gru = nn.GRU(3, 4, batch_first=True, rngs=rngs)
+        self.cell, self.drop = nn.RNNCell(4, 4, rngs=rngs), nn.Dropout(0.3)
+        self.out = nn.Linear(4, 2, rngs=rngs)
+        self.mapped, self.factor = mapped, factor
+
+    def __call__(self, x):
+        states, last = self.gru(x)
+
+        def body(hidden, state):
+            return self.drop(self.cell(state, hidden)), None
+
+        hidden = jnp.zeros((len(x), 4), x.dtype)
+        hidden, _ = jax.lax.scan(body, hidden, states.swapaxes(0, 1))
+        out = jax.vmap(self.out) if self.mapped else self.out
+        return out(self.factor * hidden + last[-1])
+
+
+def loss(model, batch):
+    return losses.mse_loss(model(batch[0]), batch[1])
+
+
+@pytest.mark.torch
+@pytest.mark.long  # six programs are compiled
+def test_a_loop_of_jax_is_torchs_loop_and_the_last_state_its_last_output(trace):
+    """torch calls the cell once a position, and leaves the state that the JAX program uses."""
+    report = parity.check(trace, Model(rngs=Generator(0)), loss, optim.Adam(lr=1e-2))
+    assert report.verdict == "same", str(report)
+    assert not report.exclusions
+    assert {"forward:cell#2", "forward:drop#1"} <= {r.site for r in report.results}
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_without_an_optimizer_updates_are_not_compared_and_what_is_mapped_is_no_layer(trace):
+    report = parity.check(trace, Model(rngs=Generator(0), mapped=True), loss)
+    assert (report.verdict, report.horizon) == ("same", None), str(report)
+    assert "no updates compared" in str(report)
+    (why,) = report.exclusions
+    assert why.startswith("out: it is called inside of a function that JAX transforms")
+    sites = {r.site for r in report.results}
+    assert "param_grad:out.weight" in sites
+    assert not any(site.startswith(("update:", "state:")) for site in sites)
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_no_difference_is_lost_with_its_finding(trace, monkeypatch):
+    """However a finding gets lost, what it was about is no part of a verdict "same"."""
+    monkeypatch.setattr(_check, "findings_of", lambda *_: [])
+    report = parity.check(trace, Model(rngs=Generator(0), factor=1.01), loss)
+    assert report.verdict == "different", str(report)
+    (finding,) = report.findings
+    assert finding.site == "input:out#0.0"
+
+
+DIFFERENT = Judgement("different", 1e-8, 1e-8, 1e-3, 1e-3, 1.0)
+
+
+def found(site, level="layer", step=0):
+    return SiteResult(step, site, level, DIFFERENT, site.partition(":")[2])
+
+
+def test_every_difference_is_in_a_finding_or_follows_from_one_or_is_rounding(tmp_path):
+    no_steps = Trace(tmp_path, (), {}, {}, {}, (), (), (), {})
+    forward, update = found("forward:fc#0"), found("update:fc.weight")
+    after, start = found("loss:0", "step"), found("before:fc.weight", "preflight")
+    results = [forward, update, after, start, found("update:fc.weight", "step", 1)]
+    of_forward = Finding("forward:fc#0", 0, "layer", "different", "", results=[forward])
+    of_update = Finding("update:fc.weight", 0, "layer", "different", "", results=[update])
+    of_start = Finding("before:fc.weight", 0, "preflight", "preflight", "", results=[start])
+
+    def left(*findings, rounding=()):
+        done = settled(no_steps, results, findings, rounding)
+        return [r.site for f in done[len(findings) :] for r in f.results]
+
+    assert left(of_forward, of_update, of_start) == []
+    assert of_forward.consequences == [after, results[-1]]
+    assert left(of_forward, of_start) == ["update:fc.weight"]
+    assert left(of_forward, of_start, rounding=[update]) == []
+    # A forward pass does not differ because of an update, and nothing because of the start.
+    assert left(of_update, of_start) == ["forward:fc#0", "loss:0"]
+    assert left(of_start, rounding=[update]) == ["forward:fc#0", "loss:0"]
+    assert len(left()) == len(results)
+
+
+def test_what_an_array_is_computed_from():
+    def program(x, y):
+        a = checkpoint_name(jnp.sin(x), "a")
+        b = checkpoint_name(a * y, "b")
+        inside, _ = jax.lax.scan(lambda c, _: (c + a, None), b, None, length=2)
+        return {"a": a, "given": x, "b": b, "both": jnp.tanh(a + b), "inside": inside}
+
+    sources = dependencies(program, jnp.ones(2), jnp.ones(2))
+    assert sources == {
+        "a": {"a"},
+        "given": set(),
+        "b": {"b"},
+        "both": {"a", "b"},
+        "inside": {"a", "b"},
+    }
+
+
+def test_loops_one_by_one():
+    traced = []
+
+    def body(carry, x):
+        traced.append(isinstance(carry, jax.core.Tracer))
+        return carry * x + 1, carry
+
+    def run():
+        xs = jnp.arange(1.0, 4.0)
+        scanned = [jax.lax.scan(body, 1.0, xs, reverse=r) for r in (False, True)]
+        looped = jax.lax.fori_loop(0, 3, lambda i, c: body(c, i)[0], 1.0)
+        return scanned, looped
+
+    def asked(function):
+        function()
+        return True
+
+    functions = jax.lax.scan, jax.lax.fori_loop, jax.checkpoint, jax.remat
+    wanted = run()
+    traced.clear()
+    with one_by_one(asked):
+        found = run()
+        assert jax.checkpoint(run) is run
+    assert traced.count(False) == 9  # three loops of three
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    assert (jax.lax.scan, jax.lax.fori_loop, jax.checkpoint, jax.remat) == functions
+    with one_by_one(lambda function: False):
+        jax.tree.map(np.testing.assert_array_equal, run(), wanted)
