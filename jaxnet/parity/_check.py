@@ -35,7 +35,7 @@ from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import few, module_name
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
-from jaxnet.parity._trace import Step, Trace, generic_trace, read
+from jaxnet.parity._trace import Step, Trace, TraceError, generic_trace, read
 from jaxnet.parity._training_causes import Training
 from jaxnet.parity._user_lines import raised
 from jaxnet.train._several import named_states

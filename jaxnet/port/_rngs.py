@@ -239,6 +239,8 @@ class Needs:
                 units = self._targets(cst.Call(name), scope)
                 return "rngs" if any(unit in self.taking for unit in units) else None
             return "rngs" if attributes(scope.owner).get(attr) == "given" else None
+        if attr in ("block", "layer") or attr.endswith(("_block", "_layer")):
+            return "rngs"  # a configuration's class, cnf.block(cnf)
         same = [u for u in self.taking if u.method == attr and attr != "__init__"]
         return "rngs" if same and attr not in ("forward", "append", "apply") else None
 
