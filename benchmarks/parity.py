@@ -1,10 +1,9 @@
-"""Trials of jaxnet.parity: python -m benchmarks.parity --clean | --planted | --speed
+"""Trials of jaxnet.parity: python -m benchmarks.parity --clean | --planted | --write
 
 --clean checks pairs of programs that are the same: the documents' networks, whole programs and
 random architectures. --planted checks pairs of which the second has a fault, and says whether the
-fault was found, at its place and step, and with its cause. --speed measures time and memory.
-Names after the option choose single trials: they are names, parts of names, or kinds. All of it
-needs torch.
+fault was found, at its place and step, and with its cause. Names after the option choose single
+trials: they are names, parts of names, or kinds. Both need torch.
 
 Each trial is a row that is added to a file at once, so that a run that was stopped goes on where
 it was. --write makes benchmarks/PARITY.md of the newest row of each trial; a row says of which
@@ -14,7 +13,6 @@ commit it is.
 import argparse
 import dataclasses
 import re
-import resource
 import tempfile
 import time
 import traceback
@@ -182,49 +180,6 @@ def planted(plant: plants.Plant) -> tuple[Row, Outcome]:
     return row, outcome
 
 
-def speed() -> Iterable[Row]:
-    """The rows of times and of memory, with the document's Net."""
-    steps = 50
-    pair = pairs.document("Net", batch=64)
-    trial(pair, 1)  # imports, and what is made once in a process
-    start = _peak()
-    bare = _cost(lambda: pair.train(steps))
-
-    def row(name: str, cost: tuple[float, float], number: int) -> Row:
-        times = cost[1] / bare[1] * steps / number
-        memory = (_peak() - start) / 1024
-        numbers = {"clock": cost[0], "processor": cost[1], "times": times, "memory": memory}
-        return {"kind": "speed", "name": name, "steps": number, "well": True, **numbers}
-
-    yield row("the bare program, 50 steps", bare, steps)
-    for number in (10, steps):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trace"
-
-            def record(path: Path = path, number: int = number) -> None:
-                with parity.recording(path, steps=number):
-                    pair.train(number)
-
-            def check(path: Path = path) -> None:
-                trace = pairs.read(path)
-                parity.check(trace, **pair.subject(trace)).raise_for_difference()
-
-            yield row(f"recording, {number} steps", _cost(record), number)
-            yield row(f"checking, {number} steps", _cost(check), number)
-
-
-def _cost(run: Callable[[], None]) -> tuple[float, float]:
-    """The seconds of a run: of the clock, and of the processor."""
-    clock, processor = time.perf_counter(), time.process_time()
-    run()
-    return time.perf_counter() - clock, time.process_time() - processor
-
-
-def _peak() -> int:
-    """The largest memory of this process so far, in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def run(rows: Rows, table: str, kinds: dict[str, str], asked: argparse.Namespace,
         one: Callable[[str], tuple[Row, Outcome]]) -> None:  # fmt: skip
     """Makes the rows of a table that are not there yet."""
@@ -258,7 +213,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clean", action="store_true")
     parser.add_argument("--planted", action="store_true")
-    parser.add_argument("--speed", action="store_true")
     parser.add_argument("--write", action="store_true", help="make PARITY.md of the rows")
     parser.add_argument("--steps", type=int, default=100, help="steps of each pair of --clean")
     parser.add_argument("--rows", type=Path, default=parity_rows.FILE, help="the file of the rows")
@@ -269,10 +223,6 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rows = Rows(asked.rows)
-    if asked.speed:
-        for row in speed():
-            rows.add("speed", row)
-            print(row, flush=True)
     if asked.clean:
         pair = every_clean()
         kinds = {name: kind for name, (kind, _) in pair.items()}
@@ -282,10 +232,8 @@ def main() -> None:
         kinds = {name: each.kind for name, each in plant.items()}
         run(rows, "planted", kinds, asked, lambda name: planted(plant[name]))
     if asked.write:
-        names = ["the bare program, 50 steps"]
-        names += [f"{what}, {n} steps" for n in (10, 50) for what in ("recording", "checking")]
-        order = {"clean": [*every_clean()], "planted": [p.name for p in plants.every()]}
-        parity_rows.write(rows, {**order, "speed": names})
+        planted_names = [each.name for each in plants.every()]
+        parity_rows.write(rows, {"clean": [*every_clean()], "planted": planted_names})
 
 
 if __name__ == "__main__":

@@ -20,8 +20,16 @@ KINDS = {
     "random": "random architectures",
 }
 
+_SPEED = "## Time and memory"
+
 # Why a trial is not well: what the page says of it, by name.
-CAUSES: dict[str, str] = {}
+_TWICE = "placed and named, with a second finding for the same fault: "
+CAUSES = {
+    "LayerNorm, no affine": f"{_TWICE}the loss of a later step as a whole.",
+    "one parameter's update only": f"{_TWICE}the learning rate and the update that it makes.",
+    "norm after the sum": "one rearrangement, which is listed where it shows: at the inputs of "
+    "both parts and at their sum.",
+}
 
 
 class Rows:
@@ -88,11 +96,13 @@ def write(rows: Rows, order: dict[str, Sequence[str]]) -> None:
         _HEAD.format(machines=machines, commits=commits, python=Path(sys.executable).name),
         _clean(found["clean"]),
         _planted(found["planted"]),
-        _speed(found["speed"]),
     ]
     if absent:
         parts.append(f"## Not run\n\n{', '.join(absent)}.\n")
-    write_text(PAGE, "\n".join(parts))
+    # What `parity_speed` printed stays.
+    before = PAGE.read_text("utf-8") if PAGE.exists() else ""
+    _, heading, speed = before.partition(_SPEED)
+    write_text(PAGE, "\n".join(parts) + f"\n{heading}{speed}".rstrip() + "\n")
 
 
 _CLEAN_TEXT = (
@@ -114,25 +124,20 @@ _PLANTED_TEXT = (
     "found."
 )
 
-_SPEED_TEXT = (
-    "The document's Net, 64 images a step, on two cores that do other work too; nothing comes "
-    'from a compilation cache. "times the bare run" are processor seconds for as many steps, '
-    '"MiB" is what the process holds more at its peak than after one step.'
-)
-
 _HEAD = """# Trials of jaxnet.parity
 
     {python} -m benchmarks.parity --clean --planted
-    {python} -m benchmarks.parity --speed
     {python} -m benchmarks.parity --write
+    {python} -m benchmarks.parity_speed Net
+    {python} -m benchmarks.parity_speed --check
 
-The third makes this page of the rows that the others left. Each row is of the commit in its last
-column ({commits}), measured on
+The second makes this page of the rows that the first left, the others print what stands in the last
+section. Each row is of the commit in its last column ({commits}), on
 
 {machines}
 
 Seconds are of the processor. Programs that an earlier run of the same trial compiled are taken from
-the compilation cache, so that a first run takes longer; the last table is without that cache.
+the compilation cache, so that a first run takes longer; the last section is without that cache.
 """
 
 
@@ -144,7 +149,7 @@ def _clean(rows: Sequence[Row]) -> str:
         well = [row for row in some if row["well"]]
         long = [row for row in same if row["done"] >= 100]
         most = max((row["float64"] for row in same), default=0.0)
-        sums.append([words, len(some), len(well), len(long), f"{most:.1e}"])
+        sums.append([words, len(some), len(same), len(well), len(long), f"{most:.1e}"])
     table = [
         [
             row["name"],
@@ -156,7 +161,7 @@ def _clean(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    heads = ("pairs", "n", "same, without a finding", "of 100 steps", "float64 within")
+    heads = ("pairs", "n", "same", "within 1e-10 in float64", "of 100 steps", "float64 within")
     columns = ("pair", "verdict", "steps", "arrays", "float64", "floors", "horizon")
     return f"""## Programs that are the same
 
@@ -213,25 +218,4 @@ def _planted(rows: Sequence[Row]) -> str:
 {markdown(heads, sums)}
 
 {_failures(rows)}{markdown(columns, table)}
-"""
-
-
-def _speed(rows: Sequence[Row]) -> str:
-    table = [
-        [
-            row["name"],
-            f"{row['clock']:.2f}",
-            f"{row['processor']:.2f}",
-            f"{row['times']:.1f}",
-            f"{row['memory']:.0f}",
-            row["commit"],
-        ]
-        for row in rows
-    ]
-    columns = "what", "seconds of the clock", "of the processor", "times the bare run"
-    return f"""## Time and memory
-
-{_SPEED_TEXT}
-
-{markdown((*columns, "MiB", "commit"), table)}
 """

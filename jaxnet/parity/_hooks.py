@@ -9,6 +9,25 @@ from typing import Any
 
 from jaxnet.parity._functions import functions, operations
 
+CLOSURE = (
+    "the closure of its optimizer draws random numbers, or takes another batch, each time that it "
+    "is evaluated, and the evaluations of a JAX program are one function of the parameters"
+)
+
+
+def counted(recorder: Any, optimizer: Any, closure: Any) -> Any:
+    """The closure of a step, which an optimizer such as LBFGS evaluates several times."""
+    if not callable(closure):
+        return closure
+
+    def evaluate() -> Any:
+        recorder.evaluations += 1
+        if recorder.repeating:
+            recorder.step.evaluate_again(optimizer)
+        return closure()
+
+    return evaluate
+
 
 def watch_torch(recorder: Any) -> ExitStack:
     """Lets a recording see what torch runs.

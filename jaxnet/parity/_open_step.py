@@ -58,7 +58,6 @@ class OpenStep:
         self._addresses: set[int] = set()
         self._stepped: dict[int, int] = {}  # how often each optimizer has, by its number
         self._optimizers: dict[int, Any] = {}  # those, which the program may have dropped since
-        self._groups: dict[int, Any] = {}
         self._latest: dict[str, Any] = {}
         self._old: dict[str, tuple[Any, int]] = {}  # gradients of steps before, with versions
         self._new_epoch = False  # since the last backward()
@@ -252,10 +251,11 @@ class OpenStep:
         if self.backwards:  # a closure has not called the model yet
             program.adopt(_parameters(optimizer), caller(self.recorder.skip))
         self._snapshot()
-        if number not in self._groups:
+        if number not in self._stepped:
             self._state(optimizer, "state_before", False)
-        self._groups[number] = [hyperparameters(g) for g in optimizer.param_groups]
-        program.first_groups.setdefault(number, self._groups[number])
+        groups = [hyperparameters(group) for group in optimizer.param_groups]
+        program.last_groups[number] = groups
+        program.first_groups.setdefault(number, groups)
         self._gradients({id(p): p for p in _parameters(optimizer)})
 
     def after_optimizer(self, optimizer: Any) -> None:
@@ -347,7 +347,7 @@ class OpenStep:
             "draws": [draw for _, draw, _, _ in self.data.draws],
             "batches": [self._plain(form, marks) for _, _, (form, _) in self.data.batches],
             "losses": self._losses,
-            "groups": [self._groups.get(number, []) for number in sorted(self.recorder.stepped)],
+            "groups": [program.last_groups[number] for number in sorted(self.recorder.stepped)],
             "events": self.events,
             "again": [self._plain(name, marks) for name in self._updated_again()],
             "obstacle": self.obstacle,

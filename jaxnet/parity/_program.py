@@ -51,6 +51,7 @@ class Program:
         self.looked = False
         self.description: tuple[Any, dict[str, Any]] | None = None
         self.described: dict[int, Any] = {}  # optimizers by number; the schedulers under -1
+        self.last_groups: dict[int, list[dict[str, Any]]] = {}
         self.first_groups: dict[int, list[dict[str, Any]]] = {}
         self._state: Any = None
         self._sources: dict[str, dict[str, str]] = {}

@@ -19,18 +19,13 @@ from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._describe import describe, living
 from jaxnet.parity._draws import classify, draws
 from jaxnet.parity._functions import caller, refresh_locals, where
-from jaxnet.parity._hooks import watch_torch
+from jaxnet.parity._hooks import CLOSURE, counted, watch_torch
 from jaxnet.parity._open_step import OpenStep
 from jaxnet.parity._program import Program
 from jaxnet.parity._seeded import InitialDraws
 from jaxnet.parity._torch import Quiet, tensors_in, torch_of
 from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
-
-CLOSURE = (
-    "the closure of its optimizer draws random numbers, or takes another batch, each time that it "
-    "is evaluated, and the evaluations of a JAX program are one function of the parameters"
-)
 
 _active: list["Recorder"] = []
 
@@ -42,7 +37,7 @@ def recording(
     """Records what a PyTorch program trains inside the context.
 
     The program needs no change. It is computed a second time in float64, operation by operation,
-    which takes twice its time and memory and changes none of its bits.
+    which takes several times its time and memory and changes none of its bits.
 
     Args:
         path: Folder of the trace, which must not exist or be empty.
@@ -330,23 +325,10 @@ class Recorder:
             self.step.before_optimizer(optimizer)
             self.evaluations = 0
             # The first argument is the optimizer itself.
-            args = (*args[:1], *(self._counted(optimizer, each) for each in args[1:]))
-            kwargs = {name: self._counted(optimizer, each) for name, each in kwargs.items()}
+            args = (*args[:1], *(counted(self, optimizer, each) for each in args[1:]))
+            kwargs = {name: counted(self, optimizer, each) for name, each in kwargs.items()}
         self.optimizing += 1
         return args, kwargs
-
-    def _counted(self, optimizer: Any, closure: Any) -> Any:
-        """The closure of a step, which an optimizer such as LBFGS evaluates several times."""
-        if not callable(closure):
-            return closure
-
-        def evaluate() -> Any:
-            self.evaluations += 1
-            if self.repeating:
-                self.step.evaluate_again(optimizer)
-            return closure()
-
-        return evaluate
 
     @property
     def repeating(self) -> bool:

@@ -96,7 +96,8 @@ def rates(trace: Trace, optimizer: int = 0, group: int = 0) -> Rates:
         optimizer: The number of the optimizer.
         group: The number of its group.
     """
-    groups = [step.groups[optimizer][group] for step in trace.steps]
+    # An optimizer that was made later has none in the steps before.
+    groups = [step.groups[optimizer][group] for step in trace.steps if len(step.groups) > optimizer]
     known = tuple(float(each["lr"]) for each in groups)
     initial = {**groups[0], "lr": float(groups[0].get("initial_lr", known[0]))}
     about = {"initial": initial, "every": 1, "steps": len(known)}

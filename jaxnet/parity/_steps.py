@@ -116,8 +116,8 @@ class Steps:
         if is_lbfgs(optimizer):
             order = self.subject.orders[name]
             place = f"{join(self.subject.models[name], order[0])}."
-            sites = step.of("state_before").items()
-            slots = {k.removeprefix(place): step[s] for k, s in sites if k.startswith(place)}
+            own = {k: s for k, s in step.of("state_before").items() if k.startswith(place)}
+            slots = {k.removeprefix(place): step[s] for k, s in own.items()}
             return _lbfgs.load(one.opt_state, one.params, order, slots)
         if is_ours(optimizer):
             try:
@@ -319,8 +319,8 @@ class Steps:
         name = "" if part.model is None else str(part.model)
         places = {join(self.subject.models[name], k) for k in self.subject.orders[name]}
         graded = places & step.of("param_grad").keys()
-        known = graded and not is_lbfgs(part.optimizer) and not places & {*step.again}
-        return bool(self.subject.updated and known)
+        known = not is_lbfgs(part.optimizer) and not places & {*step.again}
+        return bool(self.subject.updated and graded and known)
 
     def _update(
         self, part: Part, step: Step, before: Any, double: bool

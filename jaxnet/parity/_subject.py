@@ -14,17 +14,15 @@ from flax import nnx
 
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats, written_for
-from jaxnet._names import join
 from jaxnet.optim import SGD, Optimizer, accumulate
 from jaxnet.optim._state_dict import has_torch_form
 from jaxnet.parity._double_state import exact, with_arrays
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
+from jaxnet.parity._model_names import own_parameters, recorded_models
 from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing
-from jaxnet.parity._port import SubjectError
-from jaxnet.parity._sites import few
 from jaxnet.parity._trace import Trace
 from jaxnet.train import create, make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
@@ -217,14 +215,14 @@ def make_subject(
                 "(state, batch) -> (state, metrics) and its train.create(model, optimizer)"
             )
         parts, updated = _parts(trace, step, state), True
-    models = _models(trace, state)
+    models = recorded_models(trace, state)
     subject = Subject(
         state=state,
         step=step,
         parts=parts,
         models=models,
         accumulated=any(getattr(p.optimizer, "name", "") == "accumulate" for p in parts),
-        orders={name: tuple(_own(trace, theirs)) for name, theirs in models.items()},
+        orders={name: tuple(own_parameters(trace, theirs)) for name, theirs in models.items()},
         trace=trace,
         partners=foreign.partners if foreign else {} if pairing else None,
         pairing=pairing or (foreign.pairing if foreign else None),
@@ -296,103 +294,6 @@ def _updates(wrapped: Any, state: Any, batch: Any) -> list[Part]:
 def part_of(step: TrainStep) -> Part:
     """The update of a step of `make_train_step`."""
     return Part(step.loss, step.optimizer, step.model, step.compute_dtype)
-
-
-def _own(trace: Trace, model: str) -> dict[str, Mapping[str, Any]]:
-    """The parameters of a recorded model, by the names that they have within it."""
-    prefix = f"{model}." if model else ""
-    others = tuple(f"{name}." for name in trace.models if name and not model)
-    return {
-        name.removeprefix(prefix): each
-        for name, each in trace.parameters.items()
-        if name.startswith(prefix) and not name.startswith(others)
-    }
-
-
-def _models(trace: Trace, state: Any) -> dict[str, str]:
-    """Which recorded model each model of the state is, by names and shapes of the parameters.
-
-    A model of the state may be a part of a recorded one, as the encoder of an autoencoder.
-    """
-    states = named_states(state)
-    shapes = {n: {k: tuple(p.shape) for k, p in s.params.items()} for n, s in states.items()}
-    free = {name: _own(trace, name) for name in trace.models}
-    if len(states) > len(free):
-        parts = _parts_of_models(trace, shapes)
-        if parts is not None:
-            return parts
-    faults: list[str] = []
-    found: dict[str, str] = {}
-    for name in states:
-        ranked = sorted(
-            free,
-            key=lambda each: (len(_differences(shapes[name], free[each])), each != name),
-        )
-        if not ranked:
-            faults.append(f"the model {name!r} has no partner in the trace")
-            continue
-        best = ranked[0]
-        if wrong := _differences(shapes[name], free.pop(best)):
-            faults += [f"{name}: {w}" if name else w for w in wrong[:8]]
-            if len(wrong) > 8:
-                faults.append(f"and {len(wrong) - 8} more")
-        found[name] = best
-    faults += [f"the recorded model {name!r} has no partner" for name in free]
-    if not any({*one.params} & {*trace.parameters} for one in states.values()):
-        given = [name for one in states.values() for name in one.params]
-        raise SubjectError(
-            f"check: the trace is of another program: its parameters are {few([*trace.parameters])}"
-            f", and this program's {few(given)}. Record the program that this one was written from:"
-            " jaxnet record trace/ -- python main.py"
-        )
-    if faults:
-        raise SubjectError(
-            "check: the parameters are not those of the trace: " + "; ".join(faults) + ". Modules "
-            "and parameters have torch's names and shapes: compare the models' named_parameters()"
-        )
-    return found
-
-
-def _parts_of_models(
-    trace: Trace, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
-) -> dict[str, str] | None:
-    """The recorded modules that the models of a state are; None where they are not all found."""
-    found: dict[str, str] = {}
-    left = dict.fromkeys(trace.parameters)
-    for name, own in shapes.items():
-        fitting = [
-            module
-            for module in trace.modules
-            if not _differences(own, _own(trace, module))
-            and all(join(module, key) in left for key in own)
-        ]
-        if not fitting:
-            return None
-        # Of several alike the one with the same name, or else the first that is left.
-        best = min(fitting, key=lambda each: not f".{each}".endswith(f".{name}"))
-        found[name] = best
-        for key in own:
-            del left[join(best, key)]
-    return None if left else found
-
-
-def _differences(
-    shapes: Mapping[str, tuple[int, ...]], recorded: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
-    wrong = [f"{name} is missing" for name in recorded if name not in shapes]
-    tied = {other: name for name, each in recorded.items() for other in each["names"]}
-    wrong += [
-        f"{name} is an array of its own; torch's is tied to {tied[name]}"
-        if name in tied
-        else f"{name} is not in the trace"
-        for name in shapes
-        if name not in recorded
-    ]
-    for name, each in recorded.items():
-        theirs = tuple(each["shape"])
-        if name in shapes and shapes[name] != theirs:
-            wrong.append(f"{name} has shape {shapes[name]}, torch's {theirs}")
-    return wrong
 
 
 def with_numbers(

@@ -144,9 +144,9 @@ class Step:
         draws: The random draws in their order.
         batches: The forms of the batches.
         losses: The sites of the losses.
-        groups: For each optimizer the hyperparameters of each of its groups in this step.
+        groups: For each optimizer so far the hyperparameters of each group when it last stepped.
         events: The order of "forward", "backward", "clip", "step" and "zero_grad", and of
-            "evaluation" where an optimizer evaluates its closure once more, which is not recorded.
+            "evaluation" where an optimizer evaluates its closure once more, unrecorded.
         again: The parameters that are updated several times within the step.
         obstacle: Why no other program can be given what the step was given; "" if one can.
         single: The sites whose float64 value is missing, and why.

@@ -17,6 +17,7 @@ from tests.parity.pairs import Pair
 from tests.programs import (
     actor_critic,
     dcgan,
+    forward_forward,
     gpt,
     mnist,
     siamese_network,
@@ -156,6 +157,22 @@ def _actor_critic(trace: Any) -> Subject:
     return {"model": model, "loss": loss, "optimizer": optim.Adam(lr=1e-2)}
 
 
+def _forward_forward(trace: Any) -> Subject:
+    """Each layer is a model of its own; the step trains the one that the batch is given to."""
+    net, adam = forward_forward.Net([64, 32, 32], Generator(1)), optim.Adam(lr=0.2)
+
+    def loss_of(number: int) -> Any:
+        return lambda layers, batch: forward_forward.loss_function(layers[number], batch[-2:])
+
+    steps = [train.make_train_step(loss_of(i), adam, model=i) for i in range(2)]
+
+    def step(states: Any, batch: Any) -> Any:
+        return steps[0 if batch[-1].shape[1] == 64 else 1](states, batch)
+
+    state = [train.create(layer, adam) for layer in net.layers]
+    return {"step": jax.jit(step), "state": state}
+
+
 def _vision_transformer(trace: Any) -> Subject:
     return {
         "model": vision_transformer.VisionTransformer(Generator(1)),
@@ -174,6 +191,7 @@ SUBJECTS: dict[str, Callable[[Any], Subject]] = {
     "siamese_network": _siamese_network,
     "time_sequence_prediction": _time_sequence_prediction,
     "actor_critic": _actor_critic,
+    "forward_forward": _forward_forward,
     "vision_transformer": _vision_transformer,
 }
 

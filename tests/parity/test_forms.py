@@ -318,6 +318,7 @@ def name_of(form):
     return f"{form.port.__name__}-{next(iter(form.fault))}"
 
 
+@pytest.mark.long  # each is compiled in two precisions, right and wrong
 @pytest.mark.parametrize("form", FORMS, ids=name_of)
 def test_a_program_of_another_form_is_compared(tmp_path, form):
     torch.manual_seed(0)
@@ -326,7 +327,8 @@ def test_a_program_of_another_form_is_compared(tmp_path, form):
     report = checked(tmp_path / "t", form.port())
     assert report.verdict == "same", str(report)
     assert {*form.layered} <= {*report.coverage["modules"].seen}, str(report)
-    assert not report.coverage["parameters"].missing, str(report)
+    without = report.coverage["parameters"].missing.values()
+    assert {*without} <= {"torch has no gradient of it"}, str(report)
     report = checked(tmp_path / "t", form.port(**form.fault))
     assert report.verdict == "different"
     first = report.findings[0]

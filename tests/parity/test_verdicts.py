@@ -53,11 +53,11 @@ def trace(tmp_path_factory):
 class Model(nn.Module):
     """The same with a loop of JAX, and the last state in place of the last output."""
 
-    def __init__(self, *, rngs, mapped=False, factor=1.0):
+    def __init__(self, *, rngs, mapped=False, factor=1.0, given=lambda states: states):
         self.gru = nn.GRU(3, 4, batch_first=True, rngs=rngs)
         self.cell, self.drop = nn.RNNCell(4, 4, rngs=rngs), nn.Dropout(0.3)
         self.out = nn.Linear(4, 2, rngs=rngs)
-        self.mapped, self.factor = mapped, factor
+        self.mapped, self.factor, self.given = mapped, factor, given
 
     def __call__(self, x):
         states, last = self.gru(x)
@@ -66,7 +66,7 @@ class Model(nn.Module):
             return self.drop(self.cell(state, hidden)), None
 
         hidden = jnp.zeros((len(x), 4), x.dtype)
-        hidden, _ = jax.lax.scan(body, hidden, states.swapaxes(0, 1))
+        hidden, _ = jax.lax.scan(body, hidden, self.given(states).swapaxes(0, 1))
         out = jax.vmap(self.out) if self.mapped else self.out
         return out(self.factor * hidden + last[-1])
 
@@ -96,6 +96,25 @@ def test_without_an_optimizer_updates_are_not_compared_and_what_is_mapped_is_no_
     sites = {r.site for r in report.results}
     assert "param_grad:out.weight" in sites
     assert not any(site.startswith(("update:", "state:")) for site in sites)
+
+
+FAULTS = {
+    "a gradient is stopped in one branch": (jax.lax.stop_gradient, "grad:gru#0.0"),
+    "the last position is the one before": (lambda x: x.at[:, -1].set(x[:, -2]), "input:cell#2.0"),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.long
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_fault_is_one_finding_with_what_follows_from_it(trace, fault):
+    given, site = FAULTS[fault]
+    report = parity.check(trace, Model(rngs=Generator(0), given=given), loss, optim.Adam(lr=1e-2))
+    (finding,) = report.findings
+    assert finding.site == site, str(report)
+    follow = {result.site for result in finding.consequences}
+    assert "update:gru.weight_ih_l0" in follow
+    assert ("loss:0" in follow) == site.startswith("input:")
 
 
 @pytest.mark.torch
