@@ -27,6 +27,8 @@ _TWICE = "placed and named, with a second finding for the same fault: "
 CAUSES = {
     "LayerNorm, no affine": f"{_TWICE}the loss of a later step as a whole.",
     "one parameter's update only": f"{_TWICE}the learning rate and the update that it makes.",
+    "flax: ConvTranspose": "placed and named; its output has another shape, and the gradients that "
+    "therefore cannot pass are listed as further findings.",
     "norm after the sum": "one rearrangement, which is listed where it shows: at the inputs of "
     "both parts and at their sum.",
 }
@@ -46,7 +48,7 @@ class Rows:
 
     def newest(self, table: str) -> dict[str, Row]:
         """The newest row of each trial of a table, by name."""
-        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         found = [row for row in map(json.loads, lines) if row["table"] == table]
         return {row["name"]: row for row in found}
 
@@ -69,7 +71,9 @@ class Rows:
 def _instructions() -> str:
     """The widest vector instructions of the processor, which decide what float32 rounds."""
     try:
-        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M)
+        flags = re.search(
+            r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M
+        )
     except OSError:
         return "unknown instructions"
     known = ("avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "avx2", "fma", "asimd", "sve")
@@ -98,20 +102,21 @@ def write(rows: Rows, order: dict[str, Sequence[str]]) -> None:
         _planted(found["planted"]),
     ]
     if absent:
-        parts.append(f"## Not run\n\n{', '.join(absent)}.\n")
+        parts.append(f"## Not run\n\n{'; '.join(absent)}.\n")
     # What `parity_speed` printed stays.
-    before = PAGE.read_text("utf-8") if PAGE.exists() else ""
+    before = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
     _, heading, speed = before.partition(_SPEED)
     write_text(PAGE, "\n".join(parts) + f"\n{heading}{speed}".rstrip() + "\n")
 
 
 _CLEAN_TEXT = (
-    '"steps" are those recorded and checked; fewer than 100 are all that the program has. '
-    '"arrays" is the number of arrays that were judged in all steps, "float64" the largest '
-    'difference of the two float64 results as a part of the array\'s scale, "floors" the same in '
-    'units of what float64 leaves of float32\'s rounding, and "horizon" the first step after which '
-    "the program's own free run in float32 is more than a hundredth of the way from its run in "
-    'float64 ("-" if no step is). The seconds are those of recording and of checking.'
+    '"steps" are those recorded and checked. "arrays" is the number of arrays that were judged in '
+    'all of them, "float64" the largest difference of the two float64 results as a part of the '
+    "array's scale, \"floors\" the same in units of what float64 leaves of float32's rounding, and "
+    '"horizon" the first step after which the program\'s own free run in float32 is more than a '
+    'hundredth of the way from its run in float64 ("-" if no step is). Each step is judged from '
+    "torch's state before it, so that the horizon is no limit of the other columns. The seconds "
+    "are those of recording and of checking."
 )
 
 _PLANTED_TEXT = (

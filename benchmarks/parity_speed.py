@@ -194,7 +194,7 @@ def checking(numbers: Sequence[int]) -> Iterator[list[Any]]:
         for steps in numbers:
             command = [sys.executable, "-m", "benchmarks.parity_speed", "--one", what]
             command += ["--steps", str(steps)]
-            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            out = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
             found = json.loads(out.splitlines()[-1])
             wall, processor = found["cost"]
             further = "-"

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 
 import jaxnet
 from jaxnet import _command_texts as texts
+from jaxnet import _weights_command
 
 if TYPE_CHECKING:
     from jaxnet.parity._result import Report
 
-_EXPLAINING = [Path(jaxnet.__file__).parent / name for name in ("parity", "port")]
+# Where errors are raised whose messages say what to do.
+_EXPLAINING = [Path(jaxnet.__file__).parent / name for name in ("parity", "port", "weights")]
 # Whose lines come before those of the program that is run.
 _NOT_THEIRS = (str(Path(jaxnet.__file__).parent), "<frozen", str(Path(runpy.__file__)))
 
@@ -105,6 +107,8 @@ def _print_error_of_program(error: Exception, options: argparse.Namespace) -> No
 def _is_explained(error: Exception) -> bool:
     """Whether jaxnet raised an error by itself, so that its message says what to do."""
     if isinstance(error, _CommandError):
+        return True
+    if isinstance(error, OSError) and error.filename:
         return True
     last = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(last.filename).parent in _EXPLAINING or Path(last.filename).stem == "_extras"
@@ -242,6 +246,10 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="fail if sources, trace or versions have changed"
     )
     certificate.add_argument("--line", action="store_true", help="one line, for a README")
+
+    _weights_command.add(
+        command("weights", None, "show, convert and compare weights files", _weights_command.ABOUT)
+    )
     return parser
 
 
@@ -310,7 +318,7 @@ def _compare(options: argparse.Namespace) -> int:
         )
     torch_model, torch_loss, torch_optimizer, batches = made
     port = load_port(options.port)
-    if "model" not in port:
+    if not {"model", "optimizer"} <= port.keys():
         options.fail(
             f"{options.port}: accepted is (model, loss, optimizer), which can be given "
             "torch's weights; check (step, state) with `jaxnet record` and `jaxnet check`"
@@ -371,7 +379,7 @@ def _explain(options: argparse.Namespace) -> int:
         near = difflib.get_close_matches(options.at, places, n=5, cutoff=0.3) or places[:5]
         options.fail(f"--at {options.at}: nothing was compared there; there are {', '.join(near)}")
     for line in report.subject.get("layers", ()):
-        if options.at in line:
+        if options.at in line.split():
             print(f"the layer of the model = torch's: {line}")
     print(there.details())
     text, status = explained(there, options.at)

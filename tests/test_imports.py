@@ -19,6 +19,7 @@ TIERS = [
     {"nn", "metrics", "optim", "data", "checkpoint", "plots"},
     {"ops", "weights", "train"},
     {"parity", "port"},
+    {"command_texts", "weights_command"},
     {"main__", "pytest"},  # the command line, and the fixture
     {"harness"},  # experiments/harness, which is not about any experiment
     {"experiments", "tests", "benchmarks"},

@@ -106,7 +106,8 @@ def difference(torch: np.ndarray, jax: np.ndarray, rows: Any = None) -> tuple[st
         return said
     if (said := _one_hot(torch, jax)) is not None:
         return said
-    if torch.ndim == jax.ndim and len(torch) != len(jax) and torch.shape[1:] == jax.shape[1:]:
+    alike = torch.ndim == jax.ndim > 0 and torch.shape[1:] == jax.shape[1:]
+    if alike and len(torch) != len(jax):
         return (
             f"it has {len(jax)} rows; torch's has {len(torch)}",
             f"batches of {len(torch)}, and torch's drop_last",
@@ -157,9 +158,16 @@ def _kind(array: np.ndarray) -> str:
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether numbers are the same but for rounding, of the largest of their column."""
+    if _kind(a) == _kind(b) == "integer":
+        return np.array_equal(a, b)
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    scale = float(np.max(np.abs(a), initial=0.0))
-    return bool(np.all(np.abs(a - b) <= _CLOSE * scale) or np.array_equal(a, b, equal_nan=True))
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return False
+    a, b = np.where(finite, a, 0.0), np.where(finite, b, 0.0)
+    scale = np.max(np.abs(a), axis=tuple(range(a.ndim - 1)) or None, initial=0.0)
+    return bool(np.all(np.abs(a - b) <= _CLOSE * scale))
 
 
 def _classes(torch: np.ndarray, jax: np.ndarray) -> tuple[str, str] | None:

@@ -168,7 +168,7 @@ class _Check:
     ) -> None:
         self.trace, self.subject, self.batches = trace, subject, batches
         self.layers, self.steps = Layers(trace, subject), Steps(trace, subject)
-        self.results = SiteResults(trace)
+        self.results = SiteResults(trace, self.steps.restored())
         self.preflight: list[Finding] = []
         self.notes: dict[str, None] = {}
         foreign = subject.partners is not None
@@ -398,7 +398,10 @@ class _Check:
             results=self.results.all,
             settings=with_effects(self.settings, findings, {*coverage["modules"].seen}),
             notes=[*self.notes],
-            exclusions=[f"{name}: {why}" for name, why in coverage["modules"].missing.items()],
+            exclusions=[
+                *(f"{name}: {why}" for name, why in coverage["modules"].missing.items()),
+                *self.results.exclusions(),
+            ],
             coverage=coverage,
             horizon=horizon,
         )

@@ -26,9 +26,14 @@ def folded(
         raised: The modules whose calls raised an error; what is inside them was not computed.
     """
     for name in sorted(raised):
-        cause = next((f for f in findings if f.origin == f"module:{name}"), None)
+        cause = next((f for f in findings if _is_of(f, name)), None)
         if cause is not None:
-            inside = [f for f in findings if f is not cause and _is_inside(f, name)]
+            steps = {result.step for result in cause.results}
+            inside = [
+                f
+                for f in findings
+                if f is not cause and _is_inside(f, name) and {r.step for r in f.results} <= steps
+            ]
             findings = _moved(findings, inside, cause)
     for finding in findings:
         kind, _, site = finding.origin.partition(":")
@@ -52,9 +57,19 @@ def folded(
     return findings
 
 
+def _is_of(finding: Finding, name: str) -> bool:
+    """Whether a finding is about the output of a module."""
+    return finding.origin == f"module:{name}" or any(
+        phase_of(result.site) == "forward" and result.place == name for result in finding.results
+    )
+
+
 def _is_inside(finding: Finding, name: str) -> bool:
-    """Whether all arrays of a finding are inside a module, and not its own output."""
-    phases = ("input", "forward", "grad", "param_grad", "buffer")
+    """Whether a finding is of what a module that raised an error did not get to inside of it.
+
+    Inputs and outputs inside it are computed from torch's inputs: a fault of theirs is their own.
+    """
+    phases = ("grad", "param_grad", "buffer")
     return all(
         phase_of(result.site) in phases
         and result.place != name
@@ -104,6 +119,10 @@ def settled(
 def _leads_to(finding: Finding, result: SiteResult) -> bool:
     """Whether a result of a whole step, or of the chain of layers, may differ by a finding."""
     if result.level not in ("step", "chain") or finding.level != "layer":
+        return False
+    # A step begins with torch's parameters, whatever the update before it was.
+    of_step = finding.origin in ("schedule", "optimizer")
+    if of_step and all(other.step != result.step for other in finding.results):
         return False
     forward = phase_of(finding.results[0].site) in FORWARD if finding.results else True
     return forward or phase_of(result.site) not in FORWARD

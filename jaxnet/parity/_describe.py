@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from jaxnet.parity._functions import nearer
 from jaxnet.parity._program import joined
 from jaxnet.parity._trace import Module
 
@@ -19,7 +20,7 @@ from jaxnet.parity._trace import Module
 def describe(recorder: Any) -> dict[str, Any]:
     """All that trace.json says of a program."""
     program = recorder.program
-    used = sorted(recorder.stepped)
+    used = [*recorder.stepped]
     key = len(program.roots), len(program.loose), len(program.apart), len(used)
     if program.description is None or program.description[0] != key:
         program.description = key, _describe(recorder, used)
@@ -167,7 +168,7 @@ def _module(module: Any) -> Module:
         with contextlib.suppress(OSError, TypeError):
             lines, number = inspect.getsourcelines(cls)
             text = "".join(lines)
-            where = f"{_nearer(inspect.getsourcefile(cls) or '')}:{number}"
+            where = f"{nearer(inspect.getsourcefile(cls) or '', os.getcwd())}:{number}"
     return Module(
         cls=cls.__name__,
         qualname=f"{cls.__module__}.{cls.__qualname__}",
@@ -177,11 +178,6 @@ def _module(module: Any) -> Module:
         sha256=hashlib.sha256(text.encode()).hexdigest() if text else "",
         training=module.training,
     )
-
-
-def _nearer(file: str) -> str:
-    nearer = os.path.relpath(file) if file else ""
-    return file if nearer.startswith("..") else nearer
 
 
 def _dtype(dtype: Any) -> str:

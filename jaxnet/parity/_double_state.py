@@ -39,9 +39,7 @@ def with_arrays(fresh: Any, old: Any) -> Any:
             hyper = {k: number(v, given.hyperparams[k]) for k, v in new.hyperparams.items()}
             rest = cast_floats((given.shared, given.slots), jnp.float64)
             return given._replace(hyperparams=hyper, shared=rest[0], slots=rest[1])
-        if jnp.issubdtype(jnp.result_type(given), jnp.floating):
-            return jnp.asarray(given, jnp.float64)
-        return given
+        return exact(given)
 
     def merge(new: Any, given: Any) -> Any:
         ours = (OptimizerState, ScheduledState)

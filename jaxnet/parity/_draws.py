@@ -114,8 +114,9 @@ class Replay:
 
     tried: bool | None = None
 
-    def concerns(self, function: Callable[[], Any]) -> bool:
-        """Whether a function that is only tried draws random numbers."""
+    def concerns(self, function: Callable[[], Any], times: int) -> bool:
+        """Whether a function that is only tried draws random numbers, however often it is run."""
+        del times
         self.tried = False
         try:
             function()

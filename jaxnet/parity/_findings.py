@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from jaxnet.parity._flow import Flow
-from jaxnet.parity._judgement import Judgement, together
+from jaxnet.parity._judgement import Judgement, Label, together
 from jaxnet.parity._result import Finding, SiteResult
 from jaxnet.parity._sites import call_of, module_name, phase_of, place_of
 from jaxnet.parity._trace import Trace
@@ -74,10 +74,7 @@ def failed_of(results: Sequence[SiteResult], start: bool = False) -> list[SiteRe
         results: All results.
         start: Whether those of the initial weights are among them, which have a finding already.
     """
-    sites: dict[tuple[str, str], list[Judgement]] = {}
-    for result in results:
-        sites.setdefault((result.level, result.site), []).append(result.judgement)
-    labels = {key: together(judgements).label for key, judgements in sites.items()}
+    labels = _labels(results)
     return [
         result
         for result in results
@@ -85,6 +82,19 @@ def failed_of(results: Sequence[SiteResult], start: bool = False) -> list[SiteRe
         and result.judgement.failed
         and labels[result.level, result.site] in ("different", "undecided")
     ]
+
+
+def _labels(results: Sequence[SiteResult]) -> dict[tuple[str, str], Label]:
+    """The verdicts on the sites, by all steps together."""
+    sites: dict[tuple[str, str], list[Judgement]] = {}
+    for result in results:
+        sites.setdefault((result.level, result.site), []).append(result.judgement)
+    return {key: together(judgements).label for key, judgements in sites.items()}
+
+
+def kind_of(results: Sequence[SiteResult]) -> str:
+    """The kind of a finding of results that failed: one site that differs is a difference."""
+    return "different" if "different" in _labels(results).values() else "undecided"
 
 
 def _origin(
@@ -189,7 +199,7 @@ def _finding(origin: str, group: Sequence[SiteResult], flows: Mapping[int, Flow]
         site=first.site,
         step=first.step,
         level=first.level,
-        kind=first.judgement.label,
+        kind=kind_of(group),
         message=what + when + (f": {note}" if note else ""),
         results=list(group),
         origin=origin,
@@ -211,7 +221,7 @@ def late(trace: Trace, group: Sequence[SiteResult]) -> Finding:
         site=first.site,
         step=first.step,
         level=first.level,
-        kind=first.judgement.label,
+        kind=kind_of(group),
         message=f"{subject} differs ({what})" + (f": {note}" if note else ""),
         fix=""
         if full

@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxnet._names import join, members, named_modules
 from jaxnet.parity._layouts import Made, Piece
+from jaxnet.parity._program import joined
 from jaxnet.parity._trace import Trace
 
 _NORMS = (nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.BatchNorm, nnx.InstanceNorm)
@@ -164,7 +165,7 @@ def made_of(layer: Layer, unit: Unit) -> dict[str, Made] | None:
                 return None
     except ValueError:
         return None
-    return {join(layer.name, n) if n else layer.name: one for n, one in made.items()}
+    return {joined(layer.name, n): one for n, one in made.items()}
 
 
 def _fits(layer: Layer, name: str, found: Sequence[tuple[int, ...]]) -> bool:
@@ -304,6 +305,8 @@ def _attention(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
 
 def _cell(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
     """A recurrent cell, whose one bias is the sum of torch's two.
+
+    In a GRU that is not the same: torch multiplies the second bias of n by the reset gate.
 
     The gates of both are in the order i, f, g, o, and r, z, n.
     """

@@ -24,6 +24,7 @@ from jaxnet.parity._draws import drawn
 from jaxnet.parity._evidence import FourRuns, StepEvidence
 from jaxnet.parity._foreign import watching
 from jaxnet.parity._notes import Notes
+from jaxnet.parity._outside import Outside
 from jaxnet.parity._perturbed import perturbed, spread
 from jaxnet.parity._sites import at, call_of
 from jaxnet.parity._subject import Part, Subject, inner, part_of, precision
@@ -64,16 +65,10 @@ def make_program(subject: Subject, plan: Plan, forced: bool) -> Program:
 
     def run(state: Any, batches: Any, recorded: Any, draws: Any) -> dict[str, Any]:
         count: Counter[str] = Counter()
-        before = count
         found: dict[str, Any] = {}
         losses: list[jax.Array] = []
-        updates = _updates(subject, plan, state, batches, recorded, draws)
-        for number, (part, its_state, its_batches) in enumerate(updates):
-            # Several optimizers may use the gradients of one backward pass.
-            if number in plan.beginnings:
-                before = count.copy()
-            count.clear()
-            count.update(before)
+        updates = _updates(subject, plan, state, batches, recorded, draws, count)
+        for part, its_state, its_batches in updates:
             watch = Watch(plan, notes, forced, recorded, draws, count, subject.partners)
             sites, values = _gradients(subject, part, watch, its_state, its_batches)
             found |= sites
@@ -84,9 +79,18 @@ def make_program(subject: Subject, plan: Plan, forced: bool) -> Program:
 
 
 def _updates(
-    subject: Subject, plan: Plan, state: Any, batches: Any, recorded: Any, draws: Any
+    subject: Subject,
+    plan: Plan,
+    state: Any,
+    batches: Any,
+    recorded: Any,
+    draws: Any,
+    count: Counter[str],
 ) -> Iterator[tuple[Part, Any, Any]]:
-    """The updates of a step, each with the state and the batches that it is given."""
+    """The updates of a step, each with the state and the batches that it is given.
+
+    `count` is set to the number of calls of each module before the update.
+    """
     if not subject.composed:
         yield subject.parts[0], state, batches
         return
@@ -95,11 +99,13 @@ def _updates(
     watch = Watch(plan, Notes(), False, recorded, draws, Counter(), subject.partners)
     every = range(len(plan.step.draws))
     first = {name: one.params for name, one in named_states(state).items()}
-    with watch.replaying("", every), noting_steps() as noted:
+    outside = Outside(subject.models)
+    with watch.replaying("", every), noting_steps() as noted, outside.noting(state, noted):
         for batch in batches:
             state, _ = inner(subject.step)(state, batch)
     done: set[str] = set()
-    for called, given, batch in noted:
+    before = count.copy()
+    for number, (called, given, batch) in enumerate(noted):
         part = part_of(called)
         name = "" if part.model is None else str(part.model)
         if name in done:
@@ -117,6 +123,11 @@ def _updates(
             params = {k: recorded.get(places[k], v) for k, v in one.params.items()}
             return one.replace(params={k: v.astype(one.params[k].dtype) for k, v in params.items()})
 
+        # Several optimizers may use the gradients of one backward pass.
+        if number in plan.beginnings:
+            before = count + outside.before(number, plan.calls)
+        count.clear()
+        count.update(before)
         yield part, map_states(put, given), [batch]
         done.add(name)
 
@@ -183,16 +194,11 @@ def forward_inputs(subject: Subject, step: Step) -> dict[str, np.ndarray]:
         subject: A program of one update.
         step: A step that was recorded in full, of which the program's own numbers are begun with.
     """
-    plan, part = Plan(step), subject.parts[0]
+    plan, part = Plan(step, subject.trace.modules), subject.parts[0]
 
     def run(state: Any, batch: Any, recorded: Any, draws: Any) -> dict[str, Any]:
         watch = Watch(plan, Notes(), True, recorded, draws, Counter(), subject.partners)
-        with (
-            watch.replaying("", plan.loose),
-            entered(state, batch, state.key, part.compute_dtype, training=True) as (model, given),
-            watching(model, watch.of("")),
-        ):
-            with_step(part.loss)(model, given, state.step)
+        _objective(subject, part, watch, [batch])(state.params, {}, state)
         return watch.noted
 
     recorded = {name: step[name] for name in plan.arrays()}
@@ -271,10 +277,10 @@ class Layers:
         def run(state: Any, batches: Any, recorded: Any, draws: Any) -> dict[str, Any]:
             noted: dict[str, Any] = {}
             count: Counter[str] = Counter()
-            for part, its_state, its_batches in _updates(
-                self.subject, plan, state, batches, recorded, draws
-            ):
-                watch = Watch(plan, Notes(), True, recorded, draws, count)
+            updates = _updates(self.subject, plan, state, batches, recorded, draws, count)
+            for part, its_state, its_batches in updates:
+                partners = self.subject.partners
+                watch = Watch(plan, Notes(), True, recorded, draws, count, partners)
                 own = state_of(its_state, part.model)
                 _objective(self.subject, part, watch, its_batches)(own.params, {}, its_state)
                 noted |= watch.noted

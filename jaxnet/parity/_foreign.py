@@ -5,6 +5,7 @@ makes the flax model of them, in flax's layouts, and gradients come back the sam
 optimizer is given flax's arrays, under flax's names, as it is in the user's own program.
 """
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from jaxnet.parity._foreign_trace import as_seen
 from jaxnet.parity._layouts import gradients_to_model, to_model, to_torch
 from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing, pair
+from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
 from jaxnet.parity._widened import wide_attention, widened
 
@@ -201,19 +203,40 @@ class AdaptedOptimizer(optax.GradientTransformationExtraArgs):  # type: ignore[m
     defaults: Mapping[str, Any] = {"reduction": "mean"}
 
 
+def transformation(model: nnx.Module, optimizer: Any) -> Any:
+    """The optimizer of optax inside of flax's nnx.Optimizer; others as they are.
+
+    Raises:
+        SubjectError: The nnx.Optimizer leaves parameters of the model out.
+    """
+    if not isinstance(optimizer, nnx.Optimizer):
+        return optimizer
+    left = arrays_of(model, nnx.Param).keys() - arrays_of(model, optimizer.wrt).keys()
+    if left:
+        raise SubjectError(
+            f"check: optimizer: its wrt leaves {', '.join(sorted(left))} out; accepted is one of "
+            "all parameters (nnx.Param). Check a program that trains some of them by its step: "
+            "step= and state="
+        )
+    return optimizer.tx
+
+
 def adapted_optimizer(optimizer: Any, content: Content, params: Any) -> AdaptedOptimizer:
     """An optimizer of torch's parameters that is one of the flax model's arrays.
 
     Args:
-        optimizer: An optimizer of optax or jaxnet, or flax's nnx.Optimizer.
+        optimizer: An optimizer of optax or jaxnet.
         content: How the model is made.
         params: torch's parameters.
     """
-    inner = optimizer.tx if isinstance(optimizer, nnx.Optimizer) else optimizer
-    reduction = "mean"
-    if isinstance(inner, optax.MultiSteps):
-        reduction = "mean" if inner._use_grad_mean else "sum"
-        inner = inner.gradient_transformation()
+    inner, reduction = optimizer, "mean"
+    # MultiSteps itself, or what its gradient_transformation() gave.
+    several = getattr(getattr(inner, "update", None), "__self__", inner)
+    if isinstance(several, optax.MultiSteps):
+        reduction = "mean" if several._use_grad_mean else "sum"
+        several = copy.copy(several)
+        several._accumulator_dtype = None  # of a float64 program the sums are float64
+        inner = several.gradient_transformation()
     named = isinstance(inner, Optimizer)
     made = {n: one for n, one in content.pairing.made.items() if n not in content.statistics}
     precision = chosen_precision()
@@ -249,7 +272,13 @@ def adapted_optimizer(optimizer: Any, content: Content, params: Any) -> AdaptedO
     states = jax.tree.leaves(
         jax.eval_shape(init, params), is_leaf=lambda x: isinstance(x, optax.MultiStepsState)
     )
-    if collects or any(isinstance(each, optax.MultiStepsState) for each in states):
+    inside = any(isinstance(each, optax.MultiStepsState) for each in states)
+    if inside and not isinstance(several, optax.MultiSteps):
+        raise SubjectError(
+            "check: optimizer: optax.MultiSteps inside of another transformation; accepted is "
+            "optax.MultiSteps around all others"
+        )
+    if collects or inside:
         found.name = "accumulate"
         found.defaults = {"reduction": getattr(inner, "defaults", {}).get("reduction", reduction)}
     return found
@@ -290,7 +319,7 @@ def adapt(
     """A program of plain flax, its layers paired with torch's.
 
     Raises:
-        SubjectError: The layers cannot be paired.
+        SubjectError: The layers cannot be paired, or the optimizer leaves parameters out.
     """
     pairing = pair(trace, model, names, functools.partial(_calls, trace, model, loss))
     partners = foreign_calls(trace, model, pairing)
@@ -300,7 +329,9 @@ def adapt(
         as_seen(trace, modules),
         module,
         adapted_loss(loss),
-        adapted_optimizer(optimizer, module.content, arrays_of(module, nnx.Param)),
+        adapted_optimizer(
+            transformation(model, optimizer), module.content, arrays_of(module, nnx.Param)
+        ),
         partners,
         pairing,
     )

@@ -74,3 +74,8 @@ def foreign_calls(trace: Trace, model: nnx.Module, pairing: Pairing) -> dict[str
         some = isinstance(module, nnx.MultiHeadAttention)
         found[partner.own] = ForeignCall(partner.module, partner.layout, some=some)
     return found
+
+
+def has_images(partners: Mapping[str, ForeignCall] | None) -> bool:
+    """Whether layers have their channels last, where torch's have them second."""
+    return any(each.layout == "channels" for each in (partners or {}).values())

@@ -44,14 +44,16 @@ def _seen(trace: Trace, step: Step, modules: Set[str]) -> Step:
         kept[i] = parent
         if call.parent is None or call.module in modules:
             kept[i] = len(calls)
-            calls.append(dataclasses.replace(call, parent=parent))
+            # What a call draws is for whoever comes, if the model has no such call.
+            drawn = call.draws if call.module in modules else ()
+            calls.append(dataclasses.replace(call, parent=parent, draws=drawn))
         elif whole and module and module.qualname.startswith("torch.nn."):
             name = function_of(module.cls)
             if module.cls == "Identity":
                 continue
             if name is None:
                 kept[i] = len(calls)
-                calls.append(dataclasses.replace(call, parent=parent))
+                calls.append(dataclasses.replace(call, parent=parent, draws=()))
                 continue
             given = {**module.config, "training": call.training}
             accepted = inspect.signature(_functions()[name]).parameters

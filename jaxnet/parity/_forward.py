@@ -132,19 +132,20 @@ class ForwardPass:
         smooth = [t for t in tensors_in(self.torch, [output]) if t.grad_fn is not None]
         if len(smooth) < 2:
             return set()
-        nodes = {tensor.grad_fn: id(tensor) for tensor in smooth}
-        ends = {t.grad_fn for t in tensors_in(self.torch, given)}
+        # An operation may have several results: which one it is, is a part of the edge.
+        nodes = {(tensor.grad_fn, tensor.output_nr): id(tensor) for tensor in smooth}
+        ends = {(t.grad_fn, t.output_nr) for t in tensors_in(self.torch, given)}
         found: set[int] = set()
-        for node, tensor in nodes.items():
-            left, seen = [each for each, _ in node.next_functions], ends.copy()
+        for edge, tensor in nodes.items():
+            left, seen = [*edge[0].next_functions], ends.copy()
             while left and len(seen) < 1000:
                 each = left.pop()
-                if each is None or each in seen:
+                if each[0] is None or each in seen:
                     continue
                 seen.add(each)
                 if each in nodes and nodes[each] != tensor:
                     found.add(nodes[each])
-                left += [before for before, _ in each.next_functions]
+                left += each[0].next_functions
         return found
 
     def _output(

@@ -65,13 +65,14 @@ class FreeRun:
         self.jax.append(_distance(runs[False], runs[True]))
         self.plain.append(_distance(torch, runs[False]))
         self.moved.append(_distance(torch, self._start))
-        four = {site: runs for site, runs in own.items() if phase_of(site) == "update"}
+        # Distances of different parameters say nothing of each other.
+        four = {
+            site: f
+            for site, f in own.items()
+            if phase_of(site) == "update" and f.torch64 is not None and f.jax64 is not None
+        }
         t, t64, j, j64 = (
-            {
-                k: np.asarray(a, np.float64)
-                for k, f in four.items()
-                if (a := getattr(f, n)) is not None
-            }
+            {site: np.asarray(getattr(f, n), np.float64) for site, f in four.items()}
             for n in ("torch", "torch64", "jax", "jax64")
         )
         if self.corner is None and _distance(t, t64) > RUNS * _distance(j, j64):

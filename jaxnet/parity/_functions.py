@@ -89,14 +89,14 @@ def where(skip: tuple[str, ...]) -> str:
     frame = caller(skip)
     if frame is None:
         return ""
-    return f"{_nearer(frame.f_code.co_filename, os.getcwd())}:{frame.f_lineno}"
+    return f"{nearer(frame.f_code.co_filename, os.getcwd())}:{frame.f_lineno}"
 
 
 @functools.lru_cache(1000)
-def _nearer(file: str, folder: str) -> str:
+def nearer(file: str, folder: str) -> str:
     """The way to a file from the current folder, if it leads into it."""
-    nearer = file if file.startswith("<") else os.path.relpath(file, folder)
-    return file if nearer.startswith("..") else nearer
+    way = file if not file or file.startswith("<") else os.path.relpath(file, folder)
+    return file if way.startswith("..") else way
 
 
 def refresh_locals() -> None:

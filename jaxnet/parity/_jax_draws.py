@@ -1,6 +1,7 @@
 """Recorded draws for programs that draw with jax.random, as plain flax does."""
 
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,20 +18,22 @@ _lock = threading.RLock()
 
 
 @contextmanager
-def supplied(take: Take, foreign: bool) -> Iterator[None]:
+def supplied(take: Take, foreign: bool, images: bool = False) -> Iterator[None]:
     """Supplies the draws inside by a function.
 
     Args:
         take: The function, as in `taking_draws`.
         foreign: Whether jax.random's own functions are given them too. What they draw is then
             taken from a recorded draw of the same layout, or of torch's (N, C, H, W).
+        images: Whether the program has layers whose channels are the last axis, so that a draw
+            that fits both layouts is taken to have torch's.
     """
     with taking_draws(take):
         if not foreign:
             yield
             return
         with _lock:
-            made = _replacements(take)
+            made = _replacements(take, images)
             before = {name: getattr(jax.random, name) for name in made}
             try:
                 for name, function in made.items():
@@ -41,15 +44,17 @@ def supplied(take: Take, foreign: bool) -> Iterator[None]:
                     setattr(jax.random, name, function)
 
 
-def _replacements(take: Take) -> dict[str, Callable[..., Any]]:
+def _replacements(take: Take, images: bool) -> dict[str, Callable[..., Any]]:
     def draw(name: str, kind: str, shape: Any, dtype: Any, **arguments: float) -> Any:
         shape = tuple(shape)
         forms: dict[tuple[int, ...], Callable[[Any], Any]] = {shape: lambda x: x}
         if len(shape) > 2:
             view = channels_last(len(shape))
             first = (shape[0], shape[-1], *shape[1:-1])
-            if first != shape:
-                forms.setdefault(first, view.model)
+            # The weights of an attention have the same layout in both.
+            attention = "attention" in sys._getframe(2).f_code.co_filename
+            if first != shape or (images and len(shape) > 3 and not attention):
+                forms[first] = view.model
             if len(shape) == 4:  # torch's attention keeps rows and heads in one axis
                 heads = (math.prod(shape[:2]), *shape[2:])
                 forms.setdefault(heads, lambda x: x.reshape(shape))

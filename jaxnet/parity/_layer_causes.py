@@ -1,6 +1,5 @@
 """The cause of a difference at a site of a trace: in a layer, or in the code between layers."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -136,7 +135,8 @@ def _is_computed(four: FourRuns) -> bool:
 
 
 def _is_whole(four: Any) -> bool:
-    return four is not None and all(a is not None for a in dataclasses.astuple(four))
+    runs = () if four is None else (four.torch, four.torch64, four.jax, four.jax64)
+    return bool(runs) and all(array is not None for array in runs)
 
 
 def _evidence(fours: dict[str, Any]) -> Evidence:

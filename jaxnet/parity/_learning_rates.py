@@ -67,8 +67,15 @@ def _group(
             if not all(_alike(torch(step), constant) for step in range(2)) or _moves(torch):
                 yield f"it stays {constant:.7g}; torch's program has {words}", words, ""
             return
-        step = _apart(torch, table)
-        if step is not None:
+        step, every = _apart(torch, table)
+        if step is not None and every:
+            yield (
+                f"it is that of torch's {kind} only if torch's program calls scheduler.step() "
+                f"once in {every} updates or so",
+                "compare by hand how often it is called",
+                UNKNOWN,
+            )
+        elif step is not None:
             yield (
                 f"from the schedule's step {step} on it is {table[step]:.7g}; torch's {kind} gives "
                 f"{torch(step):.7g} there",
@@ -103,17 +110,22 @@ def _tables(opt_state: Any) -> list[np.ndarray]:
     return []
 
 
-def _apart(torch: Callable[[int], float], table: Sequence[float] | np.ndarray) -> int | None:
-    """The first step of a schedule in which a table has another rate; None if there is none."""
+def _apart(
+    torch: Callable[[int], float], table: Sequence[float] | np.ndarray
+) -> tuple[int | None, int]:
+    """The first step of a schedule in which a table has another rate; None if there is none.
+
+    And in how many updates the schedule would have to step once to give the table; 0 if none do.
+    """
     theirs = [torch(step) for step in range(len(table))]
     wrong = [step for step, own in enumerate(table) if not _alike(theirs[step], float(own))]
     if not wrong:
-        return None
+        return None, 0
     # A table by updates may hold each rate of a schedule by epochs several times.
-    for every in range(2, len(table) + 1):
+    for every in range(2, len(table)):
         if all(_alike(theirs[step // every], float(own)) for step, own in enumerate(table)):
-            return None
-    return wrong[0]
+            return wrong[0], every
+    return wrong[0], 0
 
 
 def _moves(torch: Callable[[int], float], most: int = 1000) -> bool:

@@ -15,7 +15,10 @@ def own_parameters(trace: Trace, model: str) -> dict[str, Mapping[str, Any]]:
     prefix = f"{model}." if model else ""
     others = tuple(f"{name}." for name in trace.models if name and not model)
     return {
-        name.removeprefix(prefix): each
+        name.removeprefix(prefix): {
+            **each,
+            "names": [one.removeprefix(prefix) for one in each["names"]],
+        }
         for name, each in trace.parameters.items()
         if name.startswith(prefix) and not name.startswith(others)
     }
@@ -35,7 +38,7 @@ def recorded_models(trace: Trace, state: Any) -> dict[str, str]:
             return parts
     faults: list[str] = []
     found: dict[str, str] = {}
-    for name in states:
+    for name in sorted(states, key=lambda each: each not in free):  # namesakes first
         ranked = sorted(
             free,
             key=lambda each: (len(_differences(shapes[name], free[each])), each != name),
@@ -63,7 +66,7 @@ def recorded_models(trace: Trace, state: Any) -> dict[str, str]:
             "check: the parameters are not those of the trace: " + "; ".join(faults) + ". Modules "
             "and parameters have torch's names and shapes: compare the models' named_parameters()"
         )
-    return found
+    return {name: found[name] for name in states}
 
 
 def _parts_of_models(

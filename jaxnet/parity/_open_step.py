@@ -31,6 +31,7 @@ class OpenStep:
         forward: The calls so far.
         manual: Where a parameter was changed without an optimizer.
         obstacle: Why no other program can be given what this step was given; "" if one can.
+        notes: What trace.json says of the step if it is recorded, which a validation is not.
     """
 
     def __init__(self, recorder: Any, after: "OpenStep | None" = None) -> None:
@@ -52,6 +53,7 @@ class OpenStep:
         self.events: list[str] = []
         self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
         self._losses: list[str] = []
+        self.notes: dict[str, None] = {}
         self.forward = ForwardPass(self.data, self._arrays, self.events, self.full)
         self._storages: dict[int, int] = {}
         self._known: list[tuple[str, Any]] = []
@@ -116,7 +118,8 @@ class OpenStep:
 
     def concerns(self, optimizer: Any) -> bool:
         """Whether an optimizer updates parameters of this step."""
-        return any(id(p) in self._storages for p in _parameters(optimizer))
+        touched = self.recorder.program.touched  # such as those of a generator in no_grad
+        return any(id(p) in self._storages or id(p) in touched for p in _parameters(optimizer))
 
     def drop_trials(self) -> None:
         """Forgets forward passes in evaluation mode that nobody differentiated.
@@ -265,7 +268,7 @@ class OpenStep:
         number = self.recorder.program.optimizer(optimizer)
         self._stepped[number] = self._stepped.get(number, 0) + 1
         self._optimizers[number] = optimizer
-        self.recorder.stepped.add(number)
+        self.recorder.stepped.setdefault(number)
         self.event("step")
         for parameter in _parameters(optimizer):
             self.recorder.check("parameter", parameter)
@@ -309,6 +312,7 @@ class OpenStep:
     def finish(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """What `TraceWriter.write_step` takes."""
         program = self.recorder.program
+        self.recorder.notes += [each for each in self.notes if each not in self.recorder.notes]
         # A later backward() adds to gradients that an optimizer has used already, such as those
         # of a discriminator in the update of the generator.
         used = self._arrays["param_grad"]
@@ -347,7 +351,7 @@ class OpenStep:
             "draws": [draw for _, draw, _, _ in self.data.draws],
             "batches": [self._plain(form, marks) for _, _, (form, _) in self.data.batches],
             "losses": self._losses,
-            "groups": [program.last_groups[number] for number in sorted(self.recorder.stepped)],
+            "groups": [program.last_groups[number] for number in self.recorder.stepped],
             "events": self.events,
             "again": [self._plain(name, marks) for name in self._updated_again()],
             "obstacle": self.obstacle,

@@ -126,11 +126,11 @@ def pair(
     told = said(names)
     units = recorded_units(trace, recorded)
     layers = model_layers(model, attention=any(u.cls == "MultiheadAttention" for u in units))
-    work = _Work(trace, layers, units, calls, told.get("flattened", {}))
+    work = _Work(trace, layers, units, calls, told)
     work.by_user(told)
     work.by_structure()
     work.arrays_alone()
-    work.check(told)
+    work.check()
     order = {layer.name: i for i, layer in enumerate(layers)}
     return Pairing(tuple(sorted(work.partners, key=lambda p: order[p.own])))
 
@@ -144,9 +144,18 @@ class _Work:
         layers: Sequence[Layer],
         units: Sequence[Unit],
         calls: Callable[[], Sequence[str]],
-        flattened: Mapping[str, Sequence[int]],
+        told: Mapping[str, Any],
     ) -> None:
-        self.trace, self.calls, self.flattened = trace, calls, flattened
+        self.trace, self.calls = trace, calls
+        self.axes, self.flattened = told.get("axes", {}), told.get("flattened", {})
+        names = [layer.name for layer in layers]
+        for table in ("axes", "flattened"):
+            for own in told.get(table, {}):
+                if own not in names:
+                    near = difflib.get_close_matches(own, names, n=3)
+                    raise SubjectError(
+                        f"names: [{table}] {own!r}: there is no such layer; near are {near}"
+                    )
         self.layers, self.units = list(layers), list(units)
         self.partners: list[Partner] = []
         self.unclear: list[tuple[list[Layer], list[Unit]]] = []
@@ -159,6 +168,8 @@ class _Work:
 
     def _add(self, layer: Layer, unit: Unit, made: Mapping[str, Made], why: str) -> None:
         layout = layout_of(layer, unit)
+        if (axes := self.axes.get(layer.name)) is not None:
+            made = {name: _with_axes(one, tuple(axes)) for name, one in made.items()}
         sizes = self.flattened.get(layer.name)
         if sizes:
             made, layout = rows_turned(made, sizes), f"flat {' '.join(map(str, sizes))}"
@@ -187,14 +198,6 @@ class _Work:
                     f"near are {near}"
                 )
             made = made_of(layer, unit)
-            axes = told.get("axes", {}).get(own)
-            if axes is not None and made is not None:
-                made = {
-                    name: dataclasses.replace(
-                        one, pieces=(dataclasses.replace(one.pieces[0], axes=tuple(axes)),)
-                    )
-                    for name, one in made.items()
-                }
             if made is None:
                 raise SubjectError(
                     f"names: [layers] {own!r} = {theirs!r}: their arrays are of other kinds or "
@@ -311,7 +314,7 @@ class _Work:
             self.units += apart(unit)
         self.by_structure()
 
-    def check(self, told: Mapping[str, Any]) -> None:
+    def check(self) -> None:
         """Raises SubjectError if a layer is left over, or a matrix can be meant in two ways."""
         faults = []
         faults += [f"{layer.name} {_shapes(layer)} has no partner" for layer in self.layers]
@@ -333,7 +336,7 @@ class _Work:
             for partner in self.partners
             if not partner.module
             and self._has_class(partner)
-            and partner.own not in told.get("axes", {})
+            and partner.own not in self.axes
             and (shape := next(iter(partner.made.values())).shape)
             and len(shape) == 2
             and shape[0] == shape[1]
@@ -347,7 +350,8 @@ class _Work:
             )
 
     def _has_class(self, partner: Partner) -> bool:
-        owner = self.trace.modules.get(partner.torch.rpartition(".")[0])
+        theirs = next(iter(partner.made.values())).names[0]
+        owner = self.trace.modules.get(theirs.rpartition(".")[0])
         return owner is not None and owner.cls == "Linear"
 
     def _proposal(self) -> Path:
@@ -363,6 +367,11 @@ class _Work:
         with suppress(OSError), file.open("x", encoding="utf-8") as out:
             out.write("\n".join(lines) + "\n")
         return file
+
+
+def _with_axes(made: Made, axes: tuple[int, ...]) -> Made:
+    """An array whose only piece has its axes in another order."""
+    return dataclasses.replace(made, pieces=(dataclasses.replace(made.pieces[0], axes=axes),))
 
 
 def _groups(

@@ -54,6 +54,10 @@ def spread(
     for number in range(RUNS):
         for site, array in run(number).items():
             if site in own and jnp.issubdtype(array.dtype, jnp.floating):
-                moved = np.abs(np.asarray(array, np.float64) - np.asarray(own[site], np.float64))
+                one, other = np.asarray(array, np.float64), np.asarray(own[site], np.float64)
+                with np.errstate(invalid="ignore"):
+                    moved = np.abs(one - other)
+                # What becomes infinite, or was, says nothing of rounding.
+                moved = np.where(np.isfinite(moved), moved, 0.0)
                 found[site] = np.maximum(found.get(site, 0.0), moved)
     return found

@@ -6,6 +6,7 @@ hyperparameters, and the whole check is run again.
 """
 
 import dataclasses
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from jaxnet.parity._subject import Subject
 from jaxnet.parity._trace import Trace
 from jaxnet.parity._traps import Hypothesis
 from jaxnet.parity._updates import Update
+from jaxnet.train import make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
 from jaxnet.train._state import TrainState, split
 
@@ -61,9 +63,12 @@ def plantings(
         chosen += [(place, records, one) for one in candidates(records)]
     order = np.random.default_rng(0).permutation(len(chosen))
     done: list[Planting] = []
+    unreached: set[str] = set()
     for place, records, hypothesis in (chosen[i] for i in order):
         if len(done) == number:
             break
+        if place in unreached:
+            continue
         try:
             _log.info("known mistake %d of %d is planted at %s", len(done) + 1, number, place)
             with _planted(subject, place, records[0].reference, hypothesis) as (changed, calls):
@@ -71,6 +76,7 @@ def plantings(
         except _CannotPlantError:
             continue
         if calls and not calls[0]:  # the program's own loss is no function of jaxnet's
+            unreached.add(place)
             continue
         done.append(_judged(place, records[0].reference, hypothesis, found))
     return done
@@ -119,8 +125,9 @@ def _planted(
     elif isinstance(reference, Update):
         yield _with_hyperparameters(subject, reference, altered), []
     elif isinstance(reference, Loss):
-        with _with_loss(reference, altered) as calls:
-            yield subject, calls
+        with _with_loss(reference, altered) as (planted, calls):
+            own = planted.__wrapped__
+            yield _with_criterion(subject, own, planted), calls
     else:
         raise _CannotPlantError(place)
 
@@ -197,8 +204,11 @@ _AROUND: dict[str, Callable[..., Any]] = {
 
 
 @contextmanager
-def _with_loss(reference: Loss, altered: Loss) -> Iterator[list[int]]:
-    """Calls of jaxnet's loss get other arguments inside, wherever the program makes them."""
+def _with_loss(reference: Loss, altered: Loss) -> Iterator[tuple[Any, list[int]]]:
+    """Calls of jaxnet's loss get other arguments inside, wherever the program makes them.
+
+    It gives the function that takes its place, and how often that was called.
+    """
     kind, changes = reference.kind, dict(altered.changes)
     own = getattr(losses, kind, None)
     around = {name: changes.pop(name) for name in _AROUND if name in changes}
@@ -210,6 +220,7 @@ def _with_loss(reference: Loss, altered: Loss) -> Iterator[list[int]]:
         raise _CannotPlantError(kind)
     calls = [0]
 
+    @functools.wraps(own)
     def planted(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         bound = signature.bind(*args, **kwargs)
@@ -223,7 +234,23 @@ def _with_loss(reference: Loss, altered: Loss) -> Iterator[list[int]]:
     for owner in owners:
         setattr(owner, kind, planted)
     try:
-        yield calls
+        yield planted, calls
     finally:
         for owner in owners:
             setattr(owner, kind, own)
+
+
+def _with_criterion(subject: Subject, own: Any, planted: Any) -> Subject:
+    """The program whose criterion is the planted one, if it was given the function itself."""
+    criterion = subject.criterion
+    bound = isinstance(criterion, functools.partial)
+    if (criterion.func if bound else criterion) is not own or subject.partners is not None:
+        return subject
+    given = functools.partial(planted, *criterion.args, **criterion.keywords) if bound else planted
+    loss = supervised(given)
+    (part,) = subject.parts
+    return dataclasses.replace(
+        subject,
+        step=make_train_step(loss, part.optimizer),
+        parts=(dataclasses.replace(part, loss=loss),),
+    )

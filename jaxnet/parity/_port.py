@@ -44,8 +44,8 @@ def load_port(name: str) -> dict[str, Any]:
     elif isinstance(made, tuple):
         states = (TrainState, Mapping, tuple, list, nnx.Module)
         stepped = len(made) == 2 or (len(made) == 3 and isinstance(made[1], states))
-        if len(made) == 2 and isinstance(made[0], nnx.Module) and callable(made[1]):
-            stepped = False  # no updates are compared without an optimizer
+        if len(made) > 1 and isinstance(made[0], nnx.Module) and callable(made[1]):
+            stepped = False  # a model and its loss, which may be a module too
         if stepped and not callable(made[0]):  # (state, step)
             made = (made[1], made[0], *made[2:])
         names = next((f for f in FORMS if len(f) == len(made) and ("step" in f) == stepped), ())

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxnet import nn
 from jaxnet._names import dotted, join
 from jaxnet.optim import Optimizer
-from jaxnet.parity._learning_rates import learning_rates
+from jaxnet.parity._learning_rates import UNKNOWN, learning_rates
 from jaxnet.parity._losses import ARGUMENTS, CRITERIA
 from jaxnet.parity._result import Finding, Setting
 from jaxnet.parity._sites import few, phase_of
@@ -46,6 +46,11 @@ def settings(trace: Trace, subject: Subject) -> list[Setting]:
             model = subject.models[name]
             found += _optimizer(trace, model, part.optimizer, one)
             found += learning_rates(trace, model, part.optimizer, one)
+        elif trace.schedulers:
+            named = ", ".join(dict.fromkeys(each["class"] for each in trace.schedulers))
+            message = f"torch's {named} cannot be compared with a schedule of optax"
+            fix = f"compare {named} by hand"
+            found.append(Setting("learning rate", "optimizer", message, fix, effect=UNKNOWN))
     return [*found, *_dtypes(trace, subject), *_loss(trace, subject)]
 
 

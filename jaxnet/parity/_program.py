@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import gc
 import sys
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from jaxnet.parity._functions import refresh_locals
 from jaxnet.parity._sources import sources
 
 # Modules around a model that compute nothing of their own.
@@ -49,6 +51,7 @@ class Program:
         self.optimizers: list[Any] = []  # weak references
         self._updates: list[tuple[type, set[int]]] = []  # what they are, and of which parameters
         self.looked = False
+        self.touched: set[int] = set()  # parameters of models that ran before a step, by id
         self.description: tuple[Any, dict[str, Any]] | None = None
         self.described: dict[int, Any] = {}  # optimizers by number; the schedulers under -1
         self.last_groups: dict[int, list[dict[str, Any]]] = {}
@@ -158,11 +161,19 @@ class Program:
         return True
 
     def optimizer(self, optimizer: Any) -> int:
-        """The number of an optimizer; one made anew has that of the one before it."""
+        """The number of an optimizer; one made anew has that of the one that it replaces."""
         key = type(optimizer), {id(p) for group in optimizer.param_groups for p in group["params"]}
         for i, each in enumerate(self.optimizers):
-            if each() is optimizer or self._updates[i] == key:
-                self.optimizers[i], self._updates[i] = weakref.ref(optimizer), key
+            if each() is optimizer:
+                self._updates[i] = key
+                return i
+        same = [i for i, known in enumerate(self._updates) if known == key]
+        if any(self.optimizers[i]() is not None for i in same):
+            refresh_locals()
+            gc.collect()  # torch's first one of a process is in a cycle
+        for i in same:
+            if self.optimizers[i]() is None:
+                self.optimizers[i] = weakref.ref(optimizer)
                 return i
         self.optimizers.append(weakref.ref(optimizer))
         self._updates.append(key)
@@ -232,6 +243,7 @@ class Program:
         """
         if first and len(self.top()) == 1:
             self.alone = self.top()[0]
+        self.touched.clear()
         self.changed()
 
     def changed(self) -> None:
@@ -261,6 +273,7 @@ class Program:
 
 
 def joined(first: str, second: str) -> str:
+    """Two names as one; either may be "", as a model's is within itself."""
     return first + "." + second if first and second else first or second
 
 

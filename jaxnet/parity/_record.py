@@ -110,7 +110,7 @@ class Recorder:
         self.skip = (os.path.dirname(self.torch.__file__) + os.sep, str(contextlib.__file__))
         self.notes: list[str] = []
         self.checks: list[tuple[str, int]] = []
-        self.stepped: set[int] = set()  # the numbers of optimizers
+        self.stepped: dict[int, None] = {}  # numbers of optimizers, by their first steps
         self.step = OpenStep(self)
         self.initial = InitialDraws(self.torch)
         self.done = False
@@ -214,8 +214,7 @@ class Recorder:
             return
         note = f"{self.here()}: item() reads a {tensor.dtype} number; what Python computes with "
         note = note.replace("torch.", "") + "it has no float64 of its own"
-        if note not in self.notes:
-            self.notes.append(note)
+        self.step.notes[note] = None
 
     def _notice_manual_update(self, func: Any, args: Any) -> None:
         if self.optimizing or self.backward or self.step.forward.stack:
@@ -277,6 +276,7 @@ class Recorder:
         if not self.step.forward.stack and not self.optimizing:
             if not self.torch.is_grad_enabled():
                 if not self.step.began or self.step.is_due(self.optimizers()):
+                    self.program.touched.update(id(p) for p in module.parameters())
                     with self.ignored():
                         return original(module, *args, **kwargs)
             else:
@@ -386,10 +386,11 @@ class Recorder:
             return
         with self.quiet():
             content, arrays, doubles = self.step.finish()
+        corrections: dict[str, Any] = {}
         if not self.writer.steps and self.about["weights"] == "own":
             begun = {s: a for s, a in arrays.items() if s.startswith("before:")}
-            content["seeded"] = self.initial.of(begun)
-        self.writer.write_step(content, arrays, doubles)
+            content["seeded"], corrections = self.initial.of(begun)
+        self.writer.write_step(content, arrays, doubles, corrections)
         self.twins.on = False
         self.twins.clear()
         self.writer.write_about(describe(self))

@@ -49,29 +49,35 @@ class InitialDraws:
                 {"kind": kind, "arguments": arguments, "shape": shape, "dtype": dtype}
             )
 
-    def of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def of(self, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """How arrays are drawn again: the seed, the draws, and by site the number of its draw.
 
         Args:
             arrays: The arrays of the first step by site.
 
         Returns:
-            Empty if none of them has the bits of a draw.
+            That, and what the file has of the arrays whose draws do not have all bits, under
+            "SITE^". Both are empty if none of the arrays has the bits of a draw.
         """
         wanted: dict[Any, list[str]] = {}
         for site, array in arrays.items():
             if array.size > 1:
                 wanted.setdefault((array.shape, array.dtype.name), []).append(site)
         sites: dict[str, int] = {}
+        corrections: dict[str, np.ndarray] = {}
         if self.seed is None or sum(_size(draw) for draw in self._draws) > _MOST:
-            return {}
+            return {}, {}
         for number, array in enumerate(_drawn(self.seed, self._draws)):
             for site in wanted.get((array.shape, array.dtype.name), ()):
-                if site not in sites and _ulps(arrays[site], array) is not None:
+                apart = None if site in sites else _ulps(arrays[site], array)
+                if apart is not None:
                     sites[site] = number
+                    if apart.any():
+                        corrections[f"{site}^"] = apart
                     break
         used = self._draws[: max(sites.values(), default=-1) + 1]
-        return {"seed": self.seed, "draws": used, "sites": sites} if sites else {}
+        seeded = {"seed": self.seed, "draws": used, "sites": sites}
+        return (seeded if sites else {}), corrections
 
 
 def _ulps(array: np.ndarray, drawn: np.ndarray) -> np.ndarray | None:
@@ -80,23 +86,6 @@ def _ulps(array: np.ndarray, drawn: np.ndarray) -> np.ndarray | None:
         return np.zeros(1, np.int8) if np.array_equal(array, drawn) else None
     apart = array.view(np.int32).astype(np.int64) - drawn.view(np.int32)
     return apart.astype(np.int8) if np.all(np.abs(apart) < 128) else None
-
-
-def corrections(
-    arrays: Mapping[str, np.ndarray], seeded: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """What the file has of the arrays that are drawn again, where these are not all bits.
-
-    Args:
-        arrays: The arrays of the step by site.
-        seeded: What `InitialDraws.of` gave.
-    """
-    found = {}
-    for site, drawn in replayed(seeded, {}).items():
-        apart = _ulps(arrays[site], drawn)
-        if apart is not None and apart.any():
-            found[f"{site}^"] = apart
-    return found
 
 
 def replayed(seeded: Mapping[str, Any], stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

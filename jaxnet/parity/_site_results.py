@@ -1,14 +1,14 @@
 """The verdicts on the arrays of all steps of a check."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from jaxnet.parity._evidence import FourRuns, StepEvidence
 from jaxnet.parity._judge import judge
-from jaxnet.parity._judgement import Judgement, gradient_scale, null, rms, unlike
+from jaxnet.parity._judgement import ORDER, Judgement, gradient_scale, null, rms, unlike
 from jaxnet.parity._result import Level, SiteResult
-from jaxnet.parity._sites import call_of, module_name, phase_of
+from jaxnet.parity._sites import call_of, few, module_name, phase_of
 from jaxnet.parity._trace import Step, Trace
 
 
@@ -17,14 +17,17 @@ class SiteResults:
 
     Args:
         trace: The trace.
+        restored: The parameters whose optimizer begins each step with torch's state.
 
     Attributes:
         all: The results, in the order in which the arrays were judged.
         narrow: The sites whose arrays are float32 in the float64 program.
+        unjudged: The steps in which nothing of an update was judged, by parameter.
     """
 
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
+    def __init__(self, trace: Trace, restored: Collection[str] = ()) -> None:
+        self.trace, self.restored = trace, restored
+        self.unjudged: dict[str, dict[int, None]] = {}
         self.all: list[SiteResult] = []
         self.narrow: set[str] = set()
         self._nulls: dict[str, tuple[int, np.ndarray]] = {}
@@ -61,6 +64,8 @@ class SiteResults:
             level: How they were isolated.
             evidence: Where their calls are, in the checked program.
         """
+        # The calls with an argument that float32 has rounded.
+        rounded = {call_of(one) for one in self.narrow if phase_of(one) == "input"}
         for site, four in found.items():
             assert four.torch is not None
             assert four.jax is not None
@@ -68,36 +73,48 @@ class SiteResults:
             if site in step and not step.has_double(site):
                 torch64 = None
             phase, _, place = site.partition(":")
-            ignore = None
+            ignore, name, before = None, "", site
             if phase in ("update", "state"):
                 name = place if phase == "update" else place.rpartition(".")[0]
                 ignore = self._null(step, name, torch.shape)
+                before = f"{'before' if phase == 'update' else 'state_before'}:{place}"
             if phase == "update" and jax64 is not None and jax.shape == torch.shape:
                 # What is compared is the change: the parameter itself would hide it.
-                start = step[f"before:{place}"]
+                start = step[before]
                 wide = start.astype(np.float64)
-                torch, jax = torch - start, jax - start
+                torch, jax = torch - start, (jax - start).astype(jax.dtype)
                 torch64 = None if torch64 is None else torch64 - wide
                 jax64 = jax64 - wide
             judgement = judge(
                 torch,
                 torch64,
                 jax,
-                None if self._is_weak(site, level) else jax64,
+                None if self._is_weak(site, level, rounded) else jax64,
                 site=site,
                 scale=gradient_scale(step, place) if phase in ("param_grad", "clipped") else None,
                 ignore=ignore,
                 isolated=level != "chain" and level != "step",
                 spread=four.spread,
             )
+            if ignore is not None and ignore.any():
+                fresh = step.index == 0 and not step.of("state_before")
+                if level == "layer" and (name in self.restored or fresh):
+                    # Both programs got torch's gradient, rounding or not, and the same state.
+                    size = step[before] if before in step.sites else None
+                    same = judge(torch, None, jax, None, site=site, scale=size, ignore=~ignore)
+                    pair = (same,) if ignore.all() else (judgement, same)
+                    judgement = max(pair, key=lambda each: ORDER.index(each.label))
+                elif ignore.all() and not judgement.failed:  # but for its shape and dtype
+                    if level == "layer" and phase == "update":
+                        self.unjudged.setdefault(name, {})[step.index] = None
+                    continue
             self._add(step, site, level, judgement, evidence)
 
-    def _is_weak(self, site: str, level: Level) -> bool:
+    def _is_weak(self, site: str, level: Level, rounded: Collection[str]) -> bool:
         """Whether the float64 of an array comes from float32 numbers of the program."""
         if not self.narrow or site in self.narrow:
             return site in self.narrow
         phase = phase_of(site)
-        rounded = {call_of(one) for one in self.narrow if phase_of(one) == "input"}
         if phase == "forward" and call_of(site) in rounded:
             return True  # it is computed from an argument that float32 has rounded
         own = ("input", "forward", "update", "state", "lr")
@@ -113,6 +130,14 @@ class SiteResults:
             found = found | null(step[site], step.double(site), gradient_scale(step, name))
             self._nulls[name] = step.index, found
         return found
+
+    def exclusions(self) -> list[str]:
+        """The parameters whose update was not compared in some steps, each with the reason."""
+        return [
+            f"{name}: its gradient is nothing but rounding, by which its update was not compared "
+            f"in {'step' if len(steps) == 1 else 'steps'} {few([str(step) for step in steps])}"
+            for name, steps in self.unjudged.items()
+        ]
 
     def fail(
         self,

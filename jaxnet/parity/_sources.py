@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -99,10 +100,10 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
 def _file(module: ModuleType) -> Path | None:
     """The file of a module that is the user's own; None for a library's and for one without."""
     name = getattr(module, "__file__", None)
-    return _users(name) if isinstance(name, str) else None
+    return _users(os.path.abspath(name)) if isinstance(name, str) else None
 
 
-@functools.cache
+@functools.cache  # by the whole path: "main.py" is another file in another folder
 def _users(name: str) -> Path | None:
     file = Path(name).resolve()
     installed = _INSTALLED & {*file.parts} or any(file.is_relative_to(f) for f in _LIBRARIES)

@@ -21,6 +21,7 @@ from jaxnet.parity import _lbfgs
 from jaxnet.parity._draws import DrawsError, Replay, described, drawn
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._force import QUICK
+from jaxnet.parity._foreign_calls import has_images
 from jaxnet.parity._jax_draws import supplied
 from jaxnet.parity._lbfgs import is_lbfgs
 from jaxnet.parity._loops import one_by_one
@@ -35,6 +36,8 @@ from jaxnet.train._several import map_states, named_states, state_of, with_state
 from jaxnet.train._state import TrainState
 
 Sites = dict[str, np.ndarray]
+# What becomes of the batches or gradients before the program is given them.
+Change = Callable[[Any], Any]
 
 # The number of steps up to which a program is not worth being optimised.
 FEW = 10
@@ -73,6 +76,15 @@ class Steps:
         self._carried: dict[tuple[bool, str], Any] = {}
         self._theirs = Carried(trace)
         self.order: tuple[int, ...] | None = None
+
+    def restored(self) -> set[str]:
+        """The parameters whose optimizer is given torch's state before each step."""
+        return {
+            join(self.subject.models[_name(part)], key)
+            for part in self.subject.parts
+            if is_ours(part.optimizer) and self.subject.updated
+            for key in self.subject.orders[_name(part)]
+        }
 
     def state_before(self, step: Step, double: bool, errors: dict[str, str]) -> Any:
         """The state with torch's parameters, buffers and optimizer state before a step."""
@@ -132,7 +144,7 @@ class Steps:
 
     def _optimizer(self, name: str) -> Any:
         for part in self.subject.parts:
-            if name == ("" if part.model is None else str(part.model)):
+            if name == _name(part):
                 return part.optimizer
         return None
 
@@ -182,6 +194,7 @@ class Steps:
         own: dict[bool, Sites] = {}
         update: dict[bool, Sites] = {}
         rates: dict[bool, Sites] = {}
+        parts = [part for part in self.subject.parts if self._can_update(part, step)]
         for double in (False, True):
             before = states_before[double]
             with precision(double):
@@ -196,23 +209,35 @@ class Steps:
                     what = "float64" if double and "step" not in errors else "step"
                     errors[what] = f"{type(error).__name__}: {error}"
                 update[double], rates[double] = {}, {}
-                for part in self.subject.parts:
-                    if not self._can_update(part, step):
-                        continue
+                for part in parts:
                     try:
-                        sites, own_rates = self._update(part, step, before, double)
-                        update[double] |= sites
+                        after, own_rates = self._update(part, step, before, double)
+                        update[double] |= self._sites(after, only=_name(part))
                         rates[double] |= own_rates
+                        # The state goes on as torch's gradients leave it, so that a fault of the
+                        # gradients is none of the next step's update.
+                        self._carried[double, _name(part)] = state_of(after, part.model).opt_state
                     except Exception as error:
-                        errors["update"] = f"{type(error).__name__}: {error}"
+                        what = "float64" if double and "update" not in errors else "update"
+                        errors[what] = f"{type(error).__name__}: {error}"
+
+        def whole(start: Any, change: Change) -> Sites:
+            after, losses = self.step(step, start, False, change)
+            return {**self._losses(step, losses), **self._sites(after)}
+
+        def updates(start: Any, change: Change) -> Sites:
+            found: Sites = {}
+            for part in parts:
+                after = self._update(part, step, start, False, change)[0]
+                found |= self._sites(after, only=_name(part))
+            return found
+
         own_four = _four(step, own[False], own[True])
-        if own[False] and (narrow or "float64" in errors):
-            moved = self._spread(step, states_before[False], own[False])
-            own_four = {
-                site: dataclasses.replace(four, spread=moved.get(site))
-                for site, four in own_four.items()
-            }
         update_four = _four(step, update[False], update[True])
+        if own[False] and (narrow or "float64" in errors):
+            own_four = self._measured(own_four, states_before[False], own[False], whole)
+        if "update" not in errors and update[False].keys() - update[True].keys():
+            update_four = self._measured(update_four, states_before[False], update[False], updates)
         if self._carried and not all(
             is_ours(part.optimizer) or is_lbfgs(part.optimizer) for part in self.subject.parts
         ):
@@ -222,8 +247,22 @@ class Steps:
                         four[site] = _from_state(four[site], carried)
         return StepRuns(own_four, update_four, self._rates(step, rates[True]), errors)
 
-    def _spread(self, step: Step, before: Any, own: Sites) -> Sites:
-        """How far one unit in the last place of state and batches moves the step's float32."""
+    def _measured(
+        self,
+        found: Mapping[str, FourRuns],
+        before: Any,
+        own: Sites,
+        again: Callable[[Any, Change], Sites],
+    ) -> dict[str, FourRuns]:
+        """The runs with how far one unit in the last place of what they are given moves them.
+
+        Args:
+            found: The runs by site.
+            before: The state before the step.
+            own: The arrays in float32.
+            again: A function that computes these from another state, and that changes what else
+                the program is given by the function that it gets.
+        """
 
         def changes(sites: Sites, start: Any) -> Sites:
             # The parameter itself, which is moved, is no part of the change.
@@ -235,17 +274,19 @@ class Steps:
 
         def run(number: int) -> Sites:
             start = perturbed(before, number)
-            after, losses = self.step(step, start, False, lambda x: perturbed(x, number))
-            return changes({**self._losses(step, losses), **self._sites(after)}, start)
+            return changes(again(start, lambda given: perturbed(given, number)), start)
 
-        return spread(changes(own, before), run)
+        moved = spread(changes(own, before), run)
+        return {
+            site: dataclasses.replace(four, spread=moved.get(site)) for site, four in found.items()
+        }
 
     def step(
         self,
         step: Step,
         state: Any,
         double: bool,
-        change: Callable[[Any], Any] = lambda batches: batches,
+        change: Change = lambda batches: batches,
     ) -> tuple[Any, list[Any]]:
         """The state after the program's own step on the recorded batches and draws, and losses.
 
@@ -316,17 +357,22 @@ class Steps:
 
     def _can_update(self, part: Part, step: Step) -> bool:
         """Whether torch's gradients alone say what the update of a part has to be."""
-        name = "" if part.model is None else str(part.model)
+        name = _name(part)
         places = {join(self.subject.models[name], k) for k in self.subject.orders[name]}
         graded = places & step.of("param_grad").keys()
         known = not is_lbfgs(part.optimizer) and not places & {*step.again}
         return bool(self.subject.updated and graded and known)
 
     def _update(
-        self, part: Part, step: Step, before: Any, double: bool
-    ) -> tuple[Sites, dict[str, np.ndarray]]:
-        """The optimizer's update with torch's gradients, and the program's own learning rates."""
-        name = "" if part.model is None else str(part.model)
+        self,
+        part: Part,
+        step: Step,
+        before: Any,
+        double: bool,
+        change: Change = lambda gradients: gradients,
+    ) -> tuple[Any, dict[str, np.ndarray]]:
+        """The state after an update with torch's gradients, and the program's learning rates."""
+        name = _name(part)
         one, model = state_of(before, part.model), self.subject.models[name]
         array_of = step.double if double else step.__getitem__
         there = step.of("param_grad")
@@ -336,6 +382,7 @@ class Steps:
             else np.zeros(p.shape, p.dtype)
             for k, p in one.params.items()
         }
+        gradients = change(gradients)
         missing = tuple(k for k in one.params if join(model, k) not in there)
         key = ("update", double, name, missing)
         if key not in self._programs:
@@ -353,11 +400,8 @@ class Steps:
             rates = {f"lr:{first + i}": np.asarray(r) for i, r in enumerate(found) if r is not None}
             opt_state = with_rates(opt_state, rates_of(step), first)
         params, opt_state = self._programs[key](gradients, opt_state, one.params)
-        # The state goes on as torch's gradients leave it, so that a fault of the gradients is none
-        # of the next step's update.
-        self._carried[double, name] = opt_state
         after = with_state(before, part.model, one.replace(params=params, opt_state=opt_state))
-        return self._sites(after, only=name), rates
+        return after, rates
 
     def _rates(self, step: Step, found: Mapping[str, np.ndarray]) -> dict[str, FourRuns]:
         theirs = {f"lr:{i}": np.asarray(rate) for i, rate in enumerate(rates_of(step))}
@@ -366,6 +410,11 @@ class Steps:
             for site, rate in found.items()
             if site in theirs
         }
+
+
+def _name(part: Part) -> str:
+    """The name of the state's model that a part updates."""
+    return "" if part.model is None else str(part.model)
 
 
 def _replayed(
@@ -379,7 +428,10 @@ def _replayed(
         replay = Replay(recorded.draws, dict(enumerate(draws)), list(order), [])
         losses = []
         foreign = subject.partners is not None
-        with one_by_one(replay.concerns), supplied(replay.take, foreign):
+        with (
+            one_by_one(replay.concerns),
+            supplied(replay.take, foreign, has_images(subject.partners)),
+        ):
             for batch in batches:
                 state, metrics = subject.step(state, batch)
                 losses.append(metrics.get("loss") if isinstance(metrics, Mapping) else None)

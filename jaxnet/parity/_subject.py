@@ -17,7 +17,7 @@ from jaxnet._mixed_precision import cast_floats, written_for
 from jaxnet.optim import SGD, Optimizer, accumulate
 from jaxnet.optim._state_dict import has_torch_form
 from jaxnet.parity._double_state import exact, with_arrays
-from jaxnet.parity._foreign import Foreign, adapt, is_foreign
+from jaxnet.parity._foreign import Foreign, adapt, is_foreign, transformation
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
 from jaxnet.parity._model_names import own_parameters, recorded_models
@@ -199,6 +199,7 @@ def make_subject(
             foreign = adapt(trace, model, loss, optimizer, names)
             trace, model = foreign.trace, foreign.model
             loss, optimizer = foreign.loss, foreign.optimizer
+        optimizer = transformation(model, optimizer)
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
     else:

@@ -44,7 +44,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from jaxnet._files import replacing, write_text
-from jaxnet.parity._seeded import corrections, replayed
+from jaxnet.parity._seeded import replayed
 from jaxnet.parity._sites import few
 from jaxnet.parity._tree import from_json
 
@@ -176,19 +176,24 @@ class Step:
     def _loaded(self) -> dict[str, np.ndarray]:
         if not self._arrays:
             try:
-                self._arrays.update(load_file(self._file))
+                arrays = load_file(self._file)
                 if self.same:
                     name = f"step-{self.index - 1:04d}.safetensors"
                     with safe_open(self._file.with_name(name), "numpy") as before:
                         for site, other in self.same.items():
-                            self._arrays[site] = before.get_tensor(other)
-                self._arrays.update(replayed(self.seeded, self._arrays))
+                            arrays[site] = before.get_tensor(other)
+                arrays |= replayed(self.seeded, arrays)
             except (OSError, SafetensorError) as error:
                 raise TraceError(f"{self._file}: {error}; record the program again") from error
-            missing = [site for site in self.sites if site not in self._arrays]
+            except (LookupError, TypeError, ValueError) as error:
+                step = self._file.with_suffix(".json")
+                raise TraceError(
+                    f"{step}: it is damaged ({error!r}); record the program again"
+                ) from error
+            missing = [site for site in self.sites if site not in arrays]
             if missing:
-                self._arrays.clear()
                 raise TraceError(f"{self._file}: it lacks {few(missing)}; record the program again")
+            self._arrays.update(arrays)
         return self._arrays
 
     def forget(self) -> None:
@@ -409,6 +414,7 @@ class TraceWriter:
         content: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray],
         doubles: Mapping[str, np.ndarray],
+        corrections: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Writes the next step; `write_about` counts it.
 
@@ -417,10 +423,12 @@ class TraceWriter:
                 functions and draws as dataclasses.
             arrays: The arrays by site, in the order of the computation.
             doubles: For floating arrays the values of the same step in float64.
+            corrections: What `_seeded.InitialDraws.of` gave.
         """
         name = f"step-{self.steps:04d}"
         stored = {site: np.asarray(array, order="C") for site, array in arrays.items()}
-        stored |= corrections(stored, content.get("seeded", {}))
+        for site, apart in (corrections or {}).items():
+            stored[site] = np.asarray(apart, order="C")
         for site, wide in doubles.items():
             stored[site + _DOUBLE] = np.asarray(_more(stored[site], wide), order="C")
         same = {

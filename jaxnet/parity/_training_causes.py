@@ -8,6 +8,7 @@ import numpy as np
 from jaxnet.parity._attribute import Cause, attribute
 from jaxnet.parity._evidence import Evidence, StepEvidence
 from jaxnet.parity._explained import READ, Explained, Read, explained_by, merged
+from jaxnet.parity._findings import kind_of
 from jaxnet.parity._judgement import rms
 from jaxnet.parity._layer_causes import MOST_ALTERNATIVES
 from jaxnet.parity._losses import loss_references
@@ -282,17 +283,21 @@ class Training:
         if len(left) < len(finding.results):
             self.rounding += [r for r in finding.results if not any(r is each for each in left)]
             self.notes += dict.fromkeys(each.words for each in found if each.rounding)
+        # In float64 a state that goes on by itself comes from another rounding than torch's.
+        known = left
+        if finding.origin == "optimizer" and self.carried:
+            known = [r for r in left if r.judgement.evidence == "float64"]
         named = [
             each
             for each in found
-            if each.words and not each.rounding and any(_concerns(each, r.site) for r in left)
+            if each.words and not each.rounding and any(_concerns(each, r.site) for r in known)
         ]
         parts = [_described(finding, each, left) for each in named]
-        known = {id(result) for part in parts for result in part.results}
+        placed = {id(result) for part in parts for result in part.results}
         rest = [
             r
             for r in left
-            if id(r) not in known and not any(_concerns(each, r.site) for each in named)
+            if id(r) not in placed and not any(_concerns(each, r.site) for each in named)
         ]
         return [*parts, *([_unexplained(finding, found, rest)] if rest else [])]
 
@@ -361,7 +366,7 @@ def _part(finding: Finding, results: Sequence[SiteResult], places: Sequence[str]
         finding,
         site=first.site,
         step=first.step,
-        kind=first.judgement.label,
+        kind=kind_of(results),
         message=f"{message}{when} ({few(places)})",
         results=list(results),
     )

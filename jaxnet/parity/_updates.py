@@ -178,7 +178,8 @@ def updates(trace: Trace, carried: bool = False) -> dict[str, Update]:
     for step in trace.steps:
         raws, norm = gradients_of(step)
         for name, (i, j, _) in groups.items():
-            if name in raws and f"before:{name}" in step:
+            # An optimizer that steps later has no groups before.
+            if name in raws and f"before:{name}" in step and i < len(step.groups):
                 known = found.setdefault(name, [])
                 t = known[-1].t + 1 if known else 1
                 record = _record(step, name, step.groups[i][j], t, raws[name], norm)
@@ -218,7 +219,7 @@ class Carried:
         found = {}
         raws, norm = gradients_of(step)
         for name, (i, j, kind) in self._groups.items():
-            if name not in raws or f"before:{name}" not in step:
+            if name not in raws or f"before:{name}" not in step or i >= len(step.groups):
                 continue
             t, state = self._states.get(name, (0, {}))
             record = _record(step, name, step.groups[i][j], t + 1, raws[name], norm)

@@ -18,13 +18,14 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnet._intercept import Call
-from jaxnet._names import dotted, join
+from jaxnet._names import dotted
 from jaxnet.parity._draws import Replay, described, zeros
-from jaxnet.parity._foreign_calls import ForeignCall
+from jaxnet.parity._foreign_calls import ForeignCall, has_images
 from jaxnet.parity._jax_draws import supplied
 from jaxnet.parity._layouts import SAME, View
 from jaxnet.parity._loops import one_by_one
 from jaxnet.parity._notes import Notes
+from jaxnet.parity._program import joined
 from jaxnet.parity._recurrent import is_recurrent
 from jaxnet.parity._sites import at
 from jaxnet.parity._taps import replaced_input, replaced_output, tapped
@@ -151,7 +152,7 @@ class Watch:
         self.unfed: set[str] = set()
         self.made: dict[int, tuple[str, Any]] = {}  # with the array, so that no id is used again
         self.level: Any = None
-        self.met: bool | None = None  # while a function is tried: whether a module is called
+        self.met: Counter[str] | None = None  # while a function is tried: the modules it calls
 
     @contextmanager
     def begin(self, taps: Mapping[str, Any]) -> Iterator[None]:
@@ -165,13 +166,14 @@ class Watch:
                     f"{name} draws random numbers inside of a loop that JAX traces once"
                 )
 
-    def _calls(self, function: Callable[[], Any]) -> bool:
-        """Whether a function calls modules of the model."""
-        self.met = False
+    def _calls(self, function: Callable[[], Any], times: int) -> bool:
+        """Whether a function that is called some times calls modules as often as torch does."""
+        self.met = Counter()
         try:
-            with supplied(zeros, foreign=self.partners is not None):
+            with supplied(zeros, self.partners is not None, has_images(self.partners)):
                 function()
-            return self.met
+            left = {n: len(self.plan.calls.get(n, ())) - self.count[n] for n in self.met}
+            return bool(left) and all(self.met[n] * times <= left[n] for n in left if left[n] > 0)
         finally:
             self.met = None
 
@@ -180,11 +182,11 @@ class Watch:
             foreign = None if self.partners is None else self.partners.get(call.name)
             if self.partners is not None and foreign is None:
                 return proceed(*call.args, **call.kwargs)
-            if self.met is not None:
-                self.met = True
-                return proceed(*call.args, **call.kwargs)
             own = call.name if foreign is None else foreign.module
-            name = join(model, own) if own else model
+            name = joined(model, own)
+            if self.met is not None:
+                self.met[name] += 1
+                return proceed(*call.args, **call.kwargs)
             number = self.count[name]
             self.count[name] += 1
             there = self.plan.call(name, number)
@@ -237,7 +239,7 @@ class Watch:
         """Supplies the recorded draws of a call."""
         arrays = {number: self.draws[str(number)] for number in numbers}
         replay = Replay(self.plan.step.draws, arrays, list(numbers), self.notes.draws)
-        with supplied(replay.take, foreign=self.partners is not None):
+        with supplied(replay.take, self.partners is not None, has_images(self.partners)):
             yield
         if replay.left and name:
             self.notes.errors[name] = (

@@ -110,7 +110,7 @@ class _Columns:
     def images(self, columns: Any, like: Any) -> Any:
         """The sums of what lies over each other, as the gradient of `columns`."""
         fold = self.torch.nn.functional.fold
-        rows = columns.view(len(like), -1, columns.shape[1])
+        rows = columns.view(len(like), self.size[0] * self.size[1], columns.shape[1])
         return fold(rows.transpose(1, 2), like.shape[2:], self.window, **self.rest)
 
 

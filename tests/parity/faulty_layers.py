@@ -145,7 +145,7 @@ def _attention(
 
     def call(m: Any, run: Any, query: Array, key: Array, value: Array, **options: Any) -> Any:
         n, length, width = query.shape
-        joint = query @ m.in_proj_weight[...].T + m.in_proj_bias[...]
+        joint = query @ m.in_proj_weight[...].T + m.in_proj_bias[...][None, None]
         shape = (n, length, m.num_heads, m.head_dim)
         if order == "dims":
             shape = (n, length, m.head_dim, m.num_heads)

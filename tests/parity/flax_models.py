@@ -44,7 +44,7 @@ class Block(nnx.Module):
         self.norm1 = norm(o)
         self.conv2 = nnx.Conv(o, o, (3, 3), padding=1, **options)
         self.norm2 = norm(o)
-        self.shortcut = None
+        self.shortcut: Any = nnx.data(None)
         if stride != 1 or i != o:
             conv = nnx.Conv(i, o, (1, 1), strides=stride, padding=0, **options)
             self.shortcut = nnx.Sequential(conv, norm(o))
@@ -238,7 +238,7 @@ def _sum(model: Any, batch: Any) -> jax.Array:
 def _data(images: bool, classes: bool, rows: int) -> tuple[np.ndarray, np.ndarray]:
     r = np.random.RandomState(0)
     if images:
-        return r.randn(rows, 3, 8, 8).astype(np.float32), r.randint(0, 4, rows)
+        return r.randn(rows, 3, 16, 16).astype(np.float32), r.randint(0, 4, rows)
     x = r.randint(1, WORDS, (rows, LENGTH))
     x[::2, -2:] = 0  # padding
     return x, r.randint(0, 4, rows) if classes else np.roll(x, -1, 1)

@@ -6,12 +6,15 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxnet import losses, nn, ops, optim, parity
+from jaxnet import losses, nn, ops, optim, parity, train
 from jaxnet._keys import Asked
+from jaxnet.parity._double_state import with_arrays
 from jaxnet.parity._draws import DrawsError, Replay
-from jaxnet.parity._free_run import apart_in, horizon_of
+from jaxnet.parity._evidence import FourRuns
+from jaxnet.parity._free_run import FreeRun, apart_in, horizon_of
 from jaxnet.parity._steps import _replayed
 from jaxnet.parity._trace import Draw, read
 from jaxnet.random import Generator
@@ -75,7 +78,8 @@ def test_noise_of_another_distribution(tmp_path):
     assert "rand_like draws uniform(low=0.0, high=1.0)" in finding.message
     assert "normal(mean=0.0, std=1.0) of shape (5, 4)" in finding.message
     step = read(noisy).steps[0]
-    silent = _replayed(lambda state, batch: (state, {}), step, range(len(step.draws)))
+    subject = SimpleNamespace(step=lambda state, batch: (state, {}), partners=None)
+    silent = _replayed(subject, step, range(len(step.draws)))
     with pytest.raises(DrawsError, match=r"normal\(mean=0.0, std=1.0\) in a module"):
         silent(None, [None], [step[f"draw:{n}"] for n in range(len(step.draws))])
 
@@ -104,11 +108,9 @@ def test_layers_inside_scan_are_not_called_compared(plain):
 
     report = check(plain, Scanned(), steps=1, power=True)
     assert report.verdict == "same"
-    assert report.coverage["modules"].seen == ()
-    assert report.coverage["modules"].missing.keys() == {"", "a", "b"}
-    assert report.coverage["steps"].missing["0"].startswith("its layers could not be compared")
-    assert set(report.coverage["parameters"].missing.values()) == {"its gradient was not compared"}
-    assert len(report.exclusions) == 3
+    assert report.coverage["modules"].seen == ("",)  # as a whole
+    assert report.coverage["modules"].missing.keys() == {"a", "b"}
+    assert len(report.exclusions) == 2
     layers = [one for one in report.power if one.place in ("a", "b")]
     assert [(one.excluded, one.reason) for one in layers] == [(False, "it was not compared")] * 2
 
@@ -124,6 +126,99 @@ def test_one_later_step_of_a_model_that_casts_to_float32(plain):
     assert "b" not in excluded
     with pytest.raises(ValueError, match=r"steps: 0; accepted"):
         check(plain, Net(), steps=0)
+
+
+@pytest.fixture(scope="module")
+def normed(tmp_path_factory):
+    """A bias before BatchNorm, whose gradient is rounding, and which decays."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("evidence") / "normed"
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Tanh(), torch.nn.Linear(4, 2)
+    )
+    sgd = torch.optim.SGD(net.parameters(), 0.1, weight_decay=0.1)
+    with parity.recording(folder, steps=2, full=()):
+        for x, y in zip(torch.randn(2, 8, 3), torch.randn(2, 8, 2), strict=True):
+            sgd.zero_grad()
+            torch.nn.functional.mse_loss(net(x), y).backward()
+            sgd.step()
+    return read(folder)
+
+
+def decayed(mask, rate=optax.sgd):
+    return optax.chain(optax.add_decayed_weights(0.1, mask=mask), rate(learning_rate=0.1))
+
+
+def without_the_bias(params):
+    return {name: name != "0.bias" for name in params}
+
+
+def strictly(inner):
+    """An optimizer that refuses float64."""
+
+    def update(grads, state, params=None):
+        if any(g.dtype != jnp.float32 for g in jax.tree.leaves(grads)):
+            raise TypeError("float32 alone")
+        return inner.update(grads, state, params)
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+def ours(**of_bias):
+    return optim.groups([("0.bias", optim.SGD(0.1, **of_bias))], optim.SGD(0.1, weight_decay=0.1))
+
+
+OPTIMIZERS = {
+    "the same": (lambda: ours(weight_decay=0.1), "same"),
+    "no decay of the bias": (ours, "different"),
+    "optax, no decay of the bias": (lambda: decayed(without_the_bias), "different"),
+    "float32 alone": (lambda: strictly(decayed(None)), "same"),
+    "injected": (lambda: decayed(None, optax.inject_hyperparams(optax.sgd)), "same"),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.long
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_update_by_a_gradient_of_rounding(normed, name):
+    make, verdict = OPTIMIZERS[name]
+    rngs = Generator(0)
+    model = nn.Sequential(
+        nn.Linear(3, 4, rngs=rngs), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2, rngs=rngs)
+    )
+    report = parity.check(normed, model, losses.mse_loss, make(), weights="copy")
+    assert report.verdict == verdict, str(report)
+    places = {result.place for finding in report.findings for result in finding.results}
+    assert places == ({"0.bias"} if verdict == "different" else set())
+    known = isinstance(make(), optim.Optimizer)  # its state is torch's before each step
+    assert len(report.exclusions) == (not known)
+    assert known or report.exclusions[0].startswith("0.bias: its gradient is nothing but rounding")
+
+
+def test_single_numbers_of_an_optimizers_state_are_the_decimals_that_were_meant():
+    params = {"w": jnp.ones(2)}
+    optimizer = decayed(None, optax.inject_hyperparams(optax.sgd))
+    old = optimizer.init(params)
+    with jax.enable_x64(True):
+        fresh = optimizer.init({"w": jnp.ones(2, jnp.float64)})
+        rate = with_arrays(fresh, old)[1].hyperparams["learning_rate"]
+        assert (rate.dtype, float(rate)) == (np.float64, 0.1)
+
+
+def test_what_has_no_float64_is_no_corner():
+    """Distances of torch's runs and of the program's are of the same parameters."""
+    steps = SimpleNamespace(
+        step=lambda step, state, double: (state, []), subject=SimpleNamespace(models={"": ""})
+    )
+    step = SimpleNamespace(of=lambda phase: {})
+    state = train.create(nn.Linear(2, 2, rngs=Generator(0)), optim.SGD(0.1))
+    one = np.ones(2, np.float32)
+    for jax64, corner in ((None, None), (one.astype(np.float64), 0)):
+        free = FreeRun(steps, step, {False: state, True: state})
+        free.advance(step, {"update:weight": FourRuns(one, one + 1e-3, one, jax64)})
+        assert free.corner == corner
 
 
 def test_recorded_draws_are_given_to_their_own_kind_and_brought_to_its_range():

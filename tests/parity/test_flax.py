@@ -9,15 +9,24 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxnet import parity
+from jaxnet import nn, parity
 from jaxnet.parity._foreign import adapted, as_by_itself
 from jaxnet.parity._layouts import channels_last, flattened, to_model, to_torch
 from jaxnet.parity._pairing import pair
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._spelling import by_name
+from jaxnet.parity._subject import make_subject
 from jaxnet.parity._trace import read
+from jaxnet.random import Generator
 
 ROWS, STEPS = 5, 2
+
+
+@pytest.fixture(autouse=True)
+def usual_settings():
+    """flax and optax do not run under the strictness of these tests, as a user's would not."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def recorded(folder, make, inputs, targets):
@@ -217,6 +226,8 @@ def test_layers_are_paired_by_values_names_calls_or_the_user(images, tmp_path):
         partners(model, {"layers": {"frst": "5"}})
     with pytest.raises(SubjectError, match="accepted are the tables layers, axes, flattened"):
         partners(model, {"modules": {}})
+    with pytest.raises(SubjectError, match=r"\[axes\] 'frst': there is no such layer"):
+        partners(model, {"axes": {"frst": [0, 1]}})
     first = trace.steps[0]
     for name, torch in (("first", "5"), ("second", "7")):
         layer = getattr(model, name)
@@ -318,3 +329,92 @@ def test_foreign_code_runs_under_the_settings_that_the_user_chose(images):
     assert (jax.random.bernoulli, jax.nn.dot_product_attention) == before
     with jax.default_matmul_precision("highest"), as_by_itself(None):
         assert jax.config.jax_default_matmul_precision is None
+
+
+class Small(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.first, self.last = nnx.Linear(4, 3, rngs=rngs), nnx.Linear(3, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(jnp.tanh(self.first(x)))
+
+
+def squares(model, batch):
+    inputs, targets = batch
+    return jnp.mean((model(inputs) - targets) ** 2)
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory):
+    """A trace of two updates, each from the sum of the gradients of two batches."""
+    torch = pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("accumulated") / "trace"
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)
+    model = torch.nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    data = torch.utils.data.TensorDataset(torch.randn(12, 4), torch.randn(12, 2))
+    with parity.recording(folder, steps=2):
+        optimizer.zero_grad()
+        for i, (x, y) in enumerate(torch.utils.data.DataLoader(data, 3)):
+            torch.nn.functional.mse_loss(model(x), y).backward()
+            if i % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+    return folder
+
+
+@pytest.mark.torch
+@pytest.mark.long  # two checks
+def test_gradients_that_optax_collects(accumulated):
+    steps = optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 2, use_grad_mean=False)
+    right = parity.check(
+        accumulated, Small(), squares, steps.gradient_transformation(), weights="copy"
+    )
+    assert right.verdict == "same", str(right)
+    mean = optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 2)
+    wrong = parity.check(accumulated, Small(), squares, mean, weights="copy")
+    assert wrong.verdict == "different"
+
+
+@pytest.mark.torch
+def test_optimizers_that_cannot_be_compared_are_refused(accumulated):
+    inner = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
+    with pytest.raises(SubjectError, match="MultiSteps inside of another transformation"):
+        parity.check(accumulated, Small(), squares, optax.chain(optax.identity(), inner))
+    layers = (nn.Linear(4, 3, rngs=Generator(0)), nn.Tanh(), nn.Linear(3, 2, rngs=Generator(1)))
+    model = nn.Sequential(*layers)
+    whole = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)  # of a model of jaxnet
+    assert make_subject(read(accumulated), model, squares, whole).parts[0].optimizer is whole.tx
+    some = nnx.All(nnx.Param, nnx.PathContains("last"))
+    optimizer = nnx.Optimizer(Small(), optax.sgd(0.1), wrt=some)
+    with pytest.raises(SubjectError, match=r"its wrt leaves first.bias, first.kernel out"):
+        parity.check(accumulated, Small(), squares, optimizer)
+
+
+class Own(nnx.Module):
+    """A square matrix of the model's own."""
+
+    def __init__(self):
+        self.w = nnx.Param(jnp.eye(4))
+
+    def __call__(self, x):
+        return x @ self.w[...]
+
+
+@pytest.mark.torch
+def test_a_square_array_may_be_meant_in_two_ways(tmp_path):
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with parity.recording(tmp_path / "trace", steps=1):
+        model(torch.randn(3, 4)).square().mean().backward()
+        optimizer.step()
+    trace = read(tmp_path / "trace")
+    with pytest.raises(SubjectError, match="w: square arrays of the model's own"):
+        pair(trace, Own())
+    for axes in ((0, 1), (1, 0)):
+        made = pair(trace, Own(), {"axes": {"w": axes}}).made["w"]
+        assert made.pieces[0].axes == axes

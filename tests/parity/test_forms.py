@@ -276,6 +276,56 @@ def penalty(weight=1.0):
     return step, states
 
 
+# A generator whose images are computed anew for its own update; the first ones have no gradient.
+
+
+def anew_torch(gradients=True):
+    G, D = torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)
+    first, second = (torch.optim.Adam(net.parameters(), 0.01) for net in (D, G))
+    for _ in range(2):
+        real, z, w = torch.randn(4, 3), torch.randn(4, 2), torch.randn(4, 2)
+        with torch.set_grad_enabled(gradients):
+            fake = G(z).detach()
+        first.zero_grad()
+        (D(fake).square().mean() - D(real).mean()).backward()
+        first.step()
+        second.zero_grad()
+        (-D(G(w)).mean()).backward()
+        second.step()
+
+
+def without_gradients_torch():
+    anew_torch(gradients=False)
+
+
+def anew(sign=1, given=False):
+    rngs, adam = Generator(0), optim.Adam(lr=0.01)
+    nets = {"G": linear(2, 3, rngs=rngs), "D": linear(3, 1, rngs=rngs)}
+
+    def critic(nets, batch):
+        real, fake = batch
+        return (nets["D"](fake) ** 2).mean() - nets["D"](real).mean()
+
+    def generator(nets, noise):
+        return -sign * nets["D"](nets["G"](noise)).mean()
+
+    first = train.make_train_step(critic, adam, model="D")
+    second = train.make_train_step(generator, adam, model="G")
+
+    def step(states, batch):
+        z, real, w = batch
+        fake = z if given else states["G"].model(training=True)(z)
+        states, one = first(states, (real, fake))
+        states, other = second(states, w)
+        return states, {"loss": one["loss"] + other["loss"]}
+
+    return step, {name: train.create(net, adam) for name, net in nets.items()}
+
+
+def without_gradients(sign=1):
+    return anew(sign, given=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Form:
     """A form of programs: one of torch's, and the same in jaxnet but for a fault of some kind.
@@ -299,13 +349,15 @@ class Form:
 
 FORMS = [
     Form(accumulated_torch, accumulated, {"scale": 1.0}, "loss"),
-    Form(autoencoder_torch, autoencoder, {"lr": 0.2}, "lr:1", layered=("encoder", "decoder")),
+    Form(autoencoder_torch, autoencoder, {"lr": 0.2}, "lr:", layered=("encoder", "decoder")),
     Form(lbfgs_torch, lbfgs, {"factor": 1.01}, "out", layered=("", "cell", "out")),
     Form(lbfgs_torch, lbfgs, {"lr": 0.4}, "update"),
     Form(closure_of_adam_torch, closure_of_adam, {"lr": 0.02}, "lr:0"),
     Form(layers_torch, layers, {"power": 4}, "loss", 2, ("0", "1")),
     Form(teacher_torch, teacher, {"decay": 0.8}, "teacher", 0, ("student", "teacher")),
-    Form(penalty_torch, penalty, {"weight": 1.5}, "", 0, ()),
+    Form(anew_torch, anew, {"sign": -1}, "loss", layered=("G", "D")),
+    Form(without_gradients_torch, without_gradients, {"sign": -1}, "loss", layered=("G", "D")),
+    Form(penalty_torch, penalty, {"weight": 1.5}, "loss", layered=("G", "D", "D.2")),
 ]
 
 

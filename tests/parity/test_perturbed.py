@@ -29,6 +29,9 @@ def test_the_spread_is_the_largest_of_all_runs():
     found = spread({"y": np.array([1.0, 2.0])}, lambda number: {"y": runs[number], "z": runs[0]})
     np.testing.assert_array_equal(found["y"], [1.0, 0.5])
     assert found.keys() == {"y"}
+    runs = [np.array([np.inf, 2.0]), np.array([np.nan, 2.5]), np.array([1.0, 2.0])]
+    found = spread({"y": np.array([1.0, 2.0])}, lambda number: {"y": runs[number]})
+    np.testing.assert_array_equal(found["y"], [0.0, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,26 @@ def test_a_spread_stands_for_the_rounding(error, moved, label):
     jax = (exact * (1 + error * signs)).astype(np.float32)
     measured = None if moved is None else np.abs(exact) * moved
     assert judge(torch, exact, jax, None, site="forward:x#0", spread=measured).label == label
+
+
+@pytest.mark.parametrize("one", [0.1, np.inf])
+def test_one_element_that_goes_over_a_corner_excuses_no_other(one):
+    exact = RNG.normal(size=400)
+    torch = exact.astype(np.float32)
+    moved = np.abs(exact) * 3e-8
+    moved[7] = one
+
+    def label(jax):
+        jax = jax.astype(np.float32)
+        return judge(torch, exact, jax, None, site="forward:x#0", spread=moved).label
+
+    assert label(exact * (1 + 2e-5 * np.sign(RNG.normal(size=400)))) == "different"
+    corner = np.zeros(400)
+    corner[7] = 0.1  # as far as rounding moved it
+    assert label(exact) == label(exact + corner) == "kink"
+    corner[7] = 10.0
+    assert np.isinf(one) or label(exact + corner) == "different"
+    assert label(exact + np.roll(corner, 1)) == "different"
 
 
 class Strict(nn.Module):

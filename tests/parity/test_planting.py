@@ -93,6 +93,17 @@ def test_a_loss_has_the_mistake_inside_only(trace, subject):
     assert loss(model, batch) == plain
 
 
+def test_a_criterion_has_the_mistake(trace, program):
+    network, _, optimizer = program
+    given = make_subject(trace, network, losses.cross_entropy, optimizer)
+    batch = jnp.asarray(X), jnp.arange(6) % 2
+    _, plain = given.step(given.state, batch)
+    with planted(trace, given, "loss", "loss-reduction") as (changed, calls):
+        _, metrics = changed.step(changed.state, batch)
+        assert metrics["loss"] != plain["loss"]
+        assert calls[0]
+
+
 def test_an_optimizer_has_other_hyperparameters(trace, subject):
     with planted(trace, subject, "Adam optimizer", "decay-missing") as (changed, _):
         assert float(changed.state.opt_state.hyperparams["weight_decay"]) == 0

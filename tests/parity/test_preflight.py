@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from jaxnet import losses, nn, optim, parity
+from jaxnet import losses, nn, optim, parity, train
 from jaxnet.parity._batches import difference
+from jaxnet.parity._model_names import recorded_models
+from jaxnet.parity._port import SubjectError
 from jaxnet.parity._preflight import settings
 from jaxnet.parity._subject import make_subject
 from jaxnet.parity._trace import read
@@ -69,6 +71,12 @@ def smooth(outputs, targets):
          "reduction is 'sum'; torch's is 'mean'"),
         ({"schedule": 5}, "optimizer",
          "from the schedule's step 3 on it is 0.01; torch's StepLR gives 0.001 there"),
+        ({"schedule": 6}, "optimizer",
+         "it is that of torch's StepLR only if torch's program calls scheduler.step() once in 2 "
+         "updates or so"),
+        ({"schedule": 20}, "optimizer",
+         "it is that of torch's StepLR only if torch's program calls scheduler.step() once in 4 "
+         "updates or so"),
         ({"schedule": 0}, "optimizer",
          "it stays 0.01; torch's program has StepLR(step_size=3, gamma=0.1)"),
     ],
@@ -132,9 +140,75 @@ def test_how_batches_differ(torch, jax, message):
     assert fix
 
 
+TOKENS = np.array([[100_000, 5, 7]])
+COLUMNS = np.array([[1e6, 1.0], [2e6, 2.0]], np.float32)
+
+
 @pytest.mark.parametrize(
     ("torch", "jax"),
-    [(LABELS, LABELS.astype(np.int32)), (X, X * np.float32(1 + 1e-7)), (X, X.astype(np.float64))],
+    [
+        (TOKENS, TOKENS + np.array([[0, 1, 0]])),
+        (COLUMNS, COLUMNS + np.array([0, 5], np.float32)),
+        (np.array([[np.inf, 1.0]]), np.array([[3.0, 1.0]])),
+        (np.array([[np.inf, 1.0]]), np.array([[np.inf, 2.0]])),
+        (np.array(3.0), np.array(4.0)),
+    ],
+)
+def test_one_large_number_hides_no_difference(torch, jax):
+    assert difference(torch, jax) is not None
+
+
+@pytest.mark.parametrize(
+    ("torch", "jax"),
+    [
+        (COLUMNS, COLUMNS),
+        (np.array([np.inf, 1.0]), np.array([np.inf, 1.0])),
+        (LABELS, LABELS.astype(np.int32)),
+        (X, X * np.float32(1 + 1e-7)),
+        (X, X.astype(np.float64)),
+    ],
 )
 def test_batches_that_agree(torch, jax):
     assert difference(torch, jax) is None
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """One step of two models of the same shapes and of one with a tied parameter."""
+    import torch
+
+    first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    tied = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    parts = first, second, tied
+    optimizer = torch.optim.SGD([p for part in parts for p in part.parameters()], 0.1)
+    folder = tmp_path_factory.mktemp("preflight") / "models"
+    with parity.recording(folder, steps=1):
+        tied(second(first(torch.randn(2, 3)))).sum().backward()
+        optimizer.step()
+    return read(folder)
+
+
+def states(**layers):
+    return {name: train.create(layer, optim.SGD(lr=0.1)) for name, layer in layers.items()}
+
+
+def layers(*biases):
+    return [nn.Linear(3, 3, bias, rngs=Generator(0)) for bias in biases]
+
+
+@pytest.mark.torch
+def test_a_model_is_the_recorded_one_of_its_name_though_another_comes_before_it(models):
+    tied, (another, first) = nn.Sequential(*layers(False, True)), layers(True, True)
+    tied[1].weight = tied[0].weight
+    found = recorded_models(models, states(another=another, tied=tied, first=first))
+    assert found == {"another": "second", "tied": "tied", "first": "first"}
+
+
+@pytest.mark.torch
+def test_a_tied_parameter_of_one_of_several_models_is_named(models):
+    first, second, *rest = layers(True, True, False, True)
+    given = states(first=first, second=second, tied=nn.Sequential(*rest))
+    message = r"tied: 1.weight is an array of its own; torch's is tied to 0.weight"
+    with pytest.raises(SubjectError, match=message):
+        recorded_models(models, given)

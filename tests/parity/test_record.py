@@ -1,5 +1,6 @@
 """A PyTorch program is recorded: its own bits, and the float64 numbers that it would have."""
 
+import gc
 import importlib
 import itertools
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from jaxnet import parity
 from jaxnet.parity._trace import read
+from jaxnet.parity._updates import Carried, updates
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
@@ -307,9 +309,9 @@ def validation():
             optimizer.step()
 
 
-def closure():
+def with_a_closure(make):
     net = nn.Linear(4, 1)
-    optimizer = torch.optim.LBFGS(net.parameters(), lr=0.5, max_iter=2)
+    optimizer = make(net.parameters())
     x, y = torch.randn(8, 4), torch.randn(8, 1)
 
     def evaluate():
@@ -320,21 +322,14 @@ def closure():
 
     for _ in range(3):
         optimizer.step(evaluate)
+
+
+def closure():
+    with_a_closure(lambda parameters: torch.optim.LBFGS(parameters, lr=0.5, max_iter=2))
 
 
 def closure_of_adam():
-    net = nn.Linear(4, 1)
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
-    x, y = torch.randn(8, 4), torch.randn(8, 1)
-
-    def evaluate():
-        optimizer.zero_grad()
-        loss = F.mse_loss(net(x), y)
-        loss.backward()
-        return loss
-
-    for _ in range(3):
-        optimizer.step(evaluate)
+    with_a_closure(lambda parameters: torch.optim.Adam(parameters, lr=0.1))
 
 
 def without_a_loader():
@@ -553,6 +548,32 @@ def new_optimizers():
         optimizer.step()
 
 
+def new_optimizers_in_cycles():
+    net = nn.Linear(4, 1)
+    x, y = torch.randn(8, 4), torch.randn(8, 1)
+    for _ in range(4):
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        optimizer.myself = optimizer  # only the garbage collector ends it
+        optimizer.zero_grad()
+        F.mse_loss(net(x), y).backward()
+        optimizer.step()
+
+
+def two_optimizers_of_one_network():
+    q, d = nn.Linear(4, 2), nn.Linear(2, 4)
+    first, last = torch.optim.SGD(q.parameters(), 0.01), torch.optim.SGD(q.parameters(), 0.05)
+    other = torch.optim.SGD(d.parameters(), 0.01)
+    for x, _ in batches():
+        first.zero_grad()
+        other.zero_grad()
+        F.mse_loss(d(q(x)), x).backward()
+        first.step()
+        other.step()
+        last.zero_grad()
+        q(x).square().mean().backward()
+        last.step()
+
+
 def clipped_after_a_decay():
     net = nn.Linear(4, 1)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
@@ -635,6 +656,13 @@ LOOPS = {  # loop: models, events of a step, calls, batches
         1,
     ),
     new_optimizers: (("",), ONE, ["#0"], 1),
+    new_optimizers_in_cycles: (("",), ONE, ["#0"], 1),
+    two_optimizers_of_one_network: (
+        ("q", "d"),
+        ("zero_grad", "zero_grad", "forward", *ONE[1:], "step", *ONE),
+        ["q#0", "d#0", "q#1"],
+        1,
+    ),
     clipped_after_a_decay: (("",), (*ONE[:3], "step", "clip", "step"), ["#0"], 1),
 }
 
@@ -710,6 +738,34 @@ def test_layers_that_are_trained_one_after_another_are_those_of_one_model(tmp_pa
     ]
     assert [o["class"] for o in trace.optimizers] == ["Adam", "Adam"]
     assert trace.optimizers[1]["groups"][0]["params"] == ["1.weight", "1.bias"]
+
+
+def test_the_groups_of_an_optimizer_that_steps_later_come_last(tmp_path):
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    late, early = torch.optim.SGD(net[0].parameters(), 0.5), torch.optim.SGD(net[1].parameters())
+    gc.collect()  # which leaves them in this order, in which they get their numbers
+    with parity.recording(tmp_path / "t", steps=3):
+        for i, (x, y) in enumerate(batches()):
+            late.zero_grad()
+            early.zero_grad()
+            F.mse_loss(net(x), y).backward()
+            early.step()
+            if i:
+                late.step()
+    trace = read(tmp_path / "t")
+    rates = [optimizer["groups"][0]["lr"] for optimizer in trace.optimizers]
+    assert rates == [0.001, 0.5]
+    assert [[group["lr"] for (group,) in step.groups] for step in trace] == [
+        rates[:1],
+        rates,
+        rates,
+    ]
+    found = {name: [r.config["lr"] for r in u.records] for name, u in updates(trace).items()}
+    assert found == {f"0.{n}": [0.5] * 2 for n in ("weight", "bias")} | {
+        f"1.{n}": [0.001] * 3 for n in ("weight", "bias")
+    }
+    carried = Carried(trace)
+    assert [len(carried.advance(step)) for step in trace] == [2, 4, 4]
 
 
 def test_a_model_that_is_called_later_has_a_name_of_its_own(tmp_path):
@@ -795,6 +851,12 @@ def test_a_number_that_python_reads_is_noted(tmp_path):
     (note,) = read(tmp_path / "t").about["notes"]
     assert "test_record.py" in note
     assert "item() reads a float32 number" in note
+
+
+def test_a_number_of_a_validation_is_not_noted(tmp_path):
+    with parity.recording(tmp_path / "t", steps=2):
+        validation()
+    assert not read(tmp_path / "t").about["notes"]
 
 
 KILLED = """

@@ -1,5 +1,8 @@
 """Traces whose initial weights are stored as a seed, and what a step has from the one before."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -43,6 +46,11 @@ def stored(trace, number):
         return set(file.keys())
 
 
+@pytest.fixture(scope="module")
+def seeded_trace(tmp_path_factory):
+    return recorded(tmp_path_factory.mktemp("seeded") / "trace", steps=1)[0].path
+
+
 def test_weights_that_are_drawn_are_stored_as_their_seed(tmp_path):
     trace, own = recorded(tmp_path / "trace")
     first = trace.steps[0]
@@ -75,6 +83,27 @@ def test_another_seed_gives_other_weights(tmp_path):
     other = replayed({**seeded, "seed": 4}, {})
     for site, array in replayed(seeded, {}).items():
         assert (array != other[site]).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"draws": []},
+        {"draws": [{"kind": "normal"}]},
+        {"seed": "three"},
+        {"sites": {"before:0.weight": "first"}},
+    ],
+    ids=str,
+)
+def test_a_seed_that_is_damaged_is_explained(seeded_trace, tmp_path, damage):
+    path = shutil.copytree(seeded_trace, tmp_path / "trace")
+    file = path / "step-0000.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "seeded": {**content["seeded"], **damage}}))
+    step = read(path).steps[0]
+    for _ in range(2):
+        with pytest.raises(parity.TraceError, match=r"step-0000.json: it is damaged .*record"):
+            step["before:0.weight"]
 
 
 def test_a_step_has_what_the_one_before_has_left(tmp_path):

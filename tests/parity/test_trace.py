@@ -124,7 +124,8 @@ def test_a_trace_that_cannot_be_used_is_explained(tmp_path, name, message):
 
 
 def test_a_folder_without_a_trace_is_explained(tmp_path):
-    with pytest.raises(TraceError, match="a trace is the folder that `jaxnet record`"):
+    words = r"parity\.recording writes a trace, and so does `jaxnet record"
+    with pytest.raises(TraceError, match=words):
         read(tmp_path)
 
 

@@ -1,5 +1,7 @@
 """What a verdict rests on: nothing that differs is lost, and what is the same has one name."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,15 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxnet import losses, nn, optim, parity
 from jaxnet.parity import _check
-from jaxnet.parity._consequences import settled
+from jaxnet.parity._consequences import folded, settled
 from jaxnet.parity._dependencies import dependencies
+from jaxnet.parity._evidence import FourRuns
+from jaxnet.parity._findings import findings_of, late
 from jaxnet.parity._judgement import Judgement
 from jaxnet.parity._loops import one_by_one
 from jaxnet.parity._result import Finding, SiteResult
-from jaxnet.parity._trace import Trace, read
+from jaxnet.parity._site_results import SiteResults
+from jaxnet.parity._trace import Trace, TraceWriter, read
 from jaxnet.random import Generator
 
 LENGTH = 3
@@ -158,6 +163,94 @@ def test_every_difference_is_in_a_finding_or_follows_from_one_or_is_rounding(tmp
     assert len(left()) == len(results)
 
 
+def test_the_update_of_one_step_says_nothing_of_another_step(tmp_path):
+    no_steps = Trace(tmp_path, (), {}, {}, {}, (), (), (), {})
+    for site, origin in (("lr:0", "schedule"), ("update:fc.weight", "optimizer")):
+        late = found(site, step=5)
+        early, same = (found("update:fc.weight", "step", step) for step in (2, 5))
+        of_update = Finding(site, 5, "layer", "different", "", results=[late], origin=origin)
+        first, second = settled(no_steps, [early, late, same], [of_update], ())
+        assert (first.consequences, second.results) == ([same], [early])
+
+
+def test_a_module_that_raises_excuses_what_it_did_not_get_to():
+    """Its gradients in the same step, but no layer inside, which has torch's inputs."""
+    raised = dataclasses.replace(found("forward:block#0", step=3), place="block")
+    inside = [
+        found("forward:block.ln#0"),
+        found("forward:block.fc#0", step=3),
+        found("param_grad:block.fc.weight"),
+        found("param_grad:block.fc.bias", step=3),
+    ]
+    every = [
+        Finding(r.site, r.step, "layer", "different", "", results=[r], origin=f"module:{r.place}")
+        for r in (*inside, raised)
+    ]
+    left = folded(every, {}, {"block"})
+    assert left == [*every[:3], every[4]]
+    assert every[4].consequences == inside[3:]
+
+
+def test_what_is_undecided_first_and_different_later_is_different(tmp_path):
+    no_steps = Trace(tmp_path, (), {}, {}, {}, (), (), (), {})
+    results = [
+        dataclasses.replace(
+            found("lr:0"), judgement=dataclasses.replace(DIFFERENT, label=label, double=5e-12)
+        )
+        for label in ("undecided", "undecided", "different")
+    ]
+    assert [one.kind for one in findings_of(no_steps, results, {})] == ["different"]
+    assert late(no_steps, results).kind == "different"
+    assert late(no_steps, results[:1]).kind == "undecided"
+
+
+@pytest.fixture(scope="module")
+def rounding(tmp_path_factory):
+    """A bias of which torch's AdamW gets a gradient of nothing but rounding."""
+    writer = TraceWriter(tmp_path_factory.mktemp("rounding") / "trace")
+    start = np.array([0.3, -0.2, 0.1], np.float32)
+    for _ in range(2):
+        arrays = {"before:a.bias": start, "state_before:a.bias.step": np.ones(())}
+        arrays["param_grad:a.bias"] = np.array([2e-9, -1e-9, 3e-9], np.float32)
+        arrays["param_grad:a.weight"] = np.ones(3, np.float32)
+        arrays["update:a.bias"] = start * np.float32(0.999) - np.float32(0.01)
+        wide = {name: array.astype(np.float64) for name, array in arrays.items() if array.ndim}
+        wide["param_grad:a.bias"] = np.zeros(3)
+        wide["update:a.bias"] = start.astype(np.float64) * 0.999
+        content = {"full": False, "groups": [], "events": []}
+        content |= {name: [] for name in ("calls", "functions", "draws", "batches", "losses")}
+        writer.write_step(content, arrays, wide)
+    about = {name: {} for name in ("modules", "parameters", "buffers")}
+    writer.write_about({"models": [""], "optimizers": [], "schedulers": [], **about})
+    return read(writer.path)
+
+
+@pytest.mark.parametrize(("decay", "label"), [(0.999, "same"), (1.0, "different")])
+def test_an_update_by_rounding_is_that_of_torchs_gradient(rounding, decay, label):
+    step = rounding.steps[1]
+    start, torch = step["before:a.bias"], step["update:a.bias"]
+    jax32 = start * np.float32(decay) - np.float32(0.01)
+    four = FourRuns(torch, step.double("update:a.bias"), jax32, start.astype(np.float64))
+    results = SiteResults(rounding, {"a.bias"})
+    results.judge(step, {"update:a.bias": four}, "layer")
+    assert [result.judgement.label for result in results.all] == [label]
+    assert not results.exclusions()
+    results.judge(step, {"update:a.bias": four}, "step")  # its own gradient has other rounding
+    assert len(results.all) == 1
+
+
+def test_an_update_that_was_not_compared_is_not_called_the_same(rounding):
+    step = rounding.steps[1]
+    torch = step["update:a.bias"]
+    results = SiteResults(rounding)  # the program's optimizer goes on from a state of its own
+    four = FourRuns(torch, step.double("update:a.bias"), torch, step.double("update:a.bias"))
+    results.judge(step, {"update:a.bias": four}, "layer")
+    assert not results.all
+    (why,) = results.exclusions()
+    assert why.startswith("a.bias: its gradient is nothing but rounding")
+    assert why.endswith("not compared in step 1")
+
+
 def test_what_an_array_is_computed_from():
     def program(x, y):
         a = checkpoint_name(jnp.sin(x), "a")
@@ -188,9 +281,9 @@ def test_loops_one_by_one():
         looped = jax.lax.fori_loop(0, 3, lambda i, c: body(c, i)[0], 1.0)
         return scanned, looped
 
-    def asked(function):
+    def asked(function, times):
         function()
-        return True
+        return times == 3
 
     functions = jax.lax.scan, jax.lax.fori_loop, jax.checkpoint, jax.remat
     wanted = run()
@@ -201,5 +294,47 @@ def test_loops_one_by_one():
     assert traced.count(False) == 9  # three loops of three
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
     assert (jax.lax.scan, jax.lax.fori_loop, jax.checkpoint, jax.remat) == functions
-    with one_by_one(lambda function: False):
+    with one_by_one(lambda function, times: False):
         jax.tree.map(np.testing.assert_array_equal, run(), wanted)
+    with one_by_one(lambda function: False), pytest.raises(TypeError, match="2 were given"):
+        run()
+
+
+LOOPS = {
+    "a number to begin with": lambda xs: jax.lax.scan(
+        lambda c, x: (c + x.astype(c.dtype), None), 0.0, xs
+    ),
+    "an array of NumPy": lambda xs: jax.lax.scan(
+        lambda c, x: (c.at[0].add(x), None), np.zeros(2, np.float32), xs
+    ),
+    "a list of rows": lambda xs: jax.lax.scan(
+        lambda c, x: (c + x.sum(), None), xs[0], np.ones((3, 2), np.float32)
+    ),
+    "the index is an array": lambda xs: jax.lax.fori_loop(
+        0, 3, lambda i, c: c + xs[i] * i.astype(jnp.float32), 0.0
+    ),
+    "unroll by position": lambda xs: jax.lax.scan(
+        lambda c, x: (c + x, None), jnp.float32(0), xs, None, False, 3
+    ),
+    "nothing to do": lambda xs: jax.lax.fori_loop(3, 0, lambda i, c: c.no_method, xs[0]),
+}
+
+
+@pytest.mark.parametrize("meant", [True, False])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_gets_one_by_one_what_jax_gives_it(loop, meant):
+    def asked(function, times):
+        function()
+        return meant
+
+    xs = jnp.arange(3.0)
+    try:
+        wanted = LOOPS[loop](xs)
+    except AttributeError:  # JAX traces a body that is never run
+        wanted = None
+    with one_by_one(asked):
+        if wanted is None:
+            with pytest.raises(AttributeError, match="no_method"):
+                LOOPS[loop](xs)
+        else:
+            jax.tree.map(np.testing.assert_array_equal, LOOPS[loop](xs), wanted)
