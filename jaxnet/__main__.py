@@ -108,8 +108,6 @@ def _is_explained(error: Exception) -> bool:
     """Whether jaxnet raised an error by itself, so that its message says what to do."""
     if isinstance(error, _CommandError):
         return True
-    if isinstance(error, OSError) and error.filename:
-        return True
     last = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(last.filename).parent in _EXPLAINING or Path(last.filename).stem == "_extras"
     return ours and (last.line or "").startswith("raise ")

@@ -1,6 +1,7 @@
 """`jaxnet weights show | convert | diff`."""
 
 import argparse
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
             name, help=about, description=f"{about[0].upper()}{about[1:]}.\n\n{ABOUT}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
-        one.set_defaults(run=run, fail=one.error)
+        one.set_defaults(run=functools.partial(_run, run), fail=one.error)
         return one
 
     def key(one: argparse.ArgumentParser) -> None:
@@ -48,6 +49,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     diff.add_argument("first", type=Path)
     diff.add_argument("second", type=Path)
     key(diff)
+
+
+def _run(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    try:
+        return run(options)
+    except PermissionError as error:
+        options.fail(f"{error.filename}: {error.strerror}")
+        raise
 
 
 def _show(options: argparse.Namespace) -> int:
