@@ -170,7 +170,7 @@ def _climb(case: Case, result: dict[str, Any], quick: bool) -> None:
         file = Path(folder) / "model_jax.py"
         file.write_text(ported.code)
         compile(ported.code, str(file), "exec")
-        ruff = subprocess.run(["ruff", "check", "--isolated", "--quiet", "--select", RULES,
+        ruff = subprocess.run([sys.executable, "-m", "ruff", "check", "--isolated", "--quiet", "--select", RULES,
                                str(file)], capture_output=True, text=True, check=False)  # fmt: skip
         result["ported"] = not ruff.returncode
         if ruff.returncode:

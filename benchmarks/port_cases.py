@@ -1,6 +1,7 @@
 """The models of benchmarks/port.py: written new, torchvision's, timm's and transformers'."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,19 @@ def _torchvision() -> Iterator[Case]:
 
 
 def _timm() -> Iterator[Case]:
-    return iter(())
+    try:
+        import torch
+
+        list(_torchvision())  # which timm imports
+        import timm
+    except ImportError:
+        return
+    del torch, timm
+    smallest = json.loads(Path(__file__).with_name("port_timm.json").read_text(encoding="utf-8"))
+    for module, (name, size, fixed) in smallest.items():
+        # Where the size of the images is fixed it is an argument, on which weights depend.
+        given = {"img_size": size} if fixed else {}
+        yield Case(3, name, f"timm.models.{module}:{name}", _making(given), _image(size))
 
 
 def _transformers() -> Iterator[Case]:

@@ -37,6 +37,13 @@ _REGISTRIES = {
     "register_notrace_function", "auto_docstring", "kwonly_to_pos_or_kw", "can_return_tuple",
 }  # fmt: skip
 _SILENT = {"_log_api_usage_once", "register_notrace_module", "register_notrace_function", "wrap"}
+# timm's builder calls a class with what is left of its arguments without these.
+_BUILDER = "build_model_with_cfg"
+_OF_BUILDER = {
+    "variant", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "feature_cfg",
+    "pretrained_strict", "pretrained_filter_fn", "cache_dir", "kwargs_filter",
+    "pretrained_model_args",
+}  # fmt: skip
 _METHODS = {"_load_from_state_dict", "_save_to_state_dict", "_version", "load_pretrained"}
 
 
@@ -195,6 +202,24 @@ class _Folder(cst.CSTTransformer):
     def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> Any:
         known = id(original_node) not in self.words and self._is_fixed(original_node.value)
         return cst.Name("None") if known else updated_node
+
+    def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
+        name = self._qualified(original_node.func)
+        if name.rpartition(".")[2] != _BUILDER or not updated_node.args:
+            return updated_node
+        made, *rest = updated_node.args
+        kept = []
+        positions = 0
+        for arg in rest:
+            if arg.keyword is None and not arg.star:
+                positions += 1
+                if positions > 2:  # not the name of the variant, and not whether it is pretrained
+                    return updated_node
+            elif arg.keyword is not None and arg.keyword.value == "model_cfg":
+                kept.append(arg.with_changes(keyword=cst.Name("cfg")))
+            elif arg.keyword is None or arg.keyword.value not in _OF_BUILDER:
+                kept.append(arg)
+        return updated_node.with_changes(func=made.value, args=kept)
 
     def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> Any:
         value = original_node.value

@@ -253,7 +253,7 @@ class Needs:
     def _makes(self, name: str, scope: Scope) -> bool:
         """Whether a local name is a class, or a function that makes modules, as far as is known."""
         if name.startswith("init_") or name.endswith(("_init", "init_fn")) or name in ("cls", "fn"):
-            return name == "cls"
+            return name == "cls" and (scope.owner is None or is_module(scope.owner))
         if name in scope.assigned:
             value = scope.assigned[name]
             if isinstance(value, cst.FunctionDef | cst.Lambda):
