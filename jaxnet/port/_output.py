@@ -115,10 +115,11 @@ def formatted(code: str, width: int) -> str:
         width: The longest line.
     """
     ruff = find_ruff_bin()
-    settings = ["--isolated", "--line-length", str(width), "--stdin-filename", "port.py"]
+    settings = ["--isolated", "--stdin-filename", "port.py"]
     for command in (
+        # Imports that are divided as for short lines are sorted for longer ones too.
         ["check", "--fix", "--unsafe-fixes", "--select", RULES, "--exit-zero"],
-        ["format", "--config", 'format.quote-style="preserve"'],
+        ["format", "--line-length", str(width), "--config", 'format.quote-style="preserve"'],
     ):
         done = subprocess.run(
             [ruff, *command, *settings, "-"],

@@ -127,7 +127,7 @@ class Source:
             if found is None:
                 return None
             origin = f"{found}.{first}"
-        return f"{origin}.{rest}" if rest else origin
+        return self.project.followed(f"{origin}.{rest}" if rest else origin)
 
     def rest(self) -> Iterator[tuple[int, str]]:
         """The line and the beginning of what is at the top of the file and defines nothing."""
@@ -196,6 +196,23 @@ class Project:
             self._found[dotted] = None  # for names that are imported in a circle
             self._found[dotted] = self._find(dotted)
         return self._found[dotted]
+
+    def followed(self, dotted: str) -> str:
+        """A name of the project that only hands on another package's, as that package names it."""
+        for _ in range(20):
+            parts = dotted.split(".")
+            if parts[0] not in self.tops or self.find(dotted) is not None:
+                return dotted
+            for cut in range(len(parts) - 1, 0, -1):
+                source = self.source(".".join(parts[:cut]))
+                if source is not None:
+                    break
+            else:
+                return dotted
+            if parts[cut] not in source.imports:
+                return dotted
+            dotted = ".".join([source.imports[parts[cut]], *parts[cut + 1 :]])
+        return dotted
 
     def _find(self, dotted: str) -> tuple[Definition, str] | None:
         parts = dotted.split(".")
