@@ -6,6 +6,7 @@ questions whether torch compiles the model.
 """
 
 import dataclasses
+import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,7 @@ class _Folder(cst.CSTTransformer):
                 or name == "pretrained"
                 or (name == "device" and parameter.default is not None)
                 or (name == "dtype" and "device" in names and _is_none(parameter.default))
-            ):
+            ) and not (name == "dtype" and _assigns(node.body, name)):
                 fixed.add(name)
         self.fixed.append(fixed | (self.fixed[-1] - names if self.fixed else set()))
         if fixed:
@@ -205,6 +206,11 @@ class _Folder(cst.CSTTransformer):
 
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
         name = self._qualified(original_node.func)
+        if name == "hasattr" and len(original_node.args) == 2:
+            owner, attribute = (arg.value for arg in original_node.args)
+            if isinstance(attribute, cst.SimpleString):
+                known = _has(self._qualified(owner), str(attribute.evaluated_value))
+                return updated_node if known is None else cst.Name(str(known))
         if name.rpartition(".")[2] != _BUILDER or not updated_node.args:
             return updated_node
         made, *rest = updated_node.args
@@ -260,6 +266,20 @@ class _Folder(cst.CSTTransformer):
                 return {cst.Is: True, cst.IsNot: False}.get(type(target.operator))
         return None
 
+    def leave_Comparison(self, original_node: cst.Comparison, updated_node: cst.Comparison) -> Any:
+        target = original_node.comparisons[0]
+        name, listed = original_node.left, target.comparator
+        if (
+            isinstance(target.operator, cst.In)
+            and isinstance(name, cst.SimpleString)
+            and isinstance(listed, cst.Call)
+            and len(listed.args) == 1
+            and self._qualified(listed.func) == "dir"
+        ):
+            known = _has(self._qualified(listed.args[0].value), str(name.evaluated_value))
+            return updated_node if known is None else cst.Name(str(known))
+        return updated_node
+
     def leave_BooleanOperation(
         self, original_node: cst.BooleanOperation, updated_node: cst.BooleanOperation
     ) -> Any:
@@ -303,6 +323,16 @@ class _Folder(cst.CSTTransformer):
         return updated_node.with_changes(body=[cst.parse_statement("pass")])
 
 
+def _has(module: str, name: str) -> bool | None:
+    """Whether jaxnet has a name of a module of torch's; None for what is no module of it."""
+    if module.partition(".")[0] != "torch" or not module.replace(".", "").islower():
+        return None
+    ours = {"torch": "ops", "torch.nn": "nn", "torch.nn.functional": "nn.functional"}.get(module)
+    if ours is None:
+        return False
+    return hasattr(importlib.import_module(f"jaxnet.{ours}"), name)
+
+
 def _flat(block: Any, leading: Any) -> Any:
     statements = [s for s in block.body if not _is_pass(s)]
     if not statements:
@@ -315,6 +345,25 @@ def _is_pass(statement: Any) -> bool:
     return isinstance(statement, cst.SimpleStatementLine) and all(
         isinstance(part, cst.Pass) for part in statement.body
     )
+
+
+def _assigns(body: Any, name: str) -> bool:
+    """Whether statements give a name another value."""
+    found = False
+
+    class Targets(cst.CSTVisitor):
+        def visit_AssignTarget(self, node: cst.AssignTarget) -> bool:
+            nonlocal found
+            parts = [node.target]
+            while parts:
+                part = parts.pop()
+                if isinstance(part, cst.Tuple | cst.List):
+                    parts += [element.value for element in part.elements]
+                found |= isinstance(part, cst.Name) and part.value == name
+            return False
+
+    body.visit(Targets())
+    return found
 
 
 def _is_none(node: Any) -> bool:

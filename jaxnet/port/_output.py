@@ -2,6 +2,7 @@
 
 import subprocess
 import textwrap
+from typing import Any
 
 import libcst as cst
 from ruff import find_ruff_bin
@@ -29,6 +30,9 @@ def output(target: str) -> Ported:
     for definition in definitions:
         rewriter = Rewriter(definition, needs, names)
         new = definition.node.visit(rewriter)
+        shown = names[f"{definition.source.name}.{definition.name}"]
+        if shown != definition.name:  # another file has a definition of this name
+            new = _renamed(new, definition.name, shown)
         imports |= rewriter.imports
         marked += rewriter.marked
         notes += rewriter.notes
@@ -48,6 +52,24 @@ def output(target: str) -> Ported:
         tuple(marked),
         tuple(notes),
     )
+
+
+def _renamed(statement: Any, name: str, shown: str) -> Any:
+    """A definition under another name."""
+    if isinstance(statement, cst.ClassDef | cst.FunctionDef):
+        return statement.with_changes(name=cst.Name(shown))
+
+    class Targets(cst.CSTTransformer):
+        def visit_AssignTarget(self, node: cst.AssignTarget) -> bool:
+            return False
+
+        def leave_AssignTarget(self, original_node: Any, updated_node: Any) -> Any:
+            same = isinstance(original_node.target, cst.Name)
+            if same and original_node.target.value == name:
+                return updated_node.with_changes(target=cst.Name(shown))
+            return updated_node
+
+    return statement.visit(Targets())
 
 
 def _names(source: Source, definitions: list[Definition]) -> dict[str, str]:

@@ -56,6 +56,11 @@ class Source:
         self.import_statements: list[cst.SimpleStatementLine] = []
         self.stars: list[str] = []
         self._read_imports(wrapper.module)
+        for star in self.stars:  # `from .activations import *` gives what that file imports too
+            other = project.source(star) if star != name else None
+            for local, origin in ({} if other is None else other.imports).items():
+                if not local.startswith("_"):
+                    self.imports.setdefault(local, origin)
         from jaxnet.port._fold import fold
 
         positions = wrapper.resolve(PositionProvider)
@@ -76,9 +81,21 @@ class Source:
         source = self
 
         class Imports(cst.CSTVisitor):
+            def __init__(self) -> None:
+                super().__init__()
+                self.tries = 0  # in which imports stay where they are
+
+            def visit_Try(self, node: cst.Try) -> None:
+                self.tries += 1
+
+            def leave_Try(self, original_node: cst.Try) -> None:
+                self.tries -= 1
+
             def visit_Import(self, node: cst.Import) -> None:
                 for alias in node.names:
                     dotted = helpers.get_full_name_for_node_or_raise(alias.name)
+                    if self.tries and source.is_foreign(dotted):
+                        continue  # what the try statement defines
                     if alias.asname is None:
                         source.imports[dotted.partition(".")[0]] = dotted.partition(".")[0]
                     else:
@@ -89,15 +106,22 @@ class Source:
                 if isinstance(node.names, cst.ImportStar):
                     source.stars.append(origin)
                     return
+                if self.tries and source.is_foreign(origin):
+                    return
                 for alias in node.names:
                     local = alias.evaluated_alias or alias.evaluated_name
                     source.imports[local] = f"{origin}.{alias.evaluated_name}"
 
             def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> None:
-                if any(isinstance(part, cst.Import | cst.ImportFrom) for part in node.body):
+                imports = (isinstance(part, cst.Import | cst.ImportFrom) for part in node.body)
+                if not self.tries and any(imports):
                     source.import_statements.append(node)
 
         tree.visit(Imports())
+
+    def is_foreign(self, module: str) -> bool:
+        """Whether a module is neither torch's nor the program's own."""
+        return module.partition(".")[0] not in ("torch", *self.project.tops)
 
     def absolute(self, node: cst.ImportFrom) -> str:
         """The dotted name of the module that an import is from."""
@@ -294,7 +318,31 @@ def defined_names(statement: Any) -> Iterator[str]:
                     yield from (e.value.value for e in target.elements if _is_name(e.value))
     elif isinstance(statement, cst.Try | cst.If):
         for inner in statement.body.body:
+            if isinstance(statement, cst.Try):
+                yield from _foreign_names(inner)
             yield from defined_names(inner)
+        if isinstance(statement, cst.Try):
+            for handler in statement.handlers:
+                for inner in handler.body.body:
+                    yield from defined_names(inner)
+
+
+def _foreign_names(statement: Any) -> Iterator[str]:
+    """The names that a statement imports from packages other than torch."""
+    for part in getattr(statement, "body", ()) if _is_line(statement) else ():
+        if isinstance(part, cst.ImportFrom) and not isinstance(part.names, cst.ImportStar):
+            origin = "" if part.module is None else helpers.get_full_name_for_node(part.module)
+            if not part.relative and str(origin).partition(".")[0] != "torch":
+                yield from (alias.evaluated_alias or alias.evaluated_name for alias in part.names)
+        elif isinstance(part, cst.Import):
+            for alias in part.names:
+                name = (alias.evaluated_alias or alias.evaluated_name).partition(".")[0]
+                if alias.evaluated_name.partition(".")[0] != "torch":
+                    yield name
+
+
+def _is_line(node: Any) -> bool:
+    return isinstance(node, cst.SimpleStatementLine)
 
 
 def _is_name(node: Any) -> bool:
