@@ -58,6 +58,7 @@ class Expressions(cst.CSTTransformer):
         self.functions: list[_Function] = []
         self.methods: dict[str, list[Any]] = {}  # to be put behind the method of the name
         self.classes = 0
+        self.types = 0  # annotations that are open
         self.words: set[int] = set()  # names that are no expressions: of arguments, of attributes
         self.open: list[list[str]] = []  # what is not supported in each open statement
         self.nowhere = Scope(self.source, None, set(), {})
@@ -151,6 +152,9 @@ class Expressions(cst.CSTTransformer):
             return _keep_brackets(node, new)
         spelled = cst.helpers.get_full_name_for_node(node) or ""
         found_name = jaxnet_name(dotted, spelled, frozenset(self.names.values()))
+        if found_name.problem and not found_name.code and self.types:  # is never called
+            self.need("from typing import Any")
+            return _keep_brackets(node, cst.Name("Any"))
         self.need(*found_name.imports)
         if found_name.problem:
             self.problem(node, f"{dotted}: {found_name.problem}")
@@ -204,12 +208,22 @@ class Expressions(cst.CSTTransformer):
 
     # functions and classes
 
-    def visit_ClassDef(self, node: cst.ClassDef) -> None:
+    def visit_Annotation(self, node: cst.Annotation) -> None:
+        self.types += 1
+
+    def leave_Annotation(self, original_node: cst.Annotation, updated_node: cst.Annotation) -> Any:
+        self.types -= 1
+        return updated_node
+
+    def visit_ClassDef(self, node: cst.ClassDef) -> bool:
         self.words.add(id(node.name))
         self.classes += 1
+        return all(self._dotted(base.value) != _FUNCTION for base in node.bases)
 
     def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> Any:
         self.classes -= 1
+        if any(self._dotted(base.value) == _FUNCTION for base in original_node.bases):
+            return self._without_backward(original_node, updated_node)
         body = []
         for old, new in zip(original_node.body.body, updated_node.body.body, strict=False):
             body.append(new)
@@ -218,6 +232,21 @@ class Expressions(cst.CSTTransformer):
         if len(body) == len(updated_node.body.body):
             return updated_node
         return updated_node.with_changes(body=updated_node.body.with_changes(body=body))
+
+    def _without_backward(self, node: cst.ClassDef, updated: cst.ClassDef) -> Any:
+        """A torch.autograd.Function, of which only its error can be called."""
+        text = f"{node.name.value}: torch.autograd.Function: write a jax.custom_vjp"
+        self.marked.append(Note(self.source.path.name, self._line(node), text))
+        where = f"{self.source.path.name}:{self._line(node)}"
+        method = cst.parse_statement(
+            f"@staticmethod\ndef apply(*arguments):\n"
+            f"    raise NotImplementedError({f'{where}: {text}'!r})\n"
+        )
+        docstring = [s for s in updated.body.body[:1] if node.get_docstring() is not None]
+        body = updated.body.with_changes(body=[*docstring, method])
+        return updated.with_changes(
+            bases=[], body=body, lpar=cst.MaybeSentinel.DEFAULT, rpar=cst.MaybeSentinel.DEFAULT
+        )
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
         self.words.add(id(node.name))
@@ -257,6 +286,9 @@ class Expressions(cst.CSTTransformer):
         node = original_node.decorator
         dotted = self._dotted(node.func if isinstance(node, cst.Call) else node) or ""
         return cst.RemoveFromParent() if dotted in (*NO_GRADIENT, *CASTS) else updated_node
+
+
+_FUNCTION = "torch.autograd.Function"
 
 
 def _has_types(node: cst.FunctionDef) -> bool:
