@@ -5,7 +5,7 @@ from typing import Any
 import libcst as cst
 
 from jaxnet.port._names import LEFT_OUT, jaxnet_name, unknown_argument
-from jaxnet.port._rngs import Needs, Scope, Unit, is_super
+from jaxnet.port._rngs import Needs, Scope, Unit, is_partial, is_super
 from jaxnet.port._tensors import argument
 
 NO_GRADIENT = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled")
@@ -112,6 +112,14 @@ def applied(scope: Scope, original: cst.Call, updated: cst.Call, needs: Needs) -
     if not (isinstance(name, cst.Attribute) and name.attr.value == "apply") or not original.args:
         return None
     function = original.args[0].value
+    if is_partial(function) and function.args:  # partial(self._init_weights, head_bias=0.0)
+        inner = cst.Call(function.args[0].value)
+        if not isinstance(inner.func, cst.Name | cst.Attribute) or not needs.hands_on(inner, scope):
+            return None
+        made = with_rngs(cst.ensure_type(updated.args[0].value, cst.Call), "rngs")
+        return updated.with_changes(
+            args=[updated.args[0].with_changes(value=made), *updated.args[1:]]
+        )
     fake = cst.Call(function, [])
     if not isinstance(function, cst.Name | cst.Attribute) or not needs.hands_on(fake, scope):
         return None

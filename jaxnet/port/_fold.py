@@ -239,6 +239,13 @@ class _Folder(cst.CSTTransformer):
                 return cst.RemoveFromParent()
         return updated_node
 
+    def leave_StarredDictElement(
+        self, original_node: cst.StarredDictElement, updated_node: cst.StarredDictElement
+    ) -> Any:
+        value = original_node.value
+        gone = isinstance(value, cst.Name) and self._is_fixed(value.value)
+        return cst.RemoveFromParent() if gone else updated_node
+
     def _is_fixed(self, name: str) -> bool:
         return bool(self.fixed) and name in self.fixed[-1]
 

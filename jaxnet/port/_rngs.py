@@ -55,6 +55,7 @@ class Scope:
     owner: Definition | None
     parameters: set[str]
     assigned: dict[str, Any]
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, source: Source, owner: Definition | None, node: Any) -> "Scope":
@@ -63,6 +64,8 @@ class Scope:
         class Names(cst.CSTVisitor):
             def visit_Param(self, node: cst.Param) -> None:
                 scope.parameters.add(node.name.value)
+                if isinstance(node.default, cst.Name):
+                    scope.defaults[node.name.value] = node.default
 
             def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
                 scope.assigned[node.name.value] = node
@@ -254,13 +257,17 @@ class Needs:
         """Whether a local name is a class, or a function that makes modules, as far as is known."""
         if name.startswith("init_") or name.endswith(("_init", "init_fn")) or name in ("cls", "fn"):
             return name == "cls" and (scope.owner is None or is_module(scope.owner))
+        default = scope.defaults.get(name)
+        found = None if default is None else scope.source.definition(default)
+        if found is not None and name not in scope.assigned:
+            return self._is_maker(cst.Call(default), scope)
         if name in scope.assigned:
             value = scope.assigned[name]
             if isinstance(value, cst.FunctionDef | cst.Lambda):
                 return False
             if value_kind(scope.source, value) == "module":
                 return False
-            if isinstance(value, cst.Call) and _is_partial(value) and value.args:
+            if is_partial(value) and value.args:
                 made = cst.Call(value.args[0].value)
                 known = scope.source.qualified(made.func) is not None
                 return not known or self._is_maker(made, scope)
@@ -270,7 +277,10 @@ class Needs:
         return True
 
 
-def _is_partial(node: cst.Call) -> bool:
+def is_partial(node: Any) -> bool:
+    """Whether an expression is a call of functools.partial."""
+    if not isinstance(node, cst.Call):
+        return False
     name = cst.helpers.get_full_name_for_node(node.func)
     return name in ("partial", "functools.partial")
 

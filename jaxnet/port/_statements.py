@@ -134,6 +134,11 @@ class Rewriter(Expressions):
             return updated
         if isinstance(target, cst.Name):
             value = in_place_value(method, target, arguments) or new.value
+            given = target.value in self.scope.parameters
+            if here.making and given and target.value not in self.scope.assigned:
+                # A parameter of a module, as in `def trunc_normal_(tensor): tensor.uniform_()`.
+                whole = cst.parse_expression(f"{target.value}[...]")
+                return self._assigned(old, whole, value, updated)
             self._check_alias(old, target)
             return self._assigned(old, target, value, updated)
         if isinstance(target, cst.Call) and isinstance(target.func, cst.Attribute):
