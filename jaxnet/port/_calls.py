@@ -5,7 +5,7 @@ from typing import Any
 import libcst as cst
 
 from jaxnet.port._names import LEFT_OUT, jaxnet_name, unknown_argument
-from jaxnet.port._rngs import Needs, Scope, Unit, is_partial, is_super
+from jaxnet.port._rngs import Needs, Scope, Unit, is_super
 from jaxnet.port._tensors import argument
 
 NO_GRADIENT = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled")
@@ -106,26 +106,17 @@ def own_call(scope: Scope, original: cst.Call, updated: cst.Call, needs: Needs) 
     return updated.with_changes(args=kept)
 
 
-def applied(scope: Scope, original: cst.Call, updated: cst.Call, needs: Needs) -> cst.Call | None:
-    """`self.apply(f)` where f takes `rngs`: a lambda that hands it on."""
-    name = original.func
-    if not (isinstance(name, cst.Attribute) and name.attr.value == "apply") or not original.args:
-        return None
-    function = original.args[0].value
-    if is_partial(function) and function.args:  # partial(self._init_weights, head_bias=0.0)
-        inner = cst.Call(function.args[0].value)
-        if not isinstance(inner.func, cst.Name | cst.Attribute) or not needs.hands_on(inner, scope):
-            return None
-        made = with_rngs(cst.ensure_type(updated.args[0].value, cst.Call), "rngs")
-        return updated.with_changes(
-            args=[updated.args[0].with_changes(value=made), *updated.args[1:]]
-        )
-    fake = cst.Call(function, [])
-    if not isinstance(function, cst.Name | cst.Attribute) or not needs.hands_on(fake, scope):
-        return None
-    code = cst.Module([]).code_for_node(updated.args[0].value)
-    new = cst.parse_expression(f"lambda module: {code}(module, rngs=rngs)")
-    return updated.with_changes(args=[cst.Arg(new), *updated.args[1:]])
+def bound(updated: cst.Call | None, value: Any) -> Any:
+    """A function that takes `rngs`, as one that has it: `partial(f, rngs=rngs)`.
+
+    Args:
+        updated: The call `partial(f, ...)` if it is one already.
+        value: The rewritten function.
+    """
+    if updated is not None:
+        return with_rngs(updated, "rngs")
+    code = cst.Module([]).code_for_node(value)
+    return cst.parse_expression(f"partial({code}, rngs=rngs)")
 
 
 def rngs_parameter(

@@ -9,7 +9,7 @@ from jaxnet.port._calls import (
     CASTS,
     HANDLED,
     NO_GRADIENT,
-    applied,
+    bound,
     own_call,
     rngs_parameter,
     torch_call,
@@ -19,7 +19,7 @@ from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
 from jaxnet.port._names import jaxnet_name
 from jaxnet.port._port import Note
-from jaxnet.port._rngs import Needs, Scope, Unit, is_super
+from jaxnet.port._rngs import Needs, Scope, Unit, is_partial, is_super
 from jaxnet.port._source import Definition
 from jaxnet.port._tensors import function_of
 
@@ -59,6 +59,7 @@ class Expressions(cst.CSTTransformer):
         self.methods: dict[str, list[Any]] = {}  # to be put behind the method of the name
         self.classes = 0
         self.types = 0  # annotations that are open
+        self.firsts: set[int] = set()  # arguments f of partial(f, ...)
         self.words: set[int] = set()  # names that are no expressions: of arguments, of attributes
         self.open: list[list[str]] = []  # what is not supported in each open statement
         self.nowhere = Scope(self.source, None, set(), {})
@@ -113,6 +114,8 @@ class Expressions(cst.CSTTransformer):
             self.words.add(id(node.keyword))
 
     def visit_Call(self, node: cst.Call) -> None:
+        if is_partial(node) and node.args:
+            self.firsts.add(id(node.args[0]))
         if self._dotted(node.func) in HANDLED:
             self.words.add(id(node.func))
 
@@ -196,15 +199,39 @@ class Expressions(cst.CSTTransformer):
         if not isinstance(updated, cst.Call):
             return updated
         if here is not None and here.rngs:
-            new = applied(scope, original_node, updated, self.needs)
-            if new is not None:
-                return new
+            first = (
+                original_node.args[0].value
+                if is_partial(original_node) and original_node.args
+                else None
+            )
+            if self.needs.is_function(first, scope):
+                return bound(updated, None)
             keyword = self.needs.hands_on(original_node, scope)
             if keyword:
                 updated = with_rngs(updated, keyword)
         elif here is None and dotted and self.needs.hands_on(original_node, scope):
             self.problem(original_node, f"{dotted}: a layer outside of functions has no rngs")
         return updated
+
+    # functions as values
+
+    def _bound(self, old: Any, new: Any) -> Any:
+        """A value that is a function which takes `rngs`, as one that has it."""
+        here = self.here
+        if here is None or not here.rngs or old is None or isinstance(old, cst.Call):
+            return new
+        if not self.needs.is_function(old, self.scope):
+            return new
+        self.need("from functools import partial")
+        return bound(None, new)
+
+    def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> Any:
+        if id(original_node) in self.firsts:
+            return updated_node
+        return updated_node.with_changes(value=self._bound(original_node.value, updated_node.value))
+
+    def leave_Return(self, original_node: cst.Return, updated_node: cst.Return) -> Any:
+        return updated_node.with_changes(value=self._bound(original_node.value, updated_node.value))
 
     # functions and classes
 

@@ -113,6 +113,7 @@ class Needs:
                 for name, node in methods(one).items():
                     self.units[Unit(one, name)] = Scope.of(one.source, one, node)
         self.calls = {unit: _calls(unit.node) for unit in self.units}
+        self.named = {unit: _handed(unit.node) for unit in self.units}
         self.making = self._making()
         self.taking: set[Unit] = set()
         self._spread()
@@ -184,7 +185,10 @@ class Needs:
         while grown:
             grown = False
             for unit in self.making - self.taking:
-                if any(self.hands_on(call, self.units[unit]) for call in self.calls[unit]):
+                scope = self.units[unit]
+                if any(self.hands_on(call, scope) for call in self.calls[unit]) or any(
+                    self.is_function(value, scope) for value in self.named[unit]
+                ):
                     family = {
                         other
                         for other in self.units
@@ -194,6 +198,17 @@ class Needs:
                     }
                     self.taking |= {unit} | family
                     grown = True
+
+    def is_function(self, node: Any, scope: Scope) -> bool:
+        """Whether a value is a function or method of the program, no class, that takes `rngs`."""
+        if isinstance(node, cst.Name):
+            found = None if scope.is_local(node.value) else scope.source.definition(node)
+            return found is not None and Unit(found) in self.taking
+        own = isinstance(node, cst.Attribute) and _is_name(node.value, "self")
+        if not own or scope.owner is None or node.attr.value in ("forward", "__init__"):
+            return False
+        targets = self._targets(cst.Call(node), scope)
+        return any(unit in self.taking for unit in targets)
 
     def hands_on(self, call: cst.Call, scope: Scope) -> str | None:
         """The keyword under which a call hands `rngs` on, or None."""
@@ -310,6 +325,27 @@ def _calls(node: Any) -> list[cst.Call]:
             return False
 
     node.visit(Calls())
+    return found
+
+
+def _handed(node: Any) -> list[Any]:
+    """The expressions of a function that are arguments, results or assigned."""
+    found: list[Any] = []
+
+    class Values(cst.CSTVisitor):
+        def visit_Arg(self, node: cst.Arg) -> None:
+            found.append(node.value)
+
+        def visit_Return(self, node: cst.Return) -> None:
+            found.append(node.value)
+
+        def visit_Assign(self, node: cst.Assign) -> None:
+            found.append(node.value)
+
+        def visit_Annotation(self, node: cst.Annotation) -> bool:
+            return False
+
+    node.body.visit(Values())
     return found
 
 

@@ -213,7 +213,7 @@ def test_rngs_go_where_layers_are_made(ported):
         "def __init__(self, block=Block, last=Quiet, *, rngs, **kwargs):",
         "block(3, rngs=rngs, **kwargs)",
         "ops.normal(0.0, 0.1, (2, 3), generator=rngs)",
-        "self.apply(lambda module: self._init(module, rngs=rngs))",
+        "self.apply(partial(self._init, rngs=rngs))",
         "def _init(self, m, *, rngs):",
         "nn.init.kaiming_normal_(m.weight, generator=rngs)",
         "nn.init.zeros_(m.bias)",
