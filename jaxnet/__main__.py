@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jaxnet.parity._result import Report
 
 # Where errors are raised whose messages say what to do.
-_EXPLAINING = [Path(jaxnet.__file__).parent / name for name in ("parity", "weights")]
+_EXPLAINING = [Path(jaxnet.__file__).parent / name for name in ("parity", "port", "weights")]
 # Whose lines come before those of the program that is run.
 _NOT_THEIRS = (str(Path(jaxnet.__file__).parent), "<frozen", str(Path(runpy.__file__)))
 
@@ -109,7 +109,8 @@ def _is_explained(error: Exception) -> bool:
     if isinstance(error, _CommandError):
         return True
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).parent in _EXPLAINING and (last.line or "").startswith("raise ")
+    ours = Path(last.filename).parent in _EXPLAINING or Path(last.filename).stem == "_extras"
+    return ours and (last.line or "").startswith("raise ")
 
 
 def _check_writable(folder: Path | None) -> None:
@@ -230,6 +231,10 @@ def _parser() -> argparse.ArgumentParser:
             metavar="FILE",
             help="names.toml: which layer of a plain flax model is which of torch's",
         )
+
+    port = command("port", _port, "turn PyTorch modules into source on jaxnet", texts.PORT)
+    port.add_argument("target", help="a file, or an import path such as timm.models.resnet:ResNet")
+    port.add_argument("-o", "--output", type=Path, help="the file to write; printed without it")
 
     certificate = command(
         "certificate", _certificate, "read a certificate, or verify it", texts.VERIFY
@@ -378,6 +383,21 @@ def _explain(options: argparse.Namespace) -> int:
     text, status = explained(there, options.at)
     print(text)
     return status
+
+
+def _port(options: argparse.Namespace) -> int:
+    from jaxnet._files import write_text
+    from jaxnet.port import port
+
+    if options.output is not None and options.output.resolve() == Path(options.target).resolve():
+        options.fail(f"--output {options.output}: this is the file that is ported; name another")
+    ported = port(options.target)
+    if options.output is None:
+        print(ported.code, end="")
+    else:
+        write_text(options.output, ported.code)
+    print(ported, file=sys.stderr)
+    return int(bool(ported.marked))
 
 
 def _certificate(options: argparse.Namespace) -> int:
