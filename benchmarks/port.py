@@ -170,8 +170,9 @@ def _climb(case: Case, result: dict[str, Any], quick: bool) -> None:
         file = Path(folder) / "model_jax.py"
         file.write_text(ported.code)
         compile(ported.code, str(file), "exec")
-        ruff = subprocess.run([sys.executable, "-m", "ruff", "check", "--isolated", "--quiet", "--select", RULES,
-                               str(file)], capture_output=True, text=True, check=False)  # fmt: skip
+        command = [sys.executable, "-m", "ruff", "check", "--isolated", "--quiet"]
+        command += ["--select", RULES, str(file)]
+        ruff = subprocess.run(command, capture_output=True, text=True, check=False)
         result["ported"] = not ruff.returncode
         if ruff.returncode:
             raise ValueError(f"ruff: {ruff.stdout[:200]}")

@@ -138,7 +138,7 @@ def rngs_parameter(
     keywords = list(params.kwonly_params)
     if not keywords and not isinstance(star, cst.Param):
         star = cst.ParamStar(cst.Comma(whitespace_after=cst.SimpleWhitespace(" ")))
-        last = params.params[-1] if params.params else None
+        last: Any = params.params[-1] if params.params else None
         if last is not None and isinstance(last.comma, cst.Comma):
             # The arguments were one on each line, with a comma after the last.
             new = new.with_changes(comma=last.comma)

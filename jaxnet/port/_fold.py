@@ -361,7 +361,7 @@ def _assigns(body: Any, name: str) -> bool:
     class Targets(cst.CSTVisitor):
         def visit_AssignTarget(self, node: cst.AssignTarget) -> bool:
             nonlocal found
-            parts = [node.target]
+            parts: list[Any] = [node.target]
             while parts:
                 part = parts.pop()
                 if isinstance(part, cst.Tuple | cst.List):

@@ -273,8 +273,8 @@ class Needs:
         if name.startswith("init_") or name.endswith(("_init", "init_fn")) or name in ("cls", "fn"):
             return name == "cls" and (scope.owner is None or is_module(scope.owner))
         default = scope.defaults.get(name)
-        found = None if default is None else scope.source.definition(default)
-        if found is not None and name not in scope.assigned:
+        known = default is not None and scope.source.definition(default) is not None
+        if default is not None and known and name not in scope.assigned:
             return self._is_maker(cst.Call(default), scope)
         if name in scope.assigned:
             value = scope.assigned[name]

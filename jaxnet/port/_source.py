@@ -315,7 +315,9 @@ def defined_names(statement: Any) -> Iterator[str]:
                 if isinstance(target, cst.Name):
                     yield target.value
                 elif isinstance(target, cst.Tuple):
-                    yield from (e.value.value for e in target.elements if _is_name(e.value))
+                    for element in target.elements:
+                        if isinstance(element.value, cst.Name):
+                            yield element.value.value
     elif isinstance(statement, cst.Try | cst.If):
         for inner in statement.body.body:
             if isinstance(statement, cst.Try):

@@ -38,7 +38,8 @@ class Rewriter(Expressions):
     ) -> Any:
         if len(original.body) != 1:
             return updated
-        old, new = original.body[0], updated.body[0]
+        old: Any = original.body[0]
+        new: Any = updated.body[0]
         if isinstance(old, cst.Import | cst.ImportFrom):
             return self._import(old, updated)
         if isinstance(old, cst.Expr) and isinstance(old.value, cst.Call):
@@ -46,10 +47,10 @@ class Rewriter(Expressions):
         if isinstance(old, cst.Assign) and len(old.targets) == 1:
             target = old.targets[0].target
             if isinstance(target, cst.Subscript) and self._is_array(target.value):
-                value = at(new.targets[0].target, "set", new.value)  # type: ignore[union-attr]
-                return self._assigned(target, new.targets[0].target.value, value, updated)  # type: ignore[union-attr]
+                value = at(new.targets[0].target, "set", new.value)
+                return self._assigned(target, new.targets[0].target.value, value, updated)
             if isinstance(target, cst.Attribute) and target.attr.value == "data":
-                place = cst.parse_expression(f"{self._code(new.targets[0].target)}[...]")  # type: ignore[union-attr]
+                place: Any = cst.parse_expression(f"{self._code(new.targets[0].target)}[...]")
                 return _with(updated, new.with_changes(targets=[cst.AssignTarget(place)]))
             if isinstance(old.value, cst.Lambda) and isinstance(target, cst.Attribute):
                 return self._method(old, new, updated)
@@ -255,7 +256,7 @@ class Rewriter(Expressions):
         assert self.here is not None
         value = assigned.get(target.value)
         whole = value.value if isinstance(value, cst.Subscript) else None
-        if self._is_array(whole) and _read_after(self, whole.value, line):  # type: ignore[union-attr]
+        if self._is_array(whole) and _read_after(self, whole.value, line):
             self.problem(
                 node, f"{target.value} is a part of another array, which torch changes too"
             )
@@ -279,7 +280,7 @@ class Rewriter(Expressions):
                 )
             if any(name in CASTS for name in names):
                 self.note(original_node, "autocast is left out; make_train_step has compute_dtype")
-            body = list(updated_node.body.body)
+            body: list[Any] = list(updated_node.body.body)
             leading = [*updated_node.leading_lines, *body[0].leading_lines]
             return cst.FlattenSentinel([body[0].with_changes(leading_lines=leading), *body[1:]])
         return updated_node
@@ -305,7 +306,7 @@ class Rewriter(Expressions):
     def _compound(self, test: Any, updated: Any) -> Any:
         wrong = self.open.pop()
         branch = isinstance(test, cst.Comparison | cst.UnaryOperation) and self.here is not None
-        if branch and self.here.kinds(test) == "tensor":  # type: ignore[union-attr]
+        if branch and self.here.kinds(test) == "tensor":
             self.note(test, f"{self._code(test)}: a compiled program cannot branch on values")
         if not wrong or not self.functions:
             return updated

@@ -19,7 +19,12 @@ _RENAMED = {
     "unsafe_chunk": "chunk", "unsafe_split": "split", "inverse": "linalg.inv", "det": "linalg.det",
     "slogdet": "linalg.slogdet", "pinverse": "linalg.pinv", "matrix_power": "linalg.matrix_power",
 }  # fmt: skip
-_OPERATORS = {"add": cst.Add, "sub": cst.Subtract, "mul": cst.Multiply, "div": cst.Divide}
+_OPERATORS: dict[str, Any] = {
+    "add": cst.Add,
+    "sub": cst.Subtract,
+    "mul": cst.Multiply,
+    "div": cst.Divide,
+}
 _AT = {"add": "add", "mul": "multiply", "div": "divide", "copy": "set", "fill": "set",
        "zero": "set", "pow": "power"}  # fmt: skip
 AUGMENTED = {
