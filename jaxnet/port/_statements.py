@@ -256,7 +256,7 @@ class Rewriter(Expressions):
         assert self.here is not None
         value = assigned.get(target.value)
         whole = value.value if isinstance(value, cst.Subscript) else None
-        if self._is_array(whole) and _read_after(self, whole.value, line):
+        if self._is_array(whole) and _read_after(self, whole.value, line):  # type: ignore[union-attr]
             self.problem(
                 node, f"{target.value} is a part of another array, which torch changes too"
             )
@@ -306,7 +306,7 @@ class Rewriter(Expressions):
     def _compound(self, test: Any, updated: Any) -> Any:
         wrong = self.open.pop()
         branch = isinstance(test, cst.Comparison | cst.UnaryOperation) and self.here is not None
-        if branch and self.here.kinds(test) == "tensor":
+        if branch and self.here.kinds(test) == "tensor":  # type: ignore[union-attr]
             self.note(test, f"{self._code(test)}: a compiled program cannot branch on values")
         if not wrong or not self.functions:
             return updated
