@@ -82,7 +82,7 @@ def main() -> None:
     if not options.table:
         done = {name for name, r in results.items() if options.quick or not r.get("quick")}
         missing = [c for c in chosen if options.again or c.name not in done]
-        with options.results.open("a") as file:
+        with options.results.open("a", encoding="utf-8") as file:
             for group in [missing] if options.quick else _groups(missing):
                 for result in _in_a_process(group, options.quick):
                     results[result["name"]] = result
@@ -96,7 +96,7 @@ def main() -> None:
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {line["name"]: line for line in lines}
 
 
@@ -118,7 +118,9 @@ def _in_a_process(cases: list[Case], quick: bool) -> Iterator[dict[str, Any]]:
     # Compiling takes nearly all of the time, and each program runs three times at most.
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     waiting = {case.name: case for case in cases}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment
+    ) as child:
         stop = threading.Timer(LIMIT * len(cases), child.kill)
         stop.start()
         assert child.stdout is not None
@@ -168,7 +170,7 @@ def _climb(case: Case, result: dict[str, Any], quick: bool) -> None:
     result["lines"] = len(ported.code.splitlines())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model_jax.py"
-        file.write_text(ported.code)
+        file.write_text(ported.code, encoding="utf-8")
         compile(ported.code, str(file), "exec")
         command = [sys.executable, "-m", "ruff", "check", "--isolated", "--quiet"]
         command += ["--select", RULES, str(file)]

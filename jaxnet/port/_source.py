@@ -50,7 +50,7 @@ class Source:
         self.path = path
         self.is_package = path.name == "__init__.py"
         self.project = project
-        self.text = path.read_text()
+        self.text = path.read_text(encoding="utf-8")
         wrapper = MetadataWrapper(cst.parse_module(self.text))
         self.imports: dict[str, str] = {}
         self.import_statements: list[cst.SimpleStatementLine] = []
