@@ -174,7 +174,7 @@ def _climb(case: Case, result: dict[str, Any], quick: bool) -> None:
         compile(ported.code, str(file), "exec")
         command = [sys.executable, "-m", "ruff", "check", "--isolated", "--quiet"]
         command += ["--select", RULES, str(file)]
-        ruff = subprocess.run(command, capture_output=True, text=True, check=False)
+        ruff = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
         result["ported"] = not ruff.returncode
         if ruff.returncode:
             raise ValueError(f"ruff: {ruff.stdout[:200]}")

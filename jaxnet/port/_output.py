@@ -147,7 +147,7 @@ def formatted(code: str, width: int) -> str:
             [ruff, *command, *settings, "-"],
             input=code,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
         )
         if done.returncode:
