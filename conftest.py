@@ -26,6 +26,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # versions that are tested; .ci/run installs them, and runs the tests that carry one of these.
 PACKAGES = {
     "build": "build",
+    "libcst": "libcst",
     "pandas": "pandas",
     "sklearn": "scikit-learn",
     "tensorboard": "tensorboard",
@@ -41,6 +42,10 @@ def installed(distribution: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+# Python cannot import these without it, and pytest looks for examples in every module.
+collect_ignore_glob = [] if installed("libcst") else ["jaxnet/port/_[!_p]*.py"]
 
 
 def missing() -> dict[str, str]:

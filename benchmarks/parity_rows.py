@@ -125,8 +125,10 @@ _PLANTED_TEXT = (
     'apart; "-" where no row of the catalogue is expected. "others" are findings besides. The '
     'kinds: "partial" are faults in some of the numbers only, "two" are two faults in one run, '
     '"invented" are faults that no catalogue has, "flax" are modules of plain flax with flax\'s '
-    'defaults. In "flax: nothing" nothing was planted, and the verdict "same" is what should be '
-    "found."
+    'defaults, "flax model" are whole models of plain flax, and "flax row" are rows of the '
+    "catalogue in programs of plain flax and optax, each of which is there without a fault too. "
+    'Where the name ends with "nothing" nothing was planted, and the verdict "same" is what should '
+    "be found."
 )
 
 _HEAD = """# Trials of jaxnet.parity

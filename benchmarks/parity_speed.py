@@ -1,10 +1,12 @@
 """What a recording and a check cost: python -m benchmarks.parity_speed [--check] [NAME ...]
 
 A recording is measured against the bare program: the same training loop in the same process, its
-model and loader made anew, without imports. Both run in turn, and the numbers are medians. The
-weights that both end with are compared bit by bit. With --check recording and check of the
-document's Net are measured over several numbers of steps, each in a process of its own, from which
-follows what a further step costs, and its memory. It needs torch.
+model and loader made anew, without imports. All run in turn, and the numbers are medians. The
+weights that both end with are compared bit by bit. Beside them stands what no recording goes below,
+since it computes each step in float32 and in float64: the bare program and the same program with
+its model and data in float64, unrecorded, as torch's own kernels compute it. With --check recording
+and check of the document's Net are measured over several numbers of steps, each in a process of its
+own, from which follows what a further step costs, and its memory. It needs torch.
 """
 
 import argparse
@@ -81,8 +83,13 @@ WORKLOADS = {
 }
 
 
-def training(make: Callable[[], tuple[Any, Any, Any]]) -> Train:
-    """A function of the number of steps that trains a new model and returns its weights."""
+def training(make: Callable[[], tuple[Any, Any, Any]], double: bool = False) -> Train:
+    """A function of the number of steps that trains a new model and returns its weights.
+
+    Args:
+        make: The workload.
+        double: Whether it is trained in float64.
+    """
 
     def train(steps: int) -> Any:
         import torch
@@ -91,6 +98,9 @@ def training(make: Callable[[], tuple[Any, Any, Any]]) -> Train:
 
         torch.manual_seed(0)
         model, batch, (name, arguments) = make()
+        if double:
+            model = model.double()
+            batch = tuple(each.double() if each.is_floating_point() else each for each in batch)
         rows = len(batch[0])
         data = TensorDataset(*(each.repeat(steps, *[1] * (each.dim() - 1)) for each in batch))
         optimizer = getattr(torch.optim, name)(model.parameters(), **arguments)
@@ -104,12 +114,9 @@ def training(make: Callable[[], tuple[Any, Any, Any]]) -> Train:
     return train
 
 
-def recorded(train: Train, steps: int) -> Any:
+def recorded(train: Train, steps: int, folder: str) -> Any:
     """The weights of a recorded training."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        parity.recording(Path(folder) / "trace", steps=steps),
-    ):
+    with parity.recording(folder, steps=steps):
         return train(steps)
 
 
@@ -118,18 +125,22 @@ def recording(name: str, rounds: int) -> list[Any]:
     import torch
 
     make, steps = WORKLOADS[name]
-    train = training(make)
-    train(2)
-    recorded(train, 2)
-    costs: dict[str, list[Sequence[float]]] = {"bare": [], "recorded": [], "one": []}
-    for _ in range(rounds):
-        bare = _cost(lambda: train(steps), costs["bare"])
-        own = _cost(lambda: recorded(train, steps), costs["recorded"])
-        _cost(lambda: recorded(train, 1), costs["one"])
+    train, wide = training(make), training(make, double=True)
+    costs: dict[str, list[Sequence[float]]] = {
+        key: [] for key in ("bare", "double", "recorded", "one")
+    }
+    for number in range(rounds + 1):
+        # Removing a trace is no part of recording it.
+        with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+            length = steps if number else 2  # the first round is not counted
+            bare = _cost(lambda n=length: train(n), costs["bare"])
+            own = _cost(lambda n=length, f=first: recorded(train, n, f), costs["recorded"])
+            _cost(lambda f=second: recorded(train, 1, f), costs["one"])
+            _cost(lambda n=length: wide(n), costs["double"])
         if not all(torch.equal(bare[key], own[key]) for key in bare):
             raise AssertionError(f"{name}: the recorded run has other bits than the bare one")
     wall, processor = (
-        {key: statistics.median(each[i] for each in some) for key, some in costs.items()}
+        {key: statistics.median(each[i] for each in some[1:]) for key, some in costs.items()}
         for i in (0, 1)
     )
     further = (processor["recorded"] - processor["one"]) / (steps - 1)
@@ -141,6 +152,7 @@ def recording(name: str, rounds: int) -> list[Any]:
         f"{wall['recorded'] / wall['bare']:.2f}",
         f"{processor['one']:.2f}",
         f"{further * steps / processor['bare']:.2f}",
+        f"{1 + processor['double'] / processor['bare']:.2f}",
     ]
 
 
@@ -189,6 +201,7 @@ def _peak() -> int:
 
 def checking(numbers: Sequence[int]) -> Iterator[list[Any]]:
     """The rows of recording and checking, for several numbers of steps."""
+    sums = {steps: [0.0, 0.0] for steps in numbers}
     for what in ("record", "check"):
         before: tuple[int, float] | None = None
         for steps in numbers:
@@ -201,6 +214,7 @@ def checking(numbers: Sequence[int]) -> Iterator[list[Any]]:
             if before is not None:
                 further = f"{1e3 * (processor - before[1]) / (steps - before[0]):.0f}"
             before = steps, processor
+            sums[steps] = [sums[steps][0] + wall, sums[steps][1] + processor]
             yield [
                 what,
                 steps,
@@ -209,6 +223,8 @@ def checking(numbers: Sequence[int]) -> Iterator[list[Any]]:
                 further,
                 f"{found['memory']:.0f}",
             ]
+    for steps, (wall, processor) in sums.items():
+        yield ["both", steps, f"{wall:.1f}", f"{processor:.1f}", "-", "-"]
 
 
 def main() -> None:
@@ -217,7 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, nargs="*", default=[10, 50, 100])
+    parser.add_argument("--steps", type=int, nargs="*", default=[25, 50, 100, 200])
     parser.add_argument("--one", choices=("record", "check"), help=argparse.SUPPRESS)
     parser.add_argument("--write", help=argparse.SUPPRESS)
     parser.add_argument("names", nargs="*", help="parts of names of workloads")
@@ -247,7 +263,8 @@ def main() -> None:
             rows.append(recording(name, asked.rounds))
             print(*rows[-1], sep=" | ", flush=True)
     heads = ("program", "steps", "bare", "times, processor", "times, clock")
-    print(markdown((*heads, "one step recorded", "times, without the first step"), rows))
+    more = ("one step recorded", "times, without the first step", "both precisions, unrecorded")
+    print(markdown((*heads, *more), rows))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ PUBLIC = {
     "data.transforms": "Transforms of images",
     "train": "Training",
     "parity": "Comparison with PyTorch programs",
+    "port": "From PyTorch's source",
     "weights": "Weights and their files",
     "checkpoint": "Checkpoints",
     "random": "Random numbers as torch draws them",

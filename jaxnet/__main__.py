@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 
 import jaxnet
 from jaxnet import _command_texts as texts
+from jaxnet import _weights_command
 
 if TYPE_CHECKING:
     from jaxnet.parity._result import Report
 
-_PARITY = Path(jaxnet.__file__).parent / "parity"
+# Where errors are raised whose messages say what to do.
+_EXPLAINING = [Path(jaxnet.__file__).parent / name for name in ("parity", "port", "weights")]
 # Whose lines come before those of the program that is run.
 _NOT_THEIRS = (str(Path(jaxnet.__file__).parent), "<frozen", str(Path(runpy.__file__)))
 
@@ -116,11 +118,12 @@ def _print_error_of_program(error: Exception, options: argparse.Namespace) -> No
 
 
 def _is_explained(error: Exception) -> bool:
-    """Whether jaxnet.parity raised an error by itself, so that its message says what to do."""
+    """Whether jaxnet raised an error by itself, so that its message says what to do."""
     if isinstance(error, _CommandError):
         return True
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).parent == _PARITY and (last.line or "").startswith("raise ")
+    ours = Path(last.filename).parent in _EXPLAINING or Path(last.filename).stem == "_extras"
+    return ours and (last.line or "").startswith("raise ")
 
 
 def _check_writable(folder: Path | None) -> None:
@@ -242,6 +245,10 @@ def _parser() -> argparse.ArgumentParser:
             help="names.toml: which layer of a plain flax model is which of torch's",
         )
 
+    port = command("port", _port, "turn PyTorch modules into source on jaxnet", texts.PORT)
+    port.add_argument("target", help="a file, or an import path such as timm.models.resnet:ResNet")
+    port.add_argument("-o", "--output", type=Path, help="the file to write; printed without it")
+
     certificate = command(
         "certificate", _certificate, "read a certificate, or verify it", texts.VERIFY
     )
@@ -250,6 +257,10 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="fail if sources, trace or versions have changed"
     )
     certificate.add_argument("--line", action="store_true", help="one line, for a README")
+
+    _weights_command.add(
+        command("weights", None, "show, convert and compare weights files", _weights_command.ABOUT)
+    )
     return parser
 
 
@@ -387,6 +398,21 @@ def _explain(options: argparse.Namespace) -> int:
     text, status = explained(there, options.at)
     print(text)
     return status
+
+
+def _port(options: argparse.Namespace) -> int:
+    from jaxnet._files import write_text
+    from jaxnet.port import port
+
+    if options.output is not None and options.output.resolve() == Path(options.target).resolve():
+        options.fail(f"--output {options.output}: this is the file that is ported; name another")
+    ported = port(options.target)
+    if options.output is None:
+        print(ported.code, end="")
+    else:
+        write_text(options.output, ported.code)
+    print(ported, file=sys.stderr)
+    return int(bool(ported.marked))
 
 
 def _certificate(options: argparse.Namespace) -> int:

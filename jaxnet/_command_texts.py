@@ -74,6 +74,13 @@ level says what it was computed from: "layer" from torch's inputs of the layer, 
 weights before the step, "chain" from what the program itself computed. What is "downstream" differs
 only because something before it does."""
 
+PORT = """    jaxnet port model.py -o model_jax.py                     # a file
+    jaxnet port timm.models.resnet:ResNet -o resnet_jax.py   # a class, with what it calls
+
+Classes, functions, names, order, comments and docstrings stay. Nothing is run, and torch is not
+needed; libcst and ruff are (pip install libcst ruff). Exit status 0 if everything was ported, 1
+if the output raises NotImplementedError somewhere: each such line is printed."""
+
 VERIFY = """    jaxnet certificate report/             # what it says
     jaxnet certificate report/ --verify    # exit status 2 if something has changed since
     jaxnet certificate report/ --line      # one line, for a README

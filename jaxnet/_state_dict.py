@@ -15,7 +15,7 @@ from jaxnet._names import join, named_modules, named_variables
 
 _MOST_LINES = 100  # of an error
 # What torch puts before every name: DataParallel and its like, torch.compile, averaged models.
-_PREFIXES = ("module.", "_orig_mod.")
+PREFIXES = ("module.", "_orig_mod.")
 
 
 class IncompatibleKeys(NamedTuple):
@@ -153,7 +153,7 @@ def _prefix(names: Mapping[str, Any], state_dict: Mapping[str, Any]) -> str:
     """What stands before the model's names in every name of a state_dict, or "" for nothing."""
     given = [name for name in state_dict if type(name) is str and name != "n_averaged"]
     prefix = ""
-    while given and (first := next((p for p in _PREFIXES if given[0].startswith(p)), None)):
+    while given and (first := next((p for p in PREFIXES if given[0].startswith(p)), None)):
         if not all(name.startswith(first) for name in given):
             break
         prefix, given = prefix + first, [name.removeprefix(first) for name in given]

@@ -11,15 +11,15 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import from tiers above its own (earlier here) and from itself.
 TIERS = [
-    {"arrays", "checks", "hints", "names"},
+    {"arrays", "checks", "command_texts", "hints", "names"},
     {"extras", "files", "intercept", "keys", "memory", "precision", "random", "state_dict"},
     {"losses", "mixed_precision"},
     {"kernels"},
     {"backend"},
     {"nn", "metrics", "optim", "data", "checkpoint", "plots"},
     {"ops", "weights", "train"},
-    {"parity"},
-    {"command_texts"},
+    {"parity", "port"},
+    {"command_texts", "weights_command"},
     {"main__", "pytest"},  # the command line, and the fixture
     {"harness"},  # experiments/harness, which is not about any experiment
     {"experiments", "tests", "benchmarks"},

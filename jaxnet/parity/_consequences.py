@@ -125,13 +125,27 @@ def _leads_to(finding: Finding, result: SiteResult) -> bool:
     of_step = finding.origin in ("schedule", "optimizer")
     if of_step and all(other.step != result.step for other in finding.results):
         return False
-    forward = phase_of(finding.results[0].site) in FORWARD if finding.results else True
-    return forward or phase_of(result.site) not in FORWARD
+    if phase_of(result.site) not in FORWARD or not finding.results:
+        return True
+    # A weight of one that is left out shows in its gradient first, and then in the output.
+    own = [r for r in finding.results[1:] if r.step <= result.step]
+    return any(phase_of(r.site) in FORWARD for r in (finding.results[0], *own))
 
 
 def _is_rounded(result: SiteResult, rounding: Sequence[SiteResult]) -> bool:
-    """Whether a result of a whole step has no more than the rounding of the isolated one."""
-    return result.level == "step" and any(
-        other.site == result.site and result.judgement.double <= 4 * other.judgement.double
+    """Whether a result of a whole step has no more than the rounding of an isolated one.
+
+    It is of the same array then, or is computed from a gradient that has the rounding.
+    """
+    if result.level != "step":
+        return False
+    own, scale = result.judgement.double, result.judgement.scale
+    return any(
+        own <= 4 * other.judgement.double
+        if other.site == result.site
+        else phase_of(other.site) == "grad"
+        and phase_of(result.site) not in FORWARD
+        and other.step == result.step
+        and own * other.judgement.scale <= 4 * other.judgement.double * scale
         for other in rounding
     )

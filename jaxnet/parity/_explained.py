@@ -1,11 +1,16 @@
 """The causes of differences outside of layers, and which of them are no fault."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from jaxnet.parity._attribute import Cause
 from jaxnet.parity._evidence import Evidence
-from jaxnet.parity._judgement import rms
+from jaxnet.parity._judgement import SAME_SCALE, rms
+from jaxnet.parity._result import SiteResult
+from jaxnet.parity._trace import Trace
+from jaxnet.parity._updates import chosen
 
 # A learning rate that is read from an update has ten digits, one in float32 seven.
 READ = 1e-7
@@ -22,6 +27,12 @@ _APART = (
 
 ROUNDED = (
     "Constants of the optimizer, such as its learning rates, are torch's to the digits of float32."
+)
+# A constant that is rounded to float32.
+CONSTANT = 2.0**-24
+ROUNDED_GRADIENT = (
+    "Torch multiplies a gradient by a constant of float32 in float64 too, as that of hardsigmoid "
+    "by 1/6; the program's is that constant to the digits of float32."
 )
 
 
@@ -102,6 +113,36 @@ def explained_by(cause: Cause, places: Sequence[str], steps: Iterable[int]) -> E
         cause.tried,
         tuple(h.trap.name for h in cause.proven[0]),
     )
+
+
+def constant(
+    trace: Trace, jax64: Mapping[int, Mapping[str, np.ndarray]], results: Sequence[SiteResult]
+) -> Explained | None:
+    """What a constant of float32 in torch's own gradient explains, which is no fault.
+
+    Args:
+        trace: The trace.
+        jax64: The program's arrays of each step in float64, by site.
+        results: The gradients that differ.
+    """
+    share = 0.0
+    for result in results:
+        ours = jax64.get(result.step, {}).get(result.site)
+        step = next(each for each in trace.steps if each.index == result.step)
+        if ours is None or result.site not in step:
+            return None
+        torch = chosen(step.double(result.site))
+        if torch.shape != ours.shape:
+            return None
+        size = float(np.sum(np.square(torch)))
+        factor = float(np.sum(torch * ours)) / size if size else 0.0
+        left = rms(ours - factor * torch)
+        if not 0 < abs(factor - 1) <= CONSTANT or left > SAME_SCALE * rms(torch):
+            return None
+        share = max(share, abs(factor - 1))
+    sites = tuple(dict.fromkeys(result.site for result in results))
+    steps = tuple(dict.fromkeys(result.step for result in results))
+    return Explained(sites, steps, ROUNDED_GRADIENT, rounding=share)
 
 
 def merged(found: Iterable[Explained]) -> list[Explained]:

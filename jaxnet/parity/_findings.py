@@ -153,6 +153,8 @@ def _origin(
 
 def _between(site: str, flow: Flow | None) -> str:
     """What lies before an argument, or within a call after its last call; "" for a module."""
+    if flow is not None and site in flow.unmet:
+        return f"module:{module_name(place_of(flow.unmet[site]))}"
     if flow is None or site not in flow.paths:
         return "" if site.startswith("forward:") else f"before:{module_name(site[6:])}"
     return f"between:{site}"
@@ -194,6 +196,8 @@ def _finding(origin: str, group: Sequence[SiteResult], flows: Mapping[int, Flow]
         what = f"between {ends} ({path.name or 'nothing in torch'}): {what} differs"
         if path.functions:
             torch_where = f"{path.functions[-1].function} {path.functions[-1].where}"
+    elif kind == "module" and phase_of(first.site) == "input":
+        what = f"{name}: what it gives {place_of(first.site)} differs"
     else:
         what = {
             "module": f"{name or 'the model'}: {what} differs",

@@ -99,6 +99,10 @@ def _refined(
     return left, values
 
 
+# What a fit leaves of a constant of 0.
+_ZERO = 1e-12
+
+
 def rounded(value: float, usual: Sequence[float] = ()) -> float:
     """A fitted constant as a program would have written it.
 
@@ -111,6 +115,6 @@ def rounded(value: float, usual: Sequence[float] = ()) -> float:
         constant itself if there is none.
     """
     for digits in (*usual, *(float(f"{value:.{n}e}") for n in range(4))):
-        if math.isclose(value, digits, rel_tol=_READ, abs_tol=0):
+        if math.isclose(value, digits, rel_tol=_READ, abs_tol=0 if digits else _ZERO):
             return digits
     return value

@@ -13,7 +13,13 @@ from jaxnet.parity._layouts import Made, Piece
 from jaxnet.parity._program import joined
 from jaxnet.parity._trace import Trace
 
-_NORMS = (nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.BatchNorm, nnx.InstanceNorm)
+_NORMS: Mapping[type[nnx.Module], str] = {
+    nnx.LayerNorm: "LayerNorm",
+    nnx.RMSNorm: "RMSNorm",
+    nnx.GroupNorm: "GroupNorm",
+    nnx.BatchNorm: "BatchNorm",
+    nnx.InstanceNorm: "InstanceNorm",
+}
 _LSTMS = (nnx.LSTMCell, nnx.OptimizedLSTMCell)
 _CELLS = (*_LSTMS, nnx.GRUCell, nnx.SimpleCell)
 _PLAIN = (nnx.Linear, nnx.LinearGeneral, nnx.Conv, nnx.ConvTranspose, nnx.Embed, nnx.PReLU)
@@ -141,14 +147,19 @@ def model_layers(model: nnx.Module, attention: bool) -> list[Layer]:
     return found
 
 
-def made_of(layer: Layer, unit: Unit) -> dict[str, Made] | None:
+def made_of(layer: Layer, unit: Unit, related: bool = False) -> dict[str, Made] | None:
     """How the arrays of a layer are made of those of a recorded one; None if they are not.
+
+    Args:
+        layer: The layer.
+        unit: The recorded one.
+        related: Whether any two kinds of normalisation may be meant to be the same layer.
 
     Returns:
         The arrays by their full names in the model.
     """
     try:
-        pieces = _pieces(layer, {**unit.parameters, **unit.buffers}, unit)
+        pieces = _pieces(layer, {**unit.parameters, **unit.buffers}, unit, related)
     except KeyError:
         return None
     if pieces is None or pieces.keys() != layer.variables.keys():
@@ -177,7 +188,9 @@ def _fits(layer: Layer, name: str, found: Sequence[tuple[int, ...]]) -> bool:
     return found[0] == shape
 
 
-def _pieces(layer: Layer, of: Mapping[str, str], unit: Unit) -> dict[str, list[Piece]] | None:
+def _pieces(
+    layer: Layer, of: Mapping[str, str], unit: Unit, related: bool
+) -> dict[str, list[Piece]] | None:
     """The pieces of each array of a layer.
 
     Raises:
@@ -215,14 +228,8 @@ def _pieces(layer: Layer, of: Mapping[str, str], unit: Unit) -> dict[str, list[P
         rank = len(layer.shape("kernel"))
         kernel = Piece((of["weight"],), axes=(*range(2, rank), 1, 0))
         return {"kernel": [kernel], **plain(bias="bias")}
-    norms = {
-        nnx.LayerNorm: "LayerNorm",
-        nnx.RMSNorm: "RMSNorm",
-        nnx.GroupNorm: "GroupNorm",
-        nnx.BatchNorm: "BatchNorm",
-        nnx.InstanceNorm: "InstanceNorm",
-    }
-    if any(isinstance(module, own) and cls.startswith(name) for own, name in norms.items()):
+    own = next((name for kind, name in _NORMS.items() if isinstance(module, kind)), None)
+    if own is not None and cls.startswith((*_NORMS.values(),) if related else own):
         return plain(scale="weight", bias="bias", mean="running_mean", var="running_var")
     return None
 
@@ -304,28 +311,46 @@ def _attention(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
 
 
 def _cell(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
-    """A recurrent cell, whose one bias is the sum of torch's two.
+    """A recurrent cell, whose one bias is the sum of torch's two, if it has not both as well.
 
     In a GRU that is not the same: torch multiplies the second bias of n by the reset gate.
 
     The gates of both are in the order i, f, g, o, and r, z, n.
     """
+    has = layer.variables.keys()
     biases = tuple(of[name] for name in ("bias_ih", "bias_hh") if name in of)
+
+    def bias(own: str, other: str, name: str) -> tuple[str, ...]:
+        """torch's biases that one of the cell's is made of: `name` if it has another as well."""
+        if own not in has or not biases:
+            return ()
+        return (of[name],) if other in has else biases
+
     if isinstance(layer.module, nnx.LSTMCell):
         found = {}
         for i, gate in enumerate("ifgo"):
             x = "if_" if gate == "f" else f"i{gate}"
+            given, kept = f"{x}.bias", f"h{gate}.bias"
             found[f"{x}.kernel"] = [Piece((of["weight_ih"],), (i, 4), axes=(1, 0))]
             found[f"h{gate}.kernel"] = [Piece((of["weight_hh"],), (i, 4), axes=(1, 0))]
-            if biases:
-                found[f"h{gate}.bias"] = [Piece(biases, (i, 4))]
+            for own, names in (
+                (given, bias(given, kept, "bias_ih")),
+                (kept, bias(kept, given, "bias_hh")),
+            ):
+                if names:
+                    found[own] = [Piece(names, (i, 4))]
         return found
-    bias = "dense_h.bias" if isinstance(layer.module, nnx.OptimizedLSTMCell) else "dense_i.bias"
-    return {
+    found = {
         "dense_i.kernel": [Piece((of["weight_ih"],), axes=(1, 0))],
         "dense_h.kernel": [Piece((of["weight_hh"],), axes=(1, 0))],
-        **({bias: [Piece(biases)]} if biases else {}),
     }
+    for own, names in (
+        ("dense_i.bias", bias("dense_i.bias", "dense_h.bias", "bias_ih")),
+        ("dense_h.bias", bias("dense_h.bias", "dense_i.bias", "bias_hh")),
+    ):
+        if names:
+            found[own] = [Piece(names)]
+    return found
 
 
 def layout_of(layer: Layer, unit: Unit) -> str:

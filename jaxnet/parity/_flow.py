@@ -41,12 +41,15 @@ class Flow:
         consumers: For each output ("ln#0") the calls that the checked program gives it unchanged.
         roots: The outputs of the outermost calls, which the loss gets.
         own: For each site the outputs that the checked program computes it from.
+        unmet: For each argument that is what a module gives of which the checked program has no
+            partner, the site of that output.
     """
 
     paths: Mapping[str, Path]
     consumers: Mapping[str, tuple[str, ...]]
     roots: frozenset[str]
     own: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+    unmet: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def after(self, output: str) -> list[str]:
         """The sites of what torch or the checked program computes from an output."""
@@ -94,7 +97,34 @@ def flow_of(
     # The output of the last call inside may be that of the outermost one.
     same = [paths.get(f"forward:{output}") for output in roots]
     roots |= {call for path in same if path and not path.functions for call in path.calls}
-    return Flow(paths, evidence.consumers, frozenset(roots), own)
+    # Of a model of plain flax's the outermost call is not met: what it computes after the last
+    # call inside is a part of the loss.
+    met = {call.name for call in calls}
+    left = [each for each in step.calls if each.parent is None and each.name not in met]
+    ends = [key for each in left for key in keys_of(each.output).values() if key in step]
+    roots |= {name for key in ends for name in made.path(key).calls}
+    return Flow(paths, evidence.consumers, frozenset(roots), own, _unmet(step, calls))
+
+
+def _unmet(step: Step, calls: Sequence[Call]) -> dict[str, str]:
+    """For each argument of a call the output of another call that it is, as in `Flow.unmet`."""
+    met = {call.name for call in calls}
+    others = [each for each in step.calls if each.parent is not None and each.name not in met]
+    given = {
+        _print(step[key]): at(f"forward:{call.name}", path)
+        for call in others
+        for path, key in keys_of(call.output).items()
+        if key in step
+    }
+    if not given:
+        return {}
+    found = {
+        f"input:{call.name}.{path}": given.get(_print(step[key]), "")
+        for call in calls
+        for path, key in keys_of(call.inputs).items()
+        if key in step
+    }
+    return {site: output for site, output in found.items() if output}
 
 
 class _Made:

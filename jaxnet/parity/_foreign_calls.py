@@ -46,6 +46,8 @@ class ForeignCall:
         """torch's paths of the parts of the output, by the model's."""
         if self.recurrent and own in _CARRIED:
             return _CARRIED[own]
+        if self.recurrent and len(own) > 1:
+            return {"1": "0"}  # what a layer of two directions carries is not compared
         if own == ("",) and "" not in theirs and "0" in theirs:
             return {"": "0"}  # an attention without its weights, outputs without a last state
         return {path: path for path in own}
@@ -66,8 +68,12 @@ def foreign_calls(trace: Trace, model: nnx.Module, pairing: Pairing) -> dict[str
             outer = partner.own.rpartition(".")[0]
             rnn = modules.get(outer)
             config = trace.modules[partner.module].config
-            whole = config.get("num_layers", 1) == 1 and not config.get("bidirectional")
-            if isinstance(rnn, nnx.RNN) and whole:
+            whole = config.get("num_layers", 1) == 1
+            if config.get("bidirectional"):
+                outer = outer.rpartition(".")[0]
+                rnn = modules.get(outer)
+            kind = nnx.Bidirectional if config.get("bidirectional") else nnx.RNN
+            if isinstance(rnn, kind) and whole:
                 same = rnn.time_major != bool(config.get("batch_first"))
                 found[outer] = ForeignCall(partner.module, "" if same else "swapped", True)
             continue

@@ -33,27 +33,32 @@ def as_seen(trace: Trace, modules: Set[str]) -> Trace:
 
 def _seen(trace: Trace, step: Step, modules: Set[str]) -> Step:
     inside = {call.parent for call in step.calls}
+    owners = {
+        name.rpartition(".")[0]
+        for known in (trace.parameters, trace.buffers)
+        for first, about in known.items()
+        for name in about.get("names", (first,))
+    }
     calls: list[Call] = []
     functions: list[Function] = list(step.functions)
     kept: dict[int | None, int | None] = {None: None}
     count = Counter(function.function for function in functions)
     for i, call in enumerate(step.calls):
         module = trace.modules.get(call.module)
-        whole = i not in inside
         parent = kept[call.parent]
         kept[i] = parent
         if call.parent is None or call.module in modules:
             kept[i] = len(calls)
             # What a call draws is for whoever comes, if the model has no such call.
-            drawn = call.draws if call.module in modules else ()
-            calls.append(dataclasses.replace(call, parent=parent, draws=drawn))
-        elif whole and module and module.qualname.startswith("torch.nn."):
-            name = function_of(module.cls)
+            own = dataclasses.replace(call, parent=parent)
+            calls.append(own if call.module in modules else _left(call, parent))
+        elif i not in inside and module and module.qualname.startswith("torch.nn."):
+            name = None if call.module in owners else function_of(module.cls)
             if module.cls == "Identity":
                 continue
             if name is None:
                 kept[i] = len(calls)
-                calls.append(dataclasses.replace(call, parent=parent, draws=()))
+                calls.append(_left(call, parent))
                 continue
             given = {**module.config, "training": call.training}
             accepted = inspect.signature(_functions()[name]).parameters
@@ -83,6 +88,11 @@ def _seen(trace: Trace, step: Step, modules: Set[str]) -> Step:
     return dataclasses.replace(
         step, calls=tuple(calls), functions=tuple(sorted(moved, key=position))
     )
+
+
+def _left(call: Call, parent: int | None) -> Call:
+    """A call that the program does not make."""
+    return dataclasses.replace(call, parent=parent, draws=(), elsewhere=call.draws)
 
 
 @cache

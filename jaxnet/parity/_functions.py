@@ -4,7 +4,8 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,15 @@ def operations(handle: Callable[[Any, Any, dict[str, Any]], Any]) -> Any:
     return Operations()
 
 
-def functions(handle: Callable[[str, Any, Any, dict[str, Any]], Any]) -> Any:
-    """A context in which every outermost call of a function of torch's goes through a function.
+def functions(
+    handle: Callable[[str, Any, Any, dict[str, Any]], Any], silent: Container[Any] = ()
+) -> Any:
+    """A context in which outermost calls of torch's functions go through a function.
 
     Args:
         handle: A function of the function's name ("" for one that computes nothing), the
             function, its arguments and keywords that returns the result.
+        silent: Those of the functions that compute nothing which go through it too.
     """
     overrides: Any = importlib.import_module("torch.overrides")
     names: dict[Any, str] = {}
@@ -61,9 +65,40 @@ def functions(handle: Callable[[str, Any, Any, dict[str, Any]], Any]) -> Any:
             name = names.get(func)
             if name is None:
                 name = names[func] = _name(func)
+            if not name and func not in silent:  # most calls are of attributes
+                return func(*args, **kwargs) if kwargs else func(*args)
             return handle(name, func, args, kwargs or {})
 
     return Functions()
+
+
+@contextmanager
+def lifted(*modes: Any) -> Iterator[None]:
+    """A context in which modes of torch's do not see what is called, nor cost anything.
+
+    Args:
+        *modes: What `functions` and `operations` gave. One that another mode lies over stays.
+    """
+    core: Any = importlib.import_module("torch._C")
+    overrides: Any = importlib.import_module("torch.overrides")
+    dispatch: Any = importlib.import_module("torch.utils._python_dispatch")
+    off = []
+    for mode in modes:
+        of_functions = isinstance(mode, overrides.TorchFunctionMode)
+        stack = overrides if of_functions else dispatch
+        size = core._len_torch_function_stack if of_functions else core._len_torch_dispatch_stack
+        at = core._get_function_stack_at if of_functions else core._get_dispatch_stack_at
+        if size() and at(size() - 1) is mode:
+            stack._pop_mode()
+            off.append((mode, stack, size, size()))
+    try:
+        yield
+    finally:
+        for mode, stack, size, below in reversed(off):
+            # A generator may have left a mode of its own open, whose place is over this one.
+            over = [stack._pop_mode() for _ in range(size() - below)]
+            for each in (mode, *reversed(over)):
+                stack._push_mode(each)
 
 
 def _name(func: Any) -> str:

@@ -63,8 +63,13 @@ def watch_torch(recorder: Any) -> ExitStack:
         exits.callback(pre.remove)
         post = optimizer.register_optimizer_step_post_hook(recorder.after_optimizer)
         exits.callback(post.remove)
-        exits.enter_context(functions(recorder.function_called))
-        exits.enter_context(operations(recorder.operation_called))
+        makers = {torch.tensor, torch.as_tensor, torch.asarray}
+        recorder.modes = (
+            functions(recorder.function_called, makers),
+            operations(recorder.operation_called),
+        )
+        for mode in recorder.modes:
+            exits.enter_context(mode)
         return exits.pop_all()
 
 

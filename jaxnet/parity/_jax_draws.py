@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet._keys import Asked, Take, taking_draws
+from jaxnet.parity._draws import DrawsError
 from jaxnet.parity._layouts import channels_last
 
 _lock = threading.RLock()
@@ -44,6 +45,17 @@ def supplied(take: Take, foreign: bool, images: bool = False) -> Iterator[None]:
                     setattr(jax.random, name, function)
 
 
+class _Fewer(tuple[tuple[int, ...], ...]):
+    """Shapes that are also in any larger one where they have an axis of one number."""
+
+    def __contains__(self, shape: object) -> bool:
+        return isinstance(shape, tuple) and any(_fits(shape, own) for own in self)
+
+
+def _fits(shape: tuple[int, ...], own: tuple[int, ...]) -> bool:
+    return len(shape) == len(own) and all(n in (1, m) for m, n in zip(shape, own, strict=True))
+
+
 def _replacements(take: Take, images: bool) -> dict[str, Callable[..., Any]]:
     def draw(name: str, kind: str, shape: Any, dtype: Any, **arguments: float) -> Any:
         shape = tuple(shape)
@@ -59,7 +71,19 @@ def _replacements(take: Take, images: bool) -> dict[str, Callable[..., Any]]:
                 heads = (math.prod(shape[:2]), *shape[2:])
                 forms.setdefault(heads, lambda x: x.reshape(shape))
         asked = Asked(kind, arguments, lambda values: "")
-        found = jnp.asarray(take(f"jax.random.{name}", tuple(forms), asked))
+        owner = f"jax.random.{name}"
+        try:
+            found = jnp.asarray(take(owner, tuple(forms), asked))
+        except DrawsError:
+            if kind != "mask" or len(shape) < 3:
+                raise
+            if len(shape) == 3:  # between torch's recurrent layers the time comes first
+                forms.setdefault((shape[1], shape[0], shape[2]), lambda x: x.swapaxes(0, 1))
+            # One number for several of torch's: the first of them, which shows in the numbers.
+            found = jnp.asarray(take(owner, _Fewer(forms), asked))
+            fewer = next(form for form in forms if _fits(found.shape, form))
+            found = found[tuple(slice(n) for n in fewer)]
+            return forms[fewer](found).astype(dtype)
         return forms[found.shape](found).astype(dtype)
 
     def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, *_: Any, **__: Any) -> Any:

@@ -116,8 +116,10 @@ def of_layer(evidence: StepEvidence, call: Call, layer: Layer, alone: bool) -> E
             buffers are of this call.
     """
     fours: dict[str, FourRuns | None] = {}
-    for path in keys_of(call.output):
-        fours[at("output", path)] = evidence.forced.get(at(f"forward:{call.name}", path))
+    for path, key in keys_of(call.output).items():
+        site = at(f"forward:{call.name}", path)
+        met = call.name in evidence.where
+        fours[at("output", path)] = evidence.forced.get(site) if met else _given(evidence, key)
     prefix = f"{call.module}." if call.module else ""
     if alone:
         for kind, phase, names in (
@@ -142,6 +144,28 @@ def of_layer(evidence: StepEvidence, call: Call, layer: Layer, alone: bool) -> E
             jax32, jax64 = (np.sum([getattr(p, n) for p in parts], 0) for n in ("jax", "jax64"))
             fours[f"input_grad:{path}"] = FourRuns(torch, torch, jax32, jax64)
     return _evidence(fours)
+
+
+def _given(evidence: StepEvidence, key: str) -> FourRuns | None:
+    """The numbers of an output of a call that the program does not make, where they are given on.
+
+    Args:
+        evidence: The numbers of the step.
+        key: The name of the recorded output.
+    """
+    step = evidence.step
+    if key not in step:
+        return None
+    keys = {
+        f"input:{call.name}.{path}": name
+        for call in step.calls
+        for path, name in keys_of(call.inputs).items()
+    }
+    for site, four in evidence.forced.items():
+        name = keys.get(site, "")
+        if name in step and np.array_equal(step[name], step[key]):
+            return four
+    return None
 
 
 def _is_computed(four: FourRuns) -> bool:

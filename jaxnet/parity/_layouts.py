@@ -174,7 +174,8 @@ def view_of(kind: str, own: tuple[int, ...], torch: tuple[int, ...]) -> View:
     if kind == "channels" and len(own) == len(torch):
         return channels_last(len(own))
     if kind == "swapped" and len(own) == len(torch) == 3:
-        return swapped()
+        # Given the batch in the place of the time, the layer computes something else.
+        return SAME if own == torch and own[0] != own[1] else swapped()
     if len(own) == len(torch) == 3 and own != torch and (own[1], own[0], own[2]) == torch:
         return swapped()
     return SAME

@@ -86,11 +86,13 @@ class Loss:
         kind: The name of torch's function.
         records: The calls.
         changes: What a trap changes, by the words of `value`.
+        batches: The number of backward() calls in a step.
     """
 
     kind: str
     records: tuple[LossRecord, ...]
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    batches: int = 1
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -105,6 +107,7 @@ class Loss:
             "weighted": given.get("weight") is not None,
             "positives": given.get("pos_weight") is not None,
             "shape": np.shape(given.get("input", 0)),
+            "batches": self.batches,
         }
 
     def altered(self, **changes: Any) -> Self:
@@ -144,8 +147,9 @@ def loss_references(trace: Trace) -> list[Loss]:
     for step in trace.steps:
         for kind, name, record in _records(trace, step):
             found.setdefault(name, []).append((kind, record))
+    batches = max((step.events.count("backward") for step in trace.steps), default=1)
     return [
-        Loss(calls[0][0], tuple(record for _, record in calls))
+        Loss(calls[0][0], tuple(record for _, record in calls), batches=batches)
         for calls in found.values()
         if len({kind for kind, _ in calls}) == 1
     ]

@@ -39,6 +39,9 @@ class OpenStep:
         self.torch = recorder.torch
         self.tensors = Tensors(recorder)
         self.full = recorder.writer.steps in recorder.full
+        # What the step before left, by site: most of it is what this one begins with.
+        self._left: Mapping[str, Any] = {} if after is None else after.last
+        self.last: dict[str, Any] = {}
         self.data: Data = Data(self.tensors, None if after is None else after.data)
         self._restart()
         if after is not None:
@@ -88,14 +91,17 @@ class OpenStep:
                 if id(parameter) not in self._storages:
                     self._generalize(name, parameter)
                     self._storages[id(parameter)] = self._address(parameter)
-                    self._store("before", f"before:{name}", self.tensors.copy(parameter, False))
+                    known = self._left.get(f"update:{name}")
+                    value = self.tensors.copy(parameter, False, known)
+                    self._store("before", f"before:{name}", value)
                     self.tensors.note(parameter, f"before:{name}")
             self._addresses = set(self._storages.values())
             for name, buffer in program.buffers():
                 site = f"buffer_before:{name}"
                 if site not in self._arrays["buffer_before"]:
                     self._generalize(name, buffer)
-                    self._store("buffer_before", site, self.tensors.copy(buffer, False))
+                    known = self._left.get(f"buffer:{name}")
+                    self._store("buffer_before", site, self.tensors.copy(buffer, False, known))
                     self.tensors.note(buffer, site)
 
     def _generalize(self, name: str, tensor: Any) -> None:
@@ -277,7 +283,8 @@ class OpenStep:
         for name, parameter in self.recorder.program.parameters():
             for path, leaf in leaves(optimizer.state.get(parameter, {}), f"{phase}:{name}"):
                 if self.tensors.is_tensor(leaf):
-                    self._store(phase, path, self.tensors.copy(leaf, double))
+                    known = None if double else self._left.get(path.replace(phase, "state", 1))
+                    self._store(phase, path, self.tensors.copy(leaf, double, known, last=double))
                 elif isinstance(leaf, bool | int | float):
                     self._store(phase, path, (np.asarray(leaf), None))
 
@@ -322,11 +329,13 @@ class OpenStep:
             if f"param_grad:{name}" not in used and not stale:
                 self._gradients({id(parameter): parameter})
         for name, parameter in program.parameters():
-            self._store("update", f"update:{name}", self.tensors.copy(parameter))
+            self._store("update", f"update:{name}", self.tensors.copy(parameter, last=True))
         for optimizer in self._optimizers.values():
             self._state(optimizer, "state", True)
         for name, buffer in program.buffers():
-            self._store("buffer", f"buffer:{name}", self.tensors.copy(buffer))
+            self._store("buffer", f"buffer:{name}", self.tensors.copy(buffer, last=True))
+        for phase in ("update", "state", "buffer"):
+            self.last.update({site: array for site, (array, _) in self._arrays[phase].items()})
         marks, given = self.data.numbered(self.forward.given())
         for phase, found in given.items():
             self._arrays[phase].update(found)

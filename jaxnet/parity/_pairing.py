@@ -129,6 +129,7 @@ def pair(
     work = _Work(trace, layers, units, calls, told)
     work.by_user(told)
     work.by_structure()
+    work.related()
     work.arrays_alone()
     work.check()
     order = {layer.name: i for i, layer in enumerate(layers)}
@@ -159,6 +160,7 @@ class _Work:
         self.layers, self.units = list(layers), list(units)
         self.partners: list[Partner] = []
         self.unclear: list[tuple[list[Layer], list[Unit]]] = []
+        self.all_norms = False
         first = trace.steps[0]
         self._values = {
             place: site
@@ -177,6 +179,9 @@ class _Work:
         self.partners.append(Partner(layer.name, unit.name, module, made, layout, why))
         self.layers.remove(layer)
         self.units.remove(unit)
+
+    def _made(self, layer: Layer, unit: Unit) -> dict[str, Made] | None:
+        return made_of(layer, unit, self.all_norms)
 
     def by_user(self, told: Mapping[str, Any]) -> None:
         """The pairs that names.toml says."""
@@ -197,7 +202,7 @@ class _Work:
                     f"names: [layers] {own!r} = {theirs!r}: there is no {wrong!r} that is left; "
                     f"near are {near}"
                 )
-            made = made_of(layer, unit)
+            made = self._made(layer, unit)
             if made is None:
                 raise SubjectError(
                     f"names: [layers] {own!r} = {theirs!r}: their arrays are of other kinds or "
@@ -209,7 +214,7 @@ class _Work:
         """The pairs that shapes, values, names and calls leave no doubt of."""
         while True:
             fits = {
-                layer.name: [unit for unit in self.units if made_of(layer, unit) is not None]
+                layer.name: [unit for unit in self.units if self._made(layer, unit) is not None]
                 for layer in self.layers
             }
             groups = _groups(self.layers, fits)
@@ -223,7 +228,7 @@ class _Work:
                 if not chosen:
                     continue
                 for layer, unit in chosen:
-                    made = made_of(layer, unit)
+                    made = self._made(layer, unit)
                     assert made is not None
                     self._add(layer, unit, made, why)
                 done = True
@@ -236,7 +241,7 @@ class _Work:
     ) -> tuple[list[tuple[Layer, Unit]], str]:
         if len(layers) == 1:
             return [(layers[0], units[0])], "shapes"
-        fits = np.array([[made_of(x, u) is not None for u in units] for x in layers])
+        fits = np.array([[self._made(x, u) is not None for u in units] for x in layers])
         by_value = self._by_value(layers, units, fits)
         if by_value is not None:
             return by_value, "values"
@@ -265,7 +270,7 @@ class _Work:
         ]
 
     def _is_equal(self, layer: Layer, unit: Unit) -> bool:
-        made = made_of(layer, unit)
+        made = self._made(layer, unit)
         first = self.trace.steps[0]
         arrays = {n: first[self._values[n]] for n in unit.shapes if n in self._values}
         if made is None or not all(name in arrays for one in made.values() for name in one.names):
@@ -303,6 +308,16 @@ class _Work:
             ((layers[i], units[j]) for i, j in zip(a, b, strict=True)),
             key=lambda each: layers.index(each[0]),
         )
+
+    def related(self) -> None:
+        """Normalisations of two kinds, of which one may be there by mistake.
+
+        It is found as a difference of the layer then, which says more than that it has no partner.
+        """
+        if self.layers and self.units and not self.unclear:
+            self.all_norms = True
+            self.by_structure()
+            self.all_norms = False
 
     def arrays_alone(self) -> None:
         """Arrays of a layer of the user's own beside those of a layer of torch's."""
@@ -360,7 +375,7 @@ class _Work:
         lines = ["# The layer of the model = that of the recorded program", "[layers]"]
         lines += [f"{json.dumps(p.own)} = {json.dumps(p.torch)}  # {p.why}" for p in self.partners]
         for layer in self.layers:
-            near = [u.name for u in self.units if made_of(layer, u) is not None]
+            near = [u.name for u in self.units if self._made(layer, u) is not None]
             choice = ", ".join(near[:12]) or "nothing that fits is left"
             lines.append(f'# {json.dumps(layer.name)} = ""  # one of: {choice}')
         # The user's own may be there already, or the folder be one that cannot be written.

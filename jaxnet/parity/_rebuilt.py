@@ -41,7 +41,7 @@ def of_call(trace: Trace, step: Step, call: Call) -> Layer:
             own(trace.buffers, "buffer_before"),
             from_json(call.inputs, step.double),
             training=call.training,
-            draws=[step[f"draw:{i}"] for i in call.draws],
+            draws=[step[f"draw:{i}"] for i in (*call.draws, *call.elsewhere)],
             cotangents=cotangents,
         )
     except KeyError as error:

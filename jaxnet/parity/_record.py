@@ -18,7 +18,7 @@ from jaxnet._files import flush
 from jaxnet.parity._bare import Enough, checksum
 from jaxnet.parity._describe import describe, living
 from jaxnet.parity._draws import classify, draws
-from jaxnet.parity._functions import caller, refresh_locals, where
+from jaxnet.parity._functions import caller, lifted, refresh_locals, where
 from jaxnet.parity._hooks import CLOSURE, counted, watch_torch
 from jaxnet.parity._open_step import OpenStep
 from jaxnet.parity._program import Program
@@ -118,6 +118,7 @@ class Recorder:
         self.backward = 0
         self.optimizing = 0
         self.evaluations = 0  # of the closure that the optimizer was given
+        self.modes: tuple[Any, ...] = ()  # of torch's, through which what it runs is seen
         self._thread = threading.get_ident()
         self._process = os.getpid()
         self._exits = ExitStack()
@@ -170,9 +171,12 @@ class Recorder:
 
     @contextmanager
     def ignored(self) -> Iterator[None]:
+        # Before the first step the draws count all the same, and within a step what is written.
+        modes = self.modes if self.writer.steps and not self.twins.on else ()
         self.ignoring += 1
         try:
-            yield
+            with lifted(*modes):
+                yield
         finally:
             self.ignoring -= 1
 
@@ -229,9 +233,9 @@ class Recorder:
     def function_called(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if not self.watching():
             return func(*args, **kwargs)
-        if func in (self.torch.tensor, self.torch.as_tensor, self.torch.asarray):
+        if name == "asarray" or not name:  # of a number or a list, as torch.tensor
             return self._constant(func, args, kwargs)
-        if not name or self.ignoring or self.backward or (self.optimizing and not self.evaluations):
+        if self.ignoring or self.backward or (self.optimizing and not self.evaluations):
             return func(*args, **kwargs)
         if (
             self.repeating

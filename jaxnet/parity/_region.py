@@ -14,7 +14,7 @@ from jaxnet.parity._attribute import IMPOSSIBLE, Cause
 from jaxnet.parity._evidence import Evidence, difference
 from jaxnet.parity._judgement import SAME_SCALE, rms
 from jaxnet.parity._reference import Layer, in_float64, of_function
-from jaxnet.parity._sites import phase_of
+from jaxnet.parity._sites import call_of, phase_of
 from jaxnet.parity._trace import Function, Step
 from jaxnet.parity._traps import Hypothesis, Trap, traps_of
 from jaxnet.parity._traps.functions import lifted, rows_of_function, rows_of_region
@@ -177,14 +177,19 @@ def _makers(step: Step) -> dict[str, int]:
 
 
 def _source(step: Step, site: str, makers: Mapping[str, int], order: Mapping[str, int]) -> str:
-    """The site of the function or of the module that an array came from; itself if from none."""
+    """The site of the function or of the module that an array came from; itself if from none.
+
+    A module that is not among the calls of the step, as the program has none of its kind, is what
+    its functions compute.
+    """
     array = step[site]
+    called = {call.name for call in step.calls}
     at = order.get(site, len(order))
     found = [
         name
         for name in order
         if order[name] < at
-        and (name in makers or name.startswith("forward:"))
+        and (name in makers or (phase_of(name) == "forward" and call_of(name) in called))
         and step[name].shape == array.shape
         and step[name].dtype == array.dtype
         and step[name].tobytes() == array.tobytes()

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.parity._stored import same_bits
 from jaxnet.parity._torch import array_of
 
 
@@ -23,17 +24,42 @@ class Tensors:
         self.origins: dict[int, tuple[Any, int, str]] = {}
         self._wrapped = self.torch._C._functorch.is_functorch_wrapped_tensor
 
-    def copy(self, tensor: Any, double: bool = True) -> tuple[Any, Any]:
-        """An array, and its float64 value (None where it has none) or why it is missing."""
+    def copy(
+        self,
+        tensor: Any,
+        double: bool = True,
+        known: np.ndarray | None = None,
+        last: bool = False,
+    ) -> tuple[Any, Any]:
+        """An array, and its float64 value (None where it has none) or why it is missing.
+
+        Args:
+            tensor: The tensor.
+            double: Whether the float64 value is wanted.
+            known: An array that the tensor had: it is the result where it has the same bits.
+            last: Whether the step is over, so that nothing changes the float64 value, which is
+                then no copy.
+        """
         with self.recorder.quiet():
-            array = array_of(self.torch, tensor)
+            array = None if known is None else self._unchanged(tensor, known)
+            if array is None:
+                array = array_of(self.torch, tensor)
             if not double or not (tensor.is_floating_point() or tensor.is_complex()):
                 return array, None
             try:
                 twin = self.recorder.twins.twin(tensor)
             except LookupError as reason:
                 return array, str(reason)
-            return array, array_of(self.torch, twin)
+            return array, array_of(self.torch, twin, shared=last)
+
+    def _unchanged(self, tensor: Any, known: np.ndarray) -> np.ndarray | None:
+        """An array, if a tensor has its bits; None if not, or if that is not known."""
+        tensor = tensor.detach()
+        # Elsewhere, and of bfloat16, the bits are not to be had without a copy.
+        plain = tensor.is_cpu and tensor.layout == self.torch.strided and known.dtype.kind != "V"
+        if not plain or tensor.is_conj() or tensor.is_neg():
+            return None
+        return known if same_bits(tensor.numpy(), known) else None
 
     def equal(self, tensor: Any, array: np.ndarray) -> bool:
         """Whether a tensor has the numbers of an array that `copy` gave, nan among them."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 _LEAST = (2, 11)
+NESTED = (tuple, list)  # `tuple | list` would be made anew for each value
 
 
 def torch_of(least: tuple[int, int] = _LEAST) -> Any:
@@ -53,15 +54,16 @@ class Quiet:
 
 def tensors_in(torch: Any, values: Any) -> Iterator[Any]:
     """The tensors of nested tuples and lists."""
+    tensor = torch.Tensor
     for each in values:
-        if isinstance(each, torch.Tensor):
+        if isinstance(each, tensor):
             yield each
-        elif isinstance(each, tuple | list):
+        elif isinstance(each, NESTED):
             yield from tensors_in(torch, each)
 
 
-def array_of(torch: Any, tensor: Any) -> Any:
-    """A copy of a tensor as a NumPy array."""
+def array_of(torch: Any, tensor: Any, shared: bool = False) -> Any:
+    """A copy of a tensor as a NumPy array; one that may share its memory if that is enough."""
     tensor = tensor.detach()
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
@@ -71,4 +73,4 @@ def array_of(torch: Any, tensor: Any) -> Any:
 
         bits = tensor.contiguous().view(torch.int16).numpy()
         return bits.view(ml_dtypes.bfloat16).copy()
-    return np.array(tensor.numpy())
+    return tensor.numpy() if shared else np.array(tensor.numpy())

@@ -33,7 +33,6 @@ The phases, in the order of the computation:
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,11 +40,12 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from jaxnet._files import replacing, write_text
 from jaxnet.parity._seeded import replayed
 from jaxnet.parity._sites import few
+from jaxnet.parity._stored import more, same_bits, save
 from jaxnet.parity._tree import from_json
 
 FORMAT = 1
@@ -69,6 +69,7 @@ class Call:
         output: The form of the output.
         where: File and line of the call, "model.py:88".
         draws: The indices of the draws that the call itself made.
+        elsewhere: Those of them that whoever comes takes, as the checked program has no such call.
     """
 
     module: str
@@ -79,6 +80,7 @@ class Call:
     output: Any
     where: str
     draws: tuple[int, ...] = ()
+    elsewhere: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -408,7 +410,7 @@ class TraceWriter:
         self.path = self.path.absolute()  # the program may go to another folder
         self.path.mkdir(parents=True, exist_ok=True)
         self.steps = 0
-        self._left: dict[str, bytes] = {}  # the checksums of what the last step left
+        self._left: dict[str, np.ndarray] = {}  # what the last step left
 
     def write_step(
         self,
@@ -422,7 +424,8 @@ class TraceWriter:
         Args:
             content: The fields of `Step` but for `index`, `sites` and the private ones; calls,
                 functions and draws as dataclasses.
-            arrays: The arrays by site, in the order of the computation.
+            arrays: The arrays by site, in the order of the computation. Those that a step leaves
+                are kept until the next one is written, so that nothing may change them.
             doubles: For floating arrays the values of the same step in float64.
             corrections: What `_seeded.InitialDraws.of` gave.
         """
@@ -431,18 +434,18 @@ class TraceWriter:
         for site, apart in (corrections or {}).items():
             stored[site] = np.asarray(apart, order="C")
         for site, wide in doubles.items():
-            stored[site + _DOUBLE] = np.asarray(_more(stored[site], wide), order="C")
+            stored[site + _DOUBLE] = np.asarray(more(stored[site], wide), order="C")
         same = {
             site: other
             for site in stored
             if (other := _left_by(site)) in self._left
-            and _digest(stored[site]) == self._left[other]
+            and same_bits(stored[site], self._left[other])
         }
         others = (*same, *content.get("seeded", {}).get("sites", ()))
         with replacing(self.path / f"{name}.safetensors", flushed=False) as file:
-            save_file({site: array for site, array in stored.items() if site not in others}, file)
+            save({site: array for site, array in stored.items() if site not in others}, file)
         last = [s for s in arrays if s.partition(":")[0] in ("update", "buffer", "state")]
-        self._left = {site: _digest(stored[site]) for site in last}
+        self._left = {site: stored[site] for site in last}
         whole = {**content, "sites": [*arrays], "same": same}
         write_text(self.path / f"{name}.json", json.dumps(whole, default=vars), flushed=False)
         self.steps += 1
@@ -458,20 +461,3 @@ def _left_by(site: str) -> str:
     phase, _, place = site.partition(":")
     last = {"before": "update", "buffer_before": "buffer", "state_before": "state"}.get(phase)
     return f"{last}:{place}" if last else ""
-
-
-def _digest(array: np.ndarray) -> bytes:
-    whole = hashlib.blake2b(f"{array.dtype}{array.shape}".encode())
-    whole.update(np.ascontiguousarray(array).tobytes())
-    return whole.digest()
-
-
-def _more(array: np.ndarray, wide: np.ndarray) -> np.ndarray:
-    """What is stored of a float64 value: what it has more than the array, or itself."""
-    if array.dtype not in (np.float32, np.complex64):
-        return wide
-    with np.errstate(invalid="ignore", over="ignore"):
-        more = np.subtract(wide, array, out=np.empty_like(array), casting="same_kind")
-        if not np.all(np.isfinite(more)):
-            more[wide == array] = 0  # infinite numbers, too
-    return more if np.all(np.isfinite(more)) or array.dtype == np.complex64 else wide

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnet.parity._attribute import Cause, attribute
 from jaxnet.parity._evidence import Evidence, StepEvidence
-from jaxnet.parity._explained import READ, Explained, Read, explained_by, merged
+from jaxnet.parity._explained import READ, Explained, Read, constant, explained_by, merged
 from jaxnet.parity._findings import kind_of
 from jaxnet.parity._judgement import rms
 from jaxnet.parity._layer_causes import MOST_ALTERNATIVES
@@ -265,7 +265,11 @@ class Training:
         """
         found: list[Explained] = []
         phases = {phase_of(result.site) for result in finding.results}
-        if finding.origin == "loss" and "loss" in phases:
+        if phases == {"grad"} and (
+            one := constant(self.trace, self._kept["layer"][1], finding.results)
+        ):
+            found = [one]
+        elif finding.origin == "loss" and "loss" in phases:
             one = explain_loss(self.trace, *self._kept["layer"])
             found = [one] if one is not None else []
         elif finding.origin == "optimizer" and finding.level != "preflight":
@@ -332,8 +336,11 @@ def _described(finding: Finding, explained: Explained, left: list[SiteResult]) -
     there = [r for r in left if _concerns(explained, r.site)]
     steps = explained.steps
     concerned = [r for r in there if r.step in steps] or there
+    # The numbers of all steps prove the cause: in others it is within the digits of float32.
+    others = [r for r in there if not any(r is each for each in concerned)]
     return dataclasses.replace(
         _part(finding, concerned, explained.places),
+        consequences=[*finding.consequences, *others],
         cause=explained.words,
         proof=explained.proof,
         fix=explained.fix or finding.fix,

@@ -13,10 +13,10 @@ maximum or the mask of a comparison; what Python decides (`if`, `.item()`) is th
 import dataclasses
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxnet.parity._torch import tensors_in
+from jaxnet.parity._torch import NESTED, tensors_in
 from jaxnet.parity._wide_kernels import kernels
 
 # Their results are undefined until something is written into them.
@@ -69,6 +69,7 @@ class Twins:
     def __init__(self) -> None:
         torch: Any = importlib.import_module("torch")
         self.torch = torch
+        self._tensor = torch.Tensor
         self.on = False
         self._wide = {
             torch.float32: torch.float64,
@@ -107,22 +108,21 @@ class Twins:
         written = [*tensors_in(self.torch, targets)] if targets else targets
         if drawn:
             return self._random(func, name, args, kwargs, written)
-        inputs = {}
-        twinned = False
-        for each in tensors_in(self.torch, (*args, *kwargs.values())):
-            key = inputs[id(each)] = self._key(each)
-            twinned = twinned or each.dtype in self._wide or key in self._twins
+        given: dict[int, int] = {}  # the addresses of the arguments, by their ids
+        twinned = self._look(args, given)
+        if kwargs:
+            twinned = self._look(kwargs.values(), given) or twinned
         if not twinned:
             result = func(*args, **kwargs)
             if name in _FACTORIES:
                 self._factory(func, args, kwargs, result)
             return result
-        addresses = set(inputs.values())
-        known = {inputs[id(t)] for t in written}
+        addresses = {*given.values()}
+        known = {given[id(t)] for t in written}
         lost = ""
         try:
-            wide_args = [self._convert(each, known) for each in args]
-            wide_kwargs = {k: self._convert(v, known) for k, v in kwargs.items()}
+            wide_args = [self._convert(each, given, known) for each in args]
+            wide_kwargs = {k: self._convert(v, given, known) for k, v in kwargs.items()}
         except Exception as reason:
             lost = str(reason)
         result = func(*args, **kwargs)
@@ -130,27 +130,54 @@ class Twins:
             if not lost:
                 self._note_item(result, wide_args[0])
             return result
-        outputs = [t for t in tensors_in(self.torch, [result]) if self._key(t) not in addresses]
+        results = [*tensors_in(self.torch, (result,))]
+        outputs = [(t, k) for t in results if (k := self._key(t)) not in addresses]
         try:
             if lost:
                 raise _LostError(lost)
             wide = self._execute(func, name, wide_args, wide_kwargs)
-            wides, pairs = [*tensors_in(self.torch, [result])], [*tensors_in(self.torch, [wide])]
-            if name in self._special:  # without gradients it keeps nothing for the way back
-                pairs = pairs[: len(wides)]
-            if len(wides) != len(pairs):
-                raise _LostError(f"{name} gives another number of results in float64")
-            # Two results are never one in memory where the program's own are two.
-            taken = set(map(self._key, tensors_in(self.torch, (*wide_args, *wide_kwargs.values()))))
-            for real, twin in zip(wides, pairs, strict=True):
-                if self._key(real) not in addresses:
-                    own = self._key(twin) not in taken
-                    taken.add(self._key(twin))
-                    self._set(real, twin if own else twin.clone(), name)
+            if outputs:
+                self._pair(name, results, wide, addresses)
         except Exception as reason:  # whatever it is, the program itself goes on
-            for each in (*outputs, *written):
+            for each in (*(t for t, _ in outputs), *written):
                 self._lose(each, str(reason) or repr(reason))
         return result
+
+    def _pair(self, name: str, results: list[Any], wide: Any, addresses: set[int]) -> None:
+        """Sets the twins of an operation's results.
+
+        Args:
+            name: The name of the operation.
+            results: Its results.
+            wide: Those in float64.
+            addresses: The addresses of its arguments; a result that is one of them was written to.
+        """
+        pairs = [*tensors_in(self.torch, (wide,))]
+        if name in self._special:  # without gradients it keeps nothing for the way back
+            pairs = pairs[: len(results)]
+        if len(results) != len(pairs):
+            raise _LostError(f"{name} gives another number of results in float64")
+        # Two results are never one in memory where the program's own are two.
+        taken = set(addresses)
+        for key in addresses & self._twins.keys():
+            flat = self._twins[key][1]
+            taken.add(0 if isinstance(flat, str) else self._key(flat))
+        for real, twin in zip(results, pairs, strict=True):
+            if self._key(real) not in addresses:
+                own = self._key(twin)
+                self._set(real, twin.clone() if own in taken else twin, name)
+                taken.add(own)
+
+    def _look(self, values: Iterable[Any], given: dict[int, int]) -> bool:
+        """Notes the addresses of tensors; whether one of them has or needs a twin."""
+        found = False
+        for each in values:
+            if isinstance(each, self._tensor):
+                key = given[id(each)] = self._key(each)
+                found = found or each.dtype in self._wide or key in self._twins
+            elif isinstance(each, NESTED):
+                found = self._look(each, given) or found
+        return found
 
     def twin(self, tensor: Any) -> Any:
         """The float64 twin of a tensor; the tensor itself where it has none and needs none.
@@ -160,7 +187,7 @@ class Twins:
                 by what.
         """
         try:
-            return self._twin(tensor, force=False)
+            return self._twin(tensor, False, self._key(tensor))
         except _LostError as reason:
             raise LookupError(str(reason)) from None
 
@@ -184,15 +211,16 @@ class Twins:
         )
         return found
 
-    def _convert(self, value: Any, written: set[int]) -> Any:
+    def _convert(self, value: Any, given: Mapping[int, int], written: set[int]) -> Any:
         """An argument in float64."""
-        if isinstance(value, self.torch.Tensor):
+        if isinstance(value, self._tensor):
             # What the operation writes must not be written twice.
-            return self._twin(value, force=self._key(value) in written)
+            key = given[id(value)]
+            return self._twin(value, key in written, key)
+        if isinstance(value, NESTED):
+            return [self._convert(each, given, written) for each in value]
         if isinstance(value, self.torch.dtype):
             return self._wide.get(value, value)
-        if isinstance(value, tuple | list):
-            return [self._convert(each, written) for each in value]
         if type(value) is float and value in self._items:
             return self._items[value]
         return value
@@ -217,7 +245,7 @@ class Twins:
         lost = ""
         if name in _DRAWING_LAYERS:
             try:
-                twin = self._twin(args[0], force=True).clone()
+                twin = self._twin(args[0], True, self._key(args[0])).clone()
             except _LostError as reason:
                 lost = str(reason)
         result = func(*args, **kwargs)
@@ -256,8 +284,7 @@ class Twins:
         except (NotImplementedError, RuntimeError):  # sparse ones have none
             return 0
 
-    def _twin(self, tensor: Any, force: bool) -> Any:
-        key = self._key(tensor)
+    def _twin(self, tensor: Any, force: bool, key: int) -> Any:
         narrow = tensor.dtype in self._wide
         if key == 0:
             if narrow:
@@ -341,7 +368,7 @@ class Twins:
         if same and wide.storage_offset() == 0 and real.storage_offset() == 0:
             self._keep(real, key, wide.as_strided((size,), (1,), 0))
             return
-        self._twin(real, force=True).copy_(wide)
+        self._twin(real, True, key).copy_(wide)
 
     def _lose(self, tensor: Any, reason: str) -> None:
         key = self._key(tensor)

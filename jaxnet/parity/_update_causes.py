@@ -342,8 +342,9 @@ def _sized(explained: Explained, cases: Iterable[_Case]) -> Explained:
 
 
 def _with_rates(trace: Trace, case: _Case) -> Explained | None:
-    """What a usual fault explains together with other learning rates."""
-    found = None
+    """What other learning rates explain, or a usual fault together with them."""
+    if (found := _by_factor(case)) is not None:
+        return found
     for trap in traps_of(case.update.kind):
         if any(name.startswith("lr") for name in (*trap.constants, *trap.options, trap.name)):
             continue
@@ -356,6 +357,24 @@ def _with_rates(trace: Trace, case: _Case) -> Explained | None:
                 return one
             found = found or one
     return found or _by_rates(trace, case, any_rates=True)
+
+
+def _by_factor(case: _Case) -> Explained | None:
+    """What one factor of all learning rates explains, to the digits of float32."""
+    read = _read_rates(case.update, case.evidence)
+    torch = np.array([float(record.config["lr"]) for record in case.update.records])
+    if read is None or not torch.all():
+        return None
+    ratios = np.array(read) / torch
+    factor = float(np.median(ratios))
+    if np.max(np.abs(ratios - factor)) > FLOAT32 * abs(factor):
+        return None
+    row = next(trap for trap in traps_of(case.update.kind) if trap.name == "lr-factor")
+    one = Hypothesis(row, {"lr_factor": float(f"{factor:.6g}")})
+    config = case.update.config
+    proof = f"the learning rates that your updates have are {', '.join(f'{lr:.6g}' for lr in read)}"
+    words, fix = one.words(config), one.fix(config)
+    return Explained((case.update.parameter,), case.steps, words, fix, proof, traps=(row.name,))
 
 
 def _group_of(trace: Trace, parameter: str) -> tuple[int, int]:

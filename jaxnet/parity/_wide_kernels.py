@@ -1,8 +1,9 @@
 """Operations of torch's in float64 where its own does not exist, or takes much too long."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from jaxnet.parity._wide_lstm import WideLstm
 
 # Of an image with so few positions in its output the kernel, and not the image, is what is large:
 # torch multiplies image by image and reads the whole kernel each time.
@@ -14,6 +15,7 @@ _CHANNELS = 8
 def kernels(torch: Any) -> Mapping[str, Callable[..., Any]]:
     """The functions by the names of the operations; they take the operation's arguments."""
     aten = torch.ops.aten
+    layer = WideLstm(torch)
 
     def convolution(x: Any, weight: Any, bias: Any, stride: Any, *rest: Any) -> Any:
         form = _Columns.of(torch, x, weight, stride, *rest)
@@ -46,8 +48,8 @@ def kernels(torch: Any) -> Mapping[str, Callable[..., Any]]:
         return aten.max_pool2d_with_indices.default(x, *rest, **more)
 
     return {
-        "mkldnn_rnn_layer": _lstm,
-        "mkldnn_rnn_layer_backward": _lstm_backward,
+        "mkldnn_rnn_layer": layer.forward,
+        "mkldnn_rnn_layer_backward": layer.backward,
         "convolution": convolution,
         "convolution_backward": convolution_backward,
         "max_pool2d_with_indices": max_pool2d,
@@ -112,42 +114,3 @@ class _Columns:
         fold = self.torch.nn.functional.fold
         rows = columns.view(len(like), self.size[0] * self.size[1], columns.shape[1])
         return fold(rows.transpose(1, 2), like.shape[2:], self.window, **self.rest)
-
-
-def _lstm(
-    x: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, h: Any, c: Any, reverse: bool, *rest: Any
-) -> tuple[Any, Any, Any, Any]:
-    """mkldnn_rnn_layer, which has no float64: one direction of one layer of an LSTM."""
-    has_biases = rest[4]
-    gates = x @ w_ih.mT + (b_ih + b_hh if has_biases else 0)
-    parts = [*gates.unbind(0)]  # time comes first, whatever the flag batch_first says
-    outputs = []
-    state = h.reshape(-1, h.shape[-1]), c.reshape(-1, c.shape[-1])
-    for gate in reversed(parts) if reverse else parts:
-        i, f, g, o = (gate + state[0] @ w_hh.mT).chunk(4, -1)
-        cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-        state = o.sigmoid() * cell.tanh(), cell
-        outputs.append(state[0])
-    torch: Any = importlib.import_module("torch")
-    output = torch.stack(outputs[::-1] if reverse else outputs)
-    return output, state[0].reshape(h.shape), state[1].reshape(c.shape), torch.empty(0)
-
-
-def _lstm_backward(*args: Any) -> tuple[Any, ...]:
-    """The derivative of `_lstm` in float64, which computes it again."""
-    torch: Any = importlib.import_module("torch")
-    overrides: Any = importlib.import_module("torch.overrides")
-    x, *weights = args[:5]
-    h, c = args[5:7]
-    gradients = args[10:13]
-    reverse, *rest = (args[i] for i in (13, 20, 14, 15, 16, 17, 19, 21, 18))
-    with overrides.enable_reentrant_dispatch(), torch._C._DisableTorchDispatch():
-        with torch.enable_grad():
-            inputs = [each.detach().requires_grad_() for each in (x, *weights, h, c)]
-            outputs = _lstm(*inputs, reverse, *rest)[:3]
-        pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
-        ends, seeds = zip(*pairs, strict=True)
-        found = torch.autograd.grad(ends, inputs, seeds, allow_unused=True)
-    # The gradients of both biases are one tensor here, and two in float32.
-    both = zip(inputs, found, strict=True)
-    return tuple(torch.zeros_like(i) if g is None else g.clone() for i, g in both)

@@ -1,9 +1,10 @@
 """Weights files: `.safetensors`, and PyTorch's `.pt` without PyTorch."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,9 +13,12 @@ from jaxnet._files import replacing
 from jaxnet.weights._errors import FileError
 from jaxnet.weights._torch_reader import read_legacy, read_zip
 from jaxnet.weights._torch_types import torch_name
+from jaxnet.weights._torch_unknown import TensorsUnpickler
+from jaxnet.weights._torch_unpickler import Unpickler
 from jaxnet.weights._torch_writer import write_torch
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".pkl")
+_INDEX = ".index.json"
 _SAFETENSORS_CODES = {
     "BOOL": "bool",
     **{f"U{n}": f"uint{n}" for n in (8, 16, 32, 64)},
@@ -30,7 +34,7 @@ _SAFETENSORS_CODES = {
 }
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str], *, only: Literal["tensors"] | None = None) -> Any:
     """Reads a weights file, of PyTorch or of safetensors, without PyTorch.
 
     The content of the file decides which of the two it is, not its suffix. Unlike
@@ -39,8 +43,13 @@ def load(path: str | os.PathLike[str]) -> Any:
     that they were saved in.
 
     Args:
-        path: Path of a `.safetensors` file, or of a file that `torch.save` wrote: the zip
-            archive of torch 1.6 and later, or the older format.
+        path: Path of a `.safetensors` file, of a file that `torch.save` wrote (the zip archive
+            of torch 1.6 and later, or the older format), or of an index such as
+            `model.safetensors.index.json`, which names the files beside it that together have
+            the weights.
+        only: "tensors" reads a file of torch.save that holds objects of other classes too, such
+            as a configuration or a whole model: what is not an array is left out. None refuses
+            such a file, so that nothing is missed in silence.
 
     Returns:
         The value that was saved: a dict of arrays for a state_dict, a nested dict for a
@@ -49,6 +58,10 @@ def load(path: str | os.PathLike[str]) -> Any:
         numpy's dtype; a state_dict keeps its attribute `_metadata`. Arrays and numbers of
         numpy, `argparse.Namespace`, `types.SimpleNamespace`, `collections.defaultdict` and
         paths come back as they are, a path in the form of this system.
+
+        With `only="tensors"` the arrays alone, in dicts and lists: an object is a dict of its
+        attributes, a torch.nn.Module is its state_dict, None stands in a list for what is no
+        array, and a dict has only the keys with arrays.
 
     Raises:
         FileNotFoundError: There is no file at the path.
@@ -62,9 +75,13 @@ def load(path: str | os.PathLike[str]) -> Any:
     ...     jaxnet.weights.load(folder + "/a.pt")
     {'epoch': 3, 'w': array([1., 2.], dtype=float32)}
     """
+    if only not in (None, "tensors"):
+        raise ValueError(f'only: {only!r}; accepted are None and "tensors"')
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"path: {path} is a folder; give a weights file")
+        inside = sorted(file.name for file in path.iterdir() if _looks_like_weights(file))
+        there = f": {', '.join(inside[:5])} in it" if inside else ""
+        raise IsADirectoryError(f"path: {path} is a folder; give a weights file{there}")
     if not path.exists():
         raise FileNotFoundError(f"path: there is no file {path}")
     if not path.is_file():  # reading a pipe would wait for someone to write to it
@@ -73,9 +90,11 @@ def load(path: str | os.PathLike[str]) -> Any:
         with open(path, "rb") as file:
             head = file.read(512)
             if head[:4] in (b"PK\3\4", b"PK\5\6"):
-                return read_zip(file)
+                return read_zip(file, TensorsUnpickler if only else Unpickler)
             if head[:1] == b"\x80":
-                return read_legacy(file)
+                return read_legacy(file, TensorsUnpickler if only else Unpickler)
+        if head.lstrip()[:1] == b"{":
+            return _read_parts(path, only)
         if head[8:9] == b"{":
             return _read_safetensors(path)
         if head[257:262] == b"ustar":
@@ -124,6 +143,47 @@ def save(path: str | os.PathLike[str], d: Any) -> None:
             f"path: {path.name} has suffix {path.suffix!r}; accepted are .safetensors, "
             + ", ".join(_TORCH_SUFFIXES)
         )
+
+
+def _looks_like_weights(path: Path) -> bool:
+    return path.suffix in (".safetensors", ".bin", *_TORCH_SUFFIXES) or path.name.endswith(_INDEX)
+
+
+def _read_parts(index: Path, only: Literal["tensors"] | None) -> dict[str, np.ndarray]:
+    """The arrays of all files that an index names, in its order.
+
+    Raises:
+        FileError: It is no index, or a file of it is missing, damaged or has other names.
+    """
+    try:
+        content = json.loads(index.read_bytes())
+    except ValueError as error:
+        raise FileError(f"it is no sound JSON: {error!s:.100}") from None
+    files = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not all(type(file) is str for file in files.values()):
+        raise FileError("it is JSON without a weight_map of names and files, so no index")
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for file in dict.fromkeys(files.values()):
+        if Path(file).name != file or file in ("", ".", ".."):
+            raise FileError(f"it names {file[:100]!r}; accepted are files in its own folder")
+        part = index.parent / file
+        if not part.is_file():
+            raise FileError(f"it names {file}, which is not beside it; fetch all of its files")
+        if part.suffix == ".json":
+            raise FileError(f"it names {file}, which is no weights file")
+        found = load(part, only=only)
+        if not isinstance(found, dict):
+            raise FileError(f"{file} holds no dict of arrays")
+        named = {name for name, where in files.items() if where == file}
+        if len(named) != len(found) or named != found.keys():
+            missing = ascii(next(iter(sorted(named - found.keys(), key=str)), None))
+            more = ascii(next(iter(sorted(found.keys() - named, key=str)), None))
+            raise FileError(
+                f"{file} has other names than it says: {missing[:100]} is missing, {more[:100]} "
+                "is unexpected"
+            )
+        parts[file] = found
+    return {name: parts[file][name] for name, file in files.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -24,6 +24,12 @@ _LOCAL = struct.Struct("<4s5H3I2H")
 _DESCRIBED, _UTF8 = 0x8, 0x800  # flags that torch sets: sizes follow the data; names are UTF-8
 _ALIGNMENT = 64  # bytes to which torch aligns each entry's data, for mmap
 
+SCRIPT = (
+    "it is a TorchScript program, not weights. Where torch is installed, write its weights: "
+    'torch.save(torch.jit.load("the file").state_dict(), "weights.pt")'
+)
+"""What a file of `torch.jit.save` is answered with."""
+
 
 class Archive:
     """The entries of an open zip file, by their names below its one top folder.
@@ -151,6 +157,8 @@ def _add_entry(found: dict[str, tuple[int, int, int]], data: bytes, position: in
     if flags & 0x2041:
         raise FileError(f"entry {shown} is encrypted")
     if method != 0:
+        if "/code/" in name:
+            raise FileError(SCRIPT)
         raise FileError(f"entry {shown} is compressed, which torch.save never does")
     if flags & ~(_DESCRIBED | _UTF8):
         raise FileError(f"entry {shown} has unknown flags {flags:#x}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet.weights._errors import FileError
-from jaxnet.weights._torch_archive import Archive
+from jaxnet.weights._torch_archive import SCRIPT, Archive
 from jaxnet.weights._torch_tensors import Tensors
 from jaxnet.weights._torch_types import Global, kind
 from jaxnet.weights._torch_unpickler import Unpickler
@@ -19,18 +19,19 @@ _LEGACY_VERSION = 1001
 _NEWEST_ZIP_VERSION = 10
 
 
-def read_zip(file: io.BufferedReader) -> Any:
+def read_zip(file: io.BufferedReader, reader: type[Unpickler] = Unpickler) -> Any:
     """The value in a zip archive of `torch.save` (torch 1.6 and later).
 
     Args:
         file: The file, open for reading in binary mode, seekable.
+        reader: The class that reads the value's pickle.
 
     Raises:
         FileError: The archive or its pickle is damaged or not acceptable.
     """
     archive = Archive(file)
     if "constants.pkl" in archive:
-        raise FileError("it is a TorchScript program; save the model's state_dict() instead")
+        raise FileError(SCRIPT)
     version = archive.read("version").tobytes().strip() if "version" in archive else b"1"
     if not version.isdigit() or not 1 <= int(version[:9]) <= _NEWEST_ZIP_VERSION:
         raise FileError(f"its format is version {version[:20]!r}; known are 1 to 10")
@@ -57,18 +58,19 @@ def read_zip(file: io.BufferedReader) -> Any:
 
     data = archive.read("data.pkl")
     stream = io.BytesIO(data.tobytes())
-    result = Unpickler(stream, data.size, tensors.known(), load_storage).load()
+    result = reader(stream, data.size, tensors.known(), load_storage).load()
     tensors.finish()
     return result
 
 
-def read_legacy(file: io.BufferedReader) -> Any:
+def read_legacy(file: io.BufferedReader, reader: type[Unpickler] = Unpickler) -> Any:
     """The value in a file of pickles followed by the storages (before torch 1.6).
 
     The data of the storages is little-endian, whatever machine wrote it.
 
     Args:
         file: The file, open for reading in binary mode, seekable.
+        reader: The class that reads the value's pickle.
 
     Raises:
         FileError: The pickles or storages are damaged or not acceptable.
@@ -106,8 +108,11 @@ def read_legacy(file: io.BufferedReader) -> Any:
                 return tensors.storage(raws[key][0], of, count, offset * width)
         raise _no_storage(identity)
 
-    def next_value(load: Callable[[tuple[Any, ...]], np.ndarray] | None = None) -> Any:
-        return Unpickler(file, size - file.tell(), known, load).load()
+    def next_value(
+        load: Callable[[tuple[Any, ...]], np.ndarray] | None = None,
+        reader: type[Unpickler] = Unpickler,
+    ) -> Any:
+        return reader(file, size - file.tell(), known, load).load()
 
     if next_value() != _MAGIC:
         raise FileError("it does not begin with torch's magic number")
@@ -115,7 +120,7 @@ def read_legacy(file: io.BufferedReader) -> Any:
     if version != _LEGACY_VERSION:
         raise FileError(f"its format is not version {_LEGACY_VERSION}")
     next_value()  # what torch noted of the machine that wrote the file; not needed
-    result = next_value(load_storage)
+    result = next_value(load_storage, reader)
     keys = next_value()
     if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
         raise FileError("its list of storages is no list of keys")

@@ -11,13 +11,17 @@ from argparse import Namespace
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
 from jaxnet.weights._errors import FileError
 from jaxnet.weights._torch_foreign import NAMES, Foreign, refuse_call
 from jaxnet.weights._torch_types import Global, kind
+
+_U1, _U2, _U4, _U8 = (struct.Struct(f"<{code}") for code in "BHIQ")
+_I4, _F8 = struct.Struct("<i"), struct.Struct(">d")
+_KEYS = frozenset({str, bytes, bool, int, float, complex, type(None)})
 
 
 class Unpickler:
@@ -60,17 +64,21 @@ class Unpickler:
         Raises:
             FileError: The pickle is damaged, or names something outside the accepted set.
         """
+        value = self._load_value()
+        _refuse_strays(value)
+        return value
+
+    def _load_value(self) -> Any:
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         while (code := self._take(1)) != pickle.STOP:
-            step = _STEPS.get(code)
+            step = self.steps.get(code)
             if step is None:
                 raise FileError(f"its pickle has opcode {code!r}, which no weights file needs")
             step(self)
         if len(self._stack) != 1 or self._marks:
             raise FileError("its pickle does not end in one value")
-        _refuse_strays(self._stack[0])
         return self._stack[0]
 
     # bytes and stack
@@ -125,6 +133,8 @@ class Unpickler:
 
     # opcodes
 
+    _dicts = (dict, OrderedDict, Counter, defaultdict)
+
     def _proto(self) -> None:
         if (protocol := self._take(1)[0]) > 5:
             raise FileError(f"its pickle has protocol {protocol}; known are those up to 5")
@@ -171,12 +181,14 @@ class Unpickler:
         if found is None:
             build = self._builders.get(full)
             found = NAMES.get(full) if build is None else Global(full, build)
-        if found is None:
-            raise FileError(
-                f"it names {ascii(full[:200])[1:-1]}, which is not in the set of names that are "
-                "accepted; nothing of it was run"
-            )
-        self._push(found)
+        self._push(self._unknown(full) if found is None else found)
+
+    def _unknown(self, name: str) -> Global:
+        """The meaning of a name that is not known."""
+        raise FileError(
+            f"it names {ascii(name[:200])[1:-1]}, which is not in the set of names that are "
+            'accepted; nothing of it was run. load(path, only="tensors") reads the tensors alone'
+        )
 
     def _reduce(self) -> None:
         called, arguments = self._pop_many(2)
@@ -222,13 +234,13 @@ class Unpickler:
 
     def _set_item(self) -> None:
         key, value = self._pop_many(2)
-        self._fill(self._top(*_DICTS), [(key, value)])
+        self._fill(self._top(*self._dicts), [(key, value)])
 
     def _set_items(self) -> None:
         items = self._pop_mark()
         if len(items) % 2:
             raise FileError("its pickle has a key without a value")
-        target = self._top(*_DICTS)
+        target = self._top(*self._dicts)
         self._fill(target, zip(items[::2], items[1::2], strict=True))
 
     # builders: each takes the arguments of a call
@@ -318,61 +330,55 @@ class Unpickler:
                 refuse_call("Counter", arguments)
         return made
 
-
-_U1, _U2, _U4, _U8 = (struct.Struct(f"<{code}") for code in "BHIQ")
-_I4, _F8 = struct.Struct("<i"), struct.Struct(">d")
-_DICTS = (dict, OrderedDict, Counter, defaultdict)
-_KEYS = frozenset({str, bytes, bool, int, float, complex, type(None)})
-
-_STEPS: dict[bytes, Callable[[Unpickler], Any]] = {
-    pickle.PROTO: Unpickler._proto,
-    pickle.FRAME: lambda u: u._take(8),
-    pickle.MARK: Unpickler._mark,
-    pickle.POP: lambda u: u._pop(),
-    pickle.POP_MARK: lambda u: u._pop_mark(),
-    pickle.NONE: lambda u: u._push(None),
-    pickle.NEWTRUE: lambda u: u._push(True),
-    pickle.NEWFALSE: lambda u: u._push(False),
-    pickle.BININT: lambda u: u._push(u._number(_I4)),
-    pickle.BININT1: lambda u: u._push(u._number(_U1)),
-    pickle.BININT2: lambda u: u._push(u._number(_U2)),
-    pickle.LONG1: Unpickler._long,
-    pickle.BINFLOAT: lambda u: u._push(u._number(_F8)),
-    pickle.BINUNICODE: lambda u: u._push(u._text(u._number(_U4))),
-    pickle.SHORT_BINUNICODE: lambda u: u._push(u._text(u._number(_U1))),
-    pickle.BINUNICODE8: lambda u: u._push(u._text(u._number(_U8))),
-    # Strings of Python 2, which torch reads as UTF-8 too.
-    pickle.BINSTRING: lambda u: u._push(u._text(u._number(_U4))),
-    pickle.SHORT_BINSTRING: lambda u: u._push(u._text(u._number(_U1))),
-    pickle.BINBYTES: lambda u: u._push(u._take(u._number(_U4))),
-    pickle.SHORT_BINBYTES: lambda u: u._push(u._take(u._number(_U1))),
-    pickle.BINBYTES8: lambda u: u._push(u._take(u._number(_U8))),
-    pickle.BYTEARRAY8: lambda u: u._push(bytearray(u._take(u._number(_U8)))),
-    pickle.EMPTY_LIST: lambda u: u._push([]),
-    pickle.EMPTY_DICT: lambda u: u._push({}),
-    pickle.EMPTY_SET: Unpickler._empty_set,
-    pickle.EMPTY_TUPLE: lambda u: u._push(()),
-    pickle.TUPLE: lambda u: u._push(tuple(u._pop_mark())),
-    pickle.TUPLE1: lambda u: u._push(u._pop_many(1)),
-    pickle.TUPLE2: lambda u: u._push(u._pop_many(2)),
-    pickle.TUPLE3: lambda u: u._push(u._pop_many(3)),
-    pickle.APPEND: Unpickler._append,
-    pickle.APPENDS: Unpickler._extend,
-    pickle.ADDITEMS: Unpickler._add_items,
-    pickle.SETITEM: Unpickler._set_item,
-    pickle.SETITEMS: Unpickler._set_items,
-    pickle.BINPUT: lambda u: u._put(u._number(_U1)),
-    pickle.LONG_BINPUT: lambda u: u._put(u._number(_U4)),
-    pickle.MEMOIZE: lambda u: u._put(len(u._memo)),
-    pickle.BINGET: lambda u: u._get(u._number(_U1)),
-    pickle.LONG_BINGET: lambda u: u._get(u._number(_U4)),
-    pickle.GLOBAL: Unpickler._name_lines,
-    pickle.STACK_GLOBAL: Unpickler._name_stack,
-    pickle.REDUCE: Unpickler._reduce,
-    pickle.NEWOBJ: Unpickler._new,
-    pickle.BUILD: Unpickler._build,
-    pickle.BINPERSID: Unpickler._persistent,
-}
+    steps: ClassVar[dict[bytes, Callable[["Unpickler"], Any]]] = {
+        pickle.PROTO: _proto,
+        pickle.FRAME: lambda u: u._take(8),
+        pickle.MARK: _mark,
+        pickle.POP: lambda u: u._pop(),
+        pickle.POP_MARK: lambda u: u._pop_mark(),
+        pickle.NONE: lambda u: u._push(None),
+        pickle.NEWTRUE: lambda u: u._push(True),
+        pickle.NEWFALSE: lambda u: u._push(False),
+        pickle.BININT: lambda u: u._push(u._number(_I4)),
+        pickle.BININT1: lambda u: u._push(u._number(_U1)),
+        pickle.BININT2: lambda u: u._push(u._number(_U2)),
+        pickle.LONG1: _long,
+        pickle.BINFLOAT: lambda u: u._push(u._number(_F8)),
+        pickle.BINUNICODE: lambda u: u._push(u._text(u._number(_U4))),
+        pickle.SHORT_BINUNICODE: lambda u: u._push(u._text(u._number(_U1))),
+        pickle.BINUNICODE8: lambda u: u._push(u._text(u._number(_U8))),
+        # Strings of Python 2, which torch reads as UTF-8 too.
+        pickle.BINSTRING: lambda u: u._push(u._text(u._number(_U4))),
+        pickle.SHORT_BINSTRING: lambda u: u._push(u._text(u._number(_U1))),
+        pickle.BINBYTES: lambda u: u._push(u._take(u._number(_U4))),
+        pickle.SHORT_BINBYTES: lambda u: u._push(u._take(u._number(_U1))),
+        pickle.BINBYTES8: lambda u: u._push(u._take(u._number(_U8))),
+        pickle.BYTEARRAY8: lambda u: u._push(bytearray(u._take(u._number(_U8)))),
+        pickle.EMPTY_LIST: lambda u: u._push([]),
+        pickle.EMPTY_DICT: lambda u: u._push({}),
+        pickle.EMPTY_SET: _empty_set,
+        pickle.EMPTY_TUPLE: lambda u: u._push(()),
+        pickle.TUPLE: lambda u: u._push(tuple(u._pop_mark())),
+        pickle.TUPLE1: lambda u: u._push(u._pop_many(1)),
+        pickle.TUPLE2: lambda u: u._push(u._pop_many(2)),
+        pickle.TUPLE3: lambda u: u._push(u._pop_many(3)),
+        pickle.APPEND: _append,
+        pickle.APPENDS: _extend,
+        pickle.ADDITEMS: _add_items,
+        pickle.SETITEM: _set_item,
+        pickle.SETITEMS: _set_items,
+        pickle.BINPUT: lambda u: u._put(u._number(_U1)),
+        pickle.LONG_BINPUT: lambda u: u._put(u._number(_U4)),
+        pickle.MEMOIZE: lambda u: u._put(len(u._memo)),
+        pickle.BINGET: lambda u: u._get(u._number(_U1)),
+        pickle.LONG_BINGET: lambda u: u._get(u._number(_U4)),
+        pickle.GLOBAL: _name_lines,
+        pickle.STACK_GLOBAL: _name_stack,
+        pickle.REDUCE: _reduce,
+        pickle.NEWOBJ: _new,
+        pickle.BUILD: _build,
+        pickle.BINPERSID: _persistent,
+    }
 
 
 def _build_complex(arguments: tuple[Any, ...]) -> complex:

@@ -45,7 +45,7 @@ class Plant:
     Attributes:
         name: The name in tables.
         kind: "layer", "loss", "gradient", "optimizer", "schedule", "partial" (a fault in some of
-            the numbers only), "two", "invented", "flax" or "flax model".
+            the numbers only), "two", "invented", "flax", "flax model" or "flax row".
         pair: The programs.
         faults: The faults.
         steps: The number of steps to record.
@@ -121,7 +121,15 @@ def in_text(name: str, a: Layer, b: Layer, says: str, kind: str = "layer", at: s
 
 def every() -> list[Plant]:
     """All plants."""
-    from tests.parity import flax_models, planted_layers, planted_odd, planted_training
+    from tests.parity import (
+        flax_models,
+        flax_planted,
+        flax_planted_losses,
+        flax_planted_training,
+        planted_layers,
+        planted_odd,
+        planted_training,
+    )
 
     lists = [
         planted_layers.LAYERS,
@@ -134,5 +142,13 @@ def every() -> list[Plant]:
         planted_odd.INVENTED,
         planted_odd.FLAX,
         flax_models.MISTAKES,
+        [
+            one.nothing
+            for some in (flax_planted, flax_planted_losses, flax_planted_training)
+            for one in some.PROGRAMS
+        ],
+        flax_planted.LAYERS,
+        flax_planted_losses.LOSSES,
+        flax_planted_training.TRAINING,
     ]
     return [one for some in lists for one in some]

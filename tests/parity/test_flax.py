@@ -10,8 +10,10 @@ import pytest
 from flax import nnx
 
 from jaxnet import nn, parity
+from jaxnet.parity._draws import DrawsError
 from jaxnet.parity._foreign import adapted, as_by_itself
-from jaxnet.parity._layouts import channels_last, flattened, to_model, to_torch
+from jaxnet.parity._jax_draws import supplied
+from jaxnet.parity._layouts import SAME, channels_last, flattened, to_model, to_torch, view_of
 from jaxnet.parity._pairing import pair
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._spelling import by_name
@@ -298,6 +300,31 @@ def test_views_lead_back():
     own = x.transpose(0, 2, 3, 1).reshape(2, -1)
     assert rows.torch(own).tolist() == torch.tolist()
     assert rows.model(torch).tolist() == own.tolist()
+
+
+def test_a_layer_that_is_given_the_batch_as_the_time_gets_it_so():
+    x = np.zeros((4, 5, 8))
+    assert view_of("swapped", (5, 4, 8), (4, 5, 8)).torch(x.swapaxes(0, 1)).shape == (4, 5, 8)
+    assert view_of("swapped", (4, 5, 8), (4, 5, 8)) is SAME
+
+
+def test_masks_of_fewer_numbers_and_of_the_time_first_are_taken_from_torchs():
+    recorded = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+
+    def take(owner, shapes, asked):
+        if recorded.shape in shapes:
+            return recorded
+        raise DrawsError(f"{shapes[0]}")
+
+    with supplied(take, foreign=True):
+        key = jax.random.key(0)
+        np.testing.assert_array_equal(
+            jax.random.bernoulli(key, 0.5, (2, 3, 1)), recorded[..., :1].astype(bool)
+        )
+        turned = jax.random.bernoulli(key, 0.5, (3, 2, 4))
+        np.testing.assert_array_equal(turned, recorded.swapaxes(0, 1).astype(bool))
+        with pytest.raises(DrawsError):
+            jax.random.bernoulli(key, 0.5, (2, 5, 4))
 
 
 # -- settings

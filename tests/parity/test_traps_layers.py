@@ -118,11 +118,23 @@ def lstm(order="ifgo"):
     return cell
 
 
-def gru(x, h, state):
+def gru(x, h, state, complement=True):
     (xr, xz, xn), (hr, hz, hn) = jnp.split(x, 3, -1), jnp.split(h, 3, -1)
     r, z = jax.nn.sigmoid(xr + hr), jax.nn.sigmoid(xz + hz)
+    z = z if complement else 1 - z
     new = z * jnp.tanh(xn + r * hn) + (1 - z) * state[0]
     return jnp.stack([new, new])
+
+
+def outside(w):
+    """The weights of a GRU with the hidden bias of n among those of the input."""
+    size = w["weight_hh_l0"].shape[1]
+    moved = jnp.where(jnp.arange(3 * size) < 2 * size, 0, w["bias_hh_l0"])
+    return {**w, "bias_ih_l0": w["bias_ih_l0"] + moved, "bias_hh_l0": w["bias_hh_l0"] - moved}
+
+
+def right_gru(x, h, state):
+    return gru(x, h, state, complement=False)
 
 
 def rounded(x):
@@ -663,6 +675,12 @@ PLANTS = [
         ((3, 2, 2),),
     ),
     Plant(
+        "gru-bias-outside",
+        lambda nn: nn.GRU(2, 3),
+        lambda w: lambda x: (lambda y, h: (y, h[:1]))(*recurrent(outside(w), x, right_gru)),
+        ((3, 2, 2),),
+    ),
+    Plant(
         "gru-reset-before",
         lambda nn: nn.GRU(2, 3, batch_first=True),
         lambda w: faulty.ResetBefore(2, 3, batch_first=True, rngs=Generator(0)),
@@ -730,6 +748,11 @@ FUNCTIONS = {
         "scaled_dot_product_attention",
         ((2, 3, 4),) * 3 + (~HIDDEN.T,),
         lambda q, k, v, mask: product(q, k, v, mask, -2),
+    ),
+    "attention-mask-missing": (
+        "scaled_dot_product_attention",
+        ((2, 3, 4),) * 3 + (~HIDDEN.T,),
+        lambda q, k, v, mask: product(q, k, v, jnp.ones_like(mask)),
     ),
     "attention-mask-fill": (
         "scaled_dot_product_attention",

@@ -1,5 +1,6 @@
 """Planted faults of losses are found and named; torch's own losses are the reference."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -330,6 +331,12 @@ def test_a_factor_of_any_loss_is_named(kind: str) -> None:
     ours = {name: 2.7 * value for name, value in theirs.items()}
     cause = attribute(loss, Evidence(theirs, theirs, ours, ours))
     assert "loss-factor" in [h.trap.name for each in cause.proven for h in each]
+
+
+def test_batches_that_are_averaged_in_place_of_added() -> None:
+    loss = dataclasses.replace(references(*MSE, {}), batches=2)
+    cause = attribute(loss, evidence(loss, lambda x, t: ((x - t) ** 2).mean() / 2))
+    assert "loss-accumulated" in [h.trap.name for each in cause.proven for h in each]
 
 
 def test_as_many_constants_as_numbers_prove_nothing() -> None:

@@ -52,3 +52,43 @@ def test_max_pooling(shape):
     given = x, [3, 2], [2, 2], [1, 0]
     found = kernels(torch)["max_pool2d_with_indices"](*given)
     assert_equal(found, aten.max_pool2d_with_indices.default(*given))
+
+
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("train", [True, False])  # what was computed within is kept, or not
+@pytest.mark.parametrize("used", [(0,), (1, 2), (0, 1, 2)])
+def test_an_lstm_and_its_gradients(used, train, reverse, biases):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    x, h, c = draw(5, 3, 4), draw(1, 3, 2), draw(1, 3, 2)
+    weights = draw(8, 4), draw(8, 2), draw(8), draw(8)
+    given = weights if biases else weights[:2]
+    flipped = x.flip(0) if reverse else x
+    output, *last = torch.lstm(flipped, (h, c), given, biases, 1, 0.0, True, False, False)
+    expected = output.flip(0) if reverse else output, *last
+    zeros = [torch.zeros(8, dtype=torch.float64)] * (0 if biases else 2)
+    inputs = x, *given, *zeros, h, c
+    layer = kernels(torch)
+    found = layer["mkldnn_rnn_layer"](
+        *(each.detach() for each in inputs), reverse, [], 2, 2, 1, biases, False, False, train
+    )
+    assert_equal(found[:3], [each.detach() for each in expected])
+
+    slopes = [draw(*each.shape).detach() for each in expected]
+    asked = x, *given, h, c
+    ends = [expected[n] for n in used]
+    gradients = [*torch.autograd.grad(ends, asked, [slopes[n] for n in used], allow_unused=True)]
+    pairs = zip(asked, gradients, strict=True)
+    gradients = [torch.zeros_like(a) if g is None else g for a, g in pairs]
+    own = layer["mkldnn_rnn_layer_backward"](
+        *(each.detach() for each in inputs),
+        *found[:3],
+        *(slopes[n] if n in used else None for n in range(3)),
+        *(reverse, 2, 2, 1, biases, True, False, [], False, torch.empty(0)),
+    )
+    own = own if biases else (*own[:3], *own[5:])
+    assert_equal([each.contiguous() for each in own], gradients)

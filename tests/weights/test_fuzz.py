@@ -36,13 +36,13 @@ def _watch(event: str, arguments: tuple) -> None:
 sys.addaudithook(_watch)  # stays for the session, asleep but in `guarded`
 
 
-def guarded(path: Path) -> Any:
+def guarded(path: Path, only: Any = None) -> Any:
     """Loads a file; fails if anything else than reading happened."""
     global _ARMED
     CANARY.clear()
     _ARMED = True
     try:
-        return weights.load(path)
+        return weights.load(path, only=only)
     finally:
         _ARMED = False
         assert not CANARY, f"reading a file led to {CANARY}"
@@ -500,11 +500,12 @@ def test_mutated_files_give_our_error_or_plain_values(tmp_path):
     tracemalloc.start()
     for i, data in enumerate(mutants):
         path.write_bytes(data)
+        only = "tensors" if i % 3 == 2 else None
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         try:
             with Calls() as calls:
-                found = guarded(path)
+                found = guarded(path, only)
         except weights.FileError:
             errors += 1
         except Exception as error:

@@ -82,6 +82,7 @@ def _with_mask(layer: Any, argument: str, change: Callable[[Any], Any]) -> Any:
     if mask is not None:
         inputs[name] = mask
     elif layer.kind in PRODUCT:
+        inputs.pop(name, None)
         config["attn_mask"] = None
     else:
         inputs[name] = None

@@ -1,7 +1,7 @@
 """Faults of the functions between layers, which are made for each recorded call."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,12 @@ _ARITHMETIC = {
     *("add", "sub", "mul", "div", "pow", "rsub", "rdiv", "rpow", "radd", "rmul", "true_divide"),
     *("multiply", "subtract", "divide", "clamp", "clip", "clamp_min", "clamp_max", "masked_fill"),
     *("leaky_relu", "threshold", "addcmul", "addcdiv", "lerp", "truediv"),
+}
+_REDUCTIONS: Mapping[str, Any] = {
+    "mean": jnp.mean,
+    "sum": jnp.sum,
+    "amax": jnp.max,
+    "amin": jnp.min,
 }
 _SWAPPED = {"sub", "div", "matmul", "cat", "bmm", "subtract", "divide", "pow"}
 
@@ -83,6 +89,16 @@ def rows_of_function(index: int, layer: Any, where: str) -> list[Trap]:
                     options={"axis": axes},
                 )
             )
+    if layer.kind in _REDUCTIONS:
+        rows.append(
+            row(
+                "function-reduction",
+                _reduced,
+                f"it is the {{reduction}}; torch's is the {layer.kind}.",
+                f"Take the {layer.kind}.",
+                options={"reduction": [kind for kind in _REDUCTIONS if kind != layer.kind]},
+            )
+        )
     arrays = [a for _, a in leaves(dict(layer.inputs)) if hasattr(a, "shape")]
     if len(arrays) > 1 and layer.kind in _SWAPPED:
         rows.append(row("operands-swapped", _swapped, "the operands are swapped.", "Swap them."))
@@ -95,6 +111,13 @@ def rows_of_function(index: int, layer: Any, where: str) -> list[Trap]:
         )
     )
     return rows
+
+
+def _reduced(layer: Any, reduction: str) -> Any:
+    axes = layer.config.get("dim", layer.config.get("axis"))
+    axes = tuple(axes) if isinstance(axes, list) else axes
+    keep = bool(layer.config.get("keepdim", False))
+    return layer.instead(lambda p, x: _REDUCTIONS[reduction](x, axis=axes, keepdims=keep))
 
 
 def _swapped(layer: Any) -> Any:
@@ -141,6 +164,14 @@ def rows_of_region(shape: tuple[int, ...], length: int) -> list[Trap]:
             "The result is multiplied by {factor:.7g}; torch's is not.",
             "Leave the factor out.",
             constants={"factor": (2.0, 0.5, 1.0)},
+        ),
+        Trap(
+            "value-moved",
+            ("region",),
+            lambda region, offset: _after(region, lambda y: y + offset),
+            "The result is moved by {offset:.7g}; torch's is not.",
+            "Leave the offset out: positions of OPT and BART begin at 2, torch's at 0.",
+            constants={"offset": (1.0, -1.0, 2.0)},
         ),
     ]
     if shape and shape[-1] % 2 == 0 and length > 3:

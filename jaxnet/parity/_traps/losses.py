@@ -81,7 +81,24 @@ def _summed(loss: Loss, reduction: str) -> Loss:
     return loss.altered(reduction=reduction)
 
 
+def _counts(loss: Loss) -> list[float]:
+    """Factors that come from dividing by the number of batches, or from not doing so."""
+    count = loss.config["batches"]
+    return [1 / count, float(count)]
+
+
 TRAPS: tuple[Trap, ...] = (
+    Trap(
+        "loss-accumulated",
+        ALL,
+        setting(),
+        "Each of the {torch[batches]} batches of a step counts {scale:.6g} times torch's: their "
+        "gradients are averaged where torch adds them, or the other way round.",
+        "optax.MultiSteps(..., use_grad_mean=False) for a sum, or the loss divided where the "
+        "torch program divides it",
+        when=lambda config: config.get("batches", 1) > 1,  # a layer has none
+        options={"scale": _counts},
+    ),
     Trap(
         "loss-reduction",
         REDUCED,

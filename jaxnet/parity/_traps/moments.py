@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxnet.parity._traps._trap import Trap, setting
 from jaxnet.parity._traps.optimizers import ADAM
 from jaxnet.parity._updates import Update
@@ -293,10 +295,12 @@ TRAPS: tuple[Trap, ...] = (
     Trap(
         "optax-adagrad",
         ("Adagrad",),
-        setting(initial=0.1, eps=1e-7, eps_at="inside"),
+        setting(eps=1e-7, eps_at="inside"),
         "The arguments are the defaults of optax.adagrad: initial_accumulator_value=0.1, and "
         "eps=1e-7 inside of the root; torch has 0 and eps={torch[eps]:.4g} outside.",
         "optim.Adagrad(eps={torch[eps]:.4g})",
+        # A program's state may begin in float32 where it is computed in float64.
+        options={"initial": (0.1, float(np.float32(0.1)))},
     ),
     Trap(
         "lr-decay",

@@ -11,6 +11,17 @@ from jaxnet.parity._traps.linear import each, has_padding, padded, same_pads
 
 AVG = ("AvgPool1d", "AvgPool2d", "AvgPool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d")
 MAX = ("MaxPool1d", "MaxPool2d", "MaxPool3d", "max_pool1d", "max_pool2d", "max_pool3d")
+ADAPTIVE = tuple(
+    form.format(n)
+    for kind in ("Avg", "Max")
+    for form in (f"Adaptive{kind}Pool{{}}d", f"adaptive_{kind.lower()}_pool{{}}d")
+    for n in (1, 2, 3)
+)
+
+
+def _kind(layer: Any) -> list[str]:
+    """What else a pool may give of its windows."""
+    return ["average" if "max" in layer.kind.lower() else "maximum"]
 
 
 def _axes(layer: Any) -> int:
@@ -46,7 +57,12 @@ def _divisors(layer: Any) -> list[int | None]:
 
 def _other(layer: Any, kind: str) -> Any:
     n, config = _axes(layer), layer.config
-    function = getattr(functional, f"{'avg' if layer.kind in MAX else 'max'}_pool{n}d")
+    name = f"{'avg' if kind == 'average' else 'max'}_pool{n}d"
+    if layer.kind in ADAPTIVE:
+        size = config["output_size"]
+        adaptive = getattr(functional, f"adaptive_{name}")
+        return layer.instead(lambda p, x: adaptive(x, size))
+    function = getattr(functional, name)
     arguments = [config["kernel_size"], config.get("stride") or None, config.get("padding", 0)]
     return layer.instead(lambda p, x: function(x, *arguments))
 
@@ -114,10 +130,10 @@ TRAPS = (
     ),
     Trap(
         "pool-kind",
-        (*AVG, *MAX),
+        (*AVG, *MAX, *ADAPTIVE),
         _other,
         "It is the {kind} of each window, which torch's layer does not give.",
         "Use max_pool for MaxPool and avg_pool for AvgPool.",
-        options={"kind": lambda layer: ["average" if layer.kind in MAX else "maximum"]},
+        options={"kind": _kind},
     ),
 )

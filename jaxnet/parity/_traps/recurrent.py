@@ -61,10 +61,30 @@ def _reset_before(layer: Any) -> Any:
             h = (1 - z) * jnp.tanh(new) + z * h
             return h, h
 
-        start = x["1"][0] if "1" in x else jnp.zeros((steps.shape[1], size), given.dtype)
+        start = (
+            x["1"][0] if x.get("1") is not None else jnp.zeros((steps.shape[1], size), given.dtype)
+        )
         last, outputs = jax.lax.scan(step, start, steps)
         outputs = outputs.swapaxes(0, 1) if config.get("batch_first") else outputs
         return (outputs, last[None]), b
+
+    return layer.wrapped(run)
+
+
+def _bias_outside(layer: Any) -> Any:
+    """A GRU whose hidden bias of n is added outside of the product with the reset gate."""
+    size = layer.config["hidden_size"]
+    biases = [n for n in layer.parameters if n.startswith("bias_hh")]
+    if not biases:
+        raise ValueError("it has no bias")
+
+    def run(inner: Any, p: Mapping[str, Any], b: Any, x: Any) -> Any:
+        moved = dict(p)
+        for name in biases:
+            other = name.replace("bias_hh", "bias_ih")
+            moved[other] = p[other].at[2 * size :].add(p[name][2 * size :])
+            moved[name] = p[name].at[2 * size :].set(0)
+        return inner(moved, b, x)
 
     return layer.wrapped(run)
 
@@ -85,8 +105,13 @@ def _other_layout(layer: Any) -> Any:
     return layer.altered(batch_first=not layer.config.get("batch_first", False))
 
 
+def _has_state(layer: Any) -> bool:
+    """Whether it is given a state that is not None."""
+    return any(layer.inputs[name] is not None for name in [*layer.inputs][1:])
+
+
 def _stateless(layer: Any) -> Any:
-    if len(layer.inputs) < 2:
+    if not _has_state(layer):
         raise ValueError("it begins with zeros")
 
     def run(inner: Any, p: Any, b: Any, x: Mapping[str, Any]) -> Any:
@@ -97,7 +122,7 @@ def _stateless(layer: Any) -> Any:
 
 def _started(layer: Any) -> Any:
     config = layer.config
-    if len(layer.inputs) > 1 or layer.input.ndim != 3 or config.get("proj_size"):
+    if _has_state(layer) or layer.input.ndim != 3 or config.get("proj_size"):
         raise ValueError("it is given a state")
     count = config.get("num_layers", 1) * (2 if config.get("bidirectional") else 1)
     batch = layer.input.shape[0 if config.get("batch_first") else 1]
@@ -165,6 +190,15 @@ TRAPS = (
         "The reset gate is applied to the state before the product with the weights; torch applies "
         "it after, to W h + b.",
         "Compute n = tanh(W_in x + b_in + r (W_hn h + b_hn)).",
+    ),
+    Trap(
+        "gru-bias-outside",
+        GRU,
+        _bias_outside,
+        "The hidden bias of n is added outside of the product with the reset gate, as flax's "
+        "GRUCell, which has one bias for both, does; torch's is inside of it.",
+        "Give dense_h of nnx.GRUCell a bias: cell.dense_h = nnx.Linear(H, 3 * H, rngs=rngs).",
+        when=lambda config: config.get("bias", True),
     ),
     Trap(
         "gru-update-complement",

@@ -1,0 +1,20 @@
+"""PyTorch source in, readable jaxnet source out.
+
+    from jaxnet.port import port
+
+    print(port("model.py").code)
+
+or `jaxnet port model.py -o model_jax.py`. It needs libcst and ruff, and not torch: nothing of the
+program is run.
+
+The files, in the order in which they are read best: `_output.py` goes from a target to the text of
+the output; `_source.py` reads the files of a program and knows what their names stand for;
+`_fold.py` takes out what means nothing in jaxnet; `_gather.py` finds what a class needs;
+`_classes.py` and `_rngs.py` find out who takes `rngs`; `_kinds.py` what an expression holds;
+`_rewrite.py` rewrites the statements, `_calls.py` the calls of functions and layers, `_tensors.py`
+the methods of tensors, by the names that `_names.py` looks up in jaxnet itself.
+"""
+
+from jaxnet.port._port import Note, Ported, port
+
+__all__ = ["Note", "Ported", "port"]

@@ -1,0 +1,153 @@
+"""Calls of torch's functions and layers, and of the program's own, as jaxnet takes them."""
+
+from typing import Any
+
+import libcst as cst
+
+from jaxnet.port._names import LEFT_OUT, jaxnet_name, unknown_argument
+from jaxnet.port._rngs import Needs, Scope, Unit, is_super
+from jaxnet.port._tensors import argument
+
+NO_GRADIENT = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled")
+CASTS = ("torch.autocast", "torch.amp.autocast", "torch.cuda.amp.autocast")
+REMOVED = {"torch.jit.annotate": 1, "torch.jit.script": 0, "torch.jit.script_if_tracing": 0,
+           "torch.compile": 0, "torch.autograd.Variable": 0, "torch.fx.wrap": 0}  # fmt: skip
+"""Functions that give back one of their arguments, and which."""
+
+_SIZED = {"empty", "zeros", "ones", "rand", "randn"}
+HANDLED = {*REMOVED, "torch.Tensor", "torch.FloatTensor", "torch.LongTensor", "torch._assert",
+           *NO_GRADIENT, *CASTS}  # fmt: skip
+"""Functions whose calls become something else than a call of the same name."""
+
+
+def with_rngs(updated: cst.Call, keyword: str) -> cst.Call:
+    """A call that hands `rngs` on."""
+    args = list(updated.args)
+    if any(a.keyword is not None and a.keyword.value == keyword for a in args):
+        return updated
+    cut = next((i for i, a in enumerate(args) if a.star == "**"), len(args))
+    new = argument(keyword, "rngs")
+    comma = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
+    if cut == len(args) and args:
+        last = args[-1]
+        new = new.with_changes(comma=last.comma, whitespace_after_arg=last.whitespace_after_arg)
+        bare = cst.SimpleWhitespace("")
+        args[-1] = last.with_changes(comma=comma, whitespace_after_arg=bare)
+    elif cut < len(args):
+        new = new.with_changes(comma=comma)
+    args.insert(cut, new)
+    return updated.with_changes(args=args)
+
+
+def torch_call(
+    scope: Scope, original: cst.Call, updated: cst.Call, dotted: str
+) -> tuple[Any, str, str]:
+    """A call of a function or a layer of torch.
+
+    Returns:
+        The expression; why it is not supported, or ""; and a note for the reader, or "".
+    """
+    if dotted in REMOVED:
+        return updated.args[REMOVED[dotted]].value, "", ""
+    if dotted in ("torch.Tensor", "torch.FloatTensor", "torch.LongTensor"):
+        first = updated.args[0].value if updated.args else None
+        made = "ops.tensor" if isinstance(first, cst.List | cst.ListComp) else "ops.empty"
+        return updated.with_changes(func=cst.parse_expression(made)), "", ""
+    if dotted in HANDLED:
+        return updated, "", ""
+    args, note = [], ""
+    for old, arg in zip(original.args, updated.args, strict=True):
+        keyword = arg.keyword.value if arg.keyword is not None else ""
+        if keyword == "requires_grad" and dotted.endswith(".Parameter"):
+            if isinstance(old.value, cst.Name) and old.value.value == "False":
+                updated = updated.with_changes(func=cst.parse_expression("nn.Buffer"))
+                note = "Parameter(requires_grad=False) is a Buffer, which is not trained"
+            continue
+        if keyword in LEFT_OUT:
+            continue
+        if keyword == "dtype" and isinstance(old.value, cst.Name) and old.value.value == "None":
+            continue
+        if keyword == "size" and dotted.rpartition(".")[2] in _SIZED:
+            arg = arg.with_changes(keyword=None, equal=cst.MaybeSentinel.DEFAULT)
+        args.append(arg)
+    if len(args) < len(updated.args) and args:
+        last = updated.args[-1]
+        args[-1] = args[-1].with_changes(comma=last.comma)
+    updated = updated.with_changes(args=args)
+    spelled = cst.helpers.get_full_name_for_node(original.func) or ""
+    found = jaxnet_name(dotted, spelled)
+    if found.problem:
+        return updated, f"{dotted}: {found.problem}", note
+    positional = sum(a.keyword is None and a.star == "" for a in args)
+    keywords = [a.keyword.value for a in args if a.keyword is not None]
+    wrong = unknown_argument(found.value, positional, keywords)
+    return updated, f"{dotted}: {wrong}" if wrong else "", note
+
+
+def own_call(scope: Scope, original: cst.Call, updated: cst.Call, needs: Needs) -> cst.Call:
+    """A call of the program's own function, without the arguments that it no longer has."""
+    definition = scope.source.definition(original.func)
+    if definition is None and is_super(getattr(original.func, "value", None)):
+        return updated
+    if definition is None:
+        return updated
+    gone = dict(definition.source.removed.get(definition.name, ()))
+    if not gone or any(a.star == "*" for a in original.args):
+        return updated
+    names = set(gone.values())
+    kept = []
+    for index, arg in enumerate(updated.args):
+        keyword = arg.keyword.value if arg.keyword is not None else ""
+        if keyword in names or (not keyword and not arg.star and index in gone):
+            continue
+        kept.append(arg)
+    if kept and len(kept) < len(updated.args):
+        kept[-1] = kept[-1].with_changes(comma=updated.args[-1].comma)
+    return updated.with_changes(args=kept)
+
+
+def bound(updated: cst.Call | None, value: Any) -> Any:
+    """A function that takes `rngs`, as one that has it: `partial(f, rngs=rngs)`.
+
+    Args:
+        updated: The call `partial(f, ...)` if it is one already.
+        value: The rewritten function.
+    """
+    if updated is not None:
+        return with_rngs(updated, "rngs")
+    code = cst.Module([]).code_for_node(value)
+    return cst.parse_expression(f"partial({code}, rngs=rngs)")
+
+
+def rngs_parameter(
+    node: cst.FunctionDef, unit: Unit | None, optional: bool, annotated: bool
+) -> cst.FunctionDef:
+    """A function that takes `rngs` by its name."""
+    params = node.params
+    bare = cst.SimpleWhitespace("")
+    annotation = cst.Annotation(cst.Name("Generator")) if annotated else None
+    if annotated and optional:
+        annotation = cst.Annotation(cst.parse_expression("Generator | None"))
+    default: dict[str, Any] = {}
+    if optional:
+        space = cst.SimpleWhitespace(" ") if annotated else bare
+        equal = cst.AssignEqual(whitespace_before=space, whitespace_after=space)
+        default = {"default": cst.Name("None"), "equal": equal}
+    new = cst.Param(cst.Name("rngs"), annotation, **default)
+    star = params.star_arg
+    keywords = list(params.kwonly_params)
+    if not keywords and not isinstance(star, cst.Param):
+        star = cst.ParamStar(cst.Comma(whitespace_after=cst.SimpleWhitespace(" ")))
+        last: Any = params.params[-1] if params.params else None
+        if last is not None and isinstance(last.comma, cst.Comma):
+            # The arguments were one on each line, with a comma after the last.
+            new = new.with_changes(comma=last.comma)
+    else:
+        last = keywords[-1] if keywords else star
+        if isinstance(last, cst.Param) and isinstance(last.comma, cst.Comma):
+            new = new.with_changes(comma=last.comma)
+    if params.star_kwarg is not None:
+        new = new.with_changes(comma=cst.Comma(whitespace_after=cst.SimpleWhitespace(" ")))
+    return node.with_changes(
+        params=params.with_changes(star_arg=star, kwonly_params=[*keywords, new])
+    )

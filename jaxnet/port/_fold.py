@@ -1,0 +1,386 @@
+"""Takes out of a syntax tree what means nothing in jaxnet: compilers, devices, pretrained weights.
+
+A model that is ported is built from random weights and gets others by their names. So a builder's
+argument for pretrained weights is None, and what depends on it is decided here, as are the
+questions whether torch compiles the model.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import libcst as cst
+
+if TYPE_CHECKING:
+    from jaxnet.port._source import Source
+
+CONSTANTS = {
+    "torch.jit.is_scripting": "False",
+    "torch.jit.is_tracing": "False",
+    "torch._jit_internal.is_scripting": "False",
+    "torch.compiler.is_compiling": "False",
+    "torch.compiler.is_dynamo_compiling": "False",
+    "torch.overrides.has_torch_function": "False",
+    "torch.overrides.has_torch_function_unary": "False",
+    "torch.overrides.has_torch_function_variadic": "False",
+    "torch.cuda.is_available": "False",
+    "torch.is_autocast_enabled": "False",
+    "torch.is_autocast_cpu_enabled": "False",
+    "torch.onnx.is_in_onnx_export": "False",
+}
+"""Questions of torch that have one answer in jaxnet."""
+
+_DECORATORS = ("torch.jit.", "torch.fx.", "torch.compile", "torch._dynamo.", "torch.compiler.")
+_OVERLOADS = {"torch.jit._overload_method", "torch.jit._overload", "torch.jit.unused_overload"}
+_REGISTRIES = {
+    "register_model", "handle_legacy_interface", "register_notrace_module", "disable_compiler",
+    "register_notrace_function", "auto_docstring", "kwonly_to_pos_or_kw", "can_return_tuple",
+}  # fmt: skip
+_SILENT = {"_log_api_usage_once", "register_notrace_module", "register_notrace_function", "wrap"}
+# timm's builder calls a class with what is left of its arguments without these.
+_BUILDER = "build_model_with_cfg"
+_OF_BUILDER = {
+    "variant", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "feature_cfg",
+    "pretrained_strict", "pretrained_filter_fn", "cache_dir", "kwargs_filter",
+    "pretrained_model_args",
+}  # fmt: skip
+_METHODS = {"_load_from_state_dict", "_save_to_state_dict", "_version", "load_pretrained"}
+
+
+@dataclasses.dataclass
+class Folded:
+    """A tree without what was taken out.
+
+    Attributes:
+        tree: The tree.
+        lines: The line of each of its nodes in the file, by the node's id.
+        removed: The parameters that functions no longer have, by the name of the function:
+            position and name.
+    """
+
+    tree: cst.Module
+    lines: dict[int, int]
+    removed: dict[str, list[tuple[int, str]]]
+
+
+def fold(source: "Source", tree: cst.Module, positions: Mapping[cst.CSTNode, Any]) -> Folded:
+    """Takes out of a file what means nothing in jaxnet."""
+    folder = _Folder(source, positions)
+    return Folded(tree.visit(folder), folder.lines, folder.removed)  # type: ignore[arg-type]
+
+
+class _Folder(cst.CSTTransformer):
+    def __init__(self, source: "Source", positions: Mapping[cst.CSTNode, Any]) -> None:
+        super().__init__()
+        self.source = source
+        self.positions = positions
+        self.lines: dict[int, int] = {}
+        self.removed: dict[str, list[tuple[int, str]]] = {}
+        self.fixed: list[set[str]] = []
+        self.words: set[int] = set()  # names that are no expressions
+        self.classes: list[str] = []
+
+    def on_leave(self, original_node: Any, updated_node: Any) -> Any:
+        new = super().on_leave(original_node, updated_node)
+        if isinstance(new, cst.CSTNode) and original_node in self.positions:
+            self.lines[id(new)] = self.positions[original_node].start.line
+        return new
+
+    def _qualified(self, node: Any) -> str:
+        name: Any = node
+        while isinstance(name, cst.Attribute):
+            name = name.value
+        first = name.value if isinstance(name, cst.Name) else ""
+        if first not in self.source.imports:
+            return first if isinstance(node, cst.Name) else ""
+        dotted = cst.helpers.get_full_name_for_node(node) or ""
+        return self.source.imports[first] + dotted[len(first) :]
+
+    # functions
+
+    def visit_ClassDef(self, node: cst.ClassDef) -> None:
+        self.classes.append(node.name.value)
+
+    def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> Any:
+        self.classes.pop()
+        return updated_node
+
+    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
+        fixed = set()
+        parameters = [*node.params.params, *node.params.kwonly_params]
+        names = {parameter.name.value for parameter in parameters}
+        for parameter in parameters:
+            name = parameter.name.value
+            annotation = parameter.annotation
+            text = "" if annotation is None else cst.Module([]).code_for_node(annotation.annotation)
+            if (
+                (name in ("weights", "weights_backbone") and ("Weights" in text or not text))
+                or (name == "progress" and "weights" in names)
+                or name == "pretrained"
+                or (name == "device" and parameter.default is not None)
+                or (name == "dtype" and "device" in names and _is_none(parameter.default))
+            ) and not (name == "dtype" and _assigns(node.body, name)):
+                fixed.add(name)
+        self.fixed.append(fixed | (self.fixed[-1] - names if self.fixed else set()))
+        if fixed:
+            method = node.name.value == "__init__" and self.classes
+            owner = self.classes[-1] if method else node.name.value
+            skip = 1 if self.classes else 0
+            self.removed[owner] = [
+                (index - skip if index < len(node.params.params) else 10**6, p.name.value)
+                for index, p in enumerate(parameters)
+                if p.name.value in fixed
+            ]
+
+    def leave_FunctionDef(
+        self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef
+    ) -> Any:
+        self.fixed.pop()
+        name = original_node.name.value
+        if self.classes and name in _METHODS:
+            return cst.RemoveFromParent()
+        for decorator in original_node.decorators:
+            if self._qualified(decorator.decorator) in _OVERLOADS:
+                return cst.RemoveFromParent()
+        owner = self.classes[-1] if name == "__init__" and self.classes else name
+        gone = {p for _, p in self.removed.get(owner, ())}
+        if not gone:
+            return updated_node
+        params = updated_node.params
+        kept = [p for p in params.params if p.name.value not in gone]
+        keywords = [p for p in params.kwonly_params if p.name.value not in gone]
+        star = params.star_arg
+        if not keywords and isinstance(star, cst.ParamStar):
+            star = cst.MaybeSentinel.DEFAULT
+        params = params.with_changes(params=kept, kwonly_params=keywords, star_arg=star)
+        return updated_node.with_changes(params=params)
+
+    def leave_Decorator(self, original_node: cst.Decorator, updated_node: cst.Decorator) -> Any:
+        node = original_node.decorator
+        name = self._qualified(node.func if isinstance(node, cst.Call) else node)
+        if name.startswith(_DECORATORS) or name.rpartition(".")[2] in _REGISTRIES:
+            return cst.RemoveFromParent()
+        return updated_node
+
+    # statements
+
+    def leave_SimpleStatementLine(
+        self, original_node: cst.SimpleStatementLine, updated_node: cst.SimpleStatementLine
+    ) -> Any:
+        if len(updated_node.body) == 1 and self._is_silent(updated_node.body[0]):
+            return cst.RemoveFromParent()
+        return updated_node
+
+    def _is_silent(self, part: Any) -> bool:
+        if isinstance(part, cst.Expr) and isinstance(part.value, cst.Call):
+            name = self._qualified(part.value.func)
+            return name.rpartition(".")[2] in _SILENT
+        if isinstance(part, cst.Assign) and len(part.targets) == 1:
+            target = part.targets[0].target
+            if isinstance(target, cst.Name):
+                if self.fixed and target.value in self.fixed[-1]:
+                    return True  # weights = ResNet18_Weights.verify(weights)
+                if self.classes and not self.fixed and target.value in ("__constants__", *_METHODS):
+                    return True
+                if self.fixed and _is_factory(part.value):
+                    self.fixed[-1].add(target.value)  # dd = {"device": device, "dtype": dtype}
+                    return True
+        return False
+
+    def visit_Attribute(self, node: cst.Attribute) -> None:
+        self.words.add(id(node.attr))
+
+    def visit_Arg(self, node: cst.Arg) -> None:
+        self.words.add(id(node.keyword))
+
+    def visit_Param(self, node: cst.Param) -> None:
+        self.words.add(id(node.name))
+
+    def visit_AssignTarget(self, node: cst.AssignTarget) -> bool:
+        return not isinstance(node.target, cst.Name)
+
+    def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> Any:
+        known = id(original_node) not in self.words and self._is_fixed(original_node.value)
+        return cst.Name("None") if known else updated_node
+
+    def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
+        name = self._qualified(original_node.func)
+        if name == "hasattr" and len(original_node.args) == 2:
+            owner, attribute = (arg.value for arg in original_node.args)
+            if isinstance(attribute, cst.SimpleString):
+                known = _has(self._qualified(owner), str(attribute.evaluated_value))
+                return updated_node if known is None else cst.Name(str(known))
+        if name.rpartition(".")[2] != _BUILDER or not updated_node.args:
+            return updated_node
+        made, *rest = updated_node.args
+        kept = []
+        positions = 0
+        for arg in rest:
+            if arg.keyword is None and not arg.star:
+                positions += 1
+                if positions > 2:  # not the name of the variant, and not whether it is pretrained
+                    return updated_node
+            elif arg.keyword is not None and arg.keyword.value == "model_cfg":
+                kept.append(arg.with_changes(keyword=cst.Name("cfg")))
+            elif arg.keyword is None or arg.keyword.value not in _OF_BUILDER:
+                kept.append(arg)
+        return updated_node.with_changes(func=made.value, args=kept)
+
+    def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> Any:
+        value = original_node.value
+        if original_node.keyword is not None and original_node.keyword.value == "device":
+            return cst.RemoveFromParent()
+        if isinstance(value, cst.Name) and self._is_fixed(value.value):
+            keyword = original_node.keyword
+            factory = value.value in ("device", "dtype")
+            same = factory if keyword is None else keyword.value == value.value
+            if original_node.star == "**" or same:
+                return cst.RemoveFromParent()
+        return updated_node
+
+    def leave_StarredDictElement(
+        self, original_node: cst.StarredDictElement, updated_node: cst.StarredDictElement
+    ) -> Any:
+        value = original_node.value
+        gone = isinstance(value, cst.Name) and self._is_fixed(value.value)
+        return cst.RemoveFromParent() if gone else updated_node
+
+    def _is_fixed(self, name: str) -> bool:
+        return bool(self.fixed) and name in self.fixed[-1]
+
+    # conditions
+
+    def _constant(self, node: Any) -> bool | None:
+        """The truth of an expression where it is known."""
+        if isinstance(node, cst.Name):
+            known = {"True": True, "False": False, "None": False}
+            if node.value in known:
+                return known[node.value]
+            return None
+        if isinstance(node, cst.Call) and self._qualified(node.func) in CONSTANTS:
+            return CONSTANTS[self._qualified(node.func)] == "True"
+        if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Not):
+            inner = self._constant(node.expression)
+            return None if inner is None else not inner
+        if isinstance(node, cst.BooleanOperation):
+            stops = isinstance(node.operator, cst.Or)
+            sides = [self._constant(node.left), self._constant(node.right)]
+            return stops if stops in sides else (None if None in sides else not stops)
+        if isinstance(node, cst.Comparison) and len(node.comparisons) == 1:
+            target = node.comparisons[0]
+            if _is_none(node.left) and _is_none(target.comparator):
+                return {cst.Is: True, cst.IsNot: False}.get(type(target.operator))
+        return None
+
+    def leave_Comparison(self, original_node: cst.Comparison, updated_node: cst.Comparison) -> Any:
+        target = original_node.comparisons[0]
+        name, listed = original_node.left, target.comparator
+        if (
+            isinstance(target.operator, cst.In)
+            and isinstance(name, cst.SimpleString)
+            and isinstance(listed, cst.Call)
+            and len(listed.args) == 1
+            and self._qualified(listed.func) == "dir"
+        ):
+            known = _has(self._qualified(listed.args[0].value), str(name.evaluated_value))
+            return updated_node if known is None else cst.Name(str(known))
+        return updated_node
+
+    def leave_BooleanOperation(
+        self, original_node: cst.BooleanOperation, updated_node: cst.BooleanOperation
+    ) -> Any:
+        neutral = isinstance(updated_node.operator, cst.And)
+        if self._constant(updated_node.left) is neutral:
+            return updated_node.right
+        if self._constant(updated_node.right) is neutral:
+            return updated_node.left
+        return updated_node
+
+    def leave_IfExp(self, original_node: cst.IfExp, updated_node: cst.IfExp) -> Any:
+        known = self._constant(updated_node.test)
+        return (
+            updated_node if known is None else updated_node.body if known else updated_node.orelse
+        )
+
+    def leave_If(self, original_node: cst.If, updated_node: cst.If) -> Any:
+        known = self._constant(updated_node.test)
+        live = [s for s in updated_node.body.body if not _is_pass(s)]
+        orelse = updated_node.orelse
+        if known is None and live:
+            return updated_node
+        if known is None and not live and orelse is None and original_node.body.body:
+            was_pass = all(_is_pass(s) for s in original_node.body.body)
+            return updated_node if was_pass else cst.RemoveFromParent()
+        if known is None:
+            return updated_node
+        if known:
+            return _flat(updated_node.body, updated_node.leading_lines)
+        if orelse is None:
+            return cst.RemoveFromParent()
+        if isinstance(orelse, cst.If):
+            return orelse.with_changes(leading_lines=updated_node.leading_lines)
+        return _flat(orelse.body, updated_node.leading_lines)
+
+    def leave_IndentedBlock(
+        self, original_node: cst.IndentedBlock, updated_node: cst.IndentedBlock
+    ) -> Any:
+        if updated_node.body:
+            return updated_node
+        return updated_node.with_changes(body=[cst.parse_statement("pass")])
+
+
+def _has(module: str, name: str) -> bool | None:
+    """Whether jaxnet has a name of a module of torch's; None for what is no module of it."""
+    if module.partition(".")[0] != "torch" or not module.replace(".", "").islower():
+        return None
+    ours = {"torch": "ops", "torch.nn": "nn", "torch.nn.functional": "nn.functional"}.get(module)
+    if ours is None:
+        return False
+    return hasattr(importlib.import_module(f"jaxnet.{ours}"), name)
+
+
+def _flat(block: Any, leading: Any) -> Any:
+    statements = [s for s in block.body if not _is_pass(s)]
+    if not statements:
+        return cst.RemoveFromParent()
+    first = statements[0].with_changes(leading_lines=[*leading, *statements[0].leading_lines])
+    return cst.FlattenSentinel([first, *statements[1:]])
+
+
+def _is_pass(statement: Any) -> bool:
+    return isinstance(statement, cst.SimpleStatementLine) and all(
+        isinstance(part, cst.Pass) for part in statement.body
+    )
+
+
+def _assigns(body: Any, name: str) -> bool:
+    """Whether statements give a name another value."""
+    found = False
+
+    class Targets(cst.CSTVisitor):
+        def visit_AssignTarget(self, node: cst.AssignTarget) -> bool:
+            nonlocal found
+            parts: list[Any] = [node.target]
+            while parts:
+                part = parts.pop()
+                if isinstance(part, cst.Tuple | cst.List):
+                    parts += [element.value for element in part.elements]
+                found |= isinstance(part, cst.Name) and part.value == name
+            return False
+
+    body.visit(Targets())
+    return found
+
+
+def _is_none(node: Any) -> bool:
+    return isinstance(node, cst.Name) and node.value == "None"
+
+
+def _is_factory(node: Any) -> bool:
+    """Whether an expression is {"device": device, "dtype": dtype}."""
+    if not isinstance(node, cst.Dict) or not node.elements:
+        return False
+    keys = [e.key.evaluated_value for e in node.elements
+            if isinstance(e, cst.DictElement) and isinstance(e.key, cst.SimpleString)]  # fmt: skip
+    return len(keys) == len(node.elements) and set(keys) <= {"device", "dtype"}

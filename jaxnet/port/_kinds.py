@@ -1,0 +1,321 @@
+"""What expressions hold, as far as the source says: arrays, shapes, modules, numbers.
+
+A method such as `x.split(2)` is one of an array or of a text. Annotations, torch's functions and
+the attributes of the class tell, in the order of the source. What nothing tells is taken for an
+array in `forward` and in what it calls, and is unknown elsewhere.
+"""
+
+from typing import Any
+
+import libcst as cst
+import numpy as np
+
+from jaxnet import nn, ops
+from jaxnet.port._classes import attributes, is_module, torch_layer, value_kind
+from jaxnet.port._rngs import Scope
+
+ARRAYS = ("tensor", "param", "buffer")
+"""The kinds that are arrays: those of a program, and those that belong to a module."""
+
+_CONTAINERS = {name for kind in (str, list, dict, set) for name in dir(kind)}
+_PYTHON = _CONTAINERS | set(dir(np.ndarray))
+ONLY_ARRAYS = (set(ops.__all__) | {"view", "cuda", "cpu", "size"}) - _PYTHON - set(dir(nn.Module))
+ONLY_ARRAYS |= {"size", "expand", "view", "numel", "dim"}
+"""Methods that nothing but a tensor has."""
+
+LIKELY = set(ops.__all__) - _CONTAINERS - set(dir(nn.Module))
+"""Methods that what is unknown has in `forward`, where it is taken for a tensor."""
+
+_NUMBERS = {"len", "int", "float", "bool", "round", "abs", "max", "min", "sum"}
+_NO_ARRAYS = ("torch.finfo", "torch.iinfo", "torch.jit", "torch.Size", "torch.device", "torch.get")
+_TUPLES = {"LSTM", "GRU", "RNN", "MultiheadAttention", "LSTMCell"}
+DTYPES = {
+    "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool",
+    "long", "int", "float", "double", "half", "complex64", "complex128", "short",
+}  # fmt: skip
+_SEVERAL = {"chunk", "split", "unbind", "tensor_split", "meshgrid", "topk", "sort", "max", "min"}
+
+
+class Kinds(cst.CSTVisitor):
+    """The kinds of the expressions in one function.
+
+    Args:
+        scope: The names of the function.
+        node: The function.
+        computing: Whether the function is `forward` or called by it.
+    """
+
+    def __init__(self, scope: Scope, node: Any, computing: bool) -> None:
+        super().__init__()
+        self.scope = scope
+        self.source = scope.source
+        self.computing = computing
+        self.names: dict[str, str | None] = {}
+        self.found: dict[int, str | None] = {}
+        self.fields = {} if scope.owner is None else attributes(scope.owner)
+        self._parameters(node.params)
+        node.body.visit(self)
+
+    def __call__(self, node: Any) -> str | None:
+        """The kind of an expression of the function."""
+        if id(node) not in self.found:
+            self.found[id(node)] = self._kind(node)
+        return self.found[id(node)]
+
+    def _parameters(self, params: cst.Parameters) -> None:
+        for parameter in (*params.params, *params.kwonly_params):
+            name = parameter.name.value
+            if name in ("self", "cls"):
+                continue
+            annotation, default = parameter.annotation, parameter.default
+            if annotation is not None:
+                self.names[name] = _annotated(cst.Module([]).code_for_node(annotation.annotation))
+            elif default is not None and not _is_none(default):
+                self.names[name] = self._kind(default)
+            else:
+                self.names[name] = "tensor" if self.computing else None
+
+    # assignments, in the order of the source
+
+    def leave_Assign(self, original_node: cst.Assign) -> None:
+        for target in original_node.targets:
+            self._bind(target.target, original_node.value)
+
+    def leave_AnnAssign(self, original_node: cst.AnnAssign) -> None:
+        if isinstance(original_node.target, cst.Name):
+            text = cst.Module([]).code_for_node(original_node.annotation.annotation)
+            kind = _annotated(text)
+            self.names[original_node.target.value] = kind or self(original_node.value)
+
+    def leave_NamedExpr(self, original_node: cst.NamedExpr) -> None:
+        self._bind(original_node.target, original_node.value)
+
+    def visit_For(self, node: cst.For) -> bool:
+        self._bind_items(node.target, node.iter)
+        return True
+
+    def visit_CompFor(self, node: cst.CompFor) -> bool:
+        self._bind_items(node.target, node.iter)
+        return True
+
+    def visit_ListComp(self, node: cst.ListComp) -> bool:
+        node.for_in.visit(self)
+        return True
+
+    def visit_GeneratorExp(self, node: cst.GeneratorExp) -> bool:
+        node.for_in.visit(self)
+        return True
+
+    def on_leave(self, original_node: cst.CSTNode) -> None:
+        super().on_leave(original_node)
+        if isinstance(original_node, cst.BaseExpression):
+            self(original_node)
+
+    def _bind(self, target: Any, value: Any) -> None:
+        if isinstance(target, cst.Name):
+            self.names[target.value] = self(value)
+        elif isinstance(target, cst.Tuple | cst.List):
+            values = value.elements if isinstance(value, cst.Tuple) else None
+            whole = self(value)
+            parts = {"shape": "number", "tensors": "tensor", "tensor": "tensor"}
+            for index, element in enumerate(target.elements):
+                if values is not None and index < len(values):
+                    self._bind(element.value, values[index].value)
+                else:
+                    fallback = "tensor" if self.computing and whole is None else None
+                    self._spread(element.value, parts.get(whole or "", fallback))
+
+    def _spread(self, target: Any, kind: str | None) -> None:
+        if isinstance(target, cst.Name):
+            self.names[target.value] = kind
+        elif isinstance(target, cst.Tuple | cst.List):
+            for element in target.elements:
+                self._spread(element.value, kind)
+
+    def _bind_items(self, target: Any, items: Any) -> None:
+        of = {"tensors": "tensor", "tensor": "tensor", "modules": "module", "shape": "number"}
+        if isinstance(items, cst.Call) and _is_name(items.func, "enumerate", "zip"):
+            inner = [of.get(self(a.value) or "") for a in items.args]
+            kinds = ["number", *inner] if _is_name(items.func, "enumerate") else inner
+            if isinstance(target, cst.Tuple):
+                for element, kind in zip(target.elements, kinds, strict=False):
+                    if isinstance(element.value, cst.Name):
+                        self.names[element.value.value] = kind
+            return
+        kind = of.get(self(items) or "")
+        if isinstance(items, cst.Call) and _is_name(items.func, "range"):
+            kind = "number"
+        if isinstance(items, cst.Attribute | cst.Name) and self(items) == "module":
+            kind = "module"
+        if isinstance(target, cst.Name):
+            self.names[target.value] = kind
+        elif isinstance(target, cst.Tuple):
+            for element in target.elements:
+                if isinstance(element.value, cst.Name):
+                    self.names[element.value.value] = None
+
+    # expressions
+
+    def _kind(self, node: Any) -> str | None:
+        if isinstance(node, cst.Name):
+            if node.value in ("True", "False", "None"):
+                return "number"
+            if node.value in self.source.imports and not self.scope.is_local(node.value):
+                return "package"
+            return self.names.get(node.value)
+        if isinstance(node, cst.Integer | cst.Float):
+            return "number"
+        if isinstance(node, cst.SimpleString | cst.FormattedString | cst.ConcatenatedString):
+            return "text"
+        if isinstance(node, cst.Attribute):
+            return self._attribute(node)
+        if isinstance(node, cst.Call):
+            return self._call(node)
+        if isinstance(node, cst.Subscript):
+            return self._subscript(node)
+        if isinstance(node, cst.BinaryOperation | cst.Comparison):
+            sides = [node.left]
+            sides += (
+                [node.right]
+                if isinstance(node, cst.BinaryOperation)
+                else [target.comparator for target in node.comparisons]
+            )
+            kinds = [self(side) for side in sides]
+            if isinstance(node, cst.Comparison) and any(
+                isinstance(t.operator, cst.Is | cst.IsNot | cst.In | cst.NotIn)
+                for t in node.comparisons
+            ):
+                return "number"
+            if any(kind in ARRAYS for kind in kinds):
+                return "tensor"
+            return kinds[0] if len(set(kinds)) == 1 else None
+        if isinstance(node, cst.UnaryOperation):
+            kind = self(node.expression)
+            return "tensor" if kind in ARRAYS else kind
+        if isinstance(node, cst.IfExp):
+            return self(node.body) or self(node.orelse)
+        if isinstance(node, cst.List | cst.Tuple):
+            kinds = [self(element.value) for element in node.elements]
+            return "tensors" if "tensor" in kinds else "list"
+        if isinstance(node, cst.ListComp | cst.GeneratorExp):
+            return "tensors" if self(node.elt) in ARRAYS else "list"
+        if isinstance(node, cst.Dict):
+            return "dict"
+        return None
+
+    def _attribute(self, node: cst.Attribute) -> str | None:
+        name = node.attr.value
+        if _is_name(node.value, "self") and self.scope.owner is not None:
+            kind = self.fields.get(name)
+            kinds = {"value": "number", "list": "list", "given": None, "unknown": None}
+            return kinds.get(kind or "", kind) if kind != "tensor" else "tensor"
+        dotted = self.source.qualified(node)
+        if dotted is not None and dotted.startswith("torch."):
+            return "dtype" if name in DTYPES else None
+        if name in ("weight", "bias"):
+            return "param"
+        if name in ("running_mean", "running_var"):
+            return "buffer"
+        kind = self(node.value)
+        if name in ("shape", "dtype", "device"):
+            return name
+        if name in ("ndim",):
+            return "number"
+        if kind in ARRAYS and name in ("T", "mT", "H", "mH", "data", "real", "imag", "grad"):
+            return kind if name == "data" else "tensor"
+        if name == "data" and self(node.value) in ("param", "buffer", None):
+            return "param" if self(node.value) is None else self(node.value)
+        return None
+
+    def _call(self, node: cst.Call) -> str | None:
+        name = node.func
+        if isinstance(name, cst.Name):
+            if name.value in _NUMBERS and not self.scope.is_local(name.value):
+                arguments = [self(a.value) for a in node.args]
+                arrays = name.value in ("abs", "sum") and arguments[:1] in (["tensor"], ["tensors"])
+                return "tensor" if arrays else "number"
+            if name.value in ("list", "tuple", "reversed"):
+                return self(node.args[0].value) if node.args else "list"
+            if name.value == "getattr":
+                return "module" if self.computing else None
+        dotted = self.source.qualified(name)
+        if dotted is not None and not (
+            isinstance(name, cst.Name) and self.scope.is_local(name.value)
+        ):
+            last = dotted.rpartition(".")[2]
+            if torch_layer(dotted):
+                return value_kind(self.source, node)
+            if dotted.startswith("torch."):
+                if dotted.startswith(_NO_ARRAYS) or last.startswith("is_"):
+                    return None
+                return "tensors" if last in _SEVERAL - {"max", "min"} else "tensor"
+            if dotted.startswith("math."):
+                return "number"
+            if dotted.startswith("numpy."):
+                return "ndarray"
+            found = self.source.definition(name)
+            if found is not None and is_module(found):
+                return "module"
+            return None
+        kind = self(name)
+        if kind == "module":
+            return "tensor" if self.computing else None
+        if isinstance(name, cst.Attribute):
+            attr, of = name.attr.value, self(name.value)
+            if attr == "size":
+                return "number" if node.args else "shape"
+            if attr in ("dim", "numel", "item", "nelement"):
+                return "number"
+            if attr in ("modules", "children"):
+                return "modules"
+            if of == "text":
+                return "text"
+            if of in ARRAYS or (of is None and attr in ONLY_ARRAYS):
+                if attr in _SEVERAL and not (attr in ("max", "min") and not node.args):
+                    return "tensors"
+                return "tensor"
+            if _is_name(name.value, "self") or is_super_call(name.value):
+                return "tensor" if self.computing and attr.startswith(("forward", "_fo")) else None
+        return None
+
+    def _subscript(self, node: cst.Subscript) -> str | None:
+        kind = self(node.value)
+        sliced = any(isinstance(e.slice, cst.Slice) for e in node.slice)
+        if kind == "shape":
+            return "shape" if sliced else "number"
+        if kind in ARRAYS:
+            return "tensor"
+        if kind == "tensors":
+            return "tensors" if sliced else "tensor"
+        if kind in ("module", "modules"):
+            return "module"
+        return None
+
+
+def is_super_call(node: Any) -> bool:
+    """Whether an expression is super()."""
+    return isinstance(node, cst.Call) and _is_name(node.func, "super")
+
+
+def _annotated(text: str) -> str | None:
+    """The kind that an annotation says."""
+    text = text.strip("\"' ").removeprefix("Optional[").removesuffix("]")
+    if "Tensor" in text:
+        return "tensors" if text.lower().startswith(("list", "tuple", "sequence")) else "tensor"
+    words = {"int": "number", "float": "number", "bool": "number", "str": "text"}
+    if text in words:
+        return words[text]
+    if text.endswith("Module") and "Callable" not in text and "ype[" not in text:
+        return "module"
+    lists = ("list", "tuple", "sequence", "iterable")
+    if text.lower().startswith(lists):
+        return "list"
+    return "dict" if text.lower().startswith("dict") else None
+
+
+def _is_name(node: Any, *names: str) -> bool:
+    return isinstance(node, cst.Name) and node.value in names
+
+
+def _is_none(node: Any) -> bool:
+    return _is_name(node, "None")

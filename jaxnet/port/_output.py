@@ -1,0 +1,159 @@
+"""From a file or an import path to the text of the output."""
+
+import subprocess
+import textwrap
+from typing import Any
+
+import libcst as cst
+from ruff import find_ruff_bin
+
+from jaxnet.port._gather import gather
+from jaxnet.port._port import Note, Ported
+from jaxnet.port._rngs import Needs
+from jaxnet.port._source import Definition, Source, open_target
+from jaxnet.port._statements import Rewriter
+
+
+def output(target: str) -> Ported:
+    """Ports a target; `port` has the words."""
+    try:
+        source, name = open_target(target)
+    except cst.ParserSyntaxError as error:
+        raise ValueError(f"{target}: no Python that can be read: {error}") from error
+    definitions = gather(source, name)
+    names = _names(source, definitions)
+    needs = Needs(definitions)
+    imports: set[str] = set()
+    marked: list[Note] = []
+    notes: list[Note] = []
+    blocks = []
+    for definition in definitions:
+        rewriter = Rewriter(definition, needs, names)
+        new = definition.node.visit(rewriter)
+        shown = names[f"{definition.source.name}.{definition.name}"]
+        if shown != definition.name:  # another file has a definition of this name
+            new = _renamed(new, definition.name, shown)
+        imports |= rewriter.imports
+        marked += rewriter.marked
+        notes += rewriter.notes
+        blocks.append(cst.Module([new]).code)
+    head = [*_licence(source), *_docstring(source), *_imports(definitions), *sorted(imports)]
+    code = "\n".join(head) + "\n\n" + "\n".join(blocks)
+    if name is None:
+        left = [Note(source.path.name, line, f"not ported: {text}") for line, text in source.rest()]
+        marked += left
+        code += "".join(f"\n\n# {note}\n" for note in left)
+    longest = max((len(line) for line in source.text.splitlines()), default=0)
+    kinds = [(d, type(d.node)) for d in definitions]
+    return Ported(
+        formatted(code, min(max(longest, 88), 120)),
+        tuple(d.name for d, kind in kinds if kind is cst.ClassDef),
+        tuple(d.name for d, kind in kinds if kind is cst.FunctionDef),
+        tuple(marked),
+        tuple(notes),
+    )
+
+
+def _renamed(statement: Any, name: str, shown: str) -> Any:
+    """A definition under another name."""
+    if isinstance(statement, cst.ClassDef | cst.FunctionDef):
+        return statement.with_changes(name=cst.Name(shown))
+
+    class Targets(cst.CSTTransformer):
+        def visit_AssignTarget(self, node: cst.AssignTarget) -> bool:
+            return False
+
+        def leave_AssignTarget(self, original_node: Any, updated_node: Any) -> Any:
+            same = isinstance(original_node.target, cst.Name)
+            if same and original_node.target.value == name:
+                return updated_node.with_changes(target=cst.Name(shown))
+            return updated_node
+
+    return statement.visit(Targets())
+
+
+def _names(source: Source, definitions: list[Definition]) -> dict[str, str]:
+    """The names of the definitions in the output, by module and name."""
+    found: dict[str, str] = {}
+    for definition in sorted(definitions, key=lambda d: d.source is not source):
+        name = definition.name
+        if name in found.values():
+            name = f"{name}_{definition.source.name.rpartition('.')[2]}"
+        found[f"{definition.source.name}.{definition.name}"] = name
+    return found
+
+
+def _licence(source: Source) -> list[str]:
+    lines = []
+    for line in source.tree.header:
+        lines.append(line.comment.value if line.comment is not None else "")
+    if lines:
+        lines.append("")
+    origin = source.name if "." in source.name else source.path.name
+    return [*lines, f"# From {origin} for PyTorch, by jaxnet port."]
+
+
+def _docstring(source: Source) -> list[str]:
+    text = source.tree.get_docstring(clean=False)
+    if text is None:
+        return []
+    return [cst.Module([source.tree.body[0].with_changes(leading_lines=[])]).code]  # type: ignore[call-arg]
+
+
+def _imports(definitions: list[Definition]) -> list[str]:
+    """The imports of other packages than torch and the program's own."""
+    found: dict[str, None] = {}
+    for source in dict.fromkeys(d.source for d in definitions):
+        ours = ("torch", *source.project.tops)
+        for statement in source.import_statements:
+            for part in statement.body:
+                if isinstance(part, cst.ImportFrom):
+                    first = source.absolute(part)
+                    if first.partition(".")[0] not in ours:
+                        found[_one_line(part)] = None
+                elif isinstance(part, cst.Import):
+                    for alias in part.names:
+                        name = cst.helpers.get_full_name_for_node_or_raise(alias.name)
+                        if name.partition(".")[0] not in ours:
+                            line = cst.Import([alias.with_changes(comma=cst.MaybeSentinel.DEFAULT)])
+                            found[_one_line(line)] = None
+    return sorted(found, key=lambda line: "__future__" not in line)
+
+
+def _one_line(node: cst.CSTNode) -> str:
+    return cst.Module([]).code_for_node(node)
+
+
+RULES = "E4,E9,F,I"
+"""The rules of ruff that the output passes: undefined and unused names, imports. The others are
+questions of the source's style, which stays."""
+
+
+def formatted(code: str, width: int) -> str:
+    """Python without unused names, with sorted imports, and formatted.
+
+    Args:
+        code: The source.
+        width: The longest line.
+    """
+    ruff = find_ruff_bin()
+    settings = ["--isolated", "--stdin-filename", "port.py"]
+    for command in (
+        # Imports that are divided as for short lines are sorted for longer ones too.
+        ["check", "--fix", "--unsafe-fixes", "--select", RULES, "--exit-zero"],
+        ["format", "--line-length", str(width), "--config", 'format.quote-style="preserve"'],
+    ):
+        done = subprocess.run(
+            [ruff, *command, *settings, "-"],
+            input=code,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(
+                "jaxnet port wrote what is no Python, which is a mistake of its own:\n"
+                + textwrap.indent(done.stderr, "  ")
+            )
+        code = done.stdout
+    return code

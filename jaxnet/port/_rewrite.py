@@ -1,0 +1,335 @@
+"""Rewrites names, calls, functions and classes; `_statements.py` rewrites the statements."""
+
+import dataclasses
+from typing import Any
+
+import libcst as cst
+
+from jaxnet.port._calls import (
+    CASTS,
+    HANDLED,
+    NO_GRADIENT,
+    bound,
+    own_call,
+    rngs_parameter,
+    torch_call,
+    with_rngs,
+)
+from jaxnet.port._classes import is_module
+from jaxnet.port._kinds import ARRAYS, Kinds
+from jaxnet.port._names import jaxnet_name
+from jaxnet.port._port import Note
+from jaxnet.port._rngs import Needs, Scope, Unit, is_partial, is_super
+from jaxnet.port._source import Definition
+from jaxnet.port._tensors import function_of
+
+
+@dataclasses.dataclass
+class _Function:
+    scope: Scope
+    kinds: Kinds
+    unit: Unit | None
+    rngs: bool
+    making: bool
+
+
+class Expressions(cst.CSTTransformer):
+    """Rewrites the expressions of one definition.
+
+    Args:
+        definition: The definition.
+        needs: Who takes `rngs`.
+
+    Attributes:
+        imports: The import statements that the output needs.
+        marked: What is not supported; the output raises an error there.
+        notes: What a reader should look at.
+    """
+
+    def __init__(self, definition: Definition, needs: Needs, names: dict[str, str]) -> None:
+        super().__init__()
+        self.definition = definition
+        self.source = definition.source
+        self.needs = needs
+        self.names = names
+        self.imports: set[str] = set()
+        self.marked: list[Note] = []
+        self.notes: list[Note] = []
+        self.functions: list[_Function] = []
+        self.methods: dict[str, list[Any]] = {}  # to be put behind the method of the name
+        self.classes = 0
+        self.types = 0  # annotations that are open
+        self.firsts: set[int] = set()  # arguments f of partial(f, ...)
+        self.words: set[int] = set()  # names that are no expressions: of arguments, of attributes
+        self.open: list[list[str]] = []  # what is not supported in each open statement
+        self.nowhere = Scope(self.source, None, set(), {})
+
+    @property
+    def here(self) -> _Function | None:
+        return self.functions[-1] if self.functions else None
+
+    @property
+    def scope(self) -> Scope:
+        return self.here.scope if self.here else self.nowhere
+
+    def _line(self, node: Any) -> int:
+        return self.source.lines.get(id(node), 0)
+
+    def problem(self, node: Any, text: str) -> None:
+        """Notes that the open statement is not supported."""
+        note = Note(self.source.path.name, self._line(node), text)
+        if note not in self.marked:
+            self.marked.append(note)
+        if self.open:
+            self.open[-1].append(str(note))
+
+    def note(self, node: Any, text: str) -> None:
+        """Notes what a reader should look at."""
+        self.notes.append(Note(self.source.path.name, self._line(node), text))
+
+    def need(self, *imports: str) -> None:
+        self.imports.update(imports)
+
+    # names
+
+    def visit_Attribute(self, node: cst.Attribute) -> bool:
+        self.words.add(id(node.attr))
+        return not self._dotted(node)
+
+    def _dotted(self, node: Any) -> str | None:
+        """What a name stands for, if it is torch's or one of the program's definitions."""
+        first: Any = node
+        while isinstance(first, cst.Attribute):
+            first = first.value
+        if not isinstance(first, cst.Name) or self.scope.is_local(first.value):
+            return None
+        dotted = self.source.qualified(node)
+        if dotted is None:
+            return None
+        tops = ("torch", *self.source.project.tops)
+        return dotted if dotted.partition(".")[0] in tops else None
+
+    def visit_Arg(self, node: cst.Arg) -> None:
+        if node.keyword is not None:
+            self.words.add(id(node.keyword))
+
+    def visit_Call(self, node: cst.Call) -> None:
+        if is_partial(node) and node.args:
+            self.firsts.add(id(node.args[0]))
+        if self._dotted(node.func) in HANDLED:
+            self.words.add(id(node.func))
+
+    def visit_Param(self, node: cst.Param) -> None:
+        self.words.add(id(node.name))
+
+    def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> Any:
+        return updated_node if id(original_node) in self.words else self._named(original_node)
+
+    def leave_Attribute(self, original_node: cst.Attribute, updated_node: cst.Attribute) -> Any:
+        if id(original_node) in self.words:
+            return updated_node
+        if self._dotted(original_node):
+            return self._named(original_node)
+        name = original_node.attr.value
+        if name == "data" and self.here and self.here.kinds(original_node) in ARRAYS:
+            return updated_node.value
+        if name in ("is_cuda", "is_quantized", "is_nested") and self.here:
+            return cst.Name("False")
+        gradient = name in ("requires_grad", "grad", "grad_fn")
+        if gradient and self.here and self.here.kinds(original_node.value) in ARRAYS:
+            self.problem(original_node, f"Tensor.{name}: gradients are values of jax.grad")
+        if name == "forward" and is_super(original_node.value):
+            return updated_node.with_changes(attr=cst.Name("__call__"))
+        return updated_node
+
+    def _named(self, node: Any) -> Any:
+        dotted = self._dotted(node)
+        if dotted is None:
+            return node
+        if dotted.partition(".")[0] != "torch":
+            found = self.source.project.find(dotted)
+            if found is None:
+                return node
+            name, rest = self.names.get(_key(found[0]), found[0].name), found[1]
+            new = cst.parse_expression(f"{name}.{rest}" if rest else name)
+            return _keep_brackets(node, new)
+        spelled = cst.helpers.get_full_name_for_node(node) or ""
+        found_name = jaxnet_name(dotted, spelled, frozenset(self.names.values()))
+        if found_name.problem and not found_name.code and self.types:  # is never called
+            self.need("from typing import Any")
+            return _keep_brackets(node, cst.Name("Any"))
+        self.need(*found_name.imports)
+        if found_name.problem:
+            self.problem(node, f"{dotted}: {found_name.problem}")
+            if not found_name.code:
+                self.need("from jaxnet import ops")
+                return cst.parse_expression("ops." + dotted.partition(".")[2])
+        return _keep_brackets(node, cst.parse_expression(found_name.code))
+
+    # calls
+
+    def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
+        here, scope = self.here, self.scope
+        name = original_node.func
+        dotted = self._dotted(name)
+        updated: Any = updated_node
+        if dotted is not None and dotted.startswith("torch."):
+            updated, wrong, note = torch_call(scope, original_node, updated, dotted)
+            if wrong:
+                self.problem(original_node, wrong)
+            if note:
+                self.note(original_node, note)
+        elif dotted is not None:
+            updated = own_call(scope, original_node, updated, self.needs)
+        elif isinstance(name, cst.Attribute):
+            if name.attr.value == "forward" and not is_super(name.value):
+                return updated.with_changes(func=updated.func.value)
+            if here is not None:
+                hands = self.needs.hands_on(original_node, scope) if here.rngs else None
+                new, wrong = function_of(
+                    here.kinds, original_node, updated, here.rngs and here.making
+                )
+                if wrong:
+                    self.problem(original_node, wrong)
+                if new is not None:
+                    self.need("from jaxnet import nn", "from jaxnet import ops")
+                    return _keep_brackets(original_node, new)
+                if hands == "generator":
+                    return updated
+        if not isinstance(updated, cst.Call):
+            return updated
+        if here is not None and here.rngs:
+            first = (
+                original_node.args[0].value
+                if is_partial(original_node) and original_node.args
+                else None
+            )
+            if self.needs.is_function(first, scope):
+                return bound(updated, None)
+            keyword = self.needs.hands_on(original_node, scope)
+            if keyword:
+                updated = with_rngs(updated, keyword)
+        elif here is None and dotted and self.needs.hands_on(original_node, scope):
+            self.problem(original_node, f"{dotted}: a layer outside of functions has no rngs")
+        return updated
+
+    # functions as values
+
+    def _bound(self, old: Any, new: Any) -> Any:
+        """A value that is a function which takes `rngs`, as one that has it."""
+        here = self.here
+        if here is None or not here.rngs or old is None or isinstance(old, cst.Call):
+            return new
+        if not self.needs.is_function(old, self.scope):
+            return new
+        self.need("from functools import partial")
+        return bound(None, new)
+
+    def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> Any:
+        if id(original_node) in self.firsts:
+            return updated_node
+        return updated_node.with_changes(value=self._bound(original_node.value, updated_node.value))
+
+    def leave_Return(self, original_node: cst.Return, updated_node: cst.Return) -> Any:
+        return updated_node.with_changes(value=self._bound(original_node.value, updated_node.value))
+
+    # functions and classes
+
+    def visit_Annotation(self, node: cst.Annotation) -> None:
+        self.types += 1
+
+    def leave_Annotation(self, original_node: cst.Annotation, updated_node: cst.Annotation) -> Any:
+        self.types -= 1
+        return updated_node
+
+    def visit_ClassDef(self, node: cst.ClassDef) -> bool:
+        self.words.add(id(node.name))
+        self.classes += 1
+        return all(self._dotted(base.value) != _FUNCTION for base in node.bases)
+
+    def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> Any:
+        self.classes -= 1
+        if any(self._dotted(base.value) == _FUNCTION for base in original_node.bases):
+            return self._without_backward(original_node, updated_node)
+        body = []
+        for old, new in zip(original_node.body.body, updated_node.body.body, strict=False):
+            body.append(new)
+            if isinstance(old, cst.FunctionDef) and not self.classes:
+                body += self.methods.pop(old.name.value, [])
+        if len(body) == len(updated_node.body.body):
+            return updated_node
+        return updated_node.with_changes(body=updated_node.body.with_changes(body=body))
+
+    def _without_backward(self, node: cst.ClassDef, updated: cst.ClassDef) -> Any:
+        """A torch.autograd.Function, of which only its error can be called."""
+        text = f"{node.name.value}: torch.autograd.Function: write a jax.custom_vjp"
+        self.marked.append(Note(self.source.path.name, self._line(node), text))
+        where = f"{self.source.path.name}:{self._line(node)}"
+        method = cst.parse_statement(
+            f"@staticmethod\ndef apply(*arguments):\n"
+            f"    raise NotImplementedError({f'{where}: {text}'!r})\n"
+        )
+        docstring = [s for s in updated.body.body[:1] if node.get_docstring() is not None]
+        body = updated.body.with_changes(body=[*docstring, method])
+        return updated.with_changes(
+            bases=[], body=body, lpar=cst.MaybeSentinel.DEFAULT, rpar=cst.MaybeSentinel.DEFAULT
+        )
+
+    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
+        self.words.add(id(node.name))
+        if self.functions:  # a function in a function sees the names around it
+            outer = self.functions[-1]
+            scope = Scope.of(self.source, outer.scope.owner, node)
+            scope.parameters |= outer.scope.parameters
+            scope.assigned = outer.scope.assigned | scope.assigned
+            kinds = Kinds(scope, node, not outer.making)
+            self.functions.append(dataclasses.replace(outer, scope=scope, kinds=kinds, unit=None))
+            return
+        unit = Unit(self.definition, node.name.value if self.classes else "")
+        scope = self.needs.units.get(unit) or Scope.of(self.source, None, node)
+        making = unit in self.needs.making
+        rngs = unit in self.needs.taking
+        kinds = Kinds(scope, node, not making)
+        self.functions.append(_Function(scope, kinds, unit, rngs, making))
+
+    def leave_FunctionDef(
+        self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef
+    ) -> Any:
+        function = self.functions.pop()
+        unit = function.unit
+        if unit is None:
+            return updated_node
+        if unit.method == "forward" and is_module(self.definition):
+            updated_node = updated_node.with_changes(name=cst.Name("__call__"))
+        optional = self.needs.ignores(unit)
+        if function.rngs or optional:
+            typed = _has_types(original_node) and "Generator" not in self.names.values()
+            if typed:
+                self.need("from jaxnet.random import Generator")
+            updated_node = rngs_parameter(updated_node, unit, optional, typed)
+        return updated_node
+
+    def leave_Decorator(self, original_node: cst.Decorator, updated_node: cst.Decorator) -> Any:
+        node = original_node.decorator
+        dotted = self._dotted(node.func if isinstance(node, cst.Call) else node) or ""
+        return cst.RemoveFromParent() if dotted in (*NO_GRADIENT, *CASTS) else updated_node
+
+
+_FUNCTION = "torch.autograd.Function"
+
+
+def _has_types(node: cst.FunctionDef) -> bool:
+    params = node.params
+    some = [*params.params, *params.kwonly_params]
+    some += [p for p in (params.star_arg, params.star_kwarg) if isinstance(p, cst.Param)]
+    return node.returns is not None or any(p.annotation is not None for p in some)
+
+
+def _key(definition: Definition) -> str:
+    return f"{definition.source.name}.{definition.name}"
+
+
+def _keep_brackets(old: Any, new: Any) -> Any:
+    if getattr(old, "lpar", ()) and not getattr(new, "lpar", ()):
+        return new.with_changes(lpar=old.lpar, rpar=old.rpar)
+    return new

@@ -1,0 +1,392 @@
+"""Which classes, methods and functions take `rngs`, and which calls hand it on.
+
+torch draws initial weights from one global generator, in the order in which layers are made. In
+jaxnet the generator is an argument, so that everything that makes layers hands it on in that
+order, and the same seed gives the same weights.
+"""
+
+import dataclasses
+from typing import Any
+
+import libcst as cst
+
+from jaxnet.port._classes import (
+    attributes,
+    is_module,
+    layer_takes_rngs,
+    layers_of,
+    lineage,
+    method,
+    methods,
+    torch_layer,
+    value_kind,
+)
+from jaxnet.port._source import Definition, Source
+
+DRAWING_INITS = {
+    "kaiming_normal_", "kaiming_uniform_", "normal_", "orthogonal_", "sparse_", "trunc_normal_",
+    "uniform_", "xavier_normal_", "xavier_uniform_",
+}  # fmt: skip
+DRAWS = {
+    "bernoulli", "multinomial", "normal", "rand", "rand_like", "randint", "randint_like", "randn",
+    "randn_like", "randperm",
+}  # fmt: skip
+_DRAWING_METHODS = {"normal_", "uniform_", "bernoulli_", "exponential_", "trunc_normal_"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A function, or a method of a class."""
+
+    definition: Definition
+    method: str = ""
+
+    @property
+    def node(self) -> cst.FunctionDef:
+        found = methods(self.definition)[self.method] if self.method else self.definition.node
+        return found  # type: ignore[no-any-return]
+
+
+@dataclasses.dataclass
+class Scope:
+    """What is known of the names in a unit."""
+
+    source: Source
+    owner: Definition | None
+    parameters: set[str]
+    assigned: dict[str, Any]
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: Source, owner: Definition | None, node: Any) -> "Scope":
+        scope = cls(source, owner, set(), {})
+
+        class Names(cst.CSTVisitor):
+            def visit_Param(self, node: cst.Param) -> None:
+                scope.parameters.add(node.name.value)
+                if isinstance(node.default, cst.Name):
+                    scope.defaults[node.name.value] = node.default
+
+            def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
+                scope.assigned[node.name.value] = node
+
+            def visit_Assign(self, node: cst.Assign) -> None:
+                for target in node.targets:
+                    if isinstance(target.target, cst.Name):
+                        scope.assigned[target.target.value] = node.value
+
+            def visit_For(self, node: cst.For) -> None:
+                self._bind(node.target)
+
+            def visit_CompFor(self, node: cst.CompFor) -> None:
+                self._bind(node.target)
+
+            def visit_AssignTarget(self, node: cst.AssignTarget) -> None:
+                if isinstance(node.target, cst.Tuple):
+                    self._bind(node.target)
+
+            def _bind(self, target: Any) -> None:
+                if isinstance(target, cst.Name):
+                    scope.assigned.setdefault(target.value, None)
+                elif isinstance(target, cst.Tuple | cst.List):
+                    for element in target.elements:
+                        self._bind(element.value)
+
+        node.body.visit(Names())
+        node.params.visit(Names())
+        return scope
+
+    def is_local(self, name: str) -> bool:
+        return name in self.parameters or name in self.assigned
+
+
+class Needs:
+    """Who takes `rngs` among the definitions of a program."""
+
+    def __init__(self, definitions: list[Definition]) -> None:
+        self.units: dict[Unit, Scope] = {}
+        self.values: set[Definition] = set()
+        for one in definitions:
+            if isinstance(one.node, cst.FunctionDef):
+                self.units[Unit(one)] = Scope.of(one.source, None, one.node)
+            elif isinstance(one.node, cst.ClassDef):
+                for name, node in methods(one).items():
+                    self.units[Unit(one, name)] = Scope.of(one.source, one, node)
+        self.calls = {unit: _calls(unit.node) for unit in self.units}
+        self.named = {unit: _handed(unit.node) for unit in self.units}
+        self.making = self._making()
+        self.taking: set[Unit] = set()
+        self._spread()
+        for one in definitions:
+            self.values |= _class_values(one)
+
+    def class_takes(self, definition: Definition) -> bool:
+        """Whether a class's constructor needs `rngs`."""
+        owner = method(definition, "__init__")
+        if owner is not None:
+            return Unit(owner, "__init__") in self.taking
+        return any(map(layer_takes_rngs, layers_of(definition)))
+
+    def ignores(self, unit: Unit) -> bool:
+        """Whether a constructor takes `rngs` only since it is called like others that need it."""
+        return (
+            unit.method == "__init__"
+            and unit not in self.taking
+            and any(unit.definition in lineage(value) for value in self.values)
+        )
+
+    def _making(self) -> set[Unit]:
+        """The units that make modules: not those that compute."""
+        computing = self._reached({u for u in self.units if u.method in ("forward", "__call__")})
+        making = self._reached({u for u in self.units if u.method in ("__init__", "__new__")})
+        functions = {u for u in self.units if not u.method}
+        methods_left = {u for u in self.units if u.method}
+        return making | ((functions | methods_left) - computing)
+
+    def _reached(self, start: set[Unit]) -> set[Unit]:
+        found, new = set(start), list(start)
+        while new:
+            unit = new.pop()
+            for call in self.calls[unit]:
+                for target in self._targets(call, self.units[unit]):
+                    if target not in found and target in self.units:
+                        found.add(target)
+                        new.append(target)
+        return found
+
+    def _targets(self, call: cst.Call, scope: Scope) -> list[Unit]:
+        """The functions and methods of the program that a call runs."""
+        name = call.func
+        if isinstance(name, cst.Attribute):
+            attr = name.attr.value
+            if scope.owner is not None and is_super(name.value):
+                owners = lineage(scope.owner)[1:]
+                return [Unit(o, attr) for o in owners if attr in methods(o)][:1]
+            if scope.owner is not None and _is_name(name.value, "self"):
+                family = [
+                    unit
+                    for unit in self.units
+                    if unit.method == attr and related(unit.definition, scope.owner)
+                ]
+                if family:
+                    return family
+        if isinstance(name, cst.Name) and scope.is_local(name.value):
+            return []
+        found = scope.source.definition(name)
+        if found is None:
+            return []
+        if isinstance(found.node, cst.ClassDef):
+            owner = method(found, "__init__")
+            return [Unit(owner, "__init__")] if owner is not None else []
+        return [Unit(found)]
+
+    def _spread(self) -> None:
+        grown = True
+        while grown:
+            grown = False
+            for unit in self.making - self.taking:
+                scope = self.units[unit]
+                if any(self.hands_on(call, scope) for call in self.calls[unit]) or any(
+                    self.is_function(value, scope) for value in self.named[unit]
+                ):
+                    family = {
+                        other
+                        for other in self.units
+                        if other.method == unit.method
+                        and unit.method not in ("", "__init__")
+                        and related(other.definition, unit.definition)
+                    }
+                    self.taking |= {unit} | family
+                    grown = True
+
+    def is_function(self, node: Any, scope: Scope) -> bool:
+        """Whether a value is a function or method of the program, no class, that takes `rngs`."""
+        if isinstance(node, cst.Name):
+            found = None if scope.is_local(node.value) else scope.source.definition(node)
+            return found is not None and Unit(found) in self.taking
+        own = isinstance(node, cst.Attribute) and _is_name(node.value, "self")
+        if not own or scope.owner is None or node.attr.value in ("forward", "__init__"):
+            return False
+        targets = self._targets(cst.Call(node), scope)
+        return any(unit in self.taking for unit in targets)
+
+    def hands_on(self, call: cst.Call, scope: Scope) -> str | None:
+        """The keyword under which a call hands `rngs` on, or None."""
+        name, source = call.func, scope.source
+        if isinstance(name, cst.Name) and scope.is_local(name.value):
+            return "rngs" if self._makes(name.value, scope) else None
+        dotted = source.qualified(name)
+        if dotted is not None:
+            owner, _, last = dotted.rpartition(".")
+            if torch_layer(dotted):
+                return "rngs" if layer_takes_rngs(last) else None
+            if last == "__init__" and torch_layer(owner):
+                return "rngs" if layer_takes_rngs(owner.rpartition(".")[2]) else None
+            if owner == "torch.nn.init" and last in DRAWING_INITS:
+                return "generator"
+            if owner == "torch" and last in DRAWS:
+                return "generator"
+            found = source.definition(name)
+            if found is not None:
+                if isinstance(found.node, cst.ClassDef):
+                    return "rngs" if is_module(found) and self.class_takes(found) else None
+                return "rngs" if Unit(found) in self.taking else None
+            if dotted.split(".")[0] in ("torch", *source.project.tops):
+                return None
+        if isinstance(name, cst.Attribute):
+            return self._attribute_hands_on(name, scope)
+        if isinstance(name, cst.Subscript):
+            return "rngs"
+        # getattr(nn, "LSTM")(3, 4), get_norm_layer("bn")(64)
+        maker = cst.helpers.get_full_name_for_node(name.func) if isinstance(name, cst.Call) else ""
+        layer = maker == "getattr" or (str(maker).startswith("get_") and "layer" in str(maker))
+        return "rngs" if layer else None
+
+    def _attribute_hands_on(self, name: cst.Attribute, scope: Scope) -> str | None:
+        attr = name.attr.value
+        if attr in _DRAWING_METHODS:
+            return "generator"
+        if is_super(name.value) and scope.owner is not None:
+            found = self._targets(cst.Call(name), scope)
+            if found:
+                return "rngs" if found[0] in self.taking else None
+            takes = attr == "__init__" and any(map(layer_takes_rngs, layers_of(scope.owner)))
+            return "rngs" if takes else None
+        if _is_name(name.value, "self") and scope.owner is not None:
+            if self._targets(cst.Call(name), scope):
+                units = self._targets(cst.Call(name), scope)
+                return "rngs" if any(unit in self.taking for unit in units) else None
+            return "rngs" if attributes(scope.owner).get(attr) == "given" else None
+        if attr in ("block", "layer") or attr.endswith(("_block", "_layer")):
+            return "rngs"  # a configuration's class, cnf.block(cnf)
+        same = [u for u in self.taking if u.method == attr and attr != "__init__"]
+        return "rngs" if same and attr not in ("forward", "append", "apply") else None
+
+    def _is_maker(self, call: cst.Call, scope: Scope) -> bool:
+        """Whether a call is one of a layer, of a class of modules, or of what hands `rngs` on."""
+        found = scope.source.definition(call.func)
+        layer = torch_layer(scope.source.qualified(call.func)) or is_module(found)
+        return bool(layer) or self.hands_on(call, scope) is not None
+
+    def _makes(self, name: str, scope: Scope) -> bool:
+        """Whether a local name is a class, or a function that makes modules, as far as is known."""
+        if name.startswith("init_") or name.endswith(("_init", "init_fn")) or name in ("cls", "fn"):
+            return name == "cls" and (scope.owner is None or is_module(scope.owner))
+        default = scope.defaults.get(name)
+        known = default is not None and scope.source.definition(default) is not None
+        if default is not None and known and name not in scope.assigned:
+            return self._is_maker(cst.Call(default), scope)
+        if name in scope.assigned:
+            value = scope.assigned[name]
+            if isinstance(value, cst.FunctionDef | cst.Lambda):
+                return False
+            if value_kind(scope.source, value) == "module":
+                return False
+            if is_partial(value) and value.args:
+                made = cst.Call(value.args[0].value)
+                known = scope.source.qualified(made.func) is not None
+                return not known or self._is_maker(made, scope)
+            own = isinstance(value, cst.Attribute) and _is_name(value.value, "self")
+            if own and scope.owner is not None:  # fc = self.fc
+                return attributes(scope.owner).get(value.attr.value) == "given"
+        return True
+
+
+def is_partial(node: Any) -> bool:
+    """Whether an expression is a call of functools.partial."""
+    if not isinstance(node, cst.Call):
+        return False
+    name = cst.helpers.get_full_name_for_node(node.func)
+    return name in ("partial", "functools.partial")
+
+
+def related(one: Definition, other: Definition) -> bool:
+    """Whether one of two classes inherits from the other."""
+    return one in lineage(other) or other in lineage(one)
+
+
+def is_super(node: Any) -> bool:
+    """Whether an expression is super() or super(Net, self)."""
+    return isinstance(node, cst.Call) and _is_name(node.func, "super")
+
+
+def _is_name(node: Any, name: str) -> bool:
+    return isinstance(node, cst.Name) and node.value == name
+
+
+def _calls(node: Any) -> list[cst.Call]:
+    found: list[cst.Call] = []
+
+    class Calls(cst.CSTVisitor):
+        def visit_Call(self, node: cst.Call) -> None:
+            found.append(node)
+
+        def visit_Annotation(self, node: cst.Annotation) -> bool:
+            return False
+
+    node.visit(Calls())
+    return found
+
+
+def _handed(node: Any) -> list[Any]:
+    """The expressions of a function that are arguments, results or assigned."""
+    found: list[Any] = []
+
+    class Values(cst.CSTVisitor):
+        def visit_Arg(self, node: cst.Arg) -> None:
+            found.append(node.value)
+
+        def visit_Return(self, node: cst.Return) -> None:
+            found.append(node.value)
+
+        def visit_Assign(self, node: cst.Assign) -> None:
+            found.append(node.value)
+
+        def visit_Annotation(self, node: cst.Annotation) -> bool:
+            return False
+
+    node.body.visit(Values())
+    return found
+
+
+def _class_values(definition: Definition) -> set[Definition]:
+    """The classes of modules that a definition hands on, to be called by someone else."""
+    source = definition.source
+    found: set[Definition] = set()
+
+    class Values(cst.CSTVisitor):
+        def visit_Call(self, node: cst.Call) -> bool:
+            called = _is_name(node.func, "isinstance") or _is_name(node.func, "issubclass")
+            if not called:
+                if not isinstance(node.func, cst.Name | cst.Attribute):
+                    node.func.visit(self)
+                elif isinstance(node.func, cst.Attribute):
+                    node.func.value.visit(self)
+                for argument in node.args:
+                    argument.value.visit(self)
+            return False
+
+        def visit_Annotation(self, node: cst.Annotation) -> bool:
+            return False
+
+        def visit_ClassDef(self, node: cst.ClassDef) -> bool:
+            node.body.visit(self)
+            return False
+
+        def visit_Comparison(self, node: cst.Comparison) -> bool:
+            return False
+
+        def visit_Attribute(self, node: cst.Attribute) -> bool:
+            self._note(node)
+            return True
+
+        def visit_Name(self, node: cst.Name) -> None:
+            self._note(node)
+
+        def _note(self, node: Any) -> None:
+            one = source.definition(node)
+            if one is not None and one != definition and is_module(one):
+                found.add(one)
+
+    definition.node.visit(Values())
+    return found
