@@ -6,6 +6,7 @@ What only some of the commands need is imported by them, so that `--help` takes 
 import argparse
 import contextlib
 import difflib
+import functools
 import logging
 import runpy
 import shlex
@@ -32,6 +33,17 @@ _NOT_THEIRS = (str(Path(jaxnet.__file__).parent), "<frozen", str(Path(runpy.__fi
 
 class _CommandError(Exception):
     """What is wrong with a command, and what to write instead."""
+
+
+class _UsageError(SystemExit):
+    """The end of a command whose words do not fit each other; argparse has said why."""
+
+
+def _usage_error(parser: argparse.ArgumentParser, message: str) -> None:
+    try:
+        parser.error(message)
+    except SystemExit as stop:
+        raise _UsageError(stop.code) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"stopped; {_after_stop(options)}", file=sys.stderr)
         return 130
+    except _UsageError:
+        raise
     except SystemExit as stop:
         # Its status would be read as a verdict, and 0 as "the same".
         print(
@@ -159,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
             description=f"{about[0].upper()}{about[1:]}.\n\n{more}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        one.set_defaults(run=run, fail=one.error)
+        one.set_defaults(run=run, fail=functools.partial(_usage_error, one))
         return one
 
     record = command("record", _record, "record the training of a PyTorch program", texts.RECORD)

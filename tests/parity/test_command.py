@@ -135,6 +135,7 @@ def test_wrong_calls_are_explained(capsys, project, words, files, message):
     assert status == 2
     assert message in " ".join(err.split())
     assert "Traceback" not in err
+    assert "sys.exit" not in err
 
 
 @pytest.mark.torch
