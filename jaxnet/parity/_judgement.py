@@ -177,7 +177,10 @@ def null(gradient: ArrayLike, gradient64: ArrayLike, scale: float = 0.0) -> np.n
     moved = np.abs(narrow - wide)
     left = EPSILON / float(jnp.finfo(np.asarray(gradient).dtype).eps)
     rounding = np.maximum(max(left * SAME * rms(moved), SAME_SCALE * scale), STORED * moved)
-    return (np.abs(wide) <= rounding) & ((narrow != 0) | (wide != 0))
+    small = np.abs(wide) <= rounding
+    found = small & ((narrow != 0) | (wide != 0))
+    # Zeros among nothing but rounding are rounding that came to zero; others are no gradient.
+    return small if small.all() and found.any() else found
 
 
 def gradient_scale(step: Step, name: str) -> float:

@@ -77,8 +77,12 @@ class OpenStep:
         recorder = self.recorder
         if not self.began:
             self.began = True
-            recorder.twins.clear()
-            recorder.twins.on = True
+            if recorder.twins.on:  # since a loader gave the batch
+                for _, tensor in (*recorder.program.parameters(), *recorder.program.buffers()):
+                    recorder.twins.forget(tensor)
+            else:
+                recorder.twins.clear()
+                recorder.twins.on = True
             self.data.begin()
         self._snapshot()
 
@@ -151,6 +155,11 @@ class OpenStep:
     def batch(self, iterator: Any, batch: Any) -> None:
         """The program takes a batch."""
         self.data.add_batch(iterator, batch)
+        twins = self.recorder.twins
+        if not self.began and not twins.on:
+            # What the program computes of it before it calls a model is a part of the step.
+            twins.clear()
+            twins.on = True
 
     def exhausted(self, iterator: Any) -> None:
         """A loader has no batch any more."""

@@ -172,7 +172,7 @@ class Recorder:
     @contextmanager
     def ignored(self) -> Iterator[None]:
         # Before the first step the draws count all the same, and within a step what is written.
-        modes = self.modes if self.writer.steps and not self.twins.on else ()
+        modes = self.modes if self.writer.steps and not self.step.began else ()
         self.ignoring += 1
         try:
             with lifted(*modes):
@@ -203,7 +203,7 @@ class Recorder:
         elif self.step.backwards and not self.step.updated:
             self._notice_manual_update(func, args)
         elif (
-            self.twins.on
+            self.step.began
             and not self.step.updated
             and func is self.torch.ops.aten._local_scalar_dense.default
         ):

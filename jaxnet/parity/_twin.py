@@ -23,6 +23,8 @@ from jaxnet.parity._wide_kernels import kernels
 _EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 # Made from Python's numbers, which have more digits than float32 keeps.
 _FACTORIES = {"full", "arange", "linspace", "logspace", "scalar_tensor"}
+# Of integers these give the same numbers in float32, or none of their own.
+_EXACT = {"_to_copy", "zeros_like", "ones_like", "new_zeros", "new_ones", "view_dtype"}
 # These change which memory a tensor has, and twins follow the memory.
 _POINTERS = {"set_", "set_data", "resize_", "resize_as_"}
 # What these write is not in their schemas: the running mean and variance.
@@ -94,6 +96,12 @@ class Twins:
         self._items.clear()
         self._sweep_at, self._bytes = _SWEEP, 0
 
+    def forget(self, tensor: Any) -> None:
+        """Drops the twin of a tensor: its float64 is its own numbers from now on."""
+        found = self._twins.pop(self._key(tensor), None)
+        if found is not None:
+            self.torch.UntypedStorage._free_weak_ref(found[0])
+
     def __call__(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], drawn: bool) -> Any:
         """The result of an operation, which is executed on the twins too, unless it draws."""
         if not self.on:
@@ -116,6 +124,8 @@ class Twins:
             result = func(*args, **kwargs)
             if name in _FACTORIES:
                 self._factory(func, args, kwargs, result)
+            elif given and name not in _EXACT and isinstance(result, self._tensor):
+                self._of_integers(func, args, kwargs, result)
             return result
         addresses = {*given.values()}
         known = {given[id(t)] for t in written}
@@ -237,6 +247,22 @@ class Twins:
     def _factory(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
         if result.dtype in self._wide:
             wide = func(*args, **{**kwargs, "dtype": self._wide[result.dtype]})
+            self._set(result, wide, func.__name__)
+
+    def _of_integers(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        """Sets the twin of what is computed of integers alone, such as `torch.arange(4) / 3`."""
+        if result.dtype not in self._wide or self._key(result) == 0:
+            return
+        before = self.torch.get_default_dtype()
+        # That of a result of integers and numbers of Python's.
+        self.torch.set_default_dtype(self._wide.get(before, before))
+        try:
+            wide = func(*args, **{k: self._convert(v, {}, set()) for k, v in kwargs.items()})
+        except Exception:  # its own numbers are its float64 then, as those of a batch
+            return
+        finally:
+            self.torch.set_default_dtype(before)
+        if wide.dtype == self._wide[result.dtype]:
             self._set(result, wide, func.__name__)
 
     def _random(self, func: Any, name: str, args: Any, kwargs: Any, written: list[Any]) -> Any:

@@ -339,3 +339,10 @@ def test_root_mean_square_does_not_overflow():
     assert rms(np.array([1e300, 1e300])) == pytest.approx(1e300)
     assert rms(np.array([1e-300, 1e-300])) == pytest.approx(1e-300)
     assert rms(np.zeros(0)) == 0
+
+
+def test_a_zero_among_rounding_is_rounding_and_one_among_gradients_is_none():
+    rounding = np.float32([3e-9, 0, -2e-9])
+    assert null(rounding, np.float64([1e-18, 0, 2e-18]), 1.0).all()
+    assert not null(np.float32([0.1, 0, 0.2]), np.float64([0.1, 0, 0.2]), 1.0).any()
+    assert not null(np.zeros(3, np.float32), np.zeros(3), 1.0).any()
