@@ -147,7 +147,7 @@ def test_smoke(tmp_path, monkeypatch):
 
     def few(name, split, data_dir):  # all test images are tried seven times
         rows = load(name, split=split, data_dir=data_dir)
-        return data.Labelled(rows.images[:2000], rows.labels[:2000], rows.classes)
+        return data.Labelled(rows.images[:1000], rows.labels[:1000], rows.classes)
 
     monkeypatch.setattr(data, "load", few)
     config = Config(images=1000, width=4, epochs=2, batch_size=100, out=tmp_path)
