@@ -31,6 +31,27 @@ CAUSES = {
     "therefore cannot pass are listed as further findings.",
     "norm after the sum": "one rearrangement, which is listed where it shows: at the inputs of "
     "both parts and at their sum.",
+    **dict.fromkeys(
+        (
+            "flax: ResNet-18, momentum 0.99",
+            "flax: ResNet-18, eps 1e-3",
+            "flax: ResNet-18, biased variance",
+            "flax: ResNet-18, leaky",
+            "flax: GPT, eps 1e-6",
+            "flax: GPT, exact gelu",
+            "flax: GPT, attention unscaled",
+            "flax: BERT, eps 1e-6",
+            "flax: BERT, tanh gelu",
+            "flax: BERT, dropout 0.2",
+            "flax: BERT, padding seen",
+        ),
+        "placed and named; the mistake stands in several layers of the model, and each has a "
+        "finding.",
+    ),
+    **dict.fromkeys(
+        ("flax: GPT, sum", "flax: BERT, Adam for AdamW"),
+        "placed and named, with one further finding that was not looked into.",
+    ),
 }
 
 
