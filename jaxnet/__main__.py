@@ -16,7 +16,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jaxnet
 from jaxnet import _command_texts as texts
@@ -166,8 +166,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jaxnet {jaxnet.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: object, about: str, more: str) -> argparse.ArgumentParser:
-        one = commands.add_parser(
+    def command(
+        name: str, run: object, about: str, more: str, among: Any = commands
+    ) -> argparse.ArgumentParser:
+        one: argparse.ArgumentParser = among.add_parser(
             name,
             help=about,
             description=f"{about[0].upper()}{about[1:]}.\n\n{more}",
@@ -272,9 +274,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     certificate.add_argument("--line", action="store_true", help="one line, for a README")
 
-    _weights_command.add(
-        command("weights", None, "show, convert and compare weights files", _weights_command.ABOUT)
-    )
+    about = "show, convert and compare weights files"
+    _weights_command.add(command("weights", None, about, _weights_command.ABOUT), command)
     return parser
 
 

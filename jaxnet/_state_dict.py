@@ -2,7 +2,7 @@
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from jaxnet._names import join, named_modules, named_variables
 
 _MOST_LINES = 100  # of an error
 # What torch puts before every name: DataParallel and its like, torch.compile, averaged models.
-PREFIXES = ("module.", "_orig_mod.")
+_PREFIXES = ("module.", "_orig_mod.")
 
 
 class IncompatibleKeys(NamedTuple):
@@ -149,15 +149,22 @@ def _in_this_form(model: Any, state_dict: Mapping[str, Any]) -> Mapping[str, Any
     return changed
 
 
-def _prefix(names: Mapping[str, Any], state_dict: Mapping[str, Any]) -> str:
-    """What stands before the model's names in every name of a state_dict, or "" for nothing."""
-    given = [name for name in state_dict if type(name) is str and name != "n_averaged"]
+def common_prefix(names: Iterable[Any]) -> str:
+    """What torch has put before every name, such as "module.", or "" for nothing."""
+    given = [name for name in names if type(name) is str and name != "n_averaged"]
     prefix = ""
-    while given and (first := next((p for p in PREFIXES if given[0].startswith(p)), None)):
+    while given and (first := next((p for p in _PREFIXES if given[0].startswith(p)), None)):
         if not all(name.startswith(first) for name in given):
             break
         prefix, given = prefix + first, [name.removeprefix(first) for name in given]
-    return prefix if any(name in names for name in given) else ""
+    return prefix
+
+
+def _prefix(names: Mapping[str, Any], state_dict: Mapping[str, Any]) -> str:
+    """What stands before the model's names in every name of a state_dict, or "" for nothing."""
+    prefix = common_prefix(state_dict)
+    known = any(str(name).removeprefix(prefix) in names for name in state_dict)
+    return prefix if known else ""
 
 
 def _fitted(value: Any, variable: nnx.Variable[Any]) -> np.ndarray:

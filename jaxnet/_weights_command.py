@@ -16,19 +16,20 @@ objects too, such as a configuration or a whole model, the tensors are read. Exi
 1 where something differs, and 2 after an error."""
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Gives the parser of `jaxnet weights` its three commands."""
+def add(parser: argparse.ArgumentParser, make: Callable[..., argparse.ArgumentParser]) -> None:
+    """Gives the parser of `jaxnet weights` its three commands.
+
+    Args:
+        parser: The parser.
+        make: The function that makes the parser of a command, of its name, the function that
+            runs it, what it does, the rest of its help, and the parsers that it belongs to.
+    """
     commands = parser.add_subparsers(metavar="show|convert|diff", required=True)
 
     def command(
         name: str, run: Callable[[argparse.Namespace], int], about: str
     ) -> argparse.ArgumentParser:
-        one = commands.add_parser(
-            name, help=about, description=f"{about[0].upper()}{about[1:]}.\n\n{ABOUT}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
-        one.set_defaults(run=functools.partial(_run, run), fail=one.error)
-        return one
+        return make(name, functools.partial(_run, run), about, ABOUT, commands)
 
     def key(one: argparse.ArgumentParser) -> None:
         one.add_argument("--key", help="the part that is meant, such as model or state.ema")

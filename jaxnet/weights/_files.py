@@ -93,7 +93,8 @@ def load(path: str | os.PathLike[str], *, only: Literal["tensors"] | None = None
                 return read_zip(file, TensorsUnpickler if only else Unpickler)
             if head[:1] == b"\x80":
                 return read_legacy(file, TensorsUnpickler if only else Unpickler)
-        if head.lstrip()[:1] == b"{":
+        # The length of a header can begin as a text does, but has bytes of zero.
+        if head.lstrip()[:1] == b"{" and b"\0" not in head[:8]:
             return _read_parts(path, only)
         if head[8:9] == b"{":
             return _read_safetensors(path)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet._arrays import DTYPES, is_array
-from jaxnet._state_dict import PREFIXES
+from jaxnet._state_dict import common_prefix
 from jaxnet.weights._files import load, save
 
 
@@ -24,21 +24,29 @@ def read(path: Path, key: str | None) -> dict[str, np.ndarray]:
         ValueError: There is no such part, or it has no arrays.
         OSError: The file cannot be read.
     """
+    arrays = _whole(path)
+    if key is None:
+        return arrays
+    part = _part(arrays, key)
+    if not part:
+        parts = sorted({name.rpartition(".")[0] for name in arrays} - {""})
+        raise ValueError(f"--key {key}: {path} has no such part; it has {_few(parts)}")
+    return part
+
+
+def _whole(path: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name, array in _flat(load(path, only="tensors"), ""):
         if name in arrays:
             raise ValueError(f"{path}: it has two arrays with the dotted name {name}")
         arrays[name] = array
-    if key is not None:
-        parts = sorted({name.rpartition(".")[0] for name in arrays} - {""})
-        within = [name for name in arrays if name.startswith(f"{key}.")]
-        part = {name.removeprefix(f"{key}."): arrays[name] for name in within}
-        if not part:
-            raise ValueError(f"--key {key}: {path} has no such part; it has {_few(parts)}")
-        arrays = part
     if not arrays:
         raise ValueError(f"{path}: it holds no tensors")
     return arrays
+
+
+def _part(arrays: Mapping[str, np.ndarray], key: str) -> dict[str, np.ndarray]:
+    return {n.removeprefix(f"{key}."): a for n, a in arrays.items() if n.startswith(f"{key}.")}
 
 
 def _flat(value: Any, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -50,11 +58,11 @@ def _flat(value: Any, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
         yield from _flat(part, f"{prefix}{name}.")
 
 
-def show(path: Path, key: str | None = None) -> Any:
+def show(path: Path, key: str | None = None) -> tuple[Any, list[str]]:
     """A table of a file's arrays: names, shapes, dtypes and what their numbers are.
 
     Returns:
-        A table of rich and a line about all of them.
+        A table of rich, and lines about all of them.
     """
     from rich.table import Table
     from rich.text import Text
@@ -72,9 +80,8 @@ def show(path: Path, key: str | None = None) -> Any:
     words = [f"{len(arrays)} arrays, {total:,} numbers, {size / 1e6:,.1f} MB"]
     if shared := _shared(arrays):
         words.append("the same memory: " + "; ".join(" = ".join(names) for names in shared))
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in arrays):
-            words.append(f"all names begin with {prefix!r}: --strip {prefix} takes it away")
+    if prefix := common_prefix(arrays):
+        words.append(f"all names begin with {prefix!r}: --strip {prefix} takes it away")
     return table, words
 
 
@@ -155,9 +162,12 @@ def diff(first: Path, second: Path, key: str | None = None) -> tuple[list[str], 
     Returns:
         Lines, and whether both hold the same.
     """
-    a, b = (read(path, key if _has(path, key) else None) for path in (first, second))
-    if key is not None and not _has(first, key) and not _has(second, key):
-        raise ValueError(f"--key {key}: neither {first} nor {second} has such a part")
+    a, b = _whole(first), _whole(second)
+    if key is not None:
+        parts = _part(a, key), _part(b, key)
+        if not any(parts):
+            raise ValueError(f"--key {key}: neither {first} nor {second} has such a part")
+        a, b = parts[0] or a, parts[1] or b
     lines: list[str] = []
     if a.keys().isdisjoint(b):
         a, b = (_without_prefix(each, path, lines) for each, path in ((a, first), (b, second)))
@@ -174,18 +184,12 @@ def diff(first: Path, second: Path, key: str | None = None) -> tuple[list[str], 
     return lines, equal
 
 
-def _has(path: Path, key: str | None) -> bool:
-    return any(name.startswith(f"{key}.") for name in read(path, None))
-
-
 def _without_prefix(
     arrays: dict[str, np.ndarray], path: Path, lines: list[str]
 ) -> dict[str, np.ndarray]:
-    for prefix in PREFIXES * 2:
-        if all(name.startswith(prefix) for name in arrays):
-            lines.append(f"compared without {prefix!r}, with which all names of {path} begin")
-            arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
-    return arrays
+    if prefix := common_prefix(arrays):
+        lines.append(f"compared without {prefix!r}, with which all names of {path} begin")
+    return {name.removeprefix(prefix): array for name, array in arrays.items()}
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> str:
