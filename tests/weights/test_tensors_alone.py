@@ -232,7 +232,7 @@ def test_a_header_whose_length_reads_as_a_space_and_a_bracket_is_no_json(tmp_pat
     path.write_bytes(size.to_bytes(8, "little") + header + np.float32([3]).tobytes())
     assert_alike(weights.load(path), {"a": np.float32([3])})
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(weights.FileError, match="no sound .safetensors file"):
+    with pytest.raises(weights.FileError, match=r"no sound \.safetensors file"):
         weights.load(path)
 
 
