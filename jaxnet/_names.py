@@ -192,6 +192,12 @@ def _way_out(pattern: str, named: Mapping[str, Any]) -> str:
     return f"near are {near}" if near else _listed(named)
 
 
+def few(names: Sequence[str], most: int = 4) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _listed(named: Mapping[str, Any], most: int = 20) -> str:
     names = list(named)
     more = f" and {len(names) - most} more" if len(names) > most else ""

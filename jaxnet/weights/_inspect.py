@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxnet._arrays import DTYPES, is_array
+from jaxnet._names import few
 from jaxnet._state_dict import common_prefix
 from jaxnet.weights._files import load, save
 
@@ -30,7 +31,7 @@ def read(path: Path, key: str | None) -> dict[str, np.ndarray]:
     part = _part(arrays, key)
     if not part:
         parts = sorted({name.rpartition(".")[0] for name in arrays} - {""})
-        raise ValueError(f"--key {key}: {path} has no such part; it has {_few(parts)}")
+        raise ValueError(f"--key {key}: {path} has no such part; it has {few(parts) or 'none'}")
     return part
 
 
@@ -131,9 +132,10 @@ def convert(
     """
     arrays = read(source, key)
     if strip:
+        arrays.pop("n_averaged", None)  # of an averaged model, which puts it beside the prefix
         others = [name for name in arrays if not name.startswith(strip)]
         if others:
-            raise ValueError(f"--strip {strip}: not all names begin with it: {_few(others)}")
+            raise ValueError(f"--strip {strip}: not all names begin with it: {few(others)}")
         arrays = {name.removeprefix(strip): array for name, array in arrays.items()}
     if dtype is not None:
         arrays = {name: _as(array, dtype, name) for name, array in arrays.items()}
@@ -212,8 +214,3 @@ def _difference(a: np.ndarray, b: np.ndarray) -> str:
     dtypes = "" if a.dtype == b.dtype else f" ({a.dtype.name} and {b.dtype.name})"
     part = f", {most / scale:.1e} of the largest" if scale and math.isfinite(most) else ""
     return f"{count} of {a.size} numbers differ, at most by {most:.3g}{part}{dtypes}"
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more if names else "none"

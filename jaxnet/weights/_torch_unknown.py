@@ -7,7 +7,7 @@ among them are found again under the names that they have there.
 import pickle
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -18,6 +18,15 @@ from jaxnet.weights._torch_types import Global, kind
 from jaxnet.weights._torch_unpickler import Unpickler
 
 _DEEPEST = 200  # levels of a value; what people save has fewer than twenty
+
+
+def _free(name: Any, taken: Mapping[Any, Any]) -> Any:
+    """A name that is not taken: the name itself, or with a number."""
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name} #{number}"
+    return free
 
 
 class Unknown:
@@ -37,7 +46,10 @@ class Unknown:
     @property
     def parts(self) -> dict[Any, Any]:
         """All that belongs to it: attributes by name, members by key, arguments by position."""
-        return dict(enumerate(self.arguments)) | self.members | self.attributes
+        found: dict[Any, Any] = {}
+        for each in (dict(enumerate(self.arguments)), self.members, self.attributes):
+            found.update({_free(key, found): value for key, value in each.items()})
+        return found
 
     @property
     def is_module(self) -> bool:
@@ -47,6 +59,10 @@ class Unknown:
 
 class TensorsUnpickler(Unpickler):
     """Reads the arrays of a pickle, whatever else it holds, and runs nothing that it names."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._open: set[int] = set()  # the values, by id, within which the one at hand is
 
     def load(self) -> Any:
         """The arrays of the next pickle, in the dicts and lists in which they are.
@@ -156,7 +172,9 @@ class TensorsUnpickler(Unpickler):
     def _set(self, key: Any, value: Any) -> None:
         unknown = self._stack and isinstance(self._stack[-1], Unknown)
         target = self._stack[-1].members if unknown else self._top(*self._dicts)
-        self._fill(target, [(self._key(key), value)])
+        name = self._key(key)
+        # Two objects may be one name here.
+        self._fill(target, [(_free(name, target) if name is not key else name, value)])
 
     def _add_items(self) -> None:
         items = self._pop_mark()
@@ -169,9 +187,13 @@ class TensorsUnpickler(Unpickler):
         self._push(tuple(self._pop_mark()))
 
     def _key(self, key: Any) -> Any:
-        """A key, or for an object its class, such as that of an enumeration."""
+        """A key, or for an object its class and numbers, such as those of an enumeration."""
         if isinstance(key, Unknown):
-            return f"{key.name}({', '.join(str(a) for a in key.arguments if type(a) is int)})"
+            plain = (str(a) for a in key.arguments if type(a) in (bool, int, str))
+            return f"{key.name}({', '.join(plain)})"
+        if type(key) is tuple and len(key) <= 64:
+            parts = tuple(part if type(part) is tuple else self._key(part) for part in key)
+            return key if all(a is b for a, b in zip(parts, key, strict=True)) else parts
         return key.name if isinstance(key, Global) else key
 
     steps: ClassVar[dict[bytes, Callable[[Any], Any]]] = Unpickler.steps | {
@@ -196,6 +218,15 @@ class TensorsUnpickler(Unpickler):
             return value
         if depth > _DEEPEST:
             raise FileError(f"it is nested more than {_DEEPEST} deep")
+        if id(value) in self._open:  # as the parent of a child
+            return None
+        self._open.add(id(value))
+        try:
+            return self._arrays_within(value, depth)
+        finally:
+            self._open.discard(id(value))
+
+    def _arrays_within(self, value: Any, depth: int) -> Any:
         if isinstance(value, Unknown) and value.is_module:
             return dict(self._state_dict(value, "", depth)) or None
         if isinstance(value, list | tuple):

@@ -26,6 +26,16 @@ class Config:
     mean: Any = None
 
 
+class Word(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    depth: int = 1
+
+
 class Slots:
     __slots__ = ("name", "w")
 
@@ -147,11 +157,34 @@ def test_values_within_values_do_not_unfold(tmp_path):
     path = saved(tmp_path / "b.pt", pickle.dumps(deep), "zip")
     with pytest.raises(weights.FileError, match="nested more than 200 deep"):
         weights.load(path, only="tensors")
-    circle: Any = [ONE]
+
+
+def test_what_points_back_to_its_owner_is_read_once(tmp_path):
+    parent, child = Config(mean=ONE), Config()
+    parent.lr, child.mean = child, parent
+    circle: Any = [TWO, parent]
     circle.append(circle)
-    path = saved(tmp_path / "c.pt", pickle.dumps(circle), "zip")
-    with pytest.raises(weights.FileError, match="nested more than 200 deep"):
-        weights.load(path, only="tensors")
+    path = saved(tmp_path / "a.pt", pickle.dumps(circle), "zip")
+    assert_alike(guarded(path, "tensors"), [TWO, {"mean": ONE}, None])
+
+
+def test_two_objects_of_one_name_are_two_keys(tmp_path):
+    value = {Word.RED: ONE, Word.BLUE: TWO, Frozen(1): ONE, Frozen(2): TWO, ("a", Word.RED): TWO}
+    path = saved(tmp_path / "a.pt", pickle.dumps(value), "zip")
+    names = [f"{__name__}.Word(red)", f"{__name__}.Word(blue)"]
+    names += [f"{__name__}.Frozen()", f"{__name__}.Frozen() #2", ("a", f"{__name__}.Word(red)")]
+    found = guarded(path, "tensors")
+    assert list(found) == names
+    assert_alike(found, dict(zip(names, value.values(), strict=True)))
+
+
+def test_arguments_and_members_of_one_key_are_both_read(tmp_path):
+    class_of = Call(Names, (ONE,))
+    pickled = pickle.dumps(class_of, 2)[:-1] + b"(K\x00e."  # and appends a member
+    assert_alike(guarded(saved(tmp_path / "a.pt", pickled, "zip"), "tensors"), {0: [ONE]})
+    again = pickle.dumps(Call(Names, ONE, state={0: TWO}), 2)
+    found = guarded(saved(tmp_path / "b.pt", again, "zip"), "tensors")
+    assert_alike(found, {0: ONE, "0 #2": TWO})
 
 
 @pytest.mark.torch
