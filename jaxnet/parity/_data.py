@@ -67,6 +67,7 @@ class Data:
             site = at(f"batch:{mark}", path)
             if self.tensors.is_tensor(leaf):
                 arrays[site] = self.tensors.copy(leaf, False)
+                self.tensors.recorder.twins.forget(leaf)
                 self.tensors.note(leaf, site)
             else:
                 arrays[site] = leaf.copy(), None

@@ -48,14 +48,14 @@ def operations(handle: Callable[[Any, Any, dict[str, Any]], Any]) -> Any:
 
 
 def functions(
-    handle: Callable[[str, Any, Any, dict[str, Any]], Any], silent: Container[Any] = ()
+    handle: Callable[[str, Any, Any, dict[str, Any]], Any], makers: Container[Any] = ()
 ) -> Any:
     """A context in which outermost calls of torch's functions go through a function.
 
     Args:
         handle: A function of the function's name ("" for one that computes nothing), the
             function, its arguments and keywords that returns the result.
-        silent: Those of the functions that compute nothing which go through it too.
+        makers: The functions that make arrays of Python's numbers, which go through it too.
     """
     overrides: Any = importlib.import_module("torch.overrides")
     names: dict[Any, str] = {}
@@ -65,7 +65,7 @@ def functions(
             name = names.get(func)
             if name is None:
                 name = names[func] = _name(func)
-            if not name and func not in silent:  # most calls are of attributes
+            if not name and func not in makers:  # most calls are of attributes
                 return func(*args, **kwargs) if kwargs else func(*args)
             return handle(name, func, args, kwargs or {})
 

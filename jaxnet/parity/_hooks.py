@@ -63,9 +63,8 @@ def watch_torch(recorder: Any) -> ExitStack:
         exits.callback(pre.remove)
         post = optimizer.register_optimizer_step_post_hook(recorder.after_optimizer)
         exits.callback(post.remove)
-        makers = {torch.tensor, torch.as_tensor, torch.asarray}
         recorder.modes = (
-            functions(recorder.function_called, makers),
+            functions(recorder.function_called, recorder.makers),
             operations(recorder.operation_called),
         )
         for mode in recorder.modes:

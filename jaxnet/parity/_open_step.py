@@ -77,10 +77,7 @@ class OpenStep:
         recorder = self.recorder
         if not self.began:
             self.began = True
-            if recorder.twins.on:  # since a loader gave the batch
-                for _, tensor in (*recorder.program.parameters(), *recorder.program.buffers()):
-                    recorder.twins.forget(tensor)
-            else:
+            if not recorder.twins.on:  # or a loader gave the batch
                 recorder.twins.clear()
                 recorder.twins.on = True
             self.data.begin()
@@ -94,6 +91,7 @@ class OpenStep:
             for name, parameter in parameters:
                 if id(parameter) not in self._storages:
                     self._generalize(name, parameter)
+                    self.recorder.twins.forget(parameter)
                     self._storages[id(parameter)] = self._address(parameter)
                     known = self._left.get(f"update:{name}")
                     value = self.tensors.copy(parameter, False, known)
@@ -104,6 +102,7 @@ class OpenStep:
                 site = f"buffer_before:{name}"
                 if site not in self._arrays["buffer_before"]:
                     self._generalize(name, buffer)
+                    self.recorder.twins.forget(buffer)
                     known = self._left.get(f"buffer:{name}")
                     self._store("buffer_before", site, self.tensors.copy(buffer, False, known))
                     self.tensors.note(buffer, site)
@@ -156,7 +155,8 @@ class OpenStep:
         """The program takes a batch."""
         self.data.add_batch(iterator, batch)
         twins = self.recorder.twins
-        if not self.began and not twins.on:
+        trains = not self.recorder.writer.steps or id(iterator._dataset) in self.recorder.datasets
+        if not self.began and not twins.on and trains:
             # What the program computes of it before it calls a model is a part of the step.
             twins.clear()
             twins.on = True
@@ -165,6 +165,10 @@ class OpenStep:
         """A loader has no batch any more."""
         if not self.began:
             self.data.forget(iterator)
+            if not self.data.batches:
+                self.recorder.twins.on = False
+                self.recorder.twins.clear()
+                self.notes.clear()
 
     def draw(self, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
         """The program draws random numbers."""
@@ -348,6 +352,9 @@ class OpenStep:
         marks, given = self.data.numbered(self.forward.given())
         for phase, found in given.items():
             self._arrays[phase].update(found)
+        for iterator in (ref() for ref, _, _ in self.data.batches if ref is not None):
+            if iterator is not None:
+                self.recorder.datasets[id(iterator._dataset)] = iterator._dataset
         arrays: dict[str, Any] = {}
         doubles: dict[str, Any] = {}
         single: dict[str, str] = {}

@@ -111,6 +111,7 @@ class Recorder:
         self.notes: list[str] = []
         self.checks: list[tuple[str, int]] = []
         self.stepped: dict[int, None] = {}  # numbers of optimizers, by their first steps
+        self.datasets: dict[int, Any] = {}  # of the batches that steps have used, by their ids
         self.step = OpenStep(self)
         self.initial = InitialDraws(self.torch)
         self.done = False
@@ -118,6 +119,7 @@ class Recorder:
         self.backward = 0
         self.optimizing = 0
         self.evaluations = 0  # of the closure that the optimizer was given
+        self.makers = {self.torch.tensor, self.torch.as_tensor, self.torch.asarray}
         self.modes: tuple[Any, ...] = ()  # of torch's, through which what it runs is seen
         self._thread = threading.get_ident()
         self._process = os.getpid()
@@ -172,7 +174,7 @@ class Recorder:
     @contextmanager
     def ignored(self) -> Iterator[None]:
         # Before the first step the draws count all the same, and within a step what is written.
-        modes = self.modes if self.writer.steps and not self.step.began else ()
+        modes = self.modes if self.writer.steps and not self.twins.on else ()
         self.ignoring += 1
         try:
             with lifted(*modes):
@@ -203,7 +205,7 @@ class Recorder:
         elif self.step.backwards and not self.step.updated:
             self._notice_manual_update(func, args)
         elif (
-            self.step.began
+            self.twins.on
             and not self.step.updated
             and func is self.torch.ops.aten._local_scalar_dense.default
         ):
@@ -233,7 +235,7 @@ class Recorder:
     def function_called(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if not self.watching():
             return func(*args, **kwargs)
-        if name == "asarray" or not name:  # of a number or a list, as torch.tensor
+        if func in self.makers:
             return self._constant(func, args, kwargs)
         if self.ignoring or self.backward or (self.optimizing and not self.evaluations):
             return func(*args, **kwargs)

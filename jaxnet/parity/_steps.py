@@ -234,7 +234,7 @@ class Steps:
 
         own_four = _four(step, own[False], own[True])
         update_four = _four(step, update[False], update[True])
-        if own[False] and (narrow or "float64" in errors):
+        if own[False] and (narrow or own[False].keys() - own[True].keys()):
             own_four = self._measured(own_four, states_before[False], own[False], whole)
         if "update" not in errors and update[False].keys() - update[True].keys():
             update_four = self._measured(update_four, states_before[False], update[False], updates)

@@ -27,6 +27,11 @@ def save(arrays: Mapping[str, np.ndarray], file: Path) -> None:
     Raises:
         TypeError: An array has a type that safetensors has not.
     """
+    # The file has numbers of this order of bytes alone; an array may have the other.
+    arrays = {
+        name: array.astype(array.dtype.newbyteorder("<"), copy=False)
+        for name, array in arrays.items()
+    }
     # As that package does: the widest type first, so that each array lies on a multiple of its own.
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     header = {}

@@ -23,8 +23,8 @@ from jaxnet.parity._wide_kernels import kernels
 _EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
 # Made from Python's numbers, which have more digits than float32 keeps.
 _FACTORIES = {"full", "arange", "linspace", "logspace", "scalar_tensor"}
-# Of integers these give the same numbers in float32, or none of their own.
-_EXACT = {"_to_copy", "zeros_like", "ones_like", "new_zeros", "new_ones", "view_dtype"}
+# Of integers these give the same numbers in float32 as in float64.
+_EXACT = {"zeros_like", "ones_like", "new_zeros", "new_ones"}
 # These change which memory a tensor has, and twins follow the memory.
 _POINTERS = {"set_", "set_data", "resize_", "resize_as_"}
 # What these write is not in their schemas: the running mean and variance.
@@ -111,7 +111,10 @@ class Twins:
             return func(*args, **kwargs)
         name = about.name
         if name in _EMPTY:
-            return self._forget(func(*args, **kwargs))
+            result = func(*args, **kwargs)
+            for each in tensors_in(self.torch, [result]):
+                self.forget(each)
+            return result
         targets = [args[i] if i < len(args) else kwargs.get(n) for i, n in about.writes]
         written = [*tensors_in(self.torch, targets)] if targets else targets
         if drawn:
@@ -253,17 +256,21 @@ class Twins:
         """Sets the twin of what is computed of integers alone, such as `torch.arange(4) / 3`."""
         if result.dtype not in self._wide or self._key(result) == 0:
             return
-        before = self.torch.get_default_dtype()
-        # That of a result of integers and numbers of Python's.
-        self.torch.set_default_dtype(self._wide.get(before, before))
         try:
-            wide = func(*args, **{k: self._convert(v, {}, set()) for k, v in kwargs.items()})
+            wide_args = [self._doubled(each) for each in args]
+            wide = func(*wide_args, **{k: self._doubled(v) for k, v in kwargs.items()})
         except Exception:  # its own numbers are its float64 then, as those of a batch
             return
-        finally:
-            self.torch.set_default_dtype(before)
         if wide.dtype == self._wide[result.dtype]:
             self._set(result, wide, func.__name__)
+
+    def _doubled(self, value: Any) -> Any:
+        """An argument with float64 numbers in place of integers."""
+        if isinstance(value, self._tensor):
+            return value.double()
+        if isinstance(value, NESTED):
+            return [self._doubled(each) for each in value]
+        return self._wide.get(value, value) if isinstance(value, self.torch.dtype) else value
 
     def _random(self, func: Any, name: str, args: Any, kwargs: Any, written: list[Any]) -> Any:
         inputs = {self._key(t) for t in tensors_in(self.torch, (*args, *kwargs.values()))}
@@ -363,13 +370,6 @@ class Twins:
             storage._free_weak_ref(self._twins.pop(key)[0])
         self._sweep_at = len(self._twins) + max(64, len(self._twins) // 4)
         self._bytes = 0
-
-    def _forget(self, result: Any) -> Any:
-        for each in tensors_in(self.torch, [result]):
-            kept = self._twins.pop(self._key(each), None)
-            if kept is not None:
-                self.torch.UntypedStorage._free_weak_ref(kept[0])
-        return result
 
     def _set(self, real: Any, wide: Any, name: str) -> None:
         if real.numel() == 0:
