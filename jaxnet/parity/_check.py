@@ -13,6 +13,7 @@ import numpy as np
 from jaxnet._names import join
 from jaxnet.parity import _provenance
 from jaxnet.parity._batches import batch_findings
+from jaxnet.parity._buffers import UNKEPT, buffers_of, unkept
 from jaxnet.parity._consequences import folded, settled
 from jaxnet.parity._coverage import Compared
 from jaxnet.parity._draws import DrawsError
@@ -193,6 +194,9 @@ class _Check:
         self.broken = ""  # the error of a program that does not run, outside of all calls
         self.blamed: set[str] = set()
         self.kept = 0
+        self.unclear = subject.pairing.unclear if subject.pairing is not None else ()
+        self.buffers = buffers_of(subject.models, subject.state)
+        self.buffers |= {each.name for each in self.unclear}
         ours = all(is_ours(part.optimizer) for part in subject.parts)
         self.training = Training(trace, carried=not (subject.parts and ours))
 
@@ -380,6 +384,8 @@ class _Check:
         self.results.judge(step, runs.rates, "layer")
         self.results.judge(step, runs.update, "layer")
         self.results.judge(step, runs.own, "step")
+        for site in unkept(step, self.buffers).values():
+            self.results.fail(step, site, UNKEPT, "layer")
         for what, message in runs.errors.items():
             if what == "float64":
                 self.notes[f"float32 evidence: the program has no float64: {message}{NOTE}"] = None
@@ -465,6 +471,7 @@ class _Check:
             exclusions=[
                 *(f"{name}: {why}" for name, why in coverage["modules"].missing.items()),
                 *self.results.exclusions(),
+                *(each.words for each in self.unclear),
             ],
             coverage=coverage,
             horizon=horizon,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from jaxnet.parity._buffers import Unclear, changed, of_one_size, state_layers, state_units
 from jaxnet.parity._flax_layers import (
     Layer,
     Unit,
@@ -30,6 +31,7 @@ from jaxnet.parity._flax_layers import (
 from jaxnet.parity._layouts import Made, to_model
 from jaxnet.parity._names_file import Names, said
 from jaxnet.parity._port import SubjectError
+from jaxnet.parity._program import joined
 from jaxnet.parity._result import Report
 from jaxnet.parity._sites import phase_of
 from jaxnet.parity._spelling import by_name
@@ -63,9 +65,11 @@ class Pairing:
 
     Attributes:
         partners: They, in the order of the model.
+        unclear: The buffers that torch's program changes whose partner nothing decides.
     """
 
     partners: tuple[Partner, ...]
+    unclear: tuple[Unclear, ...] = ()
 
     @property
     def made(self) -> dict[str, Made]:
@@ -126,14 +130,19 @@ def pair(
     told = said(names)
     units = recorded_units(trace, recorded)
     layers = model_layers(model, attention=any(u.cls == "MultiheadAttention" for u in units))
+    taken = {joined(layer.name, name) for layer in layers for name in layer.variables}
+    states = state_layers(model, taken)
     work = _Work(trace, layers, units, calls, told)
-    work.by_user(told)
+    of_states = {each.name for each in states} - {each.name for each in layers}
+    said_of = told.get("layers", {})
+    work.by_user({own: theirs for own, theirs in said_of.items() if own not in of_states})
     work.by_structure()
     work.related()
     work.arrays_alone()
     work.check()
-    order = {layer.name: i for i, layer in enumerate(layers)}
-    return Pairing(tuple(sorted(work.partners, key=lambda p: order[p.own])))
+    unclear = work.states(states, {k: v for k, v in said_of.items() if k in of_states})
+    order = {layer.name: i for i, layer in enumerate([*layers, *states])}
+    return Pairing(tuple(sorted(work.partners, key=lambda p: order[p.own])), unclear)
 
 
 class _Work:
@@ -184,8 +193,8 @@ class _Work:
         return made_of(layer, unit, self.all_norms)
 
     def by_user(self, told: Mapping[str, Any]) -> None:
-        """The pairs that names.toml says."""
-        for own, theirs in told.get("layers", {}).items():
+        """The pairs that names.toml says, by the names of the model's layers."""
+        for own, theirs in told.items():
             layer = next((each for each in self.layers if each.name == own), None)
             unit = next((each for each in self.units if each.name == theirs), None)
             if unit is None:
@@ -328,6 +337,31 @@ class _Work:
             self.units.remove(unit)
             self.units += apart(unit)
         self.by_structure()
+
+    def states(self, layers: Sequence[Layer], told: Mapping[str, Any]) -> tuple[Unclear, ...]:
+        """Pairs the buffers that torch's program changes with states of the model's own modules.
+
+        Args:
+            layers: These states.
+            told: What names.toml says of them.
+
+        Returns:
+            The buffers that may be one of several states, or of one whose numbers are no floats.
+        """
+        used = {name for each in self.partners for one in each.made.values() for name in one.names}
+        said_of = [theirs for theirs in told.values() if theirs in self.trace.buffers]
+        units = state_units(
+            self.trace, dict.fromkeys([*said_of, *changed(self.trace, used)] if layers else ())
+        )
+        self.layers = [x for x in layers if np.issubdtype(x.variables[""].dtype, np.floating)]
+        self.units = [u for u in units if "float" in str(self.trace.buffers[u.name].get("dtype"))]
+        self.by_user(told)
+        self.by_structure()
+        paired = {each.torch for each in self.partners}
+        partners = {each.own for each in self.partners}
+        left = [each for each in layers if each.name not in partners]
+        found = ((u.name, of_one_size(u, left)) for u in units if u.name not in paired)
+        return tuple(Unclear(name, tuple(near)) for name, near in found if near)
 
     def check(self) -> None:
         """Raises SubjectError if a layer is left over, or a matrix can be meant in two ways."""

@@ -255,19 +255,26 @@ class Program:
         return self._all()[0]
 
     def buffers(self) -> list[tuple[str, Any]]:
-        """The names, marked, and buffers of the program."""
-        return self._all()[1]
+        """The names, marked, and buffers of the program as they are now.
 
-    def _all(self) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+        A module may put another tensor in the place of a buffer in each of its calls.
+        """
+        found = ((name, getattr(owner, key, None)) for name, owner, key in self._all()[1])
+        return [(name, buffer) for name, buffer in found if buffer is not None]
+
+    def _all(self) -> tuple[list[tuple[str, Any]], list[tuple[str, Any, str]]]:
+        """The names and parameters, and for each buffer its name, its module and its key there."""
         if self._state is None:
             parameters: dict[int, tuple[str, Any]] = {}
-            buffers: list[tuple[str, Any]] = []
+            buffers: list[tuple[str, Any, str]] = []
             for i, root in enumerate(self.roots):
                 if root.inside is None:
                     for name, parameter in root.module.named_parameters():
                         parameters.setdefault(id(parameter), (joined(f"⟨{i}⟩", name), parameter))
-                    for name, buffer in root.module.named_buffers():
-                        buffers.append((joined(f"⟨{i}⟩", name), buffer))
+                    for name, _ in root.module.named_buffers():
+                        owner, _, key = name.rpartition(".")
+                        module = root.module.get_submodule(owner)
+                        buffers.append((joined(f"⟨{i}⟩", name), module, key))
             self._state = [*parameters.values(), *self.loose.items()], buffers
         return self._state
 
