@@ -5,7 +5,6 @@ makes the flax model of them, in flax's layouts, and gradients come back the sam
 optimizer is given flax's arrays, under flax's names, as it is in the user's own program.
 """
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -26,8 +25,8 @@ from jaxnet.parity._foreign_trace import as_seen
 from jaxnet.parity._layouts import gradients_to_model, to_model, to_torch
 from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing, pair
-from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
+from jaxnet.parity._transformation import AdaptedOptimizer, refuse_inner
 from jaxnet.parity._widened import wide_attention, widened
 
 # What is not torch's is kept in the module under names that none of torch's begins with.
@@ -191,56 +190,18 @@ def adapted_loss(loss: Callable[..., Any]) -> Callable[..., Any]:
     return value
 
 
-class AdaptedOptimizer(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
-    """An optimizer of torch's parameters that is one of a flax model's arrays.
-
-    Attributes:
-        name: "accumulate" for one that collects the gradients of several batches.
-        defaults: {"reduction": "mean" or "sum"}, of these gradients.
-    """
-
-    name: str = ""
-    defaults: Mapping[str, Any] = {"reduction": "mean"}
-
-
-def transformation(model: nnx.Module, optimizer: Any) -> Any:
-    """The optimizer of optax inside of flax's nnx.Optimizer; others as they are.
-
-    Raises:
-        SubjectError: The nnx.Optimizer leaves parameters of the model out.
-    """
-    if not isinstance(optimizer, nnx.Optimizer):
-        return optimizer
-    left = arrays_of(model, nnx.Param).keys() - arrays_of(model, optimizer.wrt).keys()
-    if left:
-        raise SubjectError(
-            f"check: optimizer: its wrt leaves {', '.join(sorted(left))} out; accepted is one of "
-            "all parameters (nnx.Param). Check a program that trains some of them by its step: "
-            "step= and state="
-        )
-    return optimizer.tx
-
-
 def adapted_optimizer(optimizer: Any, content: Content, params: Any) -> AdaptedOptimizer:
     """An optimizer of torch's parameters that is one of the flax model's arrays.
 
     Args:
-        optimizer: An optimizer of optax or jaxnet.
+        optimizer: What `transformation` gave of an optimizer of optax or jaxnet.
         content: How the model is made.
         params: torch's parameters.
     """
-    inner, reduction = optimizer, "mean"
-    # MultiSteps itself, or what its gradient_transformation() gave.
-    several = getattr(getattr(inner, "update", None), "__self__", inner)
-    if isinstance(several, optax.MultiSteps):
-        reduction = "mean" if several._use_grad_mean else "sum"
-        several = copy.copy(several)
-        several._accumulator_dtype = None  # of a float64 program the sums are float64
-        inner = several.gradient_transformation()
-    named = isinstance(inner, Optimizer)
+    named = isinstance(optimizer, Optimizer)
     made = {n: one for n, one in content.pairing.made.items() if n not in content.statistics}
     precision = chosen_precision()
-    general = optax.with_extra_args_support(inner)
+    general = optax.with_extra_args_support(optimizer)
 
     def tree(arrays: Mapping[str, Any]) -> Any:
         if named:
@@ -253,7 +214,7 @@ def adapted_optimizer(optimizer: Any, content: Content, params: Any) -> AdaptedO
         return {".".join(map(str, path)): a for path, a in nnx.to_flat_state(nnx.State(updates))}
 
     def init(params: Any) -> Any:
-        return inner.init(tree(to_model(made, params)))
+        return optimizer.init(tree(to_model(made, params)))
 
     def update(gradients: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         given = {"value": extra["value"]} if "value" in extra else {}
@@ -268,19 +229,9 @@ def adapted_optimizer(optimizer: Any, content: Content, params: Any) -> AdaptedO
         return {name: back[name].astype(jnp.asarray(p).dtype) for name, p in params.items()}, state
 
     found = AdaptedOptimizer(init, update)
-    collects = isinstance(inner, Optimizer) and getattr(inner, "name", "") == "accumulate"
-    states = jax.tree.leaves(
-        jax.eval_shape(init, params), is_leaf=lambda x: isinstance(x, optax.MultiStepsState)
-    )
-    inside = any(isinstance(each, optax.MultiStepsState) for each in states)
-    if inside and not isinstance(several, optax.MultiSteps):
-        raise SubjectError(
-            "check: optimizer: optax.MultiSteps inside of another transformation; accepted is "
-            "optax.MultiSteps around all others"
-        )
-    if collects or inside:
-        found.name = "accumulate"
-        found.defaults = {"reduction": getattr(inner, "defaults", {}).get("reduction", reduction)}
+    refuse_inner(optimizer, tree(to_model(made, params)))
+    if getattr(optimizer, "name", "") == "accumulate":
+        found.name, found.defaults = "accumulate", optimizer.defaults
     return found
 
 
@@ -318,8 +269,15 @@ def adapt(
 ) -> Foreign:
     """A program of plain flax, its layers paired with torch's.
 
+    Args:
+        trace: The trace.
+        model: The model.
+        loss: Its loss.
+        optimizer: What `transformation` gave of its optimizer.
+        names: As in `pair`.
+
     Raises:
-        SubjectError: The layers cannot be paired, or the optimizer leaves parameters out.
+        SubjectError: The layers cannot be paired, or the optimizer cannot be compared.
     """
     pairing = pair(trace, model, names, functools.partial(_calls, trace, model, loss))
     partners = foreign_calls(trace, model, pairing)
@@ -329,9 +287,7 @@ def adapt(
         as_seen(trace, modules),
         module,
         adapted_loss(loss),
-        adapted_optimizer(
-            transformation(model, optimizer), module.content, arrays_of(module, nnx.Param)
-        ),
+        adapted_optimizer(optimizer, module.content, arrays_of(module, nnx.Param)),
         partners,
         pairing,
     )

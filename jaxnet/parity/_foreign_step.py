@@ -1,7 +1,7 @@
 """A training step of plain flax on its own objects, as one of a state with torch's parameters."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,12 +29,14 @@ class ForeignStep:
         state: The state, whose `opt_state` is all that the user's has beside the model.
         step: The step of it.
         pairing: Which layers are which of torch's.
+        optimizers: The transformations of optax in the optimizers of the user's state.
     """
 
     trace: Trace
     state: TrainState[Any]
     step: Callable[[Any, Any], tuple[Any, Any]]
     pairing: Pairing
+    optimizers: tuple[Any, ...] = ()
 
 
 def model_in(state: Any) -> tuple[tuple[Any, ...], nnx.Module] | None:
@@ -57,6 +59,19 @@ def model_in(state: Any) -> tuple[tuple[Any, ...], nnx.Module] | None:
         if (found := model_in(part)) is not None:
             return (key, *found[0]), found[1]
     return None
+
+
+def _optimizers_in(state: Any) -> Iterator[Any]:
+    """The transformations of the optimizers in a state of flax's objects."""
+    if isinstance(state, nnx.Optimizer):
+        yield state.tx
+    elif isinstance(state, tuple | list):
+        for part in state:
+            yield from _optimizers_in(part)
+    elif isinstance(state, Mapping):
+        yield from _optimizers_in([*state.values()])
+    elif isinstance(state, nnx.Module):
+        yield from _optimizers_in([*vars(state).values()])
 
 
 def foreign_step(
@@ -121,7 +136,7 @@ def foreign_step(
 
     start = create(module, optax.identity()).replace(opt_state=tuple(rest.values()))
     modules = {each.module for each in foreign_calls(trace, model, pairing).values()}
-    return ForeignStep(as_seen(trace, modules), start, run, pairing)
+    return ForeignStep(as_seen(trace, modules), start, run, pairing, tuple(_optimizers_in(state)))
 
 
 def _moved(

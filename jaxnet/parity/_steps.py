@@ -238,9 +238,11 @@ class Steps:
             own_four = self._measured(own_four, states_before[False], own[False], whole)
         if "update" not in errors and update[False].keys() - update[True].keys():
             update_four = self._measured(update_four, states_before[False], update[False], updates)
-        if self._carried and not all(
+        # Of a step whose optimizer is not known the state goes on too.
+        given = self.subject.parts and all(
             is_ours(part.optimizer) or is_lbfgs(part.optimizer) for part in self.subject.parts
-        ):
+        )
+        if self._carried and not given:
             for site, carried in self._theirs.advance(step).items():
                 for four in (own_four, update_four):
                     if site in four:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxnet._mixed_precision import cast_floats, written_for
 from jaxnet.optim import SGD, Optimizer, accumulate
 from jaxnet.optim._state_dict import has_torch_form
 from jaxnet.parity._double_state import exact, with_arrays
-from jaxnet.parity._foreign import Foreign, adapt, is_foreign, transformation
+from jaxnet.parity._foreign import Foreign, adapt, is_foreign
 from jaxnet.parity._foreign_calls import ForeignCall
 from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
 from jaxnet.parity._model_names import own_parameters, recorded_models
@@ -25,6 +25,14 @@ from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
+from jaxnet.parity._transformation import (
+    collecting,
+    has_sums,
+    refuse_inner,
+    several_of,
+    transformation,
+    with_wide_sums,
+)
 from jaxnet.train import create, make_train_step, supervised
 from jaxnet.train._several import map_states, named_states
 from jaxnet.train._state import TrainState
@@ -60,6 +68,7 @@ class Subject:
             one model.
         accumulated: Whether the step is called for every batch of a recorded step, since the
             optimizer collects their gradients.
+        reduction: "mean" or "sum", of the gradients that are collected.
         orders: The names of the parameters of each of the state's models in torch's order.
         trace: The trace as the program sees it, which has no modules where plain flax has none.
         partners: The layers of a plain flax model by name; None for models with torch's names.
@@ -74,6 +83,7 @@ class Subject:
     parts: tuple[Part, ...]
     models: Mapping[str, str]
     accumulated: bool
+    reduction: str
     orders: Mapping[str, tuple[str, ...]]
     trace: Trace
     partners: Mapping[str, ForeignCall] | None = None
@@ -103,9 +113,7 @@ class Subject:
     @property
     def accumulation_is_mean(self) -> bool:
         """Whether the loss of a batch counts divided by the number of the step's batches."""
-        return not any(
-            getattr(part.optimizer, "defaults", {}).get("reduction") == "sum" for part in self.parts
-        )
+        return self.reduction == "mean"
 
     def state_in(self, double: bool) -> Any:
         """The state before the first step in one precision; float64 under `precision` only."""
@@ -194,17 +202,19 @@ def make_subject(
             )
         criterion, loss = loss, as_loss(loss)
         updated = optimizer is not None
+        optimizer = transformation(model, optimizer)
         if not updated:  # one that changes nothing; the gradients of all batches are added
             optimizer = accumulate(SGD(lr=0.0), max(len(trace.steps[0].batches), 1), "sum")
         if is_foreign(trace, model):
             foreign = adapt(trace, model, loss, optimizer, names)
             trace, model = foreign.trace, foreign.model
             loss, optimizer = foreign.loss, foreign.optimizer
-        optimizer = transformation(model, optimizer)
         state, step = create(model, optimizer), make_train_step(loss, optimizer)
+        refuse_inner(optimizer, state.params)
         parts: tuple[Part, ...] = (Part(loss, optimizer),)
+        reduction = _reduction(parts)
     else:
-        own = _with_torch_names(trace, step, state, names)
+        given, own = state, _with_torch_names(trace, step, state, names)
         if isinstance(own, Foreign):
             foreign, trace = own, own.trace
             state = create(own.model, own.optimizer)
@@ -217,6 +227,7 @@ def make_subject(
                 "(state, batch) -> (state, metrics) and its train.create(model, optimizer)"
             )
         parts, updated = _parts(trace, step, state), True
+        step, parts, reduction = _collected(step, given, parts, own)
     half = next((part.compute_dtype for part in parts if part.compute_dtype is not None), None)
     if half is not None:
         raise SubjectError(
@@ -231,7 +242,8 @@ def make_subject(
         step=step,
         parts=parts,
         models=models,
-        accumulated=any(getattr(p.optimizer, "name", "") == "accumulate" for p in parts),
+        accumulated=bool(reduction),
+        reduction=reduction or "mean",
         orders={name: tuple(own_parameters(trace, theirs)) for name, theirs in models.items()},
         trace=trace,
         partners=foreign.partners if foreign else {} if pairing else None,
@@ -256,7 +268,8 @@ def _with_torch_names(
     if isinstance(wrapped, TrainStep) and isinstance(state, TrainState):
         model = state.model(training=True)
         if is_foreign(trace, model):
-            return adapt(trace, model, wrapped.loss, wrapped.optimizer, names)
+            optimizer = transformation(model, wrapped.optimizer)
+            return adapt(trace, model, wrapped.loss, optimizer, names)
     elif callable(step) and not named_states(state):
         found = model_in(state)
         if found is not None and is_foreign(trace, found[1]):
@@ -299,6 +312,52 @@ def _updates(wrapped: Any, state: Any, batch: Any) -> list[Part]:
     except Exception:  # what is wrong is said when the step is run
         return []
     return [part_of(called) for called, _, _ in noted]
+
+
+def _reduction(parts: Sequence[Part]) -> str:
+    """How the parts of a step collect the gradients of several batches; "" if they do not."""
+    found = [p.optimizer for p in parts if getattr(p.optimizer, "name", "") == "accumulate"]
+    sums = any(each.defaults.get("reduction") == "sum" for each in found)
+    return "sum" if sums else "mean" if found else ""
+
+
+def _collected(
+    step: Any, state: Any, parts: tuple[Part, ...], own: Foreign | ForeignStep | None
+) -> tuple[Any, tuple[Part, ...], str]:
+    """A step, its parts, and how they collect gradients, where optax.MultiSteps does.
+
+    Args:
+        step: The step.
+        state: The state that the user gave.
+        parts: The updates that are known of it.
+        own: What the step was made of, if it is one of a plain flax model.
+
+    Raises:
+        SubjectError: It is not known which optimizer collects them, or it cannot be compared.
+    """
+    if isinstance(own, ForeignStep):
+        optimizers, states = [*own.optimizers], [own.state]
+    else:
+        optimizers, states = [part.optimizer for part in parts], [*named_states(state).values()]
+    known = [several for each in optimizers if (several := several_of(each)) is not None]
+    dtypes = {p.dtype for one in states for p in one.params.values() if hasattr(p, "dtype")}
+    made = {id(each): collecting(each, dtypes) for each in known}
+    parts = tuple(
+        part
+        if (several := several_of(part.optimizer)) is None
+        else dataclasses.replace(part, optimizer=made[id(several)])
+        for part in parts
+    )
+    if not known:
+        if has_sums(state) and not _reduction(parts):
+            raise SubjectError(
+                "check: state: it has gradients that optax.MultiSteps collects, and which one "
+                "does so is not known of this step; give the model, its loss and its optimizer "
+                "in its place"
+            )
+        return step, parts, _reduction(parts)
+    own_sums = any(each.defaults["reduction"] == "sum" for each in made.values())
+    return with_wide_sums(step, known), parts, "sum" if own_sums else "mean"
 
 
 def part_of(step: TrainStep) -> Part:
