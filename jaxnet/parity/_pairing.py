@@ -9,6 +9,7 @@ file names.toml.
 import dataclasses
 import difflib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ from jaxnet.parity._flax_layers import (
     rows_turned,
 )
 from jaxnet.parity._layouts import Made, to_model
-from jaxnet.parity._names_file import Names, said
+from jaxnet.parity._names_file import Names, Tables, said
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._program import joined
 from jaxnet.parity._result import Report
@@ -154,9 +155,9 @@ class _Work:
         layers: Sequence[Layer],
         units: Sequence[Unit],
         calls: Callable[[], Sequence[str]],
-        told: Mapping[str, Any],
+        told: Tables,
     ) -> None:
-        self.trace, self.calls = trace, calls
+        self.trace, self.calls, self.file = trace, calls, told.file
         self.axes, self.flattened = told.get("axes", {}), told.get("flattened", {})
         names = [layer.name for layer in layers]
         for table in ("axes", "flattened"):
@@ -164,7 +165,7 @@ class _Work:
                 if own not in names:
                     near = difflib.get_close_matches(own, names, n=3)
                     raise SubjectError(
-                        f"names: [{table}] {own!r}: there is no such layer; near are {near}"
+                        f"{self.file}: [{table}] {own!r}: there is no such layer; near are {near}"
                     )
         self.layers, self.units = list(layers), list(units)
         self.partners: list[Partner] = []
@@ -180,14 +181,51 @@ class _Work:
     def _add(self, layer: Layer, unit: Unit, made: Mapping[str, Made], why: str) -> None:
         layout = layout_of(layer, unit)
         if (axes := self.axes.get(layer.name)) is not None:
-            made = {name: _with_axes(one, tuple(axes)) for name, one in made.items()}
-        sizes = self.flattened.get(layer.name)
-        if sizes:
+            made = self._with_axes(layer, unit, made, tuple(axes))
+        if sizes := self.flattened.get(layer.name):
+            self._check_flattened(layer, sizes)
             made, layout = rows_turned(made, sizes), f"flat {' '.join(map(str, sizes))}"
         module = unit.module if layer.module is not None else ""
         self.partners.append(Partner(layer.name, unit.name, module, made, layout, why))
         self.layers.remove(layer)
         self.units.remove(unit)
+
+    def _with_axes(
+        self, layer: Layer, unit: Unit, made: Mapping[str, Made], axes: tuple[int, ...]
+    ) -> dict[str, Made]:
+        """An array of the model's own whose axes are torch's in the order that names.toml says."""
+        where = f"{self.file}: [axes] {layer.name!r} = {[*axes]}"
+        if layer.module is not None:
+            raise SubjectError(
+                f"{where}: it is a {type(layer.module).__name__}, whose axes are known; accepted "
+                "is an array of the model's own. Leave this line out"
+            )
+        ((name, one),) = made.items()
+        theirs, own = unit.shapes[one.names[0]], layer.shape("")
+        # Axes of one number may be missing, as in a class token.
+        wide = [n for n in own if n > 1]
+        if len(axes) != len(theirs) or [theirs[i] for i in axes if theirs[i] > 1] != wide:
+            raise SubjectError(
+                f"{where}: torch's {one.names[0]} has the shape {theirs}, which is not {own} in "
+                f"this order of its axes; accepted is an order of {[*range(len(theirs))]} that "
+                "gives it"
+            )
+        return {name: _with_axes(one, axes)}
+
+    def _check_flattened(self, layer: Layer, sizes: Sequence[int]) -> None:
+        """Raises SubjectError if a layer has not as many inputs as names.toml says."""
+        where = f"{self.file}: [flattened] {layer.name!r} = {[*sizes]}"
+        if not isinstance(layer.module, nnx.Linear):
+            kind = "an array" if layer.module is None else f"a {type(layer.module).__name__}"
+            raise SubjectError(
+                f"{where}: it is {kind}; accepted is an nnx.Linear that is given flattened rows"
+            )
+        inputs = layer.shape("kernel")[0]
+        if math.prod(sizes) != inputs:
+            raise SubjectError(
+                f"{where}: these are {math.prod(sizes)} numbers, and it has {inputs} inputs; "
+                "accepted are torch's sizes C, H, W of what is flattened before it"
+            )
 
     def _made(self, layer: Layer, unit: Unit) -> dict[str, Made] | None:
         return made_of(layer, unit, self.all_norms)
@@ -208,14 +246,15 @@ class _Work:
                 known = self.layers if layer is None else self.units
                 near = difflib.get_close_matches(wrong, [each.name for each in known], n=3)
                 raise SubjectError(
-                    f"names: [layers] {own!r} = {theirs!r}: there is no {wrong!r} that is left; "
+                    f"{self.file}: [layers] {own!r} = {theirs!r}: there is no {wrong!r} that is "
+                    f"left; "
                     f"near are {near}"
                 )
-            made = self._made(layer, unit)
+            made = made_of(layer, unit, related=True)  # a norm of another kind is the user's word
             if made is None:
                 raise SubjectError(
-                    f"names: [layers] {own!r} = {theirs!r}: their arrays are of other kinds or "
-                    f"shapes: {_shapes(layer)} and torch's {dict(unit.shapes)}"
+                    f"{self.file}: [layers] {own!r} = {theirs!r}: their arrays are of other kinds "
+                    f"or shapes: {_shapes(layer)} and torch's {dict(unit.shapes)}"
                 )
             self._add(layer, unit, made, "names.toml")
 
