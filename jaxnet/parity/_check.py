@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxnet._names import join
+from jaxnet._names import few, join
 from jaxnet.parity import _provenance
 from jaxnet.parity._batches import batch_findings
 from jaxnet.parity._buffers import UNKEPT, buffers_of, unkept
@@ -34,7 +34,7 @@ from jaxnet.parity._power import power as power_of
 from jaxnet.parity._preflight import beginning, settings, with_effects
 from jaxnet.parity._result import Coverage, Finding, Horizon, Report, Verdict
 from jaxnet.parity._site_results import SiteResults
-from jaxnet.parity._sites import few, module_name, phase_of
+from jaxnet.parity._sites import module_name, phase_of
 from jaxnet.parity._steps import StepRuns, Steps
 from jaxnet.parity._subject import Subject, is_ours, make_subject
 from jaxnet.parity._trace import Step, Trace, TraceError, generic_trace, read

@@ -127,7 +127,8 @@ def _origin(
     # The gradient at an output is made by what follows it.
     if flow is None:
         return f"after:{module_name(place)}"
-    after = flow.after(place)
+    # The last of a recurrent layer's outputs is its state too, and their gradients are one.
+    after = flow.after(place) or flow.after_call(place)
     followers = {place_of(site) for site in after}
     direct = {module_name(call) for call in flow.consumers.get(place, ())}
     for site in after:

@@ -51,6 +51,15 @@ class Flow:
     own: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
     unmet: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def after_call(self, output: str) -> list[str]:
+        """The sites of what torch computes from any output of the call that one is of."""
+        name = call_of(f"forward:{output}")
+        return [
+            site
+            for site, path in self.paths.items()
+            if any(call_of(f"forward:{call}") == name for call in path.calls)
+        ]
+
     def after(self, output: str) -> list[str]:
         """The sites of what torch or the checked program computes from an output."""
         return [
@@ -89,20 +98,14 @@ def flow_of(
         if call.parent is None
         for path in keys_of(call.output)
     }
-    # Of an outermost call that the checked program has no partner of, what its outputs are
-    # computed from: all that follows is one with the loss.
+    # Of an outermost call that the checked program has no partner of, as that of a plain flax
+    # model is, what its outputs are computed from: all that follows is one with the loss.
     alone = [call for call in step.calls if call.parent is None and call not in calls]
     keys = [key for call in alone for key in keys_of(call.output).values() if key in step]
     roots |= {output for key in keys for output in made.path(key).calls}
     # The output of the last call inside may be that of the outermost one.
     same = [paths.get(f"forward:{output}") for output in roots]
     roots |= {call for path in same if path and not path.functions for call in path.calls}
-    # Of a model of plain flax's the outermost call is not met: what it computes after the last
-    # call inside is a part of the loss.
-    met = {call.name for call in calls}
-    left = [each for each in step.calls if each.parent is None and each.name not in met]
-    ends = [key for each in left for key in keys_of(each.output).values() if key in step]
-    roots |= {name for key in ends for name in made.path(key).calls}
     return Flow(paths, evidence.consumers, frozenset(roots), own, _unmet(step, calls))
 
 

@@ -2,20 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxnet._names import named_modules
 from jaxnet.parity._layouts import SAME, View, view_of
 from jaxnet.parity._pairing import Pairing
 from jaxnet.parity._trace import Trace
-
-# The outputs of nnx.RNN with a carry, (c, h) for an LSTM, beside torch's outputs and (h, c).
-_CARRIED = {
-    ("0.0", "0.1", "1"): {"1": "0", "0.1": "1.0", "0.0": "1.1"},
-    ("0", "1"): {"1": "0", "0": "1"},
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +21,9 @@ class ForeignCall:
     Attributes:
         module: The name of torch's module.
         layout: The kind of its layout, as `view_of` takes it.
-        recurrent: Whether it is an nnx.RNN.
+        recurrent: Whether it is an nnx.RNN or an nnx.Bidirectional.
+        both: Whether it is an nnx.Bidirectional.
+        time: The axis of the time in its outputs; None where the last of them is not at the end.
         some: Whether flax's layer may have fewer arguments than torch's.
     """
 
@@ -33,9 +31,15 @@ class ForeignCall:
     layout: str
     recurrent: bool = False
     some: bool = False
+    both: bool = False
+    time: int | None = None
 
-    def view(self, own: tuple[int, ...], torch: tuple[int, ...], given: bool = False) -> View:
-        """The view of an argument (`given`) or of an output."""
+    def view(
+        self, own: tuple[int, ...], torch: tuple[int, ...], given: bool = False, path: str = ""
+    ) -> View:
+        """The view of an argument (`given`) or of an output, of which `path` is torch's."""
+        if self.recurrent and path.startswith("1"):
+            return SAME  # `formed` has brought it to torch's form
         if self.layout.startswith("flat ") and not given:
             return SAME
         if self.recurrent and len(torch) == len(own) + 1 and math.prod(own) == math.prod(torch):
@@ -44,13 +48,61 @@ class ForeignCall:
 
     def outputs(self, own: tuple[str, ...], theirs: Mapping[str, str]) -> dict[str, str]:
         """torch's paths of the parts of the output, by the model's."""
-        if self.recurrent and own in _CARRIED:
-            return _CARRIED[own]
-        if self.recurrent and len(own) > 1:
-            return {"1": "0"}  # what a layer of two directions carries is not compared
         if own == ("",) and "" not in theirs and "0" in theirs:
             return {"": "0"}  # an attention without its weights, outputs without a last state
         return {path: path for path in own}
+
+    def formed(self, output: Any, used: Collection[str]) -> tuple[Any, Callable[[Any], Any]]:
+        """The output in the form of torch's, as far as views do not make it, and the way back.
+
+        A recurrent layer of torch's gives its outputs, and its last state h or (h, c) with the
+        directions along the first axis.
+
+        Args:
+            output: flax's output: (carried, outputs), or the outputs alone.
+            used: torch's paths of what the recorded program uses.
+        """
+        if self.recurrent and isinstance(output, tuple):
+            return _carried(output, self.both)
+        last = {"1", "1.0"} & {*used}  # which a program may take from the outputs as well
+        if self.recurrent and last and self.time is not None and jnp.ndim(output) == 3:
+            return self._with_last(output, self.time, "1.0" in last)
+        return output, lambda formed: formed
+
+    def _with_last(
+        self, outputs: Any, time: int, in_pair: bool
+    ) -> tuple[Any, Callable[[Any], Any]]:
+        size = outputs.shape[-1] // (2 if self.both else 1)
+        ends = ((-1, slice(0, size)), (0, slice(size, None)))[: 2 if self.both else 1]
+        places = [(moment, slice(None), part) for moment, part in ends]
+
+        def back(formed: Any) -> Any:
+            outputs, state = formed
+            turned = jnp.moveaxis(outputs, time, 0)
+            for place, one in zip(places, state[0] if in_pair else state, strict=True):
+                turned = turned.at[place].set(one)
+            return jnp.moveaxis(turned, 0, time)
+
+        turned = jnp.moveaxis(outputs, time, 0)
+        state = jnp.stack([turned[place] for place in places])
+        return (outputs, (state,) if in_pair else state), back
+
+
+def _carried(output: Any, both: bool) -> tuple[Any, Callable[[Any], Any]]:
+    """`ForeignCall.formed` of (carried, outputs): flax's carry is h, or (c, h) of an LSTM."""
+    carried, outputs = output
+    each = carried if both else (carried,)
+    pairs = isinstance(each[0], tuple)
+
+    def back(formed: Any) -> Any:
+        outputs, state = formed
+        each = [*zip(*reversed(state), strict=True)] if pairs else [*state]
+        return (tuple(each) if both else each[0]), outputs
+
+    if not pairs:
+        return (outputs, jnp.stack(each)), back
+    cell, state = (jnp.stack(one) for one in zip(*each, strict=True))
+    return (outputs, (state, cell)), back
 
 
 def foreign_calls(trace: Trace, model: nnx.Module, pairing: Pairing) -> dict[str, ForeignCall]:
@@ -75,7 +127,13 @@ def foreign_calls(trace: Trace, model: nnx.Module, pairing: Pairing) -> dict[str
             kind = nnx.Bidirectional if config.get("bidirectional") else nnx.RNN
             if isinstance(rnn, kind) and whole:
                 same = rnn.time_major != bool(config.get("batch_first"))
-                found[outer] = ForeignCall(partner.module, "" if same else "swapped", True)
+                both = isinstance(rnn, nnx.Bidirectional)
+                layout = "" if same else "swapped"
+                backwards = getattr(rnn, "reverse", False)
+                time = None if backwards else 0 if rnn.time_major else 1
+                found[outer] = ForeignCall(
+                    partner.module, layout, recurrent=True, both=both, time=time
+                )
             continue
         some = isinstance(module, nnx.MultiHeadAttention)
         found[partner.own] = ForeignCall(partner.module, partner.layout, some=some)

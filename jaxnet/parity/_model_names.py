@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnet._names import join
+from jaxnet._names import few, join
 from jaxnet.parity._port import SubjectError
-from jaxnet.parity._sites import few
 from jaxnet.parity._trace import Trace
 from jaxnet.train._several import named_states
 

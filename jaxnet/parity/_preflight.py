@@ -15,13 +15,13 @@ import numpy as np
 from flax import nnx
 
 from jaxnet import nn
-from jaxnet._names import dotted, join
+from jaxnet._names import dotted, few, join
 from jaxnet.optim import Optimizer
 from jaxnet.optim._state_dict import has_torch_form, optimizer_state_dict
 from jaxnet.parity._learning_rates import UNKNOWN, learning_rates
 from jaxnet.parity._losses import ARGUMENTS, CRITERIA
 from jaxnet.parity._result import Finding, Setting
-from jaxnet.parity._sites import few, phase_of
+from jaxnet.parity._sites import phase_of
 from jaxnet.parity._subject import Subject
 from jaxnet.parity._trace import Trace
 from jaxnet.parity._tree import from_json

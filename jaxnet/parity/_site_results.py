@@ -4,12 +4,13 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from jaxnet._names import few
 from jaxnet.parity._evidence import FourRuns, StepEvidence
 from jaxnet.parity._judge import judge
 from jaxnet.parity._judgement import ORDER, Judgement, gradient_scale, null, rms, unlike
 from jaxnet.parity._result import Level, SiteResult
 from jaxnet.parity._rules import KINDS
-from jaxnet.parity._sites import call_of, few, module_name, phase_of
+from jaxnet.parity._sites import call_of, module_name, phase_of
 from jaxnet.parity._trace import Step, Trace
 
 # What torch's optimizers compute by numbers that are float32 although the parameters are float64:

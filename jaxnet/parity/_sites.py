@@ -3,8 +3,6 @@
 `_trace` says which phases there are.
 """
 
-from collections.abc import Sequence
-
 
 def at(site: str, path: str) -> str:
     """The site of a part of a value; the path "" is that of the whole value."""
@@ -30,9 +28,3 @@ def place_of(site: str) -> str:
 def module_name(call: str) -> str:
     """The module of a call or of a part of its output: "fc1" of "fc1#0.1"."""
     return call.partition("#")[0]
-
-
-def few(names: Sequence[str], most: int = 4) -> str:
-    """The first of some names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxnet._names import few
 from jaxnet.parity._judge import judge
-from jaxnet.parity._sites import few, phase_of
+from jaxnet.parity._sites import phase_of
 from jaxnet.parity._trace import Step
 
 # What a step begins with, and by what name a difference is called.

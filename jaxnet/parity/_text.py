@@ -5,9 +5,10 @@ import html
 import math
 from collections.abc import Iterator, Sequence
 
+from jaxnet._names import few
 from jaxnet.parity._judgement import Judgement
 from jaxnet.parity._result import Alternative, Finding, Report, Setting, SiteResult
-from jaxnet.parity._sites import few, phase_of, place_of
+from jaxnet.parity._sites import phase_of, place_of
 
 # The levels whose results stand for themselves: in the others one difference makes more.
 ISOLATED = ("preflight", "layer", "step")

@@ -43,8 +43,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from jaxnet._files import replacing, write_text
+from jaxnet._names import few
 from jaxnet.parity._seeded import replayed
-from jaxnet.parity._sites import few
 from jaxnet.parity._stored import more, same_bits, save
 from jaxnet.parity._tree import from_json
 

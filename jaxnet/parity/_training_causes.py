@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from jaxnet._names import few
 from jaxnet.parity._attribute import Cause, attribute
 from jaxnet.parity._evidence import Evidence, StepEvidence
 from jaxnet.parity._explained import READ, Explained, Read, constant, explained_by, merged
@@ -15,7 +16,7 @@ from jaxnet.parity._losses import loss_references
 from jaxnet.parity._rebuilt import of_call
 from jaxnet.parity._result import Finding, SiteResult
 from jaxnet.parity._schedules import rates
-from jaxnet.parity._sites import few, phase_of
+from jaxnet.parity._sites import phase_of
 from jaxnet.parity._steps import StepRuns
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._traps.gradients import Gradient

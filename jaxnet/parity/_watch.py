@@ -294,7 +294,10 @@ class Watch:
         keys = keys_of(there.output)
         found = set()
         names: Mapping[str, str] = {}
+        back: Callable[[Any], Any] = lambda formed: formed  # noqa: E731
         if foreign is not None:
+            used = [p for p in keys if at(f"grad:{there.name}", p) in self.recorded]
+            output, back = foreign.formed(output, used)
             paths = [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(output)]
             names = foreign.outputs(tuple(paths), keys)
 
@@ -306,7 +309,7 @@ class Watch:
             found.add(where)
             site = at(f"forward:{there.name}", where)
             recorded = self.recorded[key]
-            view = _view(foreign, own, recorded)
+            view = _view(foreign, own, recorded, path=where)
             own = view.torch(own)
             self.noted[site] = own
             floating = jnp.issubdtype(own.dtype, jnp.floating)
@@ -338,7 +341,7 @@ class Watch:
             self.notes.errors.setdefault(
                 there.name, f"the outputs {missing} of torch's are not among the program's"
             )
-        return output
+        return back(output)
 
 
 def _level() -> Any:
@@ -346,9 +349,11 @@ def _level() -> Any:
     return jax.extend.core.get_opaque_trace_state(convention="nnx")
 
 
-def _view(foreign: ForeignCall | None, own: Any, recorded: Any, given: bool = False) -> View:
+def _view(
+    foreign: ForeignCall | None, own: Any, recorded: Any, given: bool = False, path: str = ""
+) -> View:
     """The view of an argument or an output in torch's layout."""
-    return SAME if foreign is None else foreign.view(own.shape, recorded.shape, given)
+    return SAME if foreign is None else foreign.view(own.shape, recorded.shape, given, path)
 
 
 def is_module(x: Any) -> bool:

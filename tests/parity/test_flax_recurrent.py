@@ -1,0 +1,115 @@
+"""What recurrent layers of plain flax carry beside what torch's give."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import nnx
+
+from jaxnet import parity
+from tests.parity.flax_faults import GRU, LSTM
+
+ROWS, TIME, WIDTH, SIZE = 2, 4, 3, 5
+
+
+@pytest.fixture(autouse=True)
+def usual_settings():
+    """flax and optax do not run under the strictness of these tests, as a user's would not."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def recorded(folder, kind, used, both=True, batch_first=True):
+    """One step of a recurrent layer of which `used` ("outputs", "state", "cell") goes on."""
+    import torch
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = getattr(torch.nn, kind)
+            self.rnn = layer(WIDTH, SIZE, batch_first=batch_first, bidirectional=both)
+            self.fc = torch.nn.Linear(SIZE * (1 + both), 2)
+
+        def forward(self, x):
+            outputs, carried = self.rnn(x)
+            state, cell = carried if kind == "LSTM" else (carried, None)
+            time = 1 if batch_first else 0
+            last = {"outputs": outputs.mean(time), "state": state, "cell": cell}[used]
+            return self.fc(last if used == "outputs" else torch.cat([*last], -1))
+
+    torch.manual_seed(0)
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    shape = (ROWS, TIME, WIDTH) if batch_first else (TIME, ROWS, WIDTH)
+    with parity.recording(folder, steps=1):
+        model(torch.randn(shape)).square().mean().backward()
+        optimizer.step()
+    return folder
+
+
+class Port(nnx.Module):
+    def __init__(self, kind, used, both=True, carry=True, swapped=False):
+        rngs = nnx.Rngs(0)
+        cell = {"LSTM": LSTM, "GRU": GRU}[kind]
+        rnn = [nnx.RNN(cell(WIDTH, SIZE, rngs=rngs)) for _ in range(1 + both)]
+        self.rnn = nnx.Bidirectional(*rnn) if both else rnn[0]
+        self.fc = nnx.Linear(SIZE * (1 + both), 2, rngs=rngs)
+        self.kind, self.used, self.both, self.carry = kind, used, both, carry
+        self.swapped = swapped
+
+    def __call__(self, x):
+        x = x.swapaxes(0, 1) if self.swapped else x
+        if not self.carry:
+            outputs = self.rnn(x)
+            last = outputs[:, -1]
+            if self.both:
+                last = jnp.concatenate([last[:, :SIZE], outputs[:, 0, SIZE:]], -1)
+            return self.fc(outputs.mean(1) if self.used == "outputs" else last)
+        carried, outputs = self.rnn(x, return_carry=True)
+        each = carried if self.both else (carried,)
+        if self.kind == "LSTM":
+            each = [one[0 if self.used == "cell" else 1] for one in each]
+        return self.fc(outputs.mean(1) if self.used == "outputs" else jnp.concatenate(each, -1))
+
+
+def squares(model, batch):
+    return jnp.mean(model(batch[0]) ** 2)
+
+
+FORMS = [
+    ("GRU", "outputs", {}), ("GRU", "state", {}), ("LSTM", "outputs", {}), ("LSTM", "state", {}),
+    ("LSTM", "cell", {}), ("GRU", "state", {"both": False}), ("LSTM", "cell", {"both": False}),
+    ("GRU", "state", {"swapped": True}),
+    ("GRU", "state", {"carry": False}), ("LSTM", "state", {"carry": False, "both": False}),
+]  # fmt: skip
+
+
+@pytest.mark.torch
+@pytest.mark.long  # each is a check
+@pytest.mark.parametrize(("kind", "used", "options"), FORMS)
+def test_a_right_port_is_the_same_whatever_it_carries(tmp_path, kind, used, options):
+    swapped, both = options.get("swapped", False), options.get("both", True)
+    folder = recorded(tmp_path / "trace", kind, used, both, batch_first=not swapped)
+    model = Port(kind, used, **options)
+    report = parity.check(folder, model, squares, optax.sgd(0.1), weights="copy")
+    assert report.verdict == "same", str(report)
+    assert "rnn" in report.coverage["modules"].seen
+    if options.get("carry", True):
+        sites = {"GRU": ["1"], "LSTM": ["1.0", "1.1"]}[kind]
+        compared = {result.site for result in report.results}
+        assert {f"forward:rnn#0.{site}" for site in sites} <= compared
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_the_directions_of_what_is_carried_are_told_apart(tmp_path):
+    class Turned(Port):
+        def __call__(self, x):
+            carried, _ = self.rnn(x, return_carry=True)
+            return self.fc(jnp.concatenate(carried[::-1], -1))
+
+    folder = recorded(tmp_path / "trace", "GRU", "state")
+    model = Turned("GRU", "state")
+    report = parity.check(folder, model, squares, optax.sgd(0.1), weights="copy")
+    assert [f.origin for f in report.findings] == ["between:input:fc#0.0"], str(report)
+    assert "the operands are swapped" in str(report.findings[0].cause)
