@@ -20,7 +20,7 @@ from flax import nnx
 from jaxnet._intercept import Call, intercept
 from jaxnet._keys import keys
 from jaxnet.optim import Optimizer
-from jaxnet.parity._foreign_calls import ForeignCall, foreign_calls
+from jaxnet.parity._foreign_calls import Partners, foreign_calls
 from jaxnet.parity._foreign_trace import as_seen
 from jaxnet.parity._layouts import gradients_to_model, to_model, to_torch
 from jaxnet.parity._names_file import Names
@@ -252,7 +252,7 @@ class Foreign:
     model: Adapted
     loss: Callable[..., Any]
     optimizer: Any
-    partners: Mapping[str, ForeignCall]
+    partners: Partners
     pairing: Pairing
 
 

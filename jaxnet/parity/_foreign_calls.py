@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxnet._names import named_modules
+from jaxnet.parity._jax_draws import PLAIN, Layouts
 from jaxnet.parity._layouts import SAME, View, view_of
 from jaxnet.parity._pairing import Pairing
 from jaxnet.parity._trace import Trace
@@ -105,11 +106,22 @@ def _carried(output: Any, both: bool) -> tuple[Any, Callable[[Any], Any]]:
     return (outputs, (state, cell)), back
 
 
-def foreign_calls(trace: Trace, model: nnx.Module, pairing: Pairing) -> dict[str, ForeignCall]:
-    """The layers of the model that torch calls as modules, by their names in the model."""
+class Partners(dict[str, ForeignCall]):
+    """The layers of the model that torch calls as modules, by their names in the model.
+
+    Attributes:
+        layouts: The layouts of its data beside torch's.
+    """
+
+    layouts: Layouts = PLAIN
+
+
+def foreign_calls(trace: Trace, model: nnx.Module, pairing: Pairing) -> Partners:
+    """The layers of the model that torch calls as modules."""
     modules = dict(named_modules(model))
     called = {call.module for step in trace.steps for call in step.calls}
-    found: dict[str, ForeignCall] = {}
+    found = Partners()
+    found.layouts = _layouts(trace, modules, pairing)
     for partner in pairing.partners:
         if not partner.module and partner.torch:
             continue
@@ -117,29 +129,56 @@ def foreign_calls(trace: Trace, model: nnx.Module, pairing: Pairing) -> dict[str
             continue
         module = modules.get(partner.own)
         if isinstance(module, nnx.RNNCellBase):
-            outer = partner.own.rpartition(".")[0]
-            rnn = modules.get(outer)
             config = trace.modules[partner.module].config
-            whole = config.get("num_layers", 1) == 1
-            if config.get("bidirectional"):
-                outer = outer.rpartition(".")[0]
-                rnn = modules.get(outer)
-            kind = nnx.Bidirectional if config.get("bidirectional") else nnx.RNN
-            if isinstance(rnn, kind) and whole:
-                same = rnn.time_major != bool(config.get("batch_first"))
+            outer, rnn = _around(modules, partner.own)
+            if rnn is not None and config.get("num_layers", 1) == 1:
                 both = isinstance(rnn, nnx.Bidirectional)
-                layout = "" if same else "swapped"
-                backwards = getattr(rnn, "reverse", False)
-                time = None if backwards else 0 if rnn.time_major else 1
-                found[outer] = ForeignCall(
-                    partner.module, layout, recurrent=True, both=both, time=time
-                )
+                if both == bool(config.get("bidirectional")):
+                    same = rnn.time_major != bool(config.get("batch_first"))
+                    layout = "" if same else "swapped"
+                    backwards = getattr(rnn, "reverse", False)
+                    time = None if backwards else 0 if rnn.time_major else 1
+                    found[outer] = ForeignCall(
+                        partner.module, layout, recurrent=True, both=both, time=time
+                    )
             continue
         some = isinstance(module, nnx.MultiHeadAttention)
         found[partner.own] = ForeignCall(partner.module, partner.layout, some=some)
     return found
 
 
-def has_images(partners: Mapping[str, ForeignCall] | None) -> bool:
-    """Whether layers have their channels last, where torch's have them second."""
-    return any(each.layout == "channels" for each in (partners or {}).values())
+def _around(modules: Mapping[str, nnx.Module], cell: str) -> tuple[str, Any]:
+    """The name and the module of the nnx.RNN, or of the nnx.Bidirectional, around a cell."""
+    name, rnn = "", None
+    while cell and isinstance(
+        outer := modules.get(cell := cell.rpartition(".")[0]), nnx.RNN | nnx.Bidirectional
+    ):
+        name, rnn = cell, outer
+    return name, rnn
+
+
+def _layouts(trace: Trace, modules: Mapping[str, nnx.Module], pairing: Pairing) -> Layouts:
+    """The layouts that the layers of a model declare, beside those of their partners."""
+    orders: set[bool] = set()
+    first: set[bool] = set()
+    ranks: set[int] = set()
+    for partner in pairing.partners:
+        module = modules.get(partner.own)
+        known = trace.modules.get(partner.module)
+        batch_first = known is not None and bool(known.config.get("batch_first"))
+        if isinstance(module, nnx.RNNCellBase):
+            _, rnn = _around(modules, partner.own)
+            if rnn is not None:
+                orders.add(rnn.time_major == batch_first)
+                first.add(not rnn.time_major)
+        elif isinstance(module, nnx.MultiHeadAttention):
+            orders.add(not batch_first)
+        elif partner.layout == "channels":
+            kernels = (len(one.shape) for one in partner.made.values() if len(one.shape) > 2)
+            ranks.add(max(kernels, default=4))
+    return Layouts(
+        images=bool(ranks),
+        lines=ranks == {3} and not orders,
+        swapped=None if len(orders) > 1 else True in orders,
+        batch_first=None if len(first) > 1 else True in first,
+    )

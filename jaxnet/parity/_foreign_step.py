@@ -11,6 +11,7 @@ from flax import nnx
 from jaxnet.parity._foreign import Adapted, adapted, as_by_itself, chosen_precision
 from jaxnet.parity._foreign_calls import foreign_calls
 from jaxnet.parity._foreign_trace import as_seen
+from jaxnet.parity._jax_draws import PLAIN, Layouts
 from jaxnet.parity._layouts import to_model, to_torch
 from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing, pair
@@ -30,6 +31,7 @@ class ForeignStep:
         step: The step of it.
         pairing: Which layers are which of torch's.
         optimizers: The transformations of optax in the optimizers of the user's state.
+        layouts: The layouts of its data beside torch's.
     """
 
     trace: Trace
@@ -37,6 +39,7 @@ class ForeignStep:
     step: Callable[[Any, Any], tuple[Any, Any]]
     pairing: Pairing
     optimizers: tuple[Any, ...] = ()
+    layouts: Layouts = PLAIN
 
 
 def model_in(state: Any) -> tuple[tuple[Any, ...], nnx.Module] | None:

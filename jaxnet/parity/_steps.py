@@ -21,8 +21,7 @@ from jaxnet.parity import _lbfgs
 from jaxnet.parity._draws import DrawsError, Replay, described, drawn
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._force import QUICK
-from jaxnet.parity._foreign_calls import has_images
-from jaxnet.parity._jax_draws import supplied
+from jaxnet.parity._jax_draws import PLAIN, supplied
 from jaxnet.parity._lbfgs import is_lbfgs
 from jaxnet.parity._loops import one_by_one
 from jaxnet.parity._perturbed import perturbed, spread
@@ -423,16 +422,18 @@ def _replayed(
     subject: Subject, recorded: Step, order: Sequence[int]
 ) -> Callable[..., tuple[Any, list[Any]]]:
     """The step on the batches of a recorded one, with its draws."""
-    calls = (call for calls in Plan(recorded).calls.values() for call in calls)
+    plan = Plan(recorded, subject.trace.modules)
+    calls = (call for calls in plan.calls.values() for call in calls)
     needed = {number for call in calls for number in call.draws}
 
     def run(state: Any, batches: Any, draws: Any) -> tuple[Any, list[Any]]:
         replay = Replay(recorded.draws, dict(enumerate(draws)), list(order), [])
         losses = []
         foreign = subject.partners is not None
+        layouts = PLAIN if subject.partners is None else subject.partners.layouts
         with (
             one_by_one(replay.concerns),
-            supplied(replay.take, foreign, has_images(subject.partners)),
+            supplied(replay.take, foreign, layouts, plan.is_inside(replay)),
         ):
             for batch in batches:
                 state, metrics = subject.step(state, batch)

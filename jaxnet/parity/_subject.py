@@ -18,7 +18,7 @@ from jaxnet.optim import SGD, Optimizer, accumulate
 from jaxnet.optim._state_dict import has_torch_form
 from jaxnet.parity._double_state import exact, with_arrays
 from jaxnet.parity._foreign import Foreign, adapt, is_foreign
-from jaxnet.parity._foreign_calls import ForeignCall
+from jaxnet.parity._foreign_calls import Partners
 from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
 from jaxnet.parity._model_names import own_parameters, recorded_models
 from jaxnet.parity._names_file import Names
@@ -86,7 +86,7 @@ class Subject:
     reduction: str
     orders: Mapping[str, tuple[str, ...]]
     trace: Trace
-    partners: Mapping[str, ForeignCall] | None = None
+    partners: Partners | None = None
     pairing: Pairing | None = None
     updated: bool = True
     criterion: Any = None
@@ -177,6 +177,7 @@ def make_subject(
     """
     foreign: Foreign | None = None
     pairing: Pairing | None = None
+    own_partners: Partners | None = None
     if (model is None) == (step is None):
         raise TypeError(
             "check: accepted are a model, its loss and its optimizer, or step= and state="
@@ -221,6 +222,8 @@ def make_subject(
             step = make_train_step(own.loss, own.optimizer)
         elif own is not None:
             pairing, trace, step, state = own.pairing, own.trace, own.step, own.state
+            own_partners = Partners()  # the step is not looked into
+            own_partners.layouts = own.layouts
         if not callable(step) or not named_states(state):
             raise TypeError(
                 f"check: step: {step!r}, state: {type(state).__name__}; accepted are a function "
@@ -246,7 +249,7 @@ def make_subject(
         reduction=reduction or "mean",
         orders={name: tuple(own_parameters(trace, theirs)) for name, theirs in models.items()},
         trace=trace,
-        partners=foreign.partners if foreign else {} if pairing else None,
+        partners=foreign.partners if foreign else own_partners,
         pairing=pairing or (foreign.pairing if foreign else None),
         criterion=None if model is None else criterion,
         updated=updated,

@@ -20,8 +20,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxnet._intercept import Call
 from jaxnet._names import dotted
 from jaxnet.parity._draws import Replay, described, zeros
-from jaxnet.parity._foreign_calls import ForeignCall, has_images
-from jaxnet.parity._jax_draws import supplied
+from jaxnet.parity._foreign_calls import ForeignCall, Partners
+from jaxnet.parity._jax_draws import PLAIN, supplied
 from jaxnet.parity._layouts import SAME, View
 from jaxnet.parity._loops import one_by_one
 from jaxnet.parity._notes import Notes
@@ -64,6 +64,16 @@ class Plan:
                 self.beginnings.add(updates)
         inside = {number for call in step.calls for number in call.draws}
         self.loose = tuple(n for n in range(len(step.draws)) if n not in inside)
+
+    def is_inside(self, replay: Replay) -> Callable[[], bool]:
+        """A function that says whether a recurrent layer made the draw that was taken last."""
+        inside = {
+            number
+            for call in self.step.calls
+            if is_recurrent(self.modules.get(call.module))
+            for number in (*call.draws, *call.elsewhere)
+        }
+        return lambda: bool(replay.taken) and replay.taken[-1] in inside
 
     def call(self, module: str, number: int) -> Recorded | None:
         calls = self.calls.get(module, [])
@@ -141,7 +151,7 @@ class Watch:
         recorded: Mapping[str, Any],
         draws: Mapping[str, Any],
         count: Counter[str],
-        partners: Mapping[str, ForeignCall] | None = None,
+        partners: Partners | None = None,
     ) -> None:
         self.plan, self.notes, self.forced = plan, notes, forced
         self.partners = partners
@@ -170,7 +180,7 @@ class Watch:
         """Whether a function that is called some times calls modules as often as torch does."""
         self.met = Counter()
         try:
-            with supplied(zeros, self.partners is not None, has_images(self.partners)):
+            with supplied(zeros, self.partners is not None):
                 function()
             left = {n: len(self.plan.calls.get(n, ())) - self.count[n] for n in self.met}
             return bool(left) and all(self.met[n] * times <= left[n] for n in left if left[n] > 0)
@@ -239,7 +249,9 @@ class Watch:
         """Supplies the recorded draws of a call."""
         arrays = {number: self.draws[str(number)] for number in numbers}
         replay = Replay(self.plan.step.draws, arrays, list(numbers), self.notes.draws)
-        with supplied(replay.take, self.partners is not None, has_images(self.partners)):
+        layouts = PLAIN if self.partners is None else self.partners.layouts
+        inside = self.plan.is_inside(replay)
+        with supplied(replay.take, self.partners is not None, layouts, inside):
             yield
         if replay.left and name:
             self.notes.errors[name] = (

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxnet import nn, parity
 from jaxnet.parity._draws import DrawsError
 from jaxnet.parity._foreign import adapted, as_by_itself
-from jaxnet.parity._jax_draws import supplied
+from jaxnet.parity._jax_draws import PLAIN, Layouts, supplied
 from jaxnet.parity._layouts import SAME, channels_last, flattened, to_model, to_torch, view_of
 from jaxnet.parity._pairing import pair
 from jaxnet.parity._port import SubjectError
@@ -308,23 +308,54 @@ def test_a_layer_that_is_given_the_batch_as_the_time_gets_it_so():
     assert view_of("swapped", (4, 5, 8), (4, 5, 8)) is SAME
 
 
-def test_masks_of_fewer_numbers_and_of_the_time_first_are_taken_from_torchs():
-    recorded = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+def replayed(recorded, shape, layouts=PLAIN, inside=False):
+    """A mask of some shape, drawn by a program that is given a recorded one."""
 
     def take(owner, shapes, asked):
         if recorded.shape in shapes:
             return recorded
         raise DrawsError(f"{shapes[0]}")
 
-    with supplied(take, foreign=True):
-        key = jax.random.key(0)
-        np.testing.assert_array_equal(
-            jax.random.bernoulli(key, 0.5, (2, 3, 1)), recorded[..., :1].astype(bool)
-        )
-        turned = jax.random.bernoulli(key, 0.5, (3, 2, 4))
-        np.testing.assert_array_equal(turned, recorded.swapaxes(0, 1).astype(bool))
-        with pytest.raises(DrawsError):
-            jax.random.bernoulli(key, 0.5, (2, 5, 4))
+    with supplied(take, True, layouts, lambda: inside):
+        return np.asarray(jax.random.bernoulli(jax.random.key(0), 0.5, shape))
+
+
+def mask(*shape):
+    """A random mask that no exchange of its axes leaves as it is."""
+    return np.random.default_rng(0).random(shape) < 0.5
+
+
+def test_masks_of_fewer_numbers_and_of_the_time_first_are_taken_from_torchs():
+    recorded = mask(2, 3, 4)
+    np.testing.assert_array_equal(replayed(recorded, (2, 3, 1)), recorded[..., :1])
+    np.testing.assert_array_equal(replayed(recorded, (3, 2, 4)), recorded.swapaxes(0, 1))
+    with pytest.raises(DrawsError):
+        replayed(recorded, (2, 5, 4))
+
+
+def test_masks_whose_shape_does_not_tell_their_order_have_that_of_the_layers():
+    square = mask(3, 3, 4)
+    turned = square.swapaxes(0, 1)
+    assert (turned != square).any()
+    for layouts, inside, expected in (
+        (PLAIN, False, square),
+        (Layouts(swapped=True), False, turned),
+        (Layouts(swapped=True), True, square),
+        (Layouts(batch_first=True), False, square),
+        (Layouts(batch_first=True), True, turned),
+    ):
+        np.testing.assert_array_equal(replayed(square, (3, 3, 4), layouts, inside), expected)
+        few = replayed(square, (3, 3, 1), layouts, inside)
+        np.testing.assert_array_equal(few, expected[..., :1])
+    with pytest.raises(DrawsError, match=r"batch and time, are both 3.*a batch of another size"):
+        replayed(square, (3, 3, 4), Layouts(swapped=None))
+    # Of other sizes the shape tells it, whatever the layers declare.
+    np.testing.assert_array_equal(replayed(mask(2, 3, 4), (2, 3, 4), Layouts(swapped=None)),
+        mask(2, 3, 4))  # fmt: skip
+    line = mask(2, 4, 4)
+    np.testing.assert_array_equal(replayed(line, (2, 4, 4)), line)
+    channels = replayed(line, (2, 4, 4), Layouts(images=True, lines=True))
+    np.testing.assert_array_equal(channels, line.swapaxes(1, 2))
 
 
 # -- settings

@@ -113,3 +113,56 @@ def test_the_directions_of_what_is_carried_are_told_apart(tmp_path):
     report = parity.check(folder, model, squares, optax.sgd(0.1), weights="copy")
     assert [f.origin for f in report.findings] == ["between:input:fc#0.0"], str(report)
     assert "the operands are swapped" in str(report.findings[0].cause)
+
+
+@pytest.fixture(params=[(False, 1), (True, 2), (False, 2)], ids=str)
+def dropped(request, tmp_path):
+    """A recurrent network with dropout, with as many rows as moments, and its port."""
+    import torch
+
+    batch_first, layers = request.param
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            options = {"batch_first": batch_first, "num_layers": layers}
+            self.rnn = torch.nn.LSTM(WIDTH, SIZE, dropout=0.4 * (layers - 1), **options)
+            self.drop, self.fc = torch.nn.Dropout(0.3), torch.nn.Linear(SIZE, 2)
+
+        def forward(self, x):
+            x = x if batch_first else x.transpose(0, 1)
+            x = self.drop(self.rnn(x)[0])
+            x = x if batch_first else x.transpose(0, 1)
+            return self.fc(x)
+
+    class Dropped(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.rnn = nnx.List(
+                nnx.RNN(LSTM(SIZE if i else WIDTH, SIZE, rngs=rngs)) for i in range(layers)
+            )
+            self.inner, self.drop = nnx.Dropout(0.4, rngs=rngs), nnx.Dropout(0.3, rngs=rngs)
+            self.fc = nnx.Linear(SIZE, 2, rngs=rngs)
+
+        def __call__(self, x):
+            for i, rnn in enumerate(self.rnn):
+                x = rnn(self.inner(x) if i else x)
+            return self.fc(self.drop(x))
+
+    torch.manual_seed(0)
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    weight = torch.arange(1.0, 4.0)[:, None, None] ** torch.arange(3.0)[None, :, None]
+    inputs = weight * torch.randn(3, 3, WIDTH)
+    with parity.recording(tmp_path / "trace", steps=1):
+        model(inputs).square().mean().backward()
+        optimizer.step()
+    return tmp_path / "trace", Dropped()
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_masks_are_torchs_where_there_are_as_many_rows_as_moments(dropped):
+    folder, model = dropped
+    report = parity.check(folder, model, squares, optax.sgd(0.1), weights="copy")
+    assert report.verdict == "same", str(report)
