@@ -280,9 +280,8 @@ _FUNCTIONS: list[Plant] = [
     planted("embedding-padding-zero", FILLED, model=_embedded(faults.ZeroEmbed)),
     # torch changes the weight itself when rows are looked up, so that no program of plain flax is
     # the same; and its update is not that of its optimizer alone.
-    planted("embedding-max-norm", in_tokens("Embed, max_norm", layer("Tanh"), jnp.tanh,
-        first=layer("Embedding", WORDS, WIDTH, max_norm=1.0), place="0"),
-        more=(Fault("update", ""),)),
+    planted("embedding-max-norm", EMBED, task=in_tokens("Embed", layer("Tanh"), jnp.tanh,
+        first=layer("Embedding", WORDS, WIDTH, max_norm=1.0)).task, more=(Fault("update", ""),)),
     planted("embedding-offset", EMBED, model=_embedded(faults.MovedEmbed), offset=2),
 ]  # fmt: skip
 

@@ -209,9 +209,22 @@ def said(trap: str, **values: Any) -> str:
     return "".join(parts)
 
 
+@dataclasses.dataclass(frozen=True)
+class Planted(Plant):
+    """A row of the catalogue in a program.
+
+    Attributes:
+        program: The program.
+        wrong: The program with the fault.
+    """
+
+    program: Program | None = None
+    wrong: Program | None = None
+
+
 def planted(trap: str, program: Program, wrong: Any = None, *, place: str = "", step: int = 0,
             title: str = "", more: Sequence[Fault] = (), says: str = "",
-            **changes: Any) -> Plant:  # fmt: skip
+            **changes: Any) -> Planted:  # fmt: skip
     """A row of the catalogue in a program.
 
     Args:
@@ -229,6 +242,6 @@ def planted(trap: str, program: Program, wrong: Any = None, *, place: str = "", 
     if wrong is not None:
         own["middle"] = wrong if isinstance(wrong, tuple) else (wrong,)
     name = f"flax: {trap}{title and ', '}{title}"
-    pair = dataclasses.replace(program, **own).pair(name)
+    made = dataclasses.replace(program, **own)
     fault = Fault(place or program.place, says or said(trap, **changes), step)
-    return Plant(name, "flax row", pair, (fault, *more), program.steps)
+    return Planted(name, "flax row", made.pair(name), (fault, *more), program.steps, program, made)

@@ -45,6 +45,19 @@ def test_every_row_is_planted_or_left_out_for_a_reason():
 
 
 def test_each_plant_changes_a_program_that_is_tried_without_a_fault():
+    tried = {id(program) for program in PROGRAMS}
+    assert [plant.name for plant in ROWS if id(plant.program) not in tried] == []
+    assert [p.name for p in ROWS if p.wrong.steps != p.program.steps] == []
+    parts = ("task", "model", "middle", "loss", "optimizer", "load")
+    unchanged = [
+        plant.name
+        for plant in ROWS
+        if all(getattr(plant.wrong, part) == getattr(plant.program, part) for part in parts)
+    ]
+    assert unchanged == []
+
+
+def test_programs_and_plants_have_names_of_their_own():
     names = [program.name for program in PROGRAMS]
     assert sorted(set(names)) == sorted(names)
     assert len(PLANTS) == len(ROWS)
