@@ -32,7 +32,7 @@ from jaxnet.parity._plant import add_plantings
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._preflight import beginning, settings, with_effects
-from jaxnet.parity._result import Coverage, Finding, Horizon, Report, Verdict
+from jaxnet.parity._result import Coverage, Finding, Horizon, Report, SiteResult, Verdict
 from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import module_name, phase_of
 from jaxnet.parity._steps import StepRuns, Steps
@@ -290,18 +290,30 @@ class _Check:
         self._begun(first)
         if apart:
             names = few([result.place for result in apart])
-            self.preflight.append(
-                Finding(
-                    site=apart[0].site,
-                    step=first.index,
-                    level="preflight",
-                    kind="preflight",
-                    message=f"the initial numbers of {names} are others than torch's",
-                    fix="load torch's weights, or build the layers in torch's order from "
-                    'jaxnet.random.Generator(seed); weights="copy" compares all else',
-                    results=apart,
-                )
+            self._at_start(
+                apart,
+                "preflight",
+                f"the initial numbers of {names} are others than torch's",
+                "load torch's weights, or build the layers in torch's order from "
+                'jaxnet.random.Generator(seed); weights="copy" compares all else',
             )
+
+    def _at_start(
+        self, apart: list[SiteResult], kind: str, message: str, fix: str, origin: str = ""
+    ) -> None:
+        """Adds a finding of what the programs begin with."""
+        self.preflight.append(
+            Finding(
+                site=apart[0].site,
+                step=apart[0].step,
+                level="preflight",
+                kind=kind,
+                message=message,
+                fix=fix,
+                results=apart,
+                origin=origin,
+            )
+        )
 
     def _begun(self, first: Step) -> None:
         """Compares what the optimizer begins with: in all that follows it is given torch's."""
@@ -317,17 +329,12 @@ class _Check:
                 apart.append(result)
                 values = values or f"{place} is {_first(own)}; torch's is {_first(first[site])}"
         if apart:
-            self.preflight.append(
-                Finding(
-                    site=apart[0].site,
-                    step=first.index,
-                    level="preflight",
-                    kind="different",
-                    message=f"the optimizer begins with another state than torch's: {values}",
-                    fix="the hyperparameters of the torch program's optimizer",
-                    results=apart,
-                    origin="optimizer",
-                )
+            self._at_start(
+                apart,
+                "different",
+                f"the optimizer begins with another state than torch's: {values}",
+                "the hyperparameters of the torch program's optimizer",
+                "optimizer",
             )
 
     def _layers(self, step: Step, states: Mapping[bool, Any]) -> StepEvidence | None:
@@ -387,8 +394,10 @@ class _Check:
         for site in unkept(step, self.buffers).values():
             self.results.fail(step, site, UNKEPT, "layer")
         for what, message in runs.errors.items():
-            if what == "float64":
-                self.notes[f"float32 evidence: the program has no float64: {message}{NOTE}"] = None
+            if what.startswith("float64"):
+                which = "update" if what == "float64 update" else "program"
+                words = f"float32 evidence: the {which} has no float64: {message}{NOTE}"
+                self.notes[words] = None
             elif what == "step":
                 self.results.fail(step, "loss:0", message, "step")
             elif what == "update":

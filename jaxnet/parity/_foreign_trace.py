@@ -26,19 +26,20 @@ def as_seen(trace: Trace, modules: Set[str]) -> Trace:
         trace: The trace.
         modules: The names of the modules that the model has.
     """
-    return dataclasses.replace(
-        trace, steps=tuple(_seen(trace, step, modules) for step in trace.steps)
-    )
-
-
-def _seen(trace: Trace, step: Step, modules: Set[str]) -> Step:
-    inside = {call.parent for call in step.calls}
     owners = {
         name.rpartition(".")[0]
         for known in (trace.parameters, trace.buffers)
         for first, about in known.items()
         for name in about.get("names", (first,))
     }
+    return dataclasses.replace(
+        trace, steps=tuple(_seen(trace, step, modules, owners) for step in trace.steps)
+    )
+
+
+def _seen(trace: Trace, step: Step, modules: Set[str], owners: Set[str]) -> Step:
+    """A step as in `as_seen`; `owners` are the modules with parameters or buffers of their own."""
+    inside = {call.parent for call in step.calls}
     calls: list[Call] = []
     functions: list[Function] = list(step.functions)
     kept: dict[int | None, int | None] = {None: None}

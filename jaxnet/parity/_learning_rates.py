@@ -68,7 +68,17 @@ def _group(
                 yield f"it stays {constant:.7g}; torch's program has {words}", words, ""
             return
         step, every = _apart(torch, table)
-        if step is not None and every:
+        if step is not None and _alike(torch(0), table[0]) and _is_steady(table):
+            if every:
+                more = f", which stays so only if scheduler.step() is called once in {every} "
+                more += "updates or less often"
+            yield (
+                f"it stays {table[0]:.7g} in the {len(table)} updates that are known of it; "
+                f"torch's program has {words}{more if every else ''}",
+                words,
+                UNKNOWN if every else "",
+            )
+        elif step is not None and every:
             yield (
                 f"it is that of torch's {kind} only if torch's program calls scheduler.step() "
                 f"once in {every} updates or so",
@@ -126,6 +136,10 @@ def _apart(
         if all(_alike(theirs[step // every], float(own)) for step, own in enumerate(table)):
             return wrong[0], every
     return wrong[0], 0
+
+
+def _is_steady(table: Sequence[float] | np.ndarray) -> bool:
+    return all(_alike(rate, table[0]) for rate in table)
 
 
 def _moves(torch: Callable[[int], float], most: int = 1000) -> bool:

@@ -86,7 +86,7 @@ class Loss:
         kind: The name of torch's function.
         records: The calls.
         changes: What a trap changes, by the words of `value`.
-        batches: The number of backward() calls in a step.
+        batches: The number of batches whose gradients a step adds up.
     """
 
     kind: str
@@ -147,7 +147,7 @@ def loss_references(trace: Trace) -> list[Loss]:
     for step in trace.steps:
         for kind, name, record in _records(trace, step):
             found.setdefault(name, []).append((kind, record))
-    batches = max((step.events.count("backward") for step in trace.steps), default=1)
+    batches = max((step.collected for step in trace.steps), default=1)
     return [
         Loss(calls[0][0], tuple(record for _, record in calls), batches=batches)
         for calls in found.values()

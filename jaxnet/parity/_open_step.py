@@ -39,9 +39,6 @@ class OpenStep:
         self.torch = recorder.torch
         self.tensors = Tensors(recorder)
         self.full = recorder.writer.steps in recorder.full
-        # What the step before left, by site: most of it is what this one begins with.
-        self._left: Mapping[str, Any] = {} if after is None else after.last
-        self.last: dict[str, Any] = {}
         self.data: Data = Data(self.tensors, None if after is None else after.data)
         self._restart()
         if after is not None:
@@ -66,6 +63,10 @@ class OpenStep:
         self._latest: dict[str, Any] = {}
         self._old: dict[str, tuple[Any, int]] = {}  # gradients of steps before, with versions
         self._new_epoch = False  # since the last backward()
+
+    def _left(self, site: str) -> Any:
+        """What the step before left at a site: most of it is what this one begins with."""
+        return self.recorder.writer.left.get(self.recorder.program.plain(site))
 
     def _store(self, phase: str, site: str, value: tuple[Any, Any]) -> None:
         self._arrays[phase][site] = value
@@ -93,7 +94,7 @@ class OpenStep:
                     self._generalize(name, parameter)
                     self.recorder.twins.forget(parameter)
                     self._storages[id(parameter)] = self._address(parameter)
-                    known = self._left.get(f"update:{name}")
+                    known = self._left(f"update:{name}")
                     value = self.tensors.copy(parameter, False, known)
                     self._store("before", f"before:{name}", value)
                     self.tensors.note(parameter, f"before:{name}")
@@ -103,7 +104,7 @@ class OpenStep:
                 if site not in self._arrays["buffer_before"]:
                     self._generalize(name, buffer)
                     self.recorder.twins.forget(buffer)
-                    known = self._left.get(f"buffer:{name}")
+                    known = self._left(f"buffer:{name}")
                     self._store("buffer_before", site, self.tensors.copy(buffer, False, known))
                     self.tensors.note(buffer, site)
 
@@ -296,7 +297,7 @@ class OpenStep:
         for name, parameter in self.recorder.program.parameters():
             for path, leaf in leaves(optimizer.state.get(parameter, {}), f"{phase}:{name}"):
                 if self.tensors.is_tensor(leaf):
-                    known = None if double else self._left.get(path.replace(phase, "state", 1))
+                    known = None if double else self._left(path.replace(phase, "state", 1))
                     self._store(phase, path, self.tensors.copy(leaf, double, known, last=double))
                 elif isinstance(leaf, bool | int | float):
                     self._store(phase, path, (np.asarray(leaf), None))
@@ -347,8 +348,6 @@ class OpenStep:
             self._state(optimizer, "state", True)
         for name, buffer in program.buffers():
             self._store("buffer", f"buffer:{name}", self.tensors.copy(buffer, last=True))
-        for phase in ("update", "state", "buffer"):
-            self.last.update({site: array for site, (array, _) in self._arrays[phase].items()})
         marks, given = self.data.numbered(self.forward.given())
         for phase, found in given.items():
             self._arrays[phase].update(found)

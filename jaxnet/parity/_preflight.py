@@ -41,6 +41,7 @@ def settings(trace: Trace, subject: Subject) -> list[Setting]:
         subject: The program that is checked.
     """
     found = [*_layers(trace, subject)]
+    unread: list[str] = []
     for part in subject.parts if subject.updated else ():
         name = "" if part.model is None else str(part.model)
         one = named_states(subject.state).get(name)
@@ -48,11 +49,14 @@ def settings(trace: Trace, subject: Subject) -> list[Setting]:
             model = subject.models[name]
             found += _optimizer(trace, model, part.optimizer, one)
             found += learning_rates(trace, model, part.optimizer, one)
-        elif trace.schedulers:
-            named = ", ".join(dict.fromkeys(each["class"] for each in trace.schedulers))
-            message = f"torch's {named} cannot be compared with a schedule of optax"
-            fix = f"compare {named} by hand"
-            found.append(Setting("learning rate", "optimizer", message, fix, effect=UNKNOWN))
+        else:
+            unread.append(name)
+    if unread and trace.schedulers:
+        named = ", ".join(dict.fromkeys(each["class"] for each in trace.schedulers))
+        of = f" of {few(unread)}" if any(unread) else ""
+        message = f"torch's {named} cannot be compared with a schedule of optax{of}"
+        fix = f"compare {named} by hand"
+        found.append(Setting("learning rate", "optimizer", message, fix, effect=UNKNOWN))
     return [*found, *_dtypes(trace, subject), *_half(trace), *_loss(trace, subject)]
 
 

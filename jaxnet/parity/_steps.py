@@ -51,7 +51,8 @@ class StepRuns:
         update: The arrays after its optimizer's update with torch's gradients and torch's
             learning rate, by site.
         rates: The learning rates of the groups in float64, by site ("lr:0").
-        errors: What went wrong instead of giving numbers, by "step", "update", "state".
+        errors: What went wrong instead of giving numbers, by "step", "update", "state", and
+            "float64" and "float64 update" of what went wrong in float64 alone.
     """
 
     own: dict[str, FourRuns]
@@ -217,7 +218,8 @@ class Steps:
                         # gradients is none of the next step's update.
                         self._carried[double, _name(part)] = state_of(after, part.model).opt_state
                     except Exception as error:
-                        what = "float64" if double and "update" not in errors else "update"
+                        narrow_alone = double and "update" not in errors
+                        what = "float64 update" if narrow_alone else "update"
                         errors[what] = f"{type(error).__name__}: {error}"
 
         def whole(start: Any, change: Change) -> Sites:

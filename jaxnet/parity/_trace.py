@@ -228,6 +228,15 @@ class Step:
         """The sites of a phase by their places, in order: {"fc.weight": "update:fc.weight"}."""
         return {s.split(":", 1)[1]: s for s in self.sites if s.startswith(phase + ":")}
 
+    @property
+    def collected(self) -> int:
+        """The number of batches whose gradients the step adds up, at least 1.
+
+        Several backward() of one batch, as of several losses, collect no batches.
+        """
+        backwards = max(self.events.count("backward"), 1)
+        return min(len(self.batches) or backwards, backwards)
+
     def batch(self, number: int = 0, double: bool = False) -> Any:
         """A batch as the program took it, with arrays in place of tensors."""
         return from_json(self.batches[number], self.double if double else self.__getitem__)
@@ -397,6 +406,10 @@ class TraceWriter:
     Args:
         path: The folder, which must not exist or be empty.
 
+    Attributes:
+        steps: How many steps were written.
+        left: The parameters, buffers and states that the last of them left, by site.
+
     Raises:
         FileExistsError: The folder holds something.
     """
@@ -410,7 +423,7 @@ class TraceWriter:
         self.path = self.path.absolute()  # the program may go to another folder
         self.path.mkdir(parents=True, exist_ok=True)
         self.steps = 0
-        self._left: dict[str, np.ndarray] = {}  # what the last step left
+        self.left: dict[str, np.ndarray] = {}
 
     def write_step(
         self,
@@ -438,14 +451,13 @@ class TraceWriter:
         same = {
             site: other
             for site in stored
-            if (other := _left_by(site)) in self._left
-            and same_bits(stored[site], self._left[other])
+            if (other := _left_by(site)) in self.left and same_bits(stored[site], self.left[other])
         }
         others = (*same, *content.get("seeded", {}).get("sites", ()))
         with replacing(self.path / f"{name}.safetensors", flushed=False) as file:
             save({site: array for site, array in stored.items() if site not in others}, file)
         last = [s for s in arrays if s.partition(":")[0] in ("update", "buffer", "state")]
-        self._left = {site: stored[site] for site in last}
+        self.left = {site: stored[site] for site in last}
         whole = {**content, "sites": [*arrays], "same": same}
         write_text(self.path / f"{name}.json", json.dumps(whole, default=vars), flushed=False)
         self.steps += 1

@@ -118,7 +118,7 @@ def explain_gradients(
             norms[step.index] = gradients_of(step)[1]
             for call, array in _uses(trace, step, name).items():
                 uses.setdefault(call, {})[step.index] = array
-            batches = max(batches, step.events.count("backward"))
+            batches = max(batches, step.collected)
             step.forget()
         evidence = Evidence(*parts)
         wrong = evidence.failing()

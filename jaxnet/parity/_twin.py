@@ -18,6 +18,7 @@ from typing import Any
 
 from jaxnet.parity._torch import NESTED, tensors_in
 from jaxnet.parity._wide_kernels import kernels
+from jaxnet.parity._wide_lstm import WideLstm
 
 # Their results are undefined until something is written into them.
 _EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
@@ -86,7 +87,8 @@ class Twins:
         self._items: dict[float, float] = {}
         self._sweep_at = _SWEEP
         self._bytes = 0  # of the twins that were made since those in use no more were dropped
-        self._special = kernels(torch)
+        self._lstm = WideLstm(torch)
+        self._special = kernels(torch, self._lstm)
 
     def clear(self) -> None:
         """Drops all twins: the float64 computation goes on from the program's own numbers."""
@@ -94,6 +96,7 @@ class Twins:
             self.torch.UntypedStorage._free_weak_ref(weak)
         self._twins.clear()
         self._items.clear()
+        self._lstm.clear()
         self._sweep_at, self._bytes = _SWEEP, 0
 
     def forget(self, tensor: Any) -> None:

@@ -106,20 +106,42 @@ def changed_besides(trace: Trace) -> frozenset[str]:
     Args:
         trace: The trace.
     """
-    found = []
-    for update in updates(trace).values():
-        site, numbers = f"update:{update.parameter}", update.observe()
-        torch, torch64 = {}, {}
-        for record in update.records:
-            step, key = trace.steps[record.step], f"{record.step}:change"
-            if site in step:
-                torch[key] = chosen(step[site]) - record.before
-                torch64[key] = chosen(step.double(site)) - record.before
-            step.forget()
-        trial = Evidence(torch, torch64, torch, torch64)
-        if any(difference(numbers.get(k), x) > trial.tolerance(k) for k, x in torch64.items()):
-            found.append(update.parameter)
-    return frozenset(found)
+    known = updates(trace)
+    torch: dict[str, dict[str, np.ndarray]] = {name: {} for name in known}
+    torch64: dict[str, dict[str, np.ndarray]] = {name: {} for name in known}
+    records = {(name, each.step): each for name, u in known.items() for each in u.records}
+    for step in trace.steps:  # each is read once for all parameters
+        for name in known:
+            record = records.get((name, step.index))
+            site, key = f"update:{name}", f"{step.index}:change"
+            if record is not None and site in step.sites:
+                torch[name][key] = chosen(step[site]) - record.before
+                torch64[name][key] = chosen(step.double(site)) - record.before
+        step.forget()
+    return frozenset(
+        name
+        for name, update in known.items()
+        if not _is_all(update.observe(), torch[name], torch64[name])
+    )
+
+
+def _is_all(
+    numbers: Mapping[str, np.ndarray],
+    torch: Mapping[str, np.ndarray],
+    torch64: Mapping[str, np.ndarray],
+) -> bool:
+    """Whether torch's updates are what its optimizer gives: its program may do more.
+
+    Args:
+        numbers: What the optimizer gives, of the reference.
+        torch: What torch's program gave in float32.
+        torch64: The same in float64.
+    """
+    trial = Evidence(torch, torch64, torch, torch64)
+    return not any(
+        key not in numbers or difference(numbers[key], theirs) > trial.tolerance(key)
+        for key, theirs in torch64.items()
+    )
 
 
 def _case(trace: Trace, update: Update, jax: Steps, jax64: Steps) -> _Case | None:
@@ -138,10 +160,7 @@ def _case(trace: Trace, update: Update, jax: Steps, jax64: Steps) -> _Case | Non
             ours[key] = chosen(jax[k][site]) - start if site in jax.get(k, {}) else ours64[key]
     # torch's program may do more than its optimizer does, as clamp_ of the parameters after it.
     plain = dataclasses.replace(update, carried=False).observe()
-    trial = Evidence(torch, torch64, torch, torch64)
-    if any(
-        k not in plain or difference(plain[k], torch64[k]) > trial.tolerance(k) for k in torch64
-    ):
+    if not _is_all(plain, torch, torch64):
         raise _UntrustedError
     if update.carried:
         # Torch's float64 numbers of a step begin with its float32 state. What they would be with

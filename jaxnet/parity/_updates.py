@@ -48,7 +48,7 @@ class Record:
         raw: The gradient before clipping.
         state: The optimizer's state before the update, empty before the first one.
         clip: The norms.
-        batches: The number of backward() calls before the update.
+        batches: The number of batches whose gradients are added up before the update.
     """
 
     step: int
@@ -268,7 +268,7 @@ def _record(
         raw=raw,
         state=state,
         clip=Clip(norm, float(np.linalg.norm(raw)), _units(raw), _units(before)),
-        batches=max(step.events.count("backward"), 1),
+        batches=step.collected,
     )
 
 

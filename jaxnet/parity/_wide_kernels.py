@@ -12,10 +12,15 @@ _POSITIONS = 16
 _CHANNELS = 8
 
 
-def kernels(torch: Any) -> Mapping[str, Callable[..., Any]]:
-    """The functions by the names of the operations; they take the operation's arguments."""
+def kernels(torch: Any, lstm: WideLstm | None = None) -> Mapping[str, Callable[..., Any]]:
+    """The functions by the names of the operations; they take the operation's arguments.
+
+    Args:
+        torch: The package.
+        lstm: The LSTM, which keeps numbers for the way back until it is told to forget them.
+    """
     aten = torch.ops.aten
-    layer = WideLstm(torch)
+    layer = WideLstm(torch) if lstm is None else lstm
 
     def convolution(x: Any, weight: Any, bias: Any, stride: Any, *rest: Any) -> Any:
         form = _Columns.of(torch, x, weight, stride, *rest)

@@ -114,6 +114,12 @@ class WideLstm:
         kept = self._kept.get(output.untyped_storage()._cdata)
         return None if kept is None else kept[1:]
 
+    def clear(self) -> None:
+        """Forgets all that was kept."""
+        for weak, *_ in self._kept.values():
+            self.torch.UntypedStorage._free_weak_ref(weak)
+        self._kept.clear()
+
     def _sweep(self) -> None:
         """Forgets what belongs to outputs that are no more."""
         storage = self.torch.UntypedStorage

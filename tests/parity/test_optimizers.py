@@ -7,6 +7,8 @@ import pytest
 from flax import nnx
 
 from jaxnet import losses, nn, optim, parity, train
+from jaxnet.parity import _trace
+from jaxnet.parity._update_causes import changed_besides
 from jaxnet.random import Generator
 
 STEPS = 3
@@ -149,3 +151,28 @@ def test_weights_that_are_clipped_after_the_update_are_compared_in_whole_steps(t
     step, state = clipped(0.21)
     report = parity.check(tmp_path / "trace", step=step, state=state)
     assert report.verdict == "different"
+
+
+def test_each_step_is_read_once_to_see_what_is_changed_besides(tmp_path, monkeypatch):
+    import torch
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    with parity.recording(tmp_path / "trace", steps=STEPS):
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            model(torch.randn(5, 4)).square().mean().backward()
+            optimizer.step()
+            model[1].weight.data.clamp_(-0.2, 0.2)
+    read_files, whole = [], _trace.load_file
+
+    def counted(file):
+        read_files.append(file.name)
+        return whole(file)
+
+    monkeypatch.setattr(_trace, "load_file", counted)
+    trace = _trace.read(tmp_path / "trace")
+    assert changed_besides(trace) == {"1.weight"}
+    # Once for the formula of the optimizer, and once for what the program left.
+    assert sorted(read_files) == sorted(2 * [f"step-{i:04d}.safetensors" for i in range(STEPS)])

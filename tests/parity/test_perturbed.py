@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxnet import losses, nn, optim, parity
@@ -122,3 +123,35 @@ def test_a_program_without_float64_is_compared_layer_by_layer(tmp_path):
     wrong = parity.check(tmp_path / "trace", Strict(1 + 2e-5), loss, optim.SGD(lr=0.1))
     assert wrong.verdict == "different", str(wrong)
     assert wrong.findings[0].site == "input:last#0.0"
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_what_has_no_float64_is_said(tmp_path):
+    import torch
+
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    with parity.recording(tmp_path / "trace", steps=1):
+        network(torch.tensor(X)).square().mean().backward()
+        optimizer.step()
+
+    def update(gradients, state, params=None):
+        if any(gradient.dtype != jnp.float32 for gradient in gradients.values()):
+            raise TypeError("float32 alone")
+        return {name: -0.1 * gradient for name, gradient in gradients.items()}, state
+
+    narrow = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    model = nn.Linear(3, 2, rngs=Generator(0))
+
+    def loss(model, batch):
+        return (model(batch[0]) ** 2).mean()
+
+    report = parity.check(tmp_path / "trace", model, loss, narrow)
+    assert report.verdict == "same", str(report)
+    said = [note for note in report.notes if "no float64" in note]
+    assert [note.partition(": TypeError")[0] for note in said] == [
+        "float32 evidence: the program has no float64",
+        "float32 evidence: the update has no float64",
+    ]

@@ -1,6 +1,9 @@
 """Settings and batches that are compared before anything runs."""
 
+from functools import partial
+
 import numpy as np
+import optax
 import pytest
 
 from jaxnet import losses, nn, optim, parity, train
@@ -75,8 +78,9 @@ def smooth(outputs, targets):
          "it is that of torch's StepLR only if torch's program calls scheduler.step() once in 2 "
          "updates or so"),
         ({"schedule": 20}, "optimizer",
-         "it is that of torch's StepLR only if torch's program calls scheduler.step() once in 4 "
-         "updates or so"),
+         "it stays 0.01 in the 10 updates that are known of it; torch's program has "
+         "StepLR(step_size=3, gamma=0.1), which stays so only if scheduler.step() is called once "
+         "in 4 updates or less often"),
         ({"schedule": 0}, "optimizer",
          "it stays 0.01; torch's program has StepLR(step_size=3, gamma=0.1)"),
     ],
@@ -105,6 +109,41 @@ def test_a_setting_without_effect_is_a_warning_and_one_with_an_effect_is_named(t
     assert [f.level for f in wrong.findings] == ["preflight", "layer"], str(wrong)
     assert "batch 0: its axes are in another order: NHWC for NCHW" in str(wrong)
     assert [s.effect for s in wrong.settings] == ["see 2"]
+
+
+@pytest.mark.torch
+def test_schedules_of_optax_are_one_warning_for_all_parts(tmp_path):
+    import torch
+
+    torch.manual_seed(0)
+    nets = torch.nn.Linear(3, 2), torch.nn.Linear(4, 2)
+    data = torch.utils.data.TensorDataset(torch.randn(10, 3), torch.randn(10, 4))
+    with parity.recording(tmp_path / "trace", steps=1):
+        optimizers = [torch.optim.SGD(net.parameters(), 0.1) for net in nets]
+        schedulers = [torch.optim.lr_scheduler.StepLR(each, 3) for each in optimizers]
+        for batch in torch.utils.data.DataLoader(data, 5):
+            values = [net(x).square().mean() for net, x in zip(nets, batch, strict=True)]
+            sum(values).backward()
+            for each in (*optimizers, *schedulers):
+                each.step()
+    rngs, sgd = Generator(0), optax.sgd(0.1)
+    models = {"A": nn.Linear(3, 2, rngs=rngs), "B": nn.Linear(4, 2, rngs=rngs)}
+
+    def loss(number, models, batch):
+        return (models["AB"[number]](batch[number]) ** 2).mean()
+
+    steps = [train.make_train_step(partial(loss, i), sgd, model="AB"[i]) for i in range(2)]
+
+    def step(state, batch):
+        for each in steps:
+            state, metrics = each(state, batch)
+        return state, metrics
+
+    trace = read(tmp_path / "trace")
+    state = {name: train.create(model, sgd) for name, model in models.items()}
+    found = settings(trace, make_subject(trace, step=step, state=state))
+    messages = [setting.message for setting in found if setting.kind == "learning rate"]
+    assert messages == ["torch's StepLR cannot be compared with a schedule of optax of A, B"]
 
 
 X = np.random.default_rng(1).normal(size=(4, 3, 2, 5)).astype(np.float32)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxnet import parity
+from jaxnet.parity._losses import loss_references
 from jaxnet.parity._trace import read
 from jaxnet.parity._updates import Carried, updates
 
@@ -1009,3 +1010,27 @@ def test_a_torch_that_is_too_old_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.3.1")
     with pytest.raises(ImportError, match="needs torch"), parity.recording(tmp_path / "t"):
         pass
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("batches", "backwards", "collected"), [(1, 2, 1), (2, 1, 2), (2, 2, 4)])
+def test_how_many_batches_a_step_collects(tmp_path, batches, backwards, collected):
+    """Several backward() of one batch collect no batches."""
+    import torch
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    data = torch.utils.data.TensorDataset(torch.randn(24, 3))
+    with parity.recording(tmp_path / "trace", steps=2):
+        for i, (x,) in enumerate(torch.utils.data.DataLoader(data, 4), 1):
+            for _ in range(backwards):
+                model(x).square().mean().backward()
+            if i % batches == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    step = read(tmp_path / "trace").steps[1]
+    assert step.events.count("backward") == batches * backwards
+    assert step.collected == min(batches, collected)
+    losses = loss_references(read(tmp_path / "trace"))
+    assert {loss.batches for loss in losses} == {min(batches, collected)}

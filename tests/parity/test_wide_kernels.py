@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxnet.parity._twin import Twins
 from jaxnet.parity._wide_kernels import kernels
 
 pytestmark = pytest.mark.torch
@@ -92,3 +93,14 @@ def test_an_lstm_and_its_gradients(used, train, reverse, biases):
     )
     own = own if biases else (*own[:3], *own[5:])
     assert_equal([each.contiguous() for each in own], gradients)
+
+
+def test_what_an_lstm_keeps_is_forgotten_with_all_twins():
+    twins = Twins()
+    shapes = (5, 3, 4), (8, 4), (8, 2), (8,), (8,), (1, 3, 2), (1, 3, 2)
+    given = [torch.randn(*shape, dtype=torch.float64) for shape in shapes]
+    layer = twins._special["mkldnn_rnn_layer"]
+    output = layer(*given, False, [], 2, 2, 1, True, False, False, True)[0]
+    assert layer.__self__._within(output) is not None
+    twins.clear()
+    assert layer.__self__._within(output) is None

@@ -22,7 +22,7 @@ class Gradient:
         parameter: The parameter's name.
         gradients: Torch's gradient in each step.
         norms: The 2-norm of all gradients in each step.
-        batches: The number of backward() calls in a step.
+        batches: The number of batches whose gradients a step adds up.
         uses: For a parameter that several calls use, the part of the gradient in each step that
             comes from each of them, by the call's name; {} where it is not known.
         factor: What the gradients are multiplied by.
