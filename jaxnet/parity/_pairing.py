@@ -9,7 +9,6 @@ file names.toml.
 import dataclasses
 import difflib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +35,7 @@ from jaxnet.parity._program import joined
 from jaxnet.parity._result import Report
 from jaxnet.parity._sites import phase_of
 from jaxnet.parity._spelling import by_name
+from jaxnet.parity._told import check_flattened, with_axes
 from jaxnet.parity._trace import Trace
 
 
@@ -181,51 +181,14 @@ class _Work:
     def _add(self, layer: Layer, unit: Unit, made: Mapping[str, Made], why: str) -> None:
         layout = layout_of(layer, unit)
         if (axes := self.axes.get(layer.name)) is not None:
-            made = self._with_axes(layer, unit, made, tuple(axes))
+            made = with_axes(self.file, layer, unit, made, tuple(axes))
         if sizes := self.flattened.get(layer.name):
-            self._check_flattened(layer, sizes)
+            check_flattened(self.file, layer, sizes)
             made, layout = rows_turned(made, sizes), f"flat {' '.join(map(str, sizes))}"
         module = unit.module if layer.module is not None else ""
         self.partners.append(Partner(layer.name, unit.name, module, made, layout, why))
         self.layers.remove(layer)
         self.units.remove(unit)
-
-    def _with_axes(
-        self, layer: Layer, unit: Unit, made: Mapping[str, Made], axes: tuple[int, ...]
-    ) -> dict[str, Made]:
-        """An array of the model's own whose axes are torch's in the order that names.toml says."""
-        where = f"{self.file}: [axes] {layer.name!r} = {[*axes]}"
-        if layer.module is not None:
-            raise SubjectError(
-                f"{where}: it is a {type(layer.module).__name__}, whose axes are known; accepted "
-                "is an array of the model's own. Leave this line out"
-            )
-        ((name, one),) = made.items()
-        theirs, own = unit.shapes[one.names[0]], layer.shape("")
-        # Axes of one number may be missing, as in a class token.
-        wide = [n for n in own if n > 1]
-        if len(axes) != len(theirs) or [theirs[i] for i in axes if theirs[i] > 1] != wide:
-            raise SubjectError(
-                f"{where}: torch's {one.names[0]} has the shape {theirs}, which is not {own} in "
-                f"this order of its axes; accepted is an order of {[*range(len(theirs))]} that "
-                "gives it"
-            )
-        return {name: _with_axes(one, axes)}
-
-    def _check_flattened(self, layer: Layer, sizes: Sequence[int]) -> None:
-        """Raises SubjectError if a layer has not as many inputs as names.toml says."""
-        where = f"{self.file}: [flattened] {layer.name!r} = {[*sizes]}"
-        if not isinstance(layer.module, nnx.Linear):
-            kind = "an array" if layer.module is None else f"a {type(layer.module).__name__}"
-            raise SubjectError(
-                f"{where}: it is {kind}; accepted is an nnx.Linear that is given flattened rows"
-            )
-        inputs = layer.shape("kernel")[0]
-        if math.prod(sizes) != inputs:
-            raise SubjectError(
-                f"{where}: these are {math.prod(sizes)} numbers, and it has {inputs} inputs; "
-                "accepted are torch's sizes C, H, W of what is flattened before it"
-            )
 
     def _made(self, layer: Layer, unit: Unit) -> dict[str, Made] | None:
         return made_of(layer, unit, self.all_norms)
@@ -455,11 +418,6 @@ class _Work:
         with suppress(OSError), file.open("x", encoding="utf-8") as out:
             out.write("\n".join(lines) + "\n")
         return file
-
-
-def _with_axes(made: Made, axes: tuple[int, ...]) -> Made:
-    """An array whose only piece has its axes in another order."""
-    return dataclasses.replace(made, pieces=(dataclasses.replace(made.pieces[0], axes=axes),))
 
 
 def _groups(

@@ -11,26 +11,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxnet._names import join
 from jaxnet.optim import Optimizer
 from jaxnet.optim._hyperparams import states
 from jaxnet.optim._state_dict import load_optimizer_state_dict, optimizer_state_dict
 from jaxnet.parity import _lbfgs
-from jaxnet.parity._draws import DrawsError, Replay, described, drawn
+from jaxnet.parity._draws import drawn
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._force import QUICK
-from jaxnet.parity._jax_draws import PLAIN, supplied
 from jaxnet.parity._lbfgs import is_lbfgs
-from jaxnet.parity._loops import one_by_one
 from jaxnet.parity._perturbed import perturbed, spread
+from jaxnet.parity._step_functions import replayed, updating
 from jaxnet.parity._subject import Part, Subject, is_ours, precision, with_numbers
 from jaxnet.parity._torch_rates import first_group, rates_of, with_rates
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._updates import Carried
-from jaxnet.parity._watch import Plan
-from jaxnet.precision import full_float32
 from jaxnet.train._several import map_states, named_states, state_of, with_state
 from jaxnet.train._state import TrainState
 
@@ -307,7 +303,7 @@ class Steps:
         if key not in self._programs:
             # Only the float32 program is compiled as the user's own is.
             options = QUICK if double and len(self.trace.steps) <= FEW else None
-            function = _replayed(self.subject, step, order)
+            function = replayed(self.subject, step, order)
             self._programs[key] = jax.jit(function, compiler_options=options)
         array_of = step.double if double else step.__getitem__
         batches = [step.batch(i, double) for i in range(len(step.batches))]
@@ -392,7 +388,7 @@ class Steps:
             batches = len(step.batches) if self.subject.accumulated else 1
             mean = self.subject.accumulation_is_mean
             self._programs[key] = jax.jit(
-                _updating(part.optimizer, missing, batches, mean), compiler_options=QUICK
+                updating(part.optimizer, missing, batches, mean), compiler_options=QUICK
             )
         rates: dict[str, np.ndarray] = {}
         opt_state = one.opt_state
@@ -418,59 +414,6 @@ class Steps:
 def _name(part: Part) -> str:
     """The name of the state's model that a part updates."""
     return "" if part.model is None else str(part.model)
-
-
-def _replayed(
-    subject: Subject, recorded: Step, order: Sequence[int]
-) -> Callable[..., tuple[Any, list[Any]]]:
-    """The step on the batches of a recorded one, with its draws."""
-    plan = Plan(recorded, subject.trace.modules)
-    calls = (call for calls in plan.calls.values() for call in calls)
-    needed = {number for call in calls for number in call.draws}
-
-    def run(state: Any, batches: Any, draws: Any) -> tuple[Any, list[Any]]:
-        replay = Replay(recorded.draws, dict(enumerate(draws)), list(order), [])
-        losses = []
-        foreign = subject.partners is not None
-        layouts = PLAIN if subject.partners is None else subject.partners.layouts
-        with (
-            one_by_one(replay.concerns),
-            supplied(replay.take, foreign, layouts, plan.is_inside(replay)),
-        ):
-            for batch in batches:
-                state, metrics = subject.step(state, batch)
-                losses.append(metrics.get("loss") if isinstance(metrics, Mapping) else None)
-        for number in replay.left:
-            if number in needed:
-                raise DrawsError(
-                    f"torch's step draws {described(recorded.draws[number])} in a module, which "
-                    "the program's step does not"
-                )
-        return state, losses
-
-    return run
-
-
-def _updating(
-    optimizer: Any, missing: Sequence[str], batches: int, mean: bool
-) -> Callable[..., tuple[Any, Any]]:
-    """The function of (gradients, state, parameters) that gives both after the update."""
-
-    def run(gradients: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
-        extra: dict[str, Any] = {}
-        if missing and isinstance(optimizer, Optimizer):
-            extra["has_gradient"] = dict.fromkeys(missing, False)
-        # An optimizer that collects gradients is given all of them in the last of its calls.
-        for i in range(batches):
-            share = (batches if mean else 1) if i == batches - 1 else 0
-            given = jax.tree.map(lambda g, s=share: g * s, gradients) if batches > 1 else gradients
-            with full_float32():
-                updates, opt_state = optimizer.update(given, opt_state, params, **extra)
-            with jax.numpy_dtype_promotion("standard"):
-                params = optax.apply_updates(params, updates)
-        return params, opt_state
-
-    return run
 
 
 def _slots(step: Step, phase: str) -> dict[str, dict[str, str]]:

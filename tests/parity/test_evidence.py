@@ -15,7 +15,7 @@ from jaxnet.parity._double_state import with_arrays
 from jaxnet.parity._draws import DrawsError, Replay
 from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._free_run import FreeRun, apart_in, horizon_of
-from jaxnet.parity._steps import _replayed
+from jaxnet.parity._step_functions import replayed
 from jaxnet.parity._trace import Draw, read
 from jaxnet.random import Generator
 
@@ -79,7 +79,7 @@ def test_noise_of_another_distribution(tmp_path):
     assert "normal(mean=0.0, std=1.0) of shape (5, 4)" in finding.message
     step = read(noisy).steps[0]
     subject = SimpleNamespace(step=lambda state, batch: (state, {}), partners=None)
-    silent = _replayed(subject, step, range(len(step.draws)))
+    silent = replayed(subject, step, range(len(step.draws)))
     with pytest.raises(DrawsError, match=r"normal\(mean=0.0, std=1.0\) in a module"):
         silent(None, [None], [step[f"draw:{n}"] for n in range(len(step.draws))])
 
