@@ -77,8 +77,9 @@ def test_noise_of_another_distribution(tmp_path):
     (finding,) = report.findings
     assert "rand_like draws uniform(low=0.0, high=1.0)" in finding.message
     assert "normal(mean=0.0, std=1.0) of shape (5, 4)" in finding.message
-    step = read(noisy).steps[0]
-    subject = SimpleNamespace(step=lambda state, batch: (state, {}), partners=None)
+    trace = read(noisy)
+    step = trace.steps[0]
+    subject = SimpleNamespace(step=lambda state, batch: (state, {}), partners=None, trace=trace)
     silent = replayed(subject, step, range(len(step.draws)))
     with pytest.raises(DrawsError, match=r"normal\(mean=0.0, std=1.0\) in a module"):
         silent(None, [None], [step[f"draw:{n}"] for n in range(len(step.draws))])
