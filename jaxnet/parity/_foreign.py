@@ -19,12 +19,14 @@ from flax import nnx
 
 from jaxnet._intercept import Call, intercept
 from jaxnet._keys import keys
+from jaxnet._names import few
 from jaxnet.optim import Optimizer
 from jaxnet.parity._foreign_calls import Partners, foreign_calls
 from jaxnet.parity._foreign_trace import as_seen
 from jaxnet.parity._layouts import gradients_to_model, to_model, to_torch
 from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing, pair
+from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import Trace
 from jaxnet.parity._transformation import AdaptedOptimizer, refuse_inner
 from jaxnet.parity._widened import wide_attention, widened
@@ -107,7 +109,12 @@ class Content:
 
 
 def adapted(trace: Trace, model: nnx.Module, pairing: Pairing) -> Adapted:
-    """The module with torch's parameters in place of a flax model."""
+    """The module with torch's parameters in place of a flax model.
+
+    Raises:
+        SubjectError: Arrays of the model have fewer digits than those of torch's.
+    """
+    _refuse_narrow(trace, arrays_of(model), pairing)
     graph, state = nnx.split(model)
     paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
     used = dict.fromkeys(name for one in pairing.made.values() for name in one.names)
@@ -132,6 +139,25 @@ def adapted(trace: Trace, model: nnx.Module, pairing: Pairing) -> Adapted:
                 for n in one.names:
                     getattr(module, n).set_value(jnp.asarray(theirs[n]))
     return module
+
+
+def _refuse_narrow(trace: Trace, own: Mapping[str, Any], pairing: Pairing) -> None:
+    """Raises SubjectError for arrays that the check would compute with in torch's own dtype."""
+    about = {**trace.parameters, **trace.buffers}
+    apart: dict[tuple[str, str], list[str]] = {}
+    for name, one in pairing.made.items():
+        dtype = jnp.asarray(own[name]).dtype
+        theirs = jnp.dtype(about[one.names[0]].get("dtype") or "float32")
+        floating = all(jnp.issubdtype(each, jnp.floating) for each in (dtype, theirs))
+        if floating and jnp.finfo(dtype).nmant < jnp.finfo(theirs).nmant:
+            apart.setdefault((dtype.name, theirs.name), []).append(name)
+    for (narrow, wide), names in apart.items():
+        raise SubjectError(
+            f"check: model: {few(names)} {'is' if len(names) == 1 else 'are'} {narrow} "
+            f"(param_dtype); torch's {wide}. The training rounds otherwise then, and of numbers "
+            "of fewer digits there is no float64 run to tell that from a difference. Leave "
+            "param_dtype out, for the check at least"
+        )
 
 
 def arrays_of(model: Any, kind: Any = nnx.Variable) -> dict[str, Any]:

@@ -474,6 +474,18 @@ def test_optimizers_that_cannot_be_compared_are_refused(accumulated):
         parity.check(accumulated, Small(), squares, optimizer)
 
 
+@pytest.mark.torch
+def test_parameters_of_fewer_digits_are_refused(accumulated):
+    model = Small()
+    model.first = nnx.Linear(4, 3, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)
+    words = r"first\.kernel, first\.bias are bfloat16 \(param_dtype\); torch's float32.*Leave"
+    with pytest.raises(SubjectError, match=words):
+        parity.check(accumulated, model, squares, optax.sgd(0.1), weights="copy")
+    state = (model, nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param))
+    with pytest.raises(SubjectError, match=words):
+        parity.check(accumulated, step=lambda state, batch: 0.0, state=state, weights="copy")
+
+
 class Own(nnx.Module):
     """A square matrix of the model's own."""
 
