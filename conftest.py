@@ -121,9 +121,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True, scope="module")
-def programs_do_not_pile_up():
-    """Drops what was compiled where it fills the memory: all tests together would keep 7 GB."""
+def programs_do_not_pile_up() -> Iterator[None]:
+    """Drops what was compiled where it fills the memory: all tests together would keep 7 GB.
+
+    What JAX keeps of a file's programs is millions of objects, through which every later search
+    for garbage would go, and every search of a recording for the optimizers of its program.
+    """
     yield
     context_of.cache_clear()
     if psutil.Process().memory_info().rss > 2e9:
+        gc.unfreeze()
         jax.clear_caches()
+        gc.collect()
+    gc.freeze()

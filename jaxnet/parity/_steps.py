@@ -235,11 +235,9 @@ class Steps:
             own_four = self._measured(own_four, states_before[False], own[False], whole)
         if "update" not in errors and update[False].keys() - update[True].keys():
             update_four = self._measured(update_four, states_before[False], update[False], updates)
-        # Of a step whose optimizer is not known the state goes on too.
-        given = self.subject.parts and all(
-            is_ours(part.optimizer) or is_lbfgs(part.optimizer) for part in self.subject.parts
-        )
-        if self._carried and not given:
+        restored = [is_ours(p.optimizer) or is_lbfgs(p.optimizer) for p in self.subject.parts]
+        # A step in which no optimizer is seen goes on from a state of its own too.
+        if self._carried and not (restored and all(restored)):
             for site, carried in self._theirs.advance(step).items():
                 for four in (own_four, update_four):
                     if site in four:
