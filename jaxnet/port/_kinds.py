@@ -42,18 +42,20 @@ class Kinds(cst.CSTVisitor):
     Args:
         scope: The names of the function.
         node: The function.
-        computing: Whether the function is `forward` or called by it.
+        computing: Whether the function computes, and does not only make layers.
+        assumes: Whether what nothing tells is taken for an array.
     """
 
-    def __init__(self, scope: Scope, node: Any, computing: bool) -> None:
+    def __init__(self, scope: Scope, node: Any, computing: bool, assumes: bool = True) -> None:
         super().__init__()
+        self.assumes = assumes
         self.scope = scope
         self.source = scope.source
         self.computing = computing
         self.names: dict[str, str | None] = {}
         self.found: dict[int, str | None] = {}
         self.fields = {} if scope.owner is None else attributes(scope.owner)
-        self._parameters(node.params)
+        self._parameters(node)
         node.body.visit(self)
 
     def __call__(self, node: Any) -> str | None:
@@ -62,8 +64,18 @@ class Kinds(cst.CSTVisitor):
             self.found[id(node)] = self._kind(node)
         return self.found[id(node)]
 
-    def _parameters(self, params: cst.Parameters) -> None:
-        for parameter in (*params.params, *params.kwonly_params):
+    def outside(self, function: Any) -> str | None:
+        """What a function is called that is imported or one of the program's, dotted."""
+        first = function
+        while isinstance(first, cst.Attribute):
+            first = first.value
+        if not isinstance(first, cst.Name) or self.scope.is_local(first.value):
+            return None
+        return self.source.qualified(function)
+
+    def _parameters(self, node: cst.FunctionDef) -> None:
+        called, other = _uses(node.body)
+        for parameter in (*node.params.params, *node.params.kwonly_params):
             name = parameter.name.value
             if name in ("self", "cls"):
                 continue
@@ -72,8 +84,12 @@ class Kinds(cst.CSTVisitor):
                 self.names[name] = _annotated(cst.Module([]).code_for_node(annotation.annotation))
             elif default is not None and not _is_none(default):
                 self.names[name] = self._kind(default)
+            elif name in called and self.computing:
+                self.names[name] = "module"
             else:
-                self.names[name] = "tensor" if self.computing else None
+                # A function that `forward` does not call may be given anything.
+                array = self.computing and name not in other and self.assumes
+                self.names[name] = "tensor" if array else None
 
     # assignments, in the order of the source
 
@@ -290,6 +306,35 @@ class Kinds(cst.CSTVisitor):
         if kind in ("module", "modules"):
             return "module"
         return None
+
+
+_OF_MODULES = set(dir(nn.Module)) - set(ops.__all__) - _PYTHON
+_ONLY_CONTAINERS = _CONTAINERS - set(ops.__all__) - set(dir(np.ndarray))
+
+
+def _uses(body: Any) -> tuple[set[str], set[str]]:
+    """The names that are used as modules are, and those that are used as dicts and texts are."""
+    called: set[str] = set()
+    other: set[str] = set()
+
+    class Uses(cst.CSTVisitor):
+        def visit_Call(self, node: cst.Call) -> None:
+            function: Any = node.func
+            if isinstance(function, cst.Attribute) and function.attr.value in _OF_MODULES:
+                function = function.value
+            if isinstance(function, cst.Name):
+                called.add(function.value)
+            elif isinstance(function, cst.Attribute) and function.attr.value in _ONLY_CONTAINERS:
+                other.add(getattr(function.value, "value", ""))
+
+        def visit_Subscript(self, node: cst.Subscript) -> None:
+            part: Any = node.slice[0].slice
+            text = isinstance(part, cst.Index) and isinstance(part.value, cst.SimpleString)
+            if text and isinstance(node.value, cst.Name):
+                other.add(node.value.value)
+
+    body.visit(Uses())
+    return called, other
 
 
 def is_super_call(node: Any) -> bool:

@@ -10,6 +10,7 @@ from ruff import find_ruff_bin
 from jaxnet.port._gather import gather
 from jaxnet.port._port import Note, Ported
 from jaxnet.port._rngs import Needs
+from jaxnet.port._sharing import Sharing
 from jaxnet.port._source import Definition, Source, open_target
 from jaxnet.port._statements import Rewriter
 
@@ -22,13 +23,13 @@ def output(target: str) -> Ported:
         raise ValueError(f"{target}: no Python that can be read: {error}") from error
     definitions = gather(source, name)
     names = _names(source, definitions)
-    needs = Needs(definitions)
+    sharing = Sharing(Needs(definitions))
     imports: set[str] = set()
     marked: list[Note] = []
     notes: list[Note] = []
     blocks = []
     for definition in definitions:
-        rewriter = Rewriter(definition, needs, names)
+        rewriter = Rewriter(definition, sharing, names)
         new = definition.node.visit(rewriter)
         shown = names[f"{definition.source.name}.{definition.name}"]
         if shown != definition.name:  # another file has a definition of this name

@@ -32,6 +32,13 @@ AUGMENTED = {
     cst.PowerAssign: "power",
 }  # fmt: skip
 """What `x[i] += y` is with `x.at[i]`."""
+OPERATIONS: dict[Any, Any] = {
+    cst.AddAssign: cst.Add, cst.SubtractAssign: cst.Subtract, cst.MultiplyAssign: cst.Multiply,
+    cst.DivideAssign: cst.Divide, cst.PowerAssign: cst.Power, cst.ModuloAssign: cst.Modulo,
+    cst.FloorDivideAssign: cst.FloorDivide, cst.BitAndAssign: cst.BitAnd,
+    cst.BitOrAssign: cst.BitOr, cst.BitXorAssign: cst.BitXor,
+}  # fmt: skip
+"""The operators of statements such as `x += y`."""
 
 
 def function_of(
@@ -184,7 +191,7 @@ def at_of_method(name: str, target: cst.Subscript, arguments: list[Any]) -> Any:
     """The expression for `x[i].add_(y)` and the like, or None."""
     plain = name.removesuffix("_")
     operation = _AT.get(plain)
-    if operation is None or len(arguments) > 1:
+    if operation is None or len(arguments) > 1 or any(a.keyword or a.star for a in arguments):
         return None
     return at(target, operation, arguments[0].value if arguments else cst.Integer("0"))
 
