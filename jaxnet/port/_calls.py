@@ -5,7 +5,8 @@ from typing import Any
 import libcst as cst
 
 from jaxnet.port._names import LEFT_OUT, jaxnet_name, unknown_argument
-from jaxnet.port._rngs import Needs, Scope, Unit, is_super
+from jaxnet.port._parameters import says_device
+from jaxnet.port._rngs import Needs, Scope, Unit
 from jaxnet.port._tensors import argument
 
 NO_GRADIENT = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled")
@@ -84,26 +85,45 @@ def torch_call(
     return updated, f"{dotted}: {wrong}" if wrong else "", note
 
 
-def own_call(scope: Scope, original: cst.Call, updated: cst.Call, needs: Needs) -> cst.Call:
-    """A call of the program's own function, without the arguments that it no longer has."""
+def own_call(
+    scope: Scope, original: cst.Call, updated: cst.Call, needs: Needs
+) -> tuple[cst.Call, str]:
+    """A call of the program's own function, without the arguments that it no longer has.
+
+    Returns:
+        The call, and which argument would be lost, or "".
+    """
     definition = scope.source.definition(original.func)
-    if definition is None and is_super(getattr(original.func, "value", None)):
-        return updated
-    if definition is None:
-        return updated
-    gone = dict(definition.source.removed.get(definition.name, ()))
+    gone: dict[int, str] = {}
+    if definition is not None:
+        gone = dict(definition.source.removed.get(definition.name, ()))
+    else:
+        for unit in needs.targets(original, scope):
+            owner = unit.definition.name
+            key = owner if unit.method == "__init__" else f"{owner}.{unit.method}"
+            gone |= dict(unit.definition.source.removed.get(key, ()))
     if not gone or any(a.star == "*" for a in original.args):
-        return updated
+        return updated, ""
     names = set(gone.values())
-    kept = []
-    for index, arg in enumerate(updated.args):
+    kept, wrong = [], ""
+    for index, (old, arg) in enumerate(zip(original.args, updated.args, strict=True)):
         keyword = arg.keyword.value if arg.keyword is not None else ""
-        if keyword in names or (not keyword and not arg.star and index in gone):
-            continue
-        kept.append(arg)
+        name = keyword if keyword in names else "" if keyword or arg.star else gone.get(index, "")
+        if not name:
+            kept.append(arg)
+        elif not _is_nothing(old.value, name):
+            text = cst.Module([]).code_for_node(old.value)
+            wrong = f"the argument {name}={text} is left out; weights are loaded by their names"
     if kept and len(kept) < len(updated.args):
         kept[-1] = kept[-1].with_changes(comma=updated.args[-1].comma)
-    return updated.with_changes(args=kept)
+    return updated.with_changes(args=kept), wrong
+
+
+def _is_nothing(node: Any, name: str) -> bool:
+    """Whether leaving out an argument changes nothing in jaxnet."""
+    if name == "progress" or (name == "device" and says_device(node)):
+        return True
+    return isinstance(node, cst.Name) and node.value in ("None", "False", name)
 
 
 def bound(updated: cst.Call | None, value: Any) -> Any:

@@ -40,10 +40,14 @@ def output(target: str) -> Ported:
         blocks.append(cst.Module([new]).code)
     head = [*_licence(source), *_docstring(source), *_imports(definitions), *sorted(imports)]
     code = "\n".join(head) + "\n\n" + "\n".join(blocks)
-    if name is None:
-        left = [Note(source.path.name, line, f"not ported: {text}") for line, text in source.rest()]
-        marked += left
-        code += "".join(f"\n\n# {note}\n" for note in left)
+    left = []
+    for one in dict.fromkeys([source, *(d.source for d in definitions)]):
+        kept = None if name is None and one is source else {
+            d.name for d in definitions if d.source is one
+        }  # fmt: skip
+        left += [Note(one.path.name, line, f"not ported: {text}") for line, text in one.rest(kept)]
+    marked += left
+    code += "".join(f"\n\n# {note}\n" for note in left)
     longest = max((len(line) for line in source.text.splitlines()), default=0)
     kinds = [(d, type(d.node)) for d in definitions]
     return Ported(

@@ -211,10 +211,16 @@ class Expressions(cst.CSTTransformer):
             if note:
                 self.note(original_node, note)
         elif dotted is not None:
-            updated = own_call(scope, original_node, updated, self.needs)
+            updated, wrong = own_call(scope, original_node, updated, self.needs)
+            if wrong:
+                self.problem(original_node, wrong)
         elif isinstance(name, cst.Attribute):
             if name.attr.value == "forward" and not is_super(name.value):
                 return updated.with_changes(func=updated.func.value)
+            if self.needs.targets(original_node, scope):
+                updated, wrong = own_call(scope, original_node, updated, self.needs)
+                if wrong:
+                    self.problem(original_node, wrong)
             if here is not None:
                 hands = self.needs.hands_on(original_node, scope) if here.rngs else None
                 new, wrong = function_of(

@@ -6,6 +6,7 @@ import libcst as cst
 
 from jaxnet.port._calls import CASTS, NO_GRADIENT
 from jaxnet.port._changes import UNSEEN, Changes, bare, stripped, with_part, without_data
+from jaxnet.port._classes import is_module, layer_takes_rngs, torch_layer
 from jaxnet.port._kinds import ARRAYS
 from jaxnet.port._shares import changes_in_place, code, dotted_name, read_names
 from jaxnet.port._tensors import OPERATIONS
@@ -259,6 +260,32 @@ class Rewriter(Changes):
     def visit_If(self, node: cst.If) -> None:
         self.open.append([])
         self._losses(node)
+        if not self.functions:
+            self._under_condition(node)
+
+    def visit_Try(self, node: cst.Try) -> None:
+        if not self.functions:
+            self._under_condition(node)
+
+    def _under_condition(self, node: Any) -> None:
+        """Marks what makes layers and is defined one way or the other, at the top of a file."""
+        rewriter = self
+
+        class Makers(cst.CSTVisitor):
+            def visit_ClassDef(self, inner: cst.ClassDef) -> bool:
+                bases = [base.value for base in inner.bases]
+                source = rewriter.source
+                if any(torch_layer(source.qualified(b)) or is_module(source.definition(b))
+                       for b in bases):  # fmt: skip
+                    rewriter.problem(inner, f"class {inner.name.value}: {_CONDITION}")
+                return False
+
+            def visit_Call(self, call: cst.Call) -> None:
+                layer = torch_layer(rewriter.source.qualified(call.func))
+                if layer is not None and layer_takes_rngs(layer):
+                    rewriter.problem(call, f"{code(call)}: {_CONDITION}")
+
+        node.visit(Makers())
 
     def leave_If(self, original_node: cst.If, updated_node: cst.If) -> Any:
         return self._compound(original_node.test, updated_node)
@@ -313,6 +340,7 @@ class _Renamed(cst.CSTTransformer):
         return self.names.get(original_node.value, updated_node)
 
 
+_CONDITION = "layers that are made under a condition at the top of a file get no rngs; ask within"
 _FROZEN = "freezing is up to the optimizer: optim.frozen"
 _NO_SWITCH = "gradients are values; write jax.lax.stop_gradient where torch takes none"
 _NO_NUMBERS = {
