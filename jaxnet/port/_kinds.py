@@ -345,6 +345,8 @@ def is_super_call(node: Any) -> bool:
 def _annotated(text: str) -> str | None:
     """The kind that an annotation says."""
     text = text.strip("\"' ").removeprefix("Optional[").removesuffix("]")
+    if text.lower().startswith(("dict", "mapping", "ordereddict")):
+        return "dict"
     if "Tensor" in text:
         return "tensors" if text.lower().startswith(("list", "tuple", "sequence")) else "tensor"
     words = {"int": "number", "float": "number", "bool": "number", "str": "text"}
@@ -355,7 +357,7 @@ def _annotated(text: str) -> str | None:
     lists = ("list", "tuple", "sequence", "iterable")
     if text.lower().startswith(lists):
         return "list"
-    return "dict" if text.lower().startswith("dict") else None
+    return None
 
 
 def _is_name(node: Any, *names: str) -> bool:

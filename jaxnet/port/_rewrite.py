@@ -17,7 +17,7 @@ from jaxnet.port._calls import (
 )
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
-from jaxnet.port._names import jaxnet_name
+from jaxnet.port._names import jaxnet_name, tensor_type
 from jaxnet.port._port import Note
 from jaxnet.port._rngs import Scope, Unit, is_partial, is_super
 from jaxnet.port._sharing import Sharing
@@ -126,8 +126,21 @@ class Expressions(cst.CSTTransformer):
     def visit_Call(self, node: cst.Call) -> None:
         if is_partial(node) and node.args:
             self.firsts.add(id(node.args[0]))
-        if self._dotted(node.func) in HANDLED:
+        dotted = self._dotted(node.func) or ""
+        if dotted in HANDLED or tensor_type(dotted) is not None:
             self.words.add(id(node.func))
+        if isinstance(node.func, cst.Attribute) and node.func.attr.value == "type":
+            self.words |= {id(arg.value) for arg in node.args}  # x.type(torch.FloatTensor)
+        if isinstance(node.func, cst.Name) and node.func.value == "isinstance":
+            for part in node.args[1:]:
+                each = part.value.elements if isinstance(part.value, cst.Tuple) else [part]
+                self._asks_for_dtype(node, [one.value for one in each])
+
+    def _asks_for_dtype(self, node: cst.Call, types: list[Any]) -> None:
+        for one in types:
+            name = self._dotted(one) or ""
+            if tensor_type(name) is not None and name != "torch.Tensor":
+                self.problem(node, f"{name}: arrays have one class; ask for x.dtype")
 
     def visit_Param(self, node: cst.Param) -> None:
         self.words.add(id(node.name))
@@ -205,11 +218,15 @@ class Expressions(cst.CSTTransformer):
             self.need("from contextlib import nullcontext")
             return cst.parse_expression("nullcontext()")
         if dotted is not None and dotted.startswith("torch."):
-            updated, wrong, note = torch_call(scope, original_node, updated, dotted)
+            updated, wrong, note = torch_call(
+                here.kinds if here else None, original_node, updated, dotted
+            )
             if wrong:
                 self.problem(original_node, wrong)
             if note:
                 self.note(original_node, note)
+            if tensor_type(dotted) is not None:
+                self.need("from jaxnet import ops")
         elif dotted is not None:
             updated, wrong = own_call(scope, original_node, updated, self.needs)
             if wrong:
@@ -339,6 +356,12 @@ class Expressions(cst.CSTTransformer):
         if unit.method == "forward" and is_module(self.definition):
             updated_node = updated_node.with_changes(name=cst.Name("__call__"))
         optional = self.needs.ignores(unit)
+        if function.rngs and "rngs__of_program" in function.scope.parameters:
+            self.marked.append(Note(
+                self.source.path.name, self._line(original_node),
+                "the parameter rngs has the name of the random numbers in jaxnet, and is called "
+                "rngs_of_program",
+            ))  # fmt: skip
         if function.rngs or optional:
             typed = _has_types(original_node) and "Generator" not in self.names.values()
             if typed:

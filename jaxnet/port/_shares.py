@@ -240,11 +240,12 @@ def _makers(
             known = sharing.needs.units.get(Unit(one, title))
             if known is None:
                 continue
-            for value in _assigned_to(function, name):
+            for value in assigned_to(function, name):
                 yield known, function, value
 
 
-def _assigned_to(function: cst.FunctionDef, name: str) -> list[Any]:
+def assigned_to(function: cst.FunctionDef, name: str) -> list[Any]:
+    """The values that a method gives an attribute of `self`."""
     found: list[Any] = []
 
     class Assigned(cst.CSTVisitor):

@@ -10,6 +10,8 @@ import libcst as cst
 from libcst import helpers
 from libcst.metadata import MetadataWrapper, PositionProvider
 
+from jaxnet.port._own_names import set_aside
+
 if TYPE_CHECKING:
     from jaxnet.port._fold import Folded
 
@@ -52,7 +54,7 @@ class Source:
         self.is_package = path.name == "__init__.py"
         self.project = project
         self.text = path.read_text(encoding="utf-8")
-        wrapper = MetadataWrapper(cst.parse_module(self.text))
+        wrapper = MetadataWrapper(set_aside(cst.parse_module(self.text)))
         self.imports: dict[str, str] = {}
         self.import_statements: list[cst.SimpleStatementLine] = []
         self.stars: list[str] = []

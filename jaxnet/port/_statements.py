@@ -6,9 +6,9 @@ import libcst as cst
 
 from jaxnet.port._calls import CASTS, NO_GRADIENT
 from jaxnet.port._changes import UNSEEN, Changes, bare, stripped, with_part, without_data
-from jaxnet.port._classes import is_module, layer_takes_rngs, torch_layer
+from jaxnet.port._classes import is_module, layer_takes_rngs, lineage, methods, torch_layer
 from jaxnet.port._kinds import ARRAYS
-from jaxnet.port._shares import changes_in_place, code, dotted_name, read_names
+from jaxnet.port._shares import assigned_to, changes_in_place, code, dotted_name, read_names
 from jaxnet.port._tensors import OPERATIONS
 
 
@@ -68,8 +68,11 @@ class Rewriter(Changes):
             if isinstance(target, cst.Attribute) and target.attr.value == "requires_grad":
                 self.note(old, f"{code(old)}: {_FROZEN}")
                 return cst.RemoveFromParent()
-            if isinstance(old.value, cst.Lambda) and isinstance(target, cst.Attribute):
-                return self._method(old, new, updated)
+            if self._is_of_self(target) and self._holds_functions(old.value):
+                if isinstance(old.value, cst.Lambda) and self._is_single(original, target):
+                    return self._method(old, new, updated)
+                self._held(old, old.value)
+                return updated
             return self.changed_and_named(old, new, updated)
         if isinstance(old, cst.AugAssign):
             return self.augmented(old, new, updated)
@@ -111,9 +114,60 @@ class Rewriter(Changes):
                 return cst.RemoveFromParent()
             if changes_in_place(here.kinds, old):
                 return self.changed_by_method(old, new, updated)
+        at_once = dotted_name(name) in _AT_ONCE or (
+            isinstance(name, cst.Attribute) and name.attr.value in _AT_ONCE
+        )
+        if here is not None and here.making and not at_once:
+            for arg in old.args:
+                for function in _lambdas(arg.value):
+                    if "self" in read_names(function.body):
+                        self._held(old, function)
         if self.quiet and self.computes() and not dotted.startswith("torch."):
             self._called_without_gradient(old)
         return self.changed_by_function(old, new, updated)
+
+    # functions that are attributes
+
+    def _is_of_self(self, target: Any) -> bool:
+        name = dotted_name(target) or ""
+        return self.here is not None and self.here.making and name.startswith("self.")
+
+    def _holds_functions(self, value: Any) -> bool:
+        """Whether a value is a lambda or a function of the function, or holds some."""
+        local = isinstance(value, cst.Name) and isinstance(
+            self.scope.assigned.get(value.value), cst.FunctionDef
+        )
+        return local or bool(_lambdas(value))
+
+    def _is_single(self, statement: Any, target: Any) -> bool:
+        """Whether an attribute is given its value once, and whatever the arguments are."""
+        unit, owner = self.functions[0].unit, self.scope.owner
+        if unit is None or owner is None or len(self.functions) > 1:
+            return False
+        name = target.attr.value
+        values = [
+            value
+            for one in lineage(owner)
+            for function in methods(one).values()
+            for value in assigned_to(function, name)
+        ]
+        return len(values) == 1 and any(part is statement for part in unit.node.body.body)
+
+    def _held(self, node: Any, value: Any) -> None:
+        """Marks functions that hold layers, which would not be those of the model after a step."""
+        functions: list[Any] = _lambdas(value)
+        if isinstance(value, cst.Name):
+            functions = [self.scope.assigned[value.value]]
+        for function in functions:
+            params = {p.name.value for p in function.params.params}
+            for name in sorted(read_names(function.body) - params):
+                kind = None if self.here is None else self.here.kinds.names.get(name)
+                if self.scope.is_local(name) and kind not in ("number", "text", "dtype"):
+                    self.problem(
+                        node,
+                        f"{code(node)}: a function of {name}, whose layers and arrays would not "
+                        "be those of the model after a step; write a method",
+                    )
 
     def _method(self, old: cst.Assign, new: Any, updated: Any) -> Any:
         """`self.act = lambda x: ...` as a method: a lambda would hold layers of its own."""
@@ -243,7 +297,7 @@ class Rewriter(Changes):
         """Marks the call of a function that changes something which has a gradient then."""
         targets = self.needs.targets(old, self.scope)
         unknown = not targets and isinstance(old.func, cst.Attribute)
-        unknown = unknown and dotted_name(old.func.value) == "self"
+        unknown = unknown and dotted_name(getattr(old.func, "value", None)) == "self"
         for unit in targets:
             quiet = any(
                 self._dotted(getattr(d.decorator, "func", d.decorator)) in NO_GRADIENT
@@ -340,12 +394,28 @@ class _Renamed(cst.CSTTransformer):
         return self.names.get(original_node.value, updated_node)
 
 
+_AT_ONCE = {"apply", "named_apply", "map", "filter", "sort", "sorted", "_apply"}
+"""Functions that call what they are given, and do not keep it."""
+
 _CONDITION = "layers that are made under a condition at the top of a file get no rngs; ask within"
 _FROZEN = "freezing is up to the optimizer: optim.frozen"
 _NO_SWITCH = "gradients are values; write jax.lax.stop_gradient where torch takes none"
 _NO_NUMBERS = {
     "number", "text", "module", "modules", "dtype", "device", "shape", "package", "ndarray",
 }  # fmt: skip
+
+
+def _lambdas(value: Any) -> list[cst.Lambda]:
+    """The lambdas in an expression."""
+    found: list[cst.Lambda] = []
+
+    class Lambdas(cst.CSTVisitor):
+        def visit_Lambda(self, node: cst.Lambda) -> bool:
+            found.append(node)
+            return False
+
+    value.visit(Lambdas())
+    return found
 
 
 def no_gradient(name: str, node: Any) -> bool | None:

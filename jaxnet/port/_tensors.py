@@ -7,6 +7,7 @@ import libcst as cst
 from jaxnet import ops
 from jaxnet.nn import functional
 from jaxnet.port._kinds import ARRAYS, LIKELY, ONLY_ARRAYS, Kinds
+from jaxnet.port._names import tensor_type
 
 SAME = {"reshape", "item", "tolist"}
 """Methods that arrays of JAX have too, with the same arguments."""
@@ -87,7 +88,9 @@ def function_of(
         return cst.Attribute(receiver, cst.Name("ndim")), ""
     if name in ("numel", "nelement"):
         return cst.Attribute(receiver, cst.Name("size")), ""
-    if name in ("to", "type"):
+    if name == "type":
+        return _type(kinds, original, receiver, arguments)
+    if name == "to":
         return _to(kinds, original, receiver, arguments)
     if name in _FILLS:
         return _filled(name, receiver, arguments, generator), ""
@@ -158,6 +161,25 @@ def _to(kinds: Kinds, original: cst.Call, receiver: Any, arguments: list[Any]) -
     return receiver, ""
 
 
+def _type(kinds: Kinds, original: cst.Call, receiver: Any, arguments: list[Any]) -> tuple[Any, str]:
+    """What x.type(torch.LongTensor) and x.type("torch.LongTensor") are."""
+    if len(arguments) == 1 and not original.args[0].star:
+        value = original.args[0].value
+        text = kinds.source.qualified(value) or ""
+        if isinstance(value, cst.SimpleString):
+            text = str(value.evaluated_value)
+        dtype = tensor_type(text)
+        if dtype is not None:
+            return _call("ops.to", receiver, cst.parse_expression(f"ops.{dtype}")), ""
+        if _is_dtype(kinds, value):
+            dotted = kinds.outside(value) or ""
+            known = dotted.startswith("torch.") and value is arguments[0].value
+            new = cst.parse_expression(f"ops.{dotted[6:]}") if known else arguments[0].value
+            return _call("ops.to", receiver, new), ""
+    words = "x.type() is a text of torch's; ask for x.dtype" if not arguments else "which dtype?"
+    return None, f"{cst.Module([]).code_for_node(original)}: {words}"
+
+
 def _says_device(node: Any) -> bool:
     text = cst.Module([]).code_for_node(node)
     return "device" in text or "torch.channels_last" in text
@@ -200,7 +222,7 @@ def argument(keyword: str, value: str) -> cst.Arg:
     """The argument `keyword=value` of a call."""
     bare = cst.SimpleWhitespace("")
     equal = cst.AssignEqual(whitespace_before=bare, whitespace_after=bare)
-    return cst.Arg(cst.Name(value), keyword=cst.Name(keyword), equal=equal)
+    return cst.Arg(cst.parse_expression(value), keyword=cst.Name(keyword), equal=equal)
 
 
 def _call(function: str, *arguments: Any) -> cst.Call:

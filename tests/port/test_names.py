@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnet.port import port
+from jaxnet.random import Generator
 
 pytestmark = pytest.mark.libcst
 
@@ -157,4 +158,151 @@ def test_an_argument_that_is_left_out_is_said(ported):
     )
     assert "the argument pretrained=True is left out" in result.marked[0].text
     assert re.search(r"raise NotImplementedError\(", result.code)
-    assert jax is not None
+
+
+# Old constructors and casts: the expression, its value and its dtype, as in torch.
+TYPES = {
+    "values": ("torch.Tensor([1, 2])", [1, 2], "float32"),
+    "values of a tuple": ("torch.Tensor((1, 2))", [1, 2], "float32"),
+    "values in a name": ("torch.Tensor(v)", [1, 2], "float32"),
+    "length in a name": ("torch.Tensor(n).shape[0] + torch.zeros(1)", [3], "float32"),
+    "shape": ("torch.Tensor(2, 3).size(1) + torch.zeros(1)", [3], "float32"),
+    "shape of an array": ("torch.Tensor(x.shape).size(0) + torch.zeros(1)", [2], "float32"),
+    "another array": ("torch.Tensor(x)", [1, 2], "float32"),
+    "bool": ("torch.BoolTensor([0, 1])", [False, True], "bool"),
+    "int": ("torch.IntTensor([1.0, 2.0])", [1, 2], "int32"),
+    "short": ("torch.ShortTensor(v)", [1, 2], "int16"),
+    "type": ("x.type(torch.IntTensor)", [1, 2], "int32"),
+    "type as a text": ("x.type('torch.IntTensor')", [1, 2], "int32"),
+    "type of the GPU": ("x.type(torch.cuda.IntTensor)", [1, 2], "int32"),
+    "dtype": ("x.type(torch.int16)", [1, 2], "int16"),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_old_constructors_and_casts(ported, name):
+    expression, values, dtype = TYPES[name]
+    result, made = ported(f"""
+        class Net(nn.Module):
+            def forward(self, x, v, n):
+                return {expression}
+    """)
+    assert result.marked == ()
+    found = made["Net"]()(jnp.asarray([1.0, 2.0]), [1, 2], 3)
+    np.testing.assert_array_equal(found, values)
+    assert str(found.dtype) == dtype
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("return x.type() == 'torch.FloatTensor'", "x.type() is a text of torch's"),
+        ("return isinstance(x, torch.LongTensor)", "arrays have one class"),
+        ("return isinstance(x, (torch.Tensor, torch.IntTensor))", "arrays have one class"),
+        ("return x + missing", "missing is defined nowhere"),
+        ("return torch.Tensor(x.get())", "a shape or values?"),
+    ],
+)
+def test_what_has_no_meaning_in_jaxnet_is_marked(ported, line, words):
+    result, _ = ported(f"class Net(nn.Module):\n    def forward(self, x):\n        {line}\n")
+    assert any(words in note.text for note in result.marked), result.marked
+
+
+NAMES = {
+    "variable": "ops = [x.mean(1), torch.zeros(2)]\n        return ops[0] + torch.ones(2)",
+    "variable nn": "nn = x.mean(1)\n        return torch.conv1d(x[:1, None], x[:1, None])[0, 0] + nn",
+    "loop": "for ops in (x, x + 1):\n            x = x + ops.mean()\n        return x.std(1)",
+    "argument": "return self.f(ops=x, jax=2)",
+    "lambda": "return (lambda ops: ops.mean(1) + torch.ones(2))(x)",
+    "math": "math = x.mean()\n        return math * torch.pi",
+    "top": "return total(x)",
+    "partial": "return partial(x)",
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_jaxnet_has_too_stays_the_programs(ported, name):
+    import torch
+
+    text = textwrap.dedent("""
+        def ops(x):
+            return x.std(1)
+
+
+        def total(x):
+            return ops(x) + 1
+
+
+        def partial(x):
+            return x * 2
+
+
+        class Net(nn.Module):
+            def f(self, ops, jax):
+                return ops.std(1) * jax + torch.ones(2)
+
+            def forward(self, x):
+                LINE
+    """).replace("LINE", NAMES[name])
+    result, made = ported(text)
+    assert result.marked == ()
+    original = {}
+    exec(_HEAD + text, original)
+    x = np.asarray([[1.0, 2.0], [4.0, 8.0]], dtype=np.float32)
+    with jax.numpy_rank_promotion("allow"):
+        found = made["Net"]()(jnp.asarray(x))
+    np.testing.assert_allclose(found, original["Net"]()(torch.from_numpy(x)), rtol=1e-6)
+
+
+def test_a_parameter_rngs_is_said_and_the_output_is_python(ported):
+    result, made = ported(
+        "class Net(nn.Module):\n    def __init__(self, rngs=3):\n        super().__init__()\n"
+        "        self.fc = nn.Linear(rngs, 2)\n"
+    )
+    assert "the parameter rngs has the name" in result.marked[0].text
+    assert made["Net"](rngs=Generator(0)).fc.weight.shape == (2, 3)
+
+
+LAMBDAS = {
+    "of a condition": (
+        "if n > 2:\n    self.f = lambda x: F.relu(x)\nelse:\n    self.f = lambda x: x * 2",
+        False,
+    ),
+    "after none": ("self.f = None\nif n > 2:\n    self.f = lambda x: F.relu(x)", False),
+    "of an expression": ("self.f = (lambda x: F.relu(x)) if n > 2 else (lambda x: x * 2)", False),
+    "once": ("self.f = lambda x: F.relu(self.fc(x))", False),
+    "with layers and a condition": (
+        "if n > 2:\n    self.f = lambda x: F.relu(self.fc(x))\nelse:\n    self.f = lambda x: x * 2",
+        True,
+    ),
+    "with layers in an expression": ("self.f = (lambda x: self.fc(x)) if n > 2 else F.relu", True),
+    "with a local layer": ("act = nn.Linear(3, 3)\nself.f = [lambda x: act(x)]", True),
+    "a function": ("def f(x):\n    return self.fc(x)\nself.f = f", True),
+    "put into a list": ("self.f = []\nself.f.append(lambda x: self.fc(x))", True),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", LAMBDAS)
+def test_functions_that_are_attributes_are_the_right_ones(ported, name):
+    import torch
+
+    lines, marked = LAMBDAS[name]
+    text = (
+        "class Net(nn.Module):\n    def __init__(self, n):\n        super().__init__()\n"
+        "        self.fc = nn.Linear(3, 3)\n" + textwrap.indent(lines, " " * 8)
+        + "\n\n    def forward(self, x):\n        return self.f(x)\n"
+    )  # fmt: skip
+    result, made = ported(text)
+    assert bool(result.marked) == marked
+    if marked:
+        return
+    original = {}
+    exec(_HEAD + text, original)
+    x = np.asarray([[-1.0, 2.0, 3.0]], dtype=np.float32)
+    for n in (1, 3) if "n >" in lines and "None" not in lines else (3,):
+        model, twin = original["Net"](n), made["Net"](n, rngs=Generator(0))
+        twin.load_state_dict(model.state_dict())
+        expected = model(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(twin(jnp.asarray(x)), expected, rtol=1e-5)
