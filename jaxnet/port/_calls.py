@@ -6,6 +6,7 @@ import libcst as cst
 
 from jaxnet.port._kinds import ARRAYS, Kinds
 from jaxnet.port._names import LEFT_OUT, jaxnet_name, tensor_type, unknown_argument
+from jaxnet.port._nodes import code
 from jaxnet.port._parameters import says_device
 from jaxnet.port._rngs import Needs, Scope, Unit
 from jaxnet.port._tensors import argument
@@ -123,12 +124,12 @@ def _of_type(
     if kind in ("number", "shape") or isinstance(first.value, cst.BinaryOperation | cst.Integer):
         return empty, ""
     if isinstance(first.value, cst.Name | cst.Attribute):
-        code = cst.Module([]).code_for_node(args[0].value)
+        text = code(args[0].value)
         return cst.IfExp(
-            cst.parse_expression(f"isinstance({code}, int)"), empty, values,
+            cst.parse_expression(f"isinstance({text}, int)"), empty, values,
             lpar=[cst.LeftParen()], rpar=[cst.RightParen()],
         ), ""  # fmt: skip
-    text = cst.Module([]).code_for_node(original)
+    text = code(original)
     return values, f"{text}: a shape or values? write torch.empty or torch.tensor"
 
 
@@ -159,7 +160,7 @@ def own_call(
         if not name:
             kept.append(arg)
         elif not _is_nothing(old.value, name):
-            text = cst.Module([]).code_for_node(old.value)
+            text = code(old.value)
             wrong = f"the argument {name}={text} is left out; weights are loaded by their names"
     if kept and len(kept) < len(updated.args):
         kept[-1] = kept[-1].with_changes(comma=updated.args[-1].comma)
@@ -182,8 +183,7 @@ def bound(updated: cst.Call | None, value: Any) -> Any:
     """
     if updated is not None:
         return with_rngs(updated, "rngs")
-    code = cst.Module([]).code_for_node(value)
-    return cst.parse_expression(f"partial({code}, rngs=rngs)")
+    return cst.parse_expression(f"partial({code(value)}, rngs=rngs)")
 
 
 def rngs_parameter(

@@ -6,13 +6,12 @@ import libcst as cst
 
 from jaxnet.port._calls import with_rngs
 from jaxnet.port._kinds import ARRAYS
+from jaxnet.port._nodes import code, is_data
 from jaxnet.port._rewrite import Expressions
 from jaxnet.port._shares import (
     changes_in_place,
-    code,
     index_is_basic,
     is_copied,
-    is_data,
     is_mask,
     torch_changes_first,
 )

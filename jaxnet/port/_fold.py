@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
+from jaxnet.port._nodes import is_none
 from jaxnet.port._parameters import means_nothing, says_device
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ class _Folder(cst.CSTTransformer):
             return stops if stops in sides else (None if None in sides else not stops)
         if isinstance(node, cst.Comparison) and len(node.comparisons) == 1:
             target = node.comparisons[0]
-            if _is_none(node.left) and _is_none(target.comparator):
+            if is_none(node.left) and is_none(target.comparator):
                 return {cst.Is: True, cst.IsNot: False}.get(type(target.operator))
         return None
 
@@ -387,10 +388,6 @@ def _is_pass(statement: Any) -> bool:
     return isinstance(statement, cst.SimpleStatementLine) and all(
         isinstance(part, cst.Pass) for part in statement.body
     )
-
-
-def _is_none(node: Any) -> bool:
-    return isinstance(node, cst.Name) and node.value == "None"
 
 
 def _is_factory(node: Any) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnet import nn, ops
 from jaxnet.port._classes import attributes, is_module, torch_layer, value_kind
+from jaxnet.port._nodes import code, is_name, is_none, is_super
 from jaxnet.port._rngs import Scope
 
 ARRAYS = ("tensor", "param", "buffer")
@@ -81,8 +82,8 @@ class Kinds(cst.CSTVisitor):
                 continue
             annotation, default = parameter.annotation, parameter.default
             if annotation is not None:
-                self.names[name] = _annotated(cst.Module([]).code_for_node(annotation.annotation))
-            elif default is not None and not _is_none(default):
+                self.names[name] = _annotated(code(annotation.annotation))
+            elif default is not None and not is_none(default):
                 self.names[name] = self._kind(default)
             elif name in called and self.computing:
                 self.names[name] = "module"
@@ -99,7 +100,7 @@ class Kinds(cst.CSTVisitor):
 
     def leave_AnnAssign(self, original_node: cst.AnnAssign) -> None:
         if isinstance(original_node.target, cst.Name):
-            text = cst.Module([]).code_for_node(original_node.annotation.annotation)
+            text = code(original_node.annotation.annotation)
             kind = _annotated(text)
             self.names[original_node.target.value] = kind or self(original_node.value)
 
@@ -150,16 +151,16 @@ class Kinds(cst.CSTVisitor):
 
     def _bind_items(self, target: Any, items: Any) -> None:
         of = {"tensors": "tensor", "tensor": "tensor", "modules": "module", "shape": "number"}
-        if isinstance(items, cst.Call) and _is_name(items.func, "enumerate", "zip"):
+        if isinstance(items, cst.Call) and is_name(items.func, "enumerate", "zip"):
             inner = [of.get(self(a.value) or "") for a in items.args]
-            kinds = ["number", *inner] if _is_name(items.func, "enumerate") else inner
+            kinds = ["number", *inner] if is_name(items.func, "enumerate") else inner
             if isinstance(target, cst.Tuple):
                 for element, kind in zip(target.elements, kinds, strict=False):
                     if isinstance(element.value, cst.Name):
                         self.names[element.value.value] = kind
             return
         kind = of.get(self(items) or "")
-        if isinstance(items, cst.Call) and _is_name(items.func, "range"):
+        if isinstance(items, cst.Call) and is_name(items.func, "range"):
             kind = "number"
         if isinstance(items, cst.Attribute | cst.Name) and self(items) == "module":
             kind = "module"
@@ -221,7 +222,7 @@ class Kinds(cst.CSTVisitor):
 
     def _attribute(self, node: cst.Attribute) -> str | None:
         name = node.attr.value
-        if _is_name(node.value, "self") and self.scope.owner is not None:
+        if is_name(node.value, "self") and self.scope.owner is not None:
             kind = self.fields.get(name)
             kinds = {"value": "number", "list": "list", "given": None, "unknown": None}
             return kinds.get(kind or "", kind) if kind != "tensor" else "tensor"
@@ -290,7 +291,7 @@ class Kinds(cst.CSTVisitor):
                 if attr in _SEVERAL and not (attr in ("max", "min") and not node.args):
                     return "tensors"
                 return "tensor"
-            if _is_name(name.value, "self") or is_super_call(name.value):
+            if is_name(name.value, "self") or is_super(name.value):
                 return "tensor" if self.computing and attr.startswith(("forward", "_fo")) else None
         return None
 
@@ -337,11 +338,6 @@ def _uses(body: Any) -> tuple[set[str], set[str]]:
     return called, other
 
 
-def is_super_call(node: Any) -> bool:
-    """Whether an expression is super()."""
-    return isinstance(node, cst.Call) and _is_name(node.func, "super")
-
-
 def _annotated(text: str) -> str | None:
     """The kind that an annotation says."""
     text = text.strip("\"' ").removeprefix("Optional[").removesuffix("]")
@@ -358,11 +354,3 @@ def _annotated(text: str) -> str | None:
     if text.lower().startswith(lists):
         return "list"
     return None
-
-
-def _is_name(node: Any, *names: str) -> bool:
-    return isinstance(node, cst.Name) and node.value in names
-
-
-def _is_none(node: Any) -> bool:
-    return _is_name(node, "None")

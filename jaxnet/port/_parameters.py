@@ -5,6 +5,8 @@ from typing import Any
 
 import libcst as cst
 
+from jaxnet.port._nodes import code, is_none
+
 _WEIGHTS = re.compile(r"\w_Weights\b|\bWeightsEnum\b")
 
 
@@ -36,7 +38,7 @@ def means_nothing(node: cst.FunctionDef) -> set[str]:
             found.add(name)
         # The dtype of a model is up to model.to(); that of a function's arrays is not.
         made = node.name.value == "__init__" and "device" in found
-        default = parameter.default is not None and _is_none(parameter.default)
+        default = parameter.default is not None and is_none(parameter.default)
         if name == "dtype" and made and default and not _assigns(node.body, name):
             found.add(name)
     return found
@@ -58,12 +60,12 @@ def says_device(node: Any) -> bool:
 
 def _annotation(parameter: cst.Param) -> str:
     annotation = parameter.annotation
-    return "" if annotation is None else cst.Module([]).code_for_node(annotation.annotation)
+    return "" if annotation is None else code(annotation.annotation)
 
 
 def _asks_for_a_state(body: Any, name: str) -> bool:
     """Whether a function uses a name as torchvision's builders use their weights."""
-    text = cst.Module([]).code_for_node(body)
+    text = code(body)
     return bool(
         re.search(rf"\b{name}\.(get_state_dict|meta|url|transforms)\b", text)
         or re.search(rf"_Weights\.verify\({name}\)", text)
@@ -119,7 +121,3 @@ def _assigns(body: Any, name: str) -> bool:
 
     body.visit(Targets())
     return found
-
-
-def _is_none(node: Any) -> bool:
-    return isinstance(node, cst.Name) and node.value == "None"

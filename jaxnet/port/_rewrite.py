@@ -18,8 +18,9 @@ from jaxnet.port._calls import (
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
 from jaxnet.port._names import jaxnet_name, tensor_type
+from jaxnet.port._nodes import is_super
 from jaxnet.port._port import Note
-from jaxnet.port._rngs import Scope, Unit, is_partial, is_super
+from jaxnet.port._rngs import Scope, Unit, is_partial
 from jaxnet.port._sharing import Sharing
 from jaxnet.port._source import Definition
 from jaxnet.port._tensors import function_of

@@ -21,6 +21,7 @@ from jaxnet.port._classes import (
     torch_layer,
     value_kind,
 )
+from jaxnet.port._nodes import is_name, is_super
 from jaxnet.port._source import Definition, Source
 
 DRAWING_INITS = {
@@ -233,7 +234,7 @@ class Needs:
             if scope.owner is not None and is_super(name.value):
                 owners = lineage(scope.owner)[1:]
                 return [Unit(o, attr) for o in owners if attr in methods(o)][:1]
-            if scope.owner is not None and _is_name(name.value, "self"):
+            if scope.owner is not None and is_name(name.value, "self"):
                 family = [u for u in self.by_method.get(attr, ())
                           if related(u.definition, scope.owner)]  # fmt: skip
                 if family:
@@ -272,7 +273,7 @@ class Needs:
         if isinstance(node, cst.Name):
             found = None if scope.is_local(node.value) else scope.source.definition(node)
             return found is not None and Unit(found) in self.taking
-        own = isinstance(node, cst.Attribute) and _is_name(node.value, "self")
+        own = isinstance(node, cst.Attribute) and is_name(node.value, "self")
         if not own or scope.owner is None or node.attr.value in ("forward", "__init__"):
             return False
         targets = self.targets(cst.Call(node), scope)
@@ -320,7 +321,7 @@ class Needs:
                 return "rngs" if found[0] in self.taking else None
             takes = attr == "__init__" and any(map(layer_takes_rngs, layers_of(scope.owner)))
             return "rngs" if takes else None
-        if _is_name(name.value, "self") and scope.owner is not None:
+        if is_name(name.value, "self") and scope.owner is not None:
             if self.targets(cst.Call(name), scope):
                 units = self.targets(cst.Call(name), scope)
                 return "rngs" if any(unit in self.taking for unit in units) else None
@@ -354,7 +355,7 @@ class Needs:
                 made = cst.Call(value.args[0].value)
                 known = scope.source.qualified(made.func) is not None
                 return not known or self._is_maker(made, scope)
-            own = isinstance(value, cst.Attribute) and _is_name(value.value, "self")
+            own = isinstance(value, cst.Attribute) and is_name(value.value, "self")
             if own and scope.owner is not None:  # fc = self.fc
                 return attributes(scope.owner).get(value.attr.value) == "given"
         return True
@@ -376,15 +377,6 @@ def is_partial(node: Any) -> bool:
 def related(one: Definition, other: Definition) -> bool:
     """Whether one of two classes inherits from the other."""
     return one in lineage(other) or other in lineage(one)
-
-
-def is_super(node: Any) -> bool:
-    """Whether an expression is super() or super(Net, self)."""
-    return isinstance(node, cst.Call) and _is_name(node.func, "super")
-
-
-def _is_name(node: Any, name: str) -> bool:
-    return isinstance(node, cst.Name) and node.value == name
 
 
 def _calls(node: Any) -> list[cst.Call]:
@@ -429,7 +421,7 @@ def _class_values(definition: Definition) -> set[Definition]:
 
     class Values(cst.CSTVisitor):
         def visit_Call(self, node: cst.Call) -> bool:
-            called = _is_name(node.func, "isinstance") or _is_name(node.func, "issubclass")
+            called = is_name(node.func, "isinstance") or is_name(node.func, "issubclass")
             if not called:
                 if not isinstance(node.func, cst.Name | cst.Attribute):
                     node.func.visit(self)

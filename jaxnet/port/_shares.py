@@ -8,6 +8,7 @@ import libcst as cst
 from jaxnet import ops
 from jaxnet.port._classes import is_module, lineage, methods, torch_layer
 from jaxnet.port._kinds import ARRAYS, Kinds
+from jaxnet.port._nodes import code, dotted_name
 from jaxnet.port._rngs import Scope, Unit, is_partial
 
 if TYPE_CHECKING:
@@ -69,46 +70,6 @@ _MASKS = {
     "isnan", "isinf", "isfinite", "logical_not", "logical_and", "logical_or", "logical_xor", "eq",
     "ne", "lt", "le", "gt", "ge", "bool", "isclose", "signbit",
 }  # fmt: skip
-
-
-def code(node: Any) -> str:
-    """The source of an expression."""
-    return cst.Module([]).code_for_node(node)
-
-
-def dotted_name(node: Any) -> str | None:
-    """The text of a name and its attributes, as of `self.fc.weight`, without `.data`."""
-    parts: list[str] = []
-    while isinstance(node, cst.Attribute):
-        if node.attr.value != "data":
-            parts.insert(0, node.attr.value)
-        node = node.value
-    return ".".join([node.value, *parts]) if isinstance(node, cst.Name) else None
-
-
-def is_data(node: Any) -> bool:
-    """Whether an expression is `x.data`."""
-    return isinstance(node, cst.Attribute) and node.attr.value == "data"
-
-
-def read_names(node: Any) -> set[str]:
-    """The names that a part of a program reads."""
-    found: set[str] = set()
-
-    class Names(cst.CSTVisitor):
-        def visit_Attribute(self, node: cst.Attribute) -> bool:
-            node.value.visit(self)
-            return False
-
-        def visit_Arg(self, node: cst.Arg) -> bool:
-            node.value.visit(self)
-            return False
-
-        def visit_Name(self, node: cst.Name) -> None:
-            found.add(node.value)
-
-    node.visit(Names())
-    return found
 
 
 def changes_in_place(kinds: Kinds, node: cst.Call) -> bool:

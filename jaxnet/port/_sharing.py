@@ -13,7 +13,8 @@ import libcst as cst
 
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
-from jaxnet.port._rngs import Needs, Scope, Unit, is_super
+from jaxnet.port._nodes import code, dotted_name, is_data, is_self, is_super, read_names
+from jaxnet.port._rngs import Needs, Scope, Unit
 from jaxnet.port._shares import (
     CONTAINER,
     GIVES,
@@ -22,13 +23,9 @@ from jaxnet.port._shares import (
     VIEWS,
     Shown,
     changes_in_place,
-    code,
-    dotted_name,
     index_is_basic,
     is_copied,
-    is_data,
     layer_effect,
-    read_names,
     torch_changes_first,
 )
 
@@ -545,7 +542,7 @@ class Followed:
             return shown
         if kind == "module" or (kind is None and dotted_name(function) is not None):
             given = [self._value(arg.value) for arg in node.args]
-            if self.kinds(function) == "module" or _is_self(receiver):
+            if self.kinds(function) == "module" or is_self(receiver):
                 return self._layer(node, given)
         shown = self._value(receiver)
         for arg in node.args:
@@ -597,7 +594,3 @@ def _expressions(node: Any) -> list[Any]:
         elif not isinstance(child, cst.BaseParenthesizableWhitespace):
             found += _expressions(child)
     return found
-
-
-def _is_self(node: Any) -> bool:
-    return isinstance(node, cst.Name) and node.value == "self"

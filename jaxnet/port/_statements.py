@@ -8,7 +8,8 @@ from jaxnet.port._calls import CASTS, NO_GRADIENT
 from jaxnet.port._changes import UNSEEN, Changes, bare, stripped, with_part, without_data
 from jaxnet.port._classes import is_module, layer_takes_rngs, lineage, methods, torch_layer
 from jaxnet.port._kinds import ARRAYS
-from jaxnet.port._shares import assigned_to, changes_in_place, code, dotted_name, read_names
+from jaxnet.port._nodes import code, dotted_name, read_names
+from jaxnet.port._shares import assigned_to, changes_in_place
 from jaxnet.port._tensors import OPERATIONS
 
 

@@ -8,6 +8,7 @@ from jaxnet import ops
 from jaxnet.nn import functional
 from jaxnet.port._kinds import ARRAYS, LIKELY, ONLY_ARRAYS, Kinds
 from jaxnet.port._names import tensor_type
+from jaxnet.port._nodes import code, is_self
 
 SAME = {"reshape", "item", "tolist"}
 """Methods that arrays of JAX have too, with the same arguments."""
@@ -66,7 +67,7 @@ def function_of(
     plain = name.removesuffix("_") if name.endswith("_") and name[-2:] != "__" else name
     likely = name in ONLY_ARRAYS or plain != name or (kinds.computing and name in LIKELY)
     array = kind in ARRAYS or (kind is None and likely)
-    if not array or _is_self(method.value):
+    if not array or is_self(method.value):
         return None, ""
     receiver, arguments = updated.func.value, list(updated.args)
     if plain != name and plain not in ops.__all__ and f"{plain}_" not in _FILLS:
@@ -157,7 +158,7 @@ def _to(kinds: Kinds, original: cst.Call, receiver: Any, arguments: list[Any]) -
             return _call("ops.to", receiver, new.value), ""
         if kind in ("device", "text") or _says_device(old.value):
             continue
-        return None, f"{cst.Module([]).code_for_node(original)}: a dtype or a device?"
+        return None, f"{code(original)}: a dtype or a device?"
     return receiver, ""
 
 
@@ -177,18 +178,18 @@ def _type(kinds: Kinds, original: cst.Call, receiver: Any, arguments: list[Any])
             new = cst.parse_expression(f"ops.{dotted[6:]}") if known else arguments[0].value
             return _call("ops.to", receiver, new), ""
     words = "x.type() is a text of torch's; ask for x.dtype" if not arguments else "which dtype?"
-    return None, f"{cst.Module([]).code_for_node(original)}: {words}"
+    return None, f"{code(original)}: {words}"
 
 
 def _says_device(node: Any) -> bool:
-    text = cst.Module([]).code_for_node(node)
+    text = code(node)
     return "device" in text or "torch.channels_last" in text
 
 
 def _is_dtype(kinds: Kinds, node: Any) -> bool:
     if kinds(node) == "dtype":
         return True
-    text = cst.Module([]).code_for_node(node)
+    text = code(node)
     return text.endswith(("dtype", "_type"))
 
 
@@ -241,7 +242,3 @@ def _bare(node: Any) -> Any:
     if simple and isinstance(node.lpar[0].whitespace_after, cst.SimpleWhitespace):
         return node.with_changes(lpar=[], rpar=[])
     return node
-
-
-def _is_self(node: Any) -> bool:
-    return isinstance(node, cst.Name) and node.value == "self"

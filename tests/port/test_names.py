@@ -210,7 +210,7 @@ def test_what_has_no_meaning_in_jaxnet_is_marked(ported, line, words):
 
 NAMES = {
     "variable": "ops = [x.mean(1), torch.zeros(2)]\n        return ops[0] + torch.ones(2)",
-    "variable nn": "nn = x.mean(1)\n        return torch.conv1d(x[:1, None], x[:1, None])[0, 0] + nn",
+    "variable nn": "nn = x.mean(1)\n        return torch.conv1d(x[None], x[None])[0, 0] + nn",
     "loop": "for ops in (x, x + 1):\n            x = x + ops.mean()\n        return x.std(1)",
     "argument": "return self.f(ops=x, jax=2)",
     "lambda": "return (lambda ops: ops.mean(1) + torch.ones(2))(x)",
