@@ -582,7 +582,8 @@ def _base(node: Any) -> str | None:
                 return None
             node = node.func.value
         else:
-            return dotted_name(node)
+            own = isinstance(node, cst.Attribute)  # self.layers[0].bias
+            return dotted_name(node) or (code(node) if own else None)
 
 
 def _expressions(node: Any) -> list[Any]:

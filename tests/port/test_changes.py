@@ -68,7 +68,8 @@ def outcome(source, folder):
     file.write_text(source)
     ported = port(str(file))
     assert not ported.marked, ported.marked
-    original, made = {"__name__": "original"}, {"__name__": "made"}
+    # A dataclass looks for the module of the name, which any module can stand for here.
+    original, made = {"__name__": __name__}, {"__name__": __name__}
     exec(compile(source, "model.py", "exec"), original)
     exec(compile(ported.code, "ported.py", "exec"), made)
     torch.manual_seed(0)
@@ -77,7 +78,7 @@ def outcome(source, folder):
     x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 
     given = torch.from_numpy(x).requires_grad_()
-    output = model(given)
+    output = model(given * 1)
     output = output if isinstance(output, tuple | list) else [output]
     output = [y for y in output if isinstance(y, torch.Tensor)]
     loss = sum((y * y).sum() for y in output if y.is_floating_point())
@@ -147,6 +148,11 @@ SAME = {
         "forward": "m = self.mean\nm.add_(1)\nreturn x - self.mean",
     },
     "buffer that has a part": {"forward": "self.mean[0] += 1\nself.mean[1] = 2\nreturn x"},
+    "layer of several": {
+        "made": "self.net = nn.Sequential(nn.Linear(4, 4), nn.ReLU())\n"
+        "with torch.no_grad():\n    self.net[0].weight[0] = 0.5\n    self.net[0].bias.add_(1)",
+        "forward": "return self.net(x)",
+    },
     "detached by data": {"forward": "return x * x.data"},
     "data of a parameter": {"forward": "return x * self.w.data + self.fc.weight.data.sum()"},
     "block": {"forward": "with torch.no_grad():\n    y = self.fc(x)\nreturn x * y"},
