@@ -1,13 +1,13 @@
-"""What jaxnet port ports: python -m benchmarks.port [--tier 1 2 3 4] [NAME ...]
+"""What jaxnet port ports: python -m benchmarks.port [--tier 1 2 3] [NAME ...]
 
 Each model is ported, built with the seed of the PyTorch model, given its weights, and compared in
 float64: initial weights, outputs in evaluation and in training with PyTorch's random draws,
-gradients, and three updates by SGD with momentum. Every rung is counted on its own. No line of the
-output is edited by hand.
+gradients with respect to parameters and inputs, and three updates by SGD with momentum. Every rung
+is counted on its own. No line of the output is edited by hand.
 
-Needs torch and libcst; tier 2 torchvision, tier 3 timm, tier 4 transformers. Results are kept in
-the file of --results, one line for each model, so that a run that is stopped goes on where it was;
---again forgets the models that are named. benchmarks/PORT.md is what --table prints.
+Needs torch and libcst; tier 2 torchvision, tier 3 timm. Results are kept in the file of --results,
+one line for each model, so that a run that is stopped goes on where it was; --again forgets the
+models that are named. --table prints them; benchmarks/PORT.md says which runs its tables are from.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Case:
     """One model.
 
     Attributes:
-        tier: 1 to 4.
+        tier: 1 to 3.
         name: What the table calls it.
         target: What is ported.
         build: Makes the model from the ported or the original class or function and, for jaxnet,
@@ -57,7 +57,7 @@ class Case:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of names; all models if none is given")
-    parser.add_argument("--tier", type=int, nargs="*", default=[1, 2, 3, 4])
+    parser.add_argument("--tier", type=int, nargs="*", default=[1, 2, 3])
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--again", action="store_true", help="run what has a result once more")
     parser.add_argument("--quick", action="store_true", help="stop after the initial weights")
@@ -84,7 +84,7 @@ def main() -> None:
         missing = [c for c in chosen if options.again or c.name not in done]
         with options.results.open("a", encoding="utf-8") as file:
             for group in [missing] if options.quick else _groups(missing):
-                for result in _in_a_process(group, options.quick):
+                for result in _in_a_process(group, _command(group, options.quick)):
                     results[result["name"]] = result
                     file.write(json.dumps(result) + "\n")
                     file.flush()
@@ -108,31 +108,41 @@ def _groups(cases: list[Case]) -> Iterator[list[Case]]:
     yield from ([case] for case in cases if case.tier != 1)
 
 
-def _in_a_process(cases: list[Case], quick: bool) -> Iterator[dict[str, Any]]:
-    """Runs models in another process, whose memory goes with it."""
-    if not cases:
-        return
-    tiers = [str(tier) for tier in sorted({case.tier for case in cases})]
-    command = [sys.executable, "-m", "benchmarks.port", "--tier", *tiers]
-    command += [*(["--quick"] if quick else []), "--child", *(case.name for case in cases)]
+def _in_a_process(cases: list[Case], command: list[str]) -> Iterator[dict[str, Any]]:
+    """Runs models in another process, whose memory goes with it.
+
+    Args:
+        cases: The models.
+        command: What runs them, to which their names are added.
+    """
     # Compiling takes nearly all of the time, and each program runs three times at most.
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     waiting = {case.name: case for case in cases}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment
-    ) as child:
-        stop = threading.Timer(LIMIT * len(cases), child.kill)
-        stop.start()
-        assert child.stdout is not None
-        for line in child.stdout:
-            result = json.loads(line)
-            del waiting[result["name"]]
-            yield result
-        status = child.wait()
-        stop.cancel()
-    for case in waiting.values():
-        cause = f"no result: exit status {status}, or more than {LIMIT} seconds"
-        yield {"name": case.name, "tier": case.tier, "ported": False, "cause": cause}
+    while waiting:
+        with subprocess.Popen(
+            [*command, *waiting], stdout=subprocess.PIPE, text=True, encoding="utf-8",
+            env=environment,
+        ) as child:  # fmt: skip
+            stop = threading.Timer(LIMIT * len(waiting), child.kill)
+            stop.start()
+            assert child.stdout is not None
+            for line in child.stdout:
+                result = json.loads(line)
+                del waiting[result["name"]]
+                yield result
+            status = child.wait()
+            stop.cancel()
+        if waiting:  # the first of them ended the process; the others have not been tried
+            case = waiting.pop(next(iter(waiting)))
+            cause = f"no result: exit status {status}, or more than {LIMIT} seconds"
+            yield {"name": case.name, "tier": case.tier, "ported": False, "cause": cause}
+
+
+def _command(cases: list[Case], quick: bool) -> list[str]:
+    tiers = [str(tier) for tier in sorted({case.tier for case in cases})]
+    command = [sys.executable, "-m", "benchmarks.port", "--tier", *tiers]
+    command += [*(["--quick"] if quick else []), "--child"]
+    return command
 
 
 def run(case: Case, quick: bool = False) -> dict[str, Any]:
@@ -245,34 +255,44 @@ def _compare(case: Case, model: Any, twin: Any, result: dict[str, Any]) -> None:
 
     ours = optim.SGD(lr=1e-3, momentum=0.9)
 
+    floats = [i for i, x in enumerate(inputs) if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
+
     @jax.jit
     def step(params: Any, memory: Any, *more: Any) -> Any:
-        (_, found), gradients = jax.value_and_grad(objective, has_aux=True)(params, *more)
+        by = (0, *(4 + i for i in floats))
+        (_, found), both = jax.value_and_grad(objective, by, has_aux=True)(params, *more)
+        gradients, of_inputs = both[0], both[1:]
         updates, memory = ours.update(gradients, memory, params)
-        return jax.tree.map(jnp.add, params, updates), memory, gradients, *found
+        return jax.tree.map(jnp.add, params, updates), memory, gradients, of_inputs, *found
 
     parameters = list(model.parameters())
     theirs = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9) if parameters else None
     memory = ours.init(params)
     for index in range(3):
+        leaves = [tensors[i].clone().requires_grad_() for i in floats]
+        given = list(tensors)
+        for i, leaf in zip(floats, leaves, strict=True):
+            given[i] = leaf * 1  # which a model may change in place
         with recorded_draws() as drawn:
-            outputs = _tensors(model(*tensors))
+            outputs = _tensors(model(*given))
         if not factors:
             factors = [rng.standard_normal(y.shape) / y.numel() for y in outputs]
         loss = sum((torch.from_numpy(f) * y).sum() for f, y in zip(factors, outputs, strict=True))
         if theirs is not None:
             theirs.zero_grad()
+        if loss.requires_grad:
             loss.backward()
-        params, memory, gradients, found, buffers = step(
+        params, memory, gradients, of_inputs, found, buffers = step(
             params, memory, buffers, drawn, factors, *inputs
         )
         if index == 0:
             _same(result, "train", [y.detach().numpy() for y in outputs], found)
             wanted = {n: np.zeros(p.shape) if p.grad is None else p.grad.numpy()
                       for n, p in model.named_parameters()}  # fmt: skip
-            _same(
-                result, "gradients", [*wanted.values()], [gradients[n] for n in wanted], [*wanted]
-            )
+            names = [*wanted, *(f"input {i}" for i in floats)]
+            of_leaves = [np.zeros(x.shape) if x.grad is None else x.grad.numpy() for x in leaves]
+            _same(result, "gradients", [*wanted.values(), *of_leaves],
+                  [*(gradients[n] for n in wanted), *of_inputs], names)  # fmt: skip
         if theirs is not None:
             theirs.step()
     after = {name: value.numpy() for name, value in model.state_dict().items()}
@@ -286,24 +306,31 @@ def _same(result: dict[str, Any], rung: str, expected: Any, found: Any, names: A
     """Notes whether arrays are the same, and raises ValueError where they are not."""
     import numpy as np
 
+    result[rung] = False
+    if not any(one.size for one in expected):
+        raise ValueError(f"{rung}: there are no numbers to compare")
     if len(expected) != len(found):
-        result[rung] = False
         raise ValueError(f"{rung}: {len(found)} arrays for {len(expected)}")
-    worst, where, scale = (
-        0.0,
-        "",
-        max([float(np.abs(e).max(initial=0)) for e in expected], default=0),
-    )
+    worst, where = 0.0, ""
+    finite = [np.abs(one[np.isfinite(one)]) for one in map(np.asarray, expected)]
+    scale = max((float(numbers.max(initial=0)) for numbers in finite), default=0.0)
     for index, (one, other) in enumerate(zip(expected, found, strict=True)):
         other = np.asarray(other)
         if one.shape != other.shape:
-            result[rung] = False
             raise ValueError(f"{rung}: shape {other.shape} for {one.shape}")
         if one.size:
-            own = scale if names is None else max(float(np.abs(one).max()), 1e-3 * scale)
-            error = float(np.abs(one - other).max()) / max(own, 1e-30)
-            if not error <= worst:
-                worst, where = error, names[index] if names else str(index)
+            where_now = names[index] if names else str(index)
+            known = np.isfinite(one)
+            # Masks are -inf in both; what is not a number says nothing of either.
+            if np.isnan(one).any() or not np.array_equal(one[~known], other[~known]):
+                raise ValueError(f"{rung}: {where_now} has what is not a number")
+            if not np.isfinite(other[known]).all():
+                raise ValueError(f"{rung}: {where_now} has what is not a number")
+            largest = float(np.abs(one[known]).max(initial=0))
+            own = scale if names is None else max(largest, 1e-3 * scale)
+            error = float(np.abs(one[known] - other[known]).max(initial=0)) / max(own, 1e-30)
+            if error > worst:
+                worst, where = error, where_now
     result[rung] = worst <= TOLERANCE
     result[f"{rung}_error"] = worst
     if not result[rung]:

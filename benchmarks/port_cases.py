@@ -1,4 +1,4 @@
-"""The models of benchmarks/port.py: written new, torchvision's, timm's and transformers'."""
+"""The models of benchmarks/port.py: written new, torchvision's and timm's."""
 
 import contextlib
 import json
@@ -33,9 +33,9 @@ def _graph() -> Any:
 _INPUTS: dict[str, Any] = {
     "DigitNet": lambda: (_numbers(2, 1, 28, 28),),
     "RowNet": lambda: (_numbers(3, 1, 28, 28),),
-    "VAE": lambda: (_numbers(2, 8, 8),),
-    "Generator": lambda: (_numbers(2, 8, 1, 1),),
-    "Discriminator": lambda: (_numbers(2, 3, 16, 16),),
+    "VAE": lambda: (_numbers(2, 64),),
+    "Generator": lambda: (_numbers(2, 6, 1, 1),),
+    "Discriminator": lambda: (_numbers(2, 1, 16, 16),),
     "SuperResolution": lambda: (_numbers(2, 1, 6, 6),),
     "ConvLayer": lambda: (_numbers(2, 2, 6, 6),),
     "ResidualBlock": lambda: (_numbers(2, 4, 6, 6),),
@@ -44,7 +44,7 @@ _INPUTS: dict[str, Any] = {
     "PositionalEncoding": lambda: (_numbers(5, 2, 6),),
     "TransformerLM": lambda: (_tokens(20, 6, 2),),
     "RNNModel": lambda: (_tokens(20, 5, 3),),
-    "ActorCritic": lambda: (_numbers(3, 4),),
+    "Policy": lambda: (_numbers(3, 4),),
     "Sequence": lambda: (_numbers(2, 5),),
     "SiameseNetwork": lambda: (_numbers(2, 1, 8, 8), 2 * _numbers(2, 1, 8, 8)),
     "GraphConv": lambda: (_numbers(5, 6), _graph()),
@@ -84,10 +84,19 @@ _GIVEN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+_PROGRAMS = {
+    "VAE": "vae_torch",
+    "Generator": "dcgan_torch",
+    "Discriminator": "dcgan_torch",
+    "Policy": "actor_critic_torch",
+}
+"""The models that the programs of the tests have."""
+
+
 def cases(tiers: list[int]) -> list[Case]:
     """The models of some tiers, or of all."""
     found = []
-    for tier, make in enumerate((_written, _torchvision, _timm, _transformers), 1):
+    for tier, make in enumerate((_written, _torchvision, _timm), 1):
         if not tiers or tier in tiers:
             found += list(make())
     return found
@@ -98,8 +107,11 @@ def _making(given: dict[str, Any]) -> Any:
 
 
 def _written() -> Iterator[Case]:
-    file = Path(__file__).with_name("port_examples.py")
+    here = Path(__file__)
+    programs = here.parents[1] / "tests" / "programs"
     for name, inputs in _INPUTS.items():
+        program = _PROGRAMS.get(name)
+        file = programs / f"{program}.py" if program else here.with_name("port_examples.py")
         yield Case(1, name, f"{file}:{name}", _making(_GIVEN.get(name, {})), inputs)
 
 
@@ -146,7 +158,3 @@ def _timm() -> Iterator[Case]:
         # Where the size of the images is fixed it is an argument, on which weights depend.
         given = {"img_size": size} if fixed else {}
         yield Case(3, name, f"timm.models.{module}:{name}", _making(given), _image(size))
-
-
-def _transformers() -> Iterator[Case]:
-    return iter(())

@@ -58,88 +58,6 @@ class RowNet(nn.Module):
         return F.log_softmax(output, dim=1)
 
 
-class VAE(nn.Module):
-    def __init__(self, size: int = 64):
-        super().__init__()
-        self.size = size
-        self.fc1 = nn.Linear(size, 32)
-        self.fc21 = nn.Linear(32, 8)
-        self.fc22 = nn.Linear(32, 8)
-        self.fc3 = nn.Linear(8, 32)
-        self.fc4 = nn.Linear(32, size)
-
-    def encode(self, x):
-        h1 = F.relu(self.fc1(x))
-        return self.fc21(h1), self.fc22(h1)
-
-    def reparameterize(self, mu, logvar):
-        std = torch.exp(0.5 * logvar)
-        eps = torch.randn_like(std)
-        return mu + eps * std
-
-    def decode(self, z):
-        h3 = F.relu(self.fc3(z))
-        return torch.sigmoid(self.fc4(h3))
-
-    def forward(self, x):
-        mu, logvar = self.encode(x.view(-1, self.size))
-        z = self.reparameterize(mu, logvar)
-        return self.decode(z), mu, logvar
-
-
-def weights_init(m):
-    """The first weights of a DCGAN."""
-    classname = m.__class__.__name__
-    if classname.find("Conv") != -1:
-        torch.nn.init.normal_(m.weight, 0.0, 0.02)
-    elif classname.find("BatchNorm") != -1:
-        torch.nn.init.normal_(m.weight, 1.0, 0.02)
-        torch.nn.init.zeros_(m.bias)
-
-
-class Generator(nn.Module):
-    def __init__(self, nz=8, ngf=4, nc=3):
-        super().__init__()
-        self.main = nn.Sequential(
-            # input is Z, going into a convolution
-            nn.ConvTranspose2d(nz, ngf * 4, 4, 1, 0, bias=False),
-            nn.BatchNorm2d(ngf * 4),
-            nn.ReLU(True),
-            # state size. (ngf*4) x 4 x 4
-            nn.ConvTranspose2d(ngf * 4, ngf * 2, 4, 2, 1, bias=False),
-            nn.BatchNorm2d(ngf * 2),
-            nn.ReLU(True),
-            nn.ConvTranspose2d(ngf * 2, nc, 4, 2, 1, bias=False),
-            nn.Tanh(),
-        )
-        self.apply(weights_init)
-
-    def forward(self, input):
-        if input.is_cuda and input.size(0) > 1000:
-            output = self.main(input[:1000])
-        else:
-            output = self.main(input)
-        return output
-
-
-class Discriminator(nn.Module):
-    def __init__(self, nc=3, ndf=4):
-        super().__init__()
-        self.main = nn.Sequential(
-            nn.Conv2d(nc, ndf, 4, 2, 1, bias=False),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(ndf, ndf * 2, 4, 2, 1, bias=False),
-            nn.BatchNorm2d(ndf * 2),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(ndf * 2, 1, 4, 1, 0, bias=False),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, input):
-        output = self.main(input)
-        return output.view(-1, 1).squeeze(1)
-
-
 class SuperResolution(nn.Module):
     def __init__(self, upscale_factor=2):
         super().__init__()
@@ -348,31 +266,6 @@ class RNNModel(nn.Module):
             )
         else:
             return weight.new_zeros(self.nlayers, bsz, self.nhid)
-
-
-class ActorCritic(nn.Module):
-    """Actor and critic in one model."""
-
-    def __init__(self):
-        super().__init__()
-        self.affine1 = nn.Linear(4, 16)
-
-        # actor's layer
-        self.action_head = nn.Linear(16, 2)
-
-        # critic's layer
-        self.value_head = nn.Linear(16, 1)
-
-        # action & reward buffer
-        self.saved_actions = []
-        self.rewards = []
-
-    def forward(self, x):
-        """Forward of both actor and critic."""
-        x = F.relu(self.affine1(x))
-        action_prob = F.softmax(self.action_head(x), dim=-1)
-        state_values = self.value_head(x)
-        return action_prob, state_values
 
 
 class Sequence(nn.Module):

@@ -4,8 +4,11 @@ from typing import Any
 
 import libcst as cst
 
-from jaxnet.port._names import LEFT_OUT, jaxnet_name, unknown_argument
-from jaxnet.port._rngs import Needs, Scope, Unit, is_super
+from jaxnet.port._kinds import ARRAYS, Kinds
+from jaxnet.port._names import LEFT_OUT, jaxnet_name, tensor_type, unknown_argument
+from jaxnet.port._nodes import code
+from jaxnet.port._parameters import says_device
+from jaxnet.port._rngs import Needs, Scope, Unit
 from jaxnet.port._tensors import argument
 
 NO_GRADIENT = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled")
@@ -15,8 +18,7 @@ REMOVED = {"torch.jit.annotate": 1, "torch.jit.script": 0, "torch.jit.script_if_
 """Functions that give back one of their arguments, and which."""
 
 _SIZED = {"empty", "zeros", "ones", "rand", "randn"}
-HANDLED = {*REMOVED, "torch.Tensor", "torch.FloatTensor", "torch.LongTensor", "torch._assert",
-           *NO_GRADIENT, *CASTS}  # fmt: skip
+HANDLED = {*REMOVED, "torch._assert", *NO_GRADIENT, *CASTS}
 """Functions whose calls become something else than a call of the same name."""
 
 
@@ -40,19 +42,23 @@ def with_rngs(updated: cst.Call, keyword: str) -> cst.Call:
 
 
 def torch_call(
-    scope: Scope, original: cst.Call, updated: cst.Call, dotted: str
+    kinds: Kinds | None, original: cst.Call, updated: cst.Call, dotted: str
 ) -> tuple[Any, str, str]:
     """A call of a function or a layer of torch.
+
+    Args:
+        kinds: The kinds of the expressions of the function, if the call is in one.
+        original: The call in the source.
+        updated: The call with its parts rewritten.
+        dotted: What is called.
 
     Returns:
         The expression; why it is not supported, or ""; and a note for the reader, or "".
     """
     if dotted in REMOVED:
         return updated.args[REMOVED[dotted]].value, "", ""
-    if dotted in ("torch.Tensor", "torch.FloatTensor", "torch.LongTensor"):
-        first = updated.args[0].value if updated.args else None
-        made = "ops.tensor" if isinstance(first, cst.List | cst.ListComp) else "ops.empty"
-        return updated.with_changes(func=cst.parse_expression(made)), "", ""
+    if tensor_type(dotted) is not None:
+        return *_of_type(kinds, original, updated, tensor_type(dotted) or ""), ""
     if dotted in HANDLED:
         return updated, "", ""
     args, note = [], ""
@@ -84,26 +90,88 @@ def torch_call(
     return updated, f"{dotted}: {wrong}" if wrong else "", note
 
 
-def own_call(scope: Scope, original: cst.Call, updated: cst.Call, needs: Needs) -> cst.Call:
-    """A call of the program's own function, without the arguments that it no longer has."""
+def _of_type(
+    kinds: Kinds | None, original: cst.Call, updated: cst.Call, dtype: str
+) -> tuple[Any, str]:
+    """torch.Tensor(2, 3) has a shape, torch.Tensor([2, 3]) has values, of the class's dtype."""
+    plain = dtype == "float32"  # what arrays have if nothing is said
+    typed = [] if plain else [argument("dtype", f"ops.{dtype}")]
+    if not updated.args:
+        return cst.parse_expression("ops.empty(0)").with_changes(  # type: ignore[attr-defined]
+            args=[cst.Arg(cst.Integer("0")), *typed]
+        ), ""
+    args = list(updated.args)
+    args[-1] = args[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
+    empty = cst.Call(cst.parse_expression("ops.empty"), [*args, *typed])
+    first = original.args[0]
+    if len(args) > 1 or first.star:
+        return empty, ""
+    kind = None if kinds is None else kinds(first.value)
+    values = cst.Call(
+        cst.parse_expression("ops.tensor"), [args[0], argument("dtype", f"ops.{dtype}")]
+    )
+    listed = cst.List | cst.ListComp | cst.Tuple | cst.GeneratorExp
+    given = (
+        isinstance(first.value, cst.Name)
+        and kinds is not None
+        and (
+            first.value.value in kinds.scope.parameters  # which may be a number as well
+        )
+    )
+    known = kind in (*ARRAYS, "tensors", "list", "ndarray") and not given
+    if isinstance(first.value, listed) or known:
+        return values, ""
+    if kind in ("number", "shape") or isinstance(first.value, cst.BinaryOperation | cst.Integer):
+        return empty, ""
+    if isinstance(first.value, cst.Name | cst.Attribute):
+        text = code(args[0].value)
+        return cst.IfExp(
+            cst.parse_expression(f"isinstance({text}, int)"), empty, values,
+            lpar=[cst.LeftParen()], rpar=[cst.RightParen()],
+        ), ""  # fmt: skip
+    text = code(original)
+    return values, f"{text}: a shape or values? write torch.empty or torch.tensor"
+
+
+def own_call(
+    scope: Scope, original: cst.Call, updated: cst.Call, needs: Needs
+) -> tuple[cst.Call, str]:
+    """A call of the program's own function, without the arguments that it no longer has.
+
+    Returns:
+        The call, and which argument would be lost, or "".
+    """
     definition = scope.source.definition(original.func)
-    if definition is None and is_super(getattr(original.func, "value", None)):
-        return updated
-    if definition is None:
-        return updated
-    gone = dict(definition.source.removed.get(definition.name, ()))
+    gone: dict[int, str] = {}
+    if definition is not None:
+        gone = dict(definition.source.removed.get(definition.name, ()))
+    else:
+        for unit in needs.targets(original, scope):
+            owner = unit.definition.name
+            key = owner if unit.method == "__init__" else f"{owner}.{unit.method}"
+            gone |= dict(unit.definition.source.removed.get(key, ()))
     if not gone or any(a.star == "*" for a in original.args):
-        return updated
+        return updated, ""
     names = set(gone.values())
-    kept = []
-    for index, arg in enumerate(updated.args):
+    kept, wrong = [], ""
+    for index, (old, arg) in enumerate(zip(original.args, updated.args, strict=True)):
         keyword = arg.keyword.value if arg.keyword is not None else ""
-        if keyword in names or (not keyword and not arg.star and index in gone):
-            continue
-        kept.append(arg)
+        name = keyword if keyword in names else "" if keyword or arg.star else gone.get(index, "")
+        if not name:
+            kept.append(arg)
+        elif not _is_nothing(old.value, name):
+            text = code(old.value)
+            wrong = f"the argument {name}={text} is left out; weights are loaded by their names"
     if kept and len(kept) < len(updated.args):
         kept[-1] = kept[-1].with_changes(comma=updated.args[-1].comma)
-    return updated.with_changes(args=kept)
+    return updated.with_changes(args=kept), wrong
+
+
+def _is_nothing(node: Any, name: str) -> bool:
+    """Whether leaving out an argument changes nothing in jaxnet."""
+    if name == "progress" or (name == "device" and says_device(node)):
+        return True
+    return isinstance(node, cst.Name) and node.value in ("None", "False", name)
 
 
 def bound(updated: cst.Call | None, value: Any) -> Any:
@@ -115,8 +183,7 @@ def bound(updated: cst.Call | None, value: Any) -> Any:
     """
     if updated is not None:
         return with_rngs(updated, "rngs")
-    code = cst.Module([]).code_for_node(value)
-    return cst.parse_expression(f"partial({code}, rngs=rngs)")
+    return cst.parse_expression(f"partial({code(value)}, rngs=rngs)")
 
 
 def rngs_parameter(

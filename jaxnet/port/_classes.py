@@ -7,6 +7,7 @@ from typing import Any
 import libcst as cst
 
 from jaxnet import nn
+from jaxnet.port._nodes import code, is_self
 from jaxnet.port._source import Definition, Source
 
 
@@ -108,11 +109,11 @@ def _assigned(source: Source, function: cst.FunctionDef) -> dict[str, str]:
 
     class Assigned(cst.CSTVisitor):
         def _note(self, target: Any, value: Any, annotation: Any = None) -> None:
-            if not isinstance(target, cst.Attribute) or not _is_self(target.value):
+            if not isinstance(target, cst.Attribute) or not is_self(target.value):
                 return
             kind = value_kind(source, value)
             if kind is None and annotation is not None:
-                text = cst.Module([]).code_for_node(annotation.annotation)
+                text = code(annotation.annotation)
                 kind = "tensor" if "Tensor" in text else None
             if kind is None and isinstance(value, cst.Name) and value.value in given:
                 kind = "given"
@@ -130,7 +131,7 @@ def _assigned(source: Source, function: cst.FunctionDef) -> dict[str, str]:
                 self._note(node.target, node.value, node.annotation)
 
         def visit_Call(self, node: cst.Call) -> None:
-            if isinstance(node.func, cst.Attribute) and _is_self(node.func.value) and node.args:
+            if isinstance(node.func, cst.Attribute) and is_self(node.func.value) and node.args:
                 kinds = {
                     "register_buffer": "buffer",
                     "register_parameter": "param",
@@ -163,7 +164,3 @@ def value_kind(source: Source, value: Any) -> str | None:
     if isinstance(value, cst.Name) and value.value in ("None", "True", "False"):
         return "value"
     return None
-
-
-def _is_self(node: Any) -> bool:
-    return isinstance(node, cst.Name) and node.value == "self"

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
+from jaxnet.port._nodes import is_none
+from jaxnet.port._parameters import means_nothing, says_device
+
 if TYPE_CHECKING:
     from jaxnet.port._source import Source
 
@@ -32,7 +35,10 @@ CONSTANTS = {
 """Questions of torch that have one answer in jaxnet."""
 
 _DECORATORS = ("torch.jit.", "torch.fx.", "torch.compile", "torch._dynamo.", "torch.compiler.")
-_OVERLOADS = {"torch.jit._overload_method", "torch.jit._overload", "torch.jit.unused_overload"}
+_OVERLOADS = {
+    "torch.jit._overload_method", "torch.jit._overload", "torch.jit.unused_overload",
+    "typing.overload", "typing_extensions.overload",
+}  # fmt: skip
 _REGISTRIES = {
     "register_model", "handle_legacy_interface", "register_notrace_module", "disable_compiler",
     "register_notrace_function", "auto_docstring", "kwonly_to_pos_or_kw", "can_return_tuple",
@@ -55,8 +61,8 @@ class Folded:
     Attributes:
         tree: The tree.
         lines: The line of each of its nodes in the file, by the node's id.
-        removed: The parameters that functions no longer have, by the name of the function:
-            position and name.
+        removed: The parameters that functions no longer have, position and name, by the name of
+            the function, of the class, or of the class and the method.
     """
 
     tree: cst.Module
@@ -67,7 +73,27 @@ class Folded:
 def fold(source: "Source", tree: cst.Module, positions: Mapping[cst.CSTNode, Any]) -> Folded:
     """Takes out of a file what means nothing in jaxnet."""
     folder = _Folder(source, positions)
+    tree.visit(_Defined(folder.defined))
     return Folded(tree.visit(folder), folder.lines, folder.removed)  # type: ignore[arg-type]
+
+
+class _Defined(cst.CSTVisitor):
+    def __init__(self, names: set[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
+        self.names.add(node.name.value)
+
+    def visit_ClassDef(self, node: cst.ClassDef) -> None:
+        self.names.add(node.name.value)
+
+
+def owner_name(classes: list[str], function: str) -> str:
+    """The name under which the parameters of a function are looked up."""
+    if not classes:
+        return function
+    return classes[-1] if function == "__init__" else f"{classes[-1]}.{function}"
 
 
 class _Folder(cst.CSTTransformer):
@@ -80,6 +106,8 @@ class _Folder(cst.CSTTransformer):
         self.fixed: list[set[str]] = []
         self.words: set[int] = set()  # names that are no expressions
         self.classes: list[str] = []
+        self.own: set[int] = set()  # arguments of the program's own functions
+        self.defined: set[str] = set()  # the functions, methods and classes of the file
 
     def on_leave(self, original_node: Any, updated_node: Any) -> Any:
         new = super().on_leave(original_node, updated_node)
@@ -107,25 +135,12 @@ class _Folder(cst.CSTTransformer):
         return updated_node
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
-        fixed = set()
         parameters = [*node.params.params, *node.params.kwonly_params]
         names = {parameter.name.value for parameter in parameters}
-        for parameter in parameters:
-            name = parameter.name.value
-            annotation = parameter.annotation
-            text = "" if annotation is None else cst.Module([]).code_for_node(annotation.annotation)
-            if (
-                (name in ("weights", "weights_backbone") and ("Weights" in text or not text))
-                or (name == "progress" and "weights" in names)
-                or name == "pretrained"
-                or (name == "device" and parameter.default is not None)
-                or (name == "dtype" and "device" in names and _is_none(parameter.default))
-            ) and not (name == "dtype" and _assigns(node.body, name)):
-                fixed.add(name)
+        fixed = means_nothing(node)
         self.fixed.append(fixed | (self.fixed[-1] - names if self.fixed else set()))
         if fixed:
-            method = node.name.value == "__init__" and self.classes
-            owner = self.classes[-1] if method else node.name.value
+            owner = owner_name(self.classes, node.name.value)
             skip = 1 if self.classes else 0
             self.removed[owner] = [
                 (index - skip if index < len(node.params.params) else 10**6, p.name.value)
@@ -143,7 +158,7 @@ class _Folder(cst.CSTTransformer):
         for decorator in original_node.decorators:
             if self._qualified(decorator.decorator) in _OVERLOADS:
                 return cst.RemoveFromParent()
-        owner = self.classes[-1] if name == "__init__" and self.classes else name
+        owner = owner_name(self.classes, name)
         gone = {p for _, p in self.removed.get(owner, ())}
         if not gone:
             return updated_node
@@ -227,17 +242,38 @@ class _Folder(cst.CSTTransformer):
                 kept.append(arg)
         return updated_node.with_changes(func=made.value, args=kept)
 
+    def visit_Call(self, node: cst.Call) -> None:
+        own = self._is_own(node.func)
+        for arg in node.args:
+            if own:
+                self.own.add(id(arg))
+
+    def _is_own(self, function: Any) -> bool:
+        """Whether a call is one of the program's functions, whose parameters are looked up."""
+        own = isinstance(function, cst.Attribute) and isinstance(function.value, cst.Name)
+        if own and function.value.value == "self":
+            return function.attr.value in self.defined
+        name = self._qualified(function).partition(".")[0]
+        return name in self.defined or name in self.source.project.tops
+
     def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> Any:
         value = original_node.value
-        if original_node.keyword is not None and original_node.keyword.value == "device":
+        keyword = "" if original_node.keyword is None else original_node.keyword.value
+        if id(original_node) in self.own and original_node.star != "**":
+            return updated_node  # `own_call` leaves out what the function no longer has
+        if keyword == "device" and (says_device(value) or self._is_device(value)):
             return cst.RemoveFromParent()
         if isinstance(value, cst.Name) and self._is_fixed(value.value):
-            keyword = original_node.keyword
             factory = value.value in ("device", "dtype")
-            same = factory if keyword is None else keyword.value == value.value
+            same = factory if not keyword else keyword == value.value
             if original_node.star == "**" or same:
                 return cst.RemoveFromParent()
         return updated_node
+
+    def _is_device(self, value: Any) -> bool:
+        return isinstance(value, cst.Name) and (
+            self._is_fixed(value.value) or value.value == "device"
+        )
 
     def leave_StarredDictElement(
         self, original_node: cst.StarredDictElement, updated_node: cst.StarredDictElement
@@ -269,7 +305,7 @@ class _Folder(cst.CSTTransformer):
             return stops if stops in sides else (None if None in sides else not stops)
         if isinstance(node, cst.Comparison) and len(node.comparisons) == 1:
             target = node.comparisons[0]
-            if _is_none(node.left) and _is_none(target.comparator):
+            if is_none(node.left) and is_none(target.comparator):
                 return {cst.Is: True, cst.IsNot: False}.get(type(target.operator))
         return None
 
@@ -352,29 +388,6 @@ def _is_pass(statement: Any) -> bool:
     return isinstance(statement, cst.SimpleStatementLine) and all(
         isinstance(part, cst.Pass) for part in statement.body
     )
-
-
-def _assigns(body: Any, name: str) -> bool:
-    """Whether statements give a name another value."""
-    found = False
-
-    class Targets(cst.CSTVisitor):
-        def visit_AssignTarget(self, node: cst.AssignTarget) -> bool:
-            nonlocal found
-            parts: list[Any] = [node.target]
-            while parts:
-                part = parts.pop()
-                if isinstance(part, cst.Tuple | cst.List):
-                    parts += [element.value for element in part.elements]
-                found |= isinstance(part, cst.Name) and part.value == name
-            return False
-
-    body.visit(Targets())
-    return found
-
-
-def _is_none(node: Any) -> bool:
-    return isinstance(node, cst.Name) and node.value == "None"
 
 
 def _is_factory(node: Any) -> bool:

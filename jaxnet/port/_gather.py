@@ -25,6 +25,7 @@ def gather(source: Source, name: str | None) -> list[Definition]:
         if one not in found and not one.name.endswith(_LEFT_BEHIND):
             found[one] = references(one)
             waiting += found[one]
+            waiting += [Definition(one.source, key) for key in one.source.later.get(one.name, ())]
     order: list[Source] = []
     _visit(source, found, order, set())
     result = []
@@ -73,9 +74,6 @@ def references(definition: Definition) -> list[Definition]:
                 return True
             self._note(dotted)
             return False
-
-        def leave_Attribute(self, node: cst.Attribute) -> None:
-            pass
 
         def visit_Name(self, node: cst.Name) -> None:
             if node.value in source.imports or node.value in source.statements or source.stars:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxnet import nn, ops
 from jaxnet.port._classes import attributes, is_module, torch_layer, value_kind
+from jaxnet.port._nodes import code, is_name, is_none, is_super
 from jaxnet.port._rngs import Scope
 
 ARRAYS = ("tensor", "param", "buffer")
@@ -42,18 +43,20 @@ class Kinds(cst.CSTVisitor):
     Args:
         scope: The names of the function.
         node: The function.
-        computing: Whether the function is `forward` or called by it.
+        computing: Whether the function computes, and does not only make layers.
+        assumes: Whether what nothing tells is taken for an array.
     """
 
-    def __init__(self, scope: Scope, node: Any, computing: bool) -> None:
+    def __init__(self, scope: Scope, node: Any, computing: bool, assumes: bool = True) -> None:
         super().__init__()
+        self.assumes = assumes
         self.scope = scope
         self.source = scope.source
         self.computing = computing
         self.names: dict[str, str | None] = {}
         self.found: dict[int, str | None] = {}
         self.fields = {} if scope.owner is None else attributes(scope.owner)
-        self._parameters(node.params)
+        self._parameters(node)
         node.body.visit(self)
 
     def __call__(self, node: Any) -> str | None:
@@ -62,18 +65,32 @@ class Kinds(cst.CSTVisitor):
             self.found[id(node)] = self._kind(node)
         return self.found[id(node)]
 
-    def _parameters(self, params: cst.Parameters) -> None:
-        for parameter in (*params.params, *params.kwonly_params):
+    def outside(self, function: Any) -> str | None:
+        """What a function is called that is imported or one of the program's, dotted."""
+        first = function
+        while isinstance(first, cst.Attribute):
+            first = first.value
+        if not isinstance(first, cst.Name) or self.scope.is_local(first.value):
+            return None
+        return self.source.qualified(function)
+
+    def _parameters(self, node: cst.FunctionDef) -> None:
+        called, other = _uses(node.body)
+        for parameter in (*node.params.params, *node.params.kwonly_params):
             name = parameter.name.value
             if name in ("self", "cls"):
                 continue
             annotation, default = parameter.annotation, parameter.default
             if annotation is not None:
-                self.names[name] = _annotated(cst.Module([]).code_for_node(annotation.annotation))
-            elif default is not None and not _is_none(default):
+                self.names[name] = _annotated(code(annotation.annotation))
+            elif default is not None and not is_none(default):
                 self.names[name] = self._kind(default)
+            elif name in called and self.computing:
+                self.names[name] = "module"
             else:
-                self.names[name] = "tensor" if self.computing else None
+                # A function that `forward` does not call may be given anything.
+                array = self.computing and name not in other and self.assumes
+                self.names[name] = "tensor" if array else None
 
     # assignments, in the order of the source
 
@@ -83,7 +100,7 @@ class Kinds(cst.CSTVisitor):
 
     def leave_AnnAssign(self, original_node: cst.AnnAssign) -> None:
         if isinstance(original_node.target, cst.Name):
-            text = cst.Module([]).code_for_node(original_node.annotation.annotation)
+            text = code(original_node.annotation.annotation)
             kind = _annotated(text)
             self.names[original_node.target.value] = kind or self(original_node.value)
 
@@ -134,16 +151,16 @@ class Kinds(cst.CSTVisitor):
 
     def _bind_items(self, target: Any, items: Any) -> None:
         of = {"tensors": "tensor", "tensor": "tensor", "modules": "module", "shape": "number"}
-        if isinstance(items, cst.Call) and _is_name(items.func, "enumerate", "zip"):
+        if isinstance(items, cst.Call) and is_name(items.func, "enumerate", "zip"):
             inner = [of.get(self(a.value) or "") for a in items.args]
-            kinds = ["number", *inner] if _is_name(items.func, "enumerate") else inner
+            kinds = ["number", *inner] if is_name(items.func, "enumerate") else inner
             if isinstance(target, cst.Tuple):
                 for element, kind in zip(target.elements, kinds, strict=False):
                     if isinstance(element.value, cst.Name):
                         self.names[element.value.value] = kind
             return
         kind = of.get(self(items) or "")
-        if isinstance(items, cst.Call) and _is_name(items.func, "range"):
+        if isinstance(items, cst.Call) and is_name(items.func, "range"):
             kind = "number"
         if isinstance(items, cst.Attribute | cst.Name) and self(items) == "module":
             kind = "module"
@@ -205,7 +222,7 @@ class Kinds(cst.CSTVisitor):
 
     def _attribute(self, node: cst.Attribute) -> str | None:
         name = node.attr.value
-        if _is_name(node.value, "self") and self.scope.owner is not None:
+        if is_name(node.value, "self") and self.scope.owner is not None:
             kind = self.fields.get(name)
             kinds = {"value": "number", "list": "list", "given": None, "unknown": None}
             return kinds.get(kind or "", kind) if kind != "tensor" else "tensor"
@@ -274,7 +291,7 @@ class Kinds(cst.CSTVisitor):
                 if attr in _SEVERAL and not (attr in ("max", "min") and not node.args):
                     return "tensors"
                 return "tensor"
-            if _is_name(name.value, "self") or is_super_call(name.value):
+            if is_name(name.value, "self") or is_super(name.value):
                 return "tensor" if self.computing and attr.startswith(("forward", "_fo")) else None
         return None
 
@@ -292,14 +309,40 @@ class Kinds(cst.CSTVisitor):
         return None
 
 
-def is_super_call(node: Any) -> bool:
-    """Whether an expression is super()."""
-    return isinstance(node, cst.Call) and _is_name(node.func, "super")
+_OF_MODULES = set(dir(nn.Module)) - set(ops.__all__) - _PYTHON
+_ONLY_CONTAINERS = _CONTAINERS - set(ops.__all__) - set(dir(np.ndarray))
+
+
+def _uses(body: Any) -> tuple[set[str], set[str]]:
+    """The names that are used as modules are, and those that are used as dicts and texts are."""
+    called: set[str] = set()
+    other: set[str] = set()
+
+    class Uses(cst.CSTVisitor):
+        def visit_Call(self, node: cst.Call) -> None:
+            function: Any = node.func
+            if isinstance(function, cst.Attribute) and function.attr.value in _OF_MODULES:
+                function = function.value
+            if isinstance(function, cst.Name):
+                called.add(function.value)
+            elif isinstance(function, cst.Attribute) and function.attr.value in _ONLY_CONTAINERS:
+                other.add(getattr(function.value, "value", ""))
+
+        def visit_Subscript(self, node: cst.Subscript) -> None:
+            part: Any = node.slice[0].slice
+            text = isinstance(part, cst.Index) and isinstance(part.value, cst.SimpleString)
+            if text and isinstance(node.value, cst.Name):
+                other.add(node.value.value)
+
+    body.visit(Uses())
+    return called, other
 
 
 def _annotated(text: str) -> str | None:
     """The kind that an annotation says."""
     text = text.strip("\"' ").removeprefix("Optional[").removesuffix("]")
+    if text.lower().startswith(("dict", "mapping", "ordereddict")):
+        return "dict"
     if "Tensor" in text:
         return "tensors" if text.lower().startswith(("list", "tuple", "sequence")) else "tensor"
     words = {"int": "number", "float": "number", "bool": "number", "str": "text"}
@@ -310,12 +353,4 @@ def _annotated(text: str) -> str | None:
     lists = ("list", "tuple", "sequence", "iterable")
     if text.lower().startswith(lists):
         return "list"
-    return "dict" if text.lower().startswith("dict") else None
-
-
-def _is_name(node: Any, *names: str) -> bool:
-    return isinstance(node, cst.Name) and node.value in names
-
-
-def _is_none(node: Any) -> bool:
-    return _is_name(node, "None")
+    return None

@@ -28,9 +28,6 @@ _SUBMODULES = ("torch.nn.modules.", "torch.nn.parameter.")
 
 _OTHERS = {
     "torch.Tensor": "jax.Array",
-    "torch.FloatTensor": "jax.Array",
-    "torch.LongTensor": "jax.Array",
-    "torch.BoolTensor": "jax.Array",
     "torch.Size": "tuple",
     "torch.dtype": "ops.DType",
     "torch.pi": "math.pi",
@@ -96,9 +93,9 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
         spelled: How the program says it, such as "F.relu" or "relu": the output says it alike.
         taken: Other names of the program, which the output must not use for jaxnet's modules.
     """
-    if dotted in _OTHERS:
-        code = _OTHERS[dotted]
-        if code == "jax.Array" and "." not in spelled:
+    if dotted in _OTHERS or tensor_type(dotted) is not None:
+        code = _OTHERS.get(dotted, "jax.Array")
+        if code == "jax.Array" and "." not in spelled and "Array" not in taken:
             return Name("Array", ("from jax import Array",))
         first = code.partition(".")[0]
         if first == "typing":
@@ -177,6 +174,20 @@ def _why(module: str, name: str) -> str:
         if found:
             return words
     return "jaxnet has nothing for it"
+
+
+_TYPES = {
+    "Tensor": "float32", "FloatTensor": "float32", "DoubleTensor": "float64",
+    "HalfTensor": "float16", "BFloat16Tensor": "bfloat16", "LongTensor": "int64",
+    "IntTensor": "int32", "ShortTensor": "int16", "CharTensor": "int8", "ByteTensor": "uint8",
+    "BoolTensor": "bool",
+}  # fmt: skip
+
+
+def tensor_type(dotted: str) -> str | None:
+    """The dtype of torch's old classes of tensors, such as torch.LongTensor, or None."""
+    module, _, name = dotted.rpartition(".")
+    return _TYPES.get(name) if module in ("torch", "torch.cuda") else None
 
 
 LEFT_OUT = {"device", "requires_grad", "pin_memory", "memory_format", "non_blocking", "layout",

@@ -1,5 +1,6 @@
 """From a file or an import path to the text of the output."""
 
+import json
 import subprocess
 import textwrap
 from typing import Any
@@ -8,8 +9,10 @@ import libcst as cst
 from ruff import find_ruff_bin
 
 from jaxnet.port._gather import gather
+from jaxnet.port._own_names import NEEDED, put_back, restored
 from jaxnet.port._port import Note, Ported
 from jaxnet.port._rngs import Needs
+from jaxnet.port._sharing import Sharing
 from jaxnet.port._source import Definition, Source, open_target
 from jaxnet.port._statements import Rewriter
 
@@ -22,13 +25,13 @@ def output(target: str) -> Ported:
         raise ValueError(f"{target}: no Python that can be read: {error}") from error
     definitions = gather(source, name)
     names = _names(source, definitions)
-    needs = Needs(definitions)
+    sharing = Sharing(Needs(definitions))
     imports: set[str] = set()
     marked: list[Note] = []
     notes: list[Note] = []
     blocks = []
     for definition in definitions:
-        rewriter = Rewriter(definition, needs, names)
+        rewriter = Rewriter(definition, sharing, names)
         new = definition.node.visit(rewriter)
         shown = names[f"{definition.source.name}.{definition.name}"]
         if shown != definition.name:  # another file has a definition of this name
@@ -39,19 +42,61 @@ def output(target: str) -> Ported:
         blocks.append(cst.Module([new]).code)
     head = [*_licence(source), *_docstring(source), *_imports(definitions), *sorted(imports)]
     code = "\n".join(head) + "\n\n" + "\n".join(blocks)
-    if name is None:
-        left = [Note(source.path.name, line, f"not ported: {text}") for line, text in source.rest()]
-        marked += left
-        code += "".join(f"\n\n# {note}\n" for note in left)
+    left = []
+    for one in dict.fromkeys([source, *(d.source for d in definitions)]):
+        kept = None if name is None and one is source else {
+            d.name for d in definitions if d.source is one
+        }  # fmt: skip
+        left += [Note(one.path.name, line, f"not ported: {text}") for line, text in one.rest(kept)]
+    marked += left
+    code += "".join(f"\n\n# {note}\n" for note in left)
     longest = max((len(line) for line in source.text.splitlines()), default=0)
     kinds = [(d, type(d.node)) for d in definitions]
+    for d, _ in kinds:
+        if d.name in NEEDED and "#" not in d.name:
+            shown = names[f"{d.source.name}.{d.name}"]
+            notes.append(
+                Note(d.source.path.name, 1, f"{d.name} is a name of the output's: {shown}")
+            )
+    code = formatted(put_back(code), min(max(longest, 88), 120))
+    marked += [Note(source.path.name, line, text) for line, text in undefined(code)]
+    marked, notes = ([_told(note) for note in some] for some in (marked, notes))
+    try:
+        compile(code, "<output>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise RuntimeError(f"{target}: jaxnet port wrote what is no Python, a mistake of its own: "
+                           f"{error}") from error  # fmt: skip
     return Ported(
-        formatted(code, min(max(longest, 88), 120)),
+        code,
         tuple(d.name for d, kind in kinds if kind is cst.ClassDef),
         tuple(d.name for d, kind in kinds if kind is cst.FunctionDef),
         tuple(marked),
         tuple(notes),
     )
+
+
+def _told(note: Note) -> Note:
+    return Note(note.file, note.line, restored(note.text))
+
+
+def undefined(code: str) -> list[tuple[int, str]]:
+    """The names that an output does not define: the line in it, and what is said of it."""
+    command = [find_ruff_bin(), "check", "--isolated", "--select", "F821", "--exit-zero"]
+    done = subprocess.run(
+        [*command, "--output-format", "json", "--stdin-filename", "port.py", "-"],
+        input=code,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    found: dict[str, int] = {}
+    for one in json.loads(done.stdout):
+        name = one["message"].split("`")[1]
+        found.setdefault(name, one["location"]["row"])
+    return [
+        (0, f"{name} is defined nowhere: line {line} of the output uses it; define or import it")
+        for name, line in found.items()
+    ]
 
 
 def _renamed(statement: Any, name: str, shown: str) -> Any:
@@ -77,7 +122,7 @@ def _names(source: Source, definitions: list[Definition]) -> dict[str, str]:
     found: dict[str, str] = {}
     for definition in sorted(definitions, key=lambda d: d.source is not source):
         name = definition.name
-        if name in found.values():
+        if name in found.values() or name in NEEDED:
             name = f"{name}_{definition.source.name.rpartition('.')[2]}"
         found[f"{definition.source.name}.{definition.name}"] = name
     return found

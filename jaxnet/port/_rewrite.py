@@ -17,9 +17,11 @@ from jaxnet.port._calls import (
 )
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
-from jaxnet.port._names import jaxnet_name
+from jaxnet.port._names import jaxnet_name, tensor_type
+from jaxnet.port._nodes import is_super
 from jaxnet.port._port import Note
-from jaxnet.port._rngs import Needs, Scope, Unit, is_partial, is_super
+from jaxnet.port._rngs import Scope, Unit, is_partial
+from jaxnet.port._sharing import Sharing
 from jaxnet.port._source import Definition
 from jaxnet.port._tensors import function_of
 
@@ -31,6 +33,7 @@ class _Function:
     unit: Unit | None
     rngs: bool
     making: bool
+    quiet: bool  # decorated with torch.no_grad()
 
 
 class Expressions(cst.CSTTransformer):
@@ -38,7 +41,8 @@ class Expressions(cst.CSTTransformer):
 
     Args:
         definition: The definition.
-        needs: Who takes `rngs`.
+        sharing: Which changes in place would be lost, and who takes `rngs`.
+        names: The names of the definitions in the output, by module and name.
 
     Attributes:
         imports: The import statements that the output needs.
@@ -46,11 +50,13 @@ class Expressions(cst.CSTTransformer):
         notes: What a reader should look at.
     """
 
-    def __init__(self, definition: Definition, needs: Needs, names: dict[str, str]) -> None:
+    def __init__(self, definition: Definition, sharing: Sharing, names: dict[str, str]) -> None:
         super().__init__()
         self.definition = definition
         self.source = definition.source
-        self.needs = needs
+        self.sharing = sharing
+        self.needs = sharing.needs
+        self.lost: dict[int, list[str]] = {}  # changes in place, by the statement
         self.names = names
         self.imports: set[str] = set()
         self.marked: list[Note] = []
@@ -61,6 +67,9 @@ class Expressions(cst.CSTTransformer):
         self.types = 0  # annotations that are open
         self.firsts: set[int] = set()  # arguments f of partial(f, ...)
         self.words: set[int] = set()  # names that are no expressions: of arguments, of attributes
+        self.allowed: set[int] = set()  # torch.no_grad of a block or a decorator
+        self.places: set[int] = set()  # x.data that is given a value
+        self.quiet: list[set[str]] = []  # the names that an open torch.no_grad() gives values
         self.open: list[list[str]] = []  # what is not supported in each open statement
         self.nowhere = Scope(self.source, None, set(), {})
 
@@ -85,7 +94,9 @@ class Expressions(cst.CSTTransformer):
 
     def note(self, node: Any, text: str) -> None:
         """Notes what a reader should look at."""
-        self.notes.append(Note(self.source.path.name, self._line(node), text))
+        note = Note(self.source.path.name, self._line(node), text)
+        if note not in self.notes:
+            self.notes.append(note)
 
     def need(self, *imports: str) -> None:
         self.imports.update(imports)
@@ -116,8 +127,21 @@ class Expressions(cst.CSTTransformer):
     def visit_Call(self, node: cst.Call) -> None:
         if is_partial(node) and node.args:
             self.firsts.add(id(node.args[0]))
-        if self._dotted(node.func) in HANDLED:
+        dotted = self._dotted(node.func) or ""
+        if dotted in HANDLED or tensor_type(dotted) is not None:
             self.words.add(id(node.func))
+        if isinstance(node.func, cst.Attribute) and node.func.attr.value == "type":
+            self.words |= {id(arg.value) for arg in node.args}  # x.type(torch.FloatTensor)
+        if isinstance(node.func, cst.Name) and node.func.value == "isinstance":
+            for part in node.args[1:]:
+                each = part.value.elements if isinstance(part.value, cst.Tuple) else [part]
+                self._asks_for_dtype(node, [one.value for one in each])
+
+    def _asks_for_dtype(self, node: cst.Call, types: list[Any]) -> None:
+        for one in types:
+            name = self._dotted(one) or ""
+            if tensor_type(name) is not None and name != "torch.Tensor":
+                self.problem(node, f"{name}: arrays have one class; ask for x.dtype")
 
     def visit_Param(self, node: cst.Param) -> None:
         self.words.add(id(node.name))
@@ -132,7 +156,10 @@ class Expressions(cst.CSTTransformer):
             return self._named(original_node)
         name = original_node.attr.value
         if name == "data" and self.here and self.here.kinds(original_node) in ARRAYS:
-            return updated_node.value
+            if id(original_node) in self.places or not self.here.kinds.computing:
+                return updated_node.value
+            self.need("from jaxnet import ops")
+            return cst.Call(cst.parse_expression("ops.detach"), [cst.Arg(updated_node.value)])
         if name in ("is_cuda", "is_quantized", "is_nested") and self.here:
             return cst.Name("False")
         gradient = name in ("requires_grad", "grad", "grad_fn")
@@ -141,6 +168,20 @@ class Expressions(cst.CSTTransformer):
         if name == "forward" and is_super(original_node.value):
             return updated_node.with_changes(attr=cst.Name("__call__"))
         return updated_node
+
+    def leave_Subscript(self, original_node: cst.Subscript, updated_node: cst.Subscript) -> Any:
+        """`x[[0, 1]]`: JAX takes no lists as indices."""
+        if self.here is None or self.here.kinds(original_node.value) not in ARRAYS:
+            return updated_node
+        parts = []
+        for element in updated_node.slice:
+            index: Any = element.slice
+            if isinstance(index, cst.Index) and isinstance(index.value, cst.List):
+                self.need("from jaxnet import ops")
+                array = cst.Call(cst.parse_expression("ops.tensor"), [cst.Arg(index.value)])
+                element = element.with_changes(slice=index.with_changes(value=array))
+            parts.append(element)
+        return updated_node.with_changes(slice=parts)
 
     def _named(self, node: Any) -> Any:
         dotted = self._dotted(node)
@@ -173,17 +214,31 @@ class Expressions(cst.CSTTransformer):
         name = original_node.func
         dotted = self._dotted(name)
         updated: Any = updated_node
+        if dotted in (*NO_GRADIENT, *CASTS) and id(name) not in self.allowed:
+            self.problem(original_node, f"{dotted}: write it as a block or a decorator")
+            self.need("from contextlib import nullcontext")
+            return cst.parse_expression("nullcontext()")
         if dotted is not None and dotted.startswith("torch."):
-            updated, wrong, note = torch_call(scope, original_node, updated, dotted)
+            updated, wrong, note = torch_call(
+                here.kinds if here else None, original_node, updated, dotted
+            )
             if wrong:
                 self.problem(original_node, wrong)
             if note:
                 self.note(original_node, note)
+            if tensor_type(dotted) is not None:
+                self.need("from jaxnet import ops")
         elif dotted is not None:
-            updated = own_call(scope, original_node, updated, self.needs)
+            updated, wrong = own_call(scope, original_node, updated, self.needs)
+            if wrong:
+                self.problem(original_node, wrong)
         elif isinstance(name, cst.Attribute):
             if name.attr.value == "forward" and not is_super(name.value):
                 return updated.with_changes(func=updated.func.value)
+            if self.needs.targets(original_node, scope):
+                updated, wrong = own_call(scope, original_node, updated, self.needs)
+                if wrong:
+                    self.problem(original_node, wrong)
             if here is not None:
                 hands = self.needs.hands_on(original_node, scope) if here.rngs else None
                 new, wrong = function_of(
@@ -279,18 +334,18 @@ class Expressions(cst.CSTTransformer):
         self.words.add(id(node.name))
         if self.functions:  # a function in a function sees the names around it
             outer = self.functions[-1]
-            scope = Scope.of(self.source, outer.scope.owner, node)
-            scope.parameters |= outer.scope.parameters
-            scope.assigned = outer.scope.assigned | scope.assigned
-            kinds = Kinds(scope, node, not outer.making)
+            scope = outer.scope.inside(node)
+            kinds = Kinds(scope, node, outer.kinds.computing)
             self.functions.append(dataclasses.replace(outer, scope=scope, kinds=kinds, unit=None))
             return
         unit = Unit(self.definition, node.name.value if self.classes else "")
         scope = self.needs.units.get(unit) or Scope.of(self.source, None, node)
-        making = unit in self.needs.making
-        rngs = unit in self.needs.taking
-        kinds = Kinds(scope, node, not making)
-        self.functions.append(_Function(scope, kinds, unit, rngs, making))
+        known = unit in self.needs.units
+        kinds = self.sharing.kinds[unit] if known else Kinds(scope, node, True)
+        making, rngs = unit in self.needs.making, unit in self.needs.taking
+        quiet = any(self._is_quiet_decorator(d.decorator) for d in node.decorators)
+        self.functions.append(_Function(scope, kinds, unit, rngs, making, quiet))
+        self.lost = self.sharing.lost(unit) if known else {}
 
     def leave_FunctionDef(
         self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef
@@ -302,12 +357,26 @@ class Expressions(cst.CSTTransformer):
         if unit.method == "forward" and is_module(self.definition):
             updated_node = updated_node.with_changes(name=cst.Name("__call__"))
         optional = self.needs.ignores(unit)
+        if function.rngs and "rngs__of_program" in function.scope.parameters:
+            self.marked.append(Note(
+                self.source.path.name, self._line(original_node),
+                "the parameter rngs has the name of the random numbers in jaxnet, and is called "
+                "rngs_of_program",
+            ))  # fmt: skip
         if function.rngs or optional:
             typed = _has_types(original_node) and "Generator" not in self.names.values()
             if typed:
                 self.need("from jaxnet.random import Generator")
             updated_node = rngs_parameter(updated_node, unit, optional, typed)
         return updated_node
+
+    def _is_quiet_decorator(self, node: Any) -> bool:
+        return self._dotted(node.func if isinstance(node, cst.Call) else node) in NO_GRADIENT
+
+    def visit_Decorator(self, node: cst.Decorator) -> bool:
+        self.allowed.add(id(getattr(node.decorator, "func", None)))
+        name = node.decorator.func if isinstance(node.decorator, cst.Call) else node.decorator
+        return self._dotted(name) not in (*NO_GRADIENT, *CASTS)
 
     def leave_Decorator(self, original_node: cst.Decorator, updated_node: cst.Decorator) -> Any:
         node = original_node.decorator

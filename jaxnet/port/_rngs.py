@@ -21,6 +21,7 @@ from jaxnet.port._classes import (
     torch_layer,
     value_kind,
 )
+from jaxnet.port._nodes import is_name, is_super
 from jaxnet.port._source import Definition, Source
 
 DRAWING_INITS = {
@@ -96,6 +97,13 @@ class Scope:
         node.params.visit(Names())
         return scope
 
+    def inside(self, node: Any) -> "Scope":
+        """The scope of a function in the function, which sees the names around it."""
+        scope = Scope.of(self.source, self.owner, node)
+        scope.parameters |= self.parameters
+        scope.assigned = self.assigned | scope.assigned
+        return scope
+
     def is_local(self, name: str) -> bool:
         return name in self.parameters or name in self.assigned
 
@@ -114,7 +122,11 @@ class Needs:
                     self.units[Unit(one, name)] = Scope.of(one.source, one, node)
         self.calls = {unit: _calls(unit.node) for unit in self.units}
         self.named = {unit: _handed(unit.node) for unit in self.units}
-        self.making = self._making()
+        self.by_method: dict[str, list[Unit]] = {}
+        for unit in self.units:
+            self.by_method.setdefault(unit.method, []).append(unit)
+        self._targets: dict[tuple[int, int], tuple[cst.Call, Scope, list[Unit]]] = {}
+        self.making, self.computing = self._divide()
         self.taking: set[Unit] = set()
         self._spread()
         for one in definitions:
@@ -135,39 +147,96 @@ class Needs:
             and any(unit.definition in lineage(value) for value in self.values)
         )
 
-    def _making(self) -> set[Unit]:
-        """The units that make modules: not those that compute."""
-        computing = self._reached({u for u in self.units if u.method in ("forward", "__call__")})
-        making = self._reached({u for u in self.units if u.method in ("__init__", "__new__")})
-        functions = {u for u in self.units if not u.method}
-        methods_left = {u for u in self.units if u.method}
-        return making | ((functions | methods_left) - computing)
+    def _divide(self) -> tuple[set[Unit], set[Unit]]:
+        """The units that make modules, and those that compute; some do both.
+
+        Constructors make, with what they call, and `forward` computes. Whatever neither calls,
+        such as `generate` or a loss, computes as well, unless it makes layers or weights itself.
+        """
+        computing = {
+            u for u in self.units
+            if u.method in ("forward", "__call__") and is_module(u.definition)
+        }  # fmt: skip
+        making = {u for u in self.units if u.method in ("__init__", "__new__")}
+        for unit in self.units:
+            for value, caller in self._handed_on(unit):
+                if caller.startswith("register_") and caller.endswith("_hook"):
+                    computing.add(value)
+                elif unit in making and _runs_at_once(caller):
+                    making.add(value)
+        computing, making = self._reached(computing), self._reached(making)
+        self.run = frozenset(computing)  # by `forward`
+        left = set(self.units) - computing - making
+        grown = True
+        while grown:
+            makers = {u for u in left - making if self._makes_itself(u, making)}
+            making |= self._reached(makers)
+            grown = bool(makers)
+        return making, self._reached(computing | (left - making))
+
+    def _handed_on(self, unit: Unit) -> list[tuple[Unit, str]]:
+        """The units that a unit hands on as values, and the name of what it hands them to."""
+        found: list[tuple[Unit, str]] = []
+        for call in self.calls[unit]:
+            name = call.func
+            caller = name.attr.value if isinstance(name, cst.Attribute) else ""
+            caller = name.value if isinstance(name, cst.Name) else caller
+            for arg in call.args:
+                value: Any = arg.value
+                if is_partial(value) and value.args:
+                    value = value.args[0].value
+                if isinstance(value, cst.Name | cst.Attribute):
+                    targets = self.targets(cst.Call(value), self.units[unit])
+                    found += [(t, caller) for t in targets if t in self.units]
+        return [(t, c) for t, c in found if t.method != "__init__"]
+
+    def _makes_itself(self, unit: Unit, making: set[Unit]) -> bool:
+        """Whether a unit makes layers or their weights, or calls one that does."""
+        scope = self.units[unit]
+        for call in self.calls[unit]:
+            dotted = scope.source.qualified(call.func) or ""
+            found = scope.source.definition(call.func)
+            if torch_layer(dotted) or dotted.startswith("torch.nn.init.") or is_module(found):
+                return True
+            if any(t in making and t.method != "__init__" for t in self.targets(call, scope)):
+                return True
+            if isinstance(call.func, cst.Attribute) and call.func.attr.value.endswith("_"):
+                last = cst.helpers.get_full_name_for_node(call.func.value) or ""
+                if last.endswith((".weight.data", ".bias.data", ".weight", ".bias")):
+                    return True
+                title = unit.method or unit.definition.name
+                if last in scope.parameters and (title.endswith("_") or "init" in title):
+                    return True  # def trunc_normal_(tensor): tensor.uniform_()
+        return False
 
     def _reached(self, start: set[Unit]) -> set[Unit]:
         found, new = set(start), list(start)
         while new:
             unit = new.pop()
             for call in self.calls[unit]:
-                for target in self._targets(call, self.units[unit]):
+                for target in self.targets(call, self.units[unit]):
                     if target not in found and target in self.units:
                         found.add(target)
                         new.append(target)
         return found
 
-    def _targets(self, call: cst.Call, scope: Scope) -> list[Unit]:
+    def targets(self, call: cst.Call, scope: Scope) -> list[Unit]:
         """The functions and methods of the program that a call runs."""
+        key = (id(call), id(scope))
+        if key not in self._targets:  # which holds the call, so that no other has its id
+            self._targets[key] = (call, scope, self._found_targets(call, scope))
+        return self._targets[key][2]
+
+    def _found_targets(self, call: cst.Call, scope: Scope) -> list[Unit]:
         name = call.func
         if isinstance(name, cst.Attribute):
             attr = name.attr.value
             if scope.owner is not None and is_super(name.value):
                 owners = lineage(scope.owner)[1:]
                 return [Unit(o, attr) for o in owners if attr in methods(o)][:1]
-            if scope.owner is not None and _is_name(name.value, "self"):
-                family = [
-                    unit
-                    for unit in self.units
-                    if unit.method == attr and related(unit.definition, scope.owner)
-                ]
+            if scope.owner is not None and is_name(name.value, "self"):
+                family = [u for u in self.by_method.get(attr, ())
+                          if related(u.definition, scope.owner)]  # fmt: skip
                 if family:
                     return family
         if isinstance(name, cst.Name) and scope.is_local(name.value):
@@ -204,10 +273,10 @@ class Needs:
         if isinstance(node, cst.Name):
             found = None if scope.is_local(node.value) else scope.source.definition(node)
             return found is not None and Unit(found) in self.taking
-        own = isinstance(node, cst.Attribute) and _is_name(node.value, "self")
+        own = isinstance(node, cst.Attribute) and is_name(node.value, "self")
         if not own or scope.owner is None or node.attr.value in ("forward", "__init__"):
             return False
-        targets = self._targets(cst.Call(node), scope)
+        targets = self.targets(cst.Call(node), scope)
         return any(unit in self.taking for unit in targets)
 
     def hands_on(self, call: cst.Call, scope: Scope) -> str | None:
@@ -247,14 +316,14 @@ class Needs:
         if attr in _DRAWING_METHODS:
             return "generator"
         if is_super(name.value) and scope.owner is not None:
-            found = self._targets(cst.Call(name), scope)
+            found = self.targets(cst.Call(name), scope)
             if found:
                 return "rngs" if found[0] in self.taking else None
             takes = attr == "__init__" and any(map(layer_takes_rngs, layers_of(scope.owner)))
             return "rngs" if takes else None
-        if _is_name(name.value, "self") and scope.owner is not None:
-            if self._targets(cst.Call(name), scope):
-                units = self._targets(cst.Call(name), scope)
+        if is_name(name.value, "self") and scope.owner is not None:
+            if self.targets(cst.Call(name), scope):
+                units = self.targets(cst.Call(name), scope)
                 return "rngs" if any(unit in self.taking for unit in units) else None
             return "rngs" if attributes(scope.owner).get(attr) == "given" else None
         if attr in ("block", "layer") or attr.endswith(("_block", "_layer")):
@@ -286,10 +355,15 @@ class Needs:
                 made = cst.Call(value.args[0].value)
                 known = scope.source.qualified(made.func) is not None
                 return not known or self._is_maker(made, scope)
-            own = isinstance(value, cst.Attribute) and _is_name(value.value, "self")
+            own = isinstance(value, cst.Attribute) and is_name(value.value, "self")
             if own and scope.owner is not None:  # fc = self.fc
                 return attributes(scope.owner).get(value.attr.value) == "given"
         return True
+
+
+def _runs_at_once(name: str) -> bool:
+    """Whether a function calls what it is given while a model is built."""
+    return name.endswith("apply") or "init" in name
 
 
 def is_partial(node: Any) -> bool:
@@ -303,15 +377,6 @@ def is_partial(node: Any) -> bool:
 def related(one: Definition, other: Definition) -> bool:
     """Whether one of two classes inherits from the other."""
     return one in lineage(other) or other in lineage(one)
-
-
-def is_super(node: Any) -> bool:
-    """Whether an expression is super() or super(Net, self)."""
-    return isinstance(node, cst.Call) and _is_name(node.func, "super")
-
-
-def _is_name(node: Any, name: str) -> bool:
-    return isinstance(node, cst.Name) and node.value == name
 
 
 def _calls(node: Any) -> list[cst.Call]:
@@ -356,7 +421,7 @@ def _class_values(definition: Definition) -> set[Definition]:
 
     class Values(cst.CSTVisitor):
         def visit_Call(self, node: cst.Call) -> bool:
-            called = _is_name(node.func, "isinstance") or _is_name(node.func, "issubclass")
+            called = is_name(node.func, "isinstance") or is_name(node.func, "issubclass")
             if not called:
                 if not isinstance(node.func, cst.Name | cst.Attribute):
                     node.func.visit(self)

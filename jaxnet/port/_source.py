@@ -10,6 +10,8 @@ import libcst as cst
 from libcst import helpers
 from libcst.metadata import MetadataWrapper, PositionProvider
 
+from jaxnet.port._own_names import set_aside
+
 if TYPE_CHECKING:
     from jaxnet.port._fold import Folded
 
@@ -43,6 +45,7 @@ class Source:
         imports: What each imported name stands for, dotted: {"F": "torch.nn.functional"}.
         stars: The modules of which everything is imported.
         statements: The statement that defines each name.
+        later: The keys in `statements` of those that change what a name stands for afterwards.
     """
 
     def __init__(self, name: str, path: Path, project: "Project") -> None:
@@ -51,7 +54,7 @@ class Source:
         self.is_package = path.name == "__init__.py"
         self.project = project
         self.text = path.read_text(encoding="utf-8")
-        wrapper = MetadataWrapper(cst.parse_module(self.text))
+        wrapper = MetadataWrapper(set_aside(cst.parse_module(self.text)))
         self.imports: dict[str, str] = {}
         self.import_statements: list[cst.SimpleStatementLine] = []
         self.stars: list[str] = []
@@ -69,10 +72,18 @@ class Source:
         self.lines = folded.lines
         self.removed = folded.removed
         self.statements: dict[str, Any] = {}
+        self.later: dict[str, list[str]] = {}
         for statement in self.tree.body:
-            for defined in defined_names(statement):
-                # What is defined twice, as in try and except, is what is defined first.
-                self.statements.setdefault(defined, statement)
+            there = [n for n in changed_names(statement) if n in self.statements]
+            changed = dict.fromkeys([*defined_names(statement), *there])
+            again = not isinstance(statement, cst.ClassDef | cst.FunctionDef)
+            for defined in changed:
+                # What is defined twice, as in try and except, is what is defined first; what
+                # gives the name another value, or changes it, goes along with it.
+                if self.statements.setdefault(defined, statement) is not statement and again:
+                    later = self.later.setdefault(defined, [])
+                    later.append(f"{defined}#{len(later) + 2}")
+                    self.statements[later[-1]] = statement
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -153,11 +164,18 @@ class Source:
             origin = f"{found}.{first}"
         return self.project.followed(f"{origin}.{rest}" if rest else origin)
 
-    def rest(self) -> Iterator[tuple[int, str]]:
-        """The line and the beginning of what is at the top of the file and defines nothing."""
+    def rest(self, names: set[str] | None = None) -> Iterator[tuple[int, str]]:
+        """The line and the beginning of what is at the top of the file and defines nothing.
+
+        Args:
+            names: What is ported of the file, if not all is: what says nothing of it is left out,
+                and so is what is only run as a program.
+        """
         kept = {id(statement) for statement in self.statements.values()}
         for statement in self.tree.body:
             if id(statement) in kept or not any(True for _ in self._working(statement)):
+                continue
+            if names is not None and (_is_main(statement) or not names & named(statement)):
                 continue
             words = cst.Module([statement.with_changes(leading_lines=[])]).code.strip()
             yield self.lines.get(id(statement), 0), words.splitlines()[0]
@@ -318,15 +336,61 @@ def defined_names(statement: Any) -> Iterator[str]:
                     for element in target.elements:
                         if isinstance(element.value, cst.Name):
                             yield element.value.value
-    elif isinstance(statement, cst.Try | cst.If):
-        for inner in statement.body.body:
-            if isinstance(statement, cst.Try):
-                yield from _foreign_names(inner)
-            yield from defined_names(inner)
+    for inner in _inside(statement):
         if isinstance(statement, cst.Try):
-            for handler in statement.handlers:
-                for inner in handler.body.body:
-                    yield from defined_names(inner)
+            yield from _foreign_names(inner)
+        yield from defined_names(inner)
+
+
+def _inside(statement: Any) -> Iterator[Any]:
+    """The statements in the parts of a statement at the top of a file."""
+    if isinstance(statement, cst.Try | cst.If | cst.For | cst.While | cst.With | cst.Else):
+        yield from getattr(statement.body, "body", ())
+        for part in (getattr(statement, "orelse", None), getattr(statement, "finalbody", None)):
+            if isinstance(part, cst.If):
+                yield part
+            elif part is not None:
+                yield from part.body.body
+        for handler in getattr(statement, "handlers", ()):
+            yield from handler.body.body
+
+
+def changed_names(statement: Any) -> Iterator[str]:
+    """The names whose values a statement at the top of a file changes, or gives new ones."""
+    for inner in _inside(statement):
+        yield from changed_names(inner)
+    for part in statement.body if _is_line(statement) else ():
+        targets: list[Any] = []
+        if isinstance(part, cst.Assign):
+            targets = [target.target for target in part.targets]
+        elif isinstance(part, cst.AugAssign):
+            targets = [part.target]
+        elif isinstance(part, cst.Expr) and isinstance(part.value, cst.Call):
+            targets = [part.value.func]  # names.append(1)
+        for target in targets:
+            loose = isinstance(target, cst.Name) and isinstance(part, cst.AugAssign)
+            inner = target
+            while isinstance(inner, cst.Attribute | cst.Subscript):
+                inner, loose = inner.value, True
+            if loose and isinstance(inner, cst.Name):
+                yield inner.value
+
+
+def named(statement: Any) -> set[str]:
+    """The names in a statement."""
+    found: set[str] = set()
+
+    class Names(cst.CSTVisitor):
+        def visit_Name(self, node: cst.Name) -> None:
+            found.add(node.value)
+
+    statement.visit(Names())
+    return found
+
+
+def _is_main(statement: Any) -> bool:
+    """Whether a statement is `if __name__ == "__main__":`."""
+    return isinstance(statement, cst.If) and "__name__" in named(statement.test)
 
 
 def _foreign_names(statement: Any) -> Iterator[str]:

@@ -1,35 +1,51 @@
-"""Rewrites statements: changes in place, and what is not supported."""
+"""Rewrites statements: blocks without gradients, functions as attributes, and what is marked."""
 
 from typing import Any
 
 import libcst as cst
 
-from jaxnet.port._calls import CASTS, NO_GRADIENT, with_rngs
-from jaxnet.port._rewrite import Expressions
-from jaxnet.port._tensors import AUGMENTED, at, at_of_method, in_place_value
-
-_INITS = {
-    "normal_": "normal_",
-    "uniform_": "uniform_",
-    "zero_": "zeros_",
-    "fill_": "constant_",
-    "trunc_normal_": "trunc_normal_",
-}
+from jaxnet.port._calls import CASTS, NO_GRADIENT
+from jaxnet.port._changes import UNSEEN, Changes, bare, stripped, with_part, without_data
+from jaxnet.port._classes import is_module, layer_takes_rngs, lineage, methods, torch_layer
+from jaxnet.port._kinds import ARRAYS
+from jaxnet.port._nodes import code, dotted_name, read_names
+from jaxnet.port._shares import assigned_to, changes_in_place
+from jaxnet.port._tensors import OPERATIONS
 
 
-class Rewriter(Expressions):
+class Rewriter(Changes):
     """Rewrites one definition; the arguments are those of `Expressions`."""
 
     def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> None:
         self.open.append([])
+        self._losses(node)
+        for part in node.body:
+            targets: list[Any] = []
+            if isinstance(part, cst.Assign):
+                targets = [t.target for t in part.targets]
+            elif isinstance(part, cst.AugAssign | cst.AnnAssign):
+                targets = [part.target]
+            for target in targets:
+                while isinstance(target, cst.Attribute | cst.Subscript):
+                    self.places.add(id(target))
+                    target = target.value
+
+    def _losses(self, node: Any) -> None:
+        """Marks the changes in place of a statement which another name should see."""
+        for words in self.lost.get(id(node), ()):
+            self.problem(node, words)
 
     def leave_SimpleStatementLine(
         self, original_node: cst.SimpleStatementLine, updated_node: cst.SimpleStatementLine
     ) -> Any:
         new = self._statement(original_node, updated_node)
+        if not isinstance(new, cst.RemovalSentinel):
+            new = self._without_gradient(original_node, new)
         wrong = self.open.pop()
-        if not wrong or not self.functions or isinstance(new, cst.RemovalSentinel):
+        if not wrong or not self.functions:
             return new
+        if isinstance(new, cst.RemovalSentinel):
+            return _raising(wrong, [with_part(updated_node, cst.Pass())])
         statements = list(new.nodes) if isinstance(new, cst.FlattenSentinel) else [new]
         return _raising(wrong, statements)
 
@@ -46,34 +62,33 @@ class Rewriter(Expressions):
             return self._expression(old.value, new, updated)
         if isinstance(old, cst.Assign) and len(old.targets) == 1:
             target = old.targets[0].target
-            if isinstance(target, cst.Subscript) and self._is_array(target.value):
-                value = at(new.targets[0].target, "set", new.value)
-                return self._assigned(target, new.targets[0].target.value, value, updated)
+            if isinstance(target, cst.Subscript) and self.is_array(stripped(target).value):
+                return self.set_part(old, new, updated)
             if isinstance(target, cst.Attribute) and target.attr.value == "data":
-                place: Any = cst.parse_expression(f"{self._code(new.targets[0].target)}[...]")
-                return _with(updated, new.with_changes(targets=[cst.AssignTarget(place)]))
-            if isinstance(old.value, cst.Lambda) and isinstance(target, cst.Attribute):
-                return self._method(old, new, updated)
-            return self._assign(old, new, updated)
+                return self._data(old, target, new, updated)
+            if isinstance(target, cst.Attribute) and target.attr.value == "requires_grad":
+                self.note(old, f"{code(old)}: {_FROZEN}")
+                return cst.RemoveFromParent()
+            if self._is_of_self(target) and self._holds_functions(old.value):
+                if isinstance(old.value, cst.Lambda) and self._is_single(original, target):
+                    return self._method(old, new, updated)
+                self._held(old, old.value)
+                return updated
+            return self.changed_and_named(old, new, updated)
         if isinstance(old, cst.AugAssign):
-            return self._augmented(old, new, updated)
+            return self.augmented(old, new, updated)
         return updated
 
-    def _code(self, node: Any) -> str:
-        return cst.Module([]).code_for_node(node)
-
-    def _is_array(self, node: Any) -> bool:
-        """Whether an expression is a name of an array of the function's own."""
-        return (
-            self.here is not None
-            and isinstance(node, cst.Name)
-            and self.here.kinds(node) in ("tensor", "param", "buffer")
-        )
-
-    def _assigned(self, original: Any, target: Any, value: Any, line: Any) -> Any:
-        if isinstance(value, cst.BinaryOperation) and "\n" in self._code(value) and not value.lpar:
-            value = value.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
-        return _with(line, cst.Assign([cst.AssignTarget(target)], value))
+    def _data(self, old: cst.Assign, target: cst.Attribute, new: Any, updated: Any) -> Any:
+        """`x.data = value`."""
+        if self.computes() and self.here.kinds(target.value) == "tensor":  # type: ignore[union-attr]
+            self.problem(old, f"{code(old)}: {UNSEEN}")
+            return updated
+        self.no_parameter(old, target.value)
+        value = self.detached(new.value) if self.computes() else new.value
+        place: Any = cst.parse_expression(f"{code(without_data(target))}[...]")
+        new = new.with_changes(targets=[cst.AssignTarget(place)], value=value)
+        return with_part(updated, new)
 
     def _import(self, node: Any, updated: Any) -> Any:
         if isinstance(node, cst.Import):
@@ -84,139 +99,96 @@ class Rewriter(Expressions):
         return cst.RemoveFromParent() if ours else updated
 
     def _expression(self, old: cst.Call, new: Any, updated: Any) -> Any:
-        """A statement that is a call: a change in place, or an assertion."""
+        """A statement that is a call: a change in place, an assertion, or of no use in jaxnet."""
         here, name = self.here, old.func
-        if self._dotted(name) in ("torch._assert",) and len(new.value.args) == 2:
+        dotted = self._dotted(name) or ""
+        if dotted == "torch._assert" and len(new.value.args) == 2:
             test, message = (a.value for a in new.value.args)
-            return _with(updated, cst.Assert(test, message))
-        if here is None or not isinstance(name, cst.Attribute):
-            return self._functional_in_place(old, new, updated)
-        method = name.attr.value
-        receiver = name.value
-        if not method.endswith("_") or method.endswith("__") or method == "requires_grad_":
-            if method == "requires_grad_":
-                self.note(old, f"{self._code(old)}: freezing is up to the optimizer: optim.frozen")
+            return with_part(updated, cst.Assert(test, message))
+        if dotted in NO_GRADIENT:
+            if self.computes():
+                self.problem(old, f"{code(old)}: {_NO_SWITCH}")
+            return cst.RemoveFromParent()
+        if here is not None and isinstance(name, cst.Attribute):
+            if name.attr.value == "requires_grad_":
+                self.note(old, f"{code(old)}: {_FROZEN}")
                 return cst.RemoveFromParent()
-            return self._functional_in_place(old, new, updated)
-        if self._dotted(name):
-            return self._functional_in_place(old, new, updated)
-        target = _without_data(receiver)
-        place = _without_data(_rewritten(self, target))
-        arguments = list(self._arguments(old, new))
-        held = isinstance(target, cst.Name) and target is not receiver  # p.data.normal_()
-        if isinstance(target, cst.Attribute) or held:  # an attribute of a module
-            init = _INITS.get(method)
-            if init is not None and here.making and here.kinds(target) in ("param", "tensor", None):
-                call = cst.Call(
-                    cst.parse_expression(f"nn.init.{init}"), [cst.Arg(place), *arguments]
-                )
-                self.need("from jaxnet import nn")
-                if here.rngs and method in ("normal_", "uniform_", "trunc_normal_"):
-                    call = with_rngs(call, "generator")
-                return _with(updated, cst.Expr(call))
-            whole = cst.parse_expression(f"{self._code(place)}[...]")
-            value = new.value
-            if method == "copy_":
-                value = arguments[0].value
-            else:
-                value = in_place_value(method, whole, arguments) or value
-            return self._assigned(old, whole, value, updated)
-        if isinstance(target, cst.Subscript):
-            inner = _without_data(target.value)
-            place = place.with_changes(value=_without_data(place.value))
-            if isinstance(inner, cst.Name):
-                value = at_of_method(method, place, arguments)
-                if value is not None:
-                    return self._assigned(old, inner, value, updated)
-            elif isinstance(inner, cst.Attribute) and method in ("zero_", "fill_", "copy_"):
-                value = arguments[0].value if arguments else cst.Integer("0")
-                return self._assigned(old, place, value, updated)
-            self.problem(old, f"{self._code(old)}: a change in place of a part of an array")
-            return updated
-        if isinstance(target, cst.Name):
-            value = in_place_value(method, target, arguments) or new.value
-            given = target.value in self.scope.parameters
-            if here.making and given and target.value not in self.scope.assigned:
-                # A parameter of a module, as in `def trunc_normal_(tensor): tensor.uniform_()`.
-                whole = cst.parse_expression(f"{target.value}[...]")
-                return self._assigned(old, whole, value, updated)
-            self._check_alias(old, target)
-            return self._assigned(old, target, value, updated)
-        if isinstance(target, cst.Call) and isinstance(target.func, cst.Attribute):
-            base = _without_data(target.func.value)  # x.mul_(a).add_(b)
-            if target.func.attr.value.endswith("_") and isinstance(base, cst.Name):
-                self._check_alias(old, base)
-                return self._assigned(old, base, new.value, updated)
-            if target.func.attr.value.endswith("_") and isinstance(base, cst.Attribute):
-                whole = cst.parse_expression(f"{self._code(_rewritten(self, base))}[...]")
-                return self._assigned(old, whole, new.value, updated)
-        self.problem(old, f"{self._code(old)}: a change in place of something without a name")
-        return updated
-
-    def _arguments(self, old: cst.Call, new: Any) -> list[Any]:
-        """The rewritten arguments of a method that was rewritten as a function."""
-        return [
-            arg.with_changes(value=_rewritten(self, arg.value))
-            for arg in old.args
-        ]  # fmt: skip
-
-    def _functional_in_place(self, old: cst.Call, new: Any, updated: Any) -> Any:
-        """`F.relu_(x)` and `F.relu(x, inplace=True)` as statements."""
-        dotted = self._dotted(old.func) or ""
-        first = old.args[0].value if old.args else None
-        in_place = any(
-            a.keyword is not None and a.keyword.value == "inplace" and self._code(a.value) == "True"
-            for a in old.args
+            if changes_in_place(here.kinds, old):
+                return self.changed_by_method(old, new, updated)
+        at_once = dotted_name(name) in _AT_ONCE or (
+            isinstance(name, cst.Attribute) and name.attr.value in _AT_ONCE
         )
-        layer = dotted.startswith("torch.") and not dotted.startswith("torch.nn.init")
-        if layer and (dotted.endswith("_") or in_place) and isinstance(first, cst.Name):
-            self._check_alias(old, first)
-            return self._assigned(old, first, new.value, updated)
-        return updated
+        if here is not None and here.making and not at_once:
+            for arg in old.args:
+                for function in _lambdas(arg.value):
+                    if "self" in read_names(function.body):
+                        self._held(old, function)
+        if self.quiet and self.computes() and not dotted.startswith("torch."):
+            self._called_without_gradient(old)
+        return self.changed_by_function(old, new, updated)
 
-    def _assign(self, old: cst.Assign, new: Any, updated: Any) -> Any:
-        """`y = x.add_(1)`, which changes x too."""
-        value, target = old.value, old.targets[0].target
-        if not (
-            self.here and isinstance(value, cst.Call) and isinstance(value.func, cst.Attribute)
-        ):
-            return updated
-        method, receiver = value.func.attr.value, value.func.value
-        changes = (
-            method.endswith("_") and not method.endswith("__") and not self._dotted(value.func)
+    # functions that are attributes
+
+    def _is_of_self(self, target: Any) -> bool:
+        name = dotted_name(target) or ""
+        return self.here is not None and self.here.making and name.startswith("self.")
+
+    def _holds_functions(self, value: Any) -> bool:
+        """Whether a value is a lambda or a function of the function, or holds some."""
+        local = isinstance(value, cst.Name) and isinstance(
+            self.scope.assigned.get(value.value), cst.FunctionDef
         )
-        if changes and isinstance(receiver, cst.Name) and self._code(target) != receiver.value:
-            if not self._is_array(receiver):
-                return updated
-            first = self._assigned(old, receiver, new.value, updated)
-            second = cst.SimpleStatementLine([new.with_changes(value=receiver)])
-            return cst.FlattenSentinel([first, second])
-        return updated
+        return local or bool(_lambdas(value))
+
+    def _is_single(self, statement: Any, target: Any) -> bool:
+        """Whether an attribute is given its value once, and whatever the arguments are."""
+        unit, owner = self.functions[0].unit, self.scope.owner
+        if unit is None or owner is None or len(self.functions) > 1:
+            return False
+        name = target.attr.value
+        values = [
+            value
+            for one in lineage(owner)
+            for function in methods(one).values()
+            for value in assigned_to(function, name)
+        ]
+        return len(values) == 1 and any(part is statement for part in unit.node.body.body)
+
+    def _held(self, node: Any, value: Any) -> None:
+        """Marks functions that hold layers, which would not be those of the model after a step."""
+        functions: list[Any] = _lambdas(value)
+        if isinstance(value, cst.Name):
+            functions = [self.scope.assigned[value.value]]
+        for function in functions:
+            params = {p.name.value for p in function.params.params}
+            for name in sorted(read_names(function.body) - params):
+                kind = None if self.here is None else self.here.kinds.names.get(name)
+                if self.scope.is_local(name) and kind not in ("number", "text", "dtype"):
+                    self.problem(
+                        node,
+                        f"{code(node)}: a function of {name}, whose layers and arrays would not "
+                        "be those of the model after a step; write a method",
+                    )
 
     def _method(self, old: cst.Assign, new: Any, updated: Any) -> Any:
         """`self.act = lambda x: ...` as a method: a lambda would hold layers of its own."""
         unit = self.functions[0].unit
         target, known = old.targets[0].target, self.scope.assigned
-        if (
-            unit is None
-            or not isinstance(target, cst.Attribute)
-            or self._code(target.value) != "self"
-        ):
+        if unit is None or not isinstance(target, cst.Attribute) or code(target.value) != "self":
             return updated
         given = {p.name.value for p in new.value.params.params}
         replaced: dict[str, Any] = {}
-        for name in sorted(_names(old.value.body) - given):  # type: ignore[attr-defined]
+        for name in sorted(read_names(old.value.body) - given):  # type: ignore[attr-defined]
             if not self.scope.is_local(name) or name == "self":
                 continue
             value = known.get(name)
-            if not (isinstance(value, cst.Attribute) and self._code(value).startswith("self.")):
-                self.problem(old, f"{self._code(target)}: a function of {name}; write a method")
+            if not (isinstance(value, cst.Attribute) and code(value).startswith("self.")):
+                self.problem(old, f"{code(target)}: a function of {name}; write a method")
                 return updated
             replaced[name] = value
         body = new.value.body.visit(_Renamed(replaced))
-        words = ", ".join(["self", *(self._code(p) for p in new.value.params.params)])
-        code = f"def {target.attr.value}({words}):\n    return 0\n"
-        function: Any = cst.parse_statement(code)
+        words = ", ".join(["self", *(code(p) for p in new.value.params.params)])
+        function: Any = cst.parse_statement(f"def {target.attr.value}({words}):\n    return 0\n")
         line = function.body.body[0]
         line = line.with_changes(body=[line.body[0].with_changes(value=body)])
         function = function.with_changes(
@@ -225,80 +197,164 @@ class Rewriter(Expressions):
         self.methods.setdefault(unit.method, []).append(function)
         return cst.RemoveFromParent()
 
-    def _augmented(self, old: cst.AugAssign, new: Any, updated: Any) -> Any:
-        target = old.target
-        if isinstance(target, cst.Subscript) and self._is_array(target.value):
-            operation = AUGMENTED.get(type(old.operator))
-            value = new.value
-            if isinstance(old.operator, cst.SubtractAssign):
-                operation = "add"
-                loose = isinstance(value, cst.BinaryOperation | cst.IfExp) and not value.lpar
-                code = self._code(value)
-                value = cst.parse_expression(f"-({code})" if loose else f"-{code}")
-            if operation is None:
-                self.problem(old, f"{self._code(old)}: a change in place of a part of an array")
-                return updated
-            return self._assigned(
-                target, new.target.value, at(new.target, operation, value), updated
-            )
-        kind = self.here.kinds(target) if self.here is not None else None
-        if isinstance(target, cst.Attribute) and kind in ("buffer", "param"):
-            place = cst.parse_expression(f"{self._code(new.target)}[...]")
-            return _with(updated, new.with_changes(target=place))
-        if isinstance(target, cst.Name) and self._is_array(target):
-            self._check_alias(old, target)
-        return updated
+    # without gradients
 
-    def _check_alias(self, node: Any, target: cst.Name) -> None:
-        """Marks a change in place of an array that another name shows too."""
-        assigned = self.scope.assigned
-        line = self._line(node)
-        assert self.here is not None
-        value = assigned.get(target.value)
-        whole = value.value if isinstance(value, cst.Subscript) else None
-        if self._is_array(whole) and _read_after(self, whole.value, line):  # type: ignore[union-attr]
-            self.problem(
-                node, f"{target.value} is a part of another array, which torch changes too"
-            )
-        for name, other in assigned.items():
-            same = isinstance(other, cst.Name) and other.value == target.value
-            before = same and name != target.value and self._line(other) < line
-            if before and _read_after(self, name, line):
-                self.problem(node, f"{name} is the same array, which torch changes too")
-        if target.value in self.scope.parameters and value is None:
-            self.note(node, f"torch changes the argument {target.value} for the caller too")
+    def visit_With(self, node: cst.With) -> None:
+        for item in node.items:
+            function = item.item.func if isinstance(item.item, cst.Call) else None
+            self.allowed.add(id(function))
+        self.open.append([])
+        if self._is_quiet(node):
+            self.quiet.append(assigned_names(node.body))
+
+    def _is_quiet(self, node: cst.With) -> bool:
+        return any(no_gradient(self._called(item.item), item.item) for item in node.items)
+
+    def _called(self, node: Any) -> str:
+        return (self._dotted(node.func) if isinstance(node, cst.Call) else None) or ""
 
     def leave_With(self, original_node: cst.With, updated_node: cst.With) -> Any:
-        names = [
-            self._dotted(item.item.func) if isinstance(item.item, cst.Call) else None
-            for item in original_node.items
-        ]
-        if all(name in (*NO_GRADIENT, *CASTS) for name in names):
-            if any(name in NO_GRADIENT for name in names) and self.here and not self.here.making:
-                self.note(
-                    original_node, "torch takes no gradient here; write jax.lax.stop_gradient"
-                )
-            if any(name in CASTS for name in names):
+        wrong = self.open.pop()
+        if self._is_quiet(original_node):
+            self.quiet.pop()
+        kept = []
+        for old, new in zip(original_node.items, updated_node.items, strict=True):
+            name = self._called(old.item)
+            if name in CASTS:
                 self.note(original_node, "autocast is left out; make_train_step has compute_dtype")
-            body: list[Any] = list(updated_node.body.body)
-            leading = [*updated_node.leading_lines, *body[0].leading_lines]
-            return cst.FlattenSentinel([body[0].with_changes(leading_lines=leading), *body[1:]])
-        return updated_node
+            elif name not in NO_GRADIENT:
+                kept.append(new)
+                continue
+            elif no_gradient(name, old.item) is None and self.computes():
+                self.problem(original_node, f"{code(old.item)}: {_NO_SWITCH}")
+                wrong.append(f"{code(old.item)}: {_NO_SWITCH}")
+        if kept:
+            kept[-1] = kept[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
+            statements: list[Any] = [updated_node.with_changes(items=kept)]
+        else:
+            statements = list(updated_node.body.body)
+            leading = [*updated_node.leading_lines, *statements[0].leading_lines]
+            statements[0] = statements[0].with_changes(leading_lines=leading)
+        if wrong and self.functions:
+            return _raising(wrong, statements)
+        return cst.FlattenSentinel(statements)
+
+    def _without_gradient(self, old: cst.SimpleStatementLine, new: Any) -> Any:
+        """Statements under torch.no_grad(), whose values have no gradient."""
+        decorated = self.here is not None and self.here.quiet
+        if not self.computes() or not (decorated or self.quiet):
+            return new
+        lines = list(new.nodes) if isinstance(new, cst.FlattenSentinel) else [new]
+        done = []
+        for line in lines:
+            part: Any = line.body[0] if isinstance(line, cst.SimpleStatementLine) else None
+            before: Any = old.body[0]
+            if isinstance(part, cst.Return):
+                value = self._stopped(before.value, part.value)
+                line = with_part(line, part.with_changes(value=value))
+            elif isinstance(part, cst.Assign | cst.AugAssign):
+                target = part.target if isinstance(part, cst.AugAssign) else part.targets[0].target
+                # In a decorated function the results and what it writes are all that is seen.
+                if isinstance(target, cst.Attribute | cst.Subscript) or not decorated:
+                    line = self._stopped_assignment(before, part, line)
+            done.append(line)
+        return cst.FlattenSentinel(done)
+
+    def _stopped_assignment(self, before: Any, part: Any, line: Any) -> Any:
+        if isinstance(part, cst.AugAssign):
+            if not self.is_array(before.target) and not self.is_array(before.value):
+                return line
+            operator = OPERATIONS.get(type(part.operator))
+            if operator is None:
+                self.problem(before, f"{code(before)}: {_NO_SWITCH}")
+                return line
+            value = part.value
+            if isinstance(value, cst.BinaryOperation | cst.IfExp | cst.Comparison):
+                value = value.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+            whole = cst.BinaryOperation(part.target, operator(), value)
+            return self.assigned(part.target, self.detached(whole), line)
+        old = before.value if isinstance(before, cst.Assign) else None
+        value = self.detached(part.value) if old is None else self._stopped(old, part.value)
+        return with_part(line, part.with_changes(value=value))
+
+    def _stopped(self, old: Any, new: Any) -> Any:
+        """A value without its gradient, where it may have one."""
+        assert self.here is not None
+        kind = None if old is None else self.here.kinds(old)
+        literal = isinstance(old, cst.List | cst.Dict | cst.Tuple) and not _elements(old)
+        if old is None or literal or kind in _NO_NUMBERS or isinstance(old, cst.Comparison):
+            return new
+        if kind in ARRAYS:
+            return self.detached(new)
+        if code(new).startswith("ops.detach("):
+            return new
+        self.need("import jax")
+        value: Any = new
+        if isinstance(value, cst.Tuple) and not value.lpar:
+            value = value.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+        return cst.Call(cst.parse_expression("jax.lax.stop_gradient"), [cst.Arg(bare(value))])
+
+    def _called_without_gradient(self, old: cst.Call) -> None:
+        """Marks the call of a function that changes something which has a gradient then."""
+        targets = self.needs.targets(old, self.scope)
+        unknown = not targets and isinstance(old.func, cst.Attribute)
+        unknown = unknown and dotted_name(getattr(old.func, "value", None)) == "self"
+        for unit in targets:
+            quiet = any(
+                self._dotted(getattr(d.decorator, "func", d.decorator)) in NO_GRADIENT
+                for d in unit.node.decorators
+            )
+            unknown |= not quiet and _writes(unit.node)
+        if unknown:
+            self.problem(
+                old,
+                f"{code(old)}: torch takes no gradient of what this writes; decorate the function "
+                "with torch.no_grad(), which is ported",
+            )
 
     def visit_If(self, node: cst.If) -> None:
         self.open.append([])
+        self._losses(node)
+        if not self.functions:
+            self._under_condition(node)
+
+    def visit_Try(self, node: cst.Try) -> None:
+        if not self.functions:
+            self._under_condition(node)
+
+    def _under_condition(self, node: Any) -> None:
+        """Marks what makes layers and is defined one way or the other, at the top of a file."""
+        rewriter = self
+
+        class Makers(cst.CSTVisitor):
+            def visit_ClassDef(self, inner: cst.ClassDef) -> bool:
+                bases = [base.value for base in inner.bases]
+                source = rewriter.source
+                if any(torch_layer(source.qualified(b)) or is_module(source.definition(b))
+                       for b in bases):  # fmt: skip
+                    rewriter.problem(inner, f"class {inner.name.value}: {_CONDITION}")
+                return False
+
+            def visit_Call(self, call: cst.Call) -> None:
+                layer = torch_layer(rewriter.source.qualified(call.func))
+                if layer is not None and layer_takes_rngs(layer):
+                    rewriter.problem(call, f"{code(call)}: {_CONDITION}")
+
+        node.visit(Makers())
 
     def leave_If(self, original_node: cst.If, updated_node: cst.If) -> Any:
         return self._compound(original_node.test, updated_node)
 
     def visit_While(self, node: cst.While) -> None:
         self.open.append([])
+        self._losses(node)
 
     def leave_While(self, original_node: cst.While, updated_node: cst.While) -> Any:
         return self._compound(original_node.test, updated_node)
 
     def visit_For(self, node: cst.For) -> None:
         self.open.append([])
+        self._losses(node)
 
     def leave_For(self, original_node: cst.For, updated_node: cst.For) -> Any:
         return self._compound(None, updated_node)
@@ -307,14 +363,10 @@ class Rewriter(Expressions):
         wrong = self.open.pop()
         branch = isinstance(test, cst.Comparison | cst.UnaryOperation) and self.here is not None
         if branch and self.here.kinds(test) == "tensor":  # type: ignore[union-attr]
-            self.note(test, f"{self._code(test)}: a compiled program cannot branch on values")
+            self.note(test, f"{code(test)}: a compiled program cannot branch on values")
         if not wrong or not self.functions:
             return updated
         return _raising(wrong, [updated])
-
-
-def _with(line: Any, part: Any) -> Any:
-    return line.with_changes(body=[part])
 
 
 def _raising(wrong: list[str], statements: list[Any]) -> Any:
@@ -325,36 +377,6 @@ def _raising(wrong: list[str], statements: list[Any]) -> Any:
     first = statements[0]
     error = error.with_changes(leading_lines=first.leading_lines)
     return cst.FlattenSentinel([error, first.with_changes(leading_lines=[]), *statements[1:]])
-
-
-def _without_data(node: Any) -> Any:
-    if isinstance(node, cst.Attribute) and node.attr.value == "data":
-        return node.value
-    return node
-
-
-def _rewritten(rewriter: Rewriter, node: Any) -> Any:
-    """An expression of the source, rewritten."""
-    return node.visit(rewriter)
-
-
-def _read_after(rewriter: Rewriter, name: str, line: int) -> bool:
-    """Whether a function reads a name after a line."""
-    unit = rewriter.functions[0].unit
-    found = False
-
-    class Reads(cst.CSTVisitor):
-        def visit_AssignTarget(self, node: cst.AssignTarget) -> bool:
-            return not isinstance(node.target, cst.Name)
-
-        def visit_Name(self, node: cst.Name) -> None:
-            nonlocal found
-            if node.value == name and rewriter.source.lines.get(id(node), 0) > line:
-                found = True
-
-    if unit is not None and unit in rewriter.needs.units:
-        unit.node.body.visit(Reads())
-    return found
 
 
 class _Renamed(cst.CSTTransformer):
@@ -373,21 +395,94 @@ class _Renamed(cst.CSTTransformer):
         return self.names.get(original_node.value, updated_node)
 
 
-def _names(node: Any) -> set[str]:
-    """The names that an expression reads."""
+_AT_ONCE = {"apply", "named_apply", "map", "filter", "sort", "sorted", "_apply"}
+"""Functions that call what they are given, and do not keep it."""
+
+_CONDITION = "layers that are made under a condition at the top of a file get no rngs; ask within"
+_FROZEN = "freezing is up to the optimizer: optim.frozen"
+_NO_SWITCH = "gradients are values; write jax.lax.stop_gradient where torch takes none"
+_NO_NUMBERS = {
+    "number", "text", "module", "modules", "dtype", "device", "shape", "package", "ndarray",
+}  # fmt: skip
+
+
+def _lambdas(value: Any) -> list[cst.Lambda]:
+    """The lambdas in an expression."""
+    found: list[cst.Lambda] = []
+
+    class Lambdas(cst.CSTVisitor):
+        def visit_Lambda(self, node: cst.Lambda) -> bool:
+            found.append(node)
+            return False
+
+    value.visit(Lambdas())
+    return found
+
+
+def no_gradient(name: str, node: Any) -> bool | None:
+    """Whether torch takes no gradients in a block, by what opens it; None if nobody knows."""
+    if name not in NO_GRADIENT:
+        return False
+    if not name.endswith(("set_grad_enabled", "inference_mode")) or not node.args:
+        return True
+    value = code(node.args[0].value)
+    enabled = name.endswith("set_grad_enabled")
+    return {"True": not enabled, "False": enabled}.get(value)
+
+
+def assigned_names(block: Any) -> set[str]:
+    """The names that the statements of a block give values."""
     found: set[str] = set()
 
-    class Names(cst.CSTVisitor):
-        def visit_Attribute(self, node: cst.Attribute) -> bool:
-            node.value.visit(self)
-            return False
+    class Targets(cst.CSTVisitor):
+        def visit_AssignTarget(self, node: cst.AssignTarget) -> None:
+            self._note(node.target)
 
-        def visit_Arg(self, node: cst.Arg) -> bool:
-            node.value.visit(self)
-            return False
+        def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
+            self._note(node.target)
 
-        def visit_Name(self, node: cst.Name) -> None:
-            found.add(node.value)
+        def visit_For(self, node: cst.For) -> None:
+            self._note(node.target)
 
-    node.visit(Names())
+        def _note(self, target: Any) -> None:
+            if isinstance(target, cst.Name):
+                found.add(target.value)
+            elif isinstance(target, cst.Tuple | cst.List):
+                for element in target.elements:
+                    self._note(element.value)
+
+    block.visit(Targets())
     return found
+
+
+def _writes(function: cst.FunctionDef) -> bool:
+    """Whether a function may change something that outlives it."""
+    found = False
+
+    class Changes(cst.CSTVisitor):
+        def visit_AssignTarget(self, node: cst.AssignTarget) -> None:
+            nonlocal found
+            found |= isinstance(node.target, cst.Attribute | cst.Subscript)
+
+        def visit_AugAssign(self, node: cst.AugAssign) -> None:
+            nonlocal found
+            found |= isinstance(node.target, cst.Attribute | cst.Subscript)
+
+        def visit_Attribute(self, node: cst.Attribute) -> None:
+            nonlocal found
+            found |= node.attr.value.endswith("_") or _is_self_call(node)
+
+    function.body.visit(Changes())
+    return found
+
+
+def _is_self_call(node: cst.Attribute) -> bool:
+    return (
+        isinstance(node.value, cst.Name)
+        and node.value.value == "self"
+        and (node.attr.value.startswith("_"))
+    )
+
+
+def _elements(node: Any) -> Any:
+    return node.elements

@@ -7,6 +7,8 @@ import libcst as cst
 from jaxnet import ops
 from jaxnet.nn import functional
 from jaxnet.port._kinds import ARRAYS, LIKELY, ONLY_ARRAYS, Kinds
+from jaxnet.port._names import tensor_type
+from jaxnet.port._nodes import code, is_self
 
 SAME = {"reshape", "item", "tolist"}
 """Methods that arrays of JAX have too, with the same arguments."""
@@ -32,6 +34,13 @@ AUGMENTED = {
     cst.PowerAssign: "power",
 }  # fmt: skip
 """What `x[i] += y` is with `x.at[i]`."""
+OPERATIONS: dict[Any, Any] = {
+    cst.AddAssign: cst.Add, cst.SubtractAssign: cst.Subtract, cst.MultiplyAssign: cst.Multiply,
+    cst.DivideAssign: cst.Divide, cst.PowerAssign: cst.Power, cst.ModuloAssign: cst.Modulo,
+    cst.FloorDivideAssign: cst.FloorDivide, cst.BitAndAssign: cst.BitAnd,
+    cst.BitOrAssign: cst.BitOr, cst.BitXorAssign: cst.BitXor,
+}  # fmt: skip
+"""The operators of statements such as `x += y`."""
 
 
 def function_of(
@@ -58,7 +67,7 @@ def function_of(
     plain = name.removesuffix("_") if name.endswith("_") and name[-2:] != "__" else name
     likely = name in ONLY_ARRAYS or plain != name or (kinds.computing and name in LIKELY)
     array = kind in ARRAYS or (kind is None and likely)
-    if not array or _is_self(method.value):
+    if not array or is_self(method.value):
         return None, ""
     receiver, arguments = updated.func.value, list(updated.args)
     if plain != name and plain not in ops.__all__ and f"{plain}_" not in _FILLS:
@@ -80,7 +89,9 @@ def function_of(
         return cst.Attribute(receiver, cst.Name("ndim")), ""
     if name in ("numel", "nelement"):
         return cst.Attribute(receiver, cst.Name("size")), ""
-    if name in ("to", "type"):
+    if name == "type":
+        return _type(kinds, original, receiver, arguments)
+    if name == "to":
         return _to(kinds, original, receiver, arguments)
     if name in _FILLS:
         return _filled(name, receiver, arguments, generator), ""
@@ -147,19 +158,38 @@ def _to(kinds: Kinds, original: cst.Call, receiver: Any, arguments: list[Any]) -
             return _call("ops.to", receiver, new.value), ""
         if kind in ("device", "text") or _says_device(old.value):
             continue
-        return None, f"{cst.Module([]).code_for_node(original)}: a dtype or a device?"
+        return None, f"{code(original)}: a dtype or a device?"
     return receiver, ""
 
 
+def _type(kinds: Kinds, original: cst.Call, receiver: Any, arguments: list[Any]) -> tuple[Any, str]:
+    """What x.type(torch.LongTensor) and x.type("torch.LongTensor") are."""
+    if len(arguments) == 1 and not original.args[0].star:
+        value = original.args[0].value
+        text = kinds.source.qualified(value) or ""
+        if isinstance(value, cst.SimpleString):
+            text = str(value.evaluated_value)
+        dtype = tensor_type(text)
+        if dtype is not None:
+            return _call("ops.to", receiver, cst.parse_expression(f"ops.{dtype}")), ""
+        if _is_dtype(kinds, value):
+            dotted = kinds.outside(value) or ""
+            known = dotted.startswith("torch.") and value is arguments[0].value
+            new = cst.parse_expression(f"ops.{dotted[6:]}") if known else arguments[0].value
+            return _call("ops.to", receiver, new), ""
+    words = "x.type() is a text of torch's; ask for x.dtype" if not arguments else "which dtype?"
+    return None, f"{code(original)}: {words}"
+
+
 def _says_device(node: Any) -> bool:
-    text = cst.Module([]).code_for_node(node)
+    text = code(node)
     return "device" in text or "torch.channels_last" in text
 
 
 def _is_dtype(kinds: Kinds, node: Any) -> bool:
     if kinds(node) == "dtype":
         return True
-    text = cst.Module([]).code_for_node(node)
+    text = code(node)
     return text.endswith(("dtype", "_type"))
 
 
@@ -184,7 +214,7 @@ def at_of_method(name: str, target: cst.Subscript, arguments: list[Any]) -> Any:
     """The expression for `x[i].add_(y)` and the like, or None."""
     plain = name.removesuffix("_")
     operation = _AT.get(plain)
-    if operation is None or len(arguments) > 1:
+    if operation is None or len(arguments) > 1 or any(a.keyword or a.star for a in arguments):
         return None
     return at(target, operation, arguments[0].value if arguments else cst.Integer("0"))
 
@@ -193,7 +223,7 @@ def argument(keyword: str, value: str) -> cst.Arg:
     """The argument `keyword=value` of a call."""
     bare = cst.SimpleWhitespace("")
     equal = cst.AssignEqual(whitespace_before=bare, whitespace_after=bare)
-    return cst.Arg(cst.Name(value), keyword=cst.Name(keyword), equal=equal)
+    return cst.Arg(cst.parse_expression(value), keyword=cst.Name(keyword), equal=equal)
 
 
 def _call(function: str, *arguments: Any) -> cst.Call:
@@ -212,7 +242,3 @@ def _bare(node: Any) -> Any:
     if simple and isinstance(node.lpar[0].whitespace_after, cst.SimpleWhitespace):
         return node.with_changes(lpar=[], rpar=[])
     return node
-
-
-def _is_self(node: Any) -> bool:
-    return isinstance(node, cst.Name) and node.value == "self"

@@ -124,8 +124,8 @@ MARKED = {
         "torch.cat: the argument out= is not there",
     ),
     "layer argument": ("return nn.ReLU(colour=3)(x)", "torch.nn.ReLU: the argument colour="),
-    "alias": ("z = x\nx += 1\nreturn x * z", "z is the same array, which torch changes too"),
-    "part": ("z = x[0]\nz += 1\nreturn x", "z is a part of another array, which torch changes"),
+    "alias": ("z = x\nx += 1\nreturn x * z", "x is changed in place, and z, which is read later"),
+    "part": ("z = x[0]\nz += 1\nreturn x", "z is changed in place, and x, which is read later"),
     "gradient": ("return x.requires_grad", "Tensor.requires_grad: gradients are values"),
 }
 
