@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before anything imports matplotlib or starts a backend.
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -45,7 +46,12 @@ def installed(distribution: str) -> bool:
 
 
 # Python cannot import these without it, and pytest looks for examples in every module.
-collect_ignore_glob = [] if installed("libcst") else ["jaxnet/port/_[!_p]*.py"]
+PORT = Path(__file__).parent / "jaxnet" / "port"
+collect_ignore = [
+    str(path)
+    for path in PORT.glob("_[!_]*.py")
+    if path.name != "_port.py" and not installed("libcst")
+]
 
 
 def missing() -> dict[str, str]:
