@@ -620,6 +620,7 @@ def started(out: Path, *more: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+@pytest.mark.slow  # it starts several processes
 def test_a_killed_child_costs_one_task(tmp_path):
     with started(tmp_path, "--parts", "document", "peaks", "--precision", "float32") as program:
         assert program.stdout is not None
@@ -714,6 +715,7 @@ def earlier_run(out: Path) -> dict[str, Any]:
     return earlier
 
 
+@pytest.mark.slow  # it starts several processes
 def test_earlier_results_outlive_a_run_that_does_not_begin(tmp_path, monkeypatch):
     from benchmarks.gpu.__main__ import main
 

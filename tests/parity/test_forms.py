@@ -370,8 +370,16 @@ def name_of(form):
     return f"{form.port.__name__}-{next(iter(form.fault))}"
 
 
-@pytest.mark.long  # each is compiled in two precisions, right and wrong
-@pytest.mark.parametrize("form", FORMS, ids=name_of)
+# Each is compiled in two precisions, right and wrong. A second one with LBFGS, and one of the two
+# with closures, take most time.
+ALL = [
+    pytest.param(form, marks=pytest.mark.slow) if form in (FORMS[3], FORMS[4]) else form
+    for form in FORMS
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", ALL, ids=name_of)
 def test_a_program_of_another_form_is_compared(tmp_path, form):
     torch.manual_seed(0)
     with parity.recording(tmp_path / "t", steps=4):

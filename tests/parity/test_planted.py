@@ -10,7 +10,12 @@ from tests.parity import plants
 PLANTS = {plant.name: plant for plant in plants.every()}
 
 # One of each kind; every row of the catalogue has a test of its own beside its references.
-CHOSEN = ("attention, mask moved", "AdamW for Adam", "gradient only", "LayerNorm eps and mse sum")
+CHOSEN = (
+    pytest.param("attention, mask moved", marks=pytest.mark.slow),
+    "AdamW for Adam",
+    "gradient only",
+    "LayerNorm eps and mse sum",
+)
 
 
 @pytest.mark.torch
