@@ -152,6 +152,7 @@ def test_statistics_with_another_momentum_are_seen(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.long
+@pytest.mark.slow  # it starts several processes
 def test_a_run_that_does_not_come_back_is_told_from_one_that_does() -> None:
     assert repeated.resume(tiny=True)["ok"]
     calls = iter(range(10**6))
