@@ -17,9 +17,21 @@ REMOVED = {"torch.jit.annotate": 1, "torch.jit.script": 0, "torch.jit.script_if_
            "torch.compile": 0, "torch.autograd.Variable": 0, "torch.fx.wrap": 0}  # fmt: skip
 """Functions that give back one of their arguments, and which."""
 
+FROZEN = "freezing is up to the optimizer: optim.frozen"
 _SIZED = {"empty", "zeros", "ones", "rand", "randn"}
 HANDLED = {*REMOVED, "torch._assert", *NO_GRADIENT, *CASTS}
 """Functions whose calls become something else than a call of the same name."""
+
+
+def no_gradient(name: str, node: Any) -> bool | None:
+    """Whether torch takes no gradients in a block, by what opens it; None if nobody knows."""
+    if name not in NO_GRADIENT:
+        return False
+    if not name.endswith(("set_grad_enabled", "inference_mode")) or not node.args:
+        return True
+    value = code(node.args[0].value)
+    enabled = name.endswith("set_grad_enabled")
+    return {"True": not enabled, "False": enabled}.get(value)
 
 
 def with_rngs(updated: cst.Call, keyword: str) -> cst.Call:
@@ -68,6 +80,8 @@ def torch_call(
             if isinstance(old.value, cst.Name) and old.value.value == "False":
                 updated = updated.with_changes(func=cst.parse_expression("nn.Buffer"))
                 note = "Parameter(requires_grad=False) is a Buffer, which is not trained"
+            elif code(old.value) != "True":
+                note = f"requires_grad={code(old.value)}: {FROZEN}"
             continue
         if keyword in LEFT_OUT:
             continue

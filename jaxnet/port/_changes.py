@@ -127,10 +127,7 @@ class Changes(Expressions):
 
     def _seen_outside(self, old: Any, target: cst.Name) -> None:
         """What a change in place of an array of the function means for those outside."""
-        known = target.value in (self.quiet[-1] if self.quiet else ()) or is_new(
-            self.scope.source, self.scope.assigned.get(target.value)
-        )
-        if self.quiet and not known:
+        if self.quiet and self.line in self.unseen:
             self.problem(old, f"{code(old)}: {UNSEEN}")
         if target.value in self.scope.parameters and target.value not in self.scope.assigned:
             self.note(old, f"torch changes the argument {target.value} for the caller too")
@@ -333,26 +330,6 @@ def with_part(line: Any, part: Any) -> Any:
 def without_data(node: Any) -> Any:
     """The expression `x` for `x.data`."""
     return node.value if is_data(node) else node
-
-
-def is_new(source: Any, value: Any) -> bool:
-    """Whether an expression makes numbers that depend on nothing: torch.zeros(3).bernoulli_(p)."""
-    while isinstance(value, cst.Call) and isinstance(value.func, cst.Attribute):
-        dotted = source.qualified(value.func) or ""
-        name = value.func.attr.value
-        if dotted.startswith("torch."):
-            return name in _NEW
-        if name.startswith("new_"):
-            return True
-        value = value.func.value
-    return False
-
-
-_NEW = {
-    "zeros", "ones", "full", "empty", "rand", "randn", "randint", "randperm", "arange", "linspace",
-    "eye", "tensor", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like",
-    "randn_like", "bernoulli",
-}  # fmt: skip
 
 
 def stripped(node: Any) -> Any:

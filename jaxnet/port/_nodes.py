@@ -1,5 +1,6 @@
 """What the other files ask of a syntax tree."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import libcst as cst
@@ -43,6 +44,13 @@ def read_names(node: Any) -> set[str]:
 
     node.visit(Names())
     return found
+
+
+def parts_of(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """A part of a program, and all that it is made of."""
+    yield node
+    for child in node.children:
+        yield from parts_of(child)
 
 
 def is_name(node: Any, *names: str) -> bool:

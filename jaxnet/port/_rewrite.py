@@ -17,8 +17,8 @@ from jaxnet.port._calls import (
 )
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
-from jaxnet.port._names import jaxnet_name, tensor_type
-from jaxnet.port._nodes import is_super
+from jaxnet.port._names import LEFT_OUT, jaxnet_name, tensor_type
+from jaxnet.port._nodes import is_super, parts_of
 from jaxnet.port._port import Note
 from jaxnet.port._rngs import Scope, Unit, is_partial
 from jaxnet.port._sharing import Sharing
@@ -69,7 +69,10 @@ class Expressions(cst.CSTTransformer):
         self.words: set[int] = set()  # names that are no expressions: of arguments, of attributes
         self.allowed: set[int] = set()  # torch.no_grad of a block or a decorator
         self.places: set[int] = set()  # x.data that is given a value
-        self.quiet: list[set[str]] = []  # the names that an open torch.no_grad() gives values
+        self.gone: set[int] = set()  # what the output does not say
+        self.quiet = 0  # blocks of torch.no_grad() that are open
+        self.line = 0  # the statement that is open
+        self.unseen: set[int] = set()  # those that change what has a gradient, without one
         self.open: list[list[str]] = []  # what is not supported in each open statement
         self.nowhere = Scope(self.source, None, set(), {})
 
@@ -86,6 +89,8 @@ class Expressions(cst.CSTTransformer):
 
     def problem(self, node: Any, text: str) -> None:
         """Notes that the open statement is not supported."""
+        if id(node) in self.gone:
+            return
         note = Note(self.source.path.name, self._line(node), text)
         if note not in self.marked:
             self.marked.append(note)
@@ -130,6 +135,11 @@ class Expressions(cst.CSTTransformer):
         dotted = self._dotted(node.func) or ""
         if dotted in HANDLED or tensor_type(dotted) is not None:
             self.words.add(id(node.func))
+        frozen = isinstance(node.func, cst.Attribute) and node.func.attr.value == "requires_grad_"
+        for arg in node.args:
+            keyword = arg.keyword.value if arg.keyword is not None else ""
+            if frozen or (dotted.startswith("torch.") and keyword in LEFT_OUT):
+                self.gone |= {id(part) for part in parts_of(arg)}
         if isinstance(node.func, cst.Attribute) and node.func.attr.value == "type":
             self.words |= {id(arg.value) for arg in node.args}  # x.type(torch.FloatTensor)
         if isinstance(node.func, cst.Name) and node.func.value == "isinstance":
@@ -345,7 +355,7 @@ class Expressions(cst.CSTTransformer):
         making, rngs = unit in self.needs.making, unit in self.needs.taking
         quiet = any(self._is_quiet_decorator(d.decorator) for d in node.decorators)
         self.functions.append(_Function(scope, kinds, unit, rngs, making, quiet))
-        self.lost = self.sharing.lost(unit) if known else {}
+        self.lost, self.unseen = self.sharing.lost(unit) if known else ({}, set())
 
     def leave_FunctionDef(
         self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef
