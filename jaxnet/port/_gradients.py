@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
-from jaxnet.port._kinds import ARRAYS
+from jaxnet.port._kinds import ARRAYS, NO_ARRAYS
 from jaxnet.port._nodes import is_data
 from jaxnet.port._shares import Shown, is_mask
 
@@ -29,8 +29,6 @@ _PERHAPS_THE_SAME = {
     "atleast_3d", "reshape", "expand", "expand_as",
 }  # fmt: skip
 """Functions and methods that may give back the very array that they are given."""
-
-_NO_ARRAYS = {"number", "text", "dtype", "device", "shape", "package", "ndarray"}
 
 
 def holders(state: "State", shown: Shown) -> set[str]:
@@ -75,7 +73,7 @@ def _computed(values: "Values", node: Any) -> bool:
     """Whether a value has a gradient that is computed where gradients are."""
     assert values.state is not None
     state, kinds = values.state, values.kinds
-    if kinds(node) in _NO_ARRAYS or is_data(node):
+    if kinds(node) in NO_ARRAYS or is_data(node):
         return False
     if isinstance(node, cst.Name):
         return node.value not in state.shown or node.value in state.graded

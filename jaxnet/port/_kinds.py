@@ -18,6 +18,9 @@ from jaxnet.port._rngs import Scope
 ARRAYS = ("tensor", "param", "buffer")
 """The kinds that are arrays: those of a program, and those that belong to a module."""
 
+NO_ARRAYS = {"number", "text", "dtype", "device", "shape", "package", "ndarray"}
+"""The kinds that are no arrays of torch, and hold none."""
+
 _CONTAINERS = {name for kind in (str, list, dict, set) for name in dir(kind)}
 _PYTHON = _CONTAINERS | set(dir(np.ndarray))
 ONLY_ARRAYS = (set(ops.__all__) | {"view", "cuda", "cpu", "size"}) - _PYTHON - set(dir(nn.Module))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import typing
 from typing import Any
 
 from jaxnet import nn, ops
@@ -25,6 +26,7 @@ _MODULES: dict[str, tuple[str, str]] = {
     "torch": ("jaxnet.ops", "ops"),
 }
 _SUBMODULES = ("torch.nn.modules.", "torch.nn.parameter.")
+_TYPINGS = ("torch.jit.annotations.", "torch.types.")  # which hand on names of typing
 
 _OTHERS = {
     "torch.Tensor": "jax.Array",
@@ -102,6 +104,11 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
             return Name("Final", ("from typing import Final",))
         value = _value(code) if first in ("nn", "ops") else None
         return Name(code, (_IMPORTS[first],) if first in _IMPORTS else (), value)
+    if dotted.startswith(_TYPINGS) and hasattr(typing, dotted.rpartition(".")[2]):
+        name = dotted.rpartition(".")[2]
+        if "." in spelled or name in taken:
+            return Name(f"typing.{name}", ("import typing",))
+        return Name(name, (f"from typing import {name}",))
     for submodule in _SUBMODULES:
         if dotted.startswith(submodule):
             dotted = f"torch.nn.{dotted.rpartition('.')[2]}"

@@ -18,7 +18,7 @@ from jaxnet.port._calls import (
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
 from jaxnet.port._names import LEFT_OUT, jaxnet_name, tensor_type
-from jaxnet.port._nodes import is_super, parts_of
+from jaxnet.port._nodes import code, is_super, parts_of
 from jaxnet.port._port import Note
 from jaxnet.port._rngs import Scope, Unit, is_partial
 from jaxnet.port._sharing import Sharing
@@ -181,6 +181,8 @@ class Expressions(cst.CSTTransformer):
 
     def leave_Subscript(self, original_node: cst.Subscript, updated_node: cst.Subscript) -> Any:
         """`x[[0, 1]]`: JAX takes no lists as indices."""
+        if self.types and code(updated_node.value) == "Any" != code(original_node.value):
+            return updated_node.value  # Future[Tensor], which jaxnet has not
         if self.here is None or self.here.kinds(original_node.value) not in ARRAYS:
             return updated_node
         parts = []
@@ -206,7 +208,7 @@ class Expressions(cst.CSTTransformer):
             return _keep_brackets(node, new)
         spelled = cst.helpers.get_full_name_for_node(node) or ""
         found_name = jaxnet_name(dotted, spelled, frozenset(self.names.values()))
-        if found_name.problem and not found_name.code and self.types:  # is never called
+        if found_name.problem and self.types:  # is never called
             self.need("from typing import Any")
             return _keep_brackets(node, cst.Name("Any"))
         self.need(*found_name.imports)

@@ -294,8 +294,8 @@ def _own(sharing: "Sharing", definition: Any) -> tuple[bool, bool]:
     for one in lineage(definition):
         for name in ("forward", "__call__"):
             unit = Unit(one, name)
-            if name in methods(one) and unit in sharing.effects:
-                effect = sharing.effects[unit]
+            effect = sharing.effect(unit) if name in methods(one) else None
+            if effect is not None:
                 first = [p.name.value for p in unit.node.params.params][1:2]
                 return bool(effect.changed & {*first}), bool(effect.shown & {*first})
     return False, False

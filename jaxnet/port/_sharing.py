@@ -42,6 +42,8 @@ class Sharing:
             for unit, scope in needs.units.items()
         }
         self.effects = dict.fromkeys(needs.units, Effect())
+        self._asked: dict[Unit, Effect | None] = {}
+        self._known: dict[Unit, tuple[Followed, dict[Unit, Effect | None]]] = {}
         for _ in range(4):
             before = dict(self.effects)
             for unit in needs.units:
@@ -50,8 +52,18 @@ class Sharing:
                 break
 
     def follow(self, unit: Unit) -> "Followed":
-        """Follows the statements of a unit."""
-        return Followed(self, unit, self.needs.units[unit], self.kinds[unit])
+        """Follows the statements of a unit, again only where what it calls has other effects."""
+        known, asked = self._known.get(unit, (None, {}))
+        if known is None or any(self.effects.get(one) != effect for one, effect in asked.items()):
+            self._asked = {}
+            known = Followed(self, unit, self.needs.units[unit], self.kinds[unit])
+            self._known[unit] = known, self._asked
+        return known
+
+    def effect(self, unit: Unit) -> Effect | None:
+        """What a unit does, as far as is known; None for what is no unit of the program."""
+        self._asked[unit] = self.effects.get(unit)
+        return self._asked[unit]
 
     def lost(self, unit: Unit) -> tuple[dict[int, list[str]], set[int]]:
         """What is lost by each statement of a unit, and which change a gradient's array without it.
@@ -208,7 +220,7 @@ class Followed(Values):
                 self._bind(part.target, part.value, self._value(part.value))
         elif isinstance(part, cst.AugAssign):
             shown = self._value(part.value)
-            self._augmented(part.target, part.value, shown)
+            self._augmented(part, shown)
         elif isinstance(part, cst.Return):
             if part.value is not None:
                 self.returned |= {s[4:] for s, _ in self._value(part.value) if s[:4] == "arg:"}
@@ -222,7 +234,9 @@ class Followed(Values):
         elif isinstance(part, cst.Assert):
             self._value(part.test)
 
-    def _augmented(self, target: Any, value: Any, shown: Shown) -> None:
+    def _augmented(self, part: cst.AugAssign, shown: Shown) -> None:
+        target, value = part.target, part.value
+        extends = isinstance(part.operator, cst.AddAssign | cst.BitOrAssign)  # outs += [x]
         if isinstance(target, cst.Subscript):
             inner = self._value(target.value)
             self._value_of_index(target)
@@ -234,11 +248,12 @@ class Followed(Values):
             self.rebound = dotted_name(target)
             self._change(self._value(target), target, [value])
         else:
-            self._add(dotted_name(target), value, shown)  # outs += [x]
+            self._add(dotted_name(target), value, shown if extends else frozenset())
 
     def _is_result(self, target: Any) -> bool:
         """Whether a name may be a view that a function of the program gave."""
-        shown = self._shown(target) if self.kinds(target) is None else ()
+        unknown = self.kinds(target) is None and self.kinds.computing
+        shown = self._shown(target) if unknown else ()
         return any(storage[:4] in ("arg:", "new:") for storage, _ in shown) and (
             not self._is_own(target)
         )

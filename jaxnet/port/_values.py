@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import libcst as cst
 
 from jaxnet.port._gradients import has_gradient, holders
-from jaxnet.port._kinds import ARRAYS, Kinds
+from jaxnet.port._kinds import ARRAYS, NO_ARRAYS, Kinds
 from jaxnet.port._nodes import code, dotted_name, is_data, is_self, is_super, read_names
 from jaxnet.port._rngs import Scope, Unit
 from jaxnet.port._shares import (
@@ -126,7 +126,7 @@ class Values:
             key = dotted_name(target)
             if key is not None:
                 graded = has_gradient(self, value, shown)
-                if not shown:
+                if not shown and self.kinds(value) not in NO_ARRAYS:
                     self.fresh += 1
                     shown = frozenset({(f"new:{self.fresh}", True)})
                 self.state.shown[key] = shown
@@ -324,7 +324,7 @@ class Values:
             found: Shown = frozenset()
             for unit in targets:
                 if unit.method != "__init__" or is_super(getattr(function, "value", None)):
-                    found |= self._effect(self.sharing.effects.get(unit), unit, node, given)
+                    found |= self._effect(self.sharing.effect(unit), unit, node, given)
             return found
         name = function.value if isinstance(function, cst.Name) else ""
         if name in GIVES and not self.scope.is_local(name):
