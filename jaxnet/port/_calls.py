@@ -19,7 +19,13 @@ REMOVED = {"torch.jit.annotate": 1, "torch.jit.script": 0, "torch.jit.script_if_
 
 FROZEN = "freezing is up to the optimizer: optim.frozen"
 _SIZED = {"empty", "zeros", "ones", "rand", "randn"}
-HANDLED = {*REMOVED, "torch._assert", *NO_GRADIENT, *CASTS}
+VALUES = {"torch.get_default_dtype": "ops.float32"}
+"""Functions of torch that give one value in jaxnet, and which."""
+
+OF_SHAPES = {"torch.nn.init._calculate_fan_in_and_fan_out": "nn.init.fan_in_and_out"}
+"""Functions of an array that in jaxnet are functions of its shape, and which."""
+
+HANDLED = {*REMOVED, *VALUES, *OF_SHAPES, "torch._assert", *NO_GRADIENT, *CASTS}
 """Functions whose calls become something else than a call of the same name."""
 
 
@@ -69,6 +75,11 @@ def torch_call(
     """
     if dotted in REMOVED:
         return updated.args[REMOVED[dotted]].value, "", ""
+    if dotted in VALUES:
+        return cst.parse_expression(VALUES[dotted]), "", ""
+    if dotted in OF_SHAPES:
+        shape = cst.Attribute(updated.args[0].value, cst.Name("shape"))
+        return cst.Call(cst.parse_expression(OF_SHAPES[dotted]), [cst.Arg(shape)]), "", ""
     if tensor_type(dotted) is not None:
         return *_of_type(kinds, original, updated, tensor_type(dotted) or ""), ""
     if dotted in HANDLED:

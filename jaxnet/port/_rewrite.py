@@ -9,6 +9,8 @@ from jaxnet.port._calls import (
     CASTS,
     HANDLED,
     NO_GRADIENT,
+    OF_SHAPES,
+    VALUES,
     bound,
     own_call,
     rngs_parameter,
@@ -17,8 +19,8 @@ from jaxnet.port._calls import (
 )
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
-from jaxnet.port._names import LEFT_OUT, jaxnet_name, tensor_type
-from jaxnet.port._nodes import code, is_super, parts_of
+from jaxnet.port._names import FAMILIES, LEFT_OUT, NOTHING_KNOWN, jaxnet_name, tensor_type
+from jaxnet.port._nodes import code, is_self, is_super, parts_of
 from jaxnet.port._port import Note
 from jaxnet.port._rngs import Scope, Unit, is_partial
 from jaxnet.port._sharing import Sharing
@@ -69,6 +71,7 @@ class Expressions(cst.CSTTransformer):
         self.words: set[int] = set()  # names that are no expressions: of arguments, of attributes
         self.allowed: set[int] = set()  # torch.no_grad of a block or a decorator
         self.places: set[int] = set()  # x.data that is given a value
+        self.asked: set[int] = set()  # classes in isinstance(x, ...)
         self.gone: set[int] = set()  # what the output does not say
         self.quiet = 0  # blocks of torch.no_grad() that are open
         self.line = 0  # the statement that is open
@@ -138,14 +141,26 @@ class Expressions(cst.CSTTransformer):
         frozen = isinstance(node.func, cst.Attribute) and node.func.attr.value == "requires_grad_"
         for arg in node.args:
             keyword = arg.keyword.value if arg.keyword is not None else ""
-            if frozen or (dotted.startswith("torch.") and keyword in LEFT_OUT):
+            if frozen or (keyword in LEFT_OUT and self._is_of_torch(node, dotted)):
                 self.gone |= {id(part) for part in parts_of(arg)}
         if isinstance(node.func, cst.Attribute) and node.func.attr.value == "type":
             self.words |= {id(arg.value) for arg in node.args}  # x.type(torch.FloatTensor)
-        if isinstance(node.func, cst.Name) and node.func.value == "isinstance":
+        if isinstance(node.func, cst.Name) and node.func.value in ("isinstance", "issubclass"):
             for part in node.args[1:]:
                 each = part.value.elements if isinstance(part.value, cst.Tuple) else [part]
+                self.asked |= {id(one.value) for one in each}
                 self._asks_for_dtype(node, [one.value for one in each])
+
+    def _is_of_torch(self, node: cst.Call, dotted: str) -> bool:
+        """Whether what is called is a function of torch or a method of a tensor."""
+        if not isinstance(node.func, cst.Attribute) or dotted:
+            return dotted.startswith("torch.")
+        if self.here is None or is_self(node.func.value):
+            return False
+        return not self.needs.targets(node, self.scope) and self.here.kinds(node.func.value) in (
+            *ARRAYS,
+            None,
+        )
 
     def _asks_for_dtype(self, node: cst.Call, types: list[Any]) -> None:
         for one in types:
@@ -207,6 +222,9 @@ class Expressions(cst.CSTTransformer):
             new = cst.parse_expression(f"{name}.{rest}" if rest else name)
             return _keep_brackets(node, new)
         spelled = cst.helpers.get_full_name_for_node(node) or ""
+        if dotted in FAMILIES and id(node) in self.asked:
+            self.need("from jaxnet import nn")
+            return cst.parse_expression(f"({', '.join(FAMILIES[dotted])})")
         found_name = jaxnet_name(dotted, spelled, frozenset(self.names.values()))
         if found_name.problem and self.types:  # is never called
             self.need("from typing import Any")
@@ -238,8 +256,10 @@ class Expressions(cst.CSTTransformer):
                 self.problem(original_node, wrong)
             if note:
                 self.note(original_node, note)
-            if tensor_type(dotted) is not None:
+            if tensor_type(dotted) is not None or dotted in VALUES:
                 self.need("from jaxnet import ops")
+            if dotted in OF_SHAPES:
+                self.need("from jaxnet import nn")
         elif dotted is not None:
             updated, wrong = own_call(scope, original_node, updated, self.needs)
             if wrong:
@@ -256,7 +276,9 @@ class Expressions(cst.CSTTransformer):
                 new, wrong = function_of(
                     here.kinds, original_node, updated, here.rngs and here.making
                 )
-                if wrong:
+                # A method that a class of the program has, and nothing that torch's tensors have.
+                own = wrong.endswith(NOTHING_KNOWN) and name.attr.value in self.needs.by_method
+                if wrong and not own:
                     self.problem(original_node, wrong)
                 if new is not None:
                     self.need("from jaxnet import nn", "from jaxnet import ops")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnet.port import port
+from jaxnet.random import Generator
 
 pytestmark = pytest.mark.libcst
 
@@ -74,6 +75,38 @@ RIGHT = {
         "def two(x, device='cuda'):\n    return torch.full((3,), 2.0, device=device)\n\n\n"
         "def g(x):\n    return x * two(x, device=x.device.type)\n"
     ),
+    "form of the memory": (
+        "def g(x):\n    y = x.clone(memory_format=torch.contiguous_format)\n"
+        "    return y.to(memory_format=torch.channels_last) * 2\n"
+    ),
+    "dtype of what says none": (
+        "def g(x: torch.Tensor):\n    return x.to(torch.get_default_dtype()) * 2\n"
+    ),
+    "lists of lists": (
+        "from typing import List\n\n\nclass Net(nn.Module):\n"
+        "    def forward(self, x: torch.Tensor):\n"
+        "        outs: List[List[torch.Tensor]] = [[] for _ in range(2)]\n"
+        "        for i in range(2):\n            outs[i].append(x)\n"
+        "        return outs[0][0] + outs[1][0]\n\n\ndef g(x):\n    return Net()(x)\n"
+    ),
+    "array or dict": (
+        "from typing import Dict, Union\n\n\nclass Net(nn.Module):\n"
+        "    def forward(self, x: Union[torch.Tensor, Dict[str, torch.Tensor]]):\n"
+        "        return x['a'] + x.get('b', 0) if isinstance(x, dict) else x.mul(2)\n\n\n"
+        "def g(x):\n    return (Net()({'a': x, 'b': x}) + Net()(x)) / 2\n"
+    ),
+    "method of the program": (
+        "class Table:\n    def frobnicate(self, x):\n        return x + x\n\n\n"
+        "class Net(nn.Module):\n    def forward(self, x: torch.Tensor, table):\n"
+        "        return table.frobnicate(x)\n\n\ndef g(x):\n    return Net()(x, Table())\n"
+    ),
+    "base classes of layers": (
+        "from torch.nn.modules.conv import _ConvNd\n\n\ndef kind(m):\n"
+        "    if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)):\n"
+        "        return 1\n    return 2 if isinstance(m, _ConvNd) else 0\n\n\n"
+        "def g(x):\n    kinds = kind(nn.BatchNorm2d(3)) + kind(nn.LayerNorm(3)) + kind(nn.ReLU())\n"
+        "    return x * kinds\n"
+    ),
     "types of the compiler": (
         "from torch.jit.annotations import List, Optional\n\n\n"
         "def add(xs: List[torch.Tensor], y: Optional[int] = None):\n    return sum(xs)\n\n\n"
@@ -125,6 +158,20 @@ FAULTS = {
         "def two(x, device='cuda'):\n    return torch.full((3,), 2.0, device=device)\n\n\n"
         "def g(x):\n    return x * two(x, device=x.kind)\n",
         "the argument device=x.kind is left out",
+    ),
+    "form of the memory as a value": (
+        "def g(x):\n    return x.frobnicate(torch.contiguous_format)\n",
+        "torch.contiguous_format",
+    ),
+    "list of arrays": (
+        "from typing import List\n\n\nclass Net(nn.Module):\n"
+        "    def forward(self, xs: List[torch.Tensor]):\n"
+        "        return xs[0].frobnicate()\n",
+        "Tensor.frobnicate",
+    ),
+    "base class that is made": (
+        "def norm(n):\n    return nn.modules.batchnorm._BatchNorm(n)\n",
+        "torch.nn.modules.batchnorm._BatchNorm",
     ),
     "type that is called": ("def g(x):\n    return torch.SymInt(x)\n", "torch.SymInt"),
     "question about a gradient": (
@@ -189,3 +236,37 @@ def test_numbers_of_a_constructor_are_no_arrays(ported):
     assert result.marked == ()
     infos = made["Net"]((5, 6)).info
     assert infos == [{"reduction": n, "size": s, "first": 5} for n, s in ((4, 6), (8, 8), (16, 10))]
+
+
+INIT = """
+import math
+
+
+def scaled_(tensor, mean=0.5):
+    fan_in, _ = nn.init._calculate_fan_in_and_fan_out(tensor)
+    with torch.no_grad():
+        tensor.uniform_(0, 1)
+        tensor.mul_(math.sqrt(fan_in)).add_(mean)
+    return tensor
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        scaled_(self.fc.weight)
+"""
+
+
+@pytest.mark.torch
+def test_a_chain_of_changes_reaches_the_parameter(ported):
+    import torch
+
+    result, made = ported(INIT)
+    assert result.marked == ()
+    theirs = {}
+    exec(compile(_HEAD + INIT, "model.py", "exec"), theirs)
+    torch.manual_seed(3)
+    expected = theirs["Net"]().fc.weight.detach().numpy()
+    found = made["Net"](rngs=Generator(3)).fc.weight[...]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
