@@ -8,7 +8,8 @@ from jaxnet.port._kinds import ARRAYS, Kinds
 from jaxnet.port._names import LEFT_OUT, jaxnet_name, tensor_type, unknown_argument
 from jaxnet.port._nodes import code
 from jaxnet.port._parameters import says_device
-from jaxnet.port._rngs import Needs, Scope, Unit
+from jaxnet.port._rngs import Needs
+from jaxnet.port._scopes import Scope, Unit
 from jaxnet.port._tensors import argument
 
 NO_GRADIENT = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxnet import nn, ops
 from jaxnet.port._classes import attributes, is_module, torch_layer, value_kind
 from jaxnet.port._nodes import code, is_name, is_none, is_super
-from jaxnet.port._rngs import Scope
+from jaxnet.port._scopes import Scope
 
 ARRAYS = ("tensor", "param", "buffer")
 """The kinds that are arrays: those of a program, and those that belong to a module."""

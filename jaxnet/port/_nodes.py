@@ -71,3 +71,11 @@ def is_super(node: Any) -> bool:
 def is_none(node: Any) -> bool:
     """Whether an expression is None."""
     return is_name(node, "None")
+
+
+def is_partial(node: Any) -> bool:
+    """Whether an expression is a call of functools.partial."""
+    if not isinstance(node, cst.Call):
+        return False
+    name = cst.helpers.get_full_name_for_node(node.func)
+    return name in ("partial", "functools.partial")

@@ -20,9 +20,9 @@ from jaxnet.port._calls import (
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
 from jaxnet.port._names import FAMILIES, LEFT_OUT, NOTHING_KNOWN, jaxnet_name, tensor_type
-from jaxnet.port._nodes import code, is_self, is_super, parts_of
+from jaxnet.port._nodes import code, is_partial, is_self, is_super, parts_of
 from jaxnet.port._port import Note
-from jaxnet.port._rngs import Scope, Unit, is_partial
+from jaxnet.port._scopes import Scope, Unit
 from jaxnet.port._sharing import Sharing
 from jaxnet.port._source import Definition
 from jaxnet.port._tensors import function_of

@@ -8,8 +8,8 @@ import libcst as cst
 from jaxnet import ops
 from jaxnet.port._classes import is_module, lineage, methods, torch_layer
 from jaxnet.port._kinds import ARRAYS, Kinds
-from jaxnet.port._nodes import code, dotted_name
-from jaxnet.port._rngs import Scope, Unit, is_partial
+from jaxnet.port._nodes import code, dotted_name, is_partial
+from jaxnet.port._scopes import Scope, Unit
 
 if TYPE_CHECKING:
     from jaxnet.port._sharing import Sharing

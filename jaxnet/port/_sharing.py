@@ -14,7 +14,8 @@ from jaxnet.port._calls import no_gradient
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
 from jaxnet.port._nodes import dotted_name, read_names
-from jaxnet.port._rngs import Needs, Scope, Unit
+from jaxnet.port._rngs import Needs
+from jaxnet.port._scopes import Scope, Unit
 from jaxnet.port._shares import Shown
 from jaxnet.port._values import Effect, State, Values, base_of, rebound_by
 
@@ -187,12 +188,6 @@ class Followed(Values):
         """Whether what a block opens is torch.no_grad()."""
         called = isinstance(opens, cst.Call) and self.kinds.outside(opens.func)
         return bool(called and no_gradient(called, opens))
-
-    def _join(self, other: State | None) -> None:
-        if self.state is None:
-            self.state = other
-        elif other is not None:
-            self.state.join(other)
 
     def _leave(self) -> None:
         """The end of the function: what outlives it is read by others."""

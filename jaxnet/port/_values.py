@@ -13,7 +13,7 @@ import libcst as cst
 from jaxnet.port._gradients import has_gradient, holders
 from jaxnet.port._kinds import ARRAYS, NO_ARRAYS, Kinds
 from jaxnet.port._nodes import code, dotted_name, is_data, is_self, is_super, read_names
-from jaxnet.port._rngs import Scope, Unit
+from jaxnet.port._scopes import Scope, Unit
 from jaxnet.port._shares import (
     CONTAINER,
     GIVES,
@@ -299,6 +299,12 @@ class Values:
         return (
             self._value(node.value) if self.scope.is_local(key.partition(".")[0]) else frozenset()
         )
+
+    def _join(self, other: State | None) -> None:
+        if self.state is None:
+            self.state = other
+        elif other is not None:
+            self.state.join(other)
 
     # calls
 
