@@ -9,13 +9,17 @@ program is run.
 
 The files, in the order in which they are read best: `_output.py` goes from a target to the text of
 the output; `_source.py` reads the files of a program and knows what their names stand for;
-`_own_names.py` sets aside the names that jaxnet has too; `_fold.py` takes out what means nothing in
-jaxnet, with the parameters that `_parameters.py` finds; `_gather.py` finds what a class needs;
-`_classes.py` and `_rngs.py` find out who takes `rngs`, and what makes layers and what computes;
-`_kinds.py` what an expression holds; `_sharing.py` and `_shares.py` which names show one array.
-`_rewrite.py` rewrites the expressions, `_calls.py` the calls of functions and layers, `_tensors.py`
-the methods of tensors, by the names that `_names.py` looks up in jaxnet itself; `_changes.py`
-rewrites the changes in place, and `_statements.py` the other statements.
+`_own_names.py` sets aside the names that jaxnet has too; `_fold.py` takes out what means nothing
+in jaxnet, with the parameters that `_parameters.py` finds and the questions about torch that
+`_answers.py` answers; `_gather.py` finds what a class needs. `_classes.py` says what is a module,
+`_scopes.py` what the names of a function are, and `_rngs.py` who takes `rngs`, and what makes
+layers and what computes; `_kinds.py` what an expression holds. `_sharing.py` follows the
+statements of a function to find out which names show one array, `_values.py` its expressions, by
+what `_shares.py` knows of calls and layers; `_gradients.py` knows which names may have a gradient.
+`_rewrite.py` rewrites the expressions, `_calls.py` the calls of functions and layers,
+`_tensors.py` the methods of tensors, by the names that `_names.py` looks up in jaxnet itself;
+`_changes.py` rewrites the changes in place, and `_statements.py` the other statements. `_nodes.py`
+has what all ask of a syntax tree.
 """
 
 from jaxnet.port._port import Note, Ported, port

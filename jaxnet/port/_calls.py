@@ -8,7 +8,8 @@ from jaxnet.port._kinds import ARRAYS, Kinds
 from jaxnet.port._names import LEFT_OUT, jaxnet_name, tensor_type, unknown_argument
 from jaxnet.port._nodes import code
 from jaxnet.port._parameters import says_device
-from jaxnet.port._rngs import Needs, Scope, Unit
+from jaxnet.port._rngs import Needs
+from jaxnet.port._scopes import Scope, Unit
 from jaxnet.port._tensors import argument
 
 NO_GRADIENT = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled")
@@ -17,9 +18,27 @@ REMOVED = {"torch.jit.annotate": 1, "torch.jit.script": 0, "torch.jit.script_if_
            "torch.compile": 0, "torch.autograd.Variable": 0, "torch.fx.wrap": 0}  # fmt: skip
 """Functions that give back one of their arguments, and which."""
 
+FROZEN = "freezing is up to the optimizer: optim.frozen"
 _SIZED = {"empty", "zeros", "ones", "rand", "randn"}
-HANDLED = {*REMOVED, "torch._assert", *NO_GRADIENT, *CASTS}
+VALUES = {"torch.get_default_dtype": "ops.float32"}
+"""Functions of torch that give one value in jaxnet, and which."""
+
+OF_SHAPES = {"torch.nn.init._calculate_fan_in_and_fan_out": "nn.init.fan_in_and_out"}
+"""Functions of an array that in jaxnet are functions of its shape, and which."""
+
+HANDLED = {*REMOVED, *VALUES, *OF_SHAPES, "torch._assert", *NO_GRADIENT, *CASTS}
 """Functions whose calls become something else than a call of the same name."""
+
+
+def no_gradient(name: str, node: Any) -> bool | None:
+    """Whether torch takes no gradients in a block, by what opens it; None if nobody knows."""
+    if name not in NO_GRADIENT:
+        return False
+    if not name.endswith(("set_grad_enabled", "inference_mode")) or not node.args:
+        return True
+    value = code(node.args[0].value)
+    enabled = name.endswith("set_grad_enabled")
+    return {"True": not enabled, "False": enabled}.get(value)
 
 
 def with_rngs(updated: cst.Call, keyword: str) -> cst.Call:
@@ -57,6 +76,11 @@ def torch_call(
     """
     if dotted in REMOVED:
         return updated.args[REMOVED[dotted]].value, "", ""
+    if dotted in VALUES:
+        return cst.parse_expression(VALUES[dotted]), "", ""
+    if dotted in OF_SHAPES:
+        shape = cst.Attribute(updated.args[0].value, cst.Name("shape"))
+        return cst.Call(cst.parse_expression(OF_SHAPES[dotted]), [cst.Arg(shape)]), "", ""
     if tensor_type(dotted) is not None:
         return *_of_type(kinds, original, updated, tensor_type(dotted) or ""), ""
     if dotted in HANDLED:
@@ -68,6 +92,8 @@ def torch_call(
             if isinstance(old.value, cst.Name) and old.value.value == "False":
                 updated = updated.with_changes(func=cst.parse_expression("nn.Buffer"))
                 note = "Parameter(requires_grad=False) is a Buffer, which is not trained"
+            elif code(old.value) != "True":
+                note = f"requires_grad={code(old.value)}: {FROZEN}"
             continue
         if keyword in LEFT_OUT:
             continue

@@ -70,10 +70,7 @@ class Changes(Expressions):
         if isinstance(target, cst.Name):
             place = self.rewritten(target)
             value = in_place_value(method, place, arguments) or new.value
-            given = target.value in self.scope.parameters
-            making = here.making and given and target.value not in self.scope.assigned
-            if making or here.kinds(target) in _VARIABLES:
-                # A parameter of a module, as in `def trunc_normal_(tensor): tensor.uniform_()`.
+            if self._is_variable(target):
                 self.no_parameter(old, target)
                 return self.assigned(cst.parse_expression(f"{target.value}[...]"), value, updated)
             self._seen_outside(old, target)
@@ -81,7 +78,7 @@ class Changes(Expressions):
         if isinstance(target, cst.Call) and changes_in_place(here.kinds, target):
             assert isinstance(target.func, cst.Attribute)
             base = without_data(target.func.value)  # x.mul_(a).add_(b)
-            if isinstance(base, cst.Name) and here.kinds(base) not in _VARIABLES:
+            if isinstance(base, cst.Name) and not self._is_variable(base):
                 self._seen_outside(old, base)
                 return self.assigned(base, new.value, updated)
             if isinstance(base, cst.Name | cst.Attribute):
@@ -90,6 +87,17 @@ class Changes(Expressions):
                 return self.assigned(whole, new.value, updated)
         self.problem(old, f"{code(old)}: a change in place of something without a name")
         return updated
+
+    def _is_variable(self, name: cst.Name) -> bool:
+        """Whether a name is a parameter or a buffer of a module.
+
+        What a function changes that makes layers or draws their weights is one of them, as in
+        `def trunc_normal_(tensor): tensor.uniform_()`.
+        """
+        here = self.here
+        assert here is not None
+        given = name.value in self.scope.parameters and name.value not in self.scope.assigned
+        return (here.making and given) or here.kinds(name) in _VARIABLES
 
     def _contents(
         self, old: cst.Call, target: Any, method: str, new: Any, arguments: list[Any], updated: Any
@@ -127,10 +135,7 @@ class Changes(Expressions):
 
     def _seen_outside(self, old: Any, target: cst.Name) -> None:
         """What a change in place of an array of the function means for those outside."""
-        known = target.value in (self.quiet[-1] if self.quiet else ()) or is_new(
-            self.scope.source, self.scope.assigned.get(target.value)
-        )
-        if self.quiet and not known:
+        if self.quiet and self.computes() and self.line in self.unseen:
             self.problem(old, f"{code(old)}: {UNSEEN}")
         if target.value in self.scope.parameters and target.value not in self.scope.assigned:
             self.note(old, f"torch changes the argument {target.value} for the caller too")
@@ -261,10 +266,10 @@ class Changes(Expressions):
         if self.here is None or not torch_changes_first(self._dotted(old.func) or "", old):
             return updated
         first = old.args[0].value if old.args else None
-        if isinstance(first, cst.Name) and self.here.kinds(first) not in _VARIABLES:
+        if isinstance(first, cst.Name) and not self._is_variable(first):
             self._seen_outside(old, first)
             return self.assigned(first, new.value, updated)
-        if isinstance(first, cst.Name | cst.Attribute) and self.here.kinds(first) in _VARIABLES:
+        if isinstance(first, cst.Name) or self.here.kinds(first) in _VARIABLES:
             self.no_parameter(old, first)
             whole = cst.parse_expression(f"{code(self.rewritten(first))}[...]")
             return self.assigned(whole, new.value, updated)
@@ -287,7 +292,7 @@ class Changes(Expressions):
             return updated
         if isinstance(receiver, cst.Name) and self.is_array(receiver):
             place: Any = receiver
-            if self.here.kinds(receiver) in _VARIABLES:
+            if self._is_variable(receiver):
                 self.no_parameter(old, receiver)
                 place = cst.parse_expression(f"{receiver.value}[...]")
             else:
@@ -333,26 +338,6 @@ def with_part(line: Any, part: Any) -> Any:
 def without_data(node: Any) -> Any:
     """The expression `x` for `x.data`."""
     return node.value if is_data(node) else node
-
-
-def is_new(source: Any, value: Any) -> bool:
-    """Whether an expression makes numbers that depend on nothing: torch.zeros(3).bernoulli_(p)."""
-    while isinstance(value, cst.Call) and isinstance(value.func, cst.Attribute):
-        dotted = source.qualified(value.func) or ""
-        name = value.func.attr.value
-        if dotted.startswith("torch."):
-            return name in _NEW
-        if name.startswith("new_"):
-            return True
-        value = value.func.value
-    return False
-
-
-_NEW = {
-    "zeros", "ones", "full", "empty", "rand", "randn", "randint", "randperm", "arange", "linspace",
-    "eye", "tensor", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like",
-    "randn_like", "bernoulli",
-}  # fmt: skip
 
 
 def stripped(node: Any) -> Any:

@@ -6,33 +6,26 @@ questions whether torch compiles the model.
 """
 
 import dataclasses
-import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
+from jaxnet.port._answers import (
+    CONSTANTS,
+    Bindings,
+    answer_of,
+    flat,
+    has,
+    is_pass,
+    is_text,
+    without_fallbacks,
+)
 from jaxnet.port._nodes import is_none
 from jaxnet.port._parameters import means_nothing, says_device
 
 if TYPE_CHECKING:
     from jaxnet.port._source import Source
-
-CONSTANTS = {
-    "torch.jit.is_scripting": "False",
-    "torch.jit.is_tracing": "False",
-    "torch._jit_internal.is_scripting": "False",
-    "torch.compiler.is_compiling": "False",
-    "torch.compiler.is_dynamo_compiling": "False",
-    "torch.overrides.has_torch_function": "False",
-    "torch.overrides.has_torch_function_unary": "False",
-    "torch.overrides.has_torch_function_variadic": "False",
-    "torch.cuda.is_available": "False",
-    "torch.is_autocast_enabled": "False",
-    "torch.is_autocast_cpu_enabled": "False",
-    "torch.onnx.is_in_onnx_export": "False",
-}
-"""Questions of torch that have one answer in jaxnet."""
 
 _DECORATORS = ("torch.jit.", "torch.fx.", "torch.compile", "torch._dynamo.", "torch.compiler.")
 _OVERLOADS = {
@@ -73,20 +66,10 @@ class Folded:
 def fold(source: "Source", tree: cst.Module, positions: Mapping[cst.CSTNode, Any]) -> Folded:
     """Takes out of a file what means nothing in jaxnet."""
     folder = _Folder(source, positions)
-    tree.visit(_Defined(folder.defined))
+    defined = Bindings()
+    tree.visit(defined)
+    folder.defined, folder.once = defined.names, defined.once()
     return Folded(tree.visit(folder), folder.lines, folder.removed)  # type: ignore[arg-type]
-
-
-class _Defined(cst.CSTVisitor):
-    def __init__(self, names: set[str]) -> None:
-        super().__init__()
-        self.names = names
-
-    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
-        self.names.add(node.name.value)
-
-    def visit_ClassDef(self, node: cst.ClassDef) -> None:
-        self.names.add(node.name.value)
 
 
 def owner_name(classes: list[str], function: str) -> str:
@@ -108,6 +91,10 @@ class _Folder(cst.CSTTransformer):
         self.classes: list[str] = []
         self.own: set[int] = set()  # arguments of the program's own functions
         self.defined: set[str] = set()  # the functions, methods and classes of the file
+        self.once: set[str] = set()  # those of them whose name has no other meaning in the file
+        self.answers: dict[str, bool] = {}  # functions that only answer a question of CONSTANTS
+        self.asked = 0  # the questions that have been answered
+        self.before: list[int] = []  # and how many they were when each open function began
 
     def on_leave(self, original_node: Any, updated_node: Any) -> Any:
         new = super().on_leave(original_node, updated_node)
@@ -138,6 +125,7 @@ class _Folder(cst.CSTTransformer):
         parameters = [*node.params.params, *node.params.kwonly_params]
         names = {parameter.name.value for parameter in parameters}
         fixed = means_nothing(node)
+        self.before.append(self.asked)
         self.fixed.append(fixed | (self.fixed[-1] - names if self.fixed else set()))
         if fixed:
             owner = owner_name(self.classes, node.name.value)
@@ -152,12 +140,15 @@ class _Folder(cst.CSTTransformer):
         self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef
     ) -> Any:
         self.fixed.pop()
+        asks = self.asked > self.before.pop()
         name = original_node.name.value
         if self.classes and name in _METHODS:
             return cst.RemoveFromParent()
         for decorator in original_node.decorators:
             if self._qualified(decorator.decorator) in _OVERLOADS:
                 return cst.RemoveFromParent()
+        if asks:
+            self._note_answer(updated_node)
         owner = owner_name(self.classes, name)
         gone = {p for _, p in self.removed.get(owner, ())}
         if not gone:
@@ -170,6 +161,24 @@ class _Folder(cst.CSTTransformer):
             star = cst.MaybeSentinel.DEFAULT
         params = params.with_changes(params=kept, kwonly_params=keywords, star_arg=star)
         return updated_node.with_changes(params=params)
+
+    def _note_answer(self, node: cst.FunctionDef) -> None:
+        """Notes a function at the top of the file that does nothing but give True or False."""
+        top = not self.classes and not self.fixed and not node.decorators and not node.asynchronous
+        live = [s for s in getattr(node.body, "body", ()) if not is_text(s) and not is_pass(s)]
+        if top and node.name.value in self.once and live:
+            known = answer_of(live[0])
+            if known is not None:
+                self.answers[node.name.value] = known
+
+    def leave_Try(self, original_node: cst.Try, updated_node: cst.Try) -> Any:
+        # Giving True or False raises nothing, so that no handler is ever run.
+        first = next((s for s in updated_node.body.body if not is_pass(s)), None)
+        new = first is not None and answer_of(first) is not None
+        if new and answer_of(original_node.body.body[0]) is None and not updated_node.finalbody:
+            block = updated_node.body.with_changes(body=[first])
+            return flat(block, updated_node.leading_lines)
+        return without_fallbacks(self.source, updated_node)
 
     def leave_Decorator(self, original_node: cst.Decorator, updated_node: cst.Decorator) -> Any:
         node = original_node.decorator
@@ -221,11 +230,17 @@ class _Folder(cst.CSTTransformer):
 
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
         name = self._qualified(original_node.func)
+        known = CONSTANTS.get(name)
+        if isinstance(original_node.func, cst.Name) and name in self.answers:
+            known = str(self.answers[name])
+        if known is not None:
+            self.asked += 1
+            return cst.Name(known)
         if name == "hasattr" and len(original_node.args) == 2:
             owner, attribute = (arg.value for arg in original_node.args)
             if isinstance(attribute, cst.SimpleString):
-                known = _has(self._qualified(owner), str(attribute.evaluated_value))
-                return updated_node if known is None else cst.Name(str(known))
+                there = has(self._qualified(owner), str(attribute.evaluated_value))
+                return updated_node if there is None else cst.Name(str(there))
         if name.rpartition(".")[2] != _BUILDER or not updated_node.args:
             return updated_node
         made, *rest = updated_node.args
@@ -294,8 +309,6 @@ class _Folder(cst.CSTTransformer):
             if node.value in known:
                 return known[node.value]
             return None
-        if isinstance(node, cst.Call) and self._qualified(node.func) in CONSTANTS:
-            return CONSTANTS[self._qualified(node.func)] == "True"
         if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Not):
             inner = self._constant(node.expression)
             return None if inner is None else not inner
@@ -319,7 +332,7 @@ class _Folder(cst.CSTTransformer):
             and len(listed.args) == 1
             and self._qualified(listed.func) == "dir"
         ):
-            known = _has(self._qualified(listed.args[0].value), str(name.evaluated_value))
+            known = has(self._qualified(listed.args[0].value), str(name.evaluated_value))
             return updated_node if known is None else cst.Name(str(known))
         return updated_node
 
@@ -341,22 +354,22 @@ class _Folder(cst.CSTTransformer):
 
     def leave_If(self, original_node: cst.If, updated_node: cst.If) -> Any:
         known = self._constant(updated_node.test)
-        live = [s for s in updated_node.body.body if not _is_pass(s)]
+        live = [s for s in updated_node.body.body if not is_pass(s)]
         orelse = updated_node.orelse
         if known is None and live:
             return updated_node
         if known is None and not live and orelse is None and original_node.body.body:
-            was_pass = all(_is_pass(s) for s in original_node.body.body)
+            was_pass = all(is_pass(s) for s in original_node.body.body)
             return updated_node if was_pass else cst.RemoveFromParent()
         if known is None:
             return updated_node
         if known:
-            return _flat(updated_node.body, updated_node.leading_lines)
+            return flat(updated_node.body, updated_node.leading_lines)
         if orelse is None:
             return cst.RemoveFromParent()
         if isinstance(orelse, cst.If):
             return orelse.with_changes(leading_lines=updated_node.leading_lines)
-        return _flat(orelse.body, updated_node.leading_lines)
+        return flat(orelse.body, updated_node.leading_lines)
 
     def leave_IndentedBlock(
         self, original_node: cst.IndentedBlock, updated_node: cst.IndentedBlock
@@ -364,30 +377,6 @@ class _Folder(cst.CSTTransformer):
         if updated_node.body:
             return updated_node
         return updated_node.with_changes(body=[cst.parse_statement("pass")])
-
-
-def _has(module: str, name: str) -> bool | None:
-    """Whether jaxnet has a name of a module of torch's; None for what is no module of it."""
-    if module.partition(".")[0] != "torch" or not module.replace(".", "").islower():
-        return None
-    ours = {"torch": "ops", "torch.nn": "nn", "torch.nn.functional": "nn.functional"}.get(module)
-    if ours is None:
-        return False
-    return hasattr(importlib.import_module(f"jaxnet.{ours}"), name)
-
-
-def _flat(block: Any, leading: Any) -> Any:
-    statements = [s for s in block.body if not _is_pass(s)]
-    if not statements:
-        return cst.RemoveFromParent()
-    first = statements[0].with_changes(leading_lines=[*leading, *statements[0].leading_lines])
-    return cst.FlattenSentinel([first, *statements[1:]])
-
-
-def _is_pass(statement: Any) -> bool:
-    return isinstance(statement, cst.SimpleStatementLine) and all(
-        isinstance(part, cst.Pass) for part in statement.body
-    )
 
 
 def _is_factory(node: Any) -> bool:

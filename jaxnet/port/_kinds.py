@@ -13,10 +13,13 @@ import numpy as np
 from jaxnet import nn, ops
 from jaxnet.port._classes import attributes, is_module, torch_layer, value_kind
 from jaxnet.port._nodes import code, is_name, is_none, is_super
-from jaxnet.port._rngs import Scope
+from jaxnet.port._scopes import Scope
 
 ARRAYS = ("tensor", "param", "buffer")
 """The kinds that are arrays: those of a program, and those that belong to a module."""
+
+NO_ARRAYS = {"number", "text", "dtype", "device", "shape", "package", "ndarray"}
+"""The kinds that are no arrays of torch, and hold none."""
 
 _CONTAINERS = {name for kind in (str, list, dict, set) for name in dir(kind)}
 _PYTHON = _CONTAINERS | set(dir(np.ndarray))
@@ -263,6 +266,8 @@ class Kinds(cst.CSTVisitor):
             if torch_layer(dotted):
                 return value_kind(self.source, node)
             if dotted.startswith("torch."):
+                if dotted == "torch.get_default_dtype":
+                    return "dtype"
                 if dotted.startswith(_NO_ARRAYS) or last.startswith("is_"):
                     return None
                 return "tensors" if last in _SEVERAL - {"max", "min"} else "tensor"
@@ -338,19 +343,47 @@ def _uses(body: Any) -> tuple[set[str], set[str]]:
     return called, other
 
 
+def _single(kinds: set[str | None]) -> str | None:
+    return next(iter(kinds)) if len(kinds) == 1 else None
+
+
+def _members(text: str) -> list[str]:
+    """The types that an annotation allows, such as Union[Tensor, int] or Tensor | None."""
+    if text.startswith("Union[") and text.endswith("]"):
+        text = text[6:-1]
+    found, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[(") - (letter in ")]")
+        if depth == 0 and letter in "|,":
+            found.append("")
+        else:
+            found[-1] += letter
+    return [member.strip() for member in found if member.strip() not in ("None", "")]
+
+
 def _annotated(text: str) -> str | None:
     """The kind that an annotation says."""
-    text = text.strip("\"' ").removeprefix("Optional[").removesuffix("]")
+    text = text.strip("\"' ")
+    if text.startswith("Optional["):
+        text = text[9:].removesuffix("]")
+    members = _members(text)
+    if len(members) > 1:
+        kinds = {_annotated(member) for member in members}
+        several = "tensor" in kinds and kinds & {"dict", "tensors", "list", "text"}
+        return None if several else "tensor" if "tensor" in kinds else _single(kinds)
     if text.lower().startswith(("dict", "mapping", "ordereddict")):
         return "dict"
+    lists = ("list", "tuple", "sequence", "iterable")
     if "Tensor" in text:
-        return "tensors" if text.lower().startswith(("list", "tuple", "sequence")) else "tensor"
+        outer, _, inner = text.lower().partition("[")
+        if not outer.startswith(lists):
+            return "tensor"
+        return "list" if any(f"{word}[" in inner for word in (*lists, "dict")) else "tensors"
     words = {"int": "number", "float": "number", "bool": "number", "str": "text"}
     if text in words:
         return words[text]
     if text.endswith("Module") and "Callable" not in text and "ype[" not in text:
         return "module"
-    lists = ("list", "tuple", "sequence", "iterable")
     if text.lower().startswith(lists):
         return "list"
     return None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import typing
 from typing import Any
 
 from jaxnet import nn, ops
@@ -25,6 +26,7 @@ _MODULES: dict[str, tuple[str, str]] = {
     "torch": ("jaxnet.ops", "ops"),
 }
 _SUBMODULES = ("torch.nn.modules.", "torch.nn.parameter.")
+_TYPINGS = ("torch.jit.annotations.", "torch.types.")  # which hand on names of typing
 
 _OTHERS = {
     "torch.Tensor": "jax.Array",
@@ -46,6 +48,23 @@ _OTHERS = {
 _TRAINING = (
     "training is written with jaxnet.train: see docs/pages/from-pytorch.md for the words of a loop"
 )
+NOTHING_KNOWN = "jaxnet has nothing for it"
+"""What is said of a name of which nothing is known."""
+
+_CONVOLUTIONS = ("nn.Conv1d", "nn.Conv2d", "nn.Conv3d")
+_TRANSPOSED = ("nn.ConvTranspose1d", "nn.ConvTranspose2d", "nn.ConvTranspose3d")
+FAMILIES = {
+    "torch.nn.modules.batchnorm._BatchNorm": (
+        "nn.BatchNorm1d", "nn.BatchNorm2d", "nn.BatchNorm3d", "nn.SyncBatchNorm",
+    ),
+    "torch.nn.modules.instancenorm._InstanceNorm": (
+        "nn.InstanceNorm1d", "nn.InstanceNorm2d", "nn.InstanceNorm3d",
+    ),
+    "torch.nn.modules.conv._ConvNd": (*_CONVOLUTIONS, *_TRANSPOSED),
+    "torch.nn.modules.conv._ConvTransposeNd": _TRANSPOSED,
+}  # fmt: skip
+"""The classes that have a private class of torch's as theirs, for isinstance(x, ...)."""
+
 _ELSEWHERE = {
     "torch.optim": _TRAINING,
     "torch.utils.data": "write jaxnet.data, which has the same names and takes rngs=",
@@ -102,6 +121,11 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
             return Name("Final", ("from typing import Final",))
         value = _value(code) if first in ("nn", "ops") else None
         return Name(code, (_IMPORTS[first],) if first in _IMPORTS else (), value)
+    if dotted.startswith(_TYPINGS) and hasattr(typing, dotted.rpartition(".")[2]):
+        name = dotted.rpartition(".")[2]
+        if "." in spelled or name in taken:
+            return Name(f"typing.{name}", ("import typing",))
+        return Name(name, (f"from typing import {name}",))
     for submodule in _SUBMODULES:
         if dotted.startswith(submodule):
             dotted = f"torch.nn.{dotted.rpartition('.')[2]}"
@@ -110,7 +134,7 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
             return Name("", problem=words)
     module = next((m for m in _MODULES if dotted == m or dotted.startswith(f"{m}.")), None)
     if module is None:
-        return Name("", problem="jaxnet has nothing for it")
+        return Name("", problem=NOTHING_KNOWN)
     rest = dotted[len(module) + 1 :]
     imported, said = _MODULES[module]
     if not rest:  # the module itself
@@ -173,7 +197,7 @@ def _why(module: str, name: str) -> str:
         _, found, words = str(error).partition("; in jaxnet, ")
         if found:
             return words
-    return "jaxnet has nothing for it"
+    return NOTHING_KNOWN
 
 
 _TYPES = {

@@ -1,5 +1,6 @@
 """What the other files ask of a syntax tree."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import libcst as cst
@@ -45,6 +46,13 @@ def read_names(node: Any) -> set[str]:
     return found
 
 
+def parts_of(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """A part of a program, and all that it is made of."""
+    yield node
+    for child in node.children:
+        yield from parts_of(child)
+
+
 def is_name(node: Any, *names: str) -> bool:
     """Whether an expression is one of some names."""
     return isinstance(node, cst.Name) and node.value in names
@@ -63,3 +71,11 @@ def is_super(node: Any) -> bool:
 def is_none(node: Any) -> bool:
     """Whether an expression is None."""
     return is_name(node, "None")
+
+
+def is_partial(node: Any) -> bool:
+    """Whether an expression is a call of functools.partial."""
+    if not isinstance(node, cst.Call):
+        return False
+    name = cst.helpers.get_full_name_for_node(node.func)
+    return name in ("partial", "functools.partial")

@@ -49,6 +49,8 @@ def says_device(node: Any) -> bool:
     if isinstance(node, cst.SimpleString):
         return str(node.evaluated_value).startswith(("cpu", "cuda", "mps", "meta", "xla"))
     if isinstance(node, cst.Attribute):
+        if node.attr.value in ("type", "index") and says_device(node.value):
+            return True  # x.device.type
         return node.attr.value.endswith("device")
     if isinstance(node, cst.Call):
         name = cst.helpers.get_full_name_for_node(node.func) or ""

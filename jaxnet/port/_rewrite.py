@@ -9,6 +9,8 @@ from jaxnet.port._calls import (
     CASTS,
     HANDLED,
     NO_GRADIENT,
+    OF_SHAPES,
+    VALUES,
     bound,
     own_call,
     rngs_parameter,
@@ -17,10 +19,10 @@ from jaxnet.port._calls import (
 )
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
-from jaxnet.port._names import jaxnet_name, tensor_type
-from jaxnet.port._nodes import is_super
+from jaxnet.port._names import FAMILIES, LEFT_OUT, NOTHING_KNOWN, jaxnet_name, tensor_type
+from jaxnet.port._nodes import code, is_partial, is_self, is_super, parts_of
 from jaxnet.port._port import Note
-from jaxnet.port._rngs import Scope, Unit, is_partial
+from jaxnet.port._scopes import Scope, Unit
 from jaxnet.port._sharing import Sharing
 from jaxnet.port._source import Definition
 from jaxnet.port._tensors import function_of
@@ -69,7 +71,11 @@ class Expressions(cst.CSTTransformer):
         self.words: set[int] = set()  # names that are no expressions: of arguments, of attributes
         self.allowed: set[int] = set()  # torch.no_grad of a block or a decorator
         self.places: set[int] = set()  # x.data that is given a value
-        self.quiet: list[set[str]] = []  # the names that an open torch.no_grad() gives values
+        self.asked: set[int] = set()  # classes in isinstance(x, ...)
+        self.gone: set[int] = set()  # what the output does not say
+        self.quiet = 0  # blocks of torch.no_grad() that are open
+        self.line = 0  # the statement that is open
+        self.unseen: set[int] = set()  # those that change what has a gradient, without one
         self.open: list[list[str]] = []  # what is not supported in each open statement
         self.nowhere = Scope(self.source, None, set(), {})
 
@@ -86,6 +92,8 @@ class Expressions(cst.CSTTransformer):
 
     def problem(self, node: Any, text: str) -> None:
         """Notes that the open statement is not supported."""
+        if id(node) in self.gone:
+            return
         note = Note(self.source.path.name, self._line(node), text)
         if note not in self.marked:
             self.marked.append(note)
@@ -130,12 +138,29 @@ class Expressions(cst.CSTTransformer):
         dotted = self._dotted(node.func) or ""
         if dotted in HANDLED or tensor_type(dotted) is not None:
             self.words.add(id(node.func))
+        frozen = isinstance(node.func, cst.Attribute) and node.func.attr.value == "requires_grad_"
+        for arg in node.args:
+            keyword = arg.keyword.value if arg.keyword is not None else ""
+            if frozen or (keyword in LEFT_OUT and self._is_of_torch(node, dotted)):
+                self.gone |= {id(part) for part in parts_of(arg)}
         if isinstance(node.func, cst.Attribute) and node.func.attr.value == "type":
             self.words |= {id(arg.value) for arg in node.args}  # x.type(torch.FloatTensor)
-        if isinstance(node.func, cst.Name) and node.func.value == "isinstance":
+        if isinstance(node.func, cst.Name) and node.func.value in ("isinstance", "issubclass"):
             for part in node.args[1:]:
                 each = part.value.elements if isinstance(part.value, cst.Tuple) else [part]
+                self.asked |= {id(one.value) for one in each}
                 self._asks_for_dtype(node, [one.value for one in each])
+
+    def _is_of_torch(self, node: cst.Call, dotted: str) -> bool:
+        """Whether what is called is a function of torch or a method of a tensor."""
+        if not isinstance(node.func, cst.Attribute) or dotted:
+            return dotted.startswith("torch.")
+        if self.here is None or is_self(node.func.value):
+            return False
+        return not self.needs.targets(node, self.scope) and self.here.kinds(node.func.value) in (
+            *ARRAYS,
+            None,
+        )
 
     def _asks_for_dtype(self, node: cst.Call, types: list[Any]) -> None:
         for one in types:
@@ -171,6 +196,8 @@ class Expressions(cst.CSTTransformer):
 
     def leave_Subscript(self, original_node: cst.Subscript, updated_node: cst.Subscript) -> Any:
         """`x[[0, 1]]`: JAX takes no lists as indices."""
+        if self.types and code(updated_node.value) == "Any" != code(original_node.value):
+            return updated_node.value  # Future[Tensor], which jaxnet has not
         if self.here is None or self.here.kinds(original_node.value) not in ARRAYS:
             return updated_node
         parts = []
@@ -195,8 +222,11 @@ class Expressions(cst.CSTTransformer):
             new = cst.parse_expression(f"{name}.{rest}" if rest else name)
             return _keep_brackets(node, new)
         spelled = cst.helpers.get_full_name_for_node(node) or ""
+        if dotted in FAMILIES and id(node) in self.asked:
+            self.need("from jaxnet import nn")
+            return cst.parse_expression(f"({', '.join(FAMILIES[dotted])})")
         found_name = jaxnet_name(dotted, spelled, frozenset(self.names.values()))
-        if found_name.problem and not found_name.code and self.types:  # is never called
+        if found_name.problem and self.types:  # is never called
             self.need("from typing import Any")
             return _keep_brackets(node, cst.Name("Any"))
         self.need(*found_name.imports)
@@ -226,8 +256,10 @@ class Expressions(cst.CSTTransformer):
                 self.problem(original_node, wrong)
             if note:
                 self.note(original_node, note)
-            if tensor_type(dotted) is not None:
+            if tensor_type(dotted) is not None or dotted in VALUES:
                 self.need("from jaxnet import ops")
+            if dotted in OF_SHAPES:
+                self.need("from jaxnet import nn")
         elif dotted is not None:
             updated, wrong = own_call(scope, original_node, updated, self.needs)
             if wrong:
@@ -244,7 +276,9 @@ class Expressions(cst.CSTTransformer):
                 new, wrong = function_of(
                     here.kinds, original_node, updated, here.rngs and here.making
                 )
-                if wrong:
+                # A method that a class of the program has, and nothing that torch's tensors have.
+                own = wrong.endswith(NOTHING_KNOWN) and name.attr.value in self.needs.by_method
+                if wrong and not own:
                     self.problem(original_node, wrong)
                 if new is not None:
                     self.need("from jaxnet import nn", "from jaxnet import ops")
@@ -345,7 +379,7 @@ class Expressions(cst.CSTTransformer):
         making, rngs = unit in self.needs.making, unit in self.needs.taking
         quiet = any(self._is_quiet_decorator(d.decorator) for d in node.decorators)
         self.functions.append(_Function(scope, kinds, unit, rngs, making, quiet))
-        self.lost = self.sharing.lost(unit) if known else {}
+        self.lost, self.unseen = self.sharing.lost(unit) if known else ({}, set())
 
     def leave_FunctionDef(
         self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef

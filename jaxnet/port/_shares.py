@@ -8,8 +8,8 @@ import libcst as cst
 from jaxnet import ops
 from jaxnet.port._classes import is_module, lineage, methods, torch_layer
 from jaxnet.port._kinds import ARRAYS, Kinds
-from jaxnet.port._nodes import code, dotted_name
-from jaxnet.port._rngs import Scope, Unit, is_partial
+from jaxnet.port._nodes import code, dotted_name, is_partial
+from jaxnet.port._scopes import Scope, Unit
 
 if TYPE_CHECKING:
     from jaxnet.port._sharing import Sharing
@@ -294,8 +294,8 @@ def _own(sharing: "Sharing", definition: Any) -> tuple[bool, bool]:
     for one in lineage(definition):
         for name in ("forward", "__call__"):
             unit = Unit(one, name)
-            if name in methods(one) and unit in sharing.effects:
-                effect = sharing.effects[unit]
+            effect = sharing.effect(unit) if name in methods(one) else None
+            if effect is not None:
                 first = [p.name.value for p in unit.node.params.params][1:2]
                 return bool(effect.changed & {*first}), bool(effect.shown & {*first})
     return False, False

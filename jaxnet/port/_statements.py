@@ -4,7 +4,7 @@ from typing import Any
 
 import libcst as cst
 
-from jaxnet.port._calls import CASTS, NO_GRADIENT
+from jaxnet.port._calls import CASTS, FROZEN, NO_GRADIENT, no_gradient
 from jaxnet.port._changes import UNSEEN, Changes, bare, stripped, with_part, without_data
 from jaxnet.port._classes import is_module, layer_takes_rngs, lineage, methods, torch_layer
 from jaxnet.port._kinds import ARRAYS
@@ -18,6 +18,7 @@ class Rewriter(Changes):
 
     def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> None:
         self.open.append([])
+        self.line = id(node)
         self._losses(node)
         for part in node.body:
             targets: list[Any] = []
@@ -67,7 +68,7 @@ class Rewriter(Changes):
             if isinstance(target, cst.Attribute) and target.attr.value == "data":
                 return self._data(old, target, new, updated)
             if isinstance(target, cst.Attribute) and target.attr.value == "requires_grad":
-                self.note(old, f"{code(old)}: {_FROZEN}")
+                self.note(old, f"{code(old)}: {FROZEN}")
                 return cst.RemoveFromParent()
             if self._is_of_self(target) and self._holds_functions(old.value):
                 if isinstance(old.value, cst.Lambda) and self._is_single(original, target):
@@ -111,7 +112,7 @@ class Rewriter(Changes):
             return cst.RemoveFromParent()
         if here is not None and isinstance(name, cst.Attribute):
             if name.attr.value == "requires_grad_":
-                self.note(old, f"{code(old)}: {_FROZEN}")
+                self.note(old, f"{code(old)}: {FROZEN}")
                 return cst.RemoveFromParent()
             if changes_in_place(here.kinds, old):
                 return self.changed_by_method(old, new, updated)
@@ -204,8 +205,7 @@ class Rewriter(Changes):
             function = item.item.func if isinstance(item.item, cst.Call) else None
             self.allowed.add(id(function))
         self.open.append([])
-        if self._is_quiet(node):
-            self.quiet.append(assigned_names(node.body))
+        self.quiet += self._is_quiet(node)
 
     def _is_quiet(self, node: cst.With) -> bool:
         return any(no_gradient(self._called(item.item), item.item) for item in node.items)
@@ -215,8 +215,7 @@ class Rewriter(Changes):
 
     def leave_With(self, original_node: cst.With, updated_node: cst.With) -> Any:
         wrong = self.open.pop()
-        if self._is_quiet(original_node):
-            self.quiet.pop()
+        self.quiet -= self._is_quiet(original_node)
         kept = []
         for old, new in zip(original_node.items, updated_node.items, strict=True):
             name = self._called(old.item)
@@ -399,7 +398,6 @@ _AT_ONCE = {"apply", "named_apply", "map", "filter", "sort", "sorted", "_apply"}
 """Functions that call what they are given, and do not keep it."""
 
 _CONDITION = "layers that are made under a condition at the top of a file get no rngs; ask within"
-_FROZEN = "freezing is up to the optimizer: optim.frozen"
 _NO_SWITCH = "gradients are values; write jax.lax.stop_gradient where torch takes none"
 _NO_NUMBERS = {
     "number", "text", "module", "modules", "dtype", "device", "shape", "package", "ndarray",
@@ -416,42 +414,6 @@ def _lambdas(value: Any) -> list[cst.Lambda]:
             return False
 
     value.visit(Lambdas())
-    return found
-
-
-def no_gradient(name: str, node: Any) -> bool | None:
-    """Whether torch takes no gradients in a block, by what opens it; None if nobody knows."""
-    if name not in NO_GRADIENT:
-        return False
-    if not name.endswith(("set_grad_enabled", "inference_mode")) or not node.args:
-        return True
-    value = code(node.args[0].value)
-    enabled = name.endswith("set_grad_enabled")
-    return {"True": not enabled, "False": enabled}.get(value)
-
-
-def assigned_names(block: Any) -> set[str]:
-    """The names that the statements of a block give values."""
-    found: set[str] = set()
-
-    class Targets(cst.CSTVisitor):
-        def visit_AssignTarget(self, node: cst.AssignTarget) -> None:
-            self._note(node.target)
-
-        def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
-            self._note(node.target)
-
-        def visit_For(self, node: cst.For) -> None:
-            self._note(node.target)
-
-        def _note(self, target: Any) -> None:
-            if isinstance(target, cst.Name):
-                found.add(target.value)
-            elif isinstance(target, cst.Tuple | cst.List):
-                for element in target.elements:
-                    self._note(element.value)
-
-    block.visit(Targets())
     return found
 
 

@@ -7,7 +7,7 @@ import libcst as cst
 from jaxnet import ops
 from jaxnet.nn import functional
 from jaxnet.port._kinds import ARRAYS, LIKELY, ONLY_ARRAYS, Kinds
-from jaxnet.port._names import tensor_type
+from jaxnet.port._names import LEFT_OUT, NOTHING_KNOWN, tensor_type
 from jaxnet.port._nodes import code, is_self
 
 SAME = {"reshape", "item", "tolist"}
@@ -69,11 +69,12 @@ def function_of(
     array = kind in ARRAYS or (kind is None and likely)
     if not array or is_self(method.value):
         return None, ""
-    receiver, arguments = updated.func.value, list(updated.args)
+    receiver = updated.func.value
+    arguments = [a for a in updated.args if a.keyword is None or a.keyword.value not in LEFT_OUT]
     if plain != name and plain not in ops.__all__ and f"{plain}_" not in _FILLS:
         if name in NOTHING:
             return receiver, ""
-        return None, f"Tensor.{name}: jaxnet has nothing for it"
+        return None, f"Tensor.{name}: {NOTHING_KNOWN}"
     if name in NOTHING:
         return receiver, ""
     if name == "view" and not any(_is_dtype(kinds, a.value) for a in original.args):
@@ -92,7 +93,7 @@ def function_of(
     if name == "type":
         return _type(kinds, original, receiver, arguments)
     if name == "to":
-        return _to(kinds, original, receiver, arguments)
+        return _to(kinds, original, receiver, list(updated.args))
     if name in _FILLS:
         return _filled(name, receiver, arguments, generator), ""
     function = _RENAMED.get(plain, plain)
@@ -106,7 +107,7 @@ def function_of(
         getattr(ops, plain)
     except AttributeError as error:
         _, found, words = str(error).partition("; in jaxnet, ")
-        return None, f"Tensor.{name}: {words if found else 'jaxnet has nothing for it'}"
+        return None, f"Tensor.{name}: {words if found else NOTHING_KNOWN}"
     return None, ""
 
 

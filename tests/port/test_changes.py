@@ -187,6 +187,18 @@ SAME = {
     "switched off by an argument": {
         "forward": "with torch.set_grad_enabled(False):\n    y = self.fc(x)\nreturn x * y"
     },
+    "mask that a block makes and another changes": {
+        "forward": "with torch.no_grad():\n    keep = 1.0 - (x > 0).float()\n"
+        "if x.size(0) > 1:\n    with torch.no_grad():\n"
+        "        keep.mul_(keep.numel() / keep.sum().add(1e-7))\nreturn x * keep"
+    },
+    "new array that a block changes": {
+        "forward": "y = torch.zeros(4) + 1\nwith torch.no_grad():\n    y.add_(x[0])\nreturn x * y"
+    },
+    "view that a block makes": {
+        "forward": "with torch.no_grad():\n    y = x.clone().view(-1)\n    y.mul_(2)\n"
+        "return x.view(-1) * y"
+    },
     "function that changes and gives back": {
         "outside": "def shift(t):\n    t.add_(1)\n    return t",
         "forward": "x = shift(x)\nreturn x",
@@ -238,6 +250,25 @@ MARKED = {
     "parameter that is replaced": ("self.w.data = self.w.data.abs()\nreturn x * self.w", 1),
     "data of an array": ("x.data.mul_(2)\nreturn x", 1),
     "change in a block": ("with torch.no_grad():\n    x.clamp_(0, 1)\nreturn x", 2),
+    "second name in a block": ("with torch.no_grad():\n    y = x\n    y.mul_(2)\nreturn y", 3),
+    "perhaps the same in a block": (
+        "with torch.no_grad():\n    y = x.float()\n    y.mul_(2)\nreturn y",
+        3,
+    ),
+    "zeros that were given a gradient": (
+        "y = torch.zeros(4)\ny += x[0]\nwith torch.no_grad():\n    y.mul_(2)\nreturn y",
+        4,
+    ),
+    "name that is given zeros later": (
+        "y = x * 3\nwith torch.no_grad():\n    y.mul_(2)\nz = y * 2\ny = torch.zeros(4)\n"
+        "return z + y",
+        3,
+    ),
+    "mask that has a gradient on one way": (
+        "y = torch.ones(4)\nif x.size(0) > 1:\n    y = y * self.w\nwith torch.no_grad():\n"
+        "    y.mul_(2)\nreturn y",
+        5,
+    ),
     "a switch": ("with torch.set_grad_enabled(self.training):\n    y = x * 2\nreturn y", 1),
     "a switch for all that follows": ("torch.set_grad_enabled(False)\nreturn x", 1),
     "a block that is a value": ("c = torch.no_grad()\nwith c:\n    y = x\nreturn y", 1),
