@@ -40,7 +40,7 @@ class Bindings(cst.CSTVisitor):
 
     def once(self) -> set[str]:
         """The names that stand for one thing all over the file."""
-        return {name for name in self.names if self.bound[name] == 1}
+        return {name for name, count in self.bound.items() if count == 1}
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
         self.names.add(node.name.value)

@@ -91,8 +91,9 @@ class _Folder(cst.CSTTransformer):
         self.classes: list[str] = []
         self.own: set[int] = set()  # arguments of the program's own functions
         self.defined: set[str] = set()  # the functions, methods and classes of the file
-        self.once: set[str] = set()  # those of them whose name has no other meaning in the file
+        self.once: set[str] = set()  # the names that have one meaning in the file
         self.answers: dict[str, bool] = {}  # functions that only answer a question of CONSTANTS
+        self.flags: dict[str, bool] = {}  # names at the top of the file that have such an answer
         self.asked = 0  # the questions that have been answered
         self.before: list[int] = []  # and how many they were when each open function began
 
@@ -194,7 +195,21 @@ class _Folder(cst.CSTTransformer):
     ) -> Any:
         if len(updated_node.body) == 1 and self._is_silent(updated_node.body[0]):
             return cst.RemoveFromParent()
+        if len(updated_node.body) == 1 and not self.classes and not self.fixed:
+            self._note_flag(original_node.body[0], updated_node.body[0])
         return updated_node
+
+    def _note_flag(self, old: Any, new: Any) -> None:
+        """Notes `has_silu = hasattr(F, "silu")`, the answer of a question under a name."""
+        if not isinstance(new, cst.Assign) or len(new.targets) != 1:
+            return
+        target, value = new.targets[0].target, new.value
+        if not isinstance(value, cst.Name):
+            return
+        new_answer = not isinstance(old.value, cst.Name)
+        if isinstance(target, cst.Name) and target.value in self.once and new_answer:
+            known = {"True": True, "False": False}.get(value.value)
+            self.flags |= {} if known is None else {target.value: known}
 
     def _is_silent(self, part: Any) -> bool:
         if isinstance(part, cst.Expr) and isinstance(part.value, cst.Call):
@@ -306,9 +321,7 @@ class _Folder(cst.CSTTransformer):
         """The truth of an expression where it is known."""
         if isinstance(node, cst.Name):
             known = {"True": True, "False": False, "None": False}
-            if node.value in known:
-                return known[node.value]
-            return None
+            return known.get(node.value, self.flags.get(node.value))
         if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Not):
             inner = self._constant(node.expression)
             return None if inner is None else not inner

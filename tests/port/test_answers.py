@@ -53,6 +53,11 @@ RIGHT = {
         "def exporting():\n    return hasattr(torch, 'x') or torch.compiler.is_exporting()\n\n\n"
         "def g(x):\n    return x * (1 if exporting() else 2)\n"
     ),
+    "answer that has a name": (
+        "has_relu = 'relu' in dir(F)\nhas_frob = hasattr(F, 'frobnicate')\n\n\n"
+        "def g(x):\n    if has_frob:\n        return F.frobnicate(x)\n"
+        "    return F.relu(x) * 2 if has_relu else torch.frobnicate(x)\n"
+    ),
     "fallback for what jaxnet has": (
         "try:\n    from torch import relu as act\nexcept ImportError:\n    def act(x):\n"
         "        return -x\n\n\ndef g(x):\n    return act(x) * 2\n"
@@ -144,6 +149,11 @@ FAULTS = {
     "name that is bound again": (
         AUTOCAST + "\n\ndef h(x, enabled):\n    return x if enabled() else torch.geqrf(x)\n",
         "torch.geqrf",
+    ),
+    "answer that is given again": (
+        "has_relu = 'relu' in dir(F)\nhas_relu = has_relu and bool([])\n\n\n"
+        "def g(x):\n    return F.relu(x) if has_relu else torch.frobnicate(x)\n",
+        "torch.frobnicate",
     ),
     "dtype of a cast that is asked for": (
         "def g(x):\n    return x.to(torch.get_autocast_dtype('cpu'))\n",
