@@ -247,7 +247,7 @@ class Generator:
         elif high is None or isinstance(high, Sequence):
             low, high, size = 0, low, size if high is None else high
         low, high = _integer("low", low), _integer("high", high)
-        shape, kind = _shape(size), np.dtype(dtype)
+        shape, kind = _shape(size), np.dtype(np.int64 if dtype is None else dtype)
         if not low < high:
             raise ValueError(f"low, high: [{low}, {high}) is empty; high must exceed low")
         least, most = _range(kind)
@@ -272,7 +272,7 @@ class Generator:
             size: The shape.
             dtype: The dtype: bool, an integer or a float.
         """
-        shape, kind = _shape(size), np.dtype(dtype)
+        shape, kind = _shape(size), np.dtype(np.int64 if dtype is None else dtype)
         count = np.uint64(_range(kind)[1] + 1)
         draw = self._words64 if kind.itemsize == 8 else self._words
         return (draw(math.prod(shape)) % count).astype(kind).reshape(shape)
@@ -417,8 +417,9 @@ def _range(kind: np.dtype) -> tuple[int, int]:
     raise ValueError(f"dtype: {kind} has no range; accepted are bool, integers and floats")
 
 
-def _float(dtype: DTypeLike) -> type[np.floating]:
-    kind = np.dtype(dtype)
+def _float(dtype: DTypeLike | None) -> type[np.floating]:
+    # None is torch's default, float32. NumPy takes it for float64, whose draws are others.
+    kind = np.dtype(np.float32 if dtype is None else dtype)
     if kind == np.float32:
         return np.float32
     if kind == np.float64:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxnet import nn
 from jaxnet.random import Generator
 from tests.calls import Calls
 from tests.golden.random import PROGRAM, SEEDS, SIZES, ours, theirs
@@ -256,6 +257,31 @@ def test_bernoulli_keeps_shape_and_dtype():
     assert Generator(0).bernoulli(np.array(1.0)).shape == ()
     assert Generator(0).bernoulli(np.ones(100)).all()
     assert not Generator(0).bernoulli(np.zeros(100)).any()
+
+
+@pytest.mark.parametrize("draw", ["rand", "randn", "uniform", "normal", "randint", "random_"])
+def test_no_dtype_is_the_default_one(draw):
+    """As in torch; to NumPy None is float64."""
+    sizes = {"uniform": (0.0, 1.0, 5), "normal": (0.0, 1.0, 5), "randint": (0, 9, 5)}
+    given = sizes.get(draw, (5,))
+    plain = getattr(Generator(0), draw)(*given)
+    drawn = getattr(Generator(0), draw)(*given, dtype=None)
+    assert drawn.dtype == plain.dtype
+    np.testing.assert_array_equal(drawn, plain)
+
+
+def test_a_layer_without_a_dtype_draws_as_one_with_the_default():
+    for make in (
+        lambda **dtype: nn.Linear(3, 4, rngs=Generator(0), **dtype),
+        lambda **dtype: nn.Conv2d(3, 4, 2, rngs=Generator(0), **dtype),
+        lambda **dtype: nn.Embedding(3, 4, rngs=Generator(0), **dtype),
+        lambda **dtype: nn.LSTM(3, 4, rngs=Generator(0), **dtype),
+        lambda **dtype: nn.MultiheadAttention(4, 2, rngs=Generator(0), **dtype),
+    ):
+        plain, none = make().state_dict(), make(dtype=None).state_dict()
+        for name, value in plain.items():
+            assert none[name].dtype == value.dtype, name
+            np.testing.assert_array_equal(none[name], value)
 
 
 def test_randperm_of_60000_is_drawn_at_once():
