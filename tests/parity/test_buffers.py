@@ -15,11 +15,7 @@ from tests.parity.flax_faults import BatchNorm
 CLASSES = 3
 
 
-@pytest.fixture(autouse=True)
-def usual_settings():
-    """flax and optax do not run under the strictness of these tests, as a user's would not."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("usual_settings")
 
 
 def recorded(folder, make, size=(4, 6)):

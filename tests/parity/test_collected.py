@@ -1,4 +1,4 @@
-"""Gradients of several batches that optax.MultiSteps collects, in every form of program."""
+"""Gradients of several batches that optax.MultiSteps collects, and what else optimizers refuse."""
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,7 @@ from jaxnet.parity._subject import make_subject
 from jaxnet.parity._trace import read
 from jaxnet.random import Generator
 
-
-@pytest.fixture(autouse=True)
-def usual_settings():
-    """flax and optax do not run under the strictness of these tests, as a user's would not."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("usual_settings")
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +115,51 @@ def test_sums_within_another_transformation_are_refused(trace, model):
     inner = optax.chain(optax.identity(), several().gradient_transformation())
     with pytest.raises(SubjectError, match="MultiSteps inside of another transformation"):
         make_subject(trace, model(), squares, inner)
+
+
+@pytest.mark.torch
+@pytest.mark.long  # two checks
+def test_another_loss_is_one_difference(trace):
+    """Flax's model has no partner of torch's outermost module, whose output the loss gets."""
+
+    def absolute(model, batch):
+        inputs, targets = batch
+        return jnp.mean(jnp.abs(model(inputs) - targets))
+
+    def downwards(model, batch):
+        value = squares(model, batch)
+        return 2 * jax.lax.stop_gradient(value) - value
+
+    steps = several().gradient_transformation()
+    report = parity.check(trace, Flax(), absolute, steps, weights="copy")
+    assert [finding.site for finding in report.findings] == ["loss:0"], str(report)
+    report = parity.check(trace, Flax(), downwards, steps, weights="copy")
+    (finding,) = report.findings
+    assert "the loss's gradient differs" in finding.message
+    assert "-1 times torch's" in finding.cause
+
+
+@pytest.mark.torch
+def test_optimizers_that_cannot_be_compared_are_refused(trace):
+    inner = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
+    with pytest.raises(SubjectError, match="MultiSteps inside of another transformation"):
+        parity.check(trace, Flax(), squares, optax.chain(optax.identity(), inner))
+    model = ours()
+    whole = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    assert make_subject(trace, model, squares, whole).parts[0].optimizer is whole.tx
+    some = nnx.All(nnx.Param, nnx.PathContains("last"))
+    optimizer = nnx.Optimizer(Flax(), optax.sgd(0.1), wrt=some)
+    with pytest.raises(SubjectError, match=r"its wrt leaves first.bias, first.kernel out"):
+        parity.check(trace, Flax(), squares, optimizer)
+
+
+@pytest.mark.torch
+def test_parameters_of_fewer_digits_are_refused(trace):
+    model = Flax()
+    model.first = nnx.Linear(4, 3, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)
+    words = r"first\.kernel, first\.bias are bfloat16 \(param_dtype\); torch's float32.*Leave"
+    with pytest.raises(SubjectError, match=words):
+        parity.check(trace, model, squares, optax.sgd(0.1), weights="copy")
+    state = (model, nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param))
+    with pytest.raises(SubjectError, match=words):
+        parity.check(trace, step=lambda state, batch: 0.0, state=state, weights="copy")

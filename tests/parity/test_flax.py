@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxnet import nn, parity
+from jaxnet import parity
 from jaxnet.parity._draws import DrawsError
 from jaxnet.parity._foreign import adapted, as_by_itself
 from jaxnet.parity._jax_draws import PLAIN, Layouts, supplied
@@ -17,18 +17,12 @@ from jaxnet.parity._layouts import SAME, channels_last, flattened, to_model, to_
 from jaxnet.parity._pairing import pair
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._spelling import by_name
-from jaxnet.parity._subject import make_subject
 from jaxnet.parity._trace import read
-from jaxnet.random import Generator
 
 ROWS, STEPS = 5, 2
 
 
-@pytest.fixture(autouse=True)
-def usual_settings():
-    """flax and optax do not run under the strictness of these tests, as a user's would not."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("usual_settings")
 
 
 def recorded(folder, make, inputs, targets):
@@ -387,103 +381,6 @@ def test_foreign_code_runs_under_the_settings_that_the_user_chose(images):
     assert (jax.random.bernoulli, jax.nn.dot_product_attention) == before
     with jax.default_matmul_precision("highest"), as_by_itself(None):
         assert jax.config.jax_default_matmul_precision is None
-
-
-class Small(nnx.Module):
-    def __init__(self):
-        rngs = nnx.Rngs(0)
-        self.first, self.last = nnx.Linear(4, 3, rngs=rngs), nnx.Linear(3, 2, rngs=rngs)
-
-    def __call__(self, x):
-        return self.last(jnp.tanh(self.first(x)))
-
-
-def squares(model, batch):
-    inputs, targets = batch
-    return jnp.mean((model(inputs) - targets) ** 2)
-
-
-@pytest.fixture(scope="module")
-def accumulated(tmp_path_factory):
-    """A trace of two updates, each from the sum of the gradients of two batches."""
-    torch = pytest.importorskip("torch")
-    folder = tmp_path_factory.mktemp("accumulated") / "trace"
-    torch.manual_seed(0)
-    layers = torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)
-    model = torch.nn.Sequential(*layers)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    data = torch.utils.data.TensorDataset(torch.randn(12, 4), torch.randn(12, 2))
-    with parity.recording(folder, steps=2):
-        optimizer.zero_grad()
-        for i, (x, y) in enumerate(torch.utils.data.DataLoader(data, 3)):
-            torch.nn.functional.mse_loss(model(x), y).backward()
-            if i % 2:
-                optimizer.step()
-                optimizer.zero_grad()
-    return folder
-
-
-@pytest.mark.torch
-@pytest.mark.long  # two checks
-def test_gradients_that_optax_collects(accumulated):
-    steps = optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 2, use_grad_mean=False)
-    right = parity.check(
-        accumulated, Small(), squares, steps.gradient_transformation(), weights="copy"
-    )
-    assert right.verdict == "same", str(right)
-    mean = optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 2)
-    wrong = parity.check(accumulated, Small(), squares, mean, weights="copy")
-    assert wrong.verdict == "different"
-
-
-@pytest.mark.torch
-@pytest.mark.long  # two checks
-def test_another_loss_is_one_difference(accumulated):
-    """Flax's model has no partner of torch's outermost module, whose output the loss gets."""
-
-    def absolute(model, batch):
-        inputs, targets = batch
-        return jnp.mean(jnp.abs(model(inputs) - targets))
-
-    def downwards(model, batch):
-        value = squares(model, batch)
-        return 2 * jax.lax.stop_gradient(value) - value
-
-    sgd = optax.sgd(0.1, momentum=0.9)
-    steps = optax.MultiSteps(sgd, 2, use_grad_mean=False).gradient_transformation()
-    report = parity.check(accumulated, Small(), absolute, steps, weights="copy")
-    assert [finding.site for finding in report.findings] == ["loss:0"], str(report)
-    report = parity.check(accumulated, Small(), downwards, steps, weights="copy")
-    (finding,) = report.findings
-    assert "the loss's gradient differs" in finding.message
-    assert "-1 times torch's" in finding.cause
-
-
-@pytest.mark.torch
-def test_optimizers_that_cannot_be_compared_are_refused(accumulated):
-    inner = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
-    with pytest.raises(SubjectError, match="MultiSteps inside of another transformation"):
-        parity.check(accumulated, Small(), squares, optax.chain(optax.identity(), inner))
-    layers = (nn.Linear(4, 3, rngs=Generator(0)), nn.Tanh(), nn.Linear(3, 2, rngs=Generator(1)))
-    model = nn.Sequential(*layers)
-    whole = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)  # of a model of jaxnet
-    assert make_subject(read(accumulated), model, squares, whole).parts[0].optimizer is whole.tx
-    some = nnx.All(nnx.Param, nnx.PathContains("last"))
-    optimizer = nnx.Optimizer(Small(), optax.sgd(0.1), wrt=some)
-    with pytest.raises(SubjectError, match=r"its wrt leaves first.bias, first.kernel out"):
-        parity.check(accumulated, Small(), squares, optimizer)
-
-
-@pytest.mark.torch
-def test_parameters_of_fewer_digits_are_refused(accumulated):
-    model = Small()
-    model.first = nnx.Linear(4, 3, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)
-    words = r"first\.kernel, first\.bias are bfloat16 \(param_dtype\); torch's float32.*Leave"
-    with pytest.raises(SubjectError, match=words):
-        parity.check(accumulated, model, squares, optax.sgd(0.1), weights="copy")
-    state = (model, nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param))
-    with pytest.raises(SubjectError, match=words):
-        parity.check(accumulated, step=lambda state, batch: 0.0, state=state, weights="copy")
 
 
 class Own(nnx.Module):

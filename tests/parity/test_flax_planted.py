@@ -2,7 +2,6 @@
 
 import re
 
-import jax
 import pytest
 
 from benchmarks.parity import Found, judged, trial
@@ -25,11 +24,7 @@ PROGRAMS = [
 CHOSEN = ("norm-centred", "log-base", "loss-half", "amsgrad-corrected")
 
 
-@pytest.fixture(autouse=True)
-def usual_settings():
-    """flax and optax do not run under the strictness of these tests, as a user's would not."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("usual_settings")
 
 
 def _row(name):

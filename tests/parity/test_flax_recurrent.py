@@ -1,6 +1,5 @@
 """What recurrent layers of plain flax carry beside what torch's give."""
 
-import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -12,11 +11,7 @@ from tests.parity.flax_faults import GRU, LSTM
 ROWS, TIME, WIDTH, SIZE = 2, 4, 3, 5
 
 
-@pytest.fixture(autouse=True)
-def usual_settings():
-    """flax and optax do not run under the strictness of these tests, as a user's would not."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("usual_settings")
 
 
 def recorded(folder, kind, used, both=True, batch_first=True):

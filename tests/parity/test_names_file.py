@@ -1,6 +1,5 @@
 """What a names.toml may say, and what is said of one that says something else."""
 
-import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
@@ -11,12 +10,7 @@ from jaxnet.parity._pairing import pair
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._trace import read
 
-
-@pytest.fixture(autouse=True)
-def usual_settings():
-    """flax does not run under the strictness of these tests, as a user's would not."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("usual_settings")
 
 
 @pytest.fixture(scope="module")
