@@ -31,7 +31,7 @@ RUNGS = ("ported", "builds", "names", "weights", "eval", "train", "gradients", "
 RESULTS = Path(tempfile.gettempdir()) / "portbench.jsonl"
 LIMIT = 1800  # seconds for one model
 TOLERANCE = 1e-8  # of the largest number, in float64
-LARGEST = 50e6  # parameters; of larger models only names and shapes are compared
+LARGEST = 50e6  # parameters; of larger models only names, shapes and weights are compared
 
 
 @dataclasses.dataclass(frozen=True)

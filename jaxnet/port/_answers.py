@@ -8,6 +8,7 @@ import libcst as cst
 
 from jaxnet.port._calls import HANDLED
 from jaxnet.port._names import jaxnet_name
+from jaxnet.port._nodes import Targets
 
 if TYPE_CHECKING:
     from jaxnet.port._source import Source
@@ -30,60 +31,32 @@ CONSTANTS = {
 """Questions of torch that have one answer in jaxnet."""
 
 
-class Bindings(cst.CSTVisitor):
+class Bindings(Targets):
     """The functions, methods and classes of a file, and how often each name is bound."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
-        self.bound: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+
+    def bound(self, name: str) -> None:
+        self.counts[name] += 1
 
     def once(self) -> set[str]:
         """The names that stand for one thing all over the file."""
-        return {name for name, count in self.bound.items() if count == 1}
+        return {name for name, count in self.counts.items() if count == 1}
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
         self.names.add(node.name.value)
-        self.bound[node.name.value] += 1
+        self.bound(node.name.value)
 
     def visit_ClassDef(self, node: cst.ClassDef) -> None:
         self.names.add(node.name.value)
-        self.bound[node.name.value] += 1
-
-    def visit_Param(self, node: cst.Param) -> None:
-        self.bound[node.name.value] += 1
-
-    def visit_AssignTarget(self, node: cst.AssignTarget) -> None:
-        self._bind(node.target)
-
-    def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
-        self._bind(node.target)
-
-    def visit_AugAssign(self, node: cst.AugAssign) -> None:
-        self._bind(node.target)
-
-    def visit_NamedExpr(self, node: cst.NamedExpr) -> None:
-        self._bind(node.target)
-
-    def visit_For(self, node: cst.For) -> None:
-        self._bind(node.target)
-
-    def visit_CompFor(self, node: cst.CompFor) -> None:
-        self._bind(node.target)
-
-    def visit_AsName(self, node: cst.AsName) -> None:
-        self._bind(node.name)
+        self.bound(node.name.value)
 
     def visit_ImportAlias(self, node: cst.ImportAlias) -> None:
         if node.asname is None:
-            self.bound[node.evaluated_name.partition(".")[0]] += 1
-
-    def _bind(self, target: Any) -> None:
-        if isinstance(target, cst.Name):
-            self.bound[target.value] += 1
-        elif isinstance(target, cst.Tuple | cst.List):
-            for element in target.elements:
-                self._bind(element.value)
+            self.bound(node.evaluated_name.partition(".")[0])
 
 
 def is_text(statement: Any) -> bool:
@@ -144,10 +117,10 @@ def without_fallbacks(source: "Source", node: cst.Try) -> Any:
         return flat(whole, node.leading_lines)
     bindings = Bindings()
     block.visit(bindings)
-    if not all(bindings.bound[name] for name in missing):
+    if not all(bindings.counts[name] for name in missing):
         return node
     for name, dotted in names.items():
-        if source.imports.get(name) == dotted and bindings.bound[name]:
+        if source.imports.get(name) == dotted and bindings.counts[name]:
             del source.imports[name]
     return flat(block, node.leading_lines)
 

@@ -9,7 +9,7 @@ from jaxnet.port._names import LEFT_OUT, jaxnet_name, tensor_type, unknown_argum
 from jaxnet.port._nodes import code
 from jaxnet.port._parameters import says_device
 from jaxnet.port._rngs import Needs
-from jaxnet.port._scopes import Scope, Unit
+from jaxnet.port._scopes import Scope
 from jaxnet.port._tensors import argument
 
 NO_GRADIENT = ("torch.no_grad", "torch.inference_mode", "torch.set_grad_enabled")
@@ -212,9 +212,7 @@ def bound(updated: cst.Call | None, value: Any) -> Any:
     return cst.parse_expression(f"partial({code(value)}, rngs=rngs)")
 
 
-def rngs_parameter(
-    node: cst.FunctionDef, unit: Unit | None, optional: bool, annotated: bool
-) -> cst.FunctionDef:
+def rngs_parameter(node: cst.FunctionDef, optional: bool, annotated: bool) -> cst.FunctionDef:
     """A function that takes `rngs` by its name."""
     params = node.params
     bare = cst.SimpleWhitespace("")

@@ -93,8 +93,8 @@ def method(definition: Definition, name: str) -> Definition | None:
 def attributes(definition: Definition) -> dict[str, str]:
     """What the attributes of a module hold, by name.
 
-    The kinds are "module", "param", "buffer", "given" (an argument of the constructor), "list"
-    and "value".
+    The kinds are "module", "param", "buffer", "tensor", "given" (an argument of the constructor),
+    "list", "value" and "unknown".
     """
     found: dict[str, str] = {}
     for one in reversed(lineage(definition)):

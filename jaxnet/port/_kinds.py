@@ -2,7 +2,7 @@
 
 A method such as `x.split(2)` is one of an array or of a text. Annotations, torch's functions and
 the attributes of the class tell, in the order of the source. What nothing tells is taken for an
-array in `forward` and in what it calls, and is unknown elsewhere.
+array in the methods of modules that compute and in what `forward` calls, and is unknown elsewhere.
 """
 
 from typing import Any
@@ -32,7 +32,6 @@ LIKELY = set(ops.__all__) - _CONTAINERS - set(dir(nn.Module))
 
 _NUMBERS = {"len", "int", "float", "bool", "round", "abs", "max", "min", "sum"}
 _NO_ARRAYS = ("torch.finfo", "torch.iinfo", "torch.jit", "torch.Size", "torch.device", "torch.get")
-_TUPLES = {"LSTM", "GRU", "RNN", "MultiheadAttention", "LSTMCell"}
 DTYPES = {
     "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool",
     "long", "int", "float", "double", "half", "complex64", "complex128", "short",

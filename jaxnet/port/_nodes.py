@@ -79,3 +79,57 @@ def is_partial(node: Any) -> bool:
         return False
     name = cst.helpers.get_full_name_for_node(node.func)
     return name in ("partial", "functools.partial")
+
+
+class Variables(cst.CSTTransformer):
+    """Tells the variables of a part of a program from the names of attributes and arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: set[int] = set()  # the names that are no variables
+
+    def visit_Attribute(self, node: cst.Attribute) -> bool | None:
+        self.words.add(id(node.attr))
+        return None
+
+    def visit_Arg(self, node: cst.Arg) -> bool | None:
+        self.words.add(id(node.keyword))
+        return None
+
+
+class Targets(cst.CSTVisitor):
+    """Tells `bound` each name that a part of a program binds, but for definitions and imports."""
+
+    def bound(self, name: str) -> None:
+        raise NotImplementedError
+
+    def visit_Param(self, node: cst.Param) -> None:
+        self.bound(node.name.value)
+
+    def visit_AssignTarget(self, node: cst.AssignTarget) -> None:
+        self._bind(node.target)
+
+    def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
+        self._bind(node.target)
+
+    def visit_AugAssign(self, node: cst.AugAssign) -> None:
+        self._bind(node.target)
+
+    def visit_NamedExpr(self, node: cst.NamedExpr) -> None:
+        self._bind(node.target)
+
+    def visit_For(self, node: cst.For) -> None:
+        self._bind(node.target)
+
+    def visit_CompFor(self, node: cst.CompFor) -> None:
+        self._bind(node.target)
+
+    def visit_AsName(self, node: cst.AsName) -> None:
+        self._bind(node.name)
+
+    def _bind(self, target: Any) -> None:
+        if isinstance(target, cst.Name):
+            self.bound(target.value)
+        elif isinstance(target, cst.Tuple | cst.List):
+            for element in target.elements:
+                self._bind(element.value)

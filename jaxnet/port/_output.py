@@ -9,6 +9,7 @@ import libcst as cst
 from ruff import find_ruff_bin
 
 from jaxnet.port._gather import gather
+from jaxnet.port._nodes import code
 from jaxnet.port._own_names import NEEDED, put_back, restored
 from jaxnet.port._port import Note, Ported
 from jaxnet.port._rngs import Needs
@@ -33,7 +34,7 @@ def output(target: str) -> Ported:
     for definition in definitions:
         rewriter = Rewriter(definition, sharing, names)
         new = definition.node.visit(rewriter)
-        shown = names[f"{definition.source.name}.{definition.name}"]
+        shown = names[definition.key]
         if shown != definition.name:  # another file has a definition of this name
             new = _renamed(new, definition.name, shown)
         imports |= rewriter.imports
@@ -54,7 +55,7 @@ def output(target: str) -> Ported:
     kinds = [(d, type(d.node)) for d in definitions]
     for d, _ in kinds:
         if d.name in NEEDED and "#" not in d.name:
-            shown = names[f"{d.source.name}.{d.name}"]
+            shown = names[d.key]
             notes.append(
                 Note(d.source.path.name, 1, f"{d.name} is a name of the output's: {shown}")
             )
@@ -124,7 +125,7 @@ def _names(source: Source, definitions: list[Definition]) -> dict[str, str]:
         name = definition.name
         if name in found.values() or name in NEEDED:
             name = f"{name}_{definition.source.name.rpartition('.')[2]}"
-        found[f"{definition.source.name}.{definition.name}"] = name
+        found[definition.key] = name
     return found
 
 
@@ -155,18 +156,14 @@ def _imports(definitions: list[Definition]) -> list[str]:
                 if isinstance(part, cst.ImportFrom):
                     first = source.absolute(part)
                     if first.partition(".")[0] not in ours:
-                        found[_one_line(part)] = None
+                        found[code(part)] = None
                 elif isinstance(part, cst.Import):
                     for alias in part.names:
                         name = cst.helpers.get_full_name_for_node_or_raise(alias.name)
                         if name.partition(".")[0] not in ours:
                             line = cst.Import([alias.with_changes(comma=cst.MaybeSentinel.DEFAULT)])
-                            found[_one_line(line)] = None
+                            found[code(line)] = None
     return sorted(found, key=lambda line: "__future__" not in line)
-
-
-def _one_line(node: cst.CSTNode) -> str:
-    return cst.Module([]).code_for_node(node)
 
 
 RULES = "E4,E9,F,I"

@@ -8,6 +8,8 @@ from typing import Any
 
 import libcst as cst
 
+from jaxnet.port._nodes import Targets, Variables
+
 NEEDED = {"ops", "nn", "jax", "math", "typing", "partial", "Any", "Final", "Array"}
 """The names that the output imports."""
 
@@ -36,11 +38,10 @@ def restored(text: str) -> str:
     return text.replace(f"rngs{_MARK}", "rngs_of_program")
 
 
-class _Aside(cst.CSTTransformer):
+class _Aside(Variables):
     def __init__(self) -> None:
         super().__init__()
         self.names: list[frozenset[str]] = [frozenset()]
-        self.words: set[int] = set()
 
     def _open(self, node: Any) -> None:
         self.names.append(self.names[-1] | (_bound(node) & (NEEDED | {"rngs"})))
@@ -85,12 +86,6 @@ class _Aside(cst.CSTTransformer):
     def leave_FunctionDef_decorators(self, node: cst.FunctionDef) -> None:
         self.names.pop()
 
-    def visit_Attribute(self, node: cst.Attribute) -> None:
-        self.words.add(id(node.attr))
-
-    def visit_Arg(self, node: cst.Arg) -> None:
-        self.words.add(id(node.keyword))
-
     def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> Any:
         known = id(original_node) not in self.words and original_node.value in self.names[-1]
         return cst.Name(f"{original_node.value}{_MARK}") if known else updated_node
@@ -100,9 +95,9 @@ def _bound(function: Any) -> frozenset[str]:
     """The names that a function binds, without those of imports."""
     found: set[str] = set()
 
-    class Bound(cst.CSTVisitor):
-        def visit_Param(self, node: cst.Param) -> None:
-            found.add(node.name.value)
+    class Bound(Targets):
+        def bound(self, name: str) -> None:
+            found.add(name)
 
         def visit_FunctionDef(self, node: cst.FunctionDef) -> bool:
             if node is not function:
@@ -115,56 +110,19 @@ def _bound(function: Any) -> frozenset[str]:
         def visit_ClassDef(self, node: cst.ClassDef) -> bool:
             return False
 
-        def visit_AssignTarget(self, node: cst.AssignTarget) -> None:
-            self._add(node.target)
-
-        def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
-            self._add(node.target)
-
-        def visit_AugAssign(self, node: cst.AugAssign) -> None:
-            self._add(node.target)
-
-        def visit_NamedExpr(self, node: cst.NamedExpr) -> None:
-            self._add(node.target)
-
-        def visit_For(self, node: cst.For) -> None:
-            self._add(node.target)
-
-        def visit_CompFor(self, node: cst.CompFor) -> None:
-            self._add(node.target)
-
-        def visit_AsName(self, node: cst.AsName) -> None:
-            self._add(node.name)
-
         def visit_ImportAlias(self, node: cst.ImportAlias) -> bool:
             return False
-
-        def _add(self, target: Any) -> None:
-            if isinstance(target, cst.Name):
-                found.add(target.value)
-            elif isinstance(target, cst.Tuple | cst.List):
-                for element in target.elements:
-                    self._add(element.value)
-            elif isinstance(target, cst.StarredElement):
-                self._add(target.value)
 
     function.visit(Bound())
     return frozenset(found)
 
 
-class _Renamed(cst.CSTTransformer):
+class _Renamed(Variables):
     """Gives jaxnet's modules other names."""
 
     def __init__(self, names: set[str]) -> None:
         super().__init__()
         self.names = names
-        self.words: set[int] = set()
-
-    def visit_Attribute(self, node: cst.Attribute) -> None:
-        self.words.add(id(node.attr))
-
-    def visit_Arg(self, node: cst.Arg) -> None:
-        self.words.add(id(node.keyword))
 
     def visit_ImportFrom(self, node: cst.ImportFrom) -> bool:
         return isinstance(node.names, tuple | list)

@@ -218,7 +218,7 @@ class Expressions(cst.CSTTransformer):
             found = self.source.project.find(dotted)
             if found is None:
                 return node
-            name, rest = self.names.get(_key(found[0]), found[0].name), found[1]
+            name, rest = self.names.get(found[0].key, found[0].name), found[1]
             new = cst.parse_expression(f"{name}.{rest}" if rest else name)
             return _keep_brackets(node, new)
         spelled = cst.helpers.get_full_name_for_node(node) or ""
@@ -401,7 +401,7 @@ class Expressions(cst.CSTTransformer):
             typed = _has_types(original_node) and "Generator" not in self.names.values()
             if typed:
                 self.need("from jaxnet.random import Generator")
-            updated_node = rngs_parameter(updated_node, unit, optional, typed)
+            updated_node = rngs_parameter(updated_node, optional, typed)
         return updated_node
 
     def _is_quiet_decorator(self, node: Any) -> bool:
@@ -426,10 +426,6 @@ def _has_types(node: cst.FunctionDef) -> bool:
     some = [*params.params, *params.kwonly_params]
     some += [p for p in (params.star_arg, params.star_kwarg) if isinstance(p, cst.Param)]
     return node.returns is not None or any(p.annotation is not None for p in some)
-
-
-def _key(definition: Definition) -> str:
-    return f"{definition.source.name}.{definition.name}"
 
 
 def _keep_brackets(old: Any, new: Any) -> Any:

@@ -20,7 +20,7 @@ from jaxnet.port._classes import (
     torch_layer,
     value_kind,
 )
-from jaxnet.port._nodes import is_name, is_partial, is_super
+from jaxnet.port._nodes import is_name, is_partial, is_self, is_super
 from jaxnet.port._scopes import Scope, Unit
 from jaxnet.port._source import Definition
 
@@ -149,7 +149,7 @@ class Needs:
 
     def targets(self, call: cst.Call, scope: Scope) -> list[Unit]:
         """The functions and methods of the program that a call runs."""
-        key = (id(call), id(scope))
+        key = (id(call.func), id(scope))
         if key not in self._targets:  # which holds the call, so that no other has its id
             self._targets[key] = (call, scope, self._found_targets(call, scope))
         return self._targets[key][2]
@@ -161,7 +161,7 @@ class Needs:
             if scope.owner is not None and is_super(name.value):
                 owners = lineage(scope.owner)[1:]
                 return [Unit(o, attr) for o in owners if attr in methods(o)][:1]
-            if scope.owner is not None and is_name(name.value, "self"):
+            if scope.owner is not None and is_self(name.value):
                 family = [u for u in self.by_method.get(attr, ())
                           if related(u.definition, scope.owner)]  # fmt: skip
                 if family:
@@ -200,7 +200,7 @@ class Needs:
         if isinstance(node, cst.Name):
             found = None if scope.is_local(node.value) else scope.source.definition(node)
             return found is not None and Unit(found) in self.taking
-        own = isinstance(node, cst.Attribute) and is_name(node.value, "self")
+        own = isinstance(node, cst.Attribute) and is_self(node.value)
         if not own or scope.owner is None or node.attr.value in ("forward", "__init__"):
             return False
         targets = self.targets(cst.Call(node), scope)
@@ -248,9 +248,9 @@ class Needs:
                 return "rngs" if found[0] in self.taking else None
             takes = attr == "__init__" and any(map(layer_takes_rngs, layers_of(scope.owner)))
             return "rngs" if takes else None
-        if is_name(name.value, "self") and scope.owner is not None:
-            if self.targets(cst.Call(name), scope):
-                units = self.targets(cst.Call(name), scope)
+        if is_self(name.value) and scope.owner is not None:
+            units = self.targets(cst.Call(name), scope)
+            if units:
                 return "rngs" if any(unit in self.taking for unit in units) else None
             return "rngs" if attributes(scope.owner).get(attr) == "given" else None
         if attr in ("block", "layer") or attr.endswith(("_block", "_layer")):
@@ -282,7 +282,7 @@ class Needs:
                 made = cst.Call(value.args[0].value)
                 known = scope.source.qualified(made.func) is not None
                 return not known or self._is_maker(made, scope)
-            own = isinstance(value, cst.Attribute) and is_name(value.value, "self")
+            own = isinstance(value, cst.Attribute) and is_self(value.value)
             if own and scope.owner is not None:  # fc = self.fc
                 return attributes(scope.owner).get(value.attr.value) == "given"
         return True

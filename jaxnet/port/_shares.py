@@ -10,6 +10,7 @@ from jaxnet.port._classes import is_module, lineage, methods, torch_layer
 from jaxnet.port._kinds import ARRAYS, Kinds
 from jaxnet.port._nodes import code, dotted_name, is_partial
 from jaxnet.port._scopes import Scope, Unit
+from jaxnet.port._tensors import FILLS
 
 if TYPE_CHECKING:
     from jaxnet.port._sharing import Sharing
@@ -51,7 +52,7 @@ HOLDS = (
 """Expressions whose value shows what their parts show."""
 
 _NO_CHANGE = {"requires_grad_", "share_memory_"}
-_FILLS = {"zero_", "fill_", "copy_", "normal_", "uniform_", "bernoulli_", "exponential_", "set_"}
+_FILLS = FILLS | {"set_"}
 _IN_PLACE = {
     # the place of the argument inplace of a function; that of the layer is one less
     "relu": 1, "relu6": 1, "silu": 1, "mish": 1, "hardswish": 1, "hardsigmoid": 1, "selu": 1,

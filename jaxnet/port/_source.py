@@ -33,6 +33,11 @@ class Definition:
         """The statement in the folded tree."""
         return self.source.statements[self.name]
 
+    @property
+    def key(self) -> str:
+        """The dotted name of the module, and the name."""
+        return f"{self.source.name}.{self.name}"
+
 
 class Source:
     """One file, parsed.
@@ -409,10 +414,6 @@ def _foreign_names(statement: Any) -> Iterator[str]:
 
 def _is_line(node: Any) -> bool:
     return isinstance(node, cst.SimpleStatementLine)
-
-
-def _is_name(node: Any) -> bool:
-    return isinstance(node, cst.Name)
 
 
 def _is_dotted(node: Any) -> bool:

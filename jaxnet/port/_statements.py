@@ -7,8 +7,8 @@ import libcst as cst
 from jaxnet.port._calls import CASTS, FROZEN, NO_GRADIENT, no_gradient
 from jaxnet.port._changes import UNSEEN, Changes, bare, stripped, with_part, without_data
 from jaxnet.port._classes import is_module, layer_takes_rngs, lineage, methods, torch_layer
-from jaxnet.port._kinds import ARRAYS
-from jaxnet.port._nodes import code, dotted_name, read_names
+from jaxnet.port._kinds import ARRAYS, NO_ARRAYS
+from jaxnet.port._nodes import Variables, code, dotted_name, is_self, read_names
 from jaxnet.port._shares import assigned_to, changes_in_place
 from jaxnet.port._tensors import OPERATIONS
 
@@ -280,7 +280,7 @@ class Rewriter(Changes):
         """A value without its gradient, where it may have one."""
         assert self.here is not None
         kind = None if old is None else self.here.kinds(old)
-        literal = isinstance(old, cst.List | cst.Dict | cst.Tuple) and not _elements(old)
+        literal = isinstance(old, cst.List | cst.Dict | cst.Tuple) and not old.elements
         if old is None or literal or kind in _NO_NUMBERS or isinstance(old, cst.Comparison):
             return new
         if kind in ARRAYS:
@@ -299,10 +299,7 @@ class Rewriter(Changes):
         unknown = not targets and isinstance(old.func, cst.Attribute)
         unknown = unknown and dotted_name(getattr(old.func, "value", None)) == "self"
         for unit in targets:
-            quiet = any(
-                self._dotted(getattr(d.decorator, "func", d.decorator)) in NO_GRADIENT
-                for d in unit.node.decorators
-            )
+            quiet = any(self._is_quiet_decorator(d.decorator) for d in unit.node.decorators)
             unknown |= not quiet and _writes(unit.node)
         if unknown:
             self.problem(
@@ -378,18 +375,15 @@ def _raising(wrong: list[str], statements: list[Any]) -> Any:
     return cst.FlattenSentinel([error, first.with_changes(leading_lines=[]), *statements[1:]])
 
 
-class _Renamed(cst.CSTTransformer):
-    """Replaces names by expressions."""
+class _Renamed(Variables):
+    """Replaces variables by expressions."""
 
     def __init__(self, names: dict[str, Any]) -> None:
         super().__init__()
         self.names = names
 
-    def visit_Attribute_attr(self, node: cst.Attribute) -> None:
-        self.inside = node.attr
-
     def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> Any:
-        if getattr(self, "inside", None) is original_node:
+        if id(original_node) in self.words:
             return updated_node
         return self.names.get(original_node.value, updated_node)
 
@@ -399,9 +393,7 @@ _AT_ONCE = {"apply", "named_apply", "map", "filter", "sort", "sorted", "_apply"}
 
 _CONDITION = "layers that are made under a condition at the top of a file get no rngs; ask within"
 _NO_SWITCH = "gradients are values; write jax.lax.stop_gradient where torch takes none"
-_NO_NUMBERS = {
-    "number", "text", "module", "modules", "dtype", "device", "shape", "package", "ndarray",
-}  # fmt: skip
+_NO_NUMBERS = NO_ARRAYS | {"module", "modules"}
 
 
 def _lambdas(value: Any) -> list[cst.Lambda]:
@@ -439,12 +431,4 @@ def _writes(function: cst.FunctionDef) -> bool:
 
 
 def _is_self_call(node: cst.Attribute) -> bool:
-    return (
-        isinstance(node.value, cst.Name)
-        and node.value.value == "self"
-        and (node.attr.value.startswith("_"))
-    )
-
-
-def _elements(node: Any) -> Any:
-    return node.elements
+    return is_self(node.value) and node.attr.value.startswith("_")

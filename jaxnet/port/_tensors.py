@@ -71,7 +71,7 @@ def function_of(
         return None, ""
     receiver = updated.func.value
     arguments = [a for a in updated.args if a.keyword is None or a.keyword.value not in LEFT_OUT]
-    if plain != name and plain not in ops.__all__ and f"{plain}_" not in _FILLS:
+    if plain != name and plain not in ops.__all__ and f"{plain}_" not in FILLS:
         if name in NOTHING:
             return receiver, ""
         return None, f"Tensor.{name}: {NOTHING_KNOWN}"
@@ -94,7 +94,7 @@ def function_of(
         return _type(kinds, original, receiver, arguments)
     if name == "to":
         return _to(kinds, original, receiver, list(updated.args))
-    if name in _FILLS:
+    if name in FILLS:
         return _filled(name, receiver, arguments, generator), ""
     function = _RENAMED.get(plain, plain)
     if function.partition(".")[0] in ops.__all__:
@@ -111,7 +111,7 @@ def function_of(
     return None, ""
 
 
-_FILLS = {"zero_", "fill_", "copy_", "normal_", "uniform_", "bernoulli_", "exponential_"}
+FILLS = {"zero_", "fill_", "copy_", "normal_", "uniform_", "bernoulli_", "exponential_"}
 
 
 def _filled(name: str, receiver: Any, arguments: list[Any], generator: bool) -> Any:

@@ -118,8 +118,6 @@ class Values:
                 inner = parts[index].value if same else value  # type: ignore[index]
                 own = self._value(inner) if same else shown
                 self._bind(element.value, inner, own)
-        elif isinstance(target, cst.StarredElement):
-            self._bind(target.value, value, shown)
         elif isinstance(target, cst.Subscript):
             self._place(target, value, shown)
         else:
@@ -387,10 +385,9 @@ class Values:
                 self._value(arg.value)
             self._change(shown, receiver, [arg.value for arg in node.args])
             return shown
-        if kind == "module" or (kind is None and dotted_name(function) is not None):
-            given = [self._value(arg.value) for arg in node.args]
-            if self.kinds(function) == "module" or is_self(receiver):
-                return self._layer(node, given)
+        named = kind == "module" or (kind is None and dotted_name(function) is not None)
+        if named and (self.kinds(function) == "module" or is_self(receiver)):
+            return self._layer(node, self._given(node))
         shown = self._value(receiver)
         for arg in node.args:
             self._value(arg.value)

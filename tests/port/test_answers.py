@@ -3,34 +3,14 @@
 What is right stays unmarked and is run; next to each rule stands a fault that it must not hide.
 """
 
-import textwrap
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.port import port
 from jaxnet.random import Generator
+from tests.port.conftest import HEAD
 
 pytestmark = pytest.mark.libcst
-
-_HEAD = "import torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n\n\n"
-
-
-@pytest.fixture
-def ported(tmp_path):
-    """Ports a text and runs the output; what it defines comes along."""
-
-    def run(text):
-        file = tmp_path / "model.py"
-        file.write_text(_HEAD + textwrap.dedent(text))
-        result = port(str(file))
-        made = {"__name__": "made"}
-        exec(compile(result.code, "ported.py", "exec"), made)
-        return result, made
-
-    return run
-
 
 AUTOCAST = """
 def enabled(device="cuda"):
@@ -275,7 +255,7 @@ def test_a_chain_of_changes_reaches_the_parameter(ported):
     result, made = ported(INIT)
     assert result.marked == ()
     theirs = {}
-    exec(compile(_HEAD + INIT, "model.py", "exec"), theirs)
+    exec(compile(HEAD + INIT, "model.py", "exec"), theirs)
     torch.manual_seed(3)
     expected = theirs["Net"]().fc.weight.detach().numpy()
     found = made["Net"](rngs=Generator(3)).fc.weight[...]

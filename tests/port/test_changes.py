@@ -122,6 +122,12 @@ SAME = {
         "forward": "identity = x\nout = self.fc(x)\nout += identity\nout = self.relu(out)\n"
         "return out",
     },
+    "argument of what is not known": {
+        "outside": "class Helper:\n    def run(self, h):\n        return h * 3\n\n\n"
+        "def helper():\n    return Helper()",
+        "made": "self.helper = helper()",
+        "forward": "z = self.helper.run(x.mul_(2))\nreturn z",
+    },
     "named change": {"forward": "y = x.add_(1)\nreturn x + y"},
     "chained change": {"forward": "y = x.add_(1).mul_(2)\nreturn x + y"},
     "functional that is named": {"forward": "y = F.relu(x, inplace=True)\nreturn x + y"},

@@ -1,6 +1,5 @@
 """What names stand for: values that are given again, parameters, and names that jaxnet has too."""
 
-import ast
 import re
 import textwrap
 
@@ -9,38 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnet.port import port
 from jaxnet.random import Generator
+from tests.port.conftest import HEAD
 
 pytestmark = pytest.mark.libcst
-
-_HEAD = "import torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n\n\n"
-
-
-@pytest.fixture
-def ported(tmp_path, monkeypatch):
-    """Ports a text as a file, or one name of it as a package's, and runs the output."""
-
-    def run(text, name=None):
-        text = _HEAD + textwrap.dedent(text)
-        if name is None:
-            file = tmp_path / "model.py"
-            file.write_text(text)
-            result = port(str(file))
-        else:
-            package = f"package_{abs(hash((text, name)))}"
-            (tmp_path / package).mkdir()
-            (tmp_path / package / "__init__.py").write_text("")
-            (tmp_path / package / "net.py").write_text(text)
-            monkeypatch.syspath_prepend(tmp_path)
-            result = port(f"{package}.net:{name}")
-        ast.parse(result.code)
-        made = {"__name__": "made"}
-        exec(compile(result.code, "ported.py", "exec"), made)
-        return result, made
-
-    return run
-
 
 AGAIN = {
     "another value": ("N = 1\nN = N + 2\n", 3),
@@ -248,7 +219,7 @@ def test_a_name_that_jaxnet_has_too_stays_the_programs(ported, name):
     result, made = ported(text)
     assert result.marked == ()
     original = {}
-    exec(_HEAD + text, original)
+    exec(HEAD + text, original)
     x = np.asarray([[1.0, 2.0], [4.0, 8.0]], dtype=np.float32)
     with jax.numpy_rank_promotion("allow"):
         found = made["Net"]()(jnp.asarray(x))
@@ -278,6 +249,10 @@ LAMBDAS = {
     ),
     "with layers in an expression": ("self.f = (lambda x: self.fc(x)) if n > 2 else F.relu", True),
     "with a local layer": ("act = nn.Linear(3, 3)\nself.f = [lambda x: act(x)]", True),
+    "with an argument of a name's": (
+        "weight = self.fc.weight\nself.f = lambda x: F.linear(x, weight=weight)",
+        False,
+    ),
     "a function": ("def f(x):\n    return self.fc(x)\nself.f = f", True),
     "put into a list": ("self.f = []\nself.f.append(lambda x: self.fc(x))", True),
 }
@@ -299,7 +274,7 @@ def test_functions_that_are_attributes_are_the_right_ones(ported, name):
     if marked:
         return
     original = {}
-    exec(_HEAD + text, original)
+    exec(HEAD + text, original)
     x = np.asarray([[-1.0, 2.0, 3.0]], dtype=np.float32)
     for n in (1, 3) if "n >" in lines and "None" not in lines else (3,):
         model, twin = original["Net"](n), made["Net"](n, rngs=Generator(0))
