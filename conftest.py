@@ -47,11 +47,11 @@ def installed(distribution: str) -> bool:
 
 # Python cannot import these without it, and pytest looks for examples in every module.
 PORT = Path(__file__).parent / "jaxnet" / "port"
-collect_ignore = [
-    str(path)
-    for path in PORT.glob("_[!_]*.py")
-    if path.name != "_port.py" and not installed("libcst")
-]
+collect_ignore = (
+    []
+    if installed("libcst")
+    else [str(path) for path in PORT.glob("_[!_]*.py") if path.name != "_port.py"]
+)
 
 
 def missing() -> dict[str, str]:
