@@ -30,6 +30,7 @@ from jaxnet._kernels.layout import varying_alike
 from jaxnet.precision import matmul_precision
 
 __all__ = [
+    "ROWS",
     "Operation",
     "arithmetic_form",
     "batch_innermost",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 _FORMS = ("kernel", "loop", "native")
+
+ROWS = "data"
+"""The name of the axis of a mesh of devices along which the rows of a batch are cut."""
 
 # JAX's own kind of context: what was traced outside of it is traced anew inside.
 _asked = jax.make_user_context(None)
@@ -136,6 +140,10 @@ class Operation:
         in_c: A function `(*arguments, **static) -> bool` that says whether the kernel accepts
             these dtypes and static keywords (under `jax.vmap` the arguments have more axes).
             By default the kernel accepts all.
+        rows: Where the rows of a batch lie, if each row of the results depends on the same row
+            of the arguments alone: a function `(*arguments, **static) -> (axes of the arrays in
+            the arguments, axes of the results)`, with None for an array without rows, or None.
+            XLA cannot cut code in C for several devices: without this a kernel is not used there.
         shapes: A function `(*arguments, **static) -> shapes of the results`, whose dtype is
             that of the first array. Without it `native` is traced to find the shapes.
         jvp: A function `(arguments, tangents, **static) -> (results, tangents of the
@@ -157,6 +165,7 @@ class Operation:
         loop: Callable[..., Arrays] | None = None,
         kernel: Callable[..., Arrays] | None = None,
         in_c: Callable[..., bool] = lambda *arguments, **static: True,
+        rows: Callable[..., tuple[Sequence[int | None], ...] | None] | None = None,
         shapes: Callable[..., Sequence[tuple[int, ...]]] | None = None,
         jvp: Callable[..., tuple[Arrays, Arrays]] | None = None,
         derivative: Callable[..., Arrays] | None = None,
@@ -164,7 +173,7 @@ class Operation:
     ) -> None:
         loop = loop or native
         self._forms = {"native": native, "loop": loop}
-        self._kernel, self._in_c, self._shapes = kernel, in_c, shapes
+        self._kernel, self._in_c, self._rows, self._shapes = kernel, in_c, rows, shapes
         self._derivative = derivative or native
         self._jvp, self._transpose = jvp or self._derived, transpose
         self._primitive = primitive = Primitive(f"jaxnet_{name}")
@@ -182,16 +191,81 @@ class Operation:
     def __call__(self, *arguments: Any, **static: Any) -> list[jax.Array]:
         """The results of the operation, a list of arrays."""
         flat, tree = jax.tree.flatten(arguments)
+        mesh = jax.sharding.get_abstract_mesh()
+        if math.prod(mesh.shape[axis] for axis in mesh.explicit_axes) != 1:
+            return self._by_compiler(mesh, flat, arguments, static)
+        form, devices = _asked.value, _devices(mesh)
+        if self._kernel is not None and form in (None, "kernel") and devices != 1:
+            if (cut := self._cut(devices, flat, arguments, static)) is not None:
+                # Each device computes its own rows. Inside there is nothing more to cut.
+                whole = functools.partial(self._bind, tree=tree, static=static, form=form)
+                ins, outs = cut
+                return jax.shard_map(
+                    lambda *flat: whole(flat),
+                    in_specs=ins,
+                    out_specs=outs,
+                    axis_names=set(mesh.auto_axes),
+                )(*flat)
+            form = form or "xla"
+        return self._bind(flat, tree=tree, static=static, form=form)
+
+    def _by_compiler(self, mesh, flat, arguments, static):
+        """The results on a mesh whose axes are a part of the arrays' types (`AxisType.Explicit`).
+
+        XLA chooses how to cut what is inside; a result lies as the first argument of its shape,
+        or its rows as those of the first argument with rows.
+        """
+        specs = [jax.typeof(x).sharding.spec for x in flat]
+        found = self._rows(*arguments, **static) if self._rows else None
+        axes, outs = found or ((), ())
+        cut = [s[axis] for s, axis in zip(specs, axes, strict=False) if axis is not None]
+        tree = jax.tree.structure(arguments)
+        plain = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in flat]
+        spec = jax.sharding.PartitionSpec
+        with _asked("native"):
+            shapes = jax.eval_shape(
+                lambda *flat: self._bind(flat, tree=tree, static=static, form="native"), *plain
+            )
+        results = [
+            spec(*[None] * outs[i], cut[0])
+            if found and outs[i] is not None
+            else next((s for s, x in zip(specs, flat, strict=True) if x.shape == one.shape), spec())
+            for i, one in enumerate(shapes)
+        ]
+        return jax.sharding.auto_axes(
+            lambda *flat: self(*jax.tree.unflatten(tree, flat), **static),
+            axes=mesh.explicit_axes,
+            out_sharding=results,
+        )(*flat)
+
+    def _bind(self, flat, *, tree, static, form):
         return self._primitive.bind(
             *varying_alike(flat),
             tree=tree,
             static=tuple(sorted(static.items())),
-            form=_asked.value,
+            form=form,
             # Noted now, as JAX's own operations do: lowering and differentiation come later,
             # perhaps outside the context that set the precision.
             precision=matmul_precision(),
             mapped=(),
         )
+
+    def _cut(self, devices, flat, arguments, static):
+        """How arrays lie on the devices if each computes its own rows, or None if none can."""
+        if self._rows is None or devices is None:
+            return None
+        if (found := self._rows(*arguments, **static)) is None:
+            return None
+        axes, results = found
+        rows = (x.shape[axis] for x, axis in zip(flat, axes, strict=True) if axis is not None)
+        if any(jax.export.is_symbolic_dim(n) or n % devices for n in rows):
+            return None
+        spec = jax.sharding.PartitionSpec
+        ins, outs = (
+            [spec() if axis is None else spec(*[None] * axis, ROWS) for axis in each]
+            for each in (axes, results)
+        )
+        return tuple(ins), outs
 
     def _at_once(self, *flat: jax.Array, **about: Any) -> Arrays:
         # Under jax.disable_jit the call would come back here without end.
@@ -215,6 +289,7 @@ class Operation:
         return self._run(chosen, flat, **about)
 
     def _elsewhere(self, *flat: jax.Array, form: str | None, **about: Any) -> Arrays:
+        form = None if form == "xla" else form
         if form == "kernel":
             raise ValueError(
                 "form: 'kernel' was asked for where a program was traced that is lowered for "
@@ -312,6 +387,16 @@ class Operation:
         with _as_traced(form, precision):
             found = iter(turned(known, moving))
         return [next(found) if wanted_ else None for wanted_ in wanted]
+
+
+def _devices(mesh) -> int | None:
+    """Over how many devices of the mesh that is set (`jax.set_mesh`) rows are cut.
+
+    None if the mesh has several devices, but no axis for rows that XLA may cut.
+    """
+    if math.prod(mesh.shape[axis] for axis in mesh.auto_axes) == 1:
+        return 1
+    return mesh.shape[ROWS] if ROWS in mesh.auto_axes else None
 
 
 def _unmapped(aval, axes):

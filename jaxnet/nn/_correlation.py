@@ -156,6 +156,10 @@ def _shifted(y: jax.Array, bias: jax.Array | None) -> jax.Array:
 # The "native" form: JAX's convolution, and the transposes that JAX derives from it.
 
 
+def _rows(images, *weights, geometry):
+    return (0, *(None for each in weights if each is not None)), (0,)
+
+
 def _correlate_shapes(x, w, bias, geometry):
     g = geometry
     spans = _spans(w, g.dilation)
@@ -438,6 +442,7 @@ _CORRELATE = Operation(
     loop=_loop_correlate,
     kernel=_kernel_correlate,
     in_c=_in_c,
+    rows=_rows,
     shapes=_correlate_shapes,
     jvp=_correlate_jvp,
     transpose=_correlate_transpose,
@@ -448,6 +453,7 @@ _SPREAD = Operation(
     loop=_loop_spread,
     kernel=_kernel_spread,
     in_c=_in_c,
+    rows=_rows,
     shapes=_spread_shapes,
     jvp=_spread_jvp,
     transpose=_spread_transpose,

@@ -106,6 +106,7 @@ _FEW_ROWS = Operation(
     native=_product,
     kernel=_product_in_c,
     in_c=lambda x, w: x.dtype == jnp.float32,
+    rows=lambda x, w: ((0, None), (0,)),
     shapes=lambda x, w: [(x.shape[0], w.shape[0])],
     jvp=_product_jvp,
     transpose=_product_transpose,

@@ -210,6 +210,7 @@ _LARGEST = Operation(
     "max_pool2d",
     native=lambda x, axes: [_largest(x, axes)],
     kernel=lambda x, axes: _pick_in_c(x, x, axes),
+    rows=lambda x, axes: ((0,), (0,)),
     shapes=_pooled_shapes,
     jvp=_largest_jvp,
 )

@@ -260,6 +260,15 @@ def _layer_shapes(x, weights, first, lengths, layer, keep):
     return shapes + kernels.kept_shapes(layer.cell, steps, batch, first[0].shape[1])
 
 
+def _rows(x, weights, first, lengths, layer, keep):
+    if keep:  # what is kept for the backward pass has no axis for the rows
+        return None
+    of_input, of_output = (0 if first else 1 for first in layer.batch_first)
+    fixed, carried = [None for w in weights if w is not None], [0 for _ in first]
+    ends = [] if lengths is None else [0]
+    return (of_input, *fixed, *carried, *ends), (of_output, *carried)
+
+
 def _tangents_shapes(inputs, kept, direction, layer):
     return _result_shapes(layer, inputs[0], inputs[2])
 
@@ -269,7 +278,12 @@ def _backward_shapes(inputs, kept, slopes, layer, into_x):
 
 
 _LAYER = Operation(
-    "recurrent", native=_layer, kernel=_layer_in_c, shapes=_layer_shapes, jvp=_layer_jvp
+    "recurrent",
+    native=_layer,
+    kernel=_layer_in_c,
+    rows=_rows,
+    shapes=_layer_shapes,
+    jvp=_layer_jvp,
 )
 _TANGENTS = Operation(
     "recurrent_tangents",

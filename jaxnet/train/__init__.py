@@ -5,6 +5,7 @@ from jaxnet.train._chunk import make_epoch, make_repeat
 from jaxnet.train._diagnose import Diagnosis, NonFiniteError, diagnose
 from jaxnet.train._evaluate import evaluate, make_eval_step, make_predict, predict
 from jaxnet.train._fit import fit
+from jaxnet.train._mesh import make_mesh, shard
 from jaxnet.train._progress import use_compilation_cache
 from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Result
@@ -32,11 +33,13 @@ __all__ = [
     "fit",
     "make_epoch",
     "make_eval_step",
+    "make_mesh",
     "make_predict",
     "make_repeat",
     "make_train_step",
     "merge",
     "predict",
+    "shard",
     "split",
     "supervised",
     "use_compilation_cache",

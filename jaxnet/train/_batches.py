@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxnet import _memory as memory
 from jaxnet import random
@@ -20,7 +21,8 @@ from jaxnet.data._dataset import arrays_of, is_iterable_only
 from jaxnet.data._loader import DataLoader
 from jaxnet.data._sampler import epoch_order
 from jaxnet.data._sharded import ShardedReader
-from jaxnet.train._loaders import LoaderFeed, is_mapped, row_count, sampled
+from jaxnet.train._loaders import LoaderFeed, host_batches, is_mapped, row_count, sampled
+from jaxnet.train._mesh import everywhere
 from jaxnet.train._runner import Batches, Parts
 
 _log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class ArrayFeed:
             of torch's loader does.
         drop_last: Whether a last step of fewer rows is left out.
         name: The name of the argument, for errors.
+        mesh: The devices that all data is put on, or its rows; None for the default device.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class ArrayFeed:
         shuffle: bool = False,
         drop_last: bool = False,
         name: str = "data",
+        mesh: Mesh | None = None,
     ) -> None:
         self._count, self.batch_size = row_count(data, name), batch_size
         self.rows = self._count // batch_size * batch_size if drop_last else self._count
@@ -76,9 +80,11 @@ class ArrayFeed:
             "shuffle": shuffle,
             "drop_last": drop_last,
         }
-        self._generator, self._shuffle = generator, shuffle
+        self._generator, self._shuffle, self._mesh = generator, shuffle, mesh
         if on_device:
             self._data = jax.tree.map(functools.partial(as_jax, name), data)
+            if mesh is not None:
+                self._data = jax.device_put(self._data, everywhere(mesh))
         else:
             self._data = data
             self._grain = needed("grain", f"{name}: fed from the host", "grain")
@@ -112,9 +118,14 @@ class ArrayFeed:
             else:
                 yield from self._from_host(order, start, whole, most)
         if rest and start <= whole:
-            local = jnp.arange(rest, dtype=jnp.int32)
-            data = self.gather(order[whole * size :])
-            yield Batches(data, local, rest, 1, whole, whole + 1, whole)
+            rows = order[whole * size :]
+            if self.on_device:
+                local = jnp.arange(rest, dtype=jnp.int32)
+                data = jax.tree.map(lambda column: column[rows], self._data)
+                yield Batches(data, local, rest, 1, whole, whole + 1, whole)
+            else:
+                taken = jax.tree.map(lambda column: np.asarray(column)[rows], self._data)
+                yield host_batches(taken, rest, 1, whole, whole + 1, self._mesh)
 
     def _from_host(self, order: np.ndarray, start: int, stop: int, capacity: int) -> Parts:
         size = self.batch_size
@@ -123,9 +134,9 @@ class ArrayFeed:
             last = min(first + capacity, stop)
             rows = order[first * size : last * size]
             short = capacity * size - len(rows)  # filled up, so that one program serves all
-            data = self.gather(np.concatenate([rows, np.repeat(rows[:1], short)]))
-            local = jnp.arange(capacity * size, dtype=jnp.int32)
-            return Batches(data, local, size, capacity, first, last, first)
+            rows = np.concatenate([rows, np.repeat(rows[:1], short)])
+            taken = jax.tree.map(lambda column: np.asarray(column)[rows], self._data)
+            return host_batches(taken, size, capacity, first, last, self._mesh)
 
         firsts = self._grain.MapDataset.range(start, stop, capacity)
         options = self._grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
@@ -134,12 +145,6 @@ class ArrayFeed:
             yield from parts
         finally:
             parts.close()  # else its threads stay
-
-    def gather(self, rows: np.ndarray) -> Any:
-        """Some rows of all arrays, on the device."""
-        if self.on_device:
-            return jax.tree.map(lambda column: column[rows], self._data)
-        return jax.tree.map(lambda column: as_jax("data", np.asarray(column)[rows]), self._data)
 
     def sample(self) -> Any:
         """What tells this data from other data."""
@@ -168,6 +173,7 @@ def open_feed(
     once: bool = False,
     name: str = "data",
     size_name: str = "batch_size",
+    mesh: Mesh | None = None,
 ) -> tuple[Feed, str]:
     """The feed for some data, and why it is that one, in a line for the log.
 
@@ -181,6 +187,7 @@ def open_feed(
         resumes: Whether an epoch may have to be begun again from a checkpoint.
         once: Whether this data is read only once, so that an iterator will do.
         name, size_name: The names of the arguments `data` and `batch_size`, for errors.
+        mesh: The devices of the run; None for the default device.
 
     Raises:
         TypeError: It is nothing that gives rows or batches.
@@ -201,7 +208,7 @@ def open_feed(
                 f"{name}: a {kind} gives its batches only once; give what it came from, or, as "
                 "the data of fit, a function of the epoch's number that makes one"
             )
-        return _of_loader(data, kind, where, epochs, resumes, once, name)
+        return _of_loader(data, kind, where, epochs, resumes, once, name, mesh)
     check_integer(size_name, batch_size, least=1)
     assert batch_size is not None
     shuffles = generator is not None and shuffle is not False
@@ -211,7 +218,8 @@ def open_feed(
         row_count(arrays, name)
         on_device, why = choose_device(arrays, where, name)
         drops = bool(drop_last)
-        return ArrayFeed(arrays, batch_size, on_device, generator, shuffles, drops, name), why
+        how = generator, shuffles, drops, name, mesh
+        return ArrayFeed(arrays, batch_size, on_device, *how), why
     if not is_iterable_only(data) and not hasattr(data, "__getitem__"):
         raise TypeError(f"{name}: {kind}; accepted are {_ACCEPTED}")
     if is_iterable_only(data):
@@ -220,7 +228,7 @@ def open_feed(
         loader = DataLoader(data, batch_size, drop_last=bool(drop_last), rngs=generator)
     else:
         loader = DataLoader(data, batch_size, shuffles, drop_last=bool(drop_last), rngs=generator)
-    return _of_loader(loader, kind, where, epochs, resumes, once, name)
+    return _of_loader(loader, kind, where, epochs, resumes, once, name, mesh)
 
 
 def open_epochs(
@@ -232,6 +240,7 @@ def open_epochs(
     generator: random.Generator,
     epochs: int,
     resumes: bool,
+    mesh: Mesh | None = None,
 ) -> Callable[[int], tuple[Feed, str]]:
     """A function that gives the feed of an epoch, and why it is that one, as `open_feed` does.
 
@@ -244,6 +253,7 @@ def open_epochs(
         "drop_last": drop_last,
         "generator": generator,
         "resumes": resumes,
+        "mesh": mesh,
     }
     if not is_function(data):
         opened = open_feed(data, where=where, epochs=epochs, **options)
@@ -261,7 +271,14 @@ def open_epochs(
 
 
 def _of_loader(
-    loader: Any, kind: str, where: str, epochs: int, resumes: bool, once: bool, name: str
+    loader: Any,
+    kind: str,
+    where: str,
+    epochs: int,
+    resumes: bool,
+    once: bool,
+    name: str,
+    mesh: Mesh | None,
 ) -> tuple[Feed, str]:
     if where == "device":
         raise ValueError(
@@ -269,7 +286,7 @@ def _of_loader(
             "arrays, or leave it out"
         )
     why = f"{name} fed from the host in pieces: a {kind} gives it batch by batch"
-    return LoaderFeed(loader, epochs, resumes, name, once), why
+    return LoaderFeed(loader, epochs, resumes, name, once, mesh), why
 
 
 def _refuse_pairs(data: Any, name: str) -> None:

@@ -10,6 +10,7 @@ from jax import lax
 
 from jaxnet._checks import check_integer
 from jaxnet.train._loss import Metrics
+from jaxnet.train._mesh import mesh_of, on_rows
 from jaxnet.train._several import (
     carried,
     check_same_state,
@@ -30,6 +31,7 @@ def make_chunk(
     *,
     nonfinite: str = "go on",
     trains: bool = True,
+    shardings: Any = None,
 ) -> Chunk:
     """Runs the steps of an epoch from one number to another, as one loop.
 
@@ -44,21 +46,36 @@ def make_chunk(
             after it; "skip" leaves it out (also when a parameter would not be finite);
             "go on".
         trains: Whether the state that a step gives is the next one's.
+        shardings: Where the arrays of the state lie on a mesh, before and after each step; the
+            rows of a batch are cut along its devices. None for one device.
 
     Returns:
         `chunk(state, data, order, start, stop, offset=0) -> (state, metrics, end, finite)`,
         not yet compiled: metrics have `capacity` entries along axis 0, the first
         `end - start` of which count; finite says, with "stop", whether all parameters
-        are. Step 0 of `order` is step `offset` of the epoch.
+        are. Step 0 of `order` is step `offset` of the epoch. Without an order, None, the data
+        has the batches along axis 0.
     """
+
+    mesh = mesh_of(shardings)
+
+    def at(data: Any, order: Any, i: Any) -> Any:
+        """The batch of step i."""
+        if batch_size is None:
+            return data
+        if order is None:
+            batch = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), data)
+        else:
+            rows = lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
+            batch = jax.tree.map(lambda column: column[rows], data)
+        if mesh is not None:
+            batch = lax.with_sharding_constraint(batch, on_rows(mesh, batch_size))
+        return batch
 
     def chunk(state: Any, data: Any, order: Any, start: Any, stop: Any, offset: Any = 0) -> Any:
         @partial(jax.jit, inline=True)  # traced once, for the shapes and for the loop
         def once(current: Any, data: Any, order: Any, i: Any) -> tuple[Any, Metrics]:
-            batch = data
-            if batch_size is not None:
-                rows = lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
-                batch = jax.tree.map(lambda column: column[rows], data)
+            batch = at(data, order, i)
             if not trains:
                 # The step's number is the same at every batch of an evaluation; what it draws is
                 # not, and depends on nothing but the number of the batch in the whole data.
@@ -73,6 +90,8 @@ def make_chunk(
                     metrics = {**metrics, "loss": jnp.where(fine, metrics["loss"], jnp.nan)}
                 old = map_states(lambda one, after: one.replace(step=after.step), current, new)
                 new = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
+            if mesh is not None:
+                new = lax.with_sharding_constraint(new, shardings)
             return new, metrics
 
         def body(i: Any, carry: Any) -> Any:

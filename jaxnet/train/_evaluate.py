@@ -15,6 +15,7 @@ from jaxnet._mixed_precision import computing_in
 from jaxnet.precision import check_x64, full_float32
 from jaxnet.train._batches import Feed, open_feed
 from jaxnet.train._loss import Loss, Metrics, entered, in_dtype_of, with_metrics, with_step
+from jaxnet.train._mesh import mesh_of, shardings_of
 from jaxnet.train._progress import Progress
 from jaxnet.train._runner import Call, ChunkRunner
 from jaxnet.train._several import check_no_models, first_state, is_state, map_states, named_states
@@ -141,7 +142,8 @@ def evaluate(
     """
     check_no_models(state)
     check_eval_step(eval_step)
-    opened, _ = open_feed(data, batch_size=batch_size, where=feed, once=True)
+    mesh = mesh_of(shardings_of(state))
+    opened, _ = open_feed(data, batch_size=batch_size, where=feed, once=True, mesh=mesh)
     runner = ChunkRunner(eval_step, trains=False, chunk_steps=chunk_steps)
     return measure(runner, state, opened, quiet)
 
@@ -198,7 +200,10 @@ def predict(
     (10, 2)
     """
     check_no_models(state)
-    opened, _ = open_feed(inputs, batch_size=batch_size, where=feed, name="inputs", once=True)
+    mesh = mesh_of(shardings_of(state))
+    opened, _ = open_feed(
+        inputs, batch_size=batch_size, where=feed, name="inputs", once=True, mesh=mesh
+    )
     dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
     runner = ChunkRunner(_predict_step(dtype, averaged), trains=False)
     parts = [

@@ -7,8 +7,10 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jaxnet._checks import check_choice, check_flag, check_integer, is_number
+from jaxnet.backend import ROWS
 from jaxnet.checkpoint import Checkpoints
 from jaxnet.data._dataset import checked_generator
 from jaxnet.optim import Schedule
@@ -18,6 +20,7 @@ from jaxnet.train._batches import gives_batches, open_epochs, open_feed
 from jaxnet.train._callbacks import Callback, EverySteps
 from jaxnet.train._evaluate import check_eval_step, check_train_step
 from jaxnet.train._loaders import LoaderFeed
+from jaxnet.train._mesh import Sharding, mesh_of, shard, shardings_of
 from jaxnet.train._progress import Progress, use_compilation_cache
 from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Monitor, Result
@@ -64,6 +67,8 @@ def fit(
     feed: str = "auto",
     compilation_cache: bool = True,
     config: Any = None,
+    mesh: Mesh | str | None = None,
+    sharding: Sharding = None,
 ) -> Result:
     """Trains for some epochs, seen while it runs, with nothing lost if it is stopped.
 
@@ -135,6 +140,11 @@ def fit(
             fetch ahead; "auto" measures the free memory. The first lines say which and why.
         compilation_cache: Whether compiled programs are kept for the next start.
         config: What else the checkpoints keep; what JSON takes.
+        mesh: Several devices, such as "data=4" or a mesh of `jax.make_mesh`: the rows of each
+            batch are cut along its axis "data", and nothing else changes (`train.shard`). By
+            default the devices that the state lies on.
+        sharding: How parameters are cut along the mesh, as `train.shard` takes it: "fsdp", or
+            by patterns of names. By default every device keeps all of them.
 
     Ctrl-C (and SIGTERM) ends the run after the current compiled call and a checkpoint; a
     second one ends it at once.
@@ -188,6 +198,14 @@ def fit(
         raise ValueError("validation, eval_step: one without the other; give both or none")
     if generator is not None:
         checked_generator(generator)
+    if mesh is not None:
+        state = shard(state, mesh, sharding)
+    elif sharding is not None:
+        raise ValueError('sharding: there is no mesh; give mesh too, such as mesh="data=4"')
+    shardings = shardings_of(state)
+    mesh = mesh_of(shardings)
+    _check_split("batch_size", batch_size, mesh)
+    _check_split("eval_batch_size", eval_batch_size, mesh)
     draws = Generator(0) if generator is None else generator
     resumes = checkpoint is not None
     monitored = Monitor(monitor, mode, patience, validation is not None)
@@ -196,7 +214,8 @@ def fit(
         stack.enter_context(progress.open())
         if compilation_cache:
             use_compilation_cache()
-        feed_of = open_epochs(data, batch_size, feed, shuffle, drop_last, draws, epochs, resumes)
+        how = shuffle, drop_last, draws, epochs, resumes, mesh
+        feed_of = open_epochs(data, batch_size, feed, *how)
         training, why = feed_of(0)
         own = isinstance(training, LoaderFeed) and not training.draws_from(generator)
         if own and generator is not None:
@@ -219,6 +238,7 @@ def fit(
                 resumes=resumes,
                 name="validation",
                 size_name="eval_batch_size",
+                mesh=mesh,
             )
             if tested.on_device != training.on_device:
                 _log.info(why)
@@ -253,6 +273,7 @@ def fit(
             save_every=save_every,
             save_seconds=save_seconds,
             progress=progress,
+            shardings=shardings,
         )
         # A run that was killed before its first checkpoint has left its mark in the folder.
         begun = saves is not None and saves.begun
@@ -268,6 +289,14 @@ def fit(
         if resumed:
             _log.info("resumed after epoch %d, step %d", position.epoch, position.batch)
         return run.train()
+
+
+def _check_split(name: str, rows: int | None, mesh: Mesh | None) -> None:
+    if mesh is not None and rows is not None and rows % mesh.shape[ROWS]:
+        raise ValueError(
+            f"{name}: {rows} rows cannot be cut into equal parts for {mesh.shape[ROWS]} devices; "
+            "accepted is a multiple of that"
+        )
 
 
 def _check_schedule(schedule: Any, state: Any, step: Any) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxnet._arrays import check_fits
 from jaxnet._extras import needed
 from jaxnet.data._collate import default_convert
 from jaxnet.data._dataset import arrays_of
 from jaxnet.data._sharded import ShardedReader
+from jaxnet.train._mesh import on_rows
 from jaxnet.train._runner import Batches, Parts, batch_shapes
 
 _STEPS = 32  # the most steps in one compiled call
@@ -44,6 +46,7 @@ class LoaderFeed:
         name: The name of the argument, for errors.
         once: Whether the loader is made anew for the one epoch that it serves, so that its
             generators need not be saved.
+        mesh: The devices that the rows of a batch are sent to; None for the default device.
 
     Raises:
         ValueError: The loader cannot be read as often as asked, or the run could not go on
@@ -53,9 +56,15 @@ class LoaderFeed:
     on_device = False
 
     def __init__(
-        self, loader: Any, epochs: int, resumes: bool, name: str = "data", once: bool = False
+        self,
+        loader: Any,
+        epochs: int,
+        resumes: bool,
+        name: str = "data",
+        once: bool = False,
+        mesh: Mesh | None = None,
     ) -> None:
-        self._loader, self._name, self._resumes = loader, name, resumes
+        self._loader, self._name, self._resumes, self._mesh = loader, name, resumes, mesh
         self._epochs, self._once = epochs, once
         size = getattr(loader, "batch_size", None)
         self.batch_size = size if isinstance(size, int) else None
@@ -154,7 +163,7 @@ class LoaderFeed:
             shapes = batch_shapes(batch)
             late = time.perf_counter() - began > _SECONDS
             if group and (len(group) == capacity or late or shapes != batch_shapes(group[0])):
-                yield _joined(group, first, capacity)
+                yield _joined(group, first, capacity, self._mesh)
                 first, group = first + len(group), []
             if not group:
                 began = time.perf_counter()
@@ -166,7 +175,7 @@ class LoaderFeed:
                 capacity = max(1, min(_STEPS, most(batch))) if str(shapes) == self._usual else 1
             group.append(batch)
         if group:
-            yield _joined(group, first, capacity)
+            yield _joined(group, first, capacity, self._mesh)
 
     def _batches(self, epoch: int, start: int) -> Generator[Any, None, None]:
         """The batches of an epoch from number `start` on, as pytrees of numpy arrays."""
@@ -351,18 +360,43 @@ def sampled(arrays: Any) -> Any:
     return [(np.array(leaf.shape), np.asarray(leaf[rows])) for leaf in leaves]
 
 
-def _joined(group: list[Any], first: int, capacity: int) -> Batches:
+def _joined(group: list[Any], first: int, capacity: int, mesh: Mesh | None) -> Batches:
     size = row_count(group[0], "data: a batch")
-    # The rows are filled up with zeros to the capacity, so that one program serves all calls.
+    # Filled up with zeros to the capacity, so that one program serves all calls.
     missing = (capacity - len(group)) * size
 
-    def joined(*columns: Any) -> jax.Array:
+    def joined(*columns: Any) -> np.ndarray:
         filling = np.zeros((missing, *columns[0].shape[1:]), columns[0].dtype)
-        return jnp.asarray(np.concatenate([*columns, filling]))
+        return np.concatenate([*columns, filling])
 
     data = jax.tree.map(joined, *group)
-    order = jnp.arange(capacity * size, dtype=jnp.int32)
-    return Batches(data, order, size, capacity, first, first + len(group), first)
+    return host_batches(data, size, capacity, first, first + len(group), mesh)
+
+
+def host_batches(
+    data: Any, batch_size: int, capacity: int, first: int, last: int, mesh: Mesh | None
+) -> Batches:
+    """Steps `first` to before `last` of an epoch, from arrays of the host.
+
+    Args:
+        data: A pytree of NumPy arrays with the rows of `capacity` batches, one after another.
+        batch_size: The rows of a batch.
+        capacity: The most steps of a call.
+        first, last: The numbers of the first step and of the one after the last.
+        mesh: The devices, each of which is sent its own rows; None for the default device.
+    """
+
+    def sent(column: np.ndarray) -> jax.Array:
+        check_fits("data", column)
+        stacked = column.reshape(capacity, batch_size, *column.shape[1:])
+        if mesh is None:
+            return jnp.asarray(stacked)
+        # Each device gets its part of the host's array, in a dtype that JAX has.
+        stacked = stacked.astype(jax.dtypes.canonicalize_dtype(stacked.dtype), copy=False)
+        return jax.device_put(stacked, on_rows(mesh, batch_size, axis=1))
+
+    sent_all = jax.tree.map(sent, data)
+    return Batches(sent_all, None, batch_size, capacity, first, last, first)
 
 
 def row_count(data: Any, name: str) -> int:

@@ -12,6 +12,7 @@ from jaxnet.random import Generator
 from jaxnet.train._batches import Feed
 from jaxnet.train._callbacks import Callback, EpochReport, EverySteps, StepReport, leaf_like
 from jaxnet.train._evaluate import measure
+from jaxnet.train._mesh import put_back
 from jaxnet.train._progress import Progress, interruptible
 from jaxnet.train._records import Recorder
 from jaxnet.train._result import Monitor, Result
@@ -44,6 +45,7 @@ class Run:
     save_every: int
     save_seconds: float | None
     progress: Progress
+    shardings: Any  # where the arrays of the state lie on a mesh, or None
     recorder: Recorder | None = None
     position: RunPosition = dataclasses.field(default_factory=RunPosition)
     metrics: EpochMetrics = dataclasses.field(default_factory=EpochMetrics)  # of this epoch
@@ -101,7 +103,7 @@ class Run:
         self._note_generators()
         if position.batch == 0 and self.schedule is not None:
             opt_state = self.schedule(self.state.opt_state, position.epoch)
-            self.state = self.state.replace(opt_state=opt_state)
+            self.state = put_back(self.state.replace(opt_state=opt_state), self.shardings)
         began, before, rows = self.seconds, position.seconds, 0
         earlier = position.steps - position.batch  # the steps of the epochs before
         ends = [every.steps for every in self.every_steps]
@@ -203,7 +205,8 @@ class Run:
                     f"callbacks: one returned {type(changed).__name__}; accepted are None, and a "
                     "state like report.state to go on with"
                 )
-            self.state = report._state = jax.tree.map(leaf_like, changed, self.state)
+            changed = jax.tree.map(leaf_like, changed, self.state)
+            self.state = report._state = put_back(changed, self.shardings)
         if functions and self.trainer.gives_away:
             # A copy: a callback may have kept the state that the next call gives away.
             self.state = jax.tree.map(copied, self.state)
@@ -254,7 +257,8 @@ class Run:
                 f"checkpoint: {checkpoints.folder} holds a run already; give another folder, "
                 "or resume=True to go on with it"
             )
-        self.state, self.position, self.best, self.metrics = saves.restore(self.state, self.best)
+        state, self.position, self.best, self.metrics = saves.restore(self.state, self.best)
+        self.state = put_back(state, self.shardings)
         if self.epochs > self.position.epochs:
             self.position.reason = None  # a callback ended it, and more epochs are asked for
         self.feed, _ = self.feed_of(self.position.epoch)

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxnet.train._chunk import make_chunk
 from jaxnet.train._diagnose import NonFiniteError, diagnose
+from jaxnet.train._mesh import inside, mesh_of, put_back, shardings_of
 from jaxnet.train._several import learning_rates_of, with_carried
 from jaxnet.train._step import Step
 from jaxnet.train._values import LINE, RATES
@@ -31,7 +32,9 @@ class Batches:
     """Consecutive batches of an epoch, on the device."""
 
     data: Any  # a pytree of arrays
-    order: jax.Array  # the numbers of the rows in them that the steps take, one after another
+    # The numbers of the rows in them that the steps take, one after another; None where the
+    # arrays have the batches along axis 0.
+    order: jax.Array | None
     batch_size: int  # the rows of a step
     capacity: int  # the most steps of a call; one shape and one capacity share a program
     first: int  # the number of the first step of the epoch that these batches serve
@@ -106,7 +109,8 @@ class ChunkRunner:
         Raises:
             NonFiniteError: A loss or a parameter is not finite, with nonfinite="stop".
         """
-        self.state = state
+        # Where the arrays lie at first is where those of every later state do.
+        self.state, self._shardings = state, shardings_of(state)
         parts = feed.batches(epoch, start, lambda batch: self._capacity(batch, feed))
         with closing(parts):
             for batches in parts:
@@ -170,11 +174,14 @@ class ChunkRunner:
 
     def _call(self, chunk: Any, batches: Batches, first: int, last: int, epoch: int) -> Any:
         # A function of its own, so that no state stays in memory longer than its call.
-        state, offset = self.state, np.int32(batches.offset)
+        state, offset = put_back(self.state, self._shardings), np.int32(batches.offset)
         start, stop = np.int32(first) - offset, np.int32(last) - offset
         began = time.perf_counter()
         _compiling.spans = [(began, began)]
-        new, metrics, end, finite = chunk(state, batches.data, batches.order, start, stop, offset)
+        with inside(mesh_of(self._shardings)):
+            new, metrics, end, finite = chunk(
+                state, batches.data, batches.order, start, stop, offset
+            )
         compiled = sum(end - begin for begin, end in _compiling.spans)
         count = int(end) - int(start)  # waits until the call has ended
         # A copy, since a view would keep the whole array, of the call's full capacity.
@@ -194,7 +201,9 @@ class ChunkRunner:
         return metrics
 
     def _chunk(self, batch_size: int, capacity: int) -> Any:
-        how = self._trains, self._nonfinite, batch_size, capacity
+        shardings = self._shardings
+        lie = tuple(jax.tree.leaves(shardings))
+        how = self._trains, self._nonfinite, batch_size, capacity, lie
         known = _known.setdefault(self._step, {})
         if how not in known:
             # The entry goes with its step: what is compiled must not hold the step itself.
@@ -205,6 +214,7 @@ class ChunkRunner:
                 capacity,
                 nonfinite=self._nonfinite,
                 trains=self._trains,
+                shardings=shardings,
             )
             known[how] = jax.jit(chunk, donate_argnums=0 if self.gives_away else ())
         return known[how]
@@ -216,11 +226,14 @@ class ChunkRunner:
         before, i = state, start
         while i < end:
             numbers = np.int32(i), np.int32(i + 1), np.int32(batches.offset)
-            after, metrics, _, finite = chunk(before, batches.data, batches.order, *numbers)
+            with inside(mesh_of(self._shardings)):
+                after, metrics, _, finite = chunk(before, batches.data, batches.order, *numbers)
             if not finite or not np.isfinite(np.asarray(metrics.get("loss", 0.0))[:1]).all():
                 break
             before, i = after, i + 1
-        rows = batches.order[i * batches.batch_size : (i + 1) * batches.batch_size]
+        rows: Any = i
+        if batches.order is not None:
+            rows = batches.order[i * batches.batch_size : (i + 1) * batches.batch_size]
         batch = jax.tree.map(lambda column: column[rows], batches.data)
         where = epoch + 1, batches.offset + i + 1
         raise NonFiniteError(*where, before, batch, diagnose(before, self._step, batch))

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from jaxnet import metrics as metric_functions
 from jaxnet._checks import check_integer
+from jaxnet.backend import ROWS
 from jaxnet.losses._reduction import dividing_by, noting_divisors
 from jaxnet.optim import Optimizer
 from jaxnet.precision import check_x64, full_float32
@@ -350,7 +351,12 @@ def _cut(parts: int, array: jax.Array) -> jax.Array:
         raise ValueError(
             f"microbatches: a batch of {array.shape[0]} rows cannot be cut into {parts} equal parts"
         )
-    return array.reshape(parts, -1, *array.shape[1:])
+    cut = array.reshape(parts, -1, *array.shape[1:])
+    mesh = jax.sharding.get_abstract_mesh()
+    if ROWS in mesh.auto_axes and cut.shape[1] % mesh.shape[ROWS] == 0:
+        # Each device computes some rows of every part, and not the parts one after another.
+        return lax.with_sharding_constraint(cut, jax.sharding.PartitionSpec(None, ROWS))
+    return cut
 
 
 def _update(
