@@ -135,8 +135,7 @@ _SCALED = (
 )
 _QUANTIZED = "there are no quantized tensors; compute in bfloat16 with compute_dtype"
 _DATA_PARALLEL = (
-    "one program runs on all devices: write jax.device_put(batch, sharding), and the compiled "
-    "step divides the work"
+    'one program runs on all devices: write train.fit(..., mesh="data=4") for four of them'
 )
 _CLASS_OF_MASK = "nn.attention.bias.causal_lower_right(L, S) gives the mask itself, booleans (L, S)"
 _LAZY = (
