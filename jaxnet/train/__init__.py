@@ -11,6 +11,8 @@ from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Result
 from jaxnet.train._state import Structure, TrainState, create, merge, split
 from jaxnet.train._step import TrainStep, make_train_step, supervised
+from jaxnet.train._sweep import sweep
+from jaxnet.train._sweep_result import Sweep
 from jaxnet.train._visdom import Visdom
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Result",
     "StepReport",
     "Structure",
+    "Sweep",
     "TrainState",
     "TrainStep",
     "Visdom",
@@ -42,5 +45,6 @@ __all__ = [
     "shard",
     "split",
     "supervised",
+    "sweep",
     "use_compilation_cache",
 ]

@@ -72,7 +72,7 @@ class ArrayFeed:
             raise ValueError(
                 f"drop_last: True leaves nothing of {self._count} rows in batches of {batch_size}"
             )
-        self.on_device = on_device
+        self.on_device, self.in_order = on_device, np.arange(self.rows)
         self.steps = -(-self.rows // batch_size)
         self.identity = {
             "rows": self._count,
@@ -82,11 +82,11 @@ class ArrayFeed:
         }
         self._generator, self._shuffle, self._mesh = generator, shuffle, mesh
         if on_device:
-            self._data = jax.tree.map(functools.partial(as_jax, name), data)
+            self.data = jax.tree.map(functools.partial(as_jax, name), data)
             if mesh is not None:
-                self._data = jax.device_put(self._data, everywhere(mesh))
+                self.data = jax.device_put(self.data, everywhere(mesh))
         else:
-            self._data = data
+            self.data = data
             self._grain = needed("grain", f"{name}: fed from the host", "grain")
 
     def get_state(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class ArrayFeed:
     def example(self) -> Any:
         size = min(self.batch_size, self.rows)
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), self._data
+            lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), self.data
         )
 
     def batches(self, epoch: int, start: int, capacity: Callable[[Any], int]) -> Parts:
@@ -114,17 +114,17 @@ class ArrayFeed:
             most = max(1, min(whole, capacity(self.example())))
             if self.on_device:
                 rows = jnp.asarray(order, jnp.int32)
-                yield Batches(self._data, rows, size, most, start, whole, 0)
+                yield Batches(self.data, rows, size, most, start, whole, 0)
             else:
                 yield from self._from_host(order, start, whole, most)
         if rest and start <= whole:
-            rows = order[whole * size :]
+            last = order[whole * size :]
             if self.on_device:
                 local = jnp.arange(rest, dtype=jnp.int32)
-                data = jax.tree.map(lambda column: column[rows], self._data)
+                data = jax.tree.map(lambda column: column[last], self.data)
                 yield Batches(data, local, rest, 1, whole, whole + 1, whole)
             else:
-                taken = jax.tree.map(lambda column: np.asarray(column)[rows], self._data)
+                taken = jax.tree.map(lambda column: np.asarray(column)[last], self.data)
                 yield host_batches(taken, rest, 1, whole, whole + 1, self._mesh)
 
     def _from_host(self, order: np.ndarray, start: int, stop: int, capacity: int) -> Parts:
@@ -135,7 +135,7 @@ class ArrayFeed:
             rows = order[first * size : last * size]
             short = capacity * size - len(rows)  # filled up, so that one program serves all
             rows = np.concatenate([rows, np.repeat(rows[:1], short)])
-            taken = jax.tree.map(lambda column: np.asarray(column)[rows], self._data)
+            taken = jax.tree.map(lambda column: np.asarray(column)[rows], self.data)
             return host_batches(taken, size, capacity, first, last, self._mesh)
 
         firsts = self._grain.MapDataset.range(start, stop, capacity)
@@ -148,7 +148,7 @@ class ArrayFeed:
 
     def sample(self) -> Any:
         """What tells this data from other data."""
-        return sampled(self._data)
+        return sampled(self.data)
 
 
 Feed = ArrayFeed | LoaderFeed
