@@ -9,6 +9,7 @@ digit, every operation is rounded on its own, as PyTorch rounds it
 (`jaxnet.precision.unfused_jit`), on the CPU.
 
     python -m experiments thermometer
+    python -m experiments thermometer --sweep lr=1e-5:1e-1:200
 
 Result: every figure that can be judged holds in float32. The seed of the document's net of 8
 units is unknown; its losses and outputs lie within the spread of 20 seeds. The gradient that it
@@ -31,6 +32,7 @@ from experiments.harness.record import Run
 from experiments.harness.settings import Count, Spread, Training
 from experiments.harness.tables import save_checks, save_ledger, show
 from experiments.thermometer_plots import save_fits, save_losses
+from experiments.thermometer_sweep import learning_rates, run_sweep
 from jaxnet import losses, nn, optim, train, weights
 from jaxnet.precision import unfused_jit
 from jaxnet.random import Generator
@@ -56,6 +58,13 @@ class Config(Training):
     """Upper limit on every run's epochs; the document's own are 100 to 5,000."""
     seeds: Spread = 20
     """Number of nets that are trained side by side for the figures of unknown seed."""
+    sweep: str | None = None
+    """Learning rates in place of all else, as lr=1e-5:1e-1:200: draws where training diverges."""
+
+    def validate(self) -> None:
+        super().validate()
+        if self.sweep is not None:
+            learning_rates(self.sweep)
 
 
 def line(params: Any, t_u: Any) -> Any:
@@ -230,7 +239,10 @@ def gradient_check(states: Any, grads: np.ndarray) -> dict[str, str]:
 
 
 def main(config: Config, run: Run) -> None:
-    """Runs all variants."""
+    """Runs all variants, or a sweep over learning rates."""
+    if config.sweep is not None:
+        run_sweep(config.sweep, config.epochs, config.seed, T_U, T_C, run)
+        return
     with jax.default_device(jax.devices("cpu")[0]):
         rows, curves = descend_by_hand(config, run)
         params, more, lines = fit_lines(config, run)

@@ -94,13 +94,22 @@ def execute(name: str, config: Any) -> int:
     return run.failed()
 
 
-def _device(kind: str | None) -> jax.Device:
-    """The first device of a kind; of the default kind for None."""
+def _device(asked: str | None) -> jax.Device:
+    """The device that is asked for: the first of a kind, or one by its number, as "gpu:1"."""
+    kind, colon, number = (asked or "").partition(":")
+    if (colon and not number.isdecimal()) or (asked is not None and not kind.isalpha()):
+        raise ValueError(
+            f"--device: {asked!r}; accepted is a kind of device (cpu, gpu, cuda, rocm, tpu), or one "
+            "of several by its number from 0, such as gpu:1"
+        )
     try:
-        device = jax.devices(kind)[0]
+        found = jax.devices(kind or None)
     except RuntimeError as error:
         there = ", ".join(sorted({device.platform for device in jax.devices()}))
         raise ValueError(f"--device: {kind}; JAX finds none here, only {there}") from error
+    if int(number or 0) >= len(found):
+        raise ValueError(f"--device: {asked}; there are {len(found)}, numbered from 0")
+    device = found[int(number or 0)]
     print(f"device: {device.platform}:{device.id}")
     return device
 

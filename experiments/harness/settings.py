@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 
 @contextmanager
@@ -51,8 +51,8 @@ class Settings:
     """Folder to look for data sets in first (then JAXNET_DATA, then the user's cache)."""
     out: Path = Path("runs")
     """Folder of run folders; each run adds OUT/NAME/DATE_TIME with record and pictures."""
-    device: Literal["cpu", "gpu", "tpu"] | None = None
-    """Kind of device to run on; JAX's own choice, a GPU if there is one, if it is left out."""
+    device: str | None = None
+    """Device to run on, as cpu, gpu, or gpu:1 for the second one; by default JAX's own choice."""
 
     def validate(self) -> None:
         """Refuses settings that cannot be run; the registry calls it once, before the experiment.

@@ -146,18 +146,22 @@ def test_a_damaged_list_of_finished_experiments_is_none(damage, given, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "error", "says"),
     [
-        (["--device", "tpu"], "--device: tpu; JAX finds none here, only cpu"),
-        (["--device", "cpu"], None),
+        (["--device", "cpu"], None, "device: cpu:0"),
+        (["--device", "cpu:1"], None, "device: cpu:1"),
+        (["--device", "tpu"], "--device: tpu; JAX finds none here, only cpu", None),
+        (["--device", "cpu:99"], "--device: cpu:99; there are 8, numbered from 0", None),
+        (["--device", "cpu:x"], "--device: 'cpu:x'; accepted is a kind of device", None),
+        (["--device", ":1"], "--device: ':1'; accepted is a kind of device", None),
     ],
 )
-def test_the_device_is_chosen_and_said(arguments, says, tmp_path, monkeypatch, capsys):
+def test_the_device_is_chosen_and_said(arguments, error, says, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(registry, "load", lambda name: experiment(good))
     code = registry.run("good", [*arguments, "--out", str(tmp_path)])
     said = capsys.readouterr()
-    assert code == (2 if says else 0)
-    assert says in said.err if says else "device: cpu:0" in said.out
+    assert code == (2 if error else 0)
+    assert error in said.err if error else says in said.out
 
 
 @pytest.mark.parametrize(
