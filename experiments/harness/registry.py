@@ -99,8 +99,8 @@ def _device(asked: str | None) -> jax.Device:
     kind, colon, number = (asked or "").partition(":")
     if (colon and not number.isdecimal()) or (asked is not None and not kind.isalpha()):
         raise ValueError(
-            f"--device: {asked!r}; accepted is a kind of device (cpu, gpu, cuda, rocm, tpu), or one "
-            "of several by its number from 0, such as gpu:1"
+            f"--device: {asked!r}; accepted is a kind of device (cpu, gpu, cuda, rocm, tpu), or "
+            "one of several by its number from 0, such as gpu:1"
         )
     try:
         found = jax.devices(kind or None)
