@@ -1,5 +1,6 @@
 """Many runs in one program: each is the run that `fit` makes alone."""
 
+import functools
 import re
 
 import jax
@@ -35,14 +36,14 @@ def swept(**options):
     return train.sweep(make_state, STEP, (X, Y), **options)
 
 
-def alone(seed, lr=0.1, momentum=0.9):
+@functools.cache
+def alone(seed, lr):
     """The same run by `fit`: PyTorch's after torch.manual_seed(seed)."""
     g = Generator(seed)
-    optimizer = optim.SGD(lr=lr, momentum=momentum)
-    state = train.create(layers(g), optimizer, seed)
+    state = train.create(layers(g), OPTIMIZER, seed)
     return train.fit(
-        state,
-        train.make_train_step(LOSS, optimizer),
+        state.replace(opt_state=optim.set_hyperparams(state.opt_state, lr=lr)),
+        STEP,
         (X, Y),
         epochs=3,
         batch_size=16,
