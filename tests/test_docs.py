@@ -15,7 +15,8 @@ GUIDES = [path for path in (DOCS / "pages").rglob("*.md") if "reference" not in 
 PAGES = [*sorted(GUIDES), ROOT / "README.md"]
 
 # A comment in front of a snippet says what it needs: `<!-- torch -->` is for comparison and
-# is compiled where torch is not installed; `<!-- long -->` takes more than about three seconds;
+# is compiled where torch is not installed, and `<!-- flatbuffers -->` where that is not;
+# `<!-- long -->` takes more than about three seconds;
 # `<!-- outline -->` has names that only the reader knows: it is compiled, and not run.
 SNIPPET = re.compile(
     r"(?:<!-- (?P<mark>\w+) -->\n+)?^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```",
@@ -70,12 +71,19 @@ def run(path: Path, torch: bool) -> None:
     names: dict = {"__name__": "__main__"}
     for mark, tree in snippets(path):
         code = compile(tree, str(path), "exec")
-        if mark != "outline" and (torch or mark != "torch"):
+        missing = mark == "flatbuffers" and not importlib.util.find_spec("flatbuffers")
+        if mark != "outline" and (torch or mark != "torch") and not missing:
             exec(code, names)
 
 
 @pytest.mark.parametrize("path", list(pages_to_run()), ids=title)
 def test_snippets_run(path, as_a_reader):
+    run(path, torch=False)
+
+
+@pytest.mark.flatbuffers
+@pytest.mark.parametrize("path", pages_with("flatbuffers"), ids=title)
+def test_snippets_run_with_flatbuffers(path, as_a_reader):
     run(path, torch=False)
 
 
@@ -87,7 +95,7 @@ def test_snippets_run_beside_torch(path, as_a_reader):
 
 def test_every_mark_is_known():
     marks = {mark for path in PAGES for mark, _ in snippets(path)}
-    assert marks <= {None, "torch", "long", "outline"}
+    assert marks <= {None, "torch", "flatbuffers", "long", "outline"}
 
 
 def test_every_snippet_is_found():

@@ -297,6 +297,20 @@ class Module(Methods, metaclass=_ModuleMeta):
         """Sets this module and all modules below it to evaluation mode, and returns this module."""
         return self.train(False)
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether this module is in evaluation mode, in flax's word.
+
+        `train` and `eval` of a plain flax module set it of all modules below that have it, so
+        that they reach jaxnet's layers too.
+        """
+        return not self.training
+
+    @deterministic.setter
+    def deterministic(self, mode: bool) -> None:
+        if self.training is bool(mode):
+            self.training = not mode
+
     def named_children(self) -> Iterator[tuple[str, nnx.Module]]:
         """Yields names and modules of the direct children, each module once."""
         return _children(self)

@@ -4,6 +4,7 @@ from jaxnet.train._callbacks import EachEpoch, EpochReport, EverySteps, StepRepo
 from jaxnet.train._chunk import make_epoch, make_repeat
 from jaxnet.train._diagnose import Diagnosis, NonFiniteError, diagnose
 from jaxnet.train._evaluate import evaluate, make_eval_step, make_predict, predict
+from jaxnet.train._export import export
 from jaxnet.train._fit import fit
 from jaxnet.train._mesh import make_mesh, shard
 from jaxnet.train._progress import use_compilation_cache
@@ -33,6 +34,7 @@ __all__ = [
     "create",
     "diagnose",
     "evaluate",
+    "export",
     "fit",
     "make_epoch",
     "make_eval_step",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxnet import nn, train, weights
+from jaxnet import nn, optim, train, weights
 from jaxnet.random import Generator
 
 G = Generator(0)
@@ -194,3 +194,32 @@ def test_float64_draws_and_casts_are_torchs(kind):
                 own = dict(weights.state_dict(ours))[name]
                 assert str(own.dtype) == str(value.dtype).removeprefix("torch.")
                 np.testing.assert_array_equal(own, value.numpy())
+
+
+def test_a_plain_flax_module_around_jaxnets_layers_has_their_modes():
+    """Its dropout would go on dropping, and its batch norm learning, in an evaluation."""
+
+    class Plain(nnx.Module):
+        def __init__(self, rngs):
+            self.layers = nn.Sequential(nn.Linear(3, 8, rngs=rngs), nn.BatchNorm1d(8))
+            self.dropout = nn.Dropout(0.5)
+            self.flax = nnx.Dropout(0.5)
+
+        def __call__(self, x):
+            return self.dropout(self.layers(x))
+
+    plain = Plain(Generator(0))
+    parts = [plain.layers, plain.layers[1], plain.dropout]
+    for mode, change in ((False, plain.eval), (True, plain.train)):
+        change()
+        assert [part.training for part in parts] == [mode] * 3
+        assert [part.deterministic for part in parts] == [not mode] * 3
+        assert plain.flax.deterministic is not mode
+    outer = nn.Sequential(plain).eval()
+    assert not any(part.training for part in parts)
+    assert outer.train()
+    assert all(part.training for part in parts)
+    state = train.create(plain, optim.SGD(lr=0.1))
+    x = Generator(1).randn(16, 3)
+    first, second = (train.predict(state, x, batch_size=n, quiet=True) for n in (16, 4))
+    np.testing.assert_allclose(first, second, rtol=1e-6)
