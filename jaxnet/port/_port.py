@@ -74,9 +74,7 @@ def port(target: str, to: str = "jaxnet") -> Ported:
         ValueError: The file has no such definition, or is no Python, or `to` is none of both.
     """
     if to not in TARGETS:
-        raise ValueError(
-            f'to={to!r}: accepted are "jaxnet", and "nnx" for flax.nnx without jaxnet'
-        )
+        raise ValueError(f'to={to!r}: accepted are "jaxnet", and "nnx" for flax.nnx without jaxnet')
     from jaxnet._extras import needed
 
     for package in ("libcst", "ruff"):

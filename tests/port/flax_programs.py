@@ -8,7 +8,8 @@ import torch.nn.functional as F
 """
 
 PROGRAMS = {
-    "a small ResNet": ("""
+    "a small ResNet": (
+        """
 class Block(nn.Module):
     def __init__(self, i, o, stride=1, norm_layer=nn.BatchNorm2d):
         super().__init__()
@@ -45,8 +46,11 @@ class Net(nn.Module):
             x = layer(x)
         x = torch.flatten(self.pool(x), 1)
         return self.fc(self.drop(x))
-""", [(2, 3, 8, 8)]),
-    "a small GPT with tied weights": ("""
+""",
+        [(2, 3, 8, 8)],
+    ),
+    "a small GPT with tied weights": (
+        """
 class Attention(nn.Module):
     def __init__(self, dim, heads, length):
         super().__init__()
@@ -92,8 +96,11 @@ class Net(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.ln_f(x))
-""", [("int", 2, 5)]),
-    "an LSTM classifier": ("""
+""",
+        [("int", 2, 5)],
+    ),
+    "an LSTM classifier": (
+        """
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -103,8 +110,11 @@ class Net(nn.Module):
     def forward(self, tokens):
         out, (h, c) = self.lstm(self.embed(tokens))
         return self.fc(out[:, -1]) + self.fc(torch.cat((h[-2], h[-1]), dim=1)) + c.mean()
-""", [("int", 3, 6)]),
-    "a GRU and an RNN": ("""
+""",
+        [("int", 3, 6)],
+    ),
+    "a GRU and an RNN": (
+        """
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -118,8 +128,11 @@ class Net(nn.Module):
         for t in range(z.size(0)):
             state = self.cell(z[t], state)
         return state[0], h
-""", [(3, 6, 5)]),
-    "a VAE with transposed convolutions": ("""
+""",
+        [(3, 6, 5)],
+    ),
+    "a VAE with transposed convolutions": (
+        """
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -140,8 +153,11 @@ class Net(nn.Module):
         mu, logvar = self.mu(h), self.logvar(h).clamp(-3, 3)
         z = self.reparameterize(mu, logvar)
         return self.dec(self.up(z).view(-1, 6, 2, 2)), mu, logvar
-""", [(2, 1, 8, 8)]),
-    "attention layers of torch": ("""
+""",
+        [(2, 1, 8, 8)],
+    ),
+    "attention layers of torch": (
+        """
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -156,8 +172,11 @@ class Net(nn.Module):
         y, w = self.mha(x, x, x, attn_mask=mask)
         z = F.scaled_dot_product_attention(y, x, x, is_causal=True)
         return self.layer(y + z * self.scale), w
-""", [(2, 4, 8)]),
-    "running means, and a module that asks whether it is trained": ("""
+""",
+        [(2, 4, 8)],
+    ),
+    "running means, and a module that asks whether it is trained": (
+        """
 class Net(nn.Module):
     def __init__(self, decay=0.9):
         super().__init__()
@@ -172,8 +191,11 @@ class Net(nn.Module):
                 self.steps += 1
                 self.mean.mul_(self.decay).add_(h.mean(0), alpha=1 - self.decay)
         return h - self.mean, F.dropout(h, 0.5, training=False)
-""", [(3, 4)]),
-    "norms of all kinds": ("""
+""",
+        [(3, 4)],
+    ),
+    "norms of all kinds": (
+        """
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -191,8 +213,11 @@ class Net(nn.Module):
         z = self.bn1(x.flatten(2)).sum(-1) + z
         g = F.group_norm(x, 2, self.gn.weight, self.gn.bias)
         return self.prelu(y) + F.layer_norm(x, (6,), self.w, None, 1e-6) + g, F.normalize(z, dim=-1)
-""", [(3, 4, 6, 6)]),
-    "pooling": ("""
+""",
+        [(3, 4, 6, 6)],
+    ),
+    "pooling": (
+        """
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -208,8 +233,11 @@ class Net(nn.Module):
         y = F.avg_pool2d(x, 2, ceil_mode=True, divisor_override=3)
         z = F.adaptive_max_pool2d(x, 4)
         return self.a(x), self.b(x), self.c(x), self.d(x), self.e(x), y, z, F.max_pool1d(x[0], 2)
-""", [(2, 2, 8, 8)]),
-    "functions of tensors": ("""
+""",
+        [(2, 2, 8, 8)],
+    ),
+    "functions of tensors": (
+        """
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -238,8 +266,11 @@ class Net(nn.Module):
                 torch.bmm(h[None], h.t()[None]), h.view(-1).unfold(0, 3, 2), torch.max(a, b),
                 F.gelu(h), F.softplus(h), F.elu(h), F.hardtanh(h), F.silu(h), F.glu(h), F.relu6(h),
                 F.cosine_similarity(a, b), h.index_select(1, torch.tensor([0, 2])), torch.cdist(a, b))
-""", [(3, 6)]),
-    "images that are resized": ("""
+""",
+        [(3, 6)],
+    ),
+    "images that are resized": (
+        """
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -251,8 +282,11 @@ class Net(nn.Module):
         b = F.interpolate(y, size=(5, 7), mode="bilinear", align_corners=False)
         c = F.interpolate(y, scale_factor=1.5, mode="bilinear", align_corners=True)
         return a, b, c, F.pad(x, (1, 1, 2, 0), mode="reflect")
-""", [(2, 4, 4, 4)]),
-    "standardized weights of a convolution": ("""
+""",
+        [(2, 4, 4, 4)],
+    ),
+    "standardized weights of a convolution": (
+        """
 class WSConv(nn.Conv2d):
     def forward(self, x):
         w = self.weight
@@ -268,8 +302,11 @@ class Net(nn.Module):
         pad = 1
         x = self.act(self.conv(F.pad(x, (pad, pad))))
         return F.linear(x.mean((2, 3)), self.fc.weight, self.fc.bias)
-""", [(2, 2, 7, 7)]),
-    "losses": ("""
+""",
+        [(2, 2, 7, 7)],
+    ),
+    "losses": (
+        """
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
@@ -282,5 +319,7 @@ class Net(nn.Module):
                 F.nll_loss(logs, t), F.mse_loss(y, torch.zeros_like(y)), F.smooth_l1_loss(y, y * 2),
                 F.binary_cross_entropy_with_logits(y, torch.sigmoid(y.detach())),
                 F.kl_div(logs, torch.softmax(x @ self.fc.weight.t(), 1), reduction="batchmean"))
-""", [(4, 5), ("int", 4)]),
+""",
+        [(4, 5), ("int", 4)],
+    ),
 }

@@ -171,3 +171,31 @@ class TransformerEncoderLayer(nnx.Module):
             return x + feedforward(self.norm2(x))
         x = self.norm1(src + attention(src))
         return self.norm2(x + feedforward(x))
+
+
+class TransformerEncoder(nnx.Module):
+    """Copies of a layer one after the other, as torch.nn.TransformerEncoder."""
+
+    def __init__(
+        self, encoder_layer: Any, num_layers: int, norm: Any = None,
+        enable_nested_tensor: bool = True,
+        *, rngs: nnx.Rngs | None = None,
+    ) -> None:  # fmt: skip
+        self.layers = nnx.List([own_draws(nnx.clone(encoder_layer), i) for i in range(num_layers)])
+        self.norm = nnx.data(norm)
+
+    def __call__(
+        self, src: jax.Array, mask: Any = None, src_key_padding_mask: Any = None,
+        is_causal: Any = None,
+    ) -> jax.Array:  # fmt: skip
+        for layer in self.layers:
+            src = layer(src, mask, src_key_padding_mask)
+        return src if self.norm is None else self.norm(src)
+
+
+def own_draws(module: Any, number: int) -> Any:
+    """A copy of a module, which draws other random numbers than the other copies."""
+    for _, part in nnx.iter_graph(module):
+        if isinstance(part, nnx.RngStream):
+            part.key[...] = jax.random.fold_in(part.key[...], number)
+    return module

@@ -12,6 +12,7 @@ from jaxnet.port._source import Definition
 from jaxnet.port._statements import Rewriter
 
 _VARIABLES = ("param", "buffer")
+_MODULES = {"torch.nn": "nn", "torch.nn.functional": "nn.functional", "torch.nn.init": "nn.init"}
 
 
 class Canonical(Rewriter):
@@ -28,7 +29,7 @@ class Canonical(Rewriter):
         self._bare: set[int] = set()  # parameters and buffers that are not read
 
     def spelled(self, node: Any, dotted: str) -> str:
-        return dotted
+        return _MODULES.get(dotted, dotted)
 
     def on_leave(self, original_node: Any, updated_node: Any) -> Any:
         new = super().on_leave(original_node, updated_node)

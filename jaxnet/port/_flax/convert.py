@@ -15,7 +15,7 @@ from jaxnet.port._flax.rows import DRAWS, REQUIRED, ROWS, TYPES
 from jaxnet.port._flax.template import Filled, filled, with_commas
 from jaxnet.port._flax.written import written
 from jaxnet.port._names import unknown_argument
-from jaxnet.port._nodes import code, is_name, is_self
+from jaxnet.port._nodes import code, is_name, is_self, parts_of
 from jaxnet.port._port import Note
 from jaxnet.port._source import Definition
 from jaxnet.port._statements import raising
@@ -175,8 +175,9 @@ class Converter(cst.CSTTransformer):
     # calls
 
     def visit_Call(self, node: cst.Call) -> None:
-        if self._dotted(node.func) is not None:
+        if self._dotted(node.func) is not None or self._is_by_name(node):
             self.words.add(id(node.func))
+            self.words |= {id(arg.value) for arg in node.args[:1] if self._is_by_name(node)}
         if is_name(node.func, "isinstance", "issubclass"):
             for arg in node.args[1:]:
                 if isinstance(arg.value, cst.Tuple):
@@ -206,7 +207,31 @@ class Converter(cst.CSTTransformer):
         return dotted.startswith("nn.") and dotted not in _MODULES and (
             written(dotted.rpartition(".")[2]) is None)  # fmt: skip
 
+    def _is_by_name(self, node: cst.Call) -> bool:
+        """Whether a call is getattr(nn, name)."""
+        first = code(node.args[0].value) if len(node.args) == 2 else ""
+        return is_name(node.func, "getattr") and first in ("nn", "nn.functional", "ops")
+
+    def _by_name(self, call: cst.Call) -> Any:
+        """getattr(nn, name), of the names that the definition has."""
+        texts = {
+            str(part.evaluated_value): None for part in parts_of(self.definition.node)
+            if isinstance(part, cst.SimpleString)
+        }  # fmt: skip
+        functions = code(call.args[0].value) != "nn"
+        known = [t for t in texts if isinstance(written(t), type) is not functions and written(t)]
+        if not known:
+            self.problem(f"{code(call)}: which? write a dict of those that there are")
+            return call.with_changes(args=with_commas([cst.Arg(cst.Name("nnx")), call.args[1]]))
+        space = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
+        pairs = [cst.DictElement(cst.SimpleString(repr(t)), self.copy(t), comma=space)
+                 for t in known]  # fmt: skip
+        index = cst.SubscriptElement(cst.Index(call.args[1].value))
+        return cst.Subscript(cst.Dict(pairs), [index])
+
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
+        if self._is_by_name(original_node):
+            return self._by_name(updated_node)
         dotted = self._dotted(original_node.func)
         if dotted is None:
             return self._method(original_node, updated_node)
@@ -358,7 +383,9 @@ class Converter(cst.CSTTransformer):
 
     def _set(self, target: Any, name: Any, value: Any) -> Any:
         """A call that stands for `target.name = value`, which a statement becomes."""
-        return cst.Call(cst.Name("setattr"), with_commas([cst.Arg(n) for n in (target, name, value)]))
+        return cst.Call(
+            cst.Name("setattr"), with_commas([cst.Arg(n) for n in (target, name, value)])
+        )
 
     def leave_Subscript(self, original_node: cst.Subscript, updated_node: cst.Subscript) -> Any:
         """`x[...][i]` is `x[i]`."""
@@ -451,8 +478,12 @@ class Converter(cst.CSTTransformer):
 
     def visit_ClassDef(self, node: cst.ClassDef) -> None:
         self.words.add(id(node.name))
+        self.words |= {id(base.value) for base in node.bases if self._unknown_layer(base.value)}
 
     def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> Any:
+        unknown = [b for b in original_node.bases if self._unknown_layer(b.value)]
+        if unknown:
+            updated_node = self._without_base(original_node, updated_node, code(unknown[0].value))
         if not self.trains or self.functions:
             return updated_node
         flag = cst.parse_statement("deterministic = False  # model.eval() makes it True\n")
@@ -463,6 +494,29 @@ class Converter(cst.CSTTransformer):
             body[place] = first.with_changes(leading_lines=[cst.EmptyLine(False)])
         body.insert(place, flag)
         return updated_node.with_changes(body=updated_node.body.with_changes(body=body))
+
+    def _without_base(self, old: cst.ClassDef, new: cst.ClassDef, base: str) -> cst.ClassDef:
+        """A class of which the base is not there, so that it cannot be made."""
+        self.open.append([])
+        self.problem(f"{base}: {_NOTHING}")
+        statement = cst.parse_statement(f"raise NotImplementedError({self.open.pop()[0]!r})")
+        bases = [
+            b.with_changes(value=cst.parse_expression("nnx.Module"))
+            if self._unknown_layer(a.value) else b
+            for a, b in zip(old.bases, new.bases, strict=True)
+        ]  # fmt: skip
+        body, made = [], False
+        for part in new.body.body:
+            if isinstance(part, cst.FunctionDef) and part.name.value == "__init__":
+                inner = part.body.with_changes(body=[statement, *part.body.body])
+                part, made = part.with_changes(body=inner), True
+            body.append(part)
+        if not made:
+            text = "def __init__(self, *args, **options):\n    pass\n"
+            made_one: Any = cst.parse_statement(text)
+            inner = made_one.body.with_changes(body=[statement])
+            body.append(made_one.with_changes(body=inner))
+        return new.with_changes(bases=bases, body=new.body.with_changes(body=body))
 
 
 _NOTHING = "flax and jax have nothing with these numbers; --to jaxnet has"
@@ -475,4 +529,3 @@ def _closed(old: Any, new: Any) -> Any:
     if getattr(old, "lpar", ()) and not getattr(new, "lpar", ()):
         return new.with_changes(lpar=old.lpar, rpar=old.rpar)
     return new
-

@@ -1,13 +1,14 @@
 """Functions of torch that jnp has not in one call, written out."""
 
 import math
-from typing import Any, NamedTuple
+import typing
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 
-class ValuesIndices(NamedTuple):
+class ValuesIndices(typing.NamedTuple):
     """What torch.max and its like return."""
 
     values: jax.Array
@@ -190,9 +191,7 @@ def normalize(x: jax.Array, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) ->
     return x / clamp(norm(x, p, dim, True), eps)
 
 
-def cosine_similarity(
-    x1: jax.Array, x2: jax.Array, dim: int = 1, eps: float = 1e-8
-) -> jax.Array:
+def cosine_similarity(x1: jax.Array, x2: jax.Array, dim: int = 1, eps: float = 1e-8) -> jax.Array:
     """The product of two vectors that are divided by their lengths."""
     one = x1 / jnp.expand_dims(clamp(norm(x1, 2, dim), eps), dim)
     return jnp.sum(one * (x2 / jnp.expand_dims(clamp(norm(x2, 2, dim), eps), dim)), axis=dim)

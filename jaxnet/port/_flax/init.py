@@ -54,9 +54,7 @@ def trunc_normal_(
 ) -> Any:  # fmt: skip
     """A normal distribution between the numbers `a` and `b`."""
     low, high = (a - mean) / std, (b - mean) / std
-    draws = jax.random.truncated_normal(
-        generator.params(), low, high, tensor.shape, tensor.dtype
-    )
+    draws = jax.random.truncated_normal(generator.params(), low, high, tensor.shape, tensor.dtype)
     tensor[...] = mean + std * draws
     return tensor
 

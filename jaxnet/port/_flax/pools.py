@@ -6,9 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax import lax
 
 
 def windows(
@@ -50,8 +48,10 @@ def max_pool(
     around = [(0, 0)] * rest + pads
     least = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     if all(d == 1 for d in one):
-        first = np.asarray(least, x.dtype)
-        return lax.reduce_window(x, first, lax.max, (1,) * rest + size, (1,) * rest + step, around)
+        first = x.dtype.type(least)
+        return jax.lax.reduce_window(
+            x, first, jax.lax.max, (1,) * rest + size, (1,) * rest + step, around
+        )
     # JAX has no gradient of windows with gaps.
     x = jnp.pad(x, around, constant_values=least)
     parts = []
@@ -113,10 +113,10 @@ def avg_pool(
     rest = x.ndim - rank
 
     def total(values: jax.Array, around: list[tuple[int, int]]) -> jax.Array:
-        return lax.reduce_window(
+        return jax.lax.reduce_window(
             values,
-            np.zeros((), values.dtype),
-            lax.add,
+            values.dtype.type(0),
+            jax.lax.add,
             (1,) * rest + size,
             (1,) * rest + step,
             [(0, 0)] * rest + around,

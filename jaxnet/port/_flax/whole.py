@@ -11,14 +11,9 @@ from jaxnet.port._own_names import restored
 from jaxnet.port._source import Definition
 
 IMPORTS = {
-    "import functools": "functools", "import itertools": "itertools", "import math": "math",
-    "import jax": "jax", "import jax.numpy as jnp": "jnp", "import numpy as np": "np",
-    "from collections.abc import Callable": "Callable",
-    "from collections.abc import Iterator": "Iterator",
-    "from collections.abc import Sequence": "Sequence",
-    "from flax import nnx": "nnx", "from functools import partial": "partial",
-    "from jax import lax": "lax", "from typing import Any": "Any",
-    "from typing import NamedTuple": "NamedTuple",
+    "import itertools": "itertools", "import math": "math", "import typing": "typing",
+    "import jax": "jax", "import jax.numpy as jnp": "jnp", "from flax import nnx": "nnx",
+    "from functools import partial": "partial", "from typing import Any": "Any",
 }  # fmt: skip
 """What an output may need; the formatter takes out what it does not."""
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 from functools import cache
 from typing import Any
 
@@ -24,7 +25,7 @@ def _sources() -> dict[str, tuple[str, Any, frozenset[str]]]:
         text = inspect.getsource(module)
         for statement in ast.parse(text).body:
             if isinstance(statement, ast.ClassDef | ast.FunctionDef):
-                segment = ast.get_source_segment(text, statement) or ""
+                segment = _without_types(ast.get_source_segment(text, statement) or "")
                 names = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)}
                 needs[statement.name] = names - {statement.name}
                 found[statement.name] = segment, getattr(module, statement.name), frozenset()
@@ -71,7 +72,7 @@ def copies(names: set[str], taken: set[str]) -> tuple[dict[str, str], list[str]]
     shown = {name: _free(name, taken) for name in order}
     changed = {name: new for name, new in shown.items() if name != new}
     texts = [sources[name][0] for name in order]
-    return shown, [_renamed(text, changed) if changed else text for text in texts]
+    return shown, [_rewritten(text, _Renamed(changed)) if changed else text for text in texts]
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -81,8 +82,29 @@ def _free(name: str, taken: set[str]) -> str:
     return name
 
 
-def _renamed(text: str, names: dict[str, str]) -> str:
-    return cst.parse_module(text).visit(_Renamed(names)).code  # type: ignore[union-attr]
+def _rewritten(text: str, transformer: cst.CSTTransformer) -> str:
+    return cst.parse_module(text).visit(transformer).code  # type: ignore[union-attr]
+
+
+def _without_types(text: str) -> str:
+    """A definition without annotations, as the programs are for which it is copied."""
+    text = re.sub(r"  # (type: ignore\[[\w,-]*\]|fmt: skip)$", "", text, flags=re.MULTILINE)
+    return _rewritten(text, _WithoutTypes())
+
+
+class _WithoutTypes(cst.CSTTransformer):
+    def leave_Param(self, original_node: cst.Param, updated_node: cst.Param) -> cst.Param:
+        return updated_node.with_changes(annotation=None)
+
+    def leave_FunctionDef(
+        self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef
+    ) -> cst.FunctionDef:
+        return updated_node.with_changes(returns=None)
+
+    def leave_AnnAssign(self, original_node: cst.AnnAssign, updated_node: cst.AnnAssign) -> Any:
+        if updated_node.value is None:
+            return updated_node  # a field of a tuple
+        return cst.Assign([cst.AssignTarget(updated_node.target)], updated_node.value)
 
 
 class _Renamed(cst.CSTTransformer):
