@@ -45,6 +45,8 @@ def scaled_dot_product_attention(
 class MultiheadAttention(nnx.MultiHeadAttention):
     """nnx.MultiHeadAttention with the arguments and the results of torch.nn.MultiheadAttention."""
 
+    torch_layout = True  # of the data outside, which jaxnet.parity is told so
+
     def __init__(
         self,
         embed_dim: int,

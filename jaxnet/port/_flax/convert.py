@@ -35,9 +35,11 @@ _OTHER_NAMES = {
 }  # fmt: skip
 """Functions whose copies have another name than jaxnet's."""
 
-_WALKS = {"modules", "children", "parameters", "apply"}
-_LOADING = {"state_dict", "load_state_dict", "named_parameters", "named_modules", "named_children",
-            "named_buffers", "buffers", "zero_grad", "requires_grad_"}  # fmt: skip
+_WALKS = {
+    "apply", "children", "modules", "named_children", "named_modules", "named_parameters",
+    "parameters",
+}  # fmt: skip
+_LOADING = {"buffers", "load_state_dict", "named_buffers", "requires_grad_", "state_dict"}  # fmt: skip
 _DRAWN = {"dropout", "dropout2d", "scaled_dot_product_attention"}
 """Copies that take `rngs`."""
 

@@ -127,6 +127,8 @@ class ConvNd(nnx.Conv):
 
     rank = 0
 
+    torch_layout = True  # of the data outside, which jaxnet.parity is told so
+
     def __init__(
         self,
         in_channels: int,
@@ -206,6 +208,8 @@ class ConvTransposeNd(nnx.ConvTranspose):
     """
 
     rank = 0
+
+    torch_layout = True  # of the data outside, which jaxnet.parity is told so
 
     def __init__(
         self,

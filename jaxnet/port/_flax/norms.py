@@ -14,6 +14,8 @@ class BatchNormNd(nnx.BatchNorm):
     PyTorch's momentum 0.1 is flax's 0.9, and its running variance takes the unbiased one.
     """
 
+    torch_layout = True  # of the data outside, which jaxnet.parity is told so
+
     def __init__(
         self,
         num_features: int,
@@ -144,6 +146,8 @@ class RMSNorm(nnx.RMSNorm):
 class GroupNorm(nnx.GroupNorm):
     """nnx.GroupNorm with the arguments of torch.nn.GroupNorm, for (N, C, ...)."""
 
+    torch_layout = True  # of the data outside, which jaxnet.parity is told so
+
     def __init__(
         self,
         num_groups: int,
@@ -174,6 +178,8 @@ class GroupNorm(nnx.GroupNorm):
 
 class InstanceNormNd(nnx.InstanceNorm):
     """nnx.InstanceNorm with the arguments of torch.nn.InstanceNorm2d, for (N, C, ...)."""
+
+    torch_layout = True  # of the data outside, which jaxnet.parity is told so
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 import libcst as cst
 
 FILES = (
-    "layers", "norms", "activations", "pools", "functions", "attention", "recurrent", "losses",
+    "layers", "norms", "activations", "pools", "functions", "spaces", "attention", "recurrent", "losses",
     "init", "modules",
 )  # fmt: skip
 
