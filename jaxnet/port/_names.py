@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from jaxnet import nn, ops
@@ -234,6 +235,14 @@ def unknown_argument(value: Any, positional: int, keywords: list[str]) -> str | 
         parameters = inspect.signature(value).parameters.values()
     except (TypeError, ValueError):
         return None
+    return unknown_parameter({p.name: p for p in parameters}, positional, keywords)
+
+
+def unknown_parameter(
+    named: Mapping[str, inspect.Parameter], positional: int, keywords: list[str]
+) -> str | None:
+    """What a function of some parameters does not take of a call, or None."""
+    parameters = named.values()
     kinds = {p.kind for p in parameters}
     names = {p.name for p in parameters if p.kind is not p.VAR_POSITIONAL}
     if inspect.Parameter.VAR_KEYWORD not in kinds:

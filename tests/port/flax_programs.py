@@ -265,7 +265,8 @@ class Net(nn.Module):
                 torch.logsumexp(h, 1), h.cumsum(1), h.sort(descending=True)[0], h.abs().pow(1.5),
                 torch.bmm(h[None], h.t()[None]), h.view(-1).unfold(0, 3, 2), torch.max(a, b),
                 F.gelu(h), F.softplus(h), F.elu(h), F.hardtanh(h), F.silu(h), F.glu(h), F.relu6(h),
-                F.cosine_similarity(a, b), h.index_select(1, torch.tensor([0, 2])), torch.cdist(a, b))
+                F.cosine_similarity(a, b), h.index_select(1, torch.tensor([0, 2])),
+                torch.cdist(a, b))
 """,
         [(3, 6)],
     ),

@@ -148,7 +148,7 @@ def _train(twin):
 
 
 def test_the_output_runs_without_jaxnet(tmp_path):
-    result, _ = ported(HEAD + PROGRAMS["a small ResNet"][0], tmp_path)
+    ported(HEAD + PROGRAMS["a small ResNet"][0], tmp_path)
     code = (
         "import sys\n"
         "sys.modules['jaxnet'] = sys.modules['torch'] = None\n"
@@ -160,3 +160,159 @@ def test_the_output_runs_without_jaxnet(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.stdout.strip() == "(2, 4)", done.stderr
+
+
+NET = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        {made}
+    def forward(self, x):
+        {forward}
+"""
+
+MARKED = {
+    "a function that is not there": ("pass", "return torch.histc(x)", 12, "torch.histc"),
+    "a layer that is not there": (
+        "self.pool = nn.FractionalMaxPool2d(2)", "return x", 10, "nn.FractionalMaxPool2d"),
+    "an argument that is not there": (
+        "self.mha = nn.MultiheadAttention(4, 2, add_bias_kv=True)", "return x", 10, "add_bias_kv"),
+    "an axis that is not said": ("pass", "return F.softmax(x)", 12, "dim is not given"),
+    "a number of classes that is not said": ("pass", "return F.one_hot(x)", 12, "num_classes"),
+    "an argument without an expression": (
+        "pass", "return torch.repeat_interleave(x, 2, output_size=8)", 12, "output_size"),
+    "names of the state": ("self.names = list(self.state_dict())", "return x", 10, "state_dict"),
+    "indices of a pool": (
+        "pass", "return F.max_pool2d(x, 2, return_indices=True)", 12, "return_indices"),
+    "a layer whose name is computed": (
+        "self.act = getattr(nn, 'Re' + 'LU')()", "return x", 10, "getattr"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_what_is_not_there_is_marked_with_its_line(name, tmp_path):
+    made, forward, line, words = MARKED[name]
+    file = tmp_path / "model.py"
+    file.write_text(HEAD + NET.format(made=made, forward=forward))
+    result = port(str(file), to="nnx")
+    (note,) = result.marked
+    assert note.line == line + 1
+    assert words in note.text
+    namespace = {"__name__": "made"}
+    exec(compile(result.code, "ported.py", "exec"), namespace)
+    with pytest.raises(NotImplementedError, match=f"model.py:{line + 1}: "):
+        namespace["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4)))
+
+
+def test_a_class_whose_base_is_not_there_cannot_be_made_and_the_others_can(tmp_path):
+    source = (
+        "class Odd(nn.AdaptiveLogSoftmaxWithLoss):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(4, 9, [3])\n"
+    )
+    file = tmp_path / "model.py"
+    file.write_text(HEAD + source + NET.format(made="pass", forward="return self.fc(x)"))
+    result = port(str(file), to="nnx")
+    namespace = {"__name__": "made"}
+    exec(compile(result.code, "ported.py", "exec"), namespace)
+    with pytest.raises(NotImplementedError, match=r"model\.py:6: torch\.nn\.AdaptiveLog"):
+        namespace["Odd"]()
+    assert namespace["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4))).shape == (2, 4)
+
+
+def test_names_of_the_program_stay_where_a_copy_has_them_too(tmp_path):
+    source = """
+class LayerNorm(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n))
+    def forward(self, x):
+        return F.layer_norm(x, self.weight.shape, self.weight, None, 1e-5)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = LayerNorm(4), nn.LayerNorm(4)
+    def forward(self, x):
+        pad = (1, 1)
+        norm = x.norm(dim=1, keepdim=True)
+        jnp = F.pad(x / norm, pad)
+        return self.a(self.b(jnp[:, 1:-1]))
+"""
+    result, made = ported(HEAD + source, tmp_path)
+    assert "class TorchLayerNorm(nnx.LayerNorm)" in result.code
+    assert "torch_pad(x / norm, pad)" in result.code
+    assert made["Net"]()(jax.numpy.ones((2, 4))).shape == (2, 4)
+
+
+def test_random_numbers_come_from_the_module(tmp_path):
+    source = """
+class Noise(nn.Module):
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+    def forward(self, x):
+        x = F.dropout(x, self.p, self.training)
+        return x + torch.randn_like(x) if self.training else x
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.noise = Noise(0.5)
+    def forward(self, x):
+        return self.noise(x)
+"""
+    result, made = ported(HEAD + source, tmp_path)
+    assert "self.noise = Noise(0.5, rngs=rngs)" in result.code
+    assert "x = dropout(x, self.p, not self.deterministic, rngs=self.rngs)" in result.code
+    model, x = made["Net"](rngs=nnx.Rngs(0)), jax.numpy.ones((100, 100))
+    first, second = model(x), model(x)
+    assert abs(float(first.mean()) - 1) < 0.05
+    assert float(abs(first - second).max()) > 1
+    model.eval()
+    np.testing.assert_array_equal(model(x), x)
+
+
+def test_initial_weights_have_torch_s_distribution(tmp_path):
+    import torch
+
+    _, made = ported(HEAD + PROGRAMS["a small ResNet"][0], tmp_path)
+    original = {"__name__": "original"}
+    exec(compile(HEAD + PROGRAMS["a small ResNet"][0], "model.py", "exec"), original)
+    torch.manual_seed(0)
+    model, twin = original["Net"](64), made["Net"](64, rngs=nnx.Rngs(0))
+    for path in ("stem", "layers.1.conv2", "fc"):
+        weight = model.get_submodule(path).weight.detach().numpy()
+        found = np.asarray(flax_twin.part(twin, path).weight[...])
+        assert found.shape == weight.shape
+        np.testing.assert_allclose(found.std(), weight.std(), rtol=0.1, err_msg=path)
+        np.testing.assert_allclose(abs(found).max(), abs(weight).max(), rtol=0.35, err_msg=path)
+
+
+def test_another_target_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='to=\'flax\': accepted are "jaxnet", and "nnx"'):
+        port("model.py", to="flax")
+
+
+def test_the_command_writes_plain_flax(tmp_path):
+    from jaxnet import __main__ as command
+
+    source, target = tmp_path / "model.py", tmp_path / "model_nnx.py"
+    source.write_text(HEAD + NET.format(made="pass", forward="return self.fc(x)"))
+    assert command.main(["port", str(source), "-o", str(target), "--to", "nnx"]) == 0
+    is_plain(target.read_text(), tmp_path)
+    assert "class Net(nnx.Module):" in target.read_text()
+
+
+def test_the_page_shows_what_the_command_writes(tmp_path):
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "pages" / "port.md").read_text()
+    section = page.partition("## Plain flax.nnx")[2]
+    source, jaxnet, nnx_ = (part.partition("```")[0] for part in section.split("```python\n")[1:4])
+    file = tmp_path / "model.py"
+    file.write_text(source)
+    assert port(str(file)).code.endswith(jaxnet)
+    result = port(str(file), to="nnx")
+    is_plain(result.code, tmp_path)
+    assert result.code.endswith(nnx_)
+    assert 180 < len(result.code.splitlines()) - len(nnx_.splitlines()) < 240  # "two hundred lines"

@@ -64,7 +64,7 @@ class Linear(nnx.Linear):
     def weight(self, weight: Any) -> None:  # is shared with another layer
         self.kernel, self.axes = shared(weight)
 
-    def __call__(self, inputs: Any) -> Any:
+    def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
         y = inputs @ self.weight[...].T
         return y if self.bias is None else y + self.bias
 
@@ -106,7 +106,7 @@ class Embedding(nnx.Embed):
     def weight(self, weight: Any) -> None:  # is shared with another layer
         self.embedding, self.axes = shared(weight)
 
-    def __call__(self, inputs: Any) -> Any:
+    def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
         y = self.weight[...][inputs]
         if self.padding_idx is None:
             return y
@@ -174,7 +174,7 @@ class ConvNd(nnx.Conv):
         """The kernel as (out_channels, in_channels // groups, ...)."""
         return TorchLayout(self.kernel, (self.rank + 1, self.rank, *range(self.rank)))
 
-    def __call__(self, inputs: Any) -> Any:
+    def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
         if self.padding_mode != "zeros":
             mode = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
             pads = [(0, 0)] * (inputs.ndim - self.rank) + list(self.pads)
@@ -231,13 +231,14 @@ class ConvTransposeNd(nnx.ConvTranspose):
         reach = [d * (k - 1) for d, k in zip(steps, size, strict=True)]
         lows = [n - p for n, p in zip(reach, per_axis(padding, self.rank), strict=True)]
         init = uniform(1 / math.sqrt(out_channels // groups * math.prod(size)))
+        pads = [(low, low + more) for low, more in zip(lows, added, strict=True)]
         # PyTorch has the inputs of all groups in one axis of its weight, and so has this kernel.
         super().__init__(
             in_channels,
             out_channels // groups,
             size,
             strides=per_axis(stride, self.rank),
-            padding=[(low, low + more) for low, more in zip(lows, added, strict=True)],
+            padding=pads,
             kernel_dilation=steps,
             use_bias=False,
             kernel_init=init,
@@ -248,13 +249,14 @@ class ConvTransposeNd(nnx.ConvTranspose):
             self.bias = nnx.Param(init(rngs.params(), (out_channels,)))
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.stride, self.dilation = per_axis(stride, self.rank), steps
+        self.pads = tuple(pads)
 
     @property
     def weight(self) -> Any:
         """The kernel as (in_channels, out_channels // groups, ...)."""
         return TorchLayout(self.kernel, (self.rank + 1, self.rank, *range(self.rank)))
 
-    def __call__(self, inputs: Any) -> Any:
+    def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
         x = jnp.moveaxis(inputs, -1 - self.rank, -1)
         kernels = jnp.split(self.kernel[...], self.groups, axis=-1)
         parts = jnp.split(x, self.groups, axis=-1)
@@ -268,9 +270,9 @@ class ConvTransposeNd(nnx.ConvTranspose):
         y = jax.lax.conv_transpose(
             x[None] if single else x,
             kernel,
-            self.strides,
-            self.padding,
-            rhs_dilation=self.kernel_dilation,
+            self.stride,
+            self.pads,
+            rhs_dilation=self.dilation,
             transpose_kernel=True,
         )
         return y[0] if single else y
@@ -302,7 +304,7 @@ class Sequential(nnx.Sequential):
             layers = tuple(layers[0].values())
         super().__init__(*layers)
 
-    def __call__(self, inputs: Any) -> Any:
+    def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
         for layer in self.layers:
             inputs = layer(inputs)
         return inputs

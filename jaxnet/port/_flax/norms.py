@@ -135,7 +135,7 @@ class RMSNorm(nnx.RMSNorm):
     def weight(self) -> Any:
         return self.scale
 
-    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
+    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:  # type: ignore[override]
         if self.eps is None:
             self.epsilon = float(jnp.finfo(x.dtype).eps)
         axes = len(self.normalized_shape)

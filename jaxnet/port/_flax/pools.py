@@ -290,7 +290,7 @@ class AdaptivePoolNd(nnx.Module):
     """Windows of which there are as many as is said."""
 
     rank = 0
-    reduce = staticmethod(jnp.mean)
+    reduce: Any = staticmethod(jnp.mean)
 
     def __init__(self, output_size: Any, *, rngs: nnx.Rngs | None = None) -> None:
         self.output_size = output_size

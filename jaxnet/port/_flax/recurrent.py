@@ -22,7 +22,7 @@ def recurrent_cell(
 
     cell = kind(input_size, hidden_size, rngs=rngs, **options)
     gates = cell.dense_i.out_features
-    made = {"use_bias": bias, "kernel_init": init, "bias_init": init, "rngs": rngs}
+    made: dict[str, Any] = {"use_bias": bias, "kernel_init": init, "bias_init": init, "rngs": rngs}
     cell.dense_i = nnx.Linear(input_size, gates, **made)
     cell.dense_h = nnx.Linear(hidden_size, gates, **made)
     return cell

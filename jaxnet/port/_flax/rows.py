@@ -16,9 +16,19 @@ def _rows(prefix: str, text: str) -> None:
 
 
 # One argument, and the same name in jnp.
-for _name in ["abs", "angle", "ceil", "conj", "copysign", "cos", "cosh", "deg2rad", "exp", "exp2", "expm1", "floor", "hypot", "imag", "isfinite", "isinf", "isnan", "log", "log10", "log1p", "log2", "logaddexp", "logaddexp2", "rad2deg", "real", "sign", "signbit", "sin", "sinc", "sinh", "sqrt", "square", "tan", "tanh", "trunc", "logical_and", "logical_not", "logical_or", "logical_xor", "maximum", "minimum", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "fmax", "fmin", "inner", "kron", "outer", "heaviside", "isneginf", "isposinf", "gcd", "lcm", "arctan2", "atleast_1d", "atleast_2d", "atleast_3d"]:  # fmt: skip
-    ROWS[f"ops.{_name}"] = (
-        (f"jnp.{_name}(input)", f"jnp.{_name}(input, other)", f"jnp.{_name}(input, vec2)"))  # fmt: skip
+_SAME = (
+    "abs", "angle", "ceil", "conj", "copysign", "cos", "cosh", "deg2rad", "exp", "exp2",
+    "expm1", "floor", "hypot", "imag", "isfinite", "isinf", "isnan", "log", "log10", "log1p",
+    "log2", "logaddexp", "logaddexp2", "rad2deg", "real", "sign", "signbit", "sin", "sinc",
+    "sinh", "sqrt", "square", "tan", "tanh", "trunc", "logical_and", "logical_not",
+    "logical_or", "logical_xor", "maximum", "minimum", "bitwise_and", "bitwise_not",
+    "bitwise_or", "bitwise_xor", "fmax", "fmin", "inner", "kron", "outer", "heaviside",
+    "isneginf", "isposinf", "gcd", "lcm", "arctan2", "atleast_1d", "atleast_2d", "atleast_3d",
+)  # fmt: skip
+for _name in _SAME:
+    ROWS[f"ops.{_name}"] = tuple(
+        f"jnp.{_name}({given})" for given in ("input", "input, other", "input, vec2")
+    )
 for _name, _other in {
     "absolute": "abs", "acos": "arccos", "acosh": "arccosh", "asin": "arcsin", "asinh": "arcsinh",
     "atan": "arctan", "atanh": "arctanh", "arccos": "arccos", "arccosh": "arccosh",

@@ -186,9 +186,9 @@ def with_commas(args: list[cst.Arg]) -> list[cst.Arg]:
 def _open(node: Any) -> Any:
     """An argument without brackets that it does not need."""
     loose = cst.BinaryOperation | cst.UnaryOperation | cst.Comparison | cst.Call
-    if isinstance(node, loose) and len(node.lpar) == 1:
-        if isinstance(node.lpar[0].whitespace_after, cst.SimpleWhitespace):
-            return node.with_changes(lpar=[], rpar=[])
+    single = isinstance(node, loose) and len(node.lpar) == 1
+    if single and isinstance(node.lpar[0].whitespace_after, cst.SimpleWhitespace):
+        return node.with_changes(lpar=[], rpar=[])
     return node
 
 

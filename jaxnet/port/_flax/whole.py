@@ -5,7 +5,8 @@ from typing import Any
 
 import libcst as cst
 
-from jaxnet.port._flax.convert import MARK, Converter
+from jaxnet.port._flax.calls import MARK
+from jaxnet.port._flax.convert import Converter
 from jaxnet.port._flax.written import copies
 from jaxnet.port._own_names import restored
 from jaxnet.port._source import Definition

@@ -10,8 +10,8 @@ from typing import Any
 import libcst as cst
 
 FILES = (
-    "layers", "norms", "activations", "pools", "functions", "spaces", "attention", "recurrent", "losses",
-    "init", "modules",
+    "layers", "norms", "activations", "pools", "functions", "spaces", "attention", "recurrent",
+    "losses", "init", "modules",
 )  # fmt: skip
 
 
@@ -46,8 +46,24 @@ def layer_takes_rngs(name: str) -> bool:
     layer = written(name)
     if not isinstance(layer, type):
         return False
-    rngs = inspect.signature(layer.__init__).parameters.get("rngs")
+    rngs = parameters_of(layer).get("rngs")
     return rngs is not None and rngs.default is rngs.empty
+
+
+def parameters_of(value: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a function, or of the constructor of a layer without `self`.
+
+    A class of flax's has a signature of its own, which says nothing.
+    """
+    if not isinstance(value, type):
+        return dict(inspect.signature(value).parameters)
+    found = dict(inspect.signature(_constructor(value)).parameters)
+    found.pop("self")
+    return found
+
+
+def _constructor(layer: type) -> Any:
+    return next(one.__dict__["__init__"] for one in layer.__mro__ if "__init__" in one.__dict__)
 
 
 def copies(names: set[str], taken: set[str]) -> tuple[dict[str, str], list[str]]:
