@@ -185,6 +185,8 @@ MARKED = {
     "names of the state": ("self.names = list(self.state_dict())", "return x", 10, "state_dict"),
     "indices of a pool": (
         "pass", "return F.max_pool2d(x, 2, return_indices=True)", 12, "return_indices"),
+    "a parameter that has to be given": ("pass", "return torch.arange(end=3)", 12, "start"),
+    "a switch of its own": ("pass", "self.training = False; return x", 12, "model.eval()"),
     "a layer whose name is computed": (
         "self.act = getattr(nn, 'Re' + 'LU')()", "return x", 10, "getattr"),
 }  # fmt: skip
@@ -203,6 +205,17 @@ def test_what_is_not_there_is_marked_with_its_line(name, tmp_path):
     exec(compile(result.code, "ported.py", "exec"), namespace)
     with pytest.raises(NotImplementedError, match=f"model.py:{line + 1}: "):
         namespace["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4)))
+
+
+def test_what_switches_a_part_by_itself_is_marked(tmp_path):
+    source = NET.format(made="pass", forward="return self.fc(x)") + (
+        "    def train(self, mode=True):\n        return super().train(False)\n"
+    )
+    file = tmp_path / "model.py"
+    file.write_text(HEAD + source)
+    (note,) = port(str(file), to="nnx").marked
+    assert note.line == 14
+    assert note.text.startswith("def train: ")
 
 
 def test_a_class_whose_base_is_not_there_cannot_be_made_and_the_others_can(tmp_path):

@@ -76,6 +76,9 @@ class MultiheadAttention(nnx.MultiHeadAttention):
             decode=False,
             rngs=rngs,
         )
+        if not same:
+            init = uniform(math.sqrt(3 / embed_dim))
+            self.query.kernel[...] = init(rngs.params(), self.query.kernel.shape)
         self.embed_dim, self.batch_first = embed_dim, batch_first
         self.drop = nnx.Dropout(dropout, rngs=rngs)
 

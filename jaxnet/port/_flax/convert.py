@@ -19,6 +19,12 @@ class Converter(Names):
 
     def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> None:
         self.open.append([])
+        for part in node.body:
+            for target in part.targets if isinstance(part, cst.Assign) else ():
+                place = target.target
+                if isinstance(place, cst.Attribute) and place.attr.value == "training":
+                    self.words.add(id(place))
+                    self.problem(f"{code(part)}: write model.train() or model.eval()")
 
     def leave_SimpleStatementLine(
         self, original_node: cst.SimpleStatementLine, updated_node: cst.SimpleStatementLine
@@ -80,6 +86,13 @@ class Converter(Names):
         self.words.add(id(node.name))
         every = [*node.params.params, *node.params.kwonly_params]
         self.functions.append({p.name.value for p in every})
+        if node.name.value in ("train", "eval") and any(
+            is_name(p.name, "self") for p in node.params.params
+        ):
+            self.problem(
+                f"def {node.name.value}: nnx.Module.{node.name.value} of a model does not call those "
+                "of its parts, and sets `deterministic` in each"
+            )
         if len(self.functions) == 1:
             self._in_init = node.name.value == "__init__"
 

@@ -9,6 +9,8 @@ import libcst as cst
 from jaxnet.port._names import jaxnet_value
 from jaxnet.port._nodes import code
 
+_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 @dataclasses.dataclass(frozen=True)
 class Filled:
@@ -43,8 +45,10 @@ def filled(dotted: str, call: cst.Call, rows: tuple[str, ...], required: str) ->
         if isinstance(value, list) or code(value) != repr(parameters[name].default)
         or parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
     }  # fmt: skip
-    if required and required not in given:
-        return Filled(problem=f"{required} is not given")
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in _MANY]
+    for name in [*needed, *([required] if required else [])]:
+        if name not in given:
+            return Filled(problem=f"{name} is not given")
     for row in rows:
         template = cst.parse_expression(row)
         names = {n for n in _names(template) if n in parameters}
@@ -162,7 +166,8 @@ class _Filler(cst.CSTTransformer):
 def _tuple(args: list[cst.Arg]) -> Any:
     """What is given for *sizes: one tuple, or several numbers."""
     if len(args) == 1 and not args[0].star:
-        return args[0].value
+        one = args[0].value
+        return cst.Tuple(one.elements) if isinstance(one, cst.List) else one
     space = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
     elements: list[Any] = [
         cst.StarredElement(a.value, comma=space) if a.star else cst.Element(a.value, comma=space)
