@@ -90,8 +90,8 @@ class Converter(Names):
             is_name(p.name, "self") for p in node.params.params
         ):
             self.problem(
-                f"def {node.name.value}: nnx.Module.{node.name.value} of a model does not call those "
-                "of its parts, and sets `deterministic` in each"
+                f"def {node.name.value}: nnx.Module.{node.name.value} of a model calls none of its "
+                "parts', and sets `deterministic` in each"
             )
         if len(self.functions) == 1:
             self._in_init = node.name.value == "__init__"
