@@ -266,7 +266,7 @@ class Net(nn.Module):
                 torch.bmm(h[None], h.t()[None]), h.view(-1).unfold(0, 3, 2), torch.max(a, b),
                 F.gelu(h), F.softplus(h), F.elu(h), F.hardtanh(h), F.silu(h), F.glu(h), F.relu6(h),
                 F.cosine_similarity(a, b), h.index_select(1, torch.tensor([0, 2])),
-                torch.cdist(a, b))
+                torch.cdist(a, b), F.relu(h * 1, inplace=True), F.leaky_relu(h * 1, 0.1, True))
 """,
         [(3, 6)],
     ),

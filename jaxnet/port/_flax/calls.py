@@ -350,7 +350,7 @@ class Names(cst.CSTTransformer):
                 f"mean + std * jax.random.normal({key}, size)",
             )
         else:
-            rows = (DRAWS[dotted].replace("KEY", key),)
+            rows = tuple(row.strip() for row in DRAWS[dotted].replace("KEY", key).split("|"))
         given = filled(dotted, call, rows, "")
         if given.new is None:
             self.problem(f"{of_torch(dotted)}: {given.problem}; {NOTHING}")

@@ -234,6 +234,7 @@ DRAWS = {
     "ops.rand_like": "jax.random.uniform(KEY, input.shape, input.dtype)",
     "ops.randint": "jax.random.randint(KEY, size, low, high)",
     "ops.randperm": "jax.random.permutation(KEY, n)",
-    "ops.bernoulli": "jax.random.bernoulli(KEY, input).astype(input.dtype)",
+    "ops.bernoulli": "jax.random.bernoulli(KEY, input).astype(input.dtype)"
+    " | jax.random.bernoulli(KEY, p, input.shape).astype(input.dtype)",
 }
-"""Functions that draw, with a key."""
+"""Functions that draw, with a key; expressions as in the rows."""

@@ -40,6 +40,7 @@ def filled(dotted: str, call: cst.Call, rows: tuple[str, ...], required: str) ->
     if isinstance(bound, str):
         return Filled(problem=bound)
     parameters, given = bound
+    given.pop("inplace", None)  # what it changes is settled when a definition is ported
     given = {
         name: value for name, value in given.items()
         if isinstance(value, list) or code(value) != repr(parameters[name].default)
