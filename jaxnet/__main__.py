@@ -264,6 +264,12 @@ def _parser() -> argparse.ArgumentParser:
     port = command("port", _port, "turn PyTorch modules into source on jaxnet", texts.PORT)
     port.add_argument("target", help="a file, or an import path such as timm.models.resnet:ResNet")
     port.add_argument("-o", "--output", type=Path, help="the file to write; printed without it")
+    port.add_argument(
+        "--to",
+        choices=("jaxnet", "nnx"),
+        default="jaxnet",
+        help="what to write: jaxnet, or flax.nnx without jaxnet",
+    )
 
     certificate = command(
         "certificate", _certificate, "read a certificate, or verify it", texts.VERIFY
@@ -421,7 +427,7 @@ def _port(options: argparse.Namespace) -> int:
 
     if options.output is not None and options.output.resolve() == Path(options.target).resolve():
         options.fail(f"--output {options.output}: this is the file that is ported; name another")
-    ported = port(options.target)
+    ported = port(options.target, options.to)
     if options.output is None:
         print(ported.code, end="")
     else:

@@ -76,6 +76,7 @@ only because something before it does."""
 
 PORT = """    jaxnet port model.py -o model_jax.py                     # a file
     jaxnet port timm.models.resnet:ResNet -o resnet_jax.py   # a class, with what it calls
+    jaxnet port model.py -o model_nnx.py --to nnx            # flax.nnx, without jaxnet
 
 Classes, functions, names, order, comments and docstrings stay. Nothing is run, and torch is not
 needed; libcst and ruff are (pip install libcst ruff). Exit status 0 if everything was ported, 1

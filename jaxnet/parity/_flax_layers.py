@@ -356,6 +356,8 @@ def _cell(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
 def layout_of(layer: Layer, unit: Unit) -> str:
     """The kind of the layer's activations for `_layouts.view_of`."""
     module = layer.module
+    if getattr(module, "torch_layout", False):  # a subclass of flax's that says so
+        return ""
     if isinstance(module, nnx.MultiHeadAttention):
         return "" if unit.config.get("batch_first") else "swapped"
     if isinstance(module, nnx.LinearGeneral):

@@ -143,7 +143,27 @@ def pair(
     work.check()
     unclear = work.states(states, {k: v for k, v in said_of.items() if k in of_states})
     order = {layer.name: i for i, layer in enumerate([*layers, *states])}
-    return Pairing(tuple(sorted(work.partners, key=lambda p: order[p.own])), unclear)
+    names_of = _state_names(model, [*layers, *states])
+    partners = [
+        dataclasses.replace(p, made={names_of.get(n, n): one for n, one in p.made.items()})
+        for p in work.partners
+    ]
+    return Pairing(tuple(sorted(partners, key=lambda p: order[p.own])), unclear)
+
+
+def _state_names(model: nnx.Module, layers: Sequence[Layer]) -> dict[str, str]:
+    """The names in nnx.state of arrays that two layers share, by those in the first layer."""
+    paths = {
+        id(one): ".".join(map(str, path))
+        for path, one in nnx.iter_graph(model)
+        if isinstance(one, nnx.Variable)
+    }
+    return {
+        joined(layer.name, own): paths[id(variable)]
+        for layer in layers
+        for own, variable in layer.variables.items()
+        if id(variable) in paths
+    }
 
 
 class _Work:

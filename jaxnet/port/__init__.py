@@ -4,7 +4,8 @@
 
     print(port("model.py").code)
 
-or `jaxnet port model.py -o model_jax.py`. It needs libcst and ruff, and not torch: nothing of the
+or `jaxnet port model.py -o model_jax.py`; with `to="nnx"` or `--to nnx` the output is plain
+flax.nnx. It needs libcst and ruff, and not torch: nothing of the
 program is run.
 
 The files, in the order in which they are read best: `_output.py` goes from a target to the text of
@@ -19,7 +20,7 @@ what `_shares.py` knows of calls and layers; `_gradients.py` knows which names m
 `_rewrite.py` rewrites the expressions, `_calls.py` the calls of functions and layers,
 `_tensors.py` the methods of tensors, by the names that `_names.py` looks up in jaxnet itself;
 `_changes.py` rewrites the changes in place, and `_statements.py` the other statements. `_nodes.py`
-has what all ask of a syntax tree.
+has what all ask of a syntax tree. `_flax/` goes on from there to plain flax.nnx.
 """
 
 from jaxnet.port._port import Note, Ported, port

@@ -125,6 +125,11 @@ def _assigned(source: Source, function: cst.FunctionDef) -> dict[str, str]:
         def visit_Assign(self, node: cst.Assign) -> None:
             for target in node.targets:
                 self._note(target.target, node.value)
+                pair = target.target, node.value  # self.a, self.b = nn.Linear(2, 3), nn.ReLU()
+                if all(isinstance(one, cst.Tuple) for one in pair):
+                    elements = (one.elements for one in pair)  # type: ignore[attr-defined]
+                    for place, value in zip(*elements, strict=False):
+                        self._note(place.value, value.value)
 
         def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
             if node.value is not None:

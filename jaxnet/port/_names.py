@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from jaxnet import nn, ops
@@ -119,7 +120,7 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
         first = code.partition(".")[0]
         if first == "typing":
             return Name("Final", ("from typing import Final",))
-        value = _value(code) if first in ("nn", "ops") else None
+        value = jaxnet_value(code) if first in ("nn", "ops") else None
         return Name(code, (_IMPORTS[first],) if first in _IMPORTS else (), value)
     if dotted.startswith(_TYPINGS) and hasattr(typing, dotted.rpartition(".")[2]):
         name = dotted.rpartition(".")[2]
@@ -153,15 +154,15 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
     if not prefix and spelled == rest.partition(".")[0] and spelled not in taken:
         if not _has(said, rest):
             return Name("", problem=_why(said, rest))
-        return Name(rest, (f"from {imported} import {rest}",), _value(f"{said}.{rest}"))
+        return Name(rest, (f"from {imported} import {rest}",), jaxnet_value(f"{said}.{rest}"))
     if not _has(said, rest):
         return Name(f"{said}.{rest}", (_IMPORTS[said.partition(".")[0]],), None, _why(said, rest))
     own = prefix and "." not in prefix and prefix not in ("torch", "nn") and module != "torch"
     if own and not moved:  # F.relu, init.normal_
         line = _module_import(imported, prefix)
-        return Name(f"{prefix}.{rest}", (line,), _value(f"{said}.{rest}"))
+        return Name(f"{prefix}.{rest}", (line,), jaxnet_value(f"{said}.{rest}"))
     code = f"{said}.{rest}"
-    return Name(code, (_IMPORTS[said.partition(".")[0]],), _value(code))
+    return Name(code, (_IMPORTS[said.partition(".")[0]],), jaxnet_value(code))
 
 
 def _module_import(imported: str, alias: str) -> str:
@@ -170,7 +171,8 @@ def _module_import(imported: str, alias: str) -> str:
     return f"from {package} import {last}" + ("" if alias == last else f" as {alias}")
 
 
-def _value(code: str) -> Any:
+def jaxnet_value(code: str) -> Any:
+    """The function or the class of a name such as "nn.functional.relu"."""
     first, *rest = code.split(".")
     value: Any = {"nn": nn, "ops": ops}[first]
     for part in rest:
@@ -180,11 +182,11 @@ def _value(code: str) -> Any:
 
 def _has(module: str, name: str) -> bool:
     try:
-        holder = _value(module)
+        holder = jaxnet_value(module)
         first = name.partition(".")[0]
         if first not in getattr(holder, "__all__", ()):
             return False
-        _value(f"{module}.{name}")
+        jaxnet_value(f"{module}.{name}")
     except AttributeError:
         return False
     return True
@@ -192,7 +194,7 @@ def _has(module: str, name: str) -> bool:
 
 def _why(module: str, name: str) -> str:
     try:
-        _value(f"{module}.{name}")
+        jaxnet_value(f"{module}.{name}")
     except AttributeError as error:
         _, found, words = str(error).partition("; in jaxnet, ")
         if found:
@@ -233,6 +235,14 @@ def unknown_argument(value: Any, positional: int, keywords: list[str]) -> str | 
         parameters = inspect.signature(value).parameters.values()
     except (TypeError, ValueError):
         return None
+    return unknown_parameter({p.name: p for p in parameters}, positional, keywords)
+
+
+def unknown_parameter(
+    named: Mapping[str, inspect.Parameter], positional: int, keywords: list[str]
+) -> str | None:
+    """What a function of some parameters does not take of a call, or None."""
+    parameters = named.values()
     kinds = {p.kind for p in parameters}
     names = {p.name for p in parameters if p.kind is not p.VAR_POSITIONAL}
     if inspect.Parameter.VAR_KEYWORD not in kinds:

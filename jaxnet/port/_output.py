@@ -1,6 +1,7 @@
 """From a file or an import path to the text of the output."""
 
 import json
+import re
 import subprocess
 import textwrap
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 import libcst as cst
 from ruff import find_ruff_bin
 
+from jaxnet.port._flax.canonical import Canonical
+from jaxnet.port._flax.whole import Parts
+from jaxnet.port._flax.written import layer_takes_rngs
 from jaxnet.port._gather import gather
 from jaxnet.port._nodes import code
 from jaxnet.port._own_names import NEEDED, put_back, restored
@@ -18,7 +22,7 @@ from jaxnet.port._source import Definition, Source, open_target
 from jaxnet.port._statements import Rewriter
 
 
-def output(target: str) -> Ported:
+def output(target: str, to: str = "jaxnet") -> Ported:
     """Ports a target; `port` has the words."""
     try:
         source, name = open_target(target)
@@ -26,14 +30,18 @@ def output(target: str) -> Ported:
         raise ValueError(f"{target}: no Python that can be read: {error}") from error
     definitions = gather(source, name)
     names = _names(source, definitions)
-    sharing = Sharing(Needs(definitions))
+    plain = to == "nnx"
+    needs = Needs(definitions, layer_takes_rngs, keeps=True) if plain else Needs(definitions)
+    sharing, parts = Sharing(needs), Parts()
     imports: set[str] = set()
     marked: list[Note] = []
     notes: list[Note] = []
     blocks = []
     for definition in definitions:
-        rewriter = Rewriter(definition, sharing, names)
+        rewriter = (Canonical if plain else Rewriter)(definition, sharing, names)
         new = definition.node.visit(rewriter)
+        if isinstance(rewriter, Canonical):
+            new = parts.add(definition, new, rewriter.lines, needs.keeping)
         shown = names[definition.key]
         if shown != definition.name:  # another file has a definition of this name
             new = _renamed(new, definition.name, shown)
@@ -41,8 +49,16 @@ def output(target: str) -> Ported:
         marked += rewriter.marked
         notes += rewriter.notes
         blocks.append(cst.Module([new]).code)
+    written = ""
+    if plain:
+        marked += [note for one in parts.converters for note in one.marked]
+        notes += [note for one in parts.converters for note in one.notes]
+        imports = {line for line in imports if "jaxnet" not in line}
+        lines, written, copied = parts.head([*_imports(definitions), *imports])
+        imports |= set(lines)
+        blocks = [_with_names(block, copied) for block in blocks]
     head = [*_licence(source), *_docstring(source), *_imports(definitions), *sorted(imports)]
-    code = "\n".join(head) + "\n\n" + "\n".join(blocks)
+    code = "\n".join(head) + "\n\n" + written + "\n".join(blocks)
     left = []
     for one in dict.fromkeys([source, *(d.source for d in definitions)]):
         kept = None if name is None and one is source else {
@@ -74,6 +90,12 @@ def output(target: str) -> Ported:
         tuple(marked),
         tuple(notes),
     )
+
+
+def _with_names(block: str, names: dict[str, str]) -> str:
+    for mark, name in names.items():
+        block = re.sub(rf"\b{mark}\b", name, block)
+    return block
 
 
 def _told(note: Note) -> Note:

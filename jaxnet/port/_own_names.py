@@ -10,7 +10,7 @@ import libcst as cst
 
 from jaxnet.port._nodes import Targets, Variables
 
-NEEDED = {"ops", "nn", "jax", "math", "typing", "partial", "Any", "Final", "Array"}
+NEEDED = {"ops", "nn", "jax", "jnp", "nnx", "math", "typing", "partial", "Any", "Final", "Array"}
 """The names that the output imports."""
 
 _MARK = "__of_program"

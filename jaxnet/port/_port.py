@@ -47,7 +47,11 @@ class Ported:
         return "\n".join(lines)
 
 
-def port(target: str) -> Ported:
+TARGETS = ("jaxnet", "nnx")
+"""What source can be turned into."""
+
+
+def port(target: str, to: str = "jaxnet") -> Ported:
     """Turns the PyTorch source of modules into source on jaxnet.
 
     Classes, functions, names, order, comments and docstrings stay. `forward` becomes
@@ -58,6 +62,8 @@ def port(target: str) -> Ported:
     Args:
         target: A file, such as "model.py", or an import path, such as
             "timm.models.resnet:ResNet", whose output has what the class needs of its package.
+        to: "jaxnet", or "nnx" for plain flax.nnx, which does not import jaxnet: what flax and jax
+            have not with PyTorch's numbers is written out at the top of the output.
 
     Returns:
         The source, and what in it is marked as not supported.
@@ -65,12 +71,14 @@ def port(target: str) -> Ported:
     Raises:
         FileNotFoundError: There is no such file or package.
         ImportError: libcst or ruff is not installed.
-        ValueError: The file has no such definition, or is no Python.
+        ValueError: The file has no such definition, or is no Python, or `to` is none of both.
     """
+    if to not in TARGETS:
+        raise ValueError(f'to={to!r}: accepted are "jaxnet", and "nnx" for flax.nnx without jaxnet')
     from jaxnet._extras import needed
 
     for package in ("libcst", "ruff"):
         needed(package, "jaxnet port", "libcst ruff")
     from jaxnet.port._output import output
 
-    return output(target)
+    return output(target, to)

@@ -210,6 +210,10 @@ class Expressions(cst.CSTTransformer):
             parts.append(element)
         return updated_node.with_changes(slice=parts)
 
+    def spelled(self, node: Any, dotted: str) -> str:
+        """How the program says a name of torch, which the output says alike."""
+        return cst.helpers.get_full_name_for_node(node) or dotted
+
     def _named(self, node: Any) -> Any:
         dotted = self._dotted(node)
         if dotted is None:
@@ -221,7 +225,7 @@ class Expressions(cst.CSTTransformer):
             name, rest = self.names.get(found[0].key, found[0].name), found[1]
             new = cst.parse_expression(f"{name}.{rest}" if rest else name)
             return _keep_brackets(node, new)
-        spelled = cst.helpers.get_full_name_for_node(node) or ""
+        spelled = self.spelled(node, dotted)
         if dotted in FAMILIES and id(node) in self.asked:
             self.need("from jaxnet import nn")
             return cst.parse_expression(f"({', '.join(FAMILIES[dotted])})")

@@ -5,6 +5,7 @@ jaxnet the generator is an argument, so that everything that makes layers hands 
 order, and the same seed gives the same weights.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import libcst as cst
@@ -32,13 +33,33 @@ DRAWS = {
     "bernoulli", "multinomial", "normal", "rand", "rand_like", "randint", "randint_like", "randn",
     "randn_like", "randperm",
 }  # fmt: skip
+DRAWING_FUNCTIONS = {
+    "alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout",
+    "gumbel_softmax", "rrelu", "scaled_dot_product_attention",
+}  # fmt: skip
 _DRAWING_METHODS = {"normal_", "uniform_", "bernoulli_", "exponential_", "trunc_normal_"}
 
 
 class Needs:
-    """Who takes `rngs` among the definitions of a program."""
+    """Who takes `rngs` among the definitions of a program.
 
-    def __init__(self, definitions: list[Definition]) -> None:
+    Args:
+        definitions: They.
+        takes: Whether a layer of torch takes `rngs` in the output, by its name.
+        keeps: Whether a module whose `forward` draws keeps `rngs`, since the output has no other
+            source of random numbers.
+
+    Attributes:
+        keeping: The classes whose constructors keep `rngs`.
+    """
+
+    def __init__(
+        self,
+        definitions: list[Definition],
+        takes: Callable[[str], bool] = layer_takes_rngs,
+        keeps: bool = False,
+    ) -> None:
+        self.takes = takes
         self.units: dict[Unit, Scope] = {}
         self.values: set[Definition] = set()
         for one in definitions:
@@ -54,7 +75,8 @@ class Needs:
             self.by_method.setdefault(unit.method, []).append(unit)
         self._targets: dict[tuple[int, int], tuple[cst.Call, Scope, list[Unit]]] = {}
         self.making, self.computing = self._divide()
-        self.taking: set[Unit] = set()
+        self.keeping = self._drawing() if keeps else set()
+        self.taking: set[Unit] = {Unit(one, "__init__") for one in self.keeping}
         self._spread()
         for one in definitions:
             self.values |= _class_values(one)
@@ -64,7 +86,27 @@ class Needs:
         owner = method(definition, "__init__")
         if owner is not None:
             return Unit(owner, "__init__") in self.taking
-        return any(map(layer_takes_rngs, layers_of(definition)))
+        return any(map(self.takes, layers_of(definition)))
+
+    def _drawing(self) -> set[Definition]:
+        """The classes with the constructors of the modules that draw while they compute."""
+        found: set[Definition] = set()
+        for unit in self.computing:
+            owner = method(unit.definition, "__init__") if is_module(unit.definition) else None
+            if owner is not None and any(
+                self._draws(call, self.units[unit]) for call in self.calls[unit]
+            ):
+                found.add(owner)
+        return found
+
+    def _draws(self, call: cst.Call, scope: Scope) -> bool:
+        """Whether a call draws random numbers."""
+        owner, _, last = (scope.source.qualified(call.func) or "").rpartition(".")
+        if owner == "torch":
+            return last in DRAWS or last == "dropout"
+        if owner == "torch.nn.functional":
+            return last in DRAWING_FUNCTIONS
+        return isinstance(call.func, cst.Attribute) and call.func.attr.value in _DRAWING_METHODS
 
     def ignores(self, unit: Unit) -> bool:
         """Whether a constructor takes `rngs` only since it is called like others that need it."""
@@ -215,9 +257,9 @@ class Needs:
         if dotted is not None:
             owner, _, last = dotted.rpartition(".")
             if torch_layer(dotted):
-                return "rngs" if layer_takes_rngs(last) else None
+                return "rngs" if self.takes(last) else None
             if last == "__init__" and torch_layer(owner):
-                return "rngs" if layer_takes_rngs(owner.rpartition(".")[2]) else None
+                return "rngs" if self.takes(owner.rpartition(".")[2]) else None
             if owner == "torch.nn.init" and last in DRAWING_INITS:
                 return "generator"
             if owner == "torch" and last in DRAWS:
@@ -246,7 +288,7 @@ class Needs:
             found = self.targets(cst.Call(name), scope)
             if found:
                 return "rngs" if found[0] in self.taking else None
-            takes = attr == "__init__" and any(map(layer_takes_rngs, layers_of(scope.owner)))
+            takes = attr == "__init__" and any(map(self.takes, layers_of(scope.owner)))
             return "rngs" if takes else None
         if is_self(name.value) and scope.owner is not None:
             units = self.targets(cst.Call(name), scope)

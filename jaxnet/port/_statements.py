@@ -46,9 +46,9 @@ class Rewriter(Changes):
         if not wrong or not self.functions:
             return new
         if isinstance(new, cst.RemovalSentinel):
-            return _raising(wrong, [with_part(updated_node, cst.Pass())])
+            return raising(wrong, [with_part(updated_node, cst.Pass())])
         statements = list(new.nodes) if isinstance(new, cst.FlattenSentinel) else [new]
-        return _raising(wrong, statements)
+        return raising(wrong, statements)
 
     def _statement(
         self, original: cst.SimpleStatementLine, updated: cst.SimpleStatementLine
@@ -235,7 +235,7 @@ class Rewriter(Changes):
             leading = [*updated_node.leading_lines, *statements[0].leading_lines]
             statements[0] = statements[0].with_changes(leading_lines=leading)
         if wrong and self.functions:
-            return _raising(wrong, statements)
+            return raising(wrong, statements)
         return cst.FlattenSentinel(statements)
 
     def _without_gradient(self, old: cst.SimpleStatementLine, new: Any) -> Any:
@@ -362,10 +362,10 @@ class Rewriter(Changes):
             self.note(test, f"{code(test)}: a compiled program cannot branch on values")
         if not wrong or not self.functions:
             return updated
-        return _raising(wrong, [updated])
+        return raising(wrong, [updated])
 
 
-def _raising(wrong: list[str], statements: list[Any]) -> Any:
+def raising(wrong: list[str], statements: list[Any]) -> Any:
     """Statements after one that raises an error, which says why."""
     text = "; ".join(dict.fromkeys(wrong))
     error = cst.parse_statement(f"raise NotImplementedError({text!r})")

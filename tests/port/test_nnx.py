@@ -1,0 +1,331 @@
+"""`jaxnet port --to nnx`: the output is plain flax.nnx, and computes what PyTorch computes."""
+
+import ast
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxnet.port import port
+from tests.port import flax_twin
+from tests.port.flax_programs import HEAD, PROGRAMS
+
+pytestmark = [pytest.mark.libcst, pytest.mark.torch, pytest.mark.usefixtures("plain_settings")]
+
+
+@pytest.fixture
+def plain_settings():
+    """JAX's own settings, with which a user of the output computes."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def ported(source, folder):
+    """The output of a program, which is plain flax.nnx, and the namespace that it makes."""
+    file = folder / "model.py"
+    file.write_text(source)
+    result = port(str(file), to="nnx")
+    assert not result.marked, result.marked
+    is_plain(result.code, folder)
+    made = {"__name__": __name__}
+    exec(compile(result.code, "ported.py", "exec"), made)
+    return result, made
+
+
+def is_plain(code, folder):
+    """Holds that a text imports nothing of jaxnet or torch and passes ruff."""
+    tree = ast.parse(code)
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+               for alias in node.names}  # fmt: skip
+    modules |= {str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert not {name.partition(".")[0] for name in modules} & {"jaxnet", "torch"}, modules
+    assert "jax" in {name.partition(".")[0] for name in modules} | {"jax"}
+    file = folder / "ported.py"
+    file.write_text(code)
+    done = subprocess.run(
+        ["ruff", "check", "--isolated", "--select", "E4,E9,F,I", str(file)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def compared(original, twin, inputs, digits=1e-10):
+    """Compares results, gradients and buffers, in float64."""
+    expected, found = flax_twin.torch_run(original, inputs), flax_twin.flax_run(
+        twin, original, inputs)  # fmt: skip
+    assert len(found[0]) == len(expected[0]) > 0
+    for one, other in zip(expected[0], found[0], strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(other, one, rtol=digits, atol=digits)
+    for part in (1, 2):
+        for name, one in expected[part].items():
+            size = max(1.0, float(np.abs(one).max(initial=0)))
+            np.testing.assert_allclose(
+                found[part][name], one, rtol=digits, atol=digits * size, err_msg=name
+            )
+
+
+def twins(source, folder, name="Net"):
+    """torch's module and its port, with torch's weights in float64."""
+    import torch
+
+    _, made = ported(source, folder)
+    original = {"__name__": __name__}
+    exec(compile(source, "model.py", "exec"), original)
+    torch.manual_seed(0)
+    model = original[name]().double()
+    try:
+        twin = made[name](rngs=nnx.Rngs(0))
+    except TypeError as error:
+        if "rngs" not in str(error):
+            raise
+        twin = made[name]()
+    nnx.update(twin, jax.tree.map(_wide, nnx.state(twin)))
+    spread(model)
+    flax_twin.assign(twin, {n: v.detach().numpy() for n, v in arrays(model)}, model)
+    return model, twin
+
+
+def _wide(x):
+    floating = jax.numpy.issubdtype(x.dtype, jax.numpy.floating)
+    return x.astype(jax.numpy.float64) if floating else x
+
+
+def arrays(model):
+    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+
+
+def spread(model):
+    """Gives parameters that begin as zeros or ones numbers of their own."""
+    import torch
+
+    for parameter in model.parameters():
+        with torch.no_grad():
+            parameter += 0.1 * torch.randn(parameter.shape, dtype=parameter.dtype)
+
+
+@pytest.fixture
+def digits():
+    """Numbers of 64 bits, in both."""
+    import torch
+
+    with jax.enable_x64(True):
+        torch.set_default_dtype(torch.float64)
+        yield
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_computes_the_same(name, tmp_path, digits):
+    source, shapes = PROGRAMS[name]
+    model, twin = twins(HEAD + source, tmp_path)
+    draws = np.random.default_rng(0)
+    inputs = [draws.integers(0, 7, s[1:]) if s[0] == "int" else draws.standard_normal(s)
+              for s in shapes]  # fmt: skip
+    compared(model.eval(), _eval(twin), inputs)
+    for module in model.modules():
+        if "Dropout" in type(module).__name__:
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):  # of an LSTM, an attention
+            module.dropout = 0.0
+    compared(model.train(), _train(twin), inputs)
+
+
+def _eval(twin):
+    twin.eval()
+    return twin
+
+
+def _train(twin):
+    twin.train()
+    for _, module in nnx.iter_modules(twin):
+        if isinstance(module, nnx.Dropout):
+            module.rate = 0.0
+    return twin
+
+
+def test_the_output_runs_without_jaxnet(tmp_path):
+    ported(HEAD + PROGRAMS["a small ResNet"][0], tmp_path)
+    code = (
+        "import sys\n"
+        "sys.modules['jaxnet'] = sys.modules['torch'] = None\n"
+        f"exec(open({str(tmp_path / 'ported.py')!r}).read())\n"
+        "model = Net(rngs=nnx.Rngs(0))\n"
+        "print(model(jnp.ones((2, 3, 8, 8))).shape)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.stdout.strip() == "(2, 4)", done.stderr
+
+
+NET = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        {made}
+    def forward(self, x):
+        {forward}
+"""
+
+MARKED = {
+    "a function that is not there": ("pass", "return torch.histc(x)", 12, "torch.histc"),
+    "a layer that is not there": (
+        "self.pool = nn.FractionalMaxPool2d(2)", "return x", 10, "nn.FractionalMaxPool2d"),
+    "an argument that is not there": (
+        "self.mha = nn.MultiheadAttention(4, 2, add_bias_kv=True)", "return x", 10, "add_bias_kv"),
+    "an axis that is not said": ("pass", "return F.softmax(x)", 12, "dim is not given"),
+    "a number of classes that is not said": ("pass", "return F.one_hot(x)", 12, "num_classes"),
+    "an argument without an expression": (
+        "pass", "return torch.repeat_interleave(x, 2, output_size=8)", 12, "output_size"),
+    "names of the state": ("self.names = list(self.state_dict())", "return x", 10, "state_dict"),
+    "indices of a pool": (
+        "pass", "return F.max_pool2d(x, 2, return_indices=True)", 12, "return_indices"),
+    "a parameter that has to be given": ("pass", "return torch.arange(end=3)", 12, "start"),
+    "a switch of its own": ("pass", "self.training = False; return x", 12, "model.eval()"),
+    "a layer whose name is computed": (
+        "self.act = getattr(nn, 'Re' + 'LU')()", "return x", 10, "getattr"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_what_is_not_there_is_marked_with_its_line(name, tmp_path):
+    made, forward, line, words = MARKED[name]
+    file = tmp_path / "model.py"
+    file.write_text(HEAD + NET.format(made=made, forward=forward))
+    result = port(str(file), to="nnx")
+    (note,) = result.marked
+    assert note.line == line + 1
+    assert words in note.text
+    namespace = {"__name__": "made"}
+    exec(compile(result.code, "ported.py", "exec"), namespace)
+    with pytest.raises(NotImplementedError, match=f"model.py:{line + 1}: "):
+        namespace["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4)))
+
+
+def test_what_switches_a_part_by_itself_is_marked(tmp_path):
+    source = NET.format(made="pass", forward="return self.fc(x)") + (
+        "    def train(self, mode=True):\n        return super().train(False)\n"
+    )
+    file = tmp_path / "model.py"
+    file.write_text(HEAD + source)
+    (note,) = port(str(file), to="nnx").marked
+    assert note.line == 14
+    assert note.text.startswith("def train: ")
+
+
+def test_a_class_whose_base_is_not_there_cannot_be_made_and_the_others_can(tmp_path):
+    source = (
+        "class Odd(nn.AdaptiveLogSoftmaxWithLoss):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(4, 9, [3])\n"
+    )
+    file = tmp_path / "model.py"
+    file.write_text(HEAD + source + NET.format(made="pass", forward="return self.fc(x)"))
+    result = port(str(file), to="nnx")
+    namespace = {"__name__": "made"}
+    exec(compile(result.code, "ported.py", "exec"), namespace)
+    with pytest.raises(NotImplementedError, match=r"model\.py:6: torch\.nn\.AdaptiveLog"):
+        namespace["Odd"]()
+    assert namespace["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4))).shape == (2, 4)
+
+
+def test_names_of_the_program_stay_where_a_copy_has_them_too(tmp_path):
+    source = """
+class LayerNorm(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n))
+    def forward(self, x):
+        return F.layer_norm(x, self.weight.shape, self.weight, None, 1e-5)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = LayerNorm(4), nn.LayerNorm(4)
+    def forward(self, x):
+        pad = (1, 1)
+        norm = x.norm(dim=1, keepdim=True)
+        jnp = F.pad(x / norm, pad)
+        return self.a(self.b(jnp[:, 1:-1]))
+"""
+    result, made = ported(HEAD + source, tmp_path)
+    assert "class TorchLayerNorm(nnx.LayerNorm)" in result.code
+    assert "torch_pad(x / norm, pad)" in result.code
+    assert made["Net"]()(jax.numpy.ones((2, 4))).shape == (2, 4)
+
+
+def test_random_numbers_come_from_the_module(tmp_path):
+    source = """
+class Noise(nn.Module):
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+    def forward(self, x):
+        x = F.dropout(x, self.p, self.training)
+        return x + torch.randn_like(x) if self.training else x
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.noise = Noise(0.5)
+    def forward(self, x):
+        return self.noise(x)
+"""
+    result, made = ported(HEAD + source, tmp_path)
+    assert "self.noise = Noise(0.5, rngs=rngs)" in result.code
+    assert "x = dropout(x, self.p, not self.deterministic, rngs=self.rngs)" in result.code
+    model, x = made["Net"](rngs=nnx.Rngs(0)), jax.numpy.ones((100, 100))
+    first, second = model(x), model(x)
+    assert abs(float(first.mean()) - 1) < 0.05
+    assert float(abs(first - second).max()) > 1
+    model.eval()
+    np.testing.assert_array_equal(model(x), x)
+
+
+def test_initial_weights_have_torch_s_distribution(tmp_path):
+    import torch
+
+    _, made = ported(HEAD + PROGRAMS["a small ResNet"][0], tmp_path)
+    original = {"__name__": "original"}
+    exec(compile(HEAD + PROGRAMS["a small ResNet"][0], "model.py", "exec"), original)
+    torch.manual_seed(0)
+    model, twin = original["Net"](64), made["Net"](64, rngs=nnx.Rngs(0))
+    for path in ("stem", "layers.1.conv2", "fc"):
+        weight = model.get_submodule(path).weight.detach().numpy()
+        found = np.asarray(flax_twin.part(twin, path).weight[...])
+        assert found.shape == weight.shape
+        np.testing.assert_allclose(found.std(), weight.std(), rtol=0.1, err_msg=path)
+        np.testing.assert_allclose(abs(found).max(), abs(weight).max(), rtol=0.35, err_msg=path)
+
+
+def test_another_target_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='to=\'flax\': accepted are "jaxnet", and "nnx"'):
+        port("model.py", to="flax")
+
+
+def test_the_command_writes_plain_flax(tmp_path):
+    from jaxnet import __main__ as command
+
+    source, target = tmp_path / "model.py", tmp_path / "model_nnx.py"
+    source.write_text(HEAD + NET.format(made="pass", forward="return self.fc(x)"))
+    assert command.main(["port", str(source), "-o", str(target), "--to", "nnx"]) == 0
+    is_plain(target.read_text(), tmp_path)
+    assert "class Net(nnx.Module):" in target.read_text()
+
+
+def test_the_page_shows_what_the_command_writes(tmp_path):
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "pages" / "port.md").read_text()
+    section = page.partition("## Plain flax.nnx")[2]
+    source, jaxnet, nnx_ = (part.partition("```")[0] for part in section.split("```python\n")[1:4])
+    file = tmp_path / "model.py"
+    file.write_text(source)
+    assert port(str(file)).code.endswith(jaxnet)
+    result = port(str(file), to="nnx")
+    is_plain(result.code, tmp_path)
+    assert result.code.endswith(nnx_)
+    assert 180 < len(result.code.splitlines()) - len(nnx_.splitlines()) < 240  # "two hundred lines"
