@@ -65,7 +65,9 @@ def _add(
     if not left:
         seen.append(name)
     elif len(left) == len(statements):
-        missing[name] = f"line {function.lineno}: it is not called"
+        marked = sum(text.startswith("raise NotImplementedError(") for text in left.values())
+        lines_of = f", and {marked} of its lines are marked as not supported" if marked else ""
+        missing[name] = f"line {function.lineno}: it is not called{lines_of}"
     else:
         first, *others = left.items()
         more = f", and {len(others)} more" if others else ""

@@ -110,7 +110,7 @@ def recorded(trace: Trace, name: str) -> Recorded:
     optimizer = None
     try:
         steps = [made.trace.steps[number] for number in made.steps]
-        optimizer = recorded_optimizer(made.trace, steps, made.batches)
+        optimizer = recorded_optimizer(made.trace, steps)
     except UnknownOptimizerError as error:
         notes.append(f"no updates were compared: {error}")
     return Recorded(
@@ -166,7 +166,7 @@ def _call(trace: Trace, module: ModuleType, built: Mapping[str, Any]) -> str:
     call = built.get("call", "")
     if call and not only_constructs(call, vars(module)):
         raise SubjectError(
-            f'{file}: the recorded model was built by {call}, of which the file does not have '
+            f"{file}: the recorded model was built by {call}, of which the file does not have "
             f'everything. Give the model: --model "{root.cls}(...)"'
         )
     if not call:
@@ -253,9 +253,8 @@ def _try(made: RecordedLoss, model: nnx.Module, file: Path) -> None:
     forms: dict[str, Any] = {}
     for number in made.steps:
         step = made.trace.steps[number]
-        for i in range(len(step.batches)):
-            batch = step.batch(i)
-            forms.setdefault(str(jax.tree.map(jnp.shape, batch)), batch)
+        batch = step.batch()
+        forms.setdefault(str(jax.tree.map(jnp.shape, batch)), batch)
         step.forget()
 
     def run(state: Any, batch: Any) -> Any:
@@ -308,7 +307,7 @@ def _weights(
 
 
 def _checksum(array: Any) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.asarray(array).tobytes())
 
 
 def _left_out(made: RecordedLoss) -> list[str]:

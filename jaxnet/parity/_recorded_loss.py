@@ -49,12 +49,12 @@ class _Node:
 
 @dataclasses.dataclass(frozen=True)
 class _Graph:
-    """The calls that lead to a loss, in an order in which they can be made.
+    """The calls that lead to the losses of a step, in an order in which they can be made.
 
     Attributes:
-        nodes: They.
-        losses: The nodes whose sum is the loss.
-        data: The sites of the data, which are in no other graph of these calls the same.
+        nodes: The calls.
+        losses: The nodes whose sum is the loss: backward() adds up their gradients.
+        data: The sites of the data.
     """
 
     nodes: tuple[_Node, ...]
@@ -63,37 +63,43 @@ class _Graph:
 
     @functools.cached_property
     def key(self) -> str:
-        """What two graphs of the same calls have in common."""
+        """What steps of the same calls have in common."""
         return json.dumps([[dataclasses.astuple(node) for node in self.nodes], self.losses])
 
 
-class _Unknown(ValueError):
+class _UnknownError(ValueError):
     """Something that a trace does not say how to compute."""
 
 
 class _Builder:
     """Finds what a loss is computed from in one step."""
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
+    def __init__(self, trace: Trace, step: Step) -> None:
+        self.trace, self.step = trace, step
         self.calls = {c.name: c for c in step.calls}
         self.functions = {f.name: f for f in step.functions}
         self.data: dict[str, str] = {}
         self.nodes: list[_Node] = []
         self.numbers: dict[str, str] = {}
 
-    def graph(self, losses: Sequence[int]) -> _Graph:
-        if not self.step.loss_of:
-            raise _Unknown("the trace is of an earlier version of jaxnet; record the program again")
-        sites = [self.step.loss_of[number] for number in losses]
-        for number, site in zip(losses, sites, strict=True):
+    def graph(self) -> _Graph:
+        sites = self.step.loss_of
+        if not sites:
+            raise _UnknownError("the trace is of an earlier version of jaxnet; record the program again")
+        events = " ".join(self.step.events)
+        between = events.partition("backward")[2].rpartition("backward")[0]
+        if "step" in between or "zero_grad" in between:
+            raise _UnknownError("the program uses the gradients of one loss before it has the next")
+        for number, site in enumerate(sites):
             if not site:
-                raise _Unknown("backward() was called on a value that no recorded call gives")
+                raise _UnknownError("backward() was called on a value that no recorded call gives")
             if self.step[f"loss:{number}"].size != 1:
-                raise _Unknown("backward() was called on an array of several elements")
+                raise _UnknownError("backward() was called on an array of several elements")
+        needed = set(self._behind(sites))
         for call in self.step.calls:  # in their order, since they may change buffers
-            if call.parent is None and call.training:
-                self._visit(f"forward:{call.name}", needed=set(self._behind(sites)))
+            site = f"forward:{call.name}"
+            if call.parent is None and (site in needed or self._trains(call)):
+                self._visit(site)
         found = tuple(self._reference(site) for site in sites)
         return _Graph(tuple(self.nodes), found, tuple(self.data))
 
@@ -112,15 +118,15 @@ class _Builder:
         """The outermost call that gives a site; None for data.
 
         Raises:
-            _Unknown: The site is of a call within another one.
+            _UnknownError: The site is of a call within another one.
         """
         phase = phase_of(site)
         if phase not in ("forward", "function"):
             return None
         known: Any = (self.calls if phase == "forward" else self.functions).get(call_of(site))
         if known is None or known.parent is not None:
-            raise _Unknown(f"the loss is computed from {site}, which a model computes inside")
-        return known  # type: ignore[no-any-return]
+            raise _UnknownError(f"the loss is computed from {site}, which a model computes inside")
+        return known
 
     def _arguments(self, site: str) -> dict[str, str]:
         """The sites of the arguments of the call that gives a site, as the call names them."""
@@ -131,14 +137,17 @@ class _Builder:
         origins = self.step.origins.get(_whole(site), {})
         found = {key: origins.get(path, key) for key, path in keys.items()}
         if "" in found.values():
-            raise _Unknown(f"an argument of {known.name} ({known.where}) was computed in a way "
+            raise _UnknownError(f"an argument of {known.name} ({known.where}) was computed in a way "
                            "that was not recorded")  # fmt: skip
         return found
 
-    def _visit(self, site: str, needed: set[str]) -> None:
+    def _trains(self, call: Call) -> bool:
+        """Whether a call is one of the training's, though its output may not reach the loss."""
+        prefix = f"{call.module}." if call.module else ""
+        return call.training and any(name.startswith(prefix) for name in self.trace.parameters)
+
+    def _visit(self, site: str) -> None:
         """Adds a call after all that its arguments need."""
-        if _whole(site) not in needed:
-            return
         left = [_whole(site)]
         while left:
             one = left[-1]
@@ -156,7 +165,7 @@ class _Builder:
         assert known is not None
         arguments = self._arguments(site)
         if "text" in _kinds(known.inputs):
-            raise _Unknown(f"{known.name} ({known.where}) was given what is no array or number")
+            raise _UnknownError(f"{known.name} ({known.where}) was given what is no array or number")
         form = renamed(known.inputs, lambda key: self._reference(arguments[key]))
         if isinstance(known, Function):
             draws = tuple(self._reference(f"draw:{n}") for n in known.draws)
@@ -175,7 +184,7 @@ class _Builder:
             return self.data.setdefault(site, f"d{len(self.data)}")
         whole = _whole(site)
         if whole not in self.numbers:
-            self._visit(whole, {whole})
+            self._visit(whole)
         return self.numbers[whole] + site.removeprefix(whole)
 
 
@@ -198,16 +207,14 @@ class RecordedLoss:
 
     Attributes:
         function: The loss `(model, batch)`.
-        trace: The trace, whose batches are what the loss takes: a dictionary of one entry, whose
-            name says which of the recorded computations it is for.
-        batches: The number of batches whose gradients a step adds up.
+        trace: The trace, whose steps have one batch each, which is what the loss takes: the data
+            of all that a step computes, under the name of that computation.
         steps: The numbers of the steps that can be compared.
         missing: Why others cannot, by their numbers.
     """
 
     function: Callable[[Any, Any], jax.Array]
     trace: Trace
-    batches: int
     steps: tuple[int, ...]
     missing: Mapping[int, str]
 
@@ -223,13 +230,13 @@ def recorded_loss(trace: Trace, modules: Callable[[str], Any]) -> RecordedLoss:
     Raises:
         SubjectError: The trace does not say how it is computed.
     """
-    graphs: dict[int, list[_Graph]] = {}
+    graphs: dict[int, _Graph] = {}
     missing = {step.index: step.obstacle for step in trace.steps if step.obstacle}
     for step in trace.steps:
         try:
             if step.index not in missing:
-                graphs[step.index] = _graphs(step)
-        except _Unknown as error:
+                graphs[step.index] = _Builder(trace, step).graph()
+        except _UnknownError as error:
             missing[step.index] = str(error)
     if not graphs:
         raise SubjectError(
@@ -238,51 +245,24 @@ def recorded_loss(trace: Trace, modules: Callable[[str], Any]) -> RecordedLoss:
             "model, its loss and its optimizer, and name it in the place of the file: "
             f"jaxnet check {trace.path} FILE.py:make"
         )
-    counts = {len(each) for each in graphs.values()}
-    if len(counts) > 1:
-        raise SubjectError(
-            f"{trace.path}: its steps add up the gradients of {sorted(counts)} batches, and an "
-            "optimizer those of always so many; record fewer steps"
-        )
-    names = {key: str(i) for i, key in enumerate(dict.fromkeys(
-        graph.key for each in graphs.values() for graph in each
-    ))}  # fmt: skip
+    names = {key: str(i) for i, key in enumerate(dict.fromkeys(g.key for g in graphs.values()))}
     steps = []
     for step in trace.steps:
-        batches = []
-        for graph in graphs.get(step.index, ()):
+        graph = graphs.get(step.index)
+        if graph is not None:
             if lost := [site for site in graph.data if site not in step.sites]:
                 missing[step.index] = f"the trace does not have {few(lost)} of it"
-            data = [{"array": site} for site in graph.data]
-            batches.append({"dict": {names[graph.key]: {"list": data}}})
-        obstacle = missing.get(step.index, "")
-        steps.append(dataclasses.replace(step, batches=tuple(batches), obstacle=obstacle))
-    known: dict[str, _Graph] = {names[graph.key]: graph for each in graphs.values() for graph in each}
+            data = {"list": [{"array": site} for site in graph.data]}
+            batches = ({"dict": {names[graph.key]: data}},)
+            step = dataclasses.replace(step, batches=batches)
+        steps.append(dataclasses.replace(step, obstacle=missing.get(step.index, "")))
+    known = {names[graph.key]: graph for graph in graphs.values()}
     return RecordedLoss(
         _Loss(known, trace, modules),
         dataclasses.replace(trace, steps=tuple(steps)),
-        counts.pop(),
         tuple(step.index for step in steps if not step.obstacle),
         missing,
     )
-
-
-def _graphs(step: Step) -> list[_Graph]:
-    """What a step computes, for each batch whose gradients it adds up.
-
-    Raises:
-        _Unknown: The trace does not say how.
-    """
-    every = range(len(step.losses))
-    if len(step.losses) > 1:
-        single = [_Builder(step).graph([number]) for number in every]
-        apart = sum(len(graph.nodes) for graph in single)
-        whole = _Builder(step).graph(every)
-        # Each of several batches is computed by itself, and in the same way.
-        if len({graph.key for graph in single}) == 1 and len(whole.nodes) == apart:
-            return single
-        return [whole]
-    return [_Builder(step).graph(every)]
 
 
 class _Loss:

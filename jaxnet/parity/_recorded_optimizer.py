@@ -22,13 +22,12 @@ class UnknownOptimizerError(ValueError):
     """An optimizer that cannot be built from what a trace has of it."""
 
 
-def recorded_optimizer(trace: Trace, steps: Sequence[Step], batches: int) -> Optimizer:
+def recorded_optimizer(trace: Trace, steps: Sequence[Step]) -> Optimizer:
     """The optimizer of a trace.
 
     Args:
         trace: The trace.
         steps: The steps of it that are compared.
-        batches: The number of batches whose gradients an update adds up.
 
     Raises:
         UnknownOptimizerError: It cannot be built; the message says why.
@@ -56,7 +55,7 @@ def recorded_optimizer(trace: Trace, steps: Sequence[Step], batches: int) -> Opt
         optimizer = optim.scheduled(optimizer, *schedule)
     if any("clip" in step.events for step in steps):
         optimizer = optim.chain(_clipping(trace, steps), optimizer)
-    return optim.accumulate(optimizer, batches, "sum") if batches > 1 else optimizer
+    return optimizer
 
 
 def _recorded(trace: Trace, optimizer: int, group: int) -> list[Mapping[str, Any]]:
@@ -139,7 +138,7 @@ def _schedule(
             pass  # it is not known in full, and its recorded numbers are
         else:
             return schedule, -(-len(table[0]) // every), every
-    factors = [
+    factors: list[Callable[[int], float]] = [
         partial(_factor, [rate / base if base else 1.0 for rate in row])
         for row, base in zip(table, bases, strict=True)
     ]
