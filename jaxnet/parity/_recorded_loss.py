@@ -85,7 +85,9 @@ class _Builder:
     def graph(self) -> _Graph:
         sites = self.step.loss_of
         if not sites:
-            raise _UnknownError("the trace is of an earlier version of jaxnet; record the program again")
+            raise _UnknownError(
+                "the trace is of an earlier version of jaxnet; record the program again"
+            )
         events = " ".join(self.step.events)
         between = events.partition("backward")[2].rpartition("backward")[0]
         if "step" in between or "zero_grad" in between:
@@ -165,7 +167,9 @@ class _Builder:
         assert known is not None
         arguments = self._arguments(site)
         if "text" in _kinds(known.inputs):
-            raise _UnknownError(f"{known.name} ({known.where}) was given what is no array or number")
+            raise _UnknownError(
+                f"{known.name} ({known.where}) was given what is no array or number"
+            )
         form = renamed(known.inputs, lambda key: self._reference(arguments[key]))
         if isinstance(known, Function):
             draws = tuple(self._reference(f"draw:{n}") for n in known.draws)

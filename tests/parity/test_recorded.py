@@ -226,6 +226,7 @@ for _ in range(2):
 def made(tmp_path_factory):
     """The folder of a program with its trace, and what jaxnet port writes of it."""
     folders = {}
+    places = list(sys.path)  # to which the folder of a checked file is added
 
     def of(name):
         if name not in folders:
@@ -242,9 +243,10 @@ def made(tmp_path_factory):
         return folders[name]
 
     yield of
+    sys.path[:] = places
     for name, module in [*sys.modules.items()]:
         file = str(getattr(module, "__file__", None))
-        if any(file.startswith(str(folder)) for folder in folders.values()):
+        if any(file.startswith(str(folder)) for folder in folders.values()) or "out_jax" in name:
             del sys.modules[name]
 
 
@@ -411,8 +413,7 @@ def run(capsys, *words):
     return status, *capsys.readouterr()
 
 
-def test_port_with_check(made, tmp_path, capsys, monkeypatch, usual_settings):
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def test_port_with_check(made, tmp_path, capsys, usual_settings):
     folder, output = made("blocks"), tmp_path / "out_jax.py"
     trace = folder / "trace"
     status, out, err = run(capsys, "port", folder / "net.py", "-o", output, "--check", trace)
