@@ -86,10 +86,8 @@ class Constructions:
         except TypeError as error:  # which the constructor itself will raise
             raise UnwrittenError(str(error)) from error
         texts: list[str] = []
-        several = next(
-            (n for n, p in signature.parameters.items() if p.kind is p.VAR_POSITIONAL), None
-        )
-        by_position = bool(bound.arguments.get(several))
+        several = [n for n, p in signature.parameters.items() if p.kind is p.VAR_POSITIONAL]
+        by_position = any(bound.arguments.get(name) for name in several)
         for name, value in [*bound.arguments.items()][1:]:
             parameter = signature.parameters[name]
             if parameter.kind is parameter.VAR_POSITIONAL:

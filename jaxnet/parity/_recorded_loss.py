@@ -139,8 +139,10 @@ class _Builder:
         origins = self.step.origins.get(_whole(site), {})
         found = {key: origins.get(path, key) for key, path in keys.items()}
         if "" in found.values():
-            raise _UnknownError(f"an argument of {known.name} ({known.where}) was computed in a way "
-                           "that was not recorded")  # fmt: skip
+            raise _UnknownError(
+                f"an argument of {known.name} ({known.where}) was computed in a way that was not "
+                "recorded"
+            )
         return found
 
     def _trains(self, call: Call) -> bool:
