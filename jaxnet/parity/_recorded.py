@@ -174,8 +174,8 @@ def _call(trace: Trace, module: ModuleType, built: Mapping[str, Any]) -> str:
         if built.get("unwritten"):
             why = f"an argument of its constructor has no Python text: {built['unwritten']}"
         raise SubjectError(
-            f"{trace.path}: how {root.cls} was built is not known: {why}. Give the model with its "
-            f'arguments: --model "{root.cls}(...)"'
+            f"{trace.path}: how {root.cls} was built is not known: {why}. Give the call that "
+            f'builds it in the file, of {root.cls} or of a function: --model "{root.cls}(...)"'
         )
     return str(call)
 
