@@ -37,7 +37,8 @@ UNCHECKED = {
     "`tests/parity/programs.py`."
 }
 STEPS = 3
-_BEGIN, _END = "<!-- ported -->\n", "<!-- end: ported -->\n"
+# ruff formats the Python of pages too, and the width of a ported file is its source's.
+_BEGIN, _END = "<!-- ported -->\n<!-- fmt: off -->\n", "<!-- fmt: on -->\n<!-- end: ported -->\n"
 _RNGS = re.compile(r"(?:, )?(?:\*, rngs|(?:rngs|generator)=rngs)\b")
 _VERDICT = re.compile(r"<!-- verdict: (\w+) -->\n(.*)\n")
 
