@@ -129,7 +129,8 @@ def verdict(name: str) -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "run.py"
-        script.write_text(f"from tests.programs.{name}_torch import main\n\nlist(main())\n")
+        program = f"from tests.programs.{name}_torch import main\n\nlist(main())\n"
+        script.write_text(program, encoding="utf-8")
         file = Path(folder) / f"{name}_jax.py"
         file.write_text(written(name), encoding="utf-8")
         trace = Path(folder) / "trace"
