@@ -147,6 +147,15 @@ def _loaded(where: str) -> ModuleType:
         raise SubjectError(f"{where}: it cannot be imported: {error}") from error
 
 
+def _defined(module: ModuleType) -> dict[str, Any]:
+    """The classes and functions that a file defines itself."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__
+    }
+
+
 def _call(trace: Trace, module: ModuleType, built: Mapping[str, Any]) -> str:
     """The constructor's call of the recorded model, as the trace has it.
 
@@ -155,8 +164,7 @@ def _call(trace: Trace, module: ModuleType, built: Mapping[str, Any]) -> str:
     """
     root = trace.modules[""]
     file = Path(str(module.__file__)).name
-    classes = [name for name, value in vars(module).items()
-               if inspect.isclass(value) and value.__module__ == module.__name__]  # fmt: skip
+    classes = [name for name, value in _defined(module).items() if inspect.isclass(value)]
     if not root.qualname.startswith("torch.") and root.cls not in classes:
         raise SubjectError(
             f"{file}: the recorded model is {root.cls} ({root.where}), and the file's classes are "
@@ -164,7 +172,7 @@ def _call(trace: Trace, module: ModuleType, built: Mapping[str, Any]) -> str:
             f'"{classes[0] if classes else root.cls}(...)"'
         )
     call = built.get("call", "")
-    if call and not only_constructs(call, vars(module)):
+    if call and not only_constructs(call, _defined(module)):
         raise SubjectError(
             f"{file}: the recorded model was built by {call}, of which the file does not have "
             f'everything. Give the model: --model "{root.cls}(...)"'
@@ -235,7 +243,7 @@ def _own(trace: Trace, module: ModuleType, generator: Generator, name: str) -> A
     """
     about = trace.modules[name]
     call = trace.about.get("constructed", {}).get(name, {}).get("call", "")
-    if not call or not only_constructs(call, vars(module)):
+    if not call or not only_constructs(call, _defined(module)):
         raise SubjectError(
             f"{trace.path}: the loss is computed by {name} ({about.cls} {about.where}), which "
             f"{Path(str(module.__file__)).name} does not have. {_by_hand(trace)}"

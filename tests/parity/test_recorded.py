@@ -6,6 +6,7 @@ writes of them, so that the two sides of a check are never made by one hand.
 
 import json
 import re
+import shutil
 import sys
 
 import pytest
@@ -402,6 +403,19 @@ def test_calls_that_only_build(call):
 )  # fmt: skip
 def test_a_trace_is_data_and_runs_nothing_else(call):
     assert not only_constructs(call, {"Net": type})
+
+
+def test_a_trace_calls_nothing_that_the_file_imports(made, tmp_path, usual_settings):
+    shutil.copytree(made("blocks") / "trace", tmp_path / "trace")
+    about = tmp_path / "trace" / "trace.json"
+    content = json.loads(about.read_text())
+    content["constructed"][""]["call"] = f"mkdir('{tmp_path}/made')"
+    about.write_text(json.dumps(content))
+    text = (made("blocks") / "net_jax.py").read_text()
+    (made("blocks") / "importing.py").write_text(text + "\n\nfrom os import mkdir  # noqa: E402\n")
+    with pytest.raises(SubjectError, match=r"of which the file does not have everything"):
+        check(tmp_path / "trace", str(made("blocks") / "importing.py"))
+    assert not (tmp_path / "made").exists()
 
 
 def run(capsys, *words):
