@@ -124,10 +124,11 @@ def _print_error_of_program(error: Exception, options: argparse.Namespace) -> No
         print(line, end="", file=sys.stderr)
     alone = shlex.join(options.program)
     if not alone:
-        port = getattr(options, "port", "") or ""
-        where, _, function = port.rpartition(":")
+        where, _, function = (getattr(options, "port", "") or "").partition(":")
         module = Path(where).stem if where.endswith(".py") else where
-        alone = f'python -c "from {module} import {function}; {function}()"'
+        whole = function.isidentifier()
+        names = f"from {module} import {function}; {function}()" if whole else f"import {module}"
+        alone = f'python -c "{names}"'
     print(f"error: the program itself fails; run it alone first: {alone}", file=sys.stderr)
 
 
@@ -200,7 +201,11 @@ def _parser() -> argparse.ArgumentParser:
 
     check = command("check", _check, "compare a JAX program with a trace", texts.CHECK)
     check.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
-    check.add_argument("port", help="module:function or file.py:function")
+    check.add_argument(
+        "port",
+        help="file.py:function or module:function; or a file of the recorded model alone, as "
+        '`jaxnet port` writes it, and "file.py:Net(hidden=32)" for a model of it',
+    )
     check.add_argument("--steps", type=_positive, help="compare only the first STEPS of them")
     check.add_argument(
         "--power",
@@ -243,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = command("explain", _explain, "what is known of one layer", texts.EXPLAIN)
     explain.add_argument("trace", type=Path, help="the folder that `jaxnet record` wrote")
-    explain.add_argument("port", help="module:function or file.py:function")
+    explain.add_argument("port", help="as in `jaxnet check`")
     explain.add_argument("--at", required=True, metavar="LAYER", help="such as blocks.3.norm1")
 
     for one in (check, explain):
@@ -269,6 +274,24 @@ def _parser() -> argparse.ArgumentParser:
         choices=("jaxnet", "nnx"),
         default="jaxnet",
         help="what to write: jaxnet, or flax.nnx without jaxnet",
+    )
+    port.add_argument(
+        "--check",
+        type=Path,
+        metavar="TRACE",
+        help="check the output with a trace that `jaxnet record` wrote, and write a certificate",
+    )
+    port.add_argument(
+        "--model",
+        metavar="CALL",
+        help='the recorded model in words of the output, such as "Net(hidden=32)"; by default as '
+        "the trace says that it was built",
+    )
+    port.add_argument(
+        "--save",
+        type=Path,
+        metavar="FOLDER",
+        help="the folder of the certificate; by default model_jax.certificate for model_jax.py",
     )
 
     certificate = command(
@@ -390,7 +413,7 @@ def _shown(report: "Report", options: argparse.Namespace, command: str) -> int:
     report.subject["commands"] = [command]
     print(report)
     counted = bool(report.power)
-    if options.arrays:
+    if getattr(options, "arrays", False):
         print(report.details())
     if options.save is not None:
         with _progress():
@@ -427,13 +450,46 @@ def _port(options: argparse.Namespace) -> int:
 
     if options.output is not None and options.output.resolve() == Path(options.target).resolve():
         options.fail(f"--output {options.output}: this is the file that is ported; name another")
+    if options.check is None and (options.model or options.save):
+        options.fail("--model, --save: they are about the check; give --check TRACE too")
+    if options.check is not None:
+        _prepare_check(options)
     ported = port(options.target, options.to)
     if options.output is None:
         print(ported.code, end="")
     else:
         write_text(options.output, ported.code)
     print(ported, file=sys.stderr)
-    return int(bool(ported.marked))
+    return int(bool(ported.marked)) if options.check is None else _check_output(options)
+
+
+def _prepare_check(options: argparse.Namespace) -> None:
+    """Refuses, before anything is written, what the output could not be checked with."""
+    from jaxnet.parity._trace import read
+
+    if options.output is None or options.output.suffix != ".py":
+        given = f"--output {options.output}" if options.output else "no --output"
+        options.fail(f"{given}: what is checked is a file of Python: -o model_jax.py")
+    read(options.check)
+    options.save = options.save or options.output.with_suffix(".certificate")
+    _check_writable(options.save)
+
+
+def _check_output(options: argparse.Namespace) -> int:
+    """Checks the file that was written, and writes its certificate."""
+    from jaxnet.parity._check import check
+
+    options.port = f"{options.output}:{options.model}" if options.model else str(options.output)
+    try:
+        with _progress():
+            report = check(options.check, options.port)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            options.save.rmdir()  # where it is a new one
+        raise
+    # Whoever makes the certificate again may have changed the output by hand.
+    command = ["jaxnet", "check", str(options.check), options.port]
+    return _shown(report, options, shlex.join(command))
 
 
 def _certificate(options: argparse.Namespace) -> int:

@@ -33,6 +33,13 @@ loss(model, batch) is what the JAX program minimises, or (step, state) of a step
 model has torch's names of parameters, or is one of plain flax.nnx, whose layers are paired with
 torch's. A fourth part, the batches of your own loader, is compared with torch's batches too.
 
+    jaxnet check trace/ model_jax.py
+    jaxnet check trace/ "model_jax.py:Net(hidden=32)"
+
+A file that has the classes of the recorded model, as `jaxnet port` writes it, needs no make(): the
+model is built with the arguments of torch's, and loss and optimizer are those of the trace. What of
+the file the recorded steps do not reach is listed.
+
 What it prints, in this order:
   SAME, DIFFERENT or NOT COMPARABLE. Every layer, gradient and update was compared in float32 and
     float64, so there is no tolerance to choose.
@@ -77,10 +84,17 @@ only because something before it does."""
 PORT = """    jaxnet port model.py -o model_jax.py                     # a file
     jaxnet port timm.models.resnet:ResNet -o resnet_jax.py   # a class, with what it calls
     jaxnet port model.py -o model_nnx.py --to nnx            # flax.nnx, without jaxnet
+    jaxnet port model.py -o model_jax.py --check trace/      # and is it the recorded model?
 
 Classes, functions, names, order, comments and docstrings stay. Nothing is run, and torch is not
 needed; libcst and ruff are (pip install libcst ruff). Exit status 0 if everything was ported, 1
-if the output raises NotImplementedError somewhere: each such line is printed."""
+if the output raises NotImplementedError somewhere: each such line is printed.
+
+With --check the output is run in the training that `jaxnet record trace/ -- python main.py` wrote
+down: its model is built as torch's was, and has torch's loss and optimizer. The certificate stands
+beside the output, and the exit status is that of `jaxnet check`: 0 the same, 1 different, 2 not
+comparable, as where the recorded steps come to a line that is not supported. After a change by
+hand: jaxnet check trace/ model_jax.py"""
 
 VERIFY = """    jaxnet certificate report/             # what it says
     jaxnet certificate report/ --verify    # exit status 2 if something has changed since

@@ -8,6 +8,10 @@ The way of a comparison through the files; read them in this order:
     check        _check.py: _force.py computes each layer from torch's numbers, _steps.py each
                  step from torch's state, and _free_run.py the whole run; _draws.py replays
                  torch's random numbers, _coverage.py says what was compared
+    file         _recorded.py makes the program of a file that has the recorded model alone, as
+                 `jaxnet port` writes it: _constructed.py notes how torch's model was built,
+                 _recorded_loss.py and _recorded_optimizer.py read the training in the trace, and
+                 _exercised.py says what of the file the recorded steps reach
     judge        _judge.py: same or different, from the four runs (torch and JAX, both precisions)
     findings     _findings.py groups the arrays that differ by what makes them differ
     causes       _layer_causes.py and _training_causes.py try the rows of the catalogue, _traps/,

@@ -32,6 +32,7 @@ from jaxnet.parity._plant import add_plantings
 from jaxnet.parity._port import load_port, module_of
 from jaxnet.parity._power import power as power_of
 from jaxnet.parity._preflight import beginning, settings, with_effects
+from jaxnet.parity._recorded import is_recorded, recorded
 from jaxnet.parity._result import Coverage, Finding, Horizon, Report, SiteResult, Verdict
 from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._sites import module_name, phase_of
@@ -76,7 +77,10 @@ def check(
     Args:
         trace: The trace, or its folder.
         model: The model. Or the text "port.py:make" for a function that returns (model, loss,
-            optimizer), or these and the batches, or (step, state).
+            optimizer), or these and the batches, or (step, state). Or "model_jax.py" for a file
+            that has the recorded model's classes, as `jaxnet port` writes it, and
+            "model_jax.py:Net(hidden=32)" for one of its models: the model is built as torch's
+            was, and the loss and the optimizer are those of the trace.
         loss: What `train.make_train_step` is given: a function `(model, batch)` of the user's
             own, or a criterion of outputs and targets from a library.
         optimizer: The optimizer, with clipping and schedule. Without one no updates are compared,
@@ -117,9 +121,15 @@ def check(
         "batches": batches,
     }  # fmt: skip
     source = {name: value for name, value in given.items() if name != "batches"}
-    if isinstance(model, str):
+    program, found = model, None
+    if isinstance(model, str) and is_recorded(model):
+        found = recorded(trace, model)
+        given |= {"model": found.model, "loss": found.loss, "optimizer": found.optimizer}
+        trace, program, copy = found.trace, found.module, copy or found.copied
+        steps = found.steps if steps is None else steps
+    elif isinstance(model, str):
         given = load_port(model)
-    program = module_of(model) if isinstance(model, str) else model
+        program = module_of(model)
     batches = given.pop("batches", None)
     make = functools.partial(make_subject, trace, **given, copy=copy)
     subject = make(names=names)
@@ -133,6 +143,17 @@ def check(
         name_sums(report, subject.pairing)
     objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
     report.subject |= _provenance.subject(trace, objects)
+    if found is not None:
+        report.notes[:0] = found.notes
+        # A schedule that is torch's own, as far as the recorded steps say it, needs no warning.
+        report.settings = [
+            one
+            for one in report.settings
+            if one.kind != "learning rate" or one.effect.startswith("see")
+        ]
+        report.coverage[f"classes and functions of {Path(str(program.__file__)).name}"] = (
+            found.coverage
+        )
     report.environment = _provenance.environment(trace)
     report.notes += _provenance.notes(trace)
     if power:

@@ -52,6 +52,7 @@ def _describe(recorder: Any, used: list[int]) -> dict[str, Any]:
         "device": program.devices(),
         "sources": program.sources(),
         "models": [program.model_name(r) for r in program.top()],
+        "constructed": _constructed(recorder),
         "modules": modules,
         "parameters": {
             names[id(p)]: {
@@ -69,6 +70,15 @@ def _describe(recorder: Any, used: list[int]) -> dict[str, Any]:
         "optimizers": [_optimizer(recorder, o, names) for o in used],
         "schedulers": _schedulers(recorder, used),
     }
+
+
+def _constructed(recorder: Any) -> dict[str, Any]:
+    """How the models, and the modules that belong to none, were built, by their names."""
+    program = recorder.program
+    modules = {program.model_name(root): root.module for root in program.top()}
+    modules |= {program.plain(name): module for name, module in program.apart.items()}
+    found = {name: recorder.constructions.of(module) for name, module in modules.items()}
+    return {name: vars(each) for name, each in found.items() if each is not None}
 
 
 def _optimizer(recorder: Any, number: int, names: Mapping[int, str]) -> dict[str, Any]:

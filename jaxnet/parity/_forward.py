@@ -25,6 +25,8 @@ class ForwardPass:
     Attributes:
         calls: The calls of modules, as JSON.
         functions: Those of functions.
+        origins: Of each outermost call, by the site of its output, what its arguments were at
+            first: their sites by their paths, "" for what was computed and not recorded.
         inputs: What outermost calls were given from outside, by the number of backward() before:
             site, array and its float64 value.
         roots: The outermost modules that were called, likewise.
@@ -41,6 +43,7 @@ class ForwardPass:
         self.torch = self.recorder.torch
         self.calls: list[dict[str, Any]] = []
         self.functions: list[dict[str, Any]] = []
+        self.origins: dict[str, dict[str, str]] = {}
         self.inputs: dict[int, dict[str, tuple[Any, Any]]] = {}
         self.roots: dict[int, list[str]] = {}
         self.stack: list[int] = []
@@ -81,12 +84,13 @@ class ForwardPass:
                 return None
             site = at(f"input:{base}", path)
             known = self.data.site_of(leaf, parent is not None)
+            if parent is None and (known or leaf.requires_grad):
+                self.origins.setdefault(f"forward:{base}", {})[path] = known
             data = parent is None and not known and not leaf.requires_grad
             if self.full or data:
                 # A tensor that was made of Python's numbers has float64 ones of its own.
                 value = self.tensors.copy(leaf)
-                if self.full:
-                    self.arrays["forward"][site] = value
+                self.arrays["forward"][site] = value
                 if data:
                     self._add_input(site, value)
                     self.tensors.note(leaf, site)
@@ -250,6 +254,8 @@ class ForwardPass:
             if not site:
                 site = at(f"function_input:{base}", path)
                 data = not self.stack and not leaf.requires_grad
+                if not self.stack and not data:
+                    self.origins.setdefault(f"function:{base}", {})[path] = ""
                 if self.full or data:
                     new[site] = leaf if data else None, self.tensors.copy(leaf)
             return site
@@ -265,8 +271,7 @@ class ForwardPass:
             return output
         self._number(name + "()")
         for site, (leaf, value) in new.items():
-            if self.full:
-                self.arrays["forward"][site] = value
+            self.arrays["forward"][site] = value
             if leaf is not None:
                 self._add_input(site, value)
                 self.tensors.note(leaf, site)

@@ -58,7 +58,7 @@ def watch_torch(recorder: Any) -> ExitStack:
         patch(torch.nn.Module, "zero_grad", recorder.zero_grad_called)
         patch(loader.DataLoader, "__iter__", recorder.loader_started)
         patch(loader._BaseDataLoaderIter, "__next__", recorder.batch_taken)
-        _watch_forward(recorder, exits)
+        _watch_classes(recorder, exits)
         pre = optimizer.register_optimizer_step_pre_hook(recorder.before_optimizer)
         exits.callback(pre.remove)
         post = optimizer.register_optimizer_step_post_hook(recorder.after_optimizer)
@@ -72,15 +72,21 @@ def watch_torch(recorder: Any) -> ExitStack:
         return exits.pop_all()
 
 
-def _watch_forward(recorder: Any, exits: ExitStack) -> None:
-    """Lets `model.forward(x)` be recorded too, which does not go through `model(x)`."""
+def _watch_classes(recorder: Any, exits: ExitStack) -> None:
+    """Lets `model.forward(x)` be recorded too, which does not go through `model(x)`.
+
+    And how modules are built.
+    """
     base = recorder.torch.nn.Module
 
     def watch(cls: Any) -> None:
-        forward = vars(cls).get("forward")
-        if not isinstance(forward, FunctionType):
-            return
+        forward, init = vars(cls).get("forward"), vars(cls).get("__init__")
+        if isinstance(forward, FunctionType):
+            watch_forward(cls, forward)
+        if isinstance(init, FunctionType):
+            watch_init(cls, init)
 
+    def watch_forward(cls: Any, forward: FunctionType) -> None:
         @functools.wraps(forward)
         def replaced(module: Any, *args: Any, **kwargs: Any) -> Any:
             # Within the module's own call it is what the call runs, or super().forward(x).
@@ -91,10 +97,25 @@ def _watch_forward(recorder: Any, exits: ExitStack) -> None:
         cls.forward = replaced
         exits.callback(setattr, cls, "forward", forward)
 
+    def watch_init(cls: Any, init: FunctionType) -> None:
+        @functools.wraps(init)
+        def replaced(module: Any, *args: Any, **kwargs: Any) -> None:
+            # A class may have got another constructor since, as that of a dataclass, which calls
+            # this one with arguments of its own.
+            whole = type(module).__init__ is replaced
+            if not whole or not recorder.watching() or recorder.writer.steps:
+                init(module, *args, **kwargs)
+            else:
+                recorder.constructions.run(init, module, args, kwargs)
+
+        cls.__init__ = replaced
+        exits.callback(setattr, cls, "__init__", init)
+
     def subclass_made(cls: Any, /, **kwargs: Any) -> None:
         super(base, cls).__init_subclass__(**kwargs)
         watch(cls)
 
+    watch_init(base, vars(base)["__init__"])
     seen: set[Any] = set()
     left = type.__subclasses__(base)
     while left:

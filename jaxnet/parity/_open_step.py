@@ -53,6 +53,7 @@ class OpenStep:
         self.events: list[str] = []
         self._arrays: dict[str, dict[str, Any]] = {p: {} for p in (*_ORDER, *_LAST)}
         self._losses: list[str] = []
+        self._loss_of: list[str] = []  # the site that each loss is
         self.notes: dict[str, None] = {}
         self.forward = ForwardPass(self.data, self._arrays, self.events, self.full)
         self._storages: dict[int, int] = {}
@@ -204,6 +205,7 @@ class OpenStep:
             if not again:
                 site = f"loss:{len(self._losses)}"
                 self._losses.append(site)
+                self._loss_of.append(self.tensors.site_of(each))
                 self._store("loss", site, self.tensors.copy(each))
             self.recorder.check("loss", each)
         if not again:
@@ -375,6 +377,11 @@ class OpenStep:
             "draws": [draw for _, draw, _, _ in self.data.draws],
             "batches": [self._plain(form, marks) for _, _, (form, _) in self.data.batches],
             "losses": self._losses,
+            "loss_of": self._plain(self._loss_of, marks),
+            "origins": {
+                self._plain(call, marks): self._plain(sites, marks)
+                for call, sites in self.forward.origins.items()
+            },
             "groups": [program.last_groups[number] for number in self.recorder.stepped],
             "events": self.events,
             "again": [self._plain(name, marks) for name in self._updated_again()],

@@ -16,6 +16,7 @@ from typing import Any
 
 from jaxnet._files import flush
 from jaxnet.parity._bare import Enough, checksum
+from jaxnet.parity._constructed import Constructions
 from jaxnet.parity._describe import describe, living
 from jaxnet.parity._draws import classify, draws
 from jaxnet.parity._functions import caller, lifted, refresh_locals, where
@@ -114,6 +115,7 @@ class Recorder:
         self.datasets: dict[int, Any] = {}  # of the batches that steps have used, by their ids
         self.step = OpenStep(self)
         self.initial = InitialDraws(self.torch)
+        self.constructions = Constructions(self)
         self.done = False
         self.ignoring = 0  # inside a loader, a validation, or torch's own bookkeeping
         self.backward = 0

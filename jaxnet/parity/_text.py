@@ -263,7 +263,7 @@ def _evidence(report: Report) -> Iterator[str]:
         ("precision", "less accurate in float32 than torch, the same in float64"),
     ):
         if label in found:
-            yield f"{words}: {few(sorted(found[label]))}"
+            yield f"{words}: {few(sorted(name or 'the model' for name in found[label]))}"
     if report.horizon is not None and not report.findings:
         steps = len(report.horizon.torch)
         end = report.horizon.horizon

@@ -146,6 +146,12 @@ class Step:
         draws: The random draws in their order.
         batches: The forms of the batches.
         losses: The sites of the losses.
+        loss_of: For each loss the site whose array it is, "function:nll_loss#0"; "" where that is
+            not known. Empty in traces of earlier versions.
+        origins: For each outermost call, by the site of its output, the sites that its arguments
+            were at first, by their paths: an output of another call, or a part of the batch; ""
+            for one that was computed in a way that was not seen. Those that are not named were
+            data.
         groups: For each optimizer so far the hyperparameters of each group when it last stepped.
         events: The order of "forward", "backward", "clip", "step" and "zero_grad", and of
             "evaluation" where an optimizer evaluates its closure once more, unrecorded.
@@ -172,6 +178,8 @@ class Step:
     single: Mapping[str, str]
     seeded: Mapping[str, Any]
     same: Mapping[str, str]
+    loss_of: tuple[str, ...]
+    origins: Mapping[str, Mapping[str, str]]
     _file: Path = dataclasses.field(repr=False)
     _arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -379,6 +387,8 @@ def _read_step(path: Path, number: int) -> Step:
             single=content.get("single", {}),
             seeded=content.get("seeded", {}),
             same=content.get("same", {}),
+            loss_of=tuple(content.get("loss_of", ())),
+            origins=content.get("origins", {}),
             _file=file.with_suffix(".safetensors"),
         )
     except (KeyError, TypeError, AttributeError) as error:

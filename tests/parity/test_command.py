@@ -485,6 +485,24 @@ def followed(capsys, project, section):
     return ran
 
 
+PORTING = (ROOT / "docs" / "pages" / "port.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.libcst
+@pytest.mark.torch
+@pytest.mark.long
+def test_the_tutorial_of_porting(capsys, project):
+    """A program is recorded, its model ported and checked, and what is printed is what it shows."""
+    section = PORTING.partition("\n## Is it right?")[2]
+    # The arithmetic of a port is a user's, under the settings that JAX has by itself.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert followed(capsys, project, section) == [("record", 0), ("port", 0)]
+    certificate = "model_jax.certificate"
+    assert called(capsys, "certificate", certificate, "--verify")[0] == 0
+    commands = re.findall(r"`jaxnet (check trace/ model_jax.py [^`]*)`", section)
+    assert commands == ["check trace/ model_jax.py --save model_jax.certificate"]
+
+
 @pytest.mark.torch
 @pytest.mark.long
 def test_the_tutorial(capsys, project):
