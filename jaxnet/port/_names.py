@@ -5,7 +5,7 @@ import inspect
 import typing
 from typing import Any
 
-from jaxnet import nn, ops
+from jaxnet import data, nn, ops, optim
 from jaxnet.nn import functional
 
 _MODULES: dict[str, tuple[str, str]] = {
@@ -20,6 +20,9 @@ _MODULES: dict[str, tuple[str, str]] = {
     "torch.nn.utils.parametrize": ("jaxnet.nn.utils.parametrize", "nn.utils.parametrize"),
     "torch.nn.utils": ("jaxnet.nn.utils", "nn.utils"),
     "torch.nn": ("jaxnet.nn", "nn"),
+    "torch.optim.lr_scheduler": ("jaxnet.optim", "optim"),
+    "torch.optim": ("jaxnet.optim", "optim"),
+    "torch.utils.data": ("jaxnet.data", "data"),
     "torch.linalg": ("jaxnet.ops.linalg", "ops.linalg"),
     "torch.fft": ("jaxnet.ops.fft", "ops.fft"),
     "torch.special": ("jaxnet.ops.special", "ops.special"),
@@ -44,10 +47,13 @@ _OTHERS = {
     "torch.nn.functional.upsample": "nn.functional.interpolate",
     "torch.jit.Final": "typing.Final",
     "torch.autograd.Variable": "ops.tensor",
+    "torch.Generator": "Generator",
 }
-_TRAINING = (
+TRAINING = (
     "training is written with jaxnet.train: see docs/pages/from-pytorch.md for the words of a loop"
 )
+"""What is said of an optimizer whose loop is not ported."""
+
 NOTHING_KNOWN = "jaxnet has nothing for it"
 """What is said of a name of which nothing is known."""
 
@@ -66,8 +72,6 @@ FAMILIES = {
 """The classes that have a private class of torch's as theirs, for isinstance(x, ...)."""
 
 _ELSEWHERE = {
-    "torch.optim": _TRAINING,
-    "torch.utils.data": "write jaxnet.data, which has the same names and takes rngs=",
     "torch.manual_seed": "write rngs = jaxnet.random.Generator(seed), and hand it on",
     "torch.save": "write jaxnet.weights.save(path, state_dict)",
     "torch.load": "write jaxnet.weights.load(path)",
@@ -101,6 +105,9 @@ _IMPORTS = {
     "math": "import math",
     "jax": "import jax",
     "typing": "import typing",
+    "optim": "from jaxnet import optim",
+    "data": "from jaxnet import data",
+    "Generator": "from jaxnet.random import Generator",
 }
 
 
@@ -149,6 +156,9 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
     elif module == "torch" and rest.endswith("_") and _has("nn.functional", rest[:-1]):
         rest, (imported, said) = rest[:-1], _MODULES["torch.nn.functional"]
     prefix, _, _ = spelled.rpartition(".")
+    if module == "torch.utils.data" and (not prefix or "." in prefix) and _has(said, rest):
+        if "." not in rest and rest not in taken:  # torch.utils.data.DataLoader
+            return Name(rest, (f"from {imported} import {rest}",), _value(f"{said}.{rest}"))
     moved = not dotted.startswith(f"{module}.")  # torch.conv2d, which is nn.functional's
     if not prefix and spelled == rest.partition(".")[0] and spelled not in taken:
         if not _has(said, rest):
@@ -172,7 +182,7 @@ def _module_import(imported: str, alias: str) -> str:
 
 def _value(code: str) -> Any:
     first, *rest = code.split(".")
-    value: Any = {"nn": nn, "ops": ops}[first]
+    value: Any = {"nn": nn, "ops": ops, "optim": optim, "data": data}[first]
     for part in rest:
         value = getattr(value, part)
     return value

@@ -1,6 +1,7 @@
 """From a file or an import path to the text of the output."""
 
 import json
+import re
 import subprocess
 import textwrap
 from typing import Any
@@ -12,6 +13,7 @@ from jaxnet.port._gather import gather
 from jaxnet.port._nodes import code
 from jaxnet.port._own_names import NEEDED, put_back, restored
 from jaxnet.port._port import Note, Ported
+from jaxnet.port._program import PROGRAM
 from jaxnet.port._rngs import Needs
 from jaxnet.port._sharing import Sharing
 from jaxnet.port._source import Definition, Source, open_target
@@ -40,7 +42,10 @@ def output(target: str) -> Ported:
         imports |= rewriter.imports
         marked += rewriter.marked
         notes += rewriter.notes
-        blocks.append(cst.Module([new]).code)
+        if definition.name == PROGRAM:
+            blocks.append(_run(new, imports))
+        else:
+            blocks.append(cst.Module([new]).code)
     head = [*_licence(source), *_docstring(source), *_imports(definitions), *sorted(imports)]
     code = "\n".join(head) + "\n\n" + "\n".join(blocks)
     left = []
@@ -52,7 +57,7 @@ def output(target: str) -> Ported:
     marked += left
     code += "".join(f"\n\n# {note}\n" for note in left)
     longest = max((len(line) for line in source.text.splitlines()), default=0)
-    kinds = [(d, type(d.node)) for d in definitions]
+    kinds = [(d, type(d.node)) for d in definitions if d.name != PROGRAM]
     for d, _ in kinds:
         if d.name in NEEDED and "#" not in d.name:
             shown = names[d.key]
@@ -74,6 +79,16 @@ def output(target: str) -> Ported:
         tuple(marked),
         tuple(notes),
     )
+
+
+def _run(function: Any, imports: set[str]) -> str:
+    """What a file runs as a program, with a generator where nothing seeds one."""
+    statements = list(function.body.body)
+    text = cst.Module(statements).code
+    if re.search(r"\brngs\b", text) and not re.search(r"^rngs = ", text, re.MULTILINE):
+        imports.add("from jaxnet.random import Generator")
+        text = "rngs = Generator()\n" + text
+    return text
 
 
 def _told(note: Note) -> Note:

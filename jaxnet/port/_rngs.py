@@ -32,6 +32,15 @@ DRAWS = {
     "bernoulli", "multinomial", "normal", "rand", "rand_like", "randint", "randint_like", "randn",
     "randn_like", "randperm",
 }  # fmt: skip
+_OF_DATA = {
+    "torch.utils.data.DataLoader": "rngs",
+    "torch.utils.data.RandomSampler": "rngs",
+    "torch.utils.data.SubsetRandomSampler": "rngs",
+    "torch.utils.data.WeightedRandomSampler": "rngs",
+    "torch.utils.data.random_split": "generator",
+}
+"""What reads data in a random order, and the name under which it takes the generator."""
+
 _DRAWING_METHODS = {"normal_", "uniform_", "bernoulli_", "exponential_", "trunc_normal_"}
 
 
@@ -47,6 +56,10 @@ class Needs:
             elif isinstance(one.node, cst.ClassDef):
                 for name, node in methods(one).items():
                     self.units[Unit(one, name)] = Scope.of(one.source, one, node)
+        self.hosts = {u for u in self.units if u.method == "" and _of_program(u, "hosts")}
+        self.owners = {u for u in self.hosts if _of_program(u, "owners")}
+        for unit in self.hosts:
+            self.units[unit].host = True
         self.calls = {unit: _calls(unit.node) for unit in self.units}
         self.named = {unit: _handed(unit.node) for unit in self.units}
         self.by_method: dict[str, list[Unit]] = {}
@@ -54,7 +67,9 @@ class Needs:
             self.by_method.setdefault(unit.method, []).append(unit)
         self._targets: dict[tuple[int, int], tuple[cst.Call, Scope, list[Unit]]] = {}
         self.making, self.computing = self._divide()
-        self.taking: set[Unit] = set()
+        self.making |= self.hosts
+        self.computing -= self.hosts
+        self.taking: set[Unit] = {u for u in self.hosts if _of_program(u, "seeding")}
         self._spread()
         for one in definitions:
             self.values |= _class_values(one)
@@ -180,7 +195,7 @@ class Needs:
         grown = True
         while grown:
             grown = False
-            for unit in self.making - self.taking:
+            for unit in self.making - self.taking - self.owners:
                 scope = self.units[unit]
                 if any(self.hands_on(call, scope) for call in self.calls[unit]) or any(
                     self.is_function(value, scope) for value in self.named[unit]
@@ -210,7 +225,7 @@ class Needs:
         """The keyword under which a call hands `rngs` on, or None."""
         name, source = call.func, scope.source
         if isinstance(name, cst.Name) and scope.is_local(name.value):
-            return "rngs" if self._makes(name.value, scope) else None
+            return "rngs" if not scope.host and self._makes(name.value, scope) else None
         dotted = source.qualified(name)
         if dotted is not None:
             owner, _, last = dotted.rpartition(".")
@@ -221,7 +236,9 @@ class Needs:
             if owner == "torch.nn.init" and last in DRAWING_INITS:
                 return "generator"
             if owner == "torch" and last in DRAWS:
-                return "generator"
+                return None if scope.host and _is_given(call) else "generator"
+            if dotted in _OF_DATA:
+                return None if _is_given(call) else _OF_DATA[dotted]
             found = source.definition(name)
             if found is not None:
                 if isinstance(found.node, cst.ClassDef):
@@ -232,7 +249,7 @@ class Needs:
         if isinstance(name, cst.Attribute):
             return self._attribute_hands_on(name, scope)
         if isinstance(name, cst.Subscript):
-            return "rngs"
+            return None if scope.host else "rngs"
         # getattr(nn, "LSTM")(3, 4), get_norm_layer("bn")(64)
         maker = cst.helpers.get_full_name_for_node(name.func) if isinstance(name, cst.Call) else ""
         layer = maker == "getattr" or (str(maker).startswith("get_") and "layer" in str(maker))
@@ -286,6 +303,17 @@ class Needs:
             if own and scope.owner is not None:  # fc = self.fc
                 return attributes(scope.owner).get(value.attr.value) == "given"
         return True
+
+
+def _of_program(unit: Unit, names: str) -> bool:
+    """Whether a function is among some functions of a whole program."""
+    program = unit.definition.source.program
+    return program is not None and unit.definition.name in getattr(program, names)
+
+
+def _is_given(call: cst.Call) -> bool:
+    """Whether a call has a generator of its own."""
+    return any(a.keyword is not None and a.keyword.value == "generator" for a in call.args)
 
 
 def _runs_at_once(name: str) -> bool:
