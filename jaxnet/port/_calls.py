@@ -5,7 +5,7 @@ from typing import Any
 import libcst as cst
 
 from jaxnet.port._kinds import ARRAYS, Kinds
-from jaxnet.port._names import LEFT_OUT, TRAINING, jaxnet_name, tensor_type, unknown_argument
+from jaxnet.port._names import LEFT_OUT, jaxnet_name, tensor_type, unknown_argument
 from jaxnet.port._nodes import code
 from jaxnet.port._parameters import says_device
 from jaxnet.port._rngs import Needs
@@ -106,8 +106,6 @@ def torch_call(
         last = updated.args[-1]
         args[-1] = args[-1].with_changes(comma=last.comma)
     updated = updated.with_changes(args=args)
-    if _has_parameters(dotted, original):
-        return updated, f"{dotted}: {TRAINING}", note
     spelled = cst.helpers.get_full_name_for_node(original.func) or ""
     found = jaxnet_name(dotted, spelled)
     if found.problem:
@@ -116,17 +114,6 @@ def torch_call(
     keywords = [a.keyword.value for a in args if a.keyword is not None]
     wrong = unknown_argument(found.value, positional, keywords)
     return updated, f"{dotted}: {wrong}" if wrong else "", note
-
-
-def _has_parameters(dotted: str, call: cst.Call) -> bool:
-    """Whether a call makes an optimizer of parameters, as one whose loop is not ported has."""
-    if not dotted.startswith("torch.optim.") or dotted.startswith("torch.optim.lr_scheduler."):
-        return False
-    return any(
-        ".parameters()" in code(a.value) or (a.keyword is not None and a.keyword.value == "params")
-        or isinstance(a.value, cst.List | cst.ListComp)
-        for a in call.args
-    )  # fmt: skip
 
 
 def _of_type(

@@ -8,6 +8,7 @@ import libcst as cst
 from jaxnet.port._nodes import Targets, parts_of
 
 LOOPS = cst.For | cst.While
+_COMPREHENSIONS = cst.ListComp | cst.GeneratorExp | cst.SetComp | cst.DictComp
 COMPOUND = cst.For | cst.While | cst.If | cst.With | cst.Try
 
 
@@ -30,8 +31,8 @@ class _Bound(Targets):
     def visit_Lambda(self, node: cst.Lambda) -> bool:
         return False
 
-    def visit_CompFor(self, node: cst.CompFor) -> bool:
-        return False
+    def visit_CompFor(self, node: cst.CompFor) -> None:
+        pass  # a comprehension has names of its own
 
     def visit_ImportAlias(self, node: cst.ImportAlias) -> bool:
         self.names.add((node.evaluated_alias or node.evaluated_name).partition(".")[0])
@@ -84,20 +85,20 @@ class _Read(cst.CSTVisitor):
         elif not isinstance(target, cst.Name):
             target.visit(self)
 
-    def _comprehension(self, node: Any) -> bool:
-        inner: set[str] = set()
-        part = node.for_in
-        while part is not None:
-            inner |= bound_names_of_target(part.target)
-            part = part.inner_for_in
-        self.hidden.append(inner)
-        return True
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, _COMPREHENSIONS):
+            inner: set[str] = set()
+            part: Any = node.for_in
+            while part is not None:
+                inner |= bound_names_of_target(part.target)
+                part = part.inner_for_in
+            self.hidden.append(inner)
+        return super().on_visit(node)
 
-    def _end(self, node: Any) -> None:
-        self.hidden.pop()
-
-    visit_ListComp = visit_GeneratorExp = visit_SetComp = visit_DictComp = _comprehension
-    leave_ListComp = leave_GeneratorExp = leave_SetComp = leave_DictComp = _end
+    def on_leave(self, original_node: cst.CSTNode) -> None:
+        super().on_leave(original_node)
+        if isinstance(original_node, _COMPREHENSIONS):
+            self.hidden.pop()
 
     def visit_Lambda(self, node: cst.Lambda) -> None:
         self.hidden.append({p.name.value for p in node.params.params})
@@ -170,9 +171,10 @@ def first_use(statements: Sequence[Any], name: str) -> str:
     for statement in statements:
         if isinstance(statement, COMPOUND):
             header = [
-                part for part in (getattr(statement, "iter", None), getattr(statement, "test", None))
+                part
+                for part in (getattr(statement, "iter", None), getattr(statement, "test", None))
                 if part is not None
-            ]  # fmt: skip
+            ]
             header += [item.item for item in getattr(statement, "items", ())]
             if name in names_read(*header):
                 return "read"
@@ -190,7 +192,9 @@ def first_use(statements: Sequence[Any], name: str) -> str:
     return ""
 
 
-def is_live(name: str, place: list[Any], index: int, above: Sequence[Any], whole: list[Any]) -> bool:
+def is_live(
+    name: str, place: list[Any], index: int, above: Sequence[Any], whole: list[Any]
+) -> bool:
     """Whether a name may be read after a statement before it has another value.
 
     Args:
@@ -208,12 +212,19 @@ def is_live(name: str, place: list[Any], index: int, above: Sequence[Any], whole
         if isinstance(statement, LOOPS):
             targets = bound_names_of_target(getattr(statement, "target", None))
             again = "bound" if name in targets else first_use(body_of(statement.body), name)
-            if again == "read" or (isinstance(statement, cst.While) and name in names_read(statement.test)):
+            if again == "read" or (
+                isinstance(statement, cst.While) and name in names_read(statement.test)
+            ):
                 return True
-        outer = whole if depth == 0 else next(
-            found for found, over in lists(whole)
-            if over == tuple(above[:depth]) and any(one is statement for one in found)
-        )  # fmt: skip
+        outer = (
+            whole
+            if depth == 0
+            else next(
+                found
+                for found, over in lists(whole)
+                if over == tuple(above[:depth]) and any(one is statement for one in found)
+            )
+        )
         position = next(i for i, one in enumerate(outer) if one is statement)
         use = first_use(outer[position + 1 :], name)
         if use:
@@ -251,15 +262,16 @@ def assignment_of(statement: Any) -> cst.Assign | None:
 
 def method_of(call: Any) -> tuple[str, str]:
     """The name and the method of a call `name.method(...)`, or two empty texts."""
-    if isinstance(call, cst.Call) and isinstance(call.func, cst.Attribute):
-        if isinstance(call.func.value, cst.Name):
-            return call.func.value.value, call.func.attr.value
+    function = call.func if isinstance(call, cst.Call) else None
+    if isinstance(function, cst.Attribute) and isinstance(function.value, cst.Name):
+        return function.value.value, function.attr.value
     return "", ""
 
 
 def backward_calls(node: Any) -> list[cst.Call]:
     """The calls `loss.backward()` in a part of a program."""
     return [
-        call for call in calls_in(node)
+        call
+        for call in calls_in(node)
         if isinstance(call.func, cst.Attribute) and call.func.attr.value == "backward"
-    ]  # fmt: skip
+    ]

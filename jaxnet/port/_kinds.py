@@ -5,6 +5,7 @@ the attributes of the class tell, in the order of the source. What nothing tells
 array in the methods of modules that compute and in what `forward` calls, and is unknown elsewhere.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import libcst as cst
@@ -51,10 +52,19 @@ class Kinds(cst.CSTVisitor):
         node: The function.
         computing: Whether the function computes, and does not only make layers.
         assumes: Whether what nothing tells is taken for an array.
+        given: The kinds of parameters that the calls of the function tell.
     """
 
-    def __init__(self, scope: Scope, node: Any, computing: bool, assumes: bool = True) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        node: Any,
+        computing: bool,
+        assumes: bool = True,
+        given: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
+        self.of_calls = given or {}
         self.assumes = assumes
         self.scope = scope
         self.source = scope.source
@@ -88,10 +98,13 @@ class Kinds(cst.CSTVisitor):
             name = parameter.name.value
             if name in ("self", "cls"):
                 continue
-            if self.scope.host:
+            if name in self.of_calls and parameter.annotation is None:
+                self.names[name] = self.of_calls[name]
+            elif self.scope.host:
                 self.names[name] = "batches" if "loader" in name else self.given.get(name)
                 if parameter.annotation is not None and self.names[name] is None:
                     self.names[name] = _annotated(code(parameter.annotation.annotation))
+            if name in self.of_calls or self.scope.host:
                 continue
             annotation, default = parameter.annotation, parameter.default
             if annotation is not None:
@@ -237,6 +250,8 @@ class Kinds(cst.CSTVisitor):
                 return "number"
             if any(kind in ARRAYS for kind in kinds):
                 return "tensor"
+            if "ndarray" in kinds and isinstance(node, cst.BinaryOperation):
+                return "ndarray"
             return kinds[0] if len(set(kinds)) == 1 else None
         if isinstance(node, cst.UnaryOperation):
             kind = self(node.expression)

@@ -18,7 +18,7 @@ from jaxnet.port._flow import (
 )
 from jaxnet.port._nodes import code, is_name, parts_of
 from jaxnet.port._roles import Part, is_guard
-from jaxnet.port._steps import NotUnderstood, calls
+from jaxnet.port._steps import NotUnderstoodError, calls
 from jaxnet.port._training import Training, code_line, mode_of
 from jaxnet.port._words import Positioned
 
@@ -41,9 +41,7 @@ class Loops:
         self.parts = training.parts
         self.roles = training.roles
         self.changing = self._changing()
-        self.returning = {
-            name for name, part in self.parts.items() if name and _returns(part.node)
-        }
+        self.returning = {name for name, part in self.parts.items() if name and _returns(part.node)}
         self.predicting = {n for n in self.parts if n and self._only_calls(self.parts[n])}
         self.made = training.made()
         self.mode = ""
@@ -72,8 +70,9 @@ class Loops:
                     for call in calls_in(one):
                         receiver, method = method_of(call)
                         new |= bool(receiver) and (receiver, method) in (
-                            (roles.get("scheduler"), "step"), (roles.get("model"), "load_state_dict"),
-                        )  # fmt: skip
+                            (roles.get("scheduler"), "step"),
+                            (roles.get("model"), "load_state_dict"),
+                        )
                         callee = call.func.value if isinstance(call.func, cst.Name) else ""
                         new |= bool(callee) and callee in found and callee not in part.bound
                 if new and name not in found:
@@ -129,10 +128,9 @@ class Loops:
                 statements.append(cst.parse_statement(f"return {self.training.state}"))
         elif changes:
             self._global(part, node, statements)
-        elif not owner and model is not None and part.name not in self.predicting:
-            if model not in part.parameters and model in names_read(*part.statements):
-                line = f"{model} = {self.training.state}.model()"
-                statements.insert(_start(node), cst.parse_statement(line))
+        elif self._keeps(part) and model is not None and model not in part.parameters:
+            line = f"{model} = {self.training.state}.model()"
+            statements.insert(_start(node), cst.parse_statement(line))
         if part is self.training.place and not owner:
             before += self.made[0]
         params = node.params
@@ -148,7 +146,7 @@ class Loops:
 
     def _global(self, part: Part, node: Any, statements: list[Any]) -> None:
         if self.roles.owner.name:
-            raise NotUnderstood(node, f"{part.name} changes a model that it is not given")
+            raise NotUnderstoodError(node, f"{part.name} changes a model that it is not given")
         if self.training.state in bound_names(*statements):
             line = cst.parse_statement(f"global {self.training.state}")
             statements.insert(_start(node), line)
@@ -161,7 +159,9 @@ class Loops:
             return node.with_changes(name=cst.Name(self.training.state), annotation=None)
         if name == roles.get("optimizer"):
             if part.name not in self.changing or self.training.function in part.bound:
-                raise NotUnderstood(part.node, f"{part.name} takes the optimizer, and does not step")
+                raise NotUnderstoodError(
+                    part.node, f"{part.name} takes the optimizer, and does not step"
+                )
             return node.with_changes(name=cst.Name(self.training.function), annotation=None)
         return node
 
@@ -182,7 +182,7 @@ class Loops:
             if made:
                 body = self._owner(part, inside, after=True)
                 block = statements[guard].body.with_changes(body=body)
-                return [*head, statements[guard].with_changes(body=block)]
+                return [*(head or []), statements[guard].with_changes(body=block)]
             return [*(head or []), *self._list(part, statements[guard:], ())]
         if owner:
             return self._owner(part, statements, after=True) or []
@@ -210,7 +210,9 @@ class Loops:
             if not after:
                 return None
             if not made:
-                raise NotUnderstood(self.roles.optimizer_statement, "it is not used after it is made")
+                raise NotUnderstoodError(
+                    self.roles.optimizer_statement, "it is not used after it is made"
+                )
             first = len(statements)
         for i, one in enumerate(statements[:first]):
             found += self._before(part, one, i > index)
@@ -233,7 +235,11 @@ class Loops:
         roles = self.roles.of(part)
         for call in calls_in(statement):
             callee = call.func.value if isinstance(call.func, cst.Name) else ""
-            if callee and callee in self.parts and (callee in self.changing or callee in self.predicting):
+            if (
+                callee
+                and callee in self.parts
+                and (callee in self.changing or callee in self.predicting)
+            ):
                 return True
             if callee and callee in self.parts and self._has_roles(self.parts[callee]):
                 return True
@@ -256,7 +262,7 @@ class Loops:
             if method_of(call_of(statement)) == (roles["optimizer"], "zero_grad"):
                 return []
             if roles["optimizer"] in reads or roles.get("scheduler") in reads:
-                raise NotUnderstood(statement, code_line(statement))
+                raise NotUnderstoodError(statement, code_line(statement))
         return [statement]
 
     def _with(self, statement: Any, part: Any) -> Any:
@@ -305,7 +311,9 @@ class Loops:
         if isinstance(one, cst.FunctionDef | cst.ClassDef):
             names = {n for n in self.roles.of(part).values() if n}
             if names & set(names_read(one)):
-                raise NotUnderstood(one, f"{one.name.value}: a function in a function uses the model")
+                raise NotUnderstoodError(
+                    one, f"{one.name.value}: a function in a function uses the model"
+                )
             return [one]
         roles, state = self.roles.of(part), self.training.state
         model, scheduler = roles.get("model"), roles.get("scheduler")
@@ -315,7 +323,7 @@ class Loops:
                 return [one]
             if mode:
                 if mode == "unknown":
-                    raise NotUnderstood(one, f"{code(call)}: training or evaluation mode?")
+                    raise NotUnderstoodError(one, f"{code(call)}: training or evaluation mode?")
                 self.mode = mode
                 return []
             receiver, method = method_of(call)
@@ -326,9 +334,11 @@ class Loops:
             if model is not None and (receiver, method) == (model, "load_state_dict"):
                 return self._loaded(part, one, call)
             if model is not None and self._changes_model(call, model):
-                raise NotUnderstood(one, f"{code_line(one)}: a change of the model beside its steps")
+                raise NotUnderstoodError(
+                    one, f"{code_line(one)}: a change of the model beside its steps"
+                )
         if (call or assign) is not None:
-            value = call if call is not None else assign.value  # type: ignore[union-attr]
+            value: Any = call if call is not None else assign.value  # type: ignore[union-attr]
             callee = value.func.value if isinstance(getattr(value, "func", None), cst.Name) else ""
             if callee and callee in self.changing and callee in self.parts:
                 return [self._call_of_changing(part, one, value, assign, callee)]
@@ -337,25 +347,28 @@ class Loops:
             target = code(assign.targets[0].target)
             loop = any(isinstance(a, LOOPS) for a in above)
             if words == f"{model}.state_dict()" and loop:
-                raise NotUnderstood(
-                    one, f"{code_line(one)}: PyTorch's dictionary goes on changing with the model; "
+                raise NotUnderstoodError(
+                    one,
+                    f"{code_line(one)}: PyTorch's dictionary goes on changing with the model; "
                     f"write copy.deepcopy({words})",
-                )  # fmt: skip
+                )
             if words == model or target.startswith((f"{model}.", f"{model}[")):
-                raise NotUnderstood(one, f"{code_line(one)}: a second name for the model, or a change")
+                raise NotUnderstoodError(
+                    one, f"{code_line(one)}: a second name for the model, or a change"
+                )
         returned = isinstance(one, cst.SimpleStatementLine) and isinstance(one.body[0], cst.Return)
         new = self._rewritten(part, one)
-        if returned and part.name in self.changing and self._is_parameter(part, "model"):
-            if part is not self.roles.owner:
-                value = new.body[0].value
-                words = state if value is None else f"{state}, {code(value)}"
-                if value is not None and isinstance(value, cst.Tuple) and not value.lpar:
-                    words = f"{state}, ({code(value)})"
-                line = new.body[0].with_changes(
-                    value=cst.parse_expression(words),
-                    whitespace_after_return=cst.SimpleWhitespace(" "),
-                )
-                new = self._with(new, line)
+        changes = part.name in self.changing and part is not self.roles.owner
+        if returned and changes and self._is_parameter(part, "model"):
+            value = new.body[0].value
+            words = state if value is None else f"{state}, {code(value)}"
+            if value is not None and isinstance(value, cst.Tuple) and not value.lpar:
+                words = f"{state}, ({code(value)})"
+            line = new.body[0].with_changes(
+                value=cst.parse_expression(words),
+                whitespace_after_return=cst.SimpleWhitespace(" "),
+            )
+            new = self._with(new, line)
         return [new]
 
     def _keeps(self, part: Part) -> bool:
@@ -376,9 +389,9 @@ class Loops:
     def _compound(self, part: Part, one: Any, above: tuple[Any, ...]) -> Any:
         roles = self.roles.of(part)
         model = roles.get("model")
-        if isinstance(one, cst.For) and model is not None:
-            if re.search(rf"\b{model}\.(named_)?(parameters|modules|children)\(", code(one.iter)):
-                raise NotUnderstood(one, f"{code_line(one)}: the parameters are changed, or read one by one")
+        parameters = rf"\b{model}\.(named_)?(parameters|modules|children)\("
+        if isinstance(one, cst.For) and re.search(parameters, code(one.iter)):
+            raise NotUnderstoodError(one, f"{code_line(one)}: the parameters are changed or read")
         if isinstance(one, cst.For) and roles.get("optimizer") in names_read(one.iter):
             return self._rates(part, one)
         changes: dict[str, Any] = {}
@@ -409,7 +422,9 @@ class Loops:
         if not isinstance(block, cst.IndentedBlock):
             names = set(self.roles.of(part).values())
             if names & set(names_read(block)):
-                raise NotUnderstood(above[-1], f"{code_line(above[-1])}: write it on lines of its own")
+                raise NotUnderstoodError(
+                    above[-1], f"{code_line(above[-1])}: write it on lines of its own"
+                )
             return block
         body = self._list(part, list(block.body), above)
         return block.with_changes(body=body or [cst.parse_statement("pass")])
@@ -424,7 +439,9 @@ class Loops:
         scheduler = self.roles.of(part)["scheduler"]
         if self.roles.schedule == "ReduceLROnPlateau":
             if part is not self.roles.owner or len(call.args) != 1:
-                raise NotUnderstood(one, f"{code(call)}: a plateau that is not beside its optimizer")
+                raise NotUnderstoodError(
+                    one, f"{code(call)}: a plateau that is not beside its optimizer"
+                )
             metric = code(self._expression(part, call.args[0].value))
             lines = [
                 f"{training.plateau}, opt_state = {scheduler}.step("
@@ -433,21 +450,26 @@ class Loops:
             ]
             return self._lines(one, lines)
         if call.args:
-            raise NotUnderstood(one, f"{code(call)}: a step with arguments")
-        steps = [c for p in self.parts.values() for s in p.statements for c in calls_in(s)
-                 if method_of(c) == (self.roles.of(p).get("scheduler"), "step")]  # fmt: skip
+            raise NotUnderstoodError(one, f"{code(call)}: a step with arguments")
+        steps = [
+            c
+            for p in self.parts.values()
+            for s in p.statements
+            for c in calls_in(s)
+            if method_of(c) == (self.roles.of(p).get("scheduler"), "step")
+        ]
         if len(steps) > 1:
-            raise NotUnderstood(one, f"{code(call)}: there are several of them")
-        if training.place is part and place is not None and any(
-            other is training.step.node for other in place  # type: ignore[union-attr]
-        ):
+            raise NotUnderstoodError(one, f"{code(call)}: there are several of them")
+        if training.place is part and any(other is training.node for other in place):
             return self._lines(one, [training.scheduled(scheduler, f"int({state}.step)")])
         loops = [a for a in above if isinstance(a, LOOPS)]
         count = ""
         if part is self.roles.owner and len(loops) == 1 and above[-1] is loops[0]:
             count = _passes(loops[0])
         if not count:
-            raise NotUnderstood(one, f"{code(call)}: how often it has been called is not known here")
+            raise NotUnderstoodError(
+                one, f"{code(call)}: how often it has been called is not known here"
+            )
         return self._lines(one, [training.scheduled(scheduler, count)])
 
     def _loaded(self, part: Part, one: Any, call: cst.Call) -> list[Any]:
@@ -472,13 +494,18 @@ class Loops:
         assign = assignment_of(body[0]) if len(body) == 1 else None
         target = code(one.target)
         right = assign is not None and code(assign.targets[0].target) in (
-            f'{target}["lr"]', f"{target}['lr']"
-        )  # fmt: skip
+            f'{target}["lr"]',
+            f"{target}['lr']",
+        )
         if code(one.iter) != f"{optimizer}.param_groups" or not right:
-            raise NotUnderstood(one, f"{code_line(one)}: optim.set_hyperparams sets what it changes")
+            raise NotUnderstoodError(
+                one, f"{code_line(one)}: optim.set_hyperparams sets what it changes"
+            )
         assert assign is not None
         if target in names_read(assign.value) or "scheduler" in self.roles.of(part):
-            raise NotUnderstood(one, f"{code(assign.value)}: a learning rate from the one before")
+            raise NotUnderstoodError(
+                one, f"{code(assign.value)}: a learning rate from the one before"
+            )
         self.training.imports.add("from jaxnet import optim")
         value = code(self._expression(part, assign.value))
         line = (
@@ -510,7 +537,7 @@ class Loops:
         targets = [state]
         if assign is not None:
             if callee not in self.returning:
-                raise NotUnderstood(one, f"{code_line(one)}: {callee} returns nothing")
+                raise NotUnderstoodError(one, f"{code_line(one)}: {callee} returns nothing")
             target = assign.targets[0].target
             tuple_ = isinstance(target, cst.Tuple) and not target.lpar
             targets.append(f"({code(target)})" if tuple_ else code(target))
@@ -534,9 +561,13 @@ class Loops:
             if is_name(arg.value, str(roles.get("model"))) and name == theirs.get("model"):
                 sets = training.sets_mode(other)
                 value = training.state if by_state else self._model(call, sets)
-            elif is_name(arg.value, str(roles.get("optimizer"))) and name == theirs.get("optimizer"):
+            elif is_name(arg.value, str(roles.get("optimizer"))) and name == theirs.get(
+                "optimizer"
+            ):
                 value = training.function
-            elif is_name(arg.value, str(roles.get("scheduler"))) and name == theirs.get("scheduler"):
+            elif is_name(arg.value, str(roles.get("scheduler"))) and name == theirs.get(
+                "scheduler"
+            ):
                 value = code(arg.value)
             if value is None:
                 args.append(arg.with_changes(value=self._expression(part, arg.value)))
@@ -554,7 +585,7 @@ class Loops:
             return f"{training.state}.model()"
         if self.mode == "train":
             return f"{training.state}.model(training=True)"
-        raise NotUnderstood(node, "is the model in training or in evaluation mode here?")
+        raise NotUnderstoodError(node, "is the model in training or in evaluation mode here?")
 
     # expressions
 
@@ -602,8 +633,14 @@ class _Reads(Positioned):
         callee = node.func.value if isinstance(node.func, cst.Name) else ""
         parts = self.loops.parts
         own = bool(callee) and callee in parts and self.loops._has_roles(parts[callee])
-        if own and callee in self.loops.changing and self.loops._is_parameter(parts[callee], "model"):
-            raise NotUnderstood(node, f"{code(node)}: a call that trains, within an expression")
+        if (
+            own
+            and callee in self.loops.changing
+            and self.loops._is_parameter(parts[callee], "model")
+        ):
+            raise NotUnderstoodError(
+                node, f"{code(node)}: a call that trains, within an expression"
+            )
         if own or (self.model is not None and is_name(node.func, self.model)):
             return False
         return not self._rate(node)
@@ -617,8 +654,10 @@ class _Reads(Positioned):
                 return updated_node
             return loops._call(self.part, original_node)
         if self.model is not None and is_name(original_node.func, self.model):
-            args = [a.with_changes(value=loops._expression(self.part, a.value))
-                    for a in original_node.args]  # fmt: skip
+            args = [
+                a.with_changes(value=loops._expression(self.part, a.value))
+                for a in original_node.args
+            ]
             if self.only_calls:
                 return updated_node.with_changes(args=args)
             return self._called(original_node, args)
@@ -627,7 +666,7 @@ class _Reads(Positioned):
 
     def _refuse_state(self, node: Any, callee: str) -> None:
         if self.model in names_read(node) and callee in self.loops.changing | self.loops.predicting:
-            raise NotUnderstood(node, f"{code(node)}: an evaluation that calls another")
+            raise NotUnderstoodError(node, f"{code(node)}: an evaluation that calls another")
 
     def _called(self, original: cst.Call, args: list[Any]) -> Any:
         training, loops = self.training, self.loops
@@ -640,7 +679,7 @@ class _Reads(Positioned):
             first = cst.Arg(cst.Name(training.state))
             return cst.Call(cst.Name(training.predict), [first, *args])
         if loops.mode != "eval" and training.has_modes:
-            raise NotUnderstood(
+            raise NotUnderstoodError(
                 original, f"{code(original)}: the model computes in training mode outside of a step"
             )
         return cst.Call(cst.parse_expression(loops._model(original)), args)
@@ -673,7 +712,9 @@ class _Reads(Positioned):
         if id(original_node) in self.words:
             return updated_node
         if name in (self.optimizer, self.scheduler):
-            raise NotUnderstood(original_node, f"{name} is used in another way than by its steps")
+            raise NotUnderstoodError(
+                original_node, f"{name} is used in another way than by its steps"
+            )
         if name == self.model and not self.only_calls:
             if self.part.name in self.loops.predicting:
                 return updated_node
@@ -693,10 +734,12 @@ def _is_plain(call: cst.Call) -> bool:
     """Whether a call of the model is one of arrays without names."""
     fixed = cst.Integer | cst.SimpleString | cst.Float
     return bool(call.args) and all(
-        a.keyword is None and not a.star and not isinstance(a.value, fixed)
+        a.keyword is None
+        and not a.star
+        and not isinstance(a.value, fixed)
         and not is_name(a.value, "True", "False", "None")
         for a in call.args
-    )  # fmt: skip
+    )
 
 
 def _passes(loop: Any) -> str:

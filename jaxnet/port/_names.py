@@ -54,6 +54,7 @@ TRAINING = (
 )
 """What is said of an optimizer whose loop is not ported."""
 
+SCHEDULERS = "torch.optim.lr_scheduler."
 NOTHING_KNOWN = "jaxnet has nothing for it"
 """What is said of a name of which nothing is known."""
 
@@ -123,6 +124,8 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
         code = _OTHERS.get(dotted, "jax.Array")
         if code == "jax.Array" and "." not in spelled and "Array" not in taken:
             return Name("Array", ("from jax import Array",))
+        if code in taken:  # a class Generator, as GANs have
+            return Name(f"jaxnet.random.{code}", ("import jaxnet.random",))
         first = code.partition(".")[0]
         if first == "typing":
             return Name("Final", ("from typing import Final",))
@@ -156,9 +159,10 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
     elif module == "torch" and rest.endswith("_") and _has("nn.functional", rest[:-1]):
         rest, (imported, said) = rest[:-1], _MODULES["torch.nn.functional"]
     prefix, _, _ = spelled.rpartition(".")
-    if module == "torch.utils.data" and (not prefix or "." in prefix) and _has(said, rest):
-        if "." not in rest and rest not in taken:  # torch.utils.data.DataLoader
-            return Name(rest, (f"from {imported} import {rest}",), _value(f"{said}.{rest}"))
+    of_data = module == "torch.utils.data" and "." not in rest and _has(said, rest)
+    if of_data and (not prefix or "." in prefix) and rest not in taken:
+        # torch.utils.data.DataLoader: `data` is a name that programs have for their own.
+        return Name(rest, (f"from {imported} import {rest}",), _value(f"{said}.{rest}"))
     moved = not dotted.startswith(f"{module}.")  # torch.conv2d, which is nn.functional's
     if not prefix and spelled == rest.partition(".")[0] and spelled not in taken:
         if not _has(said, rest):
@@ -222,6 +226,13 @@ def tensor_type(dotted: str) -> str | None:
     """The dtype of torch's old classes of tensors, such as torch.LongTensor, or None."""
     module, _, name = dotted.rpartition(".")
     return _TYPES.get(name) if module in ("torch", "torch.cuda") else None
+
+
+def is_optimizer(name: str) -> bool:
+    """Whether a dotted name is that of an optimizer's class."""
+    return name.startswith("torch.optim.") and not name.startswith(
+        (SCHEDULERS, "torch.optim.swa_utils.")
+    )
 
 
 LEFT_OUT = {"device", "requires_grad", "pin_memory", "memory_format", "non_blocking", "layout",

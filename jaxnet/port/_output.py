@@ -43,7 +43,7 @@ def output(target: str) -> Ported:
         marked += rewriter.marked
         notes += rewriter.notes
         if definition.name == PROGRAM:
-            blocks.append(_run(new, imports))
+            blocks.append(_run(new, imports, "Generator" in names.values()))
         else:
             blocks.append(cst.Module([new]).code)
     head = [*_licence(source), *_docstring(source), *_imports(definitions), *sorted(imports)]
@@ -55,6 +55,8 @@ def output(target: str) -> Ported:
         }  # fmt: skip
         left += [Note(one.path.name, line, f"not ported: {text}") for line, text in one.rest(kept)]
     marked += left
+    if source.program is not None and name is None:
+        notes += [Note(source.path.name, line, text) for line, text in source.program.notes]
     code += "".join(f"\n\n# {note}\n" for note in left)
     longest = max((len(line) for line in source.text.splitlines()), default=0)
     kinds = [(d, type(d.node)) for d in definitions if d.name != PROGRAM]
@@ -81,13 +83,13 @@ def output(target: str) -> Ported:
     )
 
 
-def _run(function: Any, imports: set[str]) -> str:
+def _run(function: Any, imports: set[str], taken: bool) -> str:
     """What a file runs as a program, with a generator where nothing seeds one."""
     statements = list(function.body.body)
     text = cst.Module(statements).code
     if re.search(r"\brngs\b", text) and not re.search(r"^rngs = ", text, re.MULTILINE):
-        imports.add("from jaxnet.random import Generator")
-        text = "rngs = Generator()\n" + text
+        imports.add("import jaxnet.random" if taken else "from jaxnet.random import Generator")
+        text = f"rngs = {'jaxnet.random.' if taken else ''}Generator()\n" + text
     return text
 
 

@@ -22,10 +22,12 @@ from jaxnet.port._flow import (
     names_read,
 )
 from jaxnet.port._loops import Loops
+from jaxnet.port._names import is_optimizer
 from jaxnet.port._nodes import code, parts_of
-from jaxnet.port._roles import Part, is_guard, is_optimizer, part_of
-from jaxnet.port._steps import NotUnderstood
+from jaxnet.port._roles import Part, is_guard, part_of
+from jaxnet.port._steps import NotUnderstoodError
 from jaxnet.port._training import Training
+from jaxnet.port._updates import with_optimizer
 from jaxnet.port._words import Positioned, Words, device_names, other_uses
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class Program:
         losses: The functions in them that are differentiated.
         whole: The statements that are marked as a whole, by line and class, and why.
         imports: The import statements that the output needs.
+        trained: Whether its optimizer makes the steps of a state.
+        notes: What a reader should look at, by line.
         kinds: What names of the program hold, as `Kinds` says it.
     """
 
@@ -61,6 +65,8 @@ class Program:
     losses: set[str] = dataclasses.field(default_factory=set)
     whole: dict[tuple[int, type], str] = dataclasses.field(default_factory=dict)
     imports: set[str] = dataclasses.field(default_factory=set)
+    trained: bool = False
+    notes: list[tuple[int, str]] = dataclasses.field(default_factory=list)
     kinds: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def whole_at(self, line: int, node: Any) -> str | None:
@@ -96,6 +102,8 @@ def as_program(
     program.imports |= words.imports
     source.whole_tree = new  # type: ignore[assignment]
     head, script = _divided(source.whole_tree)
+    script = with_optimizer(source, script, positions)
+    head = [_updated(source, one, positions) for one in head]
     parts = {
         one.name.value: part_of(one.name.value, one, list(one.body.body))
         for one in head if isinstance(one, cst.FunctionDef)
@@ -115,6 +123,18 @@ def as_program(
     _fill(made, positions)
     _find_hosts(source, program, made)
     return made, program
+
+
+def _updated(source: "Source", one: Any, positions: dict[Any, Any]) -> Any:
+    """A function whose updates by hand are those of an optimizer."""
+    if not isinstance(one, cst.FunctionDef):
+        return one
+    body = with_optimizer(source, list(one.body.body), positions)
+    if len(body) == len(one.body.body):
+        return one
+    new = one.with_changes(body=one.body.with_changes(body=body))
+    positions[new] = positions[one]
+    return new
 
 
 def _divided(tree: cst.Module) -> tuple[list[Any], list[Any]]:
@@ -203,10 +223,15 @@ def _train(
     try:
         training = Training(source, parts)
         loops = Loops(training, positions)
-    except NotUnderstood as error:
+    except NotUnderstoodError as error:
         _mark(program, parts, error, positions)
         return None
     written |= loops.functions
+    program.trained = True
+    classes = [one for one in source.whole_tree.body if isinstance(one, cst.ClassDef)]
+    if any(_draws(source, one) for one in [*classes, training.roles.made]):
+        place = positions[training.roles.optimizer_statement].start
+        program.notes.append((place.line, _NOTE))
     if training.predicts and loops.predicting:
         line: Any = cst.parse_statement(training.predict_line())
         first = next(iter(loops.functions))
@@ -220,11 +245,29 @@ def _train(
     return loops.program
 
 
+_NOTE = (
+    "the model draws numbers in training, as dropout does: the step has its own, from the key of "
+    "the state. PyTorch takes them from the generator of the loaders' order too, so that the orders "
+    "differ from then on; give both loaders a generator of their own to compare runs"
+)
+
+
+def _draws(source: "Source", node: Any) -> bool:
+    """Whether a class, or a statement that makes a model, has layers that draw in training."""
+    for call in calls_in(node):
+        name = source.imported(call.func)
+        given = any(a.keyword is not None and a.keyword.value == "generator" for a in call.args)
+        draws = "ropout" in name.rpartition(".")[2] or name[6:] in _DRAWS
+        if name.startswith("torch.") and draws and not given:
+            return True
+    return False
+
+
 def _mark(
-    program: Program, parts: dict[str, Part], error: NotUnderstood, positions: dict[Any, Any]
+    program: Program, parts: dict[str, Part], error: NotUnderstoodError, positions: dict[Any, Any]
 ) -> None:
     """Notes each outermost loop that takes gradients, and what is not understood of it."""
-    where = positions.get(error.node)
+    where = positions.get(error.node) if error.node is not None else None
     line = "" if where is None else f"line {where.start.line}: "
     words = f"a training loop that is not ported: {line}{error.text}"
     for part in parts.values():
@@ -232,9 +275,9 @@ def _mark(
             for one in place:
                 outer = [a for a in above if not is_guard(a)]
                 loop = isinstance(one, LOOPS) or not any(isinstance(o, LOOPS) for o in above)
-                if not outer and loop and backward_calls(one) and not is_guard(one):
-                    if not isinstance(one, cst.FunctionDef | cst.ClassDef):
-                        program.whole[positions[one].start.line, type(one)] = words
+                definition = isinstance(one, cst.FunctionDef | cst.ClassDef) or is_guard(one)
+                if not outer and loop and backward_calls(one) and not definition:
+                    program.whole[positions[one].start.line, type(one)] = words
 
 
 def _seed(
@@ -271,8 +314,9 @@ def _flat(new: Any) -> list[Any]:
 
 def _seeds(source: "Source", call: Any) -> bool:
     return call is not None and source.imported(call.func) in (
-        "torch.manual_seed", "torch.random.manual_seed",
-    )  # fmt: skip
+        "torch.manual_seed",
+        "torch.random.manual_seed",
+    )
 
 
 def _is_run_last(name: str, written: dict[str, list[Any]], script: list[Any]) -> bool:
@@ -303,10 +347,9 @@ class _Seeds(Positioned):
         call: Any = call_of(updated_node)
         if not _seeds(self.source, call_of(original_node)):
             return updated_node
-        if self.first and original_node is self.first[0]:
-            self.program.imports.add("from jaxnet.random import Generator")
+        if self.first and original_node is self.first[0] and "torch" in self.source.imports:
             line: Any = cst.parse_statement("rngs = 0")
-            made = call.with_changes(func=cst.Name("Generator"))
+            made = call.with_changes(func=cst.parse_expression("torch.Generator"))
             return updated_node.with_changes(body=[line.body[0].with_changes(value=made)])
         new = call.with_changes(func=cst.parse_expression("rngs.manual_seed"))
         return updated_node.with_changes(body=[cst.Expr(new)])
@@ -314,8 +357,10 @@ class _Seeds(Positioned):
 
 def _function(statements: list[Any]) -> cst.FunctionDef:
     return cst.FunctionDef(
-        cst.Name(PROGRAM), cst.Parameters(), cst.IndentedBlock(statements or [cst.parse_statement("pass")])
-    )  # fmt: skip
+        cst.Name(PROGRAM),
+        cst.Parameters(),
+        cst.IndentedBlock(statements or [cst.parse_statement("pass")]),
+    )
 
 
 def _fill(tree: cst.Module, positions: dict[Any, Any]) -> None:
@@ -326,7 +371,9 @@ def _fill(tree: cst.Module, positions: dict[Any, Any]) -> None:
         node, place = stack.pop()
         known = positions.get(node)
         if known is None:
-            inner = next((positions[p] for p in parts_of(node) if positions.get(p) is not None), None)
+            inner = next(
+                (positions[p] for p in parts_of(node) if positions.get(p) is not None), None
+            )
             known = positions[node] = place if inner is None else inner
         stack += [(child, known) for child in node.children]
 
@@ -339,9 +386,10 @@ def _find_hosts(source: "Source", program: Program, tree: cst.Module) -> None:
     waiting: list[Any] = [*methods, *(functions[n] for n in program.losses if n in functions)]
     for function in functions.values():
         waiting += [
-            part for part in parts_of(function)
+            part
+            for part in parts_of(function)
             if isinstance(part, cst.FunctionDef) and part.name.value in program.losses
-        ]  # fmt: skip
+        ]
     while waiting:
         for call in calls_in(waiting.pop()):
             name = call.func.value if isinstance(call.func, cst.Name) else ""
@@ -352,17 +400,24 @@ def _find_hosts(source: "Source", program: Program, tree: cst.Module) -> None:
     for name, function in functions.items():
         if name in inside or name in program.losses:
             continue
-        if backward_calls(function) or any(
-            _is_of_host(source, call) for call in calls_in(function)
-        ) or any(
-            isinstance(p, cst.Name) and p.value == "make_train_step" for p in parts_of(function)
+        if (
+            (
+                backward_calls(function)
+                or any(_is_of_host(source, call) for call in calls_in(function))
+                or any(
+                    isinstance(p, cst.Name) and p.value == "make_train_step"
+                    for p in parts_of(function)
+                )
+            )
+            or (
+                any(isinstance(part, cst.With) for part in parts_of(function))
+                and ("no_grad" in code(function))
+            )
+            or any(
+                isinstance(part, cst.Name) and program.kinds.get(part.value)
+                for part in parts_of(function)
+            )
         ):
-            found.add(name)
-        elif any(isinstance(part, cst.With) for part in parts_of(function)) and (
-            "no_grad" in code(function)
-        ):
-            found.add(name)
-        elif any(isinstance(part, cst.Name) and program.kinds.get(part.value) for part in parts_of(function)):
             found.add(name)
     grown = True
     while grown:

@@ -19,7 +19,15 @@ from jaxnet.port._calls import (
 )
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
-from jaxnet.port._names import FAMILIES, LEFT_OUT, NOTHING_KNOWN, jaxnet_name, tensor_type
+from jaxnet.port._names import (
+    FAMILIES,
+    LEFT_OUT,
+    NOTHING_KNOWN,
+    TRAINING,
+    is_optimizer,
+    jaxnet_name,
+    tensor_type,
+)
 from jaxnet.port._nodes import code, is_partial, is_self, is_super, parts_of
 from jaxnet.port._port import Note
 from jaxnet.port._scopes import Scope, Unit
@@ -253,6 +261,9 @@ class Expressions(cst.CSTTransformer):
             updated, wrong, note = torch_call(
                 here.kinds if here else None, original_node, updated, dotted
             )
+            program = self.source.program
+            if is_optimizer(dotted) and not (program is not None and program.trained):
+                wrong = f"{dotted}: {TRAINING}"
             if wrong:
                 self.problem(original_node, wrong)
             if note:

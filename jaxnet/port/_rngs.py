@@ -67,8 +67,9 @@ class Needs:
             self.by_method.setdefault(unit.method, []).append(unit)
         self._targets: dict[tuple[int, int], tuple[cst.Call, Scope, list[Unit]]] = {}
         self.making, self.computing = self._divide()
-        self.making |= self.hosts
-        self.computing -= self.hosts
+        losses = {u for u in self.units if u.method == "" and _of_program(u, "losses")}
+        self.making = (self.making | self.hosts) - losses
+        self.computing = (self.computing | losses) - self.hosts
         self.taking: set[Unit] = {u for u in self.hosts if _of_program(u, "seeding")}
         self._spread()
         for one in definitions:
@@ -108,7 +109,7 @@ class Needs:
                     making.add(value)
         computing, making = self._reached(computing), self._reached(making)
         self.run = frozenset(computing)  # by `forward`
-        left = set(self.units) - computing - making
+        left = set(self.units) - computing - making - self.hosts
         grown = True
         while grown:
             makers = {u for u in left - making if self._makes_itself(u, making)}
@@ -236,13 +237,13 @@ class Needs:
             if owner == "torch.nn.init" and last in DRAWING_INITS:
                 return "generator"
             if owner == "torch" and last in DRAWS:
-                return None if scope.host and _is_given(call) else "generator"
+                return None if _is_given(call) else "generator"
             if dotted in _OF_DATA:
                 return None if _is_given(call) else _OF_DATA[dotted]
             found = source.definition(name)
             if found is not None:
                 if isinstance(found.node, cst.ClassDef):
-                    return "rngs" if is_module(found) and self.class_takes(found) else None
+                    return "rngs" if self.class_takes(found) else None
                 return "rngs" if Unit(found) in self.taking else None
             if dotted.split(".")[0] in ("torch", *source.project.tops):
                 return None

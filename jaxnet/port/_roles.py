@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 import libcst as cst
 
 from jaxnet.port._flow import assignment_of, bound_names, calls_in, lists
+from jaxnet.port._names import SCHEDULERS, is_optimizer
 from jaxnet.port._nodes import code, is_name
-from jaxnet.port._steps import NotUnderstood
+from jaxnet.port._steps import NotUnderstoodError
 
 if TYPE_CHECKING:
     from jaxnet.port._source import Source
-
-_SCHEDULERS = "torch.optim.lr_scheduler."
 
 
 @dataclasses.dataclass
@@ -75,39 +74,38 @@ def statements_of(node: Any) -> list[Any]:
     return list(node.body.body)
 
 
-def is_optimizer(name: str) -> bool:
-    """Whether a dotted name is that of an optimizer's class."""
-    return name.startswith("torch.optim.") and not name.startswith(
-        (_SCHEDULERS, "torch.optim.swa_utils.")
-    )
-
-
 def find_roles(source: "Source", parts: dict[str, Part]) -> Roles:
     """The roles of the names in a program with one optimizer.
 
     Raises:
-        NotUnderstood: There are several, or one of something else than a model's parameters.
+        NotUnderstoodError: There are several, or one of something else than a model's parameters.
     """
     optimizers = _made(source, parts, is_optimizer)
     if not optimizers:
         first = next(iter(parts.values()))
-        raise NotUnderstood(first.node, "no optimizer of torch.optim is made in the file")
+        raise NotUnderstoodError(first.node, "no optimizer of torch.optim is made in the file")
     if len(optimizers) > 1:
-        raise NotUnderstood(
+        raise NotUnderstoodError(
             optimizers[1][1], "two optimizers; docs/pages/cookbook/steps.md has a step for each"
         )
     owner, statement, above, value = optimizers[0]
     if above and not all(isinstance(one, cst.If) and is_guard(one) for one in above):
-        raise NotUnderstood(statement, "an optimizer that is made in a loop or under a condition")
+        raise NotUnderstoodError(
+            statement, "an optimizer that is made in a loop or under a condition"
+        )
     arg = next(
-        (a for i, a in enumerate(value.args)
-         if (i == 0 and a.keyword is None) or (a.keyword is not None and a.keyword.value == "params")),
+        (
+            a
+            for i, a in enumerate(value.args)
+            if (i == 0 and a.keyword is None)
+            or (a.keyword is not None and a.keyword.value == "params")
+        ),
         None,
-    )  # fmt: skip
+    )
     words = "" if arg is None else code(arg.value)
     model = words.removesuffix(".parameters()")
     if not words.endswith(".parameters()") or not model.isidentifier():
-        raise NotUnderstood(
+        raise NotUnderstoodError(
             statement,
             f"{words or 'no parameters'}: an optimizer of something else than a model's "
             "parameters; optim.groups chooses parameters by their names",
@@ -115,22 +113,30 @@ def find_roles(source: "Source", parts: dict[str, Part]) -> Roles:
     target = _target(statement)
     roles = Roles(owner, statement)
     own = {"model": model, "optimizer": target}
-    schedulers = _made(source, parts, lambda name: name.startswith(_SCHEDULERS))
+    schedulers = _made(source, parts, lambda name: name.startswith(SCHEDULERS))
     if len(schedulers) > 1:
-        raise NotUnderstood(schedulers[1][1], "two schedulers; optim.SequentialLR combines them")
+        raise NotUnderstoodError(
+            schedulers[1][1], "two schedulers; optim.SequentialLR combines them"
+        )
     for part, scheduler, above, call in schedulers:
         if part is not owner or any(not is_guard(one) for one in above):
-            raise NotUnderstood(scheduler, "a scheduler that is not made beside its optimizer")
+            raise NotUnderstoodError(scheduler, "a scheduler that is not made beside its optimizer")
         if not call.args or not is_name(call.args[0].value, target):
-            raise NotUnderstood(scheduler, f"its first argument is not {target}")
+            raise NotUnderstoodError(scheduler, f"its first argument is not {target}")
         own["scheduler"] = _target(scheduler)
         roles.schedule = source.imported(call.func).rpartition(".")[2]
         roles.schedule_statement = scheduler
     for name in own.values():
-        values = [o for place, _ in lists(owner.statements) for o in place
-                  if (a := assignment_of(o)) is not None and is_name(a.targets[0].target, name)]  # fmt: skip
+        values = [
+            o
+            for place, _ in lists(owner.statements)
+            for o in place
+            if (a := assignment_of(o)) is not None and is_name(a.targets[0].target, name)
+        ]
+        if name == model and _are_before(owner, values, statement):
+            values = values[-1:]  # model = model.double()
         if len(values) > 1 or (not values and name not in owner.parameters):
-            raise NotUnderstood(statement, f"{name} is not given its value once beside it")
+            raise NotUnderstoodError(statement, f"{name} is not given its value once beside it")
         if name == model and values:
             roles.made = values[0]
     if roles.made is None:
@@ -138,6 +144,17 @@ def find_roles(source: "Source", parts: dict[str, Part]) -> Roles:
     roles.names[owner.name] = own
     _hand_on(parts, roles)
     return roles
+
+
+def _are_before(owner: Part, values: list[Any], statement: Any) -> bool:
+    """Whether statements come one after another before another one, outside of all blocks."""
+    place = next((p for p, _ in lists(owner.statements) if any(o is statement for o in p)), [])
+    before = []
+    for one in place:
+        if one is statement:
+            break
+        before.append(one)
+    return all(any(one is value for one in before) for value in values)
 
 
 def is_guard(statement: Any) -> bool:
@@ -150,7 +167,7 @@ def _target(statement: Any) -> str:
     assert assign is not None
     target = assign.targets[0].target
     if not isinstance(target, cst.Name):
-        raise NotUnderstood(statement, f"{code(target)}: it is not a name")
+        raise NotUnderstoodError(statement, f"{code(target)}: it is not a name")
     return target.value
 
 
@@ -171,7 +188,7 @@ def _made(
         for one in part.statements:
             for call in calls_in(one):
                 if id(call) not in assigned and wanted(source.imported(call.func)):
-                    raise NotUnderstood(one, f"{code(call)} has no name of its own")
+                    raise NotUnderstoodError(one, f"{code(call)} has no name of its own")
     return found
 
 
@@ -205,9 +222,13 @@ def _hand_on(parts: dict[str, Part], roles: Roles) -> None:
                         value = other.argument(call, parameter)
                         if value is not None and is_name(value, local):
                             if given.setdefault(role, parameter) != parameter:
-                                raise NotUnderstood(call, f"{name}: which of its names is the {role}?")
+                                raise NotUnderstoodError(
+                                    call, f"{name}: which of its names is the {role}?"
+                                )
                             if parameter in other.bound:
-                                raise NotUnderstood(call, f"{name} gives {parameter} another value")
+                                raise NotUnderstoodError(
+                                    call, f"{name} gives {parameter} another value"
+                                )
                 if given != roles.names.get(name, {}):
                     roles.names[name] = given
                     waiting.append(other)

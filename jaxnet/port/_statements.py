@@ -251,6 +251,8 @@ class Rewriter(Changes):
             statements: list[Any] = [updated_node.with_changes(items=kept)]
         else:
             statements = list(updated_node.body.body)
+            if isinstance(updated_node.body, cst.SimpleStatementSuite):  # on one line
+                statements = [cst.SimpleStatementLine(updated_node.body.body)]
             leading = [*updated_node.leading_lines, *statements[0].leading_lines]
             statements[0] = statements[0].with_changes(leading_lines=leading)
         if wrong and self.functions:

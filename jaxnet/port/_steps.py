@@ -6,20 +6,25 @@ from typing import Any
 
 import libcst as cst
 
+from jaxnet import losses, nn, ops
+from jaxnet.nn import functional
 from jaxnet.port._flow import (
+    COMPOUND,
     assignment_of,
     bound_names,
+    bound_names_of_target,
     call_of,
     first_use,
     has,
     is_live,
+    lists,
     method_of,
     names_read,
 )
 from jaxnet.port._nodes import code, is_name, parts_of
 
 
-class NotUnderstood(Exception):
+class NotUnderstoodError(Exception):
     """A loop that is marked as a whole.
 
     Attributes:
@@ -70,9 +75,11 @@ def backward_in(place: Sequence[Any]) -> list[int]:
 
 
 def _is_backward(call: Any) -> bool:
-    return call is not None and isinstance(call.func, cst.Attribute) and (
-        call.func.attr.value == "backward"
-    )  # fmt: skip
+    return (
+        call is not None
+        and isinstance(call.func, cst.Attribute)
+        and (call.func.attr.value == "backward")
+    )
 
 
 def step_in(
@@ -97,66 +104,99 @@ def step_in(
             "constant"s, or a part of the "batch".
 
     Raises:
-        NotUnderstood: It does something else than one step of an optimizer.
+        NotUnderstoodError: It does something else than one step of an optimizer.
     """
     found = backward_in(place)
     if not found:
         return None
     node = place[found[0]]
     if len(found) > 1:
-        raise NotUnderstood(place[found[1]], "several calls of backward in one step")
+        raise NotUnderstoodError(place[found[1]], "several calls of backward in one step")
     call = call_of(node)
     assert call is not None
     if call.args:
-        raise NotUnderstood(node, f"{code(call)}: backward with arguments")
+        raise NotUnderstoodError(node, f"{code(call)}: backward with arguments")
     steps = [i for i, one in enumerate(place) if method_of(call_of(one)) == (optimizer, "step")]
     if len(steps) != 1 or steps[0] < found[0]:
-        raise NotUnderstood(node, f"it is not followed by one {optimizer}.step() for each backward")
+        raise NotUnderstoodError(
+            node, f"it is not followed by one {optimizer}.step() for each backward"
+        )
     step_call = call_of(place[steps[0]])
     if step_call is not None and step_call.args:
-        raise NotUnderstood(place[steps[0]], f"{code(step_call)}: a step with a closure")
-    zero = [i for i, one in enumerate(place) if method_of(call_of(one)) in (
-        (optimizer, "zero_grad"), (model, "zero_grad"))]  # fmt: skip
+        raise NotUnderstoodError(place[steps[0]], f"{code(step_call)}: a step with a closure")
+    zero = [
+        i
+        for i, one in enumerate(place)
+        if method_of(call_of(one)) in ((optimizer, "zero_grad"), (model, "zero_grad"))
+    ]
     if not zero:
-        raise NotUnderstood(
+        raise NotUnderstoodError(
             node, "the gradients add up, since no zero_grad() is beside it; optim.accumulate adds"
         )
     if any(found[0] < i < steps[0] for i in zero):
-        raise NotUnderstood(place[zero[0]], "zero_grad() before the step takes the gradients away")
+        raise NotUnderstoodError(
+            place[zero[0]], "zero_grad() before the step takes the gradients away"
+        )
     left_out = {*zero, *found, *steps}
     forward, before, seen = _divided(place, found[0], left_out, model, call.func.value)  # type: ignore[attr-defined]
     clip, norm, between = None, "", []
     for one in place[found[0] + 1 : steps[0]]:
         if (clipping := _clipping(one, model, name_of)) is not None:
             if clip is not None:
-                raise NotUnderstood(one, "the gradients are clipped twice")
+                raise NotUnderstoodError(one, "the gradients are clipped twice")
             clip, norm = clipping
             left_out.add(next(i for i, other in enumerate(place) if other is one))
             continue
         if model in names_read(one) or optimizer in names_read(one):
-            raise NotUnderstood(one, f"{_line(one)}: between backward() and step()")
+            raise NotUnderstoodError(one, f"{_line(one)}: between backward() and step()")
         between.append(one)
     _only_looks(between, model)
     rest = [one for i, one in enumerate(place) if i > steps[0] and i not in left_out]
     after = [*seen, *between, *rest]
     loss = call.func.value  # type: ignore[attr-defined]
     reads = [n for n in names_read(*forward, loss) if n != model]
-    inputs = [n for n in reads if (first_use(forward, n) or "read") == "read"]
+    inside, outside = bound_names(*forward), _bound_outside(whole, forward)
+    inputs = [
+        n
+        for n in reads
+        if (first_use(forward, n) or "read") == "read" and (n not in inside or n in outside)
+    ]
     kinds = {name: sort(name, [*forward, loss]) for name in inputs}
     bound = [n for one in forward for n in sorted(bound_names(one))]
-    outputs = [
-        n for n in dict.fromkeys(bound) if is_live(n, [node, *after], 0, above, whole)
-    ]  # fmt: skip
+    outputs = [n for n in dict.fromkeys(bound) if is_live(n, [node, *after], 0, above, whole)]
     comments = [
-        line for i in sorted(left_out) for line in getattr(place[i], "leading_lines", ())
+        line
+        for i in sorted(left_out)
+        for line in getattr(place[i], "leading_lines", ())
         if line.comment is not None
-    ]  # fmt: skip
+    ]
     return Step(
-        before, forward, loss, after,
+        before,
+        forward,
+        loss,
+        after,
         [n for n in inputs if kinds[n] == "batch"],
         [n for n in inputs if kinds[n] == "constant"],
-        outputs, clip, norm, comments, node,
-    )  # fmt: skip
+        outputs,
+        clip,
+        norm,
+        comments,
+        node,
+    )
+
+
+def _bound_outside(whole: list[Any], forward: list[Any]) -> set[str]:
+    """The names that a function binds elsewhere than where the loss is computed."""
+    found: set[str] = set()
+    for place, _ in lists(whole):
+        for one in place:
+            if any(one is other for other in forward):
+                continue
+            if isinstance(one, COMPOUND):
+                found |= bound_names_of_target(getattr(one, "target", None))
+            elif not any(one is part for other in forward for part in parts_of(other)):
+                found |= bound_names(one)
+    return found
 
 
 def _divided(
@@ -164,7 +204,9 @@ def _divided(
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """What computes the loss, what is independent of the model, and what looks at its outputs."""
     numbers = [i for i in range(end) if i not in left_out]
-    modes = {i for i in numbers if method_of(call_of(place[i])) in ((model, "train"), (model, "eval"))}
+    modes = {
+        i for i in numbers if method_of(call_of(place[i])) in ((model, "train"), (model, "eval"))
+    }
     tainted: set[str] = set()
     dependent: set[int] = set()
     for i in numbers:
@@ -177,7 +219,7 @@ def _divided(
         else:
             tainted -= binds
     if model not in names_read(loss) and not tainted & set(names_read(loss)):
-        raise NotUnderstood(place[end], f"{code(loss)} does not come from {model} beside it")
+        raise NotUnderstoodError(place[end], f"{code(loss)} does not come from {model} beside it")
     needed = set(names_read(loss))
     chosen: set[int] = set()
     computed: set[str] = set()
@@ -205,7 +247,7 @@ def _changed(statement: Any) -> set[str]:
         if isinstance(part, cst.Expr):
             found |= {method_of(part.value)[0]} - {""}
         elif isinstance(part, cst.AssignTarget):
-            target = part.target
+            target: Any = part.target
             while isinstance(target, cst.Subscript | cst.Attribute):
                 target = target.value
             found |= {target.value} if isinstance(target, cst.Name) else set()
@@ -218,25 +260,52 @@ def _check_forward(statement: Any, model: str) -> None:
             isinstance(i.item, cst.Call) and code(i.item.func).endswith("no_grad")
             for i in part.items
         ):
-            raise NotUnderstood(statement, f"{_line(statement)} around the model's call")
+            raise NotUnderstoodError(statement, f"{_line(statement)} around the model's call")
         if isinstance(part, cst.Return | cst.Continue | cst.Yield | cst.Global | cst.FunctionDef):
-            raise NotUnderstood(statement, f"{_line(statement)}: between the model and backward()")
+            raise NotUnderstoodError(
+                statement, f"{_line(statement)}: between the model and backward()"
+            )
         if isinstance(part, cst.Expr) and is_name(getattr(part.value, "func", None), "print"):
-            raise NotUnderstood(statement, f"{_line(statement)}: it prints while the loss is computed")
-        if isinstance(part, cst.Call) and isinstance(part.func, cst.Attribute):
-            if part.func.attr.value in ("item", "numpy", "tolist", "backward", "register_hook"):
-                raise NotUnderstood(
-                    statement, f"{code(part)}: a number of Python's while the loss is computed"
-                )
+            raise NotUnderstoodError(
+                statement, f"{_line(statement)}: it prints while the loss is computed"
+            )
+        if isinstance(part, cst.While):
+            raise NotUnderstoodError(statement, f"{_line(statement)}: a loop on values in a step")
+        if isinstance(part, cst.Call):
+            _check_call(statement, part, model)
+
+
+def _check_call(statement: Any, call: cst.Call, model: str) -> None:
+    """Refuses calls of the forward pass that a compiled step would make only once."""
+    words = f"{code(call)}: it would be run once, when the step is compiled"
+    if is_name(call.func, "int", "float", "bool", "input", "open", "next"):
+        raise NotUnderstoodError(statement, words)
+    if not isinstance(call.func, cst.Attribute):
+        return
+    receiver: Any = call.func.value
+    while isinstance(receiver, cst.Attribute):
+        receiver = receiver.value
+    if is_name(receiver, model) or call.func.attr.value in _FORWARD:
+        return
+    raise NotUnderstoodError(statement, words)
+
+
+_FORWARD = (
+    set(ops.__all__) | set(functional.__all__) | set(losses.__all__) | set(nn.__all__)
+    | {"view", "size", "dim", "numel", "view_as", "expand_as", "append", "extend", "items",
+       "keys", "values", "contiguous", "masked_fill", "type_as", "parameters", "clamp_", "t",
+       "named_parameters", "no_grad", "zeros_like", "get", "double", "mul_", "add_", "sqrt"}
+) - {"manual_seed"}  # fmt: skip
+"""The functions and methods of arrays, whose results depend on nothing but their arguments."""
 
 
 def _only_looks(statements: list[Any], model: str) -> None:
     """Refuses what cannot be done after the update in place of before it."""
     for one in statements:
         if model in names_read(one):
-            raise NotUnderstood(one, f"{_line(one)}: {model} is used again before the update")
+            raise NotUnderstoodError(one, f"{_line(one)}: {model} is used again before the update")
         if has(one, cst.Continue, cst.Break, cst.Return, cst.Raise, cst.Assert, cst.Yield):
-            raise NotUnderstood(one, f"{_line(one)}: whether the update is made depends on it")
+            raise NotUnderstoodError(one, f"{_line(one)}: whether the update is made depends on it")
 
 
 def _line(statement: Any) -> str:

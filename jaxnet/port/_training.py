@@ -23,7 +23,7 @@ from jaxnet.port._flow import (
 from jaxnet.port._nodes import code, is_name, parts_of
 from jaxnet.port._roles import Part, Roles, find_roles
 from jaxnet.port._steps import (
-    NotUnderstood,
+    NotUnderstoodError,
     Step,
     backward_in,
     loss_function,
@@ -64,11 +64,14 @@ class Training:
         self.loss = self._fresh("loss_function", "loss_of_batch", "training_loss")
         self.predict = self._fresh("predict", "predict_step", "predicted")
         self.plateau = self._fresh("plateau", "plateau_state")
-        self.has_modes = bool(_MODES.search(source.text)) or self._foreign_model()
+        self.has_modes = (
+            bool(_MODES.search(re.sub(r"#.*", "", source.text))) or self._foreign_model()
+        )
         self.imports: set[str] = set()
         self.step: Step | None = None
         self.place: Part | None = None
         self.predicts = False
+        self.node: Any = None  # the statement loss.backward()
         self._find_step()
         self._check_modes()
 
@@ -92,9 +95,9 @@ class Training:
             if backward_in(place)
         ]
         if not found:
-            raise NotUnderstood(self.roles.optimizer_statement, "no loss.backward() uses it")
+            raise NotUnderstoodError(self.roles.optimizer_statement, "no loss.backward() uses it")
         if len(found) > 1:
-            raise NotUnderstood(
+            raise NotUnderstoodError(
                 found[1][1][found[1][0] is None], "there are two training steps of one optimizer"
             )
         part, place, above = found[0]
@@ -102,18 +105,53 @@ class Training:
         model, optimizer = roles.get("model"), roles.get("optimizer")
         node = place[backward_in(place)[0]]
         if model is None or optimizer is None:
-            raise NotUnderstood(node, "the model and the optimizer of it are not known here")
+            raise NotUnderstoodError(node, "the model and the optimizer of it are not known here")
         for other in above:
             if isinstance(other, cst.With | cst.Try):
-                raise NotUnderstood(other, f"{code_line(other)} around a training step")
+                raise NotUnderstoodError(other, f"{code_line(other)} around a training step")
         self.step = step_in(
-            place, above, part.statements, model, optimizer, self.source.imported,
+            place,
+            above,
+            part.statements,
+            model,
+            optimizer,
+            self.source.imported,
             lambda name, used: self._sort(part, name, used),
-        )  # fmt: skip
-        self.place, self.list, self.above = part, place, above
-        for other in parts_of(self.source.whole_tree):
+        )
+        self.place, self.list, self.above, self.node = part, place, above, node
+        every = [one for other in self.parts.values() for one in other.statements]
+        every += [one for one in self.source.whole_tree.body if isinstance(one, cst.ClassDef)]
+        for other in (inner for one in every for inner in parts_of(one)):
             if isinstance(other, cst.Attribute) and other.attr.value == "grad":
-                raise NotUnderstood(node, "the program reads gradients, .grad; jax.grad gives them")
+                raise NotUnderstoodError(
+                    node, "the program reads gradients, .grad; jax.grad gives them"
+                )
+            if isinstance(other, cst.Attribute) and other.attr.value in _UNSEEN:
+                raise NotUnderstoodError(node, f"{code(other)}: hooks on gradients are not ported")
+        self._check_draws(node)
+
+    def _check_draws(self, node: Any) -> None:
+        """Refuses random numbers of Python's in what a step computes, which would be fixed."""
+        assert self.step is not None
+        functions = {n: p for n, p in self.parts.items() if n}
+        waiting: list[Any] = [*self.step.forward, self.step.loss]
+        waiting += [
+            one
+            for one in self.source.whole_tree.body
+            if isinstance(one, cst.ClassDef)
+            and any("Dataset" not in code(base.value) for base in one.bases)
+        ]
+        seen: set[str] = set()
+        while waiting:
+            for call in calls_in(waiting.pop()):
+                name = self.source.imported(call.func)
+                if name.startswith(("random.", "numpy.random.", "time.")):
+                    raise NotUnderstoodError(
+                        node, f"{code(call)}: it would be run once, when the step is compiled"
+                    )
+                if name in functions and name not in seen:
+                    seen.add(name)
+                    waiting += functions[name].statements
 
     def _sort(self, part: Part, name: str, used: Sequence[Any]) -> str:
         """What a name is that the loss reads: free of the function, a constant, or of the batch."""
@@ -163,7 +201,7 @@ class Training:
             return
         assert self.step is not None
         if not self._is_training(self.place, self.list, self.above, self.step.node, set()):
-            raise NotUnderstood(
+            raise NotUnderstoodError(
                 self.step.node,
                 f"{model} may be in evaluation mode here after an eval(); write {model}.train() "
                 "in the loop before it",
@@ -198,10 +236,15 @@ class Training:
             ):
                 return False
             depth -= 1
-            here = part.statements if depth == 0 else next(
-                found for found, over in lists(part.statements) if over == tuple(above[:depth])
-                and any(one is path[depth] for one in found)
-            )  # fmt: skip
+            here = (
+                part.statements
+                if depth == 0
+                else next(
+                    found
+                    for found, over in lists(part.statements)
+                    if over == tuple(above[:depth]) and any(one is path[depth] for one in found)
+                )
+            )
         if part.name in seen or part.name == self.roles.owner.name:
             return part.name == self.roles.owner.name
         sites = self.roles.sites.get(part.name, [])
@@ -218,7 +261,9 @@ class Training:
                 return True
             if isinstance(call.func, cst.Name) and call.func.value in self.parts:
                 other = self.parts[call.func.value]
-                if other is not part and any(self._sets_evaluation(other, s) for s in other.statements):
+                if other is not part and any(
+                    self._sets_evaluation(other, s) for s in other.statements
+                ):
                     return True
         return False
 
@@ -249,9 +294,9 @@ class Training:
         while part is not owner and found:
             sites = self.roles.sites.get(part.name, [])
             if not sites:
-                raise NotUnderstood(self.step.node, f"{part.name} is called nowhere")
+                raise NotUnderstoodError(self.step.node, f"{part.name} is called nowhere")
             if any(caller is not sites[0][0] for caller, _ in sites):
-                raise NotUnderstood(sites[1][1], f"{part.name} is called by several functions")
+                raise NotUnderstoodError(sites[1][1], f"{part.name} is called by several functions")
             caller = sites[0][0]
             given = [
                 {name: part.argument(call, name) for name in found.values()} for _, call in sites
@@ -259,12 +304,10 @@ class Training:
             for name, value in given[0].items():
                 words = {code(each[name]) if each[name] is not None else "" for each in given}
                 constant = (
-                    value is not None
-                    and len(words) == 1
-                    and self._stays(caller, owner, value)
+                    value is not None and len(words) == 1 and self._stays(caller, owner, value)
                 )
                 if not constant:
-                    raise NotUnderstood(
+                    raise NotUnderstoodError(
                         sites[0][1],
                         f"{part.name}: its argument {name}, which the loss depends on, is not the "
                         "same at every call",
@@ -272,7 +315,7 @@ class Training:
             found = {key: code(given[0][name]) for key, name in found.items()}
             part = caller
             if part.name in seen:
-                raise NotUnderstood(self.step.node, f"{part.name} calls itself")
+                raise NotUnderstoodError(self.step.node, f"{part.name} calls itself")
             seen.add(part.name)
         return found
 
@@ -282,20 +325,22 @@ class Training:
             return isinstance(value, cst.Name) and value.value in caller.parameters
         if isinstance(value, cst.Call):
             return not any(n in caller.bound for n in names)
-        return all(
-            n not in caller.bound or self._single(caller, n) for n in names
-        )
+        return all(n not in caller.bound or self._single(caller, n) for n in names)
 
     def _single(self, part: Part, name: str) -> bool:
         """Whether a name is given its value once, outside of loops."""
         found = [
-            above for place, above in lists(part.statements) for one in place
+            above
+            for place, above in lists(part.statements)
+            for one in place
             if name in (bound_names(one) if not isinstance(one, COMPOUND) else _target_names(one))
-        ]  # fmt: skip
+        ]
         changed = any(
             isinstance(p, cst.AssignTarget) and code(p.target).startswith((f"{name}.", f"{name}["))
-            for other in self.parts.values() for one in other.statements for p in parts_of(one)
-        )  # fmt: skip
+            for other in self.parts.values()
+            for one in other.statements
+            for p in parts_of(one)
+        )
         return len(found) == 1 and not changed and not any(isinstance(a, LOOPS) for a in found[0])
 
     def made(self) -> tuple[list[Any], list[str]]:
@@ -335,10 +380,13 @@ class Training:
         """The call that makes the optimizer, without the parameters, and with clipping."""
         assert self.step is not None
         args = [
-            arg for i, arg in enumerate(value.args)
+            arg
+            for i, arg in enumerate(value.args)
             if not (i == 0 and arg.keyword is None)
-            and not (arg.keyword is not None and arg.keyword.value in ("params", "foreach", "fused"))
-        ]  # fmt: skip
+            and not (
+                arg.keyword is not None and arg.keyword.value in ("params", "foreach", "fused")
+            )
+        ]
         if args:
             args[-1] = args[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
         made = value.with_changes(args=args, whitespace_before_args=cst.SimpleWhitespace(""))
@@ -353,14 +401,15 @@ class Training:
             if self.place is not self.roles.owner:
                 for name in names_read(bound):
                     if name in self.place.bound:
-                        raise NotUnderstood(self.step.node, f"{code(clip)}: {name} changes")
+                        raise NotUnderstoodError(self.step.node, f"{code(clip)}: {name} changes")
                     if name in self.place.parameters:
                         bound = self._from_owner(name, bound)
             keyword = "" if arg.keyword is None else f"{arg.keyword.value}="
             words.append(keyword + code(bound))
         self._before_optimizer(clip, words)
         kind = "norm" if code(clip.func).endswith("norm_") else "value"
-        outer: Any = cst.parse_expression(f"optim.chain(optim.clip_by_{kind}({', '.join(words)}), 0)")
+        clipping = f"optim.clip_by_{kind}({', '.join(words)})"
+        outer: Any = cst.parse_expression(f"optim.chain({clipping}, 0)")
         return outer.with_changes(args=[outer.args[0], cst.Arg(made)])
 
     def _from_owner(self, name: str, bound: Any) -> Any:
@@ -368,14 +417,16 @@ class Training:
         assert self.place is not None
         sites = self.roles.sites.get(self.place.name, [])
         value = self.place.argument(sites[0][1], name) if sites else None
-        words = {
-            code(self.place.argument(call, name) or cst.Name("None")) for _, call in sites
-        }
+        words = {code(self.place.argument(call, name) or cst.Name("None")) for _, call in sites}
         owner = self.roles.owner
         if value is None or len(words) != 1 or any(caller is not owner for caller, _ in sites):
-            raise NotUnderstood(self.place.node or bound, f"{name}: the bound of the gradients")
+            raise NotUnderstoodError(
+                self.place.node or bound, f"{name}: the bound of the gradients"
+            )
         if not self._stays(owner, owner, value):
-            raise NotUnderstood(self.place.node or bound, f"{name}: the bound of the gradients changes")
+            raise NotUnderstoodError(
+                self.place.node or bound, f"{name}: the bound of the gradients changes"
+            )
         inner = value
 
         class Replaced(cst.CSTTransformer):
@@ -402,7 +453,10 @@ class Training:
             value = cst.parse_expression(text.partition("=")[2] or text)
             for name in names_read(value):
                 if name in later and name in owner.bound:
-                    raise NotUnderstood(self.step.node, f"{code(clip)}: {name} is given later")  # type: ignore[union-attr]
+                    raise NotUnderstoodError(self.step.node, f"{code(clip)}: {name} is given later")  # type: ignore[union-attr]
+
+
+_UNSEEN = {"register_hook", "register_full_backward_hook", "register_post_accumulate_grad_hook"}
 
 
 def mode_of(call: Any, model: str | None) -> str:
@@ -434,7 +488,7 @@ def _place_of(part: Part, call: Any) -> tuple[list[Any], tuple[Any, ...], Any]:
                 p is call for block in blocks(one) for p in parts_of(block)
             ):
                 return place, above, one
-    raise NotUnderstood(call, "a call that is in no statement")
+    raise NotUnderstoodError(call, "a call that is in no statement")
 
 
 _OF_ARRAYS = {"T", "mT", "shape", "dtype", "device", "data", "ndim", "real", "imag"}
@@ -469,4 +523,3 @@ def code_line(statement: Any) -> str:
     """The first line of a statement."""
     words = cst.Module([statement.with_changes(leading_lines=[])]).code.strip()
     return words.splitlines()[0]
-

@@ -91,24 +91,24 @@ class Words(Positioned):
         target = assign.targets[0].target
         if self._name(target).startswith("torch.backends."):
             return cst.RemoveFromParent()
-        if isinstance(target, cst.Name) and target.value in self.devices:
-            if is_device(self._name, assign.value, self.devices):
-                if target.value not in self.kept:
-                    return cst.RemoveFromParent()
-                self.imports.add("import jax")
-                new_value = cst.parse_expression("jax.default_backend()")
-                body = [updated_node.body[0].with_changes(value=new_value)]
-                return updated_node.with_changes(body=body)
+        named = isinstance(target, cst.Name) and target.value in self.devices
+        if named and is_device(self._name, assign.value, self.devices):
+            if code(target) not in self.kept:
+                return cst.RemoveFromParent()
+            self.imports.add("import jax")
+            new_value = cst.parse_expression("jax.default_backend()")
+            body = [updated_node.body[0].with_changes(value=new_value)]
+            return updated_node.with_changes(body=body)
         changed: Any = assignment_of(updated_node)
-        if changed is not None and code(assign.value) != code(changed.value):
-            if code(target).strip("()") == code(changed.value).strip("()"):
-                return cst.RemoveFromParent()  # data = data.to(device)
+        before, after = code(assign.value), "" if changed is None else code(changed.value)
+        if before != after and code(target).strip("()") == after.strip("()"):
+            return cst.RemoveFromParent()  # data = data.to(device)
         return updated_node
 
     def leave_If(self, original_node: cst.If, updated_node: cst.If) -> Any:
-        if original_node.body.body and not updated_node.body.body:
-            if updated_node.orelse is None:
-                return cst.RemoveFromParent()
+        empty = original_node.body.body and not updated_node.body.body
+        if empty and updated_node.orelse is None:
+            return cst.RemoveFromParent()
         return updated_node
 
     def leave_Else(self, original_node: cst.Else, updated_node: cst.Else) -> Any:
@@ -141,9 +141,9 @@ class Words(Positioned):
                 return receiver
             if method == "to" and self._only_device(original_node):
                 return receiver
-            if method == "manual_seed" and isinstance(function.value, cst.Call):
-                if self._name(function.value.func) == "torch.Generator":
-                    return updated_node.with_changes(func=cst.parse_expression("torch.Generator"))
+            maker = function.value.func if isinstance(function.value, cst.Call) else None
+            if method == "manual_seed" and maker and self._name(maker) == "torch.Generator":
+                return updated_node.with_changes(func=cst.parse_expression("torch.Generator"))
         if name == "torch.Generator":
             return updated_node.with_changes(args=[])
         if name == "torch.load" and updated_node.args:
@@ -225,8 +225,10 @@ def is_device(name_of: Any, node: Any, names: set[str]) -> bool:
         )
     if isinstance(node, cst.Call):
         return name_of(node.func) in (
-            "torch.device", "torch.accelerator.current_accelerator", "torch.cuda.current_device",
-        )  # fmt: skip
+            "torch.device",
+            "torch.accelerator.current_accelerator",
+            "torch.cuda.current_device",
+        )
     return False
 
 
