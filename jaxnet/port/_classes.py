@@ -120,6 +120,8 @@ def _assigned(source: Source, function: cst.FunctionDef, plain: bool) -> dict[st
             if kind is None and isinstance(value, cst.Name) and value.value in given:
                 kind = "given"
             name = target.attr.value
+            if plain and kind is None and code(value).startswith(f"self.{name}."):
+                return  # self.x = self.x.double()
             if kind == "value" and name in found:
                 return  # self.bn = None in one branch, a layer in the other
             found[name] = kind or "unknown"

@@ -247,8 +247,8 @@ def _train(
 
 _NOTE = (
     "the model draws numbers in training, as dropout does: the step has its own, from the key of "
-    "the state. PyTorch takes them from the generator of the loaders' order too, so that the orders "
-    "differ from then on; give both loaders a generator of their own to compare runs"
+    "the state. PyTorch takes them from the generator of the loaders' order too, so that the "
+    "orders differ from then on; to compare runs, give both loaders a generator of their own"
 )
 
 

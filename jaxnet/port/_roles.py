@@ -134,7 +134,7 @@ def find_roles(source: "Source", parts: dict[str, Part]) -> Roles:
             if (a := assignment_of(o)) is not None and is_name(a.targets[0].target, name)
         ]
         if name == model and _are_before(owner, values, statement):
-            values = values[-1:]  # model = model.double()
+            values = values[:1]  # and then model = model.double()
         if len(values) > 1 or (not values and name not in owner.parameters):
             raise NotUnderstoodError(statement, f"{name} is not given its value once beside it")
         if name == model and values:

@@ -79,9 +79,12 @@ class Training:
         return next((n for n in names if n not in self.words), f"{names[0]}_of_training")
 
     def _foreign_model(self) -> bool:
-        """Whether the model may be of a class that is not in the file."""
+        """Whether the model may have layers of a class that is not in the file."""
         made = self.roles.made
         names = [self.source.imported(call.func) for call in calls_in(made)]
+        tops = self.source.project.tops - {self.source.name}
+        if any(origin.partition(".")[0] in tops for origin in self.source.imports.values()):
+            return True  # whose layers are not read here
         own = {s.name.value for s in self.source.whole_tree.body if isinstance(s, cst.ClassDef)}
         return not any(name in own or name.startswith("torch.nn.") for name in names)
 

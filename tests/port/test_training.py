@@ -256,3 +256,42 @@ def test_whole_programs_that_do_more_are_marked(name):
     ported = port(str(FOLDER.parents[1] / "programs" / f"{name}_torch.py"))
     assert ported.marked
     assert "create(" not in ported.code
+
+
+def test_the_page_shows_what_comes_out(tmp_path):
+    page = (FOLDER.parents[2] / "docs" / "pages" / "port.md").read_text()
+    section = page[page.index("## A whole program") : page.index("## What it does not write")]
+    old, new = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "program.py").write_text(old)
+    ported = port(str(tmp_path / "program.py"))
+    assert ported.marked == ported.notes == ()
+    assert ported.code.removeprefix("# From program.py for PyTorch, by jaxnet port.\n") == new
+
+
+def test_layers_of_another_file_may_depend_on_the_mode(tmp_path):
+    text = LOOP.format(**{**PLAIN, "after": "model.eval()"})
+    (tmp_path / "loop.py").write_text(text)
+    assert port(str(tmp_path / "loop.py")).marked == ()
+    (tmp_path / "blocks.py").write_text("from torch import nn\nBlock = nn.BatchNorm1d\n")
+    (tmp_path / "loop.py").write_text(
+        text.replace("import torch\n", "import torch\nimport blocks\n", 1)
+    )
+    assert "evaluation mode" in str(port(str(tmp_path / "loop.py")))
+
+
+def test_dropout_is_something_to_look_at(tmp_path):
+    file = tmp_path / "loop.py"
+    file.write_text(LOOP.format(**{**PLAIN, "layer": "Dropout(0.5)"}))
+    ported = port(str(file))
+    assert ported.marked == ()
+    assert ["a generator of their own" in note.text for note in ported.notes] == [True]
+
+
+def test_a_class_may_be_called_as_jaxnets_generator(tmp_path):
+    file = tmp_path / "loop.py"
+    file.write_text(LOOP.format(**PLAIN).replace(
+        "model = nn.Seq", "class Generator(nn.Linear):\n    pass\n\nmodel = nn.Seq"
+    ))  # fmt: skip
+    code = port(str(file)).code
+    assert "rngs = jaxnet.random.Generator(0)" in code
+    exec(compile(code, "loop", "exec"), {"__name__": "__main__"})

@@ -15,8 +15,8 @@ batch_size = 16
 
 X = torch.rand(200, 6)
 w = torch.rand(6, 1)
-y = X @ w + 0.1 * torch.rand(200, 1)
-# double: X, y = X.double(), y.double()
+# double: X, w = X.double(), w.double()
+y = X @ w + 0.1 * torch.rand(200, 1).to(X.dtype)
 dataset = TensorDataset(X, y)
 train_set, val_set = random_split(dataset, [160, 40])
 train_loader = DataLoader(train_set, batch_size=batch_size, shuffle=True)

@@ -3,7 +3,7 @@
 import torch
 
 torch.manual_seed(0)
-x = torch.arange(-100, 100).unsqueeze(1) / 33
+x = torch.arange(-100.0, 100.0).unsqueeze(1) / 32
 # double: x = x.double()
 y = torch.sin(x)
 model = torch.nn.Sequential(torch.nn.Linear(1, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
