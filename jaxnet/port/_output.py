@@ -188,10 +188,6 @@ RULES = "E4,E9,F,I"
 questions of the source's style, which stays."""
 
 
-_SORTED = ("--config", 'lint.isort.known-third-party=["jaxnet"]')
-"""The same order of imports in whatever folder the command is given."""
-
-
 def formatted(code: str, width: int) -> str:
     """Python without unused names, with sorted imports, and formatted.
 
@@ -203,7 +199,7 @@ def formatted(code: str, width: int) -> str:
     settings = ["--isolated", "--stdin-filename", "port.py"]
     for command in (
         # Imports that are divided as for short lines are sorted for longer ones too.
-        ["check", "--fix", "--unsafe-fixes", "--select", RULES, "--exit-zero", *_SORTED],
+        ["check", "--fix", "--unsafe-fixes", "--select", RULES, "--exit-zero"],
         ["format", "--line-length", str(width), "--config", 'format.quote-style="preserve"'],
     ):
         done = subprocess.run(
