@@ -26,7 +26,7 @@ A file that is a whole program is made into definitions and one function first, 
 by hand an optimizer; `_roles.py` finds the model, the optimizer and the scheduler in each
 function; `_steps.py` divides a loop into a loss function and the rest, by what `_flow.py` knows of
 the names that statements read and bind; `_training.py` has the state, the step and the mode of
-the model, and `_loops.py` rewrites the functions with them.
+the model, and `_loops.py` rewrites the functions with them, and their expressions by `_reads.py`.
 """
 
 from jaxnet.port._port import Note, Ported, port
