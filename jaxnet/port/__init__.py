@@ -21,6 +21,13 @@ what `_shares.py` knows of calls and layers; `_gradients.py` knows which names m
 `_tensors.py` the methods of tensors, by the names that `_names.py` looks up in jaxnet itself;
 `_changes.py` rewrites the changes in place, and `_statements.py` the other statements. `_nodes.py`
 has what all ask of a syntax tree. `_flax/` goes on from there to plain flax.nnx.
+
+A file that is a whole program is made into definitions and one function first, by `_program.py`:
+`_words.py` takes out the devices and rewrites what saves and loads; `_updates.py` gives an update
+by hand an optimizer; `_roles.py` finds the model, the optimizer and the scheduler in each
+function; `_steps.py` divides a loop into a loss function and the rest, by what `_flow.py` knows of
+the names that statements read and bind; `_training.py` has the state, the step and the mode of
+the model, and `_loops.py` rewrites the functions with them, and their expressions by `_reads.py`.
 """
 
 from jaxnet.port._port import Note, Ported, port

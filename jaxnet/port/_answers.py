@@ -24,6 +24,8 @@ CONSTANTS = {
     "torch.overrides.has_torch_function_unary": "False",
     "torch.overrides.has_torch_function_variadic": "False",
     "torch.cuda.is_available": "False",
+    "torch.accelerator.is_available": "False",
+    "torch.backends.mps.is_available": "False",
     "torch.is_autocast_enabled": "False",
     "torch.is_autocast_cpu_enabled": "False",
     "torch.onnx.is_in_onnx_export": "False",

@@ -99,11 +99,11 @@ def attributes(definition: Definition) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in reversed(lineage(definition)):
         for function in methods(one).values():
-            found.update(_assigned(one.source, function))
+            found.update(_assigned(one.source, function, not is_module(definition)))
     return found
 
 
-def _assigned(source: Source, function: cst.FunctionDef) -> dict[str, str]:
+def _assigned(source: Source, function: cst.FunctionDef, plain: bool) -> dict[str, str]:
     found: dict[str, str] = {}
     given = {p.name.value for p in (*function.params.params, *function.params.kwonly_params)}
 
@@ -115,9 +115,13 @@ def _assigned(source: Source, function: cst.FunctionDef) -> dict[str, str]:
             if kind is None and annotation is not None:
                 text = code(annotation.annotation)
                 kind = "tensor" if "Tensor" in text else None
+            if kind is None and plain and _is_of_torch(source, value):
+                kind = "tensor"  # of a data set
             if kind is None and isinstance(value, cst.Name) and value.value in given:
                 kind = "given"
             name = target.attr.value
+            if plain and kind is None and code(value).startswith(f"self.{name}."):
+                return  # self.x = self.x.double()
             if kind == "value" and name in found:
                 return  # self.bn = None in one branch, a layer in the other
             found[name] = kind or "unknown"
@@ -149,6 +153,22 @@ def _assigned(source: Source, function: cst.FunctionDef) -> dict[str, str]:
 
     function.visit(Assigned())
     return found
+
+
+def _is_of_torch(source: Source, value: Any) -> bool:
+    """Whether an expression is made from what a function of torch gives."""
+    if isinstance(value, cst.BinaryOperation):
+        return _is_of_torch(source, value.left) or _is_of_torch(source, value.right)
+    if isinstance(value, cst.Comparison):
+        return _is_of_torch(source, value.left)
+    if isinstance(value, cst.Subscript):
+        return _is_of_torch(source, value.value)
+    if not isinstance(value, cst.Call):
+        return False
+    dotted = source.qualified(value.func) or ""
+    if dotted.startswith("torch."):
+        return dotted.count(".") == 1 and dotted.rpartition(".")[2][0].islower()
+    return isinstance(value.func, cst.Attribute) and _is_of_torch(source, value.func.value)
 
 
 def value_kind(source: Source, value: Any) -> str | None:

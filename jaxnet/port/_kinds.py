@@ -5,6 +5,7 @@ the attributes of the class tell, in the order of the source. What nothing tells
 array in the methods of modules that compute and in what `forward` calls, and is unknown elsewhere.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import libcst as cst
@@ -31,7 +32,11 @@ LIKELY = set(ops.__all__) - _CONTAINERS - set(dir(nn.Module))
 """Methods that what is unknown has in `forward`, where it is taken for a tensor."""
 
 _NUMBERS = {"len", "int", "float", "bool", "round", "abs", "max", "min", "sum"}
-_NO_ARRAYS = ("torch.finfo", "torch.iinfo", "torch.jit", "torch.Size", "torch.device", "torch.get")
+_NO_ARRAYS = (
+    "torch.finfo", "torch.iinfo", "torch.jit", "torch.Size", "torch.device", "torch.get",
+    "torch.Generator", "torch.utils.data.", "torch.optim.", "torch.manual_seed", "torch.load",
+    "torch.save",
+)  # fmt: skip
 DTYPES = {
     "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool",
     "long", "int", "float", "double", "half", "complex64", "complex128", "short",
@@ -47,10 +52,19 @@ class Kinds(cst.CSTVisitor):
         node: The function.
         computing: Whether the function computes, and does not only make layers.
         assumes: Whether what nothing tells is taken for an array.
+        given: The kinds of parameters that the calls of the function tell.
     """
 
-    def __init__(self, scope: Scope, node: Any, computing: bool, assumes: bool = True) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        node: Any,
+        computing: bool,
+        assumes: bool = True,
+        given: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
+        self.of_calls = given or {}
         self.assumes = assumes
         self.scope = scope
         self.source = scope.source
@@ -58,6 +72,8 @@ class Kinds(cst.CSTVisitor):
         self.names: dict[str, str | None] = {}
         self.found: dict[int, str | None] = {}
         self.fields = {} if scope.owner is None else attributes(scope.owner)
+        program = self.source.program if scope.host else None
+        self.given: dict[str, str] = {} if program is None else program.kinds
         self._parameters(node)
         node.body.visit(self)
 
@@ -81,6 +97,14 @@ class Kinds(cst.CSTVisitor):
         for parameter in (*node.params.params, *node.params.kwonly_params):
             name = parameter.name.value
             if name in ("self", "cls"):
+                continue
+            if name in self.of_calls and parameter.annotation is None:
+                self.names[name] = self.of_calls[name]
+            elif self.scope.host:
+                self.names[name] = "batches" if "loader" in name else self.given.get(name)
+                if parameter.annotation is not None and self.names[name] is None:
+                    self.names[name] = _annotated(code(parameter.annotation.annotation))
+            if name in self.of_calls or self.scope.host:
                 continue
             annotation, default = parameter.annotation, parameter.default
             if annotation is not None:
@@ -153,6 +177,9 @@ class Kinds(cst.CSTVisitor):
 
     def _bind_items(self, target: Any, items: Any) -> None:
         of = {"tensors": "tensor", "tensor": "tensor", "modules": "module", "shape": "number"}
+        if self.scope.host and self._gives_batches(items):
+            self._bind_batches(target, items)
+            return
         if isinstance(items, cst.Call) and is_name(items.func, "enumerate", "zip"):
             inner = [of.get(self(a.value) or "") for a in items.args]
             kinds = ["number", *inner] if is_name(items.func, "enumerate") else inner
@@ -173,6 +200,22 @@ class Kinds(cst.CSTVisitor):
                 if isinstance(element.value, cst.Name):
                     self.names[element.value.value] = None
 
+    def _gives_batches(self, items: Any) -> bool:
+        """Whether what a loop outside of steps goes over gives batches of a loader."""
+        if isinstance(items, cst.Call):  # enumerate, tqdm
+            return bool(items.args) and self._gives_batches(items.args[0].value)
+        return self(items) == "batches" or (
+            isinstance(items, cst.Name) and "loader" in items.value and self(items) is None
+        )
+
+    def _bind_batches(self, target: Any, items: Any) -> None:
+        numbered = isinstance(items, cst.Call) and is_name(items.func, "enumerate")
+        if numbered and isinstance(target, cst.Tuple) and len(target.elements) == 2:
+            self._spread(target.elements[0].value, "number")
+            self._spread(target.elements[1].value, "tensor")
+        else:
+            self._spread(target, "tensor")
+
     # expressions
 
     def _kind(self, node: Any) -> str | None:
@@ -181,7 +224,7 @@ class Kinds(cst.CSTVisitor):
                 return "number"
             if node.value in self.source.imports and not self.scope.is_local(node.value):
                 return "package"
-            return self.names.get(node.value)
+            return self.names.get(node.value) or self.given.get(node.value)
         if isinstance(node, cst.Integer | cst.Float):
             return "number"
         if isinstance(node, cst.SimpleString | cst.FormattedString | cst.ConcatenatedString):
@@ -207,6 +250,8 @@ class Kinds(cst.CSTVisitor):
                 return "number"
             if any(kind in ARRAYS for kind in kinds):
                 return "tensor"
+            if "ndarray" in kinds and isinstance(node, cst.BinaryOperation):
+                return "ndarray"
             return kinds[0] if len(set(kinds)) == 1 else None
         if isinstance(node, cst.UnaryOperation):
             kind = self(node.expression)
@@ -257,6 +302,8 @@ class Kinds(cst.CSTVisitor):
                 return self(node.args[0].value) if node.args else "list"
             if name.value == "getattr":
                 return "module" if self.computing else None
+        if isinstance(name, cst.Name) and self.given.get(name.value) == "module":
+            return "tensor"
         dotted = self.source.qualified(name)
         if dotted is not None and not (
             isinstance(name, cst.Name) and self.scope.is_local(name.value)
@@ -267,6 +314,8 @@ class Kinds(cst.CSTVisitor):
             if dotted.startswith("torch."):
                 if dotted == "torch.get_default_dtype":
                     return "dtype"
+                if dotted == "torch.utils.data.DataLoader":
+                    return "batches"
                 if dotted.startswith(_NO_ARRAYS) or last.startswith("is_"):
                     return None
                 return "tensors" if last in _SEVERAL - {"max", "min"} else "tensor"
@@ -280,7 +329,9 @@ class Kinds(cst.CSTVisitor):
             return None
         kind = self(name)
         if kind == "module":
-            return "tensor" if self.computing else None
+            return "tensor" if self.computing or self.scope.host else None
+        if self.scope.host and isinstance(name, cst.Name) and name.value in self.scope.parameters:
+            return "tensor" if any(self(a.value) == "tensor" for a in node.args) else None
         if isinstance(name, cst.Attribute):
             attr, of = name.attr.value, self(name.value)
             if attr == "size":

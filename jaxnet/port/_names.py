@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnet import nn, ops
+from jaxnet import data, nn, ops, optim
 from jaxnet.nn import functional
 
 _MODULES: dict[str, tuple[str, str]] = {
@@ -21,6 +21,9 @@ _MODULES: dict[str, tuple[str, str]] = {
     "torch.nn.utils.parametrize": ("jaxnet.nn.utils.parametrize", "nn.utils.parametrize"),
     "torch.nn.utils": ("jaxnet.nn.utils", "nn.utils"),
     "torch.nn": ("jaxnet.nn", "nn"),
+    "torch.optim.lr_scheduler": ("jaxnet.optim", "optim"),
+    "torch.optim": ("jaxnet.optim", "optim"),
+    "torch.utils.data": ("jaxnet.data", "data"),
     "torch.linalg": ("jaxnet.ops.linalg", "ops.linalg"),
     "torch.fft": ("jaxnet.ops.fft", "ops.fft"),
     "torch.special": ("jaxnet.ops.special", "ops.special"),
@@ -45,10 +48,14 @@ _OTHERS = {
     "torch.nn.functional.upsample": "nn.functional.interpolate",
     "torch.jit.Final": "typing.Final",
     "torch.autograd.Variable": "ops.tensor",
+    "torch.Generator": "Generator",
 }
-_TRAINING = (
+TRAINING = (
     "training is written with jaxnet.train: see docs/pages/from-pytorch.md for the words of a loop"
 )
+"""What is said of an optimizer whose loop is not ported."""
+
+SCHEDULERS = "torch.optim.lr_scheduler."
 NOTHING_KNOWN = "jaxnet has nothing for it"
 """What is said of a name of which nothing is known."""
 
@@ -67,8 +74,6 @@ FAMILIES = {
 """The classes that have a private class of torch's as theirs, for isinstance(x, ...)."""
 
 _ELSEWHERE = {
-    "torch.optim": _TRAINING,
-    "torch.utils.data": "write jaxnet.data, which has the same names and takes rngs=",
     "torch.manual_seed": "write rngs = jaxnet.random.Generator(seed), and hand it on",
     "torch.save": "write jaxnet.weights.save(path, state_dict)",
     "torch.load": "write jaxnet.weights.load(path)",
@@ -102,6 +107,9 @@ _IMPORTS = {
     "math": "import math",
     "jax": "import jax",
     "typing": "import typing",
+    "optim": "from jaxnet import optim",
+    "data": "from jaxnet import data",
+    "Generator": "from jaxnet.random import Generator",
 }
 
 
@@ -117,6 +125,8 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
         code = _OTHERS.get(dotted, "jax.Array")
         if code == "jax.Array" and "." not in spelled and "Array" not in taken:
             return Name("Array", ("from jax import Array",))
+        if code in taken:  # a class Generator, as GANs have
+            return Name(f"jaxnet.random.{code}", ("import jaxnet.random",))
         first = code.partition(".")[0]
         if first == "typing":
             return Name("Final", ("from typing import Final",))
@@ -150,6 +160,10 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
     elif module == "torch" and rest.endswith("_") and _has("nn.functional", rest[:-1]):
         rest, (imported, said) = rest[:-1], _MODULES["torch.nn.functional"]
     prefix, _, _ = spelled.rpartition(".")
+    of_data = module == "torch.utils.data" and "." not in rest and _has(said, rest)
+    if of_data and (not prefix or "." in prefix) and rest not in taken:
+        # torch.utils.data.DataLoader: `data` is a name that programs have for their own.
+        return Name(rest, (f"from {imported} import {rest}",), _value(f"{said}.{rest}"))
     moved = not dotted.startswith(f"{module}.")  # torch.conv2d, which is nn.functional's
     if not prefix and spelled == rest.partition(".")[0] and spelled not in taken:
         if not _has(said, rest):
@@ -174,7 +188,7 @@ def _module_import(imported: str, alias: str) -> str:
 def jaxnet_value(code: str) -> Any:
     """The function or the class of a name such as "nn.functional.relu"."""
     first, *rest = code.split(".")
-    value: Any = {"nn": nn, "ops": ops}[first]
+    value: Any = {"nn": nn, "ops": ops, "optim": optim, "data": data}[first]
     for part in rest:
         value = getattr(value, part)
     return value
@@ -214,6 +228,13 @@ def tensor_type(dotted: str) -> str | None:
     """The dtype of torch's old classes of tensors, such as torch.LongTensor, or None."""
     module, _, name = dotted.rpartition(".")
     return _TYPES.get(name) if module in ("torch", "torch.cuda") else None
+
+
+def is_optimizer(name: str) -> bool:
+    """Whether a dotted name is that of an optimizer's class."""
+    return name.startswith("torch.optim.") and not name.startswith(
+        (SCHEDULERS, "torch.optim.swa_utils.")
+    )
 
 
 LEFT_OUT = {"device", "requires_grad", "pin_memory", "memory_format", "non_blocking", "layout",

@@ -16,6 +16,7 @@ from jaxnet.port._gather import gather
 from jaxnet.port._nodes import code
 from jaxnet.port._own_names import NEEDED, put_back, restored
 from jaxnet.port._port import Note, Ported
+from jaxnet.port._program import PROGRAM
 from jaxnet.port._rngs import Needs
 from jaxnet.port._sharing import Sharing
 from jaxnet.port._source import Definition, Source, open_target
@@ -48,7 +49,10 @@ def output(target: str, to: str = "jaxnet") -> Ported:
         imports |= rewriter.imports
         marked += rewriter.marked
         notes += rewriter.notes
-        blocks.append(cst.Module([new]).code)
+        if definition.name == PROGRAM:
+            blocks.append(_run(new, imports, "Generator" in names.values()))
+        else:
+            blocks.append(cst.Module([new]).code)
     written = ""
     if plain:
         marked += [note for one in parts.converters for note in one.marked]
@@ -66,9 +70,11 @@ def output(target: str, to: str = "jaxnet") -> Ported:
         }  # fmt: skip
         left += [Note(one.path.name, line, f"not ported: {text}") for line, text in one.rest(kept)]
     marked += left
+    if source.program is not None and name is None:
+        notes += [Note(source.path.name, line, text) for line, text in source.program.notes]
     code += "".join(f"\n\n# {note}\n" for note in left)
     longest = max((len(line) for line in source.text.splitlines()), default=0)
-    kinds = [(d, type(d.node)) for d in definitions]
+    kinds = [(d, type(d.node)) for d in definitions if d.name != PROGRAM]
     for d, _ in kinds:
         if d.name in NEEDED and "#" not in d.name:
             shown = names[d.key]
@@ -96,6 +102,16 @@ def _with_names(block: str, names: dict[str, str]) -> str:
     for mark, name in names.items():
         block = re.sub(rf"\b{mark}\b", name, block)
     return block
+
+
+def _run(function: Any, imports: set[str], taken: bool) -> str:
+    """What a file runs as a program, with a generator where nothing seeds one."""
+    statements = list(function.body.body)
+    text = cst.Module(statements).code
+    if re.search(r"\brngs\b", text) and not re.search(r"^rngs = ", text, re.MULTILINE):
+        imports.add("import jaxnet.random" if taken else "from jaxnet.random import Generator")
+        text = f"rngs = {'jaxnet.random.' if taken else ''}Generator()\n" + text
+    return text
 
 
 def _told(note: Note) -> Note:

@@ -19,7 +19,15 @@ from jaxnet.port._calls import (
 )
 from jaxnet.port._classes import is_module
 from jaxnet.port._kinds import ARRAYS, Kinds
-from jaxnet.port._names import FAMILIES, LEFT_OUT, NOTHING_KNOWN, jaxnet_name, tensor_type
+from jaxnet.port._names import (
+    FAMILIES,
+    LEFT_OUT,
+    NOTHING_KNOWN,
+    TRAINING,
+    is_optimizer,
+    jaxnet_name,
+    tensor_type,
+)
 from jaxnet.port._nodes import code, is_partial, is_self, is_super, parts_of
 from jaxnet.port._port import Note
 from jaxnet.port._scopes import Scope, Unit
@@ -73,6 +81,7 @@ class Expressions(cst.CSTTransformer):
         self.places: set[int] = set()  # x.data that is given a value
         self.asked: set[int] = set()  # classes in isinstance(x, ...)
         self.gone: set[int] = set()  # what the output does not say
+        self.whole = 0  # statements that are open and marked as a whole
         self.quiet = 0  # blocks of torch.no_grad() that are open
         self.line = 0  # the statement that is open
         self.unseen: set[int] = set()  # those that change what has a gradient, without one
@@ -92,7 +101,7 @@ class Expressions(cst.CSTTransformer):
 
     def problem(self, node: Any, text: str) -> None:
         """Notes that the open statement is not supported."""
-        if id(node) in self.gone:
+        if id(node) in self.gone or self.whole:
             return
         note = Note(self.source.path.name, self._line(node), text)
         if note not in self.marked:
@@ -256,6 +265,9 @@ class Expressions(cst.CSTTransformer):
             updated, wrong, note = torch_call(
                 here.kinds if here else None, original_node, updated, dotted
             )
+            program = self.source.program
+            if is_optimizer(dotted) and not (program is not None and program.trained):
+                wrong = f"{dotted}: {TRAINING}"
             if wrong:
                 self.problem(original_node, wrong)
             if note:
@@ -373,6 +385,13 @@ class Expressions(cst.CSTTransformer):
         if self.functions:  # a function in a function sees the names around it
             outer = self.functions[-1]
             scope = outer.scope.inside(node)
+            program = self.source.program
+            if program is not None and node.name.value in program.losses:
+                scope.host = False
+                kinds = Kinds(scope, node, True)
+                loss = dataclasses.replace(outer, scope=scope, kinds=kinds, unit=None)
+                self.functions.append(dataclasses.replace(loss, making=False, rngs=False))
+                return
             kinds = Kinds(scope, node, outer.kinds.computing)
             self.functions.append(dataclasses.replace(outer, scope=scope, kinds=kinds, unit=None))
             return
@@ -380,7 +399,7 @@ class Expressions(cst.CSTTransformer):
         scope = self.needs.units.get(unit) or Scope.of(self.source, None, node)
         known = unit in self.needs.units
         kinds = self.sharing.kinds[unit] if known else Kinds(scope, node, True)
-        making, rngs = unit in self.needs.making, unit in self.needs.taking
+        making, rngs = unit in self.needs.making, unit in self.needs.taking | self.needs.owners
         quiet = any(self._is_quiet_decorator(d.decorator) for d in node.decorators)
         self.functions.append(_Function(scope, kinds, unit, rngs, making, quiet))
         self.lost, self.unseen = self.sharing.lost(unit) if known else ({}, set())
@@ -401,7 +420,7 @@ class Expressions(cst.CSTTransformer):
                 "the parameter rngs has the name of the random numbers in jaxnet, and is called "
                 "rngs_of_program",
             ))  # fmt: skip
-        if function.rngs or optional:
+        if (function.rngs and unit not in self.needs.owners) or optional:
             typed = _has_types(original_node) and "Generator" not in self.names.values()
             if typed:
                 self.need("from jaxnet.random import Generator")

@@ -37,6 +37,15 @@ DRAWING_FUNCTIONS = {
     "alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout",
     "gumbel_softmax", "rrelu", "scaled_dot_product_attention",
 }  # fmt: skip
+_OF_DATA = {
+    "torch.utils.data.DataLoader": "rngs",
+    "torch.utils.data.RandomSampler": "rngs",
+    "torch.utils.data.SubsetRandomSampler": "rngs",
+    "torch.utils.data.WeightedRandomSampler": "rngs",
+    "torch.utils.data.random_split": "generator",
+}
+"""What reads data in a random order, and the name under which it takes the generator."""
+
 _DRAWING_METHODS = {"normal_", "uniform_", "bernoulli_", "exponential_", "trunc_normal_"}
 
 
@@ -68,6 +77,10 @@ class Needs:
             elif isinstance(one.node, cst.ClassDef):
                 for name, node in methods(one).items():
                     self.units[Unit(one, name)] = Scope.of(one.source, one, node)
+        self.hosts = {u for u in self.units if u.method == "" and _of_program(u, "hosts")}
+        self.owners = {u for u in self.hosts if _of_program(u, "owners")}
+        for unit in self.hosts:
+            self.units[unit].host = True
         self.calls = {unit: _calls(unit.node) for unit in self.units}
         self.named = {unit: _handed(unit.node) for unit in self.units}
         self.by_method: dict[str, list[Unit]] = {}
@@ -75,8 +88,12 @@ class Needs:
             self.by_method.setdefault(unit.method, []).append(unit)
         self._targets: dict[tuple[int, int], tuple[cst.Call, Scope, list[Unit]]] = {}
         self.making, self.computing = self._divide()
+        losses = {u for u in self.units if u.method == "" and _of_program(u, "losses")}
+        self.making = (self.making | self.hosts) - losses
+        self.computing = (self.computing | losses) - self.hosts
         self.keeping = self._drawing() if keeps else set()
-        self.taking: set[Unit] = {Unit(one, "__init__") for one in self.keeping}
+        self.taking: set[Unit] = {u for u in self.hosts if _of_program(u, "seeding")}
+        self.taking |= {Unit(one, "__init__") for one in self.keeping}
         self._spread()
         for one in definitions:
             self.values |= _class_values(one)
@@ -135,7 +152,7 @@ class Needs:
                     making.add(value)
         computing, making = self._reached(computing), self._reached(making)
         self.run = frozenset(computing)  # by `forward`
-        left = set(self.units) - computing - making
+        left = set(self.units) - computing - making - self.hosts
         grown = True
         while grown:
             makers = {u for u in left - making if self._makes_itself(u, making)}
@@ -222,7 +239,7 @@ class Needs:
         grown = True
         while grown:
             grown = False
-            for unit in self.making - self.taking:
+            for unit in self.making - self.taking - self.owners:
                 scope = self.units[unit]
                 if any(self.hands_on(call, scope) for call in self.calls[unit]) or any(
                     self.is_function(value, scope) for value in self.named[unit]
@@ -252,7 +269,7 @@ class Needs:
         """The keyword under which a call hands `rngs` on, or None."""
         name, source = call.func, scope.source
         if isinstance(name, cst.Name) and scope.is_local(name.value):
-            return "rngs" if self._makes(name.value, scope) else None
+            return "rngs" if not scope.host and self._makes(name.value, scope) else None
         dotted = source.qualified(name)
         if dotted is not None:
             owner, _, last = dotted.rpartition(".")
@@ -263,18 +280,20 @@ class Needs:
             if owner == "torch.nn.init" and last in DRAWING_INITS:
                 return "generator"
             if owner == "torch" and last in DRAWS:
-                return "generator"
+                return None if _is_given(call) else "generator"
+            if dotted in _OF_DATA:
+                return None if _is_given(call) else _OF_DATA[dotted]
             found = source.definition(name)
             if found is not None:
                 if isinstance(found.node, cst.ClassDef):
-                    return "rngs" if is_module(found) and self.class_takes(found) else None
+                    return "rngs" if self.class_takes(found) else None
                 return "rngs" if Unit(found) in self.taking else None
             if dotted.split(".")[0] in ("torch", *source.project.tops):
                 return None
         if isinstance(name, cst.Attribute):
             return self._attribute_hands_on(name, scope)
         if isinstance(name, cst.Subscript):
-            return "rngs"
+            return None if scope.host else "rngs"
         # getattr(nn, "LSTM")(3, 4), get_norm_layer("bn")(64)
         maker = cst.helpers.get_full_name_for_node(name.func) if isinstance(name, cst.Call) else ""
         layer = maker == "getattr" or (str(maker).startswith("get_") and "layer" in str(maker))
@@ -328,6 +347,17 @@ class Needs:
             if own and scope.owner is not None:  # fc = self.fc
                 return attributes(scope.owner).get(value.attr.value) == "given"
         return True
+
+
+def _of_program(unit: Unit, names: str) -> bool:
+    """Whether a function is among some functions of a whole program."""
+    program = unit.definition.source.program
+    return program is not None and unit.definition.name in getattr(program, names)
+
+
+def _is_given(call: cst.Call) -> bool:
+    """Whether a call has a generator of its own."""
+    return any(a.keyword is not None and a.keyword.value == "generator" for a in call.args)
 
 
 def _runs_at_once(name: str) -> bool:

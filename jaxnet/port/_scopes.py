@@ -31,6 +31,7 @@ class Scope:
     parameters: set[str]
     assigned: dict[str, Any]
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+    host: bool = False  # whether it is run as it is, and not within a compiled step
 
     @classmethod
     def of(cls, source: Source, owner: Definition | None, node: Any) -> "Scope":
@@ -76,6 +77,7 @@ class Scope:
         scope = Scope.of(self.source, self.owner, node)
         scope.parameters |= self.parameters
         scope.assigned = self.assigned | scope.assigned
+        scope.host = self.host
         return scope
 
     def is_local(self, name: str) -> bool:

@@ -33,15 +33,9 @@ class Sharing:
 
     def __init__(self, needs: Needs) -> None:
         self.needs = needs
-        self.kinds = {
-            unit: Kinds(
-                scope,
-                unit.node,
-                unit in needs.computing,
-                unit in needs.run or is_module(unit.definition),
-            )
-            for unit, scope in needs.units.items()
-        }
+        self.kinds = self._kinds({})
+        for _ in range(2 if needs.hosts else 0):  # what the functions of a program are given
+            self.kinds = self._kinds(self._given())
         self.effects = dict.fromkeys(needs.units, Effect())
         self._asked: dict[Unit, Effect | None] = {}
         self._known: dict[Unit, tuple[Followed, dict[Unit, Effect | None]]] = {}
@@ -51,6 +45,40 @@ class Sharing:
                 self.effects[unit] = self.follow(unit).effect()
             if before == self.effects:
                 break
+
+    def _kinds(self, given: dict[Unit, dict[str, str]]) -> dict[Unit, Kinds]:
+        needs = self.needs
+        return {
+            unit: Kinds(
+                scope,
+                unit.node,
+                unit in needs.computing,
+                unit in needs.run or is_module(unit.definition),
+                given.get(unit),
+            )
+            for unit, scope in needs.units.items()
+        }
+
+    def _given(self) -> dict[Unit, dict[str, str]]:
+        """The parameters that are arrays or batches in all calls of functions of a program."""
+        found: dict[Unit, dict[str, set[str | None]]] = {}
+        for unit, kinds in self.kinds.items():
+            for call in self.needs.calls[unit]:
+                for target in self.needs.targets(call, self.needs.units[unit]):
+                    if target.method or target not in self.needs.units:
+                        continue
+                    names = [p.name.value for p in target.node.params.params]
+                    for index, arg in enumerate(call.args):
+                        name = names[index] if index < len(names) else ""
+                        name = name if arg.keyword is None else arg.keyword.value
+                        known = found.setdefault(target, {}).setdefault(name, set())
+                        known.add(kinds(arg.value))
+        return {
+            unit: {
+                n: kind for n, k in names.items() for kind in ("tensor", "batches") if k == {kind}
+            }
+            for unit, names in found.items()
+        }
 
     def follow(self, unit: Unit) -> "Followed":
         """Follows the statements of a unit, again only where what it calls has other effects."""

@@ -11,6 +11,7 @@ from libcst import helpers
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from jaxnet.port._own_names import set_aside
+from jaxnet.port._program import Program, as_program, is_program
 
 if TYPE_CHECKING:
     from jaxnet.port._fold import Folded
@@ -51,6 +52,8 @@ class Source:
         stars: The modules of which everything is imported.
         statements: The statement that defines each name.
         later: The keys in `statements` of those that change what a name stands for afterwards.
+        program: What is known of a whole program, or None.
+        whole_tree: The tree without devices, and before anything is folded.
     """
 
     def __init__(self, name: str, path: Path, project: "Project") -> None:
@@ -60,6 +63,8 @@ class Source:
         self.project = project
         self.text = path.read_text(encoding="utf-8")
         wrapper = MetadataWrapper(set_aside(cst.parse_module(self.text)))
+        self.program: Program | None = None
+        self.whole_tree = wrapper.module
         self.imports: dict[str, str] = {}
         self.import_statements: list[cst.SimpleStatementLine] = []
         self.stars: list[str] = []
@@ -71,8 +76,14 @@ class Source:
                     self.imports.setdefault(local, origin)
         from jaxnet.port._fold import fold
 
-        positions = wrapper.resolve(PositionProvider)
-        folded: Folded = fold(self, wrapper.module, positions)
+        positions: dict[Any, Any] = dict(wrapper.resolve(PositionProvider))
+        tree = wrapper.module
+        if name == project.whole and is_program(self.text):
+            tree, self.program = as_program(self, tree, positions)
+        folded: Folded = fold(self, tree, positions)
+        if self.program is not None:
+            for line in sorted(self.program.imports):
+                self.import_statements.append(cst.parse_statement(line))  # type: ignore[arg-type]
         self.tree = folded.tree
         self.lines = folded.lines
         self.removed = folded.removed
@@ -134,6 +145,17 @@ class Source:
                     source.import_statements.append(node)
 
         tree.visit(Imports())
+
+    def imported(self, node: Any) -> str:
+        """What a name of an import stands for, dotted, or "" for other names."""
+        first = node
+        while isinstance(first, cst.Attribute):
+            first = first.value
+        name = first.value if isinstance(first, cst.Name) else ""
+        if name not in self.imports:
+            return name if isinstance(node, cst.Name) and name else ""
+        dotted = helpers.get_full_name_for_node(node) or ""
+        return self.imports[name] + dotted[len(name) :]
 
     def is_foreign(self, module: str) -> bool:
         """Whether a module is neither torch's nor the program's own."""
@@ -208,10 +230,12 @@ class Project:
     Args:
         root: The folder that holds the package, or the files.
         tops: The names of the packages and modules in it that belong to the project.
+        whole: The module that is ported as a whole, with what it runs, or "".
     """
 
-    def __init__(self, root: Path, tops: frozenset[str]) -> None:
+    def __init__(self, root: Path, tops: frozenset[str], whole: str = "") -> None:
         self.root = root
+        self.whole = whole
         self.tops = tops
         self.sources: dict[str, Source] = {}
         self._found: dict[str, tuple[Definition, str] | None] = {}
@@ -299,7 +323,8 @@ def open_target(target: str) -> tuple[Source, str | None]:
             root, parts = root.parent, [root.name, *parts]
         tops = {p.stem for p in root.glob("*.py")} | {p.parent.name for p in root.glob("*/*.py")}
         module = ".".join(parts)
-        project = Project(root, frozenset(tops if len(parts) == 1 else {parts[0]}))
+        tops = tops if len(parts) == 1 else {parts[0]}
+        project = Project(root, frozenset(tops), "" if name else module)
     else:
         top = where.partition(".")[0]
         spec = importlib.util.find_spec(top) if top.isidentifier() else None

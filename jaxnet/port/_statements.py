@@ -18,6 +18,7 @@ class Rewriter(Changes):
 
     def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> None:
         self.open.append([])
+        self._begin(node)
         self.line = id(node)
         self._losses(node)
         for part in node.body:
@@ -42,6 +43,7 @@ class Rewriter(Changes):
         new = self._statement(original_node, updated_node)
         if not isinstance(new, cst.RemovalSentinel):
             new = self._without_gradient(original_node, new)
+        self._end(original_node)
         wrong = self.open.pop()
         if not wrong or not self.functions:
             return new
@@ -200,11 +202,27 @@ class Rewriter(Changes):
 
     # without gradients
 
+    # what is marked as a whole
+
+    def _begin(self, node: Any) -> None:
+        """Marks a statement of which nothing is ported, and what is in it no more."""
+        program = self.source.program
+        words = None if program is None else program.whole_at(self._line(node), node)
+        if words is not None and not self.whole:
+            self.problem(node, words)
+        self.whole += words is not None
+
+    def _end(self, node: Any) -> None:
+        program = self.source.program
+        if program is not None:
+            self.whole -= program.whole_at(self._line(node), node) is not None
+
     def visit_With(self, node: cst.With) -> None:
         for item in node.items:
             function = item.item.func if isinstance(item.item, cst.Call) else None
             self.allowed.add(id(function))
         self.open.append([])
+        self._begin(node)
         self.quiet += self._is_quiet(node)
 
     def _is_quiet(self, node: cst.With) -> bool:
@@ -214,6 +232,7 @@ class Rewriter(Changes):
         return (self._dotted(node.func) if isinstance(node, cst.Call) else None) or ""
 
     def leave_With(self, original_node: cst.With, updated_node: cst.With) -> Any:
+        self._end(original_node)
         wrong = self.open.pop()
         self.quiet -= self._is_quiet(original_node)
         kept = []
@@ -232,6 +251,8 @@ class Rewriter(Changes):
             statements: list[Any] = [updated_node.with_changes(items=kept)]
         else:
             statements = list(updated_node.body.body)
+            if isinstance(updated_node.body, cst.SimpleStatementSuite):  # on one line
+                statements = [cst.SimpleStatementLine(updated_node.body.body)]
             leading = [*updated_node.leading_lines, *statements[0].leading_lines]
             statements[0] = statements[0].with_changes(leading_lines=leading)
         if wrong and self.functions:
@@ -310,6 +331,7 @@ class Rewriter(Changes):
 
     def visit_If(self, node: cst.If) -> None:
         self.open.append([])
+        self._begin(node)
         self._losses(node)
         if not self.functions:
             self._under_condition(node)
@@ -339,25 +361,29 @@ class Rewriter(Changes):
         node.visit(Makers())
 
     def leave_If(self, original_node: cst.If, updated_node: cst.If) -> Any:
-        return self._compound(original_node.test, updated_node)
+        return self._compound(original_node, original_node.test, updated_node)
 
     def visit_While(self, node: cst.While) -> None:
         self.open.append([])
+        self._begin(node)
         self._losses(node)
 
     def leave_While(self, original_node: cst.While, updated_node: cst.While) -> Any:
-        return self._compound(original_node.test, updated_node)
+        return self._compound(original_node, original_node.test, updated_node)
 
     def visit_For(self, node: cst.For) -> None:
         self.open.append([])
+        self._begin(node)
         self._losses(node)
 
     def leave_For(self, original_node: cst.For, updated_node: cst.For) -> Any:
-        return self._compound(None, updated_node)
+        return self._compound(original_node, None, updated_node)
 
-    def _compound(self, test: Any, updated: Any) -> Any:
+    def _compound(self, node: Any, test: Any, updated: Any) -> Any:
+        self._end(node)
         wrong = self.open.pop()
         branch = isinstance(test, cst.Comparison | cst.UnaryOperation) and self.here is not None
+        branch = branch and not self.scope.host
         if branch and self.here.kinds(test) == "tensor":  # type: ignore[union-attr]
             self.note(test, f"{code(test)}: a compiled program cannot branch on values")
         if not wrong or not self.functions:

@@ -75,7 +75,7 @@ def function_of(
         if name in NOTHING:
             return receiver, ""
         return None, f"Tensor.{name}: {NOTHING_KNOWN}"
-    if name in NOTHING:
+    if name in NOTHING or (name == "detach" and kinds.scope.host):
         return receiver, ""
     if name == "view" and not any(_is_dtype(kinds, a.value) for a in original.args):
         return updated.with_changes(func=updated.func.with_changes(attr=cst.Name("reshape"))), ""

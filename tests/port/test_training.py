@@ -1,0 +1,297 @@
+"""Whole programs are ported, and both are run: the losses that they print are the same."""
+
+import contextlib
+import io
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import io_callback
+
+from jaxnet import nn
+from jaxnet.port import port
+
+FOLDER = Path(__file__).parent / "loops"
+PROGRAMS = sorted(file.stem for file in FOLDER.glob("[a-z]*.py"))
+FLOAT32, FLOAT64 = 2e-5, 1e-9  # relative to the number; float64 prints fewer digits of rates
+NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
+
+
+def run(file: Path) -> str:
+    """What a program prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        runpy.run_path(str(file), run_name="__main__")
+    return out.getvalue()
+
+
+def run_torch(file: Path) -> tuple[str, list[np.ndarray]]:
+    """What PyTorch's program prints, and the masks of its dropout."""
+    torch = pytest.importorskip("torch")
+    masks: list[np.ndarray] = []
+    drop = torch.nn.Dropout.forward
+
+    def recorded(module, x):
+        y = drop(module, x)
+        if module.training:
+            masks.append(((y != 0) | (x == 0)).numpy())
+        return y
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.nn.Dropout.forward = recorded
+    try:
+        return run(file), masks
+    finally:
+        torch.nn.Dropout.forward = drop
+        torch.set_num_threads(threads)
+
+
+def run_ported(file: Path, masks: list[np.ndarray], double: bool) -> str:
+    """What the ported program prints, with the masks of PyTorch's."""
+    left = iter(masks)
+    drop = nn.Dropout.__call__
+
+    def replayed(module, x):
+        if not module.training:
+            return drop(module, x)
+        shape = jax.ShapeDtypeStruct(x.shape, bool)
+        mask = io_callback(lambda: next(left), shape, ordered=True)
+        return x * (mask.astype(x.dtype) / (1 - module.p))
+
+    lenient = jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard")
+    nn.Dropout.__call__ = replayed
+    try:
+        with lenient[0], lenient[1], jax.enable_x64(double):
+            text = run(file)
+            jax.effects_barrier()
+    finally:
+        nn.Dropout.__call__ = drop
+    assert next(left, None) is None, "the program drew fewer masks than PyTorch's"
+    return text
+
+
+def same(ours: str, theirs: str, tolerance: float) -> None:
+    """Whether two programs printed the same words, and nearly the same numbers."""
+    assert NUMBER.sub("?", ours) == NUMBER.sub("?", theirs)
+    numbers = [[float(x) for x in NUMBER.findall(text)] for text in (ours, theirs)]
+    assert len(numbers[0]) > 2
+    np.testing.assert_allclose(*numbers, rtol=tolerance, atol=tolerance / 100)
+
+
+@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_prints_the_losses_of_pytorch(name, double, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name])
+    text = (FOLDER / f"{name}.py").read_text()
+    source, output = tmp_path / "program.py", tmp_path / "ported.py"
+    source.write_text(text.replace("# double: ", "") if double else text)
+    ported = port(str(source))
+    assert ported.marked == ()
+    assert "torch" not in re.sub(r"#.*|'[^']*'|\"[^\"]*\"", "", ported.code)
+    output.write_text(ported.code)
+    theirs, masks = run_torch(source)
+    same(run_ported(output, masks, double), theirs, FLOAT64 if double else FLOAT32)
+
+
+def lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines()]
+
+
+def test_comments_names_and_docstrings_stay():
+    code = port(str(FOLDER / "language_model.py")).code
+    for words in (
+        "# `clip_grad_norm` helps prevent the exploding gradient problem.",
+        "# Starting each batch, we detach the hidden state from how it was previously produced.",
+        '"""Wraps hidden states in new Tensors, to detach them from their history."""',
+        "optimizer = optim.chain(optim.clip_by_norm(0.25), optim.AdamW(lr=lr, weight_decay=1e-2))",
+        'hidden = metrics["hidden"]',
+    ):
+        assert words in code
+
+
+LOOP = """
+import random
+import torch
+from torch import nn, optim
+from torch.nn import functional as F
+
+torch.manual_seed(0)
+x, y = torch.randn(8, 3), torch.randn(8, 1)
+model = nn.Sequential(nn.Linear(3, 4), nn.{layer}, nn.Linear(4, 1))
+optimizer = optim.SGD(model.parameters(), lr=0.1)
+{before}
+for epoch in range(3):
+    {first}
+    optimizer.zero_grad()
+    out = model(x)
+    {middle}
+    loss = F.mse_loss(out, y)
+    {seen}
+    loss.backward({backward})
+    {between}
+    optimizer.{step}
+    {after}
+"""
+PLAIN = {
+    "layer": "ReLU()", "before": "", "first": "", "middle": "", "seen": "", "backward": "",
+    "between": "", "step": "step()", "after": "print(loss.item())",
+}  # fmt: skip
+
+MARKED = {
+    "a graph that is kept": ({"backward": "retain_graph=True"}, "backward with arguments"),
+    "a second backward": ({"between": "F.l1_loss(model(x), y).backward()"}, "several calls"),
+    "a gradient that is read": ({"between": "print(model[0].weight.grad)"}, "model"),
+    "a gradient that is changed": (
+        {"between": "for p in model.parameters(): p.grad *= 2"}, "model"
+    ),
+    "a closure": ({"step": "step(lambda: loss)"}, "a step with a closure"),
+    "a step that may be left out": ({"seen": "if loss > 9: continue"}, "depends on it"),
+    "weights that are changed after": (
+        {"after": "for p in model.parameters(): p.data.clamp_(-1, 1)"}, "parameters are changed"
+    ),
+    "a part of the model that is changed": (
+        {"after": "model[0].weight.data.fill_(0.0)"}, "a change of the model"
+    ),
+    "a number while the loss is computed": (
+        {"middle": "out = out * int(out.sum() > 0)"}, "run once"
+    ),
+    "random numbers of Python": ({"middle": "out = out * random.random()"}, "run once"),
+    "evaluation mode that stays": (
+        {"layer": "Dropout(0.5)", "after": "model.eval()"}, "evaluation mode"
+    ),
+    "the model in training mode on the host": (
+        {"layer": "BatchNorm1d(4)", "after": "print(model(x).sum())"}, "training mode"
+    ),
+    "a dictionary that goes on changing": ({"after": "best = model.state_dict()"}, "deepcopy"),
+    "a second name": ({"after": "best = model"}, "second name"),
+    "a second optimizer": (
+        {"before": "other = optim.Adam(model.parameters())"}, "two optimizers"
+    ),
+    "an optimizer of a part": (
+        {"before": "optimizer = optim.SGD(model[0].parameters(), lr=0.1)"}, "two optimizers"
+    ),
+    "a rate from the one before": (
+        {"after": "for g in optimizer.param_groups: g['lr'] *= 0.5"}, "set_hyperparams"
+    ),
+    "another use of the optimizer": ({"after": "print(optimizer.state_dict())"}, "optimizer"),
+    "a hook": ({"before": "model[0].weight.register_hook(print)"}, "hook"),
+    "autocast": ({"middle": "with torch.autocast('cpu'): out = model(x)"}, "around the model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_a_loop_that_does_more_is_marked_as_a_whole(name, tmp_path):
+    changes, words = MARKED[name]
+    file = tmp_path / "loop.py"
+    file.write_text(LOOP.format(**{**PLAIN, **changes}))
+    ported = port(str(file))
+    whole = [note for note in ported.marked if "a training loop that is not ported" in str(note)]
+    assert len(whole) == 1, ported.marked
+    assert words in whole[0].text
+    assert whole[0].line == 12
+    code = ported.code
+    assert code.index("a training loop that is not ported") < code.index("for epoch in range(3)")
+    assert "create(" not in code
+    with pytest.raises(NotImplementedError, match="training"):
+        exec(compile(code, "loop", "exec"), {"__name__": "__main__"})
+
+
+def test_the_plain_loop_is_ported(tmp_path):
+    file = tmp_path / "loop.py"
+    file.write_text(LOOP.format(**PLAIN))
+    ported = port(str(file))
+    assert ported.marked == ()
+    assert "state, metrics = step(state, (x, y))" in lines(ported.code)
+
+
+def test_gradients_that_add_up_are_marked(tmp_path):
+    file = tmp_path / "loop.py"
+    text = LOOP.format(**PLAIN).replace("    optimizer.zero_grad()\n", "")
+    file.write_text(text)
+    assert "add up" in str(port(str(file)))
+
+
+def test_a_parameter_of_the_loss_that_changes_from_call_to_call_is_not_fixed(tmp_path):
+    text = """
+import torch
+from torch import nn, optim
+
+def train(model, optimizer, x, weight):
+    optimizer.zero_grad()
+    loss = weight * model(x).pow(2).mean()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+torch.manual_seed(0)
+model = nn.Linear(2, 1)
+optimizer = optim.SGD(model.parameters(), lr=0.1)
+x = torch.ones(4, 2)
+for epoch in range(3):
+    print(train(model, optimizer, x, 0.5 * epoch))
+"""
+    file, output = tmp_path / "loop.py", tmp_path / "ported.py"
+    file.write_text(text)
+    ported = port(str(file))
+    assert "a call that trains, within an expression" in str(ported)
+    file.write_text(text.replace(
+        "    print(train(model, optimizer, x, 0.5 * epoch))",
+        "    value = train(model, optimizer, x, 0.5 * epoch)\n    print(value)",
+    ))  # fmt: skip
+    ported = port(str(file))
+    assert ported.marked == ()
+    assert "state, metrics = step(state, (weight, x))" in lines(ported.code)
+    output.write_text(ported.code)
+    same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
+@pytest.mark.parametrize("name", ["dcgan", "actor_critic", "gpt", "forward_forward"])
+def test_whole_programs_that_do_more_are_marked(name):
+    ported = port(str(FOLDER.parents[1] / "programs" / f"{name}_torch.py"))
+    assert ported.marked
+    assert "create(" not in ported.code
+
+
+def test_the_page_shows_what_comes_out(tmp_path):
+    page = (FOLDER.parents[2] / "docs" / "pages" / "port.md").read_text()
+    section = page[page.index("## A whole program") : page.index("## What it does not write")]
+    old, new = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "program.py").write_text(old)
+    ported = port(str(tmp_path / "program.py"))
+    assert ported.marked == ported.notes == ()
+    assert ported.code.removeprefix("# From program.py for PyTorch, by jaxnet port.\n") == new
+
+
+def test_layers_of_another_file_may_depend_on_the_mode(tmp_path):
+    text = LOOP.format(**{**PLAIN, "after": "model.eval()"})
+    (tmp_path / "loop.py").write_text(text)
+    assert port(str(tmp_path / "loop.py")).marked == ()
+    (tmp_path / "blocks.py").write_text("from torch import nn\nBlock = nn.BatchNorm1d\n")
+    (tmp_path / "loop.py").write_text(
+        text.replace("import torch\n", "import torch\nimport blocks\n", 1)
+    )
+    assert "evaluation mode" in str(port(str(tmp_path / "loop.py")))
+
+
+def test_dropout_is_something_to_look_at(tmp_path):
+    file = tmp_path / "loop.py"
+    file.write_text(LOOP.format(**{**PLAIN, "layer": "Dropout(0.5)"}))
+    ported = port(str(file))
+    assert ported.marked == ()
+    assert ["a generator of their own" in note.text for note in ported.notes] == [True]
+
+
+def test_a_class_may_be_called_as_jaxnets_generator(tmp_path):
+    file = tmp_path / "loop.py"
+    file.write_text(LOOP.format(**PLAIN).replace(
+        "model = nn.Seq", "class Generator(nn.Linear):\n    pass\n\nmodel = nn.Seq"
+    ))  # fmt: skip
+    code = port(str(file)).code
+    assert "rngs = jaxnet.random.Generator(0)" in code
+    exec(compile(code, "loop", "exec"), {"__name__": "__main__"})
