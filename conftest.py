@@ -27,6 +27,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # versions that are tested; .ci/run installs them, and runs the tests that carry one of these.
 PACKAGES = {
     "build": "build",
+    "equinox": "equinox",
+    "haiku": "dm-haiku",
     "libcst": "libcst",
     "pandas": "pandas",
     "sklearn": "scikit-learn",
