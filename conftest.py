@@ -27,7 +27,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # versions that are tested; .ci/run installs them, and runs the tests that carry one of these.
 PACKAGES = {
     "build": "build",
+    "equinox": "equinox",
     "flatbuffers": "flatbuffers",
+    "haiku": "dm-haiku",
     "libcst": "libcst",
     "pandas": "pandas",
     "sklearn": "scikit-learn",

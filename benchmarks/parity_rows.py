@@ -33,23 +33,31 @@ CAUSES = {
     "both parts and at their sum.",
     **dict.fromkeys(
         (
-            "flax: ResNet-18, momentum 0.99",
-            "flax: ResNet-18, eps 1e-3",
-            "flax: ResNet-18, biased variance",
-            "flax: ResNet-18, leaky",
-            "flax: GPT, eps 1e-6",
-            "flax: GPT, exact gelu",
-            "flax: GPT, attention unscaled",
-            "flax: BERT, eps 1e-6",
-            "flax: BERT, tanh gelu",
-            "flax: BERT, dropout 0.2",
-            "flax: BERT, padding seen",
+            f"{library}: {name}"
+            for library in ("flax", "linen")
+            for name in (
+                "ResNet-18, momentum 0.99",
+                "ResNet-18, eps 1e-3",
+                "ResNet-18, biased variance",
+                "ResNet-18, leaky",
+                "GPT, eps 1e-6",
+                "GPT, exact gelu",
+                "GPT, attention unscaled",
+                "BERT, eps 1e-6",
+                "BERT, tanh gelu",
+                "BERT, dropout 0.2",
+                "BERT, padding seen",
+            )
         ),
         "placed and named; the mistake stands in several layers of the model, and each has a "
         "finding.",
     ),
     **dict.fromkeys(
-        ("flax: GPT, sum", "flax: BERT, Adam for AdamW"),
+        (
+            f"{library}: {name}"
+            for library in ("flax", "linen")
+            for name in ("GPT, sum", "BERT, Adam for AdamW")
+        ),
         "placed and named, with one further finding that was not looked into.",
     ),
 }
@@ -146,8 +154,9 @@ _PLANTED_TEXT = (
     'apart; "-" where no row of the catalogue is expected. "others" are findings besides. The '
     'kinds: "partial" are faults in some of the numbers only, "two" are two faults in one run, '
     '"invented" are faults that no catalogue has, "flax" are modules of plain flax with flax\'s '
-    'defaults, "flax model" are whole models of plain flax, and "flax row" are rows of the '
-    "catalogue in programs of plain flax and optax, each of which is there without a fault too. "
+    'defaults, "flax model" and "linen model" are whole models of plain flax, and "flax row" are '
+    "rows of the catalogue in programs of plain flax and optax, each of which is there without a "
+    "fault too. "
     'Where the name ends with "nothing" nothing was planted, and the verdict "same" is what should '
     "be found."
 )

@@ -131,6 +131,11 @@ def intercept(model: nnx.Module, interceptor: Interceptor) -> Iterator[None]:
         _leave(classes)
 
 
+def is_intercepted() -> bool:
+    """Whether an interception is open in this thread."""
+    return bool(_open.get())
+
+
 def _watch(classes: set[Any]) -> None:
     with _lock:
         for cls in classes:

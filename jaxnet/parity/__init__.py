@@ -18,6 +18,11 @@ The way of a comparison through the files; read them in this order:
                  on references (_reference.py, _losses.py, _updates.py); _attribute.py proves one
     certificate  _result.py and _text.py are the report, _certificate.py its files
 
+A model of plain flax, or of another library (_libraries.py: _linen.py, _equinox.py, _haiku.py,
+_pure_function.py), becomes one with torch's parameters: _foreign_model.py makes modules of its
+layers, _pairing.py finds their partners, _foreign.py is the program, and _foreign_step.py a step of
+the user's own (_pytree_step.py finds the model in its state).
+
 `diff` compares two traces (_diff.py, and _starts.py for what their steps begin with), and `explain`
 looks for the cause in one layer (_explain.py).
 """

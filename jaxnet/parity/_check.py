@@ -24,6 +24,7 @@ from jaxnet.parity._flow import Flow, flow_of
 from jaxnet.parity._force import Layers
 from jaxnet.parity._free_run import FreeRun, apart_in, drift, horizon_of
 from jaxnet.parity._layer_causes import explain_finding
+from jaxnet.parity._model_forms import code_of
 from jaxnet.parity._names_file import Names, with_flattened
 from jaxnet.parity._notes import Notes
 from jaxnet.parity._pairing import name_sums
@@ -76,17 +77,19 @@ def check(
 
     Args:
         trace: The trace, or its folder.
-        model: The model. Or the text "port.py:make" for a function that returns (model, loss,
-            optimizer), or these and the batches, or (step, state). Or "model_jax.py" for a file
-            that has the recorded model's classes, as `jaxnet port` writes it, and
-            "model_jax.py:Net(hidden=32)" for one of its models: the model is built as torch's
-            was, and the loss and the optimizer are those of the trace.
+        model: The model: one of jaxnet or flax.nnx, (module, variables) of flax.linen, an equinox
+            module or (module, state), (transformed, params) of haiku or with a state, (function,
+            params) of a function (params, inputs). Or the text "port.py:make" for a function that
+            returns (model, loss, optimizer), or these and the batches, or (step, state). Or
+            "model_jax.py" for a file that has the recorded model's classes, as `jaxnet port`
+            writes it, and "model_jax.py:Net(hidden=32)" for one of its models: the model is built
+            as torch's was, and the loss and the optimizer are those of the trace.
         loss: What `train.make_train_step` is given: a function `(model, batch)` of the user's
             own, or a criterion of outputs and targets from a library.
         optimizer: The optimizer, with clipping and schedule. Without one no updates are compared,
             and the report says so.
         step: In place of these three the training step `(state, batch) -> (state, metrics)`.
-        state: The state before its first step, from `train.create`.
+        state: The state before its first step, from `train.create`, or one of the user's own.
         batches: The batches of the program's own loader, in order, to compare them with those
             that torch's program took; all else is computed from torch's. None compares no batches.
         steps: The numbers of the steps to check, or how many of them from the first; by default
@@ -141,7 +144,7 @@ def check(
         report.notes[:0] = [subject.pairing.summary(), *map(rows_note, turned.items())]
         report.subject["layers"] = subject.pairing.lines()
         name_sums(report, subject.pairing)
-    objects = [program, loss, optimizer, step, *(part.loss for part in subject.parts)]
+    objects = [code_of(program), loss, optimizer, step, *(part.loss for part in subject.parts)]
     report.subject |= _provenance.subject(trace, objects)
     if found is not None:
         report.notes[:0] = found.notes
@@ -208,7 +211,7 @@ class _Check:
         self.preflight: list[Finding] = []
         self.notes: dict[str, None] = {}
         foreign = subject.partners is not None
-        self.compared = Compared(trace, layered=bool(subject.parts), foreign=foreign)
+        self.compared = Compared(trace, bool(subject.parts), foreign, subject.unseen)
         self.evidence: dict[int, StepEvidence] = {}
         self.flows: dict[int, Flow] = {}
         self.raised: set[str] = set()  # the modules whose calls raised an error

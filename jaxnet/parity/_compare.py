@@ -27,7 +27,7 @@ def compare(
 
     Args:
         torch_model: The torch.nn.Module. It is trained, in the mode that it is in.
-        jax_model: The model of jaxnet or flax.nnx, which stays as it is.
+        jax_model: The model of jaxnet or another library, as in `check`, which stays as it is.
         batches: The batches (inputs, targets), arrays or tensors. A tuple of inputs becomes the
             arguments of the models.
         steps: The number of steps; None for all batches.

@@ -13,10 +13,14 @@ class Compared:
         trace: The trace.
         layered: Whether layers can be compared at all, and not only whole steps.
         foreign: Whether the program is one of plain flax, whose model need not be cut as torch's.
+        unseen: Why no layers of the model can be seen, "" if they can.
     """
 
-    def __init__(self, trace: Trace, layered: bool, foreign: bool = False) -> None:
+    def __init__(
+        self, trace: Trace, layered: bool, foreign: bool = False, unseen: str = ""
+    ) -> None:
         self.trace, self.layered, self.foreign = trace, layered, foreign
+        self.unseen = unseen
         self._seen: dict[str, None] = {}
         self._missing: dict[str, str] = {}
         self._without: dict[int, str] = {}
@@ -54,7 +58,7 @@ class Compared:
                 )
             elif call.parent is None and not _has_parameters(self.trace, call.module):
                 continue  # a criterion, which the loss of the program is compared with
-            else:
+            elif not self.unseen:  # else the report says so once
                 kind = known.cls if known else ""
                 self._missing[call.module] = f"the program does not call it ({kind} {call.where})"
 

@@ -1,14 +1,16 @@
 """The layers of flax.nnx beside torch's: which arrays of the one are which of the other."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
 from jaxnet._names import join, members, named_modules
+from jaxnet.parity._alone import usual_order
+from jaxnet.parity._foreign_model import is_kind, known_of
 from jaxnet.parity._layouts import Made, Piece
 from jaxnet.parity._program import joined
 from jaxnet.parity._trace import Trace
@@ -105,11 +107,18 @@ class Layer:
         name: The name of its module, or of the array.
         module: The module; None for a parameter of a module of the user's own.
         variables: Its arrays by what they are: "kernel", "query.kernel".
+        counted: Whether its name has a number from the library, which counts modules of a class.
     """
 
     name: str
     module: nnx.Module | None
     variables: Mapping[str, nnx.Variable[Any]]
+    counted: bool = False
+
+    @property
+    def spelled(self) -> str:
+        """The name, without numbers that are not the user's."""
+        return re.sub(r"_\d+(?=\.|$)", "", self.name) if self.counted else self.name
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.variables[name].shape)
@@ -131,19 +140,21 @@ def model_layers(model: nnx.Module, attention: bool) -> list[Layer]:
         if id(module) in inside:
             continue
         own: dict[str, nnx.Variable[Any]] = {}
-        parts = named_modules(module) if isinstance(module, whole) else [("", module)]
+        parts = named_modules(module) if is_kind(module, whole) else [("", module)]
         for part, owner in parts:
             inside.add(id(owner))
             for key, value in members(owner):
                 if isinstance(value, nnx.Param | nnx.BatchStat) and id(value) not in seen:
                     seen.add(id(value))
                     own[join(part, key)] = value
-        if isinstance(module, (*whole, *_PLAIN, *_NORMS)):
+        known = known_of(module)
+        counted = known is not None and known.counted
+        if is_kind(module, (*whole, *_PLAIN, *_NORMS)):
             if own:
-                found.append(Layer(name, module, own))
+                found.append(Layer(name, module, own, counted))
         else:
             params = {k: v for k, v in own.items() if isinstance(v, nnx.Param)}
-            found += [Layer(join(name, k), None, {"": v}) for k, v in params.items()]
+            found += [Layer(join(name, k), None, {"": v}, counted) for k, v in params.items()]
     return found
 
 
@@ -206,40 +217,34 @@ def _pieces(
         if len(of) != 1:
             return None
         ((_, name),) = of.items()
-        return {"": [Piece((name,), axes=_axes(unit.shapes[name], layer.shape("")))]}
-    if isinstance(module, nnx.MultiHeadAttention) and cls == "MultiheadAttention":
+        return {"": [Piece((name,), axes=usual_order(unit.shapes[name], layer.shape("")))]}
+    if is_kind(module, nnx.MultiHeadAttention) and cls == "MultiheadAttention":
         return _attention(layer, of)
-    if isinstance(module, _CELLS):
+    if is_kind(module, _CELLS):
         kinds = _RECURRENT.get(cls) or _RECURRENT.get(cls.removesuffix("Cell"))
-        return _cell(layer, of) if kinds and isinstance(module, kinds) else None
-    if isinstance(module, nnx.Embed) and cls == "Embedding":
+        return _cell(layer, of) if kinds and is_kind(module, kinds) else None
+    if is_kind(module, nnx.Embed) and cls == "Embedding":
         return plain(embedding="weight")
-    if isinstance(module, nnx.PReLU) and cls == "PReLU":
+    if is_kind(module, nnx.PReLU) and cls == "PReLU":
         return {"negative_slope": [Piece((of["weight"],), shape=layer.shape("negative_slope"))]}
-    if isinstance(module, nnx.Linear | nnx.LinearGeneral) and cls == "Linear":
+    if is_kind(module, nnx.Linear | nnx.LinearGeneral) and cls == "Linear":
         return _linear(layer, of)
-    if isinstance(module, nnx.ConvTranspose) and cls.startswith("ConvTranspose"):
+    if is_kind(module, nnx.ConvTranspose) and cls.startswith("ConvTranspose"):
         space = tuple(range(2, len(layer.shape("kernel"))))
         # Without `transpose_kernel` flax does not turn the kernel around, and torch does.
-        last, flipped = ((1, 0), ()) if module.transpose_kernel else ((0, 1), space)
+        last, flipped = (
+            ((1, 0), ()) if getattr(module, "transpose_kernel", False) else ((0, 1), space)
+        )
         kernel = Piece((of["weight"],), axes=(*space, *last), flipped=tuple(i - 2 for i in flipped))
         return {"kernel": [kernel], **plain(bias="bias")}
-    if isinstance(module, nnx.Conv) and cls.startswith("Conv") and "Transpose" not in cls:
+    if is_kind(module, nnx.Conv) and cls.startswith("Conv") and "Transpose" not in cls:
         rank = len(layer.shape("kernel"))
         kernel = Piece((of["weight"],), axes=(*range(2, rank), 1, 0))
         return {"kernel": [kernel], **plain(bias="bias")}
-    own = next((name for kind, name in _NORMS.items() if isinstance(module, kind)), None)
+    own = next((name for kind, name in _NORMS.items() if is_kind(module, kind)), None)
     if own is not None and cls.startswith((*_NORMS.values(),) if related else own):
         return plain(scale="weight", bias="bias", mean="running_mean", var="running_var")
     return None
-
-
-def _axes(theirs: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The order of torch's axes in an array of the model's own; None for that of torch."""
-    if sorted(theirs) != sorted(own) or theirs == own:
-        return None
-    fitting = [p for p in permutations(range(len(own))) if tuple(theirs[i] for i in p) == own]
-    return fitting[0] if len(fitting) == 1 else None
 
 
 def apart(unit: Unit) -> list[Unit]:
@@ -253,8 +258,8 @@ def apart(unit: Unit) -> list[Unit]:
 def _linear(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
     kernel = layer.shape("kernel")
     found: dict[str, list[Piece]] = {}
-    if isinstance(layer.module, nnx.LinearGeneral):
-        outputs = layer.module.out_features
+    if is_kind(layer.module, nnx.LinearGeneral):
+        outputs = getattr(layer.module, "out_features", ())
         count = len(outputs) if isinstance(outputs, tuple | list) else 1
         given, out = kernel[: len(kernel) - count], kernel[len(kernel) - count :]
         axes = (*range(count, len(kernel)), *range(count))
@@ -326,7 +331,7 @@ def _cell(layer: Layer, of: Mapping[str, str]) -> dict[str, list[Piece]]:
             return ()
         return (of[name],) if other in has else biases
 
-    if isinstance(layer.module, nnx.LSTMCell):
+    if is_kind(layer.module, nnx.LSTMCell):
         found = {}
         for i, gate in enumerate("ifgo"):
             x = "if_" if gate == "f" else f"i{gate}"
@@ -358,8 +363,10 @@ def layout_of(layer: Layer, unit: Unit) -> str:
     module = layer.module
     if getattr(module, "torch_layout", False):  # a subclass of flax's that says so
         return ""
-    if isinstance(module, nnx.MultiHeadAttention):
+    if is_kind(module, nnx.MultiHeadAttention):
         return "" if unit.config.get("batch_first") else "swapped"
-    if isinstance(module, nnx.LinearGeneral):
+    if is_kind(module, nnx.LinearGeneral):
         return "heads"
-    return "channels" if unit.cls.startswith(_SPATIAL) else ""
+    known = known_of(module)
+    last = unit.cls.startswith(_SPATIAL) and not (known and known.channels_first)
+    return "channels" if last else ""

@@ -22,7 +22,8 @@ from jaxnet._keys import keys
 from jaxnet._names import few
 from jaxnet.optim import Optimizer
 from jaxnet.parity._foreign_calls import Partners, foreign_calls
-from jaxnet.parity._foreign_trace import as_seen
+from jaxnet.parity._foreign_model import ForeignModel, Library
+from jaxnet.parity._foreign_trace import as_seen, as_whole
 from jaxnet.parity._layouts import gradients_to_model, to_model, to_torch
 from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing, pair
@@ -98,6 +99,7 @@ class Content:
         parameters: The names of torch's parameters.
         buffers: Those of torch's buffers that the model has.
         statistics: The names of the model's arrays that are made of buffers.
+        library: How another library has the parameters that its optimizer is given.
     """
 
     graph: Any
@@ -106,6 +108,7 @@ class Content:
     parameters: tuple[str, ...]
     buffers: tuple[str, ...]
     statistics: frozenset[str]
+    library: Library | None = None
 
 
 def adapted(trace: Trace, model: nnx.Module, pairing: Pairing) -> Adapted:
@@ -125,6 +128,7 @@ def adapted(trace: Trace, model: nnx.Module, pairing: Pairing) -> Adapted:
         tuple(name for name in trace.parameters if name in used),
         tuple(name for name in trace.buffers if name in used),
         frozenset(n for n, one in pairing.made.items() if one.names[0] in trace.buffers),
+        model.library if isinstance(model, ForeignModel) else None,
     )
     about = {**trace.parameters, **trace.buffers}
     like = {name: np.zeros(about[name]["shape"], np.float32) for name in used}
@@ -232,11 +236,15 @@ def adapted_optimizer(optimizer: Any, content: Content, params: Any) -> AdaptedO
     def tree(arrays: Mapping[str, Any]) -> Any:
         if named:
             return dict(arrays)
+        if content.library is not None:
+            return content.library.trained.tree(arrays)
         return nnx.as_pure(nnx.from_flat_state([(content.paths[n], a) for n, a in arrays.items()]))
 
     def flat(updates: Any) -> dict[str, Any]:
         if named:
             return dict(updates)
+        if content.library is not None:
+            return content.library.trained.named(updates)
         return {".".join(map(str, path)): a for path, a in nnx.to_flat_state(nnx.State(updates))}
 
     def init(params: Any) -> Any:
@@ -283,7 +291,19 @@ class Foreign:
 
 
 def is_foreign(trace: Trace, model: nnx.Module) -> bool:
-    """Whether a model has other names or shapes than torch's, being none of jaxnet's."""
+    """Whether a model has other names or shapes than torch's, being none of jaxnet's.
+
+    Raises:
+        SubjectError: It is one of another library, and the trace has several models.
+    """
+    if isinstance(model, ForeignModel):
+        if len(trace.models) > 1:
+            raise SubjectError(
+                f"check: model: a {model.library.title}, and the trace has the models "
+                f"{', '.join(trace.models)}; accepted is a trace of one model. Record a program "
+                "that trains one of them"
+            )
+        return True
     if hasattr(model, "named_parameters") or len(trace.models) > 1:
         return False
     shapes = {name: tuple(jnp.shape(a)) for name, a in arrays_of(model, nnx.Param).items()}
@@ -309,8 +329,9 @@ def adapt(
     partners = foreign_calls(trace, model, pairing)
     modules = {each.module for each in partners.values()}
     module = adapted(trace, model, pairing)
+    whole = any(each.layout == "whole" for each in partners.values())
     return Foreign(
-        as_seen(trace, modules),
+        as_whole(trace) if whole else as_seen(trace, modules),
         module,
         adapted_loss(loss),
         adapted_optimizer(optimizer, module.content, arrays_of(module, nnx.Param)),
@@ -327,14 +348,26 @@ def _calls(trace: Trace, model: nnx.Module, loss: Callable[..., Any]) -> list[st
         found.append(call.name)
         return proceed(*call.args, **call.kwargs)
 
-    graph, state = nnx.split(model)
+    def watched(own: nnx.Module, batch: Any) -> Any:
+        with intercept(own, note):
+            return loss(own, batch)
 
-    def run(state: Any, batch: Any) -> Any:
-        own = nnx.merge(graph, state)
-        with intercept(own, note), keys(jax.random.key(0)):
-            loss(own, batch)
-
-    batch = trace.steps[0].batch() if trace.steps[0].batches else None
     with suppress(Exception):  # what is wrong is said when the step is run
-        jax.eval_shape(run, state, jax.tree.map(jnp.asarray, batch))
+        trial(trace, watched)(model)
     return found
+
+
+def trial(trace: Trace, loss: Callable[..., Any]) -> Callable[[nnx.Module], Any]:
+    """A function that calls a model as its loss does with the first batch, and computes nothing."""
+
+    def shapes(model: nnx.Module) -> Any:
+        graph, state = nnx.split(model)
+
+        def run(state: Any, batch: Any) -> None:
+            with keys(jax.random.key(0)):
+                loss(nnx.merge(graph, state), batch)
+
+        batch = trace.steps[0].batch() if trace.steps[0].batches else None
+        jax.eval_shape(run, state, jax.tree.map(jnp.asarray, batch))
+
+    return shapes

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxnet._names import named_modules
+from jaxnet.parity._foreign_model import is_kind
 from jaxnet.parity._jax_draws import PLAIN, Layouts
 from jaxnet.parity._layouts import SAME, View, view_of
 from jaxnet.parity._pairing import Pairing
@@ -128,11 +129,11 @@ def foreign_calls(trace: Trace, model: nnx.Module, pairing: Pairing) -> Partners
         if partner.module not in called:
             continue
         module = modules.get(partner.own)
-        if isinstance(module, nnx.RNNCellBase):
+        if is_kind(module, nnx.RNNCellBase):
             config = trace.modules[partner.module].config
             outer, rnn = _around(modules, partner.own)
             if rnn is not None and config.get("num_layers", 1) == 1:
-                both = isinstance(rnn, nnx.Bidirectional)
+                both = is_kind(rnn, nnx.Bidirectional)
                 if both == bool(config.get("bidirectional")):
                     same = rnn.time_major != bool(config.get("batch_first"))
                     layout = "" if same else "swapped"
@@ -142,16 +143,18 @@ def foreign_calls(trace: Trace, model: nnx.Module, pairing: Pairing) -> Partners
                         partner.module, layout, recurrent=True, both=both, time=time
                     )
             continue
-        some = isinstance(module, nnx.MultiHeadAttention)
+        some = is_kind(module, nnx.MultiHeadAttention)
         found[partner.own] = ForeignCall(partner.module, partner.layout, some=some)
+    if not found and "" in called:  # a model without layers: its own call is all that is seen
+        found[""] = ForeignCall("", "whole")
     return found
 
 
 def _around(modules: Mapping[str, nnx.Module], cell: str) -> tuple[str, Any]:
     """The name and the module of the nnx.RNN, or of the nnx.Bidirectional, around a cell."""
     name, rnn = "", None
-    while cell and isinstance(
-        outer := modules.get(cell := cell.rpartition(".")[0]), nnx.RNN | nnx.Bidirectional
+    while cell and is_kind(
+        outer := modules.get(cell := cell.rpartition(".")[0]), (nnx.RNN, nnx.Bidirectional)
     ):
         name, rnn = cell, outer
     return name, rnn
@@ -166,12 +169,12 @@ def _layouts(trace: Trace, modules: Mapping[str, nnx.Module], pairing: Pairing) 
         module = modules.get(partner.own)
         known = trace.modules.get(partner.module)
         batch_first = known is not None and bool(known.config.get("batch_first"))
-        if isinstance(module, nnx.RNNCellBase):
+        if is_kind(module, nnx.RNNCellBase):
             _, rnn = _around(modules, partner.own)
             if rnn is not None:
                 orders.add(rnn.time_major == batch_first)
                 first.add(not rnn.time_major)
-        elif isinstance(module, nnx.MultiHeadAttention):
+        elif is_kind(module, nnx.MultiHeadAttention):
             orders.add(not batch_first)
         elif partner.layout == "channels":
             kernels = (len(one.shape) for one in partner.made.values() if len(one.shape) > 2)

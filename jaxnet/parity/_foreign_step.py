@@ -1,8 +1,9 @@
-"""A training step of plain flax on its own objects, as one of a state with torch's parameters."""
+"""A training step of the user's own on its own state, as one of a state with torch's parameters."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import optax
@@ -77,69 +78,133 @@ def _optimizers_in(state: Any) -> Iterator[Any]:
         yield from _optimizers_in([*vars(state).values()])
 
 
+class Place(Protocol):
+    """Where a state of the user's own has the arrays of the model.
+
+    Attributes:
+        model: The model.
+        rest: All other arrays of the state.
+        optimizers: The transformations of optax that are known of it.
+    """
+
+    model: nnx.Module
+    rest: tuple[Any, ...]
+    optimizers: tuple[Any, ...]
+
+    def calls(self) -> Sequence[str]:
+        """The names of the layers in the order of their first calls, as far as they are known."""
+
+    def state(self, arrays: Mapping[str, Any], rest: Sequence[Any], double: bool) -> Any:
+        """The user's state.
+
+        Args:
+            arrays: The arrays of the model by name.
+            rest: The other arrays.
+            double: Whether they are in float64.
+        """
+
+    def running(self, double: bool) -> AbstractContextManager[Any]:
+        """The context in which the step is run."""
+
+    def taken(self, given: Any, result: Any) -> tuple[dict[str, Any], tuple[Any, ...], Any]:
+        """The arrays of the model after a step, the others, and its metrics.
+
+        Args:
+            given: The state that the step was given.
+            result: What it returned.
+        """
+
+
+class ObjectPlace:
+    """A state of flax's objects, which a step changes or returns anew."""
+
+    def __init__(self, state: Any) -> None:
+        found = model_in(state)
+        assert found is not None
+        prefix, self.model = found
+        self._graph, arrays = nnx.split(state)
+        flat = {path: v.get_value() for path, v in nnx.to_flat_state(arrays)}
+        own = nnx.to_flat_state(nnx.state(self.model))
+        self._own = {".".join(map(str, path)): (*prefix, *path) for path, _ in own}
+        known = {*self._own.values()}
+        self._order = tuple(path for path in flat if path not in known)
+        self.rest = tuple(flat[path] for path in self._order)
+        self.optimizers = tuple(_optimizers_in(state))
+
+    def calls(self) -> Sequence[str]:
+        return ()
+
+    def state(self, arrays: Mapping[str, Any], rest: Sequence[Any], double: bool) -> Any:
+        given = {self._own[n]: a for n, a in arrays.items()}
+        given |= dict(zip(self._order, rest, strict=True))
+        objects = nnx.merge(self._graph, nnx.from_flat_state(given.items()))
+        inner = model_in(objects)
+        assert inner is not None
+        if double:
+            widened(inner[1])
+        return objects
+
+    def running(self, double: bool) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def taken(self, given: Any, result: Any) -> tuple[dict[str, Any], tuple[Any, ...], Any]:
+        objects, metrics = given, result
+        if isinstance(result, tuple) and len(result) == 2 and model_in(result[0]) is not None:
+            objects, metrics = result
+        after = {path: v.get_value() for path, v in nnx.to_flat_state(nnx.split(objects)[1])}
+        arrays = {name: after[path] for name, path in self._own.items()}
+        return arrays, tuple(after[path] for path in self._order), metrics
+
+
 def foreign_step(
-    trace: Trace, step: Callable[..., Any], state: Any, names: Names | None
+    trace: Trace, step: Callable[..., Any], place: Place, names: Names | None
 ) -> ForeignStep:
-    """A step `(state, batch)` of flax's objects, which it changes or returns anew.
+    """A step `(state, batch)` of the user's own as one of a state with torch's parameters.
 
     What it returns is the loss, metrics with a "loss", or the pair of the state and these.
 
     Args:
         trace: The trace.
         step: The step.
-        state: Its state, such as (model, nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)).
+        place: Where its state has the arrays of the model.
         names: As in `pair`.
 
     Raises:
         SubjectError: The layers cannot be paired.
     """
-    found = model_in(state)
-    assert found is not None
-    prefix, model = found
-    pairing = pair(trace, model, names)
+    model = place.model
+    pairing = pair(trace, model, names, place.calls)
     module = adapted(trace, model, pairing)
     content = module.content
-    graph, arrays = nnx.split(state)
-    flat = {path: v.get_value() for path, v in nnx.to_flat_state(arrays)}
-    own = {name: (*prefix, *path) for name, path in content.paths.items()}
-    rest = {path: array for path, array in flat.items() if path not in own.values()}
-    order = tuple(rest)
     precision = chosen_precision()
 
     def run(one: TrainState[Any], batch: Any) -> tuple[TrainState[Any], Any]:
         before: Adapted = one.model(training=True)
         mine = before.arrays()
-        given = {own[n]: a for n, a in mine.items()} | dict(zip(order, one.opt_state, strict=True))
-        objects = nnx.merge(graph, nnx.from_flat_state(given.items()))
-        inner = model_in(objects)
-        assert inner is not None
-        if any(jnp.asarray(a).dtype == jnp.float64 for a in one.params.values()):
-            widened(inner[1])
-        with as_by_itself(precision):
-            result = step(objects, batch)
-        metrics = result
-        if isinstance(result, tuple) and len(result) == 2 and model_in(result[0]) is not None:
-            objects, metrics = result
-        after = {path: v.get_value() for path, v in nnx.to_flat_state(nnx.split(objects)[1])}
-        changed = {n: after[own[n]] for n in content.pairing.made}
+        double = any(jnp.asarray(a).dtype == jnp.float64 for a in one.params.values())
+        state = place.state(mine, one.opt_state, double)
+        with as_by_itself(precision), place.running(double):
+            result = step(state, batch)
+        after, rest, metrics = place.taken(state, result)
+        changed = {n: after[n] for n in content.pairing.made}
         torch = {**one.params, **one.buffers}
         moved = _moved(content.pairing, torch, mine, changed)
         buffers = {
-            n: moved[n] if n in moved else after[own[n.removeprefix("flax:")]] for n in one.buffers
+            n: moved[n] if n in moved else after[n.removeprefix("flax:")] for n in one.buffers
         }
         done = one.replace(
             step=one.step + 1,
             params={n: moved[n] for n in one.params},
             buffers=buffers,
-            opt_state=tuple(after[path] for path in order),
+            opt_state=rest,
         )
         if isinstance(metrics, tuple):
             metrics = metrics[0]
         return done, metrics if isinstance(metrics, Mapping) else {"loss": metrics}
 
-    start = create(module, optax.identity()).replace(opt_state=tuple(rest.values()))
+    start = create(module, optax.identity()).replace(opt_state=place.rest)
     modules = {each.module for each in foreign_calls(trace, model, pairing).values()}
-    return ForeignStep(as_seen(trace, modules), start, run, pairing, tuple(_optimizers_in(state)))
+    return ForeignStep(as_seen(trace, modules), start, run, pairing, place.optimizers)
 
 
 def _moved(

@@ -8,10 +8,13 @@ layers, like one of F.gelu.
 
 import dataclasses
 import inspect
+import json
 from collections import Counter
 from collections.abc import Callable, Set
 from functools import cache
 from typing import Any
+
+import numpy as np
 
 from jaxnet import ops
 from jaxnet.nn import functional
@@ -35,6 +38,36 @@ def as_seen(trace: Trace, modules: Set[str]) -> Trace:
     return dataclasses.replace(
         trace, steps=tuple(_seen(trace, step, modules, owners) for step in trace.steps)
     )
+
+
+def as_whole(trace: Trace) -> Trace:
+    """The trace as a model without layers sees it: the calls of the model itself alone."""
+
+    def whole(step: Step) -> Step:
+        outermost = (call for call in step.calls if call.parent is None)
+        calls = tuple(_named_as_inside(step, _left(call, None)) for call in outermost)
+        functions = tuple(function for function in step.functions if function.parent is None)
+        step.forget()
+        return dataclasses.replace(step, calls=calls, functions=functions)
+
+    return dataclasses.replace(trace, steps=tuple(map(whole, trace.steps)))
+
+
+def _named_as_inside(step: Step, call: Call) -> Call:
+    """A call whose output has the name of the layer's that made it, with which its gradient is."""
+    form = call.output
+    for key in keys_of(form).values():
+        if key.replace("forward:", "grad:", 1) in step or key not in step:
+            continue
+        own = step[key]
+        for inner in reversed(step.calls):
+            names = keys_of(inner.output).values() if inner.parent is not None else ()
+            for name in names:
+                graded = name.replace("forward:", "grad:", 1) in step
+                if graded and name in step and np.array_equal(step[name], own, equal_nan=True):
+                    text = json.dumps(form).replace(json.dumps(key), json.dumps(name))
+                    return dataclasses.replace(call, output=json.loads(text))
+    return call
 
 
 def _seen(trace: Trace, step: Step, modules: Set[str], owners: Set[str]) -> Step:

@@ -1,6 +1,7 @@
 """Recorded draws for programs that draw with jax.random, as plain flax does."""
 
 import dataclasses
+import functools
 import math
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import custom_vmap
 
 from jaxnet._keys import Asked, Take, taking_draws
 from jaxnet.parity._draws import DrawsError
@@ -85,6 +87,32 @@ def supplied(
                     setattr(jax.random, name, function)
 
 
+def is_batched(x: Any) -> bool:
+    """Whether an array is that of one example, inside of jax.vmap over several."""
+    return getattr(x, "batch_dim", None) is not None
+
+
+def _of_batch(draw: Callable[..., Any], key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """A draw whose key is of one example: torch draws for the whole batch at once.
+
+    Args:
+        draw: A function of the keys and of the shape that draws for all examples.
+        key: The key.
+        shape: The shape of one example.
+        dtype: The dtype.
+    """
+
+    @custom_vmap
+    def one(key: Any) -> Any:
+        return jnp.zeros(shape, dtype)
+
+    @one.def_vmap
+    def batch(size: int, mapped: Any, keys: Any) -> Any:
+        return draw(keys, (size, *shape)), True
+
+    return one(key)
+
+
 class _Fewer(tuple[tuple[int, ...], ...]):
     """Shapes that are also in any larger one where they have an axis of one number."""
 
@@ -99,8 +127,11 @@ def _fits(shape: tuple[int, ...], own: tuple[int, ...]) -> bool:
 def _replacements(
     take: Take, layouts: Layouts, inside: Callable[[], bool]
 ) -> dict[str, Callable[..., Any]]:
-    def draw(name: str, kind: str, shape: Any, dtype: Any, **arguments: float) -> Any:
+    def draw(name: str, kind: str, key: Any, shape: Any, dtype: Any, **arguments: float) -> Any:
         shape = tuple(shape)
+        if is_batched(key):
+            again = functools.partial(draw, name, kind, dtype=dtype, **arguments)
+            return _of_batch(again, key, shape, dtype)
         forms: dict[tuple[int, ...], Callable[[Any], Any]] = {shape: lambda x: x}
         if len(shape) > 2:
             view = channels_last(len(shape))
@@ -157,21 +188,21 @@ def _replacements(
 
     def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, *_: Any, **__: Any) -> Any:
         shape = np.shape(p) if shape is None else shape
-        return draw("bernoulli", "mask", shape, bool, p=p)
+        return draw("bernoulli", "mask", key, shape, bool, p=p)
 
     def uniform(
         key: Any, shape: Any = (), dtype: Any = float, minval: Any = 0.0, maxval: Any = 1.0,
         **_: Any,
     ) -> Any:  # fmt: skip
-        return draw("uniform", "uniform", shape, dtype, low=minval, high=maxval)
+        return draw("uniform", "uniform", key, shape, dtype, low=minval, high=maxval)
 
     def normal(key: Any, shape: Any = (), dtype: Any = float, **_: Any) -> Any:
-        return draw("normal", "normal", shape, dtype, mean=0.0, std=1.0)
+        return draw("normal", "normal", key, shape, dtype, mean=0.0, std=1.0)
 
     def exponential(key: Any, shape: Any = (), dtype: Any = float, **_: Any) -> Any:
-        return draw("exponential", "exponential", shape, dtype, lambd=1.0)
+        return draw("exponential", "exponential", key, shape, dtype, lambd=1.0)
 
     def randint(key: Any, shape: Any, minval: Any, maxval: Any, dtype: Any = int, **_: Any) -> Any:
-        return draw("randint", "integers", shape, dtype, low=minval, high=maxval)
+        return draw("randint", "integers", key, shape, dtype, low=minval, high=maxval)
 
     return {f.__name__: f for f in (bernoulli, uniform, normal, exponential, randint)}

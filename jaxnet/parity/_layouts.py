@@ -162,7 +162,8 @@ def view_of(kind: str, own: tuple[int, ...], torch: tuple[int, ...]) -> View:
         kind: "channels" for a layer of flax's whose channels are the last axis, "swapped" for
             one with another order of time and batch, "heads" for one whose features have several
             axes where torch's have one, "flat C H W" for a layer of features that
-            were flattened in another order, "" for any other.
+            were flattened in another order, "whole" for a whole model, whose layout only the
+            shapes tell, "" for any other.
         own: The shape of the model's array.
         torch: The shape of torch's.
     """
@@ -172,6 +173,9 @@ def view_of(kind: str, own: tuple[int, ...], torch: tuple[int, ...]) -> View:
     if kind == "heads" and math.prod(own) == math.prod(torch):
         return View(lambda x: x.reshape(torch), lambda x: x.reshape(own))
     if kind == "channels" and len(own) == len(torch):
+        return channels_last(len(own))
+    last = len(own) == len(torch) > 2 and (own[0], own[-1], *own[1:-1]) == torch
+    if kind == "whole" and own != torch and last:
         return channels_last(len(own))
     if kind == "swapped" and len(own) == len(torch) == 3:
         # Given the batch in the place of the time, the layer computes something else.

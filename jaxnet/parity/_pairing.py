@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from jaxnet._names import few
+from jaxnet.parity._alone import by_values, orders_of
 from jaxnet.parity._buffers import Unclear, changed, of_one_size, state_layers, state_units
 from jaxnet.parity._flax_layers import (
     Layer,
@@ -28,6 +30,7 @@ from jaxnet.parity._flax_layers import (
     recorded_units,
     rows_turned,
 )
+from jaxnet.parity._foreign_model import class_of
 from jaxnet.parity._layouts import Made, to_model
 from jaxnet.parity._names_file import Names, Tables, said
 from jaxnet.parity._port import SubjectError
@@ -188,6 +191,7 @@ class _Work:
                         f"{self.file}: [{table}] {own!r}: there is no such layer; near are {near}"
                     )
         self.layers, self.units = list(layers), list(units)
+        self._own = {x.name: x.variables[""] for x in layers if x.module is None}
         self.partners: list[Partner] = []
         self.unclear: list[tuple[list[Layer], list[Unit]]] = []
         self.all_norms = False
@@ -211,7 +215,14 @@ class _Work:
         self.units.remove(unit)
 
     def _made(self, layer: Layer, unit: Unit) -> dict[str, Made] | None:
-        return made_of(layer, unit, self.all_norms)
+        made = made_of(layer, unit, self.all_norms)
+        if made is not None and layer.module is None:
+            ((own, one),) = made.items()
+            values = self.trace.steps[0]
+            if (site := self._values.get(one.names[0])) is not None:
+                array = layer.variables[""].get_value()
+                made = {own: by_values(array, values[site], one.names[0]) or one}
+        return made
 
     def by_user(self, told: Mapping[str, Any]) -> None:
         """The pairs that names.toml says, by the names of the model's layers."""
@@ -276,11 +287,13 @@ class _Work:
         by_value = self._by_value(layers, units, fits)
         if by_value is not None:
             return by_value, "values"
-        numbers, exact = by_name([x.name for x in layers], [u.name for u in units], fits)
+        numbers, exact = by_name([x.spelled for x in layers], [u.name for u in units], fits)
         named = None if numbers is None else [(layers[i], units[j]) for i, j in numbers]
         if exact and named is not None:
             return named, "names"
         by_call = self._by_call(layers, units, fits)
+        if by_call is not None and any(x.counted for x in layers):
+            return by_call, "calls"
         if by_call is None or named is None:
             return (named, "names") if named else (by_call or [], "calls")
         if all(a[1] is b[1] for a, b in zip(named, by_call, strict=True)):
@@ -402,28 +415,40 @@ class _Work:
                 f"{'; '.join(faults[:12])}{more}. Where they are the same and their names and "
                 f"order do not show it, say so in {file} and give it: --names {file}"
             )
-        square = [
-            partner.own
+        several = {
+            partner.own: orders
             for partner in self.partners
             if not partner.module
             and self._has_class(partner)
             and partner.own not in self.axes
-            and (shape := next(iter(partner.made.values())).shape)
-            and len(shape) == 2
-            and shape[0] == shape[1]
-        ]
-        if square:
+            and (orders := self._orders(partner))
+        }
+        if several:
+            first, orders = next(iter(several.items()))
             raise SubjectError(
-                f"check: {', '.join(square[:8])}: square arrays of the model's own, which may have "
-                "torch's axes (out, in) or be transposed. Say which: --names names.toml with "
-                f'[axes] "{square[0]}" = [0, 1] or [1, 0], and [layers] "{square[0]}" = its name '
-                "in torch"
+                f"check: {few([*several], 8)}: arrays of the model's own of shapes that may have "
+                "torch's axes in several orders. Say which: --names names.toml with "
+                f'[axes] "{first}" = {" or ".join(map(str, orders))}, and [layers] "{first}" = '
+                "its name in torch; or begin with torch's weights, which show it"
             )
+
+    def _orders(self, partner: Partner) -> list[list[int]]:
+        """The orders of torch's axes that an array may have, where its numbers do not say it."""
+        ((_, one),) = partner.made.items()
+        name = one.names[0]
+        theirs = (self.trace.parameters.get(name) or self.trace.buffers[name])["shape"]
+        found = [[*axes] for axes in orders_of(tuple(theirs), one.shape)]
+        if len(found) < 2:
+            return []
+        if (site := self._values.get(name)) is not None:
+            array = self._own[partner.own].get_value()
+            return [] if by_values(array, self.trace.steps[0][site], name) else found
+        return found
 
     def _has_class(self, partner: Partner) -> bool:
         theirs = next(iter(partner.made.values())).names[0]
         owner = self.trace.modules.get(theirs.rpartition(".")[0])
-        return owner is not None and owner.cls == "Linear"
+        return owner is not None and owner.cls.startswith(("Linear", "Conv"))
 
     def _proposal(self) -> Path:
         """Writes names.toml beside the trace, with what is known and what is to be said."""
@@ -460,7 +485,7 @@ def _groups(
 
 def _shapes(layer: Layer) -> str:
     shapes = ", ".join(f"{n} {layer.shape(n)}".strip() for n in layer.variables)
-    return f"({type(layer.module).__name__}: {shapes})" if layer.module is not None else shapes
+    return f"({class_of(layer.module).__name__}: {shapes})" if layer.module is not None else shapes
 
 
 def _tied(trace: Trace, unit: Unit) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from flax import nnx
 
+from jaxnet.parity._model_forms import is_model
 from jaxnet.train._state import TrainState
 
 
@@ -43,8 +44,10 @@ def load_port(name: str) -> dict[str, Any]:
         found = {str(key): value for key, value in made.items()}
     elif isinstance(made, tuple):
         states = (TrainState, Mapping, tuple, list, nnx.Module)
-        stepped = len(made) == 2 or (len(made) == 3 and isinstance(made[1], states))
-        if len(made) > 1 and isinstance(made[0], nnx.Module) and callable(made[1]):
+        known = len(made) == 3 and (isinstance(made[1], states) or hasattr(made[1], "apply_fn"))
+        stepped = len(made) == 2 or known
+        is_first = len(made) > 1 and (isinstance(made[0], nnx.Module) or is_model(made[0]))
+        if is_first and callable(made[1]):
             stepped = False  # a model and its loss, which may be a module too
         if stepped and not callable(made[0]):  # (state, step)
             made = (made[1], made[0], *made[2:])

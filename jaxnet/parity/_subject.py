@@ -17,13 +17,16 @@ from jaxnet._mixed_precision import cast_floats, written_for
 from jaxnet.optim import SGD, Optimizer, accumulate
 from jaxnet.optim._state_dict import has_torch_form
 from jaxnet.parity._double_state import exact, with_arrays
-from jaxnet.parity._foreign import Foreign, adapt, is_foreign
+from jaxnet.parity._foreign import Foreign, adapt, is_foreign, trial
 from jaxnet.parity._foreign_calls import Partners
-from jaxnet.parity._foreign_step import ForeignStep, foreign_step, model_in
+from jaxnet.parity._foreign_step import ForeignStep, ObjectPlace, foreign_step, model_in
+from jaxnet.parity._libraries import foreign_model, library_of
+from jaxnet.parity._model_forms import FORMS
 from jaxnet.parity._model_names import own_parameters, recorded_models
 from jaxnet.parity._names_file import Names
 from jaxnet.parity._pairing import Pairing
 from jaxnet.parity._port import SubjectError
+from jaxnet.parity._pytree_step import pytree_place
 from jaxnet.parity._trace import Trace
 from jaxnet.parity._transformation import (
     collecting,
@@ -76,6 +79,7 @@ class Subject:
         updated: Whether the program has an optimizer; only forward pass, loss and gradients are
             compared otherwise.
         criterion: The criterion of outputs and targets, where the program was given one.
+        unseen: What of a model without layers could not be looked into; "" for any other model.
     """
 
     state: Any
@@ -90,6 +94,7 @@ class Subject:
     pairing: Pairing | None = None
     updated: bool = True
     criterion: Any = None
+    unseen: str = ""
 
     @property
     def composed(self) -> bool:
@@ -108,6 +113,8 @@ class Subject:
             )
         if any(one.average is not None for one in named_states(self.state).values()):
             found["averages"] = "a trace has no averages of the weights (EMA, SWA)"
+        if self.unseen:
+            found["layers"] = self.unseen
         return found
 
     @property
@@ -178,16 +185,18 @@ def make_subject(
     foreign: Foreign | None = None
     pairing: Pairing | None = None
     own_partners: Partners | None = None
+    unseen = ""
     if (model is None) == (step is None):
         raise TypeError(
             "check: accepted are a model, its loss and its optimizer, or step= and state="
         )
     if model is not None:
-        if not isinstance(model, nnx.Module):
+        library = None if isinstance(model, nnx.Module) else library_of(model)
+        if not isinstance(model, nnx.Module) and library is None:
             if isinstance(model, type):
                 given = f"the class {model.__name__}; accepted is a model of it, {model.__name__}()"
             else:
-                given = f"{type(model).__name__}; accepted is a flax.nnx module"
+                given = f"{type(model).__name__}; accepted is {FORMS}"
             raise TypeError(
                 f"check: model: {given}. For a program of another kind give step= and state="
             )
@@ -202,6 +211,9 @@ def make_subject(
                 "optax, such as optim.SGD(lr=0.1)"
             )
         criterion, loss = loss, as_loss(loss)
+        if library is not None:
+            model = foreign_model(library, trial(trace, loss))
+            unseen = library.unseen()
         updated = optimizer is not None
         optimizer = transformation(model, optimizer)
         if not updated:  # one that changes nothing; the gradients of all batches are added
@@ -253,6 +265,7 @@ def make_subject(
         pairing=pairing or (foreign.pairing if foreign else None),
         criterion=None if model is None else criterion,
         updated=updated,
+        unseen=unseen,
     )
     if copy:
         first = trace.steps[0]
@@ -276,7 +289,10 @@ def _with_torch_names(
     elif callable(step) and not named_states(state):
         found = model_in(state)
         if found is not None and is_foreign(trace, found[1]):
-            return foreign_step(trace, step, state, names)
+            return foreign_step(trace, step, ObjectPlace(state), names)
+        place = None if found is not None else pytree_place(trace, step, state)
+        if place is not None and is_foreign(trace, place.model):
+            return foreign_step(trace, step, place, names)
     return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from flax import nnx
 
 from jaxnet.parity._flax_layers import Layer, Unit
+from jaxnet.parity._foreign_model import class_of, is_kind
 from jaxnet.parity._layouts import Made
 from jaxnet.parity._port import SubjectError
 
@@ -18,7 +19,7 @@ def with_axes(
     where = f"{file}: [axes] {layer.name!r} = {[*axes]}"
     if layer.module is not None:
         raise SubjectError(
-            f"{where}: it is a {type(layer.module).__name__}, whose axes are known; accepted "
+            f"{where}: it is a {class_of(layer.module).__name__}, whose axes are known; accepted "
             "is an array of the model's own. Leave this line out"
         )
     ((name, one),) = made.items()
@@ -37,10 +38,11 @@ def with_axes(
 def check_flattened(file: str, layer: Layer, sizes: Sequence[int]) -> None:
     """Raises SubjectError if a layer has not as many inputs as names.toml says."""
     where = f"{file}: [flattened] {layer.name!r} = {[*sizes]}"
-    if not isinstance(layer.module, nnx.Linear):
-        kind = "an array" if layer.module is None else f"a {type(layer.module).__name__}"
+    if not is_kind(layer.module, nnx.Linear):
+        kind = "an array" if layer.module is None else f"a {class_of(layer.module).__name__}"
         raise SubjectError(
-            f"{where}: it is {kind}; accepted is an nnx.Linear that is given flattened rows"
+            f"{where}: it is {kind}; accepted is an nnx.Linear (a Dense of flax.linen) "
+            "that is given flattened rows"
         )
     inputs = layer.shape("kernel")[0]
     if math.prod(sizes) != inputs:

@@ -9,8 +9,10 @@ import jax
 
 import jaxnet
 
-_LIBRARIES = tuple(
-    str(Path(module.__file__).parent) for module in (jaxnet, flax, jax) if module.__file__
+# Those that a model may be of, which need not be installed, have the names of their folders.
+_LIBRARIES = (
+    *(str(Path(module.__file__).parent) for module in (jaxnet, flax, jax) if module.__file__),
+    *(str(Path(jax.__file__).parents[1] / name) for name in ("equinox", "haiku")),
 )
 
 

@@ -7,7 +7,7 @@ random draws that of its generator's.
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +21,7 @@ from jaxnet._intercept import Call
 from jaxnet._names import dotted
 from jaxnet.parity._draws import Replay, described, zeros
 from jaxnet.parity._foreign_calls import ForeignCall, Partners
+from jaxnet.parity._foreign_model import class_of
 from jaxnet.parity._jax_draws import PLAIN, supplied
 from jaxnet.parity._layouts import SAME, View
 from jaxnet.parity._loops import one_by_one
@@ -113,8 +114,8 @@ class Plan:
         for call in (call for calls in self.calls.values() for call in calls):
             for form in (call.inputs, call.output):
                 names.update(dict.fromkeys(keys_of(form).values()))
-            for path in keys_of(call.output):
-                names[at(f"grad:{call.name}", path)] = None
+            for path, key in keys_of(call.output).items():
+                names[at(f"grad:{call.name}", path)] = names[_gradient_of(key)] = None
         return [name for name in names if name in self.step]
 
 
@@ -222,7 +223,7 @@ class Watch:
         name, notes = there.name, self.notes
         notes.seen.add(name)
         self.seen.add(name)
-        notes.where[name] = f"{type(call.module).__name__} {caller()}"
+        notes.where[name] = f"{class_of(call.module).__name__} {caller()}"
         mode = getattr(call.module, "training", there.training)
         if foreign is not None and hasattr(call.module, "use_running_average"):
             mode = not call.module.use_running_average
@@ -231,7 +232,8 @@ class Watch:
         args, kwargs = self._arguments(there, call, foreign)
         output = None
         try:
-            with self.replaying(name, there.draws):
+            whole = foreign is not None and foreign.layout == "whole"  # whose draws are all others'
+            with nullcontext() if whole else self.replaying(name, there.draws):
                 output = proceed(*args, **kwargs)
         except Exception as error:
             if not self.forced:
@@ -336,6 +338,8 @@ class Watch:
             if not self.forced:
                 return view.model(tapped(own, tap))
             gradient = self.recorded.get(gradient_site)
+            if gradient is None and foreign is not None and foreign.layout == "whole":
+                gradient = self.recorded.get(_gradient_of(key))  # the last layer's output
             if gradient is None and self.plan.unused(there):
                 gradient = jnp.zeros(own.shape, own.dtype)
             gradient = None if gradient is None else gradient.astype(own.dtype)
@@ -354,6 +358,11 @@ class Watch:
                 there.name, f"the outputs {missing} of torch's are not among the program's"
             )
         return back(output)
+
+
+def _gradient_of(key: str) -> str:
+    """The name of the gradient that arrives at an output, by the output's own name."""
+    return key.replace("forward:", "grad:", 1)
 
 
 def _level() -> Any:
@@ -379,7 +388,7 @@ def _argument_names(call: Call, there: Recorded) -> tuple[list[str], dict[str, s
     programs need not agree in which they use.
     """
     theirs = there.inputs.get("dict", {})
-    own = list(inspect.signature(type(call.module).__call__).parameters)[1:]
+    own = list(inspect.signature(class_of(call.module).__call__).parameters)[1:]
     by_position = [
         own[i] if str(i) not in theirs and i < len(own) and own[i] in theirs else str(i)
         for i in range(len(call.args))

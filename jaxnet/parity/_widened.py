@@ -10,11 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxnet.parity._foreign_model import ForeignModel
+
 _lock = threading.RLock()
 
 
 def widened(model: nnx.Module) -> None:
     """Makes layers that name float32, as flax's do, compute in float64."""
+    if isinstance(model, ForeignModel):
+        model.double = nnx.static(True)
     for _, module in nnx.iter_modules(model):
         for name in ("dtype", "param_dtype"):
             own = vars(module).get(name)

@@ -163,7 +163,7 @@ def jaxnet_name(dotted: str, spelled: str, taken: frozenset[str] = frozenset()) 
     of_data = module == "torch.utils.data" and "." not in rest and _has(said, rest)
     if of_data and (not prefix or "." in prefix) and rest not in taken:
         # torch.utils.data.DataLoader: `data` is a name that programs have for their own.
-        return Name(rest, (f"from {imported} import {rest}",), _value(f"{said}.{rest}"))
+        return Name(rest, (f"from {imported} import {rest}",), jaxnet_value(f"{said}.{rest}"))
     moved = not dotted.startswith(f"{module}.")  # torch.conv2d, which is nn.functional's
     if not prefix and spelled == rest.partition(".")[0] and spelled not in taken:
         if not _has(said, rest):

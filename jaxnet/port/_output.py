@@ -26,7 +26,8 @@ from jaxnet.port._statements import Rewriter
 def output(target: str, to: str = "jaxnet") -> Ported:
     """Ports a target; `port` has the words."""
     try:
-        source, name = open_target(target)
+        # A training loop is one of jaxnet's words: of flax's it is left as it would be read.
+        source, name = open_target(target, programs=to == "jaxnet")
     except cst.ParserSyntaxError as error:
         raise ValueError(f"{target}: no Python that can be read: {error}") from error
     definitions = gather(source, name)

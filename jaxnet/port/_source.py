@@ -303,12 +303,13 @@ class Project:
         return None
 
 
-def open_target(target: str) -> tuple[Source, str | None]:
+def open_target(target: str, programs: bool = True) -> tuple[Source, str | None]:
     """The file that a target names, and the name in it, or None for the whole file.
 
     Args:
         target: A file, such as "model.py", or an import path, such as
             "timm.models.resnet:ResNet".
+        programs: Whether what a file runs as a program is ported too.
 
     Raises:
         FileNotFoundError: There is no such file or module.
@@ -324,7 +325,7 @@ def open_target(target: str) -> tuple[Source, str | None]:
         tops = {p.stem for p in root.glob("*.py")} | {p.parent.name for p in root.glob("*/*.py")}
         module = ".".join(parts)
         tops = tops if len(parts) == 1 else {parts[0]}
-        project = Project(root, frozenset(tops), "" if name else module)
+        project = Project(root, frozenset(tops), module if programs and not name else "")
     else:
         top = where.partition(".")[0]
         spec = importlib.util.find_spec(top) if top.isidentifier() else None

@@ -263,6 +263,7 @@ def pair(
     title: str = "",
     optimizer: Callable[[], Any] | None = None,
     loss: Callable[..., Any] = _loss,
+    make: Callable[..., Any] | None = None,
     **mistakes: Any,
 ) -> Pair:
     """A model of `MODELS` in both libraries.
@@ -272,6 +273,7 @@ def pair(
         title: The name of the pair; by default that of the model.
         optimizer: A function that gives flax's optimizer; by default the right one.
         loss: flax's loss.
+        make: A function of the mistakes that gives the model in another library.
         **mistakes: Arguments of the model in flax.
     """
     theirs, ours, recipe, (images, classes) = MODELS[name]
@@ -289,37 +291,74 @@ def pair(
         loop(theirs(), criterion, recipe, _data(images, classes, steps * rows), rows)
 
     def subject(trace: Any) -> Mapping[str, Any]:
-        model = ours(rngs=nnx.Rngs(0), **mistakes)
-        made = nnx.Optimizer(model, (optimizer or _RIGHT[name])(), wrt=nnx.Param)
+        made = (optimizer or _RIGHT[name])()
+        if make is not None:
+            model: Any = make(**mistakes)
+        else:
+            model = ours(rngs=nnx.Rngs(0), **mistakes)
+            made = nnx.Optimizer(model, made, wrt=nnx.Param)
         return {"model": model, "loss": loss, "optimizer": made, "weights": "copy"}
 
     return Pair(title or f"flax: {name}", train, subject)  # type: ignore[arg-type]
 
 
-def _plant(name: str, mistake: str, place: str, says: str, **options: Any) -> Plant:
-    one = pair(name, f"flax: {name}, {mistake}", **options)
-    return Plant(one.name, "flax model", one, (Fault(place, says),) if place else (), 3)
+_ROWS: tuple[tuple[str, str, str, str, dict[str, Any]], ...] = (
+    ("ResNet-18", "momentum 0.99", ":bn1|:layer|update|bn", "momentum",
+        {"momentum": 0.99}),
+    ("ResNet-18", "eps 1e-3", "bn", "0.001",
+        {"epsilon": 1e-3}),
+    ("ResNet-18", "biased variance", "bn", "biased",
+        {"biased": True}),
+    ("ResNet-18", "SAME at stride 2", "layer2.0.conv1", "SAME|pad",
+        {"same": True}),
+    ("ResNet-18", "largest for mean", "fc", "max|largest",
+        {"pool": jnp.max}),
+    ("ResNet-18", "leaky", "layer1.0.conv1|conv1|input", "0.01|leaky|Leaky",
+        {"leaky": True}),
+    ("GPT", "eps 1e-6", "ln_", "1e-06",
+        {"epsilon": 1e-6}),
+    ("GPT", "exact gelu", "c_out", "exact|erf|none",
+        {"exact": True}),
+    ("GPT", "attention unscaled", "c_proj", "scale",
+        {"scale": (WIDTH / HEADS) ** 0.5}),
+    ("GPT", "positions moved", "wpe", "moved|offset|shift|position",
+        {"offset": 1}),
+    ("GPT", "default decay", "update", "decay",
+        {"optimizer": lambda: optax.adamw(1e-2)}),
+    ("GPT", "sum", "loss", "sum",
+        {"loss": _sum}),
+    ("BERT", "eps 1e-6", "norm", "1e-06",
+        {"epsilon": 1e-6}),
+    ("BERT", "tanh gelu", "narrow", "tanh",
+        {"approximate": True}),
+    ("BERT", "dropout 0.2", "query|key|value|input", "0.2|rate",
+        {"rate": 0.2}),
+    ("BERT", "padding seen", "dense", "mask",
+        {"masked": False}),
+    ("BERT", "relu for tanh", "classifier", "relu|ReLU",
+        {"tanh": False}),
+    ("BERT", "Adam for AdamW", "update", "decay",
+        {"optimizer": lambda: optax.adam(1e-2)}),
+)  # fmt: skip
 
 
-MISTAKES = [
-    *(_plant(name, "nothing", "", "") for name in MODELS),
-    _plant("ResNet-18", "momentum 0.99", ":bn1|:layer|update|bn", "momentum", momentum=0.99),
-    _plant("ResNet-18", "eps 1e-3", "bn", "0.001", epsilon=1e-3),
-    _plant("ResNet-18", "biased variance", "bn", "biased", biased=True),
-    _plant("ResNet-18", "SAME at stride 2", "layer2.0.conv1", "SAME|pad", same=True),
-    _plant("ResNet-18", "largest for mean", "fc", "max|largest", pool=jnp.max),
-    _plant("ResNet-18", "leaky", "layer1.0.conv1|conv1|input", "0.01|leaky|Leaky", leaky=True),
-    _plant("GPT", "eps 1e-6", "ln_", "1e-06", epsilon=1e-6),
-    _plant("GPT", "exact gelu", "c_out", "exact|erf|none", exact=True),
-    _plant("GPT", "attention unscaled", "c_proj", "scale", scale=(WIDTH / HEADS) ** 0.5),
-    _plant("GPT", "positions moved", "wpe", "moved|offset|shift|position", offset=1),
-    _plant("GPT", "default decay", "update", "decay",
-        optimizer=lambda: optax.adamw(1e-2)),
-    _plant("GPT", "sum", "loss", "sum", loss=_sum),
-    _plant("BERT", "eps 1e-6", "norm", "1e-06", epsilon=1e-6),
-    _plant("BERT", "tanh gelu", "narrow", "tanh", approximate=True),
-    _plant("BERT", "dropout 0.2", "query|key|value|input", "0.2|rate", rate=0.2),
-    _plant("BERT", "padding seen", "dense", "mask", masked=False),
-    _plant("BERT", "relu for tanh", "classifier", "relu|ReLU", tanh=False),
-    _plant("BERT", "Adam for AdamW", "update", "decay", optimizer=lambda: optax.adam(1e-2)),
-]  # fmt: skip
+def mistakes(
+    library: str, kind: str, models: Mapping[str, Callable[..., Any]] | None = None
+) -> list[Plant]:
+    """The models without a mistake, and with each of some.
+
+    Args:
+        library: How the names of the plants begin.
+        kind: Their kind.
+        models: For each model a function of its mistakes that makes it in another library.
+    """
+
+    def plant(name: str, mistake: str, place: str, says: str, options: dict[str, Any]) -> Plant:
+        make = None if models is None else models[name]
+        one = pair(name, f"{library}: {name}, {mistake}", make=make, **options)
+        return Plant(one.name, kind, one, (Fault(place, says),) if place else (), 3)
+
+    return [*(plant(name, "nothing", "", "", {}) for name in MODELS), *(plant(*r) for r in _ROWS)]
+
+
+MISTAKES = mistakes("flax", "flax model")

@@ -45,7 +45,8 @@ class Plant:
     Attributes:
         name: The name in tables.
         kind: "layer", "loss", "gradient", "optimizer", "schedule", "partial" (a fault in some of
-            the numbers only), "two", "invented", "flax", "flax model" or "flax row".
+            the numbers only), "two", "invented", "flax", "flax model", "linen model"
+            or "flax row".
         pair: The programs.
         faults: The faults.
         steps: The number of steps to record.
@@ -126,6 +127,7 @@ def every() -> list[Plant]:
         flax_planted,
         flax_planted_losses,
         flax_planted_training,
+        linen_models,
         planted_layers,
         planted_odd,
         planted_training,
@@ -142,6 +144,7 @@ def every() -> list[Plant]:
         planted_odd.INVENTED,
         planted_odd.FLAX,
         flax_models.MISTAKES,
+        linen_models.MISTAKES,
         [
             one.nothing
             for some in (flax_planted, flax_planted_losses, flax_planted_training)
