@@ -214,14 +214,17 @@ def _model(
 
 def _evaluated(call: str, module: ModuleType, generator: Generator) -> Any:
     """The value of a call, in which what takes rngs is given them."""
-    names = {**_NAMES, **vars(module), "__generator": generator}
+    # What is drawn for a model of plain flax does not matter: it is given torch's weights.
+    names = {**_NAMES, **vars(module), "__generator": generator, "__rngs": nnx.Rngs(0)}
 
     class WithGenerator(ast.NodeTransformer):
         def visit_Call(self, node: ast.Call) -> ast.Call:
             self.generic_visit(node)
             function = eval(compile(ast.Expression(node.func), "<model>", "eval"), names)
             if _takes_rngs(function) and "rngs" not in {each.arg for each in node.keywords}:
-                node.keywords.append(ast.keyword("rngs", ast.Name("__generator", ast.Load())))
+                flax = inspect.isclass(function) and not issubclass(function, nn.Module)
+                given = ast.Name("__rngs" if flax else "__generator", ast.Load())
+                node.keywords.append(ast.keyword("rngs", given))
             return node
 
     tree = WithGenerator().visit(ast.parse(call.strip(), mode="eval"))
@@ -229,6 +232,8 @@ def _evaluated(call: str, module: ModuleType, generator: Generator) -> Any:
 
 
 def _takes_rngs(function: Any) -> bool:
+    if inspect.isclass(function):  # the classes of flax hide the arguments of their constructors
+        function = function.__init__
     try:
         return "rngs" in inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -300,6 +305,11 @@ def _weights(
     same = [name for name in own if own[name] == after.get(name)]
     started = {name: _checksum(first[site]) for name, site in first.of("before").items()}
     first.forget()
+    if not isinstance(model, nn.Module):
+        return True, (
+            "the model was given the recorded program's initial weights: a model of plain flax "
+            "draws others, whose distribution was not compared"
+        )
     if after and after == started and not given:
         return False, ""
     words = "the model was given the recorded program's initial weights, which "

@@ -16,7 +16,7 @@ from jaxnet.port._gather import gather
 from jaxnet.port._nodes import code
 from jaxnet.port._own_names import NEEDED, put_back, restored
 from jaxnet.port._port import Note, Ported
-from jaxnet.port._program import PROGRAM
+from jaxnet.port._program import DRAWN, PROGRAM, draws
 from jaxnet.port._rngs import Needs
 from jaxnet.port._sharing import Sharing
 from jaxnet.port._source import Definition, Source, open_target
@@ -72,7 +72,11 @@ def output(target: str, to: str = "jaxnet") -> Ported:
         left += [Note(one.path.name, line, f"not ported: {text}") for line, text in one.rest(kept)]
     marked += left
     if source.program is not None and name is None:
-        notes += [Note(source.path.name, line, text) for line, text in source.program.notes]
+        program = source.program
+        notes += [Note(source.path.name, line, text) for line, text in program.notes]
+        others = (d for d in definitions if d.source is not source)
+        if program.trained and (program.draws or any(draws(d.source, d.node) for d in others)):
+            notes.append(Note(source.path.name, program.optimizer_line, DRAWN))
     code += "".join(f"\n\n# {note}\n" for note in left)
     longest = max((len(line) for line in source.text.splitlines()), default=0)
     kinds = [(d, type(d.node)) for d in definitions if d.name != PROGRAM]

@@ -55,6 +55,8 @@ class Program:
         whole: The statements that are marked as a whole, by line and class, and why.
         imports: The import statements that the output needs.
         trained: Whether its optimizer makes the steps of a state.
+        optimizer_line: The line where the optimizer is made.
+        draws: Whether the file's own models draw in training.
         notes: What a reader should look at, by line.
         kinds: What names of the program hold, as `Kinds` says it.
     """
@@ -66,6 +68,8 @@ class Program:
     whole: dict[tuple[int, type], str] = dataclasses.field(default_factory=dict)
     imports: set[str] = dataclasses.field(default_factory=set)
     trained: bool = False
+    optimizer_line: int = 0
+    draws: bool = False
     notes: list[tuple[int, str]] = dataclasses.field(default_factory=list)
     kinds: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -229,9 +233,8 @@ def _train(
     written |= loops.functions
     program.trained = True
     classes = [one for one in source.whole_tree.body if isinstance(one, cst.ClassDef)]
-    if any(_draws(source, one) for one in [*classes, training.roles.made]):
-        place = positions[training.roles.optimizer_statement].start
-        program.notes.append((place.line, _NOTE))
+    program.optimizer_line = positions[training.roles.optimizer_statement].start.line
+    program.draws = any(draws(source, one) for one in [*classes, training.roles.made])
     if training.predicts and loops.predicting:
         line: Any = cst.parse_statement(training.predict_line())
         first = next(iter(loops.functions))
@@ -245,20 +248,20 @@ def _train(
     return loops.program
 
 
-_NOTE = (
+DRAWN = (
     "the model draws numbers in training, as dropout does: the step has its own, from the key of "
     "the state. PyTorch takes them from the generator of the loaders' order too, so that the "
     "orders differ from then on; to compare runs, give both loaders a generator of their own"
 )
 
 
-def _draws(source: "Source", node: Any) -> bool:
+def draws(source: "Source", node: Any) -> bool:
     """Whether a class, or a statement that makes a model, has layers that draw in training."""
     for call in calls_in(node):
         name = source.imported(call.func)
         given = any(a.keyword is not None and a.keyword.value == "generator" for a in call.args)
-        draws = "ropout" in name.rpartition(".")[2] or name[6:] in _DRAWS
-        if name.startswith("torch.") and draws and not given:
+        drawn = "ropout" in name.rpartition(".")[2] or name[6:] in _DRAWS
+        if name.startswith("torch.") and drawn and not given:
             return True
     return False
 

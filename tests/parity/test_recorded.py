@@ -444,6 +444,24 @@ def test_port_with_check(made, tmp_path, capsys, usual_settings):
     assert run(capsys, "check", trace, output)[0] == 1
 
 
+def test_a_port_to_plain_flax_is_checked_with_torchs_weights(
+    made, tmp_path, capsys, usual_settings
+):
+    source, trace = tmp_path / "plain.py", made("blocks") / "trace"
+    source.write_text((made("blocks") / "net.py").read_text())
+    output = tmp_path / "out_jax_nnx.py"
+    arguments = "port", source, "-o", output, "--to", "nnx", "--check", trace
+    status, out, err = run(capsys, *arguments)
+    assert status == 0, out + err
+    assert out.startswith("parity: SAME")
+    assert "the model was given the recorded program's initial weights" in out
+    assert "jaxnet" not in "".join(x for x in output.read_text().splitlines() if "import" in x)
+    output.write_text(output.read_text().replace("Dropout(0.1", "Dropout(0.2"))
+    status, out, err = run(capsys, "check", trace, output)
+    assert status == 1, out + err
+    assert "drop" in out
+
+
 def test_port_with_check_of_what_is_not_supported(made, tmp_path, capsys, usual_settings):
     folder, output = made("marked"), tmp_path / "out_jax.py"
     words = ("port", folder / "net.py", "-o", output, "--check", folder / "trace")

@@ -295,3 +295,22 @@ def test_a_class_may_be_called_as_jaxnets_generator(tmp_path):
     code = port(str(file)).code
     assert "rngs = jaxnet.random.Generator(0)" in code
     exec(compile(code, "loop", "exec"), {"__name__": "__main__"})
+
+
+def test_dropout_in_a_model_of_another_file_is_something_to_look_at(tmp_path):
+    model = "import torch.nn as nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n"
+    model += "        super().__init__()\n        self.fc = nn.Linear(3, 2)\n"
+    model += "        self.rest = nn.{}\n\n    def forward(self, x):\n"
+    model += "        return self.rest(self.fc(x))\n"
+    program = "import torch\nfrom torch import nn, optim\n\nfrom model import Net\n\n"
+    program += "x, y = torch.randn(8, 3), torch.randint(0, 2, (8,))\nnet = Net()\n"
+    program += "optimizer = optim.SGD(net.parameters(), lr=0.1)\nfor _ in range(3):\n"
+    program += "    optimizer.zero_grad()\n    loss = nn.functional.cross_entropy(net(x), y)\n"
+    program += "    loss.backward()\n    optimizer.step()\n    print(loss.item())\n"
+    (tmp_path / "main.py").write_text(program)
+    for layer, lines in (("Dropout(0.2)", [8]), ("Tanh()", [])):
+        (tmp_path / "model.py").write_text(model.format(layer))
+        found = port(str(tmp_path / "main.py"))
+        assert not found.marked
+        told = [note.line for note in found.notes if "draws numbers in training" in note.text]
+        assert told == lines
