@@ -48,13 +48,17 @@ def installed(distribution: str) -> bool:
     return True
 
 
-# Python cannot import these without it, and pytest looks for examples in every module.
-PORT = Path(__file__).parent / "jaxnet" / "port"
-collect_ignore = (
-    []
-    if installed("libcst")
-    else [str(path) for path in PORT.glob("_[!_]*.py") if path.name != "_port.py"]
-)
+# pytest imports every module to look for examples. These are programs that train, and what
+# cannot be imported without another library.
+ROOT = Path(__file__).parent
+collect_ignore = [*map(str, (ROOT / "tests" / "port" / "loops").glob("*.py"))]
+if not installed("libcst"):
+    port = ROOT / "jaxnet" / "port"
+    needing = [*port.glob("_[!_]*.py"), *port.glob("_flax/*.py")]
+    collect_ignore += [str(path) for path in needing if path.name != "_port.py"]
+for library in ("equinox", "haiku"):
+    if not installed(PACKAGES[library]):
+        collect_ignore.append(str(ROOT / "jaxnet" / "parity" / f"_{library}.py"))
 
 
 def missing() -> dict[str, str]:

@@ -39,8 +39,8 @@ def make_mesh(axes: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     Raises:
         ValueError: The text is no such list, or there are fewer devices.
 
-    >>> make_mesh("data=1").shape
-    OrderedDict({'data': 1})
+    >>> dict(make_mesh("data=1").shape)
+    {'data': 1}
     """
     sizes: dict[str, int] = {}
     for part in axes.split(","):

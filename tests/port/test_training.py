@@ -15,6 +15,7 @@ from jax.experimental import io_callback
 from jaxnet import nn
 from jaxnet.port import port
 
+pytestmark = pytest.mark.libcst
 FOLDER = Path(__file__).parent / "loops"
 PROGRAMS = sorted(file.stem for file in FOLDER.glob("[a-z]*.py"))
 FLOAT32, FLOAT64 = 2e-5, 1e-9  # relative to the number; float64 prints fewer digits of rates
@@ -31,7 +32,8 @@ def run(file: Path) -> str:
 
 def run_torch(file: Path) -> tuple[str, list[np.ndarray]]:
     """What PyTorch's program prints, and the masks of its dropout."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     masks: list[np.ndarray] = []
     drop = torch.nn.Dropout.forward
 
@@ -83,6 +85,7 @@ def same(ours: str, theirs: str, tolerance: float) -> None:
     np.testing.assert_allclose(*numbers, rtol=tolerance, atol=tolerance / 100)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_prints_the_losses_of_pytorch(name, double, tmp_path, monkeypatch):
