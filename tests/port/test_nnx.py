@@ -42,11 +42,10 @@ def is_plain(code, folder):
                for alias in node.names}  # fmt: skip
     modules |= {str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert not {name.partition(".")[0] for name in modules} & {"jaxnet", "torch"}, modules
-    assert "jax" in {name.partition(".")[0] for name in modules} | {"jax"}
     file = folder / "ported.py"
     file.write_text(code)
     done = subprocess.run(
-        ["ruff", "check", "--isolated", "--select", "E4,E9,F,I", str(file)],
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E4,E9,F,I", str(file)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
