@@ -142,8 +142,9 @@ class Operation:
             By default the kernel accepts all.
         rows: Where the rows of a batch lie, if each row of the results depends on the same row
             of the arguments alone: a function `(*arguments, **static) -> (axes of the arrays in
-            the arguments, axes of the results)`, with None for an array without rows, or None.
-            XLA cannot cut code in C for several devices: without this a kernel is not used there.
+            the arguments, axes of the results)`, with None for an array without rows; it gives
+            None where the rows cannot be told apart. XLA cannot cut code in C for several
+            devices: without this a kernel is not used there.
         shapes: A function `(*arguments, **static) -> shapes of the results`, whose dtype is
             that of the first array. Without it `native` is traced to find the shapes.
         jvp: A function `(arguments, tangents, **static) -> (results, tangents of the

@@ -72,7 +72,7 @@ class ArrayFeed:
             raise ValueError(
                 f"drop_last: True leaves nothing of {self._count} rows in batches of {batch_size}"
             )
-        self.on_device, self.in_order = on_device, np.arange(self.rows)
+        self.on_device = on_device
         self.steps = -(-self.rows // batch_size)
         self.identity = {
             "rows": self._count,

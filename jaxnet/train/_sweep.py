@@ -22,7 +22,7 @@ from jaxnet.random import Generator
 from jaxnet.train._batches import ArrayFeed, gives_batches, open_feed
 from jaxnet.train._chunk import make_epoch
 from jaxnet.train._evaluate import check_eval_step, check_train_step
-from jaxnet.train._mesh import inside, opened
+from jaxnet.train._mesh import opened
 from jaxnet.train._progress import Progress
 from jaxnet.train._several import check_no_models, map_states, named_states
 from jaxnet.train._step import Step
@@ -76,7 +76,8 @@ def sweep(
             `{"lr": [0.1, 0.01], "weight_decay": [0, 1e-4]}`; or a list of dictionaries, which
             are taken as they are. What is no parameter of `make_state` is a hyperparameter of
             the optimizer (`optim.set_hyperparams`).
-        validation: Data in the same forms, measured after the last epoch.
+        validation: Data in the same forms, measured after the last epoch. A model that draws
+            random numbers in evaluation too draws the same ones for every batch here.
         eval_step: `make_eval_step(...)`, which the validation needs.
         shuffle: Whether each epoch has an order of its own.
         mesh: Several devices, such as "data=4", each of which computes a part of the runs.
@@ -140,15 +141,14 @@ def sweep(
         progress.start(feed.rows * epochs * len(runs), 0)
         train_all = _for_all(_epochs(step, batch_size), method, devices)
         most = max(1, min(epochs, _NUMBERS // (feed.rows * len(runs))))
-        done, count = 0, 1
+        done, count, in_order = 0, 1, np.arange(feed.rows)
         while done < epochs:
             orders = np.zeros((len(runs) + rest, most, feed.rows), np.int32)
             for i, generator in enumerate(generators):
                 for e in range(count):
-                    orders[i, e] = epoch_order(feed.rows, generator) if shuffle else feed.in_order
+                    orders[i, e] = epoch_order(feed.rows, generator) if shuffle else in_order
             began = time.perf_counter()
-            with inside(devices):
-                states, metrics = train_all(states, feed.data, orders, np.int32(count))
+            states, metrics = train_all(states, feed.data, orders, np.int32(count))
             _add(history, _by_epoch(metrics, len(runs), count))
             seconds, done = time.perf_counter() - began, done + count
             progress.advance(feed.rows * count * len(runs), f"epoch {done}/{epochs}", {})
@@ -160,9 +160,8 @@ def sweep(
     if tested is not None:
         assert eval_step is not None
         measure_all = _for_all(_epochs(eval_step, batch_size), method, devices)
-        orders = np.zeros((len(runs) + rest, 1, tested.rows), np.int32) + tested.in_order
-        with inside(devices):
-            _, metrics = measure_all(states, tested.data, orders, np.int32(1))
+        orders = np.tile(np.arange(tested.rows, dtype=np.int32), (len(runs) + rest, 1, 1))
+        _, metrics = measure_all(states, tested.data, orders, np.int32(1))
         steps = -(-tested.rows // batch_size)
         weights = np.full(steps, batch_size, np.float64)
         weights[-1] = tested.rows - batch_size * (steps - 1)
