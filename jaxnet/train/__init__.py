@@ -1,5 +1,6 @@
 """Functional training: a state, steps over it, and loops of steps."""
 
+from jaxnet._processes import init_processes
 from jaxnet.train._callbacks import EachEpoch, EpochReport, EverySteps, StepReport
 from jaxnet.train._chunk import make_epoch, make_repeat
 from jaxnet.train._diagnose import Diagnosis, NonFiniteError, diagnose
@@ -36,6 +37,7 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
+    "init_processes",
     "make_epoch",
     "make_eval_step",
     "make_mesh",
