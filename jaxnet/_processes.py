@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxnet._checks import is_number
 
@@ -178,24 +178,3 @@ def checksum(tree: Any) -> int:
             leaf = jax.random.key_data(leaf)
         found = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, found)
     return found
-
-
-def local(tree: Any) -> Any:
-    """A pytree whose arrays lie on this process's devices, whole.
-
-    Every process has to call it.
-    """
-
-    def one(x: Any) -> Any:
-        if not isinstance(x, jax.Array) or x.is_fully_addressable:
-            return x
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            data = one(jax.random.key_data(x))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-        if not x.is_fully_replicated:
-            mesh = x.sharding.mesh if isinstance(x.sharding, NamedSharding) else None
-            assert isinstance(mesh, Mesh)
-            x = jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
-        return x.addressable_data(0)
-
-    return jax.tree.map(one, tree)

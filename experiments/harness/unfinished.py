@@ -58,7 +58,7 @@ class Unfinished:
     ) -> None:
         if kind is KeyboardInterrupt and self._used:
             raise KeyboardInterrupt(f"the same command goes on from {self.home}") from None
-        if kind is not None:
+        if kind is not None or not _processes.is_first():
             return
         for path in self._used:
             shutil.rmtree(path, ignore_errors=True)

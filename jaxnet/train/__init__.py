@@ -7,7 +7,7 @@ from jaxnet.train._diagnose import Diagnosis, NonFiniteError, diagnose
 from jaxnet.train._evaluate import evaluate, make_eval_step, make_predict, predict
 from jaxnet.train._export import export
 from jaxnet.train._fit import fit
-from jaxnet.train._mesh import make_mesh, shard
+from jaxnet.train._mesh import gather, make_mesh, shard
 from jaxnet.train._progress import use_compilation_cache
 from jaxnet.train._records import Recorder, Records
 from jaxnet.train._result import Result
@@ -37,6 +37,7 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
+    "gather",
     "init_processes",
     "make_epoch",
     "make_eval_step",

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -117,6 +118,34 @@ def shard(state: Any, mesh: Mesh | str, sharding: Sharding = None) -> Any:
         here = [x for x in jax.tree.leaves(state) if getattr(x, "is_fully_addressable", True)]
         check_same(mesh, _OTHER_STATES, checksum(here))
     return jax.tree.map(on_devices, state, shardings)
+
+
+def gather(state: Any) -> Any:
+    """A state that lies on a mesh, whole on one device: for a file of weights, or a model to call.
+
+    With several processes each gets all of it, and all of them have to call this; write files in
+    one of them then, `if jax.process_index() == 0`. Arrays on one device stay as they are.
+
+    Args:
+        state: `fit(...).state`, or any other pytree of arrays.
+
+    Returns:
+        The same pytree with all arrays on this process's default device.
+    """
+
+    def whole(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or len(x.sharding.device_set) == 1:
+            return x
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            data = whole(jax.random.key_data(x))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        if not x.is_fully_addressable and not x.is_fully_replicated:
+            assert isinstance(x.sharding, NamedSharding)
+            assert isinstance(x.sharding.mesh, Mesh)
+            x = jax.device_put(x, everywhere(x.sharding.mesh))
+        return jnp.array(np.asarray(x))
+
+    return jax.tree.map(whole, state)
 
 
 def opened(mesh: Any) -> Mesh:

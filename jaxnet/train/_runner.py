@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnet._processes import agreed, check_same, local, several
+from jaxnet._processes import agreed, check_same, several
 from jaxnet.train._chunk import make_chunk
 from jaxnet.train._diagnose import NonFiniteError, diagnose
-from jaxnet.train._mesh import everywhere, inside, mesh_of, put_back, shardings_of
+from jaxnet.train._mesh import everywhere, gather, inside, mesh_of, put_back, shardings_of
 from jaxnet.train._several import learning_rates_of, with_carried
 from jaxnet.train._step import Step
 from jaxnet.train._values import LINE, RATES
@@ -255,7 +255,7 @@ class ChunkRunner:
             rows = batches.order[i * batches.batch_size : (i + 1) * batches.batch_size]
         batch = jax.tree.map(lambda column: column[rows], batches.data)
         where = epoch + 1, batches.offset + i + 1
-        before, batch = local(before), local(batch)
+        before, batch = gather(before), gather(batch)
         raise NonFiniteError(*where, before, batch, diagnose(before, self._step, batch))
 
 
