@@ -81,6 +81,9 @@ def pytree_place(trace: Trace, step: Callable[..., Any], state: Any) -> PytreePl
     Raises:
         SubjectError: The step does not run, or what the parameters are is not known.
     """
+    # Averages that begin as the parameters, or two parameters that begin as one array, are the
+    # same objects. Each leaf is made an object of its own, by which its place is known.
+    state = jax.tree.map(_copied, state)
     parts = [part for part in _parts(state) if _has_floats(part)]
     if not parts:
         return None
@@ -110,6 +113,13 @@ def pytree_place(trace: Trace, step: Callable[..., Any], state: Any) -> PytreePl
         ) from error
     library = next((one for one in candidates if one.fits()), candidates[-1])
     return PytreePlace(state, library)
+
+
+def _copied(leaf: Any) -> Any:
+    """A leaf of a state as an object that is no other leaf's."""
+    if isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        return leaf.copy()
+    return float.fromhex(leaf.hex()) if type(leaf) is float else leaf
 
 
 def _candidates(state: Any, params: Any, others: Sequence[Any]) -> list[Library]:

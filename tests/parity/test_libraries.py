@@ -1,6 +1,7 @@
 """Models of flax.linen, equinox, haiku and plain functions beside one PyTorch program each."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxnet.parity._foreign_model import Form, norm_names
 from jaxnet.parity._libraries import library_of
 from jaxnet.parity._model_forms import code_of
 from jaxnet.parity._port import SubjectError, load_port
+from jaxnet.parity._pytree_step import pytree_place
 from jaxnet.parity._trace import read
 
 STEPS = 2
@@ -236,6 +238,65 @@ def test_a_step_of_parameters_and_what_it_returns(torch_vectors):
 
 @pytest.mark.torch
 @pytest.mark.long
+def test_parts_of_a_state_may_begin_as_the_same_arrays(torch_vectors):
+    optimizer, params = optax.adam(1e-2), converted(torch_vectors)
+
+    def step(state, batch):
+        def value(params):
+            return cross_entropy(network(params, batch[0], jax.random.key(0)), batch[1]).mean()
+
+        result, gradients = jax.value_and_grad(value)(state["params"])
+        updates, opt_state = optimizer.update(gradients, state["opt_state"])
+        params = optax.apply_updates(state["params"], updates)
+        ema = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state["ema"], params)
+        return {"ema": ema, "opt_state": opt_state, "params": params}, result
+
+    state = {"ema": params, "opt_state": optimizer.init(params), "params": params}
+    report = parity.check(torch_vectors, step=step, state=state, steps=1)
+    assert report.verdict == "same", str(report)
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_two_parameters_may_begin_as_the_same_array(tmp_path):
+    import torch
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2 = torch.nn.LayerNorm(4), torch.nn.LayerNorm(4)
+
+        def forward(self, x):
+            return self.norm2(torch.tanh(self.norm1(x)))
+
+    torch.manual_seed(0)
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with parity.recording(tmp_path / "trace", steps=1):
+        model(torch.randn(5, 4)).pow(3).mean().backward()
+        optimizer.step()
+
+    def norm(params, x):
+        x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x * params["scale"] + params["bias"]
+
+    def step(state, batch):
+        params, rate = state
+
+        def value(params):
+            return (norm(params["norm2"], jnp.tanh(norm(params["norm1"], batch[0]))) ** 3).mean()
+
+        result, gradients = jax.value_and_grad(value)(params)
+        return (jax.tree.map(lambda p, g: p - rate * g, params, gradients), rate), result
+
+    one = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
+    state = {"norm1": dict(one), "norm2": dict(one)}, 0.1
+    report = parity.check(tmp_path / "trace", step=step, state=state)
+    assert report.verdict == "same", str(report)
+
+
+@pytest.mark.torch
+@pytest.mark.long
 def test_square_arrays_without_torchs_numbers_are_asked_for(torch_vectors):
     params = jax.tree.map(jnp.zeros_like, converted(torch_vectors))
     with pytest.raises(SubjectError, match=r'\[axes\] "fc2.w" = \[0, 1\] or \[1, 0\]'):
@@ -277,6 +338,18 @@ def test_a_layer_with_running_statistics_is_known_by_its_arrays():
     }
     assert norm_names({"scale": (4,), "bias": (4,)}) == {}
     assert norm_names({**arrays, "running_mean": (5,)}) == {}
+
+
+def test_two_numbers_of_a_state_are_two_parameters():
+    one = 1.0
+    state = {"params": {"w": jnp.ones(2), "a": one, "b": one}}
+    trace = SimpleNamespace(steps=[SimpleNamespace(batches=[])])
+    place = pytree_place(trace, lambda state, batch: (state, 0.0), state)
+    given = {"w": jnp.zeros(2), "a": jnp.asarray(2.0), "b": jnp.asarray(3.0)}
+    made = place.state(given, place.rest, double=False)
+    assert (made["params"]["a"], made["params"]["b"]) == (2.0, 3.0)
+    arrays, rest, _ = place.taken(None, (made, 0.0))
+    assert (arrays["a"], arrays["b"], rest) == (2.0, 3.0, ())
 
 
 def test_what_is_no_model_of_a_library_is_refused():
