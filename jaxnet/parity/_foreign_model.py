@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxnet._names import dotted, named_variables
+from jaxnet._names import dotted, join, named_modules, named_variables
 from jaxnet.parity._port import SubjectError
 
 # What the layer that is called now runs.
@@ -177,6 +177,27 @@ class ForeignModel(ForeignLayer):
         for name, array in arrays.items():
             variables[name].set_value(array)
 
+    def layers(self) -> dict[str, ForeignLayer]:
+        """The modules below it, by the names that the library has for their layers."""
+        below = ((name, module) for name, module in named_modules(self) if name)
+        return {_own(n): module for n, module in below if isinstance(module, ForeignLayer)}
+
+
+# Attributes of a ForeignModel itself, as whose no layer or array can be kept.
+_ATTRIBUTES = frozenset((*dir(ForeignModel), "library", "double", "_known"))
+
+
+def _free(name: str) -> str:
+    """The name in a ForeignModel of what the library calls so: no name of an attribute of it."""
+    first, dot, rest = name.partition(".")
+    return f"{first}_{dot}{rest}" if first.rstrip("_") in _ATTRIBUTES else name
+
+
+def _own(name: str) -> str:
+    """The library's name, from that in a ForeignModel."""
+    first, dot, rest = name.partition(".")
+    return f"{first[:-1]}{dot}{rest}" if first.rstrip("_") in _ATTRIBUTES else name
+
 
 class Library:
     """How a library runs a model of given arrays; each library has a class of its own.
@@ -213,7 +234,7 @@ class Library:
 
     def order(self) -> list[str]:
         """The names of the layers that were noted, in the order of their first calls."""
-        return [*self.known()]
+        return [*map(_free, self.known())]
 
     def shapes_in(self, layer: str) -> dict[str, tuple[int, ...]]:
         """The shapes of the arrays of a layer, by the library's names within it."""
@@ -263,14 +284,14 @@ class Library:
         for leaf in arrays.leaves:
             owner = _owner(leaf.name, known)
             if owner is None:
-                leaves.append(leaf)
+                leaves.append(dataclasses.replace(leaf, name=_free(leaf.name)))
                 continue
             own = leaf.name[len(owner) + 1 :] if owner else leaf.name
             layer = known[owner]
             name = layer.names.get(own, own)
             form = layer.forms.get(own, Form())
-            full = f"{owner}.{name}" if owner else name
             kind = nnx.BatchStat if name in ("mean", "var") else leaf.kind
+            full = _free(join(owner, name))
             leaves.append(dataclasses.replace(leaf, name=full, form=form, kind=kind))
         return Arrays(arrays.form, tuple(leaves))
 
@@ -290,7 +311,8 @@ def _place(
     *path, last = name.split(".")
     for i, part in enumerate(path):
         if part not in vars(module):
-            setattr(module, part, ForeignLayer(known.get(".".join(path[: i + 1]))))
+            layer = _own(".".join(path[: i + 1]))
+            setattr(module, part, ForeignLayer(known.get(layer)))
         module = vars(module)[part]
     setattr(module, last, variable)
 

@@ -11,10 +11,8 @@ from flax import nnx
 from flax.core import unfreeze
 from flax.errors import FlaxError
 
-from jaxnet._names import named_modules
 from jaxnet.parity._foreign_model import (
     Arrays,
-    ForeignLayer,
     ForeignModel,
     Known,
     Leaf,
@@ -114,7 +112,7 @@ class Linen(Library):
         arrays = model.arrays()
         rest = self.states.tree(arrays)
         given = filled(self.title, type(self.module).__call__, len(args) + 1, kwargs)
-        layers = {n: m for n, m in named_modules(model) if n and isinstance(m, ForeignLayer)}
+        layers = model.layers()
 
         def meet(proceed: Any, args: Any, kwargs: Any, context: Any) -> Any:
             layer = layers.get(".".join(context.module.path))

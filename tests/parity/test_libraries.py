@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen
+from flax import linen, nnx
 
 from jaxnet import parity
+from jaxnet._intercept import intercept
 from jaxnet.parity._alone import by_values, orders_of, usual_order
 from jaxnet.parity._foreign_model import Form, norm_names
-from jaxnet.parity._libraries import library_of
+from jaxnet.parity._libraries import foreign_model, library_of
 from jaxnet.parity._model_forms import code_of
 from jaxnet.parity._port import SubjectError, load_port
 from jaxnet.parity._pytree_step import pytree_place
@@ -305,7 +306,66 @@ def test_square_arrays_without_torchs_numbers_are_asked_for(torch_vectors):
     assert report.verdict == "same", str(report)
 
 
+@pytest.mark.torch
+@pytest.mark.long
+def test_linens_apply_is_a_function_of_its_variables(torch_vectors):
+    own, params = {}, converted(torch_vectors)
+    for i, name in enumerate(("fc1", "fc2", "fc3")):
+        own[f"Dense_{i}"] = {"kernel": params[name]["w"], "bias": params[name]["b"]}
+    variables = {"params": own | {"LayerNorm_0": params["norm"]}}
+
+    def of_apply(model, batch):
+        given = {"train": True, "rngs": {"dropout": jax.random.key(0)}}
+        return cross_entropy(model(batch[0], **given), batch[1]).mean()
+
+    report = checked(torch_vectors, (LinenNet().apply, variables), of_apply, weights="own")
+    assert report.verdict == "same", str(report)
+    assert any(
+        line.split() == ["params_.Dense_0.kernel", "=", "fc1.weight", "(shapes)"]
+        for line in report.subject["layers"]
+    )
+
+
 # -- without a program
+
+
+NAMES = ("params", "params_", "library", "double", "arrays", "put", "layers", "train", "weight")
+
+
+def test_arrays_may_be_called_as_the_model_of_parity_calls_its_own():
+    params = {name: jnp.full(2, i) for i, name in enumerate(NAMES)}
+    params["run"] = {"params": jnp.ones(2)}
+    library = library_of((lambda params, x: {**params, "x": x}, params))
+    model = library.model()
+    given = model(jnp.zeros(2))
+    assert given.pop("x").sum() == 0
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, given, params))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, model.params, params))
+    assert {"params_", "params__", "weight", "run.params"} <= model.arrays().keys()
+
+
+@pytest.mark.parametrize("name", NAMES[1:])  # flax.linen refuses "params" itself
+def test_layers_may_be_called_as_the_model_of_parity_calls_its_own(name):
+    class Named(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.Dense(3, name="last")(linen.Dense(4, name=name)(x))
+
+    x = jnp.ones((1, 2))
+    variables = Named().init(jax.random.key(0), x)
+    model = foreign_model(library_of((Named(), variables)), lambda model: model(x))
+    assert model.layers().keys() == {name, "last"}
+    assert model.layers()[name]._known.kind is nnx.Linear
+    seen = []
+
+    def note(call, proceed):
+        seen.append(call)
+        return proceed(*call.args, **call.kwargs)
+
+    with intercept(model, note):
+        assert jnp.array_equal(model(x), Named().apply(variables, x))
+    assert [call.module for call in seen[1:]] == [model.layers()[name], model.layers()["last"]]
+    assert [call.name for call in seen[1:]] == [one for one in model.library.order() if one]
 
 
 def test_the_order_of_axes_is_that_of_the_shape_or_of_the_numbers():
