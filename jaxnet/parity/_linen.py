@@ -40,6 +40,7 @@ _KINDS: tuple[tuple[type, type], ...] = (
     (linen.GroupNorm, nnx.GroupNorm),
     (linen.InstanceNorm, nnx.InstanceNorm),
     (linen.LSTMCell, nnx.LSTMCell),
+    (linen.OptimizedLSTMCell, nnx.LSTMCell),  # no subclass of it, with the same arrays
     (linen.RNN, nnx.RNN),
     (linen.Bidirectional, nnx.Bidirectional),
 )
