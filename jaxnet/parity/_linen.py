@@ -133,7 +133,17 @@ class Linen(Library):
         if not rest:
             return found
         output, changed = found
-        model.put(self.states.named({**rest, **unfreeze(changed)}))
+        after = {**rest, **unfreeze(changed)}
+        structure: Any = jax.tree.structure
+        grown = [name for name, tree in after.items() if structure(tree) != structure(rest[name])]
+        if grown:
+            kept = ", ".join(name for name in self.variables if name not in grown)
+            raise SubjectError(
+                f"check: model: a call of the flax.linen model adds to the collection "
+                f"{', '.join(map(repr, grown))}, as its sow does. Leave out of the variables what "
+                f"grows with each call, and give {kept}"
+            )
+        model.put(self.states.named(after))
         return output
 
     def explained(self, error: Exception) -> str:

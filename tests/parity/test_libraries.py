@@ -160,6 +160,29 @@ def test_what_a_linen_model_lacks_is_said(torch_vectors, torch_images):
         checked(torch_images, (Trained(), {"params": own["params"]}))
 
 
+class Sown(LinenNet):
+    @linen.compact
+    def __call__(self, x, train):
+        x = super().__call__(x, train)
+        self.sow("losses", "squares", (x**2).mean())
+        return x
+
+
+def sown():
+    module = Sown()
+    return module, module.init(jax.random.key(0), jnp.ones((1, 6)), train=False)
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_a_collection_that_grows_is_to_be_left_out(torch_vectors):
+    module, variables = sown()
+    with pytest.raises(SubjectError, match=r"adds to the collection 'losses', .* and give params"):
+        checked(torch_vectors, (module, variables))
+    report = checked(torch_vectors, (module, {"params": variables["params"]}))
+    same(report, "fc1", "norm", "fc2", "fc3")
+
+
 # -- plain functions
 
 
