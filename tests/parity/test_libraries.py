@@ -13,12 +13,13 @@ from flax import linen, nnx
 from jaxnet import parity
 from jaxnet._intercept import intercept
 from jaxnet.parity._alone import by_values, orders_of, usual_order
-from jaxnet.parity._foreign_model import Form, norm_names
+from jaxnet.parity._foreign_model import Form, as_float64, norm_names
 from jaxnet.parity._libraries import foreign_model, library_of
 from jaxnet.parity._model_forms import code_of
 from jaxnet.parity._port import SubjectError, load_port
 from jaxnet.parity._pytree_step import pytree_place
 from jaxnet.parity._trace import read
+from jaxnet.parity._widened import widened
 
 STEPS = 2
 
@@ -418,6 +419,31 @@ def test_other_numbers_are_told_without_trying_every_order(monkeypatch):
     monkeypatch.setattr(np, "allclose", lambda *args, **kw: tried.append(1) or equal(*args, **kw))
     assert by_values(other, theirs, "w") is None
     assert not tried
+
+
+class Rows(nnx.Module):
+    """A layer whose `dtype` is no dtype, and one that is computed."""
+
+    param_dtype = property(lambda self: jnp.dtype(self.kind))
+
+    def __init__(self):
+        self.dtype, self.kind = "of the rows", jnp.float32
+
+
+class LinenRows(linen.Module):
+    dtype: str = "of the rows"
+    param_dtype = property(lambda self: jnp.float32)
+
+
+def test_only_what_names_float32_is_widened():
+    rows, linear = Rows(), nnx.Linear(2, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    widened(nnx.Sequential(rows, linear))
+    assert (rows.dtype, rows.param_dtype) == ("of the rows", jnp.float32)
+    assert linear.dtype == linear.param_dtype == jnp.float64
+    dense = linen.Dense(3, dtype="float32")
+    with as_float64(dense), as_float64(LinenRows()):
+        assert dense.dtype == dense.param_dtype == jnp.float64
+    assert (dense.dtype, dense.param_dtype) == ("float32", jnp.float32)
 
 
 def test_a_form_goes_there_and_back():
