@@ -20,7 +20,7 @@ from flax import nnx
 from jax.custom_batching import custom_vmap
 
 from jaxnet._intercept import is_intercepted
-from jaxnet._names import dotted, join, named_modules
+from jaxnet._names import dotted, join
 from jaxnet.parity._draws import zeros
 from jaxnet.parity._foreign_model import (
     Arrays,
@@ -121,8 +121,7 @@ class Equinox(Library):
     def _module(self, model: ForeignModel) -> Any:
         """The module with the numbers of a model, each of whose layers is met when it is called."""
         module = eqx.combine(self.trained.tree(model.arrays()), self.rest)
-        layers = {n: m for n, m in named_modules(model) if n and isinstance(m, ForeignLayer)}
-        return _met(module, _Layers(layers))
+        return _met(module, _Layers(model.layers()))
 
     def run(self, model: ForeignModel, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         module = self._module(model)

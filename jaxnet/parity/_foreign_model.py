@@ -7,6 +7,7 @@ puts these together, runs its model, and says which layer each call belongs to.
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxnet._names import dotted, named_variables
+from jaxnet._names import dotted, join, named_modules, named_variables
 from jaxnet.parity._port import SubjectError
 
 # What the layer that is called now runs.
@@ -116,18 +117,6 @@ class Arrays:
         made = [leaf.form.back(arrays[leaf.name], leaf.shape) for leaf in self.leaves]
         return jax.tree.unflatten(self.form, made)
 
-    def own(self, name: str, array: Any) -> Any:
-        """The library's array of a name, from flax's."""
-        leaf = self._of(name)
-        return leaf.form.back(array, leaf.shape)
-
-    def of(self, name: str, own: Any) -> Any:
-        """flax's array of a name, from the library's."""
-        return self._of(name).form.of(jnp.asarray(own))
-
-    def _of(self, name: str) -> Leaf:
-        return next(leaf for leaf in self.leaves if leaf.name == name)
-
     def named(self, tree: Any) -> dict[str, Any]:
         """flax's arrays by name, from the pytree."""
         own = zip(self.leaves, self.form.flatten_up_to(tree), strict=True)
@@ -177,6 +166,27 @@ class ForeignModel(ForeignLayer):
         for name, array in arrays.items():
             variables[name].set_value(array)
 
+    def layers(self) -> dict[str, ForeignLayer]:
+        """The modules below it, by the names that the library has for their layers."""
+        below = ((name, module) for name, module in named_modules(self) if name)
+        return {_own(n): module for n, module in below if isinstance(module, ForeignLayer)}
+
+
+# Attributes of a ForeignModel itself, as whose no layer or array can be kept.
+_ATTRIBUTES = frozenset((*dir(ForeignModel), "library", "double", "_known"))
+
+
+def _free(name: str) -> str:
+    """The name in a ForeignModel of what the library calls so: no name of an attribute of it."""
+    first, dot, rest = name.partition(".")
+    return f"{first}_{dot}{rest}" if first.rstrip("_") in _ATTRIBUTES else name
+
+
+def _own(name: str) -> str:
+    """The library's name, from that in a ForeignModel."""
+    first, dot, rest = name.partition(".")
+    return f"{first[:-1]}{dot}{rest}" if first.rstrip("_") in _ATTRIBUTES else name
+
 
 class Library:
     """How a library runs a model of given arrays; each library has a class of its own.
@@ -213,12 +223,12 @@ class Library:
 
     def order(self) -> list[str]:
         """The names of the layers that were noted, in the order of their first calls."""
-        return [*self.known()]
+        return [*map(_free, self.known())]
 
     def shapes_in(self, layer: str) -> dict[str, tuple[int, ...]]:
         """The shapes of the arrays of a layer, by the library's names within it."""
         prefix = f"{layer}." if layer else ""
-        leaves = (leaf for arrays in self._given() for leaf in arrays.leaves)
+        leaves = (leaf for arrays in self._places for leaf in arrays.leaves)
         return {
             leaf.name.removeprefix(prefix): leaf.shape
             for leaf in leaves
@@ -228,7 +238,7 @@ class Library:
     def fits(self) -> bool:
         """Whether a layer that was noted has parameters of the model."""
         noted = self.known()
-        return any(leaf.name.rpartition(".")[0] in noted for leaf in self._given()[0].leaves)
+        return any(leaf.name.rpartition(".")[0] in noted for leaf in self._places[0].leaves)
 
     def unseen(self) -> str:
         """What of the model cannot be looked into, in words; "" for nothing."""
@@ -241,7 +251,7 @@ class Library:
     def model(self) -> ForeignModel:
         """The modules, with the arrays that the user gave."""
         known = self.known()
-        self.trained, self.states = (self._as_flax(one, known) for one in self._given())
+        self.trained, self.states = (self._as_flax(one, known) for one in self._places)
         model = ForeignModel(self, known.get(""))
         for arrays, tree in zip((self.trained, self.states), self.trees(), strict=True):
             kinds = {leaf.name: leaf.kind for leaf in arrays.leaves}
@@ -253,8 +263,13 @@ class Library:
         """The parameters and the other arrays, as the user gave them."""
         raise NotImplementedError
 
-    def _given(self) -> tuple[Arrays, Arrays]:
+    @functools.cached_property
+    def _places(self) -> tuple[Arrays, Arrays]:
         """The places of these, with the library's own names."""
+        return self._given()
+
+    def _given(self) -> tuple[Arrays, Arrays]:
+        """Finds these places."""
         raise NotImplementedError
 
     def _as_flax(self, arrays: Arrays, known: Mapping[str, Known]) -> Arrays:
@@ -263,14 +278,14 @@ class Library:
         for leaf in arrays.leaves:
             owner = _owner(leaf.name, known)
             if owner is None:
-                leaves.append(leaf)
+                leaves.append(dataclasses.replace(leaf, name=_free(leaf.name)))
                 continue
             own = leaf.name[len(owner) + 1 :] if owner else leaf.name
             layer = known[owner]
             name = layer.names.get(own, own)
             form = layer.forms.get(own, Form())
-            full = f"{owner}.{name}" if owner else name
             kind = nnx.BatchStat if name in ("mean", "var") else leaf.kind
+            full = _free(join(owner, name))
             leaves.append(dataclasses.replace(leaf, name=full, form=form, kind=kind))
         return Arrays(arrays.form, tuple(leaves))
 
@@ -290,7 +305,8 @@ def _place(
     *path, last = name.split(".")
     for i, part in enumerate(path):
         if part not in vars(module):
-            setattr(module, part, ForeignLayer(known.get(".".join(path[: i + 1]))))
+            layer = _own(".".join(path[: i + 1]))
+            setattr(module, part, ForeignLayer(known.get(layer)))
         module = vars(module)[part]
     setattr(module, last, variable)
 
@@ -364,15 +380,11 @@ def filled(
     return found
 
 
-def kind_of(module: Any) -> type:
-    """The class of flax.nnx that a layer is one of; its own class for one of flax."""
-    known = known_of(module)
-    return type(module) if known is None or known.kind is None else known.kind
-
-
 def is_kind(module: Any, kinds: Any) -> bool:
     """Whether a layer is one of these classes of flax.nnx, of whatever library it comes from."""
-    return issubclass(kind_of(module), kinds)
+    known = known_of(module)
+    own = type(module) if known is None or known.kind is None else known.kind
+    return issubclass(own, kinds)
 
 
 def known_of(module: Any) -> Known | None:
@@ -387,15 +399,21 @@ def class_of(module: Any) -> type:
     return type(module) if known is None else known.cls
 
 
-@contextlib.contextmanager
-def as_float64(module: Any, names: Sequence[str] = ("dtype", "param_dtype")) -> Iterator[None]:
-    """Lets a layer that names float32 compute in float64 inside."""
-    before = {}
-    for name in names:
-        own = getattr(module, name, None)
+def float32_names(module: Any) -> list[str]:
+    """The attributes of a layer in which it names float32."""
+    found = []
+    for name in ("dtype", "param_dtype"):
+        own = inspect.getattr_static(module, name, None)  # a property is computed, and not kept
         with contextlib.suppress(TypeError):  # no dtype, but something of the user's own
             if own is not None and jnp.dtype(own) == jnp.float32:
-                before[name] = own
+                found.append(name)
+    return found
+
+
+@contextlib.contextmanager
+def as_float64(module: Any) -> Iterator[None]:
+    """Lets a layer that names float32 compute in float64 inside."""
+    before = {name: getattr(module, name) for name in float32_names(module)}
     try:
         for name in before:
             object.__setattr__(module, name, jnp.float64)

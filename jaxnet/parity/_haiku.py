@@ -11,10 +11,8 @@ import haiku as hk
 import jax
 from flax import nnx
 
-from jaxnet._names import named_modules
 from jaxnet.parity._foreign_model import (
     Arrays,
-    ForeignLayer,
     ForeignModel,
     Form,
     Known,
@@ -112,7 +110,7 @@ class Haiku(Library):
         given = dict(kwargs)
         if original is not None:
             given = filled(self.title, original, len(args), kwargs)
-        layers = {n: m for n, m in named_modules(model) if n and isinstance(m, ForeignLayer)}
+        layers = model.layers()
 
         def meet(proceed: Any, args: Any, kwargs: Any, context: Any) -> Any:
             if context.method_name != "__call__":  # a module has no name before its __init__

@@ -11,10 +11,8 @@ from flax import nnx
 from flax.core import unfreeze
 from flax.errors import FlaxError
 
-from jaxnet._names import named_modules
 from jaxnet.parity._foreign_model import (
     Arrays,
-    ForeignLayer,
     ForeignModel,
     Known,
     Leaf,
@@ -42,6 +40,7 @@ _KINDS: tuple[tuple[type, type], ...] = (
     (linen.GroupNorm, nnx.GroupNorm),
     (linen.InstanceNorm, nnx.InstanceNorm),
     (linen.LSTMCell, nnx.LSTMCell),
+    (linen.OptimizedLSTMCell, nnx.LSTMCell),  # no subclass of it, with the same arrays
     (linen.RNN, nnx.RNN),
     (linen.Bidirectional, nnx.Bidirectional),
 )
@@ -114,7 +113,7 @@ class Linen(Library):
         arrays = model.arrays()
         rest = self.states.tree(arrays)
         given = filled(self.title, type(self.module).__call__, len(args) + 1, kwargs)
-        layers = {n: m for n, m in named_modules(model) if n and isinstance(m, ForeignLayer)}
+        layers = model.layers()
 
         def meet(proceed: Any, args: Any, kwargs: Any, context: Any) -> Any:
             layer = layers.get(".".join(context.module.path))
@@ -134,7 +133,17 @@ class Linen(Library):
         if not rest:
             return found
         output, changed = found
-        model.put(self.states.named({**rest, **unfreeze(changed)}))
+        after = {**rest, **unfreeze(changed)}
+        structure: Any = jax.tree.structure
+        grown = [name for name, tree in after.items() if structure(tree) != structure(rest[name])]
+        if grown:
+            kept = ", ".join(name for name in self.variables if name not in grown)
+            raise SubjectError(
+                f"check: model: a call of the flax.linen model adds to the collection "
+                f"{', '.join(map(repr, grown))}, as its sow does. Leave out of the variables what "
+                f"grows with each call, and give {kept}"
+            )
+        model.put(self.states.named(after))
         return output
 
     def explained(self, error: Exception) -> str:

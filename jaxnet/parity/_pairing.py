@@ -419,7 +419,7 @@ class _Work:
             partner.own: orders
             for partner in self.partners
             if not partner.module
-            and self._has_class(partner)
+            and self._is_kernel(partner)
             and partner.own not in self.axes
             and (orders := self._orders(partner))
         }
@@ -445,7 +445,8 @@ class _Work:
             return [] if by_values(array, self.trace.steps[0][site], name) else found
         return found
 
-    def _has_class(self, partner: Partner) -> bool:
+    def _is_kernel(self, partner: Partner) -> bool:
+        """Whether torch's array is one of a Linear or a convolution, whose axes have an order."""
         theirs = next(iter(partner.made.values())).names[0]
         owner = self.trace.modules.get(theirs.rpartition(".")[0])
         return owner is not None and owner.cls.startswith(("Linear", "Conv"))

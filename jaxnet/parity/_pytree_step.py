@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxnet._keys import keys
-from jaxnet.parity._foreign_model import Arrays, Library
+from jaxnet.parity._foreign_model import Leaf, Library
 from jaxnet.parity._model_forms import is_of
 from jaxnet.parity._port import SubjectError
 from jaxnet.parity._pure_function import PureFunction
@@ -37,10 +37,10 @@ class PytreePlace:
         self.model: nnx.Module = library.model()
         self._leaves, self._form = jax.tree.flatten(state)
         places = {id(leaf): i for i, leaf in reversed([*enumerate(self._leaves)])}
-        self._own: dict[str, tuple[int, Arrays]] = {}
+        self._own: dict[str, tuple[int, Leaf]] = {}
         for arrays, tree in zip((library.trained, library.states), library.trees(), strict=True):
             for leaf, array in zip(arrays.leaves, arrays.form.flatten_up_to(tree), strict=True):
-                self._own[leaf.name] = places[id(array)], arrays
+                self._own[leaf.name] = places[id(array)], leaf
         own = {i for i, _ in self._own.values()}
         self._others = [i for i in _numbers(state) if i not in own]
         self.rest = tuple(jnp.asarray(self._leaves[i]) for i in self._others)
@@ -51,8 +51,8 @@ class PytreePlace:
 
     def state(self, arrays: Mapping[str, Any], rest: Sequence[Any], double: bool) -> Any:
         leaves = list(self._leaves)
-        for name, (i, of) in self._own.items():
-            leaves[i] = of.own(name, arrays[name])
+        for name, (i, leaf) in self._own.items():
+            leaves[i] = leaf.form.back(arrays[name], leaf.shape)
         for i, array in zip(self._others, rest, strict=True):
             leaves[i] = array
         return jax.tree.unflatten(self._form, leaves)
@@ -71,7 +71,8 @@ class PytreePlace:
                 f"check: step: it returned {_described(result)}; accepted is the pair of the "
                 f"state, which has {count} arrays, and the loss or a dictionary with it"
             )
-        arrays = {name: of.of(name, after[i]) for name, (i, of) in self._own.items()}
+        own = self._own.items()
+        arrays = {name: leaf.form.of(jnp.asarray(after[i])) for name, (i, leaf) in own}
         return arrays, tuple(jnp.asarray(after[i]) for i in self._others), metrics
 
 
@@ -81,6 +82,9 @@ def pytree_place(trace: Trace, step: Callable[..., Any], state: Any) -> PytreePl
     Raises:
         SubjectError: The step does not run, or what the parameters are is not known.
     """
+    # Averages that begin as the parameters, or two parameters that begin as one array, are the
+    # same objects. Each leaf is made an object of its own, by which its place is known.
+    state = jax.tree.map(_copied, state)
     parts = [part for part in _parts(state) if _has_floats(part)]
     if not parts:
         return None
@@ -112,6 +116,13 @@ def pytree_place(trace: Trace, step: Callable[..., Any], state: Any) -> PytreePl
     return PytreePlace(state, library)
 
 
+def _copied(leaf: Any) -> Any:
+    """A leaf of a state as an object that is no other leaf's."""
+    if isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        return leaf.copy()
+    return float.fromhex(leaf.hex()) if type(leaf) is float else leaf
+
+
 def _candidates(state: Any, params: Any, others: Sequence[Any]) -> list[Library]:
     """The libraries that parameters may be of, those first whose layers a run shows."""
     found: list[Library] = []
@@ -124,8 +135,7 @@ def _candidates(state: Any, params: Any, others: Sequence[Any]) -> list[Library]
             from jaxnet.parity._haiku import Haiku
 
             found.append(Haiku(None, params, *others))
-    rest = {"state": others} if others else {}
-    return [*found, PureFunction(_of_step, params, rest.get("state"))]
+    return [*found, PureFunction(_of_step, params, others or None)]
 
 
 def _of_step() -> None:
@@ -187,7 +197,7 @@ def _is_optimizer(x: Any) -> bool:
         return False
     if hasattr(x, "_fields"):
         return True
-    return all(map(_is_optimizer, x)) or (bool(x) and any(map(_is_optimizer, x)))
+    return not x or any(map(_is_optimizer, x))
 
 
 def _has_floats(part: Any) -> bool:

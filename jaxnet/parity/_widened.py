@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxnet.parity._foreign_model import ForeignModel
+from jaxnet.parity._foreign_model import ForeignModel, float32_names
 
 _lock = threading.RLock()
 
@@ -20,10 +20,8 @@ def widened(model: nnx.Module) -> None:
     if isinstance(model, ForeignModel):
         model.double = nnx.static(True)
     for _, module in nnx.iter_modules(model):
-        for name in ("dtype", "param_dtype"):
-            own = vars(module).get(name)
-            if own is not None and jnp.dtype(own) == jnp.float32:
-                setattr(module, name, jnp.float64)
+        for name in float32_names(module):
+            setattr(module, name, jnp.float64)
 
 
 @contextmanager

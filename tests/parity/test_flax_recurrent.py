@@ -1,9 +1,10 @@
 """What recurrent layers of plain flax carry beside what torch's give."""
 
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 from jaxnet import parity
 from tests.parity.flax_faults import GRU, LSTM
@@ -161,3 +162,25 @@ def test_masks_are_torchs_where_there_are_as_many_rows_as_moments(dropped):
     folder, model = dropped
     report = parity.check(folder, model, squares, optax.sgd(0.1), weights="copy")
     assert report.verdict == "same", str(report)
+
+
+@pytest.mark.torch
+@pytest.mark.long
+@pytest.mark.parametrize("cell", [linen.LSTMCell, linen.OptimizedLSTMCell])
+def test_linens_lstm_differs_in_the_update_of_its_one_bias_alone(tmp_path, cell):
+    class Linen(linen.Module):
+        def setup(self):
+            self.rnn, self.fc = linen.RNN(cell(SIZE)), linen.Dense(2)
+
+        def __call__(self, x):
+            return self.fc(self.rnn(x).mean(1))
+
+    folder = recorded(tmp_path / "trace", "LSTM", "outputs", both=False)
+    variables = Linen().init(jax.random.key(0), jnp.ones((1, TIME, WIDTH)))
+    given = Linen(), variables
+    report = parity.check(folder, given, squares, optax.sgd(0.1), weights="copy")
+    assert [f.origin for f in report.findings] == ["optimizer"], str(report)
+    places = {result.place for finding in report.findings for result in finding.results}
+    assert places == {"rnn.bias_ih_l0", "rnn.bias_hh_l0"}
+    assert "flax's layer has one bias where torch's has two" in str(report.findings[0].cause)
+    assert report.coverage["modules"].seen == ("rnn", "fc")

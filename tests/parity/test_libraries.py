@@ -1,21 +1,25 @@
 """Models of flax.linen, equinox, haiku and plain functions beside one PyTorch program each."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen
+from flax import linen, nnx
 
 from jaxnet import parity
+from jaxnet._intercept import intercept
 from jaxnet.parity._alone import by_values, orders_of, usual_order
-from jaxnet.parity._foreign_model import Form, norm_names
-from jaxnet.parity._libraries import library_of
+from jaxnet.parity._foreign_model import Form, as_float64, norm_names
+from jaxnet.parity._libraries import foreign_model, library_of
 from jaxnet.parity._model_forms import code_of
 from jaxnet.parity._port import SubjectError, load_port
+from jaxnet.parity._pytree_step import pytree_place
 from jaxnet.parity._trace import read
+from jaxnet.parity._widened import widened
 
 STEPS = 2
 
@@ -157,6 +161,29 @@ def test_what_a_linen_model_lacks_is_said(torch_vectors, torch_images):
         checked(torch_images, (Trained(), {"params": own["params"]}))
 
 
+class Sown(LinenNet):
+    @linen.compact
+    def __call__(self, x, train):
+        x = super().__call__(x, train)
+        self.sow("losses", "squares", (x**2).mean())
+        return x
+
+
+def sown():
+    module = Sown()
+    return module, module.init(jax.random.key(0), jnp.ones((1, 6)), train=False)
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_a_collection_that_grows_is_to_be_left_out(torch_vectors):
+    module, variables = sown()
+    with pytest.raises(SubjectError, match=r"adds to the collection 'losses', .* and give params"):
+        checked(torch_vectors, (module, variables))
+    report = checked(torch_vectors, (module, {"params": variables["params"]}))
+    same(report, "fc1", "norm", "fc2", "fc3")
+
+
 # -- plain functions
 
 
@@ -236,6 +263,65 @@ def test_a_step_of_parameters_and_what_it_returns(torch_vectors):
 
 @pytest.mark.torch
 @pytest.mark.long
+def test_parts_of_a_state_may_begin_as_the_same_arrays(torch_vectors):
+    optimizer, params = optax.adam(1e-2), converted(torch_vectors)
+
+    def step(state, batch):
+        def value(params):
+            return cross_entropy(network(params, batch[0], jax.random.key(0)), batch[1]).mean()
+
+        result, gradients = jax.value_and_grad(value)(state["params"])
+        updates, opt_state = optimizer.update(gradients, state["opt_state"])
+        params = optax.apply_updates(state["params"], updates)
+        ema = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state["ema"], params)
+        return {"ema": ema, "opt_state": opt_state, "params": params}, result
+
+    state = {"ema": params, "opt_state": optimizer.init(params), "params": params}
+    report = parity.check(torch_vectors, step=step, state=state, steps=1)
+    assert report.verdict == "same", str(report)
+
+
+@pytest.mark.torch
+@pytest.mark.long
+def test_two_parameters_may_begin_as_the_same_array(tmp_path):
+    import torch
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2 = torch.nn.LayerNorm(4), torch.nn.LayerNorm(4)
+
+        def forward(self, x):
+            return self.norm2(torch.tanh(self.norm1(x)))
+
+    torch.manual_seed(0)
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with parity.recording(tmp_path / "trace", steps=1):
+        model(torch.randn(5, 4)).pow(3).mean().backward()
+        optimizer.step()
+
+    def norm(params, x):
+        x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x * params["scale"] + params["bias"]
+
+    def step(state, batch):
+        params, rate = state
+
+        def value(params):
+            return (norm(params["norm2"], jnp.tanh(norm(params["norm1"], batch[0]))) ** 3).mean()
+
+        result, gradients = jax.value_and_grad(value)(params)
+        return (jax.tree.map(lambda p, g: p - rate * g, params, gradients), rate), result
+
+    one = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
+    state = {"norm1": dict(one), "norm2": dict(one)}, 0.1
+    report = parity.check(tmp_path / "trace", step=step, state=state)
+    assert report.verdict == "same", str(report)
+
+
+@pytest.mark.torch
+@pytest.mark.long
 def test_square_arrays_without_torchs_numbers_are_asked_for(torch_vectors):
     params = jax.tree.map(jnp.zeros_like, converted(torch_vectors))
     with pytest.raises(SubjectError, match=r'\[axes\] "fc2.w" = \[0, 1\] or \[1, 0\]'):
@@ -244,7 +330,66 @@ def test_square_arrays_without_torchs_numbers_are_asked_for(torch_vectors):
     assert report.verdict == "same", str(report)
 
 
+@pytest.mark.torch
+@pytest.mark.long
+def test_linens_apply_is_a_function_of_its_variables(torch_vectors):
+    own, params = {}, converted(torch_vectors)
+    for i, name in enumerate(("fc1", "fc2", "fc3")):
+        own[f"Dense_{i}"] = {"kernel": params[name]["w"], "bias": params[name]["b"]}
+    variables = {"params": own | {"LayerNorm_0": params["norm"]}}
+
+    def of_apply(model, batch):
+        given = {"train": True, "rngs": {"dropout": jax.random.key(0)}}
+        return cross_entropy(model(batch[0], **given), batch[1]).mean()
+
+    report = checked(torch_vectors, (LinenNet().apply, variables), of_apply, weights="own")
+    assert report.verdict == "same", str(report)
+    assert any(
+        line.split() == ["params_.Dense_0.kernel", "=", "fc1.weight", "(shapes)"]
+        for line in report.subject["layers"]
+    )
+
+
 # -- without a program
+
+
+NAMES = ("params", "params_", "library", "double", "arrays", "put", "layers", "train", "weight")
+
+
+def test_arrays_may_be_called_as_the_model_of_parity_calls_its_own():
+    params = {name: jnp.full(2, i) for i, name in enumerate(NAMES)}
+    params["run"] = {"params": jnp.ones(2)}
+    library = library_of((lambda params, x: {**params, "x": x}, params))
+    model = library.model()
+    given = model(jnp.zeros(2))
+    assert given.pop("x").sum() == 0
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, given, params))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, model.params, params))
+    assert {"params_", "params__", "weight", "run.params"} <= model.arrays().keys()
+
+
+@pytest.mark.parametrize("name", NAMES[1:])  # flax.linen refuses "params" itself
+def test_layers_may_be_called_as_the_model_of_parity_calls_its_own(name):
+    class Named(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.Dense(3, name="last")(linen.Dense(4, name=name)(x))
+
+    x = jnp.ones((1, 2))
+    variables = Named().init(jax.random.key(0), x)
+    model = foreign_model(library_of((Named(), variables)), lambda model: model(x))
+    assert model.layers().keys() == {name, "last"}
+    assert model.layers()[name]._known.kind is nnx.Linear
+    seen = []
+
+    def note(call, proceed):
+        seen.append(call)
+        return proceed(*call.args, **call.kwargs)
+
+    with intercept(model, note):
+        assert jnp.array_equal(model(x), Named().apply(variables, x))
+    assert [call.module for call in seen[1:]] == [model.layers()[name], model.layers()["last"]]
+    assert [call.name for call in seen[1:]] == [one for one in model.library.order() if one]
 
 
 def test_the_order_of_axes_is_that_of_the_shape_or_of_the_numbers():
@@ -258,6 +403,47 @@ def test_the_order_of_axes_is_that_of_the_shape_or_of_the_numbers():
     assert by_values(np.ones((8, 8)), theirs, "w") is None
     rows = theirs.reshape(8, 2, 4).transpose(2, 1, 0).reshape(8, 8)
     assert np.array_equal(by_values(rows, theirs, "w").of({"w": theirs}), rows)
+
+
+@pytest.mark.filterwarnings("error")
+def test_other_numbers_are_told_without_trying_every_order(monkeypatch):
+    random = np.random.RandomState(0)
+    theirs, other = random.randn(2, 24, 24).astype(np.float32)
+    near = (theirs.T * (1 + 9e-6 * random.uniform(-1, 1, (24, 24)))).astype(np.float32)
+    assert by_values(near, theirs, "w").pieces[0].axes == (1, 0)
+    assert by_values(theirs.T * 1j, theirs * 1j, "w").pieces[0].axes == (1, 0)
+    assert by_values(np.zeros((2, 0)), np.zeros((2, 0)), "w").pieces[0].axes == (0, 1)
+    unknown = np.where(np.eye(24) > 0, np.nan, theirs)
+    assert by_values(unknown.T, unknown, "w") is None
+    tried, equal = [], np.allclose
+    monkeypatch.setattr(np, "allclose", lambda *args, **kw: tried.append(1) or equal(*args, **kw))
+    assert by_values(other, theirs, "w") is None
+    assert not tried
+
+
+class Rows(nnx.Module):
+    """A layer whose `dtype` is no dtype, and one that is computed."""
+
+    param_dtype = property(lambda self: jnp.dtype(self.kind))
+
+    def __init__(self):
+        self.dtype, self.kind = "of the rows", jnp.float32
+
+
+class LinenRows(linen.Module):
+    dtype: str = "of the rows"
+    param_dtype = property(lambda self: jnp.float32)
+
+
+def test_only_what_names_float32_is_widened():
+    rows, linear = Rows(), nnx.Linear(2, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    widened(nnx.Sequential(rows, linear))
+    assert (rows.dtype, rows.param_dtype) == ("of the rows", jnp.float32)
+    assert linear.dtype == linear.param_dtype == jnp.float64
+    dense = linen.Dense(3, dtype="float32")
+    with as_float64(dense), as_float64(LinenRows()):
+        assert dense.dtype == dense.param_dtype == jnp.float64
+    assert (dense.dtype, dense.param_dtype) == ("float32", jnp.float32)
 
 
 def test_a_form_goes_there_and_back():
@@ -277,6 +463,18 @@ def test_a_layer_with_running_statistics_is_known_by_its_arrays():
     }
     assert norm_names({"scale": (4,), "bias": (4,)}) == {}
     assert norm_names({**arrays, "running_mean": (5,)}) == {}
+
+
+def test_two_numbers_of_a_state_are_two_parameters():
+    one = 1.0
+    state = {"params": {"w": jnp.ones(2), "a": one, "b": one}}
+    trace = SimpleNamespace(steps=[SimpleNamespace(batches=[])])
+    place = pytree_place(trace, lambda state, batch: (state, 0.0), state)
+    given = {"w": jnp.zeros(2), "a": jnp.asarray(2.0), "b": jnp.asarray(3.0)}
+    made = place.state(given, place.rest, double=False)
+    assert (made["params"]["a"], made["params"]["b"]) == (2.0, 3.0)
+    arrays, rest, _ = place.taken(None, (made, 0.0))
+    assert (arrays["a"], arrays["b"], rest) == (2.0, 3.0, ())
 
 
 def test_what_is_no_model_of_a_library_is_refused():
