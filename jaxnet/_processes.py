@@ -149,7 +149,8 @@ def _end_with_the_first_error() -> None:
 
 def is_first() -> bool:
     """Whether this process is the one that prints and writes files."""
-    return jax.process_index() == 0
+    # Asked of a single process, JAX would start its backends, after which nothing may fork.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def several(mesh: Mesh | None) -> bool:
