@@ -17,7 +17,7 @@ from jaxnet.port._flow import (
     names_read,
 )
 from jaxnet.port._nodes import code, is_name, parts_of
-from jaxnet.port._reads import Reads, is_plain
+from jaxnet.port._reads import Reads, is_plain, is_rate
 from jaxnet.port._roles import Part, is_guard
 from jaxnet.port._steps import NotUnderstoodError, calls
 from jaxnet.port._training import Training, code_line, mode_of
@@ -342,6 +342,8 @@ class Loops:
             callee = value.func.value if isinstance(getattr(value, "func", None), cst.Name) else ""
             if callee and callee in self.changing and callee in self.parts:
                 return [self._call_of_changing(part, one, value, assign, callee)]
+        if assign is not None and self._is_rate(part, assign.targets[0].target):
+            return self._rate_set(part, one, assign.value, "")
         if assign is not None and model is not None:
             words = code(assign.value)
             target = code(assign.targets[0].target)
@@ -489,7 +491,7 @@ class Loops:
 
     def _rates(self, part: Part, one: cst.For) -> Any:
         """`for group in optimizer.param_groups: group["lr"] = value`."""
-        optimizer, state = self.roles.of(part)["optimizer"], self.training.state
+        optimizer = self.roles.of(part)["optimizer"]
         body = list(one.body.body)
         assign = assignment_of(body[0]) if len(body) == 1 else None
         target = code(one.target)
@@ -502,17 +504,26 @@ class Loops:
                 one, f"{code_line(one)}: optim.set_hyperparams sets what it changes"
             )
         assert assign is not None
-        if target in names_read(assign.value) or "scheduler" in self.roles.of(part):
-            raise NotUnderstoodError(
-                one, f"{code(assign.value)}: a learning rate from the one before"
-            )
+        return self._rate_set(part, one, assign.value, target)[0]
+
+    def _is_rate(self, part: Part, node: Any) -> bool:
+        """Whether an expression is `optimizer.param_groups[0]["lr"]`."""
+        return is_rate(node, self.roles.of(part).get("optimizer"))
+
+    def _rate_set(self, part: Part, one: Any, value: Any, group: str) -> list[Any]:
+        """The statement that sets the learning rate of all parameters to a value."""
+        state, roles = self.training.state, self.roles.of(part)
+        if {group, roles["optimizer"]} & set(names_read(value)) or "scheduler" in roles:
+            raise NotUnderstoodError(one, f"{code(value)}: a learning rate from the one before")
+        if part is not self.roles.owner and part.name not in self.changing:
+            raise NotUnderstoodError(one, f"{code_line(one)}: {part.name} makes no step")
         self.training.imports.add("from jaxnet import optim")
-        value = code(self._expression(part, assign.value))
+        words = code(self._expression(part, value))
         line = (
             f"{state} = {state}.replace(\n    opt_state=optim.set_hyperparams({state}.opt_state, "
-            f"lr={value})\n)"
+            f"lr={words})\n)"
         )
-        return self._lines(one, [line])[0]
+        return self._lines(one, [line])
 
     def _lines(self, one: Any, lines: list[str]) -> list[Any]:
         made = list(cst.parse_module("\n".join(lines) + "\n").body)

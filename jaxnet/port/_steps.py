@@ -139,6 +139,12 @@ def step_in(
         )
     left_out = {*zero, *found, *steps}
     forward, before, seen = _divided(place, found[0], left_out, model, call.func.value)  # type: ignore[attr-defined]
+    for one in seen:
+        if optimizer in changed_names(one) or any(
+            isinstance(part, cst.For) and optimizer in names_read(part.iter)
+            for part in parts_of(one)
+        ):
+            raise NotUnderstoodError(one, f"{_line(one)}: {optimizer} is changed before its step")
     clip, norm, between = None, "", []
     for one in place[found[0] + 1 : steps[0]]:
         if (clipping := _clipping(one, model, name_of)) is not None:
@@ -212,7 +218,7 @@ def _divided(
     for i in numbers:
         if i in modes:
             continue
-        reads, binds = set(names_read(place[i])), _changed(place[i])
+        reads, binds = set(names_read(place[i])), changed_names(place[i])
         if model in reads or tainted & reads:
             dependent.add(i)
             tainted |= binds
@@ -224,7 +230,7 @@ def _divided(
     chosen: set[int] = set()
     computed: set[str] = set()
     for i in reversed(numbers):
-        binds = _changed(place[i])
+        binds = changed_names(place[i])
         wanted = binds & needed
         if i in modes or not wanted or (i not in dependent and not wanted & computed):
             continue
@@ -234,24 +240,69 @@ def _divided(
             needed -= bound_names(place[i])
         needed |= set(names_read(place[i]))
         _check_forward(place[i], model)
-    seen = [place[i] for i in numbers if i in dependent - chosen]
+    looks = dependent - chosen
+    for i in numbers:
+        if i not in chosen and any(j < i and _bars(place[j], place[i]) for j in looks):
+            looks.add(i)  # it stays behind what looks, as a print behind another one
+    seen = [place[i] for i in numbers if i in looks]
     _only_looks(seen, model)
-    before = [place[i] for i in numbers if i not in chosen and i not in dependent]
-    return [place[i] for i in numbers if i in chosen], before, seen
+    before = [place[i] for i in numbers if i not in chosen and i not in looks]
+    forward = [place[i] for i in numbers if i in chosen]
+    _check_order([place[i] for i in numbers], [*before, *forward, *seen])
+    return forward, before, seen
 
 
-def _changed(statement: Any) -> set[str]:
-    """The names that a statement binds, or whose contents it changes."""
+def _check_order(old: list[Any], new: list[Any]) -> None:
+    """Refuses statements that come to stand in another order, and depend on theirs."""
+    at = {id(one): i for i, one in enumerate(new)}
+    for i, one in enumerate(old):
+        for other in old[i + 1 :]:
+            if at[id(one)] > at[id(other)] and _bars(one, other):
+                raise NotUnderstoodError(
+                    other, f"{_line(other)}: it changes what is read before it, or reads it changed"
+                )
+
+
+def _bars(one: Any, other: Any) -> bool:
+    """Whether a statement cannot be done after another one that it stands before."""
+    reads, binds, later = set(names_read(one)), changed_names(one), changed_names(other)
+    return bool(binds & (set(names_read(other)) | later) or reads & later)
+
+
+def changed_names(statement: Any) -> set[str]:
+    """The names that a statement binds, or whose contents it changes; printing changes print."""
     found = bound_names(statement)
     for part in parts_of(statement):
-        if isinstance(part, cst.Expr):
-            found |= {method_of(part.value)[0]} - {""}
-        elif isinstance(part, cst.AssignTarget):
-            target: Any = part.target
-            while isinstance(target, cst.Subscript | cst.Attribute):
-                target = target.value
-            found |= {target.value} if isinstance(target, cst.Name) else set()
-    return found
+        if isinstance(part, cst.Expr) and isinstance(part.value, cst.Call):
+            found |= (
+                {root_of(part.value.func)} if not isinstance(part.value.func, cst.Name) else set()
+            )
+        if isinstance(part, cst.Call) and is_name(part.func, "print"):
+            found.add("print")
+        if isinstance(part, cst.AssignTarget | cst.AugAssign | cst.AnnAssign | cst.Del):
+            found |= target_roots(part)
+    return found - {""}
+
+
+def target_roots(node: Any) -> set[str]:
+    """The names of which an assignment or a deletion changes an attribute or an element."""
+    target: Any = node.target
+    places = [target]
+    found: set[str] = set()
+    while places:
+        place = places.pop()
+        if isinstance(place, cst.Tuple | cst.List):
+            places += [element.value for element in place.elements]
+        elif isinstance(place, cst.Subscript | cst.Attribute):
+            found.add(root_of(place))
+    return found - {""}
+
+
+def root_of(node: Any) -> str:
+    """The name that an expression such as `args.sizes[0].append` begins with, or ""."""
+    while isinstance(node, cst.Attribute | cst.Subscript | cst.Call):
+        node = node.func if isinstance(node, cst.Call) else node.value
+    return node.value if isinstance(node, cst.Name) else ""
 
 
 def _check_forward(statement: Any, model: str) -> None:

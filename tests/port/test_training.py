@@ -182,6 +182,28 @@ MARKED = {
     "a rate from the one before": (
         {"after": "for g in optimizer.param_groups: g['lr'] *= 0.5"}, "set_hyperparams"
     ),
+    "a rate that is multiplied": (
+        {"after": 'optimizer.param_groups[0]["lr"] *= 0.5'}, "set_hyperparams"
+    ),
+    "a rate of the loss before the step": (
+        {"seen": 'optimizer.param_groups[0]["lr"] = 0.1 * loss.item()'}, "before its step"
+    ),
+    "a rate beside a scheduler": (
+        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)",
+         "first": "optimizer.param_groups[0]['lr'] = 0.1"}, "the one before"
+    ),
+    "a part of the model that is multiplied": (
+        {"after": "model[0].weight.data *= 0.5"}, "a change of the model"
+    ),
+    "inputs that are changed after the model has read them": (
+        {"middle": "x = x + 1"}, "changes what is read"
+    ),
+    "an output that is printed and then changed": (
+        {"middle": "print(out.mean())\n    out = out * 2"}, "changes what is read"
+    ),
+    "what is printed beside an output and then changed": (
+        {"middle": "print(out.mean(), y.mean())\n    y = y + 1"}, "changes what is read"
+    ),
     "another use of the optimizer": ({"after": "print(optimizer.state_dict())"}, "optimizer"),
     "a hook": ({"before": "model[0].weight.register_hook(print)"}, "hook"),
     "autocast": ({"middle": "with torch.autocast('cpu'): out = model(x)"}, "around the model"),
@@ -211,6 +233,28 @@ def test_the_plain_loop_is_ported(tmp_path):
     ported = port(str(file))
     assert ported.marked == ()
     assert "state, metrics = step(state, (x, y))" in lines(ported.code)
+
+
+PRINTED = {
+    "a rate by the pass": {"first": 'optimizer.param_groups[0]["lr"] = 0.1 / (epoch + 1)'},
+    "a rate of the last group": {"after": "optimizer.param_groups[-1]['lr'] = 0.05 * loss.item()\n"
+                                          "    print(loss.item())"},
+    "what looks stays in its order": {
+        "before": "n = 0", "first": "n += 1",
+        "middle": "print(out.mean().item())\n    print(n, y.mean().item())\n    n += 1",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", PRINTED)
+def test_loops_print_what_pytorchs_print(name, tmp_path):
+    file, output = tmp_path / "loop.py", tmp_path / "ported.py"
+    file.write_text(LOOP.format(**{**PLAIN, **PRINTED[name]}))
+    ported = port(str(file))
+    assert ported.marked == ()
+    output.write_text(ported.code)
+    same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
 
 
 def test_gradients_that_add_up_are_marked(tmp_path):
