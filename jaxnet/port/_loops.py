@@ -13,6 +13,7 @@ from jaxnet.port._flow import (
     bound_names,
     call_of,
     calls_in,
+    has,
     method_of,
     names_read,
 )
@@ -439,6 +440,9 @@ class Loops:
         """`scheduler.step()`."""
         training, state = self.training, self.training.state
         scheduler = self.roles.of(part)["scheduler"]
+        beside = training.place is part and any(other is training.node for other in place)
+        if beside:
+            self._check_scheduled(part, one, above)
         if self.roles.schedule == "ReduceLROnPlateau":
             if part is not self.roles.owner or len(call.args) != 1:
                 raise NotUnderstoodError(
@@ -462,7 +466,7 @@ class Loops:
         ]
         if len(steps) > 1:
             raise NotUnderstoodError(one, f"{code(call)}: there are several of them")
-        if training.place is part and any(other is training.node for other in place):
+        if beside:
             return self._lines(one, [training.scheduled(scheduler, f"int({state}.step)")])
         loops = [a for a in above if isinstance(a, LOOPS)]
         count = ""
@@ -473,6 +477,23 @@ class Loops:
                 one, f"{code(call)}: how often it has been called is not known here"
             )
         return self._lines(one, [training.scheduled(scheduler, count)])
+
+    def _check_scheduled(self, part: Part, one: Any, above: tuple[Any, ...]) -> None:
+        """Refuses `scheduler.step()` that is not called once after each step of the optimizer."""
+        step = (self.roles.of(part)["optimizer"], "step")
+        numbers = [i for i, s in enumerate(self.training.list) if method_of(call_of(s)) == step]
+        position = next(i for i, s in enumerate(self.training.list) if s is one)
+        if position < numbers[0]:
+            raise NotUnderstoodError(
+                one, f"{code_line(one)}: before the step of the optimizer, whose rate it changes"
+            )
+        again = part is not self.roles.owner or sum(isinstance(a, LOOPS) for a in above) > 1
+        for other in self.training.list[numbers[0] : position]:
+            ends = isinstance(other, COMPOUND) and has(other, cst.Break, cst.Return)
+            if has(other, cst.Continue) or (ends and again):
+                raise NotUnderstoodError(
+                    other, f"{code_line(other)}: a step after which {code_line(one)} is left out"
+                )
 
     def _loaded(self, part: Part, one: Any, call: cst.Call) -> list[Any]:
         """`model.load_state_dict(...)` after the state is made."""

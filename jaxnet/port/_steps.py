@@ -298,6 +298,19 @@ def target_roots(node: Any) -> set[str]:
     return found - {""}
 
 
+def changed_outside(node: Any) -> set[str]:
+    """The names that a function declares as global, or whose attributes or elements it changes."""
+    found: set[str] = set()
+    for part in parts_of(node):
+        if isinstance(part, cst.Global | cst.Nonlocal):
+            found |= {item.name.value for item in part.names}
+        elif isinstance(part, cst.AssignTarget | cst.AugAssign | cst.AnnAssign | cst.Del):
+            found |= target_roots(part)
+        elif isinstance(part, cst.Expr) and isinstance(part.value, cst.Call):
+            found |= set() if isinstance(part.value.func, cst.Name) else {root_of(part.value.func)}
+    return found - {"", "self"}
+
+
 def root_of(node: Any) -> str:
     """The name that an expression such as `args.sizes[0].append` begins with, or ""."""
     while isinstance(node, cst.Attribute | cst.Subscript | cst.Call):

@@ -27,6 +27,7 @@ from jaxnet.port._steps import (
     Step,
     backward_in,
     loss_function,
+    root_of,
     step_in,
 )
 
@@ -131,7 +132,35 @@ class Training:
                 )
             if isinstance(other, cst.Attribute) and other.attr.value in _UNSEEN:
                 raise NotUnderstoodError(node, f"{code(other)}: hooks on gradients are not ported")
+        self._check_frozen(every)
         self._check_draws(node)
+
+    def _check_frozen(self, every: list[Any]) -> None:
+        """Refuses parameters that are not trained, unless they are those of another model."""
+        owner = self.roles.owner
+        model = self.roles.of(owner).get("model")
+        near = {model}  # the names that the model is made from, or is made to
+        for place, _ in lists(owner.statements):
+            for one in place:
+                if not isinstance(one, COMPOUND) and model in bound_names(one):
+                    near |= set(names_read(one))
+        for one in every:
+            loops = {
+                name: root_of(loop.iter)
+                for loop in parts_of(one)
+                if isinstance(loop, cst.For | cst.CompFor)
+                for name in bound_names_of_target(loop.target)
+            }
+            for root, node in _frozen(one):
+                name = loops.get(root, root)
+                inside = isinstance(one, cst.ClassDef) or not any(
+                    one is other for other in owner.statements
+                )
+                if inside or name in near or name not in owner.bound:
+                    raise NotUnderstoodError(
+                        node, f"{code(node)}: a parameter that is not trained; optim.frozen in "
+                        "optim.groups leaves parameters as they are"
+                    )  # fmt: skip
 
     def _check_draws(self, node: Any) -> None:
         """Refuses random numbers of Python's in what a step computes, which would be fixed."""
@@ -460,6 +489,26 @@ class Training:
 
 
 _UNSEEN = {"register_hook", "register_full_backward_hook", "register_post_accumulate_grad_hook"}
+
+
+def _frozen(node: Any) -> list[tuple[str, Any]]:
+    """The places where `requires_grad` may become false, with the names they begin with."""
+    found = []
+    for part in parts_of(node):
+        if isinstance(part, cst.Assign):
+            yes = is_name(part.value, "True")
+            found += [
+                (root_of(t.target), t.target)
+                for t in part.targets
+                if isinstance(t.target, cst.Attribute)
+                and t.target.attr.value == "requires_grad"
+                and not yes
+            ]
+        elif isinstance(part, cst.Call) and isinstance(part.func, cst.Attribute):
+            given = [a.value for a in part.args]
+            if part.func.attr.value == "requires_grad_" and given:
+                found += [(root_of(part.func), part)] if not is_name(given[0], "True") else []
+    return found
 
 
 def mode_of(call: Any, model: str | None) -> str:

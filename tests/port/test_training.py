@@ -204,6 +204,24 @@ MARKED = {
     "what is printed beside an output and then changed": (
         {"middle": "print(out.mean(), y.mean())\n    y = y + 1"}, "changes what is read"
     ),
+    "a scheduler before the optimizer": (
+        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)", "first": "scheduler.step()"}, "before the step"
+    ),
+    "a scheduler between the gradients and the step": (
+        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)", "between": "scheduler.step()"}, "before the step"
+    ),
+    "a plateau before the optimizer": (
+        {"before": "scheduler = optim.lr_scheduler.ReduceLROnPlateau(optimizer)",
+         "seen": "scheduler.step(loss)"}, "before the step"
+    ),
+    "a scheduler that is passed over": (
+        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)",
+         "after": "if epoch == 1:\n        continue\n    scheduler.step()"}, "left out"
+    ),
+    "frozen parameters": ({"before": "model.requires_grad_(False)"}, "optim.frozen"),
+    "frozen parameters of a layer": (
+        {"before": "for p in model[0].parameters(): p.requires_grad = False"}, "optim.frozen"
+    ),
     "another use of the optimizer": ({"after": "print(optimizer.state_dict())"}, "optimizer"),
     "a hook": ({"before": "model[0].weight.register_hook(print)"}, "hook"),
     "autocast": ({"middle": "with torch.autocast('cpu'): out = model(x)"}, "around the model"),
@@ -255,6 +273,58 @@ def test_loops_print_what_pytorchs_print(name, tmp_path):
     assert ported.marked == ()
     output.write_text(ported.code)
     same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
+BY_HAND = """
+import argparse
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+torch.manual_seed(0)
+args = argparse.Namespace(lr=0.1, n=2)
+lr, decay = 0.1, 0.05
+x, y = torch.randn(8, 3), torch.randn(8, 1)
+model = nn.Linear(3, 1)
+for epoch in range(4):
+    loss = F.mse_loss(model(x), y)
+    model.zero_grad()
+    loss.backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            {}
+    print(loss.item())
+    {}
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "update",
+    ["p -= (lr + decay) * p.grad", "p -= lr * decay * p.grad", "p.sub_(p.grad * (lr / args.n))",
+     "p.data.add_(p.grad.data, alpha=-args.lr)", "p.data -= args.lr / args.n * p.grad"],
+)  # fmt: skip
+def test_an_update_by_hand_is_that_of_an_optimizer(update, tmp_path):
+    file, output = tmp_path / "loop.py", tmp_path / "ported.py"
+    file.write_text(BY_HAND.format(update, ""))
+    ported = port(str(file))
+    assert ported.marked == ()
+    output.write_text(ported.code)
+    same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("update", "after"),
+    [("p -= lr + decay * p.grad", ""), ("p.sub_(p.grad * lr + decay)", ""),
+     ("p.sub_(lr + decay * p.grad)", ""), ("p -= lr * p.grad; print(epoch)", ""),
+     ("p -= args.lr * p.grad", "args.lr = args.lr * 0.5"),
+     ("p -= args.lr * p.grad", "args.lr *= 0.5"), ("p -= lr * p.grad", "lr *= 0.5")],
+)  # fmt: skip
+def test_an_update_by_hand_that_is_no_step_of_sgd_is_marked(update, after, tmp_path):
+    file = tmp_path / "loop.py"
+    file.write_text(BY_HAND.format(update, after))
+    whole = [note for note in port(str(file)).marked if "a training loop" in str(note)]
+    assert [note.line for note in whole] == [12]
 
 
 def test_gradients_that_add_up_are_marked(tmp_path):
