@@ -205,10 +205,12 @@ MARKED = {
         {"middle": "print(out.mean(), y.mean())\n    y = y + 1"}, "changes what is read"
     ),
     "a scheduler before the optimizer": (
-        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)", "first": "scheduler.step()"}, "before the step"
+        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)",
+         "first": "scheduler.step()"}, "before the step"
     ),
     "a scheduler between the gradients and the step": (
-        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)", "between": "scheduler.step()"}, "before the step"
+        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)",
+         "between": "scheduler.step()"}, "before the step"
     ),
     "a plateau before the optimizer": (
         {"before": "scheduler = optim.lr_scheduler.ReduceLROnPlateau(optimizer)",
@@ -273,6 +275,127 @@ def test_loops_print_what_pytorchs_print(name, tmp_path):
     assert ported.marked == ()
     output.write_text(ported.code)
     same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
+CALLED = """
+import argparse
+import torch
+from torch import nn, optim
+from torch.nn import functional as F
+
+torch.manual_seed(0)
+x, y = torch.randn(8, 3), torch.randn(8, 1)
+beta = 0.5
+seen = []
+args = argparse.Namespace(beta=0.5)
+cfg = {{"beta": 0.5}}
+
+def cost(out, y):
+    {body}
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 1)
+
+    def forward(self, x):
+        {forward}
+        return self.fc(x)
+
+model = Net()
+optimizer = optim.SGD(model.parameters(), lr=0.1)
+{before}
+for epoch in range(4):
+    {first}
+    optimizer.zero_grad()
+    out = model(x)
+    loss = {loss}
+    loss.backward()
+    optimizer.step()
+    print(loss.item())
+"""
+QUIET = {
+    "body": "return F.mse_loss(out, y)", "forward": "", "before": "", "first": "",
+    "loss": "cost(out, y)",
+}  # fmt: skip
+READ = "return F.mse_loss(out, y) + {} * out.pow(2).mean()"
+ONCE = {
+    "a global of a function": (
+        {"body": READ.format("beta"), "first": "beta = 0.5 * epoch"}, "cost reads beta"
+    ),
+    "a global that the function changes": (
+        {"body": "global beta; beta += 1; return beta * F.mse_loss(out, y)"}, "global beta"
+    ),
+    "an attribute that a function reads": (
+        {"body": READ.format("args.beta"), "first": "args.beta = 0.5 * epoch"}, "cost reads args"
+    ),
+    "an element that a function reads": (
+        {"body": READ.format("cfg['beta']"), "first": "cfg.update(beta=epoch)"}, "cost reads cfg"
+    ),
+    "a global of the model": (
+        {"forward": "x = beta * x", "first": "beta = 0.5 * epoch"}, "forward reads beta"
+    ),
+    "a global of a lambda": (
+        {"before": "crit = lambda a, b: beta * F.mse_loss(a, b)", "loss": "crit(out, y)",
+         "first": "beta = 1.0 + epoch"}, "lambda reads beta"
+    ),
+    "an attribute": (
+        {"loss": "args.beta * cost(out, y)", "first": "args.beta = 1.0 + epoch"}, "args changes"
+    ),
+    "an attribute that grows": (
+        {"loss": "args.beta * cost(out, y)", "first": "args.beta += 1"}, "args changes"
+    ),
+    "a function that prints": (
+        {"body": "print('called'); return F.mse_loss(out, y)"}, "prints while"
+    ),
+    "a function that keeps a list": (
+        {"body": "seen.append(1); return F.mse_loss(out, y)"}, "cost changes seen"
+    ),
+    "a model that keeps a list": ({"forward": "seen.append(1)"}, "forward changes seen"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_what_a_compiled_step_would_do_once_is_marked(name, tmp_path):
+    changes, words = ONCE[name]
+    file = tmp_path / "loop.py"
+    file.write_text(CALLED.format(**{**QUIET, **changes}))
+    whole = [note for note in port(str(file)).marked if "a training loop" in str(note)]
+    assert len(whole) == 1
+    assert words in whole[0].text
+
+
+SAME = {
+    "an element of the loss": {
+        "loss": "F.mse_loss(out, y) + cfg['beta'] * out.pow(2).mean()",
+        "first": "cfg['beta'] = 0.5 * epoch",
+    },
+    "what is set before": {
+        "body": READ.format("args.beta * cfg['beta'] * beta"), "before": "args.beta = beta = 0.25",
+    },
+    "what a loop sets before": {
+        "body": READ.format("cfg['beta']"), "before": "for i in range(3): cfg['beta'] += i",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", SAME)
+def test_what_stays_from_step_to_step_is_read_once(name, tmp_path):
+    file, output = tmp_path / "loop.py", tmp_path / "ported.py"
+    file.write_text(CALLED.format(**{**QUIET, **SAME[name]}))
+    ported = port(str(file))
+    assert ported.marked == ()
+    output.write_text(ported.code)
+    same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
+def test_a_model_that_prints_is_something_to_look_at(tmp_path):
+    file = tmp_path / "loop.py"
+    file.write_text(CALLED.format(**{**QUIET, "forward": "print('forward')"}))
+    ported = port(str(file))
+    assert ported.marked == ()
+    assert ["prints once" in note.text for note in ported.notes] == [True]
 
 
 BY_HAND = """
