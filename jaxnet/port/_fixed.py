@@ -68,7 +68,8 @@ class Fixed:
     def _calls(self, nodes: Any, names: set[str]) -> bool:
         return any(is_name(call.func, *names) for call in calls_in(*nodes))
 
-    def _trains(self, statement: Any) -> bool:
+    def trains(self, statement: Any) -> bool:
+        """Whether a statement makes training steps."""
         return bool(backward_calls(statement)) or self._calls([statement], self.training)
 
     # what changes
@@ -94,14 +95,14 @@ class Fixed:
         self, part: Part, one: Any, above: tuple[Any, ...], seen: frozenset[str] = frozenset()
     ) -> bool:
         """Whether a statement may be run between two training steps."""
-        if any(isinstance(a, LOOPS) and self._trains(a) for a in above):
+        if any(isinstance(a, LOOPS) and self.trains(a) for a in above):
             return True
         path, before, after = [*above, one], False, False
         for place, _ in lists(part.statements):
             for i, other in enumerate(place):
                 if any(other is step for step in path):
-                    before |= any(self._trains(o) for o in place[:i])
-                    after |= any(self._trains(o) for o in place[i + 1 :])
+                    before |= any(self.trains(o) for o in place[:i])
+                    after |= any(self.trains(o) for o in place[i + 1 :])
         if before and after:
             return True
         if part is self.owner or part.name in seen:
@@ -111,7 +112,7 @@ class Fixed:
             for caller in self.parts.values()
             for place, over in lists(caller.statements)
             for site in place
-            if self._calls(_own(site), {part.name})
+            if self._calls(header_of(site), {part.name})
         )
 
     def changes_inside(self, name: str) -> bool:
@@ -122,7 +123,7 @@ class Fixed:
                 for one in place:
                     changed = name in _changed_inside(one) or any(
                         is_name(self.parts[callee].argument(call, parameter), name)
-                        for call in calls_in(*_own(one))
+                        for call in calls_in(*header_of(one))
                         if (callee := _callee(call)) in given
                         for parameter in given[callee]
                     )
@@ -207,7 +208,7 @@ class Fixed:
                 return [
                     (inner, scopes[i:])
                     for one, _ in self.bindings(part, name)
-                    for own in _own(one)
+                    for own in header_of(one)
                     for inner in parts_of(own)
                     if isinstance(inner, cst.Lambda | cst.FunctionDef)
                 ]
@@ -269,7 +270,7 @@ def _callee(call: cst.Call) -> str:
     return call.func.value if isinstance(call.func, cst.Name) else ""
 
 
-def _own(statement: Any) -> list[Any]:
+def header_of(statement: Any) -> list[Any]:
     """A statement, or what a compound one has beside its blocks."""
     if not isinstance(statement, COMPOUND):
         return [statement]

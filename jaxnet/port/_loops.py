@@ -5,6 +5,7 @@ from typing import Any
 
 import libcst as cst
 
+from jaxnet.port._aliases import Aliases
 from jaxnet.port._flow import (
     COMPOUND,
     LOOPS,
@@ -20,8 +21,8 @@ from jaxnet.port._flow import (
 from jaxnet.port._nodes import code, is_name, parts_of
 from jaxnet.port._reads import Reads, is_plain, is_rate
 from jaxnet.port._roles import Part, is_guard
-from jaxnet.port._steps import NotUnderstoodError, calls
-from jaxnet.port._training import Training, code_line, mode_of
+from jaxnet.port._steps import NotUnderstoodError, calls, code_line
+from jaxnet.port._training import Training, mode_of
 
 
 class Loops:
@@ -41,6 +42,8 @@ class Loops:
         self.positions = positions
         self.parts = training.parts
         self.roles = training.roles
+        self.aliases = Aliases(training.fixed, training.roles)
+        self.aliases.check_layers()
         self.changing = self._changing()
         self.returning = {name for name, part in self.parts.items() if name and _returns(part.node)}
         self.predicting = {n for n in self.parts if n and self._only_calls(self.parts[n])}
@@ -264,6 +267,7 @@ class Loops:
                 return []
             if roles["optimizer"] in reads or roles.get("scheduler") in reads:
                 raise NotUnderstoodError(statement, code_line(statement))
+        self.aliases.check(part, statement)
         return [statement]
 
     def _with(self, statement: Any, part: Any) -> Any:
@@ -359,6 +363,7 @@ class Loops:
                 raise NotUnderstoodError(
                     one, f"{code_line(one)}: a second name for the model, or a change"
                 )
+        self.aliases.check(part, one)
         returned = isinstance(one, cst.SimpleStatementLine) and isinstance(one.body[0], cst.Return)
         new = self._rewritten(part, one)
         changes = part.name in self.changing and part is not self.roles.owner

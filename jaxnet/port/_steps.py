@@ -144,7 +144,9 @@ def step_in(
             isinstance(part, cst.For) and optimizer in names_read(part.iter)
             for part in parts_of(one)
         ):
-            raise NotUnderstoodError(one, f"{_line(one)}: {optimizer} is changed before its step")
+            raise NotUnderstoodError(
+                one, f"{code_line(one)}: {optimizer} is changed before its step"
+            )
     clip, norm, between = None, "", []
     for one in place[found[0] + 1 : steps[0]]:
         if (clipping := _clipping(one, model, name_of)) is not None:
@@ -154,7 +156,7 @@ def step_in(
             left_out.add(next(i for i, other in enumerate(place) if other is one))
             continue
         if model in names_read(one) or optimizer in names_read(one):
-            raise NotUnderstoodError(one, f"{_line(one)}: between backward() and step()")
+            raise NotUnderstoodError(one, f"{code_line(one)}: between backward() and step()")
         between.append(one)
     _only_looks(between, model)
     rest = [one for i, one in enumerate(place) if i > steps[0] and i not in left_out]
@@ -259,7 +261,8 @@ def _check_order(old: list[Any], new: list[Any]) -> None:
         for other in old[i + 1 :]:
             if at[id(one)] > at[id(other)] and _bars(one, other):
                 raise NotUnderstoodError(
-                    other, f"{_line(other)}: it changes what is read before it, or reads it changed"
+                    other,
+                    f"{code_line(other)}: it changes what is read before it, or the reverse",
                 )
 
 
@@ -324,17 +327,19 @@ def _check_forward(statement: Any, model: str) -> None:
             isinstance(i.item, cst.Call) and code(i.item.func).endswith("no_grad")
             for i in part.items
         ):
-            raise NotUnderstoodError(statement, f"{_line(statement)} around the model's call")
+            raise NotUnderstoodError(statement, f"{code_line(statement)} around the model's call")
         if isinstance(part, cst.Return | cst.Continue | cst.Yield | cst.Global | cst.FunctionDef):
             raise NotUnderstoodError(
-                statement, f"{_line(statement)}: between the model and backward()"
+                statement, f"{code_line(statement)}: between the model and backward()"
             )
         if isinstance(part, cst.Expr) and is_name(getattr(part.value, "func", None), "print"):
             raise NotUnderstoodError(
-                statement, f"{_line(statement)}: it prints while the loss is computed"
+                statement, f"{code_line(statement)}: it prints while the loss is computed"
             )
         if isinstance(part, cst.While):
-            raise NotUnderstoodError(statement, f"{_line(statement)}: a loop on values in a step")
+            raise NotUnderstoodError(
+                statement, f"{code_line(statement)}: a loop on values in a step"
+            )
         if isinstance(part, cst.Call):
             _check_call(statement, part, model)
 
@@ -367,12 +372,16 @@ def _only_looks(statements: list[Any], model: str) -> None:
     """Refuses what cannot be done after the update in place of before it."""
     for one in statements:
         if model in names_read(one):
-            raise NotUnderstoodError(one, f"{_line(one)}: {model} is used again before the update")
+            raise NotUnderstoodError(
+                one, f"{code_line(one)}: {model} is used again before the update"
+            )
         if has(one, cst.Continue, cst.Break, cst.Return, cst.Raise, cst.Assert, cst.Yield):
-            raise NotUnderstoodError(one, f"{_line(one)}: whether the update is made depends on it")
+            raise NotUnderstoodError(
+                one, f"{code_line(one)}: whether the update is made depends on it"
+            )
 
 
-def _line(statement: Any) -> str:
+def code_line(statement: Any) -> str:
     """The first line of a statement."""
     words = cst.Module([statement.with_changes(leading_lines=[])]).code.strip()
     return words.splitlines()[0]

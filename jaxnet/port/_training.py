@@ -27,6 +27,7 @@ from jaxnet.port._steps import (
     NotUnderstoodError,
     Step,
     backward_in,
+    code_line,
     loss_function,
     root_of,
     step_in,
@@ -525,9 +526,3 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, cst.BinaryOperation):
         return _is_number(value.left) and _is_number(value.right)
     return isinstance(value, cst.UnaryOperation) and _is_number(value.expression)
-
-
-def code_line(statement: Any) -> str:
-    """The first line of a statement."""
-    words = cst.Module([statement.with_changes(leading_lines=[])]).code.strip()
-    return words.splitlines()[0]

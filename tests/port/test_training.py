@@ -224,6 +224,36 @@ MARKED = {
     "frozen parameters of a layer": (
         {"before": "for p in model[0].parameters(): p.requires_grad = False"}, "optim.frozen"
     ),
+    "a second name before the loop": (
+        {"before": "other = model", "after": "print(other(x))"}, "second name"
+    ),
+    "a weight before the loop": (
+        {"before": "w = model[0].weight", "after": "print(w.sum())"}, "second name"
+    ),
+    "a list of the parameters": (
+        {"before": "ps = list(model.parameters())", "after": "print(ps[0].sum())"}, "second name"
+    ),
+    "a comprehension of the parameters": (
+        {"before": "ps = [p for p in model.parameters()]", "after": "print(ps[0].sum())"},
+        "second name",
+    ),
+    "a wrapped model": (
+        {"before": "other = nn.Sequential(model)", "after": "print(other(x))"}, "second name"
+    ),
+    "a dictionary of before": (
+        {"before": "start = model.state_dict()", "after": "model.load_state_dict(start)"},
+        "second name",
+    ),
+    "a dictionary in a dictionary": (
+        {"after": "print(best['m'] if epoch else '')\n    best = {'m': model.state_dict()}"},
+        "second name",
+    ),
+    "a dictionary in a list": (
+        {"before": "kept = []", "after": "kept.append(model.state_dict())"}, "second name"
+    ),
+    "a dictionary that is added to a list": (
+        {"before": "kept = []", "after": "kept += [model.state_dict()]"}, "second name"
+    ),
     "another use of the optimizer": ({"after": "print(optimizer.state_dict())"}, "optimizer"),
     "a hook": ({"before": "model[0].weight.register_hook(print)"}, "hook"),
     "autocast": ({"middle": "with torch.autocast('cpu'): out = model(x)"}, "around the model"),
@@ -259,6 +289,17 @@ PRINTED = {
     "a rate by the pass": {"first": 'optimizer.param_groups[0]["lr"] = 0.1 / (epoch + 1)'},
     "a rate of the last group": {"after": "optimizer.param_groups[-1]['lr'] = 0.05 * loss.item()\n"
                                           "    print(loss.item())"},
+    "weights that are read before the next step": {
+        "before": "w = model[0].weight\nprint(w.sum().item())",
+        "after": "w = model[0].weight\n    print(w.sum().item())",
+    },
+    "a dictionary that is saved before the next step": {
+        "before": "import copy\nstart = copy.deepcopy(model.state_dict())",
+        "after": "kept = {'m': model.state_dict(), 'epoch': epoch}\n"
+                 "    print(kept['m']['0.bias'].sum().item())\n"
+                 "    last = {k: v.clone() for k, v in model.state_dict().items()}\n"
+                 "    print(last['0.bias'].sum().item(), start['0.bias'].sum().item())",
+    },
     "what looks stays in its order": {
         "before": "n = 0", "first": "n += 1",
         "middle": "print(out.mean().item())\n    print(n, y.mean().item())\n    n += 1",
@@ -388,6 +429,24 @@ def test_what_stays_from_step_to_step_is_read_once(name, tmp_path):
     assert ported.marked == ()
     output.write_text(ported.code)
     same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
+def test_a_layer_of_the_model_that_is_read_beside_it_is_marked(tmp_path):
+    file = tmp_path / "loop.py"
+    text = LOOP.format(**{**PLAIN, "after": "print(base(x).sum())"})
+    file.write_text(text.replace("model = nn.Sequential(nn.Linear(3, 4)",
+                                 "base = nn.Linear(3, 4); model = nn.Sequential(base"))  # fmt: skip
+    assert port(str(file)).marked
+    file.write_text(text.replace("model = nn.Sequential(nn.Linear(3, 4)",
+                                 "base = nn.Linear(3, 4)\nmodel = nn.Sequential(base"))  # fmt: skip
+    assert "a part of model" in str(port(str(file)))
+
+
+def test_another_model_may_be_frozen(tmp_path):
+    file = tmp_path / "loop.py"
+    before = "other = nn.Linear(3, 1)\nfor p in other.parameters(): p.requires_grad = False"
+    file.write_text(LOOP.format(**{**PLAIN, "before": before}))
+    assert port(str(file)).marked == ()
 
 
 def test_a_model_that_prints_is_something_to_look_at(tmp_path):
