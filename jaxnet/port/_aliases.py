@@ -75,7 +75,7 @@ class Aliases:
         words = f"{code_line(statement)}: a second name for the model or its weights, which go on "
         words += "changing in PyTorch; write copy.deepcopy for those of now"
         for kept in self._kept(statement, model):
-            names = {kept} if kept else bound_names(statement)
+            names = {kept} if kept else bound_names(statement) - {model}
             if any(self._lasts(part, statement, name, bool(kept)) for name in names):
                 raise NotUnderstoodError(statement, words)
 
