@@ -133,14 +133,55 @@ def test_a_program_computes_the_same(name, tmp_path, digits):
     compared(model.train(), _train(twin), inputs)
 
 
+SETTING = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn, self.ln, self.gn = nn.BatchNorm1d(4), nn.LayerNorm(6), nn.GroupNorm(2, 4)
+        self.inorm, self.rms = nn.InstanceNorm1d(4, affine=True), nn.RMSNorm(6)
+        self.drop, self.other = nn.Dropout(0.5), nn.Dropout(0.25)
+        for m in self.modules():
+            if isinstance(m, nn.BatchNorm1d):
+                m.eps = 0.5
+                m.momentum = 0.03
+            if isinstance(m, (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d)):
+                m.eps += 0.5
+        self.rms.eps = 0.25
+        self.drop.p = 0.0
+    def forward(self, x):
+        y = x * self.bn.momentum + x**2 * self.bn.eps + x**3 * self.other.p
+        norms = self.bn(x), self.ln(x), self.gn(x), self.inorm(x), self.rms(x)
+        return (self.drop(x), y, *norms)
+"""
+
+
+def test_what_is_set_of_a_layer_is_what_it_computes_with(tmp_path, digits):
+    model, twin = twins(HEAD + SETTING, tmp_path)
+    inputs = [np.random.default_rng(0).standard_normal((3, 4, 6))]
+    compared(model.train(), _trained(twin), inputs)
+    compared(model.eval(), _eval(twin), inputs)
+
+
+def test_a_dropout_whose_share_is_set_drops_that_share(tmp_path):
+    made = "self.drop = nn.Dropout2d(0.0); self.drop.p = 0.75"
+    _, names = ported(HEAD + NET.format(made=made, forward="return self.drop(x)"), tmp_path)
+    found = names["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((100, 40, 2, 2)))
+    assert set(np.unique(found)) == {0.0, 4.0}
+    assert abs(float(found.mean()) - 1) < 0.1
+
+
+def _trained(twin):
+    twin.train()
+    return twin
+
+
 def _eval(twin):
     twin.eval()
     return twin
 
 
 def _train(twin):
-    twin.train()
-    for _, module in nnx.iter_modules(twin):
+    for _, module in nnx.iter_modules(_trained(twin)):
         if isinstance(module, nnx.Dropout):
             module.rate = 0.0
     return twin

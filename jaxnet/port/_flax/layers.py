@@ -13,6 +13,11 @@ class Buffer(nnx.Variable[jax.Array]):
     """An array that belongs to a model and is not trained."""
 
 
+def renamed(name: str) -> Any:
+    """PyTorch's name of an attribute that flax reads by another; what is set is what flax reads."""
+    return property(lambda self: getattr(self, name), lambda self, new: setattr(self, name, new))
+
+
 class TorchLayout:
     """The kernel of a layer of flax.nnx in PyTorch's layout; what is written goes to the kernel."""
 
@@ -327,9 +332,10 @@ class Sequential(nnx.Sequential):
 class Dropout(nnx.Dropout):
     """nnx.Dropout with the arguments of torch.nn.Dropout."""
 
+    p = renamed("rate")
+
     def __init__(self, p: float = 0.5, inplace: bool = False, *, rngs: nnx.Rngs) -> None:
         super().__init__(p, rngs=rngs)
-        self.p = p
 
 
 class Dropout2d(Dropout):
