@@ -162,6 +162,69 @@ def test_what_is_set_of_a_layer_is_what_it_computes_with(tmp_path, digits):
     compared(model.eval(), _eval(twin), inputs)
 
 
+RAMP = np.linspace(-1, 1, 12).reshape(3, 4)
+EDGES = {
+    "a norm of a matrix, and of two axes": (
+        """return (torch.linalg.norm(x, 2), torch.linalg.norm(x, ord=1, dim=(0, 1)),
+                torch.linalg.norm(x, float("inf"), (1, 0), keepdim=True), torch.linalg.norm(x),
+                torch.linalg.norm(x, "nuc"), torch.linalg.norm(x, "fro", (0, 1)),
+                torch.linalg.norm(x[0], 1), torch.linalg.norm(x, 3, dim=1),
+                torch.linalg.norm(x[None].expand(2, -1, -1), -2, (1, 2)))""", RAMP**3 + 0.3),
+    "a norm of nothing but zeros": ("return torch.linalg.norm(x, 'fro')", np.zeros((3, 4))),
+    "probabilities of 0 and 1": (
+        """t = torch.tensor([0.0, 0.25, 1.0, 1.0]).expand_as(x)
+        return (F.binary_cross_entropy(x, t), F.binary_cross_entropy(x, 1 - t, reduction="none"),
+                F.binary_cross_entropy(torch.sigmoid(x * 800), 0 * x))""",
+        np.array([[0.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 1.0], [0.1, 1e-14, 0.9, 0.5]]).clip(0, 1)),
+    "probabilities that are aimed at": (
+        "return F.binary_cross_entropy(torch.full_like(x, 0.25), torch.sigmoid(x))", RAMP),
+    "deviations of equal numbers": (
+        """v, m = torch.var_mean(x, dim=1)
+        s, n = torch.std_mean(x, 1, keepdim=True)
+        return v + m, s + n, x.std(dim=1), x.var(1), x.std(), torch.var(x, 0, correction=0)""",
+        np.ones((2, 3))),
+    "deviations whose first argument is `unbiased`": (
+        """flag = x.shape[0] > 100
+        return (x.var(False), x.std(False), x.var(True), torch.std_mean(x, False),
+                torch.var_mean(x, False), x.var(flag), x.var(0, False), x.std([0, 1], flag),
+                x.var(dim=(0, 1), unbiased=False, keepdim=True), x.std(0, correction=2))""", RAMP),
+    "equal numbers in a window": (
+        """y = x.repeat(1, 2).reshape(1, 2, 6, 6)
+        return (F.adaptive_max_pool2d(y, (3, 2)), F.adaptive_max_pool2d(y, 4), F.max_pool2d(y, 2),
+                F.adaptive_max_pool1d(y[0], 4), nn.AdaptiveMaxPool2d((2, 4))(y),
+                nn.MaxPool2d(3, 1, 1)(y), F.max_pool2d(y, 2, dilation=2))""",
+        np.round(np.random.default_rng(0).random((6, 6)) * 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_results_and_gradients_at_an_edge_are_torch_s(name, tmp_path, digits):
+    body, x = EDGES[name]
+    compared(*twins(HEAD + NET.format(made="pass", forward=body), tmp_path), [x])
+
+
+def test_normal_numbers_have_the_shape_of_mean_and_deviation(tmp_path):
+    made = "self.p = nn.Parameter(torch.normal(torch.tensor(2.0), torch.full((500, 4), 3.0)))"
+    forward = """y = torch.normal(x.mean(), torch.zeros(3))
+        z = torch.normal(torch.zeros(2, 1), torch.zeros(3)), torch.normal(x, 0.0)
+        return y, *z, torch.normal(x), torch.normal(2.0, 1.0, size=(3, 5)), torch.normal(0.0, x)"""
+    _, names = ported(HEAD + NET.format(made=made, forward=forward), tmp_path)
+    model = names["Net"](rngs=nnx.Rngs(0))
+    assert model.p.shape == (500, 4)
+    np.testing.assert_allclose((model.p[...].mean(), model.p[...].std()), (2, 3), rtol=0.1)
+    found = model(jax.numpy.full((2, 4), 7.0))
+    assert [y.shape for y in found] == [(3,), (2, 3), (2, 4), (2, 4), (3, 5), (2, 4)]
+    np.testing.assert_array_equal(found[0], np.full(3, 7.0))
+    np.testing.assert_array_equal(found[2], np.full((2, 4), 7.0))
+
+
+def test_a_norm_that_is_not_written_is_refused(tmp_path):
+    forward = "return torch.norm(x, p='nuc')"
+    _, names = ported(HEAD + NET.format(made="pass", forward=forward), tmp_path)
+    with pytest.raises(NotImplementedError, match="p='nuc'"):
+        names["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4)))
+
+
 def test_a_dropout_whose_share_is_set_drops_that_share(tmp_path):
     made = "self.drop = nn.Dropout2d(0.0); self.drop.p = 0.75"
     _, names = ported(HEAD + NET.format(made=made, forward="return self.drop(x)"), tmp_path)

@@ -23,7 +23,7 @@ _MODULES = {
 }  # fmt: skip
 _OTHER_NAMES = {
     "ops.max": "max_along", "ops.min": "min_along", "ops.cdist": "pairwise_distances",
-    "ops.unfold": "windows_along", "ops.linalg.norm": "vector_norm",
+    "ops.unfold": "windows_along", "ops.linalg.norm": "linalg_norm",
     "ops.linalg.vector_norm": "vector_norm", "ops.split_with_sizes": "split", "ops.clip": "clamp",
 }  # fmt: skip
 """Functions whose copies have another name than jaxnet's."""
@@ -345,8 +345,11 @@ class Names(cst.CSTTransformer):
         kept = [a for a in call.args if a.keyword is None or a.keyword.value != "generator"]
         call = call.with_changes(args=with_commas(kept))
         if dotted == "ops.normal":
+            both = "jnp.broadcast_shapes(jnp.shape(mean), jnp.shape(std))"
             rows: tuple[str, ...] = (
-                f"mean + std * jax.random.normal({key}, mean.shape)",
+                f"mean + jax.random.normal({key}, jnp.shape(mean))",
+                f"mean + jax.random.normal({key}, size)",
+                f"mean + std * jax.random.normal({key}, {both})",
                 f"mean + std * jax.random.normal({key}, size)",
             )
         else:

@@ -1,7 +1,7 @@
 """Pooling of (N, C, ...), as PyTorch computes it."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -193,6 +193,15 @@ def adaptive_pool(
     return jnp.stack(parts, -1).reshape(*x.shape[: x.ndim - rank], *sizes)
 
 
+def first_max(x: jax.Array, axis: Sequence[int]) -> jax.Array:
+    """The greatest numbers over axes; of equal ones the first has the gradient."""
+    axes = sorted(n % x.ndim for n in axis)
+    x = jnp.moveaxis(x, axes, range(-len(axes), 0))
+    flat = x.reshape(*x.shape[: x.ndim - len(axes)], -1)
+    places = jnp.argmax(flat, axis=-1, keepdims=True)
+    return jnp.take_along_axis(flat, places, axis=-1).squeeze(-1)
+
+
 def adaptive_avg_pool1d(x: jax.Array, output_size: Any) -> jax.Array:
     return adaptive_pool(x, 1, output_size, jnp.mean)
 
@@ -206,15 +215,15 @@ def adaptive_avg_pool3d(x: jax.Array, output_size: Any) -> jax.Array:
 
 
 def adaptive_max_pool1d(x: jax.Array, output_size: Any) -> jax.Array:
-    return adaptive_pool(x, 1, output_size, jnp.max)
+    return adaptive_pool(x, 1, output_size, first_max)
 
 
 def adaptive_max_pool2d(x: jax.Array, output_size: Any) -> jax.Array:
-    return adaptive_pool(x, 2, output_size, jnp.max)
+    return adaptive_pool(x, 2, output_size, first_max)
 
 
 def adaptive_max_pool3d(x: jax.Array, output_size: Any) -> jax.Array:
-    return adaptive_pool(x, 3, output_size, jnp.max)
+    return adaptive_pool(x, 3, output_size, first_max)
 
 
 class MaxPoolNd(nnx.Module):
@@ -313,14 +322,14 @@ class AdaptiveAvgPool3d(AdaptivePoolNd):
 
 class AdaptiveMaxPool1d(AdaptivePoolNd):
     rank = 1
-    reduce = staticmethod(jnp.max)
+    reduce = staticmethod(first_max)
 
 
 class AdaptiveMaxPool2d(AdaptivePoolNd):
     rank = 2
-    reduce = staticmethod(jnp.max)
+    reduce = staticmethod(first_max)
 
 
 class AdaptiveMaxPool3d(AdaptivePoolNd):
     rank = 3
-    reduce = staticmethod(jnp.max)
+    reduce = staticmethod(first_max)
