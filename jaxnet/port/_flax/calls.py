@@ -67,7 +67,6 @@ class Names(cst.CSTTransformer):
         self.asked: set[int] = set()
         self.types = 0
         self.trains = False  # whether the class asks whether it is trained
-        self.keyless = False
 
     # what is said
 
@@ -275,19 +274,17 @@ class Names(cst.CSTTransformer):
                 return cst.parse_expression(f"{first.value}.reshape(len({first.value}), -1)")
         if dotted in ("ops.div", "ops.divide") and len(call.args) == 3:
             mode = call.args[2]
-            function = {'"floor"': "jnp.floor_divide", "'floor'": "jnp.floor_divide"}.get(
-                code(mode.value)
-            )
-            if function is not None and mode.keyword and mode.keyword.value == "rounding_mode":
+            floors = code(mode.value) in ('"floor"', "'floor'")
+            if floors and mode.keyword and mode.keyword.value == "rounding_mode":
                 args = [a.with_changes(comma=cst.MaybeSentinel.DEFAULT) for a in call.args[:2]]
-                return cst.Call(cst.parse_expression(function), args)
+                return cst.Call(cst.parse_expression("jnp.floor_divide"), args)
         return None
 
     def _copied(self, dotted: str, call: cst.Call, given: Filled) -> Any:
         """A call of a function or a layer that is copied."""
         name = _OTHER_NAMES.get(dotted, dotted.rpartition(".")[2])
         value = written(name)
-        if value is None or (dotted in ROWS and name not in ("relu",) and given.problem):
+        if value is None or (dotted in ROWS and given.problem):
             reason = f"{given.problem}; " if given.problem else ""
             self.problem(f"{of_torch(dotted)}: {reason}{NOTHING}")
             last = dotted.rpartition(".")[2]
@@ -329,15 +326,11 @@ class Names(cst.CSTTransformer):
         if any("rngs" in names for names in self.functions):
             return "rngs"
         if any("self" in names for names in self.functions):
-            if not self.definition_keeps():
+            if not self.keeps:
                 self.problem("random numbers in a class without a constructor: write __init__")
             return "self.rngs"
         self.problem("random numbers in a function, which has none: write it as a method")
         return "rngs"
-
-    def definition_keeps(self) -> bool:
-        """Whether the class of the method that is open keeps `rngs`."""
-        return self.keeps or self.keyless
 
     def _drawn(self, dotted: str, call: cst.Call) -> Any:
         making = any("rngs" in names for names in self.functions)
