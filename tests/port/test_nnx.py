@@ -225,6 +225,74 @@ def test_a_norm_that_is_not_written_is_refused(tmp_path):
         names["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4)))
 
 
+SHAPES = """
+class Block(nn.Sequential):
+    def __init__(self, i):
+        super().__init__()
+        self.add_module("0", nn.Linear(i, 4))
+        self.add_module("1", nn.Tanh())
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 3, groups=2), nn.Conv2d(2, 2, 3, padding=1)
+        self.c, self.d = nn.Conv2d(2, 3, 3, padding="same"), nn.ConvTranspose2d(2, 3, 3)
+        self.a.stride = (2, 2)
+        self.a.dilation, self.a.padding = (1, 2), (2, 0)
+        self.d.stride, self.d.padding, self.d.output_padding = (2, 2), (1, 1), (1, 0)
+        self.max, self.avg = nn.MaxPool2d(3, 2), nn.AvgPool2d(2)
+        self.max.stride, self.max.padding = 1, 1
+        self.avg.stride = 1
+        self.line = nn.AvgPool1d(3, padding=1)
+        self.up = nn.Upsample(scale_factor=2)
+        self.up.scale_factor = 3
+        self.unfold = nn.Unfold(2)
+        self.unfold.stride = 2
+        self.mha, self.lstm = nn.MultiheadAttention(8, 2, 0.5), nn.LSTM(8, 4, 2, dropout=0.5)
+        self.mha.dropout = self.lstm.dropout = 0.0
+        self.block = Block(8)
+        tail = nn.Sequential()
+        tail.add_module("0", nn.Linear(4, 4))
+        tail.add_module("1", nn.ReLU())
+        self.tail = tail
+    def forward(self, x):
+        y = x[:, 0]
+        numbers = x.sum() * sum(self.a.padding) * self.line.stride[0]
+        return (self.a(x), self.b(x), self.c(x), self.d(x), self.max(x), self.avg(x),
+                self.line(y) * self.line.kernel_size[0] * self.line.padding[0], self.up(x),
+                self.unfold(x), self.mha(y, y, y)[0] + self.mha.dropout, self.lstm(y)[0],
+                self.tail(self.block(y)), numbers)
+"""
+
+
+def test_what_is_set_of_a_shape_is_what_is_computed(tmp_path, digits):
+    model, twin = twins(HEAD + SHAPES, tmp_path)
+    inputs = [np.random.default_rng(0).standard_normal((3, 2, 8, 8))]
+    compared(model.train(), _trained(twin), inputs)
+
+
+@pytest.mark.parametrize("made", [
+    "self.fc = nn.Conv1d(4, 4, 3, padding=1); self.fc.padding_mode = 'circular'",
+    "self.fc = nn.Conv1d(4, 4, 3, padding_mode='reflect'); self.fc.padding = (1,)",
+])  # fmt: skip
+def test_a_mode_of_padding_that_is_set_says_so(made, tmp_path):
+    source = HEAD + NET.format(made=made, forward="return self.fc(x)")
+    _, names = ported(source, tmp_path)
+    with pytest.raises(NotImplementedError, match="padding_mode"):
+        names["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4, 4)))
+
+
+def test_a_sequential_that_is_assigned_layers_says_so(tmp_path):
+    source = """
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+"""
+    _, names = ported(HEAD + source, tmp_path)
+    with pytest.raises(NotImplementedError, match=r"'fc'.*self\.append"):
+        names["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4)))
+
+
 def test_a_dropout_whose_share_is_set_drops_that_share(tmp_path):
     made = "self.drop = nn.Dropout2d(0.0); self.drop.p = 0.75"
     _, names = ported(HEAD + NET.format(made=made, forward="return self.drop(x)"), tmp_path)
@@ -290,6 +358,9 @@ MARKED = {
         "pass", "return F.max_pool2d(x, 2, return_indices=True)", 12, "return_indices"),
     "a parameter that has to be given": ("pass", "return torch.arange(end=3)", 12, "start"),
     "a switch of its own": ("pass", "self.training = False; return x", 12, "model.eval()"),
+    "a layer that is added to a list": (
+        "self.parts = nn.ModuleList(); self.parts.add_module('0', self.fc)", "return x", 10,
+        "add_module"),
     "a layer whose name is computed": (
         "self.act = getattr(nn, 'Re' + 'LU')()", "return x", 10, "getattr"),
 }  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Any
 
 import libcst as cst
 
-from jaxnet.port._classes import methods
+from jaxnet.port._classes import layers_of, methods
 from jaxnet.port._flax.rows import DRAWS, REQUIRED, ROWS, TYPES
 from jaxnet.port._flax.template import Filled, filled, with_commas
 from jaxnet.port._flax.written import parameters_of, written
@@ -366,13 +366,30 @@ class Names(cst.CSTTransformer):
             elif last == "register_buffer":
                 value = cst.Call(self.copy("Buffer"), [cst.Arg(value)])
             return self._set(name.value, call.args[0].value, value)
-        if last == "add_module" and len(call.args) == 2 and is_self(name.value):
-            return self._set(name.value, call.args[0].value, call.args[1].value)
+        if last == "add_module" and len(call.args) == 2 and not self._is_sequential(name.value):
+            if is_self(name.value):
+                return self._set(name.value, call.args[0].value, call.args[1].value)
+            self.problem(
+                f"{code(original)}: write append(...) of an nn.Sequential, or an assignment"
+            )
         if last in _WALKS and not is_name(name.value, "jax") and self._is_walk(last, call):
             return cst.Call(self.copy(last), with_commas([cst.Arg(name.value), *call.args]))
         if last in _LOADING and is_self(name.value):
             self.problem(f"{code(original)}: {NOTHING}; names and layouts are those of flax")
         return call
+
+    def _is_sequential(self, node: Any) -> bool:
+        """Whether a name stands for an nn.Sequential, as far as the definition shows."""
+        if is_self(node):
+            return "Sequential" in layers_of(self.definition)
+        text = code(node)
+        return any(
+            isinstance(part, cst.Assign)
+            and isinstance(part.value, cst.Call)
+            and code(part.value.func).rpartition(".")[2] == "Sequential"
+            and any(code(target.target) == text for target in part.targets)
+            for part in parts_of(self.definition.node)
+        )
 
     def _is_walk(self, name: str, call: cst.Call) -> bool:
         own = set(methods(self.definition))

@@ -235,8 +235,8 @@ def std_mean(
     *, correction: Any = None,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """The standard deviation, whose gradient is 0 where it is 0, and the mean."""
-    var, mean = var_mean(x, dim, unbiased, keepdim, correction=correction)
-    return safe_sqrt(var), mean
+    variance, mean = var_mean(x, dim, unbiased, keepdim, correction=correction)
+    return safe_sqrt(variance), mean
 
 
 def var(
@@ -348,6 +348,11 @@ def group_norm(
     return y if bias is None else y + bias[...].reshape(shape)
 
 
+def per_axis(value: Any, rank: int) -> tuple[Any, ...]:
+    """A number for each of the axes of space."""
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
 def conv(
     x: jax.Array, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> jax.Array:
@@ -355,19 +360,15 @@ def conv(
     rank = weight.ndim - 2
     if x.ndim == rank + 1:
         return conv(x[None], weight, bias, stride, padding, dilation, groups)[0]
-
-    def each(value: Any) -> tuple[Any, ...]:
-        return (value,) * rank if isinstance(value, int) else tuple(value)
-
-    steps = each(dilation)
+    steps = per_axis(dilation, rank)
     reach = [d * (k - 1) for d, k in zip(steps, weight.shape[2:], strict=True)]
     if padding == "same":
         pads = [(n // 2, n - n // 2) for n in reach]
     else:  # pairs are what nnx.Conv keeps
-        given = [0] * rank if padding == "valid" else each(padding)
+        given = [0] * rank if padding == "valid" else per_axis(padding, rank)
         pads = [(n, n) if isinstance(n, int) else tuple(n) for n in given]
     y = jax.lax.conv_general_dilated(
-        x, weight[...], each(stride), pads, rhs_dilation=steps, feature_group_count=groups
+        x, weight[...], per_axis(stride, rank), pads, rhs_dilation=steps, feature_group_count=groups
     )
     return y if bias is None else y + bias[...].reshape(-1, *[1] * rank)
 

@@ -63,15 +63,15 @@ class BatchNormNd(nnx.BatchNorm):
             options["use_running_average"] = False
         if options.get("use_running_average", self.use_running_average):
             return super().__call__(x, **options)
-        mean, var, share = self.mean[...], self.var[...], self.momentum
+        before, share = (self.mean[...], self.var[...]), self.momentum
         self.momentum = 0.0  # of flax, which then puts those of the batch in place
         try:
             y = super().__call__(x, **options)
         finally:
             self.momentum = share
         n = x.size // x.shape[1]
-        self.mean[...] = share * self.mean[...] + (1 - share) * mean
-        self.var[...] = share * self.var[...] * (n / max(n - 1, 1)) + (1 - share) * var
+        self.mean[...] = share * self.mean[...] + (1 - share) * before[0]
+        self.var[...] = share * self.var[...] * (n / max(n - 1, 1)) + (1 - share) * before[1]
         return y
 
 
