@@ -267,7 +267,7 @@ class ConvTransposeNd(nnx.ConvTranspose):
     def group(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """The transposed convolution of one group of channels."""
         single = x.ndim == self.rank + 1
-        each = self.dilation, self.kernel_size, self.padding, self.output_padding
+        each: Any = self.dilation, self.kernel_size, self.padding, self.output_padding
         each = zip(*(per_axis(n, self.rank) for n in each), strict=True)
         # PyTorch's padding is what it takes away of the whole result.
         y = jax.lax.conv_transpose(
