@@ -1,5 +1,6 @@
 """Birds and airplanes of CIFAR-10: the data and the training that the cifar2 experiments share."""
 
+import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ class Trainer:
             raise ValueError(f"seed {seed}: {error}") from error
         if result.reason == "interrupted":
             raise KeyboardInterrupt
-        return result
+        return dataclasses.replace(result, state=train.gather(result.state))
 
 
 def curves(result: train.Result) -> dict[str, Any]:

@@ -37,7 +37,7 @@ import numpy as np
 
 from experiments.birds import MEAN, STD
 from experiments.harness.record import Run
-from experiments.harness.settings import Count, Positive, Training
+from experiments.harness.settings import Count, Positive, ShardedTraining
 from experiments.harness.tables import mean_and_spread, save_table, seeds_in_words, show
 from experiments.harness.unfinished import checksum
 from jaxnet import data, losses, metrics, nn, optim, plots, train
@@ -57,7 +57,7 @@ TEST_BATCH = 400
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Training):
+class Config(ShardedTraining):
     """Settings of cifar10_fast."""
 
     epochs: Count = 5
@@ -295,11 +295,12 @@ def main(config: Config, run: Run) -> None:
             callbacks=[lambda report: report.log(seconds=report.seconds)],
             checkpoint=run.unfinished.folder(*settings, f"seed{seed}"),
             keep=1,
+            mesh=config.mesh,
         )
         if result.reason == "interrupted":
             raise KeyboardInterrupt
         print("the test images once more, mirrored and shifted")
-        found = accuracies(result.state, tested)
+        found = accuracies(train.gather(result.state), tested)
         runs[seed] = found | {
             name: {line["epoch"]: line[name] for line in result.history}
             for name in ("loss", "accuracy", "val_loss", "val_accuracy")

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from experiments import birds
 from experiments.harness import ledger
 from experiments.harness.record import Run
-from experiments.harness.settings import Count, Training
+from experiments.harness.settings import Count, ShardedTraining
 from experiments.harness.tables import markdown, mean_and_spread, save_ledger
 from experiments.harness.unfinished import checksum
 from jaxnet import data, losses, metrics, nn, optim, plots, train
@@ -100,7 +100,7 @@ TRIALS: dict[Name, Trial] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Training):
+class Config(ShardedTraining):
     """Settings of cifar2_fc."""
 
     epochs: Count = 5
@@ -204,6 +204,7 @@ def main(config: Config, run: Run) -> None:
                 checkpoint=run.unfinished.folder(name, f"{epochs}epochs", f"seed{seed}", given),
                 save_every=5,
                 keep=1,
+                mesh=config.mesh,
             )
             last = {line["epoch"]: line["last_loss"] for line in result.history}
             outcomes[name][seed] = birds.curves(result) | {"last_loss": last}

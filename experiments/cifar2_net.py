@@ -28,7 +28,7 @@ import numpy as np
 from experiments.birds import EVALUATION_BATCH, Trainer, curves, plot_images, two_classes
 from experiments.harness import ledger
 from experiments.harness.record import Run
-from experiments.harness.settings import Count, Positive, Training
+from experiments.harness.settings import Count, Positive, ShardedTraining
 from experiments.harness.tables import mean_and_spread, save_ledger
 from experiments.harness.unfinished import checksum
 from jaxnet import nn, optim, plots, weights
@@ -43,7 +43,7 @@ FILTERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Training):
+class Config(ShardedTraining):
     """Settings of cifar2_net."""
 
     epochs: Count = 100
@@ -116,7 +116,13 @@ def main(config: Config, run: Run) -> None:
         settings = (config.form, f"{config.epochs}epochs", f"lr{config.lr:g}", config.batch_size)
         kept = run.unfinished.folder(*settings, f"seed{seed}", given)
         result = trainer.run(
-            seed, config.epochs, config.batch_size, checkpoint=kept, save_every=5, keep=1
+            seed,
+            config.epochs,
+            config.batch_size,
+            checkpoint=kept,
+            save_every=5,
+            keep=1,
+            mesh=config.mesh,
         )
         runs[seed] = curves(result)
         for split in ("train", "val"):

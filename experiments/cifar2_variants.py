@@ -45,7 +45,7 @@ import numpy as np
 from experiments import birds, cifar2_net
 from experiments.cifar2_nets import NetBatchNorm, NetDropout, NetRes, NetResDeep, NetWidth
 from experiments.harness.record import Run
-from experiments.harness.settings import Count, Positive, Training
+from experiments.harness.settings import Count, Positive, ShardedTraining
 from experiments.harness.tables import count, mean_and_spread, save_table, seeds_in_words, show
 from experiments.harness.unfinished import Unfinished, checksum
 from experiments.without_eval import without_eval
@@ -112,7 +112,7 @@ def variants(n_blocks: int) -> dict[str, Variant]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Training):
+class Config(ShardedTraining):
     """Settings of cifar2_variants."""
 
     epochs: Count = 100
@@ -191,6 +191,7 @@ def run_variant(
             time_budget=None if config.hours is None else 3600 * config.hours,
             checkpoint=checkpoint_folder(kept, name, seed, config, given),
             keep=1,
+            mesh=config.mesh,
         )
         if not result.history:
             raise ValueError(f"--hours: {config.hours}; {name} ends no epoch in that; give more")

@@ -66,8 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     options = parser.parse_args(words)
-    if program and options.run is not _record:
-        parser.error(f"{' '.join(program)!r} after --: only `jaxnet record` takes a program")
+    if program and options.run not in (_record, _launch):
+        parser.error(
+            f"{' '.join(program)!r} after --: only `jaxnet record` and `jaxnet launch` take a "
+            "program"
+        )
     options.program = program
     try:
         _check_writable(getattr(options, "save", None))
@@ -303,6 +306,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     certificate.add_argument("--line", action="store_true", help="one line, for a README")
 
+    launch = command("launch", _launch, "run a program in several processes", texts.LAUNCH)
+    launch.usage = "jaxnet launch --processes N [--output FOLDER] -- python main.py [its arguments]"
+    launch.add_argument("--processes", type=_positive, required=True, help="how many")
+    launch.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="keep what all but the first print there, as process_1.txt and so on",
+    )
+
     about = "show, convert and compare weights files"
     _weights_command.add(command("weights", None, about, _weights_command.ABOUT), command)
     return parser
@@ -490,6 +503,17 @@ def _check_output(options: argparse.Namespace) -> int:
     # Whoever makes the certificate again may have changed the output by hand.
     command = ["jaxnet", "check", str(options.check), options.port]
     return _shown(report, options, shlex.join(command))
+
+
+def _launch(options: argparse.Namespace) -> int:
+    from jaxnet._launch import LaunchError, launch
+
+    if not options.program:
+        options.fail("no program: jaxnet launch --processes 2 -- python main.py")
+    try:
+        return launch(options.program, options.processes, options.output)
+    except LaunchError as error:
+        raise _CommandError(f"{error}; the program comes after --") from error
 
 
 def _certificate(options: argparse.Namespace) -> int:

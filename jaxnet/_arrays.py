@@ -94,3 +94,23 @@ def as_jax(name: str, value: Any) -> jax.Array:
     """An argument as an array of JAX, after `check_fits`."""
     check_fits(name, value)
     return jnp.asarray(value)
+
+
+def on_devices(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array where a sharding says, also on devices of other processes.
+
+    Args:
+        x: An array of numpy, or of JAX on the devices of this process (then every process has
+            the same one) or of several; random keys too.
+        sharding: The devices, and which part each has.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = on_devices(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return jax.device_put(x, sharding)  # from process to process
+    host = np.asarray(x)
+    # device_put would first ask all processes whether the numbers are the same.
+    return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])

@@ -103,3 +103,20 @@ VERIFY = """    jaxnet certificate report/             # what it says
 A certificate is stale when a class or function of either program, the trace, or an installed
 version is another than when it was made; what is printed then has the command that makes it again.
 certificate.html in the folder is the same to read, with plots and all arrays."""
+
+LAUNCH = """    jaxnet launch --processes 2 -- python train.py
+    jaxnet launch --processes 2 -- python -m experiments cifar2_net --mesh data=2
+
+Runs the program in several processes of this machine, as torchrun does. The program calls
+
+    from jaxnet import train
+    train.init_processes()                        # before anything that JAX computes
+    train.fit(..., mesh="data=2")                 # over the devices of all processes
+
+and needs no other change: each process places its own rows of every batch, and one of them prints
+and writes files. On a machine with GPUs each process gets one; to use all GPUs of one machine from
+one process, no launch is needed. Under SLURM, Open MPI and Kubernetes start the program with srun,
+mpirun or a JobSet instead: init_processes finds the others by itself.
+
+If one process fails, the others are stopped, and its last lines are shown. The exit status is that
+of the first that failed."""

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,24 @@ def _flush_file(path: Path) -> None:
     # Windows flushes only files that are open for writing.
     with open(path, "r+b") as file:
         os.fsync(file.fileno())
+
+
+def awaited(path: Path, what: str, seconds: float = 300) -> None:
+    """Waits until another process has made a file or folder.
+
+    Args:
+        path: Its path.
+        what: What it is, for the error.
+        seconds: How long to wait at most; folders of a network show a new name late.
+
+    Raises:
+        TimeoutError: It is not there then.
+    """
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{path}: {what} did not come within {seconds:.0f} s")
+        time.sleep(0.02)
 
 
 def flush_names(folder: Path) -> None:

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ import jaxnet
 from experiments.harness.settings import Settings
 from experiments.harness.unfinished import Unfinished
 from jaxnet import _files as files
+from jaxnet._processes import is_first
 from jaxnet.train._values import plain
 
 
@@ -55,6 +57,9 @@ class Run:
         self.metrics: dict[str, Any] = {}
         self.result = ""
         self.unfinished = Unfinished(Path(out), name)
+        self._stack = ExitStack()
+        if not is_first():  # of several processes the first one's folder stays
+            out = self._stack.enter_context(tempfile.TemporaryDirectory())
         self._began = datetime.datetime.now().astimezone()
         self._clock = time.perf_counter()
         stamp = self._began.strftime("%Y-%m-%d_%H-%M-%S")
@@ -62,7 +67,6 @@ class Run:
         home.mkdir(parents=True, exist_ok=True)
         self.folder = home / f".{stamp}.{os.getpid()}.partial"
         self._final = home / stamp
-        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         # The exits run in reverse order. The checkpoints are removed last: until the record is

@@ -15,7 +15,8 @@ import jax
 from experiments.harness import tables
 from experiments.harness.files import available
 from experiments.harness.record import Run
-from jaxnet import data
+from jaxnet import data, train
+from jaxnet._processes import is_first
 
 USERS_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, OverflowError, MemoryError)
 """The errors that a user can correct, and that are shown in one line: of settings, of files, of
@@ -88,9 +89,13 @@ def execute(name: str, config: Any) -> int:
         KeyboardInterrupt: The user pressed Ctrl-C; the message says what was saved.
     """
     config.validate()
+    if getattr(config, "mesh", None) is not None:
+        train.init_processes()
+        train.make_mesh(config.mesh)  # raises what is wrong with it, before data is read
     with jax.default_device(_device(config.device)), Run(config.out, name, config) as run:
         load(name).main(config, run)
-    print(f"record and everything else of this run: {run.folder}")
+    if is_first():
+        print(f"record and everything else of this run: {run.folder}")
     return run.failed()
 
 
@@ -103,7 +108,7 @@ def _device(asked: str | None) -> jax.Device:
             "one of several by its number from 0, such as gpu:1"
         )
     try:
-        found = jax.devices(kind or None)
+        found = jax.local_devices(backend=kind or None)
     except RuntimeError as error:
         there = ", ".join(sorted({device.platform for device in jax.devices()}))
         raise ValueError(f"--device: {kind}; JAX finds none here, only {there}") from error

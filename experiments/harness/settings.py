@@ -99,6 +99,19 @@ class Training(Settings):
     """Passes over the data."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ShardedTraining(Training):
+    """Settings of an experiment that trains on several devices together where that is asked for."""
+
+    mesh: str | None = None
+    """Devices to train on together, such as data=4; with several processes, those of all."""
+
+    def validate(self) -> None:
+        super().validate()
+        if self.mesh is not None and self.device is not None:
+            raise ValueError(f"--device: {self.device}; --mesh {self.mesh} says already which")
+
+
 def _bounds(annotation: Any) -> Iterator[Bound]:
     """The bounds in an annotation such as `Count`, or in parts of it as in `Count | None`."""
     for part in getattr(annotation, "__metadata__", ()):

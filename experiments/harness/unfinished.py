@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from jaxnet.train import _loaders as loaders
+from jaxnet import _processes
 
 
 def checksum(*arrays: Any) -> str:
@@ -16,7 +16,7 @@ def checksum(*arrays: Any) -> str:
     Args:
         *arrays: Arrays, or pytrees of arrays.
     """
-    return f"{loaders.checksum(arrays):08x}"
+    return f"{_processes.checksum(arrays):08x}"
 
 
 class Unfinished:
@@ -58,7 +58,7 @@ class Unfinished:
     ) -> None:
         if kind is KeyboardInterrupt and self._used:
             raise KeyboardInterrupt(f"the same command goes on from {self.home}") from None
-        if kind is not None:
+        if kind is not None or not _processes.is_first():
             return
         for path in self._used:
             shutil.rmtree(path, ignore_errors=True)

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet._files import awaited, write_text
 from jaxnet.checkpoint._arrays import DamagedError
 
 ABOUT = "about.json"
 SUMS = "SHA256SUMS"
 _BYTES = "__base64__"
+_ENTRIES = "entries-{:05d}.json"
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
@@ -30,6 +32,30 @@ def write_about(folder: Path, about: Mapping[str, Any]) -> None:
     # The checksums come last, so that they cover every other file.
     lines = [f"{_sum(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def write_entries(folder: Path, number: int, entries: Mapping[str, Any]) -> None:
+    """Leaves what a process wrote, for the first one: what `write_parts` returned.
+
+    Args:
+        folder: Folder of the checkpoint, not yet whole.
+        number: The number of the process.
+        entries: The entries of its file, for each array.
+    """
+    write_text(folder / _ENTRIES.format(number), json.dumps(entries))
+
+
+def read_entries(folder: Path, number: int) -> dict[str, Any]:
+    """Takes what another process left by `write_entries`, when it has.
+
+    Raises:
+        OSError: It does not come.
+    """
+    file = folder / _ENTRIES.format(number)
+    awaited(file, f"the arrays of process {number}")
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    file.unlink()
+    return found
 
 
 def read_about(folder: Path, *, only_this_file: bool = False) -> dict[str, Any]:

@@ -7,13 +7,16 @@ the sharding that is asked for from the parts in the file, so the two shardings 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxnet._arrays import on_devices
+from jaxnet._processes import is_first
 
 # safetensors' codes by numpy's names; numbers of any other dtype are written as bytes.
 _CODES = {
@@ -66,9 +69,11 @@ def parts_of(name: str, leaf: Any) -> list[Part]:
         name: The dotted name of the leaf, for errors.
         leaf: An array of JAX or numpy, a number, or random keys.
 
+    Of several processes each gets the parts on its own devices, and what is no array of JAX is
+    the first one's.
+
     Raises:
         TypeError: The leaf contains Python objects.
-        ValueError: Parts of the array lie on devices of other processes.
     """
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
@@ -76,12 +81,9 @@ def parts_of(name: str, leaf: Any) -> list[Part]:
         array = np.array(leaf, copy=True, order="C")
         if array.dtype.hasobject:
             raise TypeError(f"{name}: {type(leaf).__name__}; accepted are arrays and numbers")
-        return [([0] * array.ndim, array)]
-    if not leaf.is_fully_addressable:
-        raise ValueError(
-            f"{name}: other processes hold parts of this array; only a state whose arrays lie "
-            "on devices of this process can be saved"
-        )
+        return [([0] * array.ndim, array)] if is_first() else []
+    if leaf.is_fully_addressable and not is_first():
+        return []  # every process has it
     # Several devices may have copies of one part, of which one is enough.
     shards = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
     # All transfers are started before the first is waited for, so that they overlap.
@@ -91,6 +93,16 @@ def parts_of(name: str, leaf: Any) -> list[Part]:
         ([where.start or 0 for where in shard.index], np.array(shard.data, copy=True, order="C"))
         for shard in shards
     ]
+
+
+def writers_of(leaves: Iterable[Any]) -> set[int]:
+    """The numbers of the processes that have parts of some leaves to write, the first included."""
+    found = {0}
+    for leaf in leaves:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            shards = (jax.random.key_data(leaf) if _is_key(leaf) else leaf).global_shards
+            found |= {shard.device.process_index for shard in shards if shard.replica_id == 0}
+    return found
 
 
 def check_described(name: str, described: Any) -> None:
@@ -205,7 +217,7 @@ class Reader:
         if sharding is None:
             return self._on_a_device(name)
         if getattr(leaf, "committed", True):
-            return jax.device_put(self._on_a_device(name), sharding)
+            return on_devices(self._on_a_device(name), sharding)
         # An uncommitted array, which JAX moves to the devices of the arrays it is used with,
         # has to come back uncommitted, or a step on other devices would refuse it.
         with jax.default_device(next(iter(sharding.device_set))):

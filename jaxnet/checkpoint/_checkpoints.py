@@ -15,7 +15,14 @@ import numpy as np
 
 from jaxnet._checks import better
 from jaxnet._names import named_leaves
-from jaxnet.checkpoint._about import as_json, read_about, write_about
+from jaxnet._processes import is_first
+from jaxnet.checkpoint._about import (
+    as_json,
+    read_about,
+    read_entries,
+    write_about,
+    write_entries,
+)
 from jaxnet.checkpoint._arrays import (
     DamagedError,
     Part,
@@ -25,6 +32,7 @@ from jaxnet.checkpoint._arrays import (
     parts_of,
     text_of,
     write_parts,
+    writers_of,
 )
 from jaxnet.checkpoint._folder import FORMAT, Folder
 
@@ -63,7 +71,10 @@ class Checkpoints:
     `torch.save` for one file and leaves the rest to the program.
 
     An array that is sharded over several devices is saved part by part, and restored to the
-    sharding of the pytree that `restore` is given, which may be another one.
+    sharding of the pytree that `restore` is given, which may be another one. Of several
+    processes every one calls `save` and `restore` alike, with a folder that all of them see: each
+    that has parts of its own writes them in a file of its own, `arrays-00001.safetensors` and so
+    on, and the first one makes the checkpoint whole.
 
     Args:
         folder: Path of the folder, which the first `save` makes. A folder that contains
@@ -150,7 +161,8 @@ class Checkpoints:
             OSError: The folder cannot be made or written.
             ValueError: Another process writes to the folder, or it contains other files.
         """
-        self._folder.claim()
+        if is_first():
+            self._folder.claim()
 
     def close(self) -> None:
         """Waits for the last checkpoint and lets other processes write to the folder.
@@ -217,7 +229,11 @@ class Checkpoints:
             "host": as_json(host or {}),
             "arrays": described,
         }
-        self._pending = self._writer.submit(self._write, step, parts, about)
+        writers = writers_of(jax.tree.leaves((state, arrays)))
+        if is_first():
+            self._pending = self._writer.submit(self._write, step, parts, about, writers)
+        elif jax.process_index() in writers:
+            self._pending = self._writer.submit(self._write_own, step, parts)
 
     def wait(self) -> None:
         """Waits until the last checkpoint is on the disk.
@@ -230,13 +246,35 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def _write(self, step: int, parts: dict[str, list[Part]], about: dict[str, Any]) -> None:
+    def _write_own(self, step: int, parts: dict[str, list[Part]]) -> None:
+        """Writes the parts of a process that is not the first into the folder that that one makes.
+
+        Processes find one another by their files, since a thread in the background cannot take
+        part in what their devices compute together.
+        """
+        number = jax.process_index()
+        try:
+            folder = self._folder.awaited_partial(step)
+            entries = write_parts(folder / f"arrays-{number:05d}.safetensors", parts)
+            write_entries(folder, number, entries)
+        except OSError as error:
+            raise self._folder.unwritable(error) from error
+
+    def _write(
+        self,
+        step: int,
+        parts: dict[str, list[Part]],
+        about: dict[str, Any],
+        writers: set[int],
+    ) -> None:
         try:
             with self._folder.filling(step) as folder:
-                # The number leaves open that several processes write a file each one day.
                 entries = write_parts(folder / "arrays-00000.safetensors", parts)
                 for name, described in about["arrays"].items():
                     described["parts"] = entries[name]
+                for number in sorted(writers - {0}):
+                    for name, more in read_entries(folder, number).items():
+                        about["arrays"][name]["parts"] += more
                 write_about(folder, about)
             # Old checkpoints go only after the new one is on the disk: there is always one.
             steps = self.steps()

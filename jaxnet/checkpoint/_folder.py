@@ -154,6 +154,16 @@ class Folder:
         # Only now that the new name is on the disk is the old checkpoint not needed any more.
         shutil.rmtree(replaced, ignore_errors=True)
 
+    def awaited_partial(self, step: int) -> Path:
+        """The folder that another process is filling for a checkpoint, as soon as it is there.
+
+        Raises:
+            OSError: It does not come.
+        """
+        partial = self._aside(step, "partial")
+        files.awaited(partial, f"the first process's folder of step {step}")
+        return partial
+
     def drop(self, step: int) -> None:
         """Removes a checkpoint."""
         gone = self._aside(step, "gone")

@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 
 from jaxnet import _memory as memory
 from jaxnet import random
-from jaxnet._arrays import as_jax
+from jaxnet._arrays import as_jax, on_devices
 from jaxnet._checks import check_integer
 from jaxnet._extras import needed
+from jaxnet._processes import agreed
 from jaxnet.data._collate import as_numpy, is_array
 from jaxnet.data._dataset import arrays_of, is_iterable_only
 from jaxnet.data._loader import DataLoader
@@ -84,7 +85,8 @@ class ArrayFeed:
         if on_device:
             self.data = jax.tree.map(functools.partial(as_jax, name), data)
             if mesh is not None:
-                self.data = jax.device_put(self.data, everywhere(mesh))
+                put = functools.partial(on_devices, sharding=everywhere(mesh))
+                self.data = jax.tree.map(put, self.data)
         else:
             self.data = data
             self._grain = needed("grain", f"{name}: fed from the host", "grain")
@@ -113,19 +115,24 @@ class ArrayFeed:
         if start < whole:
             most = max(1, min(whole, capacity(self.example())))
             if self.on_device:
-                rows = jnp.asarray(order, jnp.int32)
-                yield Batches(self.data, rows, size, most, start, whole, 0)
+                yield Batches(self.data, self._numbers(order), size, most, start, whole, 0)
             else:
                 yield from self._from_host(order, start, whole, most)
         if rest and start <= whole:
             last = order[whole * size :]
             if self.on_device:
-                local = jnp.arange(rest, dtype=jnp.int32)
+                local = self._numbers(np.arange(rest))
                 data = jax.tree.map(lambda column: column[last], self.data)
                 yield Batches(data, local, rest, 1, whole, whole + 1, whole)
             else:
-                taken = jax.tree.map(lambda column: np.asarray(column)[last], self.data)
-                yield host_batches(taken, rest, 1, whole, whole + 1, self._mesh)
+                yield host_batches(self.data, last, rest, 1, whole, whole + 1, self._mesh)
+
+    def _numbers(self, rows: np.ndarray) -> jax.Array:
+        """Numbers of rows, where the data lies."""
+        numbers = rows.astype(np.int32)
+        if self._mesh is None:
+            return jnp.asarray(numbers)
+        return on_devices(numbers, everywhere(self._mesh))
 
     def _from_host(self, order: np.ndarray, start: int, stop: int, capacity: int) -> Parts:
         size = self.batch_size
@@ -135,8 +142,7 @@ class ArrayFeed:
             rows = order[first * size : last * size]
             short = capacity * size - len(rows)  # filled up, so that one program serves all
             rows = np.concatenate([rows, np.repeat(rows[:1], short)])
-            taken = jax.tree.map(lambda column: np.asarray(column)[rows], self.data)
-            return host_batches(taken, size, capacity, first, last, self._mesh)
+            return host_batches(self.data, rows, size, capacity, first, last, self._mesh)
 
         firsts = self._grain.MapDataset.range(start, stop, capacity)
         options = self._grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
@@ -216,7 +222,7 @@ def open_feed(
     if arrays is not None:
         arrays = jax.tree.map(lambda x: as_numpy(x) if hasattr(x, "detach") else x, arrays)
         row_count(arrays, name)
-        on_device, why = choose_device(arrays, where, name)
+        on_device, why = choose_device(arrays, where, name, mesh)
         drops = bool(drop_last)
         how = generator, shuffles, drops, name, mesh
         return ArrayFeed(arrays, batch_size, on_device, *how), why
@@ -353,11 +359,13 @@ def gives_batches(data: Any) -> bool:
     return isinstance(data, Iterable) and not rows
 
 
-def choose_device(data: Any, where: str, name: str = "data") -> tuple[bool, str]:
+def choose_device(
+    data: Any, where: str, name: str = "data", mesh: Mesh | None = None
+) -> tuple[bool, str]:
     """Whether arrays are put on the device at once, and why, in a line for the log.
 
     "auto" puts them there if they take less than half of the memory that is free there, since
-    a training step needs memory too.
+    a training step needs memory too; with several processes, if all of them have it.
     """
     leaves = jax.tree.leaves(data)
     size = _mib(sum(leaf.nbytes for leaf in leaves))
@@ -368,9 +376,10 @@ def choose_device(data: Any, where: str, name: str = "data") -> tuple[bool, str]
     if missing == 0:
         return True, f"{name} ({size}) stays on the device, where it is"
     free = memory.free_bytes()
+    (lacks,) = agreed(mesh, free is not None and missing >= free / 2)
     if free is None:
-        return True, f"{name} ({size}) put on the device: its free memory is not known"
-    fits = missing < free / 2
+        return not lacks, f"{name} ({size}) put on the device: its free memory is not known"
+    fits = not lacks
     how = "put on the device" if fits else "fed from the host in pieces"
     return fits, f"{name} ({size}) {how}: {_mib(free)} are free there"
 

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnet._checks import check_choice, check_flag, check_integer, is_number
+from jaxnet._processes import is_first
 from jaxnet.backend import ROWS
 from jaxnet.checkpoint import Checkpoints
 from jaxnet.data._dataset import checked_generator
@@ -204,6 +205,11 @@ def fit(
         raise ValueError('sharding: there is no mesh; give mesh too, such as mesh="data=4"')
     shardings = shardings_of(state)
     mesh = mesh_of(shardings)
+    if mesh is None and jax.process_count() > 1:
+        raise ValueError(
+            f"mesh: there is none, and {jax.process_count()} processes, each of which would train "
+            f'for itself; give one over all devices, such as mesh="data={jax.device_count()}"'
+        )
     _check_split("batch_size", batch_size, mesh)
     _check_split("eval_batch_size", eval_batch_size, mesh)
     draws = Generator(0) if generator is None else generator
@@ -279,7 +285,7 @@ def fit(
         begun = saves is not None and saves.begun
         resumed = saves is not None and run.restore(saves, resume)
         position = run.position
-        if records is not None:
+        if records is not None and is_first():
             recorder = Records(records) if isinstance(records, str | os.PathLike) else records
             stack.callback(recorder.close)
             if isinstance(recorder, Records):

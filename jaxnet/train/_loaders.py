@@ -3,7 +3,6 @@
 import random
 import sys
 import time
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,6 +16,7 @@ from jax.sharding import Mesh
 
 from jaxnet._arrays import check_fits
 from jaxnet._extras import needed
+from jaxnet._processes import checksum, several
 from jaxnet.data._collate import default_convert
 from jaxnet.data._dataset import arrays_of
 from jaxnet.data._sharded import ShardedReader
@@ -161,7 +161,8 @@ class LoaderFeed:
         first, capacity, began = start, 1, 0.0
         for batch in self._batches(epoch, start):
             shapes = batch_shapes(batch)
-            late = time.perf_counter() - began > _SECONDS
+            # Several processes do not wait equally long, and have to make the same calls.
+            late = time.perf_counter() - began > _SECONDS and not several(self._mesh)
             if group and (len(group) == capacity or late or shapes != batch_shapes(group[0])):
                 yield _joined(group, first, capacity, self._mesh)
                 first, group = first + len(group), []
@@ -343,14 +344,6 @@ def _ahead(parts: Parts) -> Parts:
             pool.submit(parts.close)
 
 
-def checksum(batch: Any) -> int:
-    """A checksum (CRC-32) of the numbers in a pytree of arrays, such as a batch."""
-    found = 0
-    for leaf in jax.tree.leaves(batch):
-        found = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, found)
-    return found
-
-
 def sampled(arrays: Any) -> Any:
     """Rows from everywhere in a pytree of arrays, at most 16 MiB, and the arrays' shapes."""
     leaves = jax.tree.leaves(arrays)
@@ -370,33 +363,51 @@ def _joined(group: list[Any], first: int, capacity: int, mesh: Mesh | None) -> B
         return np.concatenate([*columns, filling])
 
     data = jax.tree.map(joined, *group)
-    return host_batches(data, size, capacity, first, first + len(group), mesh)
+    # Each process reads all rows, and sends its own. That all read the same is seen once a call.
+    seen = checksum(data) if several(mesh) else None
+    return host_batches(data, None, size, capacity, first, first + len(group), mesh, seen)
 
 
 def host_batches(
-    data: Any, batch_size: int, capacity: int, first: int, last: int, mesh: Mesh | None
+    data: Any,
+    rows: np.ndarray | None,
+    batch_size: int,
+    capacity: int,
+    first: int,
+    last: int,
+    mesh: Mesh | None,
+    seen: int | None = None,
 ) -> Batches:
     """Steps `first` to before `last` of an epoch, from arrays of the host.
 
     Args:
-        data: A pytree of NumPy arrays with the rows of `capacity` batches, one after another.
+        data: A pytree of arrays with the rows along axis 0.
+        rows: The numbers of the rows of `capacity` batches, one after another; None where the
+            arrays have just these rows.
         batch_size: The rows of a batch.
         capacity: The most steps of a call.
         first, last: The numbers of the first step and of the one after the last.
         mesh: The devices, each of which is sent its own rows; None for the default device.
+        seen: The checksum of what every process has to have read alike, if there is one.
     """
+    grid = None if rows is None else rows.reshape(capacity, batch_size)
 
-    def sent(column: np.ndarray) -> jax.Array:
-        check_fits("data", column)
-        stacked = column.reshape(capacity, batch_size, *column.shape[1:])
+    def sent(column: Any) -> jax.Array:
+        shape = capacity, batch_size, *column.shape[1:]
+
+        def part(index: Any) -> np.ndarray:
+            """The part of a device, in a dtype that JAX has."""
+            host = np.asarray(column)
+            taken = host.reshape(shape)[index] if grid is None else host[grid[index[:2]]]
+            check_fits("data", taken)
+            return taken.astype(jax.dtypes.canonicalize_dtype(taken.dtype), copy=False)
+
         if mesh is None:
-            return jnp.asarray(stacked)
-        # Each device gets its part of the host's array, in a dtype that JAX has.
-        stacked = stacked.astype(jax.dtypes.canonicalize_dtype(stacked.dtype), copy=False)
-        return jax.device_put(stacked, on_rows(mesh, batch_size, axis=1))
+            return jnp.asarray(part((slice(None), slice(None))))
+        # Rows that only other processes need are not even read.
+        return jax.make_array_from_callback(shape, on_rows(mesh, batch_size, axis=1), part)
 
-    sent_all = jax.tree.map(sent, data)
-    return Batches(sent_all, None, batch_size, capacity, first, last, first)
+    return Batches(jax.tree.map(sent, data), None, batch_size, capacity, first, last, first, seen)
 
 
 def row_count(data: Any, name: str) -> int:

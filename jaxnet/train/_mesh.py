@@ -6,10 +6,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxnet._arrays import on_devices
 from jaxnet._names import join, named_leaves, select
+from jaxnet._processes import check_same, checksum, several
 from jaxnet.backend import ROWS
 from jaxnet.train._several import is_state, named_states
 
@@ -22,6 +25,12 @@ Sharding = Mapping[str, Spec] | str | None
 _FORMS = (
     'None (every device keeps all of them), "fsdp", or a dictionary from patterns of names to '
     '"fsdp" or to the axes of the mesh, such as {"*.linear1.weight": ("model", None)}'
+)
+
+
+_OTHER_STATES = (
+    "state: the processes made other numbers ({}); make the same model and the same generators, "
+    "with the same seeds, in all of them"
 )
 
 
@@ -105,7 +114,38 @@ def shard(state: Any, mesh: Mesh | str, sharding: Sharding = None) -> Any:
     mesh = opened(mesh)
     rules = _rules(sharding)
     shardings = _shardings(state, mesh, rules)
-    return jax.tree.map(jax.device_put, state, shardings)
+    if several(mesh):
+        here = [x for x in jax.tree.leaves(state) if getattr(x, "is_fully_addressable", True)]
+        check_same(mesh, _OTHER_STATES, checksum(here))
+    return jax.tree.map(on_devices, state, shardings)
+
+
+def gather(state: Any) -> Any:
+    """A state that lies on a mesh, whole on one device: for a file of weights, or a model to call.
+
+    With several processes each gets all of it, and all of them have to call this; write files in
+    one of them then, `if jax.process_index() == 0`. Arrays on one device stay as they are.
+
+    Args:
+        state: `fit(...).state`, or any other pytree of arrays.
+
+    Returns:
+        The same pytree with all arrays on this process's default device.
+    """
+
+    def whole(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or len(x.sharding.device_set) == 1:
+            return x
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            data = whole(jax.random.key_data(x))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        if not x.is_fully_addressable and not x.is_fully_replicated:
+            assert isinstance(x.sharding, NamedSharding)
+            assert isinstance(x.sharding.mesh, Mesh)
+            x = jax.device_put(x, everywhere(x.sharding.mesh))
+        return jnp.array(np.asarray(x))
+
+    return jax.tree.map(whole, state)
 
 
 def opened(mesh: Any) -> Mesh:
@@ -126,6 +166,12 @@ def opened(mesh: Any) -> Mesh:
         raise ValueError(
             f"mesh: its axes are {', '.join(map(repr, mesh.axis_names))}; the rows of a batch are "
             f'cut along an axis "{ROWS}", which may have one device'
+        )
+    here = {device.process_index for device in mesh.devices.flat}
+    if (len(here) > 1 and len(here) < jax.process_count()) or jax.process_index() not in here:
+        raise ValueError(
+            f"mesh: it has devices of {len(here)} of the run's {jax.process_count()} processes; "
+            f"accepted is a mesh with devices of all, such as one of all {jax.device_count()}"
         )
     # With explicit axes, as jax.make_mesh gives them, the types of arrays say where they lie,
     # and a step would have to say it of every result. With these XLA finds it.
@@ -169,7 +215,7 @@ def put_back(state: Any, shardings: Any) -> Any:
         return state
 
     def put(x: Any, wanted: Any) -> Any:
-        return x if x.sharding == wanted else jax.device_put(x, wanted)
+        return x if x.sharding == wanted else on_devices(x, wanted)
 
     return jax.tree.map(put, state, shardings)
 

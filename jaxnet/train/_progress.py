@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from jaxnet._files import cache_folder
+from jaxnet._processes import is_first
 
 _log = logging.getLogger(__name__)
 _notices = logging.getLogger("jaxnet")
@@ -21,6 +22,8 @@ _notices = logging.getLogger("jaxnet")
 
 class Progress:
     """A bar over the rows of a run, or a line an epoch where no one watches.
+
+    Of several processes only the first shows anything.
 
     While it is open, the notices of `logging.getLogger("jaxnet")` are shown between its lines.
 
@@ -36,7 +39,8 @@ class Progress:
         log: Callable[[str], None] | None = None,
         first: str | None = None,
     ) -> None:
-        self._quiet = not sys.stderr.isatty() if quiet is None else quiet
+        self._silent = not is_first()  # of several processes one speaks
+        self._quiet = self._silent or (not sys.stderr.isatty() if quiet is None else quiet)
         self._log, self._first = log, first
         self._last: dict[str, Any] = {}  # the monitored metric of the last epoch
         self._bar: Any = None
@@ -66,6 +70,8 @@ class Progress:
 
     def write(self, text: str) -> None:
         """Writes a line, above the bar if there is one."""
+        if self._silent:
+            return
         if self._log is not None:
             self._log(text)
         elif self._bar is not None:

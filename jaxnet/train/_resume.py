@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet._names import join, named_leaves
+from jaxnet._processes import checksum
 from jaxnet.checkpoint import Checkpoints, DamagedError, Restored
 from jaxnet.checkpoint._about import read_about
 from jaxnet.optim import get_hyperparams
@@ -18,7 +19,6 @@ from jaxnet.optim._hyperparams import states
 from jaxnet.optim._schedule import ScheduledState
 from jaxnet.random import Generator
 from jaxnet.train._callbacks import EverySteps
-from jaxnet.train._loaders import checksum
 from jaxnet.train._several import named_states
 from jaxnet.train._step import TrainStep
 from jaxnet.train._values import joined, plain

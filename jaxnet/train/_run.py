@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnet._processes import agreed, check_same
 from jaxnet.random import Generator
 from jaxnet.train._batches import Feed
 from jaxnet.train._callbacks import Callback, EpochReport, EverySteps, StepReport, leaf_like
 from jaxnet.train._evaluate import measure
-from jaxnet.train._mesh import put_back
+from jaxnet.train._mesh import mesh_of, put_back
 from jaxnet.train._progress import Progress, interruptible
 from jaxnet.train._records import Recorder
 from jaxnet.train._result import Monitor, Result
@@ -21,6 +22,11 @@ from jaxnet.train._runner import Call, ChunkRunner
 from jaxnet.train._several import learning_rates_of, named_states, weights_of, with_weights
 from jaxnet.train._state import copied
 from jaxnet.train._values import mean_metrics
+
+_OTHER_FOLDERS = (
+    "checkpoint: the processes see other checkpoints there ({}); give a folder that all machines "
+    "of the run share"
+)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -85,7 +91,7 @@ class Run:
                 reason = self.monitor.exhausted(position)
                 if position.epoch >= self.epochs:
                     reason = "done"
-                reason = reason or self._stopped() or self._epoch()
+                reason = reason or self._stopped()[0] or self._epoch()
             self._save()
             if self.saves is not None:
                 self.saves.checkpoints.wait()
@@ -126,10 +132,9 @@ class Run:
             rows += call.batch_size * count
             self._show(call)
             self._call_every_steps()
-            if reason := position.reason or self._stopped():
+            reason, due = self._stopped()
+            if reason:
                 return reason
-            late = time.perf_counter() - self.last_saved
-            due = self.save_seconds is not None and late >= self.save_seconds
             if due and call.last != feed.steps:
                 self._save()
         return self._end_of_epoch(rows / max(position.seconds - before, 1e-9))
@@ -166,7 +171,7 @@ class Run:
         self.progress.epoch(epoch, report.metrics, rate, seconds)
         if position.epoch % self.save_every == 0:
             self._save()
-        return report.reason or self._stopped()
+        return self._stopped()[0]
 
     def _done(self, metrics: Any) -> tuple[Any, int]:
         """The metrics without the steps that nonfinite="skip" left out, and their number."""
@@ -239,17 +244,26 @@ class Run:
         self.interrupted = True
         self.progress.write("stopping after this call; once more to stop at once")
 
-    def _stopped(self) -> str | None:
-        if self.interrupted:
-            return "interrupted"
-        budget = self.time_budget
-        late = budget is not None and self.position.total_seconds + self.seconds >= budget
-        return "time" if late else None
+    def _stopped(self) -> tuple[str | None, bool]:
+        """The reason to stop, if there is one, and whether to save within the epoch."""
+        position, budget, every = self.position, self.time_budget, self.save_seconds
+        late = budget is not None and position.total_seconds + self.seconds >= budget
+        due = every is not None and time.perf_counter() - self.last_saved >= every
+        asked = position.reason is not None
+        # Several processes have several clocks, and a signal may reach one of them only.
+        others = agreed(mesh_of(self.shardings), asked, self.interrupted, late, due)
+        if others[0]:
+            position.reason = position.reason or "a callback in another process"
+        reason = position.reason or ("interrupted" if others[1] else "time" if others[2] else None)
+        return reason, bool(others[3])
 
     def restore(self, saves: RunCheckpoints, resume: bool) -> bool:
         """Goes on from what the folder of the checkpoints holds, if it holds something."""
-        checkpoints = saves.checkpoints
+        checkpoints, mesh = saves.checkpoints, mesh_of(self.shardings)
         checkpoints.claim()
+        # The first process has now removed what a killed run left there.
+        agreed(mesh, 0)
+        check_same(mesh, _OTHER_FOLDERS, max(checkpoints.steps(), default=-1) + 1)
         if not checkpoints.steps():
             return False
         if not resume:

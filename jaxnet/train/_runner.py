@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnet._processes import agreed, check_same, several
 from jaxnet.train._chunk import make_chunk
 from jaxnet.train._diagnose import NonFiniteError, diagnose
-from jaxnet.train._mesh import inside, mesh_of, put_back, shardings_of
+from jaxnet.train._mesh import everywhere, gather, inside, mesh_of, put_back, shardings_of
 from jaxnet.train._several import learning_rates_of, with_carried
 from jaxnet.train._step import Step
 from jaxnet.train._values import LINE, RATES
@@ -25,6 +26,12 @@ _log = logging.getLogger(__name__)
 _SECONDS = 0.25  # how long a call should take: the progress bar and Ctrl-C wait for it
 _BYTES = 2**26  # data and metrics of one call, at most
 _STEPS = 4096  # of one call, at most
+
+_OTHER_BATCHES = (
+    "data: the loader gives each process its own batches ({}); each has to read the same, of "
+    "which it then trains on its own rows: give the loader a generator with one seed, and leave "
+    "DistributedSampler out"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +47,8 @@ class Batches:
     first: int  # the number of the first step of the epoch that these batches serve
     last: int  # the number of the step after the last one
     offset: int  # the step of the epoch that is step 0 of `order`
+    # A checksum of what was read, where every process reads for itself and has to read the same.
+    seen: int | None = None
 
 
 Parts = Generator[Batches, None, None]  # what a feed gives an epoch as, in order
@@ -114,6 +123,8 @@ class ChunkRunner:
         parts = feed.batches(epoch, start, lambda batch: self._capacity(batch, feed))
         with closing(parts):
             for batches in parts:
+                if batches.seen is not None:
+                    check_same(mesh_of(self._shardings), _OTHER_BATCHES, batches.seen)
                 chunk = self._chunk(batches.batch_size, batches.capacity)
                 first = batches.first
                 while first < batches.last:
@@ -176,9 +187,10 @@ class ChunkRunner:
         # A function of its own, so that no state stays in memory longer than its call.
         state, offset = put_back(self.state, self._shardings), np.int32(batches.offset)
         start, stop = np.int32(first) - offset, np.int32(last) - offset
+        mesh = mesh_of(self._shardings)
         began = time.perf_counter()
         _compiling.spans = [(began, began)]
-        with inside(mesh_of(self._shardings)):
+        with inside(mesh):
             new, metrics, end, finite = chunk(
                 state, batches.data, batches.order, start, stop, offset
             )
@@ -192,7 +204,7 @@ class ChunkRunner:
             what, rows = "training" if self._trains else "evaluation", batches.batch_size
             _log.info("compiled %s with batches of %d in %.2f s", what, rows, compiled)
         fitting = int(_SECONDS * max(count, 1) / max(seconds, 1e-7))
-        self._fitting = max(1, min(fitting, 8 * count))
+        (self._fitting,) = agreed(mesh, max(1, min(fitting, 8 * count)))
         if self._trains and self._nonfinite == "stop":
             losses = metrics.get("loss", 0.0)
             if not (bool(finite) and np.isfinite(losses).all()):
@@ -216,7 +228,14 @@ class ChunkRunner:
                 trains=self._trains,
                 shardings=shardings,
             )
-            known[how] = jax.jit(chunk, donate_argnums=0 if self.gives_away else ())
+            mesh = mesh_of(shardings)
+            # The state goes out as it came in, or the second call would be compiled anew; and of
+            # several processes each can read only what all have.
+            seen = everywhere(mesh) if mesh is not None and several(mesh) else None
+            out = shardings if self._trains else None, seen, seen, seen
+            known[how] = jax.jit(
+                chunk, donate_argnums=0 if self.gives_away else (), out_shardings=out
+            )
         return known[how]
 
     def _explain(
@@ -236,6 +255,7 @@ class ChunkRunner:
             rows = batches.order[i * batches.batch_size : (i + 1) * batches.batch_size]
         batch = jax.tree.map(lambda column: column[rows], batches.data)
         where = epoch + 1, batches.offset + i + 1
+        before, batch = gather(before), gather(batch)
         raise NonFiniteError(*where, before, batch, diagnose(before, self._step, batch))
 
 

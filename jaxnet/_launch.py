@@ -1,0 +1,150 @@
+"""`jaxnet launch`: one program in several processes of this machine, which end together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+_LINES = 25  # of the output of a process that failed
+_PATIENCE = 20.0  # seconds that the others have to end by themselves, before they are killed
+
+
+class LaunchError(Exception):
+    """The program could not be started."""
+
+
+def launch(program: Sequence[str], processes: int, output: Path | None = None) -> int:
+    """Runs a program in several processes, which find one another by `train.init_processes`.
+
+    The first process has this terminal. What the others print goes into files, and is shown if
+    one of them is the first that fails.
+
+    Args:
+        program: The words of the command. A file of Python that is no program itself runs with
+            this Python.
+        processes: The number of processes.
+        output: Path of a folder for the output of the others, `process_1.txt` and so on; None
+            for a temporary one.
+
+    Returns:
+        0 if all ended well; else the status of the first that failed, which is 128 and the number
+        of the signal where it was killed.
+
+    Raises:
+        LaunchError: There is no such program, or the folder cannot be written.
+    """
+    words = list(program)
+    if words[0].endswith(".py"):
+        words.insert(0, sys.executable)
+    with tempfile.TemporaryDirectory(prefix="jaxnet-launch-") as temporary:
+        folder = Path(temporary) if output is None else output
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return _Processes(words, processes, folder).wait()
+        except OSError as error:
+            raise LaunchError(f"{error.filename or words[0]}: {error.strerror or error}") from error
+
+
+class _Processes:
+    def __init__(self, words: list[str], count: int, folder: Path) -> None:
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._count, self._signals = count, 0
+        self._files = {i: folder / f"process_{i}.txt" for i in range(1, count)}
+        port = str(_free_port())
+        # A signal is given on to all of them. They are in sessions of their own, so that Ctrl-C
+        # in the terminal does not reach them twice.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._give_on)
+        try:
+            for i in range(count):
+                given = {
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": port,
+                    "WORLD_SIZE": str(count),
+                    "RANK": str(i),
+                    "LOCAL_RANK": str(i),
+                }
+                # One GPU for each process, as with torchrun; a CPU has no such numbers.
+                environment = {"JAX_LOCAL_DEVICE_IDS": str(i), **os.environ, **given}
+                self._running[i] = self._started(words, environment, self._files.get(i))
+        except BaseException:
+            self._end(0)
+            raise
+
+    def _started(
+        self, words: list[str], environment: dict[str, str], file: Path | None
+    ) -> "subprocess.Popen[bytes]":
+        if file is None:
+            return subprocess.Popen(words, env=environment, start_new_session=True)
+        with open(file, "wb") as opened:
+            return subprocess.Popen(
+                words,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=opened,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _give_on(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        for process in self._running.values():
+            process.send_signal(number)
+
+    def wait(self) -> int:
+        """Waits for all; ends all as soon as one fails."""
+        while self._running:
+            for i, process in list(self._running.items()):
+                status = process.poll()
+                if status is None:
+                    continue
+                del self._running[i]
+                if status != 0:
+                    self._failed(i, status)
+                    return status if status > 0 else 128 - status
+            time.sleep(0.05)
+        return 0
+
+    def _failed(self, i: int, status: int) -> None:
+        others = len(self._running)
+        self._end(_PATIENCE)
+        if i in self._files:
+            lines = self._files[i].read_text(encoding="utf-8", errors="replace").splitlines()
+            _say(*(f"[process {i}] {line}" for line in lines[-_LINES:]))
+        how = f"ended with status {status}"
+        if status < 0:
+            how = f"was killed by {signal.Signals(-status).name}"
+        ended = f"; the other{'s were' if others > 1 else ' was'} stopped" if others else ""
+        _say(f"jaxnet launch: process {i} of {self._count} {how}{ended}")
+        if not self._signals:
+            _say("a run with checkpoints goes on from the newest: give the same command again")
+
+    def _end(self, patience: float) -> None:
+        """Ends all that still run, by force after some seconds."""
+        for process in self._running.values():
+            process.terminate()
+        end = time.monotonic() + patience
+        for process in self._running.values():
+            try:
+                process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._running.clear()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)

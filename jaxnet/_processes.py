@@ -1,0 +1,198 @@
+"""Several processes: how they find one another, and what they have to agree about."""
+
+import os
+import sys
+import threading
+import zlib
+from types import TracebackType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jaxnet._checks import is_number
+
+VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
+"""The environment variables that say which process of which run this one is: torchrun's."""
+
+_HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
+
+
+_COMMUNICATION = ("Gloo", "NCCL", "coordination", "heartbeat")  # in errors of lost connections
+
+
+def init_processes(*, timeout: float = 300) -> int:
+    """Joins this process with the others of a run: torch's `init_process_group`.
+
+    It comes before anything that JAX computes, and the same program then runs in every process:
+    `jax.devices()` are those of all of them, and `fit(..., mesh="data=4")` trains on four. Who
+    the others are comes from `jaxnet launch`, from its four environment variables (MASTER_ADDR,
+    MASTER_PORT, WORLD_SIZE and RANK, as torchrun sets them), or from SLURM, Open MPI, Kubernetes
+    or a TPU pod, as `jax.distributed.initialize` finds them. Without any of these there is one
+    process, and nothing is done.
+
+    If one process fails, the others end too, within a minute.
+
+    Args:
+        timeout: The seconds to wait for the others. If one does not come, the program ends with
+            a line that says so, and with status 1.
+
+    Returns:
+        The number of processes. This one's number is `jax.process_index()`.
+
+    Raises:
+        ValueError: An argument is out of range, or only some of the variables are there.
+        RuntimeError: JAX has computed something before.
+    """
+    if not (is_number(timeout) and timeout > 0):
+        raise ValueError(f"timeout: {timeout!r}; accepted is a number of seconds")
+    if jax.distributed.is_initialized():
+        return jax.process_count()
+    given = _from_variables()
+    if given is not None and given["num_processes"] == 1:
+        return 1
+    # JAX would end this process with a stack trace of its own, in C++, and not raise an error.
+    late = threading.Timer(timeout, _end_since_one_is_missing, (timeout, given))
+    late.daemon = True
+    late.start()
+    try:
+        jax.distributed.initialize(
+            **(given or {}),
+            initialization_timeout=int(timeout) + 60,
+            heartbeat_timeout_seconds=_HEARTBEAT,
+        )
+    except ValueError as error:
+        if given is None and "should be defined" in str(error):
+            return 1  # no cluster that JAX knows
+        raise
+    except RuntimeError as error:
+        if "before any JAX" in str(error):
+            raise RuntimeError(
+                "init_processes: JAX has computed something in this process before; call it first, "
+                "before arrays and models are made"
+            ) from error
+        raise
+    finally:
+        late.cancel()
+    _end_with_the_first_error()
+    return jax.process_count()
+
+
+def _end_since_one_is_missing(timeout: float, given: dict[str, Any] | None) -> None:
+    of = "as the cluster's scheduler names them"
+    if given is not None:
+        of = f"this is {given['process_id']} of {given['num_processes']}, the first of which is at "
+        of += given["coordinator_address"]
+    print(
+        f"init_processes: after {timeout:g} s not all processes of the run are there ({of}); look "
+        "at the output of the others, or give a longer timeout",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+def _from_variables() -> dict[str, Any] | None:
+    found = {name: os.environ.get(name) for name in VARIABLES}
+    # Other programs set some of them; a run of several processes has these two at least.
+    if found["RANK"] is None and found["WORLD_SIZE"] is None:
+        return None
+    missing = [name for name, value in found.items() if not value]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)}: not among the environment variables, where "
+            f"{', '.join(name for name in found if name not in missing)} are; accepted are all of "
+            "MASTER_ADDR, MASTER_PORT, WORLD_SIZE and RANK, as `jaxnet launch` sets them, or none"
+        )
+    numbers: dict[str, int] = {}
+    for name in VARIABLES[1:]:
+        text = str(found[name])
+        if not text.isdecimal():
+            raise ValueError(f"{name}: {text!r} in the environment; accepted is a whole number")
+        numbers[name] = int(text)
+    if not numbers["RANK"] < numbers["WORLD_SIZE"]:
+        raise ValueError(
+            f"RANK: {numbers['RANK']} in the environment; accepted are 0 to WORLD_SIZE - 1, which "
+            f"is {numbers['WORLD_SIZE'] - 1}"
+        )
+    return {
+        "coordinator_address": f"{found['MASTER_ADDR']}:{numbers['MASTER_PORT']}",
+        "num_processes": numbers["WORLD_SIZE"],
+        "process_id": numbers["RANK"],
+    }
+
+
+def _end_with_the_first_error() -> None:
+    """Lets a process that fails end at once.
+
+    JAX's own end waits for the other processes, and these wait in a sum for the one that failed.
+    """
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        before(kind, error, trace)
+        if any(name in str(error) for name in _COMMUNICATION):
+            print(
+                f"process {jax.process_index()} lost another process of the run, whose own "
+                "output says why it ended",
+                file=sys.stderr,
+            )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+    sys.excepthook = hook
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes files."""
+    # Asked of a single process, JAX would start its backends, after which nothing may fork.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def several(mesh: Mesh | None) -> bool:
+    """Whether a mesh has devices of other processes too."""
+    return mesh is not None and mesh.is_multi_process
+
+
+def _gathered(mesh: Mesh | None, numbers: tuple[int, ...]) -> np.ndarray:
+    """Some numbers from every process, one row each; each of them has to call it."""
+    mine = np.array(numbers, np.int32)
+    if not several(mesh):
+        return mine[None]
+    return np.asarray(multihost_utils.process_allgather(mine))
+
+
+def agreed(mesh: Mesh | None, *numbers: int) -> tuple[int, ...]:
+    """The largest of each number over the processes of a mesh, each of which has to call it.
+
+    What depends on the clock or on a signal is another number in each process, and a process
+    that made other steps than the rest would wait for them forever.
+    """
+    return tuple(map(int, _gathered(mesh, numbers).max(0)))
+
+
+def check_same(mesh: Mesh | None, what: str, number: int) -> None:
+    """Refuses a number (a checksum, of 32 bits) that is not the same in all processes of a mesh.
+
+    Raises:
+        ValueError: It is not, and `what` says of what and what to do.
+    """
+    half = number >> 16, number & 0xFFFF
+    every = _gathered(mesh, half)
+    if not (every == every[0]).all():
+        other = next(i for i, row in enumerate(every) if (row != every[0]).any())
+        raise ValueError(what.format(f"process {other} has others than process 0"))
+
+
+def checksum(tree: Any) -> int:
+    """A checksum (CRC-32) of the numbers in a pytree of arrays, random keys among them."""
+    found = 0
+    for leaf in jax.tree.leaves(tree):
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        found = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, found)
+    return found
