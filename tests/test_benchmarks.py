@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks import growth, startup
+from benchmarks import devices, growth, startup
 from benchmarks.training import rows
 
 SIZES = np.array([1.0, 10.0, 100.0])
@@ -48,3 +48,34 @@ def test_a_process_that_fails_is_no_figure(tmp_path, capfd):
     with pytest.raises(RuntimeError, match=re.escape("startup --process jaxnet nothing ended")):
         startup.launch("jaxnet", "nothing", tmp_path)
     assert "KeyError: 'nothing'" in capfd.readouterr().err
+
+
+def test_what_a_step_sends_is_read_from_its_program():
+    """Of data parallel training all gradients, once; of cut parameters these too."""
+    work = devices.WORKS["MLP"]
+    whole = devices.bytes_sent(work, 8, None)
+    assert whole.parameters == 4 * (784 * 512 + 512 + 512 * 512 + 512 + 512 * 16 + 16)
+    assert whole.summed == pytest.approx(whole.parameters, rel=1e-3)
+    assert [what for what, _, _ in whole.rows] == ["gradients, summed"]
+    cut = devices.bytes_sent(work, 8, "fsdp")
+    assert [found for _, found, _ in cut.rows] == [
+        pytest.approx(whole.parameters, rel=1e-3),
+        pytest.approx(whole.parameters, rel=1e-3),
+    ]
+    assert (whole.other, cut.other) == (0, 0)
+
+
+def test_collectives_are_counted_by_their_bytes():
+    text = """
+  %a = f32[4,8]{1,0} all-gather(f32[1,8]{1,0} %x), channel_id=1, dimensions={0}
+  %b = (f32[16]{0}, s32[]) all-reduce-start(f32[16]{0} %y, s32[] %z), channel_id=2
+  %c = f32[2]{0} reduce-scatter(f32[16]{0} %w), channel_id=3, dimensions={0}
+  %d = f32[16]{0} add(f32[16]{0} %y, f32[16]{0} %y)
+"""
+    assert devices.sent(text) == {"all-gather": 128, "all-reduce": 68, "reduce-scatter": 64}
+
+
+def test_sending_is_worked_out_by_rings():
+    cards = devices.Cards(speed=1e12, near=100.0, far=10.0)
+    assert cards.seconds(summed=100, gathered=0, devices=2) == pytest.approx(1.0)  # 1/2 * 200 / 100
+    assert cards.seconds(summed=0, gathered=100, devices=16) == pytest.approx(15 / 16 * 10)

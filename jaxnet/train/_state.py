@@ -276,7 +276,9 @@ def copied(x: Any) -> jax.Array:
         # device_put of random keys forgets their devices, and shares what lies on several.
         data = copied(jax.random.key_data(x))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:  # which device_put refuses
+    traced = isinstance(x, jax.core.Tracer)  # as where only shapes are asked for
+    if isinstance(x, jax.Array) and not traced and not x.is_fully_addressable:
+        # device_put refuses what lies on devices of other processes too.
         parts = [jax.device_put(each.data, may_alias=False) for each in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(x.shape, x.sharding, parts)
     # device_put needs no program, where jnp.copy compiles one for every shape, which was most
