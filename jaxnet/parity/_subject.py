@@ -255,9 +255,10 @@ def make_subject(
         )
     if any(part.batch_norm_parts > 1 for part in parts):
         raise SubjectError(
-            "check: the step cuts a batch for the statistics of its batch norms (batch_norm_parts), "
-            "as several processes of PyTorch do, and one process is recorded. Leave "
-            "batch_norm_parts out for the check, and record a run without DistributedDataParallel"
+            "check: the step cuts a batch for the statistics of its batch norms "
+            "(batch_norm_parts), as several processes of PyTorch do, and one process is recorded. "
+            "Leave batch_norm_parts out for the check, and record a run without "
+            "DistributedDataParallel"
         )
     models = recorded_models(trace, state)
     subject = Subject(

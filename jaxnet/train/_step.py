@@ -191,10 +191,11 @@ def make_train_step(
 
     Raises:
         ValueError: The number of microbatches or of batch_norm_parts is below 1, float16 has no
-            loss scaling, or (in the step) a batch cannot be cut into equal parts, loss_scale and GradScaler do not go together, `create` was given an
-            optimizer with other numbers, an average where the step has none (or the other way
-            round), the state has no such model, the loss depends on no parameter of it, or the
-            forward pass changes an attribute of the model, which would be lost after the step.
+            loss scaling, or (in the step) a batch cannot be cut into equal parts, loss_scale and
+            GradScaler do not go together, `create` was given an optimizer with other numbers, an
+            average where the step has none (or the other way round), the state has no such model,
+            the loss depends on no parameter of it, or the forward pass changes an attribute of the
+            model, which would be lost after the step.
         TypeError: An argument is of another kind.
     """
     check_optimizer("make_train_step", optimizer)
