@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1]
 # A module may import from tiers above its own (earlier here) and from itself.
 TIERS = [
     {"arrays", "checks", "command_texts", "hints", "names"},
-    {"batch_parts", "extras", "files", "intercept", "keys", "memory", "precision", "random", "state_dict"},
-    {"losses", "mixed_precision"},
+    {"extras", "files", "intercept", "keys", "launch", "memory", "precision", "processes"},
+    {"random", "state_dict"},
+    {"batch_parts", "losses", "mixed_precision"},
     {"kernels"},
     {"backend"},
     {"nn", "metrics", "optim", "data", "checkpoint", "plots"},
