@@ -14,7 +14,7 @@ TIERS = [
     {"arrays", "checks", "command_texts", "hints", "names"},
     {"extras", "files", "intercept", "keys", "launch", "memory", "precision", "processes"},
     {"random", "state_dict"},
-    {"losses", "mixed_precision"},
+    {"batch_parts", "losses", "mixed_precision"},
     {"kernels"},
     {"backend"},
     {"nn", "metrics", "optim", "data", "checkpoint", "plots"},

@@ -6,6 +6,7 @@ batches. In training mode each call of a layer writes new statistics into the la
 so a layer that is used n times in one forward pass updates its statistics n times.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxnet import _kernels as kernels
-from jaxnet.backend import Operation, batch_innermost, tangents_along
+from jaxnet._batch_parts import parts_of
+from jaxnet.backend import ROWS, Operation, batch_innermost, tangents_along
 from jaxnet.nn._module import Buffer, Module, Parameter, wrong_shape
 from jaxnet.nn._norm import affine, check_sizes, moments, value, working
 
@@ -56,7 +58,8 @@ def batch_norm(
 
     Raises:
         ValueError: A shape does not fit, the statistics are missing outside of training, eps
-            is negative, or in training eps is 0 or a channel has a single value.
+            is negative, or in training eps is 0, a channel has a single value, or the training
+            step has `batch_norm_parts` and the rows are not those of its batch.
         TypeError: The input has no float dtype, or in training a running statistic is an
             array, which cannot be updated.
     """
@@ -73,24 +76,69 @@ def batch_norm(
         x = by_running(x, per_channel, running_mean, running_var, eps)
         return affine(x, per_channel, weight, bias).astype(input.dtype)
 
-    count = x.size // channels if channels else 0
+    parts = parts_of("batch_norm", x.shape[0])
+    shape = x.shape if parts == 1 else (x.shape[0] // parts, *x.shape[1:])
+    count = math.prod(shape) // channels if channels else 0
     if count == 1:
         raise ValueError(
             "batch_norm: Expected more than 1 value per channel when training, "
-            f"got input size {input.shape}"
+            f"got input size {shape}"
         )
     if not count:
         return affine(x, per_channel, weight, bias).astype(input.dtype)
     if batch_innermost(x):
         factors = jnp.ones(channels, x.dtype) if weight is None else weight.astype(x.dtype)
         summands = jnp.zeros(channels, x.dtype) if bias is None else bias.astype(x.dtype)
-        x, mean, var = _NORMALISE(x, factors, summands, eps=float(eps))
+        x, mean, var = _by_parts(partial(_NORMALISE, eps=float(eps)), parts, x, factors, summands)
     else:
-        x, mean, var = _normalise(x, weight, bias, eps)
+        x, mean, var = _by_parts(partial(_normalise, eps=eps), parts, x, weight, bias)
     update_running(running_mean, mean, momentum)
     # torch stores the unbiased variance, though it normalises by the biased one.
     update_running(running_var, var * (count / (count - 1)), momentum)
     return x.astype(input.dtype)
+
+
+def _by_parts(function, parts, x, weight, bias):
+    """`function(x, weight, bias)` for each part of the rows: y, and the first part's mean and var.
+
+    The devices of a mesh that have whole parts compute them by themselves.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if parts == 1:
+        return function(x, weight, bias)
+    if math.prod(mesh.shape[axis] for axis in mesh.explicit_axes) != 1:
+        spec = jax.sharding.PartitionSpec
+        return jax.sharding.auto_axes(
+            partial(_by_parts, function, parts),
+            axes=mesh.explicit_axes,
+            out_sharding=(jax.typeof(x).sharding.spec, spec(), spec()),
+        )(x, weight, bias)
+    devices = mesh.shape[ROWS] if ROWS in mesh.auto_axes else 1
+    if devices == 1 or parts % devices:
+        return _one_by_one(function, parts, x, weight, bias)
+
+    def on_its_own(x, weight, bias):
+        y, *statistics = _one_by_one(function, parts // devices, x, weight, bias)
+        # The only numbers that are sent: as torch's DistributedDataParallel sends the first
+        # process's buffers to the others.
+        first = jnp.where(lax.axis_index(ROWS) == 0, lax.stop_gradient(jnp.stack(statistics)), 0)
+        return (y, *lax.psum(first, ROWS))
+
+    cut, whole = jax.sharding.PartitionSpec(ROWS), jax.sharding.PartitionSpec()
+    return jax.shard_map(
+        on_its_own,
+        in_specs=(cut, whole, whole),
+        out_specs=(cut, whole, whole),
+        axis_names=set(mesh.auto_axes),
+    )(x, weight, bias)
+
+
+def _one_by_one(function, parts, x, weight, bias):
+    if parts == 1:
+        return tuple(function(x, weight, bias))
+    cut = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+    y, mean, var = jax.vmap(function, (0, None, None))(cut, weight, bias)
+    return y.reshape(x.shape), mean[0], var[0]
 
 
 def _normalise(x, weight, bias, eps):
@@ -318,7 +366,8 @@ class BatchNorm1d(_BatchNorm):
     as in torch under jax.enable_x64.
 
     In a training step over a sharded batch the statistics are those of the whole batch, as in
-    torch.nn.SyncBatchNorm.
+    torch.nn.SyncBatchNorm, unless `train.make_train_step(..., batch_norm_parts=)` asks for those
+    of each part of it.
 
     Args:
         num_features: The number of channels C. As in torch it is not checked if the layer has

@@ -3,11 +3,13 @@
 import math
 import warnings
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxnet._batch_parts import parts_of
 from jaxnet.nn._batchnorm import (
     RunningNorm,
     Statistic,
@@ -45,8 +47,9 @@ def instance_norm(
         The normalised batch, with the shape and dtype of the input.
 
     Raises:
-        ValueError: A shape does not fit, the statistics are missing, or a channel of an
-            example has a single value.
+        ValueError: A shape does not fit, the statistics are missing, a channel of an example
+            has a single value, or running statistics are updated in a training step with
+            `batch_norm_parts` and the rows are not those of its batch.
         TypeError: The input has no float dtype, or a running statistic that would be updated
             is an array.
     """
@@ -71,10 +74,23 @@ def instance_norm(
         )
     if input.size:
         mean, x, var = moments(x, tuple(range(2, x.ndim)))
-        update_running(running_mean, mean.mean(0).reshape(-1), momentum)
-        update_running(running_var, var.mean(0).reshape(-1) * (count / (count - 1)), momentum)
+        if running_mean is not None:
+            at, spread = (_mean_of_first_part(each.reshape(x.shape[:2])) for each in (mean, var))
+            update_running(running_mean, at, momentum)
+            update_running(running_var, spread * (count / (count - 1)), momentum)
         x = x * lax.rsqrt(var + eps)
     return affine(x, per_channel, weight, bias).astype(input.dtype)
+
+
+def _mean_of_first_part(x: jax.Array) -> jax.Array:
+    """The mean over the rows of the batch's first part, which is the whole batch by default."""
+    rows = x.shape[0]
+    parts = parts_of("instance_norm", rows)
+    if parts == 1:
+        return x.mean(0)
+    # A choice instead of a slice, which the devices that have the rows could not make alone.
+    first = jnp.arange(rows)[:, None] < rows // parts
+    return jnp.where(first, x, 0).sum(0) / (rows // parts)
 
 
 class _InstanceNorm(RunningNorm):

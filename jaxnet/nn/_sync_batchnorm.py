@@ -1,11 +1,14 @@
 """Batch normalisation over all devices, under torch's name."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
+from jaxnet._batch_parts import whole_batch
 from jaxnet._names import members
 from jaxnet.nn._batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
@@ -15,7 +18,9 @@ class SyncBatchNorm(_BatchNorm):
 
     The input is (N, C, ...), and so is the output. In JAX one program computes with arrays that
     are spread over the devices, so the statistics of every batch norm of jaxnet are those of the
-    whole batch already. This class is `BatchNorm1d` for any number of axes, under torch's name.
+    whole batch already. This class is `BatchNorm1d` for any number of axes, under torch's name. A
+    training step with `batch_norm_parts` cuts the batch for the other batch norms, and not for
+    this one.
 
     Args:
         num_features: The number of channels C.
@@ -47,6 +52,11 @@ class SyncBatchNorm(_BatchNorm):
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, bias=bias, dtype=dtype
         )
+
+    def __call__(self, input: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        # In evaluation mode without running statistics torch's takes those of each process too.
+        with whole_batch() if self.training else nullcontext():
+            return super().__call__(input)
 
     @classmethod
     def convert_sync_batchnorm(cls, module: nnx.Module, process_group: None = None) -> Any:

@@ -51,12 +51,14 @@ class Part:
         optimizer: The optimizer.
         model: The key of the model that is trained, in a state of several; else None.
         compute_dtype: The dtype of the model's arithmetic, or None.
+        batch_norm_parts: The number of parts of a batch that batch norms normalise each alone.
     """
 
     loss: Callable[..., Any]
     optimizer: Any
     model: str | int | None = None
     compute_dtype: Any = None
+    batch_norm_parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,6 +253,13 @@ def make_subject(
             "check: what the program computes is compared, and not how it rounds. A torch program "
             "with autocast need not be recorded anew"
         )
+    if any(part.batch_norm_parts > 1 for part in parts):
+        raise SubjectError(
+            "check: the step cuts a batch for the statistics of its batch norms "
+            "(batch_norm_parts), as several processes of PyTorch do, and one process is recorded. "
+            "Leave batch_norm_parts out for the check, and record a run without "
+            "DistributedDataParallel"
+        )
     models = recorded_models(trace, state)
     subject = Subject(
         state=state,
@@ -381,7 +390,7 @@ def _collected(
 
 def part_of(step: TrainStep) -> Part:
     """The update of a step of `make_train_step`."""
-    return Part(step.loss, step.optimizer, step.model, step.compute_dtype)
+    return Part(step.loss, step.optimizer, step.model, step.compute_dtype, step.batch_norm_parts)
 
 
 def with_numbers(

@@ -105,7 +105,7 @@ def diagnose(state: Any, step: Any, batch: Any) -> Diagnosis:
         now = with_state(state, step.model, own.replace(params=params))
         seen: list[tuple[str, str, str | None]] = []
         with ExitStack() as stack:
-            inside = entered(now, batch, key, step.compute_dtype, training=True)
+            inside = entered(now, batch, key, step.compute_dtype, True, step.batch_norm_parts)
             models, given = stack.enter_context(inside)
             for name, model in _models(models).items() if watch else ():
                 stack.enter_context(intercept(model, _noting(seen, name)))

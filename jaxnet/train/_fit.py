@@ -122,10 +122,11 @@ def fit(
         resume: Whether to go on from the newest whole checkpoint in the folder. The result
             has the bits of a run that was never stopped. A line says which arguments differ from
             those before, and whether the checkpoint's hold (hyperparameters, generator) or the
-            new ones (data, config, a schedule's values, compute_dtype). For a loader this sets
-            back what it may draw from: its generators, and the global ones of Python, NumPy and
-            torch. A loader that then still gives other batches is an error where the run was
-            stopped within an epoch; between epochs only the arrays of a TensorDataset tell.
+            new ones (data, config, a schedule's values, compute_dtype, batch_norm_parts). For a
+            loader this sets back what it may draw from: its generators, and the global ones of
+            Python, NumPy and torch. A loader that then still gives other batches is an error where
+            the run was stopped within an epoch; between epochs only the arrays of a TensorDataset
+            tell.
         records: A folder, or a `Records`, for the numbers of every epoch. A folder with the
             epochs of another run than the checkpoint's is an error.
         nonfinite: At a loss or a parameter that is not finite (of a state of your own: at any

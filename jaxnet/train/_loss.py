@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jaxnet._batch_parts import batch_norm_in_parts
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats, computing_in
 from jaxnet.precision import check_x64
@@ -46,7 +47,12 @@ def with_step(loss: Loss) -> Callable[[Any, Any, jax.Array], Any]:
 
 @contextmanager
 def entered(
-    state: Any, batch: Any, key: jax.Array, compute_dtype: DTypeLike | None, training: bool
+    state: Any,
+    batch: Any,
+    key: jax.Array,
+    compute_dtype: DTypeLike | None,
+    training: bool,
+    batch_norm_parts: int = 1,
 ) -> Iterator[tuple[Any, Any]]:
     """The model of a state, or all models of several, ready to be called, and the batch."""
     check_no_models(state)
@@ -54,6 +60,7 @@ def entered(
     models = map_states(lambda one: one.model(training=training), state)
     with ExitStack() as stack:
         stack.enter_context(keys(key))
+        stack.enter_context(batch_norm_in_parts(batch_norm_parts, batch))
         for one in jax.tree.leaves(models, is_leaf=is_module):
             if is_module(one):
                 stack.enter_context(computing_in(one, compute_dtype))

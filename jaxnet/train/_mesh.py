@@ -86,9 +86,9 @@ def shard(state: Any, mesh: Mesh | str, sharding: Sharding = None) -> Any:
     The rows of every batch are cut along the mesh's axis "data": each device computes its own
     rows, and gradients are summed over all of them (torch's DistributedDataParallel). All
     numbers are those of one device, up to the order of sums: the loss is that of the whole
-    batch, BatchNorm's statistics too (torch's SyncBatchNorm), dropout draws the same masks, and
-    clipping sees the whole gradient. A batch whose rows no split fits, such as the last one of an
-    epoch, is computed whole on every device.
+    batch, BatchNorm's statistics too (torch's SyncBatchNorm) unless the step has
+    `batch_norm_parts`, dropout draws the same masks, and clipping sees the whole gradient. A batch
+    whose rows no split fits, such as the last one of an epoch, is computed whole on every device.
 
     Args:
         state: The state of a run, such as `train.create(...)`; it stays usable.

@@ -282,6 +282,8 @@ def arguments(
             flags = {k: v for k, v in group.defaults.items() if isinstance(v, bool | str)}
             new |= {f"{name}_{i}" if i else name: value for name, value in flags.items()}
         new["compute_dtype"] = str(jnp.dtype(step.compute_dtype or jnp.float32))
+        if step.batch_norm_parts > 1:  # a checkpoint of before there was a choice has the whole
+            new["batch_norm_parts"] = step.batch_norm_parts
     return kept, new
 
 

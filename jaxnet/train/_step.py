@@ -37,6 +37,7 @@ class TrainStep:
         compute_dtype: The dtype of the model's arithmetic, or None.
         optimizer: The optimizer.
         model: The name of the model that the step trains, in a state of several; else None.
+        batch_norm_parts: The number of parts of a batch that batch norms normalise each alone.
     """
 
     function: Step
@@ -44,6 +45,7 @@ class TrainStep:
     compute_dtype: DTypeLike | None
     optimizer: optax.GradientTransformation
     model: str | int | None = None
+    batch_norm_parts: int = 1
 
     def __call__(self, state: Any, batch: Any) -> tuple[Any, Metrics]:
         if (noted := _noted.get()) is not None:
@@ -131,6 +133,7 @@ def make_train_step(
     remat: bool | Callable[..., Any] = False,
     average: Average | None = None,
     grad_norm: bool = False,
+    batch_norm_parts: int = 1,
 ) -> Step:
     """A training step: the gradient of the loss, then the optimizer's update.
 
@@ -171,6 +174,15 @@ def make_train_step(
             the weights, updated after every step.
         grad_norm: Whether the metrics include "grad_norm", the 2-norm of the whole gradient
             before clipping; in float16 training that of the gradient without the loss scale.
+        batch_norm_parts: The number n of equal parts of a batch, rows 0 to B/n - 1 first, each of
+            which a batch norm in training mode normalises by its own mean and variance: what
+            torch's DistributedDataParallel with n processes computes without SyncBatchNorm (and,
+            but for the running statistics, ghost batch norm). As there, running statistics are
+            those of the first part. It does not depend on the devices; where those of a mesh
+            have whole parts, nothing is sent for the normalisation. 1 is the whole batch, which
+            `nn.SyncBatchNorm` always has. With microbatches each of them is cut so. The input of
+            a batch norm has to have the batch's rows, in their order. Nothing but norms
+            depends on the parts: the loss is that of the whole batch.
 
     Returns:
         A pure function `(state, batch) -> (state, metrics)`, not yet compiled:
@@ -178,11 +190,12 @@ def make_train_step(
         is the loss before the update, as PyTorch's loop prints it.
 
     Raises:
-        ValueError: The number of microbatches is below 1, float16 has no loss scaling, or (in
-            the step) loss_scale and GradScaler do not go together, `create` was given an
-            optimizer with other numbers, an average where the step has none (or the other way
-            round), the state has no such model, the loss depends on no parameter of it, or the
-            forward pass changes an attribute of the model, which would be lost after the step.
+        ValueError: The number of microbatches or of batch_norm_parts is below 1, float16 has no
+            loss scaling, or (in the step) a batch cannot be cut into equal parts, loss_scale and
+            GradScaler do not go together, `create` was given an optimizer with other numbers, an
+            average where the step has none (or the other way round), the state has no such model,
+            the loss depends on no parameter of it, or the forward pass changes an attribute of the
+            model, which would be lost after the step.
         TypeError: An argument is of another kind.
     """
     check_optimizer("make_train_step", optimizer)
@@ -196,6 +209,7 @@ def make_train_step(
         raise TypeError(f"loss_scale: {loss_scale!r}; accepted is optim.loss_scale")
     check_x64("compute_dtype", compute_dtype)
     check_integer("microbatches", microbatches, least=1)
+    check_integer("batch_norm_parts", batch_norm_parts, least=1)
     if jnp.dtype(compute_dtype or jnp.float32) == jnp.float16 and loss_scale is None:
         raise ValueError(
             "compute_dtype: float16 gradients vanish without loss scaling; put the optimizer in "
@@ -215,7 +229,7 @@ def make_train_step(
         state = with_arrays(state, changed)
         own = state_of(state, model)
         state = with_state(state, model, own.replace(params=params))
-        inside = entered(state, batch, key, compute_dtype, training=True)
+        inside = entered(state, batch, key, compute_dtype, True, batch_norm_parts)
         with inside as (models, batch), dividing_by(divisors):
             value, metrics = with_metrics(call(models, batch, own.step))
         if grad_norm and "grad_norm" in metrics:
@@ -314,7 +328,7 @@ def make_train_step(
             after = after.replace(average=averaged)
         return with_state(with_arrays(state, changed), model, after), {"loss": value, **metrics}
 
-    return TrainStep(step, loss, compute_dtype, optimizer, model)
+    return TrainStep(step, loss, compute_dtype, optimizer, model, batch_norm_parts)
 
 
 def _noting(reached: set[str], name: str, param: jax.Array) -> jax.Array:

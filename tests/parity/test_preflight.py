@@ -290,3 +290,6 @@ def test_half_precision_is_said_and_not_compared(tmp_path):
     step = train.make_train_step(loss, sgd, compute_dtype="bfloat16")
     with pytest.raises(SubjectError, match="Leave compute_dtype out for the check"):
         make_subject(trace, step=step, state=train.create(model, sgd))
+    step = train.make_train_step(loss, sgd, batch_norm_parts=5)
+    with pytest.raises(SubjectError, match="Leave batch_norm_parts out for the check"):
+        make_subject(trace, step=step, state=train.create(model, sgd))

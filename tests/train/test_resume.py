@@ -14,11 +14,11 @@ X = np.random.RandomState(0).standard_normal((24, 3)).astype(np.float32)
 Y = (X.sum(1) > 0).astype(np.int32)
 
 
-def run(folder, optimizer=SGD, seed=0, dtype=None, **options):
+def run(folder, optimizer=SGD, seed=0, dtype=None, parts=1, **options):
     """A run of some epochs, and the line that says what differs."""
     lines: list[str] = []
     state = train.create(nn.Linear(3, 2, rngs=Generator(1)), optimizer, seed=seed)
-    step = train.make_train_step(LOSS, optimizer, compute_dtype=dtype)
+    step = train.make_train_step(LOSS, optimizer, compute_dtype=dtype, batch_norm_parts=parts)
     options = {"data": (X, Y), "epochs": 1, "batch_size": 8, "compilation_cache": False} | options
     result = train.fit(state, step, checkpoint=folder, log=lines.append, quiet=True, **options)
     said = [line for line in lines if "other arguments" in line]
@@ -38,6 +38,8 @@ EVAL = {"validation": (X, Y), "eval_step": train.make_eval_step(LOSS), "monitor"
         ({}, {"optimizer": optim.SGD(lr=0.1, momentum=0.5)}, "momentum: 0.9 before, 0.5 now"),
         ({}, {"optimizer": NESTEROV}, "nesterov: False before, True now (the new one holds)"),
         ({}, {"dtype": jnp.bfloat16}, "compute_dtype: 'float32' before, 'bfloat16' now (the new"),
+        ({}, {"parts": 2}, "batch_norm_parts: None before, 2 now (the new one holds)"),
+        ({"parts": 4}, {}, "batch_norm_parts: 4 before, None now (the new one holds)"),
         ({"config": {"a": 1}}, {"config": {"a": 2}}, "config: {'a': 1} before, {'a': 2} now"),
         ({}, {"data": (X * 2, Y)}, "data (checksum): "),
         ({}, {"data": (X, 1 - Y)}, "data (checksum): "),
