@@ -31,6 +31,8 @@ PACKAGES = {
     "flatbuffers": "flatbuffers",
     "haiku": "dm-haiku",
     "libcst": "libcst",
+    "onnx": "jax2onnx",
+    "optuna": "optuna",
     "pandas": "pandas",
     "sklearn": "scikit-learn",
     "tensorboard": "tensorboard",

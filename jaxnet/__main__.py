@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import jaxnet
 from jaxnet import _command_texts as texts
-from jaxnet import _weights_command
+from jaxnet import _predict_command, _weights_command
 
 if TYPE_CHECKING:
     from jaxnet.parity._result import Report
@@ -316,6 +316,9 @@ def _parser() -> argparse.ArgumentParser:
         help="keep what all but the first print there, as process_1.txt and so on",
     )
 
+    about = "use an exported model on images and tables"
+    _predict_command.add(command("predict", _predict, about, _predict_command.ABOUT))
+
     about = "show, convert and compare weights files"
     _weights_command.add(command("weights", None, about, _weights_command.ABOUT), command)
     return parser
@@ -514,6 +517,13 @@ def _launch(options: argparse.Namespace) -> int:
         return launch(options.program, options.processes, options.output)
     except LaunchError as error:
         raise _CommandError(f"{error}; the program comes after --") from error
+
+
+def _predict(options: argparse.Namespace) -> int:
+    try:
+        return _predict_command.run(options)
+    except _predict_command.PredictError as error:
+        raise _CommandError(str(error)) from error
 
 
 def _certificate(options: argparse.Namespace) -> int:

@@ -36,10 +36,12 @@ __all__ = [
     "batch_innermost",
     "is_between",
     "is_wanted",
+    "plain_arithmetic",
     "tangents_along",
 ]
 
 _FORMS = ("kernel", "loop", "native")
+_PLAIN = "plain"  # the native form without an equation of its own
 
 ROWS = "data"
 """The name of the axis of a mesh of devices along which the rows of a batch are cut."""
@@ -79,6 +81,23 @@ def arithmetic_form(form: str) -> Iterator[None]:
     """
     check_choice("form", form, _FORMS)
     with _asked(form):
+        yield
+
+
+@contextmanager
+def plain_arithmetic() -> Iterator[None]:
+    """Inside the context, layers are traced as JAX's own operations alone.
+
+    They are those of the form "native", without the equation of a layer around them, as
+    converters of traced programs need them.
+
+    >>> from jaxnet.nn import functional as F
+    >>> x, w = jax.numpy.ones((8, 1, 3, 3)), jax.numpy.ones((1, 1, 2, 2))
+    >>> with plain_arithmetic():
+    ...     print("jaxnet" in str(jax.make_jaxpr(F.conv2d)(x, w)))
+    False
+    """
+    with _asked(_PLAIN):
         yield
 
 
@@ -191,6 +210,9 @@ class Operation:
 
     def __call__(self, *arguments: Any, **static: Any) -> list[jax.Array]:
         """The results of the operation, a list of arrays."""
+        if _asked.value == _PLAIN:
+            with jax.default_matmul_precision(matmul_precision()):
+                return list(self._forms["native"](*arguments, **static))
         flat, tree = jax.tree.flatten(arguments)
         mesh = jax.sharding.get_abstract_mesh()
         if math.prod(mesh.shape[axis] for axis in mesh.explicit_axes) != 1:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnet import _kernels as kernels
-from jaxnet.backend import Operation, arithmetic_form
+from jaxnet.backend import Operation, arithmetic_form, plain_arithmetic
 from jaxnet.nn import functional as F
 from jaxnet.nn._recurrent import Weights, recurrent_layer
 from tests.tolerances import distance, tolerance
@@ -307,6 +307,16 @@ def test_a_form_that_was_asked_for_holds_until_its_context_ends():
             assert has_kernel()
         assert not has_kernel()
     assert has_kernel()
+
+
+def test_plain_arithmetic_has_no_equation_of_ones_own():
+    x, w, b = jnp.ones((8, 3, 9, 9)), jnp.linspace(-1, 1, 108).reshape(4, 3, 3, 3), jnp.ones(4)
+    wanted, program = conv(x, w, b), jax.make_jaxpr(conv)
+    assert "jaxnet_" in str(program(x, w, b))
+    with plain_arithmetic():
+        assert "jaxnet_" not in str(jax.make_jaxpr(lambda *xs: conv(*xs))(x, w, b))
+        found = jax.jit(lambda *xs: conv(*xs))(x, w, b)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_forms_that_are_not_there():

@@ -16,6 +16,7 @@ PAGES = [*sorted(GUIDES), ROOT / "README.md"]
 
 # A comment in front of a snippet says what it needs: `<!-- torch -->` is for comparison and
 # is compiled where torch is not installed, and `<!-- flatbuffers -->` where that is not;
+# `<!-- optuna -->` and `<!-- onnx -->` (jax2onnx) run in tests of their own;
 # `<!-- long -->` takes more than about three seconds;
 # `<!-- outline -->` has names that only the reader knows: it is compiled, and not run.
 SNIPPET = re.compile(
@@ -66,13 +67,14 @@ def as_a_reader(tmp_path, monkeypatch):
             jax.config.update(name, value)
 
 
-def run(path: Path, torch: bool) -> None:
+def run(path: Path, torch: bool, other: str | None = None) -> None:
     """A page's snippets in their order, in one namespace."""
     names: dict = {"__name__": "__main__"}
     for mark, tree in snippets(path):
         code = compile(tree, str(path), "exec")
         missing = mark == "flatbuffers" and not importlib.util.find_spec("flatbuffers")
-        if mark != "outline" and (torch or mark != "torch") and not missing:
+        apart = mark in ("optuna", "onnx") and mark != other
+        if mark != "outline" and (torch or mark != "torch") and not missing and not apart:
             exec(code, names)
 
 
@@ -93,9 +95,25 @@ def test_snippets_run_beside_torch(path, as_a_reader):
     run(path, torch=True)
 
 
+@pytest.mark.optuna
+@pytest.mark.parametrize("path", pages_with("optuna"), ids=title)
+def test_snippets_run_with_optuna(path, as_a_reader):
+    run(path, torch=False, other="optuna")
+
+
+@pytest.mark.onnx
+# Of other libraries, about themselves.
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("path", pages_with("onnx"), ids=title)
+def test_snippets_run_with_onnx(path, as_a_reader):
+    # The converter itself relies on JAX's default settings.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        run(path, torch=False, other="onnx")
+
+
 def test_every_mark_is_known():
     marks = {mark for path in PAGES for mark, _ in snippets(path)}
-    assert marks <= {None, "torch", "flatbuffers", "long", "outline"}
+    assert marks <= {None, "torch", "flatbuffers", "long", "onnx", "optuna", "outline"}
 
 
 def test_every_snippet_is_found():

@@ -18,9 +18,10 @@ TIERS = [
     {"kernels"},
     {"backend"},
     {"nn", "metrics", "optim", "data", "checkpoint", "plots"},
-    {"ops", "weights", "train"},
+    {"model_file", "ops", "weights", "train"},
     {"parity", "port"},
-    {"command_texts", "weights_command"},
+    {"command_texts", "predict_inputs", "weights_command"},
+    {"predict_command"},
     {"main__", "pytest"},  # the command line, and the fixture
     {"harness"},  # experiments/harness, which is not about any experiment
     {"experiments", "tests", "benchmarks"},

@@ -1,6 +1,7 @@
 """Reading PNG and JPEG files, one or a folder of them, as arrays."""
 
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,23 @@ import numpy as np
 
 from jaxnet._extras import needed
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg")
 # Pillow knows many more, and gives some of them (EPS) to other programs.
 _FORMATS = ("PNG", "JPEG")
 # The modes of Pillow with 8 bits a channel, or that become such without loss.
 _MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "1")
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], *, upright: bool = False) -> np.ndarray:
     """Reads one image file.
 
     Grey and palette images become RGB images. A fourth channel (alpha) is dropped and not
-    blended. The pixels are returned as stored: the rotation in the EXIF data of a camera is
-    ignored.
+    blended.
 
     Args:
         path: The path of the PNG or JPEG file.
+        upright: Whether the image is turned as the EXIF data of a camera say. By default the
+            pixels are returned as stored, as torchvision's `ImageFolder` has them.
 
     Returns:
         The pixels, uint8 (H, W, 3).
@@ -35,6 +37,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         ImportError: Pillow is not installed.
     """
     Image = needed("PIL.Image", "read_image", "pillow")
+    ImageOps = needed("PIL.ImageOps", "read_image", "pillow")
     path = Path(path)
     try:
         with Image.open(path, formats=_FORMATS) as picture:
@@ -45,10 +48,15 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
             if picture.format == "PNG" and mode in _MODES and deep:
                 mode = f"{mode} of 16 bits"  # Pillow would drop the lower eight bits.
             picture.load()
-            pixels = np.array(picture.convert("RGB")) if mode in _MODES else None
+            pixels = None
+            if mode in _MODES:
+                turned = ImageOps.exif_transpose(picture) if upright else picture
+                pixels = np.array(turned.convert("RGB"))
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (
+        OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: broken, or no picture: {reason}; copy it again") from error
     if pixels is None:
@@ -63,7 +71,7 @@ def read_images(
     folder: str | os.PathLike[str],
     *,
     size: tuple[int, int] | None = None,
-    suffixes: Sequence[str] = _SUFFIXES,
+    suffixes: Sequence[str] = SUFFIXES,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Reads all images of a folder, in the order of their names.
 
@@ -100,7 +108,7 @@ def read_images(
         raise ValueError(f"{folder}: no pictures there; looked for {', '.join(wanted)}")
     images = [read_image(file) for file in files]
     if size is not None:
-        images = [_resized(image, size) for image in images]
+        images = [resized(image, size) for image in images]
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
             raise ValueError(
@@ -116,8 +124,11 @@ def _check_size(size: Any) -> None:
         raise ValueError(f"size: {size!r}; accepted is (height, width), whole numbers from 1 on")
 
 
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The image resized to (height, width), or the image itself if it has this size."""
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The image resized to (height, width) by Pillow, or itself if it has this size.
+
+    These are the pixels of torchvision's `Resize` for an image of Pillow.
+    """
     Image = needed("PIL.Image", "read_images", "pillow")
     if image.shape[:2] == tuple(size):
         return image

@@ -183,7 +183,8 @@ class Resize:
                 "one number"
             )
 
-    def _sizes(self, height: int, width: int) -> tuple[int, int]:
+    def sizes(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) of the result for an image of this height and width."""
         if isinstance(self.size, tuple):
             return self.size
         short, long = sorted((height, width))
@@ -197,7 +198,7 @@ class Resize:
         height, width = batch.shape[2:]
         whole = jnp.asarray([[0, 0, height, width]])
         method = check_interpolation(self.interpolation)
-        return resized_crop(batch, whole, self._sizes(height, width), method, self.antialias)
+        return resized_crop(batch, whole, self.sizes(height, width), method, self.antialias)
 
 
 @dataclasses.dataclass(frozen=True)
