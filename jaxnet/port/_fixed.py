@@ -11,6 +11,7 @@ from jaxnet.port._flow import (
     backward_calls,
     bound_names,
     bound_names_of_target,
+    callee_of,
     calls_in,
     lists,
     names_read,
@@ -124,7 +125,7 @@ class Fixed:
                     changed = name in _changed_inside(one) or any(
                         is_name(self.parts[callee].argument(call, parameter), name)
                         for call in calls_in(*header_of(one))
-                        if (callee := _callee(call)) in given
+                        if (callee := callee_of(call)) in given
                         for parameter in given[callee]
                     )
                     if changed and self.is_late(part, one, above):
@@ -142,7 +143,7 @@ class Fixed:
                     for inner in _statements(one):
                         new |= _changed_inside(inner)
                     for call in calls_in(one):
-                        callee = _callee(call)
+                        callee = callee_of(call)
                         for parameter in found.get(callee, ()):
                             new.add(code(self.parts[callee].argument(call, parameter) or _NONE))
                 new &= set(part.parameters)
@@ -194,7 +195,7 @@ class Fixed:
             if kind == "code":
                 self._check_code(node, one, scopes)
             inner = "class" if kind == "class" else "code"
-            names = {_callee(call) for call in calls_in(one)} if kind == "class" else {}
+            names = {callee_of(call) for call in calls_in(one)} if kind == "class" else {}
             for name in names or names_read(one):
                 if name and name in self.parts:
                     waiting.append((self.parts[name].node, inner, everywhere))
@@ -264,10 +265,6 @@ class Fixed:
 
 
 _NONE = cst.Name("None")
-
-
-def _callee(call: cst.Call) -> str:
-    return call.func.value if isinstance(call.func, cst.Name) else ""
 
 
 def header_of(statement: Any) -> list[Any]:

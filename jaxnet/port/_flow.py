@@ -268,10 +268,20 @@ def method_of(call: Any) -> tuple[str, str]:
     return "", ""
 
 
+def callee_of(call: cst.Call) -> str:
+    """The name of the function that is called; "" where it is no plain name."""
+    return call.func.value if isinstance(call.func, cst.Name) else ""
+
+
+def is_backward(call: Any) -> bool:
+    """Whether it is a call `loss.backward()`."""
+    return (
+        call is not None
+        and isinstance(call.func, cst.Attribute)
+        and call.func.attr.value == "backward"
+    )
+
+
 def backward_calls(node: Any) -> list[cst.Call]:
     """The calls `loss.backward()` in a part of a program."""
-    return [
-        call
-        for call in calls_in(node)
-        if isinstance(call.func, cst.Attribute) and call.func.attr.value == "backward"
-    ]
+    return [call for call in calls_in(node) if is_backward(call)]

@@ -13,6 +13,7 @@ from jaxnet.port._flow import (
     backward_calls,
     bound_names,
     call_of,
+    callee_of,
     calls_in,
     has,
     method_of,
@@ -77,7 +78,7 @@ class Loops:
                             (roles.get("scheduler"), "step"),
                             (roles.get("model"), "load_state_dict"),
                         )
-                        callee = call.func.value if isinstance(call.func, cst.Name) else ""
+                        callee = callee_of(call)
                         new |= bool(callee) and callee in found and callee not in part.bound
                 if new and name not in found:
                     found.add(name)
@@ -238,7 +239,7 @@ class Loops:
             return True
         roles = self.roles.of(part)
         for call in calls_in(statement):
-            callee = call.func.value if isinstance(call.func, cst.Name) else ""
+            callee = callee_of(call)
             if (
                 callee
                 and callee in self.parts
@@ -405,10 +406,10 @@ class Loops:
         changes: dict[str, Any] = {}
         for field in ("test", "iter"):
             if (node := getattr(one, field, None)) is not None:
-                changes[field] = self._expression(part, node)
+                changes[field] = self._rewritten(part, node)
         if isinstance(one, cst.With):
             changes["items"] = [
-                item.with_changes(item=self._expression(part, item.item)) for item in one.items
+                item.with_changes(item=self._rewritten(part, item.item)) for item in one.items
             ]
         inside = (*above, one)
         changes["body"] = self._block(part, one.body, inside)
@@ -453,7 +454,7 @@ class Loops:
                 raise NotUnderstoodError(
                     one, f"{code(call)}: a plateau that is not beside its optimizer"
                 )
-            metric = code(self._expression(part, call.args[0].value))
+            metric = code(self._rewritten(part, call.args[0].value))
             lines = [
                 f"{training.plateau}, opt_state = {scheduler}.step("
                 f"{training.plateau}, {metric}, {state}.opt_state)",
@@ -504,7 +505,7 @@ class Loops:
         """`model.load_state_dict(...)` after the state is made."""
         state, model = self.training.state, self.roles.of(part)["model"]
         self.training.imports.add("from jaxnet.train import split")
-        args = ", ".join(code(self._expression(part, a.value)) for a in call.args)
+        args = ", ".join(code(self._rewritten(part, a.value)) for a in call.args)
         return self._lines(
             one,
             [
@@ -544,7 +545,7 @@ class Loops:
         if part is not self.roles.owner and part.name not in self.changing:
             raise NotUnderstoodError(one, f"{code_line(one)}: {part.name} makes no step")
         self.training.imports.add("from jaxnet import optim")
-        words = code(self._expression(part, value))
+        words = code(self._rewritten(part, value))
         line = (
             f"{state} = {state}.replace(\n    opt_state=optim.set_hyperparams({state}.opt_state, "
             f"lr={words})\n)"
@@ -586,7 +587,7 @@ class Loops:
     def _call(self, part: Part, call: cst.Call) -> Any:
         """A call of a function of the file, which is given the state, or the model of it."""
         training = self.training
-        callee = call.func.value if isinstance(call.func, cst.Name) else ""
+        callee = callee_of(call)
         other = self.parts[callee]
         roles, theirs = self.roles.of(part), self.roles.of(other)
         by_state = callee in self.changing | self.predicting
@@ -607,7 +608,7 @@ class Loops:
             ):
                 value = code(arg.value)
             if value is None:
-                args.append(arg.with_changes(value=self._expression(part, arg.value)))
+                args.append(arg.with_changes(value=self._rewritten(part, arg.value)))
                 continue
             if keyword and by_state and name != theirs.get("scheduler"):
                 word = training.state if name == theirs.get("model") else training.function
@@ -626,13 +627,8 @@ class Loops:
 
     # expressions
 
-    def _expression(self, part: Part, node: Any) -> Any:
-        return self._rewritten(part, node)
-
     def _rewritten(self, part: Part, node: Any) -> Any:
-        if part.name not in self.predicting and self._keeps(part):
-            return node.visit(Reads(self, part, only_calls=True))
-        return node.visit(Reads(self, part))
+        return node.visit(Reads(self, part, only_calls=self._keeps(part)))
 
 
 def _passes(loop: Any) -> str:

@@ -29,6 +29,12 @@ _MODULES: dict[str, tuple[str, str]] = {
     "torch.special": ("jaxnet.ops.special", "ops.special"),
     "torch": ("jaxnet.ops", "ops"),
 }
+DRAWS = {
+    "bernoulli", "multinomial", "normal", "rand", "rand_like", "randint", "randint_like", "randn",
+    "randn_like", "randperm",
+}  # fmt: skip
+"""torch's functions that draw from its generator."""
+
 _SUBMODULES = ("torch.nn.modules.", "torch.nn.parameter.")
 _TYPINGS = ("torch.jit.annotations.", "torch.types.")  # which hand on names of typing
 

@@ -133,3 +133,8 @@ class Targets(cst.CSTVisitor):
         elif isinstance(target, cst.Tuple | cst.List):
             for element in target.elements:
                 self._bind(element.value)
+
+
+def has_generator(call: cst.Call) -> bool:
+    """Whether a call is given a generator of its own."""
+    return any(a.keyword is not None and a.keyword.value == "generator" for a in call.args)

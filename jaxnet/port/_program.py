@@ -17,13 +17,15 @@ from jaxnet.port._flow import (
     backward_calls,
     bound_names,
     call_of,
+    callee_of,
     calls_in,
+    is_backward,
     lists,
     names_read,
 )
 from jaxnet.port._loops import Loops
-from jaxnet.port._names import is_optimizer
-from jaxnet.port._nodes import code, parts_of
+from jaxnet.port._names import DRAWS, is_optimizer
+from jaxnet.port._nodes import code, has_generator, parts_of
 from jaxnet.port._roles import Part, is_guard, part_of
 from jaxnet.port._steps import NotUnderstoodError
 from jaxnet.port._training import Training
@@ -37,10 +39,6 @@ PROGRAM = "program_of_file"
 """The name of the function that holds what the file runs."""
 
 _TRAINS = re.compile(r"\.backward\(|torch\.optim|from torch import .*optim|utils\.data|manual_seed")
-_DRAWS = {
-    "bernoulli", "multinomial", "normal", "rand", "rand_like", "randint", "randint_like", "randn",
-    "randn_like", "randperm",
-}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -263,9 +261,8 @@ def draws(source: "Source", node: Any) -> bool:
     """Whether a class, or a statement that makes a model, has layers that draw in training."""
     for call in calls_in(node):
         name = source.imported(call.func)
-        given = any(a.keyword is not None and a.keyword.value == "generator" for a in call.args)
-        drawn = "ropout" in name.rpartition(".")[2] or name[6:] in _DRAWS
-        if name.startswith("torch.") and drawn and not given:
+        drawn = "ropout" in name.rpartition(".")[2] or name[6:] in DRAWS
+        if name.startswith("torch.") and drawn and not has_generator(call):
             return True
     return False
 
@@ -399,7 +396,7 @@ def _find_hosts(source: "Source", program: Program, tree: cst.Module) -> None:
         ]
     while waiting:
         for call in calls_in(waiting.pop()):
-            name = call.func.value if isinstance(call.func, cst.Name) else ""
+            name = callee_of(call)
             if name in functions and name not in inside:
                 inside.add(name)
                 waiting.append(functions[name])
@@ -407,24 +404,7 @@ def _find_hosts(source: "Source", program: Program, tree: cst.Module) -> None:
     for name, function in functions.items():
         if name in inside or name in program.losses:
             continue
-        if (
-            (
-                backward_calls(function)
-                or any(_is_of_host(source, call) for call in calls_in(function))
-                or any(
-                    isinstance(p, cst.Name) and p.value == "make_train_step"
-                    for p in parts_of(function)
-                )
-            )
-            or (
-                any(isinstance(part, cst.With) for part in parts_of(function))
-                and ("no_grad" in code(function))
-            )
-            or any(
-                isinstance(part, cst.Name) and program.kinds.get(part.value)
-                for part in parts_of(function)
-            )
-        ):
+        if any(_is_of_host(source, program, part) for part in parts_of(function)):
             found.add(name)
     grown = True
     while grown:
@@ -438,8 +418,17 @@ def _find_hosts(source: "Source", program: Program, tree: cst.Module) -> None:
     program.hosts = found
 
 
-def _is_of_host(source: "Source", call: cst.Call) -> bool:
-    name = source.imported(call.func)
-    if name.startswith(("torch.utils.data.", "torch.optim.")):
+def _is_of_host(source: "Source", program: Program, part: Any) -> bool:
+    """Whether a part of a function says that it runs outside of steps and models."""
+    if isinstance(part, cst.Name):
+        return part.value == "make_train_step" or bool(program.kinds.get(part.value))
+    if isinstance(part, cst.WithItem):
+        return "no_grad" in code(part.item)
+    if isinstance(part, cst.Decorator):
+        return "no_grad" in code(part.decorator)
+    if not isinstance(part, cst.Call):
+        return False
+    name = source.imported(part.func)
+    if name.startswith(("torch.utils.data.", "torch.optim.")) or is_backward(part):
         return True
-    return name.startswith("torch.") and name[6:] in _DRAWS
+    return name.startswith("torch.") and name[6:] in DRAWS

@@ -71,7 +71,7 @@ class Reads(Positioned):
             return loops._call(self.part, original_node)
         if self.model is not None and is_name(original_node.func, self.model):
             args = [
-                a.with_changes(value=loops._expression(self.part, a.value))
+                a.with_changes(value=loops._rewritten(self.part, a.value))
                 for a in original_node.args
             ]
             if self.only_calls:

@@ -21,17 +21,14 @@ from jaxnet.port._classes import (
     torch_layer,
     value_kind,
 )
-from jaxnet.port._nodes import is_name, is_partial, is_self, is_super
+from jaxnet.port._names import DRAWS
+from jaxnet.port._nodes import has_generator, is_name, is_partial, is_self, is_super
 from jaxnet.port._scopes import Scope, Unit
 from jaxnet.port._source import Definition
 
 DRAWING_INITS = {
     "kaiming_normal_", "kaiming_uniform_", "normal_", "orthogonal_", "sparse_", "trunc_normal_",
     "uniform_", "xavier_normal_", "xavier_uniform_",
-}  # fmt: skip
-DRAWS = {
-    "bernoulli", "multinomial", "normal", "rand", "rand_like", "randint", "randint_like", "randn",
-    "randn_like", "randperm",
 }  # fmt: skip
 DRAWING_FUNCTIONS = {
     "alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout",
@@ -280,9 +277,9 @@ class Needs:
             if owner == "torch.nn.init" and last in DRAWING_INITS:
                 return "generator"
             if owner == "torch" and last in DRAWS:
-                return None if _is_given(call) else "generator"
+                return None if has_generator(call) else "generator"
             if dotted in _OF_DATA:
-                return None if _is_given(call) else _OF_DATA[dotted]
+                return None if has_generator(call) else _OF_DATA[dotted]
             found = source.definition(name)
             if found is not None:
                 if isinstance(found.node, cst.ClassDef):
@@ -353,11 +350,6 @@ def _of_program(unit: Unit, names: str) -> bool:
     """Whether a function is among some functions of a whole program."""
     program = unit.definition.source.program
     return program is not None and unit.definition.name in getattr(program, names)
-
-
-def _is_given(call: cst.Call) -> bool:
-    """Whether a call has a generator of its own."""
-    return any(a.keyword is not None and a.keyword.value == "generator" for a in call.args)
 
 
 def _runs_at_once(name: str) -> bool:

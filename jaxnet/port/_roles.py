@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
-from jaxnet.port._flow import assignment_of, bound_names, calls_in, lists
+from jaxnet.port._flow import (
+    assignment_of,
+    bound_names,
+    callee_of,
+    calls_in,
+    lists,
+)
 from jaxnet.port._names import SCHEDULERS, is_optimizer
 from jaxnet.port._nodes import code, is_name
 from jaxnet.port._steps import NotUnderstoodError
@@ -204,7 +210,7 @@ def _hand_on(parts: dict[str, Part], roles: Roles) -> None:
         part = waiting.pop()
         for one in part.statements:
             for call in calls_in(one):
-                name = call.func.value if isinstance(call.func, cst.Name) else ""
+                name = callee_of(call)
                 if name not in parts or name in part.bound or name in part.parameters:
                     continue
                 other = parts[name]

@@ -16,6 +16,7 @@ from jaxnet.port._flow import (
     call_of,
     first_use,
     has,
+    is_backward,
     is_live,
     lists,
     method_of,
@@ -71,15 +72,7 @@ class Step:
 
 def backward_in(place: Sequence[Any]) -> list[int]:
     """The numbers of the statements `loss.backward()` in a list."""
-    return [i for i, one in enumerate(place) if _is_backward(call_of(one))]
-
-
-def _is_backward(call: Any) -> bool:
-    return (
-        call is not None
-        and isinstance(call.func, cst.Attribute)
-        and (call.func.attr.value == "backward")
-    )
+    return [i for i, one in enumerate(place) if is_backward(call_of(one))]
 
 
 def step_in(
