@@ -9,7 +9,7 @@ and a schedule tells two kinds of waves apart, with SGD and with Adam, and each 
    of each batch along four devices and averages the gradients. DataParallel does so.
 2. So does any number of processes, each with its own rows: a program that begins with
    `train.init_processes()`, run as `jaxnet launch --processes 2 -- python main.py`, is torch's
-   DistributedDataParallel. Batch norm's statistics are those of the whole batch in both.
+   DistributedDataParallel. Batch norm has the whole batch's statistics here (SyncBatchNorm).
 3. `sharding="fsdp"` leaves each of n devices 1/n of the parameters and of the optimizer's state.
 4. Without the average of the gradients it is no training of one net: two processes that train for
    themselves, each on its half of the rows, part from each other.
