@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import zlib
 from types import TracebackType
 from typing import Any
@@ -36,14 +37,15 @@ def init_processes(*, timeout: float = 300) -> int:
     If one process fails, the others end too, within a minute.
 
     Args:
-        timeout: The seconds to wait for a process that does not come.
+        timeout: The seconds to wait for the others. If one does not come, the program ends with
+            a line that says so, and with status 1.
 
     Returns:
         The number of processes. This one's number is `jax.process_index()`.
 
     Raises:
         ValueError: An argument is out of range, or only some of the variables are there.
-        RuntimeError: JAX has computed something before, or a process did not come.
+        RuntimeError: JAX has computed something before.
     """
     if not (is_number(timeout) and timeout > 0):
         raise ValueError(f"timeout: {timeout!r}; accepted is a number of seconds")
@@ -52,11 +54,14 @@ def init_processes(*, timeout: float = 300) -> int:
     given = _from_variables()
     if given is not None and given["num_processes"] == 1:
         return 1
-    seconds = max(1, int(timeout))
+    # JAX would end this process with a stack trace of its own, in C++, and not raise an error.
+    late = threading.Timer(timeout, _end_since_one_is_missing, (timeout, given))
+    late.daemon = True
+    late.start()
     try:
         jax.distributed.initialize(
             **(given or {}),
-            initialization_timeout=seconds,
+            initialization_timeout=int(timeout) + 60,
             heartbeat_timeout_seconds=_HEARTBEAT,
         )
     except ValueError as error:
@@ -69,13 +74,25 @@ def init_processes(*, timeout: float = 300) -> int:
                 "init_processes: JAX has computed something in this process before; call it first, "
                 "before arrays and models are made"
             ) from error
-        of = "" if given is None else f" ({given['process_id']} of {given['num_processes']})"
-        raise RuntimeError(
-            f"init_processes: after {seconds} s not all processes of the run were there, as this "
-            f"one{of} is: {error}"
-        ) from error
+        raise
+    finally:
+        late.cancel()
     _end_with_the_first_error()
     return jax.process_count()
+
+
+def _end_since_one_is_missing(timeout: float, given: dict[str, Any] | None) -> None:
+    of = "as the cluster's scheduler names them"
+    if given is not None:
+        of = f"this is {given['process_id']} of {given['num_processes']}, the first of which is at "
+        of += given["coordinator_address"]
+    print(
+        f"init_processes: after {timeout:g} s not all processes of the run are there ({of}); look "
+        "at the output of the others, or give a longer timeout",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def _from_variables() -> dict[str, Any] | None:
@@ -132,7 +149,8 @@ def _end_with_the_first_error() -> None:
 
 def is_first() -> bool:
     """Whether this process is the one that prints and writes files."""
-    return jax.process_index() == 0
+    # Asked of a single process, JAX would start its backends, after which nothing may fork.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def several(mesh: Mesh | None) -> bool:

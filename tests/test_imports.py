@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 # A module may import from tiers above its own (earlier here) and from itself.
 TIERS = [
     {"arrays", "checks", "command_texts", "hints", "names"},
-    {"extras", "files", "intercept", "keys", "memory", "precision", "random", "state_dict"},
+    {"extras", "files", "intercept", "keys", "launch", "memory", "precision", "processes"},
+    {"random", "state_dict"},
     {"losses", "mixed_precision"},
     {"kernels"},
     {"backend"},

@@ -24,6 +24,7 @@ import jaxnet
 from experiments.harness.settings import Settings
 from experiments.harness.unfinished import Unfinished
 from jaxnet import _files as files
+from jaxnet._processes import is_first
 from jaxnet.train._values import plain
 
 
@@ -57,7 +58,7 @@ class Run:
         self.result = ""
         self.unfinished = Unfinished(Path(out), name)
         self._stack = ExitStack()
-        if jax.process_index() > 0:  # of several processes the first one's folder stays
+        if not is_first():  # of several processes the first one's folder stays
             out = self._stack.enter_context(tempfile.TemporaryDirectory())
         self._began = datetime.datetime.now().astimezone()
         self._clock = time.perf_counter()

@@ -16,6 +16,7 @@ from experiments.harness import tables
 from experiments.harness.files import available
 from experiments.harness.record import Run
 from jaxnet import data, train
+from jaxnet._processes import is_first
 
 USERS_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, OverflowError, MemoryError)
 """The errors that a user can correct, and that are shown in one line: of settings, of files, of
@@ -93,7 +94,7 @@ def execute(name: str, config: Any) -> int:
         train.make_mesh(config.mesh)  # raises what is wrong with it, before data is read
     with jax.default_device(_device(config.device)), Run(config.out, name, config) as run:
         load(name).main(config, run)
-    if jax.process_index() == 0:
+    if is_first():
         print(f"record and everything else of this run: {run.folder}")
     return run.failed()
 

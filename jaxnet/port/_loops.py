@@ -5,6 +5,7 @@ from typing import Any
 
 import libcst as cst
 
+from jaxnet.port._aliases import Aliases
 from jaxnet.port._flow import (
     COMPOUND,
     LOOPS,
@@ -13,14 +14,15 @@ from jaxnet.port._flow import (
     bound_names,
     call_of,
     calls_in,
+    has,
     method_of,
     names_read,
 )
 from jaxnet.port._nodes import code, is_name, parts_of
-from jaxnet.port._reads import Reads, is_plain
+from jaxnet.port._reads import Reads, is_plain, is_rate
 from jaxnet.port._roles import Part, is_guard
-from jaxnet.port._steps import NotUnderstoodError, calls
-from jaxnet.port._training import Training, code_line, mode_of
+from jaxnet.port._steps import NotUnderstoodError, calls, code_line
+from jaxnet.port._training import Training, mode_of
 
 
 class Loops:
@@ -40,6 +42,8 @@ class Loops:
         self.positions = positions
         self.parts = training.parts
         self.roles = training.roles
+        self.aliases = Aliases(training.fixed, training.roles)
+        self.aliases.check_layers()
         self.changing = self._changing()
         self.returning = {name for name, part in self.parts.items() if name and _returns(part.node)}
         self.predicting = {n for n in self.parts if n and self._only_calls(self.parts[n])}
@@ -263,6 +267,7 @@ class Loops:
                 return []
             if roles["optimizer"] in reads or roles.get("scheduler") in reads:
                 raise NotUnderstoodError(statement, code_line(statement))
+        self.aliases.check(part, statement)
         return [statement]
 
     def _with(self, statement: Any, part: Any) -> Any:
@@ -342,6 +347,8 @@ class Loops:
             callee = value.func.value if isinstance(getattr(value, "func", None), cst.Name) else ""
             if callee and callee in self.changing and callee in self.parts:
                 return [self._call_of_changing(part, one, value, assign, callee)]
+        if assign is not None and self._is_rate(part, assign.targets[0].target):
+            return self._rate_set(part, one, assign.value, "")
         if assign is not None and model is not None:
             words = code(assign.value)
             target = code(assign.targets[0].target)
@@ -356,6 +363,7 @@ class Loops:
                 raise NotUnderstoodError(
                     one, f"{code_line(one)}: a second name for the model, or a change"
                 )
+        self.aliases.check(part, one)
         returned = isinstance(one, cst.SimpleStatementLine) and isinstance(one.body[0], cst.Return)
         new = self._rewritten(part, one)
         changes = part.name in self.changing and part is not self.roles.owner
@@ -437,6 +445,9 @@ class Loops:
         """`scheduler.step()`."""
         training, state = self.training, self.training.state
         scheduler = self.roles.of(part)["scheduler"]
+        beside = training.place is part and any(other is training.node for other in place)
+        if beside:
+            self._check_scheduled(part, one, above)
         if self.roles.schedule == "ReduceLROnPlateau":
             if part is not self.roles.owner or len(call.args) != 1:
                 raise NotUnderstoodError(
@@ -460,7 +471,7 @@ class Loops:
         ]
         if len(steps) > 1:
             raise NotUnderstoodError(one, f"{code(call)}: there are several of them")
-        if training.place is part and any(other is training.node for other in place):
+        if beside:
             return self._lines(one, [training.scheduled(scheduler, f"int({state}.step)")])
         loops = [a for a in above if isinstance(a, LOOPS)]
         count = ""
@@ -471,6 +482,23 @@ class Loops:
                 one, f"{code(call)}: how often it has been called is not known here"
             )
         return self._lines(one, [training.scheduled(scheduler, count)])
+
+    def _check_scheduled(self, part: Part, one: Any, above: tuple[Any, ...]) -> None:
+        """Refuses `scheduler.step()` that is not called once after each step of the optimizer."""
+        step = (self.roles.of(part)["optimizer"], "step")
+        numbers = [i for i, s in enumerate(self.training.list) if method_of(call_of(s)) == step]
+        position = next(i for i, s in enumerate(self.training.list) if s is one)
+        if position < numbers[0]:
+            raise NotUnderstoodError(
+                one, f"{code_line(one)}: before the step of the optimizer, whose rate it changes"
+            )
+        again = part is not self.roles.owner or sum(isinstance(a, LOOPS) for a in above) > 1
+        for other in self.training.list[numbers[0] : position]:
+            ends = isinstance(other, COMPOUND) and has(other, cst.Break, cst.Return)
+            if has(other, cst.Continue) or (ends and again):
+                raise NotUnderstoodError(
+                    other, f"{code_line(other)}: a step after which {code_line(one)} is left out"
+                )
 
     def _loaded(self, part: Part, one: Any, call: cst.Call) -> list[Any]:
         """`model.load_state_dict(...)` after the state is made."""
@@ -489,7 +517,7 @@ class Loops:
 
     def _rates(self, part: Part, one: cst.For) -> Any:
         """`for group in optimizer.param_groups: group["lr"] = value`."""
-        optimizer, state = self.roles.of(part)["optimizer"], self.training.state
+        optimizer = self.roles.of(part)["optimizer"]
         body = list(one.body.body)
         assign = assignment_of(body[0]) if len(body) == 1 else None
         target = code(one.target)
@@ -502,17 +530,26 @@ class Loops:
                 one, f"{code_line(one)}: optim.set_hyperparams sets what it changes"
             )
         assert assign is not None
-        if target in names_read(assign.value) or "scheduler" in self.roles.of(part):
-            raise NotUnderstoodError(
-                one, f"{code(assign.value)}: a learning rate from the one before"
-            )
+        return self._rate_set(part, one, assign.value, target)[0]
+
+    def _is_rate(self, part: Part, node: Any) -> bool:
+        """Whether an expression is `optimizer.param_groups[0]["lr"]`."""
+        return is_rate(node, self.roles.of(part).get("optimizer"))
+
+    def _rate_set(self, part: Part, one: Any, value: Any, group: str) -> list[Any]:
+        """The statement that sets the learning rate of all parameters to a value."""
+        state, roles = self.training.state, self.roles.of(part)
+        if {group, roles["optimizer"]} & set(names_read(value)) or "scheduler" in roles:
+            raise NotUnderstoodError(one, f"{code(value)}: a learning rate from the one before")
+        if part is not self.roles.owner and part.name not in self.changing:
+            raise NotUnderstoodError(one, f"{code_line(one)}: {part.name} makes no step")
         self.training.imports.add("from jaxnet import optim")
-        value = code(self._expression(part, assign.value))
+        words = code(self._expression(part, value))
         line = (
             f"{state} = {state}.replace(\n    opt_state=optim.set_hyperparams({state}.opt_state, "
-            f"lr={value})\n)"
+            f"lr={words})\n)"
         )
-        return self._lines(one, [line])[0]
+        return self._lines(one, [line])
 
     def _lines(self, one: Any, lines: list[str]) -> list[Any]:
         made = list(cst.parse_module("\n".join(lines) + "\n").body)

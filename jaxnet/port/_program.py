@@ -240,6 +240,9 @@ def _train(
         first = next(iter(loops.functions))
         written[first] = [line, *written[first]]
     program.imports |= training.imports
+    program.notes += [
+        (positions[call].start.line, f"{code(call)}: {PRINTS}") for call in training.fixed.prints
+    ]
     program.losses.add(training.loss)
     program.kinds |= {training.metrics: "tensors", training.predict: "module"}
     for roles in training.roles.names.values():
@@ -248,6 +251,7 @@ def _train(
     return loops.program
 
 
+PRINTS = "a compiled step prints once, when it is compiled; jax.debug.print prints at each step"
 DRAWN = (
     "the model draws numbers in training, as dropout does: the step has its own, from the key of "
     "the state. PyTorch takes them from the generator of the loaders' order too, so that the "

@@ -7,7 +7,7 @@ import libcst as cst
 from jaxnet.port._flow import names_read
 from jaxnet.port._nodes import code, is_name
 from jaxnet.port._roles import Part
-from jaxnet.port._steps import NotUnderstoodError
+from jaxnet.port._steps import NotUnderstoodError, target_roots
 from jaxnet.port._words import Positioned
 
 if TYPE_CHECKING:
@@ -104,10 +104,8 @@ class Reads(Positioned):
         """Reading the learning rates."""
         words = code(node)
         rates = f"optim.learning_rates({self.training.state}.opt_state)"
-        lr = {f'{self.optimizer}.param_groups[{i}]["lr"]' for i in (0, -1)}
-        lr |= {f"{self.optimizer}.param_groups[{i}]['lr']" for i in (0, -1)}
-        lr |= {f"{self.scheduler}.get_last_lr()[{i}]" for i in (0, -1)}
-        if words in lr:
+        last = {f"{self.scheduler}.get_last_lr()[{i}]" for i in (0, -1)}
+        if words in last or is_rate(node, self.optimizer):
             self.training.imports.add("from jaxnet import optim")
             quote = self.quotes[-1] if self.quotes else '"'
             return f"{rates}[{quote}lr{quote}]"
@@ -115,6 +113,28 @@ class Reads(Positioned):
             self.training.imports.add("from jaxnet import optim")
             return f"list({rates}.values())"
         return ""
+
+    def visit_AssignTarget(self, node: cst.AssignTarget) -> None:
+        self._refuse_change(node)
+
+    def visit_AugAssign(self, node: cst.AugAssign) -> None:
+        self._refuse_change(node)
+
+    def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
+        self._refuse_change(node)
+
+    def visit_Del(self, node: cst.Del) -> None:
+        self._refuse_change(node)
+
+    def _refuse_change(self, node: Any) -> None:
+        """Refuses a change of what the state gives, which nothing would see."""
+        roots = target_roots(node)
+        if self.optimizer in roots or self.scheduler in roots:
+            raise NotUnderstoodError(
+                node, f"{code(node.target)}: optim.set_hyperparams sets a learning rate"
+            )
+        if self.model in roots:
+            raise NotUnderstoodError(node, f"{code(node.target)}: a change of the model")
 
     def visit_Subscript(self, node: cst.Subscript) -> bool:
         return not self._rate(node)
@@ -144,6 +164,12 @@ _IN_ANY_MODE = {
     "modules", "named_modules", "children", "named_children", "__class__",
 }  # fmt: skip
 """What a model says alike in training and in evaluation mode."""
+
+
+def is_rate(node: Any, optimizer: str | None) -> bool:
+    """Whether an expression is `optimizer.param_groups[0]["lr"]`."""
+    quoted = ('"lr"', "'lr'")
+    return code(node) in {f"{optimizer}.param_groups[{i}][{lr}]" for i in (0, -1) for lr in quoted}
 
 
 def is_plain(call: cst.Call) -> bool:

@@ -69,11 +69,6 @@ class Roles:
         return self.names.get(part.name, {})
 
 
-def statements_of(node: Any) -> list[Any]:
-    """The statements of a function."""
-    return list(node.body.body)
-
-
 def find_roles(source: "Source", parts: dict[str, Part]) -> Roles:
     """The roles of the names in a program with one optimizer.
 

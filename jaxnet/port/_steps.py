@@ -139,6 +139,14 @@ def step_in(
         )
     left_out = {*zero, *found, *steps}
     forward, before, seen = _divided(place, found[0], left_out, model, call.func.value)  # type: ignore[attr-defined]
+    for one in seen:
+        if optimizer in changed_names(one) or any(
+            isinstance(part, cst.For) and optimizer in names_read(part.iter)
+            for part in parts_of(one)
+        ):
+            raise NotUnderstoodError(
+                one, f"{code_line(one)}: {optimizer} is changed before its step"
+            )
     clip, norm, between = None, "", []
     for one in place[found[0] + 1 : steps[0]]:
         if (clipping := _clipping(one, model, name_of)) is not None:
@@ -148,7 +156,7 @@ def step_in(
             left_out.add(next(i for i, other in enumerate(place) if other is one))
             continue
         if model in names_read(one) or optimizer in names_read(one):
-            raise NotUnderstoodError(one, f"{_line(one)}: between backward() and step()")
+            raise NotUnderstoodError(one, f"{code_line(one)}: between backward() and step()")
         between.append(one)
     _only_looks(between, model)
     rest = [one for i, one in enumerate(place) if i > steps[0] and i not in left_out]
@@ -212,7 +220,7 @@ def _divided(
     for i in numbers:
         if i in modes:
             continue
-        reads, binds = set(names_read(place[i])), _changed(place[i])
+        reads, binds = set(names_read(place[i])), changed_names(place[i])
         if model in reads or tainted & reads:
             dependent.add(i)
             tainted |= binds
@@ -224,7 +232,7 @@ def _divided(
     chosen: set[int] = set()
     computed: set[str] = set()
     for i in reversed(numbers):
-        binds = _changed(place[i])
+        binds = changed_names(place[i])
         wanted = binds & needed
         if i in modes or not wanted or (i not in dependent and not wanted & computed):
             continue
@@ -234,24 +242,83 @@ def _divided(
             needed -= bound_names(place[i])
         needed |= set(names_read(place[i]))
         _check_forward(place[i], model)
-    seen = [place[i] for i in numbers if i in dependent - chosen]
+    looks = dependent - chosen
+    for i in numbers:
+        if i not in chosen and any(j < i and _bars(place[j], place[i]) for j in looks):
+            looks.add(i)  # it stays behind what looks, as a print behind another one
+    seen = [place[i] for i in numbers if i in looks]
     _only_looks(seen, model)
-    before = [place[i] for i in numbers if i not in chosen and i not in dependent]
-    return [place[i] for i in numbers if i in chosen], before, seen
+    before = [place[i] for i in numbers if i not in chosen and i not in looks]
+    forward = [place[i] for i in numbers if i in chosen]
+    _check_order([place[i] for i in numbers], [*before, *forward, *seen])
+    return forward, before, seen
 
 
-def _changed(statement: Any) -> set[str]:
-    """The names that a statement binds, or whose contents it changes."""
+def _check_order(old: list[Any], new: list[Any]) -> None:
+    """Refuses statements that come to stand in another order, and depend on theirs."""
+    at = {id(one): i for i, one in enumerate(new)}
+    for i, one in enumerate(old):
+        for other in old[i + 1 :]:
+            if at[id(one)] > at[id(other)] and _bars(one, other):
+                raise NotUnderstoodError(
+                    other,
+                    f"{code_line(other)}: it changes what is read before it, or the reverse",
+                )
+
+
+def _bars(one: Any, other: Any) -> bool:
+    """Whether a statement cannot be done after another one that it stands before."""
+    reads, binds, later = set(names_read(one)), changed_names(one), changed_names(other)
+    return bool(binds & (set(names_read(other)) | later) or reads & later)
+
+
+def changed_names(statement: Any) -> set[str]:
+    """The names that a statement binds, or whose contents it changes; printing changes print."""
     found = bound_names(statement)
     for part in parts_of(statement):
-        if isinstance(part, cst.Expr):
-            found |= {method_of(part.value)[0]} - {""}
-        elif isinstance(part, cst.AssignTarget):
-            target: Any = part.target
-            while isinstance(target, cst.Subscript | cst.Attribute):
-                target = target.value
-            found |= {target.value} if isinstance(target, cst.Name) else set()
-    return found
+        if isinstance(part, cst.Expr) and isinstance(part.value, cst.Call):
+            found |= (
+                {root_of(part.value.func)} if not isinstance(part.value.func, cst.Name) else set()
+            )
+        if isinstance(part, cst.Call) and is_name(part.func, "print"):
+            found.add("print")
+        if isinstance(part, cst.AssignTarget | cst.AugAssign | cst.AnnAssign | cst.Del):
+            found |= target_roots(part)
+    return found - {""}
+
+
+def target_roots(node: Any) -> set[str]:
+    """The names of which an assignment or a deletion changes an attribute or an element."""
+    target: Any = node.target
+    places = [target]
+    found: set[str] = set()
+    while places:
+        place = places.pop()
+        if isinstance(place, cst.Tuple | cst.List):
+            places += [element.value for element in place.elements]
+        elif isinstance(place, cst.Subscript | cst.Attribute):
+            found.add(root_of(place))
+    return found - {""}
+
+
+def changed_outside(node: Any) -> set[str]:
+    """The names that a function declares as global, or whose attributes or elements it changes."""
+    found: set[str] = set()
+    for part in parts_of(node):
+        if isinstance(part, cst.Global | cst.Nonlocal):
+            found |= {item.name.value for item in part.names}
+        elif isinstance(part, cst.AssignTarget | cst.AugAssign | cst.AnnAssign | cst.Del):
+            found |= target_roots(part)
+        elif isinstance(part, cst.Expr) and isinstance(part.value, cst.Call):
+            found |= set() if isinstance(part.value.func, cst.Name) else {root_of(part.value.func)}
+    return found - {"", "self"}
+
+
+def root_of(node: Any) -> str:
+    """The name that an expression such as `args.sizes[0].append` begins with, or ""."""
+    while isinstance(node, cst.Attribute | cst.Subscript | cst.Call):
+        node = node.func if isinstance(node, cst.Call) else node.value
+    return node.value if isinstance(node, cst.Name) else ""
 
 
 def _check_forward(statement: Any, model: str) -> None:
@@ -260,17 +327,19 @@ def _check_forward(statement: Any, model: str) -> None:
             isinstance(i.item, cst.Call) and code(i.item.func).endswith("no_grad")
             for i in part.items
         ):
-            raise NotUnderstoodError(statement, f"{_line(statement)} around the model's call")
+            raise NotUnderstoodError(statement, f"{code_line(statement)} around the model's call")
         if isinstance(part, cst.Return | cst.Continue | cst.Yield | cst.Global | cst.FunctionDef):
             raise NotUnderstoodError(
-                statement, f"{_line(statement)}: between the model and backward()"
+                statement, f"{code_line(statement)}: between the model and backward()"
             )
         if isinstance(part, cst.Expr) and is_name(getattr(part.value, "func", None), "print"):
             raise NotUnderstoodError(
-                statement, f"{_line(statement)}: it prints while the loss is computed"
+                statement, f"{code_line(statement)}: it prints while the loss is computed"
             )
         if isinstance(part, cst.While):
-            raise NotUnderstoodError(statement, f"{_line(statement)}: a loop on values in a step")
+            raise NotUnderstoodError(
+                statement, f"{code_line(statement)}: a loop on values in a step"
+            )
         if isinstance(part, cst.Call):
             _check_call(statement, part, model)
 
@@ -303,12 +372,16 @@ def _only_looks(statements: list[Any], model: str) -> None:
     """Refuses what cannot be done after the update in place of before it."""
     for one in statements:
         if model in names_read(one):
-            raise NotUnderstoodError(one, f"{_line(one)}: {model} is used again before the update")
+            raise NotUnderstoodError(
+                one, f"{code_line(one)}: {model} is used again before the update"
+            )
         if has(one, cst.Continue, cst.Break, cst.Return, cst.Raise, cst.Assert, cst.Yield):
-            raise NotUnderstoodError(one, f"{_line(one)}: whether the update is made depends on it")
+            raise NotUnderstoodError(
+                one, f"{code_line(one)}: whether the update is made depends on it"
+            )
 
 
-def _line(statement: Any) -> str:
+def code_line(statement: Any) -> str:
     """The first line of a statement."""
     words = cst.Module([statement.with_changes(leading_lines=[])]).code.strip()
     return words.splitlines()[0]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
+from jaxnet.port._fixed import Fixed
 from jaxnet.port._flow import (
     COMPOUND,
     LOOPS,
@@ -26,7 +27,9 @@ from jaxnet.port._steps import (
     NotUnderstoodError,
     Step,
     backward_in,
+    code_line,
     loss_function,
+    root_of,
     step_in,
 )
 
@@ -57,6 +60,7 @@ class Training:
         self.source = source
         self.parts = parts
         self.roles: Roles = find_roles(source, parts)
+        self.fixed = Fixed(source, parts, self.roles.owner)
         self.words = set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", source.text))
         self.state = self._fresh("state", "train_state", "training_state")
         self.function = self._fresh("step", "train_step", "training_step")
@@ -131,30 +135,37 @@ class Training:
                 )
             if isinstance(other, cst.Attribute) and other.attr.value in _UNSEEN:
                 raise NotUnderstoodError(node, f"{code(other)}: hooks on gradients are not ported")
-        self._check_draws(node)
-
-    def _check_draws(self, node: Any) -> None:
-        """Refuses random numbers of Python's in what a step computes, which would be fixed."""
+        self._check_frozen(every)
         assert self.step is not None
-        functions = {n: p for n, p in self.parts.items() if n}
-        waiting: list[Any] = [*self.step.forward, self.step.loss]
-        waiting += [
-            one
-            for one in self.source.whole_tree.body
-            if isinstance(one, cst.ClassDef)
-            and any("Dataset" not in code(base.value) for base in one.bases)
-        ]
-        seen: set[str] = set()
-        while waiting:
-            for call in calls_in(waiting.pop()):
-                name = self.source.imported(call.func)
-                if name.startswith(("random.", "numpy.random.", "time.")):
+        used = [*self.step.forward, self.step.loss]
+        self.fixed.check(node, part, used, list(self.constants().values()))
+
+    def _check_frozen(self, every: list[Any]) -> None:
+        """Refuses parameters that are not trained, unless they are those of another model."""
+        owner = self.roles.owner
+        model = self.roles.of(owner).get("model")
+        near = {model}  # the names that the model is made from, or is made to
+        for place, _ in lists(owner.statements):
+            for one in place:
+                if not isinstance(one, COMPOUND) and model in bound_names(one):
+                    near |= set(names_read(one))
+        for one in every:
+            loops = {
+                name: root_of(loop.iter)
+                for loop in parts_of(one)
+                if isinstance(loop, cst.For | cst.CompFor)
+                for name in bound_names_of_target(loop.target)
+            }
+            for root, node in _frozen(one):
+                name = loops.get(root, root)
+                inside = isinstance(one, cst.ClassDef) or not any(
+                    one is other for other in owner.statements
+                )
+                if inside or name in near or name not in owner.bound:
                     raise NotUnderstoodError(
-                        node, f"{code(call)}: it would be run once, when the step is compiled"
-                    )
-                if name in functions and name not in seen:
-                    seen.add(name)
-                    waiting += functions[name].statements
+                        node, f"{code(node)}: a parameter that is not trained; optim.frozen in "
+                        "optim.groups leaves parameters as they are"
+                    )  # fmt: skip
 
     def _sort(self, part: Part, name: str, used: Sequence[Any]) -> str:
         """What a name is that the loss reads: free of the function, a constant, or of the batch."""
@@ -165,27 +176,21 @@ class Training:
                 return "free"
             return "free" if self._is_constant(program, name, used) else "batch"
         if name in part.parameters:
-            if name in part.bound:
-                return "batch"
-            return "constant" if _is_used_as_constant(name, used) else "batch"
+            constant = name not in part.bound and _is_used_as_constant(name, used)
+            if constant and self.fixed.changes_inside(name):
+                raise NotUnderstoodError(used[0], f"{name} changes from step to step")
+            return "constant" if constant else "batch"
         return "constant" if self._is_constant(part, name, used) else "batch"
 
     def _is_constant(self, part: Part, name: str, used: Sequence[Any]) -> bool:
         """Whether a name has one value all along that is no array."""
-        values = [
-            (one, above)
-            for place, above in lists(part.statements)
-            for one in place
-            if name in (bound_names(one) if not isinstance(one, COMPOUND) else _target_names(one))
-        ]
-        written = any(
-            isinstance(p, cst.Global) and any(i.name.value == name for i in p.names)
-            for other in self.parts.values()
-            for one in other.statements
-            for p in parts_of(one)
-        )
-        if len(values) != 1 or written or any(isinstance(a, LOOPS) for a in values[0][1]):
+        if self.fixed.changes_inside(name):
+            if _is_used_as_constant(name, used):
+                raise NotUnderstoodError(used[0], f"{name} changes from step to step")
             return False
+        if not self._single(part, name):
+            return False
+        values = list(self.fixed.bindings(part, name))
         if _is_used_as_constant(name, used):
             return True
         assign = assignment_of(values[0][0])
@@ -332,19 +337,10 @@ class Training:
 
     def _single(self, part: Part, name: str) -> bool:
         """Whether a name is given its value once, outside of loops."""
-        found = [
-            above
-            for place, above in lists(part.statements)
-            for one in place
-            if name in (bound_names(one) if not isinstance(one, COMPOUND) else _target_names(one))
-        ]
-        changed = any(
-            isinstance(p, cst.AssignTarget) and code(p.target).startswith((f"{name}.", f"{name}["))
-            for other in self.parts.values()
-            for one in other.statements
-            for p in parts_of(one)
-        )
-        return len(found) == 1 and not changed and not any(isinstance(a, LOOPS) for a in found[0])
+        found = [above for _, above in self.fixed.bindings(part, name)]
+        if len(found) != 1 or self.fixed.is_global(name) or self.fixed.changes_inside(name):
+            return False
+        return not any(isinstance(a, LOOPS) for a in found[0])
 
     def made(self) -> tuple[list[Any], list[str]]:
         """The loss function, and the lines that make the state and the step."""
@@ -462,6 +458,26 @@ class Training:
 _UNSEEN = {"register_hook", "register_full_backward_hook", "register_post_accumulate_grad_hook"}
 
 
+def _frozen(node: Any) -> list[tuple[str, Any]]:
+    """The places where `requires_grad` may become false, with the names they begin with."""
+    found: list[tuple[str, Any]] = []
+    for part in parts_of(node):
+        if isinstance(part, cst.Assign):
+            yes = is_name(part.value, "True")
+            found += [
+                (root_of(t.target), t.target)
+                for t in part.targets
+                if isinstance(t.target, cst.Attribute)
+                and t.target.attr.value == "requires_grad"
+                and not yes
+            ]
+        elif isinstance(part, cst.Call) and isinstance(part.func, cst.Attribute):
+            given = [a.value for a in part.args]
+            if part.func.attr.value == "requires_grad_" and given:
+                found += [(root_of(part.func), part)] if not is_name(given[0], "True") else []
+    return found
+
+
 def mode_of(call: Any, model: str | None) -> str:
     """What a call sets the model to: "train", "eval", or "" for nothing."""
     name, method = method_of(call)
@@ -471,16 +487,6 @@ def mode_of(call: Any, model: str | None) -> str:
         return method
     value = call.args[0].value
     return "eval" if is_name(value, "False") else "train" if is_name(value, "True") else "unknown"
-
-
-def _target_names(statement: Any) -> set[str]:
-    if isinstance(statement, cst.For):
-        return bound_names_of_target(statement.target)
-    found: set[str] = set()
-    for item in getattr(statement, "items", ()):
-        if item.asname is not None:
-            found |= bound_names_of_target(item.asname.name)
-    return found
 
 
 def _place_of(part: Part, call: Any) -> tuple[list[Any], tuple[Any, ...], Any]:
@@ -520,9 +526,3 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, cst.BinaryOperation):
         return _is_number(value.left) and _is_number(value.right)
     return isinstance(value, cst.UnaryOperation) and _is_number(value.expression)
-
-
-def code_line(statement: Any) -> str:
-    """The first line of a statement."""
-    words = cst.Module([statement.with_changes(leading_lines=[])]).code.strip()
-    return words.splitlines()[0]

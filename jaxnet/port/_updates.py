@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import libcst as cst
 
 from jaxnet.port._flow import LOOPS, assignment_of, bound_names, lists, names_read
-from jaxnet.port._nodes import code, parts_of
-from jaxnet.port._steps import backward_in
+from jaxnet.port._nodes import code, is_name, parts_of
+from jaxnet.port._steps import backward_in, changed_names, changed_outside
 from jaxnet.port._words import Positioned
 
 if TYPE_CHECKING:
@@ -40,8 +40,13 @@ def with_optimizer(source: "Source", statements: list[Any], positions: dict[Any,
         if (a := assignment_of(one)) is not None and code(a.targets[0].target) == model
     ]
     names = names_read(cst.parse_expression(rate))
-    changing = {n for one in statements if isinstance(one, LOOPS) for n in bound_names(one)}
-    if not made or model in changing or set(names) & changing:
+    loops = [o for place, _ in lists(statements) for o in place if isinstance(o, LOOPS)]
+    changing = {n for one in [*loops, above[0]] for n in changed_names(one)}
+    for part in parts_of(source.whole_tree):
+        if isinstance(part, cst.FunctionDef):
+            changing |= changed_outside(part)
+    bound = bound_names(*loops, above[0])
+    if not made or model in bound or set(names) & changing:
         return statements
     name = "optimizer" if not re.search(r"\boptimizer\b", source.text) else "sgd"
     step: Any = cst.parse_statement(f"{name}.step()")
@@ -79,15 +84,45 @@ def _update(statement: Any) -> tuple[str, str] | None:
     body = list(getattr(statement.body, "body", ()))
     if over is None or len(body) != 1 or not isinstance(body[0], cst.SimpleStatementLine):
         return None
-    p, words = statement.target.value, code(body[0].body[0])
-    for form in (
-        rf"{p}(?:\.data)? -= (.+?) \* {p}\.grad(?:\.data)?",
-        rf"{p}(?:\.data)?\.add_\({p}\.grad(?:\.data)?, alpha=-([\w.]+)\)",
-        rf"{p}(?:\.data)?\.sub_\((.+?) \* {p}\.grad(?:\.data)?\)",
-        rf"{p}(?:\.data)?\.sub_\({p}\.grad(?:\.data)? \* (.+?)\)",
-    ):
-        if match := re.fullmatch(form, words):
-            rate = cst.parse_expression(match[1])
-            simple = all(not isinstance(n, cst.Call) for n in parts_of(rate))
-            return (over[1], match[1]) if simple and p not in names_read(rate) else None
-    return None
+    if len(body[0].body) != 1:
+        return None
+    p = statement.target.value
+    rate = _rate(body[0].body[0], p)
+    if rate is None or any(isinstance(n, cst.Call) for n in parts_of(rate)):
+        return None
+    return None if p in names_read(rate) else (over[1], code(rate))
+
+
+def _rate(update: Any, p: str) -> Any:
+    """What the gradient of a parameter is multiplied with in an update of it, or None."""
+    if isinstance(update, cst.AugAssign):
+        fits = isinstance(update.operator, cst.SubtractAssign) and _is(update.target, p)
+        return _factor(update.value, p) if fits else None
+    call = update.value if isinstance(update, cst.Expr) else None
+    if not isinstance(call, cst.Call) or not isinstance(call.func, cst.Attribute):
+        return None
+    args = call.args
+    if not _is(call.func.value, p) or not args or any(a.star for a in args):
+        return None
+    if call.func.attr.value == "sub_" and len(args) == 1 and args[0].keyword is None:
+        return _factor(args[0].value, p)
+    if call.func.attr.value != "add_" or len(args) != 2 or not _is(args[0].value, f"{p}.grad"):
+        return None
+    alpha = args[1].value
+    named = args[0].keyword is None and is_name(args[1].keyword, "alpha")
+    minus = isinstance(alpha, cst.UnaryOperation) and isinstance(alpha.operator, cst.Minus)
+    return alpha.expression if named and minus else None  # type: ignore[attr-defined]
+
+
+def _factor(value: Any, p: str) -> Any:
+    """The other factor of a product with the gradient of a parameter, or None."""
+    if not isinstance(value, cst.BinaryOperation) or not isinstance(value.operator, cst.Multiply):
+        return None
+    if _is(value.right, f"{p}.grad"):
+        return value.left
+    return value.right if _is(value.left, f"{p}.grad") else None
+
+
+def _is(node: Any, words: str) -> bool:
+    """Whether an expression is a name with attributes, or the `.data` of it."""
+    return code(node) in (words, f"{words}.data")

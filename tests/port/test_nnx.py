@@ -133,14 +133,186 @@ def test_a_program_computes_the_same(name, tmp_path, digits):
     compared(model.train(), _train(twin), inputs)
 
 
+SETTING = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn, self.ln, self.gn = nn.BatchNorm1d(4), nn.LayerNorm(6), nn.GroupNorm(2, 4)
+        self.inorm, self.rms = nn.InstanceNorm1d(4, affine=True), nn.RMSNorm(6)
+        self.drop, self.other = nn.Dropout(0.5), nn.Dropout(0.25)
+        for m in self.modules():
+            if isinstance(m, nn.BatchNorm1d):
+                m.eps = 0.5
+                m.momentum = 0.03
+            if isinstance(m, (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d)):
+                m.eps += 0.5
+        self.rms.eps = 0.25
+        self.drop.p = 0.0
+    def forward(self, x):
+        y = x * self.bn.momentum + x**2 * self.bn.eps + x**3 * self.other.p
+        norms = self.bn(x), self.ln(x), self.gn(x), self.inorm(x), self.rms(x)
+        return (self.drop(x), y, *norms)
+"""
+
+
+def test_what_is_set_of_a_layer_is_what_it_computes_with(tmp_path, digits):
+    model, twin = twins(HEAD + SETTING, tmp_path)
+    inputs = [np.random.default_rng(0).standard_normal((3, 4, 6))]
+    compared(model.train(), _trained(twin), inputs)
+    compared(model.eval(), _eval(twin), inputs)
+
+
+RAMP = np.linspace(-1, 1, 12).reshape(3, 4)
+EDGES = {
+    "a norm of a matrix, and of two axes": (
+        """return (torch.linalg.norm(x, 2), torch.linalg.norm(x, ord=1, dim=(0, 1)),
+                torch.linalg.norm(x, float("inf"), (1, 0), keepdim=True), torch.linalg.norm(x),
+                torch.linalg.norm(x, "nuc"), torch.linalg.norm(x, "fro", (0, 1)),
+                torch.linalg.norm(x[0], 1), torch.linalg.norm(x, 3, dim=1),
+                torch.linalg.norm(x[None].expand(2, -1, -1), -2, (1, 2)))""", RAMP**3 + 0.3),
+    "a norm of nothing but zeros": ("return torch.linalg.norm(x, 'fro')", np.zeros((3, 4))),
+    "probabilities of 0 and 1": (
+        """t = torch.tensor([0.0, 0.25, 1.0, 1.0]).expand_as(x)
+        return (F.binary_cross_entropy(x, t), F.binary_cross_entropy(x, 1 - t, reduction="none"),
+                F.binary_cross_entropy(torch.sigmoid(x * 800), 0 * x))""",
+        np.array([[0.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 1.0], [0.1, 1e-14, 0.9, 0.5]]).clip(0, 1)),
+    "probabilities that are aimed at": (
+        "return F.binary_cross_entropy(torch.full_like(x, 0.25), torch.sigmoid(x))", RAMP),
+    "deviations of equal numbers": (
+        """v, m = torch.var_mean(x, dim=1)
+        s, n = torch.std_mean(x, 1, keepdim=True)
+        return v + m, s + n, x.std(dim=1), x.var(1), x.std(), torch.var(x, 0, correction=0)""",
+        np.ones((2, 3))),
+    "deviations whose first argument is `unbiased`": (
+        """flag = x.shape[0] > 100
+        return (x.var(False), x.std(False), x.var(True), torch.std_mean(x, False),
+                torch.var_mean(x, False), x.var(flag), x.var(0, False), x.std([0, 1], flag),
+                x.var(dim=(0, 1), unbiased=False, keepdim=True), x.std(0, correction=2))""", RAMP),
+    "equal numbers in a window": (
+        """y = x.repeat(1, 2).reshape(1, 2, 6, 6)
+        return (F.adaptive_max_pool2d(y, (3, 2)), F.adaptive_max_pool2d(y, 4), F.max_pool2d(y, 2),
+                F.adaptive_max_pool1d(y[0], 4), nn.AdaptiveMaxPool2d((2, 4))(y),
+                nn.MaxPool2d(3, 1, 1)(y), F.max_pool2d(y, 2, dilation=2))""",
+        np.round(np.random.default_rng(0).random((6, 6)) * 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_results_and_gradients_at_an_edge_are_torch_s(name, tmp_path, digits):
+    body, x = EDGES[name]
+    compared(*twins(HEAD + NET.format(made="pass", forward=body), tmp_path), [x])
+
+
+def test_normal_numbers_have_the_shape_of_mean_and_deviation(tmp_path):
+    made = "self.p = nn.Parameter(torch.normal(torch.tensor(2.0), torch.full((500, 4), 3.0)))"
+    forward = """y = torch.normal(x.mean(), torch.zeros(3))
+        z = torch.normal(torch.zeros(2, 1), torch.zeros(3)), torch.normal(x, 0.0)
+        return y, *z, torch.normal(x), torch.normal(2.0, 1.0, size=(3, 5)), torch.normal(0.0, x)"""
+    _, names = ported(HEAD + NET.format(made=made, forward=forward), tmp_path)
+    model = names["Net"](rngs=nnx.Rngs(0))
+    assert model.p.shape == (500, 4)
+    np.testing.assert_allclose((model.p[...].mean(), model.p[...].std()), (2, 3), rtol=0.1)
+    found = model(jax.numpy.full((2, 4), 7.0))
+    assert [y.shape for y in found] == [(3,), (2, 3), (2, 4), (2, 4), (3, 5), (2, 4)]
+    np.testing.assert_array_equal(found[0], np.full(3, 7.0))
+    np.testing.assert_array_equal(found[2], np.full((2, 4), 7.0))
+
+
+def test_a_norm_that_is_not_written_is_refused(tmp_path):
+    forward = "return torch.norm(x, p='nuc')"
+    _, names = ported(HEAD + NET.format(made="pass", forward=forward), tmp_path)
+    with pytest.raises(NotImplementedError, match="p='nuc'"):
+        names["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4)))
+
+
+SHAPES = """
+class Block(nn.Sequential):
+    def __init__(self, i):
+        super().__init__()
+        self.add_module("0", nn.Linear(i, 4))
+        self.add_module("1", nn.Tanh())
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 3, groups=2), nn.Conv2d(2, 2, 3, padding=1)
+        self.c, self.d = nn.Conv2d(2, 3, 3, padding="same"), nn.ConvTranspose2d(2, 3, 3)
+        self.a.stride = (2, 2)
+        self.a.dilation, self.a.padding = (1, 2), (2, 0)
+        self.d.stride, self.d.padding, self.d.output_padding = (2, 2), (1, 1), (1, 0)
+        self.max, self.avg = nn.MaxPool2d(3, 2), nn.AvgPool2d(2)
+        self.max.stride, self.max.padding = 1, 1
+        self.avg.stride = 1
+        self.line = nn.AvgPool1d(3, padding=1)
+        self.up = nn.Upsample(scale_factor=2)
+        self.up.scale_factor = 3
+        self.unfold = nn.Unfold(2)
+        self.unfold.stride = 2
+        self.mha, self.lstm = nn.MultiheadAttention(8, 2, 0.5), nn.LSTM(8, 4, 2, dropout=0.5)
+        self.mha.dropout = self.lstm.dropout = 0.0
+        self.block = Block(8)
+        tail = nn.Sequential()
+        tail.add_module("0", nn.Linear(4, 4))
+        tail.add_module("1", nn.ReLU())
+        self.tail = tail
+    def forward(self, x):
+        y = x[:, 0]
+        numbers = x.sum() * sum(self.a.padding) * self.line.stride[0]
+        return (self.a(x), self.b(x), self.c(x), self.d(x), self.max(x), self.avg(x),
+                self.line(y) * self.line.kernel_size[0] * self.line.padding[0], self.up(x),
+                self.unfold(x), self.mha(y, y, y)[0] + self.mha.dropout, self.lstm(y)[0],
+                self.tail(self.block(y)), numbers)
+"""
+
+
+def test_what_is_set_of_a_shape_is_what_is_computed(tmp_path, digits):
+    model, twin = twins(HEAD + SHAPES, tmp_path)
+    inputs = [np.random.default_rng(0).standard_normal((3, 2, 8, 8))]
+    compared(model.train(), _trained(twin), inputs)
+
+
+@pytest.mark.parametrize("made", [
+    "self.fc = nn.Conv1d(4, 4, 3, padding=1); self.fc.padding_mode = 'circular'",
+    "self.fc = nn.Conv1d(4, 4, 3, padding_mode='reflect'); self.fc.padding = (1,)",
+])  # fmt: skip
+def test_a_mode_of_padding_that_is_set_says_so(made, tmp_path):
+    source = HEAD + NET.format(made=made, forward="return self.fc(x)")
+    _, names = ported(source, tmp_path)
+    with pytest.raises(NotImplementedError, match="padding_mode"):
+        names["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4, 4)))
+
+
+def test_a_sequential_that_is_assigned_layers_says_so(tmp_path):
+    source = """
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+"""
+    _, names = ported(HEAD + source, tmp_path)
+    with pytest.raises(NotImplementedError, match=r"'fc'.*self\.append"):
+        names["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((2, 4)))
+
+
+def test_a_dropout_whose_share_is_set_drops_that_share(tmp_path):
+    made = "self.drop = nn.Dropout2d(0.0); self.drop.p = 0.75"
+    _, names = ported(HEAD + NET.format(made=made, forward="return self.drop(x)"), tmp_path)
+    found = names["Net"](rngs=nnx.Rngs(0))(jax.numpy.ones((100, 40, 2, 2)))
+    assert set(np.unique(found)) == {0.0, 4.0}
+    assert abs(float(found.mean()) - 1) < 0.1
+
+
+def _trained(twin):
+    twin.train()
+    return twin
+
+
 def _eval(twin):
     twin.eval()
     return twin
 
 
 def _train(twin):
-    twin.train()
-    for _, module in nnx.iter_modules(twin):
+    for _, module in nnx.iter_modules(_trained(twin)):
         if isinstance(module, nnx.Dropout):
             module.rate = 0.0
     return twin
@@ -186,6 +358,9 @@ MARKED = {
         "pass", "return F.max_pool2d(x, 2, return_indices=True)", 12, "return_indices"),
     "a parameter that has to be given": ("pass", "return torch.arange(end=3)", 12, "start"),
     "a switch of its own": ("pass", "self.training = False; return x", 12, "model.eval()"),
+    "a layer that is added to a list": (
+        "self.parts = nn.ModuleList(); self.parts.add_module('0', self.fc)", "return x", 10,
+        "add_module"),
     "a layer whose name is computed": (
         "self.act = getattr(nn, 'Re' + 'LU')()", "return x", 10, "getattr"),
 }  # fmt: skip

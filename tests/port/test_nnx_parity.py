@@ -106,8 +106,8 @@ def test_a_port_is_the_same(name, tmp_path):
 
 def test_flax_s_own_momentum_in_a_port_is_found(tmp_path):
     def wrong(code):
-        assert "momentum=1 - momentum" in code
-        return code.replace("momentum=1 - momentum", "momentum=0.99")
+        assert "momentum=momentum" in code
+        return code.replace("momentum=momentum", "momentum=1 - 0.99")
 
     report = judged(tmp_path, "a small ResNet", wrong)
     assert report.verdict == "different"

@@ -182,6 +182,78 @@ MARKED = {
     "a rate from the one before": (
         {"after": "for g in optimizer.param_groups: g['lr'] *= 0.5"}, "set_hyperparams"
     ),
+    "a rate that is multiplied": (
+        {"after": 'optimizer.param_groups[0]["lr"] *= 0.5'}, "set_hyperparams"
+    ),
+    "a rate of the loss before the step": (
+        {"seen": 'optimizer.param_groups[0]["lr"] = 0.1 * loss.item()'}, "before its step"
+    ),
+    "a rate beside a scheduler": (
+        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)",
+         "first": "optimizer.param_groups[0]['lr'] = 0.1"}, "the one before"
+    ),
+    "a part of the model that is multiplied": (
+        {"after": "model[0].weight.data *= 0.5"}, "a change of the model"
+    ),
+    "inputs that are changed after the model has read them": (
+        {"middle": "x = x + 1"}, "changes what is read"
+    ),
+    "an output that is printed and then changed": (
+        {"middle": "print(out.mean())\n    out = out * 2"}, "changes what is read"
+    ),
+    "what is printed beside an output and then changed": (
+        {"middle": "print(out.mean(), y.mean())\n    y = y + 1"}, "changes what is read"
+    ),
+    "a scheduler before the optimizer": (
+        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)",
+         "first": "scheduler.step()"}, "before the step"
+    ),
+    "a scheduler between the gradients and the step": (
+        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)",
+         "between": "scheduler.step()"}, "before the step"
+    ),
+    "a plateau before the optimizer": (
+        {"before": "scheduler = optim.lr_scheduler.ReduceLROnPlateau(optimizer)",
+         "seen": "scheduler.step(loss)"}, "before the step"
+    ),
+    "a scheduler that is passed over": (
+        {"before": "scheduler = optim.lr_scheduler.StepLR(optimizer, 2)",
+         "after": "if epoch == 1:\n        continue\n    scheduler.step()"}, "left out"
+    ),
+    "frozen parameters": ({"before": "model.requires_grad_(False)"}, "optim.frozen"),
+    "frozen parameters of a layer": (
+        {"before": "for p in model[0].parameters(): p.requires_grad = False"}, "optim.frozen"
+    ),
+    "a second name before the loop": (
+        {"before": "other = model", "after": "print(other(x))"}, "second name"
+    ),
+    "a weight before the loop": (
+        {"before": "w = model[0].weight", "after": "print(w.sum())"}, "second name"
+    ),
+    "a list of the parameters": (
+        {"before": "ps = list(model.parameters())", "after": "print(ps[0].sum())"}, "second name"
+    ),
+    "a comprehension of the parameters": (
+        {"before": "ps = [p for p in model.parameters()]", "after": "print(ps[0].sum())"},
+        "second name",
+    ),
+    "a wrapped model": (
+        {"before": "other = nn.Sequential(model)", "after": "print(other(x))"}, "second name"
+    ),
+    "a dictionary of before": (
+        {"before": "start = model.state_dict()", "after": "model.load_state_dict(start)"},
+        "second name",
+    ),
+    "a dictionary in a dictionary": (
+        {"after": "print(best['m'] if epoch else '')\n    best = {'m': model.state_dict()}"},
+        "second name",
+    ),
+    "a dictionary in a list": (
+        {"before": "kept = []", "after": "kept.append(model.state_dict())"}, "second name"
+    ),
+    "a dictionary that is added to a list": (
+        {"before": "kept = []", "after": "kept += [model.state_dict()]"}, "second name"
+    ),
     "another use of the optimizer": ({"after": "print(optimizer.state_dict())"}, "optimizer"),
     "a hook": ({"before": "model[0].weight.register_hook(print)"}, "hook"),
     "autocast": ({"middle": "with torch.autocast('cpu'): out = model(x)"}, "around the model"),
@@ -211,6 +283,230 @@ def test_the_plain_loop_is_ported(tmp_path):
     ported = port(str(file))
     assert ported.marked == ()
     assert "state, metrics = step(state, (x, y))" in lines(ported.code)
+
+
+PRINTED = {
+    "a rate by the pass": {"first": 'optimizer.param_groups[0]["lr"] = 0.1 / (epoch + 1)'},
+    "a rate of the last group": {"after": "optimizer.param_groups[-1]['lr'] = 0.05 * loss.item()\n"
+                                          "    print(loss.item())"},
+    "weights that are read before the next step": {
+        "before": "w = model[0].weight\nprint(w.sum().item())",
+        "after": "w = model[0].weight\n    print(w.sum().item())",
+    },
+    "a dictionary that is saved before the next step": {
+        "before": "import copy\nstart = copy.deepcopy(model.state_dict())",
+        "after": "kept = {'m': model.state_dict(), 'epoch': epoch}\n"
+                 "    print(kept['m']['0.bias'].sum().item())\n"
+                 "    last = {k: v.clone() for k, v in model.state_dict().items()}\n"
+                 "    print(last['0.bias'].sum().item(), start['0.bias'].sum().item())",
+    },
+    "what looks stays in its order": {
+        "before": "n = 0", "first": "n += 1",
+        "middle": "print(out.mean().item())\n    print(n, y.mean().item())\n    n += 1",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", PRINTED)
+def test_loops_print_what_pytorchs_print(name, tmp_path):
+    file, output = tmp_path / "loop.py", tmp_path / "ported.py"
+    file.write_text(LOOP.format(**{**PLAIN, **PRINTED[name]}))
+    ported = port(str(file))
+    assert ported.marked == ()
+    output.write_text(ported.code)
+    same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
+CALLED = """
+import argparse
+import torch
+from torch import nn, optim
+from torch.nn import functional as F
+
+torch.manual_seed(0)
+x, y = torch.randn(8, 3), torch.randn(8, 1)
+beta = 0.5
+seen = []
+args = argparse.Namespace(beta=0.5)
+cfg = {{"beta": 0.5}}
+
+def cost(out, y):
+    {body}
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 1)
+
+    def forward(self, x):
+        {forward}
+        return self.fc(x)
+
+model = Net()
+optimizer = optim.SGD(model.parameters(), lr=0.1)
+{before}
+for epoch in range(4):
+    {first}
+    optimizer.zero_grad()
+    out = model(x)
+    loss = {loss}
+    loss.backward()
+    optimizer.step()
+    print(loss.item())
+"""
+QUIET = {
+    "body": "return F.mse_loss(out, y)", "forward": "", "before": "", "first": "",
+    "loss": "cost(out, y)",
+}  # fmt: skip
+READ = "return F.mse_loss(out, y) + {} * out.pow(2).mean()"
+ONCE = {
+    "a global of a function": (
+        {"body": READ.format("beta"), "first": "beta = 0.5 * epoch"}, "cost reads beta"
+    ),
+    "a global that the function changes": (
+        {"body": "global beta; beta += 1; return beta * F.mse_loss(out, y)"}, "global beta"
+    ),
+    "an attribute that a function reads": (
+        {"body": READ.format("args.beta"), "first": "args.beta = 0.5 * epoch"}, "cost reads args"
+    ),
+    "an element that a function reads": (
+        {"body": READ.format("cfg['beta']"), "first": "cfg.update(beta=epoch)"}, "cost reads cfg"
+    ),
+    "a global of the model": (
+        {"forward": "x = beta * x", "first": "beta = 0.5 * epoch"}, "forward reads beta"
+    ),
+    "a global of a lambda": (
+        {"before": "crit = lambda a, b: beta * F.mse_loss(a, b)", "loss": "crit(out, y)",
+         "first": "beta = 1.0 + epoch"}, "lambda reads beta"
+    ),
+    "an attribute": (
+        {"loss": "args.beta * cost(out, y)", "first": "args.beta = 1.0 + epoch"}, "args changes"
+    ),
+    "an attribute that grows": (
+        {"loss": "args.beta * cost(out, y)", "first": "args.beta += 1"}, "args changes"
+    ),
+    "a function that prints": (
+        {"body": "print('called'); return F.mse_loss(out, y)"}, "prints while"
+    ),
+    "a function that keeps a list": (
+        {"body": "seen.append(1); return F.mse_loss(out, y)"}, "cost changes seen"
+    ),
+    "a model that keeps a list": ({"forward": "seen.append(1)"}, "forward changes seen"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_what_a_compiled_step_would_do_once_is_marked(name, tmp_path):
+    changes, words = ONCE[name]
+    file = tmp_path / "loop.py"
+    file.write_text(CALLED.format(**{**QUIET, **changes}))
+    whole = [note for note in port(str(file)).marked if "a training loop" in str(note)]
+    assert len(whole) == 1
+    assert words in whole[0].text
+
+
+SAME = {
+    "an element of the loss": {
+        "loss": "F.mse_loss(out, y) + cfg['beta'] * out.pow(2).mean()",
+        "first": "cfg['beta'] = 0.5 * epoch",
+    },
+    "what is set before": {
+        "body": READ.format("args.beta * cfg['beta'] * beta"), "before": "args.beta = beta = 0.25",
+    },
+    "what a loop sets before": {
+        "body": READ.format("cfg['beta']"), "before": "for i in range(3): cfg['beta'] += i",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", SAME)
+def test_what_stays_from_step_to_step_is_read_once(name, tmp_path):
+    file, output = tmp_path / "loop.py", tmp_path / "ported.py"
+    file.write_text(CALLED.format(**{**QUIET, **SAME[name]}))
+    ported = port(str(file))
+    assert ported.marked == ()
+    output.write_text(ported.code)
+    same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
+def test_a_layer_of_the_model_that_is_read_beside_it_is_marked(tmp_path):
+    file = tmp_path / "loop.py"
+    text = LOOP.format(**{**PLAIN, "after": "print(base(x).sum())"})
+    file.write_text(text.replace("model = nn.Sequential(nn.Linear(3, 4)",
+                                 "base = nn.Linear(3, 4); model = nn.Sequential(base"))  # fmt: skip
+    assert port(str(file)).marked
+    file.write_text(text.replace("model = nn.Sequential(nn.Linear(3, 4)",
+                                 "base = nn.Linear(3, 4)\nmodel = nn.Sequential(base"))  # fmt: skip
+    assert "a part of model" in str(port(str(file)))
+
+
+def test_another_model_may_be_frozen(tmp_path):
+    file = tmp_path / "loop.py"
+    before = "other = nn.Linear(3, 1)\nfor p in other.parameters(): p.requires_grad = False"
+    file.write_text(LOOP.format(**{**PLAIN, "before": before}))
+    assert port(str(file)).marked == ()
+
+
+def test_a_model_that_prints_is_something_to_look_at(tmp_path):
+    file = tmp_path / "loop.py"
+    file.write_text(CALLED.format(**{**QUIET, "forward": "print('forward')"}))
+    ported = port(str(file))
+    assert ported.marked == ()
+    assert ["prints once" in note.text for note in ported.notes] == [True]
+
+
+BY_HAND = """
+import argparse
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+torch.manual_seed(0)
+args = argparse.Namespace(lr=0.1, n=2)
+lr, decay = 0.1, 0.05
+x, y = torch.randn(8, 3), torch.randn(8, 1)
+model = nn.Linear(3, 1)
+for epoch in range(4):
+    loss = F.mse_loss(model(x), y)
+    model.zero_grad()
+    loss.backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            {}
+    print(loss.item())
+    {}
+"""
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "update",
+    ["p -= (lr + decay) * p.grad", "p -= lr * decay * p.grad", "p.sub_(p.grad * (lr / args.n))",
+     "p.data.add_(p.grad.data, alpha=-args.lr)", "p.data -= args.lr / args.n * p.grad"],
+)  # fmt: skip
+def test_an_update_by_hand_is_that_of_an_optimizer(update, tmp_path):
+    file, output = tmp_path / "loop.py", tmp_path / "ported.py"
+    file.write_text(BY_HAND.format(update, ""))
+    ported = port(str(file))
+    assert ported.marked == ()
+    output.write_text(ported.code)
+    same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("update", "after"),
+    [("p -= lr + decay * p.grad", ""), ("p.sub_(p.grad * lr + decay)", ""),
+     ("p.sub_(lr + decay * p.grad)", ""), ("p -= lr * p.grad; print(epoch)", ""),
+     ("p -= args.lr * p.grad", "args.lr = args.lr * 0.5"),
+     ("p -= args.lr * p.grad", "args.lr *= 0.5"), ("p -= lr * p.grad", "lr *= 0.5")],
+)  # fmt: skip
+def test_an_update_by_hand_that_is_no_step_of_sgd_is_marked(update, after, tmp_path):
+    file = tmp_path / "loop.py"
+    file.write_text(BY_HAND.format(update, after))
+    whole = [note for note in port(str(file)).marked if "a training loop" in str(note)]
+    assert [note.line for note in whole] == [12]
 
 
 def test_gradients_that_add_up_are_marked(tmp_path):

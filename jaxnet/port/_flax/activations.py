@@ -55,66 +55,58 @@ def prelu(x: jax.Array, weight: Any) -> jax.Array:
 
 
 class Activation(nnx.Module):
-    """A function without parameters as a layer; the arguments are those of the function."""
+    """A function as a layer, whose only argument in PyTorch is `inplace`."""
 
     function: Any = None
 
-    def __init__(self, *args: Any, rngs: nnx.Rngs | None = None, **options: Any) -> None:
-        options.pop("inplace", None)
-        self.args, self.options = args, tuple(options.items())
+    def __init__(self, inplace: bool = False, *, rngs: nnx.Rngs | None = None) -> None:
+        pass
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return type(self).function(x, *self.args, **dict(self.options))
+        return type(self).function(x)
 
 
-class PlainActivation(Activation):
-    """One whose only argument in PyTorch is `inplace`."""
-
-    def __init__(self, inplace: bool = False, *, rngs: nnx.Rngs | None = None) -> None:
-        super().__init__()
-
-
-class ReLU(PlainActivation):
+class ReLU(Activation):
     function = staticmethod(jax.nn.relu)
 
 
-class ReLU6(PlainActivation):
+class ReLU6(Activation):
     function = staticmethod(relu6)
 
 
-class SiLU(PlainActivation):
+class SiLU(Activation):
     function = staticmethod(jax.nn.silu)
 
 
-class Mish(PlainActivation):
+class Mish(Activation):
     function = staticmethod(jax.nn.mish)
 
 
-class Hardswish(PlainActivation):
+class Hardswish(Activation):
     function = staticmethod(hardswish)
 
 
-class Hardsigmoid(PlainActivation):
+class Hardsigmoid(Activation):
     function = staticmethod(hardsigmoid)
 
 
-class Sigmoid(PlainActivation):
+class Sigmoid(Activation):
     function = staticmethod(jax.nn.sigmoid)
 
 
-class Tanh(PlainActivation):
+class Tanh(Activation):
     function = staticmethod(jnp.tanh)
 
 
-class SELU(PlainActivation):
+class SELU(Activation):
     function = staticmethod(jax.nn.selu)
 
 
-class Softsign(PlainActivation):
+class Softsign(Activation):
     function = staticmethod(jax.nn.soft_sign)
 
 
-class LogSigmoid(PlainActivation):
+class LogSigmoid(Activation):
     function = staticmethod(jax.nn.log_sigmoid)
 
 

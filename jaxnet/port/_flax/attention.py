@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxnet.port._flax.functions import dropout
 from jaxnet.port._flax.layers import Dropout, Linear, uniform
 from jaxnet.port._flax.norms import LayerNorm
 
@@ -37,8 +38,7 @@ def scaled_dot_product_attention(
         scores = jnp.where(attn_mask, scores, -jnp.inf) if seen else scores + attn_mask
     weights = jax.nn.softmax(scores, axis=-1)
     if dropout_p > 0:
-        kept = jax.random.bernoulli(rngs.dropout(), 1 - dropout_p, weights.shape)
-        weights = jnp.where(kept, weights / (1 - dropout_p), 0)
+        weights = dropout(weights, dropout_p, rngs=rngs)
     return weights @ value
 
 
@@ -81,6 +81,14 @@ class MultiheadAttention(nnx.MultiHeadAttention):
             self.query.kernel[...] = init(rngs.params(), self.query.kernel.shape)
         self.embed_dim, self.batch_first = embed_dim, batch_first
         self.drop = nnx.Dropout(dropout, rngs=rngs)
+
+    @property
+    def dropout(self) -> float:
+        return self.drop.rate
+
+    @dropout.setter
+    def dropout(self, p: float) -> None:
+        self.drop.rate = p
 
     def __call__(  # type: ignore[override]
         self,

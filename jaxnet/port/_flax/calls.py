@@ -4,7 +4,7 @@ from typing import Any
 
 import libcst as cst
 
-from jaxnet.port._classes import methods
+from jaxnet.port._classes import layers_of, methods
 from jaxnet.port._flax.rows import DRAWS, REQUIRED, ROWS, TYPES
 from jaxnet.port._flax.template import Filled, filled, with_commas
 from jaxnet.port._flax.written import parameters_of, written
@@ -23,7 +23,7 @@ _MODULES = {
 }  # fmt: skip
 _OTHER_NAMES = {
     "ops.max": "max_along", "ops.min": "min_along", "ops.cdist": "pairwise_distances",
-    "ops.unfold": "windows_along", "ops.linalg.norm": "vector_norm",
+    "ops.unfold": "windows_along", "ops.linalg.norm": "linalg_norm",
     "ops.linalg.vector_norm": "vector_norm", "ops.split_with_sizes": "split", "ops.clip": "clamp",
 }  # fmt: skip
 """Functions whose copies have another name than jaxnet's."""
@@ -67,7 +67,6 @@ class Names(cst.CSTTransformer):
         self.asked: set[int] = set()
         self.types = 0
         self.trains = False  # whether the class asks whether it is trained
-        self.keyless = False
 
     # what is said
 
@@ -275,19 +274,17 @@ class Names(cst.CSTTransformer):
                 return cst.parse_expression(f"{first.value}.reshape(len({first.value}), -1)")
         if dotted in ("ops.div", "ops.divide") and len(call.args) == 3:
             mode = call.args[2]
-            function = {'"floor"': "jnp.floor_divide", "'floor'": "jnp.floor_divide"}.get(
-                code(mode.value)
-            )
-            if function is not None and mode.keyword and mode.keyword.value == "rounding_mode":
+            floors = code(mode.value) in ('"floor"', "'floor'")
+            if floors and mode.keyword and mode.keyword.value == "rounding_mode":
                 args = [a.with_changes(comma=cst.MaybeSentinel.DEFAULT) for a in call.args[:2]]
-                return cst.Call(cst.parse_expression(function), args)
+                return cst.Call(cst.parse_expression("jnp.floor_divide"), args)
         return None
 
     def _copied(self, dotted: str, call: cst.Call, given: Filled) -> Any:
         """A call of a function or a layer that is copied."""
         name = _OTHER_NAMES.get(dotted, dotted.rpartition(".")[2])
         value = written(name)
-        if value is None or (dotted in ROWS and name not in ("relu",) and given.problem):
+        if value is None or (dotted in ROWS and given.problem):
             reason = f"{given.problem}; " if given.problem else ""
             self.problem(f"{of_torch(dotted)}: {reason}{NOTHING}")
             last = dotted.rpartition(".")[2]
@@ -329,15 +326,11 @@ class Names(cst.CSTTransformer):
         if any("rngs" in names for names in self.functions):
             return "rngs"
         if any("self" in names for names in self.functions):
-            if not self.definition_keeps():
+            if not self.keeps:
                 self.problem("random numbers in a class without a constructor: write __init__")
             return "self.rngs"
         self.problem("random numbers in a function, which has none: write it as a method")
         return "rngs"
-
-    def definition_keeps(self) -> bool:
-        """Whether the class of the method that is open keeps `rngs`."""
-        return self.keeps or self.keyless
 
     def _drawn(self, dotted: str, call: cst.Call) -> Any:
         making = any("rngs" in names for names in self.functions)
@@ -345,8 +338,11 @@ class Names(cst.CSTTransformer):
         kept = [a for a in call.args if a.keyword is None or a.keyword.value != "generator"]
         call = call.with_changes(args=with_commas(kept))
         if dotted == "ops.normal":
+            both = "jnp.broadcast_shapes(jnp.shape(mean), jnp.shape(std))"
             rows: tuple[str, ...] = (
-                f"mean + std * jax.random.normal({key}, mean.shape)",
+                f"mean + jax.random.normal({key}, jnp.shape(mean))",
+                f"mean + jax.random.normal({key}, size)",
+                f"mean + std * jax.random.normal({key}, {both})",
                 f"mean + std * jax.random.normal({key}, size)",
             )
         else:
@@ -370,13 +366,30 @@ class Names(cst.CSTTransformer):
             elif last == "register_buffer":
                 value = cst.Call(self.copy("Buffer"), [cst.Arg(value)])
             return self._set(name.value, call.args[0].value, value)
-        if last == "add_module" and len(call.args) == 2 and is_self(name.value):
-            return self._set(name.value, call.args[0].value, call.args[1].value)
+        if last == "add_module" and len(call.args) == 2 and not self._is_sequential(name.value):
+            if is_self(name.value):
+                return self._set(name.value, call.args[0].value, call.args[1].value)
+            self.problem(
+                f"{code(original)}: write append(...) of an nn.Sequential, or an assignment"
+            )
         if last in _WALKS and not is_name(name.value, "jax") and self._is_walk(last, call):
             return cst.Call(self.copy(last), with_commas([cst.Arg(name.value), *call.args]))
         if last in _LOADING and is_self(name.value):
             self.problem(f"{code(original)}: {NOTHING}; names and layouts are those of flax")
         return call
+
+    def _is_sequential(self, node: Any) -> bool:
+        """Whether a name stands for an nn.Sequential, as far as the definition shows."""
+        if is_self(node):
+            return "Sequential" in layers_of(self.definition)
+        text = code(node)
+        return any(
+            isinstance(part, cst.Assign)
+            and isinstance(part.value, cst.Call)
+            and code(part.value.func).rpartition(".")[2] == "Sequential"
+            and any(code(target.target) == text for target in part.targets)
+            for part in parts_of(self.definition.node)
+        )
 
     def _is_walk(self, name: str, call: cst.Call) -> bool:
         own = set(methods(self.definition))

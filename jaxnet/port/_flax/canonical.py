@@ -6,7 +6,7 @@ import libcst as cst
 
 from jaxnet.port._classes import lineage, methods
 from jaxnet.port._kinds import ARRAYS
-from jaxnet.port._nodes import is_none, is_self, parts_of
+from jaxnet.port._nodes import code, is_none, is_self, parts_of
 from jaxnet.port._shares import assigned_to
 from jaxnet.port._source import Definition
 from jaxnet.port._statements import Rewriter
@@ -65,7 +65,7 @@ class Canonical(Rewriter):
         if new is not updated_node or id(original_node) in self._bare | self.words:
             return new
         if self._is_variable_of(original_node):
-            return cst.parse_expression(cst.Module([]).code_for_node(new) + "[...]")
+            return cst.parse_expression(f"{code(new)}[...]")
         return new
 
     def _is_variable_of(self, node: cst.Attribute) -> bool:
@@ -89,7 +89,7 @@ class Canonical(Rewriter):
         known = is_self(target.value) and here.kinds(target) in _VARIABLES
         if not known or here.kinds(original_node.value) not in (*ARRAYS, "number", None):
             return updated_node
-        place: Any = cst.parse_expression(f"{cst.Module([]).code_for_node(target)}[...]")
+        place: Any = cst.parse_expression(f"{code(target)}[...]")
         return updated_node.with_changes(targets=[cst.AssignTarget(place)])
 
 

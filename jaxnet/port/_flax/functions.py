@@ -175,6 +175,8 @@ def norm(
     if p == 0:
         return jnp.sum(x != 0, axis=axis, keepdims=keepdim).astype(x.dtype)
     p = 2 if p in ("fro", None) else p
+    if isinstance(p, str):
+        raise NotImplementedError(f"p={p!r} is not written here; write jnp.linalg.norm")
     total = jnp.sum(x**p, axis=axis, keepdims=keepdim)
     is_zero = total == 0
     return jnp.where(is_zero, 0, jnp.where(is_zero, 1, total) ** (1 / p))
@@ -184,6 +186,17 @@ def vector_norm(
     x: jax.Array, ord: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> jax.Array:
     return norm(x, ord, dim, keepdim, dtype)
+
+
+def linalg_norm(
+    x: jax.Array, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> jax.Array:
+    """The norm of a matrix, of two axes, or of a vector: torch.linalg.norm."""
+    pair = x.ndim == 2 if dim is None else hasattr(dim, "__len__") and len(dim) == 2
+    if ord in (None, "fro") or not (pair or isinstance(ord, str)):
+        return norm(x, 2 if ord is None else ord, dim, keepdim, dtype)
+    x = x if dtype is None else x.astype(dtype)
+    return jnp.linalg.norm(x, ord, (-2, -1) if dim is None else tuple(dim), keepdim)
 
 
 def normalize(x: jax.Array, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> jax.Array:
@@ -197,25 +210,49 @@ def cosine_similarity(x1: jax.Array, x2: jax.Array, dim: int = 1, eps: float = 1
     return jnp.sum(one * (x2 / jnp.expand_dims(clamp(norm(x2, 2, dim), eps), dim)), axis=dim)
 
 
-def std_mean(
-    x: jax.Array, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False,
-    *, correction: Any = None,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """The standard deviation and the mean."""
-    ddof = 1 if unbiased is None else int(unbiased)
-    ddof = ddof if correction is None else correction
-    axis = tuple(dim) if isinstance(dim, list) else dim
-    mean = jnp.mean(x, axis=axis, keepdims=keepdim)
-    return jnp.std(x, axis=axis, ddof=ddof, keepdims=keepdim), mean
-
-
 def var_mean(
     x: jax.Array, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False,
     *, correction: Any = None,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """The variance and the mean."""
-    std, mean = std_mean(x, dim, unbiased, keepdim, correction=correction)
-    return std**2, mean
+    """The variance and the mean; var_mean(x, False) says `unbiased`, as in PyTorch."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    ddof = 1 if unbiased is None else int(unbiased)
+    ddof = ddof if correction is None else correction
+    axis = tuple(dim) if isinstance(dim, list) else dim
+    mean = jnp.mean(x, axis=axis, keepdims=keepdim)
+    return jnp.var(x, axis=axis, ddof=ddof, keepdims=keepdim), mean
+
+
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """The square root whose gradient at 0 is 0."""
+    zero = x == 0
+    return jnp.where(zero, x, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
+def std_mean(
+    x: jax.Array, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False,
+    *, correction: Any = None,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """The standard deviation, whose gradient is 0 where it is 0, and the mean."""
+    variance, mean = var_mean(x, dim, unbiased, keepdim, correction=correction)
+    return safe_sqrt(variance), mean
+
+
+def var(
+    x: jax.Array, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False,
+    *, correction: Any = None,
+) -> jax.Array:  # fmt: skip
+    """The variance, with the arguments of `var_mean`."""
+    return var_mean(x, dim, unbiased, keepdim, correction=correction)[0]
+
+
+def std(
+    x: jax.Array, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False,
+    *, correction: Any = None,
+) -> jax.Array:  # fmt: skip
+    """The standard deviation, whose gradient is 0 where it is 0."""
+    return std_mean(x, dim, unbiased, keepdim, correction=correction)[0]
 
 
 def pairwise_distances(
@@ -311,6 +348,11 @@ def group_norm(
     return y if bias is None else y + bias[...].reshape(shape)
 
 
+def per_axis(value: Any, rank: int) -> tuple[Any, ...]:
+    """A number for each of the axes of space."""
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
 def conv(
     x: jax.Array, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> jax.Array:
@@ -318,19 +360,15 @@ def conv(
     rank = weight.ndim - 2
     if x.ndim == rank + 1:
         return conv(x[None], weight, bias, stride, padding, dilation, groups)[0]
-
-    def each(value: Any) -> tuple[Any, ...]:
-        return (value,) * rank if isinstance(value, int) else tuple(value)
-
-    steps = each(dilation)
+    steps = per_axis(dilation, rank)
     reach = [d * (k - 1) for d, k in zip(steps, weight.shape[2:], strict=True)]
     if padding == "same":
         pads = [(n // 2, n - n // 2) for n in reach]
     else:  # pairs are what nnx.Conv keeps
-        given = [0] * rank if padding == "valid" else each(padding)
+        given = [0] * rank if padding == "valid" else per_axis(padding, rank)
         pads = [(n, n) if isinstance(n, int) else tuple(n) for n in given]
     y = jax.lax.conv_general_dilated(
-        x, weight[...], each(stride), pads, rhs_dilation=steps, feature_group_count=groups
+        x, weight[...], per_axis(stride, rank), pads, rhs_dilation=steps, feature_group_count=groups
     )
     return y if bias is None else y + bias[...].reshape(-1, *[1] * rank)
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 def fans(tensor: Any) -> tuple[int, int]:
     """The numbers of inputs and of outputs of a weight in PyTorch's layout."""
-    space = math.prod(tensor.shape[2:])
-    return tensor.shape[1] * space, tensor.shape[0] * space
+    return fan_in_and_out(tensor.shape)
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:

@@ -8,9 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxnet.port._flax.activations import prelu
+from jaxnet.port._flax.functions import flatten, per_axis, unflatten
+
 
 class Buffer(nnx.Variable[jax.Array]):
     """An array that belongs to a model and is not trained."""
+
+
+def renamed(name: str) -> Any:
+    """PyTorch's name of an attribute that flax reads by another; what is set is what flax reads."""
+    return property(lambda self: getattr(self, name), lambda self, new: setattr(self, name, new))
 
 
 class TorchLayout:
@@ -114,11 +122,6 @@ class Embedding(nnx.Embed):
         return jnp.where((inputs == self.padding_idx)[..., None], jax.lax.stop_gradient(y), y)
 
 
-def per_axis(value: Any, rank: int) -> tuple[Any, ...]:
-    """A number for each of the axes of space."""
-    return (value,) * rank if isinstance(value, int) else tuple(value)
-
-
 class ConvNd(nnx.Conv):
     """nnx.Conv with the arguments and the initial weights of torch.nn.Conv1d, Conv2d and Conv3d.
 
@@ -126,6 +129,7 @@ class ConvNd(nnx.Conv):
     """
 
     rank = 0
+    stride, dilation, groups = map(renamed, ("strides", "kernel_dilation", "feature_group_count"))
 
     torch_layout = True  # of the data outside, which jaxnet.parity is told so
 
@@ -166,7 +170,6 @@ class ConvNd(nnx.Conv):
             rngs=rngs,
         )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.stride, self.dilation, self.groups = per_axis(stride, self.rank), steps, groups
         self.pads, self.padding_mode = tuple(pads), padding_mode
 
     @property
@@ -175,6 +178,8 @@ class ConvNd(nnx.Conv):
         return TorchLayout(self.kernel, (self.rank + 1, self.rank, *range(self.rank)))
 
     def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
+        if (self.padding_mode == "zeros") == (self.padding == "VALID"):
+            raise NotImplementedError("padding_mode, and the padding of one, are not set later")
         if self.padding_mode != "zeros":
             mode = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
             pads = [(0, 0)] * (inputs.ndim - self.rank) + list(self.pads)
@@ -226,19 +231,13 @@ class ConvTransposeNd(nnx.ConvTranspose):
         rngs: nnx.Rngs,
     ) -> None:
         size, steps = per_axis(kernel_size, self.rank), per_axis(dilation, self.rank)
-        added = per_axis(output_padding, self.rank)
-        # PyTorch's padding is what it takes away of the whole result.
-        reach = [d * (k - 1) for d, k in zip(steps, size, strict=True)]
-        lows = [n - p for n, p in zip(reach, per_axis(padding, self.rank), strict=True)]
         init = uniform(1 / math.sqrt(out_channels // groups * math.prod(size)))
-        pads = [(low, low + more) for low, more in zip(lows, added, strict=True)]
         # PyTorch has the inputs of all groups in one axis of its weight, and so has this kernel.
         super().__init__(
             in_channels,
             out_channels // groups,
             size,
             strides=per_axis(stride, self.rank),
-            padding=pads,
             kernel_dilation=steps,
             use_bias=False,
             kernel_init=init,
@@ -249,7 +248,8 @@ class ConvTransposeNd(nnx.ConvTranspose):
             self.bias = nnx.Param(init(rngs.params(), (out_channels,)))
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.stride, self.dilation = per_axis(stride, self.rank), steps
-        self.pads = tuple(pads)
+        self.padding = per_axis(padding, self.rank)
+        self.output_padding = per_axis(output_padding, self.rank)
 
     @property
     def weight(self) -> Any:
@@ -267,12 +267,15 @@ class ConvTransposeNd(nnx.ConvTranspose):
     def group(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """The transposed convolution of one group of channels."""
         single = x.ndim == self.rank + 1
+        each: Any = self.dilation, self.kernel_size, self.padding, self.output_padding
+        each = zip(*(per_axis(n, self.rank) for n in each), strict=True)
+        # PyTorch's padding is what it takes away of the whole result.
         y = jax.lax.conv_transpose(
             x[None] if single else x,
             kernel,
-            self.stride,
-            self.pads,
-            rhs_dilation=self.dilation,
+            per_axis(self.stride, self.rank),
+            [(d * (k - 1) - p, d * (k - 1) - p + more) for d, k, p, more in each],
+            rhs_dilation=per_axis(self.dilation, self.rank),
             transpose_kernel=True,
         )
         return y[0] if single else y
@@ -305,6 +308,11 @@ class Sequential(nnx.Sequential):
         super().__init__(*layers)
 
     def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
+        others = [n for n, v in vars(self).items() if n != "layers" and isinstance(v, nnx.Module)]
+        if others:
+            raise NotImplementedError(
+                f"{others}: PyTorch calls what is assigned to a Sequential; write self.append(...)"
+            )
         for layer in self.layers:
             inputs = layer(inputs)
         return inputs
@@ -323,13 +331,21 @@ class Sequential(nnx.Sequential):
         self.layers.append(layer)
         return self
 
+    def add_module(self, name: str, layer: Any) -> None:
+        """Puts a layer behind the others, or in the place that has the name."""
+        if name.isdigit() and int(name) < len(self.layers):
+            self.layers[int(name)] = layer
+        else:
+            self.layers.append(layer)
+
 
 class Dropout(nnx.Dropout):
     """nnx.Dropout with the arguments of torch.nn.Dropout."""
 
+    p = renamed("rate")
+
     def __init__(self, p: float = 0.5, inplace: bool = False, *, rngs: nnx.Rngs) -> None:
         super().__init__(p, rngs=rngs)
-        self.p = p
 
 
 class Dropout2d(Dropout):
@@ -373,8 +389,7 @@ class Flatten(nnx.Module):
         self.start_dim, self.end_dim = start_dim, end_dim
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        start, end = self.start_dim % x.ndim, self.end_dim % x.ndim
-        return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
+        return flatten(x, self.start_dim, self.end_dim)
 
 
 class Unflatten(nnx.Module):
@@ -384,8 +399,7 @@ class Unflatten(nnx.Module):
         self.dim, self.unflattened_size = dim, tuple(unflattened_size)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        dim = self.dim % x.ndim
-        return x.reshape(*x.shape[:dim], *self.unflattened_size, *x.shape[dim + 1 :])
+        return unflatten(x, self.dim, self.unflattened_size)
 
 
 class PReLU(nnx.Module):
@@ -397,7 +411,4 @@ class PReLU(nnx.Module):
         self.weight = nnx.Param(jnp.full((num_parameters,), init))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        slope = self.weight[...]
-        if slope.size > 1:
-            slope = slope.reshape(-1, *[1] * (x.ndim - 2))
-        return jnp.where(x > 0, x, slope * x)
+        return prelu(x, self.weight)

@@ -86,9 +86,28 @@ def cross_entropy(
 def binary_cross_entropy(
     x: jax.Array, target: jax.Array, weight: Any = None, reduction: str = "mean"
 ) -> jax.Array:
-    """The cross entropy of probabilities; a logarithm is at least -100, as in PyTorch."""
-    yes, no = jnp.maximum(jnp.log(x), -100), jnp.maximum(jnp.log1p(-x), -100)
-    losses = -(target * yes + (1 - target) * no)
+    """The cross entropy of probabilities; a logarithm is at least -100, as in PyTorch.
+
+    So is the gradient, which divides by 1e-12 at least and has a direction at 0 and at 1 too.
+    """
+    none = jax.custom_derivatives.SymbolicZero
+
+    @jax.custom_jvp
+    def terms(x: jax.Array, target: jax.Array) -> jax.Array:
+        yes, no = jnp.maximum(jnp.log(x), -100), jnp.maximum(jnp.log1p(-x), -100)
+        return -(target * yes + (1 - target) * no)
+
+    def derivative(primals: Any, tangents: Any) -> Any:
+        (x, target), (of_x, of_target) = primals, tangents
+        total, least = jnp.zeros_like(x), jnp.float32(1e-12).astype(x.dtype)
+        if not isinstance(of_x, none):
+            total += (x - target) / jnp.maximum((1 - x) * x, least) * of_x
+        if not isinstance(of_target, none):
+            total += (jnp.log1p(-x) - jnp.log(x)) * of_target
+        return terms(x, target), total
+
+    terms.defjvp(derivative, symbolic_zeros=True)
+    losses = terms(x, target.astype(x.dtype))
     return reduced(losses if weight is None else losses * weight, reduction)
 
 

@@ -7,13 +7,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxnet.port._flax.layers import renamed
+
 
 class BatchNormNd(nnx.BatchNorm):
     """nnx.BatchNorm with the arguments of torch.nn.BatchNorm1d, BatchNorm2d and BatchNorm3d.
 
-    PyTorch's momentum 0.1 is flax's 0.9, and its running variance takes the unbiased one.
+    The momentum is PyTorch's, the share of the new value, which is 1 minus flax's; and the running
+    variance takes the unbiased one.
     """
 
+    eps = renamed("epsilon")
     torch_layout = True  # of the data outside, which jaxnet.parity is told so
 
     def __init__(
@@ -34,13 +38,13 @@ class BatchNormNd(nnx.BatchNorm):
             num_features,
             axis=1,  # of (N, C, ...)
             epsilon=eps,
-            momentum=1 - momentum,
+            momentum=momentum,
             use_bias=affine,
             use_scale=affine,
             use_fast_variance=False,
             rngs=nnx.Rngs(0),  # what it begins with are zeros and ones
         )
-        self.eps, self.track_running_stats = eps, track_running_stats
+        self.track_running_stats = track_running_stats
 
     @property
     def weight(self) -> Any:
@@ -57,12 +61,17 @@ class BatchNormNd(nnx.BatchNorm):
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:  # type: ignore[override]
         if not self.track_running_stats:
             options["use_running_average"] = False
-        before = self.var[...]
-        y = super().__call__(x, **options)
+        if options.get("use_running_average", self.use_running_average):
+            return super().__call__(x, **options)
+        before, share = (self.mean[...], self.var[...]), self.momentum
+        self.momentum = 0.0  # of flax, which then puts those of the batch in place
+        try:
+            y = super().__call__(x, **options)
+        finally:
+            self.momentum = share
         n = x.size // x.shape[1]
-        if not options.get("use_running_average", self.use_running_average) and n > 1:
-            kept = before * self.momentum
-            self.var[...] = kept + (self.var[...] - kept) * (n / (n - 1))
+        self.mean[...] = share * self.mean[...] + (1 - share) * before[0]
+        self.var[...] = share * self.var[...] * (n / max(n - 1, 1)) + (1 - share) * before[1]
         return y
 
 
@@ -80,6 +89,8 @@ class BatchNorm3d(BatchNormNd):
 
 class LayerNorm(nnx.LayerNorm):
     """nnx.LayerNorm with the arguments of torch.nn.LayerNorm, whose epsilon is another."""
+
+    eps = renamed("epsilon")
 
     def __init__(
         self,
@@ -99,7 +110,7 @@ class LayerNorm(nnx.LayerNorm):
             use_fast_variance=False,
             rngs=nnx.Rngs(0),  # what it begins with are zeros and ones
         )
-        self.normalized_shape, self.eps = tuple(shape), eps
+        self.normalized_shape = tuple(shape)
 
     @property
     def weight(self) -> Any:
@@ -136,8 +147,9 @@ class RMSNorm(nnx.RMSNorm):
         return self.scale
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:  # type: ignore[override]
-        if self.eps is None:
-            self.epsilon = float(jnp.finfo(x.dtype).eps)
+        epsilon = float(jnp.finfo(x.dtype).eps) if self.eps is None else self.eps
+        if self.epsilon != epsilon:
+            self.epsilon = epsilon
         axes = len(self.normalized_shape)
         flat = x.reshape(*x.shape[: x.ndim - axes], -1)
         return super().__call__(flat, **options).reshape(x.shape)
@@ -146,6 +158,7 @@ class RMSNorm(nnx.RMSNorm):
 class GroupNorm(nnx.GroupNorm):
     """nnx.GroupNorm with the arguments of torch.nn.GroupNorm, for (N, C, ...)."""
 
+    eps = renamed("epsilon")
     torch_layout = True  # of the data outside, which jaxnet.parity is told so
 
     def __init__(
@@ -166,7 +179,7 @@ class GroupNorm(nnx.GroupNorm):
             use_fast_variance=False,
             rngs=nnx.Rngs(0),  # what it begins with are zeros and ones
         )
-        self.num_channels, self.eps = num_channels, eps
+        self.num_channels = num_channels
 
     @property
     def weight(self) -> Any:
@@ -179,6 +192,7 @@ class GroupNorm(nnx.GroupNorm):
 class InstanceNormNd(nnx.InstanceNorm):
     """nnx.InstanceNorm with the arguments of torch.nn.InstanceNorm2d, for (N, C, ...)."""
 
+    eps = renamed("epsilon")
     torch_layout = True  # of the data outside, which jaxnet.parity is told so
 
     def __init__(
@@ -204,7 +218,6 @@ class InstanceNormNd(nnx.InstanceNorm):
             use_fast_variance=False,
             rngs=nnx.Rngs(0),  # what it begins with are zeros and ones
         )
-        self.eps = eps
 
     @property
     def weight(self) -> Any:

@@ -1,26 +1,24 @@
 """Pooling of (N, C, ...), as PyTorch computes it."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxnet.port._flax.functions import per_axis
+
 
 def windows(
     shape: Any, rank: int, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, int]]]:
     """The sizes of PyTorch's windows, their steps, and how much is added at each end."""
-
-    def each(value: Any) -> tuple[int, ...]:
-        return (value,) * rank if isinstance(value, int) else tuple(value)
-
-    size = each(kernel_size)
-    step = size if stride is None else each(stride)
+    size = per_axis(kernel_size, rank)
+    step = size if stride is None else per_axis(stride, rank)
     pads = []
-    for n, k, s, p in zip(shape[-rank:], size, step, each(padding), strict=True):
+    for n, k, s, p in zip(shape[-rank:], size, step, per_axis(padding, rank), strict=True):
         rest = n + 2 * p - k
         count = (-(-rest // s) if ceil_mode else rest // s) + 1
         if ceil_mode and (count - 1) * s >= n + p:  # no window begins behind the input
@@ -39,8 +37,7 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> jax.Array:
     """The greatest numbers of windows in the last axes; what is added around them never wins."""
-    one = (dilation,) * rank if isinstance(dilation, int) else tuple(dilation)
-    size = (kernel_size,) * rank if isinstance(kernel_size, int) else tuple(kernel_size)
+    one, size = per_axis(dilation, rank), per_axis(kernel_size, rank)
     stride = size if stride is None else stride
     reach = tuple(d * (k - 1) + 1 for d, k in zip(one, size, strict=True))
     _, step, pads = windows(x.shape, rank, reach, stride, padding, ceil_mode)
@@ -127,7 +124,7 @@ def avg_pool(
         return sums / divisor_override
     inside = jnp.ones((1,) * rest + x.shape[rest:], x.dtype)
     if count_include_pad:  # what `padding` adds counts, and what ceil_mode adds does not
-        added = (padding,) * rank if isinstance(padding, int) else tuple(padding)
+        added = per_axis(padding, rank)
         low = [(p, p) for p in added]
         inside = jnp.pad(inside, [(0, 0)] * rest + low, constant_values=1)
         pads = [(0, max(high - p, 0)) for (_, high), p in zip(pads, added, strict=True)]
@@ -193,6 +190,15 @@ def adaptive_pool(
     return jnp.stack(parts, -1).reshape(*x.shape[: x.ndim - rank], *sizes)
 
 
+def first_max(x: jax.Array, axis: Sequence[int]) -> jax.Array:
+    """The greatest numbers over axes; of equal ones the first has the gradient."""
+    axes = sorted(n % x.ndim for n in axis)
+    x = jnp.moveaxis(x, axes, range(-len(axes), 0))
+    flat = x.reshape(*x.shape[: x.ndim - len(axes)], -1)
+    places = jnp.argmax(flat, axis=-1, keepdims=True)
+    return jnp.take_along_axis(flat, places, axis=-1).squeeze(-1)
+
+
 def adaptive_avg_pool1d(x: jax.Array, output_size: Any) -> jax.Array:
     return adaptive_pool(x, 1, output_size, jnp.mean)
 
@@ -206,15 +212,15 @@ def adaptive_avg_pool3d(x: jax.Array, output_size: Any) -> jax.Array:
 
 
 def adaptive_max_pool1d(x: jax.Array, output_size: Any) -> jax.Array:
-    return adaptive_pool(x, 1, output_size, jnp.max)
+    return adaptive_pool(x, 1, output_size, first_max)
 
 
 def adaptive_max_pool2d(x: jax.Array, output_size: Any) -> jax.Array:
-    return adaptive_pool(x, 2, output_size, jnp.max)
+    return adaptive_pool(x, 2, output_size, first_max)
 
 
 def adaptive_max_pool3d(x: jax.Array, output_size: Any) -> jax.Array:
-    return adaptive_pool(x, 3, output_size, jnp.max)
+    return adaptive_pool(x, 3, output_size, first_max)
 
 
 class MaxPoolNd(nnx.Module):
@@ -232,10 +238,14 @@ class MaxPoolNd(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
     ) -> None:
-        self.arguments = (kernel_size, stride, padding, dilation, ceil_mode)
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding, self.dilation, self.ceil_mode = padding, dilation, ceil_mode
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return max_pool(x, self.rank, *self.arguments)
+        return max_pool(
+            x, self.rank, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        )
 
 
 class MaxPool1d(MaxPoolNd):
@@ -266,12 +276,19 @@ class AvgPoolNd(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
     ) -> None:
-        self.arguments = (
-            kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override,
-        )  # fmt: skip
+        stride = kernel_size if stride is None else stride
+        if self.rank == 1:  # of which PyTorch keeps tuples
+            kernel_size, stride = per_axis(kernel_size, 1), per_axis(stride, 1)
+            padding = per_axis(padding, 1)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+        self.divisor_override = divisor_override
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return avg_pool(x, self.rank, *self.arguments)
+        return avg_pool(
+            x, self.rank, self.kernel_size, self.stride, self.padding, self.ceil_mode,
+            self.count_include_pad, self.divisor_override,
+        )  # fmt: skip
 
 
 class AvgPool1d(AvgPoolNd):
@@ -313,14 +330,14 @@ class AdaptiveAvgPool3d(AdaptivePoolNd):
 
 class AdaptiveMaxPool1d(AdaptivePoolNd):
     rank = 1
-    reduce = staticmethod(jnp.max)
+    reduce = staticmethod(first_max)
 
 
 class AdaptiveMaxPool2d(AdaptivePoolNd):
     rank = 2
-    reduce = staticmethod(jnp.max)
+    reduce = staticmethod(first_max)
 
 
 class AdaptiveMaxPool3d(AdaptivePoolNd):
     rank = 3
-    reduce = staticmethod(jnp.max)
+    reduce = staticmethod(first_max)

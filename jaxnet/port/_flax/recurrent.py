@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxnet.port._flax.layers import uniform
+
 
 def recurrent_cell(
     kind: Any, input_size: int, hidden_size: int, bias: bool, rngs: nnx.Rngs, **options: Any
@@ -15,11 +17,7 @@ def recurrent_cell(
 
     The second bias of the new gate of a GRU stands inside of the product with the reset gate.
     """
-    bound = 1 / math.sqrt(hidden_size)
-
-    def init(key: Any, shape: Any, dtype: Any = jnp.float32, **how: Any) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
+    init = uniform(1 / math.sqrt(hidden_size))
     cell = kind(input_size, hidden_size, rngs=rngs, **options)
     gates = cell.dense_i.out_features
     made: dict[str, Any] = {"use_bias": bias, "kernel_init": init, "bias_init": init, "rngs": rngs}
@@ -45,13 +43,21 @@ class RecurrentLayers(nnx.Module):
     ) -> None:
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.bidirectional = batch_first, bidirectional
-        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        self.drop = nnx.Dropout(dropout, rngs=rngs)
         directions = 2 if bidirectional else 1
         cells = []
         for layer in range(num_layers):
             size = input_size if layer == 0 else directions * hidden_size
             cells += [nnx.RNN(self.cell(size, bias, rngs)) for _ in range(directions)]
         self.layers = nnx.List(cells)
+
+    @property
+    def dropout(self) -> float:
+        return self.drop.rate
+
+    @dropout.setter
+    def dropout(self, p: float) -> None:
+        self.drop.rate = p
 
     def cell(self, size: int, bias: bool, rngs: nnx.Rngs) -> Any:
         """The cell of one layer."""
@@ -73,7 +79,7 @@ class RecurrentLayers(nnx.Module):
             hx = self.initial(zeros)
         last = []
         for layer in range(self.num_layers):
-            x = self.dropout(x) if layer > 0 else x
+            x = self.drop(x) if layer > 0 else x
             outputs = []
             for i in range(directions):
                 place = layer * directions + i
@@ -109,6 +115,14 @@ class RecurrentLayers(nnx.Module):
 class LSTM(RecurrentLayers):
     """Layers of nnx.OptimizedLSTMCell, as torch.nn.LSTM."""
 
+    @property
+    def dropout(self) -> float:
+        return self.drop.rate
+
+    @dropout.setter
+    def dropout(self, p: float) -> None:
+        self.drop.rate = p
+
     def cell(self, size: int, bias: bool, rngs: nnx.Rngs) -> Any:
         return recurrent_cell(nnx.OptimizedLSTMCell, size, self.hidden_size, bias, rngs)
 
@@ -126,6 +140,14 @@ class LSTM(RecurrentLayers):
 
 class GRU(RecurrentLayers):
     """Layers of nnx.GRUCell, as torch.nn.GRU."""
+
+    @property
+    def dropout(self) -> float:
+        return self.drop.rate
+
+    @dropout.setter
+    def dropout(self, p: float) -> None:
+        self.drop.rate = p
 
     def cell(self, size: int, bias: bool, rngs: nnx.Rngs) -> Any:
         return recurrent_cell(nnx.GRUCell, size, self.hidden_size, bias, rngs)
@@ -152,6 +174,14 @@ class RNN(RecurrentLayers):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             rngs=rngs,
         )  # fmt: skip
+
+    @property
+    def dropout(self) -> float:
+        return self.drop.rate
+
+    @dropout.setter
+    def dropout(self, p: float) -> None:
+        self.drop.rate = p
 
     def cell(self, size: int, bias: bool, rngs: nnx.Rngs) -> Any:
         function = {"tanh": jnp.tanh, "relu": jax.nn.relu}[self.nonlinearity]

@@ -48,12 +48,6 @@ for _name, _other in {"amax": "max", "amin": "min", "all": "all", "any": "any"}.
     ROWS[f"ops.{_name}"] = (f"jnp.{_other}(input, axis=dim, keepdims=keepdim)",)
 for _name in ("argmax", "argmin"):
     ROWS[f"ops.{_name}"] = (f"jnp.{_name}(input, axis=dim, keepdims=keepdim)",)
-for _name in ("var", "std"):
-    ROWS[f"ops.{_name}"] = (
-        f"jnp.{_name}(input, axis=dim, ddof=1, keepdims=keepdim)",
-        f"jnp.{_name}(input, axis=dim, ddof=correction, keepdims=keepdim)",
-        f"jnp.{_name}(input, axis=dim, ddof=int(unbiased), keepdims=keepdim)",
-    )
 for _name, _type in {
     "float": "jnp.float32", "double": "jnp.float64", "half": "jnp.float16", "long": "int",
     "int": "jnp.int32", "short": "jnp.int16", "bool": "bool", "bfloat16": "jnp.bfloat16",

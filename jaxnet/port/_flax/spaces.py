@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxnet.port._flax.functions import interpolate, pad, pixel_shuffle, pixel_unshuffle
+from jaxnet.port._flax.functions import (
+    interpolate,
+    pad,
+    per_axis,
+    pixel_shuffle,
+    pixel_unshuffle,
+)  # fmt: skip
 
 
 class PixelShuffle(nnx.Module):
@@ -82,23 +88,20 @@ class Upsample(nnx.Module):
         self, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
         align_corners: bool | None = None, *, rngs: nnx.Rngs | None = None,
     ) -> None:  # fmt: skip
-        self.options = (size, scale_factor, mode, align_corners)
+        self.size, self.scale_factor, self.mode = size, scale_factor, mode
+        self.align_corners = align_corners
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return interpolate(x, *self.options)
+        return interpolate(x, self.size, self.scale_factor, self.mode, self.align_corners)
 
 
 def unfold(
     x: jax.Array, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> jax.Array:
     """The windows of (N, C, H, W) as (N, C kH kW, L)."""
-
-    def each(value: Any) -> tuple[int, int]:
-        return (value, value) if isinstance(value, int) else tuple(value)
-
     found = jax.lax.conv_general_dilated_patches(
-        x, each(kernel_size), each(stride), [(p, p) for p in each(padding)],
-        rhs_dilation=each(dilation), precision=jax.lax.Precision.HIGHEST,
+        x, per_axis(kernel_size, 2), per_axis(stride, 2), [(p, p) for p in per_axis(padding, 2)],
+        rhs_dilation=per_axis(dilation, 2), precision=jax.lax.Precision.HIGHEST,
     )  # fmt: skip
     return jnp.reshape(found, (*found.shape[:2], -1))
 
@@ -110,7 +113,8 @@ class Unfold(nnx.Module):
         self, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1,
         *, rngs: nnx.Rngs | None = None,
     ) -> None:  # fmt: skip
-        self.options = (kernel_size, dilation, padding, stride)
+        self.kernel_size, self.dilation = kernel_size, dilation
+        self.padding, self.stride = padding, stride
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return unfold(x, *self.options)
+        return unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)

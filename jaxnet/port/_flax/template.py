@@ -7,7 +7,7 @@ from typing import Any
 import libcst as cst
 
 from jaxnet.port._names import jaxnet_value
-from jaxnet.port._nodes import code
+from jaxnet.port._nodes import code, read_names
 
 _MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -52,7 +52,7 @@ def filled(dotted: str, call: cst.Call, rows: tuple[str, ...], required: str) ->
             return Filled(problem=f"{name} is not given")
     for row in rows:
         template = cst.parse_expression(row)
-        names = {n for n in _names(template) if n in parameters}
+        names = {n for n in read_names(template) if n in parameters}
         if given.keys() <= names and _has_all(template, parameters, given):
             return Filled(template.visit(_Filler(parameters, given)))  # type: ignore[arg-type]
     return Filled(problem=f"these arguments have no expression: {', '.join(given)}")
@@ -84,25 +84,6 @@ def _bound(
     return parameters, given
 
 
-def _names(node: Any) -> set[str]:
-    found: set[str] = set()
-
-    class Names(cst.CSTVisitor):
-        def visit_Arg(self, node: cst.Arg) -> bool:
-            node.value.visit(self)
-            return False
-
-        def visit_Attribute(self, node: cst.Attribute) -> bool:
-            node.value.visit(self)
-            return False
-
-        def visit_Name(self, node: cst.Name) -> None:
-            found.add(node.value)
-
-    node.visit(Names())
-    return found
-
-
 def _has_all(template: Any, parameters: Any, given: dict[str, Any]) -> bool:
     """Whether what stands in an expression is given, or is an argument that can be left out."""
     loose: set[str] = set()
@@ -113,7 +94,7 @@ def _has_all(template: Any, parameters: Any, given: dict[str, Any]) -> bool:
                 loose.add(node.value.value)
 
     template.visit(Arguments())
-    return all(n in given or n in loose for n in _names(template) if n in parameters)
+    return all(n in given or n in loose for n in read_names(template) if n in parameters)
 
 
 class _Filler(cst.CSTTransformer):

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import libcst as cst
-
 from jaxnet.port._flax.calls import MARK
 from jaxnet.port._flax.convert import Converter
 from jaxnet.port._flax.written import copies
+from jaxnet.port._nodes import read_names
 from jaxnet.port._own_names import restored
 from jaxnet.port._source import Definition
 
@@ -53,29 +52,9 @@ class Parts:
             The import statements, the copies, and the name of each copy by its mark.
         """
         needed = {name for one in self.converters for name in one.copied}
-        taken = {restored(name) for node in self._nodes for name in variables(node)}
+        taken = {restored(name) for node in self._nodes for name in read_names(node)}
         bound = {line.replace(",", " ").split()[-1] for line in imports}
         shown, texts = copies(needed, taken | (bound - set(IMPORTS.values())))
         lines = [line for line, name in IMPORTS.items() if name not in bound]
         text = _HEADING + "\n\n" + "\n\n\n".join(texts) + "\n\n" if texts else ""
         return lines, text, {f"{name}{MARK}": new for name, new in shown.items()}
-
-
-def variables(node: Any) -> set[str]:
-    """The names that a definition has, but for those of attributes and of arguments."""
-    found: set[str] = set()
-
-    class Names(cst.CSTVisitor):
-        def visit_Attribute(self, node: cst.Attribute) -> bool:
-            node.value.visit(self)
-            return False
-
-        def visit_Arg(self, node: cst.Arg) -> bool:
-            node.value.visit(self)
-            return False
-
-        def visit_Name(self, node: cst.Name) -> None:
-            found.add(node.value)
-
-    node.visit(Names())
-    return found

@@ -9,6 +9,8 @@ from typing import Any
 
 import libcst as cst
 
+from jaxnet.port._nodes import Variables
+
 FILES = (
     "layers", "norms", "activations", "pools", "functions", "spaces", "attention", "recurrent",
     "losses", "init", "modules",
@@ -123,14 +125,13 @@ class _WithoutTypes(cst.CSTTransformer):
         return cst.Assign([cst.AssignTarget(updated_node.target)], updated_node.value)
 
 
-class _Renamed(cst.CSTTransformer):
+class _Renamed(Variables):
     """Gives definitions other names; a parameter of the same name stays."""
 
     def __init__(self, names: dict[str, str]) -> None:
         super().__init__()
         self.names = names
         self.local: list[set[str]] = [set()]
-        self.words: set[int] = set()
         self.inside = 0  # functions and classes that are open
 
     def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
@@ -155,12 +156,6 @@ class _Renamed(cst.CSTTransformer):
     def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: Any) -> Any:
         self.inside -= 1
         return updated_node
-
-    def visit_Attribute(self, node: cst.Attribute) -> None:
-        self.words.add(id(node.attr))
-
-    def visit_Arg(self, node: cst.Arg) -> None:
-        self.words.add(id(node.keyword))
 
     def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> Any:
         free = id(original_node) not in self.words and original_node.value not in self.local[-1]

@@ -1,0 +1,91 @@
+"""The program that test_processes.py starts in several processes; it writes what it found."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from jaxnet import train
+
+PROCESSES = train.init_processes(timeout=120)
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from jaxnet import data  # noqa: E402
+from jaxnet.random import Generator  # noqa: E402
+from tests.train.test_mesh import EVAL, ROWS, fit, make_state  # noqa: E402
+
+MESH = f"data={jax.device_count()}"
+
+
+def refused(function, *arguments, **options):
+    try:
+        function(*arguments, **options)
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return "nothing was refused"
+
+
+def train_as_one(folder):
+    """What `fit`, `evaluate` and `predict` give, and what is refused."""
+    found = {"processes": PROCESSES, "devices": jax.device_count()}
+    options = {"epochs": 8, "validation": ROWS, "eval_step": EVAL, "mesh": MESH}
+    result = fit(*make_state(), sharding="fsdp", records=folder / "records", **options)
+    found["history"] = result.history
+    predicted = train.predict(result.state, ROWS[0], batch_size=16, quiet=True)
+    found["predicted"] = np.asarray(predicted).tolist()
+    home = train.gather(result.state)
+    found["weight"] = np.asarray(home.params["fc1.weight"]).tolist()
+    found["evaluated"] = train.evaluate(home, EVAL, ROWS, batch_size=16, quiet=True)
+
+    loader = data.DataLoader(data.TensorDataset(*ROWS), 16, shuffle=True, rngs=Generator(5))
+    options = {"epochs": 2, "batch_size": None, "generator": None, "mesh": MESH}
+    found["loader"] = fit(*make_state(), loader, **options).history
+
+    own = Generator(jax.process_index())
+    loader = data.DataLoader(data.TensorDataset(*ROWS), 16, shuffle=True, rngs=own)
+    found["refused"] = {
+        "no mesh": refused(fit, *make_state()),
+        "other loader": refused(fit, *make_state(), loader, **options),
+        "too large": refused(fit, *make_state(), mesh="data=64"),
+        "too small": refused(fit, *make_state(), mesh="data=1"),
+        "unknown axis": refused(
+            train.shard, make_state()[0], MESH, {"fc1.weight": ("model", None)}
+        ),
+    }
+    state = make_state()[0]
+    other = jax.tree.map(lambda x: x + jax.process_index(), state.params)
+    found["refused"]["other state"] = refused(train.shard, state.replace(params=other), MESH)
+    (folder / f"found_{jax.process_index()}.json").write_text(json.dumps(found))
+
+
+def train_until_killed(folder, killed_at):
+    """Trains with checkpoints; the second process is killed after some steps of the first time."""
+
+    def kill(report):
+        if jax.process_index() == 1 and not (folder / "resumes").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    result = fit(
+        *make_state(),
+        epochs=8,
+        mesh=MESH,
+        sharding="fsdp",
+        checkpoint=folder / "checkpoints",
+        save_seconds=0,
+        chunk_steps=2,
+        callbacks=[train.EverySteps(killed_at, kill)],
+    )
+    if jax.process_index() == 0:
+        (folder / "history.json").write_text(json.dumps(result.history))
+
+
+if __name__ == "__main__":
+    what, out = sys.argv[1], Path(sys.argv[2])
+    if what == "one":
+        train_as_one(out)
+    else:
+        train_until_killed(out, int(what))
+    print(f"process {jax.process_index()} is done", flush=True)
