@@ -190,7 +190,7 @@ def processes(work_name: str, counts: tuple[int, ...]) -> dict[int, float]:
             command,
             env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
         )
         found[count] = json.loads(done.stdout.strip().splitlines()[-1])
