@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 _LINES = 25  # of the output of a process that failed
+_TOGETHER = 0.3  # seconds between failures that count as one
 _PATIENCE = 20.0  # seconds that the others have to end by themselves, before they are killed
 
 
@@ -59,8 +60,10 @@ class _Processes:
         port = str(_free_port())
         # A signal is given on to all of them. They are in sessions of their own, so that Ctrl-C
         # in the terminal does not reach them twice.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._give_on)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            given_on = getattr(signal, name, None)  # Windows has no SIGHUP, nohup ignores it
+            if given_on is not None and signal.getsignal(given_on) is not signal.SIG_IGN:
+                signal.signal(given_on, self._give_on)
         try:
             for i in range(count):
                 given = {
@@ -112,11 +115,14 @@ class _Processes:
         return 0
 
     def _failed(self, i: int, status: int) -> None:
+        # Another may have failed at the same time, and be the cause.
+        time.sleep(_TOGETHER)
+        failed = [i, *(n for n, process in self._running.items() if process.poll())]
         others = len(self._running)
         self._end(_PATIENCE)
-        if i in self._files:
-            lines = self._files[i].read_text(encoding="utf-8", errors="replace").splitlines()
-            _say(*(f"[process {i}] {line}" for line in lines[-_LINES:]))
+        for n in sorted(set(failed) & self._files.keys()):
+            lines = self._files[n].read_text(encoding="utf-8", errors="replace").splitlines()
+            _say(*(f"[process {n}] {line}" for line in lines[-_LINES:]))
         how = f"ended with status {status}"
         if status < 0:
             how = f"was killed by {signal.Signals(-status).name}"

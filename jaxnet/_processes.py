@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxnet._checks import is_number
@@ -18,6 +17,7 @@ from jaxnet._checks import is_number
 VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
 """The environment variables that say which process of which run this one is: torchrun's."""
 
+_MOST = 4  # numbers that processes tell one another at once
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
 
 
@@ -34,7 +34,8 @@ def init_processes(*, timeout: float = 300) -> int:
     or a TPU pod, as `jax.distributed.initialize` finds them. Without any of these there is one
     process, and nothing is done.
 
-    If one process fails, the others end too, within a minute.
+    If one process ends by an error or is killed, the others end too, within a minute. One that
+    calls `sys.exit` outside of `fit` waits for the others for up to five minutes.
 
     Args:
         timeout: The seconds to wait for the others. If one does not come, the program ends with
@@ -47,7 +48,7 @@ def init_processes(*, timeout: float = 300) -> int:
         ValueError: An argument is out of range, or only some of the variables are there.
         RuntimeError: JAX has computed something before.
     """
-    if not (is_number(timeout) and timeout > 0):
+    if not (is_number(timeout) and 0 < timeout <= threading.TIMEOUT_MAX):
         raise ValueError(f"timeout: {timeout!r}; accepted is a number of seconds")
     if jax.distributed.is_initialized():
         return jax.process_count()
@@ -158,12 +159,23 @@ def several(mesh: Mesh | None) -> bool:
     return mesh is not None and mesh.is_multi_process
 
 
-def _gathered(mesh: Mesh | None, numbers: tuple[int, ...]) -> np.ndarray:
+def _gathered(mesh: Mesh | None, kind: int, numbers: tuple[int, ...]) -> np.ndarray:
     """Some numbers from every process, one row each; each of them has to call it."""
-    mine = np.array(numbers, np.int32)
     if not several(mesh):
-        return mine[None]
-    return np.asarray(multihost_utils.process_allgather(mine))
+        return np.array([numbers], np.int32)
+    # All meetings have one shape, so that two of different kinds are noticed, and do not end in
+    # an error of the network, or in waiting.
+    mine = np.zeros(_MOST + 1, np.int32)
+    mine[0], mine[1 : 1 + len(numbers)] = kind, numbers
+    from jax.experimental import multihost_utils
+
+    every = np.asarray(multihost_utils.process_allgather(mine))
+    if not (every[:, 0] == kind).all():
+        raise ValueError(
+            "the processes of the run are at different places: some have read all their batches, "
+            "and others have more; give each the same data"
+        )
+    return every[:, 1 : 1 + len(numbers)]
 
 
 def agreed(mesh: Mesh | None, *numbers: int) -> tuple[int, ...]:
@@ -172,7 +184,7 @@ def agreed(mesh: Mesh | None, *numbers: int) -> tuple[int, ...]:
     What depends on the clock or on a signal is another number in each process, and a process
     that made other steps than the rest would wait for them forever.
     """
-    return tuple(map(int, _gathered(mesh, numbers).max(0)))
+    return tuple(map(int, _gathered(mesh, 1, numbers).max(0)))
 
 
 def check_same(mesh: Mesh | None, what: str, number: int) -> None:
@@ -182,7 +194,7 @@ def check_same(mesh: Mesh | None, what: str, number: int) -> None:
         ValueError: It is not, and `what` says of what and what to do.
     """
     half = number >> 16, number & 0xFFFF
-    every = _gathered(mesh, half)
+    every = _gathered(mesh, 2, half)
     if not (every == every[0]).all():
         other = next(i for i, row in enumerate(every) if (row != every[0]).any())
         raise ValueError(what.format(f"process {other} has others than process 0"))

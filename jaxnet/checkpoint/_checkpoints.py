@@ -213,6 +213,7 @@ class Checkpoints:
         step = int(array)
         self.wait()
         self.claim()
+        _meet((state, arrays))
         # Copied here and not in the background, for the next step may donate the arrays.
         described: dict[str, Any] = {}
         parts: dict[str, list[Part]] = {}
@@ -237,6 +238,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until the last checkpoint is on the disk.
+
+        In another process than the first one it waits for what this process writes of it.
 
         Raises:
             OSError: It could not be written.
@@ -307,6 +310,7 @@ class Checkpoints:
         """
         self._folder.check()
         self.wait()
+        _meet(like)
         steps = self.steps()
         if step is not None and step not in steps:
             there = ", ".join(map(str, steps)) or "none"
@@ -350,6 +354,18 @@ class Checkpoints:
         state = jax.tree.unflatten(jax.tree.structure(like), leaves)
         fields = {name: about[name] for name in ("step", "metrics", "config", "host")}
         return Restored(state=state, arrays=arrays, **fields)
+
+
+def _meet(tree: Any) -> None:
+    """Waits for the other processes, where some arrays are theirs too.
+
+    Then the first process has written what it was writing, and removed what a killed run left.
+    """
+    leaves = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+    if any(not x.is_fully_addressable for x in leaves):
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("jaxnet.checkpoint")
 
 
 def _check_fields(about: dict[str, Any], step: int) -> None:

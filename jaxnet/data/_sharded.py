@@ -68,7 +68,8 @@ class ShardedReader:
             read when it is needed.
         prefetch_factor: The number of batches that each thread reads in advance, at least 1.
         process_index: The number of this process. None is `jax.process_index()`.
-        process_count: The number of processes. None is `jax.process_count()`.
+        process_count: The number of processes. None is `jax.process_count()`. `train.fit` over
+            several processes wants the same batches in each: process_index=0, process_count=1.
 
     Raises:
         ImportError: grain is not installed.

@@ -16,7 +16,7 @@ from jaxnet import random
 from jaxnet._arrays import as_jax, on_devices
 from jaxnet._checks import check_integer
 from jaxnet._extras import needed
-from jaxnet._processes import agreed
+from jaxnet._processes import agreed, check_same, checksum, several
 from jaxnet.data._collate import as_numpy, is_array
 from jaxnet.data._dataset import arrays_of, is_iterable_only
 from jaxnet.data._loader import DataLoader
@@ -34,6 +34,11 @@ _ACCEPTED = (
     "a pytree of arrays, a pandas DataFrame, a data set with rows by number, an "
     "IterableDataset, or a loader: jaxnet's or torch's DataLoader, a ShardedReader, Grain's, or "
     "any iterable of batches"
+)
+
+_OTHER_ROWS = (
+    "{}: the processes have other rows ({{}}); give the same rows to each, in the same order. Each "
+    "trains on its own part of every batch"
 )
 
 
@@ -222,6 +227,8 @@ def open_feed(
     if arrays is not None:
         arrays = jax.tree.map(lambda x: as_numpy(x) if hasattr(x, "detach") else x, arrays)
         row_count(arrays, name)
+        if several(mesh):
+            check_same(mesh, _OTHER_ROWS.format(name), checksum(sampled(arrays)))
         on_device, why = choose_device(arrays, where, name, mesh)
         drops = bool(drop_last)
         how = generator, shuffles, drops, name, mesh
@@ -377,11 +384,9 @@ def choose_device(
         return True, f"{name} ({size}) stays on the device, where it is"
     free = memory.free_bytes()
     (lacks,) = agreed(mesh, free is not None and missing >= free / 2)
-    if free is None:
-        return not lacks, f"{name} ({size}) put on the device: its free memory is not known"
-    fits = not lacks
-    how = "put on the device" if fits else "fed from the host in pieces"
-    return fits, f"{name} ({size}) {how}: {_mib(free)} are free there"
+    how = "fed from the host in pieces" if lacks else "put on the device"
+    why = "its free memory is not known" if free is None else f"{_mib(free)} are free there"
+    return not lacks, f"{name} ({size}) {how}: {why}"
 
 
 def _mib(size: float) -> str:

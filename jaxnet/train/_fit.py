@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxnet._checks import check_choice, check_flag, check_integer, is_number
-from jaxnet._processes import is_first
+from jaxnet._processes import check_same, checksum, is_first, several
 from jaxnet.backend import ROWS
 from jaxnet.checkpoint import Checkpoints
 from jaxnet.data._dataset import checked_generator
@@ -34,6 +35,10 @@ from jaxnet.train._step import Step, TrainStep
 from jaxnet.train._wiring import optimizer_text
 
 _log = logging.getLogger(__name__)
+
+_OTHER_GENERATORS = (
+    "generator: the processes would draw other orders ({}); give each a generator with one seed"
+)
 
 
 def fit(
@@ -206,14 +211,15 @@ def fit(
         raise ValueError('sharding: there is no mesh; give mesh too, such as mesh="data=4"')
     shardings = shardings_of(state)
     mesh = mesh_of(shardings)
-    if mesh is None and jax.process_count() > 1:
+    if jax.process_count() > 1 and not several(mesh):
         raise ValueError(
-            f"mesh: there is none, and {jax.process_count()} processes, each of which would train "
-            f'for itself; give one over all devices, such as mesh="data={jax.device_count()}"'
+            f"mesh: there is none over the {jax.process_count()} processes, each of which would "
+            f'train for itself; give one over all devices, such as mesh="data={jax.device_count()}"'
         )
     _check_split("batch_size", batch_size, mesh)
     _check_split("eval_batch_size", eval_batch_size, mesh)
     draws = Generator(0) if generator is None else generator
+    check_same(mesh, _OTHER_GENERATORS, checksum(np.asarray(draws.get_state())))
     resumes = checkpoint is not None
     monitored = Monitor(monitor, mode, patience, validation is not None)
     progress = Progress(quiet=quiet, log=log, first=monitored.name)
@@ -295,7 +301,14 @@ def fit(
             run.recorder = recorder
         if resumed:
             _log.info("resumed after epoch %d, step %d", position.epoch, position.batch)
-        return run.train()
+        try:
+            return run.train()
+        except SystemExit as stop:
+            if several(mesh):  # the others would wait for this process, and it for them
+                raise RuntimeError(
+                    f"process {jax.process_index()} ended in fit by sys.exit({stop.code!r})"
+                ) from stop
+            raise
 
 
 def _check_split(name: str, rows: int | None, mesh: Mesh | None) -> None:

@@ -29,8 +29,8 @@ _STEPS = 4096  # of one call, at most
 
 _OTHER_BATCHES = (
     "data: the loader gives each process its own batches ({}); each has to read the same, of "
-    "which it then trains on its own rows: give the loader a generator with one seed, and leave "
-    "DistributedSampler out"
+    "which it then trains on its own rows: give the loader a generator with one seed, leave "
+    "DistributedSampler out, and give a ShardedReader process_index=0, process_count=1"
 )
 
 

@@ -28,6 +28,16 @@ def refused(function, *arguments, **options):
     return "nothing was refused"
 
 
+class Repeated:
+    """A loader that gives the rows as a batch, some times."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def __iter__(self):
+        return iter([ROWS] * self.times)
+
+
 def train_as_one(folder):
     """What `fit`, `evaluate` and `predict` give, and what is refused."""
     found = {"processes": PROCESSES, "devices": jax.device_count()}
@@ -55,6 +65,17 @@ def train_as_one(folder):
             train.shard, make_state()[0], MESH, {"fc1.weight": ("model", None)}
         ),
     }
+    index = jax.process_index()
+    shifted = np.asarray(ROWS[0]) + np.float32(index), ROWS[1]
+    part = tuple(column[: len(column) - 16 * index] for column in ROWS)
+    found["refused"] |= {
+        "other rows": refused(fit, *make_state(), shifted, mesh=MESH),
+        "fewer rows": refused(fit, *make_state(), part, mesh=MESH),
+        "other order": refused(fit, *make_state(), mesh=MESH, generator=own),
+        "fewer batches": refused(
+            fit, *make_state(), Repeated(33 - (index == 1)), **{**options, "epochs": 1}
+        ),
+    }
     state = make_state()[0]
     other = jax.tree.map(lambda x: x + jax.process_index(), state.params)
     found["refused"]["other state"] = refused(train.shard, state.replace(params=other), MESH)
@@ -62,10 +83,16 @@ def train_as_one(folder):
 
 
 def train_until_killed(folder, killed_at):
-    """Trains with checkpoints; the second process is killed after some steps of the first time."""
+    """Trains with checkpoints; the second process is killed after some steps.
+
+    The first time it only ends by itself, which has to be noticed too.
+    """
+    again = (folder / "again").exists()
 
     def kill(report):
-        if jax.process_index() == 1 and not (folder / "resumes").exists():
+        if jax.process_index() == 1:
+            if not again:
+                sys.exit(3)
             os.kill(os.getpid(), signal.SIGKILL)
 
     result = fit(
