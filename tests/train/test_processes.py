@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from jaxnet import _processes as processes
 from jaxnet import train
+from jaxnet.checkpoint import DamagedError
 from tests.train.test_mesh import EVAL, ROWS, assert_close, fit, make_state
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +115,14 @@ def test_a_killed_process_ends_the_run_which_another_number_of_devices_goes_on_w
         "arrays-00000.safetensors",
         "arrays-00001.safetensors",
     }
+    lost = tmp_path / "lost"
+    shutil.copytree(tmp_path / "checkpoints", lost)
+    for file in lost.glob("*/arrays-00001.safetensors"):
+        file.unlink()
+    with pytest.raises(
+        DamagedError, match=r"arrays-00001.safetensors.*remove .*lost to begin anew"
+    ):
+        fit(*make_state(), epochs=8, checkpoint=lost)
     more = {"mesh": "data=4", "sharding": "fsdp", "chunk_steps": 2}
     resumed = fit(*make_state(), epochs=8, checkpoint=tmp_path / "checkpoints", **more)
     assert_close(resumed, fit(*make_state(), epochs=8, mesh="data=2", chunk_steps=2), 1e-6)
