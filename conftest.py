@@ -54,6 +54,9 @@ def installed(distribution: str) -> bool:
 # cannot be imported without another library.
 ROOT = Path(__file__).parent
 collect_ignore = [*map(str, (ROOT / "tests" / "port" / "loops").glob("*.py"))]
+collect_ignore += [
+    str(ROOT / "tests" / "train" / f"{name}.py") for name in ("ddp", "processes_program")
+]
 if not installed("libcst"):
     port = ROOT / "jaxnet" / "port"
     needing = [*port.glob("_[!_]*.py"), *port.glob("_flax/*.py")]

@@ -15,7 +15,7 @@ import numpy as np  # noqa: E402
 
 from jaxnet import data  # noqa: E402
 from jaxnet.random import Generator  # noqa: E402
-from tests.train.test_mesh import EVAL, ROWS, fit, make_state  # noqa: E402
+from tests.train.test_mesh import EVAL, ROWS, Small, fit, make_state  # noqa: E402
 
 MESH = f"data={jax.device_count()}"
 
@@ -57,26 +57,26 @@ def train_as_one(folder):
     own = Generator(jax.process_index())
     loader = data.DataLoader(data.TensorDataset(*ROWS), 16, shuffle=True, rngs=own)
     found["refused"] = {
-        "no mesh": refused(fit, *make_state()),
-        "other loader": refused(fit, *make_state(), loader, **options),
-        "too large": refused(fit, *make_state(), mesh="data=64"),
-        "too small": refused(fit, *make_state(), mesh="data=1"),
+        "no mesh": refused(fit, *make_state(model=Small)),
+        "other loader": refused(fit, *make_state(model=Small), loader, **options),
+        "too large": refused(fit, *make_state(model=Small), mesh="data=64"),
+        "too small": refused(fit, *make_state(model=Small), mesh="data=1"),
         "unknown axis": refused(
-            train.shard, make_state()[0], MESH, {"fc1.weight": ("model", None)}
+            train.shard, make_state(model=Small)[0], MESH, {"fc1.weight": ("model", None)}
         ),
     }
     index = jax.process_index()
     shifted = np.asarray(ROWS[0]) + np.float32(index), ROWS[1]
     part = tuple(column[: len(column) - 16 * index] for column in ROWS)
     found["refused"] |= {
-        "other rows": refused(fit, *make_state(), shifted, mesh=MESH),
-        "fewer rows": refused(fit, *make_state(), part, mesh=MESH),
-        "other order": refused(fit, *make_state(), mesh=MESH, generator=own),
+        "other rows": refused(fit, *make_state(model=Small), shifted, mesh=MESH),
+        "fewer rows": refused(fit, *make_state(model=Small), part, mesh=MESH),
+        "other order": refused(fit, *make_state(model=Small), mesh=MESH, generator=own),
         "fewer batches": refused(
-            fit, *make_state(), Repeated(33 - (index == 1)), **{**options, "epochs": 1}
+            fit, *make_state(model=Small), Repeated(33 - (index == 1)), **{**options, "epochs": 1}
         ),
     }
-    state = make_state()[0]
+    state = make_state(model=Small)[0]
     other = jax.tree.map(lambda x: x + jax.process_index(), state.params)
     found["refused"]["other state"] = refused(train.shard, state.replace(params=other), MESH)
     (folder / f"found_{jax.process_index()}.json").write_text(json.dumps(found))
@@ -96,7 +96,7 @@ def train_until_killed(folder, killed_at):
             os.kill(os.getpid(), signal.SIGKILL)
 
     result = fit(
-        *make_state(),
+        *make_state(model=Small),
         epochs=8,
         mesh=MESH,
         sharding="fsdp",

@@ -40,6 +40,18 @@ class Net(nnx.Module):
         return self.fc2(self.dropout(x))
 
 
+class Small(nnx.Module):
+    """What takes little time to compile, and draws."""
+
+    def __init__(self, rngs):
+        self.fc1 = nn.Linear(3 * 8 * 8, 16, rngs=rngs)
+        self.dropout = nn.Dropout(0.3)
+        self.fc2 = nn.Linear(16, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.fc2(self.dropout(F.relu(self.fc1(x.reshape(x.shape[0], -1)))))
+
+
 class Sequences(nnx.Module):
     def __init__(self, rngs):
         self.lstm = nn.LSTM(8, 8, batch_first=True, rngs=rngs)

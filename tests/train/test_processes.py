@@ -16,7 +16,7 @@ import pytest
 from jaxnet import _processes as processes
 from jaxnet import train
 from jaxnet.checkpoint import DamagedError
-from tests.train.test_mesh import EVAL, ROWS, assert_close, fit, make_state
+from tests.train.test_mesh import EVAL, ROWS, Small, assert_close, fit, make_state
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "tests.train.processes_program"]
@@ -122,10 +122,12 @@ def test_a_killed_process_ends_the_run_which_another_number_of_devices_goes_on_w
     with pytest.raises(
         DamagedError, match=r"arrays-00001.safetensors.*remove .*lost to begin anew"
     ):
-        fit(*make_state(), epochs=8, checkpoint=lost)
+        fit(*make_state(model=Small), epochs=8, checkpoint=lost)
     more = {"mesh": "data=4", "sharding": "fsdp", "chunk_steps": 2}
-    resumed = fit(*make_state(), epochs=8, checkpoint=tmp_path / "checkpoints", **more)
-    assert_close(resumed, fit(*make_state(), epochs=8, mesh="data=2", chunk_steps=2), 1e-6)
+    resumed = fit(*make_state(model=Small), epochs=8, checkpoint=tmp_path / "checkpoints", **more)
+    assert_close(
+        resumed, fit(*make_state(model=Small), epochs=8, mesh="data=2", chunk_steps=2), 1e-6
+    )
 
 
 def test_the_first_error_ends_all_and_is_shown(tmp_path):
