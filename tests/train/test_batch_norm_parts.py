@@ -117,7 +117,13 @@ def assert_same(found, wanted, digits):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("form", "parts"), [("kernel", 2), ("kernel", 8), ("loop", 2), ("native", 8)]
+    ("form", "parts"),
+    [
+        ("kernel", 2),
+        pytest.param("kernel", 8, marks=pytest.mark.slow),
+        pytest.param("loop", 2, marks=pytest.mark.slow),
+        ("native", 8),
+    ],
 )
 def test_values_gradients_and_statistics_are_those_of_a_plain_computation(parts, form):
     if form == "kernel" and not kernels.available():
@@ -150,8 +156,8 @@ AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
         ("data=2", 2, AUTO),
         ("data=2", 2, EXPLICIT),
         ("data=4", 2, AUTO),
-        ("data=4", 2, EXPLICIT),
-        ("data=2,model=2", 4, AUTO),
+        pytest.param("data=4", 2, EXPLICIT, marks=pytest.mark.slow),
+        pytest.param("data=2,model=2", 4, AUTO, marks=pytest.mark.slow),
         ("data=2,model=2", 4, EXPLICIT),
         ("batch=2", 2, EXPLICIT),
     ],
@@ -164,14 +170,14 @@ def test_the_devices_do_not_change_the_numbers(mesh, parts, types):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mesh", [None, "data=2"])
+@pytest.mark.parametrize("mesh", [pytest.param(None, marks=pytest.mark.slow), "data=2"])
 def test_the_parts_are_those_of_each_microbatch(mesh):
     wanted = steps(Net(2), microbatches=2)
     assert_same(steps(Net(), mesh=mesh, microbatches=2, batch_norm_parts=2), wanted, 1e-5)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mesh", [None, "data=2"])
+@pytest.mark.parametrize("mesh", [pytest.param(None, marks=pytest.mark.slow), "data=2"])
 @pytest.mark.parametrize(
     ("options", "digits"), [({"remat": True}, 1e-5), ({"compute_dtype": jnp.bfloat16}, 2e-2)]
 )
@@ -292,7 +298,7 @@ class Images(nnx.Module):
 
 
 @needs_compiler
-@pytest.mark.parametrize("parts", [4, 8])
+@pytest.mark.parametrize("parts", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_devices_that_have_whole_parts_send_nothing_for_them(parts):
     mesh = train.make_mesh("data=4")
     step = train.make_train_step(LOSS, SGD, batch_norm_parts=parts)
