@@ -330,7 +330,13 @@ def main() -> None:
     cards = Cards(options.speed * 1e12, options.near * 1e9, options.far * 1e9)
     sent_heads = ["model", "devices", "way", "what", "bytes a step", "bytes of all parameters"]
     sent_heads += ["ratio", "other bytes"]
-    time_heads = ["model", "devices", "strong, ms a step", "weak, ms a step", "weak, rows a second"]
+    time_heads = [
+        "model",
+        "devices",
+        "strong, ms a step",
+        "weak, ms a step",
+        "weak, rows a second (one: 1)",
+    ]
     time_heads += ["strong in processes, ms a step"]
     card_heads = ["model", "cards", "way", "computing, ms", "sending, ms", "of the ideal, in turn"]
     card_heads += ["at once", "MiB of state a card"]
