@@ -13,7 +13,6 @@ bandwidths and the speed that are given: nothing of the third is measured.
 import argparse
 import dataclasses
 import json
-import math
 import os
 import re
 import subprocess
@@ -24,24 +23,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks.gpu.hlo import bytes_in
 from benchmarks.jaxnet_models import GPT, ResNet18
-from benchmarks.timing import interleave, machine, markdown
+from benchmarks.timing import give, interleave, machine, markdown
 from jaxnet import losses, nn, optim, plots, train
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
 
 DEVICES = (1, 2, 4, 8)
 
-_ITEM = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "s8": 1, "u8": 1, "s32": 4, "u32": 4}
 _COLLECTIVE = re.compile(
     r" = (\(.*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
-    r"(?:-start)?\((.*)"
+    r"(-start)?\("
 )
-_ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +66,11 @@ class Work:
             outputs, y = outputs.reshape(-1, self.classes), y.reshape(-1)
         return losses.cross_entropy(outputs, y), {}
 
-    def state_and_step(self) -> tuple[Any, Any]:
-        optimizer = optim.Adam(lr=1e-3)
-        state = train.create(self.build(Generator(0)), optimizer)
-        return state, train.make_train_step(self.loss, optimizer)
+    def state(self) -> Any:
+        return train.create(self.build(Generator(0)), optim.Adam(lr=1e-3))
+
+    def step(self) -> Any:
+        return train.make_train_step(self.loss, optim.Adam(lr=1e-3))
 
     def rows(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(0)
@@ -102,7 +100,7 @@ WORKS = {
 }
 
 
-def sent(text: str) -> dict[str, int]:
+def sent(text: str, devices: int) -> dict[str, int]:
     """The bytes of the results of every kind of collective in a compiled program.
 
     A loop counts once. Of a reduce-scatter the bytes of what goes in count, as of an all-gather
@@ -110,16 +108,16 @@ def sent(text: str) -> dict[str, int]:
 
     Args:
         text: `jax.stages.Compiled.as_text()`.
+        devices: The number of devices.
     """
     found: dict[str, int] = {}
-    for result, kind, operands in _COLLECTIVE.findall(text):
-        arrays = _ARRAY.findall(operands.split("), ")[0] if kind == "reduce-scatter" else result)
-        size = sum(
-            _ITEM[dtype] * math.prod(int(n) for n in shape.split(",") if n)
-            for dtype, shape in arrays
-            if dtype in _ITEM
-        )
-        found[kind] = found.get(kind, 0) + size
+    for result, kind, started in _COLLECTIVE.findall(text):
+        bytes_ = bytes_in(result)
+        if kind == "reduce-scatter":
+            bytes_ *= devices
+        elif kind == "all-gather" and started:  # whose result has what goes in beside it
+            bytes_ = bytes_ * devices // (devices + 1)
+        found[kind] = found.get(kind, 0) + bytes_
     return found
 
 
@@ -148,23 +146,23 @@ class Sent:
         return self.found.get("all-to-all", 0) + self.found.get("collective-permute", 0)
 
 
-def placed(work: Work, devices: int, rows: int, sharding: str | None) -> tuple[Any, Any, Any, Any]:
-    """A step on a mesh: the compiled program, its state, its batch, and the mesh."""
-    state, step = work.state_and_step()
+def placed(work: Work, devices: int, rows: int, sharding: str | None) -> tuple[Any, Any, Any]:
+    """A step on a mesh: the compiled program, its state and its batch."""
     mesh = train.make_mesh(f"data={devices}")
-    state = train.shard(state, mesh, sharding)
+    state = train.shard(work.state(), mesh, sharding)
     batch = jax.device_put(work.rows(rows), NamedSharding(mesh, PartitionSpec("data")))
     lie = jax.tree.map(lambda x: x.sharding, state)
     with jax.set_mesh(mesh):
-        compiled = jax.jit(step, out_shardings=(lie, None)).lower(state, batch).compile()
-    return compiled, state, batch, mesh
+        step = jax.jit(work.step(), out_shardings=(lie, None))
+        compiled = step.lower(state, batch).compile()
+    return compiled, state, batch
 
 
 def bytes_sent(work: Work, devices: int, sharding: str | None) -> Sent:
     """What a step of a number of devices sends, read from its compiled program."""
-    compiled, state, _, _ = placed(work, devices, devices * work.batch, sharding)
+    compiled, state, _ = placed(work, devices, devices * work.batch, sharding)
     parameters = sum(4 * x.size for x in state.params.values())
-    return Sent(parameters, sent(compiled.as_text()), sharding)
+    return Sent(parameters, sent(compiled.as_text(), devices), sharding)
 
 
 def scaling(work: Work, rounds: int) -> dict[tuple[str, int], float]:
@@ -173,7 +171,7 @@ def scaling(work: Work, rounds: int) -> dict[tuple[str, int], float]:
     most = DEVICES[-1] * work.batch
     for devices in [n for n in DEVICES if n <= jax.device_count()]:
         for kind, rows in (("strong", most), ("weak", devices * work.batch)):
-            compiled, state, batch, _ = placed(work, devices, rows, None)
+            compiled, state, batch = placed(work, devices, rows, None)
             calls[kind, devices] = lambda c=compiled, s=state, b=batch: c(s, b)
     named = {f"{kind} {n}": call for (kind, n), call in calls.items()}
     timings = interleave(named, rounds, sample=0.1)
@@ -201,16 +199,15 @@ def _child(name: str) -> None:
     """One of several processes: prints the milliseconds of a step."""
     train.init_processes()
     work = WORKS[name]
-    state, step = work.state_and_step()
     mesh = train.make_mesh(f"data={jax.device_count()}")
-    state = train.shard(state, mesh)
+    state = train.shard(work.state(), mesh)
     x, y = work.rows(DEVICES[-1] * work.batch)
     rows = NamedSharding(mesh, PartitionSpec("data"))
     batch = tuple(jax.make_array_from_callback(a.shape, rows, a.__getitem__) for a in (x, y))
     lie = jax.tree.map(lambda a: a.sharding, state)
     samples = []
     with jax.set_mesh(mesh):
-        compiled = jax.jit(step, out_shardings=(lie, None))
+        compiled = jax.jit(work.step(), out_shardings=(lie, None))
         jax.block_until_ready(compiled(state, batch))
         for _ in range(15):
             began = time.perf_counter()
@@ -246,9 +243,11 @@ class Cards:
         return (devices - 1) / devices * (2 * summed + gathered) / width
 
 
-LARGE: dict[str, tuple[Callable[[Generator], Any], tuple[int, ...], int, int, bool]] = {
-    "ResNet-18, 256 images a card": (lambda g: ResNet18(rngs=g), (3, 32, 32), 10, 256, False),
-    "GPT-2 small, 8 x 1024 tokens a card": (lambda g: GPT(rngs=g), (1024,), 50304, 8, True),
+LARGE = {
+    "ResNet-18, 256 images a card": Work(lambda g: ResNet18(rngs=g), (3, 32, 32), 10, 256),
+    "GPT-2 small, 8 x 1024 tokens a card": Work(
+        lambda g: GPT(rngs=g), (1024,), 50304, 8, tokens=True
+    ),
 }
 
 
@@ -256,14 +255,10 @@ def worked_out(cards: Cards) -> Iterator[tuple[Any, ...]]:
     """Rows of the table for 8, 64 and 1,024 cards."""
     from benchmarks.gpu.flops import flops
 
-    for name, (build, shape, classes, batch, tokens) in LARGE.items():
-        work = Work(build, shape, classes, batch, tokens)
-        state = jax.eval_shape(lambda work=work: work.state_and_step()[0])
-        dtype = jnp.int32 if tokens else jnp.float32
-        x = jax.ShapeDtypeStruct((batch, *shape), dtype)
-        y = jax.ShapeDtypeStruct(x.shape if tokens else (batch,), jnp.int32)
-        step = jax.jit(train.make_train_step(work.loss, optim.Adam(lr=1e-3)))
-        lowered = step.trace(state, (x, y)).lower(lowering_platforms=("cuda",))
+    for name, work in LARGE.items():
+        state = jax.eval_shape(work.state)
+        traced = jax.jit(work.step()).trace(state, work.rows(work.batch))
+        lowered = traced.lower(lowering_platforms=("cuda",))
         operations = flops(lowered.compiler_ir("stablehlo"))
         parameters = sum(4 * p.size for p in state.params.values())
         compute = operations / cards.speed
@@ -321,7 +316,7 @@ def main() -> None:
                  f"{alone[n]:.1f}" if n in alone else "-")
             )  # fmt: skip
         series = [
-            plots.Series(f"{kind}", devices, [several[kind, n] for n in devices], "o-")
+            plots.Series(kind, devices, [several[kind, n] for n in devices], "o-")
             for kind in ("strong", "weak")
         ]
         series.append(plots.Series("strong, processes", list(alone), list(alone.values()), "s--"))
@@ -349,10 +344,8 @@ def main() -> None:
         f"machine of {cards.machine}, {options.far:g} GB/s "
         f"to other machines.\n\n{markdown(card_heads, list(worked_out(cards)))}\n"
     )
-    print("\n" + text)
+    give(text, options.out, "devices.md")
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "devices.md").write_text(text, encoding="utf-8")
         plots.save_panels(options.out / "devices.png", panels)
 
 

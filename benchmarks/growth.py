@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.timing import Timing, interleave, machine, markdown
+from benchmarks.timing import Timing, give, interleave, machine, markdown
 from benchmarks.training import WORKLOADS, Workload, jaxnet_trainer, mlp, torch_trainers
 from jaxnet import nn, plots
 
@@ -223,10 +223,8 @@ def main() -> None:
         f"{markdown(heads, table)}\n\n"
         f"{markdown(['quantity', 'library', 'fixed', 'each µs', 'power'], fits)}\n"
     )
-    print("\n" + text)
+    give(text, options.out, "growth.md")
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "growth.md").write_text(text, encoding="utf-8")
         plots.save_panels(options.out / "growth.png", panels)
 
 

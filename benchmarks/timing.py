@@ -5,11 +5,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from experiments.harness.tables import markdown
 
-__all__ = ["Timing", "interleave", "machine", "markdown", "sampled"]
+__all__ = ["Timing", "give", "interleave", "machine", "markdown", "sampled"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,20 @@ def sampled(
         low, median, high = statistics.quantiles(values, n=4)
         timings[name] = Timing(median, low, high, first[name], len(values))
     return timings
+
+
+def give(text: str, out: Path | None, name: str) -> None:
+    """Prints the text of a benchmark, and writes it into a folder if there is one.
+
+    Args:
+        text: The tables, in Markdown.
+        out: Path of the folder.
+        name: The name of the file.
+    """
+    print("\n" + text)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text, encoding="utf-8")
 
 
 def machine() -> str:

@@ -24,7 +24,7 @@ import optax
 from flax import nnx
 
 from benchmarks import startup
-from benchmarks.timing import interleave, machine, markdown
+from benchmarks.timing import give, interleave, machine, markdown
 from experiments import cifar2_net, cifar2_variants
 from experiments.thermometer import T_C, T_UN
 from jaxnet import losses, nn, optim, plots, train
@@ -313,10 +313,8 @@ def main() -> None:
         f"Milliseconds a step, medians of {options.rounds} interleaved samples.\n"
         f"{machine()}\n\n{markdown(heads, table)}\n{processes}"
     )
-    print("\n" + text)
+    give(text, options.out, "table.md")
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "table.md").write_text(text, encoding="utf-8")
         shown = {name: ratio for name, ratio in ratios.items() if name != "thermometer"}
         if not shown:
             return

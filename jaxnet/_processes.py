@@ -18,9 +18,8 @@ VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
 """The environment variables that say which process of which run this one is: torchrun's."""
 
 _MOST = 4  # numbers that processes tell one another at once
+_AGREED, _SAME = 1, 2  # what for
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as lost
-
-
 _COMMUNICATION = ("Gloo", "NCCL", "coordination", "heartbeat")  # in errors of lost connections
 
 
@@ -184,17 +183,24 @@ def agreed(mesh: Mesh | None, *numbers: int) -> tuple[int, ...]:
     What depends on the clock or on a signal is another number in each process, and a process
     that made other steps than the rest would wait for them forever.
     """
-    return tuple(map(int, _gathered(mesh, 1, numbers).max(0)))
+    return tuple(map(int, _gathered(mesh, _AGREED, numbers).max(0)))
 
 
-def check_same(mesh: Mesh | None, what: str, number: int) -> None:
-    """Refuses a number (a checksum, of 32 bits) that is not the same in all processes of a mesh.
+def check_same(mesh: Mesh | None, what: str, tree: Any) -> None:
+    """Refuses arrays or numbers that are not the same in all processes of a mesh.
+
+    Args:
+        mesh: The mesh; each of its processes has to call this.
+        what: What the error says, with {} where it names a process.
+        tree: A pytree of what this process has.
 
     Raises:
-        ValueError: It is not, and `what` says of what and what to do.
+        ValueError: Another process has others.
     """
-    half = number >> 16, number & 0xFFFF
-    every = _gathered(mesh, 2, half)
+    if not several(mesh):
+        return
+    number = checksum(tree)
+    every = _gathered(mesh, _SAME, (number >> 16, number & 0xFFFF))
     if not (every == every[0]).all():
         other = next(i for i, row in enumerate(every) if (row != every[0]).any())
         raise ValueError(what.format(f"process {other} has others than process 0"))

@@ -72,7 +72,7 @@ def test_collectives_are_counted_by_their_bytes():
   %c = f32[2]{0} reduce-scatter(f32[16]{0} %w), channel_id=3, dimensions={0}
   %d = f32[16]{0} add(f32[16]{0} %y, f32[16]{0} %y)
 """
-    assert devices.sent(text) == {"all-gather": 128, "all-reduce": 68, "reduce-scatter": 64}
+    assert devices.sent(text, 8) == {"all-gather": 128, "all-reduce": 68, "reduce-scatter": 64}
 
 
 def test_sending_is_worked_out_by_rings():

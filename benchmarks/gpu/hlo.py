@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-__all__ = ["Counts", "counts"]
+__all__ = ["Counts", "counts", "bytes_in"]
 
 _ITEM = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16}  # bytes; of others the name has the bits
 _ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+|c64|c128)\w*\[([\d,]*)\]")
@@ -176,7 +176,7 @@ def _kernels(
             yield program[name], each, times
 
 
-def _size(type_: str) -> int:
+def bytes_in(type_: str) -> int:
     """Bytes of an array, or of all in a tuple."""
     total = 0
     for dtype, shape in _ARRAY.findall(type_):
@@ -195,7 +195,7 @@ def _traffic(kernel: _Instruction, body: _Body, inside: _Body) -> int:
     """
     outside = {each.name: each for each in body}
     if kernel.op == "copy-start":
-        return 2 * _size(outside[kernel.operands[0]].type)
+        return 2 * bytes_in(outside[kernel.operands[0]].type)
     if inside == [kernel]:
         operands = [outside[name] for name in set(kernel.operands)]
         return sum(_read(each, inside) for each in operands) + _written(kernel, outside)
@@ -208,14 +208,14 @@ def _traffic(kernel: _Instruction, body: _Body, inside: _Body) -> int:
 
 def _read(array: _Instruction, users: _Body) -> int:
     """Bytes of an array that the instructions take which use it."""
-    whole = _size(array.type)
+    whole = bytes_in(array.type)
     total = 0
     for user in users:
         if array.name not in user.operands:
             continue
         first = user.operands[0] == array.name
         if user.op in ("dynamic-slice", "gather", "slice") and first:
-            total += _size(user.type)
+            total += bytes_in(user.type)
         elif user.op == "bitcast":
             total += _read(user, users)
         elif not (user.op == "dynamic-update-slice" and first):
@@ -228,8 +228,8 @@ def _written(root: _Instruction, among: Mapping[str, _Instruction]) -> int:
     if root.op == "bitcast":
         return _written(among[root.operands[0]], among)
     if root.op == "dynamic-update-slice":
-        return _size(among[root.operands[1]].type)
-    return _size(root.type)
+        return bytes_in(among[root.operands[1]].type)
+    return bytes_in(root.type)
 
 
 def _target(kernel: _Instruction) -> str:

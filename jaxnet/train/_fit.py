@@ -7,11 +7,10 @@ from contextlib import ExitStack
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxnet._checks import check_choice, check_flag, check_integer, is_number
-from jaxnet._processes import check_same, checksum, is_first, several
+from jaxnet._processes import check_same, is_first, several
 from jaxnet.backend import ROWS
 from jaxnet.checkpoint import Checkpoints
 from jaxnet.data._dataset import checked_generator
@@ -219,7 +218,7 @@ def fit(
     _check_split("batch_size", batch_size, mesh)
     _check_split("eval_batch_size", eval_batch_size, mesh)
     draws = Generator(0) if generator is None else generator
-    check_same(mesh, _OTHER_GENERATORS, checksum(np.asarray(draws.get_state())))
+    check_same(mesh, _OTHER_GENERATORS, draws.get_state())
     resumes = checkpoint is not None
     monitored = Monitor(monitor, mode, patience, validation is not None)
     progress = Progress(quiet=quiet, log=log, first=monitored.name)

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxnet._arrays import on_devices
 from jaxnet._names import join, named_leaves, select
-from jaxnet._processes import check_same, checksum, several
+from jaxnet._processes import check_same
 from jaxnet.backend import ROWS
 from jaxnet.train._several import is_state, named_states
 
@@ -26,7 +26,6 @@ _FORMS = (
     'None (every device keeps all of them), "fsdp", or a dictionary from patterns of names to '
     '"fsdp" or to the axes of the mesh, such as {"*.linear1.weight": ("model", None)}'
 )
-
 
 _OTHER_STATES = (
     "state: the processes made other numbers ({}); make the same model and the same generators, "
@@ -114,9 +113,8 @@ def shard(state: Any, mesh: Mesh | str, sharding: Sharding = None) -> Any:
     mesh = opened(mesh)
     rules = _rules(sharding)
     shardings = _shardings(state, mesh, rules)
-    if several(mesh):
-        here = [x for x in jax.tree.leaves(state) if getattr(x, "is_fully_addressable", True)]
-        check_same(mesh, _OTHER_STATES, checksum(here))
+    here = [x for x in jax.tree.leaves(state) if getattr(x, "is_fully_addressable", True)]
+    check_same(mesh, _OTHER_STATES, here)
     return jax.tree.map(on_devices, state, shardings)
 
 

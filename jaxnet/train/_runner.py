@@ -255,7 +255,8 @@ class ChunkRunner:
             rows = batches.order[i * batches.batch_size : (i + 1) * batches.batch_size]
         batch = jax.tree.map(lambda column: column[rows], batches.data)
         where = epoch + 1, batches.offset + i + 1
-        before, batch = gather(before), gather(batch)
+        if several(mesh_of(self._shardings)):  # each process diagnoses the whole
+            before, batch = gather(before), gather(batch)
         raise NonFiniteError(*where, before, batch, diagnose(before, self._step, batch))
 
 
