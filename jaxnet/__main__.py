@@ -520,9 +520,11 @@ def _launch(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from jaxnet._predict import PredictError, run
+
     try:
-        return _predict_command.run(options)
-    except _predict_command.PredictError as error:
+        return run(options)
+    except PredictError as error:
         raise _CommandError(str(error)) from error
 
 

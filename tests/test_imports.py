@@ -20,8 +20,8 @@ TIERS = [
     {"nn", "metrics", "optim", "data", "checkpoint", "plots"},
     {"model_file", "ops", "weights", "train"},
     {"parity", "port"},
-    {"command_texts", "predict_inputs", "weights_command"},
-    {"predict_command"},
+    {"command_texts", "predict_command", "predict_inputs", "weights_command"},
+    {"predict"},
     {"main__", "pytest"},  # the command line, and the fixture
     {"harness"},  # experiments/harness, which is not about any experiment
     {"experiments", "tests", "benchmarks"},

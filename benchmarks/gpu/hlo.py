@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-__all__ = ["Counts", "counts", "bytes_in"]
+__all__ = ["Counts", "bytes_in", "counts"]
 
 _ITEM = {"pred": 1, "bf16": 2, "c64": 8, "c128": 16}  # bytes; of others the name has the bits
 _ARRAY = re.compile(r"\b(pred|bf16|[suf]\d+|c64|c128)\w*\[([\d,]*)\]")

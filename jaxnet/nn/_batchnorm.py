@@ -103,9 +103,9 @@ def _by_parts(function, parts, x, weight, bias):
 
     The devices of a mesh that have whole parts compute them by themselves.
     """
-    mesh = jax.sharding.get_abstract_mesh()
     if parts == 1:
         return function(x, weight, bias)
+    mesh = jax.sharding.get_abstract_mesh()
     if math.prod(mesh.shape[axis] for axis in mesh.explicit_axes) != 1:
         spec = jax.sharding.PartitionSpec
         return jax.sharding.auto_axes(

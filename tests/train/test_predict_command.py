@@ -12,7 +12,7 @@ from jax import export as jax_export
 
 from jaxnet import data, nn, optim, train
 from jaxnet.__main__ import main
-from jaxnet._predict_command import _PATIENCE
+from jaxnet._predict import _PATIENCE
 from jaxnet.data.transforms import CenterCrop, Normalize, ToTensor
 from jaxnet.nn import functional as F
 from jaxnet.random import Generator
@@ -456,7 +456,7 @@ def test_a_bar_after_two_seconds(called, monkeypatch):
     monkeypatch.setattr("jaxnet.train._progress.Progress", Shown)
     clock = iter([0, 0.5, _PATIENCE + 1, _PATIENCE + 2])
     timer = types.SimpleNamespace(monotonic=lambda: next(clock))
-    monkeypatch.setattr("jaxnet._predict_command.time", timer)
+    monkeypatch.setattr("jaxnet._predict.time", timer)
     assert called("table", "x.npy", "--batch-size", 2)[0] == 0
     assert shown == [
         ("start", 6, 2), ("advance", 2), ("start", 6, 4), ("advance", 2), "close",
