@@ -147,7 +147,7 @@ def figures_of(alone: Arrays, processes: Sequence[Arrays]) -> dict[str, Any]:
     """
     counts = [n for n in COUNTS if f"bytes.{n}" in alone]
     losses = {
-        rule: {f"{tables.count(n, 'device')}": alone[f"{rule}.{n}.loss"] for n in counts}
+        rule: {tables.count(n, "device"): alone[f"{rule}.{n}.loss"] for n in counts}
         | {f"{len(processes)} processes": processes[0][f"{rule}.loss"]}
         for rule in RULES
     }

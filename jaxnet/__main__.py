@@ -317,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     about = "use an exported model on images and tables"
-    _predict_command.add(command("predict", _predict, about, _predict_command.ABOUT))
+    _predict_command.add(command("predict", _predict, about, _predict_command.ABOUT), _positive)
 
     about = "show, convert and compare weights files"
     _weights_command.add(command("weights", None, about, _weights_command.ABOUT), command)

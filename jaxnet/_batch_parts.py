@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
+
+from jaxnet._names import is_module
 
 
 class _Cut(NamedTuple):
@@ -33,8 +34,8 @@ def batch_norm_in_parts(parts: int, batch: Any) -> Iterator[None]:
     if parts == 1:
         yield
         return
-    leaves = jax.tree.leaves(batch, is_leaf=_is_module)
-    sizes = sorted({np.shape(x)[0] for x in leaves if not _is_module(x) and np.ndim(x)})
+    leaves = jax.tree.leaves(batch, is_leaf=is_module)
+    sizes = sorted({np.shape(x)[0] for x in leaves if not is_module(x) and np.ndim(x)})
     if len(sizes) != 1:
         given = f"arrays of {', '.join(map(str, sizes))} rows" if sizes else "no arrays with rows"
         raise ValueError(
@@ -48,10 +49,6 @@ def batch_norm_in_parts(parts: int, batch: Any) -> Iterator[None]:
         )
     with _cut(_Cut(parts, rows)):
         yield
-
-
-def _is_module(x: Any) -> bool:
-    return isinstance(x, nnx.Module)
 
 
 @contextmanager

@@ -63,8 +63,8 @@ class ModelFile:
         rows = {str(x.shape[0]) if x.shape else "none" for x in (*takes, *gives)}
         if len(rows) != 1 or rows == {"none"} or not gives:
             raise ModelFileError(
-                f"{path}: it takes {_words(takes)} and gives {_words(gives)}; accepted is a model "
-                "with the rows along axis 0 of each"
+                f"{path}: it takes {in_words(takes)} and gives {in_words(gives)}; accepted is a "
+                "model with the rows along axis 0 of each"
             )
         self.inputs = [_one_row(path, x) for x in takes]
         self.outputs = [_one_row(path, x) for x in gives]
@@ -78,9 +78,7 @@ class ModelFile:
     def takes(self) -> str:
         """What the model takes, in words."""
         rows = "any number of rows" if self.rows is None else f"{self.rows} rows at a time"
-        shapes = " and ".join(f"(rows, {_sizes(s)}) {d}" if s else f"(rows,) {d}"
-                              for s, d in self.inputs)  # fmt: skip
-        return f"{self.path} takes {shapes}, {rows}"
+        return f"{self.path} takes {rows_in_words(self.inputs)}, {rows}"
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The outputs for some rows, at most `rows` of them where that is a number.
@@ -96,7 +94,7 @@ class ModelFile:
         if not missing:
             return self._outputs(inputs)
         found = []
-        for fill in (lambda x: x[:1], lambda x: np.zeros_like(x[:1])):
+        for fill in (lambda x: x[:1], lambda x: (x[:1] == 0).astype(x.dtype)):
             filled = [np.concatenate([x, np.repeat(fill(x), missing, axis=0)]) for x in inputs]
             found.append([x[:count] for x in self._outputs(filled)])
         if any(a.tobytes() != b.tobytes() for a, b in zip(*found, strict=True)):
@@ -132,11 +130,19 @@ def _device(path: Path, platforms: Sequence[str]) -> Any:
 
 def _one_row(path: Path, x: Any) -> tuple[tuple[int, ...], np.dtype]:
     if not all(isinstance(size, int) for size in x.shape[1:]):
-        raise ModelFileError(f"{path}: {_words([x])}; accepted are shapes that only leave the rows")
+        raise ModelFileError(
+            f"{path}: {in_words([x])}; accepted are shapes that only leave the rows"
+        )
     return tuple(x.shape[1:]), np.dtype(x.dtype)
 
 
-def _words(arrays: Sequence[Any]) -> str:
+def rows_in_words(arrays: Sequence[tuple[tuple[int, ...], np.dtype]]) -> str:
+    """Shapes without the rows, and dtypes, in words."""
+    return " and ".join(f"(rows, {_sizes(s)}) {d}" if s else f"(rows,) {d}" for s, d in arrays)
+
+
+def in_words(arrays: Sequence[Any]) -> str:
+    """Whole shapes and dtypes, in words."""
     return " and ".join(f"({_sizes(x.shape)}) {x.dtype}" for x in arrays) or "nothing"
 
 

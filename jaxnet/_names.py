@@ -202,3 +202,8 @@ def _listed(named: Mapping[str, Any], most: int = 20) -> str:
     names = list(named)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"there are {names[:most]}{more}"
+
+
+def is_module(x: Any) -> bool:
+    """Whether it is a module of flax.nnx, as all of jaxnet's are; for `is_leaf` of jax.tree."""
+    return isinstance(x, nnx.Module)

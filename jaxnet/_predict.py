@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnet._model_file import ModelFile, ModelFileError
+from jaxnet._model_file import ModelFile, ModelFileError, rows_in_words
 from jaxnet._predict_inputs import TABLES, Images, InputError, Tables
 
 _SHOWN = 20  # rows on a terminal
@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name):
             kind = "images" if tables else "tables"
             raise PredictError(f"--{name.replace('_', '-')}: it is for {kind}")
+    if (options.mean is None) != (options.std is None):
+        raise PredictError("--mean, --std: one without the other; give both or none")
     try:
         model = ModelFile(options.model)
         classes = _classes(options, model.outputs)
@@ -97,8 +99,7 @@ def _classes(options: argparse.Namespace, outputs: list[tuple[tuple[int, ...], n
     if len(outputs) > 1 or len(shape) != 1:
         raise PredictError(
             f"--classes, --top, --softmax: the model {options.model} gives "
-            f"{' and '.join(f'(rows, {x})' for x in _shapes(outputs))}; accepted is one output for "
-            "each class, (rows, classes)"
+            f"{rows_in_words(outputs)}; accepted is one output for each class, (rows, classes)"
         )
     if options.classes is None and options.top is None:
         return None
@@ -123,10 +124,6 @@ def _classes(options: argparse.Namespace, outputs: list[tuple[tuple[int, ...], n
             f"{options.model} gives {shape[0]}"
         )
     return names
-
-
-def _shapes(outputs: list[tuple[tuple[int, ...], np.dtype]]) -> list[str]:
-    return [", ".join(map(str, shape)) for shape, _ in outputs]
 
 
 def _predicted(
@@ -175,7 +172,7 @@ def _lines(
         return head, ([str(n) for n in row] for row in values), [int(i) for i in bad]
     top = options.top or 1
     # The first of equal ones, as argmax gives it.
-    order = np.argsort(-values, axis=1, kind="stable")[:, :top]
+    order = np.argsort(-values.astype(np.float64), axis=1, kind="stable")[:, :top]
     ends = [""] if top == 1 else [f"_{i}" for i in range(1, top + 1)]
     head = [f"{word}{end}" for end in ends for word in ("class", name)]
     broken = set(bad.tolist())

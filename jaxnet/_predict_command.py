@@ -36,8 +36,13 @@ Exit status: 0; 1 if some of the files could not be predicted, which are named, 
 are written; 2 if nothing was."""
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Gives the parser of `jaxnet predict` its arguments."""
+def add(parser: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+    """Gives the parser of `jaxnet predict` its arguments.
+
+    Args:
+        parser: The parser.
+        positive: The function that reads a whole number from 1.
+    """
     parser.usage = "jaxnet predict [options] MODEL FILE [FILE ...]"
     parser.add_argument("model", type=Path, help="a file of train.export")
     parser.add_argument(
@@ -46,14 +51,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="the .csv to write; - prints it; a table without it"
     )
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="rows at a time (32)")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="rows at a time (32)")
     outputs = parser.add_argument_group("what comes out")
     outputs.add_argument(
         "--classes", type=Path, metavar="FILE", help="the names of the classes, one a line, in the "
         "order of the outputs"
     )  # fmt: skip
     outputs.add_argument(
-        "--top", type=_positive, metavar="N", help="how many classes, the most likely first (1)"
+        "--top", type=positive, metavar="N", help="how many classes, the most likely first (1)"
     )
     outputs.add_argument(
         "--softmax", action=argparse.BooleanOptionalAction, default=None,
@@ -81,11 +86,6 @@ def add(parser: argparse.ArgumentParser) -> None:
             help=f"{what}, of each channel in [0, 1] or of each column; --{name}=-1,2 where the "
             "first is negative",
         )  # fmt: skip
-
-
-def _positive(text: str) -> int:
-    (number,) = _split(text, _whole, "a whole number from 1", 1)
-    return number
 
 
 def _sizes(text: str) -> list[int]:

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 from jaxnet._extras import needed
-from jaxnet._model_file import ModelFile
+from jaxnet._model_file import ModelFile, in_words
 from jaxnet.data import read_image, read_table
-from jaxnet.data._image_files import SUFFIXES, resized
+from jaxnet.data._image_files import SUFFIXES, image_files, resized
 from jaxnet.data.transforms import Normalize, Resize, ToTensor
+from jaxnet.data.transforms._crops import middle
 
 TABLES = (".csv", ".npy", ".npz")
 
@@ -123,8 +124,6 @@ class Images:
         return resize[0]
 
     def _checked_statistics(self, mean: Any, std: Any) -> tuple[Any, Any]:
-        if (mean is None) != (std is None):
-            raise InputError("--mean, --std: one without the other; give both or none")
         for name, numbers in (("--mean", mean), ("--std", std)):
             if numbers is None:
                 continue
@@ -161,11 +160,10 @@ class Images:
         if not path.is_dir():
             return [path]
         try:
-            files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+            files = image_files(path)
         except OSError as error:
             self.failed.append(f"{path}: {error.strerror or error}")
             return []
-        files = [f for f in files if not f.is_dir() and not f.name.startswith(".")]
         if not files:
             self.failed.append(f"{path}: no images there; looked for {', '.join(SUFFIXES)}")
         return files
@@ -183,8 +181,7 @@ class Images:
         if self._channels == 1:
             Image = needed("PIL.Image", "jaxnet predict", "pillow")
             pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-        # Python rounds a half to the even number, as torchvision does here.
-        top, left = (round((a - b) / 2) for a, b in zip(sides, self._size, strict=True))
+        top, left = map(middle, sides, self._size)
         return pixels[top : top + self._size[0], left : left + self._size[1]]
 
     def _prepared(self, pixels: jax.Array) -> jax.Array:
@@ -234,8 +231,6 @@ class Tables:
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
     ) -> None:
-        if (mean is None) != (std is None):
-            raise InputError("--mean, --std: one without the other; give both or none")
         if std is not None and 0 in std:
             raise InputError("--std: a zero, which cannot be divided by")
         others = [path for path in paths if path.suffix.lower() != ".csv"]
@@ -254,13 +249,13 @@ class Tables:
 
     def _read(self, path: Path) -> list[np.ndarray]:
         arrays = [self._of_csv(path)] if path.suffix.lower() == ".csv" else _arrays(path)
-        shapes = " and ".join(f"({', '.join(map(str, x.shape))}) {x.dtype}" for x in arrays)
+        shapes = in_words(arrays)
         wrong = len(arrays) != len(self._model.inputs) or any(
             not x.ndim or x.shape[1:] != shape
             for x, (shape, _) in zip(arrays, self._model.inputs, strict=True)
         )
         if wrong:
-            raise ValueError(f"{path}: it holds {shapes or 'no array'}; but {self._model.takes()}")
+            raise ValueError(f"{path}: it holds {shapes}; but {self._model.takes()}")
         if len({len(x) for x in arrays}) != 1:
             raise ValueError(f"{path}: {shapes}; accepted are arrays with the same number of rows")
         if not len(arrays[0]):
@@ -298,9 +293,12 @@ class Tables:
                     )
             # In the model's precision, as a program computes it with what `read_table` gives.
             kind = dtype if _is_float(dtype) else np.dtype(np.float64)
-            values = (values.astype(kind) - np.asarray(self._mean, kind)) / np.asarray(
-                self._std, kind
-            )
+            mean, std = np.asarray(self._mean, kind), np.asarray(self._std, kind)
+            given = np.isfinite(values)
+            with np.errstate(all="ignore"):
+                values = (values.astype(kind) - mean) / std
+            if (given & ~np.isfinite(values)).any():
+                raise ValueError(f"{path}: a number does not fit {kind} after --mean and --std")
         if not _is_float(dtype):
             whole = values.astype(dtype)
             if (whole != values).any() or (np.abs(values) >= 2**53).any():

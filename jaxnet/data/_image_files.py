@@ -97,13 +97,7 @@ def read_images(
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder")
     wanted = tuple(suffix.lower() for suffix in suffixes)
-    # A link whose target does not exist stays in the list: an image is missing, and reading it
-    # raises the error.
-    files = sorted(
-        f
-        for f in folder.iterdir()
-        if f.suffix.lower() in wanted and not f.is_dir() and not f.name.startswith(".")
-    )
+    files = image_files(folder, wanted)
     if not files:
         raise ValueError(f"{folder}: no pictures there; looked for {', '.join(wanted)}")
     images = [read_image(file) for file in files]
@@ -116,6 +110,19 @@ def read_images(
                 f"{images[0].shape[0]} x {images[0].shape[1]}; give size=(height, width) to resize"
             )
     return np.stack(images), tuple(file.name for file in files)
+
+
+def image_files(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The files of a folder with one of these suffixes (lower case), in the order of their names.
+
+    A link whose target does not exist stays in the list: an image is missing, and reading it
+    raises the error.
+    """
+    return sorted(
+        f
+        for f in folder.iterdir()
+        if f.suffix.lower() in suffixes and not f.is_dir() and not f.name.startswith(".")
+    )
 
 
 def _check_size(size: Any) -> None:

@@ -20,6 +20,8 @@ from flax.errors import TraceContextError
 from jax import lax
 from jax.extend.core import set_current_trace, take_current_trace
 
+from jaxnet._names import is_module
+
 
 class _Carried:
     """The variables that the function of one call of `checkpoint` changes.
@@ -144,7 +146,7 @@ def checkpoint(
         )
     # Only arrays go through JAX; a module has to stay the same object.
     tree: Any
-    leaves, tree = jax.tree.flatten((args, kwargs), lambda x: isinstance(x, nnx.Module))
+    leaves, tree = jax.tree.flatten((args, kwargs), is_module)
     numbers = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
     carried = _Carried()
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxnet._names import dotted, join
+from jaxnet._names import dotted, is_module, join
 from jaxnet.parity import _recurrent
 from jaxnet.parity._dependencies import dependencies
 from jaxnet.parity._draws import drawn
@@ -31,7 +31,7 @@ from jaxnet.parity._subject import Part, Subject, inner, part_of, precision
 from jaxnet.parity._taps import reached
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.parity._tree import keys_of
-from jaxnet.parity._watch import Plan, Watch, is_module
+from jaxnet.parity._watch import Plan, Watch
 from jaxnet.precision import full_float32
 from jaxnet.train._loss import entered, with_metrics, with_step
 from jaxnet.train._several import map_states, named_states, state_of, with_state

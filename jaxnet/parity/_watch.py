@@ -14,11 +14,10 @@ from typing import Any
 import jax
 import jax.extend
 import jax.numpy as jnp
-from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxnet._intercept import Call
-from jaxnet._names import dotted
+from jaxnet._names import dotted, is_module
 from jaxnet.parity._draws import Replay, described, zeros
 from jaxnet.parity._foreign_calls import ForeignCall, Partners
 from jaxnet.parity._foreign_model import class_of
@@ -375,10 +374,6 @@ def _view(
 ) -> View:
     """The view of an argument or an output in torch's layout."""
     return SAME if foreign is None else foreign.view(own.shape, recorded.shape, given, path)
-
-
-def is_module(x: Any) -> bool:
-    return isinstance(x, nnx.Module)
 
 
 def _argument_names(call: Call, there: Recorded) -> tuple[list[str], dict[str, str]]:

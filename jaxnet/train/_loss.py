@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxnet._batch_parts import batch_norm_in_parts
 from jaxnet._keys import keys
 from jaxnet._mixed_precision import cast_floats, computing_in
+from jaxnet._names import is_module
 from jaxnet.precision import check_x64
 from jaxnet.train._several import check_no_models, map_states, named_states
 from jaxnet.train._state import keeping_attributes
@@ -89,10 +89,6 @@ def in_dtype_of(state: Any, batch: Any, compute_dtype: DTypeLike | None) -> Any:
             "leave one of them out"
         )
     return cast_floats(batch, dtype)
-
-
-def is_module(x: Any) -> bool:
-    return isinstance(x, nnx.Module)
 
 
 def with_metrics(result: Any) -> tuple[jax.Array, Metrics]:

@@ -15,11 +15,12 @@ from jax.typing import DTypeLike
 
 from jaxnet import metrics as metric_functions
 from jaxnet._checks import check_integer
+from jaxnet._names import is_module
 from jaxnet.backend import ROWS
 from jaxnet.losses._reduction import dividing_by, noting_divisors
 from jaxnet.optim import Optimizer
 from jaxnet.precision import check_x64, full_float32
-from jaxnet.train._loss import Loss, Metrics, entered, is_module, with_metrics, with_step
+from jaxnet.train._loss import Loss, Metrics, entered, with_metrics, with_step
 from jaxnet.train._several import arrays_of, map_states, state_of, with_arrays, with_state
 from jaxnet.train._state import Arrays, split
 from jaxnet.train._wiring import Average, check_average, check_optimizer, check_wiring

@@ -3,8 +3,10 @@
 import csv
 import io
 import types
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -57,6 +59,13 @@ class Both(nnx.Module):
         return self.fc(x), places + 1
 
 
+class Bytes(nnx.Module):
+    """Whole numbers without a sign for each class."""
+
+    def __call__(self, x):
+        return (x * 10).astype(jnp.uint8)
+
+
 def state_of(model):
     return train.create(model, optim.SGD(lr=0.1))
 
@@ -75,6 +84,7 @@ def models(tmp_path_factory):
         "three": (nn.Linear(3, 4, rngs=g), row, 3),
         "centred": (Centred(), row, 3),
         "both": (Both(g), (row, np.zeros((1,), np.int32)), None),
+        "bytes": (Bytes(), row, None),
         "whole": (nn.Embedding(10, 2, rngs=g), np.zeros((1, 3), np.int32), None),
     }
     files, states = {}, {}
@@ -239,7 +249,7 @@ def test_several_inputs_and_outputs_and_whole_numbers(called, models, tmp_path):
 
 
 def test_a_model_with_one_number_of_rows(called, models):
-    x = np.asarray(Generator(3).randn(7, 3))
+    x = np.array(Generator(3).randn(7, 3))
     np.save("x.npy", x)
     status, out, _ = called("three", "x.npy", "-o", "-")
     assert status == 0
@@ -252,8 +262,28 @@ def test_a_model_with_one_number_of_rows(called, models):
     status, out, err = called("centred", "x.npy", "-o", "-")
     assert (status, out) == (2, "")
     assert "the outputs of a row depend on the other rows" in err
+    for number in (0.0, 1.0):  # which rows that fill up are not to repeat
+        x[6] = number
+        np.save("x.npy", x)
+        assert called("centred", "x.npy", "-o", "-")[:2] == (2, "")
     np.save("x.npy", x[:6])
     assert called("centred", "x.npy", "-o", "-")[0] == 0
+
+
+def test_classes_of_numbers_without_a_sign_are_in_their_order(called):
+    np.save("x.npy", np.array([[0, 5, 20]], np.float32))
+    status, out, _ = called("bytes", "x.npy", "--top", 3, "--no-softmax", "-o", "-")
+    assert status == 0
+    head, (row,) = read(out)
+    assert [row[head.index(f"class_{i}")] for i in (1, 2, 3)] == ["2", "1", "0"]
+
+
+def test_a_number_that_is_too_large_is_refused_when_it_is_scaled_too(called):
+    Path("t.csv").write_text("a,b,c\n1,2,3\n1e300,2,3\n", encoding="utf-8")
+    for words in ([], ["--mean", "0,0,0", "--std", "1,1,1"]):
+        status, out, err = called("table", "t.csv", "-o", "-", *words)
+        assert (status, out) == (2, "")
+        assert "does not fit float32" in err
 
 
 def test_images_are_turned_upright_and_have_the_channels_of_the_model(called, models, tmp_path):

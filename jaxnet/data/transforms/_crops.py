@@ -148,9 +148,13 @@ class CenterCrop:
             sides.append((missing // 2, (missing + 1) // 2))
         padded = jnp.pad(batch, sides)
         (height, width), (h, w) = padded.shape[2:], pair(self.size)
-        # Python rounds a half to the even number, as torchvision does here.
-        top, left = round((height - h) / 2.0), round((width - w) / 2.0)
+        top, left = middle(height, h), middle(width, w)
         return padded[:, :, top : top + h, left : left + w]
+
+
+def middle(there: int, wanted: int) -> int:
+    """Where the middle `wanted` of `there` pixels begin, as torchvision rounds it."""
+    return round((there - wanted) / 2)  # Python rounds a half to the even number
 
 
 @dataclasses.dataclass(frozen=True)
