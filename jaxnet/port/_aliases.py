@@ -4,19 +4,21 @@ from typing import Any
 
 import libcst as cst
 
-from jaxnet.port._fixed import Fixed, header_of
+from jaxnet.port._fixed import Fixed
 from jaxnet.port._flow import (
     COMPOUND,
     LOOPS,
     assignment_of,
     bound_names,
+    bound_names_of_target,
     call_of,
     calls_in,
+    header_of,
     is_live,
     lists,
     names_read,
 )
-from jaxnet.port._nodes import code, is_name
+from jaxnet.port._nodes import code, is_name, parts_of
 from jaxnet.port._roles import Part, Roles, is_guard
 from jaxnet.port._steps import NotUnderstoodError, code_line, root_of, target_roots
 
@@ -26,11 +28,14 @@ _COLLECTIONS = {
 }  # fmt: skip
 _SAME = {
     "eval", "train", "to", "cuda", "cpu", "double", "float", "half", "copy", "items", "values",
-    "detach", "view", "reshape", "t", "numpy", "requires_grad_", "share_memory",
+    "detach", "view", "reshape", "t", "numpy", "requires_grad_", "share_memory", "squeeze",
+    "unsqueeze", "flatten", "ravel", "transpose", "permute", "contiguous", "expand", "narrow",
+    "select", "unbind", "chunk", "split", "diagonal", "view_as", "reshape_as", "expand_as",
+    "swapaxes", "type",
 }  # fmt: skip
 """Methods whose results have the memory of what they are called on, on the CPU."""
 _HOLDERS = {"list", "tuple", "dict", "set", "sorted", "next", "iter", "filter", "OrderedDict",
-            "zip", "reversed", "enumerate"}  # fmt: skip
+            "zip", "reversed", "enumerate", "partial"}  # fmt: skip
 _KEEPS = {"append", "appendleft", "extend", "insert", "add", "update", "setdefault"}
 _PLAIN = {
     "shape", "dtype", "device", "ndim", "training", "requires_grad", "in_features", "out_features",
@@ -82,6 +87,9 @@ class Aliases:
     def _kept(self, statement: Any, model: str) -> list[str]:
         """The names of what keeps weights of the model; "" for the names that are bound."""
         found: list[str] = []
+        named = [part for part in parts_of(statement) if isinstance(part, cst.NamedExpr)]
+        if any(self._is_live(part.value, model) for part in named):
+            found.append("")
         for part in getattr(statement, "body", ()):
             value = getattr(part, "value", None)
             if isinstance(part, cst.Assign) and self._is_live(value, model):
@@ -104,14 +112,19 @@ class Aliases:
             return node.attr.value not in _PLAIN and self._is_live(node.value, model)
         if isinstance(node, cst.Subscript | cst.NamedExpr):
             return self._is_live(node.value, model)
+        if isinstance(node, cst.Lambda):
+            return model in names_read(node)
         if isinstance(node, cst.IfExp):
             return self._is_live(node.body, model) or self._is_live(node.orelse, model)
         if isinstance(node, cst.List | cst.Tuple | cst.Set | cst.Dict):
             return any(self._is_live(element.value, model) for element in node.elements)
-        if isinstance(node, cst.DictComp):
-            return self._is_live(node.for_in.iter, model) and not calls_in(node.value)
-        if isinstance(node, cst.ListComp | cst.GeneratorExp | cst.SetComp):
-            return self._is_live(node.for_in.iter, model) and not calls_in(node.elt)
+        if isinstance(node, cst.DictComp | cst.ListComp | cst.GeneratorExp | cst.SetComp):
+            value = node.value if isinstance(node, cst.DictComp) else node.elt
+            own = bound_names_of_target(node.for_in.target)
+            return self._is_live(value, model) or (
+                self._is_live(node.for_in.iter, model)
+                and any(self._is_live(value, name) for name in own)
+            )
         return isinstance(node, cst.Call) and self._is_live_call(node, model)
 
     def _is_live_call(self, node: cst.Call, model: str) -> bool:
@@ -204,15 +217,6 @@ class Aliases:
                 last = origin.rpartition(".")[2]
                 torchs = origin.startswith("torch.nn.") and last[:1].isupper()
                 plain = last.endswith("Loss") or last in _WITHOUT
-                if (torchs and not plain) or code(call.func) in self._modules():
+                if (torchs and not plain) or code(call.func) in self.fixed.modules:
                     return True
         return False
-
-    def _modules(self) -> set[str]:
-        """The classes of the file that compute."""
-        return {
-            one.name.value
-            for one in self.fixed.source.whole_tree.body
-            if isinstance(one, cst.ClassDef)
-            and any(code(base.value).endswith("Module") for base in one.bases)
-        }

@@ -1,5 +1,6 @@
 """What a compiled step reads while it is traced, which has to be the same at every step."""
 
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,13 @@ from jaxnet.port._flow import (
     bound_names_of_target,
     callee_of,
     calls_in,
+    header_of,
     lists,
     names_read,
 )
 from jaxnet.port._nodes import code, is_name, parts_of
 from jaxnet.port._roles import Part
-from jaxnet.port._steps import NotUnderstoodError, root_of, target_roots
+from jaxnet.port._steps import NotUnderstoodError, root_of, stored_into
 
 if TYPE_CHECKING:
     from jaxnet.port._source import Source
@@ -42,6 +44,9 @@ class Fixed:
 
     Attributes:
         prints: The calls of print in a model's `forward`, which print once.
+        classes: The classes of the file, by name.
+        modules: The names of those that are modules.
+        globals: The names that a function declares as global.
     """
 
     def __init__(self, source: "Source", parts: dict[str, Part], owner: Part) -> None:
@@ -49,6 +54,23 @@ class Fixed:
         self.parts = parts
         self.owner = owner
         self.prints: list[Any] = []
+        self.classes = {
+            one.name.value: one for one in source.whole_tree.body if isinstance(one, cst.ClassDef)
+        }
+        self.modules: set[str] = set()
+        for name, one in self.classes.items():  # a base stands before what inherits from it
+            bases = [code(base.value) for base in one.bases]
+            if any(base.endswith("Module") or base in self.modules for base in bases):
+                self.modules.add(name)
+        self.globals = {
+            item.name.value
+            for part in parts.values()
+            for one in part.statements
+            for inner in parts_of(one)
+            if isinstance(inner, cst.Global)
+            for item in inner.names
+        }
+        self._changing: dict[str, bool] = {}
         self.training = self._grown(
             {n for n, p in parts.items() if n and any(backward_calls(s) for s in p.statements)}
         )
@@ -81,16 +103,7 @@ class Fixed:
             for one in place:
                 names = bound_names(one) if not isinstance(one, COMPOUND) else _target_names(one)
                 if name in names:
-                    yield one, above
-
-    def is_global(self, name: str) -> bool:
-        """Whether a function declares a name as global."""
-        return any(
-            isinstance(p, cst.Global) and any(i.name.value == name for i in p.names)
-            for part in self.parts.values()
-            for one in part.statements
-            for p in parts_of(one)
-        )
+                    yield one, (*above, one) if isinstance(one, LOOPS) else above
 
     def is_late(
         self, part: Part, one: Any, above: tuple[Any, ...], seen: frozenset[str] = frozenset()
@@ -118,7 +131,12 @@ class Fixed:
 
     def changes_inside(self, name: str) -> bool:
         """Whether attributes or elements of a name change between two training steps."""
-        given = self._changed_parameters()
+        if name not in self._changing:
+            self._changing[name] = self._is_changed_inside(name)
+        return self._changing[name]
+
+    def _is_changed_inside(self, name: str) -> bool:
+        given = self._changed_parameters
         for part in self.parts.values():
             for place, above in lists(part.statements):
                 for one in place:
@@ -132,6 +150,7 @@ class Fixed:
                         return True
         return False
 
+    @functools.cached_property
     def _changed_parameters(self) -> dict[str, set[str]]:
         """By function, the parameters whose attributes or elements it changes."""
         found: dict[str, set[str]] = {}
@@ -156,7 +175,7 @@ class Fixed:
     def changes(self, part: Part, name: str) -> bool:
         """Whether a name of a part, or what it stands for, changes between two steps."""
         return (
-            self.is_global(name)
+            name in self.globals
             or any(self.is_late(part, one, above) for one, above in self.bindings(part, name))
             or self.changes_inside(name)
         )
@@ -179,12 +198,9 @@ class Fixed:
         ]
         for words in constants:
             waiting.append((cst.parse_expression(words), "step", [self.owner, *everywhere]))
-        for one in self.source.whole_tree.body:
-            if isinstance(one, cst.ClassDef) and any(
-                "Dataset" not in code(base.value) for base in one.bases
-            ):
-                waiting.append((one, "class", everywhere))
-                waiting += [(method, "code", everywhere) for method in _methods(one)]
+        for name, definition in self.classes.items():
+            if name in self.modules or "forward" in _own(definition):
+                waiting += _of_class(definition, everywhere)
         seen: set[tuple[int, str]] = set()
         while waiting:
             one, kind, scopes = waiting.pop()
@@ -197,10 +213,26 @@ class Fixed:
             inner = "class" if kind == "class" else "code"
             names = {callee_of(call) for call in calls_in(one)} if kind == "class" else {}
             for name in names or names_read(one):
+                for found in self._classes_of(name, scopes):
+                    waiting += _of_class(found, everywhere)
                 if name and name in self.parts:
                     waiting.append((self.parts[name].node, inner, everywhere))
                 elif kind != "class":
                     waiting += [(v, "code", s) for v, s in self._functions(name, scopes)]
+
+    def _classes_of(self, name: str, scopes: list[Part]) -> list[cst.ClassDef]:
+        """The classes of the file that a name stands for, or of which it may be an object."""
+        if name in self.classes:
+            return [self.classes[name]]
+        scope = next((part for part in scopes if name in part.bound), None)
+        if scope is None:
+            return []
+        return [
+            self.classes[callee]
+            for one, _ in self.bindings(scope, name)
+            for call in calls_in(*header_of(one))
+            if (callee := callee_of(call)) in self.classes
+        ]
 
     def _functions(self, name: str, scopes: list[Part]) -> list[tuple[Any, list[Part]]]:
         """The functions without a name, or within a part, that a name stands for."""
@@ -267,15 +299,6 @@ class Fixed:
 _NONE = cst.Name("None")
 
 
-def header_of(statement: Any) -> list[Any]:
-    """A statement, or what a compound one has beside its blocks."""
-    if not isinstance(statement, COMPOUND):
-        return [statement]
-    found = [getattr(statement, "iter", None), getattr(statement, "test", None)]
-    found += [item.item for item in getattr(statement, "items", ())]
-    return [part for part in found if part is not None]
-
-
 def _statements(statement: Any) -> Iterator[Any]:
     """The statements of one line each in a statement."""
     for part in parts_of(statement):
@@ -287,16 +310,11 @@ def _changed_inside(statement: Any) -> set[str]:
     """The names of which a statement that is not compound changes attributes or elements."""
     if isinstance(statement, COMPOUND):
         return set()
-    found: set[str] = set()
-    for part in parts_of(statement):
-        if isinstance(part, cst.AssignTarget | cst.AugAssign | cst.AnnAssign | cst.Del):
-            found |= target_roots(part)
-        elif isinstance(part, cst.Call):
-            method = part.func.attr.value if isinstance(part.func, cst.Attribute) else ""
-            if method in _CHANGES:
-                found.add(root_of(part.func))
-            elif is_name(part.func, "setattr", "delattr") and part.args:
-                found.add(root_of(part.args[0].value))
+    found = stored_into(statement)
+    for call in calls_in(statement):
+        method = call.func.attr.value if isinstance(call.func, cst.Attribute) else ""
+        if method in _CHANGES or method.endswith("_"):
+            found.add(root_of(call.func))
     return found - {""}
 
 
@@ -315,9 +333,22 @@ def _is_method(function: Any) -> bool:
     return any(is_name(param.name, "self") for param in params[:1])
 
 
+def _of_class(definition: cst.ClassDef, scopes: list[Part]) -> list[tuple[Any, str, list[Part]]]:
+    """What is to be looked at of a class that a step uses."""
+    methods: list[tuple[Any, str, list[Part]]] = [
+        (method, "code", scopes) for method in _methods(definition)
+    ]
+    return [(definition, "class", scopes), *methods]
+
+
+def _own(definition: cst.ClassDef) -> dict[str, cst.FunctionDef]:
+    """The methods of a class, by name."""
+    return {m.name.value: m for m in definition.body.body if isinstance(m, cst.FunctionDef)}
+
+
 def _methods(definition: cst.ClassDef) -> list[Any]:
     """The methods of a class that are run while it computes."""
-    own = {m.name.value: m for m in definition.body.body if isinstance(m, cst.FunctionDef)}
+    own = _own(definition)
     waiting = list(_ENTRIES & set(own))
     if not waiting:
         return [m for name, m in own.items() if not name.startswith("__")]

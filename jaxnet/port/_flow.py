@@ -166,17 +166,20 @@ def lists(statements: Sequence[Any]) -> Iterator[tuple[list[Any], tuple[Any, ...
             stack += [(body_of(block), (*above, statement)) for block in blocks(statement)]
 
 
+def header_of(statement: Any) -> list[Any]:
+    """A statement, or what a compound one has beside its blocks."""
+    if not isinstance(statement, COMPOUND):
+        return [statement]
+    found = [getattr(statement, "iter", None), getattr(statement, "test", None)]
+    found += [item.item for item in getattr(statement, "items", ())]
+    return [part for part in found if part is not None]
+
+
 def first_use(statements: Sequence[Any], name: str) -> str:
     """What statements do with a name first: "read", "bound", or "" for nothing."""
     for statement in statements:
         if isinstance(statement, COMPOUND):
-            header = [
-                part
-                for part in (getattr(statement, "iter", None), getattr(statement, "test", None))
-                if part is not None
-            ]
-            header += [item.item for item in getattr(statement, "items", ())]
-            if name in names_read(*header):
+            if name in names_read(*header_of(statement)):
                 return "read"
             if isinstance(statement, cst.For) and name in bound_names_of_target(statement.target):
                 continue

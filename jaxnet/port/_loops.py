@@ -22,7 +22,7 @@ from jaxnet.port._flow import (
 from jaxnet.port._nodes import code, is_name, parts_of
 from jaxnet.port._reads import Reads, is_plain, is_rate
 from jaxnet.port._roles import Part, is_guard
-from jaxnet.port._steps import NotUnderstoodError, calls, code_line
+from jaxnet.port._steps import NotUnderstoodError, calls, code_line, root_of
 from jaxnet.port._training import Training, mode_of
 
 
@@ -345,7 +345,7 @@ class Loops:
                 )
         if (call or assign) is not None:
             value: Any = call if call is not None else assign.value  # type: ignore[union-attr]
-            callee = value.func.value if isinstance(getattr(value, "func", None), cst.Name) else ""
+            callee = callee_of(value) if isinstance(value, cst.Call) else ""
             if callee and callee in self.changing and callee in self.parts:
                 return [self._call_of_changing(part, one, value, assign, callee)]
         if assign is not None and self._is_rate(part, assign.targets[0].target):
@@ -388,12 +388,7 @@ class Loops:
 
     def _changes_model(self, call: cst.Call, model: str) -> bool:
         """Whether a statement calls a method of the model or of a part of it."""
-        node: Any = call.func
-        if not isinstance(node, cst.Attribute):
-            return False
-        while isinstance(node, cst.Attribute | cst.Subscript | cst.Call):
-            node = node.func if isinstance(node, cst.Call) else node.value
-        return is_name(node, model) and not is_name(call.func, model)
+        return isinstance(call.func, cst.Attribute) and root_of(call.func) == model
 
     def _compound(self, part: Part, one: Any, above: tuple[Any, ...]) -> Any:
         roles = self.roles.of(part)

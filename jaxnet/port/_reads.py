@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
-from jaxnet.port._flow import names_read
+from jaxnet.port._flow import callee_of, names_read
 from jaxnet.port._nodes import code, is_name
 from jaxnet.port._roles import Part
 from jaxnet.port._steps import NotUnderstoodError, target_roots
@@ -46,7 +46,7 @@ class Reads(Positioned):
         self.words.add(id(node.keyword))
 
     def visit_Call(self, node: cst.Call) -> bool:
-        callee = node.func.value if isinstance(node.func, cst.Name) else ""
+        callee = callee_of(node)
         parts = self.loops.parts
         own = bool(callee) and callee in parts and self.loops._has_roles(parts[callee])
         if (
@@ -63,7 +63,7 @@ class Reads(Positioned):
 
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> Any:
         loops = self.loops
-        callee = original_node.func.value if isinstance(original_node.func, cst.Name) else ""
+        callee = callee_of(original_node)
         if callee and callee in loops.parts and loops._has_roles(loops.parts[callee]):
             if self.only_calls:
                 self._refuse_state(original_node, callee)

@@ -267,16 +267,24 @@ def _bars(one: Any, other: Any) -> bool:
 
 def changed_names(statement: Any) -> set[str]:
     """The names that a statement binds, or whose contents it changes; printing changes print."""
-    found = bound_names(statement)
+    found = bound_names(statement) | stored_into(statement)
     for part in parts_of(statement):
-        if isinstance(part, cst.Expr) and isinstance(part.value, cst.Call):
-            found |= (
-                {root_of(part.value.func)} if not isinstance(part.value.func, cst.Name) else set()
-            )
+        call = part.value if isinstance(part, cst.Expr) else None
+        if isinstance(call, cst.Call) and not isinstance(call.func, cst.Name):
+            found.add(root_of(call.func))
         if isinstance(part, cst.Call) and is_name(part.func, "print"):
             found.add("print")
+    return found - {""}
+
+
+def stored_into(node: Any) -> set[str]:
+    """The names of which a part of a program sets or deletes attributes or elements."""
+    found: set[str] = set()
+    for part in parts_of(node):
         if isinstance(part, cst.AssignTarget | cst.AugAssign | cst.AnnAssign | cst.Del):
             found |= target_roots(part)
+        elif isinstance(part, cst.Call) and is_name(part.func, "setattr", "delattr") and part.args:
+            found.add(root_of(part.args[0].value))
     return found - {""}
 
 
@@ -292,19 +300,6 @@ def target_roots(node: Any) -> set[str]:
         elif isinstance(place, cst.Subscript | cst.Attribute):
             found.add(root_of(place))
     return found - {""}
-
-
-def changed_outside(node: Any) -> set[str]:
-    """The names that a function declares as global, or whose attributes or elements it changes."""
-    found: set[str] = set()
-    for part in parts_of(node):
-        if isinstance(part, cst.Global | cst.Nonlocal):
-            found |= {item.name.value for item in part.names}
-        elif isinstance(part, cst.AssignTarget | cst.AugAssign | cst.AnnAssign | cst.Del):
-            found |= target_roots(part)
-        elif isinstance(part, cst.Expr) and isinstance(part.value, cst.Call):
-            found |= set() if isinstance(part.value.func, cst.Name) else {root_of(part.value.func)}
-    return found - {"", "self"}
 
 
 def root_of(node: Any) -> str:

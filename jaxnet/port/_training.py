@@ -157,6 +157,8 @@ class Training:
                 for name in bound_names_of_target(loop.target)
             }
             for root, node in _frozen(one):
+                if self.source.imports.get(root) == "torch":  # a tensor that torch has just made
+                    continue
                 name = loops.get(root, root)
                 inside = isinstance(one, cst.ClassDef) or not any(
                     one is other for other in owner.statements
@@ -338,7 +340,7 @@ class Training:
     def _single(self, part: Part, name: str) -> bool:
         """Whether a name is given its value once, outside of loops."""
         found = [above for _, above in self.fixed.bindings(part, name)]
-        if len(found) != 1 or self.fixed.is_global(name) or self.fixed.changes_inside(name):
+        if len(found) != 1 or name in self.fixed.globals or self.fixed.changes_inside(name):
             return False
         return not any(isinstance(a, LOOPS) for a in found[0])
 

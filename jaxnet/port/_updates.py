@@ -5,9 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
-from jaxnet.port._flow import LOOPS, assignment_of, bound_names, lists, names_read
+from jaxnet.port._flow import (
+    LOOPS,
+    assignment_of,
+    bound_names,
+    callee_of,
+    calls_in,
+    lists,
+    names_read,
+)
 from jaxnet.port._nodes import code, is_name, parts_of
-from jaxnet.port._steps import backward_in, changed_names, changed_outside
+from jaxnet.port._steps import backward_in, changed_names
 from jaxnet.port._words import Positioned
 
 if TYPE_CHECKING:
@@ -42,9 +50,20 @@ def with_optimizer(source: "Source", statements: list[Any], positions: dict[Any,
     names = names_read(cst.parse_expression(rate))
     loops = [o for place, _ in lists(statements) for o in place if isinstance(o, LOOPS)]
     changing = {n for one in [*loops, above[0]] for n in changed_names(one)}
-    for part in parts_of(source.whole_tree):
-        if isinstance(part, cst.FunctionDef):
-            changing |= changed_outside(part)
+    own = [part for part in parts_of(source.whole_tree) if isinstance(part, cst.FunctionDef)]
+    for function in own:
+        changing |= changed_names(function) - {"self"}
+        for part in parts_of(function):
+            if isinstance(part, cst.Global | cst.Nonlocal):
+                changing |= {item.name.value for item in part.names}
+    changers = {
+        function.name.value
+        for function in own
+        if changed_names(function) & {param.name.value for param in function.params.params}
+    }
+    for call in calls_in(*loops, above[0]):
+        if callee_of(call) in changers:
+            changing |= {name for arg in call.args for name in names_read(arg.value)}
     bound = bound_names(*loops, above[0])
     if not made or model in bound or set(names) & changing:
         return statements

@@ -226,13 +226,14 @@ def test_a_norm_that_is_not_written_is_refused(tmp_path):
 
 
 SHAPES = """
+from collections import OrderedDict
 class Block(nn.Sequential):
     def __init__(self, i):
         super().__init__()
         self.add_module("0", nn.Linear(i, 4))
         self.add_module("1", nn.Tanh())
 class Net(nn.Module):
-    def __init__(self):
+    def __init__(self, dropout=0.5):
         super().__init__()
         self.a, self.b = nn.Conv2d(2, 4, 3, groups=2), nn.Conv2d(2, 2, 3, padding=1)
         self.c, self.d = nn.Conv2d(2, 3, 3, padding="same"), nn.ConvTranspose2d(2, 3, 3)
@@ -247,20 +248,25 @@ class Net(nn.Module):
         self.up.scale_factor = 3
         self.unfold = nn.Unfold(2)
         self.unfold.stride = 2
-        self.mha, self.lstm = nn.MultiheadAttention(8, 2, 0.5), nn.LSTM(8, 4, 2, dropout=0.5)
-        self.mha.dropout = self.lstm.dropout = 0.0
+        self.mha = nn.MultiheadAttention(8, 2, dropout)
+        self.lstm = nn.LSTM(8, 4, 2, dropout=dropout)
+        self.gru, self.rnn = nn.GRU(8, 4, 2, dropout=dropout), nn.RNN(8, 4, 2, dropout=dropout)
+        self.mha.dropout = self.lstm.dropout = self.gru.dropout = self.rnn.dropout = 0.0
         self.block = Block(8)
         tail = nn.Sequential()
         tail.add_module("0", nn.Linear(4, 4))
         tail.add_module("1", nn.ReLU())
         self.tail = tail
+        self.named = nn.Sequential(OrderedDict([("stem", nn.ReLU())]))
+        for name in ("0", "1", "1"):
+            self.named.add_module(name, nn.Tanh())
     def forward(self, x):
         y = x[:, 0]
         numbers = x.sum() * sum(self.a.padding) * self.line.stride[0]
         return (self.a(x), self.b(x), self.c(x), self.d(x), self.max(x), self.avg(x),
                 self.line(y) * self.line.kernel_size[0] * self.line.padding[0], self.up(x),
                 self.unfold(x), self.mha(y, y, y)[0] + self.mha.dropout, self.lstm(y)[0],
-                self.tail(self.block(y)), numbers)
+                self.gru(y)[0], self.rnn(y)[0], self.named(self.tail(self.block(y))), numbers)
 """
 
 

@@ -237,6 +237,25 @@ MARKED = {
         {"before": "ps = [p for p in model.parameters()]", "after": "print(ps[0].sum())"},
         "second name",
     ),
+    "a comprehension of what shares its memory": (
+        {"before": "kept = {k: v.detach() for k, v in model.named_parameters()}",
+         "after": "print(kept['0.bias'].sum())"}, "second name"
+    ),
+    "another form of a weight": (
+        {"before": "w = model[2].bias.squeeze()", "after": "print(w)"}, "second name"
+    ),
+    "a function of the weights": (
+        {"before": "norm = lambda: model[0].weight.sum().item()", "after": "print(norm())"},
+        "second name",
+    ),
+    "a partial function of the model": (
+        {"before": "import functools; again = functools.partial(model)",
+         "after": "print(again(x).sum())"}, "second name"
+    ),
+    "a name within an expression": (
+        {"before": "print((w := model[0].weight).sum())", "after": "print(w.sum())"},
+        "second name",
+    ),
     "a wrapped model": (
         {"before": "other = nn.Sequential(model)", "after": "print(other(x))"}, "second name"
     ),
@@ -380,6 +399,22 @@ ONCE = {
         {"before": "crit = lambda a, b: beta * F.mse_loss(a, b)", "loss": "crit(out, y)",
          "first": "beta = 1.0 + epoch"}, "lambda reads beta"
     ),
+    "the number of the pass, in a function": (
+        {"body": READ.format("epoch")}, "cost reads epoch"
+    ),
+    "a tensor that is changed in place": (
+        {"before": "scale = torch.ones(1)", "forward": "x = scale * x",
+         "first": "scale.fill_(1.0 + epoch)"}, "forward reads scale"
+    ),
+    "an attribute by its name": (
+        {"body": READ.format("args.beta"), "first": "setattr(args, 'beta', 0.5 * epoch)"},
+        "cost reads args",
+    ),
+    "an object of a class without a base": (
+        {"before": "class Scale:\n    def of(self, a):\n        seen.append(1)\n"
+                   "        return a\nscale = Scale()",
+         "body": "return F.mse_loss(scale.of(out), y)"}, "of changes seen"
+    ),
     "an attribute": (
         {"loss": "args.beta * cost(out, y)", "first": "args.beta = 1.0 + epoch"}, "args changes"
     ),
@@ -429,6 +464,34 @@ def test_what_stays_from_step_to_step_is_read_once(name, tmp_path):
     assert ported.marked == ()
     output.write_text(ported.code)
     same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
+def test_a_class_that_only_the_host_uses_is_its_own(tmp_path):
+    file = tmp_path / "loop.py"
+    meter = "class Meter(object):\n    def add(self, value):\n        print(value)\n"
+    meter += "        seen.append(value)\nmeter = Meter()"
+    text = CALLED.format(**{**QUIET, "before": meter})
+    file.write_text(text.replace("print(loss.item())", "meter.add(loss.item())"))
+    ported = port(str(file))
+    assert ported.marked == ported.notes == ()
+
+
+def test_a_layer_of_a_class_that_inherits_is_one_of_the_model(tmp_path):
+    file = tmp_path / "loop.py"
+    before = "class B(nn.Module):\n    pass\nclass C(B):\n    def __init__(self):\n"
+    before += "        super().__init__()\n        self.fc = nn.Linear(3, 3)\n"
+    before += "    def forward(self, x):\n        return self.fc(x)\nact = C()"
+    text = LOOP.format(**{**PLAIN, "after": "print(act(x).sum())"})
+    text = text.replace("model = nn.Sequential(", before + "\nmodel = nn.Sequential(act, ")
+    file.write_text(text)
+    assert "a part of model" in str(port(str(file)))
+
+
+def test_a_tensor_that_is_not_trained_is_no_parameter(tmp_path):
+    file = tmp_path / "loop.py"
+    before = "ones = torch.ones(3).requires_grad_(False)"
+    file.write_text(LOOP.format(**{**PLAIN, "before": before}))
+    assert port(str(file)).marked == ()
 
 
 def test_a_layer_of_the_model_that_is_read_beside_it_is_marked(tmp_path):
@@ -500,7 +563,8 @@ def test_an_update_by_hand_is_that_of_an_optimizer(update, tmp_path):
     [("p -= lr + decay * p.grad", ""), ("p.sub_(p.grad * lr + decay)", ""),
      ("p.sub_(lr + decay * p.grad)", ""), ("p -= lr * p.grad; print(epoch)", ""),
      ("p -= args.lr * p.grad", "args.lr = args.lr * 0.5"),
-     ("p -= args.lr * p.grad", "args.lr *= 0.5"), ("p -= lr * p.grad", "lr *= 0.5")],
+     ("p -= args.lr * p.grad", "args.lr *= 0.5"), ("p -= lr * p.grad", "lr *= 0.5"),
+     ("p -= args.lr * p.grad", "setattr(args, 'lr', args.lr * 0.5)")],
 )  # fmt: skip
 def test_an_update_by_hand_that_is_no_step_of_sgd_is_marked(update, after, tmp_path):
     file = tmp_path / "loop.py"

@@ -7,11 +7,6 @@ import jax
 import jax.numpy as jnp
 
 
-def fans(tensor: Any) -> tuple[int, int]:
-    """The numbers of inputs and of outputs of a weight in PyTorch's layout."""
-    return fan_in_and_out(tensor.shape)
-
-
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor that keeps the size of what an activation gives."""
     if nonlinearity == "leaky_relu":
@@ -59,16 +54,18 @@ def trunc_normal_(
 
 
 def xavier_uniform_(tensor: Any, gain: float = 1.0, *, generator: Any) -> Any:
-    bound = gain * math.sqrt(6 / sum(fans(tensor)))
+    bound = gain * math.sqrt(6 / sum(fan_in_and_out(tensor.shape)))
     return uniform_(tensor, -bound, bound, generator=generator)
 
 
 def xavier_normal_(tensor: Any, gain: float = 1.0, *, generator: Any) -> Any:
-    return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(fans(tensor))), generator=generator)
+    return normal_(
+        tensor, 0.0, gain * math.sqrt(2 / sum(fan_in_and_out(tensor.shape))), generator=generator
+    )
 
 
 def kaiming_std(tensor: Any, a: float, mode: str, nonlinearity: str) -> float:
-    fan_in, fan_out = fans(tensor)
+    fan_in, fan_out = fan_in_and_out(tensor.shape)
     gain = calculate_gain(nonlinearity, a)
     return gain / math.sqrt(fan_in if mode == "fan_in" else fan_out)
 

@@ -303,9 +303,11 @@ class Sequential(nnx.Sequential):
     """Layers, each of which is given what the one before it returns, as torch.nn.Sequential."""
 
     def __init__(self, *layers: Any, rngs: nnx.Rngs | None = None) -> None:
+        names: Any = map(str, range(len(layers)))
         if len(layers) == 1 and isinstance(layers[0], dict):  # an OrderedDict
-            layers = tuple(layers[0].values())
+            names, layers = layers[0].keys(), tuple(layers[0].values())
         super().__init__(*layers)
+        self.names = tuple(names)
 
     def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
         others = [n for n, v in vars(self).items() if n != "layers" and isinstance(v, nnx.Module)]
@@ -328,14 +330,15 @@ class Sequential(nnx.Sequential):
         return type(self)(*found) if isinstance(index, slice) else found
 
     def append(self, layer: Any) -> Any:
-        self.layers.append(layer)
+        self.add_module(str(len(self.layers)), layer)
         return self
 
     def add_module(self, name: str, layer: Any) -> None:
         """Puts a layer behind the others, or in the place that has the name."""
-        if name.isdigit() and int(name) < len(self.layers):
-            self.layers[int(name)] = layer
+        if name in self.names:
+            self.layers[self.names.index(name)] = layer
         else:
+            self.names += (name,)
             self.layers.append(layer)
 
 

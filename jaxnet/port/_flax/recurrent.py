@@ -115,14 +115,6 @@ class RecurrentLayers(nnx.Module):
 class LSTM(RecurrentLayers):
     """Layers of nnx.OptimizedLSTMCell, as torch.nn.LSTM."""
 
-    @property
-    def dropout(self) -> float:
-        return self.drop.rate
-
-    @dropout.setter
-    def dropout(self, p: float) -> None:
-        self.drop.rate = p
-
     def cell(self, size: int, bias: bool, rngs: nnx.Rngs) -> Any:
         return recurrent_cell(nnx.OptimizedLSTMCell, size, self.hidden_size, bias, rngs)
 
@@ -140,14 +132,6 @@ class LSTM(RecurrentLayers):
 
 class GRU(RecurrentLayers):
     """Layers of nnx.GRUCell, as torch.nn.GRU."""
-
-    @property
-    def dropout(self) -> float:
-        return self.drop.rate
-
-    @dropout.setter
-    def dropout(self, p: float) -> None:
-        self.drop.rate = p
 
     def cell(self, size: int, bias: bool, rngs: nnx.Rngs) -> Any:
         return recurrent_cell(nnx.GRUCell, size, self.hidden_size, bias, rngs)
@@ -174,14 +158,6 @@ class RNN(RecurrentLayers):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             rngs=rngs,
         )  # fmt: skip
-
-    @property
-    def dropout(self) -> float:
-        return self.drop.rate
-
-    @dropout.setter
-    def dropout(self, p: float) -> None:
-        self.drop.rate = p
 
     def cell(self, size: int, bias: bool, rngs: nnx.Rngs) -> Any:
         function = {"tanh": jnp.tanh, "relu": jax.nn.relu}[self.nonlinearity]

@@ -7,7 +7,7 @@ from typing import Any
 import libcst as cst
 
 from jaxnet.port._names import jaxnet_value
-from jaxnet.port._nodes import code, read_names
+from jaxnet.port._nodes import Variables, code, read_names
 
 _MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -97,17 +97,13 @@ def _has_all(template: Any, parameters: Any, given: dict[str, Any]) -> bool:
     return all(n in given or n in loose for n in read_names(template) if n in parameters)
 
 
-class _Filler(cst.CSTTransformer):
+class _Filler(Variables):
     def __init__(self, parameters: dict[str, inspect.Parameter], given: dict[str, Any]) -> None:
         super().__init__()
         self.parameters, self.given = parameters, given
-        self.words: set[int] = set()
-
-    def visit_Attribute(self, node: cst.Attribute) -> None:
-        self.words.add(id(node.attr))
 
     def visit_Arg(self, node: cst.Arg) -> None:
-        self.words.add(id(node.keyword))
+        super().visit_Arg(node)
         if isinstance(node.value, cst.Name):
             self.words.add(id(node.value))  # which leave_Call replaces
 

@@ -28,8 +28,10 @@ def _sources() -> dict[str, tuple[str, Any, frozenset[str]]]:
         for statement in ast.parse(text).body:
             if isinstance(statement, ast.ClassDef | ast.FunctionDef):
                 segment = _without_types(ast.get_source_segment(text, statement) or "")
-                names = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name)}
-                needs[statement.name] = names - {statement.name}
+                parts = [*ast.walk(statement)]
+                names = {n.id for n in parts if isinstance(n, ast.Name)}
+                own = {n.arg for n in parts if isinstance(n, ast.arg)} | {statement.name}
+                needs[statement.name] = names - own
                 found[statement.name] = segment, getattr(module, statement.name), frozenset()
     return {
         name: (text, value, frozenset(needs[name] & found.keys()))
@@ -149,6 +151,10 @@ class _Renamed(Variables):
         if self.inside or name is None:
             return updated_node
         return updated_node.with_changes(name=cst.Name(name))
+
+    def visit_Decorator(self, node: cst.Decorator) -> None:
+        if isinstance(node.decorator, cst.Attribute):  # of `@x.setter`, whose x is the class's own
+            self.words.add(id(node.decorator.value))
 
     def visit_ClassDef(self, node: cst.ClassDef) -> None:
         self.inside += 1
