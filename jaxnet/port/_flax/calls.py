@@ -9,7 +9,7 @@ from jaxnet.port._flax.rows import DRAWS, REQUIRED, ROWS, TYPES
 from jaxnet.port._flax.template import Filled, filled, with_commas
 from jaxnet.port._flax.written import parameters_of, written
 from jaxnet.port._names import unknown_parameter
-from jaxnet.port._nodes import code, is_name, is_self, parts_of
+from jaxnet.port._nodes import Variables, code, is_name, is_self, parts_of
 from jaxnet.port._port import Note
 from jaxnet.port._source import Definition
 from jaxnet.port._tensors import argument
@@ -37,7 +37,7 @@ _DRAWN = {"dropout", "dropout2d", "scaled_dot_product_attention"}
 """Copies that take `rngs`."""
 
 
-class Names(cst.CSTTransformer):
+class Names(Variables):
     """Rewrites one definition.
 
     Args:
@@ -63,7 +63,6 @@ class Names(cst.CSTTransformer):
         self.open: list[list[str]] = []
         self.line = [0]
         self.functions: list[set[str]] = []  # the parameters of the functions that are open
-        self.words: set[int] = set()
         self.asked: set[int] = set()
         self.types = 0
         self.trains = False  # whether the class asks whether it is trained
@@ -108,11 +107,8 @@ class Names(cst.CSTTransformer):
         return text if whole and text.partition(".")[0] in ("ops", "nn") else None
 
     def visit_Attribute(self, node: cst.Attribute) -> bool:
-        self.words.add(id(node.attr))
+        super().visit_Attribute(node)
         return self._dotted(node) is None
-
-    def visit_Arg(self, node: cst.Arg) -> None:
-        self.words.add(id(node.keyword))
 
     def leave_Arg(self, original_node: cst.Arg, updated_node: cst.Arg) -> cst.Arg:
         value = updated_node.value
