@@ -214,6 +214,7 @@ def test_damage_anywhere_is_noticed_and_the_one_before_is_used(tmp_path, caplog,
         assert run.restore(state).step == 2
 
 
+@pytest.mark.slow
 def test_every_bit_of_the_small_files(tmp_path, good):
     """What a flip of any bit does: nothing is believed, and the one before is used."""
     state = {"w": jnp.ones(2)}

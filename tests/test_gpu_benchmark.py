@@ -640,6 +640,7 @@ def test_a_killed_child_costs_one_task(tmp_path):
     assert "wrong or failed: document: res_deep" in rest
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_what_it_has(tmp_path):
     with started(tmp_path, "--parts", "peaks", "document") as program:
         assert program.stdout is not None
@@ -676,6 +677,7 @@ def test_a_task_is_cut_off_and_its_child_ends(tmp_path, monkeypatch):
         child.close(0.0)
 
 
+@pytest.mark.slow
 def test_a_task_that_is_over_its_time_ends_the_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.chdir(ROOT)

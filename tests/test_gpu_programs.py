@@ -166,7 +166,7 @@ def test_a_state_that_is_in_memory_twice():
 
 
 # What a net with fewer of the same blocks has many times over, for seconds: with --slow.
-DEEP = ("NetResDeep, 100 blocks", "GPT")
+DEEP = "NetResDeep, 10 blocks", "NetResDeep, 100 blocks", "ResNet-18, batch 128", "GPT"
 WORKS = workloads() | {
     "GPT of 2 blocks": dataclasses.replace(workloads()["GPT"], ours=partial(GPT, blocks=2))
 }

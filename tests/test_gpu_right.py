@@ -132,7 +132,7 @@ def test_dropout_that_drops_too_few_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
     assert abs(found["AlphaDropout deviations"]) < 5
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_statistics_with_another_momentum_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     found = repeated.running_statistics()
     assert found["ok"], found

@@ -46,7 +46,10 @@ def nothing_chosen():
 WITH_PRODUCTS = {"nn_attention", "nn_conv", "nn_conv_transpose", "nn_linear", "nn_rnn"}
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize(
+    "family",
+    [f if f in WITH_PRODUCTS else pytest.param(f, marks=pytest.mark.slow) for f in families()],
+)
 def test_layers_and_losses_multiply_in_full_float32(family):
     found = []
     for case in families()[family]:

@@ -167,7 +167,7 @@ def test_torch_gives_the_same(name):
         close(slopes[key], parameter.grad.numpy())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @needs_compiler
 def test_derivatives_of_every_order_and_mode(any_size):
     x, weights, first, lengths, _ = inputs_of("lstm", 4, 3, 2, 3, lengths=True)

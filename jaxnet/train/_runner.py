@@ -144,7 +144,7 @@ class ChunkRunner:
         if name not in known:  # once: it takes time, and memory that stays
             shapes, began = jax.tree.map(_as_on_the_device, batch), time.perf_counter()
             try:
-                result = jax.eval_shape(self._step, state, shapes)
+                result = jax.eval_shape(self._traced(), state, shapes)
             except TypeError as error:
                 text, kind = str(error), type(state).__name__
                 if f"{kind!r} object is not callable" in text or f"Value '{kind}" in text:
@@ -157,6 +157,15 @@ class ChunkRunner:
             known[name] = result[1]
             self.compile_seconds += time.perf_counter() - began
         return known[name]
+
+    def _traced(self) -> Any:
+        """The step, traced once for batches of one shape: for their metrics and for the loop."""
+        known = _known.setdefault(self._step, {})
+        if "traced" not in known:
+            # The entry goes with its step: what is traced must not hold the step itself.
+            step = weakref.ref(self._step)
+            known["traced"] = jax.jit(lambda state, batch: step()(state, batch), inline=True)  # type: ignore[misc]
+        return known["traced"]
 
     def _capacity(self, batch: Any, feed: Any) -> int:
         # A whole batch first: what is wrong with it has nothing to do with the smaller one.
@@ -218,10 +227,8 @@ class ChunkRunner:
         how = self._trains, self._nonfinite, batch_size, capacity, lie
         known = _known.setdefault(self._step, {})
         if how not in known:
-            # The entry goes with its step: what is compiled must not hold the step itself.
-            step = weakref.ref(self._step)
             chunk = make_chunk(
-                lambda state, batch: step()(state, batch),  # type: ignore[misc]
+                self._traced(),
                 batch_size,
                 capacity,
                 nonfinite=self._nonfinite,

@@ -66,6 +66,7 @@ def images() -> tuple[jax.Array, jax.Array]:
     return x + labels[:, None, None, None].astype(x.dtype), labels
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     rows = images()
     variant = variants(n_blocks=1)["dropout"]

@@ -36,6 +36,7 @@ def test_alone_lists_every_experiment_on_one_line():
     assert "autograd" in lines
 
 
+@pytest.mark.long
 def test_thermometer_holds_every_figure(thermometer):
     _, done = thermometer
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr

@@ -94,7 +94,7 @@ def test_both_forms_are_one_program(name):
     assert results[0][1][2] < results[0][1][0]
 
 
-@pytest.mark.parametrize("form", ["module", "tensors"])
+@pytest.mark.parametrize("form", ["module", pytest.param("tensors", marks=pytest.mark.slow)])
 def test_learns_repeats_itself_and_comes_back_from_a_file(form, tmp_path):
     program = PROGRAMS["dropout"]
     rows = inputs(images(384), program.mean, program.std)

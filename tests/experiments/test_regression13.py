@@ -33,6 +33,7 @@ def test_every_figure_holds_and_the_parameters_are_found(tmp_path, capsys):
     assert list(weights.load(folder / "m1_param.pkl")) == ["linear.weight", "linear.bias"]
 
 
+@pytest.mark.slow
 def test_a_short_run_is_held_to_no_parameters(tmp_path):
     assert run("regression13", ["--out", str(tmp_path), "--seeds", "20", "--epochs", "1"]) == 0
 

@@ -13,7 +13,7 @@ STEP = train.make_train_step(LOSS, OPTIMIZER)
 EVAL = train.make_eval_step(LOSS)
 
 
-def rows(n: int = 50) -> tuple[np.ndarray, np.ndarray]:
+def rows(n: int = 56) -> tuple[np.ndarray, np.ndarray]:
     x = np.random.RandomState(0).standard_normal((n, 3)).astype(np.float32)
     return x, (x.sum(1) > 0).astype(np.int32)
 

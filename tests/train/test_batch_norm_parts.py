@@ -122,7 +122,7 @@ def assert_same(found, wanted, digits):
         ("kernel", 2),
         pytest.param("kernel", 8, marks=pytest.mark.slow),
         pytest.param("loop", 2, marks=pytest.mark.slow),
-        ("native", 8),
+        pytest.param("native", 8, marks=pytest.mark.slow),
     ],
 )
 def test_values_gradients_and_statistics_are_those_of_a_plain_computation(parts, form):
@@ -134,7 +134,7 @@ def test_values_gradients_and_statistics_are_those_of_a_plain_computation(parts,
         assert_same(steps(Net(), batch_norm_parts=parts), wanted, 1e-5)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_in_float64():
     with jax.enable_x64(True):
         wanted = steps(Net(4), dtype=jnp.float64)
@@ -153,7 +153,7 @@ AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
 @pytest.mark.parametrize(
     ("mesh", "parts", "types"),
     [
-        ("data=2", 2, AUTO),
+        pytest.param("data=2", 2, AUTO, marks=pytest.mark.slow),
         ("data=2", 2, EXPLICIT),
         ("data=4", 2, AUTO),
         pytest.param("data=4", 2, EXPLICIT, marks=pytest.mark.slow),
@@ -169,14 +169,14 @@ def test_the_devices_do_not_change_the_numbers(mesh, parts, types):
     assert_same(found, steps(Net(), batch_norm_parts=parts), 1e-5)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [pytest.param(None, marks=pytest.mark.slow), "data=2"])
 def test_the_parts_are_those_of_each_microbatch(mesh):
     wanted = steps(Net(2), microbatches=2)
     assert_same(steps(Net(), mesh=mesh, microbatches=2, batch_norm_parts=2), wanted, 1e-5)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [pytest.param(None, marks=pytest.mark.slow), "data=2"])
 @pytest.mark.parametrize(
     ("options", "digits"), [({"remat": True}, 1e-5), ({"compute_dtype": jnp.bfloat16}, 2e-2)]

@@ -15,7 +15,7 @@ OPTIMIZER = optim.SGD(lr=0.1)
 STEP = train.make_train_step(LOSS, OPTIMIZER, grad_norm=True)
 
 
-def rows(n: int = 50) -> tuple[np.ndarray, np.ndarray]:
+def rows(n: int = 56) -> tuple[np.ndarray, np.ndarray]:
     x = np.random.RandomState(0).standard_normal((n, 3)).astype(np.float32)
     return x, (x.sum(1) > 0).astype(np.int32)
 
@@ -164,7 +164,7 @@ def test_the_best_weights_survive_a_callback_that_gives_the_state_away():
 
     def measure(report):
         copy = jax.tree.map(jnp.copy, report.state)
-        epoch(report.state, data, jnp.arange(50))  # donates what it is given
+        epoch(report.state, data, jnp.arange(56))  # donates what it is given
         return copy
 
     options = {"patience": 1, "mode": "max"}  # the first epoch is the best

@@ -43,10 +43,10 @@ def test_the_steps_are_those_of_epochs_by_hand():
     expected = []
     for _ in range(3):
         order = jnp.asarray(data.epoch_order(50, generator))
-        state, measured = epoch(state, jax.tree.map(jnp.asarray, rows()), order)
+        state, measured = epoch(state, jax.tree.map(jnp.asarray, rows(50)), order)
         expected.append(float(np.mean(np.asarray(measured["loss"], np.float64))))
     given = Generator(5)
-    result = run(generator=given)
+    result = run(arrays=rows(50), generator=given)
     np.testing.assert_allclose([line["loss"] for line in result.history], expected, rtol=1e-5)
     for name, value in state.params.items():
         np.testing.assert_allclose(result.state.params[name], value, rtol=1e-4, atol=1e-5)
@@ -59,7 +59,7 @@ def test_the_steps_are_those_of_epochs_by_hand():
 def test_no_bit_depends_on_how_the_epoch_is_cut(options, capsys):
     if "feed" in options:
         pytest.importorskip("grain")
-    assert_same(run(chunk_steps=1000), run(**options))
+    assert_same(run(arrays=rows(50), chunk_steps=1000), run(arrays=rows(50), **options))
     assert ("fed from the host, as asked for" in capsys.readouterr().out) == ("feed" in options)
 
 
@@ -187,7 +187,7 @@ def test_the_seconds_of_an_epoch_count_across_a_stop(tmp_path):
     while run(slow, checkpoint=tmp_path, chunk_steps=2, **options).reason == "interrupted":
         stops += 1
     assert stops > 2
-    assert 7 * 0.05 <= seconds[0] < 60  # 50 rows in batches of 8: seven steps
+    assert 7 * 0.05 <= seconds[0] < 60  # 56 rows in batches of 8: seven steps
 
 
 def test_patience_survives_being_stopped(tmp_path):
@@ -221,7 +221,7 @@ def test_a_checkpoint_of_other_settings(tmp_path):
     run(checkpoint=tmp_path, epochs=1)
     with pytest.raises(ValueError, match="batch_size: 8 before, 4 now"):
         run(checkpoint=tmp_path, batch_size=4)
-    with pytest.raises(ValueError, match="rows: 50 before, 20 now"):
+    with pytest.raises(ValueError, match="rows: 56 before, 20 now"):
         run(checkpoint=tmp_path, arrays=rows(20))
     with pytest.raises(ValueError, match="holds a run already"):
         run(checkpoint=tmp_path, resume=False)
@@ -229,7 +229,7 @@ def test_a_checkpoint_of_other_settings(tmp_path):
         run(state=make_state(optim.SGD(lr=0.1)), checkpoint=tmp_path)
 
 
-def poisoned(n: int = 50) -> tuple[np.ndarray, np.ndarray]:
+def poisoned(n: int = 56) -> tuple[np.ndarray, np.ndarray]:
     x, y = rows(n)
     x[29] = np.nan
     return x, y
@@ -420,7 +420,7 @@ def test_a_last_batch_that_cannot_be_trained_is_refused_before_the_first_step(
     [
         ({"callbacks": train.EverySteps(1, print)}, "callbacks: EverySteps.*accepted is a list"),
         ({"generator": 0}, r"generator: int; accepted is a jaxnet.random.Generator"),
-        ({"arrays": [*zip(*rows(), strict=True)]}, r"data: a list of 50 tuples.*data.DataLoader\("),
+        ({"arrays": [*zip(*rows(), strict=True)]}, r"data: a list of 56 tuples.*data.DataLoader\("),
         ({"arrays": [(1.0, 0), (2.0, 1)]}, r"data: a list of 2 tuples, which is row by row"),
         ({"callbacks": [3]}, r"callbacks: \[3\]; accepted is a list of functions"),
         ({"validation": rows(4), "eval_step": STEP}, "eval_step: a training step"),

@@ -13,7 +13,8 @@ from tests.tolerances import distance, tolerance
 
 ROWS = 4
 # Operation by operation each is some hundred programs to compile; the first takes minutes.
-LONG = {"NetResDeep, 100 blocks", "NetResDeep, 10 blocks", "NetDropout", "NetRes"}
+LONG = {"Net", "NetBatchNorm", "NetDropout", "NetRes"}
+LONG |= {"NetResDeep, 10 blocks", "NetResDeep, 100 blocks"}
 # A batch norm takes off again what a bias before it adds.
 ZERO = {"NetBatchNorm": ("conv1.bias", "conv2.bias")}
 

@@ -51,7 +51,7 @@ def check_killed_while_saving(tmp_path: Path, epochs: int, moments: list[str]) -
 @pytest.mark.long
 def test_killed_while_it_saves_it_ends_with_the_same_bits(tmp_path):
     """A save makes about 21 operations on files; the moments lie in the first few saves."""
-    ended = check_killed_while_saving(tmp_path, 3, ["8", "24+2", "52", "67"])
+    ended = check_killed_while_saving(tmp_path, 3, ["8", "52+2"])
     assert ".partial" in ended
 
 
@@ -90,7 +90,7 @@ def killed_and_not(tmp_path: Path, epochs: int, kills: int, longest: float) -> N
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
     killed_and_not(tmp_path, epochs=4, kills=2, longest=0.3)
 

@@ -64,8 +64,10 @@ class Held:
     "options",
     [
         {"feed": "device", "chunk_steps": 1},
-        {"feed": "device", "validation": rows(20), "eval_step": EVAL},
-        {"feed": "host"},
+        pytest.param(
+            {"feed": "device", "validation": rows(20), "eval_step": EVAL}, marks=pytest.mark.slow
+        ),
+        pytest.param({"feed": "host"}, marks=pytest.mark.slow),
         {"feed": "host", "validation": rows(20), "eval_step": EVAL},
     ],
 )

@@ -175,7 +175,9 @@ def test_each_device_runs_the_kernels_on_its_own_rows(model):
     assert set(found.values()) == {0}
 
 
-@pytest.mark.parametrize("axes", [("data",), ("data", "model"), ("batch",)])
+@pytest.mark.parametrize(
+    "axes", [pytest.param(("data",), marks=pytest.mark.slow), ("data", "model"), ("batch",)]
+)
 def test_meshes_with_explicit_axes(axes):
     """What jax.make_mesh gives: there the types of arrays say where they lie."""
     optimizer = optim.SGD(lr=0.1)

@@ -97,7 +97,7 @@ def test_several_processes_train_as_one(tmp_path, count):
     assert len(lines) == 8  # written once
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_which_another_number_of_devices_goes_on_with(tmp_path):
     status, _, err = ended(2, [*PROGRAM, 11, tmp_path])
     assert status == 1

@@ -14,7 +14,7 @@ from jaxnet import data, losses, metrics, nn, optim, train
 from jaxnet.random import Generator
 
 LOSS = train.supervised(losses.cross_entropy, {"accuracy": metrics.accuracy})
-X = Generator(0).randn(50, 4)
+X = Generator(0).randn(48, 4)
 Y = (np.asarray(X).sum(1) > 0).astype(np.int32)
 OPTIMIZER = optim.SGD(lr=0.1, momentum=0.9)
 STEP = train.make_train_step(LOSS, OPTIMIZER)
@@ -55,7 +55,10 @@ def alone(seed, lr):
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "one by one"}, {"mesh": "data=4"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"method": "one by one"}, marks=pytest.mark.slow), {"mesh": "data=4"}],
+)
 def test_each_run_is_that_of_fit(options):
     settings = {"lr": [0.1, 0.01], "momentum": [0.9]}
     found = swept(seeds=[3, 4, 8], settings=settings, validation=(X, Y), eval_step=EVAL, **options)

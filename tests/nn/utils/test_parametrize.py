@@ -288,6 +288,7 @@ def test_a_weight_is_computed_once_in_a_call_and_in_cached():
     assert len(calls) == 3
 
 
+@pytest.mark.slow
 def test_models_go_through_jax_and_flax(tmp_path):
     def build():
         generator = Generator(0)
