@@ -7,6 +7,7 @@ import pytest
 from experiments.harness.registry import run
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.long  # trains three nets
 def test_a_short_run_judges_the_functions_but_not_the_speed(tmp_path):

@@ -141,6 +141,7 @@ def test_bad_settings():
             Config(**settings).validate()
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_smoke(tmp_path, monkeypatch):
     load = data.load

@@ -76,6 +76,7 @@ def test_follows_the_pytorch_program_step_by_step(batch_size, shuffle, tmp_path)
     np.testing.assert_allclose([e["last_loss"] for e in result.history], last, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_smoke(tmp_path):
     config = Config(epochs=1, trials=("sixty_four",), out=tmp_path)

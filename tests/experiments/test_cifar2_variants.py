@@ -145,6 +145,7 @@ def test_a_run_of_some_hours_is_measured_as_it_ended(tmp_path, monkeypatch):
     assert outcome.last("train_accuracy") == outcome.last("val_accuracy")  # of the same rows
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_smoke(tmp_path):
     config = Config(epochs=1, variants=("net",), out=tmp_path)

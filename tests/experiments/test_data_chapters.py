@@ -125,6 +125,7 @@ def test_odd_data_is_one_error_with_its_place(name, file, damage, says, tmp_path
     assert list((tmp_path / "runs" / name).iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_forecast_from_few_days_or_too_many_hours(tmp_path, capsys):
     source = Path(str(DATA)) / NAMES["bikes"]
@@ -138,7 +139,10 @@ def test_a_forecast_from_few_days_or_too_many_hours(tmp_path, capsys):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "epochs"), [("wine_regression", 30), ("bike_forecast", 16)])
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [("wine_regression", 30), pytest.param("bike_forecast", 16, marks=pytest.mark.slow)],
+)
 def test_nets_beat_the_line_in_a_short_run(name, epochs, tmp_path, capsys):
     settings = ["--out", str(tmp_path), "--seeds", "1", "--epochs", str(epochs)]
     assert run(name, settings) == 0

@@ -293,6 +293,7 @@ def test_dropout_replays_recorded_masks(form):
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_smoke(tmp_path, capsys):
     arguments = ["--nets", "classifier", "keras", "--epochs", "1", "--out", str(tmp_path)]
@@ -362,6 +363,7 @@ def test_a_planted_wrong_value_is_found(plant, off):
     assert all(off in what for what in found)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.visdom
 def test_it_draws_on_a_visdom_server(tmp_path, capsys):

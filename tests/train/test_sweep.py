@@ -89,7 +89,7 @@ def test_a_run_that_diverges_ends_no_other(tmp_path):
             step,
             (X, Y[:, None].astype(np.float32)),
             epochs=40,
-            batch_size=50,
+            batch_size=48,
             seeds=range(3),
             settings={"lr": lr},
             quiet=True,
@@ -150,7 +150,7 @@ def test_a_setting_of_the_state_itself():
 def test_data_in_order_and_a_metric_over_all_rows():
     loss = train.supervised(losses.cross_entropy, {"f1": lambda out, y: metrics.f1(out, y)})
     step = train.make_train_step(loss, OPTIMIZER)
-    options = {"epochs": 2, "batch_size": 20, "shuffle": False, "quiet": True}
+    options = {"epochs": 2, "batch_size": 24, "shuffle": False, "quiet": True}
     found = train.sweep(make_state, step, (X, Y), seeds=[5], **options)
     one = train.fit(
         train.create(layers(Generator(5)), OPTIMIZER, 5),
