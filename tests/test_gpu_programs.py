@@ -15,6 +15,7 @@ from benchmarks.gpu.lowered import KINDS, findings
 from benchmarks.gpu.workloads import PRECISIONS, workloads
 from benchmarks.jaxnet_models import GPT
 from jaxnet.precision import full_float32
+from tests.marks import slow_among
 
 X = jax.ShapeDtypeStruct((4, 3, 8, 8), jnp.float32)
 W = jax.ShapeDtypeStruct((5, 3, 3, 3), jnp.float32)
@@ -174,7 +175,7 @@ WORKS = workloads() | {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in WORKS],
+    slow_among(WORKS, DEEP),
 )
 def test_the_programs_of_the_workloads_are_clean(name, monkeypatch):
     monkeypatch.setattr(lowered, "workloads", lambda tiny: WORKS)

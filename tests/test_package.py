@@ -137,6 +137,7 @@ print(pathlib.Path(jaxnet.__file__).parents[1].resolve())
     assert said.splitlines() == [f"{jaxnet.__version__} {jaxnet.__version__}", str(site.resolve())]
 
 
+@pytest.mark.slow
 @pytest.mark.build
 def test_the_source_distributions_tests_and_experiments_run(source):
     """Tests that need the rows, their golden arrays and the shared settings."""

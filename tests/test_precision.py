@@ -16,6 +16,7 @@ import pytest
 from jaxnet import losses, nn, optim, precision, train
 from jaxnet.precision import full_float32, set_float32_matmul_precision, unfused_jit
 from jaxnet.random import Generator
+from tests.marks import slow_among
 from tests.table import families, our_gradient
 
 
@@ -48,7 +49,7 @@ WITH_PRODUCTS = {"nn_attention", "nn_conv", "nn_conv_transpose", "nn_linear", "n
 
 @pytest.mark.parametrize(
     "family",
-    [f if f in WITH_PRODUCTS else pytest.param(f, marks=pytest.mark.slow) for f in families()],
+    slow_among(families(), set(families()) - WITH_PRODUCTS),
 )
 def test_layers_and_losses_multiply_in_full_float32(family):
     found = []

@@ -281,6 +281,7 @@ def test_a_damaged_description_is_named(tmp_path, text):
         prepared.open_split(tmp_path, "test")
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_prepared_mnist_comes_in_torchvisions_order(tmp_path):
     folder = Path(str(DATA)) / "tfds" / "mnist" / "3.0.1"

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from jaxnet.port import port
+from tests.marks import slow_among
 from tests.port import flax_twin
 from tests.port.flax_programs import HEAD, PROGRAMS
 
@@ -117,7 +118,10 @@ def digits():
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+LONG = ["a small GPT with tied weights", "a small ResNet", "an LSTM classifier"]
+
+
+@pytest.mark.parametrize("name", slow_among(PROGRAMS, LONG))
 def test_a_program_computes_the_same(name, tmp_path, digits):
     source, shapes = PROGRAMS[name]
     model, twin = twins(HEAD + source, tmp_path)

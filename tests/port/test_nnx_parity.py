@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from jaxnet import parity
+from tests.marks import slow_among
 from tests.port.flax_programs import HEAD, PROGRAMS
 from tests.port.test_nnx import plain_settings, ported
 
@@ -96,7 +97,7 @@ def judged(folder, name, change=lambda code: code):
     return parity.check(folder / "trace", twin, loss, adam, weights="copy")
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", slow_among(RUNS, ["a small GPT", "a small ResNet"]))
 def test_a_port_is_the_same(name, tmp_path):
     report = judged(tmp_path, name)
     assert report.verdict == "same", str(report)
@@ -104,6 +105,7 @@ def test_a_port_is_the_same(name, tmp_path):
     assert not report.coverage["parameters"].missing
 
 
+@pytest.mark.slow
 def test_flax_s_own_momentum_in_a_port_is_found(tmp_path):
     def wrong(code):
         assert "momentum=momentum" in code

@@ -86,7 +86,11 @@ def same(ours: str, theirs: str, tolerance: float) -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "double",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["float32", "float64"],
+)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_prints_the_losses_of_pytorch(name, double, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

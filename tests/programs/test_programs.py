@@ -5,12 +5,13 @@ import functools
 import numpy as np
 import pytest
 
+from tests.marks import slow_among
 from tests.programs import comparison
 from tests.programs.comparison import DRAWN, FLOAT32, FLOAT64, PROGRAMS, Run, distance, lines
 
 # All are compared with PyTorch itself below; without it, by default those that compile soonest.
-SOON = "gpt", "mnist", "siamese_network", "vae", "word_language_model"
-CHECKED = [n if n in SOON else pytest.param(n, marks=pytest.mark.slow) for n in PROGRAMS]
+SOON = {"gpt", "mnist", "siamese_network", "vae", "word_language_model"}
+SINGLE = {name for name in PROGRAMS if not PROGRAMS[name].double}
 
 
 @functools.cache
@@ -27,7 +28,7 @@ def beside(name: str, theirs: Run) -> Run:
     return comparison.of_jaxnet(name, theirs.masks, PROGRAMS[name].double)
 
 
-@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("name", slow_among(PROGRAMS, set(PROGRAMS) - SOON))
 def test_the_losses_are_those_that_torch_wrote_down(name):
     program, found = PROGRAMS[name], replayed(name).losses
     close = FLOAT64 if program.double else FLOAT32
@@ -56,7 +57,7 @@ def test_the_start_and_the_losses_are_those_of_torch(name):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if not PROGRAMS[name].double])
+@pytest.mark.parametrize("name", slow_among(sorted(SINGLE), SINGLE - SOON))
 def test_losses_and_weights_in_float64_are_those_of_torch(name):
     theirs = comparison.of_torch(name, double=True)
     ours = comparison.of_jaxnet(name, theirs.masks, double=True, like=theirs)

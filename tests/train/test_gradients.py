@@ -9,6 +9,7 @@ from benchmarks.training import WORKLOADS, Workload
 from experiments.thermometer import T_C, T_UN
 from jaxnet import losses, nn, optim, train
 from jaxnet.random import Generator
+from tests.marks import slow_among
 from tests.tolerances import distance, tolerance
 
 ROWS = 4
@@ -47,7 +48,7 @@ def assert_same(compiled: dict, eager: dict, zero: tuple[str, ...] = ()) -> None
 @pytest.mark.long
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in WORKLOADS],
+    slow_among(WORKLOADS, LONG),
 )
 def test_compiled_and_eager_gradients_agree(name):
     work = WORKLOADS[name]
