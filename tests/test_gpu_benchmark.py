@@ -131,14 +131,11 @@ def test_an_unknown_precision_is_refused():
 @pytest.mark.torch
 @pytest.mark.parametrize(
     ("name", "precision"),
-    slow_among(
-        [
-            ("MLP 784-128-64-10", "bfloat16"),
-            ("GPT", "float32"),
-            ("ResNet-18, batch 128", "float32"),
-        ],
-        [("ResNet-18, batch 128", "float32")],
-    ),
+    [
+        ("MLP 784-128-64-10", "bfloat16"),
+        ("GPT", "float32"),
+        pytest.param("ResNet-18, batch 128", "float32", marks=pytest.mark.slow),
+    ],
 )
 def test_both_libraries_train_the_same(name, precision):
     from benchmarks.gpu import torch_forms

@@ -20,6 +20,7 @@ import pytest
 
 from jaxnet import data
 from jaxnet.data import _catalogue as catalogue
+from tests.marks import slow_among
 
 DATA = os.environ.get("JAXNET_DATA")
 
@@ -222,7 +223,6 @@ def test_reading_a_prepared_folder_gives_the_root_logger_no_handler(copy_of_test
     program = f"""
 import logging
 from jaxnet import data
-from tests.marks import slow_among
 data.load("cifar10", split="test", data_dir={str(tmp_path / "data")!r})
 print(logging.getLogger().handlers)
 """
