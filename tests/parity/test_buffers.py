@@ -10,6 +10,7 @@ from jaxnet import losses, nn, optim, parity
 from jaxnet.parity._pairing import pair
 from jaxnet.parity._trace import read
 from jaxnet.random import Generator
+from tests.marks import slow_among
 from tests.parity.flax_faults import BatchNorm
 
 CLASSES = 3
@@ -114,7 +115,9 @@ class Batch(nnx.Module):
 
 @pytest.mark.torch
 @pytest.mark.long  # each is a check
-@pytest.mark.parametrize("kept", [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize(
+    "kept", slow_among([(True, True), (False, True), (True, False)], [(True, True), (True, False)])
+)
 def test_a_port_in_flax_without_running_statistics_differs(plain, kept):
     sgd = optax.sgd(0.1)
     report = parity.check(plain, Flax(kept), value, sgd, weights="copy", steps=1)
@@ -126,7 +129,7 @@ def test_a_port_in_flax_without_running_statistics_differs(plain, kept):
 
 @pytest.mark.torch
 @pytest.mark.long
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("kept", slow_among([True, False], [False]))
 def test_a_port_in_jaxnet_without_running_statistics_differs(plain, kept):
     generator = Generator(0)
     model = nn.Sequential(

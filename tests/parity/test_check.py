@@ -240,6 +240,7 @@ def test_a_program_that_raises_is_not_comparable(trace):
     assert "a step is given [int64 (" in note
 
 
+@pytest.mark.slow
 def test_a_padding_mask_and_a_loss_with_class_weights(tmp_path):
     """torch's layer adds the boolean mask; class weights are a buffer, but of no model."""
     import torch

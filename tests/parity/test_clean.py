@@ -59,6 +59,7 @@ def test_a_seed_gives_the_same_description_everywhere():
     assert pairs.task(3).recipe.optimizer[1]["momentum"] == 0.9
 
 
+@pytest.mark.slow
 def test_what_is_computed_of_a_batch_before_the_model_is_called_is_a_part_of_the_step(tmp_path):
     """A denoiser: noise in the loop, times from integers, and a validation between the steps."""
     import torch

@@ -11,6 +11,7 @@ from jaxnet.parity._port import SubjectError
 from jaxnet.parity._subject import make_subject
 from jaxnet.parity._trace import read
 from jaxnet.random import Generator
+from tests.marks import slow_among
 
 pytestmark = pytest.mark.usefixtures("usual_settings")
 
@@ -90,7 +91,7 @@ FORMS = [in_jaxnet, in_flax, in_a_step_of_jaxnet, in_a_step_of_flax]
 
 @pytest.mark.torch
 @pytest.mark.long  # each is two checks
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", slow_among(FORMS, [in_flax, in_a_step_of_jaxnet]))
 def test_the_sum_is_the_same_and_the_mean_is_not(trace, form):
     steps = several()
     report = parity.check(trace, **form(steps), weights="copy")

@@ -490,7 +490,7 @@ PORTING = (ROOT / "docs" / "pages" / "port.md").read_text(encoding="utf-8")
 
 @pytest.mark.libcst
 @pytest.mark.torch
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_tutorial_of_porting(capsys, project):
     """A program is recorded, its model ported and checked, and what is printed is what it shows."""
     section = PORTING.partition("\n## Is it right?")[2]

@@ -100,6 +100,7 @@ class Tokens(eqx.Module):
         return jax.vmap(last)(x)
 
 
+@pytest.mark.slow
 def test_a_model_of_one_example_is_the_same(torch_vectors):
     """Its own loss maps it itself, with a key for each example; the draws are torch's."""
 
@@ -117,6 +118,7 @@ def test_running_statistics_are_the_state(torch_images):
     assert any(result.site == "buffer:bn2.running_var" for result in report.results)
 
 
+@pytest.mark.slow
 def test_attention_and_layers_in_two_maps_are_the_same(torch_tokens):
     report = checked(torch_tokens, Tokens())
     same(report, "embed", "norm1", "attention", "norm2", "wide", "out")
@@ -124,13 +126,17 @@ def test_attention_and_layers_in_two_maps_are_the_same(torch_tokens):
 
 @pytest.mark.parametrize(
     ("options", "place", "says"),
-    [({"epsilon": 1e-3}, "norm", "0.001"), ({"rate": 0.2}, "fc3", "0.2")],
+    [
+        ({"epsilon": 1e-3}, "norm", "0.001"),
+        pytest.param({"rate": 0.2}, "fc3", "0.2", marks=pytest.mark.slow),
+    ],
     ids=["eps", "dropout"],
 )
 def test_a_mistake_is_found_in_its_layer(torch_vectors, options, place, says):
     found(checked(torch_vectors, Vectors(**options)), place, says)
 
 
+@pytest.mark.slow
 def test_equinoxs_own_variance_is_found(torch_images):
     model = eqx.nn.make_with_state(Images)(norm=eqx.nn.BatchNorm)
     report = checked(torch_images, model)

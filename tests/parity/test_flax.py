@@ -166,7 +166,7 @@ def test_what_flax_does_otherwise_is_found_and_named(images):
 
 
 @pytest.mark.torch
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_step_of_its_own_and_one_bias_for_two(words):
     """The step changes its objects, as nnx.jit lets it; only the LSTM's bias learns otherwise."""
 

@@ -10,6 +10,7 @@ import pytest
 
 from jaxnet import losses, nn, ops, optim, parity, train
 from jaxnet.random import Generator
+from tests.marks import slow_among
 
 pytestmark = pytest.mark.torch
 torch: Any = pytest.importorskip("torch")
@@ -370,16 +371,12 @@ def name_of(form):
     return f"{form.port.__name__}-{next(iter(form.fault))}"
 
 
-# Each is compiled in two precisions, right and wrong. A second one with LBFGS, and one of the two
-# with closures, take most time.
-ALL = [
-    pytest.param(form, marks=pytest.mark.slow) if form in (FORMS[3], FORMS[4]) else form
-    for form in FORMS
-]
+# Each is compiled in two precisions, right and wrong; these take most time.
+SLOW = [FORMS[i] for i in (2, 3, 4, 5, 9)]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("form", ALL, ids=name_of)
+@pytest.mark.parametrize("form", slow_among(FORMS, SLOW), ids=name_of)
 def test_a_program_of_another_form_is_compared(tmp_path, form):
     torch.manual_seed(0)
     with parity.recording(tmp_path / "t", steps=4):

@@ -79,6 +79,7 @@ def token_net(exact=True):
     return transformed, transformed.init(KEY, jnp.ones((1, 3), int))
 
 
+@pytest.mark.slow
 def test_dropout_and_layers_that_haiku_has_named_are_the_same(torch_vectors):
     report = checked(torch_vectors, vector_net())
     same(report, "fc1", "norm", "fc2", "fc3")
@@ -90,19 +91,24 @@ def test_running_statistics_are_the_state(torch_images):
     assert any(result.site == "buffer:bn2.running_var" for result in report.results)
 
 
+@pytest.mark.slow
 def test_attention_is_the_same_without_a_key(torch_tokens):
     same(checked(torch_tokens, token_net()), "embed", "norm1", "attention", "norm2", "wide", "out")
 
 
 @pytest.mark.parametrize(
     ("options", "place", "says"),
-    [({"epsilon": 1e-3}, "norm", "0.001"), ({"rate": 0.2}, "fc3", "0.2")],
+    [
+        ({"epsilon": 1e-3}, "norm", "0.001"),
+        pytest.param({"rate": 0.2}, "fc3", "0.2", marks=pytest.mark.slow),
+    ],
     ids=["eps", "dropout"],
 )
 def test_a_mistake_is_found_in_its_layer(torch_vectors, options, place, says):
     found(checked(torch_vectors, vector_net(**options)), place, says)
 
 
+@pytest.mark.slow
 def test_another_momentum_and_haikus_own_averages_are_found(torch_images):
     report = checked(torch_images, image_net(decay=0.99), channels_last)
     sites = {r.site for f in report.findings for r in f.results}

@@ -78,7 +78,7 @@ def linen_net(**options):
 
 
 @pytest.mark.torch
-@pytest.mark.long
+@pytest.mark.slow
 def test_linen_is_the_same_also_where_it_names_float32(torch_vectors):
     report = checked(torch_vectors, linen_net(dtype=jnp.float32), cross_entropy_of_model)
     same(report, "fc1", "norm", "fc2", "fc3")
@@ -175,7 +175,7 @@ def sown():
 
 
 @pytest.mark.torch
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_collection_that_grows_is_to_be_left_out(torch_vectors):
     module, variables = sown()
     with pytest.raises(SubjectError, match=r"adds to the collection 'losses', .* and give params"):
@@ -225,7 +225,7 @@ def test_a_plain_function_is_the_same_and_the_report_says_what_it_did_not_see(to
     ("options", "given", "place", "says"),
     [
         ({"epsilon": 1e-2}, {}, "forward:#0", ""),
-        ({"rate": 0.2}, {}, "forward:#0", ""),
+        pytest.param({"rate": 0.2}, {}, "forward:#0", "", marks=pytest.mark.slow),
         ({}, {"criterion": lambda m, b: cross_entropy(m(b[0]), b[1]).sum()}, "loss", "'sum'"),
         ({}, {"optimizer": optax.adamw(1e-2, weight_decay=1e-2)}, "optimizer", "decay of 0.01"),
     ],
@@ -321,7 +321,7 @@ def test_two_parameters_may_begin_as_the_same_array(tmp_path):
 
 
 @pytest.mark.torch
-@pytest.mark.long
+@pytest.mark.slow
 def test_square_arrays_without_torchs_numbers_are_asked_for(torch_vectors):
     params = jax.tree.map(jnp.zeros_like, converted(torch_vectors))
     with pytest.raises(SubjectError, match=r'\[axes\] "fc2.w" = \[0, 1\] or \[1, 0\]'):
@@ -331,7 +331,7 @@ def test_square_arrays_without_torchs_numbers_are_asked_for(torch_vectors):
 
 
 @pytest.mark.torch
-@pytest.mark.long
+@pytest.mark.slow
 def test_linens_apply_is_a_function_of_its_variables(torch_vectors):
     own, params = {}, converted(torch_vectors)
     for i, name in enumerate(("fc1", "fc2", "fc3")):

@@ -15,6 +15,7 @@ from jaxnet.__main__ import main
 from jaxnet.parity import check
 from jaxnet.parity._constructed import only_constructs
 from jaxnet.parity._port import SubjectError
+from tests.marks import slow_among
 
 pytestmark = [pytest.mark.libcst, pytest.mark.torch, pytest.mark.long]
 
@@ -287,7 +288,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", slow_among(FAULTS, ["a constant", "a skip"]))
 def test_a_fault_in_the_file_is_found_at_its_place(made, fault, usual_settings):
     folder, (right, wrong, place) = made("blocks"), FAULTS[fault]
     text = (folder / "net_jax.py").read_text()
@@ -299,6 +300,7 @@ def test_a_fault_in_the_file_is_found_at_its_place(made, fault, usual_settings):
     assert place in {result.place for finding in report.findings for result in finding.results}
 
 
+@pytest.mark.slow
 def test_configuration_own_loss_accumulation_and_groups(made, usual_settings):
     folder = made("configured")
     report = check(folder / "trace", str(folder / "net_jax.py"))
@@ -314,6 +316,7 @@ def test_configuration_own_loss_accumulation_and_groups(made, usual_settings):
     assert check(folder / "trace", str(folder / "net_lost.py")).verdict == "different"
 
 
+@pytest.mark.slow
 def test_steps_of_several_forms(made, usual_settings):
     folder = made("episodes")
     report = check(folder / "trace", str(folder / "net_jax.py"))
@@ -368,6 +371,7 @@ def test_what_cannot_be_checked_says_why_and_what_to_do(made, name, usual_settin
     assert "FILE.py:make" in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_file_without_the_recorded_class(made, usual_settings):
     folder = made("blocks")
     (folder / "other.py").write_text(
@@ -444,6 +448,7 @@ def test_port_with_check(made, tmp_path, capsys, usual_settings):
     assert run(capsys, "check", trace, output)[0] == 1
 
 
+@pytest.mark.slow
 def test_a_port_to_plain_flax_is_checked_with_torchs_weights(
     made, tmp_path, capsys, usual_settings
 ):

@@ -83,6 +83,7 @@ def loss(model, batch):
     return losses.mse_loss(model(batch[0]), batch[1])
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.long  # six programs are compiled
 def test_a_loop_of_jax_is_torchs_loop_and_the_last_state_its_last_output(trace):
@@ -94,7 +95,7 @@ def test_a_loop_of_jax_is_torchs_loop_and_the_last_state_its_last_output(trace):
 
 
 @pytest.mark.torch
-@pytest.mark.long
+@pytest.mark.slow
 def test_without_an_optimizer_updates_are_not_compared_and_what_is_mapped_is_no_layer(trace):
     report = parity.check(trace, Model(rngs=Generator(0), mapped=True), loss)
     assert (report.verdict, report.horizon) == ("same", None), str(report)
