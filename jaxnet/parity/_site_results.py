@@ -1,12 +1,13 @@
 """The verdicts on the arrays of all steps of a check."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxnet._names import few
+from jaxnet.parity._buffers import null_means
 from jaxnet.parity._evidence import FourRuns, StepEvidence
 from jaxnet.parity._judge import judge
 from jaxnet.parity._judgement import GRADIENTS, ORDER, Judgement, gradient_scale, rms, unlike
@@ -129,6 +130,8 @@ class SiteResults:
                 "spread": four.spread,
             }
             judgement = judge(*arrays, **how, ignore=ignore)
+            if judgement.failed and phase == "buffer" and not judgement.note:
+                judgement = self._by_rounding(step, place, arrays, how) or judgement
             if judgement.failed and ignore is not None and not alike:
                 zeros = self._nulls.zeros(step, name)
                 zeros = self._nulls.explained(step, site, name, after, zeros & ~ignore)
@@ -165,6 +168,19 @@ class SiteResults:
             return True  # it is computed from an argument that float32 has rounded
         own = ("input", "forward", "update", "state", "lr")
         return level != "layer" or phase not in own
+
+    def _by_rounding(
+        self, step: Step, place: str, arrays: Sequence[Any], how: Mapping[str, Any]
+    ) -> Judgement | None:
+        """The verdict on a running mean to which a step adds nothing but rounding, in channels."""
+        found = null_means(self.trace, step, place)
+        if found is None or not found[0].any():
+            return None
+        nulls, size = found
+        parts = [judge(*arrays, **{**how, "scale": size[nulls]}, ignore=~nulls)]
+        if not nulls.all():
+            parts.append(judge(*arrays, **how, ignore=nulls))
+        return max(parts, key=lambda each: ORDER.index(each.label))
 
     def exclusions(self) -> list[str]:
         """The parameters whose update was not compared in some steps, each with the reason."""
