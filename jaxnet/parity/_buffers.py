@@ -14,6 +14,7 @@ from flax import nnx
 
 from jaxnet._names import join
 from jaxnet.parity._flax_layers import Layer, Unit
+from jaxnet.parity._judgement import EPSILON, SAME, SAME_SCALE
 from jaxnet.parity._trace import Step, Trace
 from jaxnet.train._several import named_states
 
@@ -25,6 +26,50 @@ UNKEPT = (
 
 # What is no state of the model's own beside the parameters.
 _STATELESS = (nnx.Param, nnx.RngState, nnx.Intermediate, nnx.Cache)
+
+
+_MEAN, _VARIANCE, _COUNT = "running_mean", "running_var", "num_batches_tracked"
+
+
+def null_means(trace: Trace, step: Step, place: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """The channels of a running mean that a step adds nothing but rounding to.
+
+    What comes from a normalisation has the mean of its bias, and a linear layer or a convolution
+    of one position keeps a mean of zero: the mean that the next normalisation takes of it is a sum
+    of numbers that comes to nothing. What float64 leaves of that is rounding of these numbers,
+    whose size is their standard deviation, and no part of the mean itself.
+
+    Args:
+        trace: The trace.
+        step: The step.
+        place: The name of the buffer.
+
+    Returns:
+        For each channel whether float64 proves it: the mean is less than what float32 rounds of
+        the numbers that it is of. And the scale of the rounding that float64 leaves, to be judged
+        by. None for other buffers.
+    """
+    owner, _, own = place.rpartition(".")
+    names = [join(owner, name) for name in (_MEAN, _VARIANCE, _COUNT)]
+    sites = [f"{phase}:{name}" for name in names for phase in ("buffer_before", "buffer")]
+    module = trace.modules.get(owner)
+    if own != _MEAN or module is None or not all(site in step for site in sites):
+        return None
+    shape = step[sites[0]].shape
+    if "momentum" not in module.config or any(step[site].shape != shape for site in sites[:4]):
+        return None
+    mean, mean_after, variance, variance_after, count, count_after = map(step.double, sites)
+    share, calls = module.config["momentum"], int(count_after - count)
+    if calls < 1:
+        return None
+    keep = float(count / count_after) if share is None else (1 - float(share)) ** calls
+    if not 0 <= keep < 1:
+        return None
+    # What the step adds is a part of the batch's mean, and so is what rounding makes of it.
+    added = np.abs(mean_after - keep * mean)
+    size = np.sqrt(np.maximum(variance_after - keep * variance, 0.0) * (1 - keep))
+    epsilon = float(np.finfo(np.float32).eps)
+    return added <= SAME * epsilon * size, size * (SAME * EPSILON / SAME_SCALE)
 
 
 def unkept(step: Step, kept: Collection[str]) -> dict[str, str]:

@@ -175,12 +175,18 @@ def null(gradient: ArrayLike, gradient64: ArrayLike, scale: float = 0.0) -> np.n
     """
     narrow, wide = np.asarray(gradient, np.float64), np.asarray(gradient64, np.float64)
     moved = np.abs(narrow - wide)
-    left = EPSILON / float(jnp.finfo(np.asarray(gradient).dtype).eps)
-    rounding = np.maximum(max(left * SAME * rms(moved), SAME_SCALE * scale), STORED * moved)
+    rounding = np.maximum(gradient_rounding(gradient, gradient64, scale), STORED * moved)
     small = np.abs(wide) <= rounding
     found = small & ((narrow != 0) | (wide != 0))
     # Zeros among nothing but rounding are rounding that came to zero; others are no gradient.
     return small if small.all() and found.any() else found
+
+
+def gradient_rounding(gradient: ArrayLike, gradient64: ArrayLike, scale: float = 0.0) -> float:
+    """The largest size of a gradient in float64 that is rounding; the arguments are `null`'s."""
+    narrow, wide = np.asarray(gradient, np.float64), np.asarray(gradient64, np.float64)
+    left = EPSILON / float(jnp.finfo(np.asarray(gradient).dtype).eps)
+    return max(left * SAME * rms(np.abs(narrow - wide)), SAME_SCALE * scale)
 
 
 def gradient_scale(step: Step, name: str) -> float:

@@ -335,6 +335,7 @@ class OpenStep:
     def finish(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """What `TraceWriter.write_step` takes."""
         program = self.recorder.program
+        self._named: dict[str, str] = {}  # what `_plain` gave
         self.recorder.notes += [each for each in self.notes if each not in self.recorder.notes]
         # A later backward() adds to gradients that an optimizer has used already, such as those
         # of a discriminator in the update of the generator.
@@ -404,16 +405,24 @@ class OpenStep:
 
     def _plain(self, value: Any, marks: Mapping[str, str]) -> Any:
         if isinstance(value, str):
-            for kind in ("⟨b", "⟨d"):
-                while (start := value.find(kind)) >= 0:
-                    end = value.index("⟩", start) + 1
-                    value = value[:start] + marks[value[start:end]] + value[end:]
-            return self.recorder.program.plain(value)
+            if "⟨" not in value:
+                return value
+            found = self._named.get(value)
+            if found is None:
+                found = self._named[value] = self._in_words(value, marks)
+            return found
         if isinstance(value, dict):
             return {k: self._plain(v, marks) for k, v in value.items()}
         if isinstance(value, list):
             return [self._plain(each, marks) for each in value]
         return value
+
+    def _in_words(self, text: str, marks: Mapping[str, str]) -> str:
+        for kind in ("⟨b", "⟨d"):
+            while (start := text.find(kind)) >= 0:
+                end = text.index("⟩", start) + 1
+                text = text[:start] + marks[text[start:end]] + text[end:]
+        return str(self.recorder.program.plain(text))
 
     def _call(self, record: dict[str, Any], marks: Mapping[str, str]) -> Call | Function:
         draws = tuple(int(marks[mark]) for mark in record["draws"] if mark in marks)

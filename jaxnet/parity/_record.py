@@ -27,6 +27,7 @@ from jaxnet.parity._seeded import InitialDraws
 from jaxnet.parity._torch import Quiet, tensors_in, torch_of
 from jaxnet.parity._trace import TraceError, TraceWriter
 from jaxnet.parity._twin import Twins
+from jaxnet.parity._wide_optimizer import WideStep
 
 _active: list["Recorder"] = []
 
@@ -122,6 +123,7 @@ class Recorder:
         self.optimizing = 0
         self.evaluations = 0  # of the closure that the optimizer was given
         self.makers = {self.torch.tensor, self.torch.as_tensor, self.torch.asarray}
+        self.wide: WideStep | None = None  # the optimizer's step that is being run unseen
         self.modes: tuple[Any, ...] = ()  # of torch's, through which what it runs is seen
         self._thread = threading.get_ident()
         self._process = os.getpid()
@@ -140,6 +142,7 @@ class Recorder:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
+            self._end_wide()
             if not self.done:
                 self._finish_if_due(batch=True)
         finally:
@@ -169,9 +172,16 @@ class Recorder:
     def watching(self) -> bool:
         """Whether what torch runs now is to be recorded."""
         # Not in a loader's worker, which is a copy of this process, and not in other threads.
+        self._end_wide()
         return (
             not self.done and threading.get_ident() == self._thread and os.getpid() == self._process
         )
+
+    def _end_wide(self) -> None:
+        """Sees torch again, where the step of an optimizer has raised an error."""
+        if self.wide is not None and threading.get_ident() == self._thread:
+            self.wide.end(done=False)
+            self.wide = None
 
     @contextmanager
     def ignored(self) -> Iterator[None]:
@@ -335,6 +345,7 @@ class Recorder:
             # The first argument is the optimizer itself.
             args = (*args[:1], *(counted(self, optimizer, each) for each in args[1:]))
             kwargs = {name: counted(self, optimizer, each) for name, each in kwargs.items()}
+            self.wide = WideStep.of(self, optimizer, args, kwargs)
         self.optimizing += 1
         return args, kwargs
 
@@ -344,6 +355,9 @@ class Recorder:
         return self.optimizing > 0 and self.evaluations > 1
 
     def after_optimizer(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self.wide is not None and self.wide.optimizer is optimizer:
+            self.wide.end()
+            self.wide = None
         if self.watching() and not self.ignoring and self.optimizing:
             self.optimizing -= 1
             if not self.optimizing:

@@ -1,13 +1,17 @@
 """The verdicts on the arrays of all steps of a check."""
 
-from collections.abc import Collection, Mapping
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxnet._names import few
+from jaxnet.parity._buffers import null_means
 from jaxnet.parity._evidence import FourRuns, StepEvidence
 from jaxnet.parity._judge import judge
-from jaxnet.parity._judgement import ORDER, Judgement, gradient_scale, null, rms, unlike
+from jaxnet.parity._judgement import GRADIENTS, ORDER, Judgement, gradient_scale, rms, unlike
+from jaxnet.parity._null_updates import NullUpdates
 from jaxnet.parity._result import Level, SiteResult
 from jaxnet.parity._rules import KINDS
 from jaxnet.parity._sites import call_of, module_name, phase_of
@@ -43,7 +47,7 @@ class SiteResults:
         self.all: list[SiteResult] = []
         self.narrow: set[str] = set()
         self.notes: dict[str, None] = {}
-        self._nulls: dict[str, tuple[int, np.ndarray]] = {}
+        self._nulls = NullUpdates(trace, restored)
         self._optimizers = {
             name: optimizer["class"]
             for optimizer in trace.optimizers
@@ -95,34 +99,47 @@ class SiteResults:
             ignore, name, before = None, "", site
             if phase in ("update", "state"):
                 name = place if phase == "update" else place.rpartition(".")[0]
-                ignore = self._null(step, name, torch.shape)
+                ignore = self._nulls.of(step, name, torch.shape)
                 before = f"{'before' if phase == 'update' else 'state_before'}:{place}"
                 slot = phase if phase == "update" else place.rpartition(".")[2]
                 if why := self._narrow(name, slot):
                     torch64 = None
                     self.notes[f"float32 evidence: {why}"] = None
-            if phase == "update" and jax64 is not None and jax.shape == torch.shape:
+            if self._is_weak(site, level, rounded):
+                jax64 = None
+            if phase == "param_grad" and level != "step":
+                self._nulls.note(step, place, four)
+            # With torch's gradient, rounding or not, and the same state both do the same.
+            fresh = step.index == 0 and not step.of("state_before")
+            alike = level == "layer" and (name in self.restored or fresh)
+            after = dataclasses.replace(four, torch64=torch64, jax64=jax64)
+            if ignore is not None and not alike:
+                ignore = self._nulls.explained(step, site, name, after, ignore)
+            if phase == "update" and four.jax64 is not None and jax.shape == torch.shape:
                 # What is compared is the change: the parameter itself would hide it.
                 start = step[before]
                 wide = start.astype(np.float64)
                 torch, jax = torch - start, (jax - start).astype(jax.dtype)
                 torch64 = None if torch64 is None else torch64 - wide
-                jax64 = jax64 - wide
-            judgement = judge(
-                torch,
-                torch64,
-                jax,
-                None if self._is_weak(site, level, rounded) else jax64,
-                site=site,
-                scale=gradient_scale(step, place) if phase in ("param_grad", "clipped") else None,
-                ignore=ignore,
-                isolated=level != "chain" and level != "step",
-                spread=four.spread,
-            )
+                jax64 = None if jax64 is None else jax64 - wide
+            arrays = torch, torch64, jax, jax64
+            how: dict[str, Any] = {
+                "site": site,
+                "scale": gradient_scale(step, place) if phase in GRADIENTS[1:] else None,
+                "isolated": level != "chain" and level != "step",
+                "spread": four.spread,
+            }
+            judgement = judge(*arrays, **how, ignore=ignore)
+            if judgement.failed and phase == "buffer" and not judgement.note:
+                judgement = self._by_rounding(step, place, arrays, how) or judgement
+            if judgement.failed and ignore is not None and not alike:
+                zeros = self._nulls.zeros(step, name)
+                zeros = self._nulls.explained(step, site, name, after, zeros & ~ignore)
+                if zeros.any():
+                    ignore = ignore | zeros
+                    judgement = judge(*arrays, **how, ignore=ignore)
             if ignore is not None and ignore.any():
-                fresh = step.index == 0 and not step.of("state_before")
-                if level == "layer" and (name in self.restored or fresh):
-                    # Both programs got torch's gradient, rounding or not, and the same state.
+                if alike:
                     size = step[before] if before in step.sites else None
                     same = judge(torch, None, jax, None, site=site, scale=size, ignore=~ignore)
                     pair = (same,) if ignore.all() else (judgement, same)
@@ -152,16 +169,18 @@ class SiteResults:
         own = ("input", "forward", "update", "state", "lr")
         return level != "layer" or phase not in own
 
-    def _null(self, step: Step, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The elements of a parameter that had a gradient of nothing but rounding, until now."""
-        site = f"param_grad:{name}"
-        if site not in step or step[site].shape != shape:
+    def _by_rounding(
+        self, step: Step, place: str, arrays: Sequence[Any], how: Mapping[str, Any]
+    ) -> Judgement | None:
+        """The verdict on a running mean to which a step adds nothing but rounding, in channels."""
+        found = null_means(self.trace, step, place)
+        if found is None or not found[0].any():
             return None
-        last, found = self._nulls.get(name, (-1, np.zeros(shape, bool)))
-        if last != step.index:
-            found = found | null(step[site], step.double(site), gradient_scale(step, name))
-            self._nulls[name] = step.index, found
-        return found
+        nulls, size = found
+        parts = [judge(*arrays, **{**how, "scale": size[nulls]}, ignore=~nulls)]
+        if not nulls.all():
+            parts.append(judge(*arrays, **how, ignore=nulls))
+        return max(parts, key=lambda each: ORDER.index(each.label))
 
     def exclusions(self) -> list[str]:
         """The parameters whose update was not compared in some steps, each with the reason."""

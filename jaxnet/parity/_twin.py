@@ -208,9 +208,17 @@ class Twins:
             raise LookupError(str(reason)) from None
 
     def put(self, tensor: Any, wide: Any) -> None:
-        """Sets the twin of a tensor that was made from numbers of Python's."""
+        """Sets the twin of a tensor that was made out of sight."""
         if self.on and tensor.dtype in self._wide:
             self._set(tensor, wide, "tensor")
+
+    def lose(self, tensor: Any, reason: str) -> None:
+        """Notes why a tensor has no float64."""
+        self._lose(tensor, reason)
+
+    def is_item(self, value: Any) -> bool:
+        """Whether a number of Python's was read from a tensor, and has a float64 of its own."""
+        return type(value) is float and value in self._items
 
     def _operation(self, func: Any) -> _Operation:
         name = func.overloadpacket.__name__

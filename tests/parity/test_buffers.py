@@ -2,12 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
 
 from jaxnet import losses, nn, optim, parity
+from jaxnet.parity._buffers import null_means
+from jaxnet.parity._evidence import FourRuns
 from jaxnet.parity._pairing import pair
+from jaxnet.parity._site_results import SiteResults
 from jaxnet.parity._trace import read
 from jaxnet.random import Generator
 from tests.marks import slow_among
@@ -178,3 +182,104 @@ def test_a_state_that_may_be_one_of_two_is_said_not_to_be_compared(centred):
     assert '[layers] "mean" = "0.centre"' in left
     made = pair(read(centred), model, {"layers": {"mean": "0.centre"}}).made
     assert made["mean"].names == ("0.centre",)
+
+
+# -- A running mean of numbers whose mean is zero but for rounding
+
+
+@pytest.fixture(scope="module")
+def bottleneck(tmp_path_factory):
+    """A linear layer between two norms, as MobileNet has it: the second norm's mean is zero."""
+    import torch
+
+    def make():
+        return torch.nn.Sequential(
+            torch.nn.Linear(6, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 8, bias=False),
+            torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, CLASSES),
+        )  # fmt: skip
+
+    return recorded(tmp_path_factory.mktemp("bottleneck") / "trace", make, (32, 6))
+
+
+def own(second=nn.BatchNorm1d, **options):
+    """The same in jaxnet, the second norm with a mistake."""
+    rngs = Generator(0)
+    return nn.Sequential(
+        nn.Linear(6, 16, rngs=rngs), nn.BatchNorm1d(16), nn.Linear(16, 8, bias=False, rngs=rngs),
+        second(8, **options), nn.ReLU(), nn.Linear(8, CLASSES, rngs=rngs),
+    )  # fmt: skip
+
+
+def compared(trace, model):
+    def objective(model, batch):
+        return losses.cross_entropy(model(batch[0]), batch[1])
+
+    return parity.check(trace, model, objective, optim.SGD(lr=0.1))
+
+
+class Biased(nn.BatchNorm1d):
+    """The running variance is that of the batch, not of what the batch was drawn from."""
+
+    def __call__(self, x):
+        before = self.running_var[...]
+        y = super().__call__(x)
+        taken = (self.running_var[...] - 0.9 * before) * (31 / 32)
+        self.running_var[...] = 0.9 * before + taken
+        return y
+
+
+class Moved(nn.BatchNorm1d):
+    """The running mean is a little more than what rounding makes of zero."""
+
+    def __call__(self, x):
+        y = super().__call__(x)
+        self.running_mean[...] = self.running_mean[...] + 1e-9
+        return y
+
+
+@pytest.mark.torch
+def test_what_float64_proves_to_be_a_mean_of_rounding(bottleneck):
+    trace = read(bottleneck)
+    for step in trace.steps:
+        nulls, _ = null_means(trace, step, "3.running_mean")
+        assert nulls.all()
+        mean, wide = step["buffer:3.running_mean"], step.double("buffer:3.running_mean")
+        assert 0 < np.abs(mean).max() < 1e-6
+        if step.index == 0:  # later the bias before is what rounding has made of it
+            assert np.abs(wide).max() < 1e-15
+        nulls, _ = null_means(trace, step, "1.running_mean")
+        assert not nulls.any()
+        assert null_means(trace, step, "3.running_var") is None
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("apart", [3e-16, 1e-11])
+def test_a_running_mean_of_rounding_is_judged_by_what_it_is_a_mean_of(bottleneck, apart):
+    trace = read(bottleneck)
+    results = SiteResults(trace)
+    site = "buffer:3.running_mean"
+    for step in trace.steps:
+        wide = step.double(site)
+        four = FourRuns(step[site], wide, step[site], wide + apart)
+        results.judge(step, {site: four}, "layer")
+    label = "same" if apart < 1e-14 else "different"
+    assert [r.judgement.label for r in results.all] == [label] * 2
+
+
+FAULTS = {
+    "none": (own, None),
+    "momentum": (lambda: own(momentum=0.2), "3"),
+    "biased variance": (lambda: own(Biased), "3"),
+    "moved": (lambda: own(Moved), "3"),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.long
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_a_norm_whose_mean_is_rounding_is_found(bottleneck, fault):
+    make, place = FAULTS[fault]
+    report = compared(bottleneck, make())
+    assert report.verdict == ("same" if place is None else "different"), str(report)
+    found = {finding.results[0].place.partition(".")[0] for finding in report.findings}
+    assert found == ({place} if place else set()), str(report)
