@@ -63,7 +63,7 @@ class Held:
 @pytest.mark.parametrize(
     "options",
     [
-        {"feed": "device", "chunk_steps": 1},
+        pytest.param({"feed": "device", "chunk_steps": 1}, marks=pytest.mark.slow),
         pytest.param(
             {"feed": "device", "validation": rows(20), "eval_step": EVAL}, marks=pytest.mark.slow
         ),
