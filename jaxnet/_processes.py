@@ -158,7 +158,7 @@ class _Exit(SystemExit):
     """
 
     @property
-    def code(self) -> Any:
+    def code(self) -> Any:  # type: ignore[override]
         status = self.args[0] if len(self.args) == 1 else self.args or None
         # A handler in Python that looks at the status has a frame, and the interpreter has none.
         if status not in (None, 0) and sys._getframe(0).f_back is None:

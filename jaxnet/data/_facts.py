@@ -55,7 +55,7 @@ def facts_of(code: Iterable[Any]) -> list[Any] | None:
     """
     try:
         return _Walk(code).facts
-    except _UnknownError:
+    except Exception:  # also what an attribute of the user's raises
         return None
 
 

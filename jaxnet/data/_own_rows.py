@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxnet.data._collate import default_collate
@@ -42,7 +43,8 @@ class OwnRows:
 
     The first batch of every pass is read whole, by every process, and shows whether a row depends
     on its number alone: reading it draws no random number and changes nothing that the data set's
-    code reaches (`facts_of`). If it does, that pass is read whole.
+    code reaches (`facts_of`). If it does, that pass is read whole. What this does not see shows in
+    the batch's first row, which is then read again.
 
     Args:
         loader: A loader for which `by_number` is True.
@@ -65,7 +67,7 @@ class OwnRows:
 
         Raises:
             RuntimeError: Rows that were read alone draw random numbers or change something, which
-                the first batch of the pass did not.
+                the first batch of the pass did not, or a row is another one when it is read again.
         """
         self._alone, self._before = False, None
         if isinstance(self._loader, ShardedReader):
@@ -89,7 +91,7 @@ class OwnRows:
         """The batch of some row numbers, of which this process reads its own."""
         numbers = _numbers(rows)
         if self._before is None:
-            batch = self._first(lambda: self._loader._read(rows))
+            batch = self._first(self._loader._read, rows, rows[:1], places(len(rows)))
             return ReadBatch(len(rows), numbers, True, batch)
         mine = places(len(rows)) if self._alone and numbers is not None else None
         if mine is None:
@@ -97,10 +99,16 @@ class OwnRows:
         own = [rows[i] for i in mine]
         return ReadBatch(len(rows), numbers, False, _drawing_nothing(self._loader._read, own))
 
-    def _first(self, read: Callable[[], Any]) -> Any:
-        """Reads the first batch whole, and sees whether later ones may be read in part."""
+    def _first(self, read: Callable[[Any], Any], rows: Any, one: Any, mine: Any) -> Any:
+        """Reads the first batch whole, and sees whether later ones may be read in part.
+
+        Args:
+            read: What reads the rows.
+            rows, one: What it is given for the whole batch, and for its first row.
+            mine: The places of the rows that this process needs; None for all.
+        """
         facts, drawn = facts_of(self._readers), global_states()
-        batch = read()
+        batch = read(rows)
         after = facts_of(self._readers)
         quiet = facts is not None and facts == after and drawn == global_states()
         self._alone = quiet and not self._keeps_changing
@@ -108,14 +116,23 @@ class OwnRows:
         if after is None:
             self._before = ()
             self._keeps_changing = True
+        if self._alone and self._readers and mine is not None:
+            for part, row in zip(_arrays(batch), _arrays(read(one)), strict=True):
+                if not np.array_equal(part[:1], row, equal_nan=part.dtype.kind in "fc"):
+                    raise RuntimeError(
+                        f"dataset: row {rows[0]} was read twice, and had other numbers the second "
+                        f"time, though it draws from no generator that is known; {_REMEDY}"
+                    )
         return batch
 
     def _of_reader(self, places: Places, first: int, count: int) -> Iterator[ReadBatch]:
         """The batches of a `ShardedReader` from a number on, which counts through the epochs."""
         reader = self._loader
         if count:
-            batch = self._first(lambda: reader._read(first))
-            yield ReadBatch(len(reader._places(first)), None, True, batch)
+            size = len(reader._places(first))
+            read = lambda own: reader._read(first, own)  # noqa: E731
+            batch = self._first(read, range(size), range(1), places(size))
+            yield ReadBatch(size, None, True, batch)
         sizes = [len(reader._places(first + i)) for i in range(1, count)]
         if not sizes:
             return
@@ -164,6 +181,10 @@ def _readers(loader: Any) -> list[Any] | None:
     if type(loader) is not DataLoader or loader.batch_sampler is None or not loader._stacks:
         return None
     return None if loader._iterable else readers_of(loader.dataset)
+
+
+def _arrays(batch: Any) -> list[np.ndarray]:
+    return [leaf for leaf in jax.tree.leaves(batch) if isinstance(leaf, np.ndarray)]
 
 
 def _numbers(rows: Any) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """jaxnet/data/_own_rows.py and _facts.py: what each of two processes reads, here one by one."""
 
 import copy
+import itertools
 import random
 
 import numpy as np
@@ -286,6 +287,41 @@ def test_what_the_first_batch_did_not_do_is_an_error_and_no_other_number(kind):
     with pytest.raises(RuntimeError, match="read whole batches in each by a collate_fn of your"):
         read(made, 0, 1)
     assert all(each.whole for each in read(loader(kind(order[:4])), 0, 1)[0])
+
+
+class Subtracts(Plain):
+    """Changes the rows that it keeps, in an array too large to compare."""
+
+    def __init__(self):
+        self.rows = np.ones((22, 200))
+
+    def __getitem__(self, i):
+        row = self.rows[i]
+        row -= 0.25
+        return row.copy(), i
+
+
+class OutOfSight(Plain):
+    """Counts where only a function of C's knows."""
+
+    def __init__(self):
+        self.next = itertools.count().__next__
+
+    def __getitem__(self, i):
+        return X[i] + self.next(), i
+
+
+class Odd(Plain):
+    @property
+    def detach(self):
+        raise RuntimeError("not to be looked at")
+
+
+def test_a_row_that_is_another_one_when_it_is_read_again_is_an_error():
+    with pytest.raises(RuntimeError, match="was read twice, and had other numbers the second"):
+        read(loader(Subtracts()), 0, 1)
+    assert all(each.whole for each in read(loader(OutOfSight()), 0, 1)[0])
+    assert all(each.whole for each in read(loader(Odd()), 0, 1)[0])
 
 
 def test_a_loader_draws_from_its_generator_as_it_would_for_whole_batches():
