@@ -1,5 +1,7 @@
 """One of several processes reads only its own rows of each batch, where that changes no number."""
 
+import gc
+import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -7,14 +9,18 @@ import jax
 import numpy as np
 
 from jaxnet.data._collate import default_collate
-from jaxnet.data._facts import facts_of, readers_of
+from jaxnet.data._dataset import readers_of
 from jaxnet.data._loader import DataLoader
 from jaxnet.data._sharded import ShardedReader
+from jaxnet.data._state import state_of
 from jaxnet.data._worker import global_states
+from jaxnet.random import Generator
 
 Places = Callable[[int], np.ndarray | None]
 """Of a batch with so many rows, the places of those that this process needs; None for all."""
 
+_AGAIN = 4  # rows of the first batch that are read twice
+_GENERATORS = (Generator, random.Random, np.random.Generator, np.random.RandomState)
 _REMEDY = (
     "each process reads its own rows alone, so that the numbers would differ from those of one "
     "process; read whole batches in each by a collate_fn of your own, such as "
@@ -42,9 +48,9 @@ class OwnRows:
     """Reads the own rows of each batch of a loader.
 
     The first batch of every pass is read whole, by every process, and shows whether a row depends
-    on its number alone: reading it draws no random number and changes nothing that the data set's
-    code reaches (`facts_of`). If it does, that pass is read whole. What this does not see shows in
-    the batch's first row, which is then read again.
+    on its number alone: reading it changes nothing in the data set (`state_of`), and no random
+    generator of this process draws. Otherwise that pass is read whole. What this does not see
+    shows where this process's first rows of the batch are read again.
 
     Args:
         loader: A loader for which `by_number` is True.
@@ -53,9 +59,11 @@ class OwnRows:
     def __init__(self, loader: Any) -> None:
         self._loader = loader
         self._readers = _readers(loader) or []
+        self._begun = False
         self._alone = False  # whether rows may be read without the others of their batch
-        self._keeps_changing = False
-        self._before: Any = None
+        self._keeps_changing = False  # or draws, or cannot be looked at
+        self._after: bytes | None = None  # the state after the first batch
+        self._kept: list[Any] = []
 
     def read(self, places: Places, first: int = 0, count: int = 0) -> Iterator[ReadBatch]:
         """The batches of a pass.
@@ -66,10 +74,11 @@ class OwnRows:
                 batch, counted through all epochs, and the number of batches.
 
         Raises:
-            RuntimeError: Rows that were read alone draw random numbers or change something, which
-                the first batch of the pass did not, or a row is another one when it is read again.
+            RuntimeError: Rows that were read alone draw random numbers or change the data set,
+                which the first batch of the pass did not, or a row is another one when it is read
+                again.
         """
-        self._alone, self._before = False, None
+        self._begun, self._alone, self._after, self._kept = False, False, None, []
         if isinstance(self._loader, ShardedReader):
             batches = self._of_reader(places, first, count)
         else:
@@ -79,59 +88,70 @@ class OwnRows:
         finally:
             if hasattr(batches, "close"):
                 batches.close()  # ends the threads that read ahead
-        if self._before is not None and facts_of(self._readers) != self._before:
+        if self._after is not None and self._after != self._state():
             self._keeps_changing = True
             if self._alone:
-                raise RuntimeError(
-                    "dataset: reading changed something that the code of the rows reaches; "
-                    f"{_REMEDY}"
-                )
+                raise RuntimeError(f"dataset: reading rows changed something in it; {_REMEDY}")
 
     def _read(self, rows: Any, places: Places) -> ReadBatch:
         """The batch of some row numbers, of which this process reads its own."""
         numbers = _numbers(rows)
-        if self._before is None:
-            batch = self._first(self._loader._read, rows, rows[:1], places(len(rows)))
-            return ReadBatch(len(rows), numbers, True, batch)
-        mine = places(len(rows)) if self._alone and numbers is not None else None
-        if mine is None:
-            return ReadBatch(len(rows), numbers, True, self._loader._read(rows))
-        own = [rows[i] for i in mine]
-        return ReadBatch(len(rows), numbers, False, _drawing_nothing(self._loader._read, own))
+        mine = None if numbers is None else places(len(rows))
+        part = lambda own: self._loader._read([rows[i] for i in own])  # noqa: E731
+        if not self._begun:
+            batch = self._first(lambda: self._loader._read(rows), part, mine)
+        elif self._alone and mine is not None:
+            return ReadBatch(len(rows), numbers, False, _drawing_nothing(part, mine))
+        else:
+            batch = self._loader._read(rows)
+        return ReadBatch(len(rows), numbers, True, batch)
 
-    def _first(self, read: Callable[[Any], Any], rows: Any, one: Any, mine: Any) -> Any:
+    def _first(
+        self, whole: Callable[[], Any], part: Callable[[Any], Any], mine: np.ndarray | None
+    ) -> Any:
         """Reads the first batch whole, and sees whether later ones may be read in part.
 
         Args:
-            read: What reads the rows.
-            rows, one: What it is given for the whole batch, and for its first row.
+            whole, part: What reads it, and what reads the rows at some of its places.
             mine: The places of the rows that this process needs; None for all.
         """
-        facts, drawn = facts_of(self._readers), global_states()
-        batch = read(rows)
-        after = facts_of(self._readers)
-        quiet = facts is not None and facts == after and drawn == global_states()
-        self._alone = quiet and not self._keeps_changing
-        self._before = after
-        if after is None:
-            self._before = ()
-            self._keeps_changing = True
-        if self._alone and self._readers and mine is not None:
-            for part, row in zip(_arrays(batch), _arrays(read(one)), strict=True):
-                if not np.array_equal(part[:1], row, equal_nan=part.dtype.kind in "fc"):
+        self._begun = True
+        # Wherever a generator lies, in a global variable or in a library: nothing else draws now.
+        # Those that were frozen are not listed.
+        hidden = self._readers and gc.get_freeze_count()
+        if mine is None or self._keeps_changing or hidden:
+            return whole()
+        found = gc.get_objects() if self._readers else []
+        found = [each for each in found if issubclass(type(each), _GENERATORS)]
+        found = [each for each in found if type(each) is not random.SystemRandom]
+        before, drawn, states = self._state(), state_of(found, self._kept), global_states()
+        batch = whole()
+        self._after = self._state()
+        quiet = drawn is not None and drawn == state_of(found, self._kept)
+        quiet &= states == global_states()
+        self._keeps_changing = before is None or self._after is None or not quiet
+        self._alone = before == self._after and not self._keeps_changing
+        if self._alone and self._readers:
+            again = _drawing_nothing(part, mine[:_AGAIN])
+            for one, other in zip(_arrays(batch), _arrays(again), strict=True):
+                one = one[mine[:_AGAIN]]
+                if not np.array_equal(one, other, equal_nan=one.dtype.kind in "fc"):
                     raise RuntimeError(
-                        f"dataset: row {rows[0]} was read twice, and had other numbers the second "
-                        f"time, though it draws from no generator that is known; {_REMEDY}"
+                        "dataset: rows of the first batch were read twice, and had other numbers "
+                        f"the second time, though no generator that is known draws; {_REMEDY}"
                     )
         return batch
+
+    def _state(self) -> bytes | None:
+        return state_of(self._readers, self._kept)
 
     def _of_reader(self, places: Places, first: int, count: int) -> Iterator[ReadBatch]:
         """The batches of a `ShardedReader` from a number on, which counts through the epochs."""
         reader = self._loader
         if count:
             size = len(reader._places(first))
-            read = lambda own: reader._read(first, own)  # noqa: E731
-            batch = self._first(read, range(size), range(1), places(size))
+            part = lambda own=None: reader._read(first, own)  # noqa: E731
+            batch = self._first(part, part, places(size))
             yield ReadBatch(size, None, True, batch)
         sizes = [len(reader._places(first + i)) for i in range(1, count)]
         if not sizes:

@@ -1,20 +1,32 @@
-"""jaxnet/data/_own_rows.py and _facts.py: what each of two processes reads, here one by one."""
+"""jaxnet/data/_own_rows.py and _state.py: what each of two processes reads, here one by one."""
 
 import copy
+import gc
 import itertools
 import random
+import threading
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxnet import data
 from jaxnet.data._own_rows import OwnRows, by_number
+from jaxnet.data._state import state_of
 from jaxnet.random import Generator
 from tests.data.test_sharded import reader, shards  # noqa: F401
 
 X = np.arange(44.0).reshape(22, 2)
 DRAWS = np.random.default_rng(0)
 SEEN = {}
+ONE = 6  # the last row of the first batch that `loader` gives, but not of the next pass's
+
+
+@pytest.fixture(autouse=True, scope="module")
+def objects_are_listed():
+    """The collected tests are frozen, for speed, and a generator among them is then hidden."""
+    gc.unfreeze()
 
 
 class Plain(data.Dataset):
@@ -56,23 +68,23 @@ class DrawsFromPython(Plain):
 
 
 class DrawsFromAModule(Plain):
-    """Of few rows only, which the first batch need not have."""
+    """Of one row only."""
 
     def __getitem__(self, i):
-        return X[i] + (DRAWS.random() if i == 5 else 0), i
+        return X[i] + (DRAWS.random() if i == ONE else 0), i
 
 
 class DrawsFromItsOwn(Plain):
-    def __init__(self, generator):
-        self.transform = lambda row: row + generator.random()
+    def __init__(self, generator, which=(ONE,)):
+        self.transform, self.which = lambda row: row + generator.random(), which
 
     def __getitem__(self, i):
-        return (self.transform(X[i]) if i == 5 else X[i]), i
+        return (self.transform(X[i]) if i in self.which else X[i]), i
 
 
 class OfJaxnets(DrawsFromItsOwn):
-    def __init__(self, generator):
-        self.transform = lambda row: row + generator.rand()
+    def __init__(self, generator, which=(ONE,)):
+        self.transform, self.which = lambda row: row + generator.rand(), which
 
 
 class OfAClass(Plain):
@@ -80,7 +92,7 @@ class OfAClass(Plain):
         draws = np.random.RandomState(0)
 
     def __getitem__(self, i):
-        return X[i] + (self.Noise.draws.rand() if i == 5 else 0), i
+        return X[i] + (self.Noise.draws.rand() if i == ONE else 0), i
 
 
 class Counts(Plain):
@@ -100,8 +112,42 @@ class GoesOn(Plain):
 
 
 class Keeps(Plain):
+    def __init__(self):
+        self.seen = {}
+
     def __getitem__(self, i):
-        return SEEN.setdefault(i, X[i] + len(SEEN)), i
+        return self.seen.setdefault(i, X[i] + len(self.seen)), i
+
+
+class KeepsInAModule(Plain):
+    def __getitem__(self, i):
+        if i not in SEEN:
+            SEEN[i] = X[i] + DRAWS.random()
+        return SEEN[i], i
+
+
+class Opens(Plain):
+    """Has what cannot be pickled, as an open file."""
+
+    def __init__(self):
+        self.file = threading.Lock()
+
+
+class SaysWhatItIs(Opens):
+    def __getstate__(self):
+        return {}
+
+
+class Raises(Plain):
+    def __getstate__(self):
+        raise RuntimeError("not to be looked at")
+
+
+class Large(Plain):
+    """Names and numbers whose pickle is large."""
+
+    def __init__(self):
+        self.samples = [(f"{i:09}.png", i) for i in range(400_000)]
 
 
 class Together(Plain):
@@ -127,6 +173,14 @@ def read(made, index, passes=2):
     return [list(own.read(half(index))) for _ in range(passes)]
 
 
+class WithTransform(Plain):
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __getitem__(self, i):
+        return self.transform(X[i]), i
+
+
 ALONE = [
     lambda: Plain(),
     lambda: OfItsNumber(),
@@ -135,6 +189,8 @@ ALONE = [
     lambda: data.Subset(Plain(), list(range(21, -1, -1))),
     lambda: data.ConcatDataset([data.Subset(Plain(), range(12)), data.Subset(Plain(), range(10))]),
     lambda: data.StackDataset(X, Plain()),
+    lambda: WithTransform(lambda row: row + len(X)),
+    lambda: SaysWhatItIs(),
 ]
 
 
@@ -173,6 +229,12 @@ WHOLE = [
     lambda: loader(Counts()),
     lambda: loader(GoesOn()),
     lambda: loader(Keeps()),
+    lambda: loader(KeepsInAModule()),
+    lambda: loader(Opens()),
+    lambda: loader(Raises()),
+    lambda: loader(Large()),
+    lambda: loader(DrawsFromNumpy(), num_workers=2),
+    lambda: loader(DrawsFromAModule(), num_workers=2),
     lambda: loader(data.Subset(DrawsFromNumpy(), range(22))),
 ]
 
@@ -211,7 +273,7 @@ def test_torchs_generators_and_data_sets():
             return 22
 
         def __getitem__(self, i):
-            drawn = i == 5 and self.generator is not None
+            drawn = i == ONE and self.generator is not None
             return torch.arange(2) + i + (torch.rand(1, generator=self.generator) if drawn else 0)
 
     class Draws(Rows):
@@ -226,6 +288,16 @@ def test_torchs_generators_and_data_sets():
     assert wholes(split) == [True, *[False] * 4]
     assert wholes(torch.utils.data.TensorDataset(torch.arange(22))) == [True, *[False] * 4, True]
     assert all(wholes(Rows(torch.Generator())))
+    generator, rows = torch.Generator(), torch.zeros(10_000)
+    for made, change in (
+        (generator, lambda: torch.rand(1, generator=generator)),
+        (rows, lambda: rows.add_(1)),
+    ):
+        before = state_of([made], [])
+        assert before is not None
+        assert state_of([made], []) == before
+        change()
+        assert state_of([made], []) != before
     assert all(wholes(Draws()))
 
 
@@ -253,6 +325,15 @@ def test_what_may_mix_the_rows_of_a_batch_is_read_whole(made):
     assert not by_number(made)
 
 
+def test_where_generators_may_be_hidden_rows_are_read_whole():
+    gc.freeze()
+    try:
+        assert all(each.whole for each in read(loader(Plain()), 0, 1)[0])
+        assert not all(each.whole for each in read(loader(data.TensorDataset(X)), 0, 1)[0])
+    finally:
+        gc.unfreeze()
+
+
 def test_what_is_opened_at_the_first_read_is_read_alone_from_the_next_pass_on():
     first, second = read(loader(Opened()), 0)
     assert all(each.whole for each in first)
@@ -260,7 +341,7 @@ def test_what_is_opened_at_the_first_read_is_read_alone_from_the_next_pass_on():
 
 
 class DrawsLater(Plain):
-    """Nothing in the first batch, and out of sight of what the names in its code say."""
+    """Nothing in the first batch."""
 
     def __init__(self, late):
         self.late = late
@@ -280,13 +361,28 @@ class CountsLater(DrawsLater):
         return X[i] + self.count, i
 
 
-@pytest.mark.parametrize("kind", [DrawsLater, CountsLater])
+def draws_of_its_own(late):
+    return DrawsFromItsOwn(np.random.default_rng(0), late)
+
+
+@pytest.mark.parametrize("kind", [DrawsLater, CountsLater, draws_of_its_own])
 def test_what_the_first_batch_did_not_do_is_an_error_and_no_other_number(kind):
     order = [int(i) for batch in loader(Plain()) for i in batch[1]]
     made = loader(kind(order[4:]))
     with pytest.raises(RuntimeError, match="read whole batches in each by a collate_fn of your"):
         read(made, 0, 1)
     assert all(each.whole for each in read(loader(kind(order[:4])), 0, 1)[0])
+    # It does not matter to one process, which reads them all, each once.
+    whole = list(OwnRows(loader(kind(order[4:]))).read(lambda rows: None))
+    assert [each.rows for each in whole] == [4, 4, 4, 4, 4, 2]
+
+
+def test_batches_after_one_that_no_split_fits_are_read_whole():
+    order = [[0, 1], [2, 3, 4, 5], [6, 7, 8, 9]]
+    own = OwnRows(data.DataLoader(Counts(), batch_sampler=order))
+    assert [each.whole for each in own.read(half(0))] == [True] * 3
+    own = OwnRows(data.DataLoader(Plain(), batch_sampler=order[1:]))
+    assert [each.whole for each in own.read(half(0))] == [True, False]
 
 
 class Subtracts(Plain):
@@ -311,17 +407,52 @@ class OutOfSight(Plain):
         return X[i] + self.next(), i
 
 
-class Odd(Plain):
-    @property
-    def detach(self):
-        raise RuntimeError("not to be looked at")
-
-
 def test_a_row_that_is_another_one_when_it_is_read_again_is_an_error():
-    with pytest.raises(RuntimeError, match="was read twice, and had other numbers the second"):
+    with pytest.raises(RuntimeError, match="were read twice, and had other numbers the second"):
         read(loader(Subtracts()), 0, 1)
     assert all(each.whole for each in read(loader(OutOfSight()), 0, 1)[0])
-    assert all(each.whole for each in read(loader(Odd()), 0, 1)[0])
+
+
+class Kept:
+    def __init__(self, value):
+        self.value = value
+
+    def replaced(self):
+        self.value = self.value + 1
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (lambda: [1, "a"], lambda x: x.append(2)),
+        (lambda: {"a": {3}}, lambda x: x["a"].add(4)),
+        (lambda: np.zeros(3), lambda x: x.__iadd__(1)),
+        (lambda: np.array([None, [1]], object), lambda x: x[1].append(2)),
+        (lambda: Kept(np.zeros(10_000)), Kept.replaced),
+        (lambda: Kept(np.zeros((100, 100)).T), Kept.replaced),
+        (lambda: Kept(jnp.zeros(10_000)), Kept.replaced),
+        (lambda: Generator(0), lambda x: x.rand()),
+        (lambda: random.Random(0), lambda x: x.random()),
+        (lambda: np.random.default_rng(0), lambda x: x.random()),
+        (lambda: np.random.RandomState(0), lambda x: x.rand()),
+        (lambda: (lambda kept: lambda: kept)([]), lambda x: x().append(1)),
+        (lambda: Kept(0).replaced, lambda x: x()),
+        (lambda: nnx.Rngs(0), lambda x: x.params()),
+    ],
+)
+def test_a_change_shows_in_the_state_of_objects(make, change):
+    made, kept = make(), []
+    before = state_of([made], kept)
+    assert before is not None
+    assert state_of([made], kept) == before
+    change(made)
+    assert state_of([made], kept) != before
+
+
+def test_what_is_too_large_or_cannot_be_pickled_has_no_state():
+    assert state_of([np.zeros(10_000_000)], []) is not None
+    for each in (bytes(10_000_000), Large(), Opens(), Raises(), (i for i in range(3))):
+        assert state_of([each], []) is None
 
 
 def test_a_loader_draws_from_its_generator_as_it_would_for_whole_batches():
