@@ -268,6 +268,36 @@ def test_a_signal_reaches_every_process(tmp_path):
     assert (tmp_path / "stopped1").exists()
 
 
+def test_a_second_signal_kills_every_process_at_once(tmp_path):
+    """One that waits in C++ for the others sees no signal, as this one that ignores it."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"with open({str(tmp_path)!r} + '/ready' + os.environ['RANK'], 'w') as file:\n"
+        "    file.write(str(os.getpid()))\n"
+        "time.sleep(600)\n"
+    )
+    running = launched(2, [program])
+    ready = [tmp_path / f"ready{i}" for i in range(2)]
+    while not all(each.exists() and each.read_text() for each in ready):
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    running.send_signal(signal.SIGTERM)  # at once, as `timeout` does: it is the same
+    time.sleep(1)
+    assert running.poll() is None
+    began = time.monotonic()
+    running.send_signal(signal.SIGTERM)
+    _, err = running.communicate(timeout=60)
+    assert time.monotonic() - began < 10  # the patience with those that are stopped is 20 s
+    assert running.returncode == 128 + signal.SIGKILL
+    assert "was killed by SIGKILL" in err
+    assert "give the same command again" not in err
+    for each in ready:
+        with pytest.raises(ProcessLookupError, match="No such process"):
+            os.kill(int(each.read_text()), 0)
+
+
 def test_what_cannot_be_launched_is_said(tmp_path):
     status, _, err = ended(2, ["no-such-program"])
     assert status == 2
