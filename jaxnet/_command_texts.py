@@ -119,4 +119,5 @@ one process, no launch is needed. Under SLURM, Open MPI and Kubernetes start the
 mpirun or a JobSet instead: init_processes finds the others by itself.
 
 If one process fails, the others are stopped, and its last lines are shown. The exit status is that
-of the first that failed."""
+of the first that failed. Ctrl-C and SIGTERM reach all, and a run that train.fit computes saves and
+stops; a second one kills all at once."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 _LINES = 25  # of the output of a process that failed
-_TOGETHER = 0.3  # seconds between failures that count as one
+_TOGETHER = 0.3  # seconds between failures, or signals, that count as one
 _PATIENCE = 20.0  # seconds that the others have to end by themselves, before they are killed
 
 
@@ -24,7 +24,9 @@ def launch(program: Sequence[str], processes: int, output: Path | None = None) -
     """Runs a program in several processes, which find one another by `train.init_processes`.
 
     The first process has this terminal. What the others print goes into files, and is shown if
-    one of them is the first that fails.
+    one of them is the first that fails. A signal (SIGINT, SIGTERM, SIGHUP) is given on to all; a
+    second one kills all at once, also those that wait for one another in JAX, where no handler of
+    Python's runs. Signals that come together count as one.
 
     Args:
         program: The words of the command. A file of Python that is no program itself runs with
@@ -55,7 +57,7 @@ def launch(program: Sequence[str], processes: int, output: Path | None = None) -
 class _Processes:
     def __init__(self, words: list[str], count: int, folder: Path) -> None:
         self._running: dict[int, subprocess.Popen[bytes]] = {}
-        self._count, self._signals = count, 0
+        self._count, self._signalled = count, 0.0  # when the first signal came
         self._files = {i: folder / f"process_{i}.txt" for i in range(1, count)}
         port = str(_free_port())
         # A signal is given on to all of them. They are in sessions of their own, so that Ctrl-C
@@ -96,9 +98,15 @@ class _Processes:
             )
 
     def _give_on(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
+        again = self._signalled > 0
+        if again and time.monotonic() - self._signalled < _TOGETHER:
+            return  # a shell that ends, and `timeout`, send it twice
+        self._signalled = self._signalled or time.monotonic()
         for process in self._running.values():
-            process.send_signal(number)
+            if again:
+                process.kill()
+            else:
+                process.send_signal(number)
 
     def wait(self) -> int:
         """Waits for all; ends all as soon as one fails."""
@@ -128,7 +136,7 @@ class _Processes:
             how = f"was killed by {signal.Signals(-status).name}"
         ended = f"; the other{'s were' if others > 1 else ' was'} stopped" if others else ""
         _say(f"jaxnet launch: process {i} of {self._count} {how}{ended}")
-        if not self._signals:
+        if not self._signalled:
             _say("a run with checkpoints goes on from the newest: give the same command again")
 
     def _end(self, patience: float) -> None:

@@ -5,7 +5,7 @@ import sys
 import threading
 import zlib
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,11 @@ def init_processes(*, timeout: float = 300) -> int:
     or a TPU pod, as `jax.distributed.initialize` finds them. Without any of these there is one
     process, and nothing is done.
 
-    If one process ends by an error or is killed, the others end too, within a minute. One that
-    calls `sys.exit` outside of `fit` waits for the others for up to five minutes.
+    If one process ends by an error or by `sys.exit` with another status than 0, or is killed, the
+    others end too, within a minute; what `atexit` would call in it is left out. One that ends well
+    waits for the others for up to five minutes: then JAX ends them, whether they compute with it or
+    do something of their own. So does one that ends by `raise SystemExit(1)`, which nobody can tell
+    from a good end.
 
     Args:
         timeout: The seconds to wait for the others. If one does not come, the program ends with
@@ -145,6 +148,30 @@ def _end_with_the_first_error() -> None:
         os._exit(130 if issubclass(kind, KeyboardInterrupt) else 1)
 
     sys.excepthook = hook
+    sys.exit = _exit
+
+
+class _Exit(SystemExit):
+    """What `sys.exit` raises: its status ends the process when the interpreter itself asks for it.
+
+    It asks after all handlers and `finally`, and before it waits for the other processes.
+    """
+
+    @property
+    def code(self) -> Any:  # type: ignore[override]
+        status = self.args[0] if len(self.args) == 1 else self.args or None
+        # A handler in Python that looks at the status has a frame, and the interpreter has none.
+        if status not in (None, 0) and sys._getframe(0).f_back is None:
+            if not isinstance(status, int):
+                print(status, file=sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status & 0xFF if isinstance(status, int) else 1)
+        return status
+
+
+def _exit(status: Any = None, /) -> NoReturn:
+    raise _Exit(status)
 
 
 def is_first() -> bool:

@@ -4,7 +4,7 @@ import bisect
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -325,6 +325,25 @@ def arrays_of(dataset: Any) -> tuple[Any, ...] | None:
         return None if arrays is None else tuple(array[rows] for array in arrays)
     torchs = kind.__name__ == "TensorDataset" and kind.__module__.startswith("torch.")
     return tuple(dataset.tensors) if kind is TensorDataset or torchs else None
+
+
+def readers_of(dataset: Any) -> list[Any] | None:
+    """What of a data set is code of the user's: its parts that are more than arrays and lists.
+
+    Returns:
+        The objects that read its rows; None if a part reads the rows of a batch together, by
+        `__getitems__`, so that a row may depend on the others.
+    """
+    kind = type(dataset)
+    name = kind.__name__ if kind.__module__.startswith("torch.utils.data") else None
+    if kind in (list, tuple, range, str, np.ndarray, TensorDataset) or name == "TensorDataset":
+        return []
+    joins = ("Subset", "ConcatDataset", "StackDataset")
+    if kind not in (Subset, ConcatDataset, StackDataset) and name not in joins:
+        return None if callable(getattr(dataset, "__getitems__", None)) else [dataset]
+    parts = [dataset.dataset] if hasattr(dataset, "dataset") else dataset.datasets
+    found = [readers_of(each) for each in (parts.values() if isinstance(parts, Mapping) else parts)]
+    return None if None in found else [each for part in found for each in part or ()]
 
 
 def gather(dataset: Any, rows: Sequence[int]) -> tuple[Any, ...] | None:

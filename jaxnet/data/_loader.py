@@ -198,6 +198,11 @@ class DataLoader:
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
+        batches = self._pass(self._read)
+        return batches if self.device is None else SendAhead(batches, self._send, self.prefetch)
+
+    def _pass(self, read_rows: Callable[[Any], Any]) -> Iterator[Any]:
+        """The batches of a pass in numpy; `read_rows` makes one of the numbers of its rows."""
         # Torch draws the seed for its workers when a pass begins, before any row number.
         source = self.rngs if self.generator is None else self.generator
         if not (self.persistent_workers and self._seeded):
@@ -207,11 +212,6 @@ class DataLoader:
                 torch = sys.modules["torch"]
                 torch.empty((), dtype=torch.int64).random_()
             self._seeded = True
-        batches = self._batches()
-        return batches if self.device is None else SendAhead(batches, self._send, self.prefetch)
-
-    def _batches(self) -> Iterator[Any]:
-        """The batches of a pass in numpy, read here or by threads."""
         if self._passes_through:
             jobs: Iterator[Any] = itertools.repeat(None)
             rows = iter(self.dataset)
@@ -221,7 +221,7 @@ class DataLoader:
             read = lambda _: self._next_of(rows)  # noqa: E731
         else:
             jobs = iter(self.sampler if self.batch_sampler is None else self.batch_sampler)
-            read = self._read
+            read = read_rows
         if self.num_workers == 0:
             return itertools.takewhile(lambda batch: batch is not END, map(read, jobs))
         # One iterator cannot be read by several threads at once.

@@ -68,8 +68,9 @@ class ShardedReader:
             read when it is needed.
         prefetch_factor: The number of batches that each thread reads in advance, at least 1.
         process_index: The number of this process. None is `jax.process_index()`.
-        process_count: The number of processes. None is `jax.process_count()`. `train.fit` over
-            several processes wants the same batches in each: process_index=0, process_count=1.
+        process_count: The number of processes. None is `jax.process_count()`. For `train.fit` over
+            several processes a batch is that of all of them, of which each reads its own records:
+            process_index=0, process_count=1.
 
     Raises:
         ImportError: grain is not installed.
@@ -111,6 +112,7 @@ class ShardedReader:
                 f"process_count: {count}; there are only {n} records, and each process needs one"
             )
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
+        self.decode, self.collate_fn = decode, collate_fn
         self.process_index, self.process_count = index, count
         self.records = n
         dataset = grain.MapDataset.source(_Samples(source, decode))
@@ -125,17 +127,17 @@ class ShardedReader:
                 f"batch_size: {batch_size}; this process has {share} records and drop_last "
                 f"leaves out smaller batches: give at most {share}, or drop_last=False"
             )
+        self._rows = dataset
         dataset = dataset.batch(
             batch_size, drop_remainder=drop_last, batch_fn=functools.partial(_batch, collate_fn)
         )
         self.batches_per_epoch = len(dataset)
         self.epochs = epochs
         self._files = _fingerprint(source)
-        self._dataset = dataset.repeat(epochs).to_iter_dataset(
-            grain.ReadOptions(
-                num_threads=num_workers, prefetch_buffer_size=num_workers * prefetch_factor
-            )
+        self._options = grain.ReadOptions(
+            num_threads=num_workers, prefetch_buffer_size=num_workers * prefetch_factor
         )
+        self._dataset = dataset.repeat(epochs).to_iter_dataset(self._options)
 
     def __len__(self) -> int:
         """The number of batches in all epochs."""
@@ -155,6 +157,23 @@ class ShardedReader:
         }
         last = None if self.epochs is None else len(self)
         return ShardedIterator(self._dataset.__iter__(), facts, last)
+
+    def _places(self, number: int) -> range:
+        """The places of a batch's records in its epoch; its number counts through all epochs."""
+        first = number % self.batches_per_epoch * self.batch_size
+        return range(first, min(first + self.batch_size, len(self._rows)))
+
+    def _read(self, number: int, own: Sequence[int] | None = None) -> Any:
+        """A batch by its number, or those of its records that are at some places in it."""
+        places = self._places(number)
+        before = number // self.batches_per_epoch * len(self._rows)
+        wanted = places if own is None else [places[i] for i in own]
+        return _batch(self.collate_fn, [self._rows[before + i] for i in wanted])
+
+    def _ahead(self, source: Any) -> Any:
+        """The elements of a source by number, read ahead as the reader's own batches are."""
+        grain = needed("grain", "ShardedReader", "grain array_record")
+        return iter(grain.MapDataset.source(source).to_iter_dataset(self._options))
 
 
 class ShardedIterator(Iterator[Any]):

@@ -3,11 +3,12 @@
 import random
 import sys
 import time
+import zlib
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,9 @@ from jaxnet._extras import needed
 from jaxnet._processes import checksum, several
 from jaxnet.data._collate import default_convert
 from jaxnet.data._dataset import arrays_of
+from jaxnet.data._own_rows import OwnRows, ReadBatch, by_number
 from jaxnet.data._sharded import ShardedReader
-from jaxnet.train._mesh import on_rows
+from jaxnet.train._mesh import on_rows, own_places
 from jaxnet.train._runner import Batches, Parts, batch_shapes
 
 _STEPS = 32  # the most steps in one compiled call
@@ -28,11 +30,24 @@ _SECONDS = 0.25  # the longest wait for a slow loader to fill a call
 _END: Any = object()
 
 
+class _Own(NamedTuple):
+    """The rows of a batch that this process needs, and what it has to know of all of them."""
+
+    data: Any  # a pytree of numpy arrays
+    whole: Any  # the shapes and dtypes of the whole batch, as a pytree
+    rows: int  # of the whole batch
+    seen: int  # a checksum of what every process has to have read alike
+
+
 class LoaderFeed:
     """The batches of a loader: jaxnet's, torch's, Grain's, or any iterable of batches.
 
     A thread reads the next batches, joins some of them and sends them to the device while
     the steps before are computed.
+
+    Of several processes each reads its own rows alone if the loader knows the rows of a batch by
+    number and nothing else shows in them (`jaxnet.data._own_rows`); from any other loader it reads
+    whole batches, and sends its own rows.
 
     A `ShardedReader` and a Grain MapDataset can start at any batch. From any other loader a
     resumed run first reads the batches again that it was trained on before the stop. For
@@ -72,13 +87,24 @@ class LoaderFeed:
         self._generators = _generators(loader)
         self._sharded = isinstance(loader, ShardedReader)
         self._jumps = self._sharded or is_mapped(loader)  # reading can start at any batch
+        self._own_rows = OwnRows(loader) if by_number(loader) else None
         self._example: Any = None
-        self._sums: dict[int, int] = {}
-        self._expected: int | None = None
+        # What tells a batch from another one, by the number of steps that are done after it.
+        self._sums: dict[int, dict[str, int]] = {}
+        self._expected: dict[str, int] = {}
+        # A checksum of the epoch's first batch and the row numbers after it.
+        self._order: int | None = None
         self._usual: str | None = None  # the shapes of the epoch's first batch, as text
         kind = type(loader).__name__
         if self._sharded:
             self.steps = loader.batches_per_epoch
+            if several(mesh) and loader.process_count != 1:
+                raise ValueError(
+                    f"{name}: this ShardedReader has batches of {loader.batch_size} records for "
+                    f"process {loader.process_index} of {loader.process_count} alone; here a batch "
+                    "is that of all processes, of which each reads its own records: give the "
+                    "reader process_index=0, process_count=1, and the batch_size of all of them"
+                )
             if loader.epochs is not None and loader.epochs < epochs:
                 raise ValueError(
                     f"{name}: this ShardedReader has {loader.epochs} epochs, the run {epochs}; "
@@ -115,7 +141,8 @@ class LoaderFeed:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Sets all generators back to what `get_state` and `state_within` gave, joined."""
-        self._expected, self._usual = state.get("checksum"), state.get("usual")
+        self._expected = {name: state[name] for name in ("checksum", "order") if name in state}
+        self._usual = state.get("usual")
         drawn = state.get("generators", [])
         if drawn and len(drawn) != len(self._generators):
             raise ValueError(
@@ -134,10 +161,10 @@ class LoaderFeed:
         """What a checkpoint within an epoch needs besides, when some steps of it are done.
 
         It is the checksum of the last batch, by which a resumed run finds that the loader does
-        not repeat its batches, and the shapes of the first batch.
+        not repeat its batches, and the shapes of the first batch. Where each process has read rows
+        of its own, it is that of the epoch's first batch and of the order after it.
         """
-        sums = {"checksum": self._sums[step]} if step in self._sums else {}
-        return sums | {"usual": self._usual}
+        return self._sums.get(step, {}) | {"usual": self._usual}
 
     def example(self) -> Any:
         """The shapes and dtypes of a batch, or None if no batch has been read."""
@@ -152,18 +179,19 @@ class LoaderFeed:
     def batches(self, epoch: int, start: int, capacity: Callable[[Any], int]) -> Parts:
         """An epoch from a batch on; `capacity` gives the most batches of a call from one."""
         self._sums.clear()
+        self._order = None
         if start == 0:
             self._usual = None
         return _ahead(self._parts(epoch, start, capacity))
 
     def _parts(self, epoch: int, start: int, most: Callable[[Any], int]) -> Parts:
-        group: list[Any] = []
+        group: list[_Own] = []
         first, capacity, began = start, 1, 0.0
         for batch in self._batches(epoch, start):
-            shapes = batch_shapes(batch)
+            shapes = batch_shapes(batch.whole)
             # Several processes do not wait equally long, and have to make the same calls.
             late = time.perf_counter() - began > _SECONDS and not several(self._mesh)
-            if group and (len(group) == capacity or late or shapes != batch_shapes(group[0])):
+            if group and (len(group) == capacity or late or shapes != batch_shapes(group[0].whole)):
                 yield _joined(group, first, capacity, self._mesh)
                 first, group = first + len(group), []
             if not group:
@@ -173,22 +201,25 @@ class LoaderFeed:
                 # a run that is resumed within the epoch: another capacity is another program,
                 # and two programs may round differently.
                 self._usual = self._usual or str(shapes)
-                capacity = max(1, min(_STEPS, most(batch))) if str(shapes) == self._usual else 1
+                capacity = (
+                    max(1, min(_STEPS, most(batch.whole))) if str(shapes) == self._usual else 1
+                )
             group.append(batch)
         if group:
             yield _joined(group, first, capacity, self._mesh)
 
-    def _batches(self, epoch: int, start: int) -> Generator[Any, None, None]:
-        """The batches of an epoch from number `start` on, as pytrees of numpy arrays."""
+    def _batches(self, epoch: int, start: int) -> Generator[_Own, None, None]:
+        """The batches of an epoch from number `start` on."""
         batches = self._open(epoch, start)
         done = start
         try:
             for batch in batches:
-                batch = self._checked(batch)
+                own, sums = self._checked(batch)
                 done += 1
                 if self._resumes:
-                    self._sums[done] = checksum(batch)
-                yield batch
+                    kept = "checksum" if "checksum" in sums else "order"
+                    self._sums[done] = {kept: sums[kept]}
+                yield own
         finally:
             if hasattr(batches, "close"):
                 batches.close()  # ends the threads and processes that read ahead
@@ -200,8 +231,13 @@ class LoaderFeed:
         # `fit` opens a feed with epochs=1 for each loader that a function makes for one epoch,
         # but goes on counting: such a loader is read from its own first epoch.
         epoch = min(epoch, self._epochs - 1)
+        # The numbers of rows are of use too to compare with what several processes have saved.
+        asked = several(self._mesh) or (start > 0 and "order" in self._expected)
+        known = self._own_rows if asked else None
         if self._sharded:
             assert n is not None
+            if known is not None and several(self._mesh):
+                return known.read(self._places, epoch * n + start, n - start)
             reader = iter(loader)
             reader.set_state({**reader.get_state(), "batches": epoch * n + start})
             return _first(reader, n - start)
@@ -215,21 +251,34 @@ class LoaderFeed:
         for sampler in _samplers(loader):
             if hasattr(sampler, "set_epoch"):  # torch's DistributedSampler
                 sampler.set_epoch(epoch)
-        batches = iter(loader)
+        if known is None:
+            batches = iter(loader)
+        elif start and "checksum" in self._expected:  # of all rows of the last batch
+            batches = known.read(lambda rows: None)
+        else:
+            batches = known.read(self._places)
         if start:
             self._read_again(batches, start)
         return batches
 
+    def _places(self, rows: int) -> np.ndarray | None:
+        return own_places(self._mesh, rows)
+
     def _read_again(self, batches: Iterator[Any], count: int) -> None:
-        kind, last = type(self._loader).__name__, None
+        kind = type(self._loader).__name__
+        found: dict[str, int] = {}
         for i in range(count):
-            last = next(batches, _END)
-            if last is _END:
+            batch = next(batches, _END)
+            if batch is _END:
                 raise ValueError(
                     f"{self._name}: this {kind} gave {i} batches where it gave {count} before the "
                     "stop; give the same data"
                 )
-        if self._expected is not None and checksum(self._checked(last)) != self._expected:
+            if i == count - 1 or (i == 0 and isinstance(batch, ReadBatch)):
+                found = self._checked(batch)[1]
+            elif isinstance(batch, ReadBatch):
+                self._count_in(batch)
+        if any(found.get(name) != value for name, value in self._expected.items()):
             raise ValueError(
                 f"{self._name}: this {kind} does not give the batches again that it gave before "
                 "the stop, so the run cannot go on exactly. It draws from something that a "
@@ -237,13 +286,52 @@ class LoaderFeed:
                 "epoch's number that makes the same loader again"
             )
 
-    def _checked(self, batch: Any) -> Any:
-        batch = default_convert(batch)
-        row_count(batch, f"{self._name}: a batch")
+    def _checked(self, batch: Any) -> tuple[_Own, dict[str, int]]:
+        """What this process needs of a batch, and what tells the batch from another one.
+
+        The checksum is that of all rows, and the order's that of the row numbers so far.
+        """
+        read = batch if isinstance(batch, ReadBatch) else None
+        batch = default_convert(batch if read is None else read.batch)
+        rows = row_count(batch, f"{self._name}: a batch")
         jax.tree.map(lambda x: check_fits(f"{self._name}: a batch", x), batch)
-        self._example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
         # Copied, because a loader may fill the same arrays with its next batch.
-        return jax.tree.map(np.array, batch)
+        data = jax.tree.map(np.array, batch)
+        whole = read is None or read.whole
+        total = rows if read is None or read.whole else read.rows
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((total, *x.shape[1:]), x.dtype), data)
+        self._example = shapes
+        sums: dict[str, int] = {}
+        if whole and (self._resumes or several(self._mesh)):
+            sums["checksum"] = checksum(data)
+        if read is not None:
+            self._count_in(read, sums.get("checksum"))
+            if self._order is not None:
+                sums["order"] = self._order
+        mine = self._places(total)
+        if whole:
+            own = data if mine is None else jax.tree.map(lambda x: x[mine], data)
+            return _Own(own, shapes, total, sums.get("checksum", 0)), sums
+        assert read is not None
+        assert mine is not None
+        if rows != len(mine):
+            raise ValueError(
+                f"{self._name}: the data set gave {rows} rows where it was asked for {len(mine)}"
+            )
+        # All processes have the same shapes, or their programs would differ.
+        text = str(batch_shapes(shapes)).encode()
+        return _Own(data, shapes, total, zlib.crc32(text, _crc(read.numbers, 0))), sums
+
+    def _count_in(self, read: ReadBatch, first: int | None = None) -> None:
+        """Goes on with the checksum of an epoch's order, which begins with its first batch."""
+        if self._order is None:
+            self._order = first
+        elif read.numbers is not None:
+            self._order = _crc(read.numbers, self._order)
+
+
+def _crc(numbers: np.ndarray | None, before: int) -> int:
+    return before if numbers is None else zlib.crc32(numbers.astype(np.int64).tobytes(), before)
 
 
 def _first(reader: Any, count: int) -> Iterator[Any]:
@@ -353,19 +441,23 @@ def sampled(arrays: Any) -> Any:
     return [(np.array(leaf.shape), np.asarray(leaf[rows])) for leaf in leaves]
 
 
-def _joined(group: list[Any], first: int, capacity: int, mesh: Mesh | None) -> Batches:
-    size = row_count(group[0], "data: a batch")
+def _joined(group: list[_Own], first: int, capacity: int, mesh: Mesh | None) -> Batches:
+    size = group[0].rows
+    places = own_places(mesh, size)
     # Filled up with zeros to the capacity, so that one program serves all calls.
-    missing = (capacity - len(group)) * size
+    missing = (capacity - len(group)) * (size if places is None else len(places))
 
     def joined(*columns: Any) -> np.ndarray:
         filling = np.zeros((missing, *columns[0].shape[1:]), columns[0].dtype)
         return np.concatenate([*columns, filling])
 
-    data = jax.tree.map(joined, *group)
-    # Each process reads all rows, and sends its own. That all read the same is seen once a call.
-    seen = checksum(data) if several(mesh) else None
-    return host_batches(data, None, size, capacity, first, first + len(group), mesh, seen)
+    data = jax.tree.map(joined, *(batch.data for batch in group))
+    # That all processes read the same is seen once a call.
+    seen = zlib.crc32(np.array([batch.seen for batch in group]).tobytes())
+    last = first + len(group)
+    return host_batches(
+        data, None, size, capacity, first, last, mesh, seen if several(mesh) else None, places
+    )
 
 
 def host_batches(
@@ -377,6 +469,7 @@ def host_batches(
     last: int,
     mesh: Mesh | None,
     seen: int | None = None,
+    places: np.ndarray | None = None,
 ) -> Batches:
     """Steps `first` to before `last` of an epoch, from arrays of the host.
 
@@ -389,6 +482,8 @@ def host_batches(
         first, last: The numbers of the first step and of the one after the last.
         mesh: The devices, each of which is sent its own rows; None for the default device.
         seen: The checksum of what every process has to have read alike, if there is one.
+        places: Without `rows`, the places in a batch of the rows that the arrays have; None if
+            they have all.
     """
     grid = None if rows is None else rows.reshape(capacity, batch_size)
 
@@ -398,7 +493,15 @@ def host_batches(
         def part(index: Any) -> np.ndarray:
             """The part of a device, in a dtype that JAX has."""
             host = np.asarray(column)
-            taken = host.reshape(shape)[index] if grid is None else host[grid[index[:2]]]
+            if grid is not None:
+                taken = host[grid[index[:2]]]
+            elif places is None:
+                taken = host.reshape(shape)[index]
+            else:
+                start, stop, _ = index[1].indices(batch_size)
+                at = np.searchsorted(places, (start, stop))
+                own = host.reshape(capacity, len(places), *shape[2:])
+                taken = own[(index[0], slice(*at), *index[2:])]
             check_fits("data", taken)
             return taken.astype(jax.dtypes.canonicalize_dtype(taken.dtype), copy=False)
 

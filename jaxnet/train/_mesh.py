@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxnet._arrays import on_devices
 from jaxnet._names import join, named_leaves, select
-from jaxnet._processes import check_same
+from jaxnet._processes import check_same, several
 from jaxnet.backend import ROWS
 from jaxnet.train._several import is_state, named_states
 
@@ -200,6 +200,17 @@ def on_rows(mesh: Mesh, rows: int, axis: int = 0) -> NamedSharding:
     """Where arrays lie whose rows are cut along the devices; whole on each if none divides them."""
     spec = [*[None] * axis, ROWS] if rows % mesh.shape[ROWS] == 0 else []
     return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def own_places(mesh: Mesh | None, rows: int) -> np.ndarray | None:
+    """The places in a batch of the rows that this process's devices compute; None for all."""
+    if mesh is None or not several(mesh):
+        return None
+    own = np.zeros(rows, bool)
+    for index in on_rows(mesh, rows).addressable_devices_indices_map((rows,)).values():
+        if index is not None:
+            own[index] = True
+    return None if own.all() else np.flatnonzero(own)
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:

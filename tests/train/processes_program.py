@@ -15,6 +15,7 @@ import numpy as np  # noqa: E402
 
 from jaxnet import data  # noqa: E402
 from jaxnet.random import Generator  # noqa: E402
+from tests.train.counted import ONE_EPOCH, READ, Counted, loader_of, plain_state, reader_of  # noqa: E402
 from tests.train.test_mesh import EVAL, ROWS, Small, fit, make_state  # noqa: E402
 
 MESH = f"data={jax.device_count()}"
@@ -82,6 +83,39 @@ def train_as_one(folder):
     (folder / f"found_{jax.process_index()}.json").write_text(json.dumps(found))
 
 
+def read_own_rows(folder, shards):
+    """What each process reads of the batches of its loaders, and what comes of it."""
+    index = jax.process_index()
+    options = {**ONE_EPOCH, "mesh": MESH}
+    found = {}
+    for name, kind, count, more in READ:
+        path = folder / f"{name}_{index}.txt"
+        result = fit(*plain_state(), loader_of(kind(path, count), **more), **options)
+        found[name] = {"history": result.history, "read": path.read_text().split()}
+    result = fit(*plain_state(), Counted(folder / "plain"), epochs=2, mesh=MESH)
+    found["fit"] = {"history": result.history}
+    if shards is not None:
+        alone = reader_of(shards, process_index=0, process_count=1)
+        found["reader"] = {"history": fit(*plain_state(), alone, **options).history}
+        found["own reader"] = refused(fit, *plain_state(), reader_of(shards), **options)
+    own = data.DataLoader(
+        Counted(folder / "other"), 16, shuffle=True, rngs=Generator(jax.process_index())
+    )
+    found["other order"] = refused(fit, *plain_state(), own, **options)
+
+    def stop(report):
+        report.stop("enough")
+
+    fit(
+        *plain_state(),
+        loader_of(Counted(folder / f"stopped_{index}")),
+        **{**options, "epochs": 2},
+        checkpoint=folder / "checkpoints",
+        callbacks=[train.EverySteps(12, stop)],
+    )
+    (folder / f"found_{index}.json").write_text(json.dumps(found))
+
+
 def train_until_killed(folder, killed_at):
     """Trains with checkpoints; the second process is killed after some steps.
 
@@ -113,6 +147,8 @@ if __name__ == "__main__":
     what, out = sys.argv[1], Path(sys.argv[2])
     if what == "one":
         train_as_one(out)
+    elif what == "own":
+        read_own_rows(out, Path(sys.argv[3]) if len(sys.argv) > 3 else None)
     else:
         train_until_killed(out, int(what))
     print(f"process {jax.process_index()} is done", flush=True)

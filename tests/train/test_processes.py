@@ -1,5 +1,6 @@
 """One run in several processes, which `jaxnet launch` starts: the numbers of one, and its ends."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 
 from jaxnet import _processes as processes
-from jaxnet import train
+from jaxnet import data, train
 from jaxnet.checkpoint import DamagedError
+from tests.data.test_sharded import write
+from tests.train import counted
 from tests.train.test_mesh import EVAL, ROWS, Small, assert_close, fit, make_state
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +101,65 @@ def test_several_processes_train_as_one(tmp_path, count):
 
 
 @pytest.mark.slow
+def test_each_process_reads_its_own_rows(tmp_path):
+    """Seven batches of 16: the first whole, and 8 rows of each other one."""
+    written = []
+    if importlib.util.find_spec("grain") and importlib.util.find_spec("array_record"):
+        written = [tmp_path / "rows.array_record"]
+        write(written[0], [str(i).encode() for i in range(len(ROWS[1]))])
+    status, _, err = ended(2, [*PROGRAM, "own", tmp_path, *written])
+    assert status == 0, err
+    every = [json.loads((tmp_path / f"found_{i}.json").read_text()) for i in range(2)]
+    # 103 rows are six batches of 16 and one of 7, which both compute whole.
+    # Four rows of the first batch are read twice by those that read their own rows.
+    reads = {"counted": 68, "uneven": 67, "threads": 68, "noisy": 112, "joined": 112}
+    for name, kind, count, more in counted.READ:
+        path = tmp_path / f"one_{name}"
+        one = fit(
+            *counted.plain_state(),
+            counted.loader_of(kind(path, count), **more),
+            **counted.ONE_EPOCH,
+        )
+        order = path.read_text().split()
+        for found in every:
+            assert len(found[name]["read"]) == reads[name]
+            for line, wanted in zip(found[name]["history"], one.history, strict=True):
+                assert line == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+        first, second = (set(found[name]["read"]) for found in every)
+        assert first | second == set(order)
+        if reads[name] != count:
+            whole = set(order[:16]) | set(order[96:] if name == "uneven" else [])
+            assert first & second == whole
+    plain = fit(*counted.plain_state(), epochs=2)
+    for found in every:
+        for line, wanted in zip(found["fit"]["history"], plain.history, strict=True):
+            assert line == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+        assert "the loader gives each process its own batches" in found["other order"]
+        if written:
+            alone = counted.reader_of(written[0])
+            one = fit(*counted.plain_state(), alone, **counted.ONE_EPOCH)
+            for line, wanted in zip(found["reader"]["history"], one.history, strict=True):
+                assert line == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+            assert "process_index=0, process_count=1, and the batch_size" in found["own reader"]
+    # Stopped by two processes within the second epoch, it goes on in one.
+    options = {**counted.ONE_EPOCH, "epochs": 3}
+    unbroken = fit(
+        *counted.plain_state(), counted.loader_of(counted.Counted(tmp_path / "a")), **options
+    )
+    more = {"checkpoint": tmp_path / "checkpoints", **options}
+    with pytest.raises(ValueError, match="does not give the batches again"):
+        fit(
+            *counted.plain_state(),
+            counted.loader_of(data.Subset(counted.Counted(tmp_path / "b"), range(111, -1, -1))),
+            **more,
+        )
+    resumed = fit(
+        *counted.plain_state(), counted.loader_of(counted.Counted(tmp_path / "c")), **more
+    )
+    assert_close(resumed, unbroken)
+
+
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_which_another_number_of_devices_goes_on_with(tmp_path):
     status, _, err = ended(2, [*PROGRAM, 11, tmp_path])
     assert status == 1
@@ -146,6 +208,37 @@ def test_the_first_error_ends_all_and_is_shown(tmp_path):
     assert "process 1 of 3 ended with status 1; the others were stopped" in err
 
 
+@pytest.mark.parametrize(("how", "wanted"), [("3", 3), ("'a word about why'", 1)])
+def test_sys_exit_ends_all_while_another_waits_for_a_sum(tmp_path, how, wanted):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from jaxnet import train\n"
+        "train.init_processes()\n"
+        "import jax, numpy as np\n"
+        "from jax.experimental import multihost_utils\n"
+        "multihost_utils.process_allgather(np.zeros(1))\n"
+        "try:\n"
+        "    sys.exit(4)\n"
+        "except SystemExit as stop:\n"
+        "    assert stop.code == 4\n"  # who looks at the status is no end
+        "if jax.process_index() == 1:\n"
+        "    try:\n"
+        f"        sys.exit({how})\n"
+        "    finally:\n"
+        f"        open({str(tmp_path)!r} + '/cleaned', 'w').close()\n"
+        "multihost_utils.process_allgather(np.zeros(1))\n"
+    )
+    began = time.monotonic()
+    status, _, err = ended(2, [program])
+    assert status == wanted
+    assert time.monotonic() - began < 120  # JAX would wait for five minutes
+    assert f"process 1 of 2 ended with status {wanted}; the other was stopped" in err
+    if wanted == 1:
+        assert "[process 1] a word about why" in err
+    assert (tmp_path / "cleaned").exists()
+
+
 def test_what_the_others_print_is_kept_where_it_is_asked_for(tmp_path):
     code = "import os; print(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE')))"
     words = [sys.executable, "-c", code]
@@ -173,6 +266,36 @@ def test_a_signal_reaches_every_process(tmp_path):
     assert running.returncode == 0
     assert (tmp_path / "stopped0").exists()
     assert (tmp_path / "stopped1").exists()
+
+
+def test_a_second_signal_kills_every_process_at_once(tmp_path):
+    """One that waits in C++ for the others sees no signal, as this one that ignores it."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"with open({str(tmp_path)!r} + '/ready' + os.environ['RANK'], 'w') as file:\n"
+        "    file.write(str(os.getpid()))\n"
+        "time.sleep(600)\n"
+    )
+    running = launched(2, [program])
+    ready = [tmp_path / f"ready{i}" for i in range(2)]
+    while not all(each.exists() and each.read_text() for each in ready):
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    running.send_signal(signal.SIGTERM)  # at once, as `timeout` does: it is the same
+    time.sleep(1)
+    assert running.poll() is None
+    began = time.monotonic()
+    running.send_signal(signal.SIGTERM)
+    _, err = running.communicate(timeout=60)
+    assert time.monotonic() - began < 10  # the patience with those that are stopped is 20 s
+    assert running.returncode == 128 + signal.SIGKILL
+    assert "was killed by SIGKILL" in err
+    assert "give the same command again" not in err
+    for each in ready:
+        with pytest.raises(ProcessLookupError, match="No such process"):
+            os.kill(int(each.read_text()), 0)
 
 
 def test_what_cannot_be_launched_is_said(tmp_path):
