@@ -431,6 +431,64 @@ def test_the_next_compiler_when_one_fails(monkeypatch, tmp_path, caplog, named):
     assert f"compiled by {used}, since {command}: " in record.message
 
 
+@needs_compiler
+@pytest.mark.long
+@pytest.mark.parametrize("unknown", ["-march=native", "=native"])
+def test_a_compiler_that_does_not_know_a_flag_compiles_without_it(kept, tmp_path, unknown):
+    """Some know the processor at hand by -mcpu alone, as clang for ARM, and some not at all."""
+    home, compiler = kept
+    strict = tmp_path / "strict"
+    strict.write_text(
+        f"""#!/bin/sh
+case "$*" in *{unknown}*) echo "unsupported: {unknown}"; exit 1;; esac
+case "$*" in *-mcpu=native*) flags=$(echo " $* " | sed "s/ -mcpu=native / /");; *) flags=$*;; esac
+exec {compiler} $flags
+"""
+    )
+    strict.chmod(0o755)
+    assert_loaded(done := freshly_loaded(tmp_path / "cache", CC=str(strict)))
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"True {strict}")
+
+
+CLANG = """
+import shlex, sys, jax, jax.numpy as jnp, numpy as np
+from jaxnet import _kernels as kernels
+from jaxnet.backend import arithmetic_form
+from jaxnet.nn import functional as F
+from jaxnet.nn._recurrent import Weights, recurrent_layer
+from tests.tolerances import distance, tolerance
+rng = np.random.RandomState(0)
+shapes = [(19, 5, 9, 8), (11, 5, 2, 3), (13, 11, 3, 3), (13,), (3, 260), (70, 260),
+          (9, 33, 7), (20, 7), (20, 5), (20,)]
+arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+def net(x, w, v, scale, rows, matrix, sequence, w_ih, w_hh, bias):
+    y = F.conv2d(F.conv2d(x, w), v, padding=1)
+    y = F.max_pool2d(F.batch_norm(y, None, None, scale, scale, training=True), 3, 2, 1)
+    first = (jnp.zeros((33, 5), x.dtype),) * 2
+    z, _ = recurrent_layer("lstm", sequence, Weights(w_ih, w_hh, bias, bias, None), first)
+    return (y**2).mean() + (F.linear(rows, matrix) ** 2).mean() + (z**2).mean()
+def slopes(*arrays):
+    return jax.value_and_grad(net, tuple(range(len(arrays))))(*arrays)
+print(shlex.split(kernels.load())[0])
+with arithmetic_form("kernel"):
+    ours = jax.jit(lambda *a: slopes(*a))(*arrays)
+with arithmetic_form("native"), jax.enable_x64(True):
+    exact = jax.jit(lambda *a: slopes(*a))(*(np.asarray(a, np.float64) for a in arrays))
+for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
+    assert distance("gradient", a, b) <= 10 * tolerance("gradient", "float32")
+print("alike")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed")
+def test_clang_compiles_the_kernels_and_they_compute_the_same(tmp_path):
+    env = {**os.environ, "JAXNET_CACHE": str(tmp_path), "CC": "clang"}
+    done = forked.run("-c", CLANG, env=env)
+    assert done.stdout == "clang\nalike\n", done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_a_blank_name_is_none(monkeypatch, blank):
     monkeypatch.setenv("CC", blank)
