@@ -39,7 +39,37 @@ FUNCTIONS = {
     "conv2d, stride 2": (
         lambda x, w: F.conv2d(x, w, stride=2, padding=1),
         [(8, 3, 6, 5), (4, 3, 3, 3)],
+        "jaxnet_spread2d",
+    ),
+    "conv2d, stride 2 of few images": (
+        lambda x, w: F.conv2d(x, w, stride=2, padding=1),
+        [(2, 3, 6, 5), (4, 3, 3, 3)],
         None,
+    ),
+    "conv2d, depthwise and dilated": (
+        lambda x, w: F.conv2d(x, w, padding=1, groups=3, dilation=(1, 2)),
+        [(9, 3, 6, 5), (6, 1, 3, 3)],
+        "jaxnet_spread2d",
+    ),
+    "conv2d, every second pixel": (
+        lambda x, w, b: F.conv2d(x, w, b, stride=(2, 3), groups=2),
+        [(8, 4, 6, 5), (6, 2, 1, 1), (6,)],
+        "jaxnet_correlate2d_gradient",
+    ),
+    "conv2d, one window": (
+        lambda x, w, b: F.conv2d(x, w, b, padding=(1, 0)),
+        [(8, 3, 2, 3), (5, 3, 4, 3), (5,)],
+        None,
+    ),
+    "conv_transpose2d of one pixel": (
+        lambda x, w: F.conv_transpose2d(x, w, stride=2, padding=(1, 0), output_padding=1),
+        [(8, 5, 1, 1), (5, 3, 4, 3)],
+        None,
+    ),
+    "conv_transpose2d, stride 2, of many images": (
+        lambda x, w, b: F.conv_transpose2d(x, w, b, 2, 1, (1, 0), 2, (1, 3)),
+        [(8, 4, 3, 4), (4, 2, 3, 3), (4,)],
+        "jaxnet_spread2d",
     ),
     "conv2d, depthwise": (
         lambda x, w: F.conv2d(x, w, padding=1, groups=4),

@@ -35,10 +35,29 @@ SHAPES = [
     # Winograd's, of whole and of cut tiles
     ((32, 32, 16, 16), (32, 32, 3, 3), ((1, 1), (1, 1))),
     ((17, 9, 7, 5), (11, 9, 3, 3), ((2, 0), (0, 3))),
-    ((8, 12, 3, 3), (8, 12, 3, 3), ((0, 0), (0, 0))),
+    ((8, 12, 3, 4), (8, 12, 3, 3), ((0, 0), (0, 0))),
     ((33, 16, 9, 8), (7, 16, 3, 3), ((-1, 0), (1, -2))),
     ((8, 70, 5, 4), (10, 70, 3, 3), ((3, 3), (2, 2))),
     ((8, 260, 4, 3), (258, 260, 3, 3), ((1, 1), (1, 1))),
+]
+
+
+# x, w, stride, pads, dilation, groups: phases without a window, beyond the ends, rows and columns
+# that no window sees, tiles of few channels, depthwise
+STEPS = [
+    ((19, 64, 8, 8), (70, 64, 1, 1), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
+    ((9, 6, 11, 13), (13, 6, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    ((8, 6, 11, 13), (9, 2, 5, 4), (3, 2), ((2, 1), (0, 3)), (2, 3), 3),
+    ((33, 32, 9, 9), (32, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 32),
+    ((17, 5, 12, 7), (15, 1, 5, 4), (2, 3), ((-1, 2), (3, -1)), (1, 2), 5),
+    ((8, 4, 12, 12), (4, 4, 4, 4), (4, 4), ((0, 0), (0, 0)), (1, 1), 1),
+    ((8, 4, 3, 3), (5, 4, 7, 7), (4, 3), ((3, 3), (9, 2)), (1, 1), 1),
+    ((8, 4, 30, 20), (5, 4, 3, 3), (2, 4), ((3, 3), (9, 2)), (4, 6), 1),
+    ((40, 48, 5, 5), (96, 4, 3, 2), (2, 1), ((1, 1), (1, 1)), (1, 1), 12),
+    ((16, 200, 6, 5), (20, 200, 3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    ((9, 5, 4, 1), (7, 5, 2, 1), (1, 3), ((-1, -1), (0, 0)), (1, 5), 1),
+    ((9, 5, 2, 2), (7, 5, 3, 3), (2, 2), ((3, -1), (0, 1)), (1, 1), 1),
+    ((8, 12, 3, 3), (8, 12, 3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
 ]
 
 
@@ -70,6 +89,33 @@ def test_the_kernel_gives_what_xla_gives(x, w, pads):
     with arithmetic_form("kernel"):
         name = "jaxnet_winograd" if w[2:] == (3, 3) and w[1] > 8 else "jaxnet_correlate2d"
         assert f"{name}_gradient" in jax.jit(both).lower(*inputs).as_text()
+    with jax.enable_x64(True):
+        exact = in_form("native", both, *(np.asarray(a, np.float64) for a in inputs))
+    for ours, theirs in zip(in_form("kernel", both, *inputs), exact, strict=True):
+        assert distance("gradient", ours, theirs) <= tolerance("gradient", "float32")
+
+
+@needs_compiler
+@pytest.mark.parametrize(("x", "w", "stride", "pads", "dilation", "groups"), STEPS)
+def test_stride_dilation_and_groups(x, w, stride, pads, dilation, groups):
+    axes = zip(x[2:], pads, w[2:], stride, dilation, strict=True)
+    sizes = [(n + sum(p) - (k - 1) * d - 1) // s + 1 for n, p, k, s, d in axes]
+
+    def both(x, w, dy):
+        def there(x, w):
+            return correlate(x, w, stride, pads, dilation, groups)
+
+        def again(dy, w):
+            low = tuple(p for p, _ in pads)
+            return spread(dy, w, x.shape[2:], stride, low, dilation, groups)
+
+        (y, back), (z, back_again) = jax.vjp(there, x, w), jax.vjp(again, dy, w)
+        return y, back(dy), z, back_again(x)
+
+    inputs = arrays(x, w, (x[0], w[0], *sizes))
+    with arithmetic_form("kernel"):
+        has_kernel = "jaxnet_spread2d" in jax.jit(both).lower(*inputs).as_text()
+    assert has_kernel == (max(sizes) > 1)
     with jax.enable_x64(True):
         exact = in_form("native", both, *(np.asarray(a, np.float64) for a in inputs))
     for ours, theirs in zip(in_form("kernel", both, *inputs), exact, strict=True):
@@ -436,7 +482,7 @@ def test_the_next_compiler_when_one_fails(monkeypatch, tmp_path, caplog, named):
 @pytest.mark.parametrize("unknown", ["-march=native", "=native"])
 def test_a_compiler_that_does_not_know_a_flag_compiles_without_it(kept, tmp_path, unknown):
     """Some know the processor at hand by -mcpu alone, as clang for ARM, and some not at all."""
-    home, compiler = kept
+    _, compiler = kept
     strict = tmp_path / "strict"
     strict.write_text(
         f"""#!/bin/sh
@@ -534,6 +580,18 @@ IMPOSSIBLE = {
     ),
     "window of 5": ("winograd", [(8, 2, 9, 9), (3, 2, 5, 5)], [(8, 3, 5, 5)], {}),
     "gradient": ("correlate2d_gradient", [(8, 2, 5, 5), (8, 3, 3, 3)], [(4, 2, 3, 3), (3,)], {}),
+    "groups": ("correlate2d", [(8, 4, 5, 5), (3, 2, 3, 3)], [(8, 3, 3, 3)], {"groups": 2}),
+    "no groups": ("correlate2d", [(8, 2, 5, 5), (3, 2, 3, 3)], [(8, 3, 3, 3)], {"groups": -1}),
+    "a stride of 5": ("spread2d", [(8, 3, 3, 3), (3, 2, 3, 3)], [(8, 2, 9, 9)], {"down": 5}),
+    "backwards": ("correlate2d", [(8, 2, 5, 5), (3, 2, 3, 3)], [(8, 3, 3, 3)], {"right": -1}),
+    "far apart": (
+        "spread2d", [(8, 3, 3, 3), (3, 2, 3, 3)], [(8, 2, 9, 9)], {"step_right": 2**31}
+    ),
+    "spread's": ("spread2d", [(8, 3, 3, 3), (3, 2, 3, 3)], [(8, 4, 5, 5)], {}),
+    "spread of groups": (
+        "spread2d", [(8, 3, 3, 3), (3, 2, 3, 3)], [(8, 4, 5, 5)], {"groups": 2}
+    ),
+    "spread from one argument": ("spread2d", [(8, 3, 3, 3)], [(8, 2, 5, 5)], {}),
     "winograd's": ("winograd_gradient", [(8, 2, 5, 5), (8, 3, 3, 3)], [(3, 2, 3, 2), (3,)], {}),
     "moments": ("batch_moments", [(0, 2, 5, 5)], [(2,), (2,)], {}),
     "norm": (
@@ -614,6 +672,7 @@ def test_impossible_shapes_are_refused_in_c(what):
 def test_the_shapes_beside_the_impossible_ones_are_taken():
     called("recurrent", *recurrent_shapes(), {"kind": 3})
     called("few_rows", [(8, 4), (5, 4)], [(8, 5)], {})
+    called("spread2d", [(8, 4, 3, 3), (4, 2, 3, 3)], [(8, 4, 9, 9)], {"groups": 2, "down": 4})
     called("correlate2d", [(8, 2, 5, 5), (3, 2, 3, 3)], [(8, 3, 3, 3)], {})
     with pytest.raises(jax.errors.JaxRuntimeError, match="belong where the slots are"):
         called("recurrent_gradient", *gradient_shapes(), {"kind": 3})
@@ -628,6 +687,7 @@ HUNGRY = {
     "its gradient": (
         "correlate2d_gradient", [(8, 500, 1, 1), (8, 1, 1, 1)], [(1, 500, 60, 60), (1,)], {}
     ),
+    "spread": ("spread2d", [(8, 1, 1, 1), (1, 5000, 60, 60)], [(8, 5000, 1, 1)], {}),
     "winograd": ("winograd", [(8, 200000, 1, 1), (1, 200000, 3, 3)], [(8, 1, 1, 1)], {}),
     "winograd's gradient": (
         "winograd_gradient", [(256, 40000, 1, 1), (256, 4, 1, 1)], [(4, 40000, 3, 3), (4,)], {}

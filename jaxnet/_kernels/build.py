@@ -40,6 +40,7 @@ _TARGETS = (
     "jaxnet_max_pool2d_spread",
     "jaxnet_recurrent",
     "jaxnet_recurrent_gradient",
+    "jaxnet_spread2d",
     "jaxnet_winograd",
     "jaxnet_winograd_gradient",
 )
