@@ -61,6 +61,21 @@ FUNCTIONS = {
         [(8, 3, 2, 3), (5, 3, 4, 3), (5,)],
         None,
     ),
+    "conv3d": (
+        lambda x, w, b: F.conv3d(x, w, b, padding=(1, 0, 1)),
+        [(3, 2, 4, 3, 5), (4, 2, 3, 2, 3), (4,)],
+        "jaxnet_spread2d",
+    ),
+    "conv3d, with everything": (
+        lambda x, w: F.conv3d(x, w, None, (2, 1, 2), (2, 1, 0), (1, 2, 1), 2),
+        [(4, 4, 5, 6, 5), (6, 2, 4, 2, 3)],
+        "jaxnet_correlate2d_gradient",
+    ),
+    "conv_transpose3d": (
+        lambda x, w: F.conv_transpose3d(x, w, None, 2, 1, (1, 0, 1)),
+        [(4, 3, 3, 2, 3), (3, 2, 2, 3, 4)],
+        "jaxnet_spread2d",
+    ),
     "conv_transpose2d of one pixel": (
         lambda x, w: F.conv_transpose2d(x, w, stride=2, padding=(1, 0), output_padding=1),
         [(8, 5, 1, 1), (5, 3, 4, 3)],

@@ -5,7 +5,7 @@ the weight, are contractions of one trilinear form, and each is a derivative of 
 They are three operations with the following forms, of which `jaxnet.backend` chooses one:
 
 * "kernel" is jaxnet's own C code (`jaxnet._kernels`), with the batch as innermost axis in
-  memory. It takes batches of float32 images.
+  memory. It takes batches of float32 images, and volumes as the images of their depths.
 * "native" is `lax.conv_general_dilated`, with the transposes that JAX derives.
 * "loop" is for all other convolutions on a CPU. It is as fast inside `lax.scan` as outside,
   where XLA's own backward convolutions are about 20 times slower (jax issue 12868).
@@ -23,7 +23,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import _kernels as kernels
-from jaxnet.backend import Operation, batch_innermost, is_between, is_wanted
+from jaxnet.backend import (
+    Operation,
+    batch_innermost,
+    batch_is_large,
+    is_between,
+    is_wanted,
+)
 
 _Sizes = tuple[int, ...]
 _Pads = tuple[tuple[int, int], ...]
@@ -162,16 +168,26 @@ def spread(
 
 
 def _geometry(images, sizes, w, stride, pads, dilation, groups, one_by_one) -> _Geometry:
-    in_c = (
-        max(stride) <= kernels.MOST_STRIDE
-        and max(_spans(w, dilation)) <= kernels.MOST_SPAN
-        and w.dtype == jnp.float32
-        and 0 < w.size <= _KERNEL_WEIGHTS
-        and batch_innermost(images)
-    )
     places = tuple(sizes), w.shape[2:], tuple(stride), tuple(map(tuple, pads)), tuple(dilation)
-    geometry = _Geometry(*places, groups, one_by_one, in_c)
-    return geometry._replace(in_c=in_c and not geometry.one_window)
+    geometry = _Geometry(*places, groups, one_by_one, False)
+    in_c = (
+        not geometry.one_window
+        and images.dtype == w.dtype == jnp.float32
+        and max(stride) <= kernels.MOST_STRIDE
+        and max(_spans(w, dilation)) <= kernels.MOST_SPAN
+        and 0 < w.size <= _KERNEL_WEIGHTS
+        and (batch_innermost(images) or _in_c_by_depths(images.shape[0], geometry))
+    )
+    return geometry._replace(in_c=in_c)
+
+
+def _in_c_by_depths(batch: int, geometry: _Geometry) -> bool:
+    """Whether volumes are computed by the kernel for images."""
+    if len(geometry.sizes) != 3 or set(geometry.window) == {1}:
+        return False
+    # One after another, since a symbolic size cannot be compared.
+    depths = geometry.counts[0]
+    return is_between(batch, 1) and is_between(depths, 1) and batch_is_large(batch * depths)
 
 
 def _shifted(y: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -439,28 +455,89 @@ def _in_c(*arrays, geometry):
     return geometry.in_c
 
 
-def _steps(geometry):
-    return kernels.Steps(geometry.stride, geometry.dilation, geometry.groups)
-
-
 def _kernel_correlate(x, w, bias, geometry):
     if geometry.pixels:
         x, geometry = _only_seen(x, geometry)
+    if len(geometry.sizes) == 3:
+        pictures, by_depth = _by_depths(x, geometry), _of_a_depth(geometry)
+        y = kernels.correlate2d(pictures, _of_all_depths(w), *_places(by_depth))
+        y = _volumes(y, x.shape[0])
+    else:
+        y = kernels.correlate2d(x, w, *_places(geometry))
     # XLA adds the bias, which is free when it is fused into the activation that follows.
-    return [_shifted(kernels.correlate2d(x, w, geometry.pads, _steps(geometry)), bias)]
+    return [_shifted(y, bias)]
 
 
 def _kernel_spread(y, w, geometry):
-    if (steps := _steps(geometry)) == kernels.Steps():
+    if len(geometry.sizes) == 3:
+        g = _of_a_depth(geometry)
+        x = kernels.spread2d(_pictures(y), _of_all_depths(w), g.sizes, *_places(g))
+        return [_from_depths(_volumes(x, y.shape[0]), geometry)]
+    pads, steps = _places(geometry)
+    if steps == kernels.Steps():
         pads = _spread_pads(y, w, geometry.sizes, geometry.stride, geometry.low, geometry.dilation)
         return [kernels.correlate2d(y, _flipped(w, 1), pads, steps)]
-    return [kernels.spread2d(y, w, geometry.sizes, geometry.pads, steps)]
+    return [kernels.spread2d(y, w, geometry.sizes, pads, steps)]
 
 
 def _kernel_weight_gradient(x, y, geometry):
+    shape = _weight_gradient_shapes(x, y, geometry)[0]
     if geometry.pixels:
         x, geometry = _only_seen(x, geometry)
-    return kernels.correlate2d_gradient(x, y, geometry.window, geometry.pads, _steps(geometry))
+    if len(geometry.sizes) == 3:
+        x, y, geometry = _by_depths(x, geometry), _pictures(y), _of_a_depth(geometry)
+    dw, db = kernels.correlate2d_gradient(x, y, geometry.window, *_places(geometry))
+    return [dw.reshape(shape), db]
+
+
+def _places(g):
+    return g.pads, kernels.Steps(g.stride, g.dilation, g.groups)
+
+
+# Volumes (N, C, D, H, W) as images (N * D', C * kD, H, W): the depths that a window sees are
+# channels beside one another.
+
+
+def _of_a_depth(g):
+    axes = g.sizes, g.window, g.stride, g.pads, g.dilation
+    return _Geometry(*(axis[1:] for axis in axes), g.groups, g.one_by_one, g.in_c)
+
+
+def _by_depths(x, g):
+    count, step, apart = g.counts[0], g.stride[0], g.dilation[0]
+    padded = _padded(x, [(*g.pads[0], 0), (0, 0, 0), (0, 0, 0)])
+    seen = [
+        lax.slice_in_dim(padded, k * apart, k * apart + (count - 1) * step + 1, step, axis=2)
+        for k in range(g.window[0])
+    ]
+    return _pictures(jnp.concatenate([each[:, :, None] for each in seen], 2))
+
+
+def _from_depths(x, g):
+    """The transpose of `_by_depths`, from (N, C * kD, D', H, W)."""
+    x = x.reshape(x.shape[0], -1, g.window[0], *x.shape[2:])
+    length = (g.counts[0] - 1) * g.stride[0] + 1
+    firsts = [k * g.dilation[0] - g.low[0] for k in range(g.window[0])]
+    places = [(first, g.sizes[0] - first - length, g.stride[0] - 1) for first in firsts]
+    parts = [
+        _padded(x[:, :, k], [place, (0, 0, 0), (0, 0, 0)]) for k, place in enumerate(places)
+    ]
+    return sum(parts[1:], parts[0])
+
+
+def _pictures(x):
+    """(N, C, D, H, W) or (N, C, kD, D, H, W) as (N * D, C * kD, H, W)."""
+    x = jnp.moveaxis(x, -3, 1)
+    return x.reshape(x.shape[0] * x.shape[1], -1, *x.shape[-2:])
+
+
+def _volumes(y, batch):
+    y = y.reshape(batch, -1, *y.shape[1:])  # (N, D', O, H', W')
+    return jnp.moveaxis(y, 1, 2)
+
+
+def _of_all_depths(w):
+    return w.reshape(w.shape[0], -1, *w.shape[3:])
 
 
 # Derivatives. The correlation is linear in x, and linear in weight and bias together, whose
