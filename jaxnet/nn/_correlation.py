@@ -519,9 +519,7 @@ def _from_depths(x, g):
     length = (g.counts[0] - 1) * g.stride[0] + 1
     firsts = [k * g.dilation[0] - g.low[0] for k in range(g.window[0])]
     places = [(first, g.sizes[0] - first - length, g.stride[0] - 1) for first in firsts]
-    parts = [
-        _padded(x[:, :, k], [place, (0, 0, 0), (0, 0, 0)]) for k, place in enumerate(places)
-    ]
+    parts = [_padded(x[:, :, k], [place, (0, 0, 0), (0, 0, 0)]) for k, place in enumerate(places)]
     return sum(parts[1:], parts[0])
 
 
