@@ -4,10 +4,10 @@
 // One vector register holds the same pixel of LANES images and a weight is one number for
 // all of them: every inner operation is a multiply-add without shuffles.
 //
-// A task is a band of output rows of LANES images, of some groups of channels. It copies what
-// it sees of the input into a small padded slab that stays in the second-level cache, and
-// works from there. Tasks that follow one another take the same rows of other images, which
-// lie beside them.
+// A task is a band of output rows of LANES images, of some groups of channels. Group by group
+// it copies what it sees of the input into a small padded slab that stays in the second-level
+// cache, and works from there. Tasks that follow one another take the same rows of other
+// images, which lie beside them.
 //
 // With a stride, the transpose has for each place of an output pixel between two windows
 // another part of the window: a phase. Each is a correlation of stride 1.
@@ -94,9 +94,7 @@ static void plan(Conv* s, int64_t high, int64_t wide) {
   s->slab_plane = times(parts(times(s->slab_rows, s->slab_cols * LANES), 16) | 1, 16);
   s->near = larger(NEAR_FLOATS / times(high, (wide + MOST_COLS / 2 * s->right) * LANES), 1);
   int64_t images = parts(s->batch, LANES) * parts(s->rows, s->band);
-  int64_t room = larger(SLAB_FLOATS / times(s->channels, s->slab_plane), 1);
-  s->some = smaller(room, parts(s->groups * images, FEWEST_TASKS));
-  s->some = smaller(s->some, s->groups);
+  s->some = smaller(parts(times(s->groups, images), FEWEST_TASKS), s->groups);
   s->chunks = parts(s->groups, s->some);
   s->strips = parts(s->kw, GRAD_COLS);
   s->pitch = smaller(GRAD_OUT, s->outputs) * LANES;
@@ -158,12 +156,11 @@ static void pack_images(const Conv* s, float* out, int64_t channel, int64_t top,
   }
 }
 
-// The channels of some groups, and zeros behind them.
-static void pack_inputs(const Conv* s, float* slab, int64_t group, int64_t some,
-                        int64_t first_row, int64_t image) {
-  int64_t channel = group * s->channels, size = s->slab_plane;
-  int64_t top = s->top - first_row * s->down;
-  for (int64_t c = 0; c < some * s->channels; c++, slab += size) {
+// The channels of a group, and zeros behind them.
+static void pack_inputs(const Conv* s, float* slab, int64_t group, int64_t first_row,
+                        int64_t image) {
+  int64_t channel = group * s->channels, top = s->top - first_row * s->down;
+  for (int64_t c = 0; c < s->channels; c++, slab += s->slab_plane) {
     if (s->plain)
       pack_images(s, slab, channel + c, top, image);
     else
@@ -173,11 +170,9 @@ static void pack_inputs(const Conv* s, float* slab, int64_t group, int64_t some,
   memset(slab, 0, tail_of(s) * sizeof(float));
 }
 
-static int64_t group_slab(const Conv* s) {
-  return times(s->channels, s->slab_plane);
+static int64_t slab_of(const Conv* s) {
+  return times(s->channels, s->slab_plane) + tail_of(s);
 }
-
-static int64_t slab_of(const Conv* s) { return times(s->some, group_slab(s)) + tail_of(s); }
 
 // -------------------------------------------------------------------- correlation
 
@@ -310,8 +305,8 @@ static void correlate_band(void* shape, int64_t task, float* slab) {
   int64_t tiles = parts(s->outputs, OUT_TILE), whole_tiles = s->outputs / OUT_TILE;
   int64_t plane = s->y_rows * s->y_cols;
   float* kept = slab + slab_of(s);
-  pack_inputs(s, slab, part.group, part.some, part.first, part.image);
-  for (int64_t g = part.group; g < part.group + part.some; g++, slab += group_slab(s))
+  for (int64_t g = part.group; g < part.group + part.some; g++) {
+    pack_inputs(s, slab, g, part.first, part.image);
     for (int64_t r = part.first; r < part.last; r++)
       for (const Phase* p = s->phases; p < s->phases + s->count; p++) {
         if (r >= p->rows) continue;
@@ -320,12 +315,14 @@ static void correlate_band(void* shape, int64_t task, float* slab) {
         const float* w = p->w + g * tiles * s->channels * p->kh * p->kw * OUT_TILE;
         int64_t at = (p->to_row + r * s->apart_down) * s->y_cols + p->to_col;
         float* y = s->y + (g * s->outputs * plane + at) * s->batch + part.image;
-        correlate_rows(s, p, from, w, y, kept, whole_tiles, OUT_TILE, part.lanes);
+        if (whole_tiles)
+          correlate_rows(s, p, from, w, y, kept, whole_tiles, OUT_TILE, part.lanes);
         int64_t rest = s->outputs - whole_tiles * OUT_TILE;
         w += whole_tiles * s->channels * p->kh * p->kw * OUT_TILE;
         y += whole_tiles * OUT_TILE * plane * s->batch;
         if (rest) correlate_rows(s, p, from, w, y, kept, 1, rest, part.lanes);
       }
+  }
 }
 
 // ---------------------------------------------------------------- weight gradient
@@ -477,9 +474,9 @@ static void gradient_band(void* shape, int64_t task, float* slab) {
   int64_t sizes = strip_sums(s), window = s->channels * s->kh * s->kw;
   int64_t outputs = s->groups * s->outputs;  // of all groups
   float *sums = slab + slab_of(s), *slopes = sums + sizes;
-  pack_inputs(s, slab, part.group, part.some, part.first, part.image);
   float* partial = s->partial + part.slice * outputs * (window + 1);
-  for (int64_t g = part.group; g < part.group + part.some; g++, slab += group_slab(s))
+  for (int64_t g = part.group; g < part.group + part.some; g++) {
+    pack_inputs(s, slab, g, part.first, part.image);
     for (int64_t o = 0; o < s->outputs; o += GRAD_OUT) {
       int64_t outs = smaller(GRAD_OUT, s->outputs - o), output = g * s->outputs + o;
       vec slope_sums[GRAD_OUT] = {0};
@@ -499,6 +496,7 @@ static void gradient_band(void* shape, int64_t task, float* slab) {
             for (int64_t n = 0; n < outs; n++)
               dw[n * window + k * s->kw + j + m] = total(load(sum + (n * GRAD_COLS + m) * LANES));
     }
+  }
 }
 
 // ----------------------------------------------------------------------- handlers
