@@ -77,6 +77,13 @@ def norms_and_pools():
         if batch * sizes[0] > 1:
             run(lambda x, c: kernels.batch_norm(x, c, c, 1e-5), x, c)
             run(lambda x, dy, c: kernels.batch_norm_gradient(x, dy, c, c, c * c, 1e-5), x, dy, c)
+        for groups in (1, channels):
+            rows = drawn(batch, groups)
+            run(lambda x, c, g=groups: kernels.group_norm(x, c, c, g, 1e-5), x, c)
+            run(
+                lambda x, dy, c, m: kernels.group_norm_gradient(x, dy, c, m, m * m, 1e-5),
+                x, dy, c, rows,
+            )  # fmt: skip
         for kh, kw, step, pad, apart in ((2, 2, 2, 0, 1), (3, 2, 1, 1, 1), (3, 3, 2, 1, 2)):
             counts = [
                 (n + 2 * pad - (k - 1) * apart - 1) // step + 1

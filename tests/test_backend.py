@@ -112,6 +112,11 @@ FUNCTIONS = {
         None,
     ),
     "batch_norm": (norm, [(8, 3, 4, 5), (3,), (3,)], "jaxnet_batch_norm_gradient"),
+    "group_norm": (
+        lambda x, w, b: F.group_norm(x, 2, w, b),
+        [(9, 6, 4, 5), (6,), (6,)],
+        "jaxnet_group_norm_gradient",
+    ),
     "max_pool2d": (lambda x: F.max_pool2d(x, 3, 2, 1), [(8, 2, 6, 5)], "jaxnet_max_pool2d_spread"),
     "linear, few rows": (F.linear, [(2, 512), (256, 512), (256,)], "jaxnet_few_rows"),
     "lstm": (lstm, [(4, 32, 3), (20, 3), (20, 5), (20,)], "jaxnet_recurrent_gradient"),

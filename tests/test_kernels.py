@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -134,6 +135,48 @@ def test_the_same_bits_every_time():
         assert np.array_equal(first, in_form("kernel", gradient, x, w)[0])
 
 
+BITS = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax
+from tests.test_kernels import bits
+print(bits())
+"""
+
+
+def bits():
+    """A digest of what the kernels for images give where the work falls into many tasks."""
+    x, volumes, w, few, deep, scale, bias = arrays(
+        (37, 24, 19, 18), (6, 3, 9, 8, 7), (26, 24, 3, 3), (48, 1, 3, 3), (5, 3, 3, 2, 3), (24,),
+        (24,),
+    )  # fmt: skip
+    functions = [
+        (lambda x, w: F.conv2d(x, w, stride=2, padding=1), x, w),
+        (lambda x, w: F.conv2d(x, w, padding=1, groups=24), x, few),
+        (lambda x, w: F.conv_transpose2d(x, w, None, 2, 1), x, w.transpose(1, 0, 2, 3)),
+        (lambda x, w: F.conv3d(x, w, padding=1), volumes, deep),
+        (lambda x, w, b: F.group_norm(x, 3, w, b), x, scale, bias),
+    ]
+
+    def both(function, *given):
+        y, back = jax.vjp(function, *given)
+        return y, back(jnp.cos(y))
+
+    found = [jax.jit(functools.partial(both, f))(*given) for f, *given in functions]
+    whole = b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(found))
+    return hashlib.sha256(whole).hexdigest()
+
+
+@pytest.mark.long
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
+def test_the_same_bits_with_one_thread_and_with_many():
+    many = bits()
+    assert all(bits() == many for _ in range(3))
+    done = subprocess.run([sys.executable, "-c", BITS], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == many
+
+
 @needs_compiler
 def test_second_derivative():
     def penalty(x, w):
@@ -219,6 +262,29 @@ def test_batch_norm_by_definition(shape, factors):
     given = [v for v in (w, b) if v is not None]
     with arithmetic_form("kernel"):
         assert "jaxnet_batch_norm_gradient" in jax.jit(both).lower(x, dy, *given).as_text()
+    with jax.enable_x64(True):
+        exact = in_form("native", both, *(np.asarray(a, np.float64) for a in (x, dy, *given)))
+    for ours, theirs in zip(in_form("kernel", both, x, dy, *given), exact, strict=True):
+        # The mean of numbers about 100 is known to a float32's 4e-6, of values about 3.
+        assert distance("gradient", ours, theirs) <= 10 * tolerance("gradient", "float32")
+
+
+@needs_compiler
+@pytest.mark.parametrize(("shape", "groups", "factors"), [
+    ((8, 2, 2, 3), 1, True), ((64, 6, 8, 8), 3, True), ((21, 4, 7, 5), 4, False),
+    ((9, 2, 40, 41), 1, True),
+])  # fmt: skip
+def test_group_norm_by_definition(shape, groups, factors):
+    x, dy, w, b = arrays(shape, shape, shape[1], shape[1])
+    x, w, b = x * 3 + 100, w if factors else None, b if factors else None
+
+    def both(x, dy, *given):
+        y, back = jax.vjp(lambda x, *given: F.group_norm(x, groups, *given), x, *given)
+        return y, back(dy)
+
+    given = [v for v in (w, b) if v is not None]
+    with arithmetic_form("kernel"):
+        assert "jaxnet_group_norm_gradient" in jax.jit(both).lower(x, dy, *given).as_text()
     with jax.enable_x64(True):
         exact = in_form("native", both, *(np.asarray(a, np.float64) for a in (x, dy, *given)))
     for ours, theirs in zip(in_form("kernel", both, x, dy, *given), exact, strict=True):
@@ -597,6 +663,12 @@ IMPOSSIBLE = {
     "norm": (
         "batch_norm_gradient", [(8, 2, 5, 5)] * 2 + [(2,), (1,), (2,)],
         [(8, 2, 5, 5), (2,), (2,)], {}
+    ),
+    "groups of moments": ("group_moments", [(8, 4, 5, 5)], [(8, 3), (8, 3)], {}),
+    "moments of nothing": ("group_moments", [(8, 4, 0, 5)], [(8, 2), (8, 2)], {}),
+    "group norm": (
+        "group_norm_gradient", [(8, 4, 5, 5)] * 2 + [(4,), (8, 3), (8, 3)],
+        [(8, 4, 5, 5), (4,), (4,)], {}
     ),
     "rows": ("few_rows", [(9, 4), (5, 4)], [(9, 5)], {}),
     "product": ("few_rows", [(2, 4), (5, 3)], [(2, 5)], {}),

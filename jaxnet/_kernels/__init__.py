@@ -24,6 +24,7 @@ from jaxnet._kernels.conv2d import (
     spread2d,
 )
 from jaxnet._kernels.few_rows import MOST_ROWS, few_rows
+from jaxnet._kernels.groupnorm import group_norm, group_norm_gradient
 from jaxnet._kernels.pool2d import max_pool2d_pick, max_pool2d_spread
 from jaxnet._kernels.recurrent import kept_shapes, recurrent, recurrent_gradient
 
@@ -38,6 +39,8 @@ __all__ = [
     "correlate2d",
     "correlate2d_gradient",
     "few_rows",
+    "group_norm",
+    "group_norm_gradient",
     "kept_shapes",
     "load",
     "max_pool2d_pick",

@@ -36,6 +36,8 @@ _TARGETS = (
     "jaxnet_correlate2d",
     "jaxnet_correlate2d_gradient",
     "jaxnet_few_rows",
+    "jaxnet_group_moments",
+    "jaxnet_group_norm_gradient",
     "jaxnet_max_pool2d_pick",
     "jaxnet_max_pool2d_spread",
     "jaxnet_recurrent",

@@ -297,15 +297,15 @@ def test_every_step_of_scan_cell_draws_numbers_of_its_own():
     with nn.draws(masks):
         replayed, _ = nn.scan_cell(noisy, x, h)
     np.testing.assert_array_equal(replayed, 2 * np.cumsum(np.stack(masks), 0, dtype=np.float32))
-    with pytest.raises(ValueError, match="no random key is at hand|nn.keys"):
+    with pytest.raises(ValueError, match="no random key"):
         nn.scan_cell(noisy, x, h)
 
 
 def test_scan_cell_names_what_it_cannot_do():
     norm = nn.BatchNorm1d(3)
-    with pytest.raises(ValueError, match="a Buffer from outside|a Buffer"):
+    with pytest.raises(ValueError, match="a Buffer from outside"):
         nn.scan_cell(lambda x, h: norm(x) + h, jnp.ones((4, 2, 3)), jnp.zeros((2, 3)))
-    with pytest.raises(TypeError, match="zeros are known only for RNNCell.*function"):
+    with pytest.raises(TypeError, match=r"zeros are known only for RNNCell.*function"):
         nn.scan_cell(lambda x, h: h, jnp.ones((4, 2, 3)))
     cell = nn.GRUCell(3, 4, rngs=Generator(0))
     with pytest.raises(ValueError, match=r"has shape \(4,\); accepted are at least 2 axes"):
