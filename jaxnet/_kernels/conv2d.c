@@ -341,7 +341,10 @@ static inline __attribute__((always_inline)) void gradient_tile(
     const float* line = slab + r * s->down * s->slab_cols * LANES;
     for (int64_t c = 0; c < s->cols; c++, line += next, slopes += s->pitch) {
       vec x[GRAD_COLS];
-      for (int j = 0; j < cols; j++) x[j] = load(line + j * step);
+      for (int j = 0; j < cols; j++) {
+        x[j] = load(line + j * step);
+        HELD(x[j]);
+      }
       for (int o = 0; o < outs; o++) {
         vec slope = load(slopes + o * LANES);
         HELD(slope);

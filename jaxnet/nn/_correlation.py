@@ -469,6 +469,8 @@ def _kernel_correlate(x, w, bias, geometry):
 
 
 def _kernel_spread(y, w, geometry):
+    if geometry.pixels:
+        return [_all_pixels(_kernel_spread(y, w, _seen_geometry(geometry))[0], geometry)]
     if len(geometry.sizes) == 3:
         g = _of_a_depth(geometry)
         x = kernels.spread2d(_pictures(y), _of_all_depths(w), g.sizes, *_places(g))
