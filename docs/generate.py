@@ -80,6 +80,7 @@ FAMILIES = {
         "embedding_bag": "embedding",
         "rnn": "Recurrent layers",
         "rnn_cell": "rnn",
+        "scan_cell": "rnn",
         "attention": "Attention and transformers",
         "transformer": "attention",
         "transformer_layer": "attention",

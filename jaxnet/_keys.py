@@ -245,6 +245,16 @@ def _next_key() -> jax.Array | None:
     return None
 
 
+def keys_at_hand() -> jax.Array | None:
+    """The next key, for a loop that gives a part of it to each step; None where there is none."""
+    return _next_key()
+
+
+def replaying() -> bool:
+    """Whether recorded numbers are drawn, one after another."""
+    return any(isinstance(source, _Draws) for source in _open.get())
+
+
 def keep_mask(
     name: str,
     shape: tuple[int, ...],

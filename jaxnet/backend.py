@@ -34,6 +34,7 @@ __all__ = [
     "Operation",
     "arithmetic_form",
     "batch_innermost",
+    "batch_is_large",
     "is_between",
     "is_wanted",
     "plain_arithmetic",
@@ -107,7 +108,12 @@ def batch_innermost(x: jax.Array) -> bool:
     The kernels lay images out with the batch as the innermost axis, and XLA keeps that layout
     between two kernels. So every layer on images has to decide alike.
     """
-    return x.ndim == 4 and x.dtype == jnp.float32 and is_between(x.shape[0], _LEAST_BATCH)
+    return x.ndim == 4 and x.dtype == jnp.float32 and batch_is_large(x.shape[0])
+
+
+def batch_is_large(size: int) -> bool:
+    """Whether there are enough images for the kernels, in which some lie in one register."""
+    return is_between(size, _LEAST_BATCH)
 
 
 def is_between(size: int, least: int, most: float = math.inf) -> bool:

@@ -39,7 +39,52 @@ FUNCTIONS = {
     "conv2d, stride 2": (
         lambda x, w: F.conv2d(x, w, stride=2, padding=1),
         [(8, 3, 6, 5), (4, 3, 3, 3)],
+        "jaxnet_spread2d",
+    ),
+    "conv2d, stride 2 of few images": (
+        lambda x, w: F.conv2d(x, w, stride=2, padding=1),
+        [(2, 3, 6, 5), (4, 3, 3, 3)],
         None,
+    ),
+    "conv2d, depthwise and dilated": (
+        lambda x, w: F.conv2d(x, w, padding=1, groups=3, dilation=(1, 2)),
+        [(9, 3, 6, 5), (6, 1, 3, 3)],
+        "jaxnet_spread2d",
+    ),
+    "conv2d, every second pixel": (
+        lambda x, w, b: F.conv2d(x, w, b, stride=(2, 3), groups=2),
+        [(8, 4, 6, 5), (6, 2, 1, 1), (6,)],
+        "jaxnet_correlate2d_gradient",
+    ),
+    "conv2d, one window": (
+        lambda x, w, b: F.conv2d(x, w, b, padding=(1, 0)),
+        [(8, 3, 2, 3), (5, 3, 4, 3), (5,)],
+        None,
+    ),
+    "conv3d": (
+        lambda x, w, b: F.conv3d(x, w, b, padding=(1, 0, 1)),
+        [(3, 2, 4, 3, 5), (4, 2, 3, 2, 3), (4,)],
+        "jaxnet_spread2d",
+    ),
+    "conv3d, with everything": (
+        lambda x, w: F.conv3d(x, w, None, (2, 1, 2), (2, 1, 0), (1, 2, 1), 2),
+        [(4, 4, 5, 6, 5), (6, 2, 4, 2, 3)],
+        "jaxnet_correlate2d_gradient",
+    ),
+    "conv_transpose3d": (
+        lambda x, w: F.conv_transpose3d(x, w, None, 2, 1, (1, 0, 1)),
+        [(4, 3, 3, 2, 3), (3, 2, 2, 3, 4)],
+        "jaxnet_spread2d",
+    ),
+    "conv_transpose2d of one pixel": (
+        lambda x, w: F.conv_transpose2d(x, w, stride=2, padding=(1, 0), output_padding=1),
+        [(8, 5, 1, 1), (5, 3, 4, 3)],
+        None,
+    ),
+    "conv_transpose2d, stride 2, of many images": (
+        lambda x, w, b: F.conv_transpose2d(x, w, b, 2, 1, (1, 0), 2, (1, 3)),
+        [(8, 4, 3, 4), (4, 2, 3, 3), (4,)],
+        "jaxnet_spread2d",
     ),
     "conv2d, depthwise": (
         lambda x, w: F.conv2d(x, w, padding=1, groups=4),
@@ -67,6 +112,11 @@ FUNCTIONS = {
         None,
     ),
     "batch_norm": (norm, [(8, 3, 4, 5), (3,), (3,)], "jaxnet_batch_norm_gradient"),
+    "group_norm": (
+        lambda x, w, b: F.group_norm(x, 2, w, b),
+        [(9, 6, 4, 5), (6,), (6,)],
+        "jaxnet_group_norm_gradient",
+    ),
     "max_pool2d": (lambda x: F.max_pool2d(x, 3, 2, 1), [(8, 2, 6, 5)], "jaxnet_max_pool2d_spread"),
     "linear, few rows": (F.linear, [(2, 512), (256, 512), (256,)], "jaxnet_few_rows"),
     "lstm": (lstm, [(4, 32, 3), (20, 3), (20, 5), (20,)], "jaxnet_recurrent_gradient"),

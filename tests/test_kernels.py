@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -35,10 +36,29 @@ SHAPES = [
     # Winograd's, of whole and of cut tiles
     ((32, 32, 16, 16), (32, 32, 3, 3), ((1, 1), (1, 1))),
     ((17, 9, 7, 5), (11, 9, 3, 3), ((2, 0), (0, 3))),
-    ((8, 12, 3, 3), (8, 12, 3, 3), ((0, 0), (0, 0))),
+    ((8, 12, 3, 4), (8, 12, 3, 3), ((0, 0), (0, 0))),
     ((33, 16, 9, 8), (7, 16, 3, 3), ((-1, 0), (1, -2))),
     ((8, 70, 5, 4), (10, 70, 3, 3), ((3, 3), (2, 2))),
     ((8, 260, 4, 3), (258, 260, 3, 3), ((1, 1), (1, 1))),
+]
+
+
+# x, w, stride, pads, dilation, groups: phases without a window, beyond the ends, rows and columns
+# that no window sees, tiles of few channels, depthwise
+STEPS = [
+    ((19, 64, 8, 8), (70, 64, 1, 1), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
+    ((9, 6, 11, 13), (13, 6, 3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    ((8, 6, 11, 13), (9, 2, 5, 4), (3, 2), ((2, 1), (0, 3)), (2, 3), 3),
+    ((33, 32, 9, 9), (32, 1, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 32),
+    ((17, 5, 12, 7), (15, 1, 5, 4), (2, 3), ((-1, 2), (3, -1)), (1, 2), 5),
+    ((8, 4, 12, 12), (4, 4, 4, 4), (4, 4), ((0, 0), (0, 0)), (1, 1), 1),
+    ((8, 4, 3, 3), (5, 4, 7, 7), (4, 3), ((3, 3), (9, 2)), (1, 1), 1),
+    ((8, 4, 30, 20), (5, 4, 3, 3), (2, 4), ((3, 3), (9, 2)), (4, 6), 1),
+    ((40, 48, 5, 5), (96, 4, 3, 2), (2, 1), ((1, 1), (1, 1)), (1, 1), 12),
+    ((16, 200, 6, 5), (20, 200, 3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    ((9, 5, 4, 1), (7, 5, 2, 1), (1, 3), ((-1, -1), (0, 0)), (1, 5), 1),
+    ((9, 5, 2, 2), (7, 5, 3, 3), (2, 2), ((3, -1), (0, 1)), (1, 1), 1),
+    ((8, 12, 3, 3), (8, 12, 3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
 ]
 
 
@@ -77,6 +97,34 @@ def test_the_kernel_gives_what_xla_gives(x, w, pads):
 
 
 @needs_compiler
+@pytest.mark.parametrize(("x", "w", "stride", "pads", "dilation", "groups"), STEPS)
+def test_stride_dilation_and_groups(x, w, stride, pads, dilation, groups):
+    axes = zip(x[2:], pads, w[2:], stride, dilation, strict=True)
+    sizes = [(n + sum(p) - (k - 1) * d - 1) // s + 1 for n, p, k, s, d in axes]
+
+    def both(x, w, dy):
+        def there(x, w):
+            return correlate(x, w, stride, pads, dilation, groups)
+
+        def again(dy, w):
+            low = tuple(p for p, _ in pads)
+            return spread(dy, w, x.shape[2:], stride, low, dilation, groups)
+
+        (y, back), (z, back_again) = jax.vjp(there, x, w), jax.vjp(again, dy, w)
+        return y, back(dy), z, back_again(x)
+
+    inputs = arrays(x, w, (x[0], w[0], *sizes))
+    with arithmetic_form("kernel"):
+        text = jax.jit(both).lower(*inputs).as_text()
+    assert ("jaxnet_correlate2d_gradient" in text) == (max(sizes) > 1)
+    assert ("jaxnet_spread2d" in text) == (max(sizes) > 1 and w[2:] != (1, 1))
+    with jax.enable_x64(True):
+        exact = in_form("native", both, *(np.asarray(a, np.float64) for a in inputs))
+    for ours, theirs in zip(in_form("kernel", both, *inputs), exact, strict=True):
+        assert distance("gradient", ours, theirs) <= tolerance("gradient", "float32")
+
+
+@needs_compiler
 def test_the_same_bits_every_time():
     x, w = arrays((64, 8, 16, 16), (16, 8, 3, 3))
 
@@ -86,6 +134,48 @@ def test_the_same_bits_every_time():
     first = in_form("kernel", gradient, x, w)[0]
     for _ in range(5):
         assert np.array_equal(first, in_form("kernel", gradient, x, w)[0])
+
+
+BITS = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax
+from tests.test_kernels import bits
+print(bits())
+"""
+
+
+def bits():
+    """A digest of what the kernels for images give where the work falls into many tasks."""
+    x, volumes, w, few, deep, scale, bias = arrays(
+        (37, 24, 19, 18), (6, 3, 9, 8, 7), (26, 24, 3, 3), (48, 1, 3, 3), (5, 3, 3, 2, 3), (24,),
+        (24,),
+    )  # fmt: skip
+    functions = [
+        (lambda x, w: F.conv2d(x, w, stride=2, padding=1), x, w),
+        (lambda x, w: F.conv2d(x, w, padding=1, groups=24), x, few),
+        (lambda x, w: F.conv_transpose2d(x, w, None, 2, 1), x, w.transpose(1, 0, 2, 3)),
+        (lambda x, w: F.conv3d(x, w, padding=1), volumes, deep),
+        (lambda x, w, b: F.group_norm(x, 3, w, b), x, scale, bias),
+    ]
+
+    def both(function, *given):
+        y, back = jax.vjp(function, *given)
+        return y, back(jnp.cos(y))
+
+    found = [jax.jit(functools.partial(both, f))(*given) for f, *given in functions]
+    whole = b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(found))
+    return hashlib.sha256(whole).hexdigest()
+
+
+@pytest.mark.long
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
+def test_the_same_bits_with_one_thread_and_with_many():
+    many = bits()
+    assert all(bits() == many for _ in range(3))
+    done = subprocess.run([sys.executable, "-c", BITS], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == many
 
 
 @needs_compiler
@@ -173,6 +263,29 @@ def test_batch_norm_by_definition(shape, factors):
     given = [v for v in (w, b) if v is not None]
     with arithmetic_form("kernel"):
         assert "jaxnet_batch_norm_gradient" in jax.jit(both).lower(x, dy, *given).as_text()
+    with jax.enable_x64(True):
+        exact = in_form("native", both, *(np.asarray(a, np.float64) for a in (x, dy, *given)))
+    for ours, theirs in zip(in_form("kernel", both, x, dy, *given), exact, strict=True):
+        # The mean of numbers about 100 is known to a float32's 4e-6, of values about 3.
+        assert distance("gradient", ours, theirs) <= 10 * tolerance("gradient", "float32")
+
+
+@needs_compiler
+@pytest.mark.parametrize(("shape", "groups", "factors"), [
+    ((8, 2, 2, 3), 1, True), ((64, 6, 8, 8), 3, True), ((21, 4, 7, 5), 4, False),
+    ((9, 2, 40, 41), 1, True),
+])  # fmt: skip
+def test_group_norm_by_definition(shape, groups, factors):
+    x, dy, w, b = arrays(shape, shape, shape[1], shape[1])
+    x, w, b = x * 3 + 100, w if factors else None, b if factors else None
+
+    def both(x, dy, *given):
+        y, back = jax.vjp(lambda x, *given: F.group_norm(x, groups, *given), x, *given)
+        return y, back(dy)
+
+    given = [v for v in (w, b) if v is not None]
+    with arithmetic_form("kernel"):
+        assert "jaxnet_group_norm_gradient" in jax.jit(both).lower(x, dy, *given).as_text()
     with jax.enable_x64(True):
         exact = in_form("native", both, *(np.asarray(a, np.float64) for a in (x, dy, *given)))
     for ours, theirs in zip(in_form("kernel", both, x, dy, *given), exact, strict=True):
@@ -434,6 +547,64 @@ def test_the_next_compiler_when_one_fails(monkeypatch, tmp_path, caplog, named):
     assert f"compiled by {used}, since {command}: " in record.message
 
 
+@needs_compiler
+@pytest.mark.long
+@pytest.mark.parametrize("unknown", ["-march=native", "=native"])
+def test_a_compiler_that_does_not_know_a_flag_compiles_without_it(kept, tmp_path, unknown):
+    """Some know the processor at hand by -mcpu alone, as clang for ARM, and some not at all."""
+    _, compiler = kept
+    strict = tmp_path / "strict"
+    strict.write_text(
+        f"""#!/bin/sh
+case "$*" in *{unknown}*) echo "unsupported: {unknown}"; exit 1;; esac
+case "$*" in *-mcpu=native*) flags=$(echo " $* " | sed "s/ -mcpu=native / /");; *) flags=$*;; esac
+exec {compiler} $flags
+"""
+    )
+    strict.chmod(0o755)
+    assert_loaded(done := freshly_loaded(tmp_path / "cache", CC=str(strict)))
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"True {strict}")
+
+
+CLANG = """
+import shlex, sys, jax, jax.numpy as jnp, numpy as np
+from jaxnet import _kernels as kernels
+from jaxnet.backend import arithmetic_form
+from jaxnet.nn import functional as F
+from jaxnet.nn._recurrent import Weights, recurrent_layer
+from tests.tolerances import distance, tolerance
+rng = np.random.RandomState(0)
+shapes = [(19, 5, 9, 8), (11, 5, 2, 3), (13, 11, 3, 3), (13,), (3, 260), (70, 260),
+          (9, 33, 7), (20, 7), (20, 5), (20,)]
+arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+def net(x, w, v, scale, rows, matrix, sequence, w_ih, w_hh, bias):
+    y = F.conv2d(F.conv2d(x, w), v, padding=1)
+    y = F.max_pool2d(F.batch_norm(y, None, None, scale, scale, training=True), 3, 2, 1)
+    first = (jnp.zeros((33, 5), x.dtype),) * 2
+    z, _ = recurrent_layer("lstm", sequence, Weights(w_ih, w_hh, bias, bias, None), first)
+    return (y**2).mean() + (F.linear(rows, matrix) ** 2).mean() + (z**2).mean()
+def slopes(*arrays):
+    return jax.value_and_grad(net, tuple(range(len(arrays))))(*arrays)
+print(shlex.split(kernels.load())[0])
+with arithmetic_form("kernel"):
+    ours = jax.jit(lambda *a: slopes(*a))(*arrays)
+with arithmetic_form("native"), jax.enable_x64(True):
+    exact = jax.jit(lambda *a: slopes(*a))(*(np.asarray(a, np.float64) for a in arrays))
+for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
+    assert distance("gradient", a, b) <= 10 * tolerance("gradient", "float32")
+print("alike")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed")
+def test_clang_compiles_the_kernels_and_they_compute_the_same(tmp_path):
+    env = {**os.environ, "JAXNET_CACHE": str(tmp_path), "CC": "clang"}
+    done = forked.run("-c", CLANG, env=env)
+    assert done.stdout == "clang\nalike\n", done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_a_blank_name_is_none(monkeypatch, blank):
     monkeypatch.setenv("CC", blank)
@@ -479,11 +650,29 @@ IMPOSSIBLE = {
     ),
     "window of 5": ("winograd", [(8, 2, 9, 9), (3, 2, 5, 5)], [(8, 3, 5, 5)], {}),
     "gradient": ("correlate2d_gradient", [(8, 2, 5, 5), (8, 3, 3, 3)], [(4, 2, 3, 3), (3,)], {}),
+    "groups": ("correlate2d", [(8, 4, 5, 5), (3, 2, 3, 3)], [(8, 3, 3, 3)], {"groups": 2}),
+    "no groups": ("correlate2d", [(8, 2, 5, 5), (3, 2, 3, 3)], [(8, 3, 3, 3)], {"groups": -1}),
+    "a stride of 5": ("spread2d", [(8, 3, 3, 3), (3, 2, 3, 3)], [(8, 2, 9, 9)], {"down": 5}),
+    "backwards": ("correlate2d", [(8, 2, 5, 5), (3, 2, 3, 3)], [(8, 3, 3, 3)], {"right": -1}),
+    "far apart": (
+        "spread2d", [(8, 3, 3, 3), (3, 2, 3, 3)], [(8, 2, 9, 9)], {"step_right": 2**31}
+    ),
+    "spread's": ("spread2d", [(8, 3, 3, 3), (3, 2, 3, 3)], [(8, 4, 5, 5)], {}),
+    "spread of groups": (
+        "spread2d", [(8, 3, 3, 3), (3, 2, 3, 3)], [(8, 4, 5, 5)], {"groups": 2}
+    ),
+    "spread from one argument": ("spread2d", [(8, 3, 3, 3)], [(8, 2, 5, 5)], {}),
     "winograd's": ("winograd_gradient", [(8, 2, 5, 5), (8, 3, 3, 3)], [(3, 2, 3, 2), (3,)], {}),
     "moments": ("batch_moments", [(0, 2, 5, 5)], [(2,), (2,)], {}),
     "norm": (
         "batch_norm_gradient", [(8, 2, 5, 5)] * 2 + [(2,), (1,), (2,)],
         [(8, 2, 5, 5), (2,), (2,)], {}
+    ),
+    "groups of moments": ("group_moments", [(8, 4, 5, 5)], [(8, 3), (8, 3)], {}),
+    "moments of nothing": ("group_moments", [(8, 4, 0, 5)], [(8, 2), (8, 2)], {}),
+    "group norm": (
+        "group_norm_gradient", [(8, 4, 5, 5)] * 2 + [(4,), (8, 3), (8, 3)],
+        [(8, 4, 5, 5), (4,), (4,)], {}
     ),
     "rows": ("few_rows", [(9, 4), (5, 4)], [(9, 5)], {}),
     "product": ("few_rows", [(2, 4), (5, 3)], [(2, 5)], {}),
@@ -559,6 +748,7 @@ def test_impossible_shapes_are_refused_in_c(what):
 def test_the_shapes_beside_the_impossible_ones_are_taken():
     called("recurrent", *recurrent_shapes(), {"kind": 3})
     called("few_rows", [(8, 4), (5, 4)], [(8, 5)], {})
+    called("spread2d", [(8, 4, 3, 3), (4, 2, 3, 3)], [(8, 4, 9, 9)], {"groups": 2, "down": 4})
     called("correlate2d", [(8, 2, 5, 5), (3, 2, 3, 3)], [(8, 3, 3, 3)], {})
     with pytest.raises(jax.errors.JaxRuntimeError, match="belong where the slots are"):
         called("recurrent_gradient", *gradient_shapes(), {"kind": 3})
@@ -573,6 +763,7 @@ HUNGRY = {
     "its gradient": (
         "correlate2d_gradient", [(8, 500, 1, 1), (8, 1, 1, 1)], [(1, 500, 60, 60), (1,)], {}
     ),
+    "spread": ("spread2d", [(8, 1, 1, 1), (1, 5000, 60, 60)], [(8, 5000, 1, 1)], {}),
     "winograd": ("winograd", [(8, 200000, 1, 1), (1, 200000, 3, 3)], [(8, 1, 1, 1)], {}),
     "winograd's gradient": (
         "winograd_gradient", [(256, 40000, 1, 1), (256, 4, 1, 1)], [(4, 40000, 3, 3), (4,)], {}

@@ -15,23 +15,37 @@ ask XLA for this layout. The functions here have no derivatives. These are given
 
 from jaxnet._kernels.batchnorm import batch_norm, batch_norm_gradient
 from jaxnet._kernels.build import available, load
-from jaxnet._kernels.conv2d import correlate2d, correlate2d_gradient
+from jaxnet._kernels.conv2d import (
+    MOST_SPAN,
+    MOST_STRIDE,
+    Steps,
+    correlate2d,
+    correlate2d_gradient,
+    spread2d,
+)
 from jaxnet._kernels.few_rows import MOST_ROWS, few_rows
+from jaxnet._kernels.groupnorm import group_norm, group_norm_gradient
 from jaxnet._kernels.pool2d import max_pool2d_pick, max_pool2d_spread
 from jaxnet._kernels.recurrent import kept_shapes, recurrent, recurrent_gradient
 
 __all__ = [
     "MOST_ROWS",
+    "MOST_SPAN",
+    "MOST_STRIDE",
+    "Steps",
     "available",
     "batch_norm",
     "batch_norm_gradient",
     "correlate2d",
     "correlate2d_gradient",
     "few_rows",
+    "group_norm",
+    "group_norm_gradient",
     "kept_shapes",
     "load",
     "max_pool2d_pick",
     "max_pool2d_spread",
     "recurrent",
     "recurrent_gradient",
+    "spread2d",
 ]

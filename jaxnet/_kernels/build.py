@@ -25,7 +25,10 @@ from jaxnet import _files as files
 _log = logging.getLogger(__name__)
 _HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 _SOURCES = sorted(Path(__file__).parent.glob("*.c"))
-_FLAGS = ("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC")
+_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fPIC")
+# For the processor at hand: of the first flag that a compiler knows, at worst for any processor
+# of the kind. Some compilers for ARM know only the second.
+_MACHINES = (("-march=native",), ("-mcpu=native",), ())
 _NAMES = ("cc", "gcc", "clang")
 _TARGETS = (
     "jaxnet_batch_moments",
@@ -33,10 +36,13 @@ _TARGETS = (
     "jaxnet_correlate2d",
     "jaxnet_correlate2d_gradient",
     "jaxnet_few_rows",
+    "jaxnet_group_moments",
+    "jaxnet_group_norm_gradient",
     "jaxnet_max_pool2d_pick",
     "jaxnet_max_pool2d_spread",
     "jaxnet_recurrent",
     "jaxnet_recurrent_gradient",
+    "jaxnet_spread2d",
     "jaxnet_winograd",
     "jaxnet_winograd_gradient",
 )
@@ -125,10 +131,31 @@ def _by_compiler(compiler: list[str]) -> ctypes.CDLL:
     if shutil.which(compiler[0]) is None:
         raise RuntimeError("there is no such compiler")
     version = _run([[*compiler, "--version"]])
+    for machine in _MACHINES[:-1]:
+        try:
+            return _found(compiler, [*_FLAGS, *machine], version)
+        except RuntimeError:
+            if _knows(compiler, machine):
+                raise
+    return _found(compiler, [*_FLAGS, *_MACHINES[-1]], version)
+
+
+def _knows(compiler: list[str], machine: tuple[str, ...]) -> bool:
+    """Whether a compiler takes the flags, with nothing to compile."""
+    nothing = ["-x", "c", "-c", os.devnull, "-o", os.devnull]
+    try:
+        _run([[*compiler, *machine, *nothing]])
+    except RuntimeError:
+        return False
+    return True
+
+
+def _found(compiler: list[str], flags: list[str], version: str) -> ctypes.CDLL:
+    """Returns the library that was compiled before with these flags, or compiles it."""
     texts = [source.read_text(encoding="utf-8") for source in (*_HEADERS, *_SOURCES)]
     # Everything that the library depends on is part of its name, so a change of any of it
     # compiles a new library and never loads an old one.
-    parts = [*texts, jaxlib.version.__version__, *_FLAGS, *compiler, version, _processor()]
+    parts = [*texts, jaxlib.version.__version__, *flags, *compiler, version, _processor()]
     name = f"kernels-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.so"
     # If the cache folder cannot be written, a folder for temporary files avoids compiling the
     # kernels at every start.
@@ -139,11 +166,11 @@ def _by_compiler(compiler: list[str]) -> ctypes.CDLL:
     ):
         try:
             with _locked(folder):
-                return _kept(folder / name) or _made(compiler, folder / name)
+                return _kept(folder / name) or _made(compiler, flags, folder / name)
         except OSError as error:
             _log.info("%s: cannot keep the kernels (%s)", folder, error)
     with tempfile.TemporaryDirectory(prefix="jaxnet-") as last:
-        return _made(compiler, Path(last) / name)
+        return _made(compiler, flags, Path(last) / name)
 
 
 @contextlib.contextmanager
@@ -202,9 +229,9 @@ def _digest(library: Path) -> bytes:
     return hashlib.sha256(library.read_bytes()).hexdigest().encode()
 
 
-def _made(compiler: list[str], library: Path) -> ctypes.CDLL:
+def _made(compiler: list[str], flags: list[str], library: Path) -> ctypes.CDLL:
     """Compiles and loads the library, and stores it with its checksum."""
-    flags = [*_FLAGS, f"-I{jax.ffi.include_dir()}"]
+    flags = [*flags, f"-I{jax.ffi.include_dir()}"]
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".") as scratch:
         # The scratch folder is in the same folder, so that os.replace is a rename.
         objects = {source: Path(scratch) / f"{source.stem}.o" for source in _SOURCES}

@@ -175,6 +175,14 @@ static void help(void* data) {
   leave(job);
 }
 
+// Whether a call to XLA succeeded. Its error, which nobody is told of, is given back.
+static int succeeded(XLA_FFI_CallFrame* frame, XLA_FFI_Error* error) {
+  if (!error) return 1;
+  XLA_FFI_Error_Destroy_Args args = {XLA_FFI_Error_Destroy_Args_STRUCT_SIZE, NULL, error};
+  frame->api->XLA_FFI_Error_Destroy(&args);
+  return 0;
+}
+
 // Does all tasks, or none and returns 0 if there is no memory. The caller works too and waits
 // only for tasks that are already running, so a pool that is busy or of one thread cannot
 // block it. Scratch memory is given back after every call: a thread that ends, or works on
@@ -183,8 +191,8 @@ static int run(XLA_FFI_CallFrame* frame, Work* work, void* shape, int64_t tasks,
   int64_t threads = 1;
   XLA_FFI_ThreadPool_NumThreads_Args asked = {
       XLA_FFI_ThreadPool_NumThreads_Args_STRUCT_SIZE, NULL, frame->ctx, &threads};
-  XLA_FFI_Error* error = frame->api->XLA_FFI_ThreadPool_NumThreads(&asked);
-  int64_t helpers = error ? 0 : smaller(threads, tasks) - 1;
+  int known = succeeded(frame, frame->api->XLA_FFI_ThreadPool_NumThreads(&asked));
+  int64_t helpers = known ? smaller(threads, tasks) - 1 : 0;
   Job* job = malloc(sizeof(Job));
   float* scratch = job ? allocate(floats) : NULL;
   if (!scratch) {
@@ -196,7 +204,7 @@ static int run(XLA_FFI_CallFrame* frame, Work* work, void* shape, int64_t tasks,
     __atomic_add_fetch(&job->users, 1, __ATOMIC_RELAXED);
     XLA_FFI_ThreadPool_Schedule_Args args = {
         XLA_FFI_ThreadPool_Schedule_Args_STRUCT_SIZE, NULL, frame->ctx, help, job};
-    if (frame->api->XLA_FFI_ThreadPool_Schedule(&args)) leave(job);
+    if (!succeeded(frame, frame->api->XLA_FFI_ThreadPool_Schedule(&args))) leave(job);
   }
   take_tasks(job, scratch);
   // Who still works is nearly done, unless the system has put it aside: then make room.

@@ -113,6 +113,7 @@ from jaxnet.nn._piecewise import (
 )
 from jaxnet.nn._rnn import GRU, LSTM, RNN, RNNBase
 from jaxnet.nn._rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
+from jaxnet.nn._scan_cell import scan_cell
 from jaxnet.nn._shuffle import ChannelShuffle, PixelShuffle, PixelUnshuffle
 from jaxnet.nn._softmax import GLU, LogSoftmax, Softmax, Softmax2d, Softmin
 from jaxnet.nn._summary import summary
@@ -282,6 +283,7 @@ __all__ = [
     "intercept",
     "keys",
     "next_key",
+    "scan_cell",
     "summary",
     "utils",
 ]

@@ -21,7 +21,8 @@ from jaxnet import _kernels as kernels
 from jaxnet._batch_parts import parts_of
 from jaxnet.backend import ROWS, Operation, batch_innermost, tangents_along
 from jaxnet.nn._module import Buffer, Module, Parameter, wrong_shape
-from jaxnet.nn._norm import affine, check_sizes, moments, value, working
+from jaxnet.nn._moments import moments
+from jaxnet.nn._norm import affine, check_sizes, value, working
 
 Statistic = nnx.Variable[Any] | jax.Array | None
 

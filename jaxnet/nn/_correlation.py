@@ -5,10 +5,13 @@ the weight, are contractions of one trilinear form, and each is a derivative of 
 They are three operations with the following forms, of which `jaxnet.backend` chooses one:
 
 * "kernel" is jaxnet's own C code (`jaxnet._kernels`), with the batch as innermost axis in
-  memory. It takes batches of float32 images with stride 1, dilation 1 and a single group.
+  memory. It takes batches of float32 images, and volumes as the images of their depths.
 * "native" is `lax.conv_general_dilated`, with the transposes that JAX derives.
 * "loop" is for all other convolutions on a CPU. It is as fast inside `lax.scan` as outside,
   where XLA's own backward convolutions are about 20 times slower (jax issue 12868).
+
+On a CPU, a correlation with a single window, as that of an image of 1x1 transposed, is a
+matrix product, and windows of one pixel with a stride see only the pixels that are cut out first.
 """
 
 import itertools
@@ -20,7 +23,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnet import _kernels as kernels
-from jaxnet.backend import Operation, batch_innermost, is_wanted
+from jaxnet.backend import (
+    Operation,
+    batch_innermost,
+    batch_is_large,
+    is_between,
+    is_wanted,
+)
 
 _Sizes = tuple[int, ...]
 _Pads = tuple[tuple[int, int], ...]
@@ -62,6 +71,30 @@ class _Geometry(NamedTuple):
     def low(self) -> _Sizes:
         """The number of zeros before each spatial axis."""
         return tuple(low for low, _ in self.pads)
+
+    @property
+    def counts(self) -> _Sizes:
+        """The spatial sizes of y."""
+        axes = zip(self.sizes, self.window, self.stride, self.pads, self.dilation, strict=True)
+        return tuple((n + sum(p) - (k - 1) * d - 1) // s + 1 for n, k, s, p, d in axes)
+
+    @property
+    def one_window(self) -> bool:
+        """Whether y has one pixel, the product of x, as far as the window covers it, and w."""
+        dense = all(k == 1 or d == 1 for k, d in zip(self.window, self.dilation, strict=True))
+        return self.groups == 1 and dense and all(is_between(n, 1, 1) for n in self.counts)
+
+    @property
+    def seen(self) -> tuple[tuple[int, int], ...]:
+        """The first number of the window that lies on x, and the end, if y has one pixel."""
+        axes = zip(self.sizes, self.window, self.low, strict=True)
+        return tuple((min(max(p, 0), k), max(min(k, n + p), min(max(p, 0), k))) for n, k, p in axes)
+
+    @property
+    def pixels(self) -> bool:
+        """Whether windows of one pixel leave pixels between them out."""
+        unpadded = all(pad == (0, 0) for pad in self.pads)
+        return unpadded and set(self.window) == {1} and max(self.stride) > 1
 
 
 def correlate(
@@ -135,15 +168,26 @@ def spread(
 
 
 def _geometry(images, sizes, w, stride, pads, dilation, groups, one_by_one) -> _Geometry:
-    in_c = (
-        groups == 1
-        and (*stride, *dilation) == (1, 1, 1, 1)
-        and w.dtype == jnp.float32
-        and 0 < w.size <= _KERNEL_WEIGHTS
-        and batch_innermost(images)
-    )
     places = tuple(sizes), w.shape[2:], tuple(stride), tuple(map(tuple, pads)), tuple(dilation)
-    return _Geometry(*places, groups, one_by_one, in_c)
+    geometry = _Geometry(*places, groups, one_by_one, False)
+    in_c = (
+        not geometry.one_window
+        and images.dtype == w.dtype == jnp.float32
+        and max(stride) <= kernels.MOST_STRIDE
+        and max(_spans(w, dilation)) <= kernels.MOST_SPAN
+        and 0 < w.size <= _KERNEL_WEIGHTS
+        and (batch_innermost(images) or _in_c_by_depths(images.shape[0], geometry))
+    )
+    return geometry._replace(in_c=in_c)
+
+
+def _in_c_by_depths(batch: int, geometry: _Geometry) -> bool:
+    """Whether volumes are computed by the kernel for images."""
+    if len(geometry.sizes) != 3 or set(geometry.window) == {1}:
+        return False
+    # One after another, since a symbolic size cannot be compared.
+    depths = geometry.counts[0]
+    return is_between(batch, 1) and is_between(depths, 1) and batch_is_large(batch * depths)
 
 
 def _shifted(y: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -161,13 +205,7 @@ def _rows(images, *weights, geometry):
 
 
 def _correlate_shapes(x, w, bias, geometry):
-    g = geometry
-    spans = _spans(w, g.dilation)
-    counts = [
-        (n + sum(pads) - span - 1) // step + 1
-        for n, pads, span, step in zip(g.sizes, g.pads, spans, g.stride, strict=True)
-    ]
-    return [(x.shape[0], w.shape[0], *counts)]
+    return [(x.shape[0], w.shape[0], *geometry.counts)]
 
 
 def _spread_shapes(y, w, geometry):
@@ -221,6 +259,11 @@ def _loop_correlate(x, w, bias, geometry):
 
 
 def _correlate(x, w, g):
+    if g.one_window:
+        y = _seen_of_x(x, g) @ _seen_of_w(w, g).T
+        return y.reshape(*y.shape, *g.counts)
+    if g.pixels:
+        x, g = _only_seen(x, g)
     if g.groups == 1:
         return _channels_last_conv(x, w, g.stride, g.pads, rhs_dilation=g.dilation)
     if not g.one_by_one:
@@ -235,6 +278,14 @@ def _loop_spread(y, w, geometry):
 
 
 def _spread(y, w, g):
+    if g.one_window:
+        x = y.reshape(y.shape[:2]) @ _seen_of_w(w, g)
+        sizes = [end - first for first, end in g.seen]
+        ends = zip(g.sizes, g.low, g.seen, strict=True)
+        around = [(a - p, n - (b - p), 0) for n, p, (a, b) in ends]
+        return _padded(x.reshape(x.shape[0], w.shape[1], *sizes), around)
+    if g.pixels:
+        return _all_pixels(_spread(y, w, _seen_geometry(g)), g)
     if g.groups == 1:
         return _channels_last_conv(
             y,
@@ -272,6 +323,13 @@ def _weight_gradient(x, y, g):
     over the batch; stride and dilation are exchanged too.
     """
     w = _weights(x, y, g)
+    if g.one_window:
+        found = y.reshape(y.shape[:2]).T @ _seen_of_x(x, g)
+        sizes = [end - first for first, end in g.seen]
+        around = [(a, k - b, 0) for k, (a, b) in zip(g.window, g.seen, strict=True)]
+        return _padded(found.reshape(*w.shape[:2], *sizes), around)
+    if g.pixels:
+        x, g = _only_seen(x, g)
     if g.groups == 1:
         pads = _high_pads(g.sizes, y, w, g.stride, g.low, g.dilation)
         turned = jnp.swapaxes(x, 0, 1), jnp.swapaxes(y, 0, 1)
@@ -282,6 +340,38 @@ def _weight_gradient(x, y, g):
     parts = zip(jnp.split(x, g.groups, 1), jnp.split(y, g.groups, 1), strict=True)
     one = g._replace(groups=1)
     return jnp.concatenate([_weight_gradient(a, b, one) for a, b in parts], 0)
+
+
+def _seen_of_x(x, g):
+    """The rows (N, C * window) of what a single window sees of x."""
+    axes = zip(g.seen, g.low, strict=True)
+    cut = x[(..., *(slice(a - p, b - p) for (a, b), p in axes))]
+    return cut.reshape(x.shape[0], -1)
+
+
+def _seen_of_w(w, g):
+    """The part of w that a single window has on x, as (O, C * window)."""
+    return w[(..., *(slice(a, b) for a, b in g.seen))].reshape(w.shape[0], -1)
+
+
+def _padded(x, spatial):
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *spatial])
+
+
+def _seen_geometry(g):
+    """The geometry of windows of one pixel after the others were left out."""
+    return g._replace(sizes=g.counts, stride=(1,) * len(g.stride))
+
+
+def _only_seen(x, g):
+    steps = (slice(None, None, step) for step in g.stride)
+    return x[(slice(None), slice(None), *steps)], _seen_geometry(g)
+
+
+def _all_pixels(x, g):
+    """The transpose of `_only_seen`: zeros for what no window sees."""
+    axes = zip(g.sizes, g.counts, g.stride, strict=True)
+    return _padded(x, [(0, n - (m - 1) * s - 1, s - 1) for n, m, s in axes])
 
 
 def _flipped(w: jax.Array, groups: int) -> jax.Array:
@@ -366,17 +456,88 @@ def _in_c(*arrays, geometry):
 
 
 def _kernel_correlate(x, w, bias, geometry):
+    if geometry.pixels:
+        x, geometry = _only_seen(x, geometry)
+    if len(geometry.sizes) == 3:
+        pictures, by_depth = _by_depths(x, geometry), _of_a_depth(geometry)
+        y = kernels.correlate2d(pictures, _of_all_depths(w), *_places(by_depth))
+        y = _volumes(y, x.shape[0])
+    else:
+        y = kernels.correlate2d(x, w, *_places(geometry))
     # XLA adds the bias, which is free when it is fused into the activation that follows.
-    return [_shifted(kernels.correlate2d(x, w, geometry.pads), bias)]
+    return [_shifted(y, bias)]
 
 
 def _kernel_spread(y, w, geometry):
-    pads = _spread_pads(y, w, geometry.sizes, geometry.stride, geometry.low, geometry.dilation)
-    return [kernels.correlate2d(y, _flipped(w, 1), pads)]
+    if geometry.pixels:
+        return [_all_pixels(_kernel_spread(y, w, _seen_geometry(geometry))[0], geometry)]
+    if len(geometry.sizes) == 3:
+        g = _of_a_depth(geometry)
+        x = kernels.spread2d(_pictures(y), _of_all_depths(w), g.sizes, *_places(g))
+        return [_from_depths(_volumes(x, y.shape[0]), geometry)]
+    pads, steps = _places(geometry)
+    if steps == kernels.Steps():
+        pads = _spread_pads(y, w, geometry.sizes, geometry.stride, geometry.low, geometry.dilation)
+        return [kernels.correlate2d(y, _flipped(w, 1), pads, steps)]
+    return [kernels.spread2d(y, w, geometry.sizes, pads, steps)]
 
 
 def _kernel_weight_gradient(x, y, geometry):
-    return kernels.correlate2d_gradient(x, y, geometry.window, geometry.pads)
+    shape = _weight_gradient_shapes(x, y, geometry)[0]
+    if geometry.pixels:
+        x, geometry = _only_seen(x, geometry)
+    if len(geometry.sizes) == 3:
+        x, y, geometry = _by_depths(x, geometry), _pictures(y), _of_a_depth(geometry)
+    dw, db = kernels.correlate2d_gradient(x, y, geometry.window, *_places(geometry))
+    return [dw.reshape(shape), db]
+
+
+def _places(g):
+    return g.pads, kernels.Steps(g.stride, g.dilation, g.groups)
+
+
+# Volumes (N, C, D, H, W) as images (N * D', C * kD, H, W): the depths that a window sees are
+# channels beside one another.
+
+
+def _of_a_depth(g):
+    axes = g.sizes, g.window, g.stride, g.pads, g.dilation
+    return _Geometry(*(axis[1:] for axis in axes), g.groups, g.one_by_one, g.in_c)
+
+
+def _by_depths(x, g):
+    count, step, apart = g.counts[0], g.stride[0], g.dilation[0]
+    padded = _padded(x, [(*g.pads[0], 0), (0, 0, 0), (0, 0, 0)])
+    seen = [
+        lax.slice_in_dim(padded, k * apart, k * apart + (count - 1) * step + 1, step, axis=2)
+        for k in range(g.window[0])
+    ]
+    return _pictures(jnp.concatenate([each[:, :, None] for each in seen], 2))
+
+
+def _from_depths(x, g):
+    """The transpose of `_by_depths`, from (N, C * kD, D', H, W)."""
+    x = x.reshape(x.shape[0], -1, g.window[0], *x.shape[2:])
+    length = (g.counts[0] - 1) * g.stride[0] + 1
+    firsts = [k * g.dilation[0] - g.low[0] for k in range(g.window[0])]
+    places = [(first, g.sizes[0] - first - length, g.stride[0] - 1) for first in firsts]
+    parts = [_padded(x[:, :, k], [place, (0, 0, 0), (0, 0, 0)]) for k, place in enumerate(places)]
+    return sum(parts[1:], parts[0])
+
+
+def _pictures(x):
+    """(N, C, D, H, W) or (N, C, kD, D, H, W) as (N * D, C * kD, H, W)."""
+    x = jnp.moveaxis(x, -3, 1)
+    return x.reshape(x.shape[0] * x.shape[1], -1, *x.shape[-2:])
+
+
+def _volumes(y, batch):
+    y = y.reshape(batch, -1, *y.shape[1:])  # (N, D', O, H', W')
+    return jnp.moveaxis(y, 1, 2)
+
+
+def _of_all_depths(w):
+    return w.reshape(w.shape[0], -1, *w.shape[3:])
 
 
 # Derivatives. The correlation is linear in x, and linear in weight and bias together, whose

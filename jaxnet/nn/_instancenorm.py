@@ -17,7 +17,8 @@ from jaxnet.nn._batchnorm import (
     check_statistics,
     update_running,
 )
-from jaxnet.nn._norm import affine, check_sizes, moments, value, working
+from jaxnet.nn._moments import moments
+from jaxnet.nn._norm import affine, check_sizes, value, working
 
 
 def instance_norm(

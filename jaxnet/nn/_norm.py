@@ -15,7 +15,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxnet._mixed_precision import machine_epsilon
+from jaxnet.backend import batch_innermost
+from jaxnet.nn._group_images import normalised_images
 from jaxnet.nn._module import Module, Parameter, wrong_shape
+from jaxnet.nn._moments import moments
 from jaxnet.precision import promoted
 
 
@@ -28,26 +31,6 @@ def working(name: str, input: jax.Array) -> jax.Array:
     if not jnp.issubdtype(input.dtype, jnp.floating):
         raise TypeError(f"{name}: the input is {input.dtype}; accepted are floats")
     return input.astype(promoted(input.dtype, jnp.float32))
-
-
-def moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes mean, distances from the mean and biased variance over some axes.
-
-    Args:
-        x: The array.
-        axes: The axes to average over.
-
-    Returns:
-        The mean with those axes at size 1, x - mean, and the variance, shaped like the mean.
-    """
-    # torch sums in float64. Subtracting the mean of what the rounded mean leaves, `rest`, is as
-    # exact, and costs about a fifth of a step's time. The gradient may stop at `rough`, because
-    # the results do not depend on its exact value.
-    rough = lax.stop_gradient(x.mean(axes, keepdims=True))
-    shifted = x - rough
-    rest = shifted.mean(axes, keepdims=True)
-    centred = shifted - rest
-    return rough + rest, centred, jnp.square(centred).mean(axes, keepdims=True)
 
 
 def affine(
@@ -189,6 +172,8 @@ def group_norm(
             f"got input size {input.shape}"
         )
     x = working("group_norm", input)
+    if input.size and batch_innermost(x):
+        return normalised_images(x, num_groups, weight, bias, eps).astype(input.dtype)
     if input.size:
         grouped = x.reshape(n, num_groups, -1)  # (N, G, C/G * ...)
         _, centred, var = moments(grouped, (2,))

@@ -229,7 +229,8 @@ class RNNCellBase(Module):
 class RNNCell(RNNCellBase):
     """Computes h' = tanh(W_ih x + b_ih + W_hh h + b_hh): torch.nn.RNNCell.
 
-    The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch.
+    The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch. A loop over
+    time steps is `nn.scan_cell`: in Python, each step would be compiled by itself.
 
     Args:
         input_size: The size of x.
@@ -275,7 +276,8 @@ class RNNCell(RNNCellBase):
 class LSTMCell(RNNCellBase):
     """One step of an LSTM: torch.nn.LSTMCell. The formula is that of `lstm_cell`.
 
-    The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch.
+    The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch. A loop over
+    time steps is `nn.scan_cell`: in Python, each step would be compiled by itself.
 
     Args:
         input_size: The size of x.
@@ -317,7 +319,8 @@ class LSTMCell(RNNCellBase):
 class GRUCell(RNNCellBase):
     """One step of a GRU: torch.nn.GRUCell. The formula is that of `gru_cell`.
 
-    The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch.
+    The parameters are `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`, as in torch. A loop over
+    time steps is `nn.scan_cell`: in Python, each step would be compiled by itself.
 
     Args:
         input_size: The size of x.

@@ -207,3 +207,110 @@ def test_wrong_arguments_are_named():
         nn.RNN(3, 4, nonlinearity="sigmoid", rngs=g)
     with pytest.warns(UserWarning, match="does nothing with num_layers=1"):
         nn.RNN(3, 4, dropout=0.5, rngs=g)
+
+
+CELLS = [nn.RNNCell, nn.LSTMCell, nn.GRUCell]
+
+
+def by_hand(cell, x, hx):
+    outputs = []
+    for each in x:
+        hx = cell(each, hx)
+        outputs.append(hx[0] if isinstance(hx, tuple) else hx)
+    return jnp.stack(outputs), hx
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("given", [False, True])
+def test_scan_cell_is_torchs_loop(kind, given):
+    import torch
+
+    cell = kind(3, 4, rngs=Generator(0))
+    theirs = getattr(torch.nn, kind.__name__)(3, 4)
+    theirs.load_state_dict(
+        {k: torch.tensor(np.asarray(v)) for k, v in weights.state_dict(cell).items()}
+    )
+    rng = np.random.RandomState(0)
+    x = rng.standard_normal((7, 2, 3)).astype(np.float32)
+    state = tuple(rng.standard_normal((2, 4)).astype(np.float32) for _ in range(2))
+    state = state if kind is nn.LSTMCell else state[0]
+    in_torch = jax.tree.map(torch.tensor, state) if given else None
+    outputs, expected = [], torch.tensor(x, requires_grad=True)
+    for each in expected:
+        in_torch = theirs(each, in_torch)
+        outputs.append(in_torch[0] if kind is nn.LSTMCell else in_torch)
+    outputs = torch.stack(outputs)
+    (outputs**2).sum().backward()
+    structure, params, buffers = train.split(cell)
+
+    def total(params, x, state):
+        cell = train.merge(structure, params, buffers)
+        outputs, last = nn.scan_cell(cell, x, state)
+        return (outputs**2).sum(), (outputs, last)
+
+    slopes, (ours, last) = jax.jit(jax.grad(total, (0, 1), has_aux=True))(
+        params, x, state if given else None
+    )
+    pairs = [(ours, outputs), (slopes[1], expected.grad)]
+    pairs += zip(jax.tree.leaves(last), jax.tree.leaves(in_torch), strict=True)
+    pairs += [(slopes[0][name], p.grad) for name, p in theirs.named_parameters()]
+    for a, b in pairs:
+        assert distance("gradient", a, b.detach().numpy()) <= tolerance("gradient", "float32")
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_scan_cell_backwards_and_with_the_batch_first(kind):
+    cell = kind(3, 4, rngs=Generator(0))
+    x = jnp.asarray(np.random.RandomState(1).standard_normal((5, 2, 3)), jnp.float32)
+    outputs, last = nn.scan_cell(cell, jnp.swapaxes(x, 0, 1), batch_first=True, reverse=True)
+    expected, state = by_hand(cell, x[::-1], None)
+    np.testing.assert_allclose(outputs, jnp.swapaxes(expected[::-1], 0, 1), rtol=1e-5, atol=1e-6)
+    for a, b in zip(jax.tree.leaves(last), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    alone, _ = nn.scan_cell(cell, x[:, 0], reverse=True)
+    np.testing.assert_allclose(alone, expected[::-1][:, 0], rtol=1e-5, atol=1e-6)
+    assert nn.scan_cell(cell, x[:0])[0].shape == (0, 2, 4)
+
+
+def test_scan_cell_is_compiled_once_for_all_steps():
+    cell = nn.LSTMCell(3, 4, rngs=Generator(0))
+
+    def text(steps):
+        return jax.jit(lambda x: nn.scan_cell(cell, x)).lower(jnp.ones((steps, 2, 3))).as_text()
+
+    assert len(text(5).splitlines()) == len(text(500).splitlines())
+
+
+def test_every_step_of_scan_cell_draws_numbers_of_its_own():
+    def noisy(x, h):
+        return h + x + nn.functional.dropout(jnp.ones_like(h), 0.5)
+
+    x, h = jnp.zeros((6, 50)), jnp.zeros(50)
+    with nn.keys(jax.random.key(0)):
+        outputs, _ = nn.scan_cell(noisy, x, h)
+        again, _ = nn.scan_cell(noisy, x, h)
+    drawn = np.diff(np.asarray(outputs), axis=0, prepend=0)
+    assert len({row.tobytes() for row in drawn}) == 6
+    assert not np.array_equal(outputs, again)
+    masks = [np.random.RandomState(i).random_sample(50) < 0.5 for i in range(6)]
+    with nn.draws(masks):
+        replayed, _ = nn.scan_cell(noisy, x, h)
+    np.testing.assert_array_equal(replayed, 2 * np.cumsum(np.stack(masks), 0, dtype=np.float32))
+    with pytest.raises(ValueError, match="no random key"):
+        nn.scan_cell(noisy, x, h)
+
+
+def test_scan_cell_names_what_it_cannot_do():
+    norm = nn.BatchNorm1d(3)
+    with pytest.raises(ValueError, match="a Buffer from outside"):
+        nn.scan_cell(lambda x, h: norm(x) + h, jnp.ones((4, 2, 3)), jnp.zeros((2, 3)))
+    with pytest.raises(TypeError, match=r"zeros are known only for RNNCell.*function"):
+        nn.scan_cell(lambda x, h: h, jnp.ones((4, 2, 3)))
+    cell = nn.GRUCell(3, 4, rngs=Generator(0))
+    with pytest.raises(ValueError, match=r"has shape \(4,\); accepted are at least 2 axes"):
+        nn.scan_cell(cell, jnp.ones(4), batch_first=True)
+    with pytest.raises(ValueError, match=r"GRUCell\(3, 4\) expects"):
+        nn.scan_cell(cell, jnp.ones((4, 2, 5)))
+    with pytest.raises(TypeError, match="carry"):
+        nn.scan_cell(lambda x, h: (h, h), jnp.ones((4, 2, 3)), jnp.zeros((2, 3)))
