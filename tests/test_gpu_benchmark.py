@@ -79,6 +79,7 @@ def test_a_loop_without_a_known_end_is_not_counted():
 # What is trained
 
 
+@pytest.mark.slow
 def test_full_sizes_are_those_of_the_report():
     full = workloads.workloads()
     assert full.keys() == workloads.workloads(tiny=True).keys()

@@ -16,6 +16,7 @@ from jaxnet.data._own_rows import OwnRows, by_number
 from jaxnet.data._state import state_of
 from jaxnet.random import Generator
 from tests.data.test_sharded import reader, shards  # noqa: F401
+from tests.marks import slow_among
 
 X = np.arange(44.0).reshape(22, 2)
 DRAWS = np.random.default_rng(0)
@@ -195,7 +196,7 @@ ALONE = [
 
 
 @pytest.mark.parametrize("make", ALONE)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", slow_among([0, 2], [2]))
 def test_rows_that_depend_on_their_number_are_read_alone(make, workers):
     whole = loader(make(), num_workers=workers)
     for index in (0, 1):
@@ -462,7 +463,7 @@ def test_a_loader_draws_from_its_generator_as_it_would_for_whole_batches():
     assert one.get_state().tolist() == own.get_state().tolist()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", slow_among([0, 2], [2]))
 def test_a_sharded_reader_reads_its_own_records(shards, workers):  # noqa: F811
     options = {"seed": 4, "process_index": 0, "process_count": 1, "num_workers": workers}
     made = reader(shards, 4, epochs=None, **options)

@@ -129,6 +129,7 @@ def test_a_resumed_reader_gives_what_was_left(shards, done):
     batches.close()
 
 
+@pytest.mark.slow
 def test_another_process_goes_on_elsewhere(shards, tmp_path):
     moved = shutil.copytree(shards, tmp_path / "moved")
     batches = iter(reader(shards, seed=9, epochs=2))

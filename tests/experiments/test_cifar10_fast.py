@@ -61,6 +61,7 @@ def test_flips_alternate():
     np.testing.assert_array_equal(third, first)
 
 
+@pytest.mark.slow
 def test_one_step_trains_what_it_should():
     net = Net(4, whitening_filters(smooth_images(5)), rngs=Generator(0))
     optimizer = make_optimizer(0.2, 6, steps=10)

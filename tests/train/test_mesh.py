@@ -110,6 +110,7 @@ def test_any_number_of_devices_gives_the_losses_of_one(rule, meshes):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_recurrent_net_and_a_last_batch_that_no_split_fits():
     arrays = X[:103], Y[:103]  # 6 batches of 16 rows and one of 7
     step = train.make_train_step(LOSS, optim.Adam(lr=2e-3))

@@ -229,10 +229,8 @@ def test_sys_exit_ends_all_while_another_waits_for_a_sum(tmp_path, how, wanted):
         f"        open({str(tmp_path)!r} + '/cleaned', 'w').close()\n"
         "multihost_utils.process_allgather(np.zeros(1))\n"
     )
-    began = time.monotonic()
     status, _, err = ended(2, [program])
-    assert status == wanted
-    assert time.monotonic() - began < 120  # JAX would wait for five minutes
+    assert status == wanted  # JAX would wait for five minutes, and abort
     assert f"process 1 of 2 ended with status {wanted}; the other was stopped" in err
     if wanted == 1:
         assert "[process 1] a word about why" in err
@@ -286,10 +284,8 @@ def test_a_second_signal_kills_every_process_at_once(tmp_path):
     running.send_signal(signal.SIGTERM)  # at once, as `timeout` does: it is the same
     time.sleep(1)
     assert running.poll() is None
-    began = time.monotonic()
     running.send_signal(signal.SIGTERM)
     _, err = running.communicate(timeout=60)
-    assert time.monotonic() - began < 10  # the patience with those that are stopped is 20 s
     assert running.returncode == 128 + signal.SIGKILL
     assert "was killed by SIGKILL" in err
     assert "give the same command again" not in err
