@@ -161,7 +161,7 @@ class ConvNd(nnx.Conv):
             out_channels,
             size,
             strides=per_axis(stride, self.rank),
-            padding=pads if padding_mode == "zeros" else "VALID",
+            padding=padding if isinstance(padding, str) else per_axis(padding, self.rank),
             kernel_dilation=steps,
             feature_group_count=groups,
             use_bias=bias,
@@ -171,6 +171,7 @@ class ConvNd(nnx.Conv):
         )
         self.in_channels, self.out_channels = in_channels, out_channels
         self.pads, self.padding_mode = tuple(pads), padding_mode
+        self.padding_of_mode = None if padding_mode == "zeros" else self.padding
 
     @property
     def weight(self) -> Any:
@@ -178,14 +179,24 @@ class ConvNd(nnx.Conv):
         return TorchLayout(self.kernel, (self.rank + 1, self.rank, *range(self.rank)))
 
     def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
-        if (self.padding_mode == "zeros") == (self.padding == "VALID"):
+        if self.padding_of_mode != (None if self.padding_mode == "zeros" else self.padding):
             raise NotImplementedError("padding_mode, and the padding of one, are not set later")
-        if self.padding_mode != "zeros":
-            mode = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
-            pads = [(0, 0)] * (inputs.ndim - self.rank) + list(self.pads)
-            inputs = jnp.pad(inputs, pads, mode=mode[self.padding_mode])
-        y = super().__call__(jnp.moveaxis(inputs, -1 - self.rank, -1))
-        return jnp.moveaxis(y, -1, -1 - self.rank)
+        if self.padding_mode == "zeros":
+            y = super().__call__(jnp.moveaxis(inputs, -1 - self.rank, -1))
+            return jnp.moveaxis(y, -1, -1 - self.rank)
+        mode = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
+        x = inputs.reshape(-1, *inputs.shape[-1 - self.rank :])
+        x = jnp.pad(x, [(0, 0), (0, 0), *self.pads], mode=mode[self.padding_mode])
+        y = jax.lax.conv_general_dilated(
+            x,
+            self.weight[...],
+            per_axis(self.stride, self.rank),
+            "VALID",
+            rhs_dilation=per_axis(self.dilation, self.rank),
+            feature_group_count=self.groups,
+        )
+        y = y if self.bias is None else y + self.bias[...].reshape(-1, *[1] * self.rank)
+        return y.reshape(*inputs.shape[: -1 - self.rank], *y.shape[1:])
 
 
 class Conv1d(ConvNd):
@@ -307,7 +318,9 @@ class Sequential(nnx.Sequential):
         if len(layers) == 1 and isinstance(layers[0], dict):  # an OrderedDict
             names, layers = layers[0].keys(), tuple(layers[0].values())
         super().__init__(*layers)
-        self.names = tuple(names)
+        self.names: tuple[str, ...] = ()
+        for name in names:
+            self.names += (self.free(name),)
 
     def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
         others = [n for n, v in vars(self).items() if n != "layers" and isinstance(v, nnx.Module)]
@@ -326,8 +339,15 @@ class Sequential(nnx.Sequential):
         return len(self.layers)
 
     def __getitem__(self, index: Any) -> Any:
-        found = self.layers[index]
-        return type(self)(*found) if isinstance(index, slice) else found
+        if isinstance(index, slice):
+            return type(self)(dict(zip(self.names[index], self.layers[index], strict=True)))
+        return self.layers[index]
+
+    def __getattr__(self, name: str) -> Any:
+        names = vars(self).get("names", ())
+        if name not in names:
+            raise AttributeError(f"{type(self).__name__} has no attribute and no layer {name!r}")
+        return self.layers[names.index(name)]
 
     def append(self, layer: Any) -> Any:
         self.add_module(str(len(self.layers)), layer)
@@ -338,8 +358,17 @@ class Sequential(nnx.Sequential):
         if name in self.names:
             self.layers[self.names.index(name)] = layer
         else:
-            self.names += (name,)
+            self.names += (self.free(name),)
             self.layers.append(layer)
+
+    def free(self, name: str) -> str:
+        """The name of a layer, which is none of the Sequential's own."""
+        if name in vars(self) or hasattr(type(self), name):
+            raise NotImplementedError(
+                f"a layer {name!r} cannot be read by its name, which nnx.Sequential has for "
+                "something else; give it another"
+            )
+        return name
 
 
 class Dropout(nnx.Dropout):

@@ -44,7 +44,7 @@ class BatchNormNd(nnx.BatchNorm):
             use_fast_variance=False,
             rngs=nnx.Rngs(0),  # what it begins with are zeros and ones
         )
-        self.track_running_stats = track_running_stats
+        self.track_running_stats = self.has_running_stats = track_running_stats
 
     @property
     def weight(self) -> Any:
@@ -52,14 +52,14 @@ class BatchNormNd(nnx.BatchNorm):
 
     @property
     def running_mean(self) -> Any:
-        return self.mean
+        return self.mean if self.has_running_stats else None
 
     @property
     def running_var(self) -> Any:
-        return self.var
+        return self.var if self.has_running_stats else None
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:  # type: ignore[override]
-        if not self.track_running_stats:
+        if not self.has_running_stats:
             options["use_running_average"] = False
         if options.get("use_running_average", self.use_running_average):
             return super().__call__(x, **options)
@@ -69,6 +69,9 @@ class BatchNormNd(nnx.BatchNorm):
             y = super().__call__(x, **options)
         finally:
             self.momentum = share
+        if not (self.track_running_stats and self.has_running_stats):
+            self.mean[...], self.var[...] = before
+            return y
         n = x.size // x.shape[1]
         self.mean[...] = share * self.mean[...] + (1 - share) * before[0]
         self.var[...] = share * self.var[...] * (n / max(n - 1, 1)) + (1 - share) * before[1]
@@ -205,11 +208,7 @@ class InstanceNormNd(nnx.InstanceNorm):
         *,
         rngs: nnx.Rngs | None = None,
     ) -> None:
-        if track_running_stats:
-            raise NotImplementedError(
-                "track_running_stats=True is not written here: flax keeps no running statistics "
-                "of an instance norm; leave it False"
-            )
+        self.track_running_stats = track_running_stats
         super().__init__(
             num_features,
             epsilon=eps,
@@ -218,6 +217,18 @@ class InstanceNormNd(nnx.InstanceNorm):
             use_fast_variance=False,
             rngs=nnx.Rngs(0),  # what it begins with are zeros and ones
         )
+
+    @property
+    def track_running_stats(self) -> bool:
+        return False
+
+    @track_running_stats.setter
+    def track_running_stats(self, new: bool) -> None:
+        if new:
+            raise NotImplementedError(
+                "track_running_stats=True is not written here: flax keeps no running statistics "
+                "of an instance norm; leave it False"
+            )
 
     @property
     def weight(self) -> Any:
