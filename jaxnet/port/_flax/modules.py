@@ -10,7 +10,7 @@ def named_children(module: Any) -> Iterator[tuple[str, Any]]:
     """The modules in a module, each once, by PyTorch's names."""
     pairs: Any = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
     if isinstance(module, nnx.Sequential):
-        pairs = zip(module.names, module.layers, strict=True)
+        pairs = zip(module.names, module.layers, strict=True)  # type: ignore[attr-defined]
     seen = set()
     for name, value in pairs:
         if isinstance(value, nnx.Module) and id(value) not in seen:
