@@ -123,14 +123,11 @@ class Embedding(nnx.Embed):
 
 
 class ConvNd(nnx.Conv):
-    """nnx.Conv with the arguments and the initial weights of torch.nn.Conv1d, Conv2d and Conv3d.
-
-    The data is (N, C, ...) outside, as in PyTorch, and (N, ..., C) in nnx.Conv.
-    """
+    """nnx.Conv with torch.nn.Conv2d's arguments and initial weights, on (N, C, ...) as there."""
 
     rank = 0
+    conv_general_dilated = property(lambda self: self.padded, lambda self, new: None)
     stride, dilation, groups = map(renamed, ("strides", "kernel_dilation", "feature_group_count"))
-
     torch_layout = True  # of the data outside, which jaxnet.parity is told so
 
     def __init__(
@@ -149,19 +146,17 @@ class ConvNd(nnx.Conv):
     ) -> None:
         size, steps = per_axis(kernel_size, self.rank), per_axis(dilation, self.rank)
         reach = [d * (k - 1) for d, k in zip(steps, size, strict=True)]
-        if padding == "same":
-            pads = [(n // 2, n - n // 2) for n in reach]
-        elif padding == "valid":
-            pads = [(0, 0)] * self.rank
-        else:
-            pads = [(n, n) for n in per_axis(padding, self.rank)]
+        ends = padding if isinstance(padding, str) else per_axis(padding, self.rank)
+        words = {"same": reach, "valid": [0] * self.rank}
+        both = words[ends] if isinstance(ends, str) else [2 * n for n in ends]
+        self.pads = tuple((n // 2, n - n // 2) for n in both)
         init = uniform(1 / math.sqrt(in_channels // groups * math.prod(size)))
         super().__init__(
             in_channels,
             out_channels,
             size,
             strides=per_axis(stride, self.rank),
-            padding=padding if isinstance(padding, str) else per_axis(padding, self.rank),
+            padding=ends,
             kernel_dilation=steps,
             feature_group_count=groups,
             use_bias=bias,
@@ -170,8 +165,8 @@ class ConvNd(nnx.Conv):
             rngs=rngs,
         )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.pads, self.padding_mode = tuple(pads), padding_mode
-        self.padding_of_mode = None if padding_mode == "zeros" else self.padding
+        self.padding_mode = padding_mode
+        self.padding_of_mode = padding_mode != "zeros" and ends
 
     @property
     def weight(self) -> Any:
@@ -179,24 +174,18 @@ class ConvNd(nnx.Conv):
         return TorchLayout(self.kernel, (self.rank + 1, self.rank, *range(self.rank)))
 
     def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
-        if self.padding_of_mode != (None if self.padding_mode == "zeros" else self.padding):
-            raise NotImplementedError("padding_mode, and the padding of one, are not set later")
-        if self.padding_mode == "zeros":
-            y = super().__call__(jnp.moveaxis(inputs, -1 - self.rank, -1))
-            return jnp.moveaxis(y, -1, -1 - self.rank)
-        mode = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
-        x = inputs.reshape(-1, *inputs.shape[-1 - self.rank :])
-        x = jnp.pad(x, [(0, 0), (0, 0), *self.pads], mode=mode[self.padding_mode])
-        y = jax.lax.conv_general_dilated(
-            x,
-            self.weight[...],
-            per_axis(self.stride, self.rank),
-            "VALID",
-            rhs_dilation=per_axis(self.dilation, self.rank),
-            feature_group_count=self.groups,
-        )
-        y = y if self.bias is None else y + self.bias[...].reshape(-1, *[1] * self.rank)
-        return y.reshape(*inputs.shape[: -1 - self.rank], *y.shape[1:])
+        if self.padding_of_mode != (self.padding_mode != "zeros" and self.padding):
+            raise NotImplementedError("padding_mode and its padding are not set later")
+        y = super().__call__(jnp.moveaxis(inputs, -1 - self.rank, -1))
+        return jnp.moveaxis(y, -1, -1 - self.rank)
+
+    def padded(self, x: Any, kernel: Any, strides: Any, padding: Any, **options: Any) -> Any:
+        """The convolution of (N, ..., C), whose ends are those of the mode."""
+        if self.padding_mode != "zeros":
+            mode = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
+            x = jnp.pad(x, [(0, 0), *self.pads, (0, 0)], mode=mode[self.padding_mode])
+            padding = "VALID"
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
 class Conv1d(ConvNd):

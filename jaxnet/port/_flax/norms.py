@@ -31,9 +31,7 @@ class BatchNormNd(nnx.BatchNorm):
         rngs: nnx.Rngs | None = None,
     ) -> None:
         if momentum is None:
-            raise NotImplementedError(
-                "momentum=None, the mean over all batches, is not written here; give a number"
-            )
+            raise NotImplementedError("momentum=None, the mean of all: give a number")
         super().__init__(
             num_features,
             axis=1,  # of (N, C, ...)
@@ -58,15 +56,13 @@ class BatchNormNd(nnx.BatchNorm):
     def running_var(self) -> Any:
         return self.var if self.has_running_stats else None
 
-    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:  # type: ignore[override]
-        if not self.has_running_stats:
-            options["use_running_average"] = False
-        if options.get("use_running_average", self.use_running_average):
-            return super().__call__(x, **options)
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+        if self.use_running_average and self.has_running_stats:
+            return super().__call__(x)
         before, share = (self.mean[...], self.var[...]), self.momentum
         self.momentum = 0.0  # of flax, which then puts those of the batch in place
         try:
-            y = super().__call__(x, **options)
+            y = super().__call__(x, use_running_average=False)
         finally:
             self.momentum = share
         if not (self.track_running_stats and self.has_running_stats):
