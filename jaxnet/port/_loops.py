@@ -20,7 +20,7 @@ from jaxnet.port._flow import (
     names_read,
 )
 from jaxnet.port._nodes import code, is_name, parts_of
-from jaxnet.port._reads import Reads, is_plain, is_rate
+from jaxnet.port._reads import Reads, is_plain, rate_of
 from jaxnet.port._roles import Part, is_guard
 from jaxnet.port._steps import NotUnderstoodError, calls, code_line, root_of
 from jaxnet.port._training import Training, mode_of
@@ -219,8 +219,17 @@ class Loops:
                     self.roles.optimizer_statement, "it is not used after it is made"
                 )
             first = len(statements)
+        comments: list[Any] = []
         for i, one in enumerate(statements[:first]):
-            found += self._before(part, one, i > index)
+            if self._is_sorting(one):
+                comments += _comments(one)
+                continue
+            new = self._before(part, one, i > index)
+            if one is self.roles.optimizer_statement and comments:
+                line = new[0].with_changes(leading_lines=[*comments, *new[0].leading_lines])
+                self.positions[line] = self.positions.get(new[0])
+                new = [line, *new[1:]]
+            found += new
         functions, lines = self.made
         inside = functions if part is self.training.place else []
         found += inside
@@ -232,6 +241,11 @@ class Loops:
             found += list(cst.parse_module(self.training.predict_line() + "\n").body)
         self.training.predicts |= before
         return [*found, *rest]
+
+    def _is_sorting(self, statement: Any) -> bool:
+        """Whether a statement sorts the parameters into groups, which optim.groups does."""
+        groups = self.roles.groups
+        return groups is not None and any(statement is one for one in groups.left_out)
 
     def _uses(self, part: Part, statement: Any) -> bool:
         """Whether a statement makes a step, or calls what does, or evaluates after it is made."""
@@ -348,8 +362,10 @@ class Loops:
             callee = callee_of(value) if isinstance(value, cst.Call) else ""
             if callee and callee in self.changing and callee in self.parts:
                 return [self._call_of_changing(part, one, value, assign, callee)]
-        if assign is not None and self._is_rate(part, assign.targets[0].target):
-            return self._rate_set(part, one, assign.value, "")
+        if assign is not None:
+            number = rate_of(assign.targets[0].target, roles.get("optimizer"), self.roles.count)
+            if number is not None:
+                return self._rate_set(part, one, assign.value, "", number)
         if assign is not None and model is not None:
             words = code(assign.value)
             target = code(assign.targets[0].target)
@@ -528,12 +544,10 @@ class Loops:
         assert assign is not None
         return self._rate_set(part, one, assign.value, target)[0]
 
-    def _is_rate(self, part: Part, node: Any) -> bool:
-        """Whether an expression is `optimizer.param_groups[0]["lr"]`."""
-        return is_rate(node, self.roles.of(part).get("optimizer"))
-
-    def _rate_set(self, part: Part, one: Any, value: Any, group: str) -> list[Any]:
-        """The statement that sets the learning rate of all parameters to a value."""
+    def _rate_set(
+        self, part: Part, one: Any, value: Any, group: str, number: int | None = None
+    ) -> list[Any]:
+        """The statement that sets the learning rate of all groups, or of one, to a value."""
         state, roles = self.training.state, self.roles.of(part)
         if {group, roles["optimizer"]} & set(names_read(value)) or "scheduler" in roles:
             raise NotUnderstoodError(one, f"{code(value)}: a learning rate from the one before")
@@ -541,9 +555,10 @@ class Loops:
             raise NotUnderstoodError(one, f"{code_line(one)}: {part.name} makes no step")
         self.training.imports.add("from jaxnet import optim")
         words = code(self._rewritten(part, value))
+        which = "" if number is None or self.roles.count == 1 else f"group={number}, "
         line = (
             f"{state} = {state}.replace(\n    opt_state=optim.set_hyperparams({state}.opt_state, "
-            f"lr={words})\n)"
+            f"{which}lr={words})\n)"
         )
         return self._lines(one, [line])
 
@@ -648,6 +663,16 @@ def _passes(loop: Any) -> str:
 def _returns(node: Any) -> bool:
     """Whether a function returns a value."""
     return any(isinstance(p, cst.Return) and p.value is not None for p in parts_of(node.body))
+
+
+def _comments(statement: Any) -> list[cst.EmptyLine]:
+    """The comments of a statement and of all in it, each on a line."""
+    places = cst.EmptyLine | cst.TrailingWhitespace
+    return [
+        cst.EmptyLine(comment=part.comment)
+        for part in parts_of(statement)
+        if isinstance(part, places) and part.comment is not None
+    ]
 
 
 def _ends(statement: Any) -> bool:

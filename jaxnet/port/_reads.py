@@ -104,11 +104,13 @@ class Reads(Positioned):
         """Reading the learning rates."""
         words = code(node)
         rates = f"optim.learning_rates({self.training.state}.opt_state)"
-        last = {f"{self.scheduler}.get_last_lr()[{i}]" for i in (0, -1)}
-        if words in last or is_rate(node, self.optimizer):
+        count = self.loops.roles.count
+        last = {f"{self.scheduler}.get_last_lr()[{i}]": i % count for i in range(-1, count)}
+        group = last.get(words, rate_of(node, self.optimizer, count))
+        if group is not None:
             self.training.imports.add("from jaxnet import optim")
             quote = self.quotes[-1] if self.quotes else '"'
-            return f"{rates}[{quote}lr{quote}]"
+            return f"{rates}[{quote}lr{f'_{group}' if group else ''}{quote}]"
         if self.scheduler is not None and words == f"{self.scheduler}.get_last_lr()":
             self.training.imports.add("from jaxnet import optim")
             return f"list({rates}.values())"
@@ -166,10 +168,20 @@ _IN_ANY_MODE = {
 """What a model says alike in training and in evaluation mode."""
 
 
-def is_rate(node: Any, optimizer: str | None) -> bool:
-    """Whether an expression is `optimizer.param_groups[0]["lr"]`."""
-    quoted = ('"lr"', "'lr'")
-    return code(node) in {f"{optimizer}.param_groups[{i}][{lr}]" for i in (0, -1) for lr in quoted}
+def rate_of(node: Any, optimizer: str | None, count: int) -> int | None:
+    """The number of the group of `optimizer.param_groups[0]["lr"]`, or None for something else.
+
+    Args:
+        node: The expression.
+        optimizer: The name of the optimizer.
+        count: The number of its groups.
+    """
+    rates = {
+        f"{optimizer}.param_groups[{i}][{lr}]": i % count
+        for i in range(-1, count)
+        for lr in ('"lr"', "'lr'")
+    }
+    return rates.get(code(node))
 
 
 def is_plain(call: cst.Call) -> bool:

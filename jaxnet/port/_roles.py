@@ -12,6 +12,7 @@ from jaxnet.port._flow import (
     calls_in,
     lists,
 )
+from jaxnet.port._groups import Groups, groups_of
 from jaxnet.port._names import SCHEDULERS, is_optimizer
 from jaxnet.port._nodes import code, is_name
 from jaxnet.port._steps import NotUnderstoodError
@@ -56,6 +57,7 @@ class Roles:
     Attributes:
         owner: The part that makes the optimizer.
         optimizer_statement: The statement that does.
+        groups: The parameter groups that it has, or None.
         schedule: The name of the scheduler's class, or "".
         made: What the model is made by, a statement.
         names: By part, the names by their roles: "model", "optimizer", "scheduler".
@@ -64,11 +66,17 @@ class Roles:
 
     owner: Part
     optimizer_statement: Any
+    groups: Groups | None = None
     schedule: str = ""
     schedule_statement: Any = None
     made: Any = None
     names: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     sites: dict[str, list[tuple[Part, cst.Call]]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """The number of parameter groups."""
+        return 1 if self.groups is None else len(self.groups.own)
 
     def of(self, part: Part) -> dict[str, str]:
         """The names of a part by their roles."""
@@ -105,14 +113,20 @@ def find_roles(source: "Source", parts: dict[str, Part]) -> Roles:
     )
     words = "" if arg is None else code(arg.value)
     model = words.removesuffix(".parameters()")
-    if not words.endswith(".parameters()") or not model.isidentifier():
+    groups = None
+    if arg is not None:
+        place = next(p for p, _ in lists(owner.statements) if any(o is statement for o in p))
+        groups = groups_of(source, owner, place, statement, arg.value)
+    if groups is not None:
+        model = groups.model
+    elif not words.endswith(".parameters()") or not model.isidentifier():
         raise NotUnderstoodError(
             statement,
             f"{words or 'no parameters'}: an optimizer of something else than a model's "
             "parameters; optim.groups chooses parameters by their names",
         )
     target = _target(statement)
-    roles = Roles(owner, statement)
+    roles = Roles(owner, statement, groups)
     own = {"model": model, "optimizer": target}
     schedulers = _made(source, parts, lambda name: name.startswith(SCHEDULERS))
     if len(schedulers) > 1:

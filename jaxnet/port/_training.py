@@ -391,6 +391,8 @@ class Training:
         if args:
             args[-1] = args[-1].with_changes(comma=cst.MaybeSentinel.DEFAULT)
         made = value.with_changes(args=args, whitespace_before_args=cst.SimpleWhitespace(""))
+        if self.roles.groups is not None:
+            made = self._with_groups(made)
         clip = self.step.clip
         if clip is None:
             return made
@@ -412,6 +414,40 @@ class Training:
         clipping = f"optim.clip_by_{kind}({', '.join(words)})"
         outer: Any = cst.parse_expression(f"optim.chain({clipping}, 0)")
         return outer.with_changes(args=[outer.args[0], cst.Arg(made)])
+
+    def _with_groups(self, made: cst.Call) -> Any:
+        """The optimizers of the parameter groups, from the one that has what they share."""
+        groups, statement = self.roles.groups, self.roles.optimizer_statement
+        assert groups is not None
+        if any(isinstance(part, cst.Call) for arg in made.args for part in parts_of(arg)) or any(
+            arg.star for arg in made.args
+        ):
+            raise NotUnderstoodError(
+                statement, f"{code(made)}: what its groups share is not numbers or names"
+            )
+        shared: dict[str, Any] = {}
+        for arg in made.args:
+            if arg.keyword is None and shared:
+                raise NotUnderstoodError(
+                    statement, f"{code(made)}: arguments of parameter groups; write them by name"
+                )
+            shared["lr" if arg.keyword is None else arg.keyword.value] = arg.value
+        members = []
+        for own in groups.own:
+            values = {
+                n: v for n, v in {**shared, **own}.items() if n not in ("foreach", "fused")
+            }  # fmt: skip
+            words = ", ".join(f"{name}={code(value)}" for name, value in values.items())
+            members.append(f"{code(made.func)}({words})")
+        if not groups.choices:
+            return cst.parse_expression(members[0])
+        if "optim" in self.roles.owner.bound | set(self.roles.owner.parameters):
+            raise NotUnderstoodError(statement, "optim is a name of the program; rename it")
+        self.imports.add("from jaxnet import optim")
+        rules = ", ".join(
+            f"({choice}, {member})" for choice, member in zip(groups.choices, members, strict=False)
+        )
+        return cst.parse_expression(f"optim.groups([{rules}], {members[-1]})")
 
     def _from_owner(self, name: str, bound: Any) -> Any:
         """A bound in a function, by the names of the part that makes the optimizer."""

@@ -280,6 +280,115 @@ def test_what_is_set_of_a_shape_is_what_is_computed(tmp_path, digits):
     compared(model.train(), _trained(twin), inputs)
 
 
+TRACKING = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kept, self.left = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+        self.never = nn.BatchNorm1d(4, track_running_stats=False)
+        self.late = nn.BatchNorm1d(4, track_running_stats=False)
+        self.alone = nn.InstanceNorm1d(4)
+        for m in self.modules():
+            if hasattr(m, "track_running_stats") and m is not self.kept:
+                m.track_running_stats = False
+        self.late.track_running_stats = True
+        self.known = [m.running_mean is not None for m in (self.left, self.never, self.late)]
+    def forward(self, x):
+        number = sum(2**i * known for i, known in enumerate(self.known))
+        x = x * (1 + self.left.track_running_stats + 2 * self.late.track_running_stats + number)
+        return self.kept(x), self.left(x), self.never(x), self.late(x), self.alone(x)
+"""
+
+
+def test_statistics_that_are_tracked_no_more_stay_and_are_what_eval_reads(tmp_path, digits):
+    model, twin = twins(HEAD + TRACKING, tmp_path)
+    inputs = [3 * np.random.default_rng(0).standard_normal((3, 4, 6)) + 1]
+    compared(model.train(), _trained(twin), inputs)
+    compared(model.eval(), _eval(twin), inputs)
+
+
+def test_an_instance_norm_that_is_made_to_track_says_so(tmp_path):
+    made = "self.norm = nn.InstanceNorm1d(4); self.norm.track_running_stats = True"
+    _, names = ported(HEAD + NET.format(made=made, forward="return self.norm(x)"), tmp_path)
+    with pytest.raises(NotImplementedError, match="track_running_stats=True"):
+        names["Net"](rngs=nnx.Rngs(0))
+
+
+READING = """
+from collections import OrderedDict
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 3, 3, padding=(1, 2)), nn.Conv2d(2, 3, (1, 3), padding=1)
+        self.c = nn.Conv2d(2, 3, 4, padding="same", dilation=2)
+        self.d = nn.Conv2d(2, 3, 2, padding="valid")
+        self.e = nn.Conv2d(2, 4, 3, 2, 1, 2, groups=2, padding_mode="reflect")
+        self.f = nn.Conv1d(8, 3, 3, padding=2, padding_mode="circular", bias=False)
+        self.more = nn.Conv2d(2, 3, 3, padding=self.a.padding)
+    def forward(self, x):
+        numbers = x * (self.a.padding[1] + 10 * sum(self.b.padding) + 100 * sum(self.e.padding))
+        words = x * (1 + (self.c.padding == "same") + 2 * (self.d.padding == "valid"))
+        edges = F.pad(x, (self.a.padding[1], self.a.padding[1], *self.f.padding, 0))
+        again = F.conv2d(x, self.b.weight, self.b.bias, self.b.stride, self.b.padding)
+        return (numbers, words, edges, again, self.a(x), self.b(x), self.c(x), self.d(x),
+                self.e(x), self.f(x[0]), self.f(x[:, 0]), self.e(x[0]), self.more(x))
+"""
+
+
+def test_the_padding_of_a_convolution_is_read_as_torch_has_it(tmp_path, digits):
+    model, twin = twins(HEAD + READING, tmp_path)
+    inputs = [np.random.default_rng(0).standard_normal((3, 2, 8, 8))]
+    compared(model.train(), _trained(twin), inputs)
+
+
+CALLED_BY_NAME = """
+from collections import OrderedDict
+class Block(nn.Sequential):
+    def __init__(self):
+        super().__init__()
+        self.add_module("first", nn.Linear(4, 4))
+        self.add_module("then", nn.Tanh())
+        self.add_module("last", self.first)
+    def forward(self, x):
+        return self.last(self.then(self.first(x)))
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        act = nn.Tanh()
+        self.a = nn.Sequential(OrderedDict([("stem", nn.Linear(4, 4)), ("act", act),
+                                            ("head", nn.Linear(4, 4)), ("again", act)]))
+        self.b = nn.Sequential(nn.Linear(4, 3))
+        self.b.add_module("scale", nn.Linear(3, 4))
+        self.block = Block()
+        self.scale = [1.0, 2.0]["a.stem" in [n for n, _ in self.named_modules()]]
+        for name, child in self.a.named_children():
+            if name == "head":
+                self.scale += 3.0
+        self.scale += 10.0 * len(list(self.a.children()))
+        self.rest = nn.Sequential(*list(self.a.children())[:-1])
+        self.part = self.a[1:3]
+        self.part.append(nn.Linear(4, 2))
+    def forward(self, x):
+        y = self.a.head(self.a.act(self.a.stem(x))) * self.scale
+        z = getattr(self.b, "0")(x) + self.b.scale.bias[:3]
+        return y, z, self.a(x), self.b(x), self.block(x), self.rest(x), self.part(x), (
+            self.part.head(x) @ self.a.stem.weight)
+"""
+
+
+def test_a_layer_of_a_sequential_is_read_by_its_name(tmp_path, digits):
+    model, twin = twins(HEAD + CALLED_BY_NAME, tmp_path)
+    compared(model.train(), _trained(twin), [np.random.default_rng(0).standard_normal((3, 4))])
+
+
+@pytest.mark.parametrize("name", ["layers", "names"])
+def test_a_layer_with_a_name_of_the_sequential_itself_says_so(name, tmp_path):
+    made = f"self.a = nn.Sequential(); self.a.add_module('{name}', nn.Tanh())"
+    _, names = ported(HEAD + NET.format(made=made, forward="return self.a(x)"), tmp_path)
+    with pytest.raises(NotImplementedError, match=f"'{name}' cannot be read"):
+        names["Net"](rngs=nnx.Rngs(0))
+
+
 @pytest.mark.parametrize("made", [
     "self.fc = nn.Conv1d(4, 4, 3, padding=1); self.fc.padding_mode = 'circular'",
     "self.fc = nn.Conv1d(4, 4, 3, padding_mode='reflect'); self.fc.padding = (1,)",

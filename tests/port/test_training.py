@@ -341,6 +341,231 @@ def test_loops_print_what_pytorchs_print(name, tmp_path):
     same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
 
 
+GROUPED = LOOP.replace("optimizer = optim.SGD(model.parameters(), lr=0.1)\n{before}", "{made}")
+BY_NAME = "[p for n, p in model.named_parameters() if {}]"
+SORTED = """
+decay, other = [], []
+for n, p in model.named_parameters():
+    {}
+optimizer = optim.AdamW([{{"params": decay, "weight_decay": 0.5}}, {{"params": other}}], lr=0.1)
+"""
+TWO = """
+optimizer = optim.SGD([{{"params": {}, "weight_decay": 0.5}}, {{"params": {}}}], lr=0.1)
+"""
+HALVES = "if p.ndim > 1: decay.append(p)\n    else: other.append(p)"
+NET = """
+class Net(nn.Module):
+    def __init__(self, {given}):
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+        {layers}
+
+    def forward(self, x):
+        return self.b(self.a(x))
+
+model = Net({value})
+{then}
+"""
+
+
+def of_parts(layers="self.b = nn.Linear(3, width)", given="width=1", value="", then=""):
+    """A model of two parts, each of which is a group."""
+    text = NET.format(layers=layers, given=given, value=value, then=then)
+    return text + TWO.format("model.a.parameters()", "model.b.parameters()")
+
+
+GROUPS = {
+    "a choice in the call": SORTED.format("(decay if p.ndim >= 2 else other).append(p)"),
+    "branches that add to one list": SORTED.format(
+        "if n == '0.weight': decay.append(p)\n    elif p.numel() == 4 and not p.dim() > 1:\n"
+        "        decay.append(p)\n    else: other.append(p)"
+    ),
+    "groups in another order": SORTED.format(
+        "if n.split('.')[-1] in ['bias']: other.append(p)\n    else: decay.append(p)"
+    ),
+    "three lists": """
+decay, other, last = [], [], []
+for n, p in model.named_parameters():
+    if not p.requires_grad:
+        continue
+    if n.startswith('2'):
+        decay.append(p)
+    elif len(p.shape) == 1:
+        other.append(p)
+    else:
+        last.append(p)
+optimizer = optim.Adam([{"params": decay, "lr": 0.2}, {"params": other}, {"params": last,
+                        "betas": (0.5, 0.9)}], 0.1)
+""",
+    "lists with names": """
+matrices = [w for w in model.parameters() if w.requires_grad and w.dim() >= 2]
+others = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
+groups = [{"params": others}, {"params": matrices, "weight_decay": 0.5}]
+optimizer = optim.AdamW(params=groups, lr=0.1)
+""",
+    "generators": TWO.format("(p for _, p in model.named_parameters() if p.ndim == 1)",
+                             "(q for _, q in model.named_parameters() if q.ndim != 1)"),
+    "parts of a model": of_parts(),
+    "one group": 'optimizer = optim.SGD([{"params": model.parameters(), "lr": 0.05}], lr=0.1)',
+}  # fmt: skip
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", GROUPS)
+def test_parameter_groups_train_as_pytorchs(name, tmp_path):
+    file, output = tmp_path / "loop.py", tmp_path / "ported.py"
+    after = (
+        "print(loss.item())\n    for group in optimizer.param_groups:\n"
+        "        group['lr'] = 0.1 / (2 + epoch)"
+    )
+    file.write_text(GROUPED.format(**{**PLAIN, "after": after, "made": GROUPS[name]}))
+    ported = port(str(file))
+    assert ported.marked == ()
+    output.write_text(ported.code)
+    same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
+NO_GROUPS = {
+    "a parameter in no list": (
+        SORTED.format("if p.ndim > 1: decay.append(p)\n    elif 'bias' in n: other.append(p)"),
+        "in no group"),
+    "a list in no group": (
+        SORTED.format(HALVES).replace(', {"params": other}', ""), "a list of parameters"),
+    "conditions that are no opposites": (
+        TWO.format(BY_NAME.format("p.ndim > 1"), BY_NAME.format("'bias' in n")), "leaves"),
+    "conditions that meet": (
+        TWO.format(BY_NAME.format("p.ndim > 1"), BY_NAME.format("p.ndim <= 2")), "leaves"),
+    "a list that is counted": (
+        SORTED.format(HALVES) + "print(len(decay))", "print(len(decay)): decay is read"),
+    "a list that grows": (
+        SORTED.format(HALVES).replace("optimizer", "decay.append(other.pop())\noptimizer", 1),
+        "a list of parameters"),
+    "a list that is made in two loops": (
+        SORTED.format(HALVES).replace(
+            "optimizer", "for p in model.parameters():\n    " + HALVES + "\noptimizer", 1),
+        "lists of parameters"),
+    "a function that reads a list": (
+        SORTED.format(HALVES) + "def count():\n    return len(decay)", "reads"),
+    "a loop that does more": (SORTED.format("print(n)\n    " + HALVES), "sorts the parameters"),
+    "a condition on values": (
+        SORTED.format("if p.abs().max() > 0.5: decay.append(p)\n    else: other.append(p)"),
+        "not of names and shapes"),
+    "a condition on a parameter itself": (
+        SORTED.format("if p is model[0].weight: decay.append(p)\n    else: other.append(p)"),
+        "not of names and shapes"),
+    "a condition by a function": (
+        "def first(n): return n[0] == '0'\n"
+        + SORTED.format("if first(n): decay.append(p)\n    else: other.append(p)"),
+        "not of names and shapes"),
+    "names that change": (
+        "small = ['bias']\n"
+        + SORTED.format("if n in small: other.append(p)\n    else: decay.append(p)")
+        + "small.append('0.weight')", "small may be another later"),
+    "names that are another's too": (
+        "small = ['bias']\nothers = small\n"
+        + SORTED.format("if n in small: other.append(p)\n    else: decay.append(p)"),
+        "small may be another later"),
+    "a number that changes": (
+        "axes = 2\n" + SORTED.format("if p.ndim == axes: decay.append(p)\n    else: "
+                                     "other.append(p)") + "axes = 1", "axes may be another"),
+    "a model that changes meanwhile": (
+        SORTED.format(HALVES).replace("optimizer", "model.append(nn.ReLU())\noptimizer", 1),
+        "may change after"),
+    "two models": (
+        "net = nn.Linear(2, 2)\n" + TWO.format(
+            BY_NAME.format("p.ndim > 1"), BY_NAME.format("p.ndim <= 1").replace("model", "net")),
+        "several models"),
+    "a dictionary that is unpacked": (
+        "base = {'lr': 0.1}\n" + SORTED.format(HALVES).replace('"params": other', "**base"),
+        "keys"),
+    "arguments by position": (
+        SORTED.format(HALVES).replace("lr=0.1", "0.1, (0.8, 0.9)"), "by name"),
+    "what is computed for all groups": (
+        SORTED.format(HALVES).replace("lr=0.1", "lr=random.random()"), "numbers or names"),
+    "another kind of list": (
+        "optimizer = optim.SGD(list(model.parameters()), lr=0.1)", "something else"),
+    "the parameters of a layer": (
+        TWO.format("model[0].parameters()", "model[2].parameters()"), "which parameters"),
+    "one tensor": (TWO.format("[model[0].weight]", "model[2].parameters()"), "which parameters"),
+    "a group that is added": (
+        SORTED.format(HALVES) + 'optimizer.add_param_group({"params": []})', "add_param_group"),
+    "parts that are not all": (
+        of_parts("self.b, self.c = nn.Linear(3, 1), nn.Linear(2, 2)"),
+        "['c']: parameters in no group"),
+    "parts that share": (
+        of_parts("self.b = nn.Linear(3, 3); self.b.weight = self.a.weight"), "not known"),
+    "parts that are one": (of_parts("self.b = nn.Sequential(self.a)"), "not known"),
+    "parts that share from outside": (
+        of_parts(then="model.b.bias = model.a.bias"), "not known"),
+    "a part from outside": (of_parts("self.b = b", "b", "nn.Linear(3, 1)"), "not known"),
+    "a part that a function gets": (
+        "def tie(m): m.b = m.a\n" + of_parts(then="tie(model)"), "not known"),
+    "parts that a second name makes share": (
+        of_parts("self.b = nn.Linear(3, 3)\n        b = self.b\n        b.bias = self.a.bias"),
+        "not known"),
+    "parts that a second name outside makes share": (
+        of_parts(then="b = model.b\nb.bias = model.a.bias"), "not known"),
+    "parts that a function makes share": (
+        "def tie(m, n): m.bias = n.bias\n"
+        + of_parts("self.b = nn.Linear(3, 3)\n        tie(self.a, self.b)"), "not known"),
+    "a rate that changes after the list": (
+        "rate = 0.1\nmine = [{'params': model.parameters(), 'lr': rate}]\nrate = 0.2\n"
+        "optimizer = optim.SGD(mine, lr=0.3)", "another than in the list"),
+    "a rate that is computed before": (
+        "mine = [{'params': model.parameters(), 'lr': random.random()}]\nprint(random.random())\n"
+        "optimizer = optim.SGD(mine, lr=0.3)", "another than in the list"),
+    "a list of groups that changes": (
+        "mine = [{'params': model.parameters()}]\nmine[0]['lr'] = 0.5\n"
+        "optimizer = optim.SGD(mine, lr=0.3)", "mine is read beside"),
+    "a name of the program as that of a parameter": (
+        "name = 'a'\n"
+        + TWO.format("[p for p in model.parameters() if name == 'a' and p.ndim > 1]",
+                     "[p for p in model.parameters() if not (name == 'a' and p.ndim > 1)]")
+        + "name = 'b'", "name may be another"),
+    "a model with other names": (
+        "model = torch.compile(model)\n" + SORTED.format(
+            "if n.startswith('0'): decay.append(p)\n    else: other.append(p)"), "wrapped"),
+    "parameters that are not trained": (
+        of_parts("self.c = nn.Parameter(torch.ones(1), requires_grad=False)\n"
+                 "        self.b = nn.Linear(3, 1)").partition("\noptimizer")[0]
+        + SORTED.format("if p.requires_grad and p.ndim > 1: decay.append(p)\n"
+                        "    else: other.append(p)"), "not of names and shapes"),
+    "parameters that are not trained and passed over": (
+        of_parts("self.c = nn.Parameter(torch.ones(1), requires_grad=False)\n"
+                 "        self.b = nn.Linear(3, 1)").partition("\noptimizer")[0]
+        + SORTED.format("if not p.requires_grad: continue\n    " + HALVES), "not be trained"),
+    "a part that is made in a loop": (
+        of_parts("for n in 'bc': setattr(self, n, nn.Linear(3, 1))"), "not known"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_GROUPS)
+def test_parameter_groups_that_are_not_understood_are_marked(name, tmp_path):
+    made, words = NO_GROUPS[name]
+    file = tmp_path / "loop.py"
+    file.write_text(GROUPED.format(**{**PLAIN, "made": made}))
+    ported = port(str(file))
+    whole = [note for note in ported.marked if "a training loop that is not ported" in str(note)]
+    assert len(whole) == 1, ported.marked
+    assert words in whole[0].text
+    assert "create(" not in ported.code
+
+
+@pytest.mark.torch
+def test_the_rate_of_one_group_is_read_and_set_alone(tmp_path):
+    file, output = tmp_path / "loop.py", tmp_path / "ported.py"
+    after = (
+        "optimizer.param_groups[-1]['lr'] = 0.05 / (1 + epoch)\n"
+        "    print(loss.item(), [optimizer.param_groups[0]['lr'], optimizer.param_groups[1]['lr']])"
+    )
+    file.write_text(GROUPED.format(**{**PLAIN, "after": after, "made": SORTED.format(HALVES)}))
+    ported = port(str(file))
+    assert ported.marked == ()
+    assert "group=1, lr=0.05 / (1 + epoch)" in ported.code
+    output.write_text(ported.code)
+    same(run_ported(output, [], False), run_torch(file)[0], FLOAT32)
+
+
 CALLED = """
 import argparse
 import torch

@@ -364,9 +364,8 @@ def conv(
     reach = [d * (k - 1) for d, k in zip(steps, weight.shape[2:], strict=True)]
     if padding == "same":
         pads = [(n // 2, n - n // 2) for n in reach]
-    else:  # pairs are what nnx.Conv keeps
-        given = [0] * rank if padding == "valid" else per_axis(padding, rank)
-        pads = [(n, n) if isinstance(n, int) else tuple(n) for n in given]
+    else:
+        pads = [(n, n) for n in ([0] * rank if padding == "valid" else per_axis(padding, rank))]
     y = jax.lax.conv_general_dilated(
         x, weight[...], per_axis(stride, rank), pads, rhs_dilation=steps, feature_group_count=groups
     )

@@ -123,14 +123,11 @@ class Embedding(nnx.Embed):
 
 
 class ConvNd(nnx.Conv):
-    """nnx.Conv with the arguments and the initial weights of torch.nn.Conv1d, Conv2d and Conv3d.
-
-    The data is (N, C, ...) outside, as in PyTorch, and (N, ..., C) in nnx.Conv.
-    """
+    """nnx.Conv with torch.nn.Conv2d's arguments and initial weights, on (N, C, ...) as there."""
 
     rank = 0
+    conv_general_dilated = property(lambda self: self.padded, lambda self, new: None)
     stride, dilation, groups = map(renamed, ("strides", "kernel_dilation", "feature_group_count"))
-
     torch_layout = True  # of the data outside, which jaxnet.parity is told so
 
     def __init__(
@@ -149,19 +146,17 @@ class ConvNd(nnx.Conv):
     ) -> None:
         size, steps = per_axis(kernel_size, self.rank), per_axis(dilation, self.rank)
         reach = [d * (k - 1) for d, k in zip(steps, size, strict=True)]
-        if padding == "same":
-            pads = [(n // 2, n - n // 2) for n in reach]
-        elif padding == "valid":
-            pads = [(0, 0)] * self.rank
-        else:
-            pads = [(n, n) for n in per_axis(padding, self.rank)]
+        ends = padding if isinstance(padding, str) else per_axis(padding, self.rank)
+        words = {"same": reach, "valid": [0] * self.rank}
+        both = words[ends] if isinstance(ends, str) else [2 * n for n in ends]
+        self.pads = tuple((n // 2, n - n // 2) for n in both)
         init = uniform(1 / math.sqrt(in_channels // groups * math.prod(size)))
         super().__init__(
             in_channels,
             out_channels,
             size,
             strides=per_axis(stride, self.rank),
-            padding=pads if padding_mode == "zeros" else "VALID",
+            padding=ends,
             kernel_dilation=steps,
             feature_group_count=groups,
             use_bias=bias,
@@ -170,7 +165,8 @@ class ConvNd(nnx.Conv):
             rngs=rngs,
         )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.pads, self.padding_mode = tuple(pads), padding_mode
+        self.padding_mode = padding_mode
+        self.padding_of_mode = padding_mode != "zeros" and ends
 
     @property
     def weight(self) -> Any:
@@ -178,14 +174,18 @@ class ConvNd(nnx.Conv):
         return TorchLayout(self.kernel, (self.rank + 1, self.rank, *range(self.rank)))
 
     def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
-        if (self.padding_mode == "zeros") == (self.padding == "VALID"):
-            raise NotImplementedError("padding_mode, and the padding of one, are not set later")
-        if self.padding_mode != "zeros":
-            mode = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
-            pads = [(0, 0)] * (inputs.ndim - self.rank) + list(self.pads)
-            inputs = jnp.pad(inputs, pads, mode=mode[self.padding_mode])
+        if self.padding_of_mode != (self.padding_mode != "zeros" and self.padding):
+            raise NotImplementedError("padding_mode and its padding are not set later")
         y = super().__call__(jnp.moveaxis(inputs, -1 - self.rank, -1))
         return jnp.moveaxis(y, -1, -1 - self.rank)
+
+    def padded(self, x: Any, kernel: Any, strides: Any, padding: Any, **options: Any) -> Any:
+        """The convolution of (N, ..., C), whose ends are those of the mode."""
+        if self.padding_mode != "zeros":
+            mode = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
+            x = jnp.pad(x, [(0, 0), *self.pads, (0, 0)], mode=mode[self.padding_mode])
+            padding = "VALID"
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
 class Conv1d(ConvNd):
@@ -307,7 +307,9 @@ class Sequential(nnx.Sequential):
         if len(layers) == 1 and isinstance(layers[0], dict):  # an OrderedDict
             names, layers = layers[0].keys(), tuple(layers[0].values())
         super().__init__(*layers)
-        self.names = tuple(names)
+        self.names: tuple[str, ...] = ()
+        for name in names:
+            self.names += (self.free(name),)
 
     def __call__(self, inputs: Any) -> Any:  # type: ignore[override]
         others = [n for n, v in vars(self).items() if n != "layers" and isinstance(v, nnx.Module)]
@@ -326,8 +328,15 @@ class Sequential(nnx.Sequential):
         return len(self.layers)
 
     def __getitem__(self, index: Any) -> Any:
-        found = self.layers[index]
-        return type(self)(*found) if isinstance(index, slice) else found
+        if isinstance(index, slice):
+            return type(self)(dict(zip(self.names[index], self.layers[index], strict=True)))
+        return self.layers[index]
+
+    def __getattr__(self, name: str) -> Any:
+        names = vars(self).get("names", ())
+        if name not in names:
+            raise AttributeError(f"{type(self).__name__} has no attribute and no layer {name!r}")
+        return self.layers[names.index(name)]
 
     def append(self, layer: Any) -> Any:
         self.add_module(str(len(self.layers)), layer)
@@ -338,8 +347,17 @@ class Sequential(nnx.Sequential):
         if name in self.names:
             self.layers[self.names.index(name)] = layer
         else:
-            self.names += (name,)
+            self.names += (self.free(name),)
             self.layers.append(layer)
+
+    def free(self, name: str) -> str:
+        """The name of a layer, which is none of the Sequential's own."""
+        if name in vars(self) or hasattr(type(self), name):
+            raise NotImplementedError(
+                f"a layer {name!r} cannot be read by its name, which nnx.Sequential has for "
+                "something else; give it another"
+            )
+        return name
 
 
 class Dropout(nnx.Dropout):

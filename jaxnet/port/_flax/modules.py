@@ -7,12 +7,14 @@ from flax import nnx
 
 
 def named_children(module: Any) -> Iterator[tuple[str, Any]]:
-    """The modules in a module, by PyTorch's names."""
-    module = module.layers if isinstance(module, nnx.Sequential) else module
-    for name, value in vars(module).items() if not isinstance(module, nnx.List) else (
-        enumerate(module)
-    ):  # fmt: skip
-        if isinstance(value, nnx.Module):
+    """The modules in a module, each once, by PyTorch's names."""
+    pairs: Any = enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
+    if isinstance(module, nnx.Sequential):
+        pairs = zip(module.names, module.layers, strict=True)  # type: ignore[attr-defined]
+    seen = set()
+    for name, value in pairs:
+        if isinstance(value, nnx.Module) and id(value) not in seen:
+            seen.add(id(value))
             yield str(name), value
 
 

@@ -31,9 +31,7 @@ class BatchNormNd(nnx.BatchNorm):
         rngs: nnx.Rngs | None = None,
     ) -> None:
         if momentum is None:
-            raise NotImplementedError(
-                "momentum=None, the mean over all batches, is not written here; give a number"
-            )
+            raise NotImplementedError("momentum=None, the mean of all: give a number")
         super().__init__(
             num_features,
             axis=1,  # of (N, C, ...)
@@ -44,7 +42,7 @@ class BatchNormNd(nnx.BatchNorm):
             use_fast_variance=False,
             rngs=nnx.Rngs(0),  # what it begins with are zeros and ones
         )
-        self.track_running_stats = track_running_stats
+        self.track_running_stats = self.has_running_stats = track_running_stats
 
     @property
     def weight(self) -> Any:
@@ -52,23 +50,24 @@ class BatchNormNd(nnx.BatchNorm):
 
     @property
     def running_mean(self) -> Any:
-        return self.mean
+        return self.mean if self.has_running_stats else None
 
     @property
     def running_var(self) -> Any:
-        return self.var
+        return self.var if self.has_running_stats else None
 
-    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:  # type: ignore[override]
-        if not self.track_running_stats:
-            options["use_running_average"] = False
-        if options.get("use_running_average", self.use_running_average):
-            return super().__call__(x, **options)
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+        if self.use_running_average and self.has_running_stats:
+            return super().__call__(x)
         before, share = (self.mean[...], self.var[...]), self.momentum
         self.momentum = 0.0  # of flax, which then puts those of the batch in place
         try:
-            y = super().__call__(x, **options)
+            y = super().__call__(x, use_running_average=False)
         finally:
             self.momentum = share
+        if not (self.track_running_stats and self.has_running_stats):
+            self.mean[...], self.var[...] = before
+            return y
         n = x.size // x.shape[1]
         self.mean[...] = share * self.mean[...] + (1 - share) * before[0]
         self.var[...] = share * self.var[...] * (n / max(n - 1, 1)) + (1 - share) * before[1]
@@ -205,11 +204,7 @@ class InstanceNormNd(nnx.InstanceNorm):
         *,
         rngs: nnx.Rngs | None = None,
     ) -> None:
-        if track_running_stats:
-            raise NotImplementedError(
-                "track_running_stats=True is not written here: flax keeps no running statistics "
-                "of an instance norm; leave it False"
-            )
+        self.track_running_stats = track_running_stats
         super().__init__(
             num_features,
             epsilon=eps,
@@ -218,6 +213,18 @@ class InstanceNormNd(nnx.InstanceNorm):
             use_fast_variance=False,
             rngs=nnx.Rngs(0),  # what it begins with are zeros and ones
         )
+
+    @property
+    def track_running_stats(self) -> bool:
+        return False
+
+    @track_running_stats.setter
+    def track_running_stats(self, new: bool) -> None:
+        if new:
+            raise NotImplementedError(
+                "track_running_stats=True is not written here: flax keeps no running statistics "
+                "of an instance norm; leave it False"
+            )
 
     @property
     def weight(self) -> Any:
