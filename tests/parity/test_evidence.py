@@ -197,7 +197,9 @@ def test_an_update_by_a_gradient_of_rounding(normed, name):
     # What rounding does not explain is a difference, and in no step left out.
     left_out = verdict == "same" and not known
     assert len(report.exclusions) == left_out
-    assert not left_out or report.exclusions[0].startswith("0.bias: its gradient is nothing but rounding")
+    assert not left_out or report.exclusions[0].startswith(
+        "0.bias: its gradient is nothing but rounding"
+    )
 
 
 def test_single_numbers_of_an_optimizers_state_are_the_decimals_that_were_meant():
