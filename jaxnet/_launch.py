@@ -1,5 +1,6 @@
 """`jaxnet launch`: one program in several processes of this machine, which end together."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -103,24 +104,33 @@ class _Processes:
             return  # a shell that ends, and `timeout`, send it twice
         self._signalled = self._signalled or time.monotonic()
         for process in self._running.values():
-            if again:
-                process.kill()
-            else:
-                process.send_signal(number)
+            # Not by the process's own methods, which ask first whether it has ended: `_ended` does.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL if again else number)
 
     def wait(self) -> int:
         """Waits for all; ends all as soon as one fails."""
         while self._running:
-            for i, process in list(self._running.items()):
-                status = process.poll()
-                if status is None:
-                    continue
-                del self._running[i]
-                if status != 0:
-                    self._failed(i, status)
-                    return status if status > 0 else 128 - status
-            time.sleep(0.05)
+            i, status = self._ended()
+            del self._running[i]
+            if status != 0:
+                self._failed(i, status)
+                return status if status > 0 else 128 - status
         return 0
+
+    def _ended(self) -> tuple[int, int]:
+        """Waits until a process has ended: the first, whose end the others follow at once."""
+        while True:
+            first: list[int] = []
+            if hasattr(os, "waitid"):  # returns with the first end; Windows has only to ask again
+                end = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+                first = [i for i, p in self._running.items() if end and p.pid == end.si_pid]
+            if not first:
+                time.sleep(0.05)
+            for i in first or self._running:
+                status = self._running[i].poll()
+                if status is not None:
+                    return i, status
 
     def _failed(self, i: int, status: int) -> None:
         # Another may have failed at the same time, and be the cause.

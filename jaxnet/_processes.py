@@ -1,5 +1,6 @@
 """Several processes: how they find one another, and what they have to agree about."""
 
+import builtins
 import os
 import sys
 import threading
@@ -149,6 +150,7 @@ def _end_with_the_first_error() -> None:
 
     sys.excepthook = hook
     sys.exit = _exit
+    builtins.exit = builtins.quit = _exit  # type: ignore[assignment]
 
 
 class _Exit(SystemExit):
