@@ -230,24 +230,20 @@ def next_key() -> jax.Array:
     >>> noise.shape
     (3,)
     """
-    key = _next_key()
+    key = key_at_hand()
     if key is None:
         raise ValueError(f"next_key: no random key is at hand; {_WAY_OUT}")
     return key
 
 
-def _next_key() -> jax.Array | None:
+def key_at_hand() -> jax.Array | None:
+    """The next key of the innermost `keys` context; None where there is none."""
     for source in reversed(_open.get()):
         if isinstance(source, _Keys):
             key = jax.random.fold_in(source.key, next(source.count))
             _note_draw(source)
             return key
     return None
-
-
-def keys_at_hand() -> jax.Array | None:
-    """The next key, for a loop that gives a part of it to each step; None where there is none."""
-    return _next_key()
 
 
 def replaying() -> bool:
@@ -385,7 +381,7 @@ def _draw(
                 values = jnp.asarray(source.take(name, shapes, asked))
                 _note_draw(source)
                 return values
-        key = _next_key()
+        key = key_at_hand()
         if key is None:
             raise ValueError(f"{name}: no random key is at hand; {_WAY_OUT}")
     return drawn(_checked_key(key))

@@ -365,8 +365,7 @@ static void gradient_tile_of(const Conv* s, const float* slab, const float* slop
   CASE(o, 1);   \
   CASE(o, 2);   \
   CASE(o, 3)
-  switch (4 * outs + cols) {
-    ROW(1);
+  switch (4 * outs + cols) {  // of one output channel it is window_tile_of
     ROW(2);
     ROW(3);
     ROW(4);

@@ -13,7 +13,7 @@ typedef double wide __attribute__((vector_size(8 * LANES)));
 
 typedef struct {
   const float *x, *dy, *weight, *mean, *var;
-  float *dx, *to_mean, *to_var, *partial;
+  float *dx, *to_mean, *to_rest, *to_var, *partial;
   int64_t batch, channels, pixels, groups;  // all channels
   float eps;
   int past_cache;  // whether dx is too large to stay in it
@@ -43,15 +43,17 @@ static inline __attribute__((always_inline)) void sums(const Norm* s, const floa
 
 static inline __attribute__((always_inline)) void squares(const Norm* s, const float* x, vec mean,
                                                           int64_t count, int64_t lanes,
-                                                          wide* square) {
+                                                          wide* square, wide* rest) {
   for (int64_t start = 0; start < count; start += BLOCK) {
-    vec a[4] = {{0}};
+    vec a[4] = {{0}}, b[4] = {{0}};
     int64_t end = smaller(start + BLOCK, count);
     for (int64_t i = start; i < end; i += 4)
       for (int64_t k = 0; k < smaller(4, end - i); k++) {
         vec at = load_some(x + (i + k) * s->batch, lanes) - mean;
         a[k] += at * at;
+        b[k] += at;
       }
+    *rest += __builtin_convertvector((b[0] + b[1]) + (b[2] + b[3]), wide);
     *square += __builtin_convertvector((a[0] + a[1]) + (a[2] + a[3]), wide);
   }
 }
@@ -62,13 +64,16 @@ static void measure(void* shape, int64_t task, float* scratch) {
   int64_t image = task % images_of(s) * LANES, group = task / images_of(s);
   int64_t lanes = smaller(LANES, s->batch - image), count = in_group(s) * s->pixels;
   const float* x = s->x + group * count * s->batch + image;
-  wide sum = {0}, square = {0}, unused = {0};
+  wide sum = {0}, square = {0}, rest = {0}, unused = {0};
   sums(s, x, x, (vec){0}, count, lanes, &sum, &unused);
   vec mean = __builtin_convertvector(sum / (double)count, vec);
-  squares(s, x, mean, count, lanes, &square);
-  vec var = __builtin_convertvector(square / (double)count, vec);
+  squares(s, x, mean, count, lanes, &square, &rest);
+  rest /= (double)count;
+  vec var = __builtin_convertvector(square / (double)count - rest * rest, vec);
+  vec left = __builtin_convertvector(rest, vec);
   for (int64_t n = 0; n < lanes; n++) {
     s->to_mean[(image + n) * s->groups + group] = mean[n];
+    s->to_rest[(image + n) * s->groups + group] = left[n];
     s->to_var[(image + n) * s->groups + group] = var[n];
   }
 }
@@ -123,10 +128,11 @@ static Norm shapes(XLA_FFI_CallFrame* frame, XLA_FFI_Buffer* x, XLA_FFI_Buffer* 
 // x (N, C, H, W) gives mean (N, G) and biased variance (N, G).
 XLA_FFI_Error* jaxnet_group_moments(XLA_FFI_CallFrame* frame) {
   if (answers_version(frame)) return NULL;
-  if (!fits(frame, "NCHW>NG,NG") || argument(frame, 0)->dims[1] % result(frame, 0)->dims[1])
+  if (!fits(frame, "NCHW>NG,NG,NG") || argument(frame, 0)->dims[1] % result(frame, 0)->dims[1])
     return refused(frame, "accepted is x (N, C, H, W), for groups that divide C");
   Norm s = shapes(frame, argument(frame, 0), result(frame, 0));
-  s.to_mean = result(frame, 0)->data, s.to_var = result(frame, 1)->data;
+  s.to_mean = result(frame, 0)->data, s.to_rest = result(frame, 1)->data;
+  s.to_var = result(frame, 2)->data;
   return finished(frame, run(frame, measure, &s, s.groups * images_of(&s), 0));
 }
 

@@ -24,16 +24,16 @@ def group_norm(
         The normalised images, and mean and biased variance of each group, (N, groups).
     """
     shape = (x.shape[0], groups)
-    mean, var = call("jaxnet_group_moments", [x], [shape, shape])
+    mean, rest, var = call("jaxnet_group_moments", [x], [shape] * 3)
     # XLA scales and shifts, which is free when it is fused into the activation that follows.
     of_channels = x.shape[1] // groups
-    at, scale = (
+    at, off, scale = (
         jnp.repeat(each, of_channels, axis=1)[:, :, None, None]
-        for each in (mean, lax.rsqrt(var + eps))
+        for each in (mean, rest, lax.rsqrt(var + eps))
     )
     columns = (1, -1, 1, 1)
-    y = (x - at) * (scale * weight.reshape(columns)) + bias.reshape(columns)
-    return y, mean, var
+    y = (x - at - off) * (scale * weight.reshape(columns)) + bias.reshape(columns)
+    return y, mean + rest, var
 
 
 def group_norm_gradient(

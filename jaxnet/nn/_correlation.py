@@ -34,7 +34,7 @@ from jaxnet.backend import (
 _Sizes = tuple[int, ...]
 _Pads = tuple[tuple[int, int], ...]
 
-# Each of up to 16 parts of the batch gets a weight gradient of its own, which needs memory and
+# Each band of rows of up to 16 images gets a weight gradient of its own, which needs memory and
 # a sum at the end. So the largest weights are left to XLA.
 _KERNEL_WEIGHTS = 2**20
 

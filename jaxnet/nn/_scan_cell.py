@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnet._keys import keys, keys_at_hand, replaying
-from jaxnet.nn._rnn_cell import LSTMCell, RNNCellBase
+from jaxnet._keys import key_at_hand, keys, replaying
+from jaxnet.nn._rnn_cell import GRUCell, LSTMCell, RNNCell, RNNCellBase
 
 State = Any
 """What goes from step to step: h, or the pair (h, c), or a tree of arrays that begins with h."""
@@ -53,7 +53,8 @@ def scan_cell(
     Raises:
         ValueError: The input has too few axes, or a buffer is changed.
         TypeError: The cell is none of the three and hx is not given, or the cell returns another
-            kind of state than it was given.
+            kind of state than it was given. Inside `nn.draws` a function of one's own is called
+            in a loop of Python's, which takes buffers and states as they come.
 
     >>> from jaxnet import nn
     >>> from jaxnet.random import Generator
@@ -70,7 +71,9 @@ def scan_cell(
     steps = jnp.moveaxis(input, 1, 0) if batch_first else input
     if hx is None:
         hx = _zeros(cell, steps)
-    if replaying():
+    # The three cells draw nothing, and an empty sequence has no steps to replay.
+    draws = type(cell) not in (RNNCell, LSTMCell, GRUCell) and steps.shape[0] > 0
+    if draws and replaying():
         outputs, state = _one_by_one(cell, steps, hx, reverse)
     else:
         outputs, state = _scanned(cell, steps, hx, reverse)
@@ -90,7 +93,7 @@ def _zeros(cell: Any, steps: jax.Array) -> State:
 def _scanned(
     cell: Callable[..., State], steps: jax.Array, hx: State, reverse: bool
 ) -> tuple[jax.Array, State]:
-    key = keys_at_hand()
+    key = key_at_hand()
 
     def body(state: State, now: tuple[jax.Array, jax.Array]) -> tuple[State, jax.Array]:
         x, number = now

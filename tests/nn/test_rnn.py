@@ -301,6 +301,18 @@ def test_every_step_of_scan_cell_draws_numbers_of_its_own():
         nn.scan_cell(noisy, x, h)
 
 
+def test_recorded_draws_do_not_unroll_a_loop_over_a_cell_that_draws_nothing():
+    cell = nn.LSTMCell(3, 4, rngs=Generator(0))
+
+    def text(steps):
+        with nn.draws([]):
+            return jax.jit(lambda x: nn.scan_cell(cell, x)).lower(jnp.ones((steps, 2, 3))).as_text()
+
+    assert len(text(60).splitlines()) == len(text(2).splitlines())
+    with nn.draws([]):
+        assert nn.scan_cell(lambda x, h: x + h, jnp.ones((0, 2)), jnp.ones(2))[0].shape == (0, 2)
+
+
 def test_scan_cell_names_what_it_cannot_do():
     norm = nn.BatchNorm1d(3)
     with pytest.raises(ValueError, match="a Buffer from outside"):
